@@ -1,0 +1,138 @@
+//! The command line: what people type, and what the process exits with.
+//!
+//! Exit codes: 0 done, 1 failed, 2 usage, 78 configuration (sysexits' `EX_CONFIG`).
+
+mod check;
+mod demo;
+mod keys;
+mod run;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::StartError;
+use crate::config::fault::{Fault, Faults};
+
+const EX_CONFIG: u8 = 78;
+
+/// A reverse-proxy authentication sidecar: TLS, Bearer keys, permissions and rate limits in front of a server
+/// that has none.
+#[derive(Debug, Parser)]
+#[command(name = "bearward", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy, with a configuration or with --upstream and --keys alone
+    Run(run::Run),
+    /// Show the main job on an embedded upstream, with throw-away keys and a throw-away certificate
+    Demo(demo::Demo),
+    /// Say every fault of configuration, keys and certificates, and start nothing
+    Check(check::Check),
+    /// Make keys, and hashes of keys
+    Keys(keys::Keys),
+    /// Print the version
+    Version,
+}
+
+/// Why a command failed, and what the process exits with.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Said already; exit 1.
+    Failed(String),
+    /// Wrong usage that clap can't see; exit 2.
+    Usage(String),
+    /// Faults in files; exit 78.
+    Faults(Faults),
+}
+
+impl From<Faults> for Failure {
+    fn from(faults: Faults) -> Self {
+        Failure::Faults(faults)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Failure::Faults(fault.into())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Faults(faults) => Failure::Faults(faults),
+            StartError::System { .. } => Failure::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Failure::Failed(error.to_string())
+    }
+}
+
+/// Parses the arguments and does what they ask.
+pub fn main() -> ExitCode {
+    // clap exits by itself: 0 for --help, 2 for wrong usage.
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Run(run) => run.execute(),
+        Command::Demo(demo) => demo.execute(),
+        Command::Check(check) => check.execute(),
+        Command::Keys(keys) => keys.execute(),
+        Command::Version => print(&format!("bearward {}\n", env!("CARGO_PKG_VERSION"))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(message)) => complain(&message, 1),
+        Err(Failure::Usage(message)) => complain(&message, 2),
+        Err(Failure::Faults(faults)) => complain(&faults.to_string(), EX_CONFIG),
+    }
+}
+
+fn complain(message: &str, code: u8) -> ExitCode {
+    for line in message.lines() {
+        say(&format!("bearward: {line}"));
+    }
+    ExitCode::from(code)
+}
+
+/// Writes to standard output, where a command's result goes.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `bearward … | head` has what it wanted.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
+/// Writes a line to standard error, where everything else goes.
+fn say(line: &str) {
+    let _nobody_reads = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// The configuration's path: as named, else `$BEARWARD_CONFIG`, else the first of the usual places that exists.
+fn config_path(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    if let Some(path) = named.or_else(|| std::env::var_os("BEARWARD_CONFIG").map(PathBuf::from)) {
+        return Ok(path);
+    }
+    let usual = ["bearward.yaml", "/etc/bearward/config.yaml"].map(Path::new);
+    match usual.iter().find(|path| path.exists()) {
+        Some(path) => Ok(path.to_path_buf()),
+        None => Err(Fault::of_file(
+            Path::new("bearward.yaml"),
+            "no configuration: neither this nor /etc/bearward/config.yaml exists",
+        )
+        .hint("name one with --config or $BEARWARD_CONFIG, or run without one: --upstream URL --keys PATH")
+        .into()),
+    }
+}

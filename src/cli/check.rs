@@ -1,0 +1,60 @@
+//! `bearward check`: every fault of configuration, keys and certificates, and nothing started.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Failure, config_path, print, say};
+use crate::app::Prepared;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::config::fault::Faults;
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// The configuration [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let path = config_path(self.config)?;
+        let prepared = Config::load(&path).and_then(|config| Prepared::new(&config, &Clock::system()));
+        match prepared {
+            Ok(prepared) => {
+                let secrets = prepared.secrets();
+                match self.json {
+                    true => print(&format!("{}\n", json!({"ok": true, "secrets": secrets, "faults": []}))),
+                    false => {
+                        say(&format!("{}: no faults; {secrets} live or expired secrets", path.display()));
+                        Ok(())
+                    }
+                }
+            }
+            Err(faults) => {
+                if self.json {
+                    print(&format!("{}\n", json!({"ok": false, "faults": as_json(&faults)})))?;
+                }
+                Err(Failure::Faults(faults))
+            }
+        }
+    }
+}
+
+fn as_json(faults: &Faults) -> Value {
+    let fault = |fault: &crate::config::fault::Fault| {
+        json!({
+            "file": fault.file,
+            "line": fault.at.line,
+            "column": fault.at.column,
+            "message": fault.message,
+            "hint": fault.hint,
+        })
+    };
+    faults.0.iter().map(fault).collect()
+}

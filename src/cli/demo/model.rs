@@ -1,0 +1,120 @@
+//! The demo's upstream: speaks enough of the OpenAI API to be looked at, and streams.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::{Interval, interval};
+
+const ANSWER: &str = "A bear, and it knows every key that may pass.";
+const PAUSE: Duration = Duration::from_millis(150);
+
+/// Starts the model server on a free port of loopback.
+pub(super) async fn start() -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let service = service_fn(answer);
+                let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    Ok(address)
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Words>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    Ok(match (&parts.method, parts.uri.path()) {
+        (&Method::GET, "/v1/models") => whole(
+            json!({"object": "list", "data": [{"id": "demo", "object": "model", "owned_by": "bearward"}]}),
+        ),
+        (&Method::POST, "/v1/chat/completions") if body.get("stream") == Some(&Value::Bool(true)) => {
+            streamed()
+        }
+        (&Method::POST, "/v1/chat/completions") => whole(json!({
+            "id": "chatcmpl-demo", "object": "chat.completion", "model": "demo",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}],
+        })),
+        (&Method::POST, "/v1/files") => whole(json!({"id": "file-demo", "object": "file", "bytes": 0})),
+        _ => {
+            let mut response = whole(json!({"error": {"message": "the demo's model does not know this"}}));
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            response
+        }
+    })
+}
+
+fn whole(body: Value) -> Response<Words> {
+    typed(Words::all_at_once(vec![format!("{body}\n")]), "application/json")
+}
+
+fn streamed() -> Response<Words> {
+    let chunk = |delta: Value| {
+        let chunk = json!({
+            "id": "chatcmpl-demo", "object": "chat.completion.chunk", "model": "demo",
+            "choices": [{"index": 0, "delta": delta}],
+        });
+        format!("data: {chunk}\n\n")
+    };
+    let mut events: Vec<String> =
+        ANSWER.split_inclusive(' ').map(|word| chunk(json!({"content": word}))).collect();
+    events.push("data: [DONE]\n\n".to_owned());
+    typed(Words::one_by_one(events), "text/event-stream")
+}
+
+fn typed(body: Words, content_type: &'static str) -> Response<Words> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response
+}
+
+/// A body that comes piece by piece.
+struct Words {
+    pieces: std::vec::IntoIter<String>,
+    pause: Option<Interval>,
+}
+
+impl Words {
+    fn all_at_once(pieces: Vec<String>) -> Self {
+        Words { pieces: pieces.into_iter(), pause: None }
+    }
+
+    fn one_by_one(pieces: Vec<String>) -> Self {
+        Words { pieces: pieces.into_iter(), pause: Some(interval(PAUSE)) }
+    }
+}
+
+impl Body for Words {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(pause) = &mut self.pause
+            && pause.poll_tick(cx).is_pending()
+        {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.pieces.next().map(|piece| Ok(Frame::data(Bytes::from(piece)))))
+    }
+}

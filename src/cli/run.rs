@@ -1,0 +1,93 @@
+//! `bearward run`: the proxy itself.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, config_path};
+use crate::app::App;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::hooks::Hooks;
+use crate::observe::log;
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// The configuration [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["upstream", "keys", "listen"])]
+    config: Option<PathBuf>,
+    /// Run without a configuration, in front of this server: http://HOST:PORT or unix:/PATH
+    #[arg(long, value_name = "URL", requires = "keys")]
+    upstream: Option<String>,
+    /// The key store, with --upstream
+    #[arg(long, value_name = "PATH", requires = "upstream")]
+    keys: Option<PathBuf>,
+    /// Where to listen, with --upstream [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", requires = "upstream")]
+    listen: Option<String>,
+}
+
+impl Run {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let config = self.configuration()?;
+        let (access_log, _flushed_at_the_end) = log::start(config.log)?;
+        report_panics();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let finished = runtime.block_on(async {
+            let app = App::bind_logging(&config, Clock::system(), Hooks::from_environment(), access_log)?;
+            let stop = stop_signal()?;
+            Ok::<bool, Failure>(app.run(stop).await?)
+        })?;
+        // Whatever a blocking thread still does must not hold up the exit.
+        runtime.shutdown_background();
+        if finished {
+            Ok(())
+        } else {
+            Err(Failure::Failed("requests were cut at the drain timeout".to_owned()))
+        }
+    }
+
+    fn configuration(self) -> Result<Config, Failure> {
+        let (Some(upstream), Some(keys)) = (self.upstream, self.keys) else {
+            return Ok(Config::load(&config_path(self.config)?)?);
+        };
+        let listen = self.listen.unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+        // JSON is YAML, so the flags go the way of a file and meet the same checks.
+        let source = json!({
+            "listeners": [{"address": listen}],
+            "upstreams": [{"name": "upstream", "endpoints": [upstream]}],
+            "keys": {"path": keys},
+        });
+        Ok(Config::parse(Path::new("command line"), &source.to_string(), &|_| None)?)
+    }
+}
+
+/// Ready at the first SIGTERM or SIGINT; a second one ends the process at once.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _asked = terminate.recv() => {}
+            _asked = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _again = terminate.recv() => {}
+                _again = interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+    })
+}
+
+/// Panics go to the log like every other error. The message is the code's own, never a caller's input.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(place, message, "a panic");
+    }));
+}

@@ -1,0 +1,76 @@
+//! The two clocks that decisions are made by, both of which a test can set.
+//!
+//! Expiry is judged by the wall clock; limits by a monotonic one, so that a jump of the
+//! wall clock neither grants nor takes a request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+/// A source of wall-clock and monotonic time.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System { epoch: Instant },
+    Manual(Arc<Manual>),
+}
+
+/// The hands of a clock that stands still until it is moved.
+#[derive(Debug)]
+pub struct Manual {
+    wall_seconds: AtomicI64,
+    monotonic_nanos: AtomicU64,
+}
+
+impl Clock {
+    /// The machine's own clocks.
+    pub fn system() -> Self {
+        Clock(Source::System { epoch: Instant::now() })
+    }
+
+    /// A clock that stands at `wall`, with the hands to move it.
+    pub fn manual(wall: Timestamp) -> (Self, Arc<Manual>) {
+        let hands = Arc::new(Manual {
+            wall_seconds: AtomicI64::new(wall.as_second()),
+            monotonic_nanos: AtomicU64::new(0),
+        });
+        (Clock(Source::Manual(hands.clone())), hands)
+    }
+
+    /// The wall clock: what `expires_at` and `not_before` are compared with.
+    pub(crate) fn wall(&self) -> Timestamp {
+        match &self.0 {
+            Source::System { .. } => Timestamp::now(),
+            Source::Manual(hands) => {
+                Timestamp::from_second(hands.wall_seconds.load(Ordering::Relaxed)).unwrap_or(Timestamp::MAX)
+            }
+        }
+    }
+
+    /// Nanoseconds since this clock was made; never runs backwards.
+    pub(crate) fn monotonic_nanos(&self) -> u64 {
+        match &self.0 {
+            // 584 years fit into 64 bits of nanoseconds.
+            Source::System { epoch } => u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            Source::Manual(hands) => hands.monotonic_nanos.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Manual {
+    /// Moves both hands forward.
+    pub fn advance(&self, by: Duration) {
+        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.monotonic_nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.wall_seconds.fetch_add(i64::try_from(by.as_secs()).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Sets the wall clock alone, as an operator or NTP would.
+    pub fn set_wall(&self, to: Timestamp) {
+        self.wall_seconds.store(to.as_second(), Ordering::Relaxed);
+    }
+}

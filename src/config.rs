@@ -1,0 +1,319 @@
+//! The configuration as it is written, with every default filled in.
+//!
+//! [`Config::load`] reads it; the modules that own a part convert it into what they run on.
+
+pub(crate) mod decode;
+pub(crate) mod fault;
+pub(crate) mod load;
+pub(crate) mod tree;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::HeaderName;
+use ipnet::IpNet;
+
+pub use fault::{Fault, Faults, Position};
+
+use crate::permission::Permission;
+
+/// A whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) admin: Option<Address>,
+    pub(crate) keys: Keys,
+    pub(crate) auth: Auth,
+    pub(crate) rate_limits: Vec<Quota>,
+    pub(crate) max_concurrent: Option<u32>,
+    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) routes: Routes,
+    pub(crate) limits: Limits,
+    pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) log: Log,
+    pub(crate) workers: Option<usize>,
+}
+
+/// Where to listen, or which probe address to bind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Address {
+    /// `host:port`; the host may be a name.
+    Tcp(String),
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(address) => f.write_str(address),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Listener {
+    pub(crate) address: Address,
+    pub(crate) tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    /// At least one; the first serves clients whose server name matches none.
+    pub(crate) certificates: Vec<CertificatePair>,
+    /// Clients must present a certificate that one of these authorities signed.
+    pub(crate) client_ca: Option<PathBuf>,
+    pub(crate) min_version: TlsVersion,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct CertificatePair {
+    pub(crate) certificate: PathBuf,
+    pub(crate) private_key: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    pub(crate) path: PathBuf,
+    /// Keys of other environments are refused.
+    pub(crate) environment: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Auth {
+    /// Headers that a key may stand in, in the order they are looked at.
+    pub(crate) headers: Vec<HeaderName>,
+}
+
+/// `requests` per `per`, of which `burst` may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Quota {
+    pub(crate) requests: u32,
+    pub(crate) per: Duration,
+    pub(crate) burst: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Upstream {
+    pub(crate) name: String,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) credential: Option<UpstreamCredential>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) pool: Pool,
+    /// What the path of a request may hold beyond what is unambiguous.
+    pub(crate) accept_in_path: Vec<Ambiguity>,
+}
+
+/// A part of a path that servers read in different ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ambiguity {
+    /// `%2F`
+    EncodedSlash,
+    /// `%5C`
+    EncodedBackslash,
+    /// `;`
+    Semicolon,
+}
+
+impl Ambiguity {
+    pub(crate) const ALL: [(&'static str, Ambiguity); 3] = [
+        ("encoded-slash", Ambiguity::EncodedSlash),
+        ("encoded-backslash", Ambiguity::EncodedBackslash),
+        ("semicolon", Ambiguity::Semicolon),
+    ];
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Endpoint {
+    /// `http://host:port`: the authority.
+    Http(String),
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+/// What upstream gets in the place of the caller's key.
+#[derive(Clone)]
+pub(crate) struct UpstreamCredential {
+    pub(crate) header: HeaderName,
+    pub(crate) value: http::HeaderValue,
+}
+
+impl std::fmt::Debug for UpstreamCredential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpstreamCredential").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) connect: Duration,
+    /// From the end of the request until the head of the answer.
+    pub(crate) response_headers: Duration,
+    /// Between bytes of an answer.
+    pub(crate) idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            connect: Duration::from_secs(5),
+            // An answer that is not streamed has its head only when all of it is generated;
+            // ten minutes is what the OpenAI clients wait.
+            response_headers: Duration::from_secs(600),
+            idle: Duration::from_secs(300),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pool {
+    /// Less than the five seconds after which uvicorn closes.
+    pub(crate) idle: Duration,
+    /// Idle connections that a worker keeps for an endpoint.
+    pub(crate) max_idle: usize,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool { idle: Duration::from_secs(4), max_idle: 256 }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Routes {
+    Preset(Preset),
+    Custom(Vec<Route>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Preset {
+    OpenAi,
+    Any,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    pub(crate) name: String,
+    pub(crate) paths: Vec<String>,
+    pub(crate) methods: Option<Vec<http::Method>>,
+    pub(crate) hosts: Option<Vec<String>>,
+    pub(crate) access: Access,
+    /// The upstream's name; the first one where left out.
+    pub(crate) upstream: Option<String>,
+    pub(crate) rate_limits: Vec<Quota>,
+    pub(crate) strip_prefix: Option<String>,
+    pub(crate) max_body: Option<u64>,
+}
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Anybody, without a key.
+    Public,
+    /// Keys with this permission.
+    Needs(Permission),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) header_bytes: u64,
+    pub(crate) header_count: usize,
+    pub(crate) uri_bytes: u64,
+    pub(crate) body_bytes: u64,
+    pub(crate) connections: usize,
+    pub(crate) header_timeout: Duration,
+    pub(crate) body_idle_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            header_bytes: 32 * 1024,
+            header_count: 100,
+            uri_bytes: 8 * 1024,
+            body_bytes: 32 * 1024 * 1024,
+            connections: 10_000,
+            header_timeout: Duration::from_secs(10),
+            body_idle_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            handshake_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Peers whose word on the client's address is taken.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TrustedProxies {
+    pub(crate) networks: Vec<IpNet>,
+    /// Whoever reaches a unix listener.
+    pub(crate) unix: bool,
+}
+
+impl TrustedProxies {
+    /// Whether a peer is trusted; `None` is one behind a unix socket.
+    pub(crate) fn trusts(&self, peer: Option<IpAddr>) -> bool {
+        match peer {
+            Some(address) => self.networks.iter().any(|network| network.contains(&address)),
+            None => self.unix,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Log {
+    pub(crate) format: LogFormat,
+    pub(crate) level: tracing::Level,
+    pub(crate) access: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { format: LogFormat::Auto, level: tracing::Level::INFO, access: true }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Pretty on a terminal, else JSON.
+    Auto,
+    Json,
+    Pretty,
+}
+
+impl Config {
+    /// Reads a configuration file, with `${VAR}` taken from the process's environment.
+    ///
+    /// # Errors
+    ///
+    /// All faults of the file in one go; a syntax error ends the reading.
+    pub fn load(path: &Path) -> Result<Config, Faults> {
+        let source = std::fs::read_to_string(path)
+            .map_err(|error| Fault::of_file(path, format!("the configuration can't be read: {error}")))?;
+        Config::parse(path, &source, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads a configuration from text; `path` names it in faults.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn parse(
+        path: &Path,
+        source: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Config, Faults> {
+        load::parse(path, source, environment)
+    }
+}

@@ -1,0 +1,345 @@
+//! Decodes a [`Node`] tree field by field, and goes on after a fault, so that one run tells all of them.
+//!
+//! Used by the configuration and by the key file. A decoder is a function
+//! `fn(&mut Decoder, &Node) -> Option<T>`; `None` means that it has reported a fault.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::{Span, SpanRelativeTo, Timestamp};
+
+use super::fault::{Fault, Position};
+use super::tree::{Key, Kind, Node, Quoting};
+
+/// Looks up an environment variable.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+pub(crate) struct Decoder<'a> {
+    file: &'a Path,
+    quoting: Quoting,
+    /// Where `${VAR}` comes from; `None` where the file's kind has no interpolation.
+    environment: Option<Environment<'a>>,
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// A map that is being decoded: what was not asked for by the end is unknown.
+pub(crate) struct Fields<'n> {
+    pub(crate) at: Position,
+    what: &'static str,
+    entries: Vec<(&'n Key, &'n Node)>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Decoder<'a> {
+    pub(crate) fn new(file: &'a Path, quoting: Quoting, environment: Option<Environment<'a>>) -> Self {
+        Decoder { file, quoting, environment, faults: Vec::new() }
+    }
+
+    /// The directory that relative paths in the file start from is the process's own, as in every peer.
+    pub(crate) fn fault(&mut self, at: Position, message: impl Into<String>) -> &mut Fault {
+        self.faults.push(Fault { file: self.file.to_owned(), at, message: message.into(), hint: None });
+        // Just pushed, so it is there.
+        let last = self.faults.len() - 1;
+        #[allow(clippy::indexing_slicing, reason = "the line above pushed this very element")]
+        &mut self.faults[last]
+    }
+
+    fn hinted<T>(&mut self, at: Position, message: impl Into<String>, hint: impl Into<String>) -> Option<T> {
+        self.fault(at, message).hint = Some(hint.into());
+        None
+    }
+
+    /// `text` for a message, where the file's kind allows quoting.
+    fn quoted(&self, text: &str) -> String {
+        match self.quoting {
+            Quoting::Allowed => format!("`{text}`"),
+            Quoting::Never => "this".to_owned(),
+        }
+    }
+
+    pub(crate) fn fields<'n>(&mut self, node: &'n Node, what: &'static str) -> Option<Fields<'n>> {
+        let Kind::Map(entries) = &node.kind else {
+            self.fault(node.at, format!("{what} must be a map of fields"));
+            return None;
+        };
+        let entries = entries.iter().map(|(key, value)| (key, value)).collect();
+        Some(Fields { at: node.at, what, entries, known: Vec::new() })
+    }
+
+    pub(crate) fn optional<T>(
+        &mut self,
+        fields: &mut Fields<'_>,
+        name: &'static str,
+        decode: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> Option<T> {
+        fields.known.push(name);
+        let index = fields.entries.iter().position(|(key, _)| key.name == name)?;
+        let (_, node) = fields.entries.remove(index);
+        // `field:` with nothing behind it reads as "left out", as a person means it.
+        if node.is_null() {
+            return None;
+        }
+        decode(self, node)
+    }
+
+    pub(crate) fn required<T>(
+        &mut self,
+        fields: &mut Fields<'_>,
+        name: &'static str,
+        decode: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> Option<T> {
+        let is_there = fields.entries.iter().any(|(key, node)| key.name == name && !node.is_null());
+        if !is_there {
+            fields.known.push(name);
+            fields.entries.retain(|(key, _)| key.name != name);
+            self.fault(fields.at, format!("{} needs the field `{name}`", fields.what));
+            return None;
+        }
+        self.optional(fields, name, decode)
+    }
+
+    /// Reports what is left over, with the nearest known name.
+    pub(crate) fn done(&mut self, fields: Fields<'_>) {
+        for (key, _) in &fields.entries {
+            let message = match self.quoting {
+                Quoting::Allowed => format!("unknown field `{}` in {}", key.name, fields.what),
+                Quoting::Never => format!("unknown field in {}", fields.what),
+            };
+            let hint = match nearest(&key.name, &fields.known) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("known are: {}", fields.known.join(", ")),
+            };
+            self.fault(key.at, message).hint = Some(hint);
+        }
+    }
+
+    /// Every item of a list; a fault in one does not hide those of the next.
+    pub(crate) fn list<T>(
+        &mut self,
+        node: &Node,
+        mut decode: impl FnMut(&mut Self, &Node) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let Kind::List(items) = &node.kind else {
+            return self.hinted(node.at, "a list is needed here", "[a, b], or one item a line behind `- `");
+        };
+        let before = self.faults.len();
+        let decoded: Vec<T> = items.iter().filter_map(|item| decode(self, item)).collect();
+        (self.faults.len() == before).then_some(decoded)
+    }
+
+    /// A scalar's text, interpolated.
+    pub(crate) fn text(&mut self, node: &Node) -> Option<String> {
+        let Kind::Scalar { text, .. } = &node.kind else {
+            self.fault(node.at, "a single value is needed here");
+            return None;
+        };
+        let Some(environment) = self.environment else { return Some(text.clone()) };
+        match interpolate(text, environment) {
+            Ok(text) => Some(text),
+            Err(message) => {
+                self.fault(node.at, message);
+                None
+            }
+        }
+    }
+
+    /// Text with something in it.
+    pub(crate) fn word(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node)?;
+        if text.is_empty() {
+            self.fault(node.at, "must not be empty");
+            return None;
+        }
+        Some(text)
+    }
+
+    pub(crate) fn path(&mut self, node: &Node) -> Option<PathBuf> {
+        self.word(node).map(PathBuf::from)
+    }
+
+    /// Anything that reads itself from text.
+    pub(crate) fn parsed<T: FromStr>(&mut self, node: &Node, needed: &str, hint: &str) -> Option<T> {
+        let text = self.text(node)?;
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(_) => {
+                let message = format!("{} is not {needed}", self.quoted(&text));
+                self.hinted(node.at, message, hint)
+            }
+        }
+    }
+
+    pub(crate) fn boolean(&mut self, node: &Node) -> Option<bool> {
+        self.parsed(node, "true or false", "write true or false")
+    }
+
+    /// A whole number of at least `least`.
+    pub(crate) fn number<T: FromStr + PartialOrd + std::fmt::Display>(
+        &mut self,
+        node: &Node,
+        least: T,
+    ) -> Option<T> {
+        let value: T = self.parsed(node, "a whole number in range", "digits only, as in 600")?;
+        if value < least {
+            return self.hinted(node.at, "too small", format!("at least {least}"));
+        }
+        Some(value)
+    }
+
+    /// `10s`, `5m`, `90d`: more than nothing.
+    pub(crate) fn duration(&mut self, node: &Node) -> Option<Duration> {
+        let text = self.text(node)?;
+        match parse_duration(&text) {
+            Some(duration) => Some(duration),
+            None => {
+                let message = format!("{} is not a duration", self.quoted(&text));
+                self.hinted(node.at, message, "a number with its unit, as in 250ms, 10s, 5m, 12h, 90d")
+            }
+        }
+    }
+
+    /// `32MiB`, `8KiB` or a number of bytes.
+    pub(crate) fn size(&mut self, node: &Node) -> Option<u64> {
+        let size: bytesize::ByteSize = self.parsed(node, "a size", "as in 8KiB, 32MiB or 65536")?;
+        if size.as_u64() == 0 {
+            return self.hinted(node.at, "a size of nothing", "at least 1");
+        }
+        Some(size.as_u64())
+    }
+
+    /// An instant, always with its zone (RFC 3339).
+    pub(crate) fn instant(&mut self, node: &Node) -> Option<Timestamp> {
+        self.parsed(node, "a time with a zone", "as in 2026-12-01T00:00:00Z")
+    }
+
+    /// `10.0.0.0/8`, or one address.
+    pub(crate) fn network(&mut self, node: &Node) -> Option<IpNet> {
+        let text = self.text(node)?;
+        if let Ok(network) = text.parse::<IpNet>() {
+            if network.trunc() == network {
+                return Some(network);
+            }
+            let right = network.trunc().to_string();
+            return self.hinted(node.at, "a network with host bits set", format!("{right} is meant?"));
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Some(IpNet::from(address));
+        }
+        let message = format!("{} is not a network", self.quoted(&text));
+        self.hinted(node.at, message, "as in 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
+    }
+
+    /// One of a closed set of names.
+    pub(crate) fn one_of<T: Copy>(&mut self, node: &Node, choices: &[(&'static str, T)]) -> Option<T> {
+        let text = self.text(node)?;
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+            return Some(*value);
+        }
+        let names: Vec<&'static str> = choices.iter().map(|(name, _)| *name).collect();
+        let hint = match nearest(&text, &names) {
+            Some(name) => format!("did you mean `{name}`? known are: {}", names.join(", ")),
+            None => format!("one of: {}", names.join(", ")),
+        };
+        let message = format!("{} is not known here", self.quoted(&text));
+        self.hinted(node.at, message, hint)
+    }
+}
+
+/// A positive duration in jiff's friendly form; a day has 24 hours, months and years have no length.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    let span: Span = text.trim().parse().ok()?;
+    if span.get_months() != 0 || span.get_years() != 0 {
+        return None;
+    }
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())
+}
+
+/// The known name that a misspelled one most likely means.
+fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let distance = |known: &str| strsim::damerau_levenshtein(&name.to_lowercase(), known);
+    let best = known.iter().min_by_key(|known| distance(known))?;
+    (distance(best) <= best.len().max(3) / 3).then_some(*best)
+}
+
+/// Replaces `${VAR}`, `${VAR:-default}` and `${VAR:?message}`; `$${` stands for a literal `${`.
+fn interpolate(text: &str, environment: Environment<'_>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        if let Some(literal) = before.strip_suffix('$') {
+            out.push_str(literal);
+            out.push_str("${");
+            rest = after;
+            continue;
+        }
+        out.push_str(before);
+        let Some((expression, behind)) = after.split_once('}') else {
+            return Err("`${` without its `}`".to_owned());
+        };
+        out.push_str(&resolve(expression, environment)?);
+        rest = behind;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn resolve(expression: &str, environment: Environment<'_>) -> Result<String, String> {
+    let (name, default, complaint) = match (expression.split_once(":-"), expression.split_once(":?")) {
+        (Some((name, default)), _) => (name, Some(default), None),
+        (None, Some((name, complaint))) => (name, None, Some(complaint)),
+        (None, None) => (expression, None, None),
+    };
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if !is_name {
+        return Err(format!("`${{{name}}}` is not a variable's name"));
+    }
+    // As in a shell, `:-` and `:?` take an empty variable for an unset one.
+    let value = environment(name);
+    match (value, default, complaint) {
+        (Some(value), None, None) => Ok(value),
+        (Some(value), _, _) if !value.is_empty() => Ok(value),
+        (_, Some(default), _) => Ok(default.to_owned()),
+        (_, None, Some(complaint)) => Err(format!("the environment variable {name} is not set: {complaint}")),
+        (None, None, None) => Err(format!("the environment variable {name} is not set")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_replaced_as_in_a_shell() {
+        let environment = |name: &str| match name {
+            "A" => Some("1".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        let ok = |text: &str| interpolate(text, &environment).unwrap();
+        assert_eq!(ok("x${A}y${A}"), "x1y1");
+        assert_eq!(ok("${B:-2}"), "2");
+        assert_eq!(ok("${EMPTY:-2}${EMPTY}"), "2");
+        assert_eq!(ok("$${A} $A"), "${A} $A");
+        assert_eq!(
+            interpolate("${B:?say it}", &environment).unwrap_err(),
+            "the environment variable B is not set: say it"
+        );
+        assert!(interpolate("${B}", &environment).is_err());
+        assert!(interpolate("${A", &environment).is_err());
+        assert!(interpolate("${A-x}", &environment).is_err());
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_a_length() {
+        assert_eq!(parse_duration("90d"), Some(Duration::from_secs(90 * 86_400)));
+        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5400)));
+        for bad in ["10", "0s", "-5s", "1mo", "", "x"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What is wrong with a file, where, and what would be right.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A place in a file. Lines and columns count from 1; line 0 stands for the file as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The line, from 1.
+    pub line: usize,
+    /// The column, in characters, from 1.
+    pub column: usize,
+}
+
+/// One fault of a configuration or key file.
+///
+/// Invariant: neither `message` nor `hint` ever holds a value from a key file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The file, as it was named.
+    pub file: PathBuf,
+    /// Where in it.
+    pub at: Position,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right, where that can be said.
+    pub hint: Option<String>,
+}
+
+impl Fault {
+    /// A fault of a file as a whole: unreadable, missing, empty.
+    pub(crate) fn of_file(file: &Path, message: impl Into<String>) -> Self {
+        Fault { file: file.to_owned(), at: Position::default(), message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.at.line > 0 {
+            write!(f, ":{}:{}", self.at.line, self.at.column)?;
+        }
+        write!(f, ": {}", self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All faults that one reading found, in the order of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults(pub Vec<Fault>);
+
+impl Faults {
+    pub(crate) fn sorted(mut faults: Vec<Fault>) -> Self {
+        faults.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
+        Faults(faults)
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Self {
+        Faults(vec![fault])
+    }
+}

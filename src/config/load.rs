@@ -1,0 +1,622 @@
+//! Decodes a configuration file: one function a section, defaults from `config`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, Uri};
+
+use super::decode::{Decoder, Environment, Fields};
+use super::fault::{Fault, Faults};
+use super::tree::{self, Kind, Node, Quoting};
+use super::{
+    Access, Address, Ambiguity, Auth, CertificatePair, Config, Endpoint, Keys, Limits, Listener, Log,
+    LogFormat, Pool, Preset, Quota, Route, Routes, Timeouts, Tls, TlsVersion, TrustedProxies, Upstream,
+    UpstreamCredential,
+};
+use crate::permission::Permission;
+
+pub(crate) fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Config, Faults> {
+    let Some(root) = tree::parse(path, source, Quoting::Allowed)? else {
+        let fault = Fault::of_file(path, "the configuration is empty");
+        return Err(fault.hint("it needs listeners, upstreams and keys").into());
+    };
+    let mut decoder = Decoder::new(path, Quoting::Allowed, Some(environment));
+    match config(&mut decoder, &root) {
+        Some(config) if decoder.faults.is_empty() => Ok(config),
+        _ => Err(Faults::sorted(decoder.faults)),
+    }
+}
+
+fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
+    let mut fields = d.fields(root, "the configuration")?;
+    let f = &mut fields;
+    let listeners = d.required(f, "listeners", |d, node| non_empty(d, node, listener));
+    let admin = d.optional(f, "admin", admin);
+    let keys = d.required(f, "keys", keys);
+    let auth = d.optional(f, "auth", auth);
+    let rate_limits = d.optional(f, "rate_limits", quotas);
+    let max_concurrent = d.optional(f, "max_concurrent", |d, node| d.number(node, 1));
+    let upstreams = d.required(f, "upstreams", upstreams);
+    let names: Option<Vec<String>> =
+        upstreams.as_ref().map(|upstreams| upstreams.iter().map(|upstream| upstream.name.clone()).collect());
+    let routes = d.optional(f, "routes", |d, node| routes(d, node, names.as_deref()));
+    let limits = d.optional(f, "limits", limits);
+    let trusted_proxies = d.optional(f, "trusted_proxies", trusted_proxies);
+    let log = d.optional(f, "log", log);
+    let workers = d.optional(f, "workers", |d, node| d.number(node, 1));
+    d.done(fields);
+    Some(Config {
+        listeners: listeners?,
+        admin: admin.unwrap_or_else(|| Some(Address::Tcp("127.0.0.1:9090".to_owned()))),
+        keys: keys?,
+        auth: auth.unwrap_or_else(|| Auth { headers: vec![http::header::AUTHORIZATION] }),
+        rate_limits: rate_limits.unwrap_or_default(),
+        max_concurrent,
+        upstreams: upstreams?,
+        routes: routes.unwrap_or(Routes::Preset(Preset::OpenAi)),
+        limits: limits.unwrap_or_default(),
+        trusted_proxies: trusted_proxies.unwrap_or_default(),
+        log: log.unwrap_or_default(),
+        workers,
+    })
+}
+
+fn non_empty<T>(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    decode: impl FnMut(&mut Decoder<'_>, &Node) -> Option<T>,
+) -> Option<Vec<T>> {
+    let items = d.list(node, decode)?;
+    if items.is_empty() {
+        d.fault(node.at, "at least one is needed here");
+        return None;
+    }
+    Some(items)
+}
+
+fn address(d: &mut Decoder<'_>, node: &Node) -> Option<Address> {
+    let text = d.word(node)?;
+    if let Some(path) = text.strip_prefix("unix:") {
+        if !path.starts_with('/') {
+            d.fault(node.at, "a unix socket needs an absolute path").hint =
+                Some("as in unix:/run/bearward.sock".to_owned());
+            return None;
+        }
+        return Some(Address::Unix(path.into()));
+    }
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    if port.and_then(|port| port.parse::<u16>().ok()).is_none() {
+        d.fault(node.at, format!("`{text}` is not an address")).hint =
+            Some("as in 127.0.0.1:8080, [::1]:8080 or unix:/run/bearward.sock".to_owned());
+        return None;
+    }
+    Some(Address::Tcp(text))
+}
+
+fn listener(d: &mut Decoder<'_>, node: &Node) -> Option<Listener> {
+    let mut fields = d.fields(node, "a listener")?;
+    let address = d.required(&mut fields, "address", address);
+    let tls = d.optional(&mut fields, "tls", |d, node| Some(tls(d, node)));
+    d.done(fields);
+    let tls = match tls {
+        // A faulty section must not turn into a plain listener.
+        Some(section) => Some(section?),
+        None => None,
+    };
+    Some(Listener { address: address?, tls })
+}
+
+fn tls(d: &mut Decoder<'_>, node: &Node) -> Option<Tls> {
+    let mut fields = d.fields(node, "a listener's tls")?;
+    let f = &mut fields;
+    let certificate = d.optional(f, "certificate", Decoder::path);
+    let private_key = d.optional(f, "private_key", Decoder::path);
+    let several = d.optional(f, "certificates", |d, node| non_empty(d, node, certificate_pair));
+    let client_ca = d.optional(f, "client_ca", Decoder::path);
+    let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
+    let min_version = d.optional(f, "min_version", |d, node| d.one_of(node, &versions));
+    d.done(fields);
+    let certificates = match (certificate, private_key, several) {
+        (Some(certificate), Some(private_key), None) => vec![CertificatePair { certificate, private_key }],
+        (None, None, Some(several)) => several,
+        _ => {
+            d.fault(node.at, "tls needs `certificate` and `private_key`, or `certificates` alone");
+            return None;
+        }
+    };
+    Some(Tls { certificates, client_ca, min_version: min_version.unwrap_or(TlsVersion::V1_2) })
+}
+
+fn certificate_pair(d: &mut Decoder<'_>, node: &Node) -> Option<CertificatePair> {
+    let mut fields = d.fields(node, "a certificate")?;
+    let certificate = d.required(&mut fields, "certificate", Decoder::path);
+    let private_key = d.required(&mut fields, "private_key", Decoder::path);
+    d.done(fields);
+    Some(CertificatePair { certificate: certificate?, private_key: private_key? })
+}
+
+/// `admin: off`, or `admin: {address: …}` where the address may be `off`.
+fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Address>> {
+    let off_or_address = |d: &mut Decoder<'_>, node: &Node| match &node.kind {
+        Kind::Scalar { text, .. } if text == "off" || text == "false" => Some(None),
+        _ => address(d, node).map(Some),
+    };
+    if matches!(&node.kind, Kind::Scalar { text, .. } if text == "off" || text == "false") {
+        return Some(None);
+    }
+    let mut fields = d.fields(node, "admin")?;
+    let address = d.required(&mut fields, "address", off_or_address);
+    d.done(fields);
+    address
+}
+
+fn keys(d: &mut Decoder<'_>, node: &Node) -> Option<Keys> {
+    let mut fields = d.fields(node, "keys")?;
+    let path = d.required(&mut fields, "path", Decoder::path);
+    let environment = d.optional(&mut fields, "environment", Decoder::word);
+    d.done(fields);
+    Some(Keys { path: path?, environment })
+}
+
+fn auth(d: &mut Decoder<'_>, node: &Node) -> Option<Auth> {
+    let mut fields = d.fields(node, "auth")?;
+    let headers = d.required(&mut fields, "headers", |d, node| non_empty(d, node, header_name));
+    d.done(fields);
+    Some(Auth { headers: headers? })
+}
+
+fn header_name(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
+    d.parsed(node, "a header's name", "as in authorization or x-api-key")
+}
+
+/// `{requests: 600, per: 1m, burst: 60}`.
+fn quota(d: &mut Decoder<'_>, node: &Node) -> Option<Quota> {
+    let mut fields = d.fields(node, "a rate limit")?;
+    let requests: Option<u32> = d.required(&mut fields, "requests", |d, node| d.number(node, 1));
+    let per = d.required(&mut fields, "per", |d, node| {
+        let per = d.duration(node)?;
+        if per.subsec_nanos() != 0 {
+            d.fault(node.at, "a window is measured in whole seconds").hint = Some("at least 1s".to_owned());
+            return None;
+        }
+        Some(per)
+    });
+    let burst = d.optional(&mut fields, "burst", |d, node| d.number(node, 1));
+    d.done(fields);
+    let requests = requests?;
+    Some(Quota { requests, per: per?, burst: burst.unwrap_or((requests / 10).max(1)) })
+}
+
+/// Quotas of one owner; two over the same window would make each other's headers false.
+pub(crate) fn quotas(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
+    let quotas = d.list(node, quota)?;
+    let repeated = quotas
+        .iter()
+        .enumerate()
+        .any(|(index, quota)| quotas.iter().take(index).any(|earlier| earlier.per == quota.per));
+    if repeated {
+        d.fault(node.at, "two rate limits over the same window").hint =
+            Some("keep the tighter one".to_owned());
+        return None;
+    }
+    Some(quotas)
+}
+
+fn upstreams(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Upstream>> {
+    let mut names: Vec<String> = Vec::new();
+    non_empty(d, node, |d, node| {
+        let upstream = upstream(d, node)?;
+        if names.contains(&upstream.name) {
+            d.fault(node.at, format!("the upstream `{}` stands twice", upstream.name));
+        }
+        names.push(upstream.name.clone());
+        Some(upstream)
+    })
+}
+
+fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
+    let mut fields = d.fields(node, "an upstream")?;
+    let f = &mut fields;
+    let name = d.required(f, "name", Decoder::word);
+    let endpoint = d.required(f, "endpoints", endpoints);
+    let credential = d.optional(f, "credential", |d, node| Some(credential(d, node)));
+    let timeouts = d.optional(f, "timeouts", timeouts);
+    let pool = d.optional(f, "pool", pool);
+    let accept_in_path =
+        d.optional(f, "accept_in_path", |d, node| d.list(node, |d, node| d.one_of(node, &Ambiguity::ALL)));
+    d.done(fields);
+    let credential = match credential {
+        Some(section) => Some(section?),
+        None => None,
+    };
+    Some(Upstream {
+        name: name?,
+        endpoint: endpoint?,
+        credential,
+        timeouts: timeouts.unwrap_or_default(),
+        pool: pool.unwrap_or_default(),
+        accept_in_path: accept_in_path.unwrap_or_default(),
+    })
+}
+
+fn endpoints(d: &mut Decoder<'_>, node: &Node) -> Option<Endpoint> {
+    let mut endpoints = non_empty(d, node, endpoint)?;
+    if endpoints.len() > 1 {
+        d.fault(node.at, "this version takes one endpoint an upstream").hint =
+            Some("put a load balancer behind it, or name several upstreams".to_owned());
+        return None;
+    }
+    endpoints.pop()
+}
+
+/// Reads `http://host:port` or `unix:/path`.
+fn endpoint(d: &mut Decoder<'_>, node: &Node) -> Option<Endpoint> {
+    let text = d.word(node)?;
+    match parse_endpoint(&text) {
+        Ok(endpoint) => Some(endpoint),
+        Err(message) => {
+            d.fault(node.at, message).hint =
+                Some("as in http://127.0.0.1:8000 or unix:/run/model.sock".to_owned());
+            None
+        }
+    }
+}
+
+pub(crate) fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path.starts_with('/') {
+            true => Ok(Endpoint::Unix(path.into())),
+            false => Err("a unix socket needs an absolute path".to_owned()),
+        };
+    }
+    let uri: Uri = text.parse().map_err(|_| format!("`{text}` is not an endpoint"))?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http"), Some(authority)) if authority.as_str().contains('@') => {
+            Err("an endpoint takes no user info; `credential` sets a header".to_owned())
+        }
+        (Some("http"), Some(authority)) if matches!(uri.path(), "" | "/") && uri.query().is_none() => {
+            Ok(Endpoint::Http(authority.as_str().to_owned()))
+        }
+        (Some("http"), Some(_)) => Err(format!("`{text}`: an endpoint has no path")),
+        (Some(scheme @ ("https" | "h2c")), _) => {
+            Err(format!("{scheme}:// endpoints are not in this version"))
+        }
+        _ => Err(format!("`{text}` is not an endpoint")),
+    }
+}
+
+/// `{header: authorization, env: UPSTREAM_KEY}` or `{header: x-api-key, file: /run/secrets/key}`.
+fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
+    let mut fields = d.fields(node, "an upstream's credential")?;
+    let header = d.optional(&mut fields, "header", header_name);
+    let from_env = d.optional(&mut fields, "env", |d, node| {
+        let name = d.word(node)?;
+        match std::env::var(&name) {
+            Ok(value) if !value.is_empty() => Some(value),
+            _ => {
+                d.fault(node.at, format!("the environment variable {name} is not set"));
+                None
+            }
+        }
+    });
+    let from_file = d.optional(&mut fields, "file", |d, node| {
+        let path = d.path(node)?;
+        match std::fs::read_to_string(&path) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                d.fault(node.at, format!("{} can't be read: {error}", path.display()));
+                None
+            }
+        }
+    });
+    d.done(fields);
+    let header = header.unwrap_or(http::header::AUTHORIZATION);
+    let secret = match (from_env, from_file) {
+        (Some(secret), None) | (None, Some(secret)) => secret,
+        _ => {
+            d.fault(node.at, "a credential needs one of `env` and `file`");
+            return None;
+        }
+    };
+    let secret = secret.trim();
+    let is_bare = header == http::header::AUTHORIZATION && !secret.contains(' ');
+    let value = if is_bare { format!("Bearer {secret}") } else { secret.to_owned() };
+    let Ok(mut value) = HeaderValue::try_from(value) else {
+        d.fault(node.at, "the credential is not a header's value");
+        return None;
+    };
+    value.set_sensitive(true);
+    Some(UpstreamCredential { header, value })
+}
+
+fn timeouts(d: &mut Decoder<'_>, node: &Node) -> Option<Timeouts> {
+    let mut fields = d.fields(node, "timeouts")?;
+    let f = &mut fields;
+    let default = Timeouts::default();
+    let timeouts = Timeouts {
+        connect: d.optional(f, "connect", Decoder::duration).unwrap_or(default.connect),
+        response_headers: d
+            .optional(f, "response_headers", Decoder::duration)
+            .unwrap_or(default.response_headers),
+        idle: d.optional(f, "idle", Decoder::duration).unwrap_or(default.idle),
+    };
+    d.done(fields);
+    Some(timeouts)
+}
+
+fn pool(d: &mut Decoder<'_>, node: &Node) -> Option<Pool> {
+    let mut fields = d.fields(node, "a pool")?;
+    let default = Pool::default();
+    let pool = Pool {
+        idle: d.optional(&mut fields, "idle", Decoder::duration).unwrap_or(default.idle),
+        max_idle: d
+            .optional(&mut fields, "max_idle", |d, node| d.number(node, 0))
+            .unwrap_or(default.max_idle),
+    };
+    d.done(fields);
+    Some(pool)
+}
+
+/// A preset's name, or a list of routes.
+fn routes(d: &mut Decoder<'_>, node: &Node, upstreams: Option<&[String]>) -> Option<Routes> {
+    if let Kind::Scalar { .. } = node.kind {
+        let presets = [("openai", Preset::OpenAi), ("any", Preset::Any)];
+        return d.one_of(node, &presets).map(Routes::Preset);
+    }
+    let mut names: Vec<String> = Vec::new();
+    let routes = non_empty(d, node, |d, node| {
+        let route = route(d, node, upstreams)?;
+        if names.contains(&route.name) {
+            d.fault(node.at, format!("the route `{}` stands twice", route.name));
+        }
+        names.push(route.name.clone());
+        Some(route)
+    })?;
+    Some(Routes::Custom(routes))
+}
+
+fn route(d: &mut Decoder<'_>, node: &Node, upstreams: Option<&[String]>) -> Option<Route> {
+    let mut fields = d.fields(node, "a route")?;
+    let f = &mut fields;
+    let name = d.required(f, "name", Decoder::word);
+    let paths = d.required(f, "paths", |d, node| non_empty(d, node, path_glob));
+    let methods = d.optional(f, "methods", |d, node| Some(non_empty(d, node, method)));
+    let hosts = d.optional(f, "hosts", |d, node| Some(non_empty(d, node, host)));
+    let permission = d.optional(f, "permission", |d, node| d.one_of(node, &Permission::ALL));
+    let public = d.optional(f, "public", Decoder::boolean);
+    let upstream = d.optional(f, "upstream", |d, node| known_upstream(d, node, upstreams));
+    let rate_limits = d.optional(f, "rate_limits", quotas);
+    let strip_prefix = d.optional(f, "strip_prefix", prefix);
+    let max_body = d.optional(f, "max_body", Decoder::size);
+    d.done(fields);
+    let access = match (permission, public) {
+        (Some(permission), None | Some(false)) => Access::Needs(permission),
+        (None, Some(true)) => Access::Public,
+        _ => {
+            d.fault(node.at, "a route needs a `permission`, or `public: true`").hint =
+                Some("permissions are read, write, admin and webhook".to_owned());
+            return None;
+        }
+    };
+    if access == Access::Public && rate_limits.as_ref().is_some_and(|limits| !limits.is_empty()) {
+        d.fault(node.at, "a public route has no keys, so its `rate_limits` would limit nobody");
+        return None;
+    }
+    // A faulty list must not turn into "all": `?` on the inner option.
+    let methods = methods.map_or(Some(None), |methods| methods.map(Some))?;
+    let hosts = hosts.map_or(Some(None), |hosts| hosts.map(Some))?;
+    Some(Route {
+        name: name?,
+        paths: paths?,
+        methods,
+        hosts,
+        access,
+        upstream,
+        rate_limits: rate_limits.unwrap_or_default(),
+        strip_prefix,
+        max_body,
+    })
+}
+
+fn path_glob(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let glob = d.word(node)?;
+    if !glob.starts_with('/') {
+        d.fault(node.at, format!("`{glob}`: a path begins with `/`"));
+        return None;
+    }
+    if let Err(error) = path_matcher(&glob) {
+        d.fault(node.at, format!("`{glob}` is not a path pattern: {error}"));
+        return None;
+    }
+    Some(glob)
+}
+
+/// Compiles a path pattern: `*` stays within a segment, `**` crosses them.
+pub(crate) fn path_matcher(glob: &str) -> Result<globset::GlobMatcher, globset::Error> {
+    let glob = globset::GlobBuilder::new(glob).literal_separator(true).backslash_escape(false).build()?;
+    Ok(glob.compile_matcher())
+}
+
+fn method(d: &mut Decoder<'_>, node: &Node) -> Option<Method> {
+    let method: Method = d.parsed(node, "a method", "as in GET or POST")?;
+    if method.as_str() != method.as_str().to_ascii_uppercase() {
+        d.fault(node.at, "methods are case-sensitive").hint =
+            Some(format!("{} is meant?", method.as_str().to_ascii_uppercase()));
+        return None;
+    }
+    Some(method)
+}
+
+/// A host's name, or `*.` and a domain.
+fn host(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let host = d.word(node)?.to_ascii_lowercase();
+    let name = host.strip_prefix("*.").unwrap_or(&host);
+    if name.is_empty() || name.contains(['*', '/', '@']) || (name.contains(':') && !name.starts_with('[')) {
+        d.fault(node.at, format!("`{host}` is not a host")).hint =
+            Some("without a port, as in api.example.com or *.example.com".to_owned());
+        return None;
+    }
+    Some(host)
+}
+
+fn known_upstream(d: &mut Decoder<'_>, node: &Node, upstreams: Option<&[String]>) -> Option<String> {
+    let name = d.word(node)?;
+    let Some(known) = upstreams else { return Some(name) };
+    if !known.contains(&name) {
+        d.fault(node.at, format!("no upstream is named `{name}`")).hint =
+            Some(format!("known are: {}", known.join(", ")));
+        return None;
+    }
+    Some(name)
+}
+
+fn prefix(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let prefix = d.word(node)?;
+    if !prefix.starts_with('/') || prefix.ends_with('/') {
+        d.fault(node.at, "a prefix begins with `/` and does not end with one").hint =
+            Some("as in /models".to_owned());
+        return None;
+    }
+    Some(prefix)
+}
+
+fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<Limits> {
+    let mut fields = d.fields(node, "limits")?;
+    let default = Limits::default();
+    let f = &mut fields;
+    let duration = |d: &mut Decoder<'_>, f: &mut Fields<'_>, name, default: Duration| {
+        d.optional(f, name, Decoder::duration).unwrap_or(default)
+    };
+    let limits = Limits {
+        header_bytes: d.optional(f, "header_bytes", Decoder::size).unwrap_or(default.header_bytes),
+        header_count: d.optional(f, "header_count", |d, n| d.number(n, 1)).unwrap_or(default.header_count),
+        uri_bytes: d.optional(f, "uri_bytes", Decoder::size).unwrap_or(default.uri_bytes),
+        body_bytes: d.optional(f, "body_bytes", Decoder::size).unwrap_or(default.body_bytes),
+        connections: d.optional(f, "connections", |d, n| d.number(n, 1)).unwrap_or(default.connections),
+        header_timeout: duration(d, f, "header_timeout", default.header_timeout),
+        body_idle_timeout: duration(d, f, "body_idle_timeout", default.body_idle_timeout),
+        idle_timeout: duration(d, f, "idle_timeout", default.idle_timeout),
+        handshake_timeout: duration(d, f, "handshake_timeout", default.handshake_timeout),
+        drain_timeout: duration(d, f, "drain_timeout", default.drain_timeout),
+    };
+    d.done(fields);
+    for (name, size) in [("header_bytes", limits.header_bytes), ("uri_bytes", limits.uri_bytes)] {
+        if size > 1024 * 1024 {
+            d.fault(node.at, format!("{name} is more than 1MiB"));
+        }
+    }
+    Some(limits)
+}
+
+fn trusted_proxies(d: &mut Decoder<'_>, node: &Node) -> Option<TrustedProxies> {
+    let mut trusted = TrustedProxies::default();
+    d.list(node, |d, node| {
+        if matches!(&node.kind, Kind::Scalar { text, .. } if text == "unix") {
+            trusted.unix = true;
+        } else {
+            trusted.networks.push(d.network(node)?);
+        }
+        Some(())
+    })?;
+    Some(trusted)
+}
+
+fn log(d: &mut Decoder<'_>, node: &Node) -> Option<Log> {
+    let mut fields = d.fields(node, "log")?;
+    let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("pretty", LogFormat::Pretty)];
+    let levels = [
+        ("error", tracing::Level::ERROR),
+        ("warn", tracing::Level::WARN),
+        ("info", tracing::Level::INFO),
+        ("debug", tracing::Level::DEBUG),
+        ("trace", tracing::Level::TRACE),
+    ];
+    let default = Log::default();
+    let f = &mut fields;
+    let log = Log {
+        format: d.optional(f, "format", |d, node| d.one_of(node, &formats)).unwrap_or(default.format),
+        level: d.optional(f, "level", |d, node| d.one_of(node, &levels)).unwrap_or(default.level),
+        access: d.optional(f, "access", Decoder::boolean).unwrap_or(default.access),
+    };
+    d.done(fields);
+    Some(log)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = "listeners:\n  - address: 127.0.0.1:8080\nupstreams:\n  - name: model\n    endpoints: [http://127.0.0.1:8000]\nkeys:\n  path: keys.yaml\n";
+
+    fn read(source: &str) -> Result<Config, Faults> {
+        parse(Path::new("bearward.yaml"), source, &|name| (name == "PORT").then(|| "8080".to_owned()))
+    }
+
+    fn only_fault(source: &str) -> String {
+        let faults = read(source).unwrap_err().0;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        faults[0].to_string()
+    }
+
+    #[test]
+    fn the_least_that_works_gets_the_documented_defaults() {
+        let config = read(LEAST).unwrap();
+        assert_eq!(config.admin, Some(Address::Tcp("127.0.0.1:9090".to_owned())));
+        assert_eq!(config.limits.body_bytes, 32 * 1024 * 1024);
+        assert_eq!(config.upstreams[0].pool.idle, Duration::from_secs(4));
+        assert!(matches!(config.routes, Routes::Preset(Preset::OpenAi)));
+    }
+
+    #[test]
+    fn all_faults_come_in_one_run_in_the_order_of_the_file() {
+        let source = "listeners:\n  - adress: 127.0.0.1:8080\nupstreams:\n  - name: model\n    endpoints: [ftp://x]\nkeys: {path: k.yaml}\nlimits: {idle_timeout: 5}\nmystery: 1\n";
+        let faults = read(source).unwrap_err().0;
+        let lines: Vec<_> = faults.iter().map(|fault| fault.at.line).collect();
+        assert_eq!(lines, [2, 2, 5, 7, 8]);
+        assert!(
+            faults.iter().any(|fault| fault.hint.as_deref() == Some("did you mean `address`?")),
+            "{faults:?}"
+        );
+    }
+
+    #[test]
+    fn variables_work_in_quotes_and_out_of_them() {
+        for scalar in ["127.0.0.1:${PORT}", "\"127.0.0.1:${PORT}\"", "'127.0.0.1:${NONE:-8080}'"] {
+            let config = read(&LEAST.replace("127.0.0.1:8080", scalar)).unwrap();
+            assert_eq!(config.listeners[0].address, Address::Tcp("127.0.0.1:8080".to_owned()));
+        }
+        let fault = only_fault(&LEAST.replace("keys.yaml", "${NOPE:?say where}"));
+        assert_eq!(fault, "bearward.yaml:7:9: the environment variable NOPE is not set: say where");
+    }
+
+    #[test]
+    fn a_faulty_tls_section_never_becomes_a_plain_listener() {
+        let source = LEAST.replace("127.0.0.1:8080\n", "127.0.0.1:8080\n    tls: {certificate: a.pem}\n");
+        assert!(only_fault(&source).contains("private_key"));
+    }
+
+    #[test]
+    fn a_faulty_method_list_never_becomes_all_methods() {
+        let source =
+            format!("{LEAST}routes:\n  - {{name: a, paths: [/a], methods: [get], permission: read}}\n");
+        assert!(only_fault(&source).contains("GET is meant"));
+    }
+
+    #[test]
+    fn a_route_must_say_who_may_use_it() {
+        let source = format!("{LEAST}routes:\n  - {{name: a, paths: [/a]}}\n");
+        assert!(only_fault(&source).contains("public: true"));
+    }
+
+    #[test]
+    fn what_comes_later_is_refused_as_unknown() {
+        assert!(only_fault(&format!("{LEAST}cors: {{}}\n")).contains("unknown field `cors`"));
+    }
+
+    #[test]
+    fn off_turns_the_admin_listener_off() {
+        for form in ["admin: off\n", "admin: {address: off}\n"] {
+            assert_eq!(read(&format!("{LEAST}{form}")).unwrap().admin, None);
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Every answer that bearward itself makes.
+//!
+//! A [`Denial`] has one public sentence, machine-readable details, and a private cause that goes to the
+//! log alone. `proxy` turns it into an HTTP response or, for gRPC callers, into a gRPC status.
+//! Invariant: no answer of bearward's own is made anywhere else, so all have the same shape.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, Response, StatusCode};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Declares the closed set of public error codes: variant, wire name, HTTP status, gRPC status.
+macro_rules! codes {
+    ($($variant:ident $name:literal $status:literal $grpc:literal;)*) => {
+        /// A public error code. Stable for ever: programs switch on it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(crate) enum Code { $($variant),* }
+
+        impl Code {
+            /// The code as it stands in `error.code`.
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(Code::$variant => $name),* }
+            }
+
+            /// The HTTP status that goes with it.
+            pub(crate) fn status(self) -> StatusCode {
+                let status = match self { $(Code::$variant => $status),* };
+                StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+
+            /// The gRPC status that goes with it (google.rpc.Code).
+            pub(crate) fn grpc(self) -> u8 {
+                match self { $(Code::$variant => $grpc),* }
+            }
+        }
+    };
+}
+
+codes! {
+    MissingApiKey           "MISSING_API_KEY"             401 16;
+    InvalidApiKey           "INVALID_API_KEY"             401 16;
+    ExpiredApiKey           "EXPIRED_API_KEY"             401 16;
+    InsufficientPermissions "INSUFFICIENT_PERMISSIONS"    403 7;
+    RouteNotAllowed         "ROUTE_NOT_ALLOWED"           403 7;
+    RateLimitExceeded       "RATE_LIMIT_EXCEEDED"         429 8;
+    ConcurrencyExceeded     "CONCURRENCY_LIMIT_EXCEEDED"  429 8;
+    BadRequest              "BAD_REQUEST"                 400 3;
+    RouteNotFound           "ROUTE_NOT_FOUND"             404 12;
+    MethodNotAllowed        "METHOD_NOT_ALLOWED"          405 12;
+    InternalError           "INTERNAL_ERROR"              500 13;
+    RequestTimeout          "REQUEST_TIMEOUT"             408 4;
+    PayloadTooLarge         "PAYLOAD_TOO_LARGE"           413 8;
+    UriTooLong              "URI_TOO_LONG"                414 3;
+    HeadersTooLarge         "HEADERS_TOO_LARGE"           431 3;
+    MisdirectedRequest      "MISDIRECTED_REQUEST"         421 3;
+    UpstreamUnreachable     "UPSTREAM_UNREACHABLE"        502 14;
+    UpstreamProtocolError   "UPSTREAM_PROTOCOL_ERROR"     502 14;
+    UpstreamTimeout         "UPSTREAM_TIMEOUT"            504 4;
+    ShuttingDown            "SHUTTING_DOWN"               503 14;
+}
+
+/// The one shape of a body, in the order that documentation shows.
+#[derive(Serialize)]
+struct Answer<'a> {
+    success: bool,
+    error: ErrorMember<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorMember<'a> {
+    code: &'static str,
+    message: &'a str,
+    details: &'a Map<String, Value>,
+}
+
+/// A refusal, or a failure told to the caller.
+pub(crate) struct Denial(Box<Inner>);
+
+struct Inner {
+    code: Code,
+    message: Cow<'static, str>,
+    details: Map<String, Value>,
+    headers: HeaderMap,
+    closes: bool,
+    cause: Option<Cause>,
+}
+
+impl Denial {
+    fn new(code: Code, message: impl Into<Cow<'static, str>>, details: Value) -> Self {
+        let details = match details {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        };
+        Denial(Box::new(Inner {
+            code,
+            message: message.into(),
+            details,
+            headers: HeaderMap::new(),
+            closes: false,
+            cause: None,
+        }))
+    }
+
+    /// No credential, an empty one, or another scheme than Bearer.
+    pub(crate) fn missing_key(header: &str) -> Self {
+        let challenge = HeaderValue::from_static(r#"Bearer realm="bearward""#);
+        Denial::new(Code::MissingApiKey, "API key is required", json!({"header": header}))
+            .header(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// A credential that lets nobody in; the reason that held goes to the log alone.
+    pub(crate) fn invalid_key(key_id: &str) -> Self {
+        let details = json!({"key_id": key_id});
+        Denial::new(Code::InvalidApiKey, "The provided API key is invalid", details)
+            .header(WWW_AUTHENTICATE, INVALID_TOKEN)
+    }
+
+    /// A key whose secret is right and whose time has passed.
+    pub(crate) fn expired_key(expired_at: Timestamp) -> Self {
+        let details = json!({"expired_at": expired_at.to_string()});
+        Denial::new(Code::ExpiredApiKey, "The API key has expired", details)
+            .header(WWW_AUTHENTICATE, INVALID_TOKEN)
+    }
+
+    /// The key is good, but lacks the route's permission (RFC 6750, section 3.1).
+    pub(crate) fn insufficient_permissions(required: &str, granted: &[&str]) -> Self {
+        let challenge = format!(r#"Bearer realm="bearward", error="insufficient_scope", scope="{required}""#);
+        let details = json!({"required": required, "granted": granted});
+        let denial =
+            Denial::new(Code::InsufficientPermissions, "The API key lacks the required permission", details);
+        match HeaderValue::try_from(challenge) {
+            Ok(challenge) => denial.header(WWW_AUTHENTICATE, challenge),
+            Err(_) => denial,
+        }
+    }
+
+    /// The key is narrowed to named routes, and this is none of them.
+    pub(crate) fn route_not_allowed(route: &str, allowed: &[String]) -> Self {
+        let details = json!({"route": route, "allowed": allowed});
+        Denial::new(Code::RouteNotAllowed, "The API key may not use this route", details)
+    }
+
+    /// A rate limit refused. A lone client that waits `retry_after` is let in.
+    pub(crate) fn rate_limited(policy: &str, limit: u32, window: Duration, retry_after: Duration) -> Self {
+        let seconds = whole_seconds(retry_after);
+        let details = json!({
+            "policy": policy,
+            "limit": limit,
+            "window_seconds": window.as_secs(),
+            "retry_after_seconds": seconds,
+        });
+        Denial::new(Code::RateLimitExceeded, "Rate limit exceeded", details).retry_after(seconds)
+    }
+
+    /// All of the key's permits for concurrent requests are out.
+    pub(crate) fn concurrency(limit: u32) -> Self {
+        Denial::new(Code::ConcurrencyExceeded, "Too many requests in flight", json!({"limit": limit}))
+            .retry_after(1)
+    }
+
+    /// An ambiguous or malformed request. The connection is closed after it: what follows on it
+    /// can't be trusted to be what it seems.
+    pub(crate) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+        Denial::new(Code::BadRequest, message, Value::Null).closing()
+    }
+
+    /// [`Denial::bad_request`] that names the part at fault.
+    pub(crate) fn bad_part(message: impl Into<Cow<'static, str>>, part: &str, value: &str) -> Self {
+        Denial::new(Code::BadRequest, message, json!({part: value})).closing()
+    }
+
+    /// The key was accepted, and no route matches.
+    pub(crate) fn route_not_found(method: &str, path: &str) -> Self {
+        let details = json!({"method": method, "path": path});
+        Denial::new(Code::RouteNotFound, "No route matches this request", details)
+    }
+
+    /// CONNECT and TRACE (RFC 9110, section 15.5.6 asks for `Allow`).
+    pub(crate) fn method_not_allowed(method: &str) -> Self {
+        let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        let details = json!({"method": method});
+        Denial::new(Code::MethodNotAllowed, "This method is never forwarded", details)
+            .header(http::header::ALLOW, allow)
+            .closing()
+    }
+
+    /// A panic in this one request.
+    pub(crate) fn internal() -> Self {
+        Denial::new(Code::InternalError, "An internal error; the request id finds it in the log", Value::Null)
+    }
+
+    /// The body stalled for longer than `limits.body_idle_timeout`.
+    pub(crate) fn body_stalled(limit: Duration) -> Self {
+        let details = json!({"limit_seconds": limit.as_secs_f64()});
+        Denial::new(Code::RequestTimeout, "The request body stalled", details).closing()
+    }
+
+    /// The body is longer than the limit, in bytes.
+    pub(crate) fn body_too_large(limit: u64) -> Self {
+        let details = json!({"limit_bytes": limit});
+        Denial::new(Code::PayloadTooLarge, "The request body is too large", details).closing()
+    }
+
+    /// The request target is longer than `limits.uri_bytes`.
+    pub(crate) fn uri_too_long(limit: u64) -> Self {
+        Denial::new(Code::UriTooLong, "The request target is too long", json!({"limit_bytes": limit}))
+            .closing()
+    }
+
+    /// The header section is larger than `limits.header_bytes` or has more than `limits.header_count` fields.
+    pub(crate) fn headers_too_large(limit_bytes: u64, limit_count: u64) -> Self {
+        let details = json!({"limit_bytes": limit_bytes, "limit_count": limit_count});
+        Denial::new(Code::HeadersTooLarge, "The request's headers are too large", details).closing()
+    }
+
+    /// All routes name hosts, and none names this one (RFC 9110, section 15.5.20).
+    pub(crate) fn misdirected(host: &str) -> Self {
+        let details = json!({"host": host});
+        Denial::new(Code::MisdirectedRequest, "This host is not served here", details)
+    }
+
+    /// Upstream refused or broke the connection. Its address is told to the log alone.
+    pub(crate) fn upstream_unreachable(upstream: &str) -> Self {
+        let details = json!({"upstream": upstream});
+        Denial::new(Code::UpstreamUnreachable, "The upstream can't be reached", details)
+    }
+
+    /// Upstream's answer is not HTTP, or not one that can be passed on safely.
+    pub(crate) fn upstream_protocol(upstream: &str) -> Self {
+        let details = json!({"upstream": upstream});
+        Denial::new(Code::UpstreamProtocolError, "The upstream's answer is not valid", details)
+    }
+
+    /// Upstream was too slow to connect, or to answer.
+    pub(crate) fn upstream_timeout(upstream: &str) -> Self {
+        let details = json!({"upstream": upstream});
+        Denial::new(Code::UpstreamTimeout, "The upstream did not answer in time", details)
+    }
+
+    /// The process is ending; another one takes over.
+    pub(crate) fn shutting_down() -> Self {
+        Denial::new(Code::ShuttingDown, "The server is shutting down", Value::Null).retry_after(1)
+    }
+
+    /// Adds the private cause, for the log.
+    pub(crate) fn caused_by(mut self, cause: impl Into<Cause>) -> Self {
+        self.0.cause = Some(cause.into());
+        self
+    }
+
+    /// Says that the work may have been done: the OpenAI SDKs then don't repeat it.
+    pub(crate) fn not_to_be_retried(self) -> Self {
+        self.header(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"))
+    }
+
+    /// Has the connection closed behind this answer.
+    pub(crate) fn closing(mut self) -> Self {
+        self.0.closes = true;
+        self
+    }
+
+    fn retry_after(self, seconds: u64) -> Self {
+        self.header(RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
+    fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.insert(name, value);
+        self
+    }
+
+    /// The public code.
+    pub(crate) fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// The private cause, for the log.
+    pub(crate) fn cause(&self) -> Option<&(dyn std::error::Error + Send + Sync)> {
+        self.0.cause.as_deref()
+    }
+
+    /// The JSON body: `{"success": false, "error": {"code", "message", "details"}}`.
+    pub(crate) fn body(&self) -> Bytes {
+        let error =
+            ErrorMember { code: self.0.code.name(), message: &self.0.message, details: &self.0.details };
+        Bytes::from(serde_json::to_vec(&Answer { success: false, error }).unwrap_or_default())
+    }
+
+    /// The answer on HTTP.
+    pub(crate) fn into_http(self) -> Response<Bytes> {
+        let body = self.body();
+        let mut response = Response::new(body);
+        *response.status_mut() = self.0.code.status();
+        let closes = self.0.closes;
+        *response.headers_mut() = self.0.headers;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if closes {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// The answer on gRPC: trailers only, so the status stands in the one header section
+    /// (gRPC over HTTP/2, "Responses").
+    pub(crate) fn into_grpc(self) -> Response<Bytes> {
+        let code = self.0.code;
+        let message = percent_encoded(&format!("{}: {}", code.name(), self.0.message));
+        let mut response = Response::new(Bytes::new());
+        *response.headers_mut() = self.0.headers;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(code.grpc())));
+        if let Ok(message) = HeaderValue::try_from(message) {
+            headers.insert(HeaderName::from_static("grpc-message"), message);
+        }
+        response
+    }
+}
+
+impl fmt::Debug for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Denial").field("code", &self.0.code).field("cause", &self.0.cause).finish()
+    }
+}
+
+const INVALID_TOKEN: HeaderValue =
+    HeaderValue::from_static(r#"Bearer realm="bearward", error="invalid_token""#);
+
+/// Rounded up, since a promise to be let in must not be early; at least one.
+fn whole_seconds(duration: Duration) -> u64 {
+    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    seconds.max(1)
+}
+
+/// `grpc-message` is percent-encoded outside printable ASCII.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'%' | 0..=0x1f | 0x7f.. => encoded.push_str(&format!("%{byte:02X}")),
+            _ => encoded.push(char::from(byte)),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_has_the_one_shape_and_no_further_members() {
+        let body = Denial::missing_key("Authorization").body();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let expected = json!({"success": false, "error": {
+            "code": "MISSING_API_KEY", "message": "API key is required", "details": {"header": "Authorization"}}});
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_since_it_is_a_promise() {
+        let denial =
+            Denial::rate_limited("requests-1m", 60, Duration::from_secs(60), Duration::from_millis(2001));
+        let response = denial.into_http();
+        assert_eq!(response.headers()[RETRY_AFTER], "3");
+    }
+
+    #[test]
+    fn a_grpc_answer_carries_its_status_in_the_head() {
+        let response = Denial::concurrency(4).into_grpc();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "8");
+        assert!(response.body().is_empty());
+    }
+
+    #[test]
+    fn details_default_to_an_empty_object() {
+        let body: Value = serde_json::from_slice(&Denial::internal().body()).unwrap();
+        assert_eq!(body["error"]["details"], json!({}));
+    }
+}

@@ -1,0 +1,53 @@
+//! The requests in service on one connection: its service begins and ends them, its wire goes by them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The requests in service on one connection, as its service and its wire both see them.
+#[derive(Debug, Default)]
+pub(crate) struct Exchanges {
+    active: AtomicUsize,
+    /// An answer has ended, and hyper may still hold bytes of it.
+    unflushed: AtomicBool,
+    /// Counts those begun, so that a wire notices a request that came and went.
+    begun: AtomicUsize,
+}
+
+/// One request in service; dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct InService(Arc<Exchanges>);
+
+impl Exchanges {
+    pub(crate) fn begin(self: &Arc<Self>) -> InService {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        InService(self.clone())
+    }
+
+    pub(crate) fn are_none(&self) -> bool {
+        self.active.load(Ordering::Relaxed) == 0
+    }
+
+    pub(crate) fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// hyper holds no byte that was written before.
+    pub(crate) fn flushed(&self) {
+        if self.are_none() {
+            self.unflushed.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether every byte of every answer has left hyper, and no request is in service.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.are_none() && !self.unflushed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for InService {
+    fn drop(&mut self) {
+        self.0.unflushed.store(true, Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}

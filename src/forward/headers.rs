@@ -1,0 +1,247 @@
+//! The headers of both directions: what is removed, what is set, and in which order.
+//!
+//! First go the names that only we may say, in every spelling; then what belongs to one connection alone and
+//! what `Connection` nominates; only then are our own set. So no nomination removes what we set.
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
+
+use crate::config::UpstreamCredential;
+use crate::gate::Permit;
+use crate::guard::Target;
+use crate::guard::client::Client;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Where a request came from, for the headers that say so.
+#[derive(Debug)]
+pub(crate) struct Origin<'a> {
+    pub(crate) peer: Option<std::net::IpAddr>,
+    pub(crate) client: Client,
+    pub(crate) is_tls: bool,
+    pub(crate) request_id: &'a HeaderValue,
+    /// Headers that a key may stand in.
+    pub(crate) credential_headers: &'a [HeaderName],
+}
+
+/// Turns a caller's headers into those that upstream gets.
+pub(super) fn prepare_request(
+    headers: &mut HeaderMap,
+    target: &Target,
+    permit: &Permit,
+    origin: &Origin<'_>,
+) {
+    let forwarded = Forwarded::of(headers, target, origin);
+    let wants_trailers = accepts_trailers(headers);
+    let is_credential = |name: &HeaderName| origin.credential_headers.contains(name);
+    remove(headers, |name| is_reserved_to_us(name) || is_credential(name) || is_alias(name, is_credential));
+    strip_hop_by_hop(headers);
+    headers.remove(EXPECT);
+    headers.remove(CONTENT_LENGTH);
+    join_cookies(headers);
+
+    headers.insert(HOST, target.authority.clone());
+    headers.insert(X_REQUEST_ID, origin.request_id.clone());
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    forwarded.write_to(headers);
+    if let Some(principal) = permit.principal() {
+        let identity = &principal.key().headers;
+        headers.insert(HeaderName::from_static("x-bearward-key-id"), identity.key_id.clone());
+        headers.insert(HeaderName::from_static("x-bearward-permissions"), identity.permissions.clone());
+        if let Some(name) = &identity.key_name {
+            headers.insert(HeaderName::from_static("x-bearward-key-name"), name.clone());
+        }
+        if let Some(environment) = &identity.environment {
+            headers.insert(HeaderName::from_static("x-bearward-environment"), environment.clone());
+        }
+    }
+    if let Some(UpstreamCredential { header, value }) = &permit.route().upstream.credential {
+        headers.insert(header, value.clone());
+    }
+}
+
+/// Turns upstream's headers into those that the caller gets. `keeps_length`: on answers without a body
+/// (HEAD, 304), where Content-Length frames nothing and tells the size of what was not sent.
+pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
+    remove(headers, |name| is_identity(name.as_str()));
+    strip_hop_by_hop(headers);
+    if !keeps_length {
+        headers.remove(CONTENT_LENGTH);
+    }
+}
+
+/// Whether a trailer may pass: none that frames, routes, authenticates or identifies.
+pub(crate) fn is_harmless_trailer(name: &HeaderName) -> bool {
+    !is_hop_by_hop(name)
+        && !is_reserved_to_us(name)
+        && !matches!(*name, CONTENT_LENGTH | HOST | AUTHORIZATION | EXPECT | COOKIE)
+        && *name != HeaderName::from_static("content-encoding")
+        && *name != HeaderName::from_static("content-type")
+        && *name != HeaderName::from_static("set-cookie")
+}
+
+/// What the caller's `X-Forwarded-*` become.
+struct Forwarded {
+    for_: Option<HeaderValue>,
+    proto: HeaderValue,
+    host: HeaderValue,
+}
+
+impl Forwarded {
+    fn of(headers: &HeaderMap, target: &Target, origin: &Origin<'_>) -> Self {
+        let believed = |name: &HeaderName| match origin.client.via_trusted {
+            true => headers.get(name).cloned(),
+            false => None,
+        };
+        let own_proto = HeaderValue::from_static(if origin.is_tls { "https" } else { "http" });
+        let mut hops: Vec<&str> = Vec::new();
+        if origin.client.via_trusted {
+            let values = headers.get_all(&X_FORWARDED_FOR).iter();
+            hops.extend(values.filter_map(|value| value.to_str().ok()).filter(|value| !value.is_empty()));
+        }
+        let peer = origin.peer.map(|peer| peer.to_canonical().to_string());
+        hops.extend(peer.as_deref());
+        Forwarded {
+            for_: HeaderValue::try_from(hops.join(", ")).ok().filter(|value| !value.is_empty()),
+            proto: believed(&X_FORWARDED_PROTO).unwrap_or(own_proto),
+            host: believed(&X_FORWARDED_HOST).unwrap_or_else(|| target.authority.clone()),
+        }
+    }
+
+    fn write_to(self, headers: &mut HeaderMap) {
+        if let Some(for_) = self.for_ {
+            headers.insert(X_FORWARDED_FOR, for_);
+        }
+        headers.insert(X_FORWARDED_PROTO, self.proto);
+        headers.insert(X_FORWARDED_HOST, self.host);
+    }
+}
+
+/// Names that only we may say to upstream, in their `-` and `_` spellings.
+fn is_reserved_to_us(name: &HeaderName) -> bool {
+    let is_ours = |name: &str| {
+        is_identity(name)
+            || name.starts_with("x-forwarded-")
+            || matches!(name, "forwarded" | "x-real-ip" | "authorization" | "x-api-key" | "x-request-id")
+    };
+    // Most names are told apart without a look at their bytes.
+    if *name == AUTHORIZATION || *name == FORWARDED || *name == X_API_KEY {
+        return true;
+    }
+    let name = name.as_str();
+    if name.contains('_') { is_ours(&name.replace('_', "-")) } else { is_ours(name) }
+}
+
+fn is_identity(name: &str) -> bool {
+    let prefix = "x-bearward-";
+    name.len() >= prefix.len()
+        && name
+            .bytes()
+            .zip(prefix.bytes())
+            .all(|(byte, expected)| byte == expected || (byte == b'_' && expected == b'-'))
+}
+
+/// Whether a name with `_` reads as one that `is_protected`, in servers that map both to one variable.
+fn is_alias(name: &HeaderName, is_protected: impl Fn(&HeaderName) -> bool) -> bool {
+    if !name.as_str().contains('_') {
+        return false;
+    }
+    let spelled = name.as_str().replace('_', "-");
+    let standard = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION];
+    HeaderName::try_from(spelled).is_ok_and(|name| is_protected(&name) || standard.contains(&name))
+}
+
+/// Headers that concern one connection alone (RFC 9110, section 7.6.1).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(*name, CONNECTION | TE | TRANSFER_ENCODING | UPGRADE | PROXY_AUTHENTICATE | PROXY_AUTHORIZATION)
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+        || *name == HTTP2_SETTINGS
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| HeaderName::try_from(token.trim()).ok())
+        .collect();
+    for name in nominated {
+        headers.remove(name);
+    }
+    remove(headers, is_hop_by_hop);
+}
+
+fn remove(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+    for name in unwanted {
+        headers.remove(name);
+    }
+}
+
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(TE).iter().any(|value| {
+        let tokens = value.to_str().unwrap_or_default().split(',');
+        tokens.into_iter().any(|token| token.trim().eq_ignore_ascii_case("trailers"))
+    })
+}
+
+/// HTTP/2 clients may split a cookie into crumbs; HTTP/1.1 has one field (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_names_are_known_in_every_spelling() {
+        for name in ["x-bearward-key-id", "x_bearward_key_id", "x-bearward_key-id", "x_bearward-anything"] {
+            assert!(is_identity(name), "{name}");
+        }
+        assert!(!is_identity("x-bearwar"));
+        for name in ["x_forwarded_for", "x-real_ip", "x_api_key", "forwarded", "x-forwarded-port"] {
+            assert!(is_reserved_to_us(&HeaderName::from_static(name)), "{name}");
+        }
+        assert!(!is_reserved_to_us(&HeaderName::from_static("x_custom")));
+    }
+
+    #[test]
+    fn trailers_that_lie_are_dropped() {
+        for name in
+            ["authorization", "content-length", "transfer-encoding", "host", "x-bearward-key-id", "cookie"]
+        {
+            assert!(!is_harmless_trailer(&HeaderName::from_static(name)), "{name}");
+        }
+        assert!(is_harmless_trailer(&HeaderName::from_static("grpc-status")));
+    }
+
+    #[test]
+    fn what_connection_nominates_goes_too() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONNECTION, HeaderValue::from_static("close, X-Hop , bad name"));
+        headers.insert("x-hop", HeaderValue::from_static("1"));
+        headers.insert("x-end", HeaderValue::from_static("1"));
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.len(), 1);
+    }
+}

@@ -1,0 +1,201 @@
+//! Decides whether a request may pass.
+//!
+//! Called by `proxy`; sees the head of a request, never a body, so that another door (a forward-auth
+//! endpoint, say) can make the same decision. `authenticate` → `authorize` → `admit`.
+//! Invariant: a [`Permit`] exists only if every check passed; `forward` takes nothing else.
+
+mod credential;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::clock::Clock;
+use crate::config::Access;
+use crate::denial::Denial;
+use crate::guard::client::Client;
+use crate::keys::cache::{KeyCache, LiveKey};
+use crate::keys::{Circumstances, Invalidity};
+use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Standing, Window};
+use crate::route::Route;
+use crate::snapshot::Snapshot;
+use credential::Presented;
+
+/// Somebody whose key is good.
+#[derive(Clone, Debug)]
+pub(crate) struct Principal(Arc<LiveKey>);
+
+/// A principal, or anybody, who may use a route.
+#[derive(Debug)]
+pub(crate) struct Authorized {
+    principal: Option<Principal>,
+    route: Arc<Route>,
+}
+
+/// The right to forward one request. It holds the key's place among the requests in flight for as long as
+/// the response body lives.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    principal: Option<Principal>,
+    route: Arc<Route>,
+    _place: Option<ConcurrencyPermit>,
+}
+
+/// Why a credential was refused, for the log.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    reason: &'static str,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.reason)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What an authentication found, for the log as well as for the decision.
+pub(crate) struct Authentication {
+    /// The id that answers and the log name the credential by; `None` where there was none.
+    pub(crate) key_id: Option<String>,
+    pub(crate) outcome: Result<Principal, Denial>,
+}
+
+/// Finds out who asks.
+pub(crate) fn authenticate(
+    headers: &HeaderMap,
+    client: &Client,
+    snapshot: &Snapshot,
+    keys: &KeyCache,
+    clock: &Clock,
+) -> Authentication {
+    let presented = match credential::find(headers, &snapshot.credential_headers) {
+        Ok(presented) => presented,
+        Err(denial) => return Authentication { key_id: None, outcome: Err(denial) },
+    };
+    let credential = match presented {
+        Presented::Word(credential) => credential,
+        Presented::Malformed(credential) => return refused(credential.key_id(), "malformed"),
+    };
+    // A mistyped token is refused before any look-up.
+    if credential.is_mistyped() {
+        return refused(credential.key_id(), "mistyped");
+    }
+    let Some(found) = keys.find(&credential.hash()) else {
+        return refused(credential.key_id(), "unknown");
+    };
+    let circumstances = Circumstances {
+        now: clock.wall(),
+        environment: snapshot.environment.as_deref(),
+        address: client.address,
+    };
+    let key_id = Some(found.key.key.id.clone());
+    match found.key.key.validity(found.expires_at, &circumstances) {
+        Ok(()) => Authentication { key_id, outcome: Ok(Principal(found.key)) },
+        Err(invalidity) => {
+            let denial = match invalidity {
+                Invalidity::Expired(at) => Denial::expired_key(at),
+                _ => Denial::invalid_key(&credential.key_id()),
+            };
+            let denial = denial.caused_by(Refusal { reason: invalidity.name() });
+            Authentication { key_id, outcome: Err(denial) }
+        }
+    }
+}
+
+fn refused(key_id: String, reason: &'static str) -> Authentication {
+    let denial = Denial::invalid_key(&key_id).caused_by(Refusal { reason });
+    Authentication { key_id: Some(key_id), outcome: Err(denial) }
+}
+
+/// Whether the principal may use the route; `None` is somebody without a key.
+pub(crate) fn authorize(principal: Option<Principal>, route: Arc<Route>) -> Result<Authorized, Denial> {
+    if let Access::Needs(permission) = route.access {
+        // The proxy authenticates for every route that is not public; if it ever did not, nobody passes.
+        let Some(Principal(live)) = &principal else { return Err(Denial::missing_key("Authorization")) };
+        if !live.key.has(permission) {
+            return Err(Denial::insufficient_permissions(permission.name(), &live.key.permission_names()));
+        }
+        if let Some(allowed) = &live.key.routes
+            && !allowed.contains(&route.name)
+        {
+            return Err(Denial::route_not_allowed(&route.name, allowed));
+        }
+    }
+    Ok(Authorized { principal, route })
+}
+
+/// Charges the limits, all or none, and makes the permit.
+///
+/// # Errors
+///
+/// 429; nothing was charged then.
+pub(crate) fn admit(
+    authorized: Authorized,
+    snapshot: &Snapshot,
+    limiter: &Limiter,
+) -> Result<(Permit, Option<Standing>), Denial> {
+    let Authorized { principal, route } = authorized;
+    let Some(Principal(live)) = &principal else {
+        return Ok((Permit { principal, route, _place: None }, None));
+    };
+    let limits = live.limits(limiter);
+    let place = match live.key.max_concurrent.or(snapshot.default_max_concurrent) {
+        Some(limit) => Some(limits.state.enter(limit).ok_or_else(|| Denial::concurrency(limit))?),
+        None => None,
+    };
+    let standing = {
+        let windows = windows(live, limiter, snapshot, Some(&route));
+        match windows.clone().next() {
+            Some(_) => Some(limiter.charge(&limits.state, windows).map_err(refuse)?),
+            None => None,
+        }
+    };
+    Ok((Permit { principal, route, _place: place }, standing))
+}
+
+fn refuse(refusal: Exhausted) -> Denial {
+    let quota = refusal.window.quota();
+    Denial::rate_limited(refusal.window.name(), quota.requests, quota.per, refusal.retry_after)
+}
+
+/// How a principal's limits stand, for an answer to a request that was not charged.
+pub(crate) fn standing(
+    principal: &Principal,
+    route: Option<&Arc<Route>>,
+    snapshot: &Snapshot,
+    limiter: &Limiter,
+) -> Option<Standing> {
+    let live = &principal.0;
+    let windows = windows(live, limiter, snapshot, route);
+    windows.clone().next()?;
+    Some(limiter.standing(&live.limits(limiter).state, windows))
+}
+
+/// The key's own windows, or the default ones, and the route's.
+fn windows<'a>(
+    live: &'a LiveKey,
+    limiter: &Limiter,
+    snapshot: &'a Snapshot,
+    route: Option<&'a Arc<Route>>,
+) -> impl Iterator<Item = &'a Arc<Window>> + Clone {
+    let own = live.limits(limiter).windows.as_deref().unwrap_or(&snapshot.default_windows);
+    own.iter().chain(route.map(|route| route.windows.as_slice()).unwrap_or_default())
+}
+
+impl Principal {
+    pub(crate) fn key(&self) -> &LiveKey {
+        &self.0
+    }
+}
+
+impl Permit {
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+
+    pub(crate) fn route(&self) -> &Route {
+        &self.route
+    }
+}

@@ -1,0 +1,216 @@
+//! Refuses what two servers could read in two ways, and makes one canonical form of the rest.
+//!
+//! Called by `proxy` before anything is decided. What it returns is what is matched, authorized and
+//! forwarded; the raw target is not looked at again.
+//! Invariant: method, path and host alone come out of here; no other header has a say in a decision.
+
+pub(crate) mod client;
+mod path;
+
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Version};
+
+use crate::config::{Ambiguity, Limits};
+use crate::denial::Denial;
+
+/// Where a request goes, in its one canonical form.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// The authority as the client named it, without user info.
+    pub(crate) authority: HeaderValue,
+    /// The host in lower case, without its port.
+    pub(crate) host: String,
+    /// Canonical path, and the query as it came.
+    pub(crate) path_and_query: PathAndQuery,
+    /// What the path holds that only some upstreams take.
+    pub(crate) ambiguities: Vec<Ambiguity>,
+}
+
+impl Target {
+    pub(crate) fn path(&self) -> &str {
+        self.path_and_query.path()
+    }
+}
+
+/// Checks the head of a request.
+///
+/// # Errors
+///
+/// 400 for what is ambiguous or malformed, 405 for CONNECT and TRACE, 414 and 431 for what is too large.
+pub(crate) fn check(parts: &Parts, limits: &Limits) -> Result<Target, Denial> {
+    check_sizes(parts, limits)?;
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(Denial::method_not_allowed(parts.method.as_str()));
+    }
+    check_framing(&parts.headers)?;
+    let authority = authority(parts)?;
+    let host = host_of(&authority)?;
+    let Some(raw) = parts.uri.path_and_query().filter(|raw| raw.path().starts_with('/')) else {
+        // `GET *`, `OPTIONS *`, `GET admin`, an h2 `:path` without its slash.
+        return Err(Denial::bad_request("The request target must be a path that begins with `/`"));
+    };
+    let canonical = path::canonical(raw)?;
+    let authority = HeaderValue::try_from(authority).map_err(|_| invalid_host())?;
+    Ok(Target {
+        authority,
+        host,
+        path_and_query: canonical.path_and_query,
+        ambiguities: canonical.ambiguities,
+    })
+}
+
+fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
+    let uri = &parts.uri;
+    let authority_length = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let path_length = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    if (authority_length + path_length) as u64 > limits.uri_bytes {
+        return Err(Denial::uri_too_long(limits.uri_bytes));
+    }
+    // As RFC 9113, section 6.5.2 counts, less its 32 bytes a field: name, value, and ": " with CRLF.
+    let bytes: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes as u64 > limits.header_bytes || parts.headers.len() > limits.header_count {
+        return Err(Denial::headers_too_large(limits.header_bytes, limits.header_count as u64));
+    }
+    Ok(())
+}
+
+/// hyper has refused most of what is wrong with framing; this is what it lets through.
+fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        let is_plain = encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+        if !is_plain || encodings.next().is_some() {
+            return Err(Denial::bad_request("The only transfer coding taken is `chunked`, once"));
+        }
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        let digits = length.as_bytes();
+        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        if !is_number || lengths.any(|other| other != length) {
+            return Err(Denial::bad_request("Content-Length must be one number"));
+        }
+    }
+    Ok(())
+}
+
+/// The authority that a request is for: of an absolute target or h2's `:authority`, else of Host.
+fn authority(parts: &Parts) -> Result<String, Denial> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    let is_http2 = parts.version == Version::HTTP_2;
+    if hosts.next().is_some() {
+        return Err(Denial::bad_request("More than one Host"));
+    }
+    if !is_http2 && host.is_none() {
+        return Err(Denial::bad_request("The Host header is missing"));
+    }
+    let host = match host {
+        Some(value) => Some(value.to_str().map_err(|_| invalid_host())?),
+        None => None,
+    };
+    let named = match parts.uri.authority() {
+        // RFC 9112, section 3.2.2: an absolute target's authority replaces Host.
+        Some(authority) => {
+            if !matches!(parts.uri.scheme_str(), Some("http" | "https")) {
+                return Err(Denial::bad_request("The request target must be a path or an http URL"));
+            }
+            authority.as_str()
+        }
+        None => host.ok_or_else(|| Denial::bad_request("The authority is missing"))?,
+    };
+    // One that is replaced must be sound all the same: something before us may have gone by it.
+    if let Some(host) = host {
+        host_of(host)?;
+    }
+    Ok(named.to_owned())
+}
+
+fn invalid_host() -> Denial {
+    Denial::bad_request("The Host is not valid")
+}
+
+/// The host of an authority in lower case, without its port.
+fn host_of(authority: &str) -> Result<String, Denial> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (address, behind) = rest.split_once(']').ok_or_else(invalid_host)?;
+            address.parse::<std::net::Ipv6Addr>().map_err(|_| invalid_host())?;
+            let port = match behind {
+                "" => None,
+                _ => Some(behind.strip_prefix(':').ok_or_else(invalid_host)?),
+            };
+            (format!("[{address}]"), port)
+        }
+        None => {
+            let (host, port) = match authority.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            };
+            let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+            if host.is_empty() || host.len() > 255 || !host.bytes().all(is_name_byte) {
+                return Err(invalid_host());
+            }
+            (host.to_owned(), port)
+        }
+    };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    if !port.is_none_or(is_port) {
+        return Err(invalid_host());
+    }
+    // A trailing dot names the same host (RFC 1034, section 3.1).
+    let host = host.to_ascii_lowercase();
+    Ok(host.strip_suffix('.').unwrap_or(&host).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn checked(builder: http::request::Builder) -> Result<Target, u16> {
+        let (parts, ()) = builder.body(()).unwrap().into_parts();
+        check(&parts, &Limits::default()).map_err(|denial| denial.code().status().as_u16())
+    }
+
+    #[test]
+    fn hosts_that_are_none_are_refused() {
+        for bad in [
+            "", "a b", "a/b", "user@a", "a:b", "a:99999", "a:", "[::1", "[x]", "a,b", "a\u{7f}", "[::1]x",
+            ":80",
+        ] {
+            assert!(host_of(bad).is_err(), "{bad:?}");
+        }
+        for (good, host) in
+            [("A.example:80", "a.example"), ("[::1]:8080", "[::1]"), ("127.0.0.1", "127.0.0.1"), ("a.", "a")]
+        {
+            assert_eq!(host_of(good).unwrap(), host);
+        }
+    }
+
+    #[test]
+    fn an_absolute_targets_authority_replaces_host() {
+        let target = checked(Request::get("http://a.example:81/x").header("host", "b.example")).unwrap();
+        assert_eq!(target.authority, "a.example:81");
+        assert_eq!(target.host, "a.example");
+    }
+
+    #[test]
+    fn what_has_no_one_meaning_is_refused() {
+        let get = |uri: &str| Request::get(uri).header("host", "a");
+        assert_eq!(checked(Request::get("/")).unwrap_err(), 400, "no Host");
+        assert_eq!(checked(get("/").header("host", "a")).unwrap_err(), 400, "two Hosts");
+        assert_eq!(checked(get("ftp://a/")).unwrap_err(), 400);
+        assert_eq!(checked(get("http://u@a/")).unwrap_err(), 400);
+        assert_eq!(checked(get("*")).unwrap_err(), 400);
+        assert_eq!(checked(get("admin")).unwrap_err(), 400);
+        assert_eq!(checked(get("/").header("transfer-encoding", "gzip, chunked")).unwrap_err(), 400);
+        assert_eq!(checked(get("/").header("transfer-encoding", ",chunked")).unwrap_err(), 400);
+        assert_eq!(checked(get("/").method("TRACE")).unwrap_err(), 405);
+        assert_eq!(checked(get(&format!("/{}", "x".repeat(9000)))).unwrap_err(), 414);
+        assert_eq!(checked(get("/").header("x", "y".repeat(33_000))).unwrap_err(), 431);
+    }
+}

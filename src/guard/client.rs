@@ -1,0 +1,79 @@
+//! Whose request it is: the client's address, from the connection or from a proxy that is trusted.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+
+use crate::config::TrustedProxies;
+
+/// The client behind a connection, and whether what came before us may be believed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client {
+    /// `None` behind a unix socket whose peer says nothing.
+    pub(crate) address: Option<IpAddr>,
+    /// Whether the peer is a trusted proxy: only then are its `X-Forwarded-*` believed.
+    pub(crate) via_trusted: bool,
+}
+
+/// Reads `X-Forwarded-For` from right to left, past every trusted proxy: what stands left of the first
+/// address that is not one was written by somebody unknown.
+pub(crate) fn client(headers: &HeaderMap, peer: Option<IpAddr>, trusted: &TrustedProxies) -> Client {
+    let peer = peer.map(|address| address.to_canonical());
+    if !trusted.trusts(peer) {
+        return Client { address: peer, via_trusted: false };
+    }
+    let mut address = peer;
+    let hops = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let hops: Vec<&str> = hops.flat_map(|value| value.split(',')).collect();
+    for hop in hops.into_iter().rev() {
+        // Something unreadable: nothing to the left of it can be believed.
+        let Some(hop) = parse_hop(hop.trim()) else { break };
+        address = Some(hop);
+        if !trusted.trusts(address) {
+            break;
+        }
+    }
+    Client { address, via_trusted: true }
+}
+
+/// An address, perhaps with a port.
+fn parse_hop(text: &str) -> Option<IpAddr> {
+    let address = match text.parse::<IpAddr>() {
+        Ok(address) => address,
+        Err(_) => match text.parse::<std::net::SocketAddr>() {
+            Ok(socket) => socket.ip(),
+            Err(_) => text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?,
+        },
+    };
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(peer: &str, forwarded: &str) -> String {
+        let mut headers = HeaderMap::new();
+        if !forwarded.is_empty() {
+            headers.insert("x-forwarded-for", forwarded.parse().unwrap());
+        }
+        let trusted = TrustedProxies { networks: vec!["10.0.0.0/8".parse().unwrap()], unix: false };
+        let client = client(&headers, Some(peer.parse().unwrap()), &trusted);
+        client.address.unwrap().to_string()
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_is_believed() {
+        assert_eq!(address("192.0.2.1", "203.0.113.9"), "192.0.2.1");
+        assert_eq!(address("10.0.0.1", "203.0.113.9"), "203.0.113.9");
+        assert_eq!(address("::ffff:10.0.0.1", "203.0.113.9"), "203.0.113.9");
+    }
+
+    #[test]
+    fn what_a_client_wrote_itself_is_not_believed() {
+        assert_eq!(address("10.0.0.1", "1.1.1.1, 203.0.113.9, 10.0.0.2"), "203.0.113.9");
+        assert_eq!(address("10.0.0.1", "1.1.1.1, nonsense, 10.0.0.2"), "10.0.0.2");
+        assert_eq!(address("10.0.0.1", "[2001:db8::1]:443"), "2001:db8::1");
+        assert_eq!(address("10.0.0.1", ""), "10.0.0.1");
+    }
+}

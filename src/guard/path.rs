@@ -1,0 +1,218 @@
+//! The one canonical form of a path (RFC 3986, section 6.2.2): what is matched and what is forwarded.
+
+use http::uri::PathAndQuery;
+
+use crate::config::Ambiguity;
+use crate::denial::Denial;
+
+#[derive(Debug)]
+pub(super) struct Canonical {
+    pub(super) path_and_query: PathAndQuery,
+    pub(super) ambiguities: Vec<Ambiguity>,
+}
+
+/// Decodes unreserved bytes, merges slashes, resolves dot segments. The query is left alone.
+///
+/// # Errors
+///
+/// 400 for an invalid `%`, encoded control bytes and `\`, which no server should have to read.
+pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
+    if is_canonical(raw.path()) {
+        return Ok(Canonical { path_and_query: raw.clone(), ambiguities: Vec::new() });
+    }
+    let (decoded, ambiguities) = decode(raw.path())?;
+    let mut text = resolve(&decoded);
+    if let Some(query) = raw.query() {
+        text.push('?');
+        text.push_str(query);
+    }
+    let path_and_query =
+        PathAndQuery::try_from(text).map_err(|_| Denial::bad_request("The path is not valid"))?;
+    Ok(Canonical { path_and_query, ambiguities })
+}
+
+/// Whether nothing in `path` needs a second look: the case of nearly every request, without a copy.
+fn is_canonical(path: &str) -> bool {
+    let mut previous = 0;
+    for byte in path.bytes() {
+        let is_plain = is_unreserved(byte) || matches!(byte, b'/' | b':' | b'@' | b'=' | b'+' | b',' | b'!');
+        // A dot that follows a slash may begin a dot segment.
+        if !is_plain || (previous == b'/' && matches!(byte, b'/' | b'.')) {
+            return false;
+        }
+        previous = byte;
+    }
+    true
+}
+
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// What may stand raw in a path besides unreserved bytes and the slash (RFC 3986, `pchar`).
+fn is_reserved_pchar(byte: u8) -> bool {
+    matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
+}
+
+fn decode(path: &str) -> Result<(String, Vec<Ambiguity>), Denial> {
+    let mut out = String::with_capacity(path.len());
+    let mut ambiguities = Vec::new();
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let decoded = hex_pair(bytes.next(), bytes.next())
+                    .ok_or_else(|| refused("The path holds a `%` that encodes nothing", "%"))?;
+                match decoded {
+                    0..=0x1f | 0x7f => return Err(refused("The path holds an encoded control byte", "%")),
+                    b'/' => ambiguities.push(Ambiguity::EncodedSlash),
+                    b'\\' => ambiguities.push(Ambiguity::EncodedBackslash),
+                    _ => {}
+                }
+                push(&mut out, decoded);
+            }
+            b'\\' => return Err(refused("The path holds a backslash", "\\")),
+            b'/' => out.push('/'),
+            b';' => {
+                ambiguities.push(Ambiguity::Semicolon);
+                out.push(';');
+            }
+            _ if is_reserved_pchar(byte) => out.push(char::from(byte)),
+            _ => push(&mut out, byte),
+        }
+    }
+    Ok((out, ambiguities))
+}
+
+fn refused(message: &'static str, found: &str) -> Denial {
+    Denial::bad_part(message, "found", found)
+}
+
+/// Appends a byte raw where it means the same raw, else encoded.
+fn push(out: &mut String, byte: u8) {
+    if is_unreserved(byte) {
+        out.push(char::from(byte));
+    } else {
+        out.push_str(&format!("%{byte:02X}"));
+    }
+}
+
+fn hex_pair(high: Option<u8>, low: Option<u8>) -> Option<u8> {
+    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
+}
+
+/// Merges slashes and resolves dot segments (RFC 3986, section 5.2.4); a climb past the root stays there.
+fn resolve(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    let mut ends_with_slash = false;
+    for segment in path.split('/') {
+        ends_with_slash = matches!(segment, "" | "." | "..");
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            _ => segments.push(segment),
+        }
+    }
+    let mut resolved = String::with_capacity(path.len() + 1);
+    for segment in &segments {
+        resolved.push('/');
+        resolved.push_str(segment);
+    }
+    if ends_with_slash {
+        resolved.push('/');
+    }
+    resolved
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn form(path: &str) -> Result<String, u16> {
+        let raw: PathAndQuery = path.parse().unwrap();
+        match canonical(&raw) {
+            Ok(canonical) => Ok(canonical.path_and_query.to_string()),
+            Err(denial) => Err(denial.code().status().as_u16()),
+        }
+    }
+
+    #[test]
+    fn paths_have_one_form() {
+        let cases = [
+            ("/", "/"),
+            ("/v1/models", "/v1/models"),
+            ("/v1/%6dodels", "/v1/models"),
+            ("/v1/models/", "/v1/models/"),
+            ("//v1///models", "/v1/models"),
+            ("/v1/./models", "/v1/models"),
+            ("/v1/x/../models", "/v1/models"),
+            ("/v1/x/%2e%2E/models", "/v1/models"),
+            ("/../../v1", "/v1"),
+            ("/v1/..", "/"),
+            ("/v1/.", "/v1/"),
+            ("/a/...", "/a/..."),
+            ("/.hidden", "/.hidden"),
+            ("/a%c3%a9", "/a%C3%A9"),
+            ("/a%20b", "/a%20b"),
+            ("/%25", "/%25"),
+            ("/a%252fb", "/a%252fb"),
+            ("/a|b", "/a%7Cb"),
+            ("/a$b&c(d)*'", "/a$b&c(d)*'"),
+            ("/x?a=../%2f//;\\", "/x?a=../%2f//;\\"),
+            ("//x?", "/x?"),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(form(path).as_deref(), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_cant_be_read_is_refused() {
+        for path in ["/%", "/%2", "/%zz", "/%00", "/%0a", "/%7f", "/a\\b", "/%1F"] {
+            assert_eq!(form(path), Err(400), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_in_two_ways_is_told() {
+        let found = |path: &str| canonical(&path.parse().unwrap()).unwrap().ambiguities;
+        assert_eq!(found("/a%2fb"), [Ambiguity::EncodedSlash]);
+        assert_eq!(found("/a%5Cb"), [Ambiguity::EncodedBackslash]);
+        assert_eq!(found("/a;b"), [Ambiguity::Semicolon]);
+        assert!(found("/a%20b").is_empty());
+    }
+
+    proptest! {
+        /// Whatever comes in, the canonical form is its own canonical form: no second server finds
+        /// something left to resolve.
+        #[test]
+        fn the_canonical_form_is_a_fixed_point(path in "/[a-zA-Z0-9/.%;:@!$&'()*+,=~_{}|^\"<>-]{0,40}") {
+            let Ok(raw) = path.parse::<PathAndQuery>() else { return Ok(()) };
+            if let Ok(once) = canonical(&raw) {
+                let twice = canonical(&once.path_and_query).unwrap();
+                prop_assert_eq!(&twice.path_and_query, &once.path_and_query);
+                prop_assert_eq!(twice.ambiguities, once.ambiguities);
+                let text = once.path_and_query.path();
+                prop_assert!(text.starts_with('/'));
+                prop_assert!(!text.contains("//"), "{}", text);
+                prop_assert!(!text.split('/').any(|segment| segment == "." || segment == ".."), "{}", text);
+            }
+        }
+
+        /// The shortcut says "canonical" only of what the long way leaves as it is.
+        #[test]
+        fn the_shortcut_is_right(path in "/[a-z/.%:@!;,=~_-]{0,20}") {
+            let Ok(raw) = path.parse::<PathAndQuery>() else { return Ok(()) };
+            if is_canonical(raw.path()) {
+                let (decoded, ambiguities) = decode(raw.path()).unwrap();
+                prop_assert_eq!(resolve(&decoded), raw.path());
+                prop_assert!(ambiguities.is_empty());
+            }
+        }
+    }
+}

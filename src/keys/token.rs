@@ -1,0 +1,313 @@
+//! Tokens, their digests, and what a caller presents.
+//!
+//! A token is `bwk_<id>_<secret><checksum>`: 10, 32 and 6 base62 characters; the checksum is the CRC-32
+//! (zlib's) of all before it. Only its SHA-256 is ever stored or compared.
+//! Invariant: no type here prints a secret or a digest.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+const PREFIX: &str = "bwk_";
+const ID_LENGTH: usize = 10;
+const SECRET_LENGTH: usize = 32;
+const CHECKSUM_LENGTH: usize = 6;
+const TOKEN_LENGTH: usize = PREFIX.len() + ID_LENGTH + 1 + SECRET_LENGTH + CHECKSUM_LENGTH;
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// A new token, as it is shown once to the person who asked for it.
+pub struct Token(Zeroizing<String>);
+
+impl Token {
+    /// A token from the system's random source: 59 bits of id, 190 bits of secret.
+    ///
+    /// # Errors
+    ///
+    /// The system's random source failed.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        Self::with_id(&random_base62(ID_LENGTH)?)
+    }
+
+    fn with_id(id: &str) -> Result<Self, getrandom::Error> {
+        let mut token = Zeroizing::new(String::with_capacity(TOKEN_LENGTH));
+        token.push_str(PREFIX);
+        token.push_str(id);
+        token.push('_');
+        token.push_str(&random_base62(SECRET_LENGTH)?);
+        let checksum = checksum(token.as_bytes());
+        token.push_str(&checksum);
+        Ok(Token(token))
+    }
+
+    /// The token itself: for the one answer that made it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Its digest.
+    pub fn hash(&self) -> KeyHash {
+        KeyHash::of(self.0.as_bytes())
+    }
+
+    /// Its public id, `key_` and ten base62 characters.
+    pub fn key_id(&self) -> String {
+        token_key_id(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// What a caller presented as a key: no `Display`, a redacted `Debug`, zeroed when dropped.
+pub struct Credential(Zeroizing<Vec<u8>>);
+
+impl Credential {
+    /// Takes the bytes that a caller presented.
+    pub fn new(bytes: &[u8]) -> Self {
+        Credential(Zeroizing::new(bytes.to_vec()))
+    }
+
+    /// The digest that a key is looked up by.
+    pub fn hash(&self) -> KeyHash {
+        KeyHash::of(&self.0)
+    }
+
+    /// Whether it looks like a bearward token but its checksum is wrong: a typing mistake, which
+    /// no look-up can find.
+    pub fn is_mistyped(&self) -> bool {
+        let Ok(text) = std::str::from_utf8(&self.0) else { return false };
+        text.len() == TOKEN_LENGTH && text.starts_with(PREFIX) && token_key_id(text).is_none()
+    }
+
+    /// The id that answers and logs name it by: the id inside a bearward token whose checksum is
+    /// right, else one derived from a digest: stable, not reversible, and unrelated to the stored one.
+    pub fn key_id(&self) -> String {
+        if let Ok(text) = std::str::from_utf8(&self.0)
+            && let Some(id) = token_key_id(text)
+        {
+            return id;
+        }
+        let mut digest = Sha256::new();
+        digest.update(b"bearward key id\0");
+        digest.update(self.0.as_slice());
+        let digest: [u8; 32] = digest.finalize().into();
+        let mut number = [0u8; 16];
+        for (to, from) in number.iter_mut().zip(digest) {
+            *to = from;
+        }
+        format!("key_{}", base62(u128::from_be_bytes(number), ID_LENGTH))
+    }
+
+    /// Whether both are the same bytes, in constant time.
+    pub fn same_as(&self, other: &Credential) -> bool {
+        self.0.as_slice().ct_eq(other.0.as_slice()).into()
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(…)")
+    }
+}
+
+/// The SHA-256 of a token: the only form in which a key is kept, and the only map key.
+#[derive(Clone, Copy)]
+pub struct KeyHash([u8; 32]);
+
+impl KeyHash {
+    /// Hashes a token's bytes.
+    pub fn of(token: &[u8]) -> Self {
+        KeyHash(Sha256::digest(token).into())
+    }
+
+    /// Reads `sha256:<64 hex digits>`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = text.strip_prefix("sha256:")?.as_bytes();
+        if hex.len() != 64 {
+            return None;
+        }
+        let mut digest = [0u8; 32];
+        for (byte, pair) in digest.iter_mut().zip(hex.chunks_exact(2)) {
+            let &[high, low] = pair else { return None };
+            *byte = hex_digit(high)? << 4 | hex_digit(low)?;
+        }
+        Some(KeyHash(digest))
+    }
+
+    /// The stored form, `sha256:<64 hex digits>`: for a key file, never for a log.
+    pub fn to_stored(self) -> String {
+        let mut text = String::with_capacity(7 + 64);
+        text.push_str("sha256:");
+        for byte in self.0 {
+            text.push_str(&format!("{byte:02x}"));
+        }
+        text
+    }
+}
+
+impl PartialEq for KeyHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for KeyHash {}
+
+impl Hash for KeyHash {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // A SHA-256 is uniform already: its first eight bytes are as good a hash as any.
+        let mut head = [0u8; 8];
+        for (to, from) in head.iter_mut().zip(self.0) {
+            *to = from;
+        }
+        state.write_u64(u64::from_ne_bytes(head));
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyHash(…)")
+    }
+}
+
+/// Whether `id` has the form of a key's public id: `key_` and at least one of `A-Za-z0-9_-`.
+pub(crate) fn is_key_id(id: &str) -> bool {
+    let Some(rest) = id.strip_prefix("key_") else { return false };
+    (1..=64).contains(&rest.len())
+        && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// The public id inside a well-formed bearward token whose checksum is right.
+fn token_key_id(token: &str) -> Option<String> {
+    if token.len() != TOKEN_LENGTH || !token.is_ascii() {
+        return None;
+    }
+    let (signed, presented) = token.split_at_checked(TOKEN_LENGTH - CHECKSUM_LENGTH)?;
+    let (id, secret) = signed.strip_prefix(PREFIX)?.split_once('_')?;
+    let all_base62 = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if id.len() != ID_LENGTH || secret.len() != SECRET_LENGTH || !all_base62(id) || !all_base62(secret) {
+        return None;
+    }
+    // Not a secret: anybody can compute it, so the comparison's timing tells nothing.
+    (checksum(signed.as_bytes()) == presented).then(|| format!("key_{id}"))
+}
+
+/// CRC-32 (zlib's) in base62, most significant first, padded with `0` to six characters.
+fn checksum(signed: &[u8]) -> String {
+    base62(u128::from(crc32fast::hash(signed)), CHECKSUM_LENGTH)
+}
+
+/// The last `length` base62 digits of `number`.
+fn base62(mut number: u128, length: usize) -> String {
+    let mut digits = vec![b'0'; length];
+    for digit in digits.iter_mut().rev() {
+        let index = usize::try_from(number % 62).unwrap_or(0);
+        *digit = ALPHABET.get(index).copied().unwrap_or(b'0');
+        number /= 62;
+    }
+    digits.into_iter().map(char::from).collect()
+}
+
+/// `length` characters, each of 62 equally likely.
+fn random_base62(length: usize) -> Result<Zeroizing<String>, getrandom::Error> {
+    let mut text = Zeroizing::new(String::with_capacity(length));
+    let mut bytes = [0u8; 64];
+    while text.len() < length {
+        getrandom::fill(&mut bytes)?;
+        // 248 is the largest multiple of 62 below 256: what is above it would favour some characters.
+        for byte in bytes.iter().filter(|byte| **byte < 248).take(length - text.len()) {
+            text.push(char::from(ALPHABET.get(usize::from(byte % 62)).copied().unwrap_or(b'0')));
+        }
+    }
+    bytes.zeroize();
+    Ok(text)
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_token_has_the_documented_form() {
+        let token = Token::generate().unwrap();
+        let text = token.reveal();
+        assert_eq!(text.len(), 53);
+        assert!(text.starts_with("bwk_"));
+        assert_eq!(text.split('_').count(), 3, "one double-click selects it");
+        assert_eq!(token.key_id(), format!("key_{}", &text[4..14]));
+    }
+
+    #[test]
+    fn the_checksum_is_zlibs_crc32_in_base62() {
+        // Computed by hand: zlib.crc32(b"123456789") == 0xCBF43926 == 3421780262.
+        assert_eq!(checksum(b"123456789"), base62(3_421_780_262, 6));
+        assert_eq!(base62(3_421_780_262, 6), "3jZRME");
+        assert_eq!(base62(0, 6), "000000");
+        assert_eq!(base62(61, 6), "00000z");
+    }
+
+    #[test]
+    fn a_foreign_credential_gets_a_stable_id_that_is_not_its_hash() {
+        let credential = Credential::new(b"sk-something-else");
+        let id = credential.key_id();
+        assert_eq!(id, Credential::new(b"sk-something-else").key_id());
+        assert_eq!(id.len(), 14);
+        assert!(is_key_id(&id));
+    }
+
+    #[test]
+    fn nothing_prints_a_secret_or_a_hash() {
+        let token = Token::generate().unwrap();
+        let credential = Credential::new(token.reveal().as_bytes());
+        for text in [format!("{token:?}"), format!("{credential:?}"), format!("{:?}", token.hash())] {
+            assert!(text.ends_with("(…)"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stored_hash_is_read_back() {
+        let hash = KeyHash::of(b"x");
+        assert_eq!(KeyHash::parse(&hash.to_stored()), Some(hash));
+        for bad in ["", "sha256:", "md5:00", "sha256:zz", &hash.to_stored()[..70]] {
+            assert_eq!(KeyHash::parse(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_changed_character_is_noticed_before_a_look_up(position in 0usize..53, replacement in "[0-9A-Za-z]") {
+            let token = Token::generate().unwrap();
+            let mut mutant = token.reveal().to_owned();
+            mutant.replace_range(position..=position, &replacement);
+            prop_assume!(mutant != token.reveal());
+            prop_assert_eq!(token_key_id(&mutant), None);
+        }
+
+        #[test]
+        fn any_bytes_at_all_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let credential = Credential::new(&bytes);
+            prop_assert!(is_key_id(&credential.key_id()));
+            let _ = credential.is_mistyped();
+        }
+
+        #[test]
+        fn a_generated_token_is_read_back(_round in 0..50u8) {
+            let token = Token::generate().unwrap();
+            let credential = Credential::new(token.reveal().as_bytes());
+            prop_assert_eq!(credential.key_id(), token.key_id());
+            prop_assert!(!credential.is_mistyped());
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! bearward wards a server by its bearer keys.
+//!
+//! The story of a request, by the modules it passes through:
+//!
+//! ```text
+//! net       accept, TLS, HTTP/1.1 or HTTP/2              (net::listen, net::tls, net::conn, net::wire)
+//! proxy     the request path: one screen of steps
+//! guard     refuse what is ambiguous; make the one canonical target
+//! route     (host, method, path) → a route; none is a denial
+//! gate      credential → principal → may it? → a permit, with the limits charged
+//! forward   send what is permitted, stream the answer back
+//! observe   one record a request, emitted when its answer has ended
+//! ```
+//!
+//! `app` turns a `config` into a running server, `cli` is the command line. ARCHITECTURE.md has the map.
+
+mod admin;
+mod app;
+pub mod cli;
+mod clock;
+mod config;
+mod denial;
+mod exchange;
+mod forward;
+mod gate;
+mod guard;
+mod hooks;
+mod keys;
+mod limit;
+mod net;
+mod observe;
+mod permission;
+mod proxy;
+mod route;
+mod snapshot;
+mod upstream;
+mod worker;
+
+pub use app::{App, StartError};
+pub use clock::{Clock, Manual};
+pub use config::{Config, Fault, Faults, Position};
+pub use hooks::Hooks;
+pub use keys::token::{Credential, KeyHash, Token};
+pub use net::listen::Local;
+pub use observe::log::LogGuard;

@@ -1,0 +1,331 @@
+//! Limits of one key: requests per window (GCRA, by governor) and requests at once.
+//!
+//! A quota of N requests per T with a burst of B grants at most `B + N·t/T` in any span t. All windows of a
+//! request are judged at one instant, and either all of them are charged or none.
+//! State belongs to a key's id and outlives every reload; it is bounded by the number of keys and quotas.
+
+mod gcra;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+pub(crate) use gcra::Window;
+
+use crate::clock::Clock;
+use crate::config::Quota;
+
+/// All limit state, and the windows in use.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    clock: Clock,
+    states: DashMap<String, Arc<KeyState>>,
+    windows: DashMap<(Option<String>, Quota), Arc<Window>>,
+}
+
+/// What one key has used.
+#[derive(Debug, Default)]
+pub(crate) struct KeyState {
+    in_flight: AtomicU32,
+    slots: Mutex<Vec<Slot>>,
+}
+
+/// How far one window of a key is used: its theoretical arrival time, in nanoseconds of the clock.
+#[derive(Debug)]
+struct Slot {
+    window: Arc<Window>,
+    arrival: u64,
+}
+
+/// A refusal by a window.
+#[derive(Debug)]
+pub(crate) struct Exhausted {
+    pub(crate) window: Arc<Window>,
+    /// After this long, all windows grant a request to a client that is alone.
+    pub(crate) retry_after: Duration,
+}
+
+/// How the windows of a request stand; it becomes the `RateLimit` headers.
+#[derive(Debug)]
+pub(crate) struct Standing(Vec<WindowStanding>);
+
+#[derive(Debug)]
+struct WindowStanding {
+    window: Arc<Window>,
+    /// Requests that would be granted at once now.
+    remaining: u32,
+    /// Until `remaining` is full again.
+    reset: Duration,
+}
+
+/// A permit for a request in flight; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct ConcurrencyPermit(Arc<KeyState>);
+
+impl Drop for ConcurrencyPermit {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Limiter {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Limiter { clock, states: DashMap::new(), windows: DashMap::new() }
+    }
+
+    /// The state of the key with this id.
+    pub(crate) fn state(&self, key_id: &str) -> Arc<KeyState> {
+        if let Some(state) = self.states.get(key_id) {
+            return state.value().clone();
+        }
+        self.states.entry(key_id.to_owned()).or_default().value().clone()
+    }
+
+    /// The window of a quota: of a route's own, or of keys. The same one for the same quota, for ever,
+    /// so that state survives a reload that leaves the quota as it was.
+    pub(crate) fn window(&self, route: Option<&str>, quota: Quota) -> Arc<Window> {
+        let name = (route.map(str::to_owned), quota);
+        self.windows.entry(name).or_insert_with(|| Arc::new(Window::new(route, quota))).value().clone()
+    }
+
+    /// Charges all `windows` for one request, or none.
+    ///
+    /// # Errors
+    ///
+    /// The window that keeps the caller waiting longest.
+    pub(crate) fn charge<'w>(
+        &self,
+        state: &KeyState,
+        windows: impl Iterator<Item = &'w Arc<Window>> + Clone,
+    ) -> Result<Standing, Exhausted> {
+        let mut slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.monotonic_nanos();
+        let mut charged = Vec::new();
+        let mut refusal: Option<Exhausted> = None;
+        for window in windows.clone() {
+            match window.charge(arrival(&slots, window), now) {
+                Ok(arrival) => charged.push((window, arrival)),
+                Err(retry_after) => {
+                    if refusal.as_ref().is_none_or(|other| other.retry_after < retry_after) {
+                        refusal = Some(Exhausted { window: window.clone(), retry_after });
+                    }
+                }
+            }
+        }
+        match refusal {
+            Some(refusal) => Err(refusal),
+            None => {
+                for (window, arrival) in charged {
+                    settle(&mut slots, window, arrival, now);
+                }
+                Ok(Standing::of(&slots, windows, now))
+            }
+        }
+    }
+
+    /// How the windows stand, without charging them.
+    pub(crate) fn standing<'w>(
+        &self,
+        state: &KeyState,
+        windows: impl Iterator<Item = &'w Arc<Window>>,
+    ) -> Standing {
+        let slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        Standing::of(&slots, windows, self.clock.monotonic_nanos())
+    }
+}
+
+impl KeyState {
+    /// Takes one of `limit` permits, or none.
+    pub(crate) fn enter(self: &Arc<Self>, limit: u32) -> Option<ConcurrencyPermit> {
+        let below = |in_flight: u32| (in_flight < limit).then_some(in_flight + 1);
+        self.in_flight.fetch_update(Ordering::Acquire, Ordering::Relaxed, below).ok()?;
+        Some(ConcurrencyPermit(self.clone()))
+    }
+}
+
+fn arrival(slots: &[Slot], window: &Arc<Window>) -> Option<u64> {
+    slots.iter().find(|slot| Arc::ptr_eq(&slot.window, window)).map(|slot| slot.arrival)
+}
+
+fn settle(slots: &mut Vec<Slot>, window: &Arc<Window>, arrival: u64, now: u64) {
+    if let Some(slot) = slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.window, window)) {
+        slot.arrival = arrival;
+        return;
+    }
+    // A window whose arrival time has passed is full again, and the same as one never used: quotas that
+    // a reload has removed leave nothing behind.
+    slots.retain(|slot| slot.arrival > now);
+    slots.push(Slot { window: window.clone(), arrival });
+}
+
+impl Standing {
+    fn of<'w>(slots: &[Slot], windows: impl Iterator<Item = &'w Arc<Window>>, now: u64) -> Self {
+        let standing = |window: &'w Arc<Window>| {
+            let (remaining, reset) = window.standing(arrival(slots, window), now);
+            WindowStanding { window: window.clone(), remaining, reset }
+        };
+        Standing(windows.map(standing).collect())
+    }
+
+    /// Puts the headers into an answer, in the place of upstream's own of these names
+    /// (draft-ietf-httpapi-ratelimit-headers-11, and what the OpenAI clients read).
+    pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
+        let Some(nearest) = self.0.iter().min_by_key(|window| window.remaining) else { return };
+        let mut policies = String::new();
+        let mut states = String::new();
+        for WindowStanding { window, remaining, reset } in &self.0 {
+            let separator = if policies.is_empty() { "" } else { ", " };
+            let (name, quota) = (window.name(), window.quota());
+            let (limit, span) = (quota.requests, quota.per.as_secs());
+            policies.push_str(&format!("{separator}\"{name}\";q={limit};w={span}"));
+            states.push_str(&format!("{separator}\"{name}\";r={remaining};t={}", ceil_seconds(*reset)));
+        }
+        let nearest_limit = nearest.window.quota().requests.to_string();
+        let fields = [
+            (RATELIMIT_POLICY, policies),
+            (RATELIMIT, states),
+            (X_LIMIT, nearest_limit),
+            (X_REMAINING, nearest.remaining.to_string()),
+            (X_RESET, clock_duration(ceil_seconds(nearest.reset))),
+        ];
+        for (name, value) in fields {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+
+fn ceil_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+/// `1s`, `6m0s`, `1h0m0s`: the form of OpenAI's own `x-ratelimit-reset-*`.
+fn clock_duration(seconds: u64) -> String {
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn quota(requests: u32, seconds: u64, burst: u32) -> Quota {
+        Quota { requests, per: Duration::from_secs(seconds), burst }
+    }
+
+    fn limiter() -> (Limiter, Arc<crate::clock::Manual>) {
+        let (clock, hands) = Clock::manual(Timestamp::UNIX_EPOCH);
+        (Limiter::new(clock), hands)
+    }
+
+    fn granted(limiter: &Limiter, state: &KeyState, windows: &[Arc<Window>], tries: u32) -> u32 {
+        (0..tries).filter(|_| limiter.charge(state, windows.iter()).is_ok()).count() as u32
+    }
+
+    #[test]
+    fn a_burst_and_then_the_rate_and_never_more() {
+        let (limiter, hands) = limiter();
+        let state = limiter.state("key_a");
+        let windows = [limiter.window(None, quota(60, 60, 10))];
+        assert_eq!(granted(&limiter, &state, &windows, 100), 10);
+        let mut total = 10;
+        for _ in 0..200 {
+            hands.advance(Duration::from_millis(100));
+            total += granted(&limiter, &state, &windows, 5);
+        }
+        assert_eq!(total, 30, "10 at once and one a second for 20 s");
+        hands.advance(Duration::from_secs(3600));
+        assert_eq!(granted(&limiter, &state, &windows, 100), 10, "idle time saves up no more than the burst");
+    }
+
+    #[test]
+    fn a_refusal_by_one_window_leaves_the_other_as_it_was() {
+        let (limiter, hands) = limiter();
+        let state = limiter.state("key_a");
+        let (tight, wide) =
+            (limiter.window(None, quota(1, 10, 1)), limiter.window(None, quota(100, 60, 100)));
+        let windows = [tight, wide.clone()];
+        assert_eq!(granted(&limiter, &state, &windows, 50), 1);
+        let (remaining, _) = wide.standing(arrival(&state.slots.lock().unwrap(), &wide), 0);
+        assert_eq!(remaining, 99);
+        hands.advance(Duration::from_secs(10));
+        assert_eq!(granted(&limiter, &state, &windows, 50), 1);
+    }
+
+    #[test]
+    fn what_remains_is_granted_and_retry_after_is_kept() {
+        let (limiter, hands) = limiter();
+        let state = limiter.state("key_a");
+        let windows = [limiter.window(None, quota(7, 13, 3)), limiter.window(None, quota(20, 60, 5))];
+        for step in 0..500u64 {
+            let remaining =
+                limiter.standing(&state, windows.iter()).0.iter().map(|w| w.remaining).min().unwrap();
+            if step % 3 == 0 {
+                assert_eq!(granted(&limiter, &state, &windows, remaining), remaining);
+                let refusal = limiter.charge(&state, windows.iter()).unwrap_err();
+                hands.advance(refusal.retry_after);
+                assert!(limiter.charge(&state, windows.iter()).is_ok(), "the promise of Retry-After");
+            }
+            hands.advance(Duration::from_millis(137 * (step % 11)));
+        }
+    }
+
+    #[test]
+    fn the_reset_time_is_when_all_is_granted_again() {
+        let (limiter, hands) = limiter();
+        let state = limiter.state("key_a");
+        let windows = [limiter.window(None, quota(60, 60, 10))];
+        granted(&limiter, &state, &windows, 4);
+        let standing = limiter.standing(&state, windows.iter());
+        assert_eq!((standing.0[0].remaining, standing.0[0].reset), (6, Duration::from_secs(4)));
+        hands.advance(Duration::from_secs(4));
+        assert_eq!(limiter.standing(&state, windows.iter()).0[0].remaining, 10);
+    }
+
+    #[test]
+    fn permits_come_back_when_they_are_dropped() {
+        let state = Arc::new(KeyState::default());
+        let first = state.enter(2).unwrap();
+        let _second = state.enter(2).unwrap();
+        assert!(state.enter(2).is_none());
+        drop(first);
+        assert!(state.enter(2).is_some());
+    }
+
+    #[test]
+    fn the_headers_have_the_documented_form() {
+        let (limiter, _hands) = limiter();
+        let state = limiter.state("key_a");
+        let windows = [
+            limiter.window(None, quota(600, 60, 60)),
+            limiter.window(Some("chat"), quota(20_000, 86_400, 2000)),
+        ];
+        let mut headers = HeaderMap::new();
+        limiter.charge(&state, windows.iter()).unwrap().write_to(&mut headers);
+        assert_eq!(
+            headers["ratelimit-policy"],
+            "\"requests-1m\";q=600;w=60, \"chat-requests-1d\";q=20000;w=86400"
+        );
+        assert_eq!(headers["ratelimit"], "\"requests-1m\";r=59;t=1, \"chat-requests-1d\";r=1999;t=5");
+        assert_eq!(headers["x-ratelimit-limit-requests"], "600");
+        assert_eq!(headers["x-ratelimit-remaining-requests"], "59");
+        assert_eq!(headers["x-ratelimit-reset-requests"], "1s");
+        assert_eq!(clock_duration(3700), "1h1m40s");
+    }
+}

@@ -1,0 +1,127 @@
+//! One window's generic cell rate algorithm, by governor, over state that the caller holds.
+//!
+//! governor has neither a look ahead nor a refund, so its state store is a stage here: it hands in the
+//! arrival time that the caller stored and hands out the next one, which the caller keeps only if every
+//! other window grants too. Its clock is the instant of the request, so that all windows judge the same one.
+
+use std::cell::Cell;
+use std::hash::{Hash, Hasher};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::{Quota as GovernorQuota, RateLimiter};
+
+use crate::config::Quota;
+
+thread_local! {
+    /// The instant that the request on this thread is judged at.
+    static NOW: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Reads [`NOW`]; zero while a limiter is made, so arrival times count from the clock's own start.
+#[derive(Clone, Debug)]
+struct InstantOfRequest;
+
+impl Clock for InstantOfRequest {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::from(NOW.get())
+    }
+}
+
+/// Where one decision reads and leaves its arrival time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stage {
+    stored: Option<Nanos>,
+    next: Cell<Nanos>,
+}
+
+impl Hash for Stage {
+    fn hash<H: Hasher>(&self, _state: &mut H) {
+        // governor asks for keys that hash; the stage is its own store, and nothing is looked up.
+    }
+}
+
+#[derive(Debug)]
+struct Stages;
+
+impl StateStore for Stages {
+    type Key = Stage;
+
+    fn measure_and_replace<T, F, E>(&self, stage: &Stage, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let (outcome, next) = decide(stage.stored)?;
+        stage.next.set(next);
+        Ok(outcome)
+    }
+}
+
+/// A quota in service, shared by all keys that have it.
+#[derive(Debug)]
+pub(crate) struct Window {
+    name: String,
+    quota: Quota,
+    /// Nanoseconds in which one request is regained, rounded up: never more than the quota is granted.
+    period: u64,
+    limiter: RateLimiter<Stage, Stages, InstantOfRequest, NoOpMiddleware<Nanos>>,
+}
+
+impl Window {
+    pub(super) fn new(route: Option<&str>, quota: Quota) -> Self {
+        let span = u64::try_from(quota.per.as_nanos()).unwrap_or(u64::MAX);
+        let period = span.div_ceil(u64::from(quota.requests.max(1))).max(1);
+        let burst = NonZeroU32::new(quota.burst).unwrap_or(NonZeroU32::MIN);
+        // `with_period` is `None` for a period of nothing alone, which `max(1)` rules out.
+        let shape = GovernorQuota::with_period(Duration::from_nanos(period))
+            .unwrap_or_else(|| GovernorQuota::per_second(NonZeroU32::MIN))
+            .allow_burst(burst);
+        NOW.set(0);
+        let limiter = RateLimiter::new(shape, Stages, InstantOfRequest);
+        let own = format!("requests-{}", short_span(quota.per));
+        let name = route.map_or_else(|| own.clone(), |route| format!("{route}-{own}"));
+        Window { name, quota, period, limiter }
+    }
+
+    /// The policy's name in headers and answers: `requests-1m`, or `ROUTE-requests-1m`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    /// The arrival time after one more request, or how long until one is granted.
+    pub(super) fn charge(&self, arrival: Option<u64>, now: u64) -> Result<u64, Duration> {
+        NOW.set(now);
+        let stage = Stage { stored: arrival.map(Nanos::from), next: Cell::new(Nanos::from(0)) };
+        match self.limiter.check_key(&stage) {
+            Ok(()) => Ok(stage.next.get().as_u64()),
+            Err(refusal) => Err(refusal.wait_time_from(Nanos::from(now))),
+        }
+    }
+
+    /// How many requests would be granted at once now, and how long until all of the burst would.
+    pub(super) fn standing(&self, arrival: Option<u64>, now: u64) -> (u32, Duration) {
+        let ahead = arrival.unwrap_or(0).saturating_sub(now);
+        let used = u32::try_from(ahead.div_ceil(self.period)).unwrap_or(u32::MAX);
+        (self.quota.burst.saturating_sub(used), Duration::from_nanos(ahead))
+    }
+}
+
+/// `1m`, `1d`, `90s`: the largest unit that divides the span.
+fn short_span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [(86_400, "d"), (3600, "h"), (60, "m")];
+    match units.into_iter().find(|(length, _)| seconds.is_multiple_of(*length)) {
+        Some((length, unit)) => format!("{}{unit}", seconds / length),
+        None => format!("{seconds}s"),
+    }
+}

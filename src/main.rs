@@ -1,0 +1,7 @@
+//! The `bearward` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bearward::cli::main()
+}

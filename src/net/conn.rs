@@ -1,0 +1,252 @@
+//! One connection: its TLS handshake, its protocol, and its requests until it ends.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::listen::{Accepted, Stream};
+use super::wire::{Refuse, Wire, WireTimeouts};
+use crate::config::Limits;
+use crate::denial::Denial;
+use crate::exchange::Exchanges;
+use crate::forward::headers::X_REQUEST_ID;
+use crate::observe::{self, RequestRecord};
+use crate::proxy::{self, Peer};
+
+/// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Streams that a client may have open on a connection.
+const MAX_STREAMS: u32 = 200;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Serves a connection until it ends. Errors end it and are nobody else's concern.
+pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Receiver<bool>) {
+    let Accepted { stream, tls, permit, .. } = accepted;
+    let served = match stream {
+        Stream::Unix(stream) => match UnixStream::from_std(stream) {
+            Ok(stream) => serve_stream(stream, tls, peer, shutdown).await,
+            Err(error) => Err(error),
+        },
+        // Small writes of a stream must not wait for an acknowledgement.
+        Stream::Tcp(stream) => match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
+            Ok(stream) => serve_stream(stream, tls, peer, shutdown).await,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended early");
+    }
+    drop(permit);
+}
+
+async fn serve_stream<S>(
+    stream: S,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    peer: Peer,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = peer.gateway.snapshot.load().limits;
+    match tls {
+        None => {
+            let mut stream = stream;
+            let (protocol, ahead) = timeout(limits.header_timeout, sniff(&mut stream)).await??;
+            serve_http(stream, ahead, protocol, peer, limits, shutdown).await
+        }
+        Some(config) => {
+            let stream =
+                timeout(limits.handshake_timeout, TlsAcceptor::from(config).accept(stream)).await??;
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+            serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown).await
+        }
+    }
+}
+
+/// Reads until it is clear whether HTTP/2's preface comes.
+async fn sniff<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Protocol, Bytes)> {
+    let mut ahead = BytesMut::with_capacity(1024);
+    loop {
+        let read = stream.read_buf(&mut ahead).await?;
+        let compared = ahead.len().min(PREFACE.len());
+        if read == 0 || ahead.get(..compared) != PREFACE.get(..compared) {
+            return Ok((Protocol::Http1, ahead.freeze()));
+        }
+        if compared == PREFACE.len() {
+            return Ok((Protocol::Http2, ahead.freeze()));
+        }
+    }
+}
+
+async fn serve_http<S>(
+    stream: S,
+    ahead: Bytes,
+    protocol: Protocol,
+    peer: Peer,
+    limits: Limits,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let exchanges = Arc::new(Exchanges::default());
+    let timeouts = WireTimeouts { header: limits.header_timeout, idle: limits.idle_timeout };
+    let wire = Wire::new(stream, ahead, exchanges.clone(), timeouts);
+    match protocol {
+        Protocol::Http1 => {
+            let wire = wire.refusing(refusals(peer.clone(), limits));
+            serve_http1(wire, exchanges, peer, limits, shutdown).await
+        }
+        Protocol::Http2 => serve_http2(wire, exchanges, peer, limits, shutdown).await,
+    }
+}
+
+async fn serve_http1<S>(
+    wire: Wire<S>,
+    exchanges: Arc<Exchanges>,
+    peer: Peer,
+    limits: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let peer = Arc::new(peer);
+    let service = service_fn(move |request| {
+        let (peer, in_service) = (peer.clone(), exchanges.begin());
+        async move { proxy::serve(&peer, request, in_service).await }
+    });
+    // A head may be as large as its two parts may be; which of them is too large, the guard says.
+    let head_bytes = usize::try_from(limits.header_bytes + limits.uri_bytes).unwrap_or(usize::MAX);
+    let connection = http1::Builder::new()
+        .max_headers(limits.header_count)
+        .max_buf_size(head_bytes.max(8192).saturating_add(1024))
+        // The wire has the timers.
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(wire), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended.map_err(io::Error::other),
+        _stopped = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await.map_err(io::Error::other)
+}
+
+async fn serve_http2<S>(
+    wire: Wire<S>,
+    exchanges: Arc<Exchanges>,
+    peer: Peer,
+    limits: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let peer = Arc::new(peer);
+    let of_service = exchanges.clone();
+    let service = service_fn(move |request| {
+        let (peer, in_service) = (peer.clone(), of_service.begin());
+        async move { proxy::serve(&peer, request, in_service).await }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        // Our guard refuses at `header_bytes`, with a body that says so; past four times that, h2 refuses by
+        // itself, without one.
+        .max_header_list_size(u32::try_from(limits.header_bytes.saturating_mul(4)).unwrap_or(u32::MAX))
+        // What a client may send ahead of a slow upstream, for a stream and for all.
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        // What upstream may send ahead of a slow client, for a stream.
+        .max_send_buf_size(128 * 1024)
+        .serve_connection(TokioIo::new(wire), service);
+    let mut connection = pin!(connection);
+    let idle = watch_idle(&exchanges, limits.idle_timeout);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended.map_err(io::Error::other),
+        _stopped = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+        () = idle => connection.as_mut().graceful_shutdown(),
+    }
+    // A client that never closes its side is not waited for.
+    let farewell = async {
+        watch_idle(&exchanges, Duration::from_secs(5)).await;
+    };
+    tokio::select! {
+        biased;
+        ended = connection => ended.map_err(io::Error::other),
+        () = farewell => Ok(()),
+    }
+}
+
+/// Ends when no request has been in service for `limit`.
+async fn watch_idle(exchanges: &Exchanges, limit: Duration) {
+    let mut seen = exchanges.begun();
+    let mut since = Instant::now();
+    loop {
+        tokio::time::sleep_until(since + limit).await;
+        if exchanges.are_none() && exchanges.begun() == seen {
+            return;
+        }
+        // Looked at once a limit: an idle connection lives for up to twice as long, and a busy one costs nothing.
+        seen = exchanges.begun();
+        since = Instant::now();
+    }
+}
+
+/// Our answers in the place of hyper's own refusals.
+fn refusals(peer: Peer, limits: Limits) -> Refuse {
+    Box::new(move |status, in_request_line| {
+        let denial = match status {
+            // hyper can't tell a request line that is too long from headers that are.
+            414 => Denial::uri_too_long(limits.uri_bytes),
+            431 if in_request_line => Denial::uri_too_long(limits.uri_bytes),
+            431 => Denial::headers_too_large(limits.header_bytes, limits.header_count as u64),
+            _ => Denial::bad_request("The request is not valid HTTP"),
+        };
+        let id = observe::refusal_id();
+        let log = peer.gateway.access_log.clone();
+        let mut record =
+            RequestRecord::open(log, &id, peer.address, &http::Method::default(), "", http::Version::HTTP_11);
+        record.denied(&denial);
+        record.completed();
+        let mut response = denial.closing().into_http();
+        response.headers_mut().insert(X_REQUEST_ID, id);
+        serialized(&response)
+    })
+}
+
+/// An HTTP/1.1 message, as hyper would have written it.
+fn serialized(response: &http::Response<Bytes>) -> Bytes {
+    let mut message = Vec::with_capacity(512);
+    let status = response.status();
+    let reason = status.canonical_reason().unwrap_or_default();
+    message.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
+    for (name, value) in response.headers() {
+        message.extend_from_slice(name.as_str().as_bytes());
+        message.extend_from_slice(b": ");
+        message.extend_from_slice(value.as_bytes());
+        message.extend_from_slice(b"\r\n");
+    }
+    message.extend_from_slice(format!("content-length: {}\r\n\r\n", response.body().len()).as_bytes());
+    message.extend_from_slice(response.body());
+    Bytes::from(message)
+}

@@ -1,0 +1,291 @@
+//! The thin layer between hyper and a socket.
+//!
+//! hyper's HTTP/1 server answers what it can't parse with an empty 400, 414 or 431 of its own, and has no
+//! hook for that. It writes such a refusal only while no request is in service, so this layer needs no parser:
+//! what is written then is a refusal, and our JSON goes out in its place. The layer also owns the timers for a
+//! head that does not come, a connection that idles and a reader that stalls, and lets a client that still
+//! sends read its refusal before the connection is torn down.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::exchange::Exchanges;
+
+/// How long a connection may wait in each of its phases.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WireTimeouts {
+    /// From a head's first byte to its last; for the first head, from the start of the connection.
+    pub(crate) header: Duration,
+    /// Without a request; also without progress of a write.
+    pub(crate) idle: Duration,
+}
+
+/// Makes the answer in the place of one of hyper's own refusals. Gets hyper's status, and whether not even
+/// the request line had ended.
+pub(crate) type Refuse = Box<dyn Fn(u16, bool) -> Bytes + Send>;
+
+/// A client that still sends while it is refused may do so for this long, unread.
+const LINGER_TIME: Duration = Duration::from_secs(5);
+/// … and this much.
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
+
+pub(crate) struct Wire<S> {
+    stream: S,
+    /// Bytes read ahead, to tell HTTP/1 from HTTP/2; hyper gets them first.
+    ahead: Bytes,
+    exchanges: Arc<Exchanges>,
+    timeouts: WireTimeouts,
+    /// `None` under HTTP/2, where hyper's refusals are frames of h2's own.
+    refuse: Option<Refuse>,
+    /// Our refusal, on its way out.
+    refusal: Bytes,
+    phase: Phase,
+    /// The exchanges that had begun when the phase was last looked at.
+    seen: usize,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Since when a write has made no progress.
+    write_blocked: Option<Instant>,
+    lingering: Option<Linger>,
+}
+
+/// What a connection without a request in service waits for.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// The first byte of the next head.
+    Idle { since: Instant },
+    /// The rest of a head; `line_ended` once its first line is whole.
+    Head { since: Instant, line_ended: bool },
+}
+
+#[derive(Debug)]
+struct Linger {
+    until: Instant,
+    budget: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// A wire for a new connection, from which `ahead` was read already.
+    pub(crate) fn new(stream: S, ahead: Bytes, exchanges: Arc<Exchanges>, timeouts: WireTimeouts) -> Self {
+        let line_ended = ahead.contains(&b'\n');
+        Wire {
+            stream,
+            ahead,
+            exchanges,
+            timeouts,
+            refuse: None,
+            refusal: Bytes::new(),
+            // A connection that was opened is about to be used: its first head has the head's time.
+            phase: Phase::Head { since: Instant::now(), line_ended },
+            seen: 0,
+            timer: None,
+            write_blocked: None,
+            lingering: None,
+        }
+    }
+
+    /// Puts `refuse`'s answers in the place of hyper's refusals.
+    pub(crate) fn refusing(mut self, refuse: Refuse) -> Self {
+        self.refuse = Some(refuse);
+        self
+    }
+
+    /// Notes a request that was served since the last look: the connection idles from here on.
+    fn look(&mut self) {
+        let begun = self.exchanges.begun();
+        if begun != self.seen {
+            self.seen = begun;
+            self.phase = Phase::Idle { since: Instant::now() };
+        }
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        if !self.exchanges.are_none() {
+            return;
+        }
+        self.look();
+        let ends_line = bytes.contains(&b'\n');
+        self.phase = match self.phase {
+            Phase::Idle { .. } => Phase::Head { since: Instant::now(), line_ended: ends_line },
+            Phase::Head { since, line_ended } => Phase::Head { since, line_ended: line_ended || ends_line },
+        };
+    }
+
+    /// When the wait that hyper is in must end; `None` while a request is in service, which has timers of
+    /// its own, and under HTTP/2, where `conn` watches.
+    fn read_deadline(&mut self) -> Option<Instant> {
+        if self.refuse.is_none() || !self.exchanges.are_none() {
+            return None;
+        }
+        self.look();
+        Some(match self.phase {
+            Phase::Idle { since } => since + self.timeouts.idle,
+            Phase::Head { since, .. } => since + self.timeouts.header,
+        })
+    }
+
+    /// Ready at the deadline. One timer serves all phases; it is set again only when it fires early or the
+    /// deadline has come nearer.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Whether what hyper writes now is a refusal of its own.
+    fn is_refusal(&mut self) -> bool {
+        self.refuse.is_some() && self.exchanges.is_quiet()
+    }
+
+    /// Swallows hyper's refusal and queues ours.
+    fn replace(&mut self, hypers: &[u8]) {
+        let Some(refuse) = &self.refuse else { return };
+        let status = hypers
+            .get(9..12)
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or(400);
+        let in_request_line = matches!(self.phase, Phase::Head { line_ended: false, .. });
+        self.refusal = refuse(status, in_request_line);
+    }
+
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.refusal.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.refusal))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.refusal.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Judges a write that may be blocked: a reader that takes nothing for the idle time is given up.
+    fn watch_write<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.write_blocked = None;
+            return polled;
+        }
+        let since = *self.write_blocked.get_or_insert_with(Instant::now);
+        ready!(self.poll_timer(cx, since + self.timeouts.idle));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// After our end of the connection is closed, reads and forgets what the client still sends, within
+    /// bounds: closing at once would reset the connection and could take the refusal with it.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = Instant::now() + LINGER_TIME;
+        let mut linger = self.lingering.take().unwrap_or(Linger { until, budget: LINGER_BYTES });
+        let mut scratch = [0u8; 8192];
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Poll::Ready(()),
+                Poll::Ready(Ok(())) => match linger.budget.checked_sub(buf.filled().len()) {
+                    Some(rest) => linger.budget = rest,
+                    None => return Poll::Ready(()),
+                },
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => {
+                    let over = self.poll_timer(cx, linger.until);
+                    self.lingering = Some(linger);
+                    return over;
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.ahead.is_empty() {
+            let length = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                this.received(buf.filled().get(before..).unwrap_or_default());
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => match this.read_deadline() {
+                // The end of the stream: hyper closes an idle connection cleanly, and one in mid-head as broken.
+                Some(deadline) => this.poll_timer(cx, deadline).map(Ok),
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.is_refusal() {
+            this.replace(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.watch_write(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.is_refusal() {
+            this.replace(bufs.first().map(|buf| &**buf).unwrap_or_default());
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.watch_write(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        // hyper flushes its layer below only when it holds nothing itself any more.
+        this.exchanges.flushed();
+        let refusal = this.poll_refusal(cx);
+        ready!(this.watch_write(cx, refusal))?;
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.watch_write(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            let refusal = this.poll_refusal(cx);
+            ready!(this.watch_write(cx, refusal))?;
+            let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
+            ready!(this.watch_write(cx, shut))?;
+        }
+        this.poll_linger(cx).map(Ok)
+    }
+}

@@ -1,0 +1,242 @@
+//! What is told of a request: its id, and one line in the access log.
+//!
+//! A [`RequestRecord`] is opened before anything is decided and emitted when the answer's body has ended or
+//! is dropped. It holds key ids, never secrets, and the path without its query.
+
+pub(crate) mod log;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::denial::Denial;
+use log::LogWriter;
+
+/// The id of a request: the caller's when it is sane, else a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let mut given = headers.get_all("x-request-id").iter();
+    match (given.next(), given.next()) {
+        (Some(id), None) if is_sane_id(id.as_bytes()) => id.clone(),
+        _ => new_request_id(),
+    }
+}
+
+/// Short enough for a log, and free of anything that a log or a shell might read as its own.
+fn is_sane_id(id: &[u8]) -> bool {
+    let is_plain = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'+' | b'/' | b'=')
+    };
+    (1..=128).contains(&id.len()) && id.iter().all(is_plain)
+}
+
+/// 128 random bits in hex.
+fn new_request_id() -> HeaderValue {
+    let mut bits = [0u8; 16];
+    // An id is a label, not a secret: without randomness it is zero, and the request goes on.
+    let _unlabelled = getrandom::fill(&mut bits);
+    let text = format!("{:032x}", u128::from_ne_bytes(bits));
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+/// The id of a refusal that hyper itself made, where no request was read.
+pub(crate) fn refusal_id() -> HeaderValue {
+    new_request_id()
+}
+
+/// Where access lines go, if anywhere.
+#[derive(Clone, Debug)]
+pub(crate) struct AccessLog(pub(crate) Option<Arc<LogWriter>>);
+
+/// One request, as the access log tells it.
+#[derive(Debug)]
+pub(crate) struct RequestRecord {
+    log: AccessLog,
+    started: Instant,
+    line: AccessLine,
+}
+
+#[derive(Debug, Serialize)]
+struct AccessLine {
+    timestamp: String,
+    level: &'static str,
+    message: &'static str,
+    request_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<IpAddr>,
+    method: String,
+    path: String,
+    protocol: &'static str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<String>,
+    bytes_sent: u64,
+    duration_ms: f64,
+    outcome: &'static str,
+}
+
+impl RequestRecord {
+    /// Opens the record of a request. `path` is the raw one until the canonical one is known.
+    pub(crate) fn open(
+        log: AccessLog,
+        id: &HeaderValue,
+        client: Option<IpAddr>,
+        method: &Method,
+        path: &str,
+        version: Version,
+    ) -> Self {
+        let line = AccessLine {
+            timestamp: String::new(),
+            level: "INFO",
+            message: "request",
+            request_id: id.to_str().unwrap_or_default().to_owned(),
+            client,
+            method: method.as_str().to_owned(),
+            path: path.to_owned(),
+            protocol: protocol(version),
+            status: 0,
+            code: None,
+            cause: None,
+            key_id: None,
+            route: None,
+            upstream: None,
+            bytes_sent: 0,
+            duration_ms: 0.0,
+            // What stays if nothing else is said: the request was dropped before it was answered in full.
+            outcome: "client_left",
+        };
+        RequestRecord { log, started: Instant::now(), line }
+    }
+
+    pub(crate) fn client(&mut self, client: Option<IpAddr>) {
+        self.line.client = client;
+    }
+
+    pub(crate) fn key_id(&mut self, key_id: Option<String>) {
+        self.line.key_id = key_id;
+    }
+
+    pub(crate) fn target(&mut self, path: &str) {
+        path.clone_into(&mut self.line.path);
+    }
+
+    pub(crate) fn route(&mut self, route: &str, upstream: &str) {
+        self.line.route = Some(route.to_owned());
+        self.line.upstream = Some(upstream.to_owned());
+    }
+
+    pub(crate) fn status(&mut self, status: StatusCode) {
+        self.line.status = status.as_u16();
+    }
+
+    pub(crate) fn denied(&mut self, denial: &Denial) {
+        self.line.code = Some(denial.code().name());
+        self.line.cause = denial.cause().map(with_sources);
+        self.line.status = denial.code().status().as_u16();
+    }
+
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.line.bytes_sent += bytes as u64;
+    }
+
+    /// The answer went out whole.
+    pub(crate) fn completed(&mut self) {
+        self.line.outcome = "completed";
+    }
+
+    /// The answer was cut short by upstream.
+    pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) {
+        self.line.outcome = "upstream_failed";
+        self.line.cause = Some(with_sources(error));
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        let Some(writer) = &self.log.0 else { return };
+        self.line.timestamp = timestamp();
+        self.line.duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+        writer.access(&self.line, |line| pretty(line));
+    }
+}
+
+/// RFC 3339 with microseconds, in UTC.
+fn timestamp() -> String {
+    format!("{:.6}", Timestamp::now())
+}
+
+fn pretty(line: &AccessLine) -> String {
+    let optional =
+        |name: &str, value: Option<&str>| value.map(|value| format!(" {name}={value}")).unwrap_or_default();
+    let client = line.client.map(|client| client.to_string());
+    format!(
+        "{} {:>5} {} {} {} {:.1}ms {}B {}{}{}{}{}{} id={}",
+        line.timestamp,
+        line.level,
+        line.status,
+        line.method,
+        // Escaped, so that a path can't forge a line.
+        line.path.escape_debug(),
+        line.duration_ms,
+        line.bytes_sent,
+        line.outcome,
+        optional("code", line.code),
+        optional("cause", line.cause.as_deref()),
+        optional("key", line.key_id.as_deref()),
+        optional("route", line.route.as_deref()),
+        optional("client", client.as_deref()),
+        line.request_id,
+    )
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_sources<E: std::error::Error + ?Sized>(error: &E) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_id_is_kept_when_it_is_sane() {
+        let id = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("x-request-id", HeaderValue::from_static(value));
+            }
+            request_id(&headers).to_str().unwrap().to_owned()
+        };
+        assert_eq!(id(&["req_1"]), "req_1");
+        for bad in [&[][..], &[""], &["a b"], &["a", "b"], &["{x}"], &["a\"b"]] {
+            assert_eq!(id(bad).len(), 32, "{bad:?}");
+        }
+        assert_ne!(id(&[]), id(&[]));
+    }
+}

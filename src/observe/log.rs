@@ -1,0 +1,219 @@
+//! The log: lines are put into one buffer under a short lock and written in batches by a thread of its own,
+//! so that a slow disk or terminal never holds up a request.
+//!
+//! The buffer is bounded. Past the bound access lines are dropped, counted, and the count is told; lines of
+//! events wait for no bound.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, filter::LevelFilter};
+
+use super::AccessLog;
+use crate::config::{Log, LogFormat};
+
+/// Access lines past this many bytes that wait to be written are dropped.
+const MAX_WAITING: usize = 8 * 1024 * 1024;
+/// Access lines wait this long for others to share a write with.
+const BATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where all lines go.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    shared: Arc<Shared>,
+    is_json: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    dropped: u64,
+    /// Something that should not wait for the batch.
+    is_urgent: bool,
+    is_closing: bool,
+}
+
+/// Ends the log's thread, once all that waits is written. Keep it until the process ends.
+#[derive(Debug)]
+pub struct LogGuard {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LogWriter {
+    /// A writer to `sink`, and the guard that flushes it.
+    pub(crate) fn new(sink: impl Write + Send + 'static, is_json: bool) -> io::Result<(Arc<Self>, LogGuard)> {
+        let shared = Arc::new(Shared { waiting: Mutex::default(), changed: Condvar::new() });
+        let of_thread = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_batches(&of_thread, sink))?;
+        let guard = LogGuard { shared: shared.clone(), thread: Some(thread) };
+        Ok((Arc::new(LogWriter { shared, is_json }), guard))
+    }
+
+    /// Queues an access line, as JSON or as `pretty` has it.
+    pub(super) fn access<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
+        let text = if self.is_json {
+            serde_json::to_vec(line).unwrap_or_default()
+        } else {
+            pretty(line).into_bytes()
+        };
+        let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.lines.len() + text.len() > MAX_WAITING {
+            waiting.dropped += 1;
+            return;
+        }
+        waiting.lines.extend_from_slice(&text);
+        waiting.lines.push(b'\n');
+    }
+
+    fn event(&self, line: &[u8]) {
+        let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.lines.extend_from_slice(line);
+        waiting.is_urgent = true;
+        self.shared.changed.notify_one();
+    }
+}
+
+fn write_batches(shared: &Shared, mut sink: impl Write) {
+    loop {
+        let (lines, dropped, is_closing) = {
+            let waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let idle = |waiting: &mut Waiting| !waiting.is_urgent && !waiting.is_closing;
+            let (mut waiting, _timed_out) = shared
+                .changed
+                .wait_timeout_while(waiting, BATCH_INTERVAL, idle)
+                .unwrap_or_else(PoisonError::into_inner);
+            waiting.is_urgent = false;
+            let dropped = std::mem::take(&mut waiting.dropped);
+            (std::mem::take(&mut waiting.lines), dropped, waiting.is_closing)
+        };
+        // Nowhere is left to complain to if this fails.
+        if !lines.is_empty() {
+            let _lost = sink.write_all(&lines).and_then(|()| sink.flush());
+        }
+        if is_closing && lines.is_empty() {
+            return;
+        }
+        if dropped > 0 {
+            tracing::warn!(dropped, "access lines were dropped: the log's reader is too slow");
+        }
+    }
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_closing = true;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// Collects one event's bytes and queues them whole.
+#[derive(Debug)]
+pub(crate) struct EventWriter {
+    writer: Arc<LogWriter>,
+    line: Vec<u8>,
+}
+
+impl Write for EventWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for EventWriter {
+    fn drop(&mut self) {
+        self.writer.event(&self.line);
+    }
+}
+
+#[derive(Debug)]
+struct Events(Arc<LogWriter>);
+
+impl MakeWriter<'_> for Events {
+    type Writer = EventWriter;
+
+    fn make_writer(&self) -> EventWriter {
+        EventWriter { writer: self.0.clone(), line: Vec::with_capacity(256) }
+    }
+}
+
+/// Starts the process's log on standard error.
+///
+/// # Errors
+///
+/// The log's thread could not be started.
+pub(crate) fn start(config: Log) -> io::Result<(AccessLog, LogGuard)> {
+    let is_json = match config.format {
+        LogFormat::Json => true,
+        LogFormat::Pretty => false,
+        LogFormat::Auto => !io::stderr().is_terminal(),
+    };
+    let (writer, guard) = LogWriter::new(io::stderr(), is_json)?;
+    // Libraries below us (h2, rustls) speak at length; their warnings are enough.
+    let level = LevelFilter::from_level(config.level);
+    let ours = tracing_subscriber::filter::filter_fn(move |metadata| {
+        metadata.target().starts_with("bearward") || *metadata.level() <= tracing::Level::WARN
+    });
+    let events = Events(writer.clone());
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(events);
+    let layer = if is_json {
+        layer.json().flatten_event(true).with_current_span(false).boxed()
+    } else {
+        layer.boxed()
+    };
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(ours).with_filter(level));
+    // A second start in one process (tests) keeps the first one's log.
+    let _already_started = tracing::subscriber::set_global_default(subscriber);
+    Ok((AccessLog(config.access.then_some(writer)), guard))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn all_lines_are_written_before_the_guard_is_gone() {
+        let sink = Sink::default();
+        let (writer, guard) = LogWriter::new(sink.clone(), true).unwrap();
+        for number in 0..1000 {
+            writer.access(&number, |number| number.to_string());
+        }
+        drop(guard);
+        assert_eq!(sink.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 1001);
+    }
+}

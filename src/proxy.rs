@@ -1,0 +1,217 @@
+//! The request path.
+//!
+//! [`serve`] owns a request's id, record, panics and the form of its answer; [`handle`] is the list of steps,
+//! and its order matters: a stranger can't map routes (401 before 404), and a forbidden call burns no quota
+//! (403 before 429).
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use crate::clock::Clock;
+use crate::config::{Access, Ambiguity};
+use crate::denial::Denial;
+use crate::exchange::InService;
+use crate::forward::body::{Download, ResponseBody};
+use crate::forward::headers::{Origin, X_REQUEST_ID};
+use crate::forward::{self, UploadLimits};
+use crate::gate::{self, Authentication, Principal};
+use crate::guard::{self, client};
+use crate::hooks::Hooks;
+use crate::keys::cache::KeyCache;
+use crate::limit::{Limiter, Standing};
+use crate::observe::{self, AccessLog, RequestRecord};
+use crate::route::{Lookup, Route};
+use crate::snapshot::Snapshot;
+use crate::upstream::pool::WorkerPool;
+
+/// What all workers share, and what outlives a reload.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) keys: KeyCache,
+    pub(crate) limiter: Limiter,
+    pub(crate) clock: Clock,
+    pub(crate) access_log: AccessLog,
+    pub(crate) hooks: Hooks,
+}
+
+/// What a request inherits from its connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) pool: Arc<WorkerPool>,
+    /// `None` behind a unix socket.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) is_tls: bool,
+}
+
+/// What becomes known of a request on its way, and is needed whichever way it ends.
+struct Course {
+    snapshot: Arc<Snapshot>,
+    record: RequestRecord,
+    request_id: HeaderValue,
+    principal: Option<Principal>,
+    route: Option<Arc<Route>>,
+    /// How the limits stand after this request was charged.
+    standing: Option<Standing>,
+}
+
+/// Answers one request, whatever happens in it.
+pub(crate) async fn serve(
+    peer: &Peer,
+    request: Request<Incoming>,
+    in_service: InService,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let request_id = observe::request_id(&parts.headers);
+    let log = peer.gateway.access_log.clone();
+    let path = parts.uri.path();
+    let mut course = Course {
+        snapshot: peer.gateway.snapshot.load_full(),
+        record: RequestRecord::open(log, &request_id, peer.address, &parts.method, path, parts.version),
+        request_id,
+        principal: None,
+        route: None,
+        standing: None,
+    };
+    let caller = Caller { is_grpc: is_grpc(&parts.headers), version: parts.version };
+    let outcome = AssertUnwindSafe(handle(peer, &mut course, parts, body)).catch_unwind().await;
+    let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
+    let response = course.conclude(peer, &caller, outcome);
+    // The exchange lasts as long as its answer's body.
+    Ok(response.map(|body| body.in_service(in_service)))
+}
+
+/// The steps of a request, in their order.
+async fn handle(
+    peer: &Peer,
+    course: &mut Course,
+    parts: Parts,
+    body: Incoming,
+) -> Result<Response<Download>, Denial> {
+    let Gateway { keys, limiter, clock, hooks, .. } = &*peer.gateway;
+    let snapshot = course.snapshot.clone();
+    let client = client::client(&parts.headers, peer.address, &snapshot.trusted_proxies);
+    course.record.client(client.address);
+
+    // Refuse what is ambiguous, before anybody can act on one of its meanings.
+    let target = guard::check(&parts, &snapshot.limits)?;
+    course.record.target(target.path());
+    let lookup = snapshot.routes.find(&target.host, &parts.method, target.path());
+    refuse_ambiguities(&lookup, &target.ambiguities)?;
+
+    // Who asks comes before what there is: a stranger learns of no route.
+    let is_public = matches!(&lookup, Lookup::Found(route) if route.access == Access::Public);
+    if !is_public {
+        let Authentication { key_id, outcome } =
+            gate::authenticate(&parts.headers, &client, &snapshot, keys, clock);
+        course.record.key_id(key_id);
+        course.principal = Some(outcome?);
+    }
+    let route = match lookup {
+        Lookup::Found(route) => route,
+        Lookup::OtherHost => return Err(Denial::misdirected(&target.host)),
+        Lookup::None => return Err(Denial::route_not_found(parts.method.as_str(), target.path())),
+    };
+    course.record.route(&route.name, &route.upstream.name);
+    course.route = Some(route.clone());
+    let authorized = gate::authorize(course.principal.clone(), route.clone())?;
+    let limits = upload_limits(&snapshot, &route, &body)?;
+
+    // The limits come last: what is refused has burnt no quota.
+    let (permit, standing) = gate::admit(authorized, &snapshot, limiter)?;
+    course.standing = standing;
+    hooks.call(target.path());
+    let origin = Origin {
+        peer: peer.address,
+        client,
+        is_tls: peer.is_tls,
+        request_id: &course.request_id,
+        credential_headers: &snapshot.credential_headers,
+    };
+    forward::forward(permit, parts, body, &target, &origin, limits, &peer.pool).await
+}
+
+/// Only a route whose upstream is configured to take them gets paths that servers read in two ways.
+fn refuse_ambiguities(lookup: &Lookup, ambiguities: &[Ambiguity]) -> Result<(), Denial> {
+    let is_accepted = |ambiguity: &Ambiguity| match lookup {
+        Lookup::Found(route) => route.accepts(*ambiguity),
+        Lookup::None | Lookup::OtherHost => false,
+    };
+    match ambiguities.iter().find(|ambiguity| !is_accepted(ambiguity)) {
+        None => Ok(()),
+        Some(ambiguity) => {
+            let found = match ambiguity {
+                Ambiguity::EncodedSlash => "%2F",
+                Ambiguity::EncodedBackslash => "%5C",
+                Ambiguity::Semicolon => ";",
+            };
+            Err(Denial::bad_part("The path can be read in two ways", "found", found))
+        }
+    }
+}
+
+/// The body's limits; one that is too long by its own word is refused before it is read.
+fn upload_limits(snapshot: &Snapshot, route: &Route, body: &Incoming) -> Result<UploadLimits, Denial> {
+    let bytes = route.max_body.unwrap_or(snapshot.limits.body_bytes);
+    if body.size_hint().lower() > bytes {
+        return Err(Denial::body_too_large(bytes));
+    }
+    Ok(UploadLimits { bytes, idle: snapshot.limits.body_idle_timeout })
+}
+
+/// What the form of an answer depends on.
+struct Caller {
+    is_grpc: bool,
+    version: Version,
+}
+
+impl Course {
+    /// Makes the answer, with what every answer carries.
+    fn conclude(
+        mut self,
+        peer: &Peer,
+        caller: &Caller,
+        outcome: Result<Response<Download>, Denial>,
+    ) -> Response<ResponseBody> {
+        let standing = self.standing.take().or_else(|| {
+            let principal = self.principal.as_ref()?;
+            gate::standing(principal, self.route.as_ref(), &self.snapshot, &peer.gateway.limiter)
+        });
+        let mut response = match outcome {
+            Ok(response) => {
+                self.record.status(response.status());
+                response.map(|download| ResponseBody::upstream(download, self.record))
+            }
+            Err(denial) => {
+                self.record.denied(&denial);
+                let response = if caller.is_grpc { denial.into_grpc() } else { denial.into_http() };
+                response.map(|bytes| ResponseBody::own(bytes, self.record))
+            }
+        };
+        let headers = response.headers_mut();
+        if let Some(standing) = standing {
+            standing.write_to(headers);
+        }
+        headers.insert(X_REQUEST_ID, self.request_id);
+        // HTTP/2 knows no such header (RFC 9113, section 8.2.2).
+        if caller.version == Version::HTTP_2 {
+            headers.remove(CONNECTION);
+        }
+        response
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

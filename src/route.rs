@@ -1,0 +1,250 @@
+//! Which route a request takes: host, method and canonical path decide, and nothing else does.
+//!
+//! The first route that matches wins. What matches none is denied; the caller learns so only after its key
+//! was accepted.
+
+mod presets;
+
+use std::sync::Arc;
+
+use globset::GlobMatcher;
+use http::Method;
+
+use crate::config::load::path_matcher;
+use crate::config::{self, Access, Ambiguity, Config, Routes};
+use crate::limit::{Limiter, Window};
+use crate::upstream::Upstream;
+
+/// A route, compiled.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) name: String,
+    pub(crate) access: Access,
+    pub(crate) upstream: Arc<Upstream>,
+    /// Windows of the route's own limits; each key has its own state in them.
+    pub(crate) windows: Vec<Arc<Window>>,
+    pub(crate) strip_prefix: Option<String>,
+    pub(crate) max_body: Option<u64>,
+    paths: Vec<GlobMatcher>,
+    methods: Option<Vec<Method>>,
+    hosts: Option<Vec<String>>,
+}
+
+/// What a look-up found.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    Found(Arc<Route>),
+    /// No route matches.
+    None,
+    /// All routes name their hosts, and none names this one.
+    OtherHost,
+}
+
+/// All routes of a snapshot, in order.
+#[derive(Debug)]
+pub(crate) struct RouteTable {
+    routes: Vec<Arc<Route>>,
+    /// Whether every route names hosts, so that an unknown host is misdirected.
+    all_name_hosts: bool,
+}
+
+impl RouteTable {
+    /// Compiles the routes of a configuration. `upstreams` are those of the same configuration, in order.
+    pub(crate) fn new(
+        config: &Config,
+        upstreams: &[Arc<Upstream>],
+        limiter: &Limiter,
+    ) -> anyhow::Result<Self> {
+        let preset;
+        let described = match &config.routes {
+            Routes::Custom(routes) => routes,
+            Routes::Preset(name) => {
+                preset = presets::routes(*name);
+                &preset
+            }
+        };
+        let mut routes = Vec::with_capacity(described.len());
+        for route in described {
+            routes.push(Arc::new(compile(route, upstreams, limiter)?));
+        }
+        let all_name_hosts = routes.iter().all(|route| route.hosts.is_some());
+        Ok(RouteTable { routes, all_name_hosts })
+    }
+
+    /// Finds the route of a request; `host` is in lower case and has no port, `path` is canonical.
+    pub(crate) fn find(&self, host: &str, method: &Method, path: &str) -> Lookup {
+        if let Some(route) = self.routes.iter().find(|route| route.matches(host, method, path)) {
+            return Lookup::Found(route.clone());
+        }
+        if self.all_name_hosts && !self.routes.iter().any(|route| route.matches_host(host)) {
+            return Lookup::OtherHost;
+        }
+        Lookup::None
+    }
+
+    /// The names of all routes, for checks of what keys are narrowed to.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|route| route.name.as_str())
+    }
+}
+
+impl Route {
+    fn matches(&self, host: &str, method: &Method, path: &str) -> bool {
+        self.matches_host(host)
+            && self.matches_method(method)
+            && self.paths.iter().any(|glob| glob.is_match(path))
+    }
+
+    fn matches_host(&self, host: &str) -> bool {
+        let Some(hosts) = &self.hosts else { return true };
+        hosts.iter().any(|known| match known.strip_prefix('*') {
+            // `*.example.com` covers one label or more, and not the domain itself.
+            Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+            None => host == known,
+        })
+    }
+
+    /// HEAD goes where GET goes (RFC 9110, section 9.3.2).
+    fn matches_method(&self, method: &Method) -> bool {
+        let Some(methods) = &self.methods else { return true };
+        methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
+    }
+
+    /// Whether the route's upstream takes what servers read in different ways.
+    pub(crate) fn accepts(&self, ambiguity: Ambiguity) -> bool {
+        self.upstream.accept_in_path.contains(&ambiguity)
+    }
+
+    /// The path that upstream gets.
+    pub(crate) fn upstream_path<'p>(&self, path: &'p str) -> &'p str {
+        let Some(prefix) = &self.strip_prefix else { return path };
+        match path.strip_prefix(prefix.as_str()) {
+            Some("") => "/",
+            Some(rest) if rest.starts_with('/') => rest,
+            _ => path,
+        }
+    }
+}
+
+fn compile(route: &config::Route, upstreams: &[Arc<Upstream>], limiter: &Limiter) -> anyhow::Result<Route> {
+    let upstream = match &route.upstream {
+        Some(name) => upstreams.iter().find(|upstream| upstream.name == *name),
+        None => upstreams.first(),
+    };
+    let Some(upstream) = upstream else { anyhow::bail!("the route {} has no upstream", route.name) };
+    let paths = route.paths.iter().map(|glob| path_matcher(glob)).collect::<Result<_, _>>()?;
+    Ok(Route {
+        name: route.name.clone(),
+        access: route.access,
+        upstream: upstream.clone(),
+        windows: route.rate_limits.iter().map(|quota| limiter.window(Some(&route.name), *quota)).collect(),
+        strip_prefix: route.strip_prefix.clone(),
+        max_body: route.max_body,
+        paths,
+        methods: route.methods.clone(),
+        hosts: route.hosts.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::permission::Permission;
+
+    fn table(routes: &str) -> RouteTable {
+        let source = format!(
+            "listeners: [{{address: 127.0.0.1:1}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:2]}}]\nkeys: {{path: k.yaml}}\nroutes: {routes}\n"
+        );
+        let config = Config::parse(Path::new("c.yaml"), &source, &|_| None).unwrap();
+        let upstreams: Vec<_> =
+            config.upstreams.iter().map(|upstream| Arc::new(Upstream::new(upstream))).collect();
+        RouteTable::new(&config, &upstreams, &Limiter::new(Clock::system())).unwrap()
+    }
+
+    fn access(table: &RouteTable, method: Method, path: &str) -> Option<Access> {
+        match table.find("localhost", &method, path) {
+            Lookup::Found(route) => Some(route.access),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_openai_preset_knows_who_may_do_what() {
+        let table = table("openai");
+        let needs = |permission| Some(Access::Needs(permission));
+        let (read, write) = (needs(Permission::Read), needs(Permission::Write));
+        let (admin, webhook) = (needs(Permission::Admin), needs(Permission::Webhook));
+        let cases = [
+            (Method::POST, "/v1/chat/completions", read),
+            (Method::POST, "/v1/generate", read),
+            (Method::POST, "/v1/embeddings", read),
+            (Method::POST, "/v1/audio/speech", read),
+            (Method::POST, "/tokenize", read),
+            (Method::GET, "/v1/models", read),
+            (Method::HEAD, "/v1/models", read),
+            (Method::GET, "/v1/models/meta-llama/Llama-3", read),
+            (Method::DELETE, "/v1/models/x", write),
+            (Method::GET, "/v1/files", read),
+            (Method::POST, "/v1/files", write),
+            (Method::GET, "/v1/files/f/content", read),
+            (Method::POST, "/v1/vector_stores/v/search", read),
+            (Method::POST, "/v1/vector_stores/v/files", write),
+            (Method::POST, "/v1/fine_tuning/jobs", write),
+            (Method::POST, "/v1/responses/r/cancel", write),
+            (Method::GET, "/v1/webhooks", webhook),
+            (Method::POST, "/v1/webhooks/w/deliveries", webhook),
+            (Method::GET, "/v1/admin/keys", admin),
+            (Method::GET, "/v1/organization/users", admin),
+            (Method::GET, "/health", Some(Access::Public)),
+            (Method::POST, "/health", None),
+            (Method::POST, "/invocations", None),
+            (Method::POST, "/v1/models", None),
+            (Method::GET, "/metrics", None),
+            (Method::GET, "/", None),
+        ];
+        for (method, path, expected) in cases {
+            assert_eq!(access(&table, method.clone(), path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn any_takes_all_paths_by_method() {
+        let table = table("any");
+        assert_eq!(access(&table, Method::GET, "/x/y"), Some(Access::Needs(Permission::Read)));
+        assert_eq!(access(&table, Method::POST, "/"), Some(Access::Needs(Permission::Write)));
+    }
+
+    #[test]
+    fn a_star_stays_within_a_segment() {
+        let table = table(
+            "[{name: a, paths: [/a/*], permission: read}, {name: b, paths: [/b/**], permission: read}]",
+        );
+        assert!(access(&table, Method::GET, "/a/x").is_some());
+        assert!(access(&table, Method::GET, "/a/x/y").is_none());
+        assert!(access(&table, Method::GET, "/b/x/y").is_some());
+        assert!(access(&table, Method::GET, "/B/x").is_none(), "paths are case-sensitive");
+    }
+
+    #[test]
+    fn hosts_and_the_misdirected() {
+        let table = table("[{name: a, paths: [/**], hosts: [a.example, '*.b.example'], permission: read}]");
+        let find = |host: &str| table.find(host, &Method::GET, "/x");
+        assert!(matches!(find("a.example"), Lookup::Found(_)));
+        assert!(matches!(find("x.b.example"), Lookup::Found(_)));
+        for other in ["b.example", "xa.example", "evilb.example"] {
+            assert!(matches!(find(other), Lookup::OtherHost), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_stripped_at_a_segments_end_alone() {
+        let table = table("[{name: a, paths: [/m/**, /mm, /m], permission: read, strip_prefix: /m}]");
+        let Lookup::Found(route) = table.find("h", &Method::GET, "/m/x") else { panic!() };
+        assert_eq!(route.upstream_path("/m/x"), "/x");
+        assert_eq!(route.upstream_path("/m"), "/");
+        assert_eq!(route.upstream_path("/mm"), "/mm");
+    }
+}

@@ -1,0 +1,70 @@
+//! Notices that nothing has moved for a while, at the price of one timer only where something waits.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Measures each wait on its own: from the first poll that found nothing until the next progress.
+#[derive(Debug)]
+pub(crate) struct StallTimer {
+    limit: Duration,
+    waiting_since: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl StallTimer {
+    pub(crate) fn new(limit: Duration) -> Self {
+        StallTimer { limit, waiting_since: None, sleep: None }
+    }
+
+    /// Something moved: the next wait starts from nothing.
+    pub(crate) fn progressed(&mut self) {
+        self.waiting_since = None;
+    }
+
+    /// Ready once this wait has lasted for the limit. The timer is made on the first wait, and set anew only
+    /// when it fires early, not on each progress.
+    pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let deadline = since + self.limit;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        loop {
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    async fn looked_at(timer: &mut StallTimer) -> Poll<()> {
+        poll_fn(|cx| Poll::Ready(timer.poll_stalled(cx))).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_before_a_wait_does_not_count_and_progress_starts_anew() {
+        let second = Duration::from_secs(1);
+        let mut timer = StallTimer::new(10 * second);
+        tokio::time::advance(100 * second).await;
+        assert!(looked_at(&mut timer).await.is_pending());
+        tokio::time::advance(9 * second).await;
+        timer.progressed();
+        assert!(looked_at(&mut timer).await.is_pending());
+        tokio::time::advance(9 * second).await;
+        assert!(looked_at(&mut timer).await.is_pending());
+        tokio::time::advance(2 * second).await;
+        poll_fn(|cx| timer.poll_stalled(cx)).await;
+    }
+}

@@ -1,0 +1,206 @@
+//! The body of a request on its way to upstream: counted, timed, and stripped of trailers that lie.
+//!
+//! Invariant: it passes frames on as they come and holds none back; a body that broke is never completed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::stall::StallTimer;
+
+/// Why an upload ended before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UploadFailure {
+    /// Longer than allowed.
+    TooLarge,
+    /// The client sent nothing for too long.
+    Stalled,
+    /// The client left, or its framing was broken.
+    Broken,
+}
+
+/// What the request path can see of an upload that the connection to upstream drives.
+#[derive(Debug)]
+pub(crate) struct UploadProgress {
+    started: Instant,
+    /// Nanoseconds from `started` until something last moved.
+    last_moved: AtomicU64,
+    state: AtomicU8,
+}
+
+const MOVING: u8 = 0;
+const AWAITING_CLIENT: u8 = 1;
+const DONE: u8 = 2;
+const TOO_LARGE: u8 = 3;
+const STALLED: u8 = 4;
+const BROKEN: u8 = 5;
+
+impl UploadProgress {
+    fn new() -> Self {
+        UploadProgress {
+            started: Instant::now(),
+            last_moved: AtomicU64::new(0),
+            state: AtomicU8::new(MOVING),
+        }
+    }
+
+    fn moved(&self, state: u8) {
+        let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.last_moved.store(elapsed, Ordering::Relaxed);
+        self.state.store(state, Ordering::Relaxed);
+    }
+
+    /// When the upload last moved.
+    pub(crate) fn last_moved(&self) -> Instant {
+        self.started + Duration::from_nanos(self.last_moved.load(Ordering::Relaxed))
+    }
+
+    /// Whether it is the client, not upstream, that is being waited for.
+    pub(crate) fn awaits_client(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == AWAITING_CLIENT
+    }
+
+    pub(crate) fn failure(&self) -> Option<UploadFailure> {
+        match self.state.load(Ordering::Relaxed) {
+            TOO_LARGE => Some(UploadFailure::TooLarge),
+            STALLED => Some(UploadFailure::Stalled),
+            BROKEN => Some(UploadFailure::Broken),
+            _ => None,
+        }
+    }
+}
+
+/// A request's body as upstream gets it.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    incoming: Option<Incoming>,
+    progress: Arc<UploadProgress>,
+    limit: u64,
+    received: u64,
+    stall: StallTimer,
+    keeps_trailer: fn(&http::HeaderName) -> bool,
+}
+
+/// An upload's error, as the connection to upstream sees it: it aborts.
+#[derive(Debug)]
+pub(crate) struct UploadAborted(UploadFailure);
+
+impl std::fmt::Display for UploadAborted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the request body ended early: {:?}", self.0)
+    }
+}
+
+impl std::error::Error for UploadAborted {}
+
+impl Upload {
+    /// `limit` is in bytes; `stall` bounds the wait between two frames.
+    pub(crate) fn new(
+        incoming: Incoming,
+        limit: u64,
+        stall: Duration,
+        keeps_trailer: fn(&http::HeaderName) -> bool,
+    ) -> Self {
+        let incoming = (!incoming.is_end_stream()).then_some(incoming);
+        Upload {
+            incoming,
+            progress: Arc::new(UploadProgress::new()),
+            limit,
+            received: 0,
+            stall: StallTimer::new(stall),
+            keeps_trailer,
+        }
+    }
+
+    pub(crate) fn progress(&self) -> Arc<UploadProgress> {
+        self.progress.clone()
+    }
+
+    fn fail(&mut self, failure: UploadFailure) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
+        let state = match failure {
+            UploadFailure::TooLarge => TOO_LARGE,
+            UploadFailure::Stalled => STALLED,
+            UploadFailure::Broken => BROKEN,
+        };
+        self.progress.moved(state);
+        Poll::Ready(Some(Err(UploadAborted(failure))))
+    }
+
+    fn take(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
+        self.stall.progressed();
+        if let Some(data) = frame.data_ref() {
+            self.received = self.received.saturating_add(data.len() as u64);
+            if self.received > self.limit {
+                return self.fail(UploadFailure::TooLarge);
+            }
+        }
+        self.progress.moved(MOVING);
+        let keeps = self.keeps_trailer;
+        match frame.into_trailers() {
+            Ok(trailers) => Poll::Ready(Some(Ok(Frame::trailers(filtered(trailers, keeps))))),
+            Err(data) => Poll::Ready(Some(Ok(data))),
+        }
+    }
+}
+
+/// The trailers whose names `keeps` accepts.
+pub(crate) fn filtered(trailers: HeaderMap, keeps: fn(&http::HeaderName) -> bool) -> HeaderMap {
+    let mut kept = HeaderMap::with_capacity(trailers.len());
+    let mut current = None;
+    for (name, value) in trailers {
+        // Only the first value of a name comes with the name itself.
+        if name.is_some() {
+            current = name;
+        }
+        if let Some(name) = current.as_ref().filter(|name| keeps(name)) {
+            kept.append(name.clone(), value);
+        }
+    }
+    kept
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = UploadAborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
+        let this = &mut *self;
+        let Some(incoming) = this.incoming.as_mut() else {
+            this.progress.moved(DONE);
+            return Poll::Ready(None);
+        };
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => this.take(frame),
+            Poll::Ready(Some(Err(_))) => this.fail(UploadFailure::Broken),
+            Poll::Ready(None) => {
+                this.progress.moved(DONE);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                this.progress.state.store(AWAITING_CLIENT, Ordering::Relaxed);
+                match this.stall.poll_stalled(cx) {
+                    Poll::Ready(()) => this.fail(UploadFailure::Stalled),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}

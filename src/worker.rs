@@ -1,0 +1,131 @@
+//! Workers: each one thread with its own runtime and its own connections to upstream.
+//!
+//! A connection stays with its worker for life, so a request never changes thread. Keys, limits and routes are
+//! shared.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::net::conn;
+use crate::net::listen::Accepted;
+use crate::proxy::{Gateway, Peer};
+use crate::upstream::pool::WorkerPool;
+
+/// How often a worker looks for connections to upstream that have been idle for too long.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// All workers, as the accepting thread sees them.
+#[derive(Debug)]
+pub(crate) struct Workers(Vec<Worker>);
+
+#[derive(Debug)]
+struct Worker {
+    inbox: mpsc::UnboundedSender<Assigned>,
+    load: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+/// A connection, and its share of its worker's load.
+struct Assigned {
+    accepted: Accepted,
+    share: Share,
+}
+
+struct Share(Arc<AtomicUsize>);
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Workers {
+    /// Starts `count` workers.
+    pub(crate) fn start(
+        count: usize,
+        gateway: &Arc<Gateway>,
+        shutdown: &watch::Receiver<bool>,
+    ) -> io::Result<Self> {
+        let mut workers = Vec::with_capacity(count);
+        for number in 0..count {
+            workers.push(Worker::start(number, gateway.clone(), shutdown.clone())?);
+        }
+        Ok(Workers(workers))
+    }
+
+    /// Hands a connection to the worker that has the fewest. The inbox needs no bound of its own: each
+    /// connection in it holds one of the permits that bound them all.
+    pub(crate) fn assign(&self, accepted: Accepted) {
+        let Some(worker) = self.0.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed)) else {
+            return;
+        };
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        let share = Share(worker.load.clone());
+        if worker.inbox.send(Assigned { accepted, share }).is_err() {
+            tracing::error!("a worker is gone, and a connection with it");
+        }
+    }
+
+    /// Waits until every connection of every worker has ended.
+    pub(crate) fn join(self) {
+        for Worker { inbox, thread, .. } in self.0 {
+            drop(inbox);
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn start(number: usize, gateway: Arc<Gateway>, shutdown: watch::Receiver<bool>) -> io::Result<Self> {
+        let (inbox, incoming) = mpsc::unbounded_channel();
+        // Made here, so that a failure is the caller's to tell.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            runtime.block_on(serve(incoming, gateway, shutdown));
+            // Connections to upstream that are still open end here, with the runtime.
+        })?;
+        Ok(Worker { inbox, load: Arc::default(), thread })
+    }
+}
+
+/// Serves connections until the inbox is closed and the last of them has ended.
+async fn serve(
+    mut incoming: mpsc::UnboundedReceiver<Assigned>,
+    gateway: Arc<Gateway>,
+    shutdown: watch::Receiver<bool>,
+) {
+    let pool = Arc::new(WorkerPool::default());
+    tokio::spawn(sweep(pool.clone()));
+    let mut connections = tokio::task::JoinSet::new();
+    while let Some(Assigned { accepted, share }) = incoming.recv().await {
+        let peer = Peer {
+            gateway: gateway.clone(),
+            pool: pool.clone(),
+            address: accepted.peer,
+            is_tls: accepted.tls.is_some(),
+        };
+        let shutdown = shutdown.clone();
+        connections.spawn(async move {
+            conn::serve(accepted, peer, shutdown).await;
+            drop(share);
+        });
+        // Those that have ended leave no trace in the set.
+        while connections.try_join_next().is_some() {}
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn sweep(pool: Arc<WorkerPool>) {
+    let mut tick = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        tick.tick().await;
+        pool.sweep();
+    }
+}
