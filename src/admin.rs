@@ -15,7 +15,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use crate::denial::Denial;
+use crate::forward::headers::X_REQUEST_ID;
 use crate::net::listen::{Bound, Local};
+use crate::observe;
 
 /// Connections at once: probes need few, and nobody else should take descriptors from the data path.
 const MAX_CONNECTIONS: usize = 64;
@@ -74,6 +76,12 @@ async fn connection<S>(
 }
 
 fn answer(request: &Request<Incoming>, is_stopping: bool) -> Response<Full<Bytes>> {
+    let mut response = decide(request, is_stopping);
+    response.headers_mut().insert(X_REQUEST_ID, observe::request_id(request.headers()));
+    response
+}
+
+fn decide(request: &Request<Incoming>, is_stopping: bool) -> Response<Full<Bytes>> {
     let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
         "/livez" | "/healthz" if is_look => state("ok"),

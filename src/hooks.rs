@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 /// Called with the path of each permitted request, on the request path. May panic.
 #[derive(Clone, Default)]
-pub struct Hooks(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+pub struct Hooks(Option<Arc<Hook>>);
+
+type Hook = dyn Fn(&str) + Send + Sync;
 
 impl Hooks {
     /// Calls `hook` for every permitted request.

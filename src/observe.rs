@@ -167,7 +167,7 @@ impl Drop for RequestRecord {
         let Some(writer) = &self.log.0 else { return };
         self.line.timestamp = timestamp();
         self.line.duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-        writer.access(&self.line, |line| pretty(line));
+        writer.access(&self.line, pretty);
     }
 }
 

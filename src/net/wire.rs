@@ -275,7 +275,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         let refusal = this.poll_refusal(cx);
         ready!(this.watch_write(cx, refusal))?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
-        this.watch_write(cx, flushed)
+        ready!(this.watch_write(cx, flushed))?;
+        // hyper does not read again after an answer where its last read found nothing: the wait for the next
+        // head starts here, or it would have no timer.
+        if let Some(deadline) = this.read_deadline()
+            && this.poll_timer(cx, deadline).is_ready()
+        {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

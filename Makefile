@@ -1,0 +1,57 @@
+# Everything a person or a machine does with this repository. Needs a Rust toolchain and, for `make test`, Python 3.
+.PHONY: demo test check audit unit e2e e2e-setup measure clean help
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+DENY_VERSION := 0.20.2
+TOOLS := target/tools
+VENV := .venv
+# nextest runs tests in parallel processes; plain cargo test does where it is not installed.
+RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
+
+help: ## Say what there is
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: ## Show the main job on an embedded model server: TLS, keys, permissions, limits, streams
+	@echo "building bearward (a few minutes the first time) …"
+	@$(CARGO) build --profile e2e --quiet
+	@exec target/e2e/bearward demo
+
+test: check unit e2e ## All that CI runs
+
+check: $(TOOLS)/bin/cargo-deny ## Format, lints, licences and sources
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --all-features -- -D warnings
+	$(TOOLS)/bin/cargo-deny --log-level error check bans licenses sources
+
+audit: $(TOOLS)/bin/cargo-deny ## Known vulnerabilities of dependencies; needs the advisory database from the network
+	$(TOOLS)/bin/cargo-deny check advisories
+
+$(TOOLS)/bin/cargo-deny:
+	@echo "installing cargo-deny $(DENY_VERSION) (once, about three minutes) …"
+	$(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --quiet --root $(TOOLS)
+
+unit: ## Unit, property and integration tests
+	$(CARGO) $(RUNNER)
+
+e2e: e2e-setup ## The real binary with curl, the OpenAI SDK and a real llama.cpp server
+	@echo "building the binary for end-to-end tests …"
+	$(CARGO) build --profile e2e --features test-hooks --target-dir target/e2e-hooks
+	$(VENV)/bin/python -m pytest -q tests/e2e
+
+e2e-setup: $(VENV)/.ready
+	@command -v curl >/dev/null || (echo "installing curl …" && (apt-get install -y curl || (apt-get update && apt-get install -y curl)))
+
+$(VENV)/.ready: tests/e2e/requirements.txt
+	@echo "installing what the end-to-end tests need into $(VENV) …"
+	@python3 -m venv $(VENV) || (echo "installing python3-venv …" && apt-get update && apt-get install -y python3-venv && python3 -m venv $(VENV))
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
+	@touch $@
+
+measure: e2e-setup ## The long measurements: added latency of streams, 2 GiB both ways, limits against the clock
+	$(CARGO) build --profile e2e
+	$(VENV)/bin/python tests/e2e/measure.py
+
+clean: ## Remove everything that was made
+	$(CARGO) clean
+	rm -rf $(VENV) tests/.cache

@@ -1,0 +1,264 @@
+//! Upstreams that fail, clients that stall, and a panic: each costs what it must and no more.
+
+use std::time::Duration;
+
+use bearward::Hooks;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::{Gateway, Upstream, answer_of, in_time};
+
+#[tokio::test]
+async fn answers_that_are_none() {
+    let cases = [
+        ("garbage\r\n\r\n", "UPSTREAM_PROTOCOL_ERROR"),
+        ("HTTP/1.1 999999 OK\r\n\r\n", "UPSTREAM_PROTOCOL_ERROR"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", "UPSTREAM_PROTOCOL_ERROR"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n", "UPSTREAM_PROTOCOL_ERROR"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0x2\r\n\r\nhi", "UPSTREAM_PROTOCOL_ERROR"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nhi!", "UPSTREAM_PROTOCOL_ERROR"),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            "UPSTREAM_PROTOCOL_ERROR",
+        ),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "UPSTREAM_PROTOCOL_ERROR"),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+            "UPSTREAM_PROTOCOL_ERROR",
+        ),
+        ("", "UPSTREAM_UNREACHABLE"),
+    ];
+    for (bytes, code) in cases {
+        let upstream = Upstream::answering_once(bytes).await;
+        let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start().await;
+        let answer = gateway.get("/v1/models", "ci").await;
+        answer.assert_denied(502, code);
+        assert_eq!(answer.header("x-should-retry"), Some("false"), "{bytes:?}: the work may have been done");
+        assert_eq!(answer.json()["error"]["details"]["upstream"], "model");
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(!text.contains(&upstream.address.port().to_string()), "{text}");
+        assert_eq!(upstream.requests().len(), 1, "{bytes:?}: never sent twice");
+    }
+    let huge = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(400_000));
+    let upstream = Upstream::answering_once(huge).await;
+    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start().await;
+    gateway.get("/v1/models", "ci").await.assert_denied(502, "UPSTREAM_PROTOCOL_ERROR");
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there() {
+    let address = {
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        gone.local_addr().unwrap()
+    };
+    let gateway = Gateway::at(&format!("http://{address}")).key("ci", "permissions: [read]").start().await;
+    let answer = gateway.post("/v1/embeddings", "ci", "{}").await;
+    answer.assert_denied(502, "UPSTREAM_UNREACHABLE");
+    assert_eq!(answer.header("x-should-retry"), None, "nothing was sent: a retry does no harm");
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_too_slow() {
+    let upstream = Upstream::acting(|_, mut stream| async move {
+        let mut end = [0u8; 1];
+        let _left = stream.read(&mut end).await;
+        None
+    })
+    .await;
+    let gateway = Gateway::guarding(&upstream)
+        .upstream("timeouts: {response_headers: 100ms}")
+        .key("ci", "permissions: [read]")
+        .start()
+        .await;
+    let answer = gateway.get("/v1/models", "ci").await;
+    answer.assert_denied(504, "UPSTREAM_TIMEOUT");
+    assert_eq!(answer.header("x-should-retry"), Some("false"));
+}
+
+#[tokio::test]
+async fn a_truncated_answer_is_never_a_clean_end() {
+    let cases = [
+        "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n",
+    ];
+    for bytes in cases {
+        let upstream = Upstream::answering_once(bytes).await;
+        let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").tls().start().await;
+        for http2 in [false, true] {
+            let request =
+                gateway.client(http2).get(gateway.url("/v1/models")).bearer_auth(gateway.token("ci"));
+            match request.send().await {
+                Ok(answer) => assert!(answer.bytes().await.is_err(), "{bytes:?}"),
+                // Seen before its head was passed on.
+                Err(error) => assert!(!error.is_timeout(), "{error}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_stalls_is_cut() {
+    let upstream = Upstream::acting(|_, mut stream| async move {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await.ok()?;
+        let mut end = [0u8; 1];
+        let _left = stream.read(&mut end).await;
+        None
+    })
+    .await;
+    let gateway = Gateway::guarding(&upstream)
+        .upstream("timeouts: {idle: 100ms}")
+        .key("ci", "permissions: [read]")
+        .start()
+        .await;
+    let answer = gateway
+        .client(false)
+        .get(gateway.url("/v1/models"))
+        .bearer_auth(gateway.token("ci"))
+        .send()
+        .await
+        .unwrap();
+    assert!(in_time("cut", answer.bytes()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_408() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("limits: {body_idle_timeout: 100ms}")
+        .start()
+        .await;
+    let bearer = gateway.bearer("ci");
+    let mut raw = gateway.raw().await;
+    raw.send(format!("POST /v1/embeddings HTTP/1.1\r\nHost: a\r\n{bearer}Content-Length: 10\r\n\r\nhalf"))
+        .await;
+    raw.answer().await.assert_denied(408, "REQUEST_TIMEOUT");
+    raw.assert_closed().await;
+    assert!(upstream.requests().iter().all(|request| !request.is_complete), "never completed upstream");
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_cut_at_the_limit() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("limits: {body_bytes: 1KiB}")
+        .start()
+        .await;
+    let bearer = gateway.bearer("ci");
+    let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
+    let head =
+        format!("POST /v1/embeddings HTTP/1.1\r\nHost: a\r\n{bearer}Transfer-Encoding: chunked\r\n\r\n");
+    let mut raw = gateway.raw().await;
+    raw.send(format!("{head}{chunk}1\r\nx\r\n0\r\n\r\n")).await;
+    let answer = raw.answer().await;
+    answer.assert_denied(413, "PAYLOAD_TOO_LARGE");
+    assert_eq!(answer.json()["error"]["details"]["limit_bytes"], 1024);
+    assert!(upstream.requests().iter().all(|request| !request.is_complete));
+    assert_eq!(
+        gateway.sends(format!("{head}{chunk}0\r\n\r\n")).await.status,
+        200,
+        "exactly the limit passes"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_upload_can_still_read_why() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start().await;
+    // More than fits into the kernel's buffers, from a client that reads only when it has sent all.
+    let length = 24 * 1024 * 1024;
+    let mut raw = gateway.raw().await;
+    raw.send(format!("POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n")).await;
+    raw.send(vec![b'x'; length]).await;
+    raw.answer().await.assert_denied(401, "MISSING_API_KEY");
+}
+
+#[tokio::test]
+async fn a_head_that_never_comes_is_closed() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("limits: {header_timeout: 150ms, idle_timeout: 400ms}")
+        .start()
+        .await;
+    for start in ["", "GET / HTTP/1.1\r\nHost: a\r\n", "PRI * HTTP/2.0\r\n"] {
+        let mut raw = gateway.raw().await;
+        raw.send(start).await;
+        raw.assert_closed().await;
+    }
+    // Dribbling does not help, and an answer before it starts the clock anew.
+    let mut raw = gateway.raw().await;
+    raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+    assert_eq!(raw.answer().await.status, 200);
+    let started = std::time::Instant::now();
+    raw.send("GET / HTTP/1.1\r\n").await;
+    let dribble = async {
+        loop {
+            raw.send("x: y\r\n").await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if started.elapsed() > Duration::from_millis(600) {
+                return raw.assert_closed().await;
+            }
+        }
+    };
+    in_time("closed", dribble).await;
+    // An idle connection is closed after the idle time.
+    let mut raw = gateway.raw().await;
+    raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+    assert_eq!(raw.answer().await.status, 200);
+    let idle = std::time::Instant::now();
+    raw.assert_closed().await;
+    assert!(idle.elapsed() >= Duration::from_millis(350), "{:?}", idle.elapsed());
+}
+
+#[tokio::test]
+async fn a_panic_costs_its_own_request_alone() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let hooks = Hooks::on_request(|path| assert_ne!(path, "/v1/models/fatal", "provoked"));
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read], max_concurrent: 1")
+        .hooks(hooks)
+        .tls()
+        .start()
+        .await;
+    for http2 in [false, true] {
+        let client = gateway.client(http2);
+        for _ in 0..5 {
+            let get = |path: &str| client.get(gateway.url(path)).bearer_auth(gateway.token("ci")).send();
+            let fatal = get("/v1/models/fatal").await.unwrap();
+            assert_eq!(fatal.status(), 500);
+            let body: serde_json::Value = fatal.json().await.unwrap();
+            crate::harness::assert_shape(&body);
+            assert_eq!(body["error"]["code"], "INTERNAL_ERROR");
+            assert_eq!(
+                get("/v1/models").await.unwrap().status(),
+                200,
+                "the same connection, and its one permit, go on"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_limit_queues_callers_and_lets_them_in_later() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("limits: {connections: 2}")
+        .start()
+        .await;
+    let request = format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"));
+    let mut first = gateway.raw().await;
+    let mut second = gateway.raw().await;
+    for raw in [&mut first, &mut second] {
+        raw.send(&request).await;
+        assert_eq!(raw.answer().await.status, 200);
+    }
+    let mut third = gateway.raw().await;
+    third.send(&request).await;
+    let early = tokio::time::timeout(Duration::from_millis(100), third.answer_or_end()).await;
+    assert!(early.is_err(), "the third waits in the kernel");
+    drop(first);
+    assert_eq!(third.answer().await.status, 200);
+}

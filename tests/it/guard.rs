@@ -1,0 +1,465 @@
+//! Hostile heads, line by line, through the real binary, in front of an upstream that records what arrived.
+
+use crate::harness::{Binary, Gateway, Upstream, answer_of};
+
+async fn gateway(upstream: &Upstream) -> Binary {
+    Gateway::guarding(upstream)
+        .key("ci", "permissions: [read], environment: test")
+        .key("admin", "permissions: [admin]")
+        .config("routes: [{name: public, paths: [/open/**], public: true}, {name: all, paths: [/**], permission: read}]")
+        .start_binary()
+        .await
+}
+
+/// What must become of a request.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// Refused with 400 in our shape, the connection closed, nothing upstream.
+    R400,
+    /// Refused with this status in our shape, nothing upstream.
+    Refused(u16),
+    /// Forwarded, with this target.
+    Forwarded(&'static str),
+}
+use Outcome::{Forwarded, R400, Refused};
+
+async fn check(gateway: &Binary, upstream: &Upstream, request: &str, outcome: Outcome) {
+    upstream.forget();
+    let request = request.replace("{key}", gateway.bearer("ci").trim_end());
+    let mut raw = gateway.raw().await;
+    raw.send(&request).await;
+    let answer = raw.answer().await;
+    let said = format!("{request:?} → {} {}", answer.status, String::from_utf8_lossy(&answer.body));
+    match outcome {
+        R400 => {
+            assert_eq!(answer.status, 400, "{said}");
+            answer.assert_denied(400, "BAD_REQUEST");
+            raw.assert_closed().await;
+        }
+        Refused(status) => {
+            assert_eq!(answer.status, status, "{said}");
+            crate::harness::assert_shape(&answer.json());
+        }
+        Forwarded(target) => {
+            assert_eq!(answer.status, 200, "{said}");
+            assert_eq!(upstream.only_request().target(), target, "{said}");
+            return;
+        }
+    }
+    assert!(upstream.requests().is_empty(), "{said}: {:?}", upstream.requests());
+}
+
+#[tokio::test]
+async fn targets_and_hosts() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let with_key = |line: &str| format!("{line}\r\nHost: a.example\r\n{{key}}\r\n\r\n");
+    let cases = [
+        // Host
+        ("GET /x HTTP/1.1\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.0\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost:\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: a\r\nHost: a\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: a b\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: a/b\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: u@a\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: a:b\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: a:80:80\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: a:65536\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: a, b\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: [::1\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: a\u{e9}\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.1\r\nHost: [::1]:80\r\n{key}\r\n\r\n".to_owned(), Forwarded("/x")),
+        // Forms of the target
+        (with_key("GET http://b.example/x HTTP/1.1"), Forwarded("/x")),
+        (with_key("GET http://b.example HTTP/1.1"), Forwarded("/")),
+        (with_key("GET http://b.example?q HTTP/1.1"), Forwarded("/?q")),
+        (with_key("GET ftp://b.example/x HTTP/1.1"), R400),
+        (with_key("GET file:///x HTTP/1.1"), R400),
+        (with_key("GET http://user@b.example/x HTTP/1.1"), R400),
+        (with_key("GET http://user:pw@b.example/x HTTP/1.1"), R400),
+        (with_key("GET http:///x HTTP/1.1"), R400),
+        (with_key("GET * HTTP/1.1"), R400),
+        (with_key("OPTIONS * HTTP/1.1"), R400),
+        (with_key("GET admin HTTP/1.1"), R400),
+        (with_key("GET admin:80 HTTP/1.1"), R400),
+        (with_key("GET  /x HTTP/1.1"), R400),
+        (with_key("GET /x y HTTP/1.1"), R400),
+        (with_key("GET /x"), R400),
+        (with_key("CONNECT b.example:443 HTTP/1.1"), Refused(405)),
+        (with_key("CONNECT /x HTTP/1.1"), Refused(405)),
+        (with_key("TRACE /x HTTP/1.1"), Refused(405)),
+        // A fragment never reaches upstream.
+        (with_key("GET /x#y HTTP/1.1"), Forwarded("/x")),
+        (with_key("GET /x?a#/../y HTTP/1.1"), Forwarded("/x?a")),
+    ];
+    for (request, outcome) in cases {
+        check(&gateway, &upstream, &request, outcome).await;
+    }
+    // An absolute target's authority replaces Host.
+    check(&gateway, &upstream, &with_key("GET http://b.example:81/x HTTP/1.1"), Forwarded("/x")).await;
+    assert_eq!(upstream.only_request().headers("host"), ["b.example:81"]);
+}
+
+#[tokio::test]
+async fn paths() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let cases = [
+        ("/a%2fb", R400),
+        ("/a%2Fb", R400),
+        ("/a%5cb", R400),
+        ("/a\\b", R400),
+        ("/a%00b", R400),
+        ("/a;b", R400),
+        ("/a;/../b", R400),
+        ("/a%", R400),
+        ("/a%2", R400),
+        ("/a%zz", R400),
+        ("/a%0d%0aHost:x", R400),
+        ("/a%1f", R400),
+        ("/a%7f", R400),
+        ("/open/..%2fsecret", R400),
+        ("/a%6Db", Forwarded("/amb")),
+        ("/%61%2d%5f%7e", Forwarded("/a-_~")),
+        ("//a///b", Forwarded("/a/b")),
+        ("/a/./b/../c", Forwarded("/a/c")),
+        ("/a/%2e%2e/b", Forwarded("/b")),
+        ("/a/.%2E/b", Forwarded("/b")),
+        ("/../../a", Forwarded("/a")),
+        ("/a/..", Forwarded("/")),
+        ("/a%c3%a9%20", Forwarded("/a%C3%A9%20")),
+        ("/a%252fb", Forwarded("/a%252fb")),
+        ("/a?x=/../%2f;\\y&z", Forwarded("/a?x=/../%2f;\\y&z")),
+        ("/a?", Forwarded("/a?")),
+    ];
+    for (path, outcome) in cases {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n{{key}}\r\n\r\n");
+        check(&gateway, &upstream, &request, outcome).await;
+    }
+    // What is matched is what is forwarded: a way out of a public prefix meets the door.
+    for path in ["/open/../secret", "/open/%2e%2e/secret", "/open//../../secret", "//open/../secret"] {
+        check(&gateway, &upstream, &format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"), Refused(401))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_but_method_path_and_host_decides() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    for header in [
+        "X-Original-URL: /open/x",
+        "X-Rewrite-URL: /open/x",
+        "X-Forwarded-Uri: /open/x",
+        "X-HTTP-Method-Override: GET",
+        "X-Forwarded-Host: open",
+        "User-Agent: kube-probe",
+        "X-Forwarded-For: 127.0.0.1",
+    ] {
+        let request =
+            format!("POST /secret HTTP/1.1\r\nHost: a.example\r\n{header}\r\nContent-Length: 0\r\n\r\n");
+        check(&gateway, &upstream, &request, Refused(401)).await;
+    }
+}
+
+#[tokio::test]
+async fn credentials() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let token = gateway.token("ci").to_owned();
+    let other = gateway.token("admin").to_owned();
+    let get = |lines: &str| format!("GET /x HTTP/1.1\r\nHost: a.example\r\n{lines}\r\n\r\n");
+    let cases = [
+        (format!("Authorization: Bearer {token}"), Forwarded("/x")),
+        (format!("authorization:bEARER \t {token} \t"), Forwarded("/x")),
+        (format!("Authorization: Bearer\t{token}"), Forwarded("/x")),
+        (format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {token}"), R400),
+        (format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {other}"), R400),
+        (format!("Authorization: Bearer {token}\r\nauthorization: Basic eDp5"), R400),
+        (format!("Authorization: Bearer {token}, Bearer {other}"), Refused(401)),
+        (format!("Authorization: Bearer {token} {other}"), Refused(401)),
+        (format!("Authorization: Bearer {token},"), Refused(401)),
+        (format!("Authorization: Bearer \"{token}\""), Refused(401)),
+        (format!("Authorization: Bearer {}", token.to_uppercase()), Refused(401)),
+        (format!("Authorization: Bearer {}", &token[..52]), Refused(401)),
+        (format!("Authorization: Bearer {token}x"), Refused(401)),
+        (format!("Authorization: Basic {token}"), Refused(401)),
+        (format!("Authorization: {token}"), Refused(401)),
+        ("Authorization: Bearer".to_owned(), Refused(401)),
+        ("Authorization:".to_owned(), Refused(401)),
+        (format!("Proxy-Authorization: Bearer {token}"), Refused(401)),
+        (format!("Cookie: Authorization=Bearer {token}"), Refused(401)),
+        (format!("X-Api-Key: {token}"), Refused(401)),
+        (format!("Api-Key: {token}"), Refused(401)),
+        (format!("Authorization_: Bearer {token}"), Refused(401)),
+        ("Accept: */*".to_owned(), Refused(401)),
+    ];
+    for (lines, outcome) in cases {
+        check(&gateway, &upstream, &get(&lines), outcome).await;
+    }
+    let query = format!("GET /x?key={token}&access_token={token} HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    check(&gateway, &upstream, &query, Refused(401)).await;
+    let trailer = format!(
+        "POST /x HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\nTrailer: Authorization\r\n\r\n0\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    check(&gateway, &upstream, &trailer, Refused(401)).await;
+}
+
+#[tokio::test]
+async fn a_credential_is_judged_for_each_request_of_a_connection() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let mut raw = gateway.raw().await;
+    for (with_key, status) in [(true, 200), (false, 401), (true, 200), (false, 401)] {
+        let bearer = if with_key { gateway.bearer("ci") } else { String::new() };
+        raw.send(format!("GET /x HTTP/1.1\r\nHost: a.example\r\n{bearer}\r\n")).await;
+        assert_eq!(raw.answer().await.status, status);
+    }
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn what_upstream_is_told() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let bearer = gateway.bearer("ci");
+    let key_id = format!("key_{}", &gateway.token("ci")[4..14]);
+    let spoofs = [
+        "X-Bearward-Key-Id: admin",
+        "x_bearward_key_id: admin",
+        "X-Bearward_Key-Id: admin",
+        "X-Bearward-Anything: admin",
+        "X-Forwarded-For: 9.9.9.9",
+        "X_Forwarded_For: 9.9.9.9",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: evil",
+        "X-Forwarded-Port: 1",
+        "X-Forwarded-Prefix: /evil",
+        "Forwarded: for=9.9.9.9",
+        "X-Real-IP: 9.9.9.9",
+        "X_Real_IP: 9.9.9.9",
+        "X-Api-Key: other",
+        "Proxy-Authorization: Basic x",
+        "Proxy-Connection: keep-alive",
+        "Keep-Alive: timeout=5",
+        "TE: gzip",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAMAAABkAAQAAP__",
+        "Connection: keep-alive, Upgrade, HTTP2-Settings, X-Hop, X-Bearward-Key-Id, X-Forwarded-For, Host, Content-Length",
+        "X-Hop: 1",
+        "X-End-To-End: 1",
+        "Expect: 100-continue",
+    ]
+    .join("\r\n");
+    let request =
+        format!("POST /x HTTP/1.1\r\nHost: a.example:81\r\n{bearer}{spoofs}\r\nContent-Length: 2\r\n\r\nhi");
+    let mut raw = gateway.raw().await;
+    raw.send(request).await;
+    assert_eq!(raw.head().await.status, 100);
+    assert_eq!(raw.answer().await.status, 200);
+    let seen = upstream.only_request();
+    let expected = [
+        ("host", vec!["a.example:81"]),
+        ("x-bearward-key-id", vec![key_id.as_str()]),
+        ("x-bearward-key-name", vec!["ci"]),
+        ("x-bearward-environment", vec!["test"]),
+        ("x-bearward-permissions", vec!["read"]),
+        ("x-forwarded-for", vec!["127.0.0.1"]),
+        ("x-forwarded-proto", vec!["http"]),
+        ("x-forwarded-host", vec!["a.example:81"]),
+        ("content-length", vec!["2"]),
+        ("x-end-to-end", vec!["1"]),
+    ];
+    for (name, values) in expected {
+        assert_eq!(seen.headers(name), values, "{}", seen.head);
+    }
+    for gone in [
+        "authorization",
+        "x_bearward_key_id",
+        "x-bearward_key-id",
+        "x-bearward-anything",
+        "x_forwarded_for",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "forwarded",
+        "x-real-ip",
+        "x_real_ip",
+        "x-api-key",
+        "proxy-authorization",
+        "proxy-connection",
+        "keep-alive",
+        "te",
+        "upgrade",
+        "http2-settings",
+        "connection",
+        "x-hop",
+        "expect",
+        "transfer-encoding",
+    ] {
+        assert!(seen.headers(gone).is_empty(), "{gone}: {}", seen.head);
+    }
+    assert!(!seen.head.contains("9.9.9.9") && !seen.head.contains(gateway.token("ci")));
+    assert_eq!(seen.body, b"hi");
+}
+
+#[tokio::test]
+async fn without_a_good_key_no_100_is_sent() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let request = "POST /x HTTP/1.1\r\nHost: a.example\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    check(&gateway, &upstream, request, Refused(401)).await;
+}
+
+#[tokio::test]
+async fn framing_that_has_no_one_meaning() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let post = |lines: &str, body: &str| {
+        format!("POST /x HTTP/1.1\r\nHost: a.example\r\n{{key}}\r\n{lines}\r\n\r\n{body}")
+    };
+    let lengths = ["+5", "-5", "0x5", "5 5", "5_0", "5, 5", "5,6", "", "18446744073709551616", "5\u{b}", "a"];
+    for length in lengths {
+        check(&gateway, &upstream, &post(&format!("Content-Length: {length}"), "hello"), R400).await;
+    }
+    let codings = [
+        "xchunked",
+        "identity",
+        "chunked, identity",
+        "\"chunked\"",
+        "chunked;q=1",
+        "gzip, chunked",
+        ",chunked",
+        "chunked, chunked",
+        "\u{b}chunked",
+        "",
+    ];
+    for coding in codings {
+        check(&gateway, &upstream, &post(&format!("Transfer-Encoding: {coding}"), "0\r\n\r\n"), R400).await;
+    }
+    let lines = [
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Content-Length : 5",
+        "Transfer-Encoding : chunked",
+        "X: a\r\n b",
+        ": x",
+        "X\r: a",
+        "X: a\rb",
+        "no colon",
+    ];
+    for line in lines {
+        check(&gateway, &upstream, &post(line, "hello"), R400).await;
+    }
+    let old = "POST /x HTTP/1.0\r\nHost: a.example\r\n{key}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    check(&gateway, &upstream, old, R400).await;
+    let with_nul = post("X: a\0b", "");
+    check(&gateway, &upstream, &with_nul, R400).await;
+}
+
+#[tokio::test]
+async fn both_framings_are_one_clean_request_and_then_the_end() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let bearer = gateway.bearer("ci");
+    for lines in
+        ["Content-Length: 3\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 3"]
+    {
+        upstream.forget();
+        let mut raw = gateway.raw().await;
+        let smuggled = format!("GET /smuggled HTTP/1.1\r\nHost: a.example\r\n{bearer}\r\n");
+        raw.send(format!(
+            "POST /x HTTP/1.1\r\nHost: a.example\r\n{bearer}{lines}\r\n\r\n5\r\nhello\r\n0\r\n\r\n{smuggled}"
+        ))
+        .await;
+        assert_eq!(raw.answer().await.status, 200);
+        raw.assert_closed().await;
+        let seen = upstream.only_request();
+        assert_eq!((seen.target(), seen.body.as_slice()), ("/x", &b"hello"[..]));
+        assert!(seen.headers("content-length").is_empty() || seen.headers("transfer-encoding").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn broken_chunks_are_never_completed_upstream() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let bearer = gateway.bearer("ci");
+    for chunks in [
+        "5\r\nhelloX",
+        "zz\r\n",
+        "-1\r\n",
+        "5\r\nhello\r\n5 5\r\n",
+        "fffffffffffffffff\r\n",
+        "5;a\rb\r\nhello\r\n",
+        "5;a\nb\r\nhello\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+    ] {
+        upstream.forget();
+        let mut raw = gateway.raw().await;
+        raw.send(format!(
+            "POST /x HTTP/1.1\r\nHost: a.example\r\n{bearer}Transfer-Encoding: chunked\r\n\r\n{chunks}"
+        ))
+        .await;
+        let answer = raw.answer().await;
+        answer.assert_denied(400, "BAD_REQUEST");
+        raw.assert_closed().await;
+        assert!(upstream.requests().iter().all(|request| !request.is_complete), "{chunks:?}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_that_lie_are_dropped() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let bearer = gateway.bearer("ci");
+    let names = "X-Sum, Authorization, Content-Length, Host, X-Bearward-Key-Id, Transfer-Encoding";
+    let trailers = "X-Sum: 1\r\nAuthorization: Bearer x\r\nContent-Length: 9\r\nHost: evil\r\nX-Bearward-Key-Id: admin\r\nTransfer-Encoding: chunked\r\n";
+    let request = format!(
+        "POST /x HTTP/1.1\r\nHost: a.example\r\n{bearer}Transfer-Encoding: chunked\r\nTrailer: {names}\r\n\r\n2\r\nhi\r\n0\r\n{trailers}\r\n"
+    );
+    assert_eq!(gateway.sends(request).await.status, 200);
+    assert_eq!(upstream.only_request().trailers.to_lowercase().trim(), "x-sum: 1");
+}
+
+#[tokio::test]
+async fn a_refused_requests_body_is_never_the_next_request() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let smuggled = format!("GET /smuggled HTTP/1.1\r\nHost: a.example\r\n{}\r\n", gateway.bearer("ci"));
+    let length = smuggled.len();
+    let mut raw = gateway.raw().await;
+    raw.send(format!("POST /x HTTP/1.1\r\nHost: a.example\r\nContent-Length: {length}\r\n\r\n{smuggled}"))
+        .await;
+    raw.answer().await.assert_denied(401, "MISSING_API_KEY");
+    // Drained or closed, but not read as a request.
+    raw.send("GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
+    if let Some(next) = raw.answer_or_end().await {
+        next.assert_denied(401, "MISSING_API_KEY");
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn h2_streams_are_guarded_alike() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let client = gateway.client(true);
+    let get = |path: &str| client.get(gateway.url(path)).bearer_auth(gateway.token("ci"));
+    assert_eq!(get("/a%2fb").send().await.unwrap().status(), 400);
+    assert!(upstream.requests().is_empty());
+    // Cookie crumbs are joined; a `host` of its own is overwritten by `:authority`.
+    let answer = get("/x")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .header("host", "evil")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    let seen = upstream.only_request();
+    assert_eq!(seen.headers("cookie"), ["a=1; b=2"]);
+    assert_eq!(seen.headers("host").len(), 1);
+    assert!(seen.headers("host")[0].starts_with("localhost") || seen.headers("host")[0] == "evil");
+}

@@ -1,0 +1,34 @@
+//! What tests are written with: an upstream that records, a gateway that guards it, and a client that sends
+//! any bytes at all. Everything is on port 0 and ends with the test.
+
+mod gateway;
+mod raw;
+mod upstream;
+
+use std::future::Future;
+use std::time::Duration;
+
+pub use gateway::{Binary, Gateway, Running};
+pub use raw::{Answer, Raw, assert_shape};
+pub use upstream::{Upstream, answer_of};
+
+/// Long enough for the slowest machine, short enough for a person who waits.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The value of a future that must be ready in time.
+pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not in time: {what}"),
+    }
+}
+
+/// Looks until something holds, without guessing how long it takes.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    in_time(what, async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}

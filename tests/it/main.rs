@@ -1,0 +1,23 @@
+//! The integration tests: the real server over real sockets, in this process or as the real binary.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that can't go on says so by panicking"
+)]
+#![allow(unreachable_pub, reason = "nothing is reachable from outside of a test")]
+#![allow(clippy::too_many_lines, reason = "a table of cases is as long as it has cases")]
+#![allow(clippy::type_complexity, reason = "a table's rows are tuples")]
+
+mod answers;
+mod faults;
+mod forwarding;
+mod guard;
+mod harness;
+mod keys;
+mod limits;
+mod process;
+mod structure;
+mod tls;

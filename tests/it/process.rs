@@ -1,0 +1,264 @@
+//! The binary as people use it: what it prints, where, and what it exits with.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::{Gateway, Raw, Upstream, answer_of, eventually, in_time};
+
+fn bearward(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bearward"));
+    command.args(arguments).env_remove("BEARWARD_CONFIG").stdin(Stdio::null()).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn every_fault_of_a_configuration_comes_in_one_run_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bearward.yaml");
+    std::fs::write(&path, "listners: []\nlisteners:\n  - address: nowhere\nupstreams:\n  - name: m\n    endpoints: [http://127.0.0.1:1/path]\nkeys: {path: \"${BEARWARD_TEST_UNSET}\"}\nlimits: {uri_bytes: 10 apples}\n").unwrap();
+    for command in [["run", "--config"], ["check", "--config"]] {
+        let output = bearward(&[command[0], command[1], path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(78));
+        let said = stderr(&output);
+        let lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines.len(), 5, "{said}");
+        let place = |line: usize| format!("{}:{line}:", path.display());
+        for (said, line) in lines.iter().zip([1, 3, 6, 7, 8]) {
+            assert!(said.contains(&place(line)), "{said}");
+        }
+        assert!(lines[0].contains("did you mean `listeners`?"), "{said}");
+        assert!(lines[3].contains("BEARWARD_TEST_UNSET"), "{said}");
+    }
+    let output = bearward(&["check", "--json", "--config", path.to_str().unwrap()]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((report["ok"].as_bool(), report["faults"].as_array().unwrap().len()), (Some(false), 5));
+}
+
+#[test]
+fn without_keys_nothing_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("keys.yaml");
+    let run = || {
+        bearward(&[
+            "run",
+            "--upstream",
+            "http://127.0.0.1:1",
+            "--keys",
+            keys.to_str().unwrap(),
+            "--listen",
+            "127.0.0.1:0",
+        ])
+    };
+    let missing = run();
+    assert_eq!(missing.status.code(), Some(78));
+    assert!(stderr(&missing).contains("bearward keys create"), "{}", stderr(&missing));
+    for content in ["", "keys: []\n", "keys: [{id: key_a}]\n"] {
+        std::fs::write(&keys, content).unwrap();
+        assert_eq!(run().status.code(), Some(78), "{content:?}");
+    }
+    assert_eq!(bearward(&["run", "--upstream", "http://127.0.0.1:1"]).status.code(), Some(2));
+    assert_eq!(bearward(&["nonsense"]).status.code(), Some(2));
+    assert_eq!(bearward(&["run", "--config", "/nowhere/bearward.yaml"]).status.code(), Some(78));
+}
+
+#[test]
+fn versions_and_hashes() {
+    let version = stdout(&bearward(&["version"]));
+    assert_eq!(version.trim(), format!("bearward {}", env!("CARGO_PKG_VERSION")));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bearward"))
+        .args(["keys", "hash"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"abc\n").unwrap();
+    let hash = stdout(&child.wait_with_output().unwrap());
+    assert_eq!(hash.trim(), "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+#[tokio::test]
+async fn a_key_is_made_and_opens_the_door() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("keys.yaml");
+    let keys = keys.to_str().unwrap();
+    let create = |arguments: &[&str]| {
+        let mut all = vec!["keys", "create", "--keys", keys];
+        all.extend(arguments);
+        bearward(&all)
+    };
+    let first = create(&[
+        "--name",
+        "ci",
+        "--permissions",
+        "read,write",
+        "--expires-in",
+        "90d",
+        "--rate",
+        "600/1m",
+        "--environment",
+        "production",
+        "--max-concurrent",
+        "4",
+    ]);
+    assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
+    let token = stdout(&first).trim().to_owned();
+    assert_eq!(stdout(&first).lines().count(), 1, "the secret, alone");
+    assert!(!stderr(&first).contains(&token));
+    let file = std::fs::read_to_string(keys).unwrap();
+    assert!(!file.contains(&token[15..]), "the file holds a hash alone");
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(keys).unwrap().permissions()) & 0o777,
+        0o600
+    );
+
+    // A second one leaves what people wrote as it is.
+    std::fs::write(keys, format!("# ours\n{file}")).unwrap();
+    let second = create(&["--permissions", "admin"]);
+    assert_eq!(second.status.code(), Some(0), "{}", stderr(&second));
+    let grown = std::fs::read_to_string(keys).unwrap();
+    assert!(grown.starts_with(&format!("# ours\n{file}")), "{grown}");
+    // A name that is taken, and a wrong rate, change nothing.
+    assert_eq!(create(&["--name", "ci", "--permissions", "read"]).status.code(), Some(1));
+    assert_eq!(create(&["--permissions", "read", "--rate", "many"]).status.code(), Some(2));
+    assert_eq!(create(&["--permissions", "read_only"]).status.code(), Some(2));
+    assert_eq!(std::fs::read_to_string(keys).unwrap(), grown);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing temporary is left");
+
+    // And a binary that is run without a configuration lets the key in.
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let port = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap()
+    };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bearward"))
+        .args([
+            "run",
+            "--upstream",
+            &format!("http://{}", upstream.address),
+            "--keys",
+            keys,
+            "--listen",
+            &port.to_string(),
+        ])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    in_time("the server listens", async {
+        while tokio::net::TcpStream::connect(port).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let mut raw = Raw::connect(port).await;
+    raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n")).await;
+    let answer = raw.answer().await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!((answer.status, answer.header("ratelimit-policy")), (200, Some("\"requests-1m\";q=600;w=60")));
+}
+
+#[test]
+fn twenty_keys_at_once_are_twenty_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("keys.yaml");
+    let children: Vec<_> = (0..20)
+        .map(|_| {
+            Command::new(env!("CARGO_BIN_EXE_bearward"))
+                .args(["keys", "create", "--permissions", "read", "--keys", keys.to_str().unwrap()])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(std::fs::read_to_string(&keys).unwrap().matches("- id: key_").count(), 20);
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_flight_and_takes_nothing_new() {
+    let upstream = Upstream::acting(|request, mut stream| async move {
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            .await
+            .ok()?;
+        // The rest comes only when the test has sent the signal.
+        let go = request.header("x-go").unwrap().to_owned();
+        while !Path::new(&go).exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        stream.write_all(b"4\r\nbye!\r\n0\r\n\r\n").await.ok()?;
+        Some(stream)
+    })
+    .await;
+    let mut gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start_binary().await;
+    let admin = gateway.admin.unwrap();
+    let probe = async |path: &str| {
+        let mut raw = Raw::connect(admin).await;
+        raw.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        raw.answer().await
+    };
+    assert_eq!(probe("/livez").await.status, 200);
+    assert_eq!(probe("/readyz").await.status, 200);
+    probe("/nowhere").await.assert_denied(404, "ROUTE_NOT_FOUND");
+    let go = gateway.directory.path().join("go");
+    let request = format!(
+        "GET /v1/models HTTP/1.1\r\nHost: a\r\n{}x-go: {}\r\n\r\n",
+        gateway.bearer("ci"),
+        go.display()
+    );
+    let mut streaming = gateway.raw().await;
+    streaming.send(&request).await;
+    streaming.head().await;
+    streaming.chunk().await.unwrap();
+    gateway.signal("TERM");
+    eventually("it says that it stops", || gateway.log().iter().any(|line| line.contains("stopping"))).await;
+    probe("/readyz").await.assert_denied(503, "SHUTTING_DOWN");
+    assert_eq!(probe("/livez").await.status, 200);
+    in_time("the listener is gone", async {
+        while tokio::net::TcpStream::connect(gateway.address).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(streaming.chunk().await.unwrap(), b"bye!");
+    assert!(streaming.chunk().await.is_none());
+    streaming.assert_closed().await;
+    assert_eq!(gateway.exit_code(), Some(0), "{:?}", gateway.log());
+}
+
+#[tokio::test]
+async fn what_outlasts_the_drain_timeout_is_cut() {
+    let upstream = Upstream::acting(|_, mut stream| async move {
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            .await
+            .ok()?;
+        std::future::pending::<()>().await;
+        None
+    })
+    .await;
+    let mut gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("limits: {drain_timeout: 200ms}")
+        .start_binary()
+        .await;
+    let mut streaming = gateway.raw().await;
+    streaming.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+    streaming.head().await;
+    gateway.signal("TERM");
+    assert_eq!(gateway.exit_code(), Some(1));
+}

@@ -1,0 +1,106 @@
+//! The house keeps its shape: imports run downwards, and every file that people copy is valid.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The floors of the house, top first. A module may use those on its own floor and below.
+const FLOORS: &[&[&str]] = &[
+    &["cli", "main", "lib"],
+    &["app"],
+    &["worker", "admin"],
+    &["net"],
+    &["proxy"],
+    &["forward"],
+    &["gate"],
+    &["snapshot"],
+    &["route"],
+    &["guard", "keys"],
+    &["limit", "upstream"],
+    &["observe"],
+    &["config", "denial"],
+    &["clock", "exchange", "hooks", "permission"],
+];
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn all_sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    sources(&root().join("src"), &mut found);
+    assert!(found.len() > 30, "{found:?}");
+    found
+}
+
+#[test]
+fn imports_run_downwards() {
+    let floors: BTreeMap<&str, usize> = FLOORS
+        .iter()
+        .enumerate()
+        .flat_map(|(floor, names)| names.iter().map(move |name| (*name, floor)))
+        .collect();
+    let mut looked_at = 0;
+    for path in all_sources() {
+        let within = path.strip_prefix(root().join("src")).unwrap();
+        let module =
+            within.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs");
+        let floor = floors.get(module).unwrap_or_else(|| panic!("{module} has no floor"));
+        let text = fs::read_to_string(&path).unwrap();
+        // What tests need is no import of the product.
+        let product = text.split("#[cfg(test)]").next().unwrap();
+        for used in product.split("crate::").skip(1) {
+            let name: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let Some(below) = floors.get(name.as_str()) else { continue };
+            looked_at += 1;
+            assert!(below >= floor, "{}: crate::{name} is upstairs", path.display());
+        }
+    }
+    assert!(looked_at > 60, "{looked_at}");
+}
+
+#[test]
+fn no_file_grows_past_what_one_can_read() {
+    for path in all_sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        let product = text.split("#[cfg(test)]").next().unwrap();
+        let lines = product.lines().count();
+        assert!(lines <= 480, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn the_example_configuration_is_valid_and_shows_the_defaults() {
+    let path = root().join("config.example.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let as_it_is = bearward::Config::load(&path).unwrap_or_else(|faults| panic!("{faults}"));
+    // With every line that is commented out brought in, too, in the place of what it replaces.
+    let whole: String = text
+        .lines()
+        .filter(|line| !matches!(*line, "rate_limits: []" | "routes: openai"))
+        .map(|line| {
+            let indentation = line.len() - line.trim_start().len();
+            match line.trim_start().strip_prefix("#- ") {
+                Some(field) => format!("{}{field}\n", &line[..indentation]),
+                None => format!("{line}\n"),
+            }
+        })
+        .collect();
+    let environment = |name: &str| (name == "PORT").then(|| "8443".to_owned());
+    bearward::Config::parse(&path, &whole, &environment).unwrap_or_else(|faults| panic!("{faults}"));
+    // What the file shows is the default: leaving it all out changes nothing.
+    let least = "listeners: [{address: 127.0.0.1:8080}]\nupstreams: [{name: model, endpoints: [http://127.0.0.1:8000]}]\nkeys: {path: keys.yaml}\n";
+    let least = bearward::Config::parse(&path, least, &|_| None).unwrap();
+    assert_eq!(format!("{as_it_is:#?}"), format!("{least:#?}"));
+}
