@@ -11,6 +11,8 @@ pub(crate) struct Exchanges {
     unflushed: AtomicBool,
     /// Counts those begun, so that a wire notices a request that came and went.
     begun: AtomicUsize,
+    /// The latest request has a body that was not read to its end.
+    unread: AtomicBool,
 }
 
 /// One request in service; dropping it ends it.
@@ -18,7 +20,9 @@ pub(crate) struct Exchanges {
 pub(crate) struct InService(Arc<Exchanges>);
 
 impl Exchanges {
-    pub(crate) fn begin(self: &Arc<Self>) -> InService {
+    /// A request goes into service. `has_body`: one comes behind its head.
+    pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> InService {
+        self.unread.store(has_body, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         InService(self.clone())
@@ -30,6 +34,16 @@ impl Exchanges {
 
     pub(crate) fn begun(&self) -> usize {
         self.begun.load(Ordering::Relaxed)
+    }
+
+    /// The body of the latest request was read to its end.
+    pub(crate) fn body_read(&self) {
+        self.unread.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the client may still be sending what nobody will read.
+    pub(crate) fn may_be_sending(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
     }
 
     /// hyper holds no byte that was written before.

@@ -22,16 +22,9 @@ use crate::gate::Permit;
 use crate::guard::Target;
 use crate::upstream::Upstream;
 use crate::upstream::pool::{Lease, WorkerPool};
-use crate::upstream::upload::{Upload, UploadFailure, UploadProgress};
+use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
 use body::Download;
 use headers::Origin;
-
-/// What a request may cost, from the snapshot that decided it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct UploadLimits {
-    pub(crate) bytes: u64,
-    pub(crate) idle: std::time::Duration,
-}
 
 /// Sends the request and awaits the head of the answer.
 ///
@@ -41,16 +34,14 @@ pub(crate) struct UploadLimits {
 pub(crate) async fn forward(
     permit: Permit,
     mut parts: Parts,
-    incoming: Incoming,
+    upload: Upload,
     target: &Target,
     origin: &Origin<'_>,
-    limits: UploadLimits,
     pool: &Arc<WorkerPool>,
 ) -> Result<Response<Download>, Denial> {
     let upstream = permit.route().upstream.clone();
     let method = parts.method.clone();
-    let upload = Upload::new(incoming, limits.bytes, limits.idle, headers::is_harmless_trailer);
-    let progress = upload.progress();
+    let (progress, limits) = (upload.progress(), upload.limits());
     headers::prepare_request(&mut parts.headers, target, &permit, origin);
     frame_upload(&mut parts, &upload);
     parts.uri = upstream_uri(&permit, target)?;

@@ -20,10 +20,10 @@ use hyper::body::Incoming;
 use crate::clock::Clock;
 use crate::config::{Access, Ambiguity};
 use crate::denial::Denial;
-use crate::exchange::InService;
+use crate::exchange::Exchanges;
+use crate::forward;
 use crate::forward::body::{Download, ResponseBody};
-use crate::forward::headers::{Origin, X_REQUEST_ID};
-use crate::forward::{self, UploadLimits};
+use crate::forward::headers::{Origin, X_REQUEST_ID, is_harmless_trailer};
 use crate::gate::{self, Authentication, Principal};
 use crate::guard::{self, client};
 use crate::hooks::Hooks;
@@ -33,6 +33,7 @@ use crate::observe::{self, AccessLog, RequestRecord};
 use crate::route::{Lookup, Route};
 use crate::snapshot::Snapshot;
 use crate::upstream::pool::WorkerPool;
+use crate::upstream::upload::{Upload, UploadLimits};
 
 /// What all workers share, and what outlives a reload.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub(crate) struct Peer {
     /// `None` behind a unix socket.
     pub(crate) address: Option<IpAddr>,
     pub(crate) is_tls: bool,
+    /// The requests in service on the connection.
+    pub(crate) exchanges: Arc<Exchanges>,
 }
 
 /// What becomes known of a request on its way, and is needed whichever way it ends.
@@ -70,9 +73,9 @@ struct Course {
 pub(crate) async fn serve(
     peer: &Peer,
     request: Request<Incoming>,
-    in_service: InService,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (parts, body) = request.into_parts();
+    let in_service = peer.exchanges.begin(!body.is_end_stream());
     let request_id = observe::request_id(&parts.headers);
     let log = peer.gateway.access_log.clone();
     let path = parts.uri.path();
@@ -139,7 +142,8 @@ async fn handle(
         request_id: &course.request_id,
         credential_headers: &snapshot.credential_headers,
     };
-    forward::forward(permit, parts, body, &target, &origin, limits, &peer.pool).await
+    let body = Upload::new(body, limits, peer.exchanges.clone(), is_harmless_trailer);
+    forward::forward(permit, parts, body, &target, &origin, &peer.pool).await
 }
 
 /// Only a route whose upstream is configured to take them gets paths that servers read in two ways.

@@ -110,6 +110,7 @@ async fn serve(
             pool: pool.clone(),
             address: accepted.peer,
             is_tls: accepted.tls.is_some(),
+            exchanges: Arc::default(),
         };
         let shutdown = shutdown.clone();
         connections.spawn(async move {

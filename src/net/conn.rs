@@ -107,21 +107,20 @@ async fn serve_http<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let exchanges = Arc::new(Exchanges::default());
+    let exchanges = peer.exchanges.clone();
     let timeouts = WireTimeouts { header: limits.header_timeout, idle: limits.idle_timeout };
     let wire = Wire::new(stream, ahead, exchanges.clone(), timeouts);
     match protocol {
         Protocol::Http1 => {
             let wire = wire.refusing(refusals(peer.clone(), limits));
-            serve_http1(wire, exchanges, peer, limits, shutdown).await
+            serve_http1(wire, peer, limits, shutdown).await
         }
-        Protocol::Http2 => serve_http2(wire, exchanges, peer, limits, shutdown).await,
+        Protocol::Http2 => serve_http2(wire, peer, limits, shutdown).await,
     }
 }
 
 async fn serve_http1<S>(
     wire: Wire<S>,
-    exchanges: Arc<Exchanges>,
     peer: Peer,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
@@ -131,8 +130,8 @@ where
 {
     let peer = Arc::new(peer);
     let service = service_fn(move |request| {
-        let (peer, in_service) = (peer.clone(), exchanges.begin());
-        async move { proxy::serve(&peer, request, in_service).await }
+        let peer = peer.clone();
+        async move { proxy::serve(&peer, request).await }
     });
     // A head may be as large as its two parts may be; which of them is too large, the guard says.
     let head_bytes = usize::try_from(limits.header_bytes + limits.uri_bytes).unwrap_or(usize::MAX);
@@ -153,7 +152,6 @@ where
 
 async fn serve_http2<S>(
     wire: Wire<S>,
-    exchanges: Arc<Exchanges>,
     peer: Peer,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
@@ -162,10 +160,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let peer = Arc::new(peer);
-    let of_service = exchanges.clone();
+    let exchanges = peer.exchanges.clone();
     let service = service_fn(move |request| {
-        let (peer, in_service) = (peer.clone(), of_service.begin());
-        async move { proxy::serve(&peer, request, in_service).await }
+        let peer = peer.clone();
+        async move { proxy::serve(&peer, request).await }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(MAX_STREAMS)

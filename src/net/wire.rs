@@ -47,6 +47,8 @@ pub(crate) struct Wire<S> {
     refuse: Option<Refuse>,
     /// Our refusal, on its way out.
     refusal: Bytes,
+    /// One of hyper's refusals was replaced: what the client sends is not understood.
+    has_refused: bool,
     phase: Phase,
     /// The exchanges that had begun when the phase was last looked at.
     seen: usize,
@@ -82,6 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             timeouts,
             refuse: None,
             refusal: Bytes::new(),
+            has_refused: false,
             // A connection that was opened is about to be used: its first head has the head's time.
             phase: Phase::Head { since: Instant::now(), line_ended },
             seen: 0,
@@ -162,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             .unwrap_or(400);
         let in_request_line = matches!(self.phase, Phase::Head { line_ended: false, .. });
         self.refusal = refuse(status, in_request_line);
+        self.has_refused = true;
     }
 
     fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -294,6 +298,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
             ready!(this.watch_write(cx, shut))?;
         }
-        this.poll_linger(cx).map(Ok)
+        if this.has_refused || this.exchanges.may_be_sending() {
+            return this.poll_linger(cx).map(Ok);
+        }
+        Poll::Ready(Ok(()))
     }
 }

@@ -14,6 +14,15 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::stall::StallTimer;
+use crate::exchange::Exchanges;
+
+/// What a request's body may cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UploadLimits {
+    pub(crate) bytes: u64,
+    /// The longest wait between two frames.
+    pub(crate) idle: Duration,
+}
 
 /// Why an upload ended before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +91,8 @@ impl UploadProgress {
 pub(crate) struct Upload {
     incoming: Option<Incoming>,
     progress: Arc<UploadProgress>,
-    limit: u64,
+    exchanges: Arc<Exchanges>,
+    limits: UploadLimits,
     received: u64,
     stall: StallTimer,
     keeps_trailer: fn(&http::HeaderName) -> bool,
@@ -101,22 +111,27 @@ impl std::fmt::Display for UploadAborted {
 impl std::error::Error for UploadAborted {}
 
 impl Upload {
-    /// `limit` is in bytes; `stall` bounds the wait between two frames.
+    /// The body of a request that is in service on the connection of `exchanges`.
     pub(crate) fn new(
         incoming: Incoming,
-        limit: u64,
-        stall: Duration,
+        limits: UploadLimits,
+        exchanges: Arc<Exchanges>,
         keeps_trailer: fn(&http::HeaderName) -> bool,
     ) -> Self {
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
         Upload {
             incoming,
             progress: Arc::new(UploadProgress::new()),
-            limit,
+            exchanges,
+            limits,
             received: 0,
-            stall: StallTimer::new(stall),
+            stall: StallTimer::new(limits.idle),
             keeps_trailer,
         }
+    }
+
+    pub(crate) fn limits(&self) -> UploadLimits {
+        self.limits
     }
 
     pub(crate) fn progress(&self) -> Arc<UploadProgress> {
@@ -137,11 +152,14 @@ impl Upload {
         self.stall.progressed();
         if let Some(data) = frame.data_ref() {
             self.received = self.received.saturating_add(data.len() as u64);
-            if self.received > self.limit {
+            if self.received > self.limits.bytes {
                 return self.fail(UploadFailure::TooLarge);
             }
         }
         self.progress.moved(MOVING);
+        if self.is_end_stream() {
+            self.exchanges.body_read();
+        }
         let keeps = self.keeps_trailer;
         match frame.into_trailers() {
             Ok(trailers) => Poll::Ready(Some(Ok(Frame::trailers(filtered(trailers, keeps))))),
@@ -184,6 +202,7 @@ impl Body for Upload {
             Poll::Ready(Some(Err(_))) => this.fail(UploadFailure::Broken),
             Poll::Ready(None) => {
                 this.progress.moved(DONE);
+                this.exchanges.body_read();
                 Poll::Ready(None)
             }
             Poll::Pending => {
