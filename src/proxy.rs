@@ -14,7 +14,6 @@ use futures_util::FutureExt;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, Version};
-use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::clock::Clock;
@@ -33,7 +32,7 @@ use crate::observe::{self, AccessLog, RequestRecord};
 use crate::route::{Lookup, Route};
 use crate::snapshot::Snapshot;
 use crate::upstream::pool::WorkerPool;
-use crate::upstream::upload::{Upload, UploadLimits};
+use crate::upstream::upload::{RequestBody, Upload, UploadLimits};
 
 /// What all workers share, and what outlives a reload.
 #[derive(Debug)]
@@ -75,7 +74,8 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (parts, body) = request.into_parts();
-    let in_service = peer.exchanges.begin(!body.is_end_stream());
+    let body = RequestBody::new(body);
+    let in_service = peer.exchanges.begin(!body.is_empty());
     let request_id = observe::request_id(&parts.headers);
     let log = peer.gateway.access_log.clone();
     let path = parts.uri.path();
@@ -88,11 +88,12 @@ pub(crate) async fn serve(
         standing: None,
     };
     let caller = Caller { is_grpc: is_grpc(&parts.headers), version: parts.version };
-    let outcome = AssertUnwindSafe(handle(peer, &mut course, parts, body)).catch_unwind().await;
+    let outcome = AssertUnwindSafe(handle(peer, &mut course, parts, &body)).catch_unwind().await;
     let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
     let response = course.conclude(peer, &caller, outcome);
-    // The exchange lasts as long as its answer's body.
-    Ok(response.map(|body| body.in_service(in_service)))
+    // The exchange lasts as long as its answer does. HTTP/1 has its own way with what is left of a request.
+    let drains = caller.version == Version::HTTP_2;
+    Ok(response.map(|answer| answer.concluding(in_service, body, drains)))
 }
 
 /// The steps of a request, in their order.
@@ -100,7 +101,7 @@ async fn handle(
     peer: &Peer,
     course: &mut Course,
     parts: Parts,
-    body: Incoming,
+    body: &RequestBody,
 ) -> Result<Response<Download>, Denial> {
     let Gateway { keys, limiter, clock, hooks, .. } = &*peer.gateway;
     let snapshot = course.snapshot.clone();
@@ -129,7 +130,7 @@ async fn handle(
     course.record.route(&route.name, &route.upstream.name);
     course.route = Some(route.clone());
     let authorized = gate::authorize(course.principal.clone(), route.clone())?;
-    let limits = upload_limits(&snapshot, &route, &body)?;
+    let limits = upload_limits(&snapshot, &route, body)?;
 
     // The limits come last: what is refused has burnt no quota.
     let (permit, standing) = gate::admit(authorized, &snapshot, limiter)?;
@@ -142,7 +143,7 @@ async fn handle(
         request_id: &course.request_id,
         credential_headers: &snapshot.credential_headers,
     };
-    let body = Upload::new(body, limits, peer.exchanges.clone(), is_harmless_trailer);
+    let body = Upload::new(body.clone(), limits, peer.exchanges.clone(), is_harmless_trailer);
     forward::forward(permit, parts, body, &target, &origin, &peer.pool).await
 }
 
@@ -166,9 +167,9 @@ fn refuse_ambiguities(lookup: &Lookup, ambiguities: &[Ambiguity]) -> Result<(), 
 }
 
 /// The body's limits; one that is too long by its own word is refused before it is read.
-fn upload_limits(snapshot: &Snapshot, route: &Route, body: &Incoming) -> Result<UploadLimits, Denial> {
+fn upload_limits(snapshot: &Snapshot, route: &Route, body: &RequestBody) -> Result<UploadLimits, Denial> {
     let bytes = route.max_body.unwrap_or(snapshot.limits.body_bytes);
-    if body.size_hint().lower() > bytes {
+    if body.least_length() > bytes {
         return Err(Denial::body_too_large(bytes));
     }
     Ok(UploadLimits { bytes, idle: snapshot.limits.body_idle_timeout })

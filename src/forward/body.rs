@@ -3,12 +3,15 @@
 //! Frames pass as they come. Everything that must last exactly as long as the answer lives in here: the key's
 //! place among the requests in flight, the connection to upstream, and the record for the access log.
 
+use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Sleep, sleep};
 
 use super::headers::is_harmless_trailer;
 use crate::exchange::InService;
@@ -16,7 +19,7 @@ use crate::gate::Permit;
 use crate::observe::RequestRecord;
 use crate::upstream::pool::Lease;
 use crate::upstream::stall::StallTimer;
-use crate::upstream::upload::filtered;
+use crate::upstream::upload::{RequestBody, filtered};
 
 /// An answer's body: bearward's own, or upstream's.
 #[derive(Debug)]
@@ -24,8 +27,10 @@ pub(crate) struct ResponseBody {
     source: Source,
     /// Emitted when the body has ended or is dropped.
     record: Option<RequestRecord>,
-    /// The exchange on the caller's connection, which ends with its answer.
-    in_service: Option<InService>,
+    /// What of the request nobody has read, where the end of the answer waits for it.
+    rest: Option<Drain>,
+    /// The exchange on the caller's connection, which ends with its answer, and the body of its request.
+    exchange: Option<(InService, RequestBody)>,
 }
 
 #[derive(Debug)]
@@ -113,16 +118,24 @@ impl Download {
 impl ResponseBody {
     pub(crate) fn own(bytes: Bytes, record: RequestRecord) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
-        ResponseBody { source: Source::Own(bytes), record: Some(record), in_service: None }
+        ResponseBody { source: Source::Own(bytes), record: Some(record), rest: None, exchange: None }
     }
 
     pub(crate) fn upstream(download: Download, record: RequestRecord) -> Self {
-        ResponseBody { source: Source::Upstream(Box::new(download)), record: Some(record), in_service: None }
+        ResponseBody {
+            source: Source::Upstream(Box::new(download)),
+            record: Some(record),
+            rest: None,
+            exchange: None,
+        }
     }
 
-    /// Keeps the exchange open for as long as this body lives.
-    pub(crate) fn in_service(mut self, in_service: InService) -> Self {
-        self.in_service = Some(in_service);
+    /// Keeps the exchange open for as long as this body lives. `drains`: the answer ends only when the request
+    /// has, within bounds. Where the head is all of the answer, it ends at once: a gRPC status must.
+    pub(crate) fn concluding(mut self, in_service: InService, request: RequestBody, drains: bool) -> Self {
+        self.rest =
+            (drains && !request.is_empty() && !self.source.has_ended()).then(|| Drain::new(request.clone()));
+        self.exchange = Some((in_service, request));
         self
     }
 
@@ -146,6 +159,10 @@ impl Body for ResponseBody {
             Source::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Upstream(download) => download.poll_frame(cx),
         };
+        if let (Poll::Ready(None), Some(rest)) = (&polled, &mut this.rest) {
+            ready!(rest.poll(cx));
+            this.rest = None;
+        }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
@@ -164,10 +181,7 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(bytes) => bytes.is_none(),
-            Source::Upstream(download) => download.incoming.is_end_stream(),
-        }
+        self.rest.is_none() && self.source.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -178,11 +192,71 @@ impl Body for ResponseBody {
     }
 }
 
+impl Source {
+    fn has_ended(&self) -> bool {
+        match self {
+            Source::Own(bytes) => bytes.is_none(),
+            Source::Upstream(download) => download.incoming.is_end_stream(),
+        }
+    }
+}
+
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A body without a byte left is dropped without another poll: that is its end, not the caller's leaving.
-        if self.is_end_stream() {
+        if self.source.has_ended() {
             self.finish();
+        }
+    }
+}
+
+/// Reads and forgets what is left of a request.
+///
+/// An HTTP/2 stream that ends while its request is still coming must be reset, and common clients (curl before
+/// 8, for one) take the answer for lost then, though RFC 9113, section 8.1 says that it is not. Most such
+/// requests have a small body right behind their head: taking it in costs nothing. Larger ones are reset.
+#[derive(Debug)]
+struct Drain {
+    request: RequestBody,
+    incoming: Option<Incoming>,
+    budget: usize,
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+const DRAIN_BYTES: usize = 32 * 1024 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+impl Drain {
+    fn new(request: RequestBody) -> Self {
+        Drain { request, incoming: None, budget: DRAIN_BYTES, until: None }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.incoming.is_none() {
+            self.incoming = self.request.take();
+        }
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(()) };
+        let until = self.until.get_or_insert_with(|| Box::pin(sleep(DRAIN_TIME)));
+        while until.as_mut().poll(cx).is_pending() {
+            match Pin::new(&mut *incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let length = frame.data_ref().map_or(0, Bytes::len);
+                    let Some(budget) = self.budget.checked_sub(length) else { break };
+                    self.budget = budget;
+                }
+                Poll::Ready(_) => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        // Back to the exchange: the body must not go before the end of the answer has gone out.
+        if let Some(incoming) = self.incoming.take() {
+            self.request.put_back(incoming);
         }
     }
 }

@@ -3,8 +3,8 @@
 //! Invariant: it passes frames on as they come and holds none back; a body that broke is never completed.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,42 @@ use hyper::body::Incoming;
 
 use super::stall::StallTimer;
 use crate::exchange::Exchanges;
+
+/// A request's body for as long as its exchange lasts: waiting, on its way to upstream, or left unread.
+///
+/// It must outlive the answer even where nobody reads it: an HTTP/2 stream whose body is dropped before its
+/// answer has gone out is reset, and the answer is lost with it.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestBody(Option<Arc<Mutex<Option<Incoming>>>>);
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming) -> Self {
+        RequestBody((!incoming.is_end_stream()).then(|| Arc::new(Mutex::new(Some(incoming)))))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The least length it can have, by its own word.
+    pub(crate) fn least_length(&self) -> u64 {
+        let Some(slot) = &self.0 else { return 0 };
+        slot.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map_or(0, |body| body.size_hint().lower())
+    }
+
+    pub(crate) fn take(&self) -> Option<Incoming> {
+        self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn put_back(&self, incoming: Incoming) {
+        if let Some(slot) = &self.0 {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(incoming);
+        }
+    }
+}
 
 /// What a request's body may cost.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +125,9 @@ impl UploadProgress {
 /// A request's body as upstream gets it.
 #[derive(Debug)]
 pub(crate) struct Upload {
+    /// `None` once it has ended.
     incoming: Option<Incoming>,
+    body: RequestBody,
     progress: Arc<UploadProgress>,
     exchanges: Arc<Exchanges>,
     limits: UploadLimits,
@@ -113,14 +151,14 @@ impl std::error::Error for UploadAborted {}
 impl Upload {
     /// The body of a request that is in service on the connection of `exchanges`.
     pub(crate) fn new(
-        incoming: Incoming,
+        body: RequestBody,
         limits: UploadLimits,
         exchanges: Arc<Exchanges>,
         keeps_trailer: fn(&http::HeaderName) -> bool,
     ) -> Self {
-        let incoming = (!incoming.is_end_stream()).then_some(incoming);
         Upload {
-            incoming,
+            incoming: body.take(),
+            body,
             progress: Arc::new(UploadProgress::new()),
             exchanges,
             limits,
@@ -182,6 +220,14 @@ pub(crate) fn filtered(trailers: HeaderMap, keeps: fn(&http::HeaderName) -> bool
         }
     }
     kept
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(unread) = self.incoming.take() {
+            self.body.put_back(unread);
+        }
+    }
 }
 
 impl Body for Upload {

@@ -4,7 +4,7 @@
 use http::Version;
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, Running, Upstream, answer_of, assert_shape};
+use crate::harness::{Gateway, Running, Upstream, answer_of, assert_shape, in_time};
 
 async fn gateway(upstream: &Upstream, tls: bool) -> Running {
     let gateway = Gateway::guarding(upstream)
@@ -214,4 +214,53 @@ async fn the_callers_request_id_is_kept_and_upstream_gets_the_same() {
     let made = ask("a b\"c").await;
     assert_eq!(made.len(), 32);
     assert_eq!(upstream.only_request().header("x-request-id"), Some(made.as_str()));
+}
+
+#[tokio::test]
+async fn an_h2_stream_whose_body_is_still_coming_gets_its_answer_whole() {
+    let upstream = Upstream::answering_once("garbage\r\n\r\n").await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("limits: {body_bytes: 1KiB}")
+        .start()
+        .await;
+    let nowhere = Gateway::at("http://127.0.0.1:1").key("ci", "permissions: [read]").start().await;
+    let cases: [(&Running, &str, &str, u16); 5] = [
+        (&gateway, "/v1/embeddings", "", 401),
+        (&gateway, "/v1/files", "ci", 403),
+        (&gateway, "/v1/embeddings", "ci", 413),
+        (&nowhere, "/v1/embeddings", "ci", 502),
+        (&gateway, "/nowhere", "ci", 404),
+    ];
+    let asked = cases.map(|(gateway, path, key, status)| async move {
+        let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let mut client = in_time("ready", client.ready()).await.unwrap();
+        let mut request = http::Request::post(gateway.url(path));
+        if !key.is_empty() {
+            request = request.header("authorization", format!("Bearer {}", gateway.token(key)));
+        }
+        let (answer, mut sender) = client.send_request(request.body(()).unwrap(), false).unwrap();
+        sender.send_data(bytes::Bytes::from(vec![b'x'; 2048]), false).unwrap();
+        let answer = in_time("answer", answer).await.unwrap();
+        assert_eq!(answer.status(), status);
+        let mut body = answer.into_body();
+        let mut whole = in_time("data", body.data()).await.unwrap().unwrap().to_vec();
+        assert_shape(&serde_json::from_slice(&whole).unwrap());
+        // All of the answer is there, and its end waits for the end of the request: a reset would lose it to
+        // clients that are still sending.
+        assert!(!body.is_end_stream());
+        if path.ends_with("embeddings") {
+            sender.send_data(bytes::Bytes::from_static(b"end"), true).unwrap();
+            while let Some(rest) = in_time("end", body.data()).await {
+                whole.extend_from_slice(&rest.unwrap());
+            }
+            return;
+        }
+        // But not for ever; and then it is told to stop, not that its request failed (RFC 9113, section 8.1).
+        let reset = in_time("reset", std::future::poll_fn(|cx| sender.poll_reset(cx))).await.unwrap();
+        assert_eq!(reset, h2::Reason::NO_ERROR, "{path}");
+    });
+    futures_util::future::join_all(asked).await;
 }

@@ -1,0 +1,52 @@
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import tiny_model
+from gateway import CACHE, Gateway, free_port, wait_for
+
+HERE = pathlib.Path(__file__).parent
+
+KEYS = {
+    "reader": ["--permissions", "read"],
+    "writer": ["--permissions", "read,write"],
+    "only-write": ["--permissions", "write"],
+    # One request at once, and one more every two seconds: a retry that heeds Retry-After succeeds.
+    "limited": ["--permissions", "read", "--rate", "30/1m/1"],
+    "expired": ["--permissions", "read", "--expires-in", "1ms"],
+}
+
+
+@pytest.fixture(scope="session")
+def llama():
+    """A real llama.cpp server with a tiny model; its port."""
+    model = CACHE / "tiny.gguf"
+    if not model.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        tiny_model.write(str(model.with_suffix(".part")))
+        model.with_suffix(".part").rename(model)
+    port = free_port()
+    command = [sys.executable, str(HERE / "llama_server.py"), str(model), str(port)]
+    with open(CACHE / "llama.log", "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def is_healthy():
+        assert server.poll() is None, (CACHE / "llama.log").read_text(errors="replace")
+        answer = subprocess.run(["curl", "-sf", f"http://127.0.0.1:{port}/health"], capture_output=True)
+        return answer.returncode == 0
+
+    try:
+        wait_for("llama.cpp is healthy", is_healthy, seconds=60)
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="session")
+def gateway(llama):
+    """bearward over TLS in front of llama.cpp."""
+    with Gateway(llama, KEYS, tls=True) as gateway:
+        yield gateway
