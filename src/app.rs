@@ -15,8 +15,8 @@ use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Limits};
 use crate::hooks::Hooks;
-use crate::keys::Store;
 use crate::keys::cache::KeyCache;
+use crate::keys::{KeyRecord, Store};
 use crate::limit::Limiter;
 use crate::net::listen::{self, Bound, Local};
 use crate::net::tls;
@@ -90,6 +90,9 @@ impl App {
         access_log: AccessLog,
     ) -> Result<Self, StartError> {
         let prepared = Prepared::new(config, &clock)?;
+        for warning in &prepared.warnings {
+            tracing::warn!("{warning}");
+        }
         let limits =
             Limits { connections: affordable_connections(config.limits.connections), ..config.limits };
         let mut listeners = Vec::with_capacity(config.listeners.len());
@@ -184,6 +187,8 @@ pub(crate) struct Prepared {
     keys: KeyCache,
     limiter: Limiter,
     tls: Vec<Option<Arc<rustls::ServerConfig>>>,
+    /// What is allowed, and most likely not meant.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Prepared {
@@ -209,9 +214,10 @@ impl Prepared {
         let snapshot = Snapshot::new(config, &limiter);
         match snapshot {
             Ok(snapshot) if faults.is_empty() => {
+                let warnings = warnings(&records, &snapshot);
                 let keys = KeyCache::default();
                 keys.replace(records);
-                Ok(Prepared { snapshot, keys, limiter, tls })
+                Ok(Prepared { snapshot, keys, limiter, tls, warnings })
             }
             Ok(_) => Err(Faults(faults)),
             Err(error) => {
@@ -225,6 +231,19 @@ impl Prepared {
     pub(crate) fn secrets(&self) -> usize {
         self.keys.len()
     }
+}
+
+fn warnings(records: &[KeyRecord], snapshot: &Snapshot) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for KeyRecord { key, .. } in records {
+        for narrowed_to in key.routes.iter().flatten() {
+            if !snapshot.routes.names().any(|known| known == narrowed_to) {
+                warnings
+                    .push(format!("{} is narrowed to the route {narrowed_to}, which does not exist", key.id));
+            }
+        }
+    }
+    warnings
 }
 
 /// What the cgroup and the affinity mask give.

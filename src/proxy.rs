@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use crate::clock::Clock;
@@ -87,7 +87,11 @@ pub(crate) async fn serve(
         route: None,
         standing: None,
     };
-    let caller = Caller { is_grpc: is_grpc(&parts.headers), version: parts.version };
+    let caller = Caller {
+        is_grpc: is_grpc(&parts.headers),
+        is_head: parts.method == Method::HEAD,
+        version: parts.version,
+    };
     let outcome = AssertUnwindSafe(handle(peer, &mut course, parts, &body)).catch_unwind().await;
     let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
     let response = course.conclude(peer, &caller, outcome);
@@ -178,6 +182,7 @@ fn upload_limits(snapshot: &Snapshot, route: &Route, body: &RequestBody) -> Resu
 /// What the form of an answer depends on.
 struct Caller {
     is_grpc: bool,
+    is_head: bool,
     version: Version,
 }
 
@@ -200,7 +205,12 @@ impl Course {
             }
             Err(denial) => {
                 self.record.denied(&denial);
-                let response = if caller.is_grpc { denial.into_grpc() } else { denial.into_http() };
+                let mut response = if caller.is_grpc { denial.into_grpc() } else { denial.into_http() };
+                if caller.is_head {
+                    // The length of what is not sent (RFC 9110, section 9.3.2).
+                    let length = std::mem::take(response.body_mut()).len();
+                    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+                }
                 response.map(|bytes| ResponseBody::own(bytes, self.record))
             }
         };

@@ -27,10 +27,12 @@ impl Check {
         let prepared = Config::load(&path).and_then(|config| Prepared::new(&config, &Clock::system()));
         match prepared {
             Ok(prepared) => {
-                let secrets = prepared.secrets();
+                let (secrets, warnings) = (prepared.secrets(), &prepared.warnings);
+                let report = json!({"ok": true, "secrets": secrets, "faults": [], "warnings": warnings});
                 match self.json {
-                    true => print(&format!("{}\n", json!({"ok": true, "secrets": secrets, "faults": []}))),
+                    true => print(&format!("{report}\n")),
                     false => {
+                        warnings.iter().for_each(|warning| say(&format!("bearward: warning: {warning}")));
                         say(&format!("{}: no faults; {secrets} live or expired secrets", path.display()));
                         Ok(())
                     }

@@ -50,6 +50,8 @@ pub(crate) struct Wire<S> {
     /// One of hyper's refusals was replaced: what the client sends is not understood.
     has_refused: bool,
     phase: Phase,
+    /// Until the first bytes have come.
+    first_bytes_by: Option<Instant>,
     /// The exchanges that had begun when the phase was last looked at.
     seen: usize,
     timer: Option<Pin<Box<Sleep>>>,
@@ -77,6 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A wire for a new connection, from which `ahead` was read already.
     pub(crate) fn new(stream: S, ahead: Bytes, exchanges: Arc<Exchanges>, timeouts: WireTimeouts) -> Self {
         let line_ended = ahead.contains(&b'\n');
+        let first_bytes_by = ahead.is_empty().then(|| Instant::now() + timeouts.header);
         Wire {
             stream,
             ahead,
@@ -87,6 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             has_refused: false,
             // A connection that was opened is about to be used: its first head has the head's time.
             phase: Phase::Head { since: Instant::now(), line_ended },
+            first_bytes_by,
             seen: 0,
             timer: None,
             write_blocked: None,
@@ -110,6 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     fn received(&mut self, bytes: &[u8]) {
+        self.first_bytes_by = None;
         if !self.exchanges.are_none() {
             return;
         }
@@ -122,9 +127,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// When the wait that hyper is in must end; `None` while a request is in service, which has timers of
-    /// its own, and under HTTP/2, where `conn` watches.
+    /// its own, and under HTTP/2 behind its preface, where `conn` watches.
     fn read_deadline(&mut self) -> Option<Instant> {
-        if self.refuse.is_none() || !self.exchanges.are_none() {
+        if self.refuse.is_none() {
+            return self.first_bytes_by;
+        }
+        if !self.exchanges.are_none() {
             return None;
         }
         self.look();

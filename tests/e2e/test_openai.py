@@ -1,5 +1,6 @@
 """The OpenAI SDK, unchanged, through bearward over TLS to a real llama.cpp server."""
 
+import ssl
 import time
 
 import httpx
@@ -9,11 +10,15 @@ import pytest
 MESSAGES = [{"role": "user", "content": "who goes there?"}]
 
 
+def trust(gateway):
+    return ssl.create_default_context(cafile=gateway.ca)
+
+
 def client(gateway, key, **options):
     return openai.OpenAI(
         base_url=f"{gateway.url}/v1",
         api_key=gateway.tokens.get(key, key),
-        http_client=httpx.Client(verify=gateway.ca, http2=options.pop("http2", False)),
+        http_client=httpx.Client(verify=trust(gateway), http2=options.pop("http2", False)),
         **options,
     )
 
@@ -41,7 +46,7 @@ def test_a_chat_is_streamed_piece_by_piece(sdk):
 
 def test_completions_and_tokens(gateway, sdk):
     assert sdk.completions.create(model="tiny", prompt="a bear", max_tokens=5).choices[0].text
-    with httpx.Client(verify=gateway.ca) as plain:
+    with httpx.Client(verify=trust(gateway)) as plain:
         headers = {"Authorization": f"Bearer {gateway.tokens['reader']}"}
         answer = plain.post(f"{gateway.url}/tokenize", headers=headers, json={"content": "a bear"})
         assert answer.json()["tokens"]
@@ -82,7 +87,7 @@ def test_a_limit_is_a_rate_limit_error_and_the_sdks_own_retry_succeeds(gateway):
 
 
 def test_what_the_preset_does_not_list_reaches_nobody(gateway):
-    with httpx.Client(verify=gateway.ca) as plain:
+    with httpx.Client(verify=trust(gateway)) as plain:
         headers = {"Authorization": f"Bearer {gateway.tokens['writer']}"}
         for path in ("/metrics", "/slots", "/props", "/v1/unknown"):
             answer = plain.get(gateway.url + path, headers=headers)

@@ -264,3 +264,18 @@ async fn an_h2_stream_whose_body_is_still_coming_gets_its_answer_whole() {
     });
     futures_util::future::join_all(asked).await;
 }
+
+#[tokio::test]
+async fn a_refused_head_request_has_a_head_alone() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream, false).await;
+    let mut raw = gateway.raw().await;
+    for _ in 0..2 {
+        raw.send("HEAD /v1/models HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = raw.answer_to_head().await;
+        assert_eq!(answer.status, 401);
+        assert!(answer.header("content-length").unwrap().parse::<usize>().unwrap() > 100);
+    }
+    let answer = gateway.client(true).head(gateway.url("/v1/models")).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.bytes().await.unwrap().len()), (401, 0));
+}

@@ -187,6 +187,10 @@ async fn a_head_that_never_comes_is_closed() {
         raw.send(start).await;
         raw.assert_closed().await;
     }
+    // Nor does a connection that agreed on HTTP/2 and says nothing.
+    let tls = Gateway::guarding(&upstream).config("limits: {header_timeout: 150ms}").tls().start().await;
+    let mut silent = tls.raw_h2().await;
+    silent.assert_ended().await;
     // Dribbling does not help, and an answer before it starts the clock anew.
     let mut raw = gateway.raw().await;
     raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;

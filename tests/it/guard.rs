@@ -449,17 +449,35 @@ async fn h2_streams_are_guarded_alike() {
     let get = |path: &str| client.get(gateway.url(path)).bearer_auth(gateway.token("ci"));
     assert_eq!(get("/a%2fb").send().await.unwrap().status(), 400);
     assert!(upstream.requests().is_empty());
-    // Cookie crumbs are joined; a `host` of its own is overwritten by `:authority`.
-    let answer = get("/x")
-        .header("cookie", "a=1")
-        .header("cookie", "b=2")
-        .header("host", "evil")
-        .send()
-        .await
-        .unwrap();
+    // Cookie crumbs are joined.
+    let answer = get("/x").header("cookie", "a=1").header("cookie", "b=2").send().await.unwrap();
     assert_eq!(answer.status(), 200);
+    assert_eq!(upstream.only_request().headers("cookie"), ["a=1; b=2"]);
+}
+
+#[tokio::test]
+async fn h2_pseudo_headers_decide_and_a_host_beside_them_does_not() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let ask = async |request: http::request::Builder| {
+        let mut client = client.clone().ready().await.unwrap();
+        let request = request.header("authorization", format!("Bearer {}", gateway.token("ci")));
+        let (answer, _) = client.send_request(request.body(()).unwrap(), true).unwrap();
+        crate::harness::in_time("answer", answer).await.map(|answer| answer.status().as_u16())
+    };
+    let get = |uri: &str| http::Request::get(uri).version(http::Version::HTTP_2);
+    assert_eq!(ask(get("http://a.example/x").header("host", "evil.example")).await.unwrap(), 200);
     let seen = upstream.only_request();
-    assert_eq!(seen.headers("cookie"), ["a=1; b=2"]);
-    assert_eq!(seen.headers("host").len(), 1);
-    assert!(seen.headers("host")[0].starts_with("localhost") || seen.headers("host")[0] == "evil");
+    assert_eq!(
+        (seen.headers("host"), seen.header("x-forwarded-host")),
+        (vec!["a.example"], Some("a.example"))
+    );
+    upstream.forget();
+    assert_eq!(ask(get("http://a.example/x").header("host", "evil one")).await.unwrap(), 400);
+    assert_eq!(ask(get("http://u@a.example/x")).await.unwrap_or(400), 400);
+    assert_eq!(ask(get("ftp://a.example/x")).await.unwrap_or(400), 400);
+    assert!(upstream.requests().is_empty(), "{:?}", upstream.requests());
 }

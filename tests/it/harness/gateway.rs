@@ -212,9 +212,14 @@ impl Door {
 
     pub async fn raw(&self) -> Raw {
         match &self.ca {
-            Some(ca) => Raw::connect_tls(self.address, ca).await,
+            Some(ca) => Raw::connect_tls(self.address, ca, "http/1.1").await,
             None => Raw::connect(self.address).await,
         }
+    }
+
+    /// A connection that agreed on HTTP/2, on which nothing was sent yet.
+    pub async fn raw_h2(&self) -> Raw {
+        Raw::connect_tls(self.address, self.ca.as_ref().unwrap(), "h2").await
     }
 
     /// Sends bytes on a connection of their own, and returns the answer.

@@ -76,15 +76,16 @@ impl Raw {
         Raw { stream: Box::new(stream), buffer: Vec::new() }
     }
 
-    pub async fn connect_tls(address: SocketAddr, ca: &str) -> Self {
+    pub async fn connect_tls(address: SocketAddr, ca: &str, protocol: &str) -> Self {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
@@ -195,6 +196,11 @@ impl Raw {
                 Some(())
             }
         }
+    }
+
+    /// Waits for the end of the connection, whatever comes before it.
+    pub async fn assert_ended(&mut self) {
+        in_time("end", async { while self.more().await.is_some() {} }).await;
     }
 
     /// Asserts that the server closes, with nothing more to say.
