@@ -1,13 +1,13 @@
 //! The log: lines are put into one buffer under a short lock and written in batches by a thread of its own,
 //! so that a slow disk or terminal never holds up a request.
 //!
-//! The buffer is bounded. Past the bound access lines are dropped, counted, and the count is told; lines of
-//! events wait for no bound.
+//! The buffer is bounded. Past the bound lines are dropped and counted, and the count is told; access lines go
+//! first, so that there is room for the event that says why.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
@@ -17,8 +17,10 @@ use tracing_subscriber::{Layer, filter::LevelFilter};
 use super::AccessLog;
 use crate::config::{Log, LogFormat};
 
-/// Access lines past this many bytes that wait to be written are dropped.
+/// Access lines past this many bytes that wait to be written are dropped, and lines of events past twice as many.
 const MAX_WAITING: usize = 8 * 1024 * 1024;
+/// What is left when the process ends gets this long.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Access lines wait this long for others to share a write with.
 const BATCH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -75,12 +77,22 @@ impl LogWriter {
             waiting.dropped += 1;
             return;
         }
+        let is_first = waiting.lines.is_empty();
         waiting.lines.extend_from_slice(&text);
         waiting.lines.push(b'\n');
+        drop(waiting);
+        // The first line of a batch wakes the thread; the others ride along.
+        if is_first {
+            self.shared.changed.notify_one();
+        }
     }
 
     fn event(&self, line: &[u8]) {
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.lines.len() + line.len() > 2 * MAX_WAITING {
+            waiting.dropped += 1;
+            return;
+        }
         waiting.lines.extend_from_slice(line);
         waiting.is_urgent = true;
         self.shared.changed.notify_one();
@@ -91,10 +103,13 @@ fn write_batches(shared: &Shared, mut sink: impl Write) {
     loop {
         let (lines, dropped, is_closing) = {
             let waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let idle = |waiting: &mut Waiting| !waiting.is_urgent && !waiting.is_closing;
+            // Without a line there is nothing to wake up for.
+            let is_idle = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.is_closing;
+            let waiting = shared.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
+            let may_wait = |waiting: &mut Waiting| !waiting.is_urgent && !waiting.is_closing;
             let (mut waiting, _timed_out) = shared
                 .changed
-                .wait_timeout_while(waiting, BATCH_INTERVAL, idle)
+                .wait_timeout_while(waiting, BATCH_INTERVAL, may_wait)
                 .unwrap_or_else(PoisonError::into_inner);
             waiting.is_urgent = false;
             let dropped = std::mem::take(&mut waiting.dropped);
@@ -108,7 +123,7 @@ fn write_batches(shared: &Shared, mut sink: impl Write) {
             return;
         }
         if dropped > 0 {
-            tracing::warn!(dropped, "access lines were dropped: the log's reader is too slow");
+            tracing::warn!(dropped, "log lines were dropped: their reader is too slow");
         }
     }
 }
@@ -117,8 +132,11 @@ impl Drop for LogGuard {
     fn drop(&mut self) {
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_closing = true;
         self.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
-            let _panicked = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        // A reader that takes nothing must not keep the process from ending.
+        let until = Instant::now() + FAREWELL;
+        while !thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -204,6 +222,39 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Takes nothing until it is let.
+    struct Blocked(Arc<Mutex<()>>);
+
+    impl Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            drop(self.0.lock());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_costs_lines_and_not_memory() {
+        let gate = Arc::new(Mutex::new(()));
+        let held = gate.lock().unwrap();
+        let (writer, guard) = LogWriter::new(Blocked(gate.clone()), false).unwrap();
+        let line = "x".repeat(1024 * 1024);
+        for _ in 0..64 {
+            writer.access(&line, String::clone);
+            writer.event(line.as_bytes());
+        }
+        {
+            let waiting = writer.shared.waiting.lock().unwrap();
+            assert!(waiting.lines.len() <= 2 * MAX_WAITING, "{}", waiting.lines.len());
+            assert!(waiting.dropped > 60, "{}", waiting.dropped);
+        }
+        drop(held);
+        drop(guard);
     }
 
     #[test]
