@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::StartError;
 use crate::config::fault::{Fault, Faults};
@@ -135,4 +136,23 @@ fn config_path(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
         .hint("name one with --config or $BEARWARD_CONFIG, or run without one: --upstream URL --keys PATH")
         .into()),
     }
+}
+
+/// Ready at the first SIGTERM or SIGINT; a second one ends the process at once.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _asked = terminate.recv() => {}
+            _asked = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _again = terminate.recv() => {}
+                _again = interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+    })
 }

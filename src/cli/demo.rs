@@ -9,7 +9,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, print, say};
+use super::{Failure, print, say, stop_signal};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -48,7 +48,8 @@ impl Demo {
             };
             print(&lines_to_try(&address, &directory.path().join("certificate.pem"), &tokens))?;
             say("bearward: the demo runs until Ctrl-C");
-            app.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
+            let stop = stop_signal()?;
+            app.run(stop).await?;
             Ok(())
         })
     }

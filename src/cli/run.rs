@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, config_path};
+use super::{Failure, config_path, stop_signal};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -62,25 +61,6 @@ impl Run {
         });
         Ok(Config::parse(Path::new("command line"), &source.to_string(), &|_| None)?)
     }
-}
-
-/// Ready at the first SIGTERM or SIGINT; a second one ends the process at once.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _asked = terminate.recv() => {}
-            _asked = interrupt.recv() => {}
-        }
-        tokio::spawn(async move {
-            tokio::select! {
-                _again = terminate.recv() => {}
-                _again = interrupt.recv() => {}
-            }
-            std::process::exit(1);
-        });
-    })
 }
 
 /// Panics go to the log like every other error. The message is the code's own, never a caller's input.
