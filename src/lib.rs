@@ -29,6 +29,7 @@ mod keys;
 mod limit;
 mod net;
 mod observe;
+mod path_pattern;
 mod permission;
 mod proxy;
 mod route;

@@ -5,6 +5,7 @@
 
 pub(crate) mod log;
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,12 +34,25 @@ fn is_sane_id(id: &[u8]) -> bool {
     (1..=128).contains(&id.len()) && id.iter().all(is_plain)
 }
 
-/// 128 random bits in hex.
-fn new_request_id() -> HeaderValue {
+thread_local! {
+    /// Where this thread's ids stand: begun at random, so that no two threads or processes share them.
+    static SEQUENCE: Cell<u128> = Cell::new(random_start());
+}
+
+fn random_start() -> u128 {
     let mut bits = [0u8; 16];
-    // An id is a label, not a secret: without randomness it is zero, and the request goes on.
+    // An id is a label, not a secret: without randomness it begins at zero, and the request goes on.
     let _unlabelled = getrandom::fill(&mut bits);
-    let text = format!("{:032x}", u128::from_ne_bytes(bits));
+    u128::from_ne_bytes(bits)
+}
+
+/// 128 bits in hex, none twice on a thread.
+fn new_request_id() -> HeaderValue {
+    // An odd step walks through all 2^128 values, and far enough that neighbours look nothing alike.
+    const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+    let next = SEQUENCE.get().wrapping_add(STEP);
+    SEQUENCE.set(next);
+    let text = format!("{next:032x}");
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 

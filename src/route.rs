@@ -7,12 +7,11 @@ mod presets;
 
 use std::sync::Arc;
 
-use globset::GlobMatcher;
 use http::Method;
 
-use crate::config::load::path_matcher;
 use crate::config::{self, Access, Ambiguity, Config, Routes};
 use crate::limit::{Limiter, Window};
+use crate::path_pattern::PathPattern;
 use crate::upstream::Upstream;
 
 /// A route, compiled.
@@ -25,7 +24,7 @@ pub(crate) struct Route {
     pub(crate) windows: Vec<Arc<Window>>,
     pub(crate) strip_prefix: Option<String>,
     pub(crate) max_body: Option<u64>,
-    paths: Vec<GlobMatcher>,
+    paths: Vec<PathPattern>,
     methods: Option<Vec<Method>>,
     hosts: Option<Vec<String>>,
 }
@@ -92,7 +91,7 @@ impl Route {
     fn matches(&self, host: &str, method: &Method, path: &str) -> bool {
         self.matches_host(host)
             && self.matches_method(method)
-            && self.paths.iter().any(|glob| glob.is_match(path))
+            && self.paths.iter().any(|pattern| pattern.matches(path))
     }
 
     fn matches_host(&self, host: &str) -> bool {
@@ -132,7 +131,7 @@ fn compile(route: &config::Route, upstreams: &[Arc<Upstream>], limiter: &Limiter
         None => upstreams.first(),
     };
     let Some(upstream) = upstream else { anyhow::bail!("the route {} has no upstream", route.name) };
-    let paths = route.paths.iter().map(|glob| path_matcher(glob)).collect::<Result<_, _>>()?;
+    let paths = route.paths.iter().map(|glob| PathPattern::new(glob)).collect::<Result<_, _>>()?;
     Ok(Route {
         name: route.name.clone(),
         access: route.access,

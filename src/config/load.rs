@@ -15,7 +15,6 @@ use super::{
     Address, Auth, CertificatePair, Config, Keys, Limits, Listener, Log, LogFormat, Preset, Quota, Routes,
     Tls, TlsVersion, TrustedProxies,
 };
-pub(crate) use routes::path_matcher;
 use routes::routes;
 use upstreams::upstreams;
 

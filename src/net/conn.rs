@@ -26,6 +26,8 @@ use crate::proxy::{self, Peer};
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The headers that hyper's HTTP/1 takes unless told otherwise.
+const HYPERS_HEADER_COUNT: usize = 100;
 /// Streams that a client may have open on a connection.
 const MAX_STREAMS: u32 = 200;
 
@@ -135,12 +137,16 @@ where
     });
     // A head may be as large as its two parts may be; which of them is too large, the guard says.
     let head_bytes = usize::try_from(limits.header_bytes + limits.uri_bytes).unwrap_or(usize::MAX);
-    let connection = http1::Builder::new()
-        .max_headers(limits.header_count)
+    let mut builder = http1::Builder::new();
+    builder
         .max_buf_size(head_bytes.max(8192).saturating_add(1024))
         // The wire has the timers.
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(wire), service);
+        .header_read_timeout(None);
+    if limits.header_count != HYPERS_HEADER_COUNT {
+        // Said only where it differs: hyper then fills a list of this length for every head.
+        builder.max_headers(limits.header_count);
+    }
+    let connection = builder.serve_connection(TokioIo::new(wire), service);
     let mut connection = pin!(connection);
     tokio::select! {
         biased;

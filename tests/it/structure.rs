@@ -19,7 +19,7 @@ const FLOORS: &[&[&str]] = &[
     &["limit", "upstream"],
     &["observe"],
     &["config", "denial"],
-    &["clock", "exchange", "hooks", "permission"],
+    &["clock", "exchange", "hooks", "path_pattern", "permission"],
 ];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

@@ -6,6 +6,7 @@ use super::{non_empty, quotas};
 use crate::config::decode::Decoder;
 use crate::config::tree::{Kind, Node};
 use crate::config::{Access, Preset, Route, Routes};
+use crate::path_pattern::PathPattern;
 use crate::permission::Permission;
 
 /// A preset's name, or a list of routes.
@@ -75,17 +76,11 @@ fn path_glob(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
         d.fault(node.at, format!("`{glob}`: a path begins with `/`"));
         return None;
     }
-    if let Err(error) = path_matcher(&glob) {
+    if let Err(error) = PathPattern::new(&glob) {
         d.fault(node.at, format!("`{glob}` is not a path pattern: {error}"));
         return None;
     }
     Some(glob)
-}
-
-/// Compiles a path pattern: `*` stays within a segment, `**` crosses them.
-pub(crate) fn path_matcher(glob: &str) -> Result<globset::GlobMatcher, globset::Error> {
-    let glob = globset::GlobBuilder::new(glob).literal_separator(true).backslash_escape(false).build()?;
-    Ok(glob.compile_matcher())
 }
 
 fn method(d: &mut Decoder<'_>, node: &Node) -> Option<Method> {
