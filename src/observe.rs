@@ -65,10 +65,13 @@ pub(crate) fn refusal_id() -> HeaderValue {
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLog(pub(crate) Option<Arc<LogWriter>>);
 
-/// One request, as the access log tells it.
+/// One request, as the access log tells it; nothing where there is no log.
 #[derive(Debug)]
-pub(crate) struct RequestRecord {
-    log: AccessLog,
+pub(crate) struct RequestRecord(Option<Box<OpenRecord>>);
+
+#[derive(Debug)]
+struct OpenRecord {
+    writer: Arc<LogWriter>,
     started: Instant,
     line: AccessLine,
 }
@@ -103,13 +106,14 @@ struct AccessLine {
 impl RequestRecord {
     /// Opens the record of a request. `path` is the raw one until the canonical one is known.
     pub(crate) fn open(
-        log: AccessLog,
+        log: &AccessLog,
         id: &HeaderValue,
         client: Option<IpAddr>,
         method: &Method,
         path: &str,
         version: Version,
     ) -> Self {
+        let Some(writer) = &log.0 else { return RequestRecord(None) };
         let line = AccessLine {
             timestamp: String::new(),
             level: "INFO",
@@ -130,58 +134,69 @@ impl RequestRecord {
             // What stays if nothing else is said: the request was dropped before it was answered in full.
             outcome: "client_left",
         };
-        RequestRecord { log, started: Instant::now(), line }
+        RequestRecord(Some(Box::new(OpenRecord { writer: writer.clone(), started: Instant::now(), line })))
+    }
+
+    fn note(&mut self, note: impl FnOnce(&mut AccessLine)) {
+        if let Some(open) = &mut self.0 {
+            note(&mut open.line);
+        }
     }
 
     pub(crate) fn client(&mut self, client: Option<IpAddr>) {
-        self.line.client = client;
+        self.note(|line| line.client = client);
     }
 
-    pub(crate) fn key_id(&mut self, key_id: Option<String>) {
-        self.line.key_id = key_id;
+    pub(crate) fn key_id(&mut self, key_id: Option<&str>) {
+        self.note(|line| line.key_id = key_id.map(str::to_owned));
     }
 
     pub(crate) fn target(&mut self, path: &str) {
-        path.clone_into(&mut self.line.path);
+        self.note(|line| path.clone_into(&mut line.path));
     }
 
     pub(crate) fn route(&mut self, route: &str, upstream: &str) {
-        self.line.route = Some(route.to_owned());
-        self.line.upstream = Some(upstream.to_owned());
+        self.note(|line| {
+            line.route = Some(route.to_owned());
+            line.upstream = Some(upstream.to_owned());
+        });
     }
 
     pub(crate) fn status(&mut self, status: StatusCode) {
-        self.line.status = status.as_u16();
+        self.note(|line| line.status = status.as_u16());
     }
 
     pub(crate) fn denied(&mut self, denial: &Denial) {
-        self.line.code = Some(denial.code().name());
-        self.line.cause = denial.cause().map(with_sources);
-        self.line.status = denial.code().status().as_u16();
+        self.note(|line| {
+            line.code = Some(denial.code().name());
+            line.cause = denial.cause().map(with_sources);
+            line.status = denial.code().status().as_u16();
+        });
     }
 
     pub(crate) fn sent(&mut self, bytes: usize) {
-        self.line.bytes_sent += bytes as u64;
+        self.note(|line| line.bytes_sent += bytes as u64);
     }
 
     /// The answer went out whole.
     pub(crate) fn completed(&mut self) {
-        self.line.outcome = "completed";
+        self.note(|line| line.outcome = "completed");
     }
 
     /// The answer was cut short by upstream.
     pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) {
-        self.line.outcome = "upstream_failed";
-        self.line.cause = Some(with_sources(error));
+        self.note(|line| {
+            line.outcome = "upstream_failed";
+            line.cause = Some(with_sources(error));
+        });
     }
 }
 
-impl Drop for RequestRecord {
+impl Drop for OpenRecord {
     fn drop(&mut self) {
-        let Some(writer) = &self.log.0 else { return };
         self.line.timestamp = timestamp();
         self.line.duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-        writer.access(&self.line, pretty);
+        self.writer.access(&self.line, pretty);
     }
 }
 

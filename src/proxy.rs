@@ -77,7 +77,7 @@ pub(crate) async fn serve(
     let body = RequestBody::new(body);
     let in_service = peer.exchanges.begin(!body.is_empty());
     let request_id = observe::request_id(&parts.headers);
-    let log = peer.gateway.access_log.clone();
+    let log = &peer.gateway.access_log;
     let path = parts.uri.path();
     let mut course = Course {
         snapshot: peer.gateway.snapshot.load_full(),
@@ -123,7 +123,7 @@ async fn handle(
     if !is_public {
         let Authentication { key_id, outcome } =
             gate::authenticate(&parts.headers, &client, &snapshot, keys, clock);
-        course.record.key_id(key_id);
+        course.record.key_id(key_id.as_deref());
         course.principal = Some(outcome?);
     }
     let route = match lookup {

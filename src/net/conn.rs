@@ -227,7 +227,7 @@ fn refusals(peer: Peer, limits: Limits) -> Refuse {
             _ => Denial::bad_request("The request is not valid HTTP"),
         };
         let id = observe::refusal_id();
-        let log = peer.gateway.access_log.clone();
+        let log = &peer.gateway.access_log;
         let mut record =
             RequestRecord::open(log, &id, peer.address, &http::Method::default(), "", http::Version::HTTP_11);
         record.denied(&denial);
