@@ -108,9 +108,17 @@ async fn a_client_that_leaves_is_seen_by_upstream_at_once() {
         streaming.chunk().await.unwrap();
         let mut waiting = gateway.raw().await;
         waiting.send(get(&gateway, "/v1/models/silent")).await;
-        eventually("both are at upstream", || upstream.open() == 2).await;
+        // And with a body behind the request, as a chat has.
+        let mut chatting = gateway.raw().await;
+        let bearer = gateway.bearer("ci");
+        let chat =
+            format!("POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n{bearer}Content-Length: 2\r\n\r\n{{}}");
+        chatting.send(chat).await;
+        chatting.head().await;
+        chatting.chunk().await.unwrap();
+        eventually("all are at upstream", || upstream.open() == 3).await;
         let left = Instant::now();
-        drop((streaming, waiting));
+        drop((streaming, waiting, chatting));
         eventually("upstream is left", || upstream.open() == 0).await;
         assert!(left.elapsed() < Duration::from_millis(100), "{:?}", left.elapsed());
 
