@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::listen::{Accepted, Stream};
-use super::wire::{Refuse, Wire, WireTimeouts};
+use super::wire::{Peered, Refuse, Wire, WireTimeouts};
 use crate::config::Limits;
 use crate::denial::Denial;
 use crate::exchange::Exchanges;
@@ -64,7 +64,7 @@ async fn serve_stream<S>(
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let limits = peer.gateway.snapshot.load().limits;
     match tls {
@@ -107,7 +107,7 @@ async fn serve_http<S>(
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let exchanges = peer.exchanges.clone();
     let timeouts = WireTimeouts { header: limits.header_timeout, idle: limits.idle_timeout };
@@ -128,7 +128,7 @@ async fn serve_http1<S>(
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let peer = Arc::new(peer);
     let service = service_fn(move |request| {
@@ -163,7 +163,7 @@ async fn serve_http2<S>(
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let peer = Arc::new(peer);
     let exchanges = peer.exchanges.clone();

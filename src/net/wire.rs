@@ -8,14 +8,18 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::server::TlsStream;
 
 use crate::exchange::Exchanges;
 
@@ -32,6 +36,37 @@ pub(crate) struct WireTimeouts {
 /// the request line had ended.
 pub(crate) type Refuse = Box<dyn Fn(u16, bool) -> Bytes + Send>;
 
+/// A stream that can tell whether its peer is gone while bytes of it are still unread.
+pub(crate) trait Peered {
+    fn peer_has_left(&self) -> bool;
+}
+
+impl Peered for TcpStream {
+    fn peer_has_left(&self) -> bool {
+        has_hung_up(self)
+    }
+}
+
+impl Peered for UnixStream {
+    fn peer_has_left(&self) -> bool {
+        has_hung_up(self)
+    }
+}
+
+impl<S: Peered> Peered for TlsStream<S> {
+    fn peer_has_left(&self) -> bool {
+        self.get_ref().0.peer_has_left()
+    }
+}
+
+fn has_hung_up(socket: &impl AsFd) -> bool {
+    let mut watched = [PollFd::new(socket, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(1..))
+}
+
+/// How often it is looked whether a client whose body nobody reads at the moment has left.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A client that still sends while it is refused may do so for this long, unread.
 const LINGER_TIME: Duration = Duration::from_secs(5);
 /// … and this much.
@@ -55,6 +90,8 @@ pub(crate) struct Wire<S> {
     /// The exchanges that had begun when the phase was last looked at.
     seen: usize,
     timer: Option<Pin<Box<Sleep>>>,
+    /// When to look next whether a client whose body waits unread has left.
+    probe_at: Option<Instant>,
     /// Since when a write has made no progress.
     write_blocked: Option<Instant>,
     lingering: Option<Linger>,
@@ -75,7 +112,7 @@ struct Linger {
     budget: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// A wire for a new connection, from which `ahead` was read already.
     pub(crate) fn new(stream: S, ahead: Bytes, exchanges: Arc<Exchanges>, timeouts: WireTimeouts) -> Self {
         let line_ended = ahead.contains(&b'\n');
@@ -93,6 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             first_bytes_by,
             seen: 0,
             timer: None,
+            probe_at: None,
             write_blocked: None,
             lingering: None,
         }
@@ -156,6 +194,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
             timer.as_mut().reset(deadline);
         }
+    }
+
+    /// Fails once a client has left whose body waits unread: hyper reads nothing while upstream takes nothing, and
+    /// would notice only much later.
+    fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.refuse.is_none() || self.exchanges.are_none() || !self.exchanges.may_be_sending() {
+            self.probe_at = None;
+            return Poll::Ready(Ok(()));
+        }
+        let now = Instant::now();
+        let due = *self.probe_at.get_or_insert(now + PROBE_INTERVAL);
+        if now >= due {
+            if self.stream.peer_has_left() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            self.probe_at = Some(now + PROBE_INTERVAL);
+        }
+        let due = self.probe_at.unwrap_or(due);
+        if self.poll_timer(cx, due).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Whether what hyper writes now is a refusal of its own.
@@ -223,7 +283,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -251,7 +311,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.is_refusal() {
@@ -288,6 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         ready!(this.watch_write(cx, refusal))?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         ready!(this.watch_write(cx, flushed))?;
+        ready!(this.poll_presence(cx))?;
         // hyper does not read again after an answer where its last read found nothing: the wait for the next
         // head starts here, or it would have no timer.
         if let Some(deadline) = this.read_deadline()
@@ -310,5 +371,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             return this.poll_linger(cx).map(Ok);
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// hyper reads nothing while upstream takes nothing, so only the wire can notice.
+    #[tokio::test]
+    async fn a_client_that_leaves_behind_an_unread_body_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let exchanges = Arc::new(Exchanges::default());
+        let long = Duration::from_secs(60);
+        let timeouts = WireTimeouts { header: long, idle: long };
+        let refuse: Refuse = Box::new(|_, _| Bytes::new());
+        let mut wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
+        let _in_service = exchanges.begin(true);
+        client.write_all(b"a part of a body").await.unwrap();
+        // As hyper does on each of its turns: it flushes, and has nothing to flush.
+        let mut turn = async || {
+            let flushed = poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_flush(cx))).await;
+            assert!(flushed.is_ready());
+            flushed
+        };
+        let is_well = |flushed: &Poll<io::Result<()>>| matches!(flushed, Poll::Ready(Ok(())));
+        assert!(is_well(&turn().await));
+        tokio::time::sleep(PROBE_INTERVAL).await;
+        assert!(is_well(&turn().await), "it is still there");
+        drop(client);
+        tokio::time::sleep(PROBE_INTERVAL).await;
+        assert!(!is_well(&turn().await), "it has left");
     }
 }
