@@ -9,6 +9,8 @@ import tempfile
 import threading
 import time
 
+import trustme
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = ROOT / "tests" / ".cache"
 
@@ -53,12 +55,13 @@ class Gateway:
         self.tokens = {name: self.create(path / "keys.yaml", name, *args) for name, args in keys.items()}
         tls_lines, self.ca = "", None
         if tls:
-            self.ca = str(path / "tls.crt")
-            subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-            command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-            command += ["-nodes", "-days", "1", "-keyout", str(path / "tls.key"), "-out", self.ca, *subject]
-            subprocess.run(command, check=True, capture_output=True)
-            tls_lines = f", tls: {{certificate: {self.ca}, private_key: {path / 'tls.key'}}}"
+            authority = trustme.CA()
+            certificate = authority.issue_cert("localhost", "127.0.0.1")
+            certificate.private_key_pem.write_to_path(str(path / "tls.key"))
+            certificate.cert_chain_pems[0].write_to_path(str(path / "tls.crt"))
+            self.ca = str(path / "ca.crt")
+            authority.cert_pem.write_to_path(self.ca)
+            tls_lines = f", tls: {{certificate: {path / 'tls.crt'}, private_key: {path / 'tls.key'}}}"
         (path / "bearward.yaml").write_text(
             f"listeners: [{{address: 127.0.0.1:0{tls_lines}}}]\n"
             f"upstreams: [{{name: model, endpoints: [http://127.0.0.1:{upstream}]}}]\n"
