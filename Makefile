@@ -50,7 +50,7 @@ $(VENV)/.ready: tests/e2e/requirements.txt
 
 measure: e2e-setup ## The long measurements: added latency of streams, 2 GiB both ways, limits against the clock
 	$(CARGO) build --profile e2e
-	$(VENV)/bin/python tests/e2e/measure.py
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure.py
 
 clean: ## Remove everything that was made
 	$(CARGO) clean
