@@ -384,7 +384,7 @@ mod tests {
     use super::*;
 
     /// hyper reads nothing while upstream takes nothing, so only the wire can notice.
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_leaves_behind_an_unread_body_is_noticed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -404,10 +404,10 @@ mod tests {
         };
         let is_well = |flushed: &Poll<io::Result<()>>| matches!(flushed, Poll::Ready(Ok(())));
         assert!(is_well(&turn().await));
-        tokio::time::sleep(PROBE_INTERVAL).await;
+        tokio::time::advance(PROBE_INTERVAL).await;
         assert!(is_well(&turn().await), "it is still there");
         drop(client);
-        tokio::time::sleep(PROBE_INTERVAL).await;
+        tokio::time::advance(PROBE_INTERVAL).await;
         assert!(!is_well(&turn().await), "it has left");
     }
 }

@@ -199,6 +199,13 @@ async fn credentials() {
     for (lines, outcome) in cases {
         check(&gateway, &upstream, &get(&lines), outcome).await;
     }
+    // On a public route, too, though nobody asks for one there.
+    let two = format!(
+        "GET /open/x HTTP/1.1\r\nHost: a.example\r\nAuthorization: Bearer {token}\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    check(&gateway, &upstream, &two, R400).await;
+    let unknown = "GET /open/x HTTP/1.1\r\nHost: a.example\r\nAuthorization: Bearer nobody\r\n\r\n";
+    check(&gateway, &upstream, unknown, Forwarded("/open/x")).await;
     let query = format!("GET /x?key={token}&access_token={token} HTTP/1.1\r\nHost: a.example\r\n\r\n");
     check(&gateway, &upstream, &query, Refused(401)).await;
     let trailer = format!(
