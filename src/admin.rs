@@ -1,6 +1,7 @@
 //! The admin listener: probes, for now. They are open to all and say nothing but their state.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,17 +12,19 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::denial::Denial;
 use crate::forward::headers::X_REQUEST_ID;
-use crate::net::listen::{Bound, Local};
+use crate::net::listen::{Bound, Stream};
 use crate::observe;
 
 /// Connections at once: probes need few, and nobody else should take descriptors from the data path.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Behind an error of accept, descriptors that ran out most likely.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Serves until the process ends: `/livez` answers to the last, `/readyz` says when traffic should go elsewhere.
 pub(crate) async fn serve(bound: Bound, stopping: watch::Receiver<bool>) {
@@ -32,27 +35,20 @@ pub(crate) async fn serve(bound: Bound, stopping: watch::Receiver<bool>) {
 }
 
 async fn accept_all(bound: Bound, stopping: watch::Receiver<bool>) -> std::io::Result<()> {
-    let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    match bound.local().clone() {
-        Local::Tcp(_) => {
-            let listener = TcpListener::from_std(bound.into_socket().into())?;
-            loop {
-                let permit = permits.clone().acquire_owned().await;
-                match listener.accept().await {
-                    Ok((stream, _)) => drop(tokio::spawn(connection(stream, stopping.clone(), permit.ok()))),
-                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                }
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let listener = bound.into_listener()?;
+    loop {
+        let permit = permits.clone().acquire_owned().await.ok();
+        match listener.accept().await {
+            Ok((Stream::Tcp(stream), _)) => {
+                let stream = TcpStream::from_std(stream)?;
+                drop(tokio::spawn(connection(stream, stopping.clone(), permit)));
             }
-        }
-        Local::Unix(_) => {
-            let listener = UnixListener::from_std(bound.into_socket().into())?;
-            loop {
-                let permit = permits.clone().acquire_owned().await;
-                match listener.accept().await {
-                    Ok((stream, _)) => drop(tokio::spawn(connection(stream, stopping.clone(), permit.ok()))),
-                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                }
+            Ok((Stream::Unix(stream), _)) => {
+                let stream = UnixStream::from_std(stream)?;
+                drop(tokio::spawn(connection(stream, stopping.clone(), permit)));
             }
+            Err(_) => tokio::time::sleep(ACCEPT_BACKOFF).await,
         }
     }
 }

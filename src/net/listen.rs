@@ -84,11 +84,9 @@ impl Bound {
         self.tls.is_some()
     }
 
-    /// The socket alone, for the admin listener.
-    pub(crate) fn into_socket(self) -> Socket {
-        // The unix socket's file must outlive this value: nothing to clean up here.
-        let Bound { socket, .. } = self;
-        socket
+    /// The socket on the runtime that this is called on, without TLS: for the admin listener.
+    pub(crate) fn into_listener(self) -> io::Result<Listener> {
+        Listener::new(self.socket, &self.local)
     }
 }
 
@@ -172,8 +170,8 @@ pub(crate) async fn accept_loop(
     }
 }
 
-/// A listening socket of either kind, on the accepting thread's runtime.
-enum Listener {
+/// A listening socket of either kind, on a runtime.
+pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -187,7 +185,7 @@ impl Listener {
     }
 
     /// Accepts, and takes the connection off this runtime again: it is another one's from here on.
-    async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
