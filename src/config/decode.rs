@@ -52,6 +52,11 @@ impl<'a> Decoder<'a> {
         None
     }
 
+    /// An environment variable that is set to something.
+    pub(crate) fn variable(&self, name: &str) -> Option<String> {
+        self.environment?(name).filter(|value| !value.is_empty())
+    }
+
     /// `text` for a message, where the file's kind allows quoting.
     fn quoted(&self, text: &str) -> String {
         match self.quoting {

@@ -334,6 +334,17 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_of_nothing_is_refused() {
+        let with = |credential: &str| LEAST.replace("8000]", &format!("8000]\n    credential: {credential}"));
+        assert!(only_fault(&with("{env: NONE}")).contains("NONE is not set"));
+        assert!(only_fault(&with("{file: /dev/null}")).contains("empty"));
+        assert!(only_fault(&with("{header: x-key}")).contains("one of `env` and `file`"));
+        let config = read(&with("{env: PORT}")).unwrap();
+        assert_eq!(config.upstreams[0].credential.as_ref().unwrap().value, "Bearer 8080");
+        assert!(!format!("{config:?}").contains("Bearer"), "its Debug keeps it");
+    }
+
+    #[test]
     fn what_comes_later_is_refused_as_unknown() {
         assert!(only_fault(&format!("{LEAST}cors: {{}}\n")).contains("unknown field `cors`"));
     }

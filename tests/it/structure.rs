@@ -97,7 +97,11 @@ fn the_example_configuration_is_valid_and_shows_the_defaults() {
             }
         })
         .collect();
-    let environment = |name: &str| (name == "PORT").then(|| "8443".to_owned());
+    let environment = |name: &str| match name {
+        "PORT" => Some("8443".to_owned()),
+        "UPSTREAM_KEY" => Some("secret".to_owned()),
+        _ => None,
+    };
     bearward::Config::parse(&path, &whole, &environment).unwrap_or_else(|faults| panic!("{faults}"));
     // What the file shows is the default: leaving it all out changes nothing.
     let least = "listeners: [{address: 127.0.0.1:8080}]\nupstreams: [{name: model, endpoints: [http://127.0.0.1:8000]}]\nkeys: {path: keys.yaml}\n";

@@ -94,33 +94,20 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
 fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
     let mut fields = d.fields(node, "an upstream's credential")?;
     let header = d.optional(&mut fields, "header", header_name);
-    let from_env = d.optional(&mut fields, "env", |d, node| {
-        let name = d.word(node)?;
-        match std::env::var(&name) {
-            Ok(value) if !value.is_empty() => Some(value),
-            _ => {
-                d.fault(node.at, format!("the environment variable {name} is not set"));
-                None
-            }
-        }
-    });
-    let from_file = d.optional(&mut fields, "file", |d, node| {
-        let path = d.path(node)?;
-        match std::fs::read_to_string(&path) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                d.fault(node.at, format!("{} can't be read: {error}", path.display()));
-                None
-            }
-        }
-    });
+    let from_env = d.optional(&mut fields, "env", |d, node| Some(secret_in_variable(d, node)));
+    let from_file = d.optional(&mut fields, "file", |d, node| Some(secret_in_file(d, node)));
     d.done(fields);
     let header = header.unwrap_or(http::header::AUTHORIZATION);
     let ((Some(secret), None) | (None, Some(secret))) = (from_env, from_file) else {
         d.fault(node.at, "a credential needs one of `env` and `file`");
         return None;
     };
+    let secret = secret?;
     let secret = secret.trim();
+    if secret.is_empty() {
+        d.fault(node.at, "the credential is empty");
+        return None;
+    }
     let is_bare = header == http::header::AUTHORIZATION && !secret.contains(' ');
     let value = if is_bare { format!("Bearer {secret}") } else { secret.to_owned() };
     let Ok(mut value) = HeaderValue::try_from(value) else {
@@ -129,6 +116,26 @@ fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
     };
     value.set_sensitive(true);
     Some(UpstreamCredential { header, value })
+}
+
+fn secret_in_variable(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let name = d.word(node)?;
+    let value = d.variable(&name);
+    if value.is_none() {
+        d.fault(node.at, format!("the environment variable {name} is not set"));
+    }
+    value
+}
+
+fn secret_in_file(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let path = d.path(node)?;
+    match std::fs::read_to_string(&path) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            d.fault(node.at, format!("{} can't be read: {error}", path.display()));
+            None
+        }
+    }
 }
 
 fn timeouts(d: &mut Decoder<'_>, node: &Node) -> Option<Timeouts> {
