@@ -312,9 +312,13 @@ impl Denial {
     pub(crate) fn into_grpc(self) -> Response<Bytes> {
         let code = self.0.code;
         let message = percent_encoded(&format!("{}: {}", code.name(), self.0.message));
+        let closes = self.0.closes;
         let mut response = Response::new(Bytes::new());
         *response.headers_mut() = self.0.headers;
         let headers = response.headers_mut();
+        if closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(code.grpc())));
         if let Ok(message) = HeaderValue::try_from(message) {

@@ -94,6 +94,12 @@ fn check_answer(response: &Response<Incoming>, upstream: &Upstream) -> Result<()
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return refuse("101 without a request for an upgrade");
     }
+    let mut lengths = response.headers().get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || !length.as_bytes().iter().all(u8::is_ascii_digit))
+    {
+        return refuse("Content-Length is not one number");
+    }
     let mut encodings = response.headers().get_all(TRANSFER_ENCODING).iter();
     if let Some(encoding) = encodings.next() {
         if response.headers().contains_key(CONTENT_LENGTH) {

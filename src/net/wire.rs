@@ -87,6 +87,10 @@ pub(crate) struct Wire<S> {
     phase: Phase,
     /// Until the first bytes have come.
     first_bytes_by: Option<Instant>,
+    /// hyper was told the end of the stream at a deadline.
+    has_ended: bool,
+    /// A deadline has passed, and hyper was woken up to read its end.
+    is_overdue: bool,
     /// The exchanges that had begun when the phase was last looked at.
     seen: usize,
     timer: Option<Pin<Box<Sleep>>>,
@@ -128,6 +132,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             // A connection that was opened is about to be used: its first head has the head's time.
             phase: Phase::Head { since: Instant::now(), line_ended },
             first_bytes_by,
+            has_ended: false,
+            is_overdue: false,
             seen: 0,
             timer: None,
             probe_at: None,
@@ -153,6 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
 
     fn received(&mut self, bytes: &[u8]) {
         self.first_bytes_by = None;
+        self.is_overdue = false;
         if !self.exchanges.are_none() {
             return;
         }
@@ -304,7 +311,11 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => match this.read_deadline() {
                 // The end of the stream: hyper closes an idle connection cleanly, and one in mid-head as broken.
-                Some(deadline) => this.poll_timer(cx, deadline).map(Ok),
+                Some(deadline) => {
+                    ready!(this.poll_timer(cx, deadline));
+                    this.has_ended = true;
+                    Poll::Ready(Ok(()))
+                }
                 None => Poll::Pending,
             },
         }
@@ -351,9 +362,16 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         ready!(this.poll_presence(cx))?;
         // hyper does not read again after an answer where its last read found nothing: the wait for the next
         // head starts here, or it would have no timer.
-        if let Some(deadline) = this.read_deadline()
+        if !this.has_ended
+            && let Some(deadline) = this.read_deadline()
             && this.poll_timer(cx, deadline).is_ready()
         {
+            // Where hyper does not read even now (the rest of a request waits for an upstream that takes nothing),
+            // it can't be told the end.
+            if this.is_overdue {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            this.is_overdue = true;
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -382,6 +400,25 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    /// An answer was complete before its request was, and upstream takes no more of it: hyper reads nothing.
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let exchanges = Arc::new(Exchanges::default());
+        let idle = Duration::from_secs(5);
+        let timeouts = WireTimeouts { header: idle, idle };
+        let refuse: Refuse = Box::new(|_, _| Bytes::new());
+        let mut wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
+        drop(exchanges.begin(true));
+        let mut turn = async || poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_flush(cx))).await;
+        assert!(matches!(turn().await, Poll::Ready(Ok(()))));
+        tokio::time::advance(2 * idle).await;
+        assert!(matches!(turn().await, Poll::Ready(Ok(()))), "hyper is woken up once");
+        assert!(matches!(turn().await, Poll::Ready(Err(_))), "and then it ends");
+    }
 
     /// hyper reads nothing while upstream takes nothing, so only the wire can notice.
     #[tokio::test(start_paused = true)]

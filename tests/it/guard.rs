@@ -366,6 +366,24 @@ async fn framing_that_has_no_one_meaning() {
 }
 
 #[tokio::test]
+async fn a_grpc_caller_is_closed_behind_what_is_ambiguous_like_any_other() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let bearer = gateway.bearer("ci");
+    for lines in ["Transfer-Encoding: gzip, chunked", "Host: b", "Authorization: Bearer x"] {
+        let mut raw = gateway.raw().await;
+        let next = format!("GET /smuggled HTTP/1.1\r\nHost: a\r\n{bearer}\r\n");
+        raw.send(format!(
+            "POST /x HTTP/1.1\r\nHost: a\r\n{bearer}Content-Type: application/grpc\r\n{lines}\r\n\r\n{next}"
+        ))
+        .await;
+        assert_eq!(raw.answer().await.header("grpc-status"), Some("3"));
+        raw.assert_closed().await;
+    }
+    assert!(upstream.requests().is_empty(), "{:?}", upstream.requests());
+}
+
+#[tokio::test]
 async fn both_framings_are_one_clean_request_and_then_the_end() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream).await;
