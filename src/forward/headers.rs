@@ -42,7 +42,8 @@ pub(super) fn prepare_request(
 ) {
     let forwarded = Forwarded::of(headers, target, origin);
     let wants_trailers = accepts_trailers(headers);
-    let is_credential = |name: &HeaderName| origin.credential_headers.contains(name);
+    let own = permit.route().upstream.credential.as_ref().map(|credential| &credential.header);
+    let is_credential = |name: &HeaderName| origin.credential_headers.contains(name) || own == Some(name);
     remove(headers, |name| is_reserved_to_us(name) || is_credential(name) || is_alias(name, is_credential));
     strip_hop_by_hop(headers);
     headers.remove(EXPECT);
@@ -83,7 +84,9 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
 
 /// Whether a trailer may pass: none that frames, routes, authenticates or identifies.
 pub(crate) fn is_harmless_trailer(name: &HeaderName) -> bool {
-    !is_hop_by_hop(name)
+    // With `_` a name may read as any of those that are dropped.
+    !name.as_str().contains('_')
+        && !is_hop_by_hop(name)
         && !is_reserved_to_us(name)
         && !matches!(*name, CONTENT_LENGTH | HOST | AUTHORIZATION | EXPECT | COOKIE)
         && *name != HeaderName::from_static("content-encoding")
@@ -227,9 +230,15 @@ mod tests {
 
     #[test]
     fn trailers_that_lie_are_dropped() {
-        for name in
-            ["authorization", "content-length", "transfer-encoding", "host", "x-bearward-key-id", "cookie"]
-        {
+        for name in [
+            "authorization",
+            "content-length",
+            "transfer-encoding",
+            "host",
+            "x-bearward-key-id",
+            "cookie",
+            "content_length",
+        ] {
             assert!(!is_harmless_trailer(&HeaderName::from_static(name)), "{name}");
         }
         assert!(is_harmless_trailer(&HeaderName::from_static("grpc-status")));

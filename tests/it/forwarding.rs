@@ -283,6 +283,18 @@ async fn upstream_gets_its_own_credential_in_the_place_of_the_callers() {
         .await;
     gateway.get("/v1/models", "ci").await;
     assert_eq!(upstream.only_request().headers("authorization"), ["Bearer upstreams-own"]);
+    // Under a name of its own, a caller's spellings of that name are removed.
+    upstream.forget();
+    let gateway = Gateway::guarding(&upstream)
+        .upstream(&format!("credential: {{header: x-internal, file: {}}}", secret.path().display()))
+        .key("ci", "permissions: [read]")
+        .start()
+        .await;
+    let spoofed =
+        get(&gateway, "/v1/models").replace("Host: a", "Host: a\r\nx_internal: evil\r\nx-internal: evil");
+    gateway.sends(spoofed).await;
+    assert_eq!(upstream.only_request().headers("x-internal"), ["upstreams-own"]);
+    assert!(upstream.only_request().headers("x_internal").is_empty());
 }
 
 #[tokio::test]
