@@ -1,24 +1,39 @@
-//! The admin listener: probes, for now. They are open to all and say nothing but their state.
+//! The admin listener: probes, metrics and reloads.
+//!
+//! Probes are open to all and say nothing but their state. Reading is free on loopback and takes a credential off it;
+//! a change takes one everywhere: the token of `admin.token_file`, or a key with `admin`.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
+use crate::config::fault::Faults;
 use crate::denial::Denial;
 use crate::forward::headers::X_REQUEST_ID;
-use crate::net::listen::{Bound, Stream};
-use crate::observe;
+use crate::gate;
+use crate::guard::client::Client;
+use crate::keys::Permission;
+use crate::net::listen::{Bound, Local, Stream};
+use crate::observe::{self, metrics};
+use crate::proxy::Gateway;
+use crate::reload::{Handle, Outcome, Report};
 
 /// Connections at once: probes need few, and nobody else should take descriptors from the data path.
 const MAX_CONNECTIONS: usize = 64;
@@ -26,43 +41,57 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Behind an error of accept, descriptors that ran out most likely.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// What the admin listener needs to answer.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) reload: Handle,
+    pub(crate) token_file: Option<PathBuf>,
+}
+
 /// Serves until the process ends: `/livez` answers to the last, `/readyz` says when traffic should go elsewhere.
-pub(crate) async fn serve(bound: Bound, stopping: watch::Receiver<bool>) {
+pub(crate) async fn serve(bound: Bound, admin: Admin) {
     let local = bound.local().clone();
-    if let Err(error) = accept_all(bound, stopping).await {
+    if let Err(error) = accept_all(bound, Arc::new(admin)).await {
         tracing::error!(listener = %local, %error, "the admin listener ended");
     }
 }
 
-async fn accept_all(bound: Bound, stopping: watch::Receiver<bool>) -> std::io::Result<()> {
+async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // A unix socket is as near as loopback; its file's permissions say who may reach it.
+    let is_local = match bound.local() {
+        Local::Tcp(address) => address.ip().is_loopback(),
+        Local::Unix(_) => true,
+    };
     let listener = bound.into_listener()?;
     loop {
         let permit = permits.clone().acquire_owned().await.ok();
         match listener.accept().await {
-            Ok((Stream::Tcp(stream), _)) => {
-                let stream = TcpStream::from_std(stream)?;
-                drop(tokio::spawn(connection(stream, stopping.clone(), permit)));
-            }
-            Ok((Stream::Unix(stream), _)) => {
-                let stream = UnixStream::from_std(stream)?;
-                drop(tokio::spawn(connection(stream, stopping.clone(), permit)));
+            Ok((stream, peer)) => {
+                let visitor = Visitor { admin: admin.clone(), is_local, peer };
+                match stream {
+                    Stream::Tcp(stream) => {
+                        drop(tokio::spawn(connection(TcpStream::from_std(stream)?, visitor, permit)));
+                    }
+                    Stream::Unix(stream) => {
+                        drop(tokio::spawn(connection(UnixStream::from_std(stream)?, visitor, permit)));
+                    }
+                }
             }
             Err(_) => tokio::time::sleep(ACCEPT_BACKOFF).await,
         }
     }
 }
 
-async fn connection<S>(
-    stream: S,
-    stopping: watch::Receiver<bool>,
-    _permit: Option<tokio::sync::OwnedSemaphorePermit>,
-) where
+async fn connection<S>(stream: S, visitor: Visitor, _permit: Option<tokio::sync::OwnedSemaphorePermit>)
+where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
+    let visitor = Arc::new(visitor);
     let service = service_fn(move |request| {
-        let is_stopping = *stopping.borrow();
-        async move { Ok::<_, Infallible>(answer(&request, is_stopping)) }
+        let visitor = visitor.clone();
+        async move { Ok::<_, Infallible>(visitor.answer(&request).await) }
     });
     let _ended = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -71,25 +100,108 @@ async fn connection<S>(
         .await;
 }
 
-fn answer(request: &Request<Incoming>, is_stopping: bool) -> Response<Full<Bytes>> {
-    let mut response = decide(request, is_stopping);
-    response.headers_mut().insert(X_REQUEST_ID, observe::request_id(request.headers()));
-    response
+/// Whoever is at the other end of a connection.
+struct Visitor {
+    admin: Arc<Admin>,
+    is_local: bool,
+    peer: Option<IpAddr>,
 }
 
-fn decide(request: &Request<Incoming>, is_stopping: bool) -> Response<Full<Bytes>> {
-    let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
-    match request.uri().path() {
-        "/livez" | "/healthz" if is_look => state("ok"),
-        "/readyz" if is_look && is_stopping => Denial::shutting_down().into_http().map(Full::new),
-        "/readyz" if is_look => state("ready"),
-        path => Denial::route_not_found(request.method().as_str(), path).into_http().map(Full::new),
+impl Visitor {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let answer = self.decide(request).await;
+        let mut response = answer.unwrap_or_else(Denial::into_http).map(Full::new);
+        response.headers_mut().insert(X_REQUEST_ID, observe::request_id(request.headers()));
+        response
+    }
+
+    async fn decide(&self, request: &Request<Incoming>) -> Result<Response<Bytes>, Denial> {
+        let Admin { gateway, reload, .. } = &*self.admin;
+        let path = request.uri().path();
+        let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path {
+            "/livez" | "/healthz" if is_look => return Ok(state("ok")),
+            "/readyz" if is_look && gateway.is_draining.load(Ordering::Relaxed) => {
+                return Err(Denial::shutting_down());
+            }
+            "/readyz" if is_look => return Ok(state("ready")),
+            _ => {}
+        }
+        if !is_look || !self.is_local {
+            self.authorize(request.headers())?;
+        }
+        match path {
+            "/metrics" if is_look => Ok(typed(Bytes::from(gateway.metrics.encoded()), metrics::CONTENT_TYPE)),
+            "/api/v1/reload" if request.method() == Method::POST => {
+                let report = reload.reload().await.ok_or_else(Denial::shutting_down)?;
+                told(&report)
+            }
+            _ => Err(Denial::route_not_found(request.method().as_str(), path)),
+        }
+    }
+
+    /// Whether a request carries the admin token, or a key with `admin`.
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), Denial> {
+        if self.has_token(headers) {
+            return Ok(());
+        }
+        let Gateway { snapshot, keys, clock, .. } = &*self.admin.gateway;
+        let client = Client { address: self.peer.map(|peer| peer.to_canonical()), via_trusted: false };
+        let principal = gate::authenticate(headers, &client, &snapshot.load(), keys, clock).outcome?;
+        let key = &principal.key().key;
+        match key.has(Permission::Admin) {
+            true => Ok(()),
+            false => Err(Denial::insufficient_permissions(Permission::Admin.name(), &key.permission_names())),
+        }
+    }
+
+    fn has_token(&self, headers: &HeaderMap) -> bool {
+        let Some(path) = &self.admin.token_file else { return false };
+        // Read at each request, which is rare: a token that was changed counts at once.
+        let token = match std::fs::read_to_string(path) {
+            Ok(token) => Zeroizing::new(token),
+            Err(error) => {
+                tracing::error!(file = %path.display(), %error, "the admin token can't be read");
+                return false;
+            }
+        };
+        let token = token.trim();
+        let mut given = headers.get_all(AUTHORIZATION).iter();
+        let (Some(value), None) = (given.next(), given.next()) else { return false };
+        let Some((scheme, given)) = value.to_str().ok().and_then(|value| value.split_once(' ')) else {
+            return false;
+        };
+        let is_same = given.trim().as_bytes().ct_eq(token.as_bytes());
+        !token.is_empty() && scheme.eq_ignore_ascii_case("bearer") && is_same.into()
     }
 }
 
-fn state(word: &'static str) -> Response<Full<Bytes>> {
-    let body = format!("{{\"status\":\"{word}\"}}\n");
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+/// What a reload did: 200 where nothing was refused.
+fn told(report: &Report) -> Result<Response<Bytes>, Denial> {
+    let parts: serde_json::Map<String, Value> =
+        report.parts.iter().map(|(part, outcome)| (part.name().to_owned(), json!(outcome.name()))).collect();
+    let refused = report.parts.iter().filter_map(|(_, outcome)| match outcome {
+        Outcome::Refused(faults) => Some(faults),
+        _ => None,
+    });
+    let faults: Vec<Value> = refused.flat_map(Faults::as_json).collect();
+    let mut told = serde_json::Map::new();
+    told.insert("generation".to_owned(), json!(report.generation));
+    told.extend(parts);
+    told.insert("needs_restart".to_owned(), json!(report.needs_restart));
+    if !faults.is_empty() {
+        told.insert("faults".to_owned(), Value::Array(faults));
+        return Err(Denial::reload_refused(Value::Object(told)));
+    }
+    Ok(typed(Bytes::from(format!("{}\n", json!({"success": true, "data": told}))), "application/json"))
+}
+
+fn state(word: &'static str) -> Response<Bytes> {
+    typed(Bytes::from(format!("{{\"status\":\"{word}\"}}\n")), "application/json")
+}
+
+fn typed(body: Bytes, content_type: &'static str) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -1,41 +1,68 @@
 //! A configuration made to run: everything that can fail at the start fails in [`App::bind`], before the first
 //! connection is accepted.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::fault::{Fault, Faults};
-use crate::config::{Config, Limits};
+use crate::config::fault::Faults;
+use crate::config::{Admin, Config};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
 use crate::keys::{KeyRecord, Store};
 use crate::limit::Limiter;
-use crate::net::listen::{self, Bound, Local};
-use crate::net::tls;
+use crate::net::crowd::Crowd;
+use crate::net::inherited::Inherited;
+use crate::net::listen::{self, Bound, Intake, Local};
+use crate::net::tls::{self, Swappable};
 use crate::observe::AccessLog;
+use crate::observe::metrics::Metrics;
 use crate::proxy::Gateway;
+use crate::reload::{Baseline, Handle, Part, Reloader};
 use crate::snapshot::Snapshot;
+use crate::upstream::Endpoints;
 use crate::worker::Workers;
 
 /// Descriptors kept back for reloads, logs and the admin listener.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
 /// A server that is ready to run: keys read, certificates loaded, sockets bound.
-#[derive(Debug)]
 pub struct App {
     gateway: Arc<Gateway>,
     listeners: Vec<Bound>,
     admin: Option<Bound>,
+    token_file: Option<PathBuf>,
     workers: usize,
-    limits: Limits,
+    connections: usize,
+    reloader: Reloader,
+    reload: Handle,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("listeners", &self.listeners)
+            .field("admin", &self.admin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the process brings along, beside its configuration.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) access_log: AccessLog,
+    /// Sockets that a service manager handed down.
+    pub(crate) inherited: Inherited,
 }
 
 /// Why a server could not start.
@@ -52,8 +79,8 @@ pub enum StartError {
     },
 }
 
-impl std::fmt::Display for StartError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Faults(faults) => faults.fmt(f),
             StartError::System { doing, error } => write!(f, "{doing}: {error}"),
@@ -80,43 +107,71 @@ impl App {
     ///
     /// All faults of the files at once, or what the system refused.
     pub fn bind(config: &Config, clock: Clock, hooks: Hooks) -> Result<Self, StartError> {
-        Self::bind_logging(config, clock, hooks, AccessLog(None))
+        let alone = Surroundings { access_log: AccessLog(None), inherited: Inherited::default() };
+        Self::bind_within(config, clock, hooks, alone)
     }
 
-    pub(crate) fn bind_logging(
+    pub(crate) fn bind_within(
         config: &Config,
         clock: Clock,
         hooks: Hooks,
-        access_log: AccessLog,
+        surroundings: Surroundings,
     ) -> Result<Self, StartError> {
+        let Surroundings { access_log, mut inherited } = surroundings;
+        // Noted before anything is read: what changes from here on is found by the first look.
+        let baseline = Baseline::of(config);
         let prepared = Prepared::new(config, &clock)?;
         for warning in &prepared.warnings {
             tracing::warn!("{warning}");
         }
-        let limits =
-            Limits { connections: affordable_connections(config.limits.connections), ..config.limits };
+        let tls: Vec<Option<Swappable>> =
+            prepared.tls.into_iter().map(|tls| tls.map(|tls| Arc::new(ArcSwap::new(tls)))).collect();
         let mut listeners = Vec::with_capacity(config.listeners.len());
-        for (listener, tls) in config.listeners.iter().zip(prepared.tls) {
-            let bound = Bound::bind(&listener.address, tls);
+        for (listener, tls) in config.listeners.iter().zip(&tls) {
+            let bound = Bound::bind(&listener.address, tls.clone(), &mut inherited);
             listeners.push(while_doing(|| format!("can't listen on {}", listener.address), bound)?);
         }
         let admin = match &config.admin {
-            Some(address) => {
-                let bound = Bound::bind(address, None);
+            Some(Admin { address, .. }) => {
+                let bound = Bound::bind(address, None, &mut inherited);
                 Some(while_doing(|| format!("can't listen on {address} (the admin listener)"), bound)?)
             }
             None => None,
         };
-        let gateway = Gateway {
+        let left = inherited.left();
+        if !left.is_empty() {
+            // Clients would connect to them and wait for ever.
+            let doing =
+                format!("sockets were handed down that no listener is configured for: {}", left.join(", "));
+            return Err(StartError::System { doing, error: io::ErrorKind::AddrNotAvailable.into() });
+        }
+        let gateway = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(prepared.snapshot),
-            keys: prepared.keys,
+            keys: Arc::new(prepared.keys),
             limiter: prepared.limiter,
+            endpoints: prepared.endpoints,
+            is_draining: AtomicBool::new(false),
             clock,
             access_log,
+            metrics: Metrics::new(Part::ALL.into_iter().map(Part::name)),
             hooks,
-        };
-        let workers = config.workers.unwrap_or_else(available_workers);
-        Ok(App { gateway: Arc::new(gateway), listeners, admin, workers, limits })
+        });
+        let (reloader, reload) = Reloader::new(gateway.clone(), config.clone(), baseline, tls);
+        Ok(App {
+            gateway,
+            listeners,
+            admin,
+            token_file: config.admin.as_ref().and_then(|admin| admin.token_file.clone()),
+            workers: config.workers.unwrap_or_else(available_workers),
+            connections: affordable_connections(config.limits.connections),
+            reloader,
+            reload,
+        })
+    }
+
+    /// Asks for reloads while the server runs.
+    pub(crate) fn reload_handle(&self) -> Handle {
+        self.reload.clone()
     }
 
     /// Where the server listens, in the order of the configuration.
@@ -138,22 +193,31 @@ impl App {
     pub async fn run(self, stop: impl Future<Output = ()>) -> io::Result<bool> {
         let (shutdown, stopping) = watch::channel(false);
         let workers = Arc::new(Workers::start(self.workers, &self.gateway, &stopping)?);
-        let permits = Arc::new(Semaphore::new(self.limits.connections));
         self.announce();
-        let mut accepting = tokio::task::JoinSet::new();
-        for bound in self.listeners {
+        let App { gateway, listeners, admin, token_file, connections, reloader, reload, .. } = self;
+        std::thread::Builder::new().name("reload".to_owned()).spawn(move || reloader.run())?;
+        if let Some(bound) = admin {
+            let admin = admin::Admin { gateway: gateway.clone(), reload: reload.clone(), token_file };
+            tokio::spawn(admin::serve(bound, admin));
+        }
+        let (permits, crowd) = (Arc::new(Semaphore::new(connections)), Arc::new(Crowd::default()));
+        let mut accepting = JoinSet::new();
+        for bound in listeners {
             let workers = workers.clone();
             let assign = move |accepted| workers.assign(accepted);
-            accepting.spawn(listen::accept_loop(bound, permits.clone(), assign, stopping.clone()));
+            let (gateway, permits, crowd) = (gateway.clone(), permits.clone(), crowd.clone());
+            let intake = Intake { gateway, permits, crowd, assign };
+            accepting.spawn(listen::accept_loop(bound, intake, stopping.clone()));
         }
-        if let Some(admin) = self.admin {
-            tokio::spawn(admin::serve(admin, stopping.clone()));
-        }
+        let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         stop.await;
         tracing::info!("stopping: no new connections; finishing what is in flight");
+        let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        reload.stop();
+        gateway.is_draining.store(true, Ordering::Relaxed);
         let _nobody_listens = shutdown.send(true);
-        while accepting.join_next().await.is_some() {}
-        Ok(finish(workers, self.limits.drain_timeout).await)
+        let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
+        Ok(finish(accepting, workers, until).await)
     }
 
     fn announce(&self) {
@@ -169,16 +233,19 @@ impl App {
     }
 }
 
-/// Waits for the workers' last connections.
-async fn finish(workers: Arc<Workers>, limit: Duration) -> bool {
+/// Waits for the listeners' queues and the workers' last connections. Says whether all was finished in time.
+async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instant) -> bool {
+    let served_out = async { while accepting.join_next().await.is_some() {} };
+    let is_served_out = timeout_at(until, served_out).await.is_ok();
+    accepting.shutdown().await;
     // The accept loops are over, and with them the other owners.
     let Some(workers) = Arc::into_inner(workers) else { return false };
     let joining = tokio::task::spawn_blocking(move || workers.join());
-    let finished = tokio::time::timeout(limit, joining).await.is_ok();
-    if !finished {
+    let is_finished = timeout_at(until, joining).await.is_ok() && is_served_out;
+    if !is_finished {
         tracing::warn!("the drain timeout is over; what is still in flight is cut");
     }
-    finished
+    is_finished
 }
 
 /// What a configuration needs before anything is bound. `check` makes one, too.
@@ -186,6 +253,7 @@ pub(crate) struct Prepared {
     snapshot: Snapshot,
     keys: KeyCache,
     limiter: Limiter,
+    endpoints: Endpoints,
     tls: Vec<Option<Arc<rustls::ServerConfig>>>,
     /// What is allowed, and most likely not meant.
     pub(crate) warnings: Vec<String>,
@@ -211,17 +279,17 @@ impl Prepared {
             }
         }
         let limiter = Limiter::new(clock.clone());
-        let snapshot = Snapshot::new(config, &limiter);
-        match snapshot {
+        let endpoints = Endpoints::default();
+        match Snapshot::new(config, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
                 let warnings = warnings(&records, &snapshot);
                 let keys = KeyCache::default();
                 keys.replace(records);
-                Ok(Prepared { snapshot, keys, limiter, tls, warnings })
+                Ok(Prepared { snapshot, keys, limiter, endpoints, tls, warnings })
             }
             Ok(_) => Err(Faults(faults)),
-            Err(error) => {
-                faults.push(Fault::of_file(Path::new("routes"), error.to_string()));
+            Err(of_upstreams) => {
+                faults.extend(of_upstreams.0);
                 Err(Faults(faults))
             }
         }

@@ -5,6 +5,7 @@
 mod check;
 mod demo;
 mod keys;
+mod reload;
 mod run;
 
 use std::io::Write;
@@ -38,6 +39,8 @@ enum Command {
     Check(check::Check),
     /// Make keys, and hashes of keys
     Keys(keys::Keys),
+    /// Have a running bearward read its files again, and say what came of it
+    Reload(reload::Reload),
     /// Print the version
     Version,
 }
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo.execute(),
         Command::Check(check) => check.execute(),
         Command::Keys(keys) => keys.execute(),
+        Command::Reload(reload) => reload.execute(),
         Command::Version => print(&format!("bearward {}\n", env!("CARGO_PKG_VERSION"))),
     };
     match outcome {

@@ -21,8 +21,10 @@ use crate::permission::Permission;
 /// A whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file that it was read from, if any: what a reload reads again.
+    pub(crate) source: Option<PathBuf>,
     pub(crate) listeners: Vec<Listener>,
-    pub(crate) admin: Option<Address>,
+    pub(crate) admin: Option<Admin>,
     pub(crate) keys: Keys,
     pub(crate) auth: Auth,
     pub(crate) rate_limits: Vec<Quota>,
@@ -59,7 +61,15 @@ pub(crate) struct Listener {
     pub(crate) tls: Option<Tls>,
 }
 
-#[derive(Clone, Debug)]
+/// The admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Admin {
+    pub(crate) address: Address,
+    /// Holds the token that changes demand, and off loopback everything but the probes.
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tls {
     /// At least one; the first serves clients whose server name matches none.
     pub(crate) certificates: Vec<CertificatePair>,
@@ -68,7 +78,7 @@ pub(crate) struct Tls {
     pub(crate) min_version: TlsVersion,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CertificatePair {
     pub(crate) certificate: PathBuf,
     pub(crate) private_key: PathBuf,
@@ -85,6 +95,22 @@ pub(crate) struct Keys {
     pub(crate) path: PathBuf,
     /// Keys of other environments are refused.
     pub(crate) environment: Option<String>,
+    /// Whether a key that goes takes its open answers with it.
+    pub(crate) cut_open_streams: bool,
+    pub(crate) watch: Watch,
+}
+
+/// How changes of files are noticed where the system does not tell of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watch {
+    /// All files are looked at again after this long.
+    pub(crate) poll: Duration,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Watch { poll: Duration::from_secs(10) }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -104,12 +130,39 @@ pub(crate) struct Quota {
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream {
     pub(crate) name: String,
-    pub(crate) endpoint: Endpoint,
+    /// At least one.
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) balance: Balance,
+    /// For `https://` endpoints.
+    pub(crate) tls: UpstreamTls,
+    /// Other endpoints that a request may be given to while nothing of it was sent.
+    pub(crate) retries: usize,
     pub(crate) credential: Option<UpstreamCredential>,
     pub(crate) timeouts: Timeouts,
     pub(crate) pool: Pool,
     /// What the path of a request may hold beyond what is unambiguous.
     pub(crate) accept_in_path: Vec<Ambiguity>,
+}
+
+/// Which of several endpoints gets a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Balance {
+    /// The one of two random ones that has fewer requests in flight.
+    #[default]
+    LeastRequests,
+    /// Each in turn.
+    RoundRobin,
+}
+
+/// How an upstream is proved to be the right one, and who we are to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UpstreamTls {
+    /// The authorities that upstream's certificate may be of; the system's own where left out.
+    pub(crate) ca: Option<PathBuf>,
+    /// The name that upstream's certificate must have; the endpoint's host where left out.
+    pub(crate) server_name: Option<String>,
+    /// What we present.
+    pub(crate) client: Option<CertificatePair>,
 }
 
 /// A part of a path that servers read in different ways.
@@ -133,10 +186,25 @@ impl Ambiguity {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Endpoint {
-    /// `http://host:port`: the authority.
+    /// `http://host:port`, HTTP/1.1: the authority.
     Http(String),
-    /// `unix:/path`.
+    /// `https://host:port`, HTTP/2 or HTTP/1.1 as ALPN has it: the authority.
+    Https(String),
+    /// `h2c://host:port`, HTTP/2 with prior knowledge: the authority.
+    H2c(String),
+    /// `unix:/path`, HTTP/1.1.
     Unix(PathBuf),
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Endpoint::Http(authority) => write!(f, "http://{authority}"),
+            Endpoint::Https(authority) => write!(f, "https://{authority}"),
+            Endpoint::H2c(authority) => write!(f, "h2c://{authority}"),
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// What upstream gets in the place of the caller's key.
@@ -144,6 +212,8 @@ pub(crate) enum Endpoint {
 pub(crate) struct UpstreamCredential {
     pub(crate) header: HeaderName,
     pub(crate) value: http::HeaderValue,
+    /// Where it was read from, so that a change of it can be noticed.
+    pub(crate) file: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for UpstreamCredential {
@@ -169,6 +239,24 @@ impl Default for Timeouts {
             // ten minutes is what the OpenAI clients wait.
             response_headers: Duration::from_secs(600),
             idle: Duration::from_secs(300),
+        }
+    }
+}
+
+/// A route's own timeouts, in the place of its upstream's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RouteTimeouts {
+    pub(crate) connect: Option<Duration>,
+    pub(crate) response_headers: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
+}
+
+impl Timeouts {
+    pub(crate) fn overridden(self, by: RouteTimeouts) -> Self {
+        Timeouts {
+            connect: by.connect.unwrap_or(self.connect),
+            response_headers: by.response_headers.unwrap_or(self.response_headers),
+            idle: by.idle.unwrap_or(self.idle),
         }
     }
 }
@@ -211,6 +299,9 @@ pub(crate) struct Route {
     pub(crate) rate_limits: Vec<Quota>,
     pub(crate) strip_prefix: Option<String>,
     pub(crate) max_body: Option<u64>,
+    pub(crate) timeouts: RouteTimeouts,
+    /// Protocols that a request may be upgraded to, in lower case: `websocket`, say.
+    pub(crate) upgrades: Vec<String>,
 }
 
 /// Who may use a route.
@@ -229,6 +320,8 @@ pub(crate) struct Limits {
     pub(crate) uri_bytes: u64,
     pub(crate) body_bytes: u64,
     pub(crate) connections: usize,
+    /// Of one client address; IPv6 is counted by /64.
+    pub(crate) connections_per_address: Option<usize>,
     pub(crate) header_timeout: Duration,
     pub(crate) body_idle_timeout: Duration,
     pub(crate) idle_timeout: Duration,
@@ -244,6 +337,7 @@ impl Default for Limits {
             uri_bytes: 8 * 1024,
             body_bytes: 32 * 1024 * 1024,
             connections: 10_000,
+            connections_per_address: None,
             header_timeout: Duration::from_secs(10),
             body_idle_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
@@ -271,7 +365,7 @@ impl TrustedProxies {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Log {
     pub(crate) format: LogFormat,
     pub(crate) level: tracing::Level,
@@ -301,7 +395,8 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, Faults> {
         let source = std::fs::read_to_string(path)
             .map_err(|error| Fault::of_file(path, format!("the configuration can't be read: {error}")))?;
-        Config::parse(path, &source, &|name| std::env::var(name).ok())
+        let config = Config::parse(path, &source, &|name| std::env::var(name).ok())?;
+        Ok(Config { source: Some(path.to_owned()), ..config })
     }
 
     /// Reads a configuration from text; `path` names it in faults.

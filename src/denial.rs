@@ -64,7 +64,9 @@ codes! {
     UpstreamUnreachable     "UPSTREAM_UNREACHABLE"        502 14;
     UpstreamProtocolError   "UPSTREAM_PROTOCOL_ERROR"     502 14;
     UpstreamTimeout         "UPSTREAM_TIMEOUT"            504 4;
+    Overloaded              "OVERLOADED"                  503 14;
     ShuttingDown            "SHUTTING_DOWN"               503 14;
+    ReloadRefused           "RELOAD_REFUSED"              422 9;
 }
 
 /// The one shape of a body, in the order that documentation shows.
@@ -243,6 +245,19 @@ impl Denial {
     pub(crate) fn upstream_timeout(upstream: &str) -> Self {
         let details = json!({"upstream": upstream});
         Denial::new(Code::UpstreamTimeout, "The upstream did not answer in time", details)
+    }
+
+    /// One address holds all the connections that one may.
+    pub(crate) fn too_many_connections(limit: usize) -> Self {
+        let details = json!({"connections_per_address": limit});
+        Denial::new(Code::Overloaded, "Too many connections from this address", details)
+            .retry_after(1)
+            .closing()
+    }
+
+    /// A reload found faults; what was there before stays. For the admin API alone.
+    pub(crate) fn reload_refused(details: Value) -> Self {
+        Denial::new(Code::ReloadRefused, "The reload was refused; what was there before stays", details)
     }
 
     /// The process is ending; another one takes over.

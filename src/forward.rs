@@ -6,59 +6,147 @@
 
 pub(crate) mod body;
 pub(crate) mod headers;
+pub(crate) mod tunnel;
+pub(crate) mod upgrade;
 
+use std::error::Error as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use crate::config::Timeouts;
 use crate::denial::Denial;
 use crate::gate::Permit;
 use crate::guard::Target;
-use crate::upstream::Upstream;
+use crate::keys::cache::Revocation;
 use crate::upstream::pool::{Lease, WorkerPool};
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
+use crate::upstream::{Endpoint, Upstream};
 use body::Download;
 use headers::Origin;
+use tunnel::Tunnel;
+use upgrade::Upgrade;
+
+/// What upstream said.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are answers; a tunnel may waste the space")]
+pub(crate) enum Forwarded {
+    /// An answer, whose body follows.
+    Answer(Response<Download>),
+    /// It changes over to what the client asked for: the head of its 101, and what is spoken behind it.
+    Tunnel(Response<()>, Box<Tunnel>),
+}
+
+/// A request that may pass.
+#[derive(Debug)]
+pub(crate) struct Passage<'a> {
+    pub(crate) permit: Permit,
+    pub(crate) parts: Parts,
+    pub(crate) upload: Upload,
+    pub(crate) upgrade: Option<Upgrade>,
+    /// Where open answers end with their key.
+    pub(crate) revocation: Option<Revocation>,
+    pub(crate) target: &'a Target,
+    pub(crate) origin: Origin<'a>,
+    pub(crate) pool: &'a Arc<WorkerPool>,
+}
 
 /// Sends the request and awaits the head of the answer.
 ///
 /// # Errors
 ///
-/// 408 and 413 for the request's body, 502 and 504 for upstream.
-pub(crate) async fn forward(
-    permit: Permit,
-    mut parts: Parts,
-    upload: Upload,
-    target: &Target,
-    origin: &Origin<'_>,
-    pool: &Arc<WorkerPool>,
-) -> Result<Response<Download>, Denial> {
+/// 401 where the key goes meanwhile, 408 and 413 for the request's body, 502 and 504 for upstream.
+pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
+    let Passage { permit, mut parts, upload, upgrade, mut revocation, target, origin, pool } = passage;
     let upstream = permit.route().upstream.clone();
     let method = parts.method.clone();
     let (progress, limits) = (upload.progress(), upload.limits());
-    headers::prepare_request(&mut parts.headers, target, &permit, origin);
+    headers::prepare_request(&mut parts.headers, target, &permit, &origin);
+    if let Some(upgrade) = &upgrade {
+        upgrade.write_to(&mut parts.headers);
+    }
     frame_upload(&mut parts, &upload);
-    parts.uri = upstream_uri(&permit, target)?;
-    parts.version = Version::HTTP_11;
-    // hyper's own extensions (an upgrade, say) belong to the caller's connection.
+    let path = upstream_path(&permit, target)?;
+    // hyper's own extensions belong to the caller's connection.
     parts.extensions.clear();
 
     let request = Request::from_parts(parts, upload);
-    let exchange = Exchange { upstream: &upstream, progress: &progress, limits };
-    let (response, lease) = exchange.send(request, pool).await?;
+    let exchange = Exchange {
+        upstream: &upstream,
+        timeouts: permit.route().timeouts,
+        needs_http1: upgrade.is_some(),
+        target,
+        path: &path,
+        progress: &progress,
+        limits,
+    };
+    let sending = exchange.send(request, pool);
+    let (response, lease) = unless_revoked(&mut revocation, &permit, sending).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return tunnelled(response, lease, permit, upgrade, revocation);
+    }
     check_answer(&response, &upstream)?;
+    progress.answered();
     let (mut head, incoming) = response.into_parts();
     let keeps_length = method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
     headers::prepare_response(&mut head.headers, keeps_length);
     head.version = Version::default();
     head.extensions.clear();
-    Ok(Response::from_parts(head, Download::new(incoming, lease, permit)))
+    let download = Download::new(incoming, lease, permit, progress, revocation);
+    Ok(Forwarded::Answer(Response::from_parts(head, download)))
+}
+
+/// Awaits `sending`, and gives it up once the key is gone.
+async fn unless_revoked<T>(
+    revocation: &mut Option<Revocation>,
+    permit: &Permit,
+    sending: impl Future<Output = Result<T, Denial>>,
+) -> Result<T, Denial> {
+    let Some(revocation) = revocation else { return sending.await };
+    tokio::select! {
+        biased;
+        () = std::future::poll_fn(|cx| revocation.poll(cx)) => {
+            let key_id = permit.principal().map(|principal| principal.key().key.id.as_str());
+            Err(Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was asked"))
+        }
+        sent = sending => sent,
+    }
+}
+
+/// Makes the tunnel of a 101 that was asked for.
+fn tunnelled(
+    mut response: Response<Incoming>,
+    lease: Lease,
+    permit: Permit,
+    upgrade: Option<Upgrade>,
+    revocation: Option<Revocation>,
+) -> Result<Forwarded, Denial> {
+    let refuse = |why: &'static str| {
+        let upstream = &permit.route().upstream.name;
+        Err(Denial::upstream_protocol(upstream).not_to_be_retried().caused_by(why))
+    };
+    let Some(upgrade) = upgrade else { return refuse("101 without a request for an upgrade") };
+    let granted = response.headers().get(http::header::UPGRADE).cloned();
+    let Some(granted) = granted.filter(|_| upgrade.is_granted_by(response.headers())) else {
+        return refuse("101 for another protocol than was asked for");
+    };
+    let upstream = hyper::upgrade::on(&mut response);
+    let (mut head, _no_body) = response.into_parts();
+    headers::prepare_response(&mut head.headers, false);
+    Upgrade::confirm(&mut head.headers, granted);
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    let idle = permit.route().timeouts.idle;
+    let tunnel =
+        Tunnel { client: upgrade.client, upstream, idle, revocation, permit, at: lease.into_tunnel() };
+    Ok(Forwarded::Tunnel(Response::from_parts(head, ()), Box::new(tunnel)))
 }
 
 /// Frames the body anew from what is known of it; nothing of the caller's framing is copied.
@@ -74,26 +162,21 @@ fn frame_upload(parts: &mut Parts, upload: &Upload) {
     }
 }
 
-/// The canonical path and query, in origin form.
-fn upstream_uri(permit: &Permit, target: &Target) -> Result<Uri, Denial> {
+/// The canonical path and query, as upstream gets them.
+fn upstream_path(permit: &Permit, target: &Target) -> Result<PathAndQuery, Denial> {
     let path = permit.route().upstream_path(target.path());
-    let path_and_query = if path == target.path() {
-        target.path_and_query.clone()
-    } else {
-        let query = target.path_and_query.query().map(|query| format!("?{query}")).unwrap_or_default();
-        PathAndQuery::try_from(format!("{path}{query}"))
-            .map_err(|error| Denial::bad_request("The path is not valid").caused_by(error))?
-    };
-    Ok(Uri::from(path_and_query))
+    if path == target.path() {
+        return Ok(target.path_and_query.clone());
+    }
+    let query = target.path_and_query.query().map(|query| format!("?{query}")).unwrap_or_default();
+    PathAndQuery::try_from(format!("{path}{query}"))
+        .map_err(|error| Denial::bad_request("The path is not valid").caused_by(error))
 }
 
 /// Refuses answers that can't be passed on in one meaning.
 fn check_answer(response: &Response<Incoming>, upstream: &Upstream) -> Result<(), Denial> {
     let refuse =
         |why: &'static str| Err(Denial::upstream_protocol(&upstream.name).not_to_be_retried().caused_by(why));
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return refuse("101 without a request for an upgrade");
-    }
     let mut lengths = response.headers().get_all(CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next()
         && (lengths.next().is_some() || !length.as_bytes().iter().all(u8::is_ascii_digit))
@@ -115,42 +198,112 @@ fn check_answer(response: &Response<Incoming>, upstream: &Upstream) -> Result<()
 /// One request on its way.
 struct Exchange<'a> {
     upstream: &'a Arc<Upstream>,
+    timeouts: Timeouts,
+    needs_http1: bool,
+    target: &'a Target,
+    path: &'a PathAndQuery,
     progress: &'a UploadProgress,
     limits: UploadLimits,
 }
 
 impl Exchange<'_> {
-    /// Sends on a connection that is kept, or a new one; one that dies before a byte was written is replaced.
+    /// Sends on a connection that is kept, or a new one. A connection that dies before a byte was written is
+    /// replaced, and an endpoint that can't be reached by another one.
     async fn send(
         &self,
         mut request: Request<Upload>,
         pool: &Arc<WorkerPool>,
     ) -> Result<(Response<Incoming>, Lease), Denial> {
+        let mut tried = Vec::new();
         loop {
-            let mut lease = match pool.reuse(self.upstream) {
-                Some(lease) => lease,
-                None => pool.connect(self.upstream).await.map_err(|error| self.unconnected(error))?,
+            let mut lease = self.lease(pool, &mut tried).await?;
+            self.shape(&mut request, &lease)?;
+            let answered = {
+                let sending = pin!(lease.send(request));
+                self.answer(sending).await
             };
-            let sending = lease.sender.try_send_request(request);
-            match self.answer(sending, &lease).await? {
-                Ok(response) => return Ok((response, lease)),
-                Err(mut error) => match error.take_message() {
+            match answered {
+                Some(Ok(response)) => {
+                    if lease.endpoint().health.succeeded() {
+                        self.tell_of_return(lease.endpoint());
+                    }
+                    return Ok((response, lease));
+                }
+                Some(Err(mut error)) => match error.take_message() {
                     Some(unsent) if lease.is_reused => request = unsent,
+                    Some(unsent) if tried.len() < self.upstream.retries => {
+                        tried.push(lease.endpoint().clone());
+                        request = unsent;
+                    }
                     _ => return Err(self.failed(error.into_error(), &lease)),
                 },
+                None => {
+                    let denial = Denial::upstream_timeout(&self.upstream.name).caused_by("no answer in time");
+                    return Err(told_once(denial, &lease));
+                }
             }
         }
     }
 
-    /// Awaits the head of the answer for as long as upstream may take, counted from when it last got a byte.
-    async fn answer<T>(&self, sending: impl Future<Output = T>, lease: &Lease) -> Result<T, Denial> {
-        let mut sending = std::pin::pin!(sending);
-        let limit = self.upstream.timeouts.response_headers;
+    /// A connection to an endpoint that the request was not tried on yet.
+    async fn lease(&self, pool: &Arc<WorkerPool>, tried: &mut Vec<Arc<Endpoint>>) -> Result<Lease, Denial> {
+        loop {
+            let Some(endpoint) = self.upstream.pick(tried) else {
+                let denial = Denial::upstream_unreachable(&self.upstream.name);
+                return Err(denial.caused_by("tried on all endpoints"));
+            };
+            let connecting = pool.lease(self.upstream, &endpoint, self.needs_http1, self.timeouts.connect);
+            let error = match connecting.await {
+                Ok(lease) => return Ok(lease),
+                Err(error) => error,
+            };
+            if let Some(ejection) = endpoint.health.failed(Instant::now()) {
+                let (upstream, address) = (&self.upstream.name, &endpoint.address);
+                let seconds = ejection.as_secs_f64();
+                tracing::warn!(upstream, endpoint = %address, %error, seconds, "an endpoint is left out for a while");
+            }
+            tried.push(endpoint);
+            if tried.len() > self.upstream.retries || self.upstream.pick(tried).is_none() {
+                return Err(self.unconnected(error));
+            }
+        }
+    }
+
+    fn tell_of_return(&self, endpoint: &Endpoint) {
+        tracing::info!(upstream = self.upstream.name, endpoint = %endpoint.address, "an endpoint is back");
+    }
+
+    /// Gives the request the form of the connection's protocol. It may have had the other one's before.
+    fn shape(&self, request: &mut Request<Upload>, lease: &Lease) -> Result<(), Denial> {
+        if !lease.is_http2() {
+            *request.version_mut() = Version::HTTP_11;
+            *request.uri_mut() = Uri::from(self.path.clone());
+            request.headers_mut().insert(HOST, self.target.authority.clone());
+            return Ok(());
+        }
+        *request.version_mut() = Version::HTTP_2;
+        let scheme = if lease.endpoint().is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
+        let uri = Uri::builder()
+            .scheme(scheme)
+            .authority(self.target.authority.as_bytes())
+            .path_and_query(self.path.clone());
+        *request.uri_mut() =
+            uri.build().map_err(|error| Denial::bad_request("The target is not valid").caused_by(error))?;
+        // The authority says it, and HTTP/2 frames bodies by itself.
+        request.headers_mut().remove(HOST);
+        request.headers_mut().remove(TRANSFER_ENCODING);
+        Ok(())
+    }
+
+    /// Awaits the head of the answer for as long as upstream may take, counted from when it last got a byte;
+    /// `None` where it took longer.
+    async fn answer<T>(&self, mut sending: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        let limit = self.timeouts.response_headers;
         let mut since = Instant::now();
         loop {
             let deadline = tokio::time::Instant::from_std(since + limit);
             if let Ok(answer) = tokio::time::timeout_at(deadline, sending.as_mut()).await {
-                return Ok(answer);
+                return Some(answer);
             }
             since = if self.progress.awaits_client() {
                 // The upload's own timer watches over the client.
@@ -158,8 +311,7 @@ impl Exchange<'_> {
             } else if self.progress.last_moved() > since {
                 self.progress.last_moved()
             } else {
-                let denial = Denial::upstream_timeout(&self.upstream.name).caused_by("no answer in time");
-                return Err(self.told_once(denial, lease));
+                return None;
             };
         }
     }
@@ -181,14 +333,23 @@ impl Exchange<'_> {
                 Denial::bad_request("The request body is malformed").caused_by(error)
             }
             None if error.is_parse() => {
-                self.told_once(Denial::upstream_protocol(&self.upstream.name).caused_by(error), lease)
+                told_once(Denial::upstream_protocol(&self.upstream.name).caused_by(error), lease)
             }
-            None => self.told_once(Denial::upstream_unreachable(&self.upstream.name).caused_by(error), lease),
+            None if was_not_acted_on(&error) => {
+                Denial::upstream_unreachable(&self.upstream.name).caused_by(error)
+            }
+            None => told_once(Denial::upstream_unreachable(&self.upstream.name).caused_by(error), lease),
         }
     }
+}
 
-    /// Once a byte was written, upstream may have acted on it.
-    fn told_once(&self, denial: Denial, lease: &Lease) -> Denial {
-        if lease.has_written() { denial.not_to_be_retried() } else { denial }
-    }
+/// Once a byte was written, upstream may have acted on it.
+fn told_once(denial: Denial, lease: &Lease) -> Denial {
+    if lease.has_written() { denial.not_to_be_retried() } else { denial }
+}
+
+/// Whether upstream has said that it did nothing (RFC 9113, section 8.7).
+fn was_not_acted_on(error: &hyper::Error) -> bool {
+    let refusal = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    refusal.is_some_and(|refusal| refusal.reason() == Some(h2::Reason::REFUSED_STREAM))
 }

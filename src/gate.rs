@@ -14,8 +14,8 @@ use crate::clock::Clock;
 use crate::config::Access;
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
-use crate::keys::cache::{KeyCache, LiveKey};
-use crate::keys::{Circumstances, Invalidity};
+use crate::keys::cache::{KeyCache, LiveKey, Revocation};
+use crate::keys::{Circumstances, Invalidity, KeyHash};
 use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Standing, Window};
 use crate::route::Route;
 use crate::snapshot::Snapshot;
@@ -23,7 +23,11 @@ use credential::Presented;
 
 /// Somebody whose key is good.
 #[derive(Clone, Debug)]
-pub(crate) struct Principal(Arc<LiveKey>);
+pub(crate) struct Principal {
+    live: Arc<LiveKey>,
+    /// The digest of the secret that was presented.
+    hash: KeyHash,
+}
 
 /// A principal, or anybody, who may use a route.
 #[derive(Debug)]
@@ -82,7 +86,8 @@ pub(crate) fn authenticate(
     if credential.is_mistyped() {
         return refused(credential.key_id(), "mistyped");
     }
-    let Some(found) = keys.find(&credential.hash()) else {
+    let hash = credential.hash();
+    let Some(found) = keys.find(&hash) else {
         return refused(credential.key_id(), "unknown");
     };
     let circumstances = Circumstances {
@@ -92,7 +97,7 @@ pub(crate) fn authenticate(
     };
     let key_id = Some(found.key.key.id.clone());
     match found.key.key.validity(found.expires_at, &circumstances) {
-        Ok(()) => Authentication { key_id, outcome: Ok(Principal(found.key)) },
+        Ok(()) => Authentication { key_id, outcome: Ok(Principal { live: found.key, hash }) },
         Err(invalidity) => {
             let denial = match invalidity {
                 Invalidity::Expired(at) => Denial::expired_key(at),
@@ -122,7 +127,9 @@ fn refused(key_id: String, reason: &'static str) -> Authentication {
 pub(crate) fn authorize(principal: Option<Principal>, route: Arc<Route>) -> Result<Authorized, Denial> {
     if let Access::Needs(permission) = route.access {
         // The proxy authenticates for every route that is not public; if it ever did not, nobody passes.
-        let Some(Principal(live)) = &principal else { return Err(Denial::missing_key("Authorization")) };
+        let Some(Principal { live, .. }) = &principal else {
+            return Err(Denial::missing_key("Authorization"));
+        };
         if !live.key.has(permission) {
             return Err(Denial::insufficient_permissions(permission.name(), &live.key.permission_names()));
         }
@@ -146,7 +153,7 @@ pub(crate) fn admit(
     limiter: &Limiter,
 ) -> Result<(Permit, Option<Standing>), Denial> {
     let Authorized { principal, route } = authorized;
-    let Some(Principal(live)) = &principal else {
+    let Some(Principal { live, .. }) = &principal else {
         return Ok((Permit { principal, route, _place: None }, None));
     };
     let limits = live.limits(limiter);
@@ -176,7 +183,7 @@ pub(crate) fn standing(
     snapshot: &Snapshot,
     limiter: &Limiter,
 ) -> Option<Standing> {
-    let live = &principal.0;
+    let live = &principal.live;
     let windows = windows(live, limiter, snapshot, route);
     windows.clone().next()?;
     Some(limiter.standing(&live.limits(limiter).state, windows))
@@ -195,7 +202,12 @@ fn windows<'a>(
 
 impl Principal {
     pub(crate) fn key(&self) -> &LiveKey {
-        &self.0
+        &self.live
+    }
+
+    /// Ready once the secret that was presented opens nothing any more.
+    pub(crate) fn revocation(&self, keys: &Arc<KeyCache>) -> Revocation {
+        keys.revocation(self.hash)
     }
 }
 

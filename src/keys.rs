@@ -18,7 +18,7 @@ pub(crate) use crate::permission::Permission;
 pub(crate) use token::{Credential, KeyHash};
 
 /// One key as its store describes it. Holds no secret; its digests are in [`KeyRecord::hashes`] alone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ApiKey {
     pub(crate) id: String,
     pub(crate) name: Option<String>,

@@ -1,6 +1,8 @@
 //! From a socket to requests: accept, TLS, the wire under hyper, and HTTP/1.1 or HTTP/2 on it.
 
 pub(crate) mod conn;
+pub(crate) mod crowd;
+pub(crate) mod inherited;
 pub(crate) mod listen;
 pub(crate) mod tls;
 pub(crate) mod wire;

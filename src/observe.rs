@@ -4,6 +4,7 @@
 //! is dropped. It holds key ids, never secrets, and the path without its query.
 
 pub(crate) mod log;
+pub(crate) mod metrics;
 
 use std::cell::Cell;
 use std::net::IpAddr;

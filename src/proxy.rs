@@ -7,30 +7,34 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::clock::Clock;
 use crate::config::{Access, Ambiguity};
 use crate::denial::Denial;
-use crate::exchange::Exchanges;
-use crate::forward;
-use crate::forward::body::{Download, ResponseBody};
+use crate::exchange::{Exchanges, InService};
+use crate::forward::body::ResponseBody;
 use crate::forward::headers::{Origin, X_REQUEST_ID, is_harmless_trailer};
+use crate::forward::tunnel::OpenTunnel;
+use crate::forward::{self, Forwarded, Passage, upgrade};
 use crate::gate::{self, Authentication, Principal};
 use crate::guard::{self, client};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
 use crate::limit::{Limiter, Standing};
+use crate::observe::metrics::Metrics;
 use crate::observe::{self, AccessLog, RequestRecord};
 use crate::route::{Lookup, Route};
 use crate::snapshot::Snapshot;
+use crate::upstream::Endpoints;
 use crate::upstream::pool::WorkerPool;
 use crate::upstream::upload::{RequestBody, Upload, UploadLimits};
 
@@ -38,10 +42,14 @@ use crate::upstream::upload::{RequestBody, Upload, UploadLimits};
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) snapshot: ArcSwap<Snapshot>,
-    pub(crate) keys: KeyCache,
+    pub(crate) keys: Arc<KeyCache>,
     pub(crate) limiter: Limiter,
+    pub(crate) endpoints: Endpoints,
+    /// The process is ending: answers on HTTP/1 say that their connection does, too.
+    pub(crate) is_draining: AtomicBool,
     pub(crate) clock: Clock,
     pub(crate) access_log: AccessLog,
+    pub(crate) metrics: Metrics,
     pub(crate) hooks: Hooks,
 }
 
@@ -55,6 +63,10 @@ pub(crate) struct Peer {
     pub(crate) is_tls: bool,
     /// The requests in service on the connection.
     pub(crate) exchanges: Arc<Exchanges>,
+    /// What the connection is used for once it is free of HTTP.
+    pub(crate) tunnel: Arc<Mutex<Option<OpenTunnel>>>,
+    /// The client's address has more connections than this: nothing is served on this one.
+    pub(crate) over_limit: Option<usize>,
 }
 
 /// What becomes known of a request on its way, and is needed whichever way it ends.
@@ -94,23 +106,24 @@ pub(crate) async fn serve(
     };
     let outcome = AssertUnwindSafe(handle(peer, &mut course, parts, &body)).catch_unwind().await;
     let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
-    let response = course.conclude(peer, &caller, outcome);
-    // The exchange lasts as long as its answer does. HTTP/1 has its own way with what is left of a request.
-    let drains = caller.version == Version::HTTP_2;
-    Ok(response.map(|answer| answer.concluding(in_service, body, drains)))
+    Ok(course.conclude(peer, &caller, outcome, in_service, body))
 }
 
 /// The steps of a request, in their order.
 async fn handle(
     peer: &Peer,
     course: &mut Course,
-    parts: Parts,
+    mut parts: Parts,
     body: &RequestBody,
-) -> Result<Response<Download>, Denial> {
+) -> Result<Forwarded, Denial> {
     let Gateway { keys, limiter, clock, hooks, .. } = &*peer.gateway;
     let snapshot = course.snapshot.clone();
     let client = client::client(&parts.headers, peer.address, &snapshot.trusted_proxies);
     course.record.client(client.address);
+
+    if let Some(limit) = peer.over_limit {
+        return Err(Denial::too_many_connections(limit));
+    }
 
     // Refuse what is ambiguous, before anybody can act on one of its meanings.
     let target = guard::check(&parts, &snapshot.limits)?;
@@ -137,6 +150,7 @@ async fn handle(
     course.route = Some(route.clone());
     let authorized = gate::authorize(course.principal.clone(), route.clone())?;
     let limits = upload_limits(&snapshot, &route, body)?;
+    let upgrade = upgrade::asked(&mut parts, &route, !body.is_empty())?;
 
     // The limits come last: what is refused has burnt no quota.
     let (permit, standing) = gate::admit(authorized, &snapshot, limiter)?;
@@ -149,8 +163,12 @@ async fn handle(
         request_id: &course.request_id,
         credential_headers: &snapshot.credential_headers,
     };
-    let body = Upload::new(body.clone(), limits, peer.exchanges.clone(), is_harmless_trailer);
-    forward::forward(permit, parts, body, &target, &origin, &peer.pool).await
+    let upload = Upload::new(body.clone(), limits, peer.exchanges.clone(), is_harmless_trailer);
+    let revocation = permit.principal().filter(|_| snapshot.cut_open_streams);
+    let revocation = revocation.map(|principal| principal.revocation(keys));
+    let pool = &peer.pool;
+    let passage = Passage { permit, parts, upload, upgrade, revocation, target: &target, origin, pool };
+    forward::forward(passage).await
 }
 
 /// Only a route whose upstream is configured to take them gets paths that servers read in two ways.
@@ -194,16 +212,27 @@ impl Course {
         mut self,
         peer: &Peer,
         caller: &Caller,
-        outcome: Result<Response<Download>, Denial>,
+        outcome: Result<Forwarded, Denial>,
+        in_service: InService,
+        body: RequestBody,
     ) -> Response<ResponseBody> {
         let standing = self.standing.take().or_else(|| {
             let principal = self.principal.as_ref()?;
             gate::standing(principal, self.route.as_ref(), &self.snapshot, &peer.gateway.limiter)
         });
+        // HTTP/1 has its own way with what is left of a request.
+        let is_http2 = caller.version == Version::HTTP_2;
         let mut response = match outcome {
-            Ok(response) => {
+            Ok(Forwarded::Tunnel(head, tunnel)) => {
+                self.record.status(head.status());
+                let tunnel = tunnel.open(self.record, in_service);
+                *peer.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+                head.map(|()| ResponseBody::none())
+            }
+            Ok(Forwarded::Answer(response)) => {
                 self.record.status(response.status());
-                response.map(|download| ResponseBody::upstream(download, self.record))
+                let answer = |download| ResponseBody::upstream(download, self.record);
+                response.map(|download| answer(download).concluding(in_service, body, is_http2))
             }
             Err(denial) => {
                 self.record.denied(&denial);
@@ -213,17 +242,21 @@ impl Course {
                     let length = std::mem::take(response.body_mut()).len();
                     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
                 }
-                response.map(|bytes| ResponseBody::own(bytes, self.record))
+                let answer = |bytes| ResponseBody::own(bytes, self.record);
+                response.map(|bytes| answer(bytes).concluding(in_service, body, is_http2))
             }
         };
+        let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         if let Some(standing) = standing {
             standing.write_to(headers);
         }
         headers.insert(X_REQUEST_ID, self.request_id);
-        // HTTP/2 knows no such header (RFC 9113, section 8.2.2).
-        if caller.version == Version::HTTP_2 {
+        if is_http2 {
+            // HTTP/2 knows no such header (RFC 9113, section 8.2.2).
             headers.remove(CONNECTION);
+        } else if !is_tunnel && peer.gateway.is_draining.load(Ordering::Relaxed) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

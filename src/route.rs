@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::Method;
 
-use crate::config::{self, Access, Ambiguity, Config, Routes};
+use crate::config::{self, Access, Ambiguity, Config, Routes, Timeouts};
 use crate::limit::{Limiter, Window};
 use crate::path_pattern::PathPattern;
 use crate::upstream::Upstream;
@@ -24,6 +24,10 @@ pub(crate) struct Route {
     pub(crate) windows: Vec<Arc<Window>>,
     pub(crate) strip_prefix: Option<String>,
     pub(crate) max_body: Option<u64>,
+    /// The upstream's, with the route's own in their place.
+    pub(crate) timeouts: Timeouts,
+    /// Protocols that a request may be upgraded to, in lower case.
+    pub(crate) upgrades: Vec<String>,
     paths: Vec<PathPattern>,
     methods: Option<Vec<Method>>,
     hosts: Option<Vec<String>>,
@@ -139,6 +143,8 @@ fn compile(route: &config::Route, upstreams: &[Arc<Upstream>], limiter: &Limiter
         windows: route.rate_limits.iter().map(|quota| limiter.window(Some(&route.name), *quota)).collect(),
         strip_prefix: route.strip_prefix.clone(),
         max_body: route.max_body,
+        timeouts: upstream.timeouts.overridden(route.timeouts),
+        upgrades: route.upgrades.clone(),
         paths,
         methods: route.methods.clone(),
         hosts: route.hosts.clone(),
@@ -152,14 +158,19 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::permission::Permission;
+    use crate::upstream::Endpoints;
 
     fn table(routes: &str) -> RouteTable {
         let source = format!(
             "listeners: [{{address: 127.0.0.1:1}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:2]}}]\nkeys: {{path: k.yaml}}\nroutes: {routes}\n"
         );
         let config = Config::parse(Path::new("c.yaml"), &source, &|_| None).unwrap();
-        let upstreams: Vec<_> =
-            config.upstreams.iter().map(|upstream| Arc::new(Upstream::new(upstream))).collect();
+        let endpoints = Endpoints::default();
+        let upstreams: Vec<_> = config
+            .upstreams
+            .iter()
+            .map(|upstream| Arc::new(Upstream::new(upstream, &endpoints).unwrap()))
+            .collect();
         RouteTable::new(&config, &upstreams, &Limiter::new(Clock::system())).unwrap()
     }
 

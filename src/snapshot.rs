@@ -2,23 +2,28 @@
 //!
 //! What outlives a reload (keys, limit state, connections) lives in `proxy::Gateway` beside it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use http::HeaderName;
 
+use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Limits, TrustedProxies};
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
-use crate::upstream::Upstream;
+use crate::upstream::{Endpoints, Upstream};
 
 /// A configuration, compiled.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) routes: RouteTable,
+    pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) limits: Limits,
     pub(crate) trusted_proxies: TrustedProxies,
     /// Keys of other environments are refused.
     pub(crate) environment: Option<String>,
+    /// Whether a key that goes takes its open answers with it.
+    pub(crate) cut_open_streams: bool,
     /// Where a key may stand, in order.
     pub(crate) credential_headers: Vec<HeaderName>,
     /// The windows of a key that names none.
@@ -28,14 +33,32 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn new(config: &Config, limiter: &Limiter) -> anyhow::Result<Self> {
-        let upstreams: Vec<_> =
-            config.upstreams.iter().map(|upstream| Arc::new(Upstream::new(upstream))).collect();
+    /// Compiles a configuration. Endpoints and windows that it shares with one before are the same.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with the files that its upstreams name.
+    pub(crate) fn new(config: &Config, limiter: &Limiter, endpoints: &Endpoints) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        let mut upstreams = Vec::with_capacity(config.upstreams.len());
+        for upstream in &config.upstreams {
+            match Upstream::new(upstream, endpoints) {
+                Ok(upstream) => upstreams.push(Arc::new(upstream)),
+                Err(of_files) => faults.extend(of_files.0),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(Faults(faults));
+        }
+        let routes = RouteTable::new(config, &upstreams, limiter)
+            .map_err(|error| Fault::of_file(Path::new("routes"), error.to_string()))?;
         Ok(Snapshot {
-            routes: RouteTable::new(config, &upstreams, limiter)?,
+            routes,
+            upstreams,
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
             environment: config.keys.environment.clone(),
+            cut_open_streams: config.keys.cut_open_streams,
             credential_headers: config.auth.headers.clone(),
             default_windows: config.rate_limits.iter().map(|quota| limiter.window(None, *quota)).collect(),
             default_max_concurrent: config.max_concurrent,

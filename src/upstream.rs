@@ -1,21 +1,35 @@
-//! The servers behind bearward: where they are, and the connections to them.
+//! The servers behind bearward: where they are, how they fare, and the connections to them.
 //!
-//! An [`Upstream`] is shared by all workers; its connections are each worker's own ([`pool`]), so that no
-//! request ever changes thread.
+//! An [`Upstream`] is part of a snapshot; its [`Endpoint`]s outlive snapshots, so that a reload forgets neither
+//! connections nor health. Connections are each worker's own ([`pool`]), so that no request ever changes thread.
 
+mod connect;
+pub(crate) mod health;
 pub(crate) mod pool;
 pub(crate) mod stall;
+pub(crate) mod tls;
 pub(crate) mod upload;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use crate::config::{self, Ambiguity, Pool, Timeouts, UpstreamCredential};
+use crate::config::fault::Faults;
+use crate::config::{self, Ambiguity, Balance, Pool, Timeouts, UpstreamCredential};
+use health::Health;
+use tls::ClientTls;
 
 /// A named upstream, compiled.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) name: String,
-    pub(crate) endpoint: Endpoint,
+    endpoints: Vec<Arc<Endpoint>>,
+    balance: Balance,
+    /// How many endpoints have had a turn.
+    turns: AtomicUsize,
+    /// Other endpoints that a request may be given to while nothing of it was sent.
+    pub(crate) retries: usize,
     pub(crate) credential: Option<UpstreamCredential>,
     pub(crate) timeouts: Timeouts,
     pub(crate) pool: Pool,
@@ -26,23 +40,189 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     /// Tells pools apart; never used twice in a process.
-    id: u64,
-    address: config::Endpoint,
+    pub(crate) id: u64,
+    pub(crate) address: config::Endpoint,
+    /// For `https://` alone.
+    tls: Option<ClientTls>,
+    /// Shared with the endpoints of this address that went before.
+    pub(crate) health: Arc<Health>,
+}
+
+/// All endpoints in use, by upstream and address: a reload finds those again that it leaves as they were.
+#[derive(Debug, Default)]
+pub(crate) struct Endpoints(Mutex<HashMap<(String, config::Endpoint), Arc<Endpoint>>>);
+
+impl Endpoints {
+    fn find_or_make(
+        &self,
+        upstream: &str,
+        address: &config::Endpoint,
+        tls: Option<&ClientTls>,
+    ) -> Arc<Endpoint> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = (upstream.to_owned(), address.clone());
+        let earlier = known.get(&name);
+        if let Some(same) = earlier.filter(|endpoint| endpoint.tls.as_ref() == tls) {
+            return same.clone();
+        }
+        // With another way of proving who is who, connections must not be shared; health may.
+        let health = earlier.map(|endpoint| endpoint.health.clone()).unwrap_or_default();
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let endpoint = Arc::new(Endpoint { id, address: address.clone(), tls: tls.cloned(), health });
+        known.insert(name, endpoint.clone());
+        endpoint
+    }
+
+    /// Forgets the endpoints that none of these upstreams has.
+    pub(crate) fn keep_only(&self, upstreams: &[Arc<Upstream>]) {
+        let is_used = |endpoint: &Arc<Endpoint>| {
+            upstreams.iter().flat_map(|upstream| &upstream.endpoints).any(|used| Arc::ptr_eq(used, endpoint))
+        };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, endpoint| is_used(endpoint));
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
 }
 
 impl Upstream {
-    pub(crate) fn new(config: &config::Upstream) -> Self {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        Upstream {
+    /// Compiles an upstream.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with the files of its TLS.
+    pub(crate) fn new(config: &config::Upstream, endpoints: &Endpoints) -> Result<Self, Faults> {
+        let has_tls = config.endpoints.iter().any(|address| matches!(address, config::Endpoint::Https(_)));
+        let tls = has_tls.then(|| ClientTls::load(&config.tls)).transpose()?;
+        let endpoints = config.endpoints.iter().map(|address| {
+            let tls = tls.as_ref().filter(|_| matches!(address, config::Endpoint::Https(_)));
+            endpoints.find_or_make(&config.name, address, tls)
+        });
+        Ok(Upstream {
             name: config.name.clone(),
-            endpoint: Endpoint {
-                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-                address: config.endpoint.clone(),
-            },
+            endpoints: endpoints.collect(),
+            balance: config.balance,
+            turns: AtomicUsize::new(0),
+            retries: config.retries,
             credential: config.credential.clone(),
             timeouts: config.timeouts,
             pool: config.pool,
             accept_in_path: config.accept_in_path.clone(),
+        })
+    }
+
+    /// Whether a connection can be upgraded: HTTP/2 has no upgrades.
+    pub(crate) fn takes_upgrades(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| !matches!(endpoint.address, config::Endpoint::H2c(_)))
+    }
+
+    /// The endpoint that a request goes to next, of those that it was not `tried` on; `None` where it was tried
+    /// on all.
+    ///
+    /// One whose time-out for failing is over gets this one request, as a probe. Where none is well, any may be
+    /// tried: an endpoint that is back sooner than expected must not be missed.
+    pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+        if let [only] = self.endpoints.as_slice() {
+            return tried.is_empty().then(|| only.clone());
         }
+        let now = Instant::now();
+        let is_untried = |endpoint: &&Arc<Endpoint>| !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
+        let untried = || self.endpoints.iter().filter(is_untried);
+        if let Some(due) = untried().find(|endpoint| endpoint.health.claims_probe(now)) {
+            return Some(due.clone());
+        }
+        let well = || untried().filter(|endpoint| endpoint.health.is_well());
+        match well().count() {
+            0 => self.choose(untried, untried().count()),
+            count => self.choose(well, count),
+        }
+    }
+
+    fn choose<'e, I>(&self, candidates: impl Fn() -> I, count: usize) -> Option<Arc<Endpoint>>
+    where
+        I: Iterator<Item = &'e Arc<Endpoint>>,
+    {
+        let chosen = match (count, self.balance) {
+            (0, _) => None,
+            (1, _) => candidates().next(),
+            (_, Balance::RoundRobin) => candidates().nth(self.turns.fetch_add(1, Ordering::Relaxed) % count),
+            // The power of two choices: nearly as even as looking at all, and no herd runs after the emptiest
+            // (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
+            (_, Balance::LeastRequests) => {
+                let first = fastrand::usize(..count);
+                let second = (first + fastrand::usize(1..count)) % count;
+                let (first, second) = (candidates().nth(first)?, candidates().nth(second)?);
+                Some(if second.health.in_flight() < first.health.in_flight() { second } else { first })
+            }
+        };
+        chosen.cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn upstream(fields: &str, endpoints: &Endpoints) -> Upstream {
+        let source = format!(
+            "listeners: [{{address: 127.0.0.1:1}}]\nupstreams: [{{name: m, endpoints: [http://a:1, http://b:1, http://c:1]{fields}}}]\nkeys: {{path: k.yaml}}\n"
+        );
+        let config = Config::parse(Path::new("c.yaml"), &source, &|_| None).unwrap();
+        Upstream::new(&config.upstreams[0], endpoints).unwrap()
+    }
+
+    fn picked(upstream: &Upstream, times: usize) -> Vec<usize> {
+        let mut counts = vec![0; upstream.endpoints.len()];
+        for _ in 0..times {
+            let endpoint = upstream.pick(&[]).unwrap();
+            counts[upstream.endpoints.iter().position(|known| Arc::ptr_eq(known, &endpoint)).unwrap()] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn each_has_its_turn() {
+        assert_eq!(picked(&upstream(", balance: round_robin", &Endpoints::default()), 30), [10, 10, 10]);
+    }
+
+    #[test]
+    fn the_busier_one_of_two_is_spared() {
+        let upstream = upstream("", &Endpoints::default());
+        let _busy: Vec<_> = (0..5).map(|_| upstream.endpoints[1].health.enter()).collect();
+        let counts = picked(&upstream, 300);
+        assert_eq!(counts[1], 0, "it loses to either of the others");
+        assert!(counts[0] > 60 && counts[2] > 60, "{counts:?}");
+    }
+
+    #[test]
+    fn one_that_failed_is_left_out_and_all_are_tried_where_all_failed() {
+        let upstream = upstream("", &Endpoints::default());
+        let now = Instant::now() + Duration::from_secs(60);
+        upstream.endpoints[0].health.failed(now);
+        assert_eq!(picked(&upstream, 50)[0], 0);
+        upstream.endpoints[1].health.failed(now);
+        upstream.endpoints[2].health.failed(now);
+        assert!(picked(&upstream, 300).iter().all(|count| *count > 0));
+        let tried: Vec<_> = upstream.endpoints.clone();
+        assert!(upstream.pick(&tried).is_none());
+        assert!(upstream.pick(&tried[..2]).is_some_and(|last| Arc::ptr_eq(&last, &tried[2])));
+    }
+
+    #[test]
+    fn a_reload_finds_the_same_endpoints_again_and_forgets_those_that_went() {
+        let endpoints = Endpoints::default();
+        let before = upstream("", &endpoints);
+        let after = upstream(", retries: 0", &endpoints);
+        assert!(before.endpoints.iter().zip(&after.endpoints).all(|(a, b)| Arc::ptr_eq(a, b)));
+        endpoints.keep_only(&[]);
+        assert!(!Arc::ptr_eq(&upstream("", &endpoints).endpoints[0], &after.endpoints[0]));
     }
 }

@@ -111,6 +111,8 @@ async fn serve(
             address: accepted.peer,
             is_tls: accepted.tls.is_some(),
             exchanges: Arc::default(),
+            tunnel: Arc::default(),
+            over_limit: accepted.over_limit,
         };
         let shutdown = shutdown.clone();
         connections.spawn(async move {

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Failure, config_path, print, say};
 use crate::app::Prepared;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::fault::Faults;
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -40,23 +39,13 @@ impl Check {
             }
             Err(faults) => {
                 if self.json {
-                    print(&format!("{}\n", json!({"ok": false, "faults": as_json(&faults)})))?;
+                    print(&format!(
+                        "{}\n",
+                        json!({"ok": false, "faults": faults.as_json().collect::<Vec<_>>()})
+                    ))?;
                 }
                 Err(Failure::Faults(faults))
             }
         }
     }
-}
-
-fn as_json(faults: &Faults) -> Value {
-    let fault = |fault: &crate::config::fault::Fault| {
-        json!({
-            "file": fault.file,
-            "line": fault.at.line,
-            "column": fault.at.column,
-            "message": fault.message,
-            "hint": fault.hint,
-        })
-    };
-    faults.0.iter().map(fault).collect()
 }

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, config_path, stop_signal};
-use crate::app::App;
+use crate::app::{App, Surroundings};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hooks::Hooks;
+use crate::net::inherited::Inherited;
 use crate::observe::log;
+use crate::reload::Handle;
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -35,7 +38,10 @@ impl Run {
         report_panics();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let finished = runtime.block_on(async {
-            let app = App::bind_logging(&config, Clock::system(), Hooks::from_environment(), access_log)?;
+            let surroundings = Surroundings { access_log, inherited: Inherited::from_environment()? };
+            let hooks = Hooks::from_environment();
+            let app = App::bind_within(&config, Clock::system(), hooks, surroundings)?;
+            reload_on_hangup(app.reload_handle())?;
             let stop = stop_signal()?;
             Ok::<bool, Failure>(app.run(stop).await?)
         })?;
@@ -61,6 +67,17 @@ impl Run {
         });
         Ok(Config::parse(Path::new("command line"), &source.to_string(), &|_| None)?)
     }
+}
+
+/// SIGHUP reloads, as it does everywhere.
+fn reload_on_hangup(reload: Handle) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reload.nudge();
+        }
+    });
+    Ok(())
 }
 
 /// Panics go to the log like every other error. The message is the code's own, never a caller's input.

@@ -62,6 +62,19 @@ impl Faults {
         faults.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
         Faults(faults)
     }
+
+    /// Each as `{"file", "line", "column", "message", "hint"}`.
+    pub(crate) fn as_json(&self) -> impl Iterator<Item = serde_json::Value> {
+        self.0.iter().map(|fault| {
+            serde_json::json!({
+                "file": fault.file,
+                "line": fault.at.line,
+                "column": fault.at.column,
+                "message": fault.message,
+                "hint": fault.hint,
+            })
+        })
+    }
 }
 
 impl fmt::Display for Faults {

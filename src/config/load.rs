@@ -12,8 +12,8 @@ use super::decode::{Decoder, Environment, Fields};
 use super::fault::{Fault, Faults};
 use super::tree::{self, Kind, Node, Quoting};
 use super::{
-    Address, Auth, CertificatePair, Config, Keys, Limits, Listener, Log, LogFormat, Preset, Quota, Routes,
-    Tls, TlsVersion, TrustedProxies,
+    Address, Admin, Auth, CertificatePair, Config, Keys, Limits, Listener, Log, LogFormat, Preset, Quota,
+    Routes, Tls, TlsVersion, TrustedProxies, Watch,
 };
 use routes::routes;
 use upstreams::upstreams;
@@ -49,8 +49,11 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
     let workers = d.optional(f, "workers", |d, node| d.number(node, 1));
     d.done(fields);
     Some(Config {
+        source: None,
         listeners: listeners?,
-        admin: admin.unwrap_or_else(|| Some(Address::Tcp("127.0.0.1:9090".to_owned()))),
+        admin: admin.unwrap_or_else(|| {
+            Some(Admin { address: Address::Tcp("127.0.0.1:9090".to_owned()), token_file: None })
+        }),
         keys: keys?,
         auth: auth.unwrap_or_else(|| Auth { headers: vec![http::header::AUTHORIZATION] }),
         rate_limits: rate_limits.unwrap_or_default(),
@@ -139,7 +142,7 @@ fn certificate_pair(d: &mut Decoder<'_>, node: &Node) -> Option<CertificatePair>
 }
 
 /// `admin: off`, or `admin: {address: …}` where the address may be `off`.
-fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Address>> {
+fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Admin>> {
     let off_or_address = |d: &mut Decoder<'_>, node: &Node| match &node.kind {
         Kind::Scalar { text, .. } if text == "off" || text == "false" => Some(None),
         _ => address(d, node).map(Some),
@@ -148,17 +151,33 @@ fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Address>> {
         return Some(None);
     }
     let mut fields = d.fields(node, "admin")?;
-    let address = d.required(&mut fields, "address", off_or_address);
+    let address = d.optional(&mut fields, "address", off_or_address);
+    let token_file = d.optional(&mut fields, "token_file", Decoder::path);
     d.done(fields);
-    address
+    let address = address.unwrap_or_else(|| Some(Address::Tcp("127.0.0.1:9090".to_owned())));
+    Some(address.map(|address| Admin { address, token_file }))
 }
 
 fn keys(d: &mut Decoder<'_>, node: &Node) -> Option<Keys> {
     let mut fields = d.fields(node, "keys")?;
     let path = d.required(&mut fields, "path", Decoder::path);
     let environment = d.optional(&mut fields, "environment", Decoder::word);
+    let cut_open_streams = d.optional(&mut fields, "cut_open_streams", Decoder::boolean);
+    let watch = d.optional(&mut fields, "watch", watch);
     d.done(fields);
-    Some(Keys { path: path?, environment })
+    Some(Keys {
+        path: path?,
+        environment,
+        cut_open_streams: cut_open_streams.unwrap_or(false),
+        watch: watch.unwrap_or_default(),
+    })
+}
+
+fn watch(d: &mut Decoder<'_>, node: &Node) -> Option<Watch> {
+    let mut fields = d.fields(node, "keys.watch")?;
+    let poll = d.optional(&mut fields, "poll", Decoder::duration);
+    d.done(fields);
+    Some(poll.map_or_else(Watch::default, |poll| Watch { poll }))
 }
 
 fn auth(d: &mut Decoder<'_>, node: &Node) -> Option<Auth> {
@@ -218,6 +237,7 @@ fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<Limits> {
         uri_bytes: d.optional(f, "uri_bytes", Decoder::size).unwrap_or(default.uri_bytes),
         body_bytes: d.optional(f, "body_bytes", Decoder::size).unwrap_or(default.body_bytes),
         connections: d.optional(f, "connections", |d, n| d.number(n, 1)).unwrap_or(default.connections),
+        connections_per_address: d.optional(f, "connections_per_address", |d, n| d.number(n, 1)),
         header_timeout: duration(d, f, "header_timeout", default.header_timeout),
         body_idle_timeout: duration(d, f, "body_idle_timeout", default.body_idle_timeout),
         idle_timeout: duration(d, f, "idle_timeout", default.idle_timeout),
@@ -286,7 +306,7 @@ mod tests {
     #[test]
     fn the_least_that_works_gets_the_documented_defaults() {
         let config = read(LEAST).unwrap();
-        assert_eq!(config.admin, Some(Address::Tcp("127.0.0.1:9090".to_owned())));
+        assert_eq!(config.admin.unwrap().address, Address::Tcp("127.0.0.1:9090".to_owned()));
         assert_eq!(config.limits.body_bytes, 32 * 1024 * 1024);
         assert_eq!(config.upstreams[0].pool.idle, Duration::from_secs(4));
         assert!(matches!(config.routes, Routes::Preset(Preset::OpenAi)));

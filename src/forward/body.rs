@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,13 +14,14 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
-use super::headers::is_harmless_trailer;
+use super::headers::is_harmless_answer_trailer;
 use crate::exchange::InService;
 use crate::gate::Permit;
+use crate::keys::cache::Revocation;
 use crate::observe::RequestRecord;
 use crate::upstream::pool::Lease;
 use crate::upstream::stall::StallTimer;
-use crate::upstream::upload::{RequestBody, filtered};
+use crate::upstream::upload::{RequestBody, UploadProgress, filtered};
 
 /// An answer's body: bearward's own, or upstream's.
 #[derive(Debug)]
@@ -44,6 +46,10 @@ enum Source {
 pub(crate) struct Download {
     incoming: Incoming,
     stall: StallTimer,
+    /// The other direction: while it moves, silence of this one is no stall.
+    upload: Arc<UploadProgress>,
+    /// Where open answers end with their key.
+    revocation: Option<Revocation>,
     lease: Option<Lease>,
     _permit: Permit,
 }
@@ -51,8 +57,10 @@ pub(crate) struct Download {
 /// Why an answer that had begun was cut. The caller sees a broken body, never a clean end.
 #[derive(Debug)]
 pub(crate) enum DownloadFailed {
-    /// Upstream sent nothing for longer than its `timeouts.idle`.
+    /// Nothing moved for longer than upstream's `timeouts.idle`.
     Stalled,
+    /// The key was revoked, and open answers end with their key.
+    KeyRevoked,
     /// Upstream broke off, or its framing did.
     Broken(hyper::Error),
 }
@@ -60,7 +68,8 @@ pub(crate) enum DownloadFailed {
 impl std::fmt::Display for DownloadFailed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            DownloadFailed::Stalled => f.write_str("upstream sent nothing for too long"),
+            DownloadFailed::Stalled => f.write_str("nothing moved for too long"),
+            DownloadFailed::KeyRevoked => f.write_str("the key was revoked"),
             DownloadFailed::Broken(error) => write!(f, "upstream broke off: {error}"),
         }
     }
@@ -69,10 +78,16 @@ impl std::fmt::Display for DownloadFailed {
 impl std::error::Error for DownloadFailed {}
 
 impl Download {
-    pub(super) fn new(incoming: Incoming, lease: Lease, permit: Permit) -> Self {
-        let idle = permit.route().upstream.timeouts.idle;
+    pub(super) fn new(
+        incoming: Incoming,
+        lease: Lease,
+        permit: Permit,
+        upload: Arc<UploadProgress>,
+        revocation: Option<Revocation>,
+    ) -> Self {
+        let stall = StallTimer::new(permit.route().timeouts.idle);
         let mut download =
-            Download { incoming, stall: StallTimer::new(idle), lease: Some(lease), _permit: permit };
+            Download { incoming, stall, upload, revocation, lease: Some(lease), _permit: permit };
         if download.incoming.is_end_stream() {
             download.release();
         }
@@ -87,11 +102,18 @@ impl Download {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DownloadFailed>>> {
+        if let Some(revocation) = &mut self.revocation
+            && revocation.poll(cx).is_ready()
+        {
+            self.revocation = None;
+            self.lease = None;
+            return Poll::Ready(Some(Err(DownloadFailed::KeyRevoked)));
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.stall.progressed();
                 let frame = match frame.into_trailers() {
-                    Ok(trailers) => Frame::trailers(filtered(trailers, is_harmless_trailer)),
+                    Ok(trailers) => Frame::trailers(filtered(trailers, is_harmless_answer_trailer)),
                     Err(data) => data,
                 };
                 if self.incoming.is_end_stream() {
@@ -107,10 +129,21 @@ impl Download {
                 self.release();
                 Poll::Ready(None)
             }
-            Poll::Pending => match self.stall.poll_stalled(cx) {
-                Poll::Ready(()) => Poll::Ready(Some(Err(DownloadFailed::Stalled))),
-                Poll::Pending => Poll::Pending,
-            },
+            Poll::Pending => self.poll_stalled(cx).map(|()| Some(Err(DownloadFailed::Stalled))),
+        }
+    }
+
+    /// Ready when neither direction has moved for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut seen = None;
+        loop {
+            ready!(self.stall.poll_stalled(cx));
+            let moved = self.upload.last_moved();
+            if seen.replace(moved) == Some(moved) {
+                return Poll::Ready(());
+            }
+            // At most twice: what moved before this wait can't put it off.
+            self.stall.waits_no_less_than_since(moved.into());
         }
     }
 }
@@ -119,6 +152,11 @@ impl ResponseBody {
     pub(crate) fn own(bytes: Bytes, record: RequestRecord) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
         ResponseBody { source: Source::Own(bytes), record: Some(record), rest: None, exchange: None }
+    }
+
+    /// None: what follows is no body.
+    pub(crate) fn none() -> Self {
+        ResponseBody { source: Source::Own(None), record: None, rest: None, exchange: None }
     }
 
     pub(crate) fn upstream(download: Download, record: RequestRecord) -> Self {

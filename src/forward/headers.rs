@@ -67,7 +67,7 @@ pub(super) fn prepare_request(
             headers.insert(HeaderName::from_static("x-bearward-environment"), environment.clone());
         }
     }
-    if let Some(UpstreamCredential { header, value }) = &permit.route().upstream.credential {
+    if let Some(UpstreamCredential { header, value, .. }) = &permit.route().upstream.credential {
         headers.insert(header, value.clone());
     }
 }
@@ -92,6 +92,17 @@ pub(crate) fn is_harmless_trailer(name: &HeaderName) -> bool {
         && *name != HeaderName::from_static("content-encoding")
         && *name != HeaderName::from_static("content-type")
         && *name != HeaderName::from_static("set-cookie")
+}
+
+/// Whether a trailer of an answer may pass: none that frames, authenticates or identifies. A `_` is no harm there:
+/// gRPC metadata has it.
+pub(crate) fn is_harmless_answer_trailer(name: &HeaderName) -> bool {
+    match name.as_str().contains('_') {
+        true => {
+            HeaderName::try_from(name.as_str().replace('_', "-")).is_ok_and(|name| is_harmless_trailer(&name))
+        }
+        false => is_harmless_trailer(name),
+    }
 }
 
 /// What the caller's `X-Forwarded-*` become.
@@ -242,6 +253,8 @@ mod tests {
             assert!(!is_harmless_trailer(&HeaderName::from_static(name)), "{name}");
         }
         assert!(is_harmless_trailer(&HeaderName::from_static("grpc-status")));
+        assert!(is_harmless_answer_trailer(&HeaderName::from_static("cost_in_tokens")));
+        assert!(!is_harmless_answer_trailer(&HeaderName::from_static("content_length")));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -31,6 +31,13 @@ const HYPERS_HEADER_COUNT: usize = 100;
 /// Streams that a client may have open on a connection.
 const MAX_STREAMS: u32 = 200;
 
+/// When the process stops, a client that has just connected may still ask for this long,
+const FRESH_GRACE: Duration = Duration::from_secs(1);
+/// … and one that has asked before for this long.
+const IDLE_GRACE: Duration = Duration::from_millis(300);
+/// A client that is refused whatever it asks gets this long to ask.
+const REFUSAL_TIME: Duration = Duration::from_secs(2);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
     Http1,
@@ -39,7 +46,7 @@ enum Protocol {
 
 /// Serves a connection until it ends. Errors end it and are nobody else's concern.
 pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Receiver<bool>) {
-    let Accepted { stream, tls, permit, .. } = accepted;
+    let Accepted { stream, tls, permit, member, .. } = accepted;
     let served = match stream {
         Stream::Unix(stream) => match UnixStream::from_std(stream) {
             Ok(stream) => serve_stream(stream, tls, peer, shutdown).await,
@@ -54,7 +61,7 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended early");
     }
-    drop(permit);
+    drop((permit, member));
 }
 
 async fn serve_stream<S>(
@@ -66,11 +73,19 @@ async fn serve_stream<S>(
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
-    let limits = peer.gateway.snapshot.load().limits;
+    let mut limits = peer.gateway.snapshot.load().limits;
+    if peer.over_limit.is_some() {
+        limits.header_timeout = limits.header_timeout.min(REFUSAL_TIME);
+    }
     match tls {
         None => {
             let mut stream = stream;
-            let (protocol, ahead) = timeout(limits.header_timeout, sniff(&mut stream)).await??;
+            let sniffed = tokio::select! {
+                sniffed = timeout(limits.header_timeout, sniff(&mut stream)) => sniffed,
+                // A client that has sent nothing yet is not waited for much longer.
+                () = grace_is_over(shutdown.clone()) => return Ok(()),
+            };
+            let (protocol, ahead) = sniffed??;
             serve_http(stream, ahead, protocol, peer, limits, shutdown).await
         }
         Some(config) => {
@@ -81,6 +96,12 @@ where
             serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown).await
         }
     }
+}
+
+/// Ready when the process has been told to stop, and a client that has just connected had its time to ask.
+async fn grace_is_over(mut shutdown: watch::Receiver<bool>) {
+    drop(shutdown.wait_for(|stop| *stop).await);
+    tokio::time::sleep(FRESH_GRACE).await;
 }
 
 /// Reads until it is clear whether HTTP/2's preface comes.
@@ -130,6 +151,7 @@ async fn serve_http1<S>(
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
+    let (exchanges, tunnel) = (peer.exchanges.clone(), peer.tunnel.clone());
     let peer = Arc::new(peer);
     let service = service_fn(move |request| {
         let peer = peer.clone();
@@ -146,14 +168,33 @@ where
         // Said only where it differs: hyper then fills a list of this length for every head.
         builder.max_headers(limits.header_count);
     }
-    let connection = builder.serve_connection(TokioIo::new(wire), service);
+    let connection = builder.serve_connection(TokioIo::new(wire), service).with_upgrades();
     let mut connection = pin!(connection);
-    tokio::select! {
+    // From the word to stop on, every answer closes its connection. So one that is in use ends with its next answer,
+    // and no request crosses the end of its connection on the way; one that is not in use ends a moment later.
+    let drained = async {
+        drop(shutdown.wait_for(|stop| *stop).await);
+        let is_fresh = exchanges.begun() == 0;
+        tokio::time::sleep(if is_fresh { FRESH_GRACE } else { IDLE_GRACE }).await;
+    };
+    let ended = tokio::select! {
         biased;
-        ended = connection.as_mut() => return ended.map_err(io::Error::other),
-        _stopped = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+        ended = connection.as_mut() => Some(ended),
+        () = drained => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    // What HTTP has ended with may be another protocol's beginning.
+    let opened = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(opened) = opened {
+        opened.run().await;
     }
-    connection.await.map_err(io::Error::other)
+    ended.map_err(io::Error::other)
 }
 
 async fn serve_http2<S>(

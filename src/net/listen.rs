@@ -2,7 +2,8 @@
 //!
 //! One thread accepts for all listeners and hands each connection to the worker that has the fewest: that
 //! spreads few connections as evenly as many, on unix sockets too (docs/decisions/002).
-//! Invariant: no error of accept ends a listener.
+//! Invariants: no error of accept ends a listener; a connection that the kernel has queued when the process is told to
+//! stop is served.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream, ToSocketAddrs};
@@ -16,7 +17,11 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::crowd::{Crowd, Member};
+use super::inherited::Inherited;
+use super::tls::Swappable;
 use crate::config::Address;
+use crate::proxy::Gateway;
 
 /// The kernel's queue of connections that nobody has accepted yet.
 const BACKLOG: i32 = 4096;
@@ -26,8 +31,10 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Bound {
     socket: Socket,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Swappable>,
     local: Local,
+    /// Another process has bound it, and may go on with it.
+    is_inherited: bool,
 }
 
 /// Where a listener is.
@@ -57,6 +64,10 @@ pub(crate) struct Accepted {
     pub(crate) tls: Option<Arc<ServerConfig>>,
     /// The connection's place among all; given back when it ends.
     pub(crate) permit: OwnedSemaphorePermit,
+    /// Its place among those of its address, where these are limited.
+    pub(crate) member: Option<Member>,
+    /// The address has more than this many: every request is refused.
+    pub(crate) over_limit: Option<usize>,
 }
 
 /// A connection that belongs to no runtime yet.
@@ -67,13 +78,21 @@ pub(crate) enum Stream {
 }
 
 impl Bound {
-    pub(crate) fn bind(address: &Address, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
-        let (socket, local) = match address {
-            Address::Tcp(address) => bind_tcp(address)?,
-            Address::Unix(path) => (bind_unix(path)?, Local::Unix(path.clone())),
+    /// Takes the socket that was handed down for this address, else binds one.
+    pub(crate) fn bind(
+        address: &Address,
+        tls: Option<Swappable>,
+        inherited: &mut Inherited,
+    ) -> io::Result<Self> {
+        let handed_down = inherited.take(address);
+        let is_inherited = handed_down.is_some();
+        let (socket, local) = match (handed_down, address) {
+            (Some(handed_down), _) => handed_down,
+            (None, Address::Tcp(address)) => bind_tcp(address)?,
+            (None, Address::Unix(path)) => (bind_unix(path)?, Local::Unix(path.clone())),
         };
         socket.set_nonblocking(true)?;
-        Ok(Bound { socket, tls, local })
+        Ok(Bound { socket, tls, local, is_inherited })
     }
 
     pub(crate) fn local(&self) -> &Local {
@@ -124,14 +143,45 @@ fn is_abandoned(path: &Path) -> bool {
     matches!(StdUnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Accepts until `shutdown` says stop, and gives each connection to `assign`.
-pub(crate) async fn accept_loop(
+/// What bounds the connections of all listeners, and who takes them.
+pub(crate) struct Intake<A> {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) assign: A,
+}
+
+impl<A: Fn(Accepted)> Intake<A> {
+    fn take(
+        &self,
+        stream: Stream,
+        peer: Option<IpAddr>,
+        tls: Option<&Swappable>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let snapshot = self.gateway.snapshot.load();
+        // All clients of a trusted proxy have its address.
+        let counted = peer.filter(|_| !snapshot.trusted_proxies.trusts(peer.map(|peer| peer.to_canonical())));
+        let limit = snapshot.limits.connections_per_address.filter(|_| counted.is_some());
+        let member = counted.filter(|_| limit.is_some()).map(|peer| self.crowd.enter(peer));
+        let count = member.as_ref().map_or(0, |member| member.count);
+        let over_limit = limit.filter(|limit| count > *limit);
+        // One past the limit is told so; but no address holds more than twice as many places for that.
+        if over_limit.is_some_and(|limit| count > limit.saturating_mul(2)) {
+            return;
+        }
+        let tls = tls.map(|tls| tls.load_full());
+        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit });
+    }
+}
+
+/// Accepts until `shutdown` says stop, and then what the kernel has queued until then.
+pub(crate) async fn accept_loop<A: Fn(Accepted)>(
     bound: Bound,
-    permits: Arc<Semaphore>,
-    assign: impl Fn(Accepted),
+    intake: Intake<A>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let Bound { socket, tls, local } = bound;
+    let Bound { socket, tls, local, is_inherited } = bound;
     let listener = match Listener::new(socket, &local) {
         Ok(listener) => listener,
         Err(error) => {
@@ -139,34 +189,67 @@ pub(crate) async fn accept_loop(
             return;
         }
     };
-    let accepting = async {
-        let mut backoff = Duration::ZERO;
-        loop {
-            // The permit comes before accept: under overload, callers queue in the kernel, not in our memory.
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    backoff = Duration::ZERO;
-                    assign(Accepted { stream, peer, tls: tls.clone(), permit });
-                }
-                // The one connection is gone; the listener is well.
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    if backoff.is_zero() {
-                        tracing::error!(listener = %local, %error, "accept failed; trying again, ever more slowly");
-                    }
-                    backoff = (backoff * 2).clamp(Duration::from_millis(5), MAX_BACKOFF);
-                    tokio::time::sleep(backoff).await;
-                }
-            }
-        }
-    };
     tokio::select! {
-        () = accepting => {}
+        biased;
         _stopped = shutdown.wait_for(|stop| *stop) => {}
+        () = accept_all(&listener, &intake, tls.as_ref(), &local) => {}
     }
+    // A socket that was handed down lives on: whoever comes next finds the queue as it is.
+    if is_inherited {
+        return;
+    }
+    // Without its file nobody new finds a unix socket.
     if let Local::Unix(path) = &local {
         let _gone_already = std::fs::remove_file(path);
+    }
+    if let Err(error) = serve_out(listener, &intake, tls.as_ref()).await {
+        tracing::debug!(listener = %local, %error, "the queue of a listener could not be served out");
+    }
+}
+
+async fn accept_all<A: Fn(Accepted)>(
+    listener: &Listener,
+    intake: &Intake<A>,
+    tls: Option<&Swappable>,
+    local: &Local,
+) {
+    let mut backoff = Duration::ZERO;
+    loop {
+        // The permit comes before accept: under overload, callers queue in the kernel, not in our memory.
+        let Ok(permit) = intake.permits.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                backoff = Duration::ZERO;
+                intake.take(stream, peer, tls, permit);
+            }
+            // The one connection is gone; the listener is well.
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                if backoff.is_zero() {
+                    tracing::error!(listener = %local, %error, "accept failed; trying again, ever more slowly");
+                }
+                backoff = (backoff * 2).clamp(Duration::from_millis(5), MAX_BACKOFF);
+                tokio::time::sleep(backoff).await;
+            }
+        }
+    }
+}
+
+/// Takes every connection that waits in the kernel's queue. Closing the socket would reset them.
+async fn serve_out<A: Fn(Accepted)>(
+    listener: Listener,
+    intake: &Intake<A>,
+    tls: Option<&Swappable>,
+) -> io::Result<()> {
+    let listener = listener.unwatched()?;
+    loop {
+        let Ok(permit) = intake.permits.clone().acquire_owned().await else { return Ok(()) };
+        match listener.accept() {
+            Ok((stream, peer)) => intake.take(stream, peer, tls, permit),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -184,6 +267,14 @@ impl Listener {
         }
     }
 
+    /// The socket off the runtime: what it knows of the queue may be older than the queue.
+    fn unwatched(self) -> io::Result<Unwatched> {
+        Ok(match self {
+            Listener::Tcp(listener) => Unwatched::Tcp(listener.into_std()?),
+            Listener::Unix(listener) => Unwatched::Unix(listener.into_std()?),
+        })
+    }
+
     /// Accepts, and takes the connection off this runtime again: it is another one's from here on.
     pub(crate) async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
         match self {
@@ -194,6 +285,29 @@ impl Listener {
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Stream::Unix(stream.into_std()?), None))
+            }
+        }
+    }
+}
+
+/// A listening socket on no runtime, which says `WouldBlock` where its queue is empty.
+enum Unwatched {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Unwatched {
+    fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
+        match self {
+            Unwatched::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((Stream::Tcp(stream), Some(peer.ip())))
+            }
+            Unwatched::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((Stream::Unix(stream), None))
             }
         }
     }

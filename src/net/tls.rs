@@ -1,18 +1,25 @@
 //! TLS: certificates chosen by server name, 1.2 and later, optional client certificates.
+//!
+//! A listener's configuration is swapped whole when its files change; a handshake keeps the one that it began with.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
 
 use crate::config::fault::{Fault, Faults};
 use crate::config::{CertificatePair, Tls, TlsVersion};
+use crate::pem;
+
+/// A listener's TLS configuration, as a reload swaps it.
+pub(crate) type Swappable = Arc<ArcSwap<ServerConfig>>;
 
 /// Makes a listener's TLS configuration, or says all that is wrong with its files.
 pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, Faults> {
@@ -62,29 +69,11 @@ struct Certificate {
 
 impl Certificate {
     fn load(pair: &CertificatePair, provider: &CryptoProvider) -> Result<Self, Fault> {
-        let CertificatePair { certificate, private_key } = pair;
-        let chain = read_certificates(certificate)?;
-        let Some(leaf) = chain.first().cloned() else {
-            return Err(Fault::of_file(certificate, "holds no certificate")
-                .hint("a PEM file, the server's own first"));
+        let key = Arc::new(pem::certified_key(pair, provider)?);
+        let Some(leaf) = key.cert.first().cloned() else {
+            return Err(Fault::of_file(&pair.certificate, "holds no certificate"));
         };
-        ParsedCertificate::try_from(&leaf).map_err(|error| {
-            Fault::of_file(certificate, format!("is not a certificate for servers: {error}"))
-        })?;
-        let key = PrivateKeyDer::from_pem_file(private_key).map_err(|error| {
-            Fault::of_file(private_key, format!("holds no private key: {error}"))
-                .hint("a PEM file, not encrypted")
-        })?;
-        let key = provider
-            .key_provider
-            .load_private_key(key)
-            .map_err(|error| Fault::of_file(private_key, format!("the private key is of no use: {error}")))?;
-        let key = CertifiedKey::new(chain, key);
-        key.keys_match().map_err(|error| {
-            let message = format!("does not belong to the certificate {}: {error}", certificate.display());
-            Fault::of_file(private_key, message)
-        })?;
-        Ok(Certificate { key: Arc::new(key), leaf })
+        Ok(Certificate { key, leaf })
     }
 
     fn is_for(&self, name: &ServerName<'_>) -> bool {
@@ -92,27 +81,12 @@ impl Certificate {
     }
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let unreadable = |error: rustls::pki_types::pem::Error| {
-        Fault::of_file(path, format!("certificates can't be read: {error}")).hint("a PEM file is needed")
-    };
-    CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)
-}
-
 fn client_verifier(
     path: &Path,
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, Fault> {
-    let mut roots = RootCertStore::empty();
-    for certificate in read_certificates(path)? {
-        roots.add(certificate).map_err(|error| {
-            Fault::of_file(path, format!("holds a certificate that is no authority: {error}"))
-        })?;
-    }
-    if roots.is_empty() {
-        return Err(Fault::of_file(path, "holds no certificate"));
-    }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+) -> Result<Arc<dyn ClientCertVerifier>, Fault> {
+    let roots = pem::authorities(path)?;
+    WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
         .build()
         .map_err(|error| Fault::of_file(path, error.to_string()))
 }

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::config::{Access, Preset, Route};
+use crate::config::{Access, Preset, Route, RouteTimeouts};
 use crate::permission::Permission;
 
 /// One row of a preset: name, methods (none: all), paths, access.
@@ -76,6 +76,7 @@ const OPENAI: &[Row] = &[
     ("images", POST, &["/v1/images/edits", "/v1/images/generations", "/v1/images/variations"], READ),
     ("moderations", POST, &["/v1/moderations"], READ),
     ("tokenize", POST, &["/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize"], READ),
+    ("realtime", GET, &["/v1/realtime"], READ),
     ("models", GET, &["/v1/models", "/v1/models/**"], READ),
     ("models-change", &[Method::DELETE], &["/v1/models/**"], WRITE),
     ("search", POST, &["/v1/vector_stores/*/search"], READ),
@@ -97,7 +98,11 @@ pub(super) fn routes(preset: Preset) -> Vec<Route> {
     rows.iter().map(route).collect()
 }
 
+/// Routes of presets on which a client may go over to WebSocket.
+const WEBSOCKET: &[&str] = &["read", "realtime"];
+
 fn route((name, methods, paths, access): &Row) -> Route {
+    let upgrades = if WEBSOCKET.contains(name) { vec!["websocket".to_owned()] } else { Vec::new() };
     Route {
         name: (*name).to_owned(),
         paths: paths.iter().map(|path| (*path).to_owned()).collect(),
@@ -108,5 +113,7 @@ fn route((name, methods, paths, access): &Row) -> Route {
         rate_limits: Vec::new(),
         strip_prefix: None,
         max_body: None,
+        timeouts: RouteTimeouts::default(),
+        upgrades,
     }
 }

@@ -1,116 +1,234 @@
-//! A worker's own connections to upstream: HTTP/1.1, kept alive, last in first out.
+//! A worker's own connections to upstream: HTTP/1.1 one request at a time, kept alive, last in first out; HTTP/2
+//! many at a time.
 //!
-//! Invariant: a connection on which anything at all has arrived since its last answer is never used again,
-//! so no byte of one answer can reach the next caller.
+//! Invariant: an HTTP/1.1 connection on which anything at all has arrived since its last answer is never used
+//! again, so no byte of one answer can reach the next caller.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
+use super::connect::{Connected, Socket, Tap, connect};
+use super::health::AtEndpoint;
 use super::upload::Upload;
 use super::{Endpoint, Upstream};
-use crate::config;
 
 /// Past this, an answer's head is no answer.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 /// A read of a large answer takes this much at once; it starts small and grows only where it pays.
 const MAX_READ_BYTES: usize = 256 * 1024;
+/// Requests at once on one HTTP/2 connection, where upstream does not say less.
+const MAX_STREAMS: usize = 100;
+/// What upstream may send of one answer ahead of a slow client.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Room for all streams at once: a client that stops reading must not hold up the others on its connection.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+/// A connection whose other end is gone without a word is noticed after both.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The idle connections of one worker.
+/// The connections of one worker, by the endpoint's id.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerPool {
     idle: Mutex<HashMap<u64, Vec<Idle>>>,
+    multiplexed: Mutex<HashMap<u64, Vec<Arc<Multiplexed>>>>,
+    /// Held while a connection is made that others may share, so that a burst of requests makes one.
+    connecting: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+/// An HTTP/1.1 connection between two requests.
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<Upload>,
+    sender: http1::SendRequest<Upload>,
     socket: Arc<Socket>,
     since: Instant,
     limit: Duration,
 }
 
-/// A connection in use by one request. Unless it is given back, dropping it closes it.
+/// An HTTP/2 connection.
+#[derive(Debug)]
+struct Multiplexed {
+    sender: http2::SendRequest<Upload>,
+    socket: Arc<Socket>,
+    streams: AtomicUsize,
+    /// What upstream's settings allow.
+    max_streams: AtomicUsize,
+    has_ended: AtomicBool,
+    /// When it last had no stream, and how long it may stay so.
+    idle_since: Mutex<Instant>,
+    limit: Duration,
+}
+
+/// A place on an HTTP/2 connection.
+#[derive(Debug)]
+struct Place(Arc<Multiplexed>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.0.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+    }
+}
+
+/// A connection in use by one request. Unless it is given back, dropping it closes it, or ends its stream.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    pub(crate) sender: SendRequest<Upload>,
-    socket: Arc<Socket>,
-    upstream: Arc<Upstream>,
-    pool: Arc<WorkerPool>,
-    /// Bytes that had been written before this request.
-    written_before: u64,
+    way: Way,
     /// Whether it served a request before, so that it may have died unseen.
     pub(crate) is_reused: bool,
+    at: AtEndpoint,
+    endpoint: Arc<Endpoint>,
+    upstream: Arc<Upstream>,
+    pool: Arc<WorkerPool>,
+}
+
+#[derive(Debug)]
+enum Way {
+    Http1 {
+        sender: http1::SendRequest<Upload>,
+        socket: Arc<Socket>,
+        /// Bytes that had been written before this request.
+        written_before: u64,
+    },
+    Http2(Place),
 }
 
 impl WorkerPool {
-    /// An idle connection that is alive, the latest used first.
-    pub(crate) fn reuse(self: &Arc<Self>, upstream: &Arc<Upstream>) -> Option<Lease> {
-        loop {
-            let candidate = {
-                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                idle.get_mut(&upstream.endpoint.id)?.pop()?
-            };
-            if candidate.since.elapsed() >= candidate.limit
-                || !candidate.sender.is_ready()
-                || !candidate.socket.is_quiet()
-            {
-                continue;
-            }
-            return Some(Lease {
-                written_before: candidate.socket.written(),
-                sender: candidate.sender,
-                socket: candidate.socket,
-                upstream: upstream.clone(),
-                pool: self.clone(),
-                is_reused: true,
-            });
-        }
-    }
-
-    /// A new connection.
+    /// A connection to this endpoint: one that is there and alive, else a new one.
     ///
     /// # Errors
     ///
-    /// What the system said; `TimedOut` when it took longer than the upstream's `timeouts.connect`.
-    pub(crate) async fn connect(self: &Arc<Self>, upstream: &Arc<Upstream>) -> io::Result<Lease> {
-        let connecting = Stream::connect(&upstream.endpoint);
-        let stream = match tokio::time::timeout(upstream.timeouts.connect, connecting).await {
-            Ok(stream) => stream?,
-            Err(_elapsed) => return Err(io::ErrorKind::TimedOut.into()),
+    /// What the system said; `TimedOut` when a new one took longer than `limit`.
+    pub(crate) async fn lease(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        endpoint: &Arc<Endpoint>,
+        needs_http1: bool,
+        limit: Duration,
+    ) -> io::Result<Lease> {
+        let at = endpoint.health.enter();
+        if let Some(way) = self.reuse(endpoint, needs_http1) {
+            return Ok(self.leased(way, true, at, upstream, endpoint));
+        }
+        let may_share = endpoint.may_speak_http2() && !needs_http1;
+        let _alone = match may_share {
+            true => Some(self.turn(endpoint).lock_owned().await),
+            false => None,
         };
-        let socket = Arc::new(Socket { stream: Mutex::new(stream), written: AtomicU64::new(0) });
-        let handshake = http1::Builder::new()
-            .max_header_size(MAX_HEAD_BYTES)
-            .max_buf_size(MAX_READ_BYTES)
-            .handshake(TokioIo::new(Tap(socket.clone())))
-            .await;
-        let (sender, connection) = handshake.map_err(io::Error::other)?;
-        tokio::spawn(async move {
-            // How it ended is told to the request that was on it; between requests nobody is concerned.
-            let _ended = connection.await;
-        });
-        Ok(Lease {
+        // Somebody else may have made one meanwhile.
+        if may_share && let Some(way) = self.reuse(endpoint, needs_http1) {
+            return Ok(self.leased(way, true, at, upstream, endpoint));
+        }
+        let connected = connect(endpoint, needs_http1, limit).await?;
+        let way = self.start(connected, upstream, endpoint).await?;
+        Ok(self.leased(way, false, at, upstream, endpoint))
+    }
+
+    fn leased(
+        self: &Arc<Self>,
+        way: Way,
+        is_reused: bool,
+        at: AtEndpoint,
+        upstream: &Arc<Upstream>,
+        endpoint: &Arc<Endpoint>,
+    ) -> Lease {
+        let (endpoint, upstream, pool) = (endpoint.clone(), upstream.clone(), self.clone());
+        Lease { way, is_reused, at, endpoint, upstream, pool }
+    }
+
+    fn reuse(&self, endpoint: &Endpoint, needs_http1: bool) -> Option<Way> {
+        let multiplexed =
+            (endpoint.may_speak_http2() && !needs_http1).then(|| self.place(endpoint)).flatten();
+        multiplexed.or_else(|| self.idle(endpoint))
+    }
+
+    /// The HTTP/1.1 connection that was used last, of those that are alive.
+    fn idle(&self, endpoint: &Endpoint) -> Option<Way> {
+        loop {
+            let candidate = {
+                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+                idle.get_mut(&endpoint.id)?.pop()?
+            };
+            let is_fresh = candidate.since.elapsed() < candidate.limit;
+            if is_fresh && candidate.sender.is_ready() && candidate.socket.is_quiet() {
+                let Idle { sender, socket, .. } = candidate;
+                return Some(Way::Http1 { written_before: socket.written(), sender, socket });
+            }
+        }
+    }
+
+    /// A place on the first HTTP/2 connection that has one.
+    fn place(&self, endpoint: &Endpoint) -> Option<Way> {
+        let multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut alive = multiplexed.get(&endpoint.id)?.iter().filter(|connection| connection.is_alive());
+        alive.find_map(|connection| connection.enter()).map(Way::Http2)
+    }
+
+    fn turn(&self, endpoint: &Endpoint) -> Arc<tokio::sync::Mutex<()>> {
+        let mut connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+        connecting.entry(endpoint.id).or_default().clone()
+    }
+
+    async fn start(&self, connected: Connected, upstream: &Upstream, endpoint: &Endpoint) -> io::Result<Way> {
+        let Connected { socket, is_http2 } = connected;
+        let io = TokioIo::new(Tap(socket.clone()));
+        if !is_http2 {
+            let mut builder = http1::Builder::new();
+            builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
+            let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
+            tokio::spawn(async move {
+                // How it ended is told to the request that was on it; between requests nobody is concerned.
+                let _ended = connection.with_upgrades().await;
+            });
+            return Ok(Way::Http1 { sender, socket, written_before: 0 });
+        }
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEAD_BYTES as u32)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let (sender, mut connection) = builder.handshake(io).await.map_err(io::Error::other)?;
+        let multiplexed = Arc::new(Multiplexed {
             sender,
             socket,
-            upstream: upstream.clone(),
-            pool: self.clone(),
-            written_before: 0,
-            is_reused: false,
-        })
+            streams: AtomicUsize::new(1),
+            max_streams: AtomicUsize::new(MAX_STREAMS),
+            has_ended: AtomicBool::new(false),
+            idle_since: Mutex::new(Instant::now()),
+            limit: upstream.pool.idle,
+        });
+        let watched = Arc::downgrade(&multiplexed);
+        tokio::spawn(async move {
+            let _ended = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                if let (Poll::Pending, Some(watched)) = (&ended, watched.upgrade()) {
+                    let allowed = connection.current_max_send_streams().min(MAX_STREAMS);
+                    watched.max_streams.store(allowed, Ordering::Relaxed);
+                }
+                ended
+            })
+            .await;
+            if let Some(watched) = watched.upgrade() {
+                watched.has_ended.store(true, Ordering::Relaxed);
+            }
+        });
+        let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(endpoint.id).or_default().push(multiplexed.clone());
+        Ok(Way::Http2(Place(multiplexed)))
     }
 
     /// Closes what has been idle for too long. Called now and then by the worker.
@@ -120,157 +238,97 @@ impl WorkerPool {
             connections.retain(|idle| idle.since.elapsed() < idle.limit && !idle.sender.is_closed());
         }
         idle.retain(|_, connections| !connections.is_empty());
+        drop(idle);
+        let mut multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
+        for connections in multiplexed.values_mut() {
+            connections.retain(|connection| connection.is_alive() && !connection.is_idle_for_too_long());
+        }
+        multiplexed.retain(|_, connections| !connections.is_empty());
+        drop(multiplexed);
+        let mut connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+        connecting.retain(|_, turn| Arc::strong_count(turn) > 1);
+    }
+}
+
+impl Endpoint {
+    fn may_speak_http2(&self) -> bool {
+        use crate::config::Endpoint;
+        matches!(self.address, Endpoint::H2c(_) | Endpoint::Https(_))
+    }
+}
+
+impl Multiplexed {
+    /// Takes a place, unless all that upstream allows are taken.
+    fn enter(self: &Arc<Self>) -> Option<Place> {
+        let before = self.streams.load(Ordering::Relaxed);
+        if before >= self.max_streams.load(Ordering::Relaxed) {
+            return None;
+        }
+        // A connection without a stream may have been closed unseen.
+        if before == 0 && self.socket.has_hung_up() {
+            self.has_ended.store(true, Ordering::Relaxed);
+            return None;
+        }
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        Some(Place(self.clone()))
+    }
+
+    /// Closed, or told to go away: nothing new is begun on it.
+    fn is_alive(&self) -> bool {
+        !self.has_ended.load(Ordering::Relaxed) && !self.sender.is_closed()
+    }
+
+    fn is_idle_for_too_long(&self) -> bool {
+        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        self.streams.load(Ordering::Relaxed) == 0 && since.elapsed() >= self.limit
     }
 }
 
 impl Lease {
-    /// Whether any byte of this request was written, so that upstream may have acted on it.
-    pub(crate) fn has_written(&self) -> bool {
-        self.socket.written() > self.written_before
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.way, Way::Http2(_))
     }
 
-    /// Returns the connection to its pool, if it is still one.
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Sends the request; the head of its answer follows.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Upload>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
+        match &mut self.way {
+            Way::Http1 { sender, .. } => sender.try_send_request(request).await,
+            Way::Http2(place) => place.0.sender.clone().try_send_request(request).await,
+        }
+    }
+
+    /// Whether upstream may have acted on this request: whether any byte of it was written. On a connection that
+    /// others write to as well, it is said to be so once it was begun.
+    pub(crate) fn has_written(&self) -> bool {
+        match &self.way {
+            Way::Http1 { socket, written_before, .. } => socket.written() > *written_before,
+            Way::Http2(_) => true,
+        }
+    }
+
+    /// The answer is whole: the connection may serve the next request, if it is still one.
     pub(crate) fn give_back(self) {
+        let Way::Http1 { sender, socket, .. } = self.way else { return };
         let settings = self.upstream.pool;
-        if self.sender.is_closed() {
+        if sender.is_closed() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let connections = idle.entry(self.upstream.endpoint.id).or_default();
+        let connections = idle.entry(self.endpoint.id).or_default();
         if connections.len() < settings.max_idle {
-            let since = Instant::now();
-            connections.push(Idle { sender: self.sender, socket: self.socket, since, limit: settings.idle });
-        }
-    }
-}
-
-/// The socket under a connection that hyper drives, shared so that a lease can look at it.
-#[derive(Debug)]
-struct Socket {
-    stream: Mutex<Stream>,
-    written: AtomicU64,
-}
-
-impl Socket {
-    fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-
-    /// Whether nothing has arrived, not even the end: one look at the kernel's buffer, since what the
-    /// runtime knows of the socket may be older than the end that upstream sent.
-    fn is_quiet(&self) -> bool {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut byte = [MaybeUninit::uninit()];
-        let seen = match &*stream {
-            Stream::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
-            Stream::Unix(stream) => SockRef::from(stream).peek(&mut byte),
-        };
-        matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
-}
-
-/// A connected socket of either kind.
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    async fn connect(endpoint: &Endpoint) -> io::Result<Self> {
-        match &endpoint.address {
-            config::Endpoint::Unix(path) => connect_unix(path).await,
-            config::Endpoint::Http(authority) => {
-                let stream = match authority.parse::<SocketAddr>() {
-                    // No resolver, and so no thread, for a literal address.
-                    Ok(address) => TcpStream::connect(address).await?,
-                    Err(_) => TcpStream::connect(with_port(authority)).await?,
-                };
-                // Small writes of a stream must not wait for an acknowledgement.
-                stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
-            }
-        }
-    }
-}
-
-async fn connect_unix(path: &Path) -> io::Result<Stream> {
-    Ok(Stream::Unix(UnixStream::connect(path).await?))
-}
-
-/// The authority with http's own port where it names none.
-fn with_port(authority: &str) -> String {
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    if has_port { authority.to_owned() } else { format!("{authority}:80") }
-}
-
-/// hyper's handle on a [`Socket`].
-struct Tap(Arc<Socket>);
-
-impl Tap {
-    fn with<T>(&self, act: impl FnOnce(Pin<&mut dyn Duplex>) -> T) -> T {
-        let mut stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *stream {
-            Stream::Tcp(stream) => act(Pin::new(stream)),
-            Stream::Unix(stream) => act(Pin::new(stream)),
+            connections.push(Idle { sender, socket, since: Instant::now(), limit: settings.idle });
         }
     }
 
-    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &written {
-            self.0.written.fetch_add(*bytes as u64, Ordering::Relaxed);
-        }
-        written
-    }
-}
-
-trait Duplex: AsyncRead + AsyncWrite + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
-
-impl AsyncRead for Tap {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Tap {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.with(|stream| stream.poll_write(cx, buf));
-        self.count(written)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = self.with(|stream| stream.poll_write_vectored(cx, bufs));
-        self.count(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_shutdown(cx))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_endpoint_without_a_port_gets_port_80() {
-        assert_eq!(with_port("model"), "model:80");
-        assert_eq!(with_port("model:8000"), "model:8000");
-        assert_eq!(with_port("[::1]"), "[::1]:80");
-        assert_eq!(with_port("[::1]:81"), "[::1]:81");
+    /// The connection is a tunnel from here on; what is left of the lease is the place at its endpoint.
+    pub(crate) fn into_tunnel(self) -> AtEndpoint {
+        self.at
     }
 }

@@ -25,6 +25,11 @@ impl StallTimer {
         self.waiting_since = None;
     }
 
+    /// Something else moved that this wait depends on: it counts from then.
+    pub(crate) fn waits_no_less_than_since(&mut self, since: Instant) {
+        self.waiting_since = self.waiting_since.max(Some(since));
+    }
+
     /// Ready once this wait has lasted for the limit. The timer is made on the first wait, and set anew only
     /// when it fires early, not on each progress.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {

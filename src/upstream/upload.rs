@@ -3,7 +3,7 @@
 //! Invariant: it passes frames on as they come and holds none back; a body that broke is never completed.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -78,6 +78,8 @@ pub(crate) struct UploadProgress {
     /// Nanoseconds from `started` until something last moved.
     last_moved: AtomicU64,
     state: AtomicU8,
+    /// Upstream answers already: whoever passes the answer on watches over both directions.
+    is_answered: AtomicBool,
 }
 
 const MOVING: u8 = 0;
@@ -93,6 +95,7 @@ impl UploadProgress {
             started: Instant::now(),
             last_moved: AtomicU64::new(0),
             state: AtomicU8::new(MOVING),
+            is_answered: AtomicBool::new(false),
         }
     }
 
@@ -105,6 +108,12 @@ impl UploadProgress {
     /// When the upload last moved.
     pub(crate) fn last_moved(&self) -> Instant {
         self.started + Duration::from_nanos(self.last_moved.load(Ordering::Relaxed))
+    }
+
+    /// The head of the answer has come. A client that is silent from here on does not stall its upload: on a
+    /// stream in both directions, silence is ordinary.
+    pub(crate) fn answered(&self) {
+        self.is_answered.store(true, Ordering::Relaxed);
     }
 
     /// Whether it is the client, not upstream, that is being waited for.
@@ -253,6 +262,9 @@ impl Body for Upload {
             }
             Poll::Pending => {
                 this.progress.state.store(AWAITING_CLIENT, Ordering::Relaxed);
+                if this.progress.is_answered.load(Ordering::Relaxed) {
+                    return Poll::Pending;
+                }
                 match this.stall.poll_stalled(cx) {
                     Poll::Ready(()) => this.fail(UploadFailure::Stalled),
                     Poll::Pending => Poll::Pending,

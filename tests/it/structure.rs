@@ -9,6 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["cli", "main", "lib"],
     &["app"],
     &["worker", "admin"],
+    &["reload"],
     &["net"],
     &["proxy"],
     &["forward"],
@@ -17,7 +18,7 @@ const FLOORS: &[&[&str]] = &[
     &["route"],
     &["guard", "keys"],
     &["limit", "upstream"],
-    &["observe"],
+    &["observe", "pem"],
     &["config", "denial"],
     &["clock", "exchange", "hooks", "path_pattern", "permission"],
 ];
@@ -84,7 +85,8 @@ fn no_file_grows_past_what_one_can_read() {
 fn the_example_configuration_is_valid_and_shows_the_defaults() {
     let path = root().join("config.example.yaml");
     let text = fs::read_to_string(&path).unwrap();
-    let as_it_is = bearward::Config::load(&path).unwrap_or_else(|faults| panic!("{faults}"));
+    let as_it_is =
+        bearward::Config::parse(&path, &text, &|_| None).unwrap_or_else(|faults| panic!("{faults}"));
     // With every line that is commented out brought in, too, in the place of what it replaces.
     let whole: String = text
         .lines()

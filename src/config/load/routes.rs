@@ -2,6 +2,7 @@
 
 use http::Method;
 
+use super::upstreams::route_timeouts;
 use super::{non_empty, quotas};
 use crate::config::decode::Decoder;
 use crate::config::tree::{Kind, Node};
@@ -40,6 +41,8 @@ fn route(d: &mut Decoder<'_>, node: &Node, upstreams: Option<&[String]>) -> Opti
     let rate_limits = d.optional(f, "rate_limits", quotas);
     let strip_prefix = d.optional(f, "strip_prefix", prefix);
     let max_body = d.optional(f, "max_body", Decoder::size);
+    let timeouts = d.optional(f, "timeouts", route_timeouts);
+    let upgrades = d.optional(f, "upgrades", |d, node| d.list(node, upgrade));
     d.done(fields);
     let access = match (permission, public) {
         (Some(permission), None | Some(false)) => Access::Needs(permission),
@@ -67,7 +70,24 @@ fn route(d: &mut Decoder<'_>, node: &Node, upstreams: Option<&[String]>) -> Opti
         rate_limits: rate_limits.unwrap_or_default(),
         strip_prefix,
         max_body,
+        timeouts: timeouts.unwrap_or_default(),
+        upgrades: upgrades.unwrap_or_default(),
     })
+}
+
+/// A protocol's name, without its version. HTTP itself is none: what is spoken after it would pass unseen.
+fn upgrade(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let name = d.word(node)?.to_ascii_lowercase();
+    if name.starts_with("h2") || name.starts_with("http") || name.starts_with("tls") {
+        d.fault(node.at, format!("`{name}` is never forwarded: requests in it would pass without a key"));
+        return None;
+    }
+    if http::HeaderName::try_from(name.as_str()).is_err() {
+        d.fault(node.at, format!("`{name}` is not a protocol's name")).hint =
+            Some("as in websocket".to_owned());
+        return None;
+    }
+    Some(name)
 }
 
 fn path_glob(d: &mut Decoder<'_>, node: &Node) -> Option<String> {

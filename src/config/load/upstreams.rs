@@ -1,11 +1,19 @@
 //! The upstreams of a configuration.
 
+use std::path::PathBuf;
+
 use http::{HeaderValue, Uri};
 
 use super::{header_name, non_empty};
 use crate::config::decode::Decoder;
 use crate::config::tree::Node;
-use crate::config::{Ambiguity, Endpoint, Pool, Timeouts, Upstream, UpstreamCredential};
+use crate::config::{
+    Ambiguity, Balance, CertificatePair, Endpoint, Pool, RouteTimeouts, Timeouts, Upstream,
+    UpstreamCredential, UpstreamTls,
+};
+
+/// Two more endpoints that a request may go to.
+const DEFAULT_RETRIES: usize = 2;
 
 pub(super) fn upstreams(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Upstream>> {
     let mut names: Vec<String> = Vec::new();
@@ -23,45 +31,58 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
     let mut fields = d.fields(node, "an upstream")?;
     let f = &mut fields;
     let name = d.required(f, "name", Decoder::word);
-    let endpoint = d.required(f, "endpoints", endpoints);
+    let endpoints = d.required(f, "endpoints", endpoints);
+    let balances = [("least_requests", Balance::LeastRequests), ("round_robin", Balance::RoundRobin)];
+    let balance = d.optional(f, "balance", |d, node| d.one_of(node, &balances));
+    let is_https = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Https(_));
+    let has_https = endpoints.as_ref().is_none_or(|endpoints: &Vec<_>| endpoints.iter().any(is_https));
+    let tls = d.optional(f, "tls", |d, node| Some(tls(d, node, has_https)));
+    let retries = d.optional(f, "retries", |d, node| d.number(node, 0));
     let credential = d.optional(f, "credential", |d, node| Some(credential(d, node)));
-    let timeouts = d.optional(f, "timeouts", timeouts);
+    let timeouts = d.optional(f, "timeouts", route_timeouts);
     let pool = d.optional(f, "pool", pool);
     let accept_in_path =
         d.optional(f, "accept_in_path", |d, node| d.list(node, |d, node| d.one_of(node, &Ambiguity::ALL)));
     d.done(fields);
-    let credential = match credential {
-        Some(section) => Some(section?),
-        None => None,
-    };
+    // A faulty section must not turn into none: `?` on the inner option.
+    let credential = credential.map_or(Some(None), |section| section.map(Some))?;
+    let tls = tls.unwrap_or_else(|| Some(UpstreamTls::default()))?;
     Some(Upstream {
         name: name?,
-        endpoint: endpoint?,
+        endpoints: endpoints?,
+        balance: balance.unwrap_or_default(),
+        tls,
+        retries: retries.unwrap_or(DEFAULT_RETRIES),
         credential,
-        timeouts: timeouts.unwrap_or_default(),
+        timeouts: Timeouts::default().overridden(timeouts.unwrap_or_default()),
         pool: pool.unwrap_or_default(),
         accept_in_path: accept_in_path.unwrap_or_default(),
     })
 }
 
-fn endpoints(d: &mut Decoder<'_>, node: &Node) -> Option<Endpoint> {
-    let mut endpoints = non_empty(d, node, endpoint)?;
-    if endpoints.len() > 1 {
-        d.fault(node.at, "this version takes one endpoint an upstream").hint =
-            Some("put a load balancer behind it, or name several upstreams".to_owned());
+fn endpoints(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Endpoint>> {
+    let endpoints = non_empty(d, node, endpoint)?;
+    let is_repeated = endpoints
+        .iter()
+        .enumerate()
+        .any(|(index, endpoint)| endpoints.iter().take(index).any(|e| e == endpoint));
+    if is_repeated {
+        d.fault(node.at, "the same endpoint stands twice");
         return None;
     }
-    endpoints.pop()
+    Some(endpoints)
 }
 
-/// Reads `http://host:port` or `unix:/path`.
+/// Reads `http://host:port`, `https://…`, `h2c://…` or `unix:/path`.
 fn endpoint(d: &mut Decoder<'_>, node: &Node) -> Option<Endpoint> {
     let text = d.word(node)?;
     match parse_endpoint(&text) {
         Ok(endpoint) => Some(endpoint),
         Err(message) => {
-            d.fault(node.at, message).hint =
-                Some("as in http://127.0.0.1:8000 or unix:/run/model.sock".to_owned());
+            d.fault(node.at, message).hint = Some(
+                "as in http://127.0.0.1:8000, https://model:8443, h2c://127.0.0.1:8001 or unix:/run/model.sock"
+                    .to_owned(),
+            );
             None
         }
     }
@@ -75,19 +96,56 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
         };
     }
     let uri: Uri = text.parse().map_err(|_| format!("`{text}` is not an endpoint"))?;
-    match (uri.scheme_str(), uri.authority()) {
-        (Some("http"), Some(authority)) if authority.as_str().contains('@') => {
-            Err("an endpoint takes no user info; `credential` sets a header".to_owned())
-        }
-        (Some("http"), Some(authority)) if matches!(uri.path(), "" | "/") && uri.query().is_none() => {
-            Ok(Endpoint::Http(authority.as_str().to_owned()))
-        }
-        (Some("http"), Some(_)) => Err(format!("`{text}`: an endpoint has no path")),
-        (Some(scheme @ ("https" | "h2c")), _) => {
-            Err(format!("{scheme}:// endpoints are not in this version"))
-        }
-        _ => Err(format!("`{text}` is not an endpoint")),
+    let (Some(scheme @ ("http" | "https" | "h2c")), Some(authority)) = (uri.scheme_str(), uri.authority())
+    else {
+        return Err(format!("`{text}` is not an endpoint"));
+    };
+    if authority.as_str().contains('@') {
+        return Err("an endpoint takes no user info; `credential` sets a header".to_owned());
     }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(format!("`{text}`: an endpoint has no path"));
+    }
+    let authority = authority.as_str().to_owned();
+    Ok(match scheme {
+        "https" => Endpoint::Https(authority),
+        "h2c" => Endpoint::H2c(authority),
+        _ => Endpoint::Http(authority),
+    })
+}
+
+/// `{ca: …, server_name: …, client_certificate: …, client_key: …}`.
+fn tls(d: &mut Decoder<'_>, node: &Node, has_https: bool) -> Option<UpstreamTls> {
+    let mut fields = d.fields(node, "an upstream's tls")?;
+    let f = &mut fields;
+    let ca = d.optional(f, "ca", Decoder::path);
+    let server_name = d.optional(f, "server_name", server_name);
+    let certificate = d.optional(f, "client_certificate", Decoder::path);
+    let private_key = d.optional(f, "client_key", Decoder::path);
+    d.done(fields);
+    if !has_https {
+        d.fault(node.at, "tls is for endpoints that begin with https://");
+        return None;
+    }
+    let client = match (certificate, private_key) {
+        (Some(certificate), Some(private_key)) => Some(CertificatePair { certificate, private_key }),
+        (None, None) => None,
+        _ => {
+            d.fault(node.at, "`client_certificate` and `client_key` go together");
+            return None;
+        }
+    };
+    Some(UpstreamTls { ca, server_name, client })
+}
+
+fn server_name(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let name = d.word(node)?;
+    if rustls::pki_types::ServerName::try_from(name.as_str()).is_err() {
+        d.fault(node.at, format!("`{name}` is not a server's name")).hint =
+            Some("a host name or an address, without a port".to_owned());
+        return None;
+    }
+    Some(name)
 }
 
 /// `{header: authorization, env: UPSTREAM_KEY}` or `{header: x-api-key, file: /run/secrets/key}`.
@@ -98,6 +156,8 @@ fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
     let from_file = d.optional(&mut fields, "file", |d, node| Some(secret_in_file(d, node)));
     d.done(fields);
     let header = header.unwrap_or(http::header::AUTHORIZATION);
+    let file = from_file.as_ref().and_then(|read| read.as_ref().map(|(path, _)| path.clone()));
+    let from_file = from_file.map(|read| read.map(|(_, secret)| secret));
     let ((Some(secret), None) | (None, Some(secret))) = (from_env, from_file) else {
         d.fault(node.at, "a credential needs one of `env` and `file`");
         return None;
@@ -115,7 +175,7 @@ fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
         return None;
     };
     value.set_sensitive(true);
-    Some(UpstreamCredential { header, value })
+    Some(UpstreamCredential { header, value, file })
 }
 
 fn secret_in_variable(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
@@ -127,10 +187,10 @@ fn secret_in_variable(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     value
 }
 
-fn secret_in_file(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+fn secret_in_file(d: &mut Decoder<'_>, node: &Node) -> Option<(PathBuf, String)> {
     let path = d.path(node)?;
     match std::fs::read_to_string(&path) {
-        Ok(value) => Some(value),
+        Ok(value) => Some((path, value)),
         Err(error) => {
             d.fault(node.at, format!("{} can't be read: {error}", path.display()));
             None
@@ -138,16 +198,14 @@ fn secret_in_file(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     }
 }
 
-fn timeouts(d: &mut Decoder<'_>, node: &Node) -> Option<Timeouts> {
+/// Those that are named, of an upstream or of a route.
+pub(super) fn route_timeouts(d: &mut Decoder<'_>, node: &Node) -> Option<RouteTimeouts> {
     let mut fields = d.fields(node, "timeouts")?;
     let f = &mut fields;
-    let default = Timeouts::default();
-    let timeouts = Timeouts {
-        connect: d.optional(f, "connect", Decoder::duration).unwrap_or(default.connect),
-        response_headers: d
-            .optional(f, "response_headers", Decoder::duration)
-            .unwrap_or(default.response_headers),
-        idle: d.optional(f, "idle", Decoder::duration).unwrap_or(default.idle),
+    let timeouts = RouteTimeouts {
+        connect: d.optional(f, "connect", Decoder::duration),
+        response_headers: d.optional(f, "response_headers", Decoder::duration),
+        idle: d.optional(f, "idle", Decoder::duration),
     };
     d.done(fields);
     Some(timeouts)

@@ -1,0 +1,66 @@
+//! How many connections each client address has, where that is limited.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Connections by address. It holds no more entries than there are connections.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection of an address; dropping it is its end.
+#[derive(Debug)]
+pub(crate) struct Member {
+    crowd: Arc<Crowd>,
+    address: IpAddr,
+    /// The connections of the address, this one among them.
+    pub(crate) count: usize,
+}
+
+impl Crowd {
+    /// Counts a connection. IPv6 is counted by /64, which is what one host is given.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Member {
+        let address = prefix(address);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        *count += 1;
+        Member { crowd: self.clone(), address, count: *count }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut counts = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+fn prefix(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_counted_by_host_and_forgotten_when_they_end() {
+        let crowd = Arc::new(Crowd::default());
+        let enter = |address: &str| crowd.enter(address.parse().unwrap());
+        let first = enter("2001:db8::1");
+        let second = enter("2001:db8::ffff:2");
+        assert_eq!((first.count, second.count), (1, 2));
+        assert_eq!(enter("2001:db8:0:1::1").count, 1);
+        assert_eq!(enter("::ffff:192.0.2.1").count, 1);
+        drop((first, second));
+        assert!(crowd.0.lock().unwrap().is_empty());
+    }
+}

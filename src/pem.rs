@@ -1,0 +1,64 @@
+//! Certificates and keys from PEM files, for both directions: what we present, and whom we trust.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
+
+use crate::config::CertificatePair;
+use crate::config::fault::Fault;
+
+/// All certificates of a file.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let unreadable = |error: rustls::pki_types::pem::Error| {
+        Fault::of_file(path, format!("certificates can't be read: {error}")).hint("a PEM file is needed")
+    };
+    CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)
+}
+
+/// A chain with the key that belongs to it.
+pub(crate) fn certified_key(
+    pair: &CertificatePair,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, Fault> {
+    let CertificatePair { certificate, private_key } = pair;
+    let chain = certificates(certificate)?;
+    let Some(leaf) = chain.first() else {
+        return Err(Fault::of_file(certificate, "holds no certificate").hint("a PEM file, the leaf first"));
+    };
+    ParsedCertificate::try_from(leaf)
+        .map_err(|error| Fault::of_file(certificate, format!("is not a certificate: {error}")))?;
+    let key = PrivateKeyDer::from_pem_file(private_key).map_err(|error| {
+        Fault::of_file(private_key, format!("holds no private key: {error}"))
+            .hint("a PEM file, not encrypted")
+    })?;
+    let key = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| Fault::of_file(private_key, format!("the private key is of no use: {error}")))?;
+    let key = CertifiedKey::new(chain, key);
+    key.keys_match().map_err(|error| {
+        let message = format!("does not belong to the certificate {}: {error}", certificate.display());
+        Fault::of_file(private_key, message)
+    })?;
+    Ok(key)
+}
+
+/// The authorities of a file; at least one.
+pub(crate) fn authorities(path: &Path) -> Result<Arc<RootCertStore>, Fault> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| {
+            Fault::of_file(path, format!("holds a certificate that is no authority: {error}"))
+        })?;
+    }
+    if roots.is_empty() {
+        return Err(Fault::of_file(path, "holds no certificate"));
+    }
+    Ok(Arc::new(roots))
+}

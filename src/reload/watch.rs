@@ -1,0 +1,341 @@
+//! Which files matter, whether they have changed, and whether a change has settled.
+//!
+//! A directory is watched, never a file: of a file that is replaced by a rename, a watch sees the first replacement
+//! and then nothing for ever. What the system tells is a hint to look; the look decides.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use sha2::{Digest, Sha256};
+
+/// What was written in place counts once it has stood still for this long. It is longer than a writer's pauses, since
+/// the beginning of a list is a valid list; it is short enough for a change to be live within a second.
+const SETTLED_IN_PLACE: Duration = Duration::from_millis(500);
+/// What was renamed in is whole; this gathers what comes with it.
+const SETTLED_WHOLE: Duration = Duration::from_millis(30);
+/// Contents up to this size are compared at every look without an event, larger ones by their stamps alone.
+const COMPARED_BYTES: u64 = 4 * 1024 * 1024;
+/// More symbolic links than this are a loop (as the kernel has it).
+const MAX_LINKS: usize = 40;
+
+/// What tells one state of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+/// The state of several files; `None` for one that is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamps(Vec<Option<Stamp>>);
+
+impl Stamps {
+    pub(super) fn of(files: &[PathBuf]) -> Self {
+        Stamps(files.iter().map(|path| Stamp::of(path)).collect())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().flatten().map(|stamp| stamp.length).sum()
+    }
+}
+
+/// Files that are taken together or not at all.
+#[derive(Debug)]
+pub(super) struct FileSet {
+    files: Vec<PathBuf>,
+    /// As they were when they were last taken, or refused.
+    taken: Stamps,
+    digest: Option<[u8; 32]>,
+    pending: Option<Pending>,
+    /// The last that was heard is a rename into place.
+    came_whole: bool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    stamps: Stamps,
+    since: Instant,
+}
+
+/// What a look at a set of files found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// As they were.
+    Same,
+    /// Changing; to be looked at again after this long.
+    Changing(Duration),
+    /// Another content, which has settled.
+    Changed,
+}
+
+impl FileSet {
+    /// Files whose state at the time they were read is `taken`.
+    pub(super) fn new(files: Vec<PathBuf>, taken: Stamps) -> Self {
+        let mut set = FileSet { files, taken, digest: None, pending: None, came_whole: false };
+        if set.taken.bytes() <= COMPARED_BYTES {
+            let digest = set.read();
+            // If they have changed since, the digest is not theirs; the next look finds the change.
+            set.digest = digest.filter(|_| Stamps::of(&set.files) == set.taken);
+        }
+        set
+    }
+
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Takes note of what the system told of one of the files, or of a link to them.
+    pub(super) fn heard(&mut self, came_whole: Option<bool>) {
+        self.came_whole = came_whole.unwrap_or(self.came_whole);
+    }
+
+    /// Looks whether the files have changed, without waiting. `is_thorough`: contents are compared even where
+    /// nothing points to a change.
+    pub(super) fn look(&mut self, now: Instant, is_thorough: bool) -> Look {
+        let stamps = Stamps::of(&self.files);
+        if stamps == self.taken {
+            self.pending = None;
+            let compares = is_thorough && stamps.bytes() <= COMPARED_BYTES;
+            let is_same = !compares || self.digest.is_none() || self.read() == self.digest;
+            return if is_same { Look::Same } else { Look::Changed };
+        }
+        let since = match &self.pending {
+            Some(pending) if pending.stamps == stamps => pending.since,
+            _ => now,
+        };
+        let settles_after = if self.came_whole { SETTLED_WHOLE } else { SETTLED_IN_PLACE };
+        let stood = now.saturating_duration_since(since);
+        if stood < settles_after {
+            self.pending = Some(Pending { stamps, since });
+            return Look::Changing(settles_after - stood);
+        }
+        self.settle(stamps)
+    }
+
+    /// As [`FileSet::look`], for files that are known to have settled.
+    pub(super) fn look_settled(&mut self) -> Look {
+        let stamps = Stamps::of(&self.files);
+        self.settle(stamps)
+    }
+
+    fn settle(&mut self, stamps: Stamps) -> Look {
+        let digest = self.read();
+        // What changed while it was read is not what was read.
+        if Stamps::of(&self.files) != stamps {
+            self.pending = None;
+            return Look::Changing(SETTLED_WHOLE);
+        }
+        let is_same = digest.is_some() && digest == self.digest;
+        self.taken = stamps;
+        self.digest = digest;
+        self.pending = None;
+        self.came_whole = false;
+        if is_same { Look::Same } else { Look::Changed }
+    }
+
+    /// The digest of all contents; `None` where one can't be read.
+    fn read(&self) -> Option<[u8; 32]> {
+        let mut digest = Sha256::new();
+        let mut buffer = vec![0; 64 * 1024];
+        for path in &self.files {
+            let mut file = fs::File::open(path).ok()?;
+            let mut length = 0u64;
+            loop {
+                let read = file.read(&mut buffer).ok()?;
+                if read == 0 {
+                    break;
+                }
+                digest.update(buffer.get(..read)?);
+                length += read as u64;
+            }
+            digest.update(length.to_be_bytes());
+        }
+        Some(digest.finalize().into())
+    }
+}
+
+/// Every directory entry that leads to `path`: the file itself, and each symbolic link on the way. A change of any
+/// of them is a change of the file: the kubelet swaps the link `..data`, and nothing else.
+pub(super) fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
+    let mut entries = BTreeSet::new();
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut walked = PathBuf::new();
+    let mut rest: Vec<PathBuf> = components(&absolute);
+    let mut links = 0;
+    while let Some(next) = rest.pop() {
+        if next == Path::new("..") {
+            walked.pop();
+            continue;
+        }
+        let here = walked.join(&next);
+        match fs::read_link(&here) {
+            Ok(target) if links < MAX_LINKS => {
+                links += 1;
+                entries.insert(here);
+                rest.extend(components(&target));
+                if target.is_absolute() {
+                    walked = PathBuf::new();
+                }
+            }
+            _ => walked = here,
+        }
+    }
+    entries.insert(walked);
+    entries
+}
+
+/// The parts of a path, the first one last.
+fn components(path: &Path) -> Vec<PathBuf> {
+    let parts = path.components().filter(|part| !matches!(part, Component::CurDir));
+    let mut parts: Vec<PathBuf> = parts.map(|part| PathBuf::from(part.as_os_str())).collect();
+    parts.reverse();
+    parts
+}
+
+/// What the system told of a directory entry.
+#[derive(Debug)]
+pub(super) struct Touched {
+    pub(super) paths: Vec<PathBuf>,
+    /// Whether the entry was renamed into its place whole, or is being changed in it; `None` says nothing of that.
+    pub(super) came_whole: Option<bool>,
+}
+
+impl Touched {
+    /// `None` for what is no change: our own reading, most of all.
+    fn read(event: notify::Event) -> Option<Self> {
+        let came_whole = match event.kind {
+            EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Some(true),
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => None,
+            EventKind::Access(_) => return None,
+            EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Other | EventKind::Any => None,
+            EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(_) => Some(false),
+        };
+        Some(Touched { paths: event.paths, came_whole })
+    }
+}
+
+/// Watches the directories of all entries that lead to the files that matter.
+#[derive(Debug)]
+pub(super) struct Directories {
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+}
+
+impl Directories {
+    /// Tells `told` of every change. Where the system offers no watch, looks at intervals must do.
+    pub(super) fn new(told: impl Fn(Touched) + Send + 'static) -> Self {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if let Some(touched) = event.ok().and_then(Touched::read) {
+                told(touched);
+            }
+        });
+        let watcher = watcher.map_err(|error| {
+            tracing::warn!(%error, "changes of files are noticed at keys.watch.poll alone");
+        });
+        Directories { watcher: watcher.ok(), watched: BTreeSet::new() }
+    }
+
+    /// Watches these entries' directories, and no others.
+    pub(super) fn watch<'e>(&mut self, entries: impl Iterator<Item = &'e PathBuf>) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let wanted: BTreeSet<PathBuf> =
+            entries.filter_map(|entry| entry.parent()).map(Path::to_owned).collect();
+        for gone in self.watched.difference(&wanted) {
+            let _went_with_its_directory = watcher.unwatch(gone);
+        }
+        // Watched again even where it was before: a directory that was replaced has the same name.
+        self.watched = wanted
+            .into_iter()
+            .filter(|directory| watcher.watch(directory, RecursiveMode::NonRecursive).is_ok())
+            .collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn set(path: &Path) -> FileSet {
+        let files = vec![path.to_owned()];
+        let stamps = Stamps::of(&files);
+        FileSet::new(files, stamps)
+    }
+
+    #[test]
+    fn what_is_written_in_place_counts_once_it_stands_still() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        fs::write(&path, "one").unwrap();
+        let mut set = set(&path);
+        let now = Instant::now();
+        assert_eq!(set.look(now, true), Look::Same);
+        fs::write(&path, "two!").unwrap();
+        assert_eq!(set.look(now, false), Look::Changing(SETTLED_IN_PLACE));
+        let later = now + SETTLED_IN_PLACE;
+        fs::write(&path, "two and more").unwrap();
+        assert_eq!(set.look(later, false), Look::Changing(SETTLED_IN_PLACE), "it moved again");
+        assert_eq!(set.look(later + SETTLED_IN_PLACE, false), Look::Changed);
+        assert_eq!(set.look(later + SETTLED_IN_PLACE, true), Look::Same);
+    }
+
+    #[test]
+    fn what_is_renamed_in_is_taken_at_once_and_the_same_content_is_no_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        fs::write(&path, "one").unwrap();
+        let mut set = set(&path);
+        let rename = |content: &str| {
+            fs::write(directory.path().join("new"), content).unwrap();
+            fs::rename(directory.path().join("new"), &path).unwrap();
+        };
+        let now = Instant::now();
+        for (content, found) in [("two", Look::Changed), ("two", Look::Same)] {
+            rename(content);
+            set.heard(Some(true));
+            assert_eq!(set.look(now, false), Look::Changing(SETTLED_WHOLE));
+            assert_eq!(set.look(now + SETTLED_WHOLE, false), found);
+        }
+        fs::remove_file(&path).unwrap();
+        set.heard(Some(false));
+        assert_eq!(set.look(now, false), Look::Changing(SETTLED_IN_PLACE));
+        assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed, "gone is a change, too");
+    }
+
+    #[test]
+    fn all_links_to_a_file_are_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        fs::create_dir(root.join("..1")).unwrap();
+        fs::write(root.join("..1/keys.yaml"), "x").unwrap();
+        symlink("..1", root.join("..data")).unwrap();
+        symlink("..data/keys.yaml", root.join("keys.yaml")).unwrap();
+        let expected = ["..1/keys.yaml", "..data", "keys.yaml"].map(|name| root.join(name));
+        assert_eq!(entries_to(&root.join("keys.yaml")), BTreeSet::from(expected));
+        symlink(root.join("loop"), root.join("loop")).unwrap();
+        assert!(!entries_to(&root.join("loop")).is_empty(), "a loop ends");
+    }
+}

@@ -1,0 +1,207 @@
+//! Sockets to upstream: made, watched while they wait, and counted while they are written to.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::Endpoint;
+use crate::config;
+
+/// The socket under a connection that hyper drives, shared so that a lease can look at it.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: Mutex<Stream>,
+    written: AtomicU64,
+}
+
+/// A connected socket of any kind.
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection whose protocol is agreed.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) socket: Arc<Socket>,
+    pub(super) is_http2: bool,
+}
+
+/// Connects to an endpoint. `needs_http1`: HTTP/2 is not offered.
+///
+/// # Errors
+///
+/// What the system or the TLS handshake said; `TimedOut` when both took longer than `limit`.
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    needs_http1: bool,
+    limit: Duration,
+) -> io::Result<Connected> {
+    match tokio::time::timeout(limit, dial(endpoint, needs_http1)).await {
+        Ok(connected) => connected,
+        Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+async fn dial(endpoint: &Endpoint, needs_http1: bool) -> io::Result<Connected> {
+    let (stream, is_http2) = match &endpoint.address {
+        config::Endpoint::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), false),
+        config::Endpoint::Http(authority) => (Stream::Tcp(dial_tcp(authority, 80).await?), false),
+        config::Endpoint::H2c(authority) => (Stream::Tcp(dial_tcp(authority, 80).await?), true),
+        config::Endpoint::Https(authority) => {
+            let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the endpoint has no server name");
+            let tls = endpoint.tls.as_ref().ok_or_else(no_name)?;
+            let name = tls.name_for(split(authority).0).ok_or_else(no_name)?;
+            let stream = dial_tcp(authority, 443).await?;
+            let stream = TlsConnector::from(tls.config(needs_http1)).connect(name, stream).await?;
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            (Stream::Tls(Box::new(stream)), is_http2)
+        }
+    };
+    let socket = Arc::new(Socket { stream: Mutex::new(stream), written: AtomicU64::new(0) });
+    Ok(Connected { socket, is_http2 })
+}
+
+async fn dial_tcp(authority: &str, default_port: u16) -> io::Result<TcpStream> {
+    let stream = match authority.parse::<SocketAddr>() {
+        // No resolver, and so no thread, for a literal address.
+        Ok(address) => TcpStream::connect(address).await?,
+        Err(_) => {
+            let (host, port) = split(authority);
+            TcpStream::connect(format!("{host}:{}", port.unwrap_or(default_port))).await?
+        }
+    };
+    // Small writes of a stream must not wait for an acknowledgement.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Host and port of an authority. An IPv6 address keeps its brackets.
+fn split(authority: &str) -> (&str, Option<u16>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (authority, None),
+        },
+        None => (authority, None),
+    }
+}
+
+impl Socket {
+    /// Bytes that were written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing has arrived, not even the end: one look at the kernel's buffer, since what the
+    /// runtime knows of the socket may be older than the end that upstream sent.
+    pub(super) fn is_quiet(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let seen = self.look(|socket| socket.peek(&mut byte));
+        matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the other end has closed, whatever it sent before.
+    pub(super) fn has_hung_up(&self) -> bool {
+        self.look(|socket| {
+            let mut watched = [PollFd::new(&*socket, PollFlags::RDHUP)];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(1..))
+        })
+    }
+
+    fn look<T>(&self, look: impl FnOnce(SockRef<'_>) -> T) -> T {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*stream {
+            Stream::Tcp(stream) => look(SockRef::from(stream)),
+            Stream::Unix(stream) => look(SockRef::from(stream)),
+            Stream::Tls(stream) => look(SockRef::from(stream.get_ref().0)),
+        }
+    }
+}
+
+/// hyper's handle on a [`Socket`].
+pub(super) struct Tap(pub(super) Arc<Socket>);
+
+impl Tap {
+    fn with<T>(&self, act: impl FnOnce(Pin<&mut dyn Duplex>) -> T) -> T {
+        let mut stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *stream {
+            Stream::Tcp(stream) => act(Pin::new(stream)),
+            Stream::Unix(stream) => act(Pin::new(stream)),
+            Stream::Tls(stream) => act(Pin::new(stream)),
+        }
+    }
+
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.0.written.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
+impl AsyncRead for Tap {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Tap {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.with(|stream| stream.poll_write(cx, buf));
+        self.count(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.with(|stream| stream.poll_write_vectored(cx, bufs));
+        self.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_a_host_and_perhaps_a_port() {
+        assert_eq!(split("model"), ("model", None));
+        assert_eq!(split("model:8000"), ("model", Some(8000)));
+        assert_eq!(split("[::1]"), ("[::1]", None));
+        assert_eq!(split("[::1]:81"), ("[::1]", Some(81)));
+    }
+}

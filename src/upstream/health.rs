@@ -1,0 +1,112 @@
+//! How an endpoint fares: the requests in flight to it, and whether it is left out for having failed.
+//!
+//! Health is judged by requests alone: an endpoint that can't be connected to is left out for a moment, longer
+//! each time, and then one request probes it. Health checks of its own kind would set the same state.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+const FIRST_EJECTION: Duration = Duration::from_millis(100);
+/// One that is back is in use again after no more than this.
+const LONGEST_EJECTION: Duration = Duration::from_secs(2);
+/// A probe that was not heard of for this long is given up, and another one goes.
+const PROBE_TIME: Duration = Duration::from_secs(1);
+/// Not left out.
+const WELL: u64 = 0;
+
+/// The state of one endpoint, shared by all workers.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    in_flight: AtomicUsize,
+    failures: AtomicU32,
+    /// Milliseconds of the process's life, or [`WELL`].
+    ejected_until: AtomicU64,
+}
+
+/// A request at an endpoint; dropping it is its end.
+#[derive(Debug)]
+pub(crate) struct AtEndpoint(Arc<Health>);
+
+impl Drop for AtEndpoint {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Health {
+    /// A request goes to the endpoint.
+    pub(crate) fn enter(self: &Arc<Self>) -> AtEndpoint {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        AtEndpoint(self.clone())
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_well(&self) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) == WELL
+    }
+
+    /// Whether the endpoint is due for a probe and the caller is the one to make it.
+    pub(crate) fn claims_probe(&self, now: Instant) -> bool {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        if until == WELL || millis(now) < until {
+            return false;
+        }
+        let next = millis(now + PROBE_TIME);
+        self.ejected_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// It could not be connected to. Says for how long it is left out if it was not so before.
+    pub(crate) fn failed(&self, now: Instant) -> Option<Duration> {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+        let ejection = FIRST_EJECTION.saturating_mul(1 << failures.min(16)).min(LONGEST_EJECTION);
+        let before = self.ejected_until.swap(millis(now + ejection), Ordering::Relaxed);
+        (before == WELL).then_some(ejection)
+    }
+
+    /// It was connected to, or answered. Says whether it was left out before.
+    pub(crate) fn succeeded(&self) -> bool {
+        if self.is_well() {
+            return false;
+        }
+        self.failures.store(0, Ordering::Relaxed);
+        self.ejected_until.swap(WELL, Ordering::Relaxed) != WELL
+    }
+}
+
+/// Milliseconds from a moment in the process's early life, never [`WELL`].
+fn millis(instant: Instant) -> u64 {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    let epoch = *EPOCH.get_or_init(Instant::now);
+    u64::try_from(instant.saturating_duration_since(epoch).as_millis()).unwrap_or(u64::MAX).max(WELL + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_fails_is_probed_ever_more_rarely_by_one_at_a_time() {
+        let health = Health::default();
+        let mut now = Instant::now() + Duration::from_secs(1);
+        assert!(health.is_well() && !health.claims_probe(now));
+        assert_eq!(health.failed(now), Some(FIRST_EJECTION));
+        for _ in 0..10 {
+            assert!(!health.claims_probe(now), "not before its time");
+            now += LONGEST_EJECTION;
+            assert!(health.claims_probe(now));
+            assert!(!health.claims_probe(now), "one probe at a time");
+            assert_eq!(health.failed(now), None, "told once");
+        }
+        now += LONGEST_EJECTION;
+        assert!(health.claims_probe(now));
+        // The one that claimed it was never heard of again.
+        assert!(health.claims_probe(now + PROBE_TIME));
+        assert!(health.succeeded() && health.is_well());
+        assert!(!health.succeeded());
+        assert_eq!(health.failed(now), Some(FIRST_EJECTION), "it starts anew");
+    }
+}

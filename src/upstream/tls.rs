@@ -1,0 +1,135 @@
+//! TLS to upstream: whom we trust, and who we are.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use sha2::{Digest, Sha256};
+
+use crate::config::UpstreamTls;
+use crate::config::fault::{Fault, Faults};
+use crate::pem;
+
+/// An upstream's TLS, ready for use. Two are equal if they came from the same files with the same content.
+#[derive(Clone)]
+pub(crate) struct ClientTls {
+    fingerprint: [u8; 32],
+    /// Offers HTTP/2 and HTTP/1.1.
+    any: Arc<ClientConfig>,
+    /// Offers HTTP/1.1 alone, for what HTTP/2 can't do.
+    http1: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl PartialEq for ClientTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+impl ClientTls {
+    /// Reads what the configuration names.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with the files.
+    pub(crate) fn load(tls: &UpstreamTls) -> Result<Self, Faults> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let fingerprint = fingerprint(tls);
+        let mut faults = Vec::new();
+        let roots = match &tls.ca {
+            Some(path) => pem::authorities(path),
+            None => Ok(Arc::new(systems_authorities())),
+        };
+        let roots = roots.map_err(|fault| faults.push(fault));
+        let client = tls.client.as_ref().map(|pair| pem::certified_key(pair, &provider)).transpose();
+        let client = client.map_err(|fault| faults.push(fault));
+        let (Ok(roots), Ok(client)) = (roots, client) else { return Err(Faults(faults)) };
+        let client = client.map(|key| Arc::new(Presented(Arc::new(key))));
+        let config = |protocols: &[&[u8]]| client_config(&provider, &roots, client.as_ref(), protocols);
+        Ok(ClientTls {
+            fingerprint,
+            any: config(&[b"h2", b"http/1.1"])?,
+            http1: config(&[b"http/1.1"])?,
+            server_name: tls.server_name.clone().and_then(|name| ServerName::try_from(name).ok()),
+        })
+    }
+
+    /// What a connection is made with. `is_http1`: where HTTP/2 is of no use.
+    pub(super) fn config(&self, is_http1: bool) -> Arc<ClientConfig> {
+        if is_http1 { self.http1.clone() } else { self.any.clone() }
+    }
+
+    /// The name that the certificate must have: as configured, else the host's own.
+    pub(super) fn name_for(&self, host: &str) -> Option<ServerName<'static>> {
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        self.server_name.clone().or_else(|| ServerName::try_from(bare.to_owned()).ok())
+    }
+}
+
+fn client_config(
+    provider: &Arc<CryptoProvider>,
+    roots: &Arc<RootCertStore>,
+    client: Option<&Arc<Presented>>,
+    protocols: &[&[u8]],
+) -> Result<Arc<ClientConfig>, Fault> {
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Fault::of_file(Path::new("tls"), error.to_string()))?
+        .with_root_certificates(roots.clone());
+    let mut config = match client {
+        Some(client) => builder.with_client_cert_resolver(client.clone()),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// The system's authorities; Mozilla's, built in, where the system has none (a container from scratch).
+fn systems_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let (_added, _unusable) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
+}
+
+/// Tells one state of the files from another. A file that can't be read is a fault elsewhere.
+fn fingerprint(tls: &UpstreamTls) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    let client = tls.client.iter().flat_map(|pair| [&pair.certificate, &pair.private_key]);
+    for path in tls.ca.iter().chain(client) {
+        let content = std::fs::read(path).unwrap_or_default();
+        digest.update((content.len() as u64).to_be_bytes());
+        digest.update(&content);
+    }
+    digest.update(tls.server_name.as_deref().unwrap_or_default());
+    digest.update([u8::from(tls.ca.is_some()), u8::from(tls.client.is_some())]);
+    digest.finalize().into()
+}
+
+/// The one certificate that we have, for whoever asks for one.
+#[derive(Debug)]
+struct Presented(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Presented {
+    fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.key.choose_scheme(schemes).map(|_signer| self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
