@@ -48,9 +48,10 @@ $(VENV)/.ready: tests/e2e/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
 	@touch $@
 
-measure: e2e-setup ## The long measurements: added latency of streams, 2 GiB both ways, limits against the clock
+measure: e2e-setup ## The long measurements: latency added to streams, 2 GiB both ways, limits against the clock, changes under load
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure.py
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_live.py
 
 clean: ## Remove everything that was made
 	$(CARGO) clean

@@ -46,47 +46,92 @@ def is_listening(port):
         return False
 
 
-class Gateway:
-    """bearward in front of a port of loopback. `keys`: name → arguments of `bearward keys create`."""
+def issue(authority, path, *names):
+    """Writes tls.crt and tls.key of a new certificate into a directory."""
+    certificate = authority.issue_cert(*(names or ("localhost", "127.0.0.1")))
+    certificate.private_key_pem.write_to_path(str(path / "tls.key"))
+    certificate.cert_chain_pems[0].write_to_path(str(path / "tls.crt"))
 
-    def __init__(self, upstream, keys, tls=False, config="", environment=None):
+
+class Gateway:
+    """bearward in front of a port of loopback, or of endpoints as the configuration writes them.
+
+    `keys`: name → arguments of `bearward keys create`. `admin`: with an admin listener and its token.
+    `listener`: the address; `fds`: sockets to hand down.
+    """
+
+    def __init__(
+        self, upstream, keys, tls=False, config="", environment=None, admin=False, listener="127.0.0.1:0", fds=(), fields=""
+    ):
         self.directory = tempfile.TemporaryDirectory(prefix="bearward-e2e-")
-        path = pathlib.Path(self.directory.name)
+        path = self.path = pathlib.Path(self.directory.name)
+        self.listener, self.fds, self.environment = listener, fds, environment or {}
         self.tokens = {name: self.create(path / "keys.yaml", name, *args) for name, args in keys.items()}
         tls_lines, self.ca = "", None
         if tls:
-            authority = trustme.CA()
-            certificate = authority.issue_cert("localhost", "127.0.0.1")
-            certificate.private_key_pem.write_to_path(str(path / "tls.key"))
-            certificate.cert_chain_pems[0].write_to_path(str(path / "tls.crt"))
+            self.authority = trustme.CA()
+            issue(self.authority, path)
             self.ca = str(path / "ca.crt")
-            authority.cert_pem.write_to_path(self.ca)
+            self.authority.cert_pem.write_to_path(self.ca)
             tls_lines = f", tls: {{certificate: {path / 'tls.crt'}, private_key: {path / 'tls.key'}}}"
-        (path / "bearward.yaml").write_text(
-            f"listeners: [{{address: 127.0.0.1:0{tls_lines}}}]\n"
-            f"upstreams: [{{name: model, endpoints: [http://127.0.0.1:{upstream}]}}]\n"
-            f"keys: {{path: {path / 'keys.yaml'}}}\n"
-            f"admin: off\n{config}"
+        endpoints = f"http://127.0.0.1:{upstream}" if isinstance(upstream, int) else upstream
+        if admin:
+            (path / "admin.token").write_text("the-admin-token\n")
+        admin_lines = f"admin: {{address: 127.0.0.1:0, token_file: {path / 'admin.token'}}}" if admin else "admin: off"
+        keys_lines = f"keys: {{path: {path / 'keys.yaml'}}}\n" if "keys:" not in config else ""
+        self.config_text = (
+            f"listeners: [{{address: {listener}{tls_lines}}}]\n"
+            f"upstreams: [{{name: model, endpoints: [{endpoints}]{fields}}}]\n"
+            f"{keys_lines}{admin_lines}\n{config.replace('KEYS', str(path / 'keys.yaml'))}"
         )
-        self.lines = []
-        self.process = subprocess.Popen(
-            [binary(), "run", "--config", str(path / "bearward.yaml")],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
-        self.port = None
-        threading.Thread(target=self._read, daemon=True).start()
-        wait_for("the gateway listens", lambda: self.port or self.process.poll() is not None)
-        assert self.port, self.lines
-        self.url = f"{'https' if tls else 'http'}://localhost:{self.port}"
+        (path / "bearward.yaml").write_text(self.config_text)
+        self.scheme = "https" if tls else "http"
+        self.start()
 
-    def _read(self):
-        for line in self.process.stderr:
-            self.lines.append(line)
+    def start(self):
+        """Starts the process, for the first time or again."""
+        self.lines, self.port, self.admin_port = [], None, None
+        command = [binary(), "run", "--config", str(self.path / "bearward.yaml")]
+        environment = {**os.environ, **self.environment}
+        hand_down = None
+        if self.fds:
+            environment["LISTEN_FDS"] = str(len(self.fds))
+            descriptors = [fd.fileno() for fd in self.fds]
+
+            def hand_down():
+                for number, descriptor in enumerate(descriptors):
+                    os.dup2(descriptor, 3 + number)
+                    os.set_inheritable(3 + number, True)
+
+            # LISTEN_PID must be the process's own: a shell that becomes it knows its number.
+            command = ["sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"', *command]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=hand_down, close_fds=not self.fds
+        )
+        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        wait_for("the gateway listens", lambda: self.is_ready or self.process.poll() is not None)
+        assert self.port or "unix:" in self.listener, self.lines
+        self.url = f"{self.scheme}://localhost:{self.port}"
+
+    @property
+    def is_ready(self):
+        return any('"ready"' in line for line in self.lines)
+
+    def _read(self, process):
+        lines = self.lines
+        for line in process.stderr:
             event = json.loads(line) if line.startswith("{") else {}
-            if event.get("message") == "listening":
-                self.port = int(event["address"].rsplit(":", 1)[1])
+            if event.get("message") in ("listening", "admin listening") and ":" in event["address"]:
+                port = event["address"].rsplit(":", 1)[1]
+                if port.isdigit():
+                    setattr(self, "port" if event["message"] == "listening" else "admin_port", int(port))
+            lines.append(line)
+
+    def reload(self):
+        """Asks for a reload as `bearward reload` does; what it printed."""
+        command = [binary(), "reload", "--json", "--admin", f"127.0.0.1:{self.admin_port}"]
+        command += ["--token-file", str(self.path / "admin.token")]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout)
 
     @staticmethod
     def create(path, name, *args):
@@ -100,6 +145,7 @@ class Gateway:
     def close(self):
         self.process.kill()
         self.process.wait()
+        self.process.stderr.close()
         self.directory.cleanup()
 
     def __enter__(self):
