@@ -6,7 +6,6 @@
 
 mod watch;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -20,7 +19,7 @@ use crate::keys::Store;
 use crate::net::tls::{self, Swappable};
 use crate::proxy::Gateway;
 use crate::snapshot::Snapshot;
-use watch::{Directories, FileSet, Look, Stamps, Touched, entries_to};
+use watch::{Directories, FileSet, Look, Stamps, Touched};
 
 /// A reload that somebody asked for takes what has stood still for this long.
 const ASKED_SETTLE: Duration = Duration::from_millis(100);
@@ -226,39 +225,31 @@ impl Reloader {
             let is_poll = now >= next_poll;
             if is_poll {
                 next_poll = now + poll;
+            }
+            let again = self.look(is_poll);
+            if again.is_none() {
+                // Links may lead elsewhere now, even to the same content.
                 self.watch();
             }
-            next_look = now + self.look(is_poll).unwrap_or(poll);
+            next_look = now + again.unwrap_or(poll);
         }
     }
 
     /// Watches all that leads to the files that matter now.
     fn watch(&mut self) {
-        let entries: BTreeSet<PathBuf> =
-            self.sets.iter().flat_map(|(_, set)| set.files()).flat_map(|path| entries_to(path)).collect();
-        self.directories.watch(entries.iter());
+        let entries = self.sets.iter_mut().flat_map(|(_, set)| set.entries().clone()).collect();
+        self.directories.watch(&entries);
     }
 
     /// Whether the system told of something that matters.
     fn heard(&mut self, touched: &Touched) -> bool {
-        let mut matters = touched.paths.is_empty();
-        for (_, set) in &mut self.sets {
-            let entries: BTreeSet<PathBuf> = set.files().iter().flat_map(|path| entries_to(path)).collect();
-            // An entry that is gone is a link no more: what it was called still counts.
-            let is_of_set =
-                |path: &PathBuf| entries.contains(path) || set.files().iter().any(|file| file == path);
-            if touched.paths.iter().any(is_of_set) {
-                set.heard(touched.came_whole);
-                matters = true;
-            }
-        }
-        matters
+        // No short cut: each set takes note.
+        self.sets.iter_mut().fold(false, |matters, (_, set)| set.heard(touched) || matters)
     }
 
     /// Looks at all parts and reloads those that have settled. Says when to look again, if something moves.
     fn look(&mut self, is_poll: bool) -> Option<Duration> {
         let mut again: Option<Duration> = None;
-        let mut has_reloaded = false;
         for part in Part::ALL {
             let look = self.set(part).map_or(Look::Same, |set| set.look(Instant::now(), is_poll));
             let stands_refused = is_poll && self.refused.iter().any(|(refused, _)| *refused == part);
@@ -266,7 +257,6 @@ impl Reloader {
                 Look::Changing(wait) => again = Some(again.map_or(wait, |earlier| earlier.min(wait))),
                 Look::Changed => {
                     self.reload(part);
-                    has_reloaded = true;
                 }
                 // What could not be read may have been a passing fault.
                 Look::Same if stands_refused => {
@@ -274,9 +264,6 @@ impl Reloader {
                 }
                 Look::Same => {}
             }
-        }
-        if has_reloaded {
-            self.watch();
         }
         again
     }

@@ -11,7 +11,7 @@ pub(crate) mod tls;
 pub(crate) mod upload;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -44,6 +44,8 @@ pub(crate) struct Endpoint {
     pub(crate) address: config::Endpoint,
     /// For `https://` alone.
     tls: Option<ClientTls>,
+    /// It spoke HTTP/1.1 last.
+    is_http1: AtomicBool,
     /// Shared with the endpoints of this address that went before.
     pub(crate) health: Arc<Health>,
 }
@@ -69,7 +71,13 @@ impl Endpoints {
         // With another way of proving who is who, connections must not be shared; health may.
         let health = earlier.map(|endpoint| endpoint.health.clone()).unwrap_or_default();
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let endpoint = Arc::new(Endpoint { id, address: address.clone(), tls: tls.cloned(), health });
+        let endpoint = Arc::new(Endpoint {
+            id,
+            address: address.clone(),
+            tls: tls.cloned(),
+            is_http1: AtomicBool::new(false),
+            health,
+        });
         known.insert(name, endpoint.clone());
         endpoint
     }

@@ -65,6 +65,8 @@ impl Stamps {
 #[derive(Debug)]
 pub(super) struct FileSet {
     files: Vec<PathBuf>,
+    /// What leads to them, as of the last watch.
+    entries: BTreeSet<PathBuf>,
     /// As they were when they were last taken, or refused.
     taken: Stamps,
     digest: Option<[u8; 32]>,
@@ -93,7 +95,8 @@ pub(super) enum Look {
 impl FileSet {
     /// Files whose state at the time they were read is `taken`.
     pub(super) fn new(files: Vec<PathBuf>, taken: Stamps) -> Self {
-        let mut set = FileSet { files, taken, digest: None, pending: None, came_whole: false };
+        let entries = files.iter().flat_map(|path| entries_to(path)).collect();
+        let mut set = FileSet { files, entries, taken, digest: None, pending: None, came_whole: false };
         if set.taken.bytes() <= COMPARED_BYTES {
             let digest = set.read();
             // If they have changed since, the digest is not theirs; the next look finds the change.
@@ -106,9 +109,20 @@ impl FileSet {
         &self.files
     }
 
-    /// Takes note of what the system told of one of the files, or of a link to them.
-    pub(super) fn heard(&mut self, came_whole: Option<bool>) {
-        self.came_whole = came_whole.unwrap_or(self.came_whole);
+    /// Finds out anew what leads to the files.
+    pub(super) fn entries(&mut self) -> &BTreeSet<PathBuf> {
+        self.entries = self.files.iter().flat_map(|path| entries_to(path)).collect();
+        &self.entries
+    }
+
+    /// Takes note of what the system told; says whether it is about one of the files, or a link to them.
+    pub(super) fn heard(&mut self, touched: &Touched) -> bool {
+        let matters = touched.paths.iter().any(|path| self.entries.contains(path));
+        if matters {
+            self.came_whole = touched.came_whole.unwrap_or(self.came_whole);
+        }
+        // Something was missed, and the system does not say what.
+        matters || touched.paths.is_empty()
     }
 
     /// Looks whether the files have changed, without waiting. `is_thorough`: contents are compared even where
@@ -178,7 +192,7 @@ impl FileSet {
 
 /// Every directory entry that leads to `path`: the file itself, and each symbolic link on the way. A change of any
 /// of them is a change of the file: the kubelet swaps the link `..data`, and nothing else.
-pub(super) fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
+fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
     let mut entries = BTreeSet::new();
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut walked = PathBuf::new();
@@ -258,10 +272,10 @@ impl Directories {
     }
 
     /// Watches these entries' directories, and no others.
-    pub(super) fn watch<'e>(&mut self, entries: impl Iterator<Item = &'e PathBuf>) {
+    pub(super) fn watch(&mut self, entries: &BTreeSet<PathBuf>) {
         let Some(watcher) = &mut self.watcher else { return };
-        let wanted: BTreeSet<PathBuf> =
-            entries.filter_map(|entry| entry.parent()).map(Path::to_owned).collect();
+        let parents = entries.iter().filter_map(|entry| entry.parent());
+        let wanted: BTreeSet<PathBuf> = parents.map(Path::to_owned).collect();
         for gone in self.watched.difference(&wanted) {
             let _went_with_its_directory = watcher.unwatch(gone);
         }
@@ -283,6 +297,10 @@ mod tests {
         let files = vec![path.to_owned()];
         let stamps = Stamps::of(&files);
         FileSet::new(files, stamps)
+    }
+
+    fn touched(path: &Path, came_whole: bool) -> Touched {
+        Touched { paths: vec![path.to_owned()], came_whole: Some(came_whole) }
     }
 
     #[test]
@@ -315,12 +333,13 @@ mod tests {
         let now = Instant::now();
         for (content, found) in [("two", Look::Changed), ("two", Look::Same)] {
             rename(content);
-            set.heard(Some(true));
+            assert!(set.heard(&touched(&path, true)));
             assert_eq!(set.look(now, false), Look::Changing(SETTLED_WHOLE));
             assert_eq!(set.look(now + SETTLED_WHOLE, false), found);
         }
         fs::remove_file(&path).unwrap();
-        set.heard(Some(false));
+        assert!(!set.heard(&touched(&directory.path().join("other"), true)));
+        assert!(set.heard(&touched(&path, false)));
         assert_eq!(set.look(now, false), Look::Changing(SETTLED_IN_PLACE));
         assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed, "gone is a change, too");
     }

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::SockRef;
@@ -45,19 +44,8 @@ pub(super) struct Connected {
 ///
 /// # Errors
 ///
-/// What the system or the TLS handshake said; `TimedOut` when both took longer than `limit`.
-pub(super) async fn connect(
-    endpoint: &Endpoint,
-    needs_http1: bool,
-    limit: Duration,
-) -> io::Result<Connected> {
-    match tokio::time::timeout(limit, dial(endpoint, needs_http1)).await {
-        Ok(connected) => connected,
-        Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
-    }
-}
-
-async fn dial(endpoint: &Endpoint, needs_http1: bool) -> io::Result<Connected> {
+/// What the system or the TLS handshake said.
+pub(super) async fn connect(endpoint: &Endpoint, needs_http1: bool) -> io::Result<Connected> {
     let (stream, is_http2) = match &endpoint.address {
         config::Endpoint::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), false),
         config::Endpoint::Http(authority) => (Stream::Tcp(dial_tcp(authority, 80).await?), false),

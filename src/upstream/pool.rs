@@ -9,8 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -29,6 +28,12 @@ const MAX_HEAD_BYTES: usize = 128 * 1024;
 const MAX_READ_BYTES: usize = 256 * 1024;
 /// Requests at once on one HTTP/2 connection, where upstream does not say less.
 const MAX_STREAMS: usize = 100;
+/// … until it has said anything: a number that no server is likely to say.
+const UNTOLD_STREAMS: usize = 7;
+/// Who waits to share a connection waits for upstream's word on how many may: it is looked for so often,
+const SETTINGS_LOOK: Duration = Duration::from_millis(1);
+/// … and so many times.
+const SETTINGS_LOOKS: usize = 500;
 /// What upstream may send of one answer ahead of a slow client.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Room for all streams at once: a client that stops reading must not hold up the others on its connection.
@@ -45,6 +50,9 @@ pub(crate) struct WorkerPool {
     /// Held while a connection is made that others may share, so that a burst of requests makes one.
     connecting: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<()>>>>,
 }
+
+/// The right to make a connection that others will share.
+type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 /// An HTTP/1.1 connection between two requests.
 #[derive(Debug)]
@@ -121,18 +129,38 @@ impl WorkerPool {
         if let Some(way) = self.reuse(endpoint, needs_http1) {
             return Ok(self.leased(way, true, at, upstream, endpoint));
         }
-        let may_share = endpoint.may_speak_http2() && !needs_http1;
-        let _alone = match may_share {
+        let connecting = self.connect(upstream, endpoint, needs_http1);
+        let (way, is_reused) = match tokio::time::timeout(limit, connecting).await {
+            Ok(connected) => connected?,
+            Err(_elapsed) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        Ok(self.leased(way, is_reused, at, upstream, endpoint))
+    }
+
+    /// A new connection, or one that somebody else has made while this waited to make it.
+    async fn connect(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        needs_http1: bool,
+    ) -> io::Result<(Way, bool)> {
+        let may_share = !needs_http1 && endpoint.may_speak_http2() && !endpoint.chose_http1();
+        let turn = match may_share {
             true => Some(self.turn(endpoint).lock_owned().await),
             false => None,
         };
-        // Somebody else may have made one meanwhile.
         if may_share && let Some(way) = self.reuse(endpoint, needs_http1) {
-            return Ok(self.leased(way, true, at, upstream, endpoint));
+            return Ok((way, true));
         }
-        let connected = connect(endpoint, needs_http1, limit).await?;
-        let way = self.start(connected, upstream, endpoint).await?;
-        Ok(self.leased(way, false, at, upstream, endpoint))
+        let Connected { socket, is_http2 } = connect(endpoint, needs_http1).await?;
+        let way = match is_http2 {
+            true => self.start_http2(socket, upstream, endpoint, turn).await?,
+            false => self.start_http1(socket).await?,
+        };
+        if !needs_http1 {
+            endpoint.is_http1.store(!is_http2, Ordering::Relaxed);
+        }
+        Ok((way, false))
     }
 
     fn leased(
@@ -180,52 +208,48 @@ impl WorkerPool {
         connecting.entry(endpoint.id).or_default().clone()
     }
 
-    async fn start(&self, connected: Connected, upstream: &Upstream, endpoint: &Endpoint) -> io::Result<Way> {
-        let Connected { socket, is_http2 } = connected;
-        let io = TokioIo::new(Tap(socket.clone()));
-        if !is_http2 {
-            let mut builder = http1::Builder::new();
-            builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
-            let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
-            tokio::spawn(async move {
-                // How it ended is told to the request that was on it; between requests nobody is concerned.
-                let _ended = connection.with_upgrades().await;
-            });
-            return Ok(Way::Http1 { sender, socket, written_before: 0 });
-        }
+    async fn start_http1(&self, socket: Arc<Socket>) -> io::Result<Way> {
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
+        let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
+        let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+        tokio::spawn(async move {
+            // How it ended is told to the request that was on it; between requests nobody is concerned.
+            let _ended = connection.with_upgrades().await;
+        });
+        Ok(Way::Http1 { sender, socket, written_before: 0 })
+    }
+
+    /// `turn` is held until it is known how many requests the connection takes.
+    async fn start_http2(
+        &self,
+        socket: Arc<Socket>,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        turn: Option<Turn>,
+    ) -> io::Result<Way> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(UNTOLD_STREAMS)
             .max_header_list_size(MAX_HEAD_BYTES as u32)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
-        let (sender, mut connection) = builder.handshake(io).await.map_err(io::Error::other)?;
+        let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
+        let (sender, connection) = handshake.await.map_err(io::Error::other)?;
         let multiplexed = Arc::new(Multiplexed {
             sender,
             socket,
             streams: AtomicUsize::new(1),
-            max_streams: AtomicUsize::new(MAX_STREAMS),
+            // Its maker's alone until upstream has said more.
+            max_streams: AtomicUsize::new(1),
             has_ended: AtomicBool::new(false),
             idle_since: Mutex::new(Instant::now()),
             limit: upstream.pool.idle,
         });
-        let watched = Arc::downgrade(&multiplexed);
-        tokio::spawn(async move {
-            let _ended = poll_fn(|cx| {
-                let ended = Pin::new(&mut connection).poll(cx);
-                if let (Poll::Pending, Some(watched)) = (&ended, watched.upgrade()) {
-                    let allowed = connection.current_max_send_streams().min(MAX_STREAMS);
-                    watched.max_streams.store(allowed, Ordering::Relaxed);
-                }
-                ended
-            })
-            .await;
-            if let Some(watched) = watched.upgrade() {
-                watched.has_ended.store(true, Ordering::Relaxed);
-            }
-        });
+        tokio::spawn(drive(connection, Arc::downgrade(&multiplexed), turn));
         let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(endpoint.id).or_default().push(multiplexed.clone());
         Ok(Way::Http2(Place(multiplexed)))
@@ -250,10 +274,47 @@ impl WorkerPool {
     }
 }
 
+/// Drives an HTTP/2 connection until it ends, and notes what upstream's settings allow.
+async fn drive(
+    mut connection: http2::Connection<TokioIo<Tap>, Upload, TokioExecutor>,
+    watched: Weak<Multiplexed>,
+    mut turn: Option<Turn>,
+) {
+    // hyper reads upstream's settings in a task of its own, and wakes nobody for them.
+    let mut looks = tokio::time::interval(SETTINGS_LOOK);
+    let mut patience = SETTINGS_LOOKS;
+    let _ended = poll_fn(|cx| {
+        let ended = Pin::new(&mut connection).poll(cx);
+        if ended.is_pending() {
+            let allowed = connection.current_max_send_streams();
+            while turn.is_some() && looks.poll_tick(cx).is_ready() {
+                patience -= 1;
+                // The others come when it is known how many this connection takes.
+                turn = turn.take().filter(|_| allowed == UNTOLD_STREAMS && patience > 0);
+            }
+            if turn.is_none()
+                && let Some(watched) = watched.upgrade()
+            {
+                watched.max_streams.store(allowed.min(MAX_STREAMS), Ordering::Relaxed);
+            }
+        }
+        ended
+    })
+    .await;
+    if let Some(watched) = watched.upgrade() {
+        watched.has_ended.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Endpoint {
     fn may_speak_http2(&self) -> bool {
         use crate::config::Endpoint;
         matches!(self.address, Endpoint::H2c(_) | Endpoint::Https(_))
+    }
+
+    /// Whether it chose HTTP/1.1 last, where it had the choice: its connections are not shared.
+    fn chose_http1(&self) -> bool {
+        self.is_http1.load(Ordering::Relaxed)
     }
 }
 

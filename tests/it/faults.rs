@@ -266,3 +266,42 @@ async fn a_connection_limit_queues_callers_and_lets_them_in_later() {
     drop(first);
     assert_eq!(third.answer().await.status, 200);
 }
+
+#[tokio::test]
+async fn an_address_with_too_many_connections_is_told_so_and_the_rest_is_closed() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("limits: {connections_per_address: 2}")
+        .start()
+        .await;
+    let get = format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"));
+    let ask = async || {
+        let mut raw = gateway.raw().await;
+        raw.send(&get).await;
+        let answer = raw.answer_or_end().await;
+        (raw, answer)
+    };
+    let (first, second) = (ask().await, ask().await);
+    assert!([&first, &second].iter().all(|(_, answer)| answer.as_ref().unwrap().status == 200));
+    let (mut third, refused) = ask().await;
+    let refused = refused.unwrap();
+    refused.assert_denied(503, "OVERLOADED");
+    assert!(refused.header("retry-after").is_some());
+    third.assert_closed().await;
+    // Of those that do not even ask, no more are held than the limit once more.
+    let silent = [gateway.raw().await, gateway.raw().await];
+    let (_raw, answer) = ask().await;
+    assert!(answer.is_none(), "{answer:?}");
+    drop((first, silent));
+    in_time("there is room again", async {
+        loop {
+            let (_raw, answer) = ask().await;
+            if answer.is_some_and(|answer| answer.status == 200) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}

@@ -19,5 +19,8 @@ mod harness;
 mod keys;
 mod limits;
 mod process;
+mod reload;
 mod structure;
 mod tls;
+mod upgrades;
+mod upstreams;

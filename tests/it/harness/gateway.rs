@@ -38,6 +38,7 @@ pub struct Door {
 /// A gateway that serves, in this process. Dropping it stops it.
 pub struct Running {
     door: Door,
+    pub admin: SocketAddr,
     directory: TempDir,
     _stops_when_dropped: oneshot::Sender<()>,
 }
@@ -146,13 +147,15 @@ impl Gateway {
             ca = Some(made.cert.pem());
         }
         let config = format!(
-            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [\"{}\"]{}}}\nkeys: {{path: {}{}}}\nadmin: {{address: 127.0.0.1:0}}\nworkers: 2\n{}",
+            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [\"{}\"]{}}}\nkeys: {{path: {}{}}}\nadmin: {{address: 127.0.0.1:0, token_file: {}}}\nworkers: 2\n{}",
             self.upstream,
             self.upstream_fields,
             path("keys.yaml").display(),
             self.keys_fields,
+            path("admin.token").display(),
             self.config
         );
+        std::fs::write(path("admin.token"), "the-admin-token\n").unwrap();
         std::fs::write(path("bearward.yaml"), config).unwrap();
         let config = path("bearward.yaml");
         (directory, config, tokens, ca)
@@ -164,9 +167,10 @@ impl Gateway {
         let clock = self.clock.unwrap_or_else(Clock::system);
         let app = App::bind(&config, clock, self.hooks).unwrap_or_else(|error| panic!("{error}"));
         let Some(Local::Tcp(address)) = app.addresses().into_iter().next() else { panic!("no address") };
+        let Some(Local::Tcp(admin)) = app.admin_address() else { panic!("no admin address") };
         let (stop, stopping) = oneshot::channel::<()>();
         tokio::spawn(app.run(async { drop(stopping.await) }));
-        Running { door: Door { address, ca, tokens }, directory, _stops_when_dropped: stop }
+        Running { door: Door { address, ca, tokens }, admin, directory, _stops_when_dropped: stop }
     }
 
     /// Starts the real binary.
@@ -281,6 +285,28 @@ impl Deref for Binary {
 impl Running {
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Replaces a file as a careful program does: whole, by a rename.
+    pub fn rename_in(&self, name: &str, content: &str) {
+        std::fs::write(self.path("renamed-in"), content).unwrap();
+        std::fs::rename(self.path("renamed-in"), self.path(name)).unwrap();
+    }
+
+    /// A request to the admin listener.
+    pub async fn admin(&self, request_line: &str, credential: &str) -> Answer {
+        let mut raw = Raw::connect(self.admin).await;
+        let bearer = match credential {
+            "" => String::new(),
+            word => format!("Authorization: Bearer {word}\r\n"),
+        };
+        raw.send(format!("{request_line} HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n")).await;
+        raw.answer().await
+    }
+
+    /// Has the gateway reload, and returns what it says.
+    pub async fn reload(&self) -> Answer {
+        self.admin("POST /api/v1/reload", "the-admin-token").await
     }
 }
 

@@ -1,0 +1,283 @@
+//! Files that change while the server runs: what is good is taken, what is not changes nothing and is told.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::{Answer, Gateway, Raw, Running, Upstream, answer_of, in_time};
+
+async fn gateway(upstream: &Upstream) -> Running {
+    Gateway::guarding(upstream)
+        .key("ci", "permissions: [read]")
+        .key("boss", "permissions: [admin]")
+        .start()
+        .await
+}
+
+/// Asks again until the answer has this status.
+async fn until(gateway: &Running, path: &str, key: &str, status: u16) -> Answer {
+    in_time(&format!("{status} for {key} at {path}"), async {
+        loop {
+            let answer = gateway.get(path, key).await;
+            if answer.status == status {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+fn without(gateway: &Running, key: &str) -> String {
+    let text = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    let lines = text.lines().filter(|line| !line.contains(&format!("name: {key},")));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_and_the_others_stay() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+    gateway.rename_in("keys.yaml", &without(&gateway, "ci"));
+    until(&gateway, "/v1/models", "ci", 401).await.assert_denied(401, "INVALID_API_KEY");
+    assert_eq!(gateway.get("/v1/models", "boss").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_bad_key_file_changes_nothing_and_is_told_with_its_place() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let good = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    let metrics = async || gateway.admin("GET /metrics", "").await;
+    assert!(String::from_utf8(metrics().await.body).unwrap().contains("reload_success{part=\"keys\"} 1"));
+    for bad in [
+        "",
+        "keys: []\n",
+        "keys: [",
+        "keys:\n  - {id: key_a, permissions: [read_only]}\n",
+        &good.replace("permissions", "permisions"),
+    ] {
+        std::fs::write(gateway.path("keys.yaml"), bad).unwrap();
+        let told = gateway.reload().await;
+        told.assert_denied(422, "RELOAD_REFUSED");
+        let details = &told.json()["error"]["details"];
+        assert_eq!(
+            (&details["keys"], &details["config"]),
+            (&"refused".into(), &"unchanged".into()),
+            "{details}"
+        );
+        let fault = &details["faults"][0];
+        assert!(fault["file"].as_str().unwrap().ends_with("keys.yaml"), "{fault}");
+        assert!(bad.is_empty() || fault["line"].as_u64().unwrap() > 0, "{fault}");
+        assert!(!details.to_string().contains("sha256:"), "no message quotes a key file");
+        assert_eq!(gateway.get("/v1/models", "ci").await.status, 200, "{bad}");
+    }
+    let text = String::from_utf8(metrics().await.body).unwrap();
+    assert!(text.contains("reload_success{part=\"keys\"} 0"), "{text}");
+    std::fs::remove_file(gateway.path("keys.yaml")).unwrap();
+    gateway.reload().await.assert_denied(422, "RELOAD_REFUSED");
+    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200, "gone is no better");
+    std::fs::write(gateway.path("keys.yaml"), &good).unwrap();
+    let told = gateway.reload().await;
+    assert_eq!((told.status, told.json()["success"].as_bool()), (200, Some(true)));
+    assert!(
+        String::from_utf8(metrics().await.body).unwrap().contains("reload_success{part=\"keys\"} 1"),
+        "it is told that all is well again"
+    );
+}
+
+#[tokio::test]
+async fn limits_survive_a_reload() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read], rate_limits: [{requests: 2, per: 1h, burst: 2}]")
+        .start()
+        .await;
+    gateway.get("/v1/models", "ci").await;
+    // The key itself is changed, and stays who it is.
+    let text = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    gateway.rename_in("keys.yaml", &text.replace("permissions: [read]", "permissions: [read, write]"));
+    assert_eq!(gateway.reload().await.json()["data"]["keys"], "applied");
+    let config = std::fs::read_to_string(gateway.path("bearward.yaml")).unwrap();
+    gateway.rename_in("bearward.yaml", &(config + "limits: {uri_bytes: 4KiB}\n"));
+    assert_eq!(gateway.reload().await.json()["data"]["config"], "applied");
+    assert_eq!(
+        gateway.get("/v1/models", "ci").await.header("ratelimit").unwrap(),
+        "\"requests-1h\";r=0;t=3600"
+    );
+    gateway.get("/v1/models", "ci").await.assert_denied(429, "RATE_LIMIT_EXCEEDED");
+}
+
+#[tokio::test]
+async fn a_configuration_is_reloaded_and_says_what_takes_a_restart() {
+    let (one, two) =
+        (Upstream::answering(answer_of("one")).await, Upstream::answering(answer_of("two")).await);
+    let gateway = gateway(&one).await;
+    assert_eq!(gateway.get("/v1/models", "ci").await.body, b"one");
+    let config = std::fs::read_to_string(gateway.path("bearward.yaml")).unwrap();
+    let changed = config
+        .replace(&one.address.to_string(), &two.address.to_string())
+        .replace("workers: 2", "workers: 3")
+        .replace("address: 127.0.0.1:0}\nupstreams", "address: 127.0.0.1:1}\nupstreams");
+    gateway.rename_in("bearward.yaml", &(changed + "log: {level: debug}\n"));
+    // Nobody asks for it: the watch finds it.
+    in_time("the other upstream answers", async {
+        while gateway.get("/v1/models", "ci").await.body != b"two" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let told = gateway.reload().await.json();
+    assert_eq!(told["data"]["config"], "unchanged");
+    assert_eq!(told["data"]["needs_restart"], serde_json::json!(["listeners", "workers", "log"]));
+    gateway.rename_in("bearward.yaml", &(config.clone() + "limits: {uri_bytes: many}\n"));
+    let told = gateway.reload().await;
+    told.assert_denied(422, "RELOAD_REFUSED");
+    assert_eq!(gateway.get("/v1/models", "ci").await.body, b"two");
+    // Keys at a new place are read with the configuration that names it: bad ones refuse both.
+    std::fs::write(gateway.path("other.yaml"), "keys: [").unwrap();
+    gateway.rename_in("bearward.yaml", &config.replace("keys.yaml", "other.yaml"));
+    gateway.reload().await.assert_denied(422, "RELOAD_REFUSED");
+    assert_eq!(gateway.get("/v1/models", "ci").await.body, b"two");
+    std::fs::write(gateway.path("other.yaml"), without(&gateway, "ci")).unwrap();
+    assert_eq!(gateway.reload().await.json()["data"]["config"], "applied");
+    gateway.get("/v1/models", "ci").await.assert_denied(401, "INVALID_API_KEY");
+    assert_eq!(gateway.get("/v1/models", "boss").await.body, b"one");
+    // And from now on they are watched there.
+    std::fs::copy(gateway.path("keys.yaml"), gateway.path("new")).unwrap();
+    std::fs::rename(gateway.path("new"), gateway.path("other.yaml")).unwrap();
+    until(&gateway, "/v1/models", "ci", 200).await;
+}
+
+#[tokio::test]
+async fn upstreams_credential_is_reloaded_with_its_file() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, "old").unwrap();
+    let gateway = Gateway::guarding(&upstream)
+        .upstream(&format!("credential: {{file: {}}}", secret.display()))
+        .key("ci", "permissions: [read]")
+        .start()
+        .await;
+    std::fs::write(&secret, "new").unwrap();
+    assert_eq!(gateway.reload().await.json()["data"]["config"], "applied");
+    gateway.get("/v1/models", "ci").await;
+    assert_eq!(upstream.only_request().headers("authorization"), ["Bearer new"]);
+}
+
+#[tokio::test]
+async fn a_change_takes_a_credential_and_reading_on_loopback_does_not() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let reload = async |credential: &str| gateway.admin("POST /api/v1/reload", credential).await;
+    reload("").await.assert_denied(401, "MISSING_API_KEY");
+    reload("the-admin-toke").await.assert_denied(401, "INVALID_API_KEY");
+    reload(gateway.token("ci")).await.assert_denied(403, "INSUFFICIENT_PERMISSIONS");
+    assert_eq!(reload(gateway.token("boss")).await.status, 200);
+    assert_eq!(reload("the-admin-token").await.status, 200);
+    std::fs::write(gateway.path("admin.token"), "\n").unwrap();
+    reload("the-admin-token").await.assert_denied(401, "INVALID_API_KEY");
+    for path in ["/metrics", "/livez", "/readyz", "/healthz"] {
+        assert_eq!(gateway.admin(&format!("GET {path}"), "").await.status, 200, "{path}");
+    }
+    gateway.admin("GET /api/v1/reload", "").await.assert_denied(404, "ROUTE_NOT_FOUND");
+    gateway.admin("POST /nowhere", gateway.token("boss")).await.assert_denied(404, "ROUTE_NOT_FOUND");
+}
+
+/// An upstream that begins to answer and then waits; at `/v1/models/head` it does not even begin.
+async fn endless() -> Upstream {
+    Upstream::acting(|request, mut stream| async move {
+        if request.target() != "/v1/models/head" {
+            let begun = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+            stream.write_all(begun).await.ok()?;
+        }
+        let _left = stream.read(&mut [0; 1]).await;
+        None
+    })
+    .await
+}
+
+#[tokio::test]
+async fn open_answers_end_with_their_key_where_that_is_wanted() {
+    let upstream = endless().await;
+    let gateway = Gateway::guarding(&upstream)
+        .keys("cut_open_streams: true")
+        .key("ci", "permissions: [read]")
+        .key("boss", "permissions: [admin]")
+        .start()
+        .await;
+    let get =
+        |path: &str, key: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer(key));
+    let open = async |key: &str| {
+        let mut raw = gateway.raw().await;
+        raw.send(get("/v1/models", key)).await;
+        raw.head().await;
+        raw.chunk().await.unwrap();
+        raw
+    };
+    let (mut of_ci, mut of_boss) = (open("ci").await, open("boss").await);
+    let mut waiting = gateway.raw().await;
+    waiting.send(get("/v1/models/head", "ci")).await;
+    let client = gateway.client(true);
+    let h2 = client.get(gateway.url("/v1/models")).bearer_auth(gateway.token("ci")).send().await.unwrap();
+    let mut h2 = h2.bytes_stream();
+    h2.next().await.unwrap().unwrap();
+    // A reload that leaves them alone is nothing to them.
+    let text = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    gateway.rename_in("keys.yaml", &text.replace("permissions: [admin]", "permissions: [admin, read]"));
+    assert_eq!(gateway.reload().await.json()["data"]["keys"], "applied");
+    assert_eq!(upstream.open(), 4);
+    gateway.rename_in("keys.yaml", &without(&gateway, "ci"));
+    assert_eq!(gateway.reload().await.json()["data"]["keys"], "applied");
+    assert!(in_time("cut", of_ci.chunk()).await.is_none());
+    of_ci.assert_closed().await;
+    waiting.answer().await.assert_denied(401, "INVALID_API_KEY");
+    assert!(in_time("cut", h2.next()).await.unwrap().is_err(), "never a clean end");
+    crate::harness::eventually("upstream is left by all but one", || upstream.open() == 1).await;
+    assert!(tokio::time::timeout(Duration::from_millis(50), of_boss.chunk()).await.is_err(), "it goes on");
+}
+
+#[tokio::test]
+async fn open_answers_outlive_their_key_where_that_is_not_wanted() {
+    let upstream = endless().await;
+    let gateway = gateway(&upstream).await;
+    let mut raw = gateway.raw().await;
+    raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+    raw.head().await;
+    raw.chunk().await.unwrap();
+    gateway.rename_in("keys.yaml", &without(&gateway, "ci"));
+    gateway.reload().await;
+    gateway.get("/v1/models", "ci").await.assert_denied(401, "INVALID_API_KEY");
+    assert!(tokio::time::timeout(Duration::from_millis(50), raw.chunk()).await.is_err(), "it goes on");
+}
+
+#[tokio::test]
+async fn sighup_reloads_and_the_log_says_what_was_wrong() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("log: {access: false}")
+        .start_binary()
+        .await;
+    let keys = gateway.directory.path().join("keys.yaml");
+    std::fs::write(&keys, "keys: [{id: key_a, hush: x}]\n").unwrap();
+    gateway.signal("HUP");
+    let told = || {
+        let events = gateway
+            .log()
+            .into_iter()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
+        events.filter(|event| event["part"] == "keys").collect::<Vec<_>>()
+    };
+    crate::harness::eventually("the refusal is told", || told().len() == 3).await;
+    let unknown = told().into_iter().find(|event| event["fault"] == "unknown field in a key").unwrap();
+    assert_eq!((unknown["line"].as_u64(), unknown["column"].as_u64()), (Some(1), Some(20)), "{unknown}");
+    assert!(unknown["hint"].as_str().unwrap().contains("hash"));
+    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+    let mut raw = Raw::connect(gateway.admin.unwrap()).await;
+    raw.send("GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(raw.answer().await.status, 200, "readiness stays");
+}

@@ -1,0 +1,399 @@
+//! Upstreams of other kinds than one HTTP/1.1 server: HTTP/2, TLS, several endpoints.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, in_time};
+
+/// An HTTP/2 server with prior knowledge, frame by frame: answers by path, and keeps what it got.
+#[derive(Clone)]
+struct Http2 {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<http::request::Parts>>>,
+    connections: Arc<AtomicUsize>,
+    at_once: Arc<AtomicUsize>,
+    resets: Arc<AtomicUsize>,
+    /// Requests for `/v1/models/held` wait for these.
+    release: Arc<Semaphore>,
+}
+
+impl Http2 {
+    async fn start(max_streams: u32, ends_after_each: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Http2 {
+            address: listener.local_addr().unwrap(),
+            heads: Arc::default(),
+            connections: Arc::default(),
+            at_once: Arc::default(),
+            resets: Arc::default(),
+            release: Arc::new(Semaphore::new(0)),
+        };
+        let of_task = server.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = of_task.clone();
+                server.connections.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut builder = h2::server::Builder::new();
+                    builder.max_concurrent_streams(max_streams);
+                    let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        if ends_after_each {
+                            connection.graceful_shutdown();
+                        }
+                        tokio::spawn(server.clone().answer(request, respond));
+                    }
+                });
+            }
+        });
+        server
+    }
+
+    async fn answer(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let (head, mut body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        self.heads.lock().unwrap().push(head);
+        let mut length = 0;
+        while let Some(Ok(data)) = body.data().await {
+            length += data.len();
+            let _closed = body.flow_control().release_capacity(data.len());
+        }
+        let trailers = body.trailers().await.ok().flatten();
+        let response = http::Response::new(());
+        match path.as_str() {
+            "/v1/models/held" => {
+                let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+                tokio::select! {
+                    permit = self.release.acquire() => permit.unwrap().forget(),
+                    _reset = std::future::poll_fn(|cx| respond.poll_reset(cx)) => {
+                        self.resets.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                }
+                let mut stream = respond.send_response(response, false).unwrap();
+                let _gone = stream.send_data(Bytes::from(now.to_string()), true);
+            }
+            "/v1/models/refused" => respond.send_reset(Reason::REFUSED_STREAM),
+            "/v1/models/broken" => {
+                let mut stream = respond.send_response(response, false).unwrap();
+                let _gone = stream.send_data(Bytes::from_static(b"half"), false);
+                // A reset takes with it what has not gone out.
+                self.release.acquire().await.unwrap().forget();
+                stream.send_reset(Reason::INTERNAL_ERROR);
+            }
+            "/v1/models/large" => {
+                let mut stream = respond.send_response(response, false).unwrap();
+                let mut left = 16 * 1024 * 1024usize;
+                while left > 0 {
+                    stream.reserve_capacity(left.min(64 * 1024));
+                    let Some(Ok(granted)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else {
+                        return;
+                    };
+                    let piece = granted.min(left);
+                    if stream.send_data(Bytes::from(vec![0; piece]), false).is_err() {
+                        return;
+                    }
+                    left -= piece;
+                }
+                let _gone = stream.send_data(Bytes::new(), true);
+            }
+            _ => {
+                let mut response = response;
+                response.headers_mut().insert("trailer", http::HeaderValue::from_static("x-sum"));
+                let mut stream = respond.send_response(response, false).unwrap();
+                let check = trailers.as_ref().and_then(|trailers| trailers.get("x-check"));
+                let text = format!("{length} {:?}", check.map(|value| value.to_str().unwrap()));
+                let _gone = stream.send_data(Bytes::from(text), false);
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("x-sum", http::HeaderValue::from_static("7"));
+                let _gone = stream.send_trailers(trailers);
+            }
+        }
+    }
+
+    async fn gateway(&self) -> Running {
+        Gateway::at(&format!("h2c://{}", self.address)).key("ci", "permissions: [read]").start().await
+    }
+}
+
+#[tokio::test]
+async fn a_request_has_one_authority_on_http2_and_its_body_and_trailers_pass() {
+    let upstream = Http2::start(100, false).await;
+    let gateway = upstream.gateway().await;
+    let bearer = gateway.bearer("ci");
+    let request = format!(
+        "POST /v1/embeddings?q=1 HTTP/1.1\r\nHost: a.example\r\n{bearer}Connection: x-hop\r\nx-hop: 1\r\nTE: trailers\r\nTrailer: x-check\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-check: 9\r\n\r\n"
+    );
+    let mut raw = gateway.raw().await;
+    raw.send(request).await;
+    assert_eq!(raw.head().await.status, 200);
+    assert_eq!(raw.chunk().await.unwrap(), b"2 Some(\"9\")");
+    assert_eq!(raw.line().await.unwrap(), "0");
+    assert_eq!(raw.line().await.unwrap(), "x-sum: 7");
+    let head = upstream.heads.lock().unwrap()[0].clone();
+    assert_eq!(head.uri.to_string(), "http://a.example/v1/embeddings?q=1");
+    for absent in ["host", "authorization", "connection", "x-hop", "transfer-encoding"] {
+        assert!(!head.headers.contains_key(absent), "{head:?}");
+    }
+    assert_eq!(head.headers["te"], "trailers");
+    assert_eq!(head.headers["x-bearward-key-name"], "ci");
+    // From HTTP/2, too, with a length and without.
+    let answer = gateway.client(true).post(gateway.url("/v1/embeddings")).bearer_auth(gateway.token("ci"));
+    assert_eq!(answer.body("x".repeat(300_000)).send().await.unwrap().text().await.unwrap(), "300000 None");
+    assert_eq!(gateway.get("/v1/models", "ci").await.body, b"0 None");
+}
+
+#[tokio::test]
+async fn many_requests_share_a_connection() {
+    let upstream = Http2::start(100, false).await;
+    let gateway = upstream.gateway().await;
+    let asked = tokio::spawn(async move {
+        let statuses = join_all((0..60).map(|_| gateway.get("/v1/models/held", "ci"))).await;
+        statuses.into_iter().map(|answer| answer.status).collect::<Vec<_>>()
+    });
+    eventually("all are at upstream", || upstream.at_once.load(Ordering::SeqCst) == 60).await;
+    assert!(upstream.connections.load(Ordering::SeqCst) <= 2, "one for each worker");
+    upstream.release.add_permits(60);
+    assert_eq!(in_time("answers", asked).await.unwrap(), [200; 60]);
+}
+
+#[tokio::test]
+async fn what_upstream_allows_at_once_is_respected() {
+    let upstream = Http2::start(2, false).await;
+    let gateway = upstream.gateway().await;
+    // One request first, so that upstream's settings are known.
+    gateway.get("/v1/models", "ci").await;
+    gateway.get("/v1/models", "ci").await;
+    let asked = tokio::spawn(async move {
+        let answers = join_all((0..12).map(|_| gateway.get("/v1/models/held", "ci"))).await;
+        answers.into_iter().map(|answer| answer.status).collect::<Vec<_>>()
+    });
+    eventually("all are at upstream", || upstream.at_once.load(Ordering::SeqCst) == 12).await;
+    assert!(upstream.connections.load(Ordering::SeqCst) >= 6);
+    upstream.release.add_permits(12);
+    assert_eq!(in_time("answers", asked).await.unwrap(), [200; 12]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_told_to_go_away_costs_no_request() {
+    let upstream = Http2::start(100, true).await;
+    let gateway = upstream.gateway().await;
+    let mut raw = gateway.raw().await;
+    for _ in 0..100 {
+        raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+        assert_eq!(raw.answer().await.status, 200);
+    }
+    assert!(upstream.connections.load(Ordering::SeqCst) > 50);
+}
+
+#[tokio::test]
+async fn streams_that_break_are_told_as_what_they_are() {
+    let upstream = Http2::start(100, false).await;
+    let gateway = upstream.gateway().await;
+    let refused = gateway.get("/v1/models/refused", "ci").await;
+    refused.assert_denied(502, "UPSTREAM_UNREACHABLE");
+    assert_eq!(refused.header("x-should-retry"), None, "upstream said that it did nothing");
+    for http2 in [false, true] {
+        let request = gateway.client(http2).get(gateway.url("/v1/models/broken"));
+        let answer = in_time("head", request.bearer_auth(gateway.token("ci")).send()).await.unwrap();
+        let mut body = answer.bytes_stream();
+        assert_eq!(in_time("half", body.next()).await.unwrap().unwrap(), "half");
+        upstream.release.add_permits(1);
+        assert!(in_time("end", body.next()).await.unwrap().is_err(), "never a clean end");
+    }
+    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200, "others go on");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_resets_its_stream_alone() {
+    let upstream = Http2::start(100, false).await;
+    let gateway = upstream.gateway().await;
+    let mut leaving = gateway.raw().await;
+    leaving.send(format!("GET /v1/models/held HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+    eventually("it is at upstream", || upstream.at_once.load(Ordering::SeqCst) == 1).await;
+    drop(leaving);
+    eventually("its stream is reset", || upstream.resets.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_does_not_hold_up_the_others_of_its_connection() {
+    let upstream = Http2::start(100, false).await;
+    let gateway = upstream.gateway().await;
+    let mut stalled = Vec::new();
+    for _ in 0..40 {
+        let mut raw = gateway.raw().await;
+        raw.send(format!("GET /v1/models/large HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+        raw.head().await;
+        stalled.push(raw);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(in_time("an answer", gateway.get("/v1/models", "ci")).await.status, 200);
+    let client = gateway.client(false).get(gateway.url("/v1/models/large")).bearer_auth(gateway.token("ci"));
+    let mut body = client.send().await.unwrap().bytes_stream();
+    let mut length = 0;
+    while let Some(piece) = in_time("a piece", body.next()).await {
+        length += piece.unwrap().len();
+    }
+    assert_eq!(length, 16 * 1024 * 1024);
+}
+
+/// An HTTPS server that answers any request with its name.
+async fn https(name: &str) -> (SocketAddr, String) {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let name = name.to_owned();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, name) = (acceptor.clone(), name.clone());
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await.ok()?;
+                while stream.read(&mut [0; 4096]).await.ok()? > 0 {
+                    stream.write_all(answer_of(&name).as_bytes()).await.ok()?;
+                }
+                Some(())
+            });
+        }
+    });
+    (address, made.cert.pem())
+}
+
+#[tokio::test]
+async fn an_upstream_that_cant_prove_itself_gets_nothing() {
+    let (address, ca) = https("model.internal").await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca.pem");
+    std::fs::write(&path, &ca).unwrap();
+    let gateway = |tls: String| {
+        let gateway = Gateway::at(&format!("https://{address}")).key("ci", "permissions: [read]");
+        gateway.upstream(&tls).start()
+    };
+    let trusted = gateway(format!("tls: {{ca: {}, server_name: model.internal}}", path.display())).await;
+    for _ in 0..3 {
+        assert_eq!(trusted.get("/v1/models", "ci").await.body, b"model.internal");
+    }
+    let other_name = gateway(format!("tls: {{ca: {}}}", path.display())).await;
+    other_name.get("/v1/models", "ci").await.assert_denied(502, "UPSTREAM_UNREACHABLE");
+    let unknown = gateway("tls: {server_name: model.internal}".to_owned()).await;
+    unknown.get("/v1/models", "ci").await.assert_denied(502, "UPSTREAM_UNREACHABLE");
+    // The authority is reloaded with its file; a bad one changes nothing.
+    std::fs::write(&path, https("model.internal").await.1).unwrap();
+    assert_eq!(trusted.reload().await.json()["data"]["config"], "applied");
+    trusted.get("/v1/models", "ci").await.assert_denied(502, "UPSTREAM_UNREACHABLE");
+    std::fs::write(&path, ca).unwrap();
+    assert_eq!(trusted.reload().await.json()["data"]["config"], "applied");
+    assert_eq!(trusted.get("/v1/models", "ci").await.status, 200);
+    std::fs::write(&path, "nothing").unwrap();
+    trusted.reload().await.assert_denied(422, "RELOAD_REFUSED");
+    assert_eq!(trusted.get("/v1/models", "ci").await.status, 200);
+}
+
+/// An address that nobody listens at.
+async fn nowhere() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+async fn in_front_of(endpoints: &[SocketAddr], fields: &str) -> Running {
+    let endpoints: Vec<_> = endpoints.iter().map(|address| format!("http://{address}")).collect();
+    let gateway = Gateway::at(&endpoints.join("\", \"")).key("ci", "permissions: [read]");
+    if fields.is_empty() { gateway.start().await } else { gateway.upstream(fields).start().await }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_there_costs_no_request() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    for balance in ["round_robin", "least_requests"] {
+        let endpoints = [nowhere().await, nowhere().await, upstream.address];
+        let gateway = in_front_of(&endpoints, &format!("balance: {balance}")).await;
+        for _ in 0..50 {
+            assert_eq!(gateway.post("/v1/embeddings", "ci", "{}").await.status, 200);
+        }
+    }
+    let gateway = in_front_of(&[nowhere().await, nowhere().await], "").await;
+    let answer = gateway.get("/v1/models", "ci").await;
+    answer.assert_denied(502, "UPSTREAM_UNREACHABLE");
+    assert_eq!(answer.header("x-should-retry"), None, "nothing was sent");
+}
+
+#[tokio::test]
+async fn no_other_endpoint_is_tried_where_that_is_not_wanted() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = in_front_of(&[nowhere().await, upstream.address], "retries: 0, balance: round_robin").await;
+    let mut statuses = Vec::new();
+    for _ in 0..2 {
+        statuses.push(gateway.get("/v1/models", "ci").await.status);
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 502]);
+}
+
+#[tokio::test]
+async fn requests_are_spread_over_all_endpoints() {
+    let (one, two) = (Upstream::answering(answer_of("1")).await, Upstream::answering(answer_of("2")).await);
+    for (balance, least) in [("round_robin", 30), ("least_requests", 10)] {
+        one.forget();
+        two.forget();
+        let gateway = in_front_of(&[one.address, two.address], &format!("balance: {balance}")).await;
+        for _ in 0..60 {
+            gateway.get("/v1/models", "ci").await;
+        }
+        let (first, second) = (one.requests().len(), two.requests().len());
+        assert!(first >= least && second >= least, "{balance}: {first} and {second}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_endpoint_has_seen_is_not_sent_to_another() {
+    let dying = Upstream::acting(|_, _| async { None }).await;
+    let good = Upstream::answering(answer_of("hi")).await;
+    let gateway = in_front_of(&[dying.address, good.address], "balance: round_robin").await;
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        let answer = gateway.post("/v1/embeddings", "ci", "{}").await;
+        if answer.status == 502 {
+            assert_eq!(answer.header("x-should-retry"), Some("false"));
+        }
+        statuses.push(answer.status);
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 502).count(), 3, "{statuses:?}");
+    assert_eq!((dying.requests().len(), good.requests().len()), (3, 3));
+}
+
+#[tokio::test]
+async fn a_route_has_its_own_timeouts() {
+    let upstream = Upstream::acting(|_, mut stream| async move {
+        let _left = stream.read(&mut [0; 1]).await;
+        None
+    })
+    .await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("routes: [{name: slow, paths: [/slow], permission: read, timeouts: {response_headers: 1h}}, {name: quick, paths: [/**], permission: read, timeouts: {response_headers: 50ms}}]")
+        .start()
+        .await;
+    gateway.get("/quick", "ci").await.assert_denied(504, "UPSTREAM_TIMEOUT");
+    let slow = tokio::time::timeout(Duration::from_millis(200), gateway.get("/slow", "ci")).await;
+    assert!(slow.is_err(), "it waits");
+}
