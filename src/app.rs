@@ -213,9 +213,10 @@ impl App {
         stop.await;
         tracing::info!("stopping: no new connections; finishing what is in flight");
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        reload.stop();
         gateway.is_draining.store(true, Ordering::Relaxed);
         let _nobody_listens = shutdown.send(true);
+        // The thread may be in the midst of a large file; nothing waits for it.
+        tokio::spawn(async move { reload.stop().await });
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
         Ok(finish(accepting, workers, until).await)
     }

@@ -72,7 +72,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     if let Some(upgrade) = &upgrade {
         upgrade.write_to(&mut parts.headers);
     }
-    frame_upload(&mut parts, &upload);
+    tell_of_no_body(&mut parts, &upload);
     let path = upstream_path(&permit, target)?;
     // hyper's own extensions belong to the caller's connection.
     parts.extensions.clear();
@@ -149,16 +149,12 @@ fn tunnelled(
     Ok(Forwarded::Tunnel(Response::from_parts(head, ()), Box::new(tunnel)))
 }
 
-/// Frames the body anew from what is known of it; nothing of the caller's framing is copied.
-fn frame_upload(parts: &mut Parts, upload: &Upload) {
-    if upload.is_end_stream() {
-        // A method that usually has a body says that it has none (RFC 9110, section 8.6).
-        if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
-            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-    } else if upload.size_hint().exact().is_none() {
-        // hyper would send a GET of unknown length without its body.
-        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+/// A method that usually has a body says where it has none (RFC 9110, section 8.6). All other framing is derived from
+/// the body, when the connection's protocol is known; nothing of the caller's framing is copied.
+fn tell_of_no_body(parts: &mut Parts, upload: &Upload) {
+    let has_usually = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
+    if has_usually && upload.is_end_stream() {
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 
@@ -279,6 +275,11 @@ impl Exchange<'_> {
             *request.version_mut() = Version::HTTP_11;
             *request.uri_mut() = Uri::from(self.path.clone());
             request.headers_mut().insert(HOST, self.target.authority.clone());
+            let body = request.body();
+            if !body.is_end_stream() && body.size_hint().exact().is_none() {
+                // hyper would send a GET of unknown length without its body.
+                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
             return Ok(());
         }
         *request.version_mut() = Version::HTTP_2;

@@ -6,14 +6,16 @@
 
 mod watch;
 
-use std::path::PathBuf;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, TrySendError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::config::fault::Faults;
+use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
 use crate::keys::Store;
 use crate::net::tls::{self, Swappable};
@@ -25,6 +27,10 @@ use watch::{Directories, FileSet, Look, Stamps, Touched};
 const ASKED_SETTLE: Duration = Duration::from_millis(100);
 /// … and waits no longer than this for it.
 const ASKED_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What waits to be heard; more is noted as missed.
+const INBOX: usize = 1024;
+const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What can be reloaded by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,24 +92,36 @@ enum Message {
 
 /// Asks the reloading thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Handle(mpsc::Sender<Message>);
+pub(crate) struct Handle(mpsc::SyncSender<Message>);
 
 impl Handle {
     /// Reloads now, and says what came of it; `None` where the process is ending.
     pub(crate) async fn reload(&self) -> Option<Report> {
         let (reply, report) = oneshot::channel();
-        self.0.send(Message::Asked(Some(reply))).ok()?;
+        self.send(Message::Asked(Some(reply))).await;
         report.await.ok()
     }
 
     /// Reloads soon.
-    pub(crate) fn nudge(&self) {
-        let _ending_anyway = self.0.send(Message::Asked(None));
+    pub(crate) async fn nudge(&self) {
+        self.send(Message::Asked(None)).await;
     }
 
     /// Ends the thread.
-    pub(crate) fn stop(&self) {
-        let _ended_already = self.0.send(Message::Stop);
+    pub(crate) async fn stop(&self) {
+        self.send(Message::Stop).await;
+    }
+
+    /// Sends, and waits for room without holding up the runtime.
+    async fn send(&self, mut message: Message) {
+        loop {
+            match self.0.try_send(message) {
+                Err(TrySendError::Full(unsent)) => message = unsent,
+                // Whoever waits for a reply sees that there is none.
+                Ok(()) | Err(TrySendError::Disconnected(_)) => return,
+            }
+            tokio::time::sleep(ROOM_INTERVAL).await;
+        }
     }
 }
 
@@ -161,6 +179,8 @@ pub(crate) struct Reloader {
     needs_restart: Vec<&'static str>,
     generation: u64,
     directories: Directories,
+    /// Something was told that found no room in the inbox.
+    has_missed: Arc<AtomicBool>,
     inbox: mpsc::Receiver<Message>,
 }
 
@@ -172,10 +192,14 @@ impl Reloader {
         baseline: Baseline,
         tls: Vec<Option<Swappable>>,
     ) -> (Self, Handle) {
-        let (sender, inbox) = mpsc::channel();
-        let told = sender.clone();
+        let (sender, inbox) = mpsc::sync_channel(INBOX);
+        let has_missed = Arc::new(AtomicBool::new(false));
+        let (told, missed) = (sender.clone(), has_missed.clone());
         let directories = Directories::new(move |touched| {
-            let _ending_anyway = told.send(Message::Touched(touched));
+            // A directory may be busier than this thread: what is told must not pile up.
+            if told.try_send(Message::Touched(touched)).is_err() {
+                missed.store(true, Ordering::Relaxed);
+            }
         });
         let sets = baseline.files.into_iter().map(|(files, stamps)| FileSet::new(files, stamps));
         let reloader = Reloader {
@@ -188,6 +212,7 @@ impl Reloader {
             needs_restart: Vec::new(),
             generation: 0,
             directories,
+            has_missed,
             inbox,
         };
         (reloader, Handle(sender))
@@ -205,10 +230,10 @@ impl Reloader {
             match self.inbox.recv_timeout(wait) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Message::Touched(touched)) => {
-                    if !self.heard(&touched) {
-                        continue;
+                    // No short cut: what was missed is forgotten with this look.
+                    if self.heard(&touched) | self.has_missed.swap(false, Ordering::Relaxed) {
+                        next_look = Instant::now();
                     }
-                    next_look = Instant::now();
                 }
                 Ok(Message::Asked(reply)) => {
                     let report = self.asked();
@@ -308,11 +333,15 @@ impl Reloader {
 
     /// Reads a part anew and applies it, or keeps what is there.
     fn reload(&mut self, part: Part) -> Outcome {
-        let applied = match part {
+        // Whatever a file provokes, the next one must still be read.
+        let applied = panic::catch_unwind(AssertUnwindSafe(|| match part {
             Part::Config => self.reload_config(),
             Part::Keys => self.reload_keys(),
             Part::Certificates => self.reload_certificates(),
-        };
+        }));
+        let applied = applied.unwrap_or_else(|_panic| {
+            Err(Fault::of_file(Path::new(part.name()), "an internal error; the log has more").into())
+        });
         let outcome = match applied {
             Ok(()) => {
                 self.refused.retain(|(refused, _)| *refused != part);

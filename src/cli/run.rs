@@ -74,7 +74,7 @@ fn reload_on_hangup(reload: Handle) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            reload.nudge();
+            reload.nudge().await;
         }
     });
     Ok(())
