@@ -4,16 +4,15 @@
 //! Invariant: a file that is wrong changes nothing. Each of the three parts stands by itself, so that a broken
 //! certificate does not hold up a revocation.
 
+mod handle;
 mod watch;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, TrySendError};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
-
-use tokio::sync::oneshot;
 
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
@@ -21,6 +20,8 @@ use crate::keys::Store;
 use crate::net::tls::{self, Swappable};
 use crate::proxy::Gateway;
 use crate::snapshot::Snapshot;
+use handle::Message;
+pub(crate) use handle::{Handle, Outcome, Part, Report};
 use watch::{Directories, FileSet, Look, Stamps, Touched};
 
 /// A reload that somebody asked for takes what has stood still for this long.
@@ -30,100 +31,6 @@ const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What waits to be heard; more is noted as missed.
 const INBOX: usize = 1024;
-const ROOM_INTERVAL: Duration = Duration::from_millis(10);
-
-/// What can be reloaded by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// The configuration, and the files that it takes credentials and upstreams' certificates from.
-    Config,
-    Keys,
-    /// The listeners' certificates.
-    Certificates,
-}
-
-impl Part {
-    pub(crate) const ALL: [Part; 3] = [Part::Config, Part::Keys, Part::Certificates];
-
-    /// Its name in logs, metrics and answers.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Part::Config => "config",
-            Part::Keys => "keys",
-            Part::Certificates => "certificates",
-        }
-    }
-}
-
-/// What became of one part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Unchanged,
-    Applied,
-    /// What was there before stays.
-    Refused(Faults),
-}
-
-impl Outcome {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Outcome::Unchanged => "unchanged",
-            Outcome::Applied => "applied",
-            Outcome::Refused(_) => "refused",
-        }
-    }
-}
-
-/// What a reload did.
-#[derive(Clone, Debug)]
-pub(crate) struct Report {
-    /// Counts the changes that were applied since the start.
-    pub(crate) generation: u64,
-    pub(crate) parts: Vec<(Part, Outcome)>,
-    /// Fields of the configuration that differ from what runs, and take a restart.
-    pub(crate) needs_restart: Vec<&'static str>,
-}
-
-enum Message {
-    Touched(Touched),
-    Asked(Option<oneshot::Sender<Report>>),
-    Stop,
-}
-
-/// Asks the reloading thread.
-#[derive(Clone, Debug)]
-pub(crate) struct Handle(mpsc::SyncSender<Message>);
-
-impl Handle {
-    /// Reloads now, and says what came of it; `None` where the process is ending.
-    pub(crate) async fn reload(&self) -> Option<Report> {
-        let (reply, report) = oneshot::channel();
-        self.send(Message::Asked(Some(reply))).await;
-        report.await.ok()
-    }
-
-    /// Reloads soon.
-    pub(crate) async fn nudge(&self) {
-        self.send(Message::Asked(None)).await;
-    }
-
-    /// Ends the thread.
-    pub(crate) async fn stop(&self) {
-        self.send(Message::Stop).await;
-    }
-
-    /// Sends, and waits for room without holding up the runtime.
-    async fn send(&self, mut message: Message) {
-        loop {
-            match self.0.try_send(message) {
-                Err(TrySendError::Full(unsent)) => message = unsent,
-                // Whoever waits for a reply sees that there is none.
-                Ok(()) | Err(TrySendError::Disconnected(_)) => return,
-            }
-            tokio::time::sleep(ROOM_INTERVAL).await;
-        }
-    }
-}
 
 /// Notes the files of a configuration, and the state that they are in before they are read.
 #[derive(Debug)]
