@@ -262,3 +262,38 @@ async fn what_outlasts_the_drain_timeout_is_cut() {
     gateway.signal("TERM");
     assert_eq!(gateway.exit_code(), Some(1));
 }
+
+#[tokio::test]
+async fn a_reload_is_asked_for_and_its_outcome_told() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start_binary().await;
+    let path = |name: &str| gateway.directory.path().join(name).to_str().unwrap().to_owned();
+    let admin = gateway.admin.unwrap().to_string();
+    let reload_with = |token: &str, more: &[&str]| {
+        let token = path(token);
+        let mut arguments = vec!["reload", "--admin", &admin, "--token-file", &token];
+        arguments.extend(more);
+        bearward(&arguments)
+    };
+    let reload = |more: &[&str]| reload_with("admin.token", more);
+    let unchanged = reload(&[]);
+    assert_eq!(unchanged.status.code(), Some(0), "{}", stderr(&unchanged));
+    assert_eq!(stderr(&unchanged), "config: unchanged\nkeys: unchanged\ncertificates: unchanged\n");
+    std::fs::write(path("keys.yaml"), "keys: [{id: key_a}]\n").unwrap();
+    let refused = reload(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = stderr(&refused);
+    assert!(said.contains("keys: refused\n"), "{said}");
+    assert!(said.contains("keys.yaml:1:8: a key needs the field `hash`"), "{said}");
+    let told: serde_json::Value = serde_json::from_str(&stdout(&reload(&["--json"]))).unwrap();
+    assert_eq!(told["error"]["code"], "RELOAD_REFUSED");
+    std::fs::write(path("other.token"), "wrong").unwrap();
+    let denied = reload_with("other.token", &[]);
+    assert_eq!(denied.status.code(), Some(1));
+    assert!(stderr(&denied).contains("The provided API key is invalid"), "{}", stderr(&denied));
+    // Without a token there is nothing to ask with, and it says so.
+    let least = path("least.yaml");
+    std::fs::write(&least, "listeners: [{address: 127.0.0.1:1}]\nupstreams: [{name: m, endpoints: [http://127.0.0.1:2]}]\nkeys: {path: k.yaml}\n").unwrap();
+    let nameless = bearward(&["reload", "--config", &least]);
+    assert!(stderr(&nameless).contains("admin.token_file"), "{}", stderr(&nameless));
+}

@@ -187,6 +187,27 @@ async fn a_change_takes_a_credential_and_reading_on_loopback_does_not() {
     gateway.admin("POST /nowhere", gateway.token("boss")).await.assert_denied(404, "ROUTE_NOT_FOUND");
 }
 
+#[tokio::test]
+async fn off_loopback_everything_but_the_probes_takes_a_credential() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .key("boss", "permissions: [admin]")
+        .admin_on("0.0.0.0:0")
+        .start()
+        .await;
+    for path in ["/livez", "/readyz", "/healthz"] {
+        assert_eq!(gateway.admin(&format!("GET {path}"), "").await.status, 200, "{path}");
+    }
+    for path in ["/metrics", "/", "/nowhere"] {
+        gateway.admin(&format!("GET {path}"), "").await.assert_denied(401, "MISSING_API_KEY");
+    }
+    let metrics = async |credential: &str| gateway.admin("GET /metrics", credential).await;
+    metrics(gateway.token("ci")).await.assert_denied(403, "INSUFFICIENT_PERMISSIONS");
+    assert_eq!(metrics(gateway.token("boss")).await.status, 200);
+    assert_eq!(metrics("the-admin-token").await.status, 200);
+}
+
 /// An upstream that begins to answer and then waits; at `/v1/models/head` it does not even begin.
 async fn endless() -> Upstream {
     Upstream::acting(|request, mut stream| async move {

@@ -397,3 +397,22 @@ async fn a_route_has_its_own_timeouts() {
     let slow = tokio::time::timeout(Duration::from_millis(200), gateway.get("/slow", "ci")).await;
     assert!(slow.is_err(), "it waits");
 }
+
+#[tokio::test]
+async fn an_endpoint_that_swallows_connections_costs_no_request_either() {
+    // A queue of one, which is full: the kernel drops what else comes.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let hole = socket.local_addr().unwrap().as_socket().unwrap();
+    let _filling = [std::net::TcpStream::connect(hole).unwrap()];
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let fields = "balance: round_robin, timeouts: {connect: 100ms}";
+    let gateway = in_front_of(&[hole, upstream.address], fields).await;
+    for _ in 0..20 {
+        assert_eq!(gateway.post("/v1/embeddings", "ci", "{}").await.status, 200);
+    }
+    assert_eq!(upstream.requests().len(), 20, "each was sent once");
+    let alone = in_front_of(&[hole], "timeouts: {connect: 100ms}").await;
+    alone.get("/v1/models", "ci").await.assert_denied(504, "UPSTREAM_TIMEOUT");
+}

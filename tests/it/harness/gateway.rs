@@ -24,6 +24,7 @@ pub struct Gateway {
     config: String,
     keys: Vec<(String, String)>,
     tls: bool,
+    admin: String,
     hooks: Hooks,
     clock: Option<Clock>,
 }
@@ -65,6 +66,7 @@ impl Gateway {
             config: String::new(),
             keys: Vec::new(),
             tls: false,
+            admin: "127.0.0.1:0".to_owned(),
             hooks: Hooks::default(),
             clock: None,
         }
@@ -97,6 +99,12 @@ impl Gateway {
 
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_on(mut self, address: &str) -> Self {
+        self.admin = address.to_owned();
         self
     }
 
@@ -147,11 +155,12 @@ impl Gateway {
             ca = Some(made.cert.pem());
         }
         let config = format!(
-            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [\"{}\"]{}}}\nkeys: {{path: {}{}}}\nadmin: {{address: 127.0.0.1:0, token_file: {}}}\nworkers: 2\n{}",
+            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [\"{}\"]{}}}\nkeys: {{path: {}{}}}\nadmin: {{address: \"{}\", token_file: {}}}\nworkers: 2\n{}",
             self.upstream,
             self.upstream_fields,
             path("keys.yaml").display(),
             self.keys_fields,
+            self.admin,
             path("admin.token").display(),
             self.config
         );
