@@ -89,8 +89,12 @@ where
             serve_http(stream, ahead, protocol, peer, limits, shutdown).await
         }
         Some(config) => {
-            let stream =
-                timeout(limits.handshake_timeout, TlsAcceptor::from(config).accept(stream)).await??;
+            let handshake = timeout(limits.handshake_timeout, TlsAcceptor::from(config).accept(stream));
+            let shaken = tokio::select! {
+                shaken = handshake => shaken,
+                () = grace_is_over(shutdown.clone()) => return Ok(()),
+            };
+            let stream = shaken??;
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
             serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown).await
@@ -186,7 +190,12 @@ where
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                // The rest of a head that does not come is not waited for.
+                () = watch_idle(&exchanges, FRESH_GRACE, Exchanges::is_quiet) => Ok(()),
+            }
         }
     };
     // What HTTP has ended with may be another protocol's beginning.
@@ -224,7 +233,7 @@ where
         .max_send_buf_size(128 * 1024)
         .serve_connection(TokioIo::new(wire), service);
     let mut connection = pin!(connection);
-    let idle = watch_idle(&exchanges, limits.idle_timeout);
+    let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_none);
     tokio::select! {
         biased;
         ended = connection.as_mut() => return ended.map_err(io::Error::other),
@@ -233,7 +242,7 @@ where
     }
     // A client that never closes its side is not waited for.
     let farewell = async {
-        watch_idle(&exchanges, Duration::from_secs(5)).await;
+        watch_idle(&exchanges, Duration::from_secs(5), Exchanges::are_none).await;
     };
     tokio::select! {
         biased;
@@ -242,13 +251,13 @@ where
     }
 }
 
-/// Ends when no request has been in service for `limit`.
-async fn watch_idle(exchanges: &Exchanges, limit: Duration) {
+/// Ends when the connection has been idle, as `is_idle` has it, and no request has come for `limit`.
+async fn watch_idle(exchanges: &Exchanges, limit: Duration, is_idle: fn(&Exchanges) -> bool) {
     let mut seen = exchanges.begun();
     let mut since = Instant::now();
     loop {
         tokio::time::sleep_until(since + limit).await;
-        if exchanges.are_none() && exchanges.begun() == seen {
+        if is_idle(exchanges) && exchanges.begun() == seen {
             return;
         }
         // Looked at once a limit: an idle connection lives for up to twice as long, and a busy one costs nothing.

@@ -297,3 +297,25 @@ async fn a_reload_is_asked_for_and_its_outcome_told() {
     let nameless = bearward(&["reload", "--config", &least]);
     assert!(stderr(&nameless).contains("admin.token_file"), "{}", stderr(&nameless));
 }
+
+#[tokio::test]
+async fn clients_that_do_not_ask_hold_up_no_stop() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    for tls in [false, true] {
+        let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]");
+        let gateway = if tls { gateway.tls() } else { gateway };
+        let mut gateway = gateway.start_binary().await;
+        // Silent from the start, silent in the midst of a head, and silent behind an answer.
+        let _silent = Raw::connect(gateway.address).await;
+        let mut half = gateway.raw().await;
+        half.send("GET /v1/mod").await;
+        let mut idle = gateway.raw().await;
+        idle.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+        assert_eq!(idle.answer().await.status, 200);
+        let started = std::time::Instant::now();
+        gateway.signal("TERM");
+        idle.assert_closed().await;
+        assert_eq!(gateway.exit_code(), Some(0), "{:?}", gateway.log());
+        assert!(started.elapsed() < std::time::Duration::from_secs(6), "{:?}", started.elapsed());
+    }
+}
