@@ -333,7 +333,7 @@ impl Exchange<'_> {
             Some(UploadFailure::Broken) => {
                 Denial::bad_request("The request body is malformed").caused_by(error)
             }
-            None if error.is_parse() => {
+            None if is_no_protocol(&error) => {
                 told_once(Denial::upstream_protocol(&self.upstream.name).caused_by(error), lease)
             }
             None if was_not_acted_on(&error) => {
@@ -349,8 +349,20 @@ fn told_once(denial: Denial, lease: &Lease) -> Denial {
     if lease.has_written() { denial.not_to_be_retried() } else { denial }
 }
 
-/// Whether upstream has said that it did nothing (RFC 9113, section 8.7).
+/// Whether what upstream sent was not HTTP.
+fn is_no_protocol(error: &hyper::Error) -> bool {
+    error.is_parse() || of_http2(error).is_some_and(h2::Error::is_library)
+}
+
+/// Whether upstream has said that it did nothing: it refused the stream, or went away before it (RFC 9113,
+/// sections 6.8 and 8.7).
 fn was_not_acted_on(error: &hyper::Error) -> bool {
-    let refusal = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    refusal.is_some_and(|refusal| refusal.reason() == Some(h2::Reason::REFUSED_STREAM))
+    of_http2(error).is_some_and(|error| {
+        let is_refusal = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (error.is_go_away() || is_refusal)
+    })
+}
+
+fn of_http2(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source().and_then(|source| source.downcast_ref())
 }

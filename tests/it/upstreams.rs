@@ -416,3 +416,11 @@ async fn an_endpoint_that_swallows_connections_costs_no_request_either() {
     let alone = in_front_of(&[hole], "timeouts: {connect: 100ms}").await;
     alone.get("/v1/models", "ci").await.assert_denied(504, "UPSTREAM_TIMEOUT");
 }
+
+#[tokio::test]
+async fn an_http2_endpoint_that_speaks_something_else_is_told_as_that() {
+    let upstream = Upstream::answering_once("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+    let gateway =
+        Gateway::at(&format!("h2c://{}", upstream.address)).key("ci", "permissions: [read]").start().await;
+    gateway.get("/v1/models", "ci").await.assert_denied(502, "UPSTREAM_PROTOCOL_ERROR");
+}
