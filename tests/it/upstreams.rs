@@ -419,7 +419,7 @@ async fn an_endpoint_that_swallows_connections_costs_no_request_either() {
 
 #[tokio::test]
 async fn an_http2_endpoint_that_speaks_something_else_is_told_as_that() {
-    let upstream = Upstream::answering_once("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+    let upstream = Upstream::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
     let gateway =
         Gateway::at(&format!("h2c://{}", upstream.address)).key("ci", "permissions: [read]").start().await;
     gateway.get("/v1/models", "ci").await.assert_denied(502, "UPSTREAM_PROTOCOL_ERROR");
