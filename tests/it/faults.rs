@@ -305,3 +305,37 @@ async fn an_address_with_too_many_connections_is_told_so_and_the_rest_is_closed(
     })
     .await;
 }
+
+#[tokio::test]
+async fn every_size_has_its_limit_and_its_answer() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("limits: {header_bytes: 2KiB, header_count: 12, uri_bytes: 100, body_bytes: 20}")
+        .config("routes: [{name: small, paths: [/small], permission: read, max_body: 10}, {name: large, paths: [/large], permission: read, max_body: 1KiB}, {name: rest, paths: [/**], permission: read}]")
+        .start()
+        .await;
+    let ask = async |line: &str, more: &str| {
+        let bearer = gateway.bearer("ci");
+        gateway.sends(format!("{line} HTTP/1.1\r\nHost: a\r\n{bearer}{more}\r\n")).await
+    };
+    let body = async |path: &str, length: usize| {
+        let chunked =
+            format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{}\r\n0\r\n", "x".repeat(length));
+        let sized = format!("Content-Length: {length}\r\n\r\n{}", "x".repeat(length));
+        let (sized, chunked) =
+            (ask(&format!("POST {path}"), &sized).await, ask(&format!("POST {path}"), &chunked).await);
+        assert_eq!(sized.status, chunked.status, "{path} {length}");
+        sized
+    };
+    ask(&format!("GET /{}", "x".repeat(100)), "").await.assert_denied(414, "URI_TOO_LONG");
+    ask("GET /x", &format!("X: {}\r\n", "y".repeat(2048))).await.assert_denied(431, "HEADERS_TOO_LARGE");
+    ask("GET /x", &"X: y\r\n".repeat(11)).await.assert_denied(431, "HEADERS_TOO_LARGE");
+    assert_eq!(ask(&format!("GET /{}", "x".repeat(99)), &"X: y\r\n".repeat(10)).await.status, 200);
+    for (path, limit) in [("/small", 10), ("/rest", 20), ("/large", 1024)] {
+        assert_eq!(body(path, limit).await.status, 200, "{path}");
+        let refused = body(path, limit + 1).await;
+        refused.assert_denied(413, "PAYLOAD_TOO_LARGE");
+        assert_eq!(refused.json()["error"]["details"]["limit_bytes"], limit);
+    }
+}
