@@ -4,7 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::fault::Faults;
+use crate::config::fault::{Fault, Faults};
 use crate::config::{Admin, Config};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
@@ -279,6 +279,9 @@ impl Prepared {
                 Err(of_tls) => faults.extend(of_tls.0),
             }
         }
+        if let Some(path) = config.admin.as_ref().and_then(|admin| admin.token_file.as_ref()) {
+            faults.extend(token_fault(path));
+        }
         let limiter = Limiter::new(clock.clone());
         let endpoints = Endpoints::default();
         match Snapshot::new(config, &limiter, &endpoints) {
@@ -299,6 +302,15 @@ impl Prepared {
     /// How many secrets open something.
     pub(crate) fn secrets(&self) -> usize {
         self.keys.len()
+    }
+}
+
+/// What is wrong with the file of the admin token, if anything is.
+fn token_fault(path: &Path) -> Option<Fault> {
+    match std::fs::read_to_string(path) {
+        Ok(token) if token.trim().is_empty() => Some(Fault::of_file(path, "the admin token is empty")),
+        Ok(_) => None,
+        Err(error) => Some(Fault::of_file(path, format!("the admin token can't be read: {error}"))),
     }
 }
 

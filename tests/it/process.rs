@@ -72,6 +72,28 @@ fn without_keys_nothing_starts() {
 }
 
 #[test]
+fn an_admin_token_that_is_none_is_a_fault() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let token = bearward::Token::generate().unwrap();
+    let key =
+        format!("{{id: {}, hash: \"{}\", permissions: [read]}}", token.key_id(), token.hash().to_stored());
+    std::fs::write(path("keys.yaml"), format!("keys: [{key}]\n")).unwrap();
+    let config = format!(
+        "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]\nkeys: {{path: {}}}\nadmin: {{token_file: {}}}\n",
+        path("keys.yaml").display(),
+        path("token").display()
+    );
+    std::fs::write(path("bearward.yaml"), config).unwrap();
+    let check = || bearward(&["check", "--config", path("bearward.yaml").to_str().unwrap()]);
+    assert_eq!(check().status.code(), Some(78));
+    std::fs::write(path("token"), " \n").unwrap();
+    assert!(stderr(&check()).contains("the admin token is empty"));
+    std::fs::write(path("token"), "something\n").unwrap();
+    assert_eq!(check().status.code(), Some(0));
+}
+
+#[test]
 fn versions_and_hashes() {
     let version = stdout(&bearward(&["version"]));
     assert_eq!(version.trim(), format!("bearward {}", env!("CARGO_PKG_VERSION")));
@@ -318,4 +340,42 @@ async fn clients_that_do_not_ask_hold_up_no_stop() {
         assert_eq!(gateway.exit_code(), Some(0), "{:?}", gateway.log());
         assert!(started.elapsed() < std::time::Duration::from_secs(6), "{:?}", started.elapsed());
     }
+}
+
+#[tokio::test]
+async fn an_h2_client_is_told_to_go_away_and_loses_nothing() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let mut gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start_binary().await;
+    let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let uri = format!("http://{}/v1/models", gateway.address);
+    let authorization = format!("Bearer {}", gateway.token("ci"));
+    let mut answered = std::collections::VecDeque::new();
+    let mut begun = 0;
+    let arrives = async |answer| {
+        let answer: Result<http::Response<h2::RecvStream>, h2::Error> = in_time("an answer", answer).await;
+        assert_eq!(answer.unwrap_or_else(|error| panic!("{error:?}")).status(), 200);
+    };
+    // Requests without a pause, until the server says that it is over.
+    while let Ok(ready) = sender.clone().ready().await {
+        sender = ready;
+        let request = http::Request::get(&uri).header("authorization", &authorization).body(()).unwrap();
+        let Ok((answer, _)) = sender.send_request(request, true) else { break };
+        answered.push_back(answer);
+        begun += 1;
+        if begun == 200 {
+            gateway.signal("TERM");
+        }
+        // Fewer at once than the server allows: what the client itself still holds back was never asked.
+        if answered.len() > 100 {
+            arrives(answered.pop_front().unwrap()).await;
+        }
+    }
+    assert!(begun > 200, "it was served behind the signal, too: {begun}");
+    for answer in answered {
+        arrives(answer).await;
+    }
+    in_time("the connection ends", connection).await.unwrap().unwrap();
+    assert_eq!(gateway.exit_code(), Some(0), "{:?}", gateway.log());
 }
