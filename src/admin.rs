@@ -67,19 +67,21 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
     let listener = bound.into_listener()?;
     loop {
         let permit = permits.clone().acquire_owned().await.ok();
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let visitor = Visitor { admin: admin.clone(), is_local, peer };
-                match stream {
-                    Stream::Tcp(stream) => {
-                        drop(tokio::spawn(connection(TcpStream::from_std(stream)?, visitor, permit)));
-                    }
-                    Stream::Unix(stream) => {
-                        drop(tokio::spawn(connection(UnixStream::from_std(stream)?, visitor, permit)));
-                    }
+        let taken = listener.accept().await.and_then(|(stream, peer)| {
+            let visitor = Visitor { admin: admin.clone(), is_local, peer };
+            match stream {
+                Stream::Tcp(stream) => {
+                    drop(tokio::spawn(connection(TcpStream::from_std(stream)?, visitor, permit)));
+                }
+                Stream::Unix(stream) => {
+                    drop(tokio::spawn(connection(UnixStream::from_std(stream)?, visitor, permit)));
                 }
             }
-            Err(_) => tokio::time::sleep(ACCEPT_BACKOFF).await,
+            Ok(())
+        });
+        // No connection that fails ends the listener.
+        if taken.is_err() {
+            tokio::time::sleep(ACCEPT_BACKOFF).await;
         }
     }
 }

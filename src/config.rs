@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
+use sha2::{Digest, Sha256};
 
 pub use fault::{Fault, Faults, Position};
 
@@ -22,7 +23,7 @@ use crate::permission::Permission;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The file that it was read from, if any: what a reload reads again.
-    pub(crate) source: Option<PathBuf>,
+    pub(crate) source: Option<ReadFile>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) admin: Option<Admin>,
     pub(crate) keys: Keys,
@@ -35,6 +36,31 @@ pub struct Config {
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) log: Log,
     pub(crate) workers: Option<usize>,
+}
+
+/// A file, and the digest of what was read from it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ReadFile {
+    pub(crate) path: PathBuf,
+    digest: [u8; 32],
+}
+
+impl ReadFile {
+    pub(crate) fn new(path: &Path, content: &str) -> Self {
+        ReadFile { path: path.to_owned(), digest: Sha256::digest(content).into() }
+    }
+
+    /// Whether the file still holds what was read.
+    pub(crate) fn is_current(&self) -> bool {
+        let content = std::fs::read(&self.path);
+        content.is_ok_and(|content| <[u8; 32]>::from(Sha256::digest(content)) == self.digest)
+    }
+}
+
+impl std::fmt::Debug for ReadFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ReadFile({})", self.path.display())
+    }
 }
 
 /// Where to listen, or which probe address to bind.
@@ -213,7 +239,7 @@ pub(crate) struct UpstreamCredential {
     pub(crate) header: HeaderName,
     pub(crate) value: http::HeaderValue,
     /// Where it was read from, so that a change of it can be noticed.
-    pub(crate) file: Option<PathBuf>,
+    pub(crate) file: Option<ReadFile>,
 }
 
 impl std::fmt::Debug for UpstreamCredential {
@@ -396,7 +422,7 @@ impl Config {
         let source = std::fs::read_to_string(path)
             .map_err(|error| Fault::of_file(path, format!("the configuration can't be read: {error}")))?;
         let config = Config::parse(path, &source, &|name| std::env::var(name).ok())?;
-        Ok(Config { source: Some(path.to_owned()), ..config })
+        Ok(Config { source: Some(ReadFile::new(path, &source)), ..config })
     }
 
     /// Reads a configuration from text; `path` names it in faults.

@@ -26,7 +26,7 @@ use crate::denial::Denial;
 use crate::gate::Permit;
 use crate::guard::Target;
 use crate::keys::cache::Revocation;
-use crate::upstream::pool::{Lease, WorkerPool};
+use crate::upstream::pool::{Lease, LeaseError, WorkerPool};
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
 use body::Download;
@@ -220,9 +220,7 @@ impl Exchange<'_> {
             };
             match answered {
                 Some(Ok(response)) => {
-                    if lease.endpoint().health.succeeded() {
-                        self.tell_of_return(lease.endpoint());
-                    }
+                    self.note_success(lease.endpoint());
                     return Ok((response, lease));
                 }
                 Some(Err(mut error)) => match error.take_message() {
@@ -248,25 +246,38 @@ impl Exchange<'_> {
                 let denial = Denial::upstream_unreachable(&self.upstream.name);
                 return Err(denial.caused_by("tried on all endpoints"));
             };
-            let connecting = pool.lease(self.upstream, &endpoint, self.needs_http1, self.timeouts.connect);
-            let error = match connecting.await {
-                Ok(lease) => return Ok(lease),
+            let leasing = pool.lease(self.upstream, &endpoint, self.needs_http1, self.timeouts.connect);
+            let error = match leasing.await {
+                Ok(lease) => {
+                    if !lease.is_reused {
+                        self.note_success(&endpoint);
+                    }
+                    return Ok(lease);
+                }
                 Err(error) => error,
             };
-            if let Some(ejection) = endpoint.health.failed(Instant::now()) {
-                let (upstream, address) = (&self.upstream.name, &endpoint.address);
-                let seconds = ejection.as_secs_f64();
-                tracing::warn!(upstream, endpoint = %address, %error, seconds, "an endpoint is left out for a while");
+            // A server that has no HTTP/1.1 for an upgrade is well otherwise, and one that others have been waiting
+            // for was not asked.
+            if !self.needs_http1 && !error.was_waiting() {
+                self.note_failure(&endpoint, &error);
             }
             tried.push(endpoint);
-            if tried.len() > self.upstream.retries || self.upstream.pick(tried).is_none() {
-                return Err(self.unconnected(error));
+            if tried.len() > self.upstream.retries || !self.upstream.has_untried(tried) {
+                return Err(self.unconnected(error.into()));
             }
         }
     }
 
-    fn tell_of_return(&self, endpoint: &Endpoint) {
-        tracing::info!(upstream = self.upstream.name, endpoint = %endpoint.address, "an endpoint is back");
+    fn note_failure(&self, endpoint: &Endpoint, error: &LeaseError) {
+        let Some(ejection) = endpoint.health.failed(Instant::now()) else { return };
+        let (upstream, address, seconds) = (&self.upstream.name, &endpoint.address, ejection.as_secs_f64());
+        tracing::warn!(upstream, endpoint = %address, %error, seconds, "an endpoint is left out for a while");
+    }
+
+    fn note_success(&self, endpoint: &Endpoint) {
+        if endpoint.health.succeeded() {
+            tracing::info!(upstream = self.upstream.name, endpoint = %endpoint.address, "an endpoint is back");
+        }
     }
 
     /// Gives the request the form of the connection's protocol. It may have had the other one's before.

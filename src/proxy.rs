@@ -86,7 +86,7 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (parts, body) = request.into_parts();
-    let body = RequestBody::new(body);
+    let body = RequestBody::new(body, parts.version);
     let in_service = peer.exchanges.begin(!body.is_empty());
     let request_id = observe::request_id(&parts.headers);
     let log = &peer.gateway.access_log;
@@ -149,7 +149,7 @@ async fn handle(
     course.record.route(&route.name, &route.upstream.name);
     course.route = Some(route.clone());
     let authorized = gate::authorize(course.principal.clone(), route.clone())?;
-    let limits = upload_limits(&snapshot, &route, body)?;
+    let limits = upload_limits(&snapshot, &route, body, is_grpc(&parts.headers))?;
     let upgrade = upgrade::asked(&mut parts, &route, !body.is_empty())?;
 
     // The limits come last: what is refused has burnt no quota.
@@ -191,12 +191,20 @@ fn refuse_ambiguities(lookup: &Lookup, ambiguities: &[Ambiguity]) -> Result<(), 
 }
 
 /// The body's limits; one that is too long by its own word is refused before it is read.
-fn upload_limits(snapshot: &Snapshot, route: &Route, body: &RequestBody) -> Result<UploadLimits, Denial> {
+fn upload_limits(
+    snapshot: &Snapshot,
+    route: &Route,
+    body: &RequestBody,
+    is_grpc: bool,
+) -> Result<UploadLimits, Denial> {
     let bytes = route.max_body.unwrap_or(snapshot.limits.body_bytes);
     if body.least_length() > bytes {
         return Err(Denial::body_too_large(bytes));
     }
-    Ok(UploadLimits { bytes, idle: snapshot.limits.body_idle_timeout })
+    // A gRPC stream in both directions may be silent for long, and some servers answer only with their first message.
+    let idle = snapshot.limits.body_idle_timeout;
+    let idle = if is_grpc { idle.max(route.timeouts.idle) } else { idle };
+    Ok(UploadLimits { bytes, idle })
 }
 
 /// What the form of an answer depends on.

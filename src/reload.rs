@@ -4,71 +4,65 @@
 //! Invariant: a file that is wrong changes nothing. Each of the three parts stands by itself, so that a broken
 //! certificate does not hold up a revocation.
 
+mod files;
 mod handle;
 mod watch;
 
 use std::panic::{self, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use rustls::ServerConfig;
+
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
-use crate::keys::Store;
+use crate::keys::{KeyRecord, Store};
 use crate::net::tls::{self, Swappable};
 use crate::proxy::Gateway;
 use crate::snapshot::Snapshot;
+pub(crate) use files::Baseline;
+use files::certificates_of;
 use handle::Message;
 pub(crate) use handle::{Handle, Outcome, Part, Report};
-use watch::{Directories, FileSet, Look, Stamps, Touched};
+use watch::{Directories, FileSet, Look, Stamps, Touched, digest_of};
 
 /// A reload that somebody asked for takes what has stood still for this long.
 const ASKED_SETTLE: Duration = Duration::from_millis(100);
 /// … and waits no longer than this for it.
 const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
+/// What changed while it was read is looked at again so soon.
+const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
 /// What waits to be heard; more is noted as missed.
 const INBOX: usize = 1024;
 
-/// Notes the files of a configuration, and the state that they are in before they are read.
-#[derive(Debug)]
-pub(crate) struct Baseline {
-    files: Vec<(Vec<PathBuf>, Stamps)>,
+/// A listener that is bound, with the certificates that it has now.
+struct Running {
+    listener: Listener,
+    swappable: Option<Swappable>,
+    /// Of the files that its certificates were reloaded from, where that is known.
+    digest: Option<[u8; 32]>,
 }
 
-impl Baseline {
-    pub(crate) fn of(config: &Config) -> Self {
-        let files = Part::ALL.map(|part| files_of(part, config, &config.listeners));
-        Baseline { files: files.into_iter().map(|files| (files.clone(), Stamps::of(&files))).collect() }
-    }
+/// What was read whole, and may be applied.
+enum Ready {
+    Config(Box<ReadyConfig>),
+    Keys(Vec<KeyRecord>),
+    /// The listeners' that are good, by number, and what is wrong with the others'.
+    Certificates(Vec<(usize, Arc<ServerConfig>, Option<[u8; 32]>)>, Vec<Fault>),
 }
 
-fn files_of(part: Part, config: &Config, listeners: &[Listener]) -> Vec<PathBuf> {
-    match part {
-        Part::Config => {
-            let upstreams = config.upstreams.iter();
-            let of_upstreams = upstreams.flat_map(|upstream| {
-                let credential = upstream.credential.iter().filter_map(|credential| credential.file.clone());
-                let tls = &upstream.tls;
-                let client = tls.client.iter();
-                let client = client.flat_map(|pair| [pair.certificate.clone(), pair.private_key.clone()]);
-                credential.chain(tls.ca.clone()).chain(client)
-            });
-            config.source.iter().cloned().chain(of_upstreams).collect()
-        }
-        Part::Keys => vec![config.keys.path.clone()],
-        Part::Certificates => {
-            let sections = listeners.iter().filter_map(|listener| listener.tls.as_ref());
-            let files = sections.flat_map(|tls| {
-                let pairs = tls.certificates.iter();
-                let pairs = pairs.flat_map(|pair| [pair.certificate.clone(), pair.private_key.clone()]);
-                pairs.chain(tls.client_ca.clone())
-            });
-            files.collect()
-        }
-    }
+struct ReadyConfig {
+    config: Config,
+    /// As they will run.
+    listeners: Vec<Listener>,
+    baseline: Baseline,
+    records: Option<Vec<KeyRecord>>,
+    certificates: Vec<Option<Arc<ServerConfig>>>,
+    compiled: Snapshot,
 }
 
 /// The thread's state.
@@ -78,8 +72,7 @@ pub(crate) struct Reloader {
     started: Config,
     /// The last good configuration.
     config: Config,
-    /// The listeners that are bound, with the certificates that they have now.
-    listeners: Vec<(Listener, Option<Swappable>)>,
+    listeners: Vec<Running>,
     sets: Vec<(Part, FileSet)>,
     /// The faults of each part that stands refused, so that they are told once.
     refused: Vec<(Part, Faults)>,
@@ -108,10 +101,11 @@ impl Reloader {
                 missed.store(true, Ordering::Relaxed);
             }
         });
-        let sets = baseline.files.into_iter().map(|(files, stamps)| FileSet::new(files, stamps));
+        let sets = baseline.into_sets(&config).collect::<Vec<_>>();
+        let running = |(listener, swappable)| Running { listener, swappable, digest: None };
         let reloader = Reloader {
             gateway,
-            listeners: config.listeners.iter().cloned().zip(tls).collect(),
+            listeners: config.listeners.iter().cloned().zip(tls).map(running).collect(),
             started: config.clone(),
             config,
             sets: Part::ALL.into_iter().zip(sets).collect(),
@@ -137,8 +131,11 @@ impl Reloader {
             match self.inbox.recv_timeout(wait) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Message::Touched(touched)) => {
-                    // No short cut: what was missed is forgotten with this look.
-                    if self.heard(&touched) | self.has_missed.swap(false, Ordering::Relaxed) {
+                    let has_missed = self.has_missed.swap(false, Ordering::Relaxed);
+                    if has_missed {
+                        self.sets.iter_mut().for_each(|(_, set)| set.missed());
+                    }
+                    if self.heard(&touched) || has_missed {
                         next_look = Instant::now();
                     }
                 }
@@ -183,73 +180,86 @@ impl Reloader {
     fn look(&mut self, is_poll: bool) -> Option<Duration> {
         let mut again: Option<Duration> = None;
         for part in Part::ALL {
-            let look = self.set(part).map_or(Look::Same, |set| set.look(Instant::now(), is_poll));
-            let stands_refused = is_poll && self.refused.iter().any(|(refused, _)| *refused == part);
-            match look {
-                Look::Changing(wait) => again = Some(again.map_or(wait, |earlier| earlier.min(wait))),
-                Look::Changed => {
-                    self.reload(part);
-                }
-                // What could not be read may have been a passing fault.
-                Look::Same if stands_refused => {
-                    self.reload(part);
-                }
-                Look::Same => {}
+            let mut look = self.set(part).map_or(Look::Same, |set| set.look(Instant::now(), is_poll));
+            // What could not be read may have been a passing fault.
+            let stands_refused = is_poll && self.stands_refused(part);
+            if look == Look::Changed || (look == Look::Same && stands_refused) {
+                look = match self.reload(part) {
+                    Some(_done) => Look::Same,
+                    None => Look::Changing(UNSETTLED_LOOK),
+                };
+            }
+            if let Look::Changing(wait) = look {
+                again = Some(again.map_or(wait, |earlier| earlier.min(wait)));
             }
         }
         again
     }
 
+    fn stands_refused(&self, part: Part) -> bool {
+        self.refused.iter().any(|(refused, _)| *refused == part)
+    }
+
     /// Reloads because somebody asked.
     fn asked(&mut self) -> Report {
         let _no_manager = sd_notify::notify(&reloading());
-        self.await_settled();
+        let has_settled = self.await_settled();
         let mut parts = Vec::new();
         for part in Part::ALL {
-            let look = self.set(part).map_or(Look::Same, FileSet::look_settled);
-            let stands_refused = self.refused.iter().any(|(refused, _)| *refused == part);
+            let stands_refused = self.stands_refused(part);
+            let look = self.set(part).map_or(Look::Same, |set| match has_settled || set.is_as_taken() {
+                true => set.look_settled(),
+                false => Look::Changing(UNSETTLED_LOOK),
+            });
             let outcome = match look {
-                Look::Same if !stands_refused => Outcome::Unchanged,
-                _ => self.reload(part),
+                Look::Same if !stands_refused => Some(Outcome::Unchanged),
+                Look::Same | Look::Changed => self.reload(part),
+                Look::Changing(_) => None,
             };
-            parts.push((part, outcome));
+            parts.push((part, outcome.unwrap_or_else(|| unsettled(part))));
         }
         self.watch();
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Report { generation: self.generation, parts, needs_restart: self.needs_restart.clone() }
     }
 
-    /// Waits until nothing has moved for a moment, and not for ever.
-    fn await_settled(&self) {
+    /// Waits until nothing has moved for a moment, and not for ever: says whether that came.
+    fn await_settled(&self) -> bool {
         let stamps = || self.sets.iter().map(|(_, set)| Stamps::of(set.files())).collect::<Vec<_>>();
         let until = Instant::now() + ASKED_PATIENCE;
         let mut before = stamps();
-        loop {
+        while Instant::now() < until {
             std::thread::sleep(ASKED_SETTLE);
             let now = stamps();
-            if now == before || Instant::now() >= until {
-                return;
+            if now == before {
+                return true;
             }
             before = now;
         }
+        false
     }
 
     fn set(&mut self, part: Part) -> Option<&mut FileSet> {
         self.sets.iter_mut().find(|(known, _)| *known == part).map(|(_, set)| set)
     }
 
-    /// Reads a part anew and applies it, or keeps what is there.
-    fn reload(&mut self, part: Part) -> Outcome {
+    /// Reads a part anew and applies it, or keeps what is there. `None` where its files changed while they were read:
+    /// what was read is nothing then, and the next look begins anew.
+    fn reload(&mut self, part: Part) -> Option<Outcome> {
         // Whatever a file provokes, the next one must still be read.
-        let applied = panic::catch_unwind(AssertUnwindSafe(|| match part {
-            Part::Config => self.reload_config(),
-            Part::Keys => self.reload_keys(),
-            Part::Certificates => self.reload_certificates(),
-        }));
-        let applied = applied.unwrap_or_else(|_panic| {
+        let ready = panic::catch_unwind(AssertUnwindSafe(|| self.read(part))).unwrap_or_else(|_panic| {
             Err(Fault::of_file(Path::new(part.name()), "an internal error; the log has more").into())
         });
-        let outcome = match applied {
+        let has_moved = match &ready {
+            Ok(Ready::Config(ready)) => !ready.baseline.is_current(),
+            _ => false,
+        };
+        let set = self.set(part)?;
+        if has_moved || !set.is_as_taken() {
+            set.forget();
+            return None;
+        }
+        let outcome = match ready.and_then(|ready| self.apply(ready)) {
             Ok(()) => {
                 self.refused.retain(|(refused, _)| *refused != part);
                 self.generation += 1;
@@ -260,8 +270,9 @@ impl Reloader {
                 Outcome::Refused(faults)
             }
         };
-        self.gateway.metrics.reloaded(part.name(), matches!(outcome, Outcome::Applied), self.generation);
-        outcome
+        let is_applied = matches!(outcome, Outcome::Applied);
+        self.gateway.metrics.reloaded(part.name(), is_applied, self.generation);
+        Some(outcome)
     }
 
     fn tell_refusal(&mut self, part: Part, faults: &Faults) {
@@ -279,85 +290,131 @@ impl Reloader {
         self.refused.push((part, faults.clone()));
     }
 
-    fn reload_keys(&self) -> Result<(), Faults> {
-        let records = Store::at(&self.config.keys.path)?.load()?;
-        let difference = self.gateway.keys.replace(records);
-        let (added, changed, removed) = (difference.added, difference.changed, difference.removed);
-        tracing::info!(added, changed, removed, secrets = self.gateway.keys.len(), "keys reloaded");
-        Ok(())
+    fn read(&self, part: Part) -> Result<Ready, Faults> {
+        Ok(match part {
+            Part::Config => Ready::Config(Box::new(self.read_config()?)),
+            Part::Keys => Ready::Keys(Store::at(&self.config.keys.path)?.load()?),
+            Part::Certificates => self.read_certificates(),
+        })
     }
 
-    fn reload_certificates(&self) -> Result<(), Faults> {
-        let mut faults = Vec::new();
-        for (listener, swappable) in &self.listeners {
-            let (Some(section), Some(swappable)) = (&listener.tls, swappable) else { continue };
-            match tls::server_config(section) {
-                Ok(config) => {
-                    swappable.store(config);
-                    tracing::info!(listener = %listener.address, "certificates reloaded");
-                }
-                // The other listeners' are theirs.
-                Err(of_listener) => faults.extend(of_listener.0),
-            }
-        }
-        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
-    }
-
-    fn reload_config(&mut self) -> Result<(), Faults> {
+    fn read_config(&self) -> Result<ReadyConfig, Faults> {
         let config = match &self.config.source {
-            Some(path) => Config::load(path)?,
+            Some(source) => Config::load(&source.path)?,
             None => self.config.clone(),
         };
-        // What lies where it has not lain before is read with the configuration: both are good, or neither is taken.
-        let listeners: Vec<_> =
-            self.listeners.iter().map(|(running, _)| counterpart(running, &config)).collect();
+        let running = self.listeners.iter();
+        let listeners: Vec<_> = running.map(|running| counterpart(&running.listener, &config)).collect();
         let baseline = Baseline::of(&Config { listeners: listeners.clone(), ..config.clone() });
-        let moved = config.keys.path != self.config.keys.path;
-        let records = moved.then(|| Store::at(&config.keys.path)?.load()).transpose()?;
-        let mut certificates = Vec::new();
-        for (wanted, (running, _)) in listeners.iter().zip(&self.listeners) {
-            let is_other = wanted.tls != running.tls;
+        let is_elsewhere =
+            |part| self.sets.iter().any(|(known, set)| *known == part && set.files() != baseline.files(part));
+        // What lies where it has not lain before is read with the configuration, once it stands still: both are
+        // good, or neither is taken.
+        if Part::ALL.into_iter().any(is_elsewhere) {
+            std::thread::sleep(ASKED_SETTLE);
+        }
+        let records = is_elsewhere(Part::Keys).then(|| Store::at(&config.keys.path)?.load()).transpose()?;
+        let reads_certificates = is_elsewhere(Part::Certificates);
+        let mut certificates = Vec::with_capacity(listeners.len());
+        for (wanted, running) in listeners.iter().zip(&self.listeners) {
+            let is_other = reads_certificates || wanted.tls != running.listener.tls;
             let section = wanted.tls.as_ref().filter(|_| is_other);
             certificates.push(section.map(tls::server_config).transpose()?);
         }
-        let Gateway { snapshot, keys, limiter, endpoints, .. } = &*self.gateway;
-        let compiled = Snapshot::new(&config, limiter, endpoints)?;
+        let compiled = Snapshot::new(&config, &self.gateway.limiter, &self.gateway.endpoints)?;
+        Ok(ReadyConfig { config, listeners, baseline, records, certificates, compiled })
+    }
 
+    /// A listener's certificates are its own affair: what is wrong with them does not hold up the others'.
+    fn read_certificates(&self) -> Ready {
+        let (mut good, mut faults) = (Vec::new(), Vec::new());
+        for (number, Running { listener, digest, .. }) in self.listeners.iter().enumerate() {
+            let Some(section) = &listener.tls else { continue };
+            let now = digest_of(&certificates_of(listener));
+            // Replacing them by the same would end all resumptions.
+            if now.is_some() && now == *digest {
+                continue;
+            }
+            match tls::server_config(section) {
+                Ok(config) => good.push((number, config, now)),
+                Err(of_listener) => faults.extend(of_listener.0),
+            }
+        }
+        Ready::Certificates(good, faults)
+    }
+
+    /// Puts what was read in the place of what was there.
+    fn apply(&mut self, ready: Ready) -> Result<(), Faults> {
+        match ready {
+            Ready::Config(ready) => self.apply_config(*ready),
+            Ready::Keys(records) => {
+                let difference = self.gateway.keys.replace(records);
+                let (added, changed, removed) = (difference.added, difference.changed, difference.removed);
+                let secrets = self.gateway.keys.len();
+                tracing::info!(added, changed, removed, secrets, "keys reloaded");
+            }
+            Ready::Certificates(good, faults) => {
+                for (number, config, digest) in good {
+                    let Some(running) = self.listeners.get_mut(number) else { continue };
+                    running.serve_with(config, digest);
+                    tracing::info!(listener = %running.listener.address, "certificates reloaded");
+                }
+                if !faults.is_empty() {
+                    return Err(Faults(faults));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_config(&mut self, ready: ReadyConfig) {
+        let ReadyConfig { config, listeners, baseline, records, certificates, compiled } = ready;
+        let Gateway { snapshot, keys, endpoints, .. } = &*self.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.listeners);
         endpoints.keep_only(&compiled.upstreams);
         snapshot.store(Arc::new(compiled));
         if let Some(records) = records {
             keys.replace(records);
         }
-        for (((running, swappable), wanted), certificate) in
-            self.listeners.iter_mut().zip(listeners).zip(certificates)
-        {
-            if let (Some(swappable), Some(certificate)) = (swappable, certificate) {
-                swappable.store(certificate);
+        for ((running, wanted), certificate) in self.listeners.iter_mut().zip(listeners).zip(certificates) {
+            running.listener = wanted;
+            if let Some(certificate) = certificate {
+                running.serve_with(certificate, None);
             }
-            *running = wanted;
         }
-        self.renew_sets(baseline);
-        let restart = self.needs_restart.join(", ");
+        // Those whose files stay keep their state.
+        for ((_, set), new) in self.sets.iter_mut().zip(baseline.into_sets(&config)) {
+            if set.files() != new.files() {
+                *set = new;
+            }
+        }
         self.config = config;
+        let restart = self.needs_restart.join(", ");
         match restart.is_empty() {
             true => tracing::info!("configuration reloaded"),
-            false => tracing::warn!(
-                needs_restart = restart,
-                "configuration reloaded, but for what takes a restart"
-            ),
-        }
-        Ok(())
-    }
-
-    /// Goes over to the files of a new configuration; those that stay keep their state.
-    fn renew_sets(&mut self, baseline: Baseline) {
-        for ((_, set), (files, stamps)) in self.sets.iter_mut().zip(baseline.files) {
-            if set.files() != files.as_slice() {
-                *set = FileSet::new(files, stamps);
+            false => {
+                tracing::warn!(
+                    needs_restart = restart,
+                    "configuration reloaded, but for what takes a restart"
+                );
             }
         }
     }
+}
+
+impl Running {
+    fn serve_with(&mut self, config: Arc<ServerConfig>, digest: Option<[u8; 32]>) {
+        if let Some(swappable) = &self.swappable {
+            swappable.store(config);
+            self.digest = digest;
+        }
+    }
+}
+
+/// What somebody is told who asks while a file is being written.
+fn unsettled(part: Part) -> Outcome {
+    let message = "is being written; it is taken once it stands still";
+    Outcome::Refused(Fault::of_file(Path::new(part.name()), message).into())
 }
 
 fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
@@ -373,12 +430,9 @@ fn counterpart(running: &Listener, config: &Config) -> Listener {
 }
 
 /// What a new configuration says that a running process can't take on.
-fn needs_restart(
-    config: &Config,
-    started: &Config,
-    listeners: &[(Listener, Option<Swappable>)],
-) -> Vec<&'static str> {
-    let bound = listeners.iter().map(|(listener, _)| (&listener.address, listener.tls.is_some()));
+fn needs_restart(config: &Config, started: &Config, listeners: &[Running]) -> Vec<&'static str> {
+    let bound = listeners.iter().map(|running| &running.listener);
+    let bound = bound.map(|listener| (&listener.address, listener.tls.is_some()));
     let wanted = config.listeners.iter().map(|listener| (&listener.address, listener.tls.is_some()));
     let differences = [
         ("listeners", !bound.eq(wanted)),

@@ -150,6 +150,11 @@ impl Upstream {
         }
     }
 
+    /// Whether there is an endpoint that a request was not `tried` on.
+    pub(crate) fn has_untried(&self, tried: &[Arc<Endpoint>]) -> bool {
+        self.endpoints.iter().any(|endpoint| !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint)))
+    }
+
     fn choose<'e, I>(&self, candidates: impl Fn() -> I, count: usize) -> Option<Arc<Endpoint>>
     where
         I: Iterator<Item = &'e Arc<Endpoint>>,
@@ -220,7 +225,8 @@ mod tests {
         upstream.endpoints[2].health.failed(now);
         assert!(picked(&upstream, 300).iter().all(|count| *count > 0));
         let tried: Vec<_> = upstream.endpoints.clone();
-        assert!(upstream.pick(&tried).is_none());
+        assert!(upstream.pick(&tried).is_none() && !upstream.has_untried(&tried));
+        assert!(upstream.has_untried(&tried[..2]));
         assert!(upstream.pick(&tried[..2]).is_some_and(|last| Arc::ptr_eq(&last, &tried[2])));
     }
 

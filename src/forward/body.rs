@@ -61,6 +61,8 @@ pub(crate) enum DownloadFailed {
     Stalled,
     /// The key was revoked, and open answers end with their key.
     KeyRevoked,
+    /// Upstream ended the stream before the answer was whole.
+    Truncated,
     /// Upstream broke off, or its framing did.
     Broken(hyper::Error),
 }
@@ -69,6 +71,7 @@ impl std::fmt::Display for DownloadFailed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             DownloadFailed::Stalled => f.write_str("nothing moved for too long"),
+            DownloadFailed::Truncated => f.write_str("upstream ended the stream early"),
             DownloadFailed::KeyRevoked => f.write_str("the key was revoked"),
             DownloadFailed::Broken(error) => write!(f, "upstream broke off: {error}"),
         }
@@ -94,8 +97,14 @@ impl Download {
         download
     }
 
+    /// While the answer is under way.
+    fn is_http2(&self) -> bool {
+        self.lease.as_ref().is_some_and(Lease::is_http2)
+    }
+
     /// The answer is complete: the connection may serve the next request.
     fn release(&mut self) {
+        self.upload.over();
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
@@ -125,6 +134,11 @@ impl Download {
                 self.lease = None;
                 Poll::Ready(Some(Err(DownloadFailed::Broken(error))))
             }
+            // hyper takes a stream that was reset without an error for one that has ended.
+            Poll::Ready(None) if self.is_http2() && !self.incoming.is_end_stream() => {
+                self.lease = None;
+                Poll::Ready(Some(Err(DownloadFailed::Truncated)))
+            }
             Poll::Ready(None) => {
                 self.release();
                 Poll::Ready(None)
@@ -145,6 +159,12 @@ impl Download {
             // At most twice: what moved before this wait can't put it off.
             self.stall.waits_no_less_than_since(moved.into());
         }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.upload.over();
     }
 }
 

@@ -49,9 +49,9 @@ impl Tunnel {
 }
 
 impl OpenTunnel {
-    /// Passes bytes on until both sides have ended, one of them broke, nothing moved for too long, or the key is
-    /// gone.
-    pub(crate) async fn run(self) {
+    /// Passes bytes on until both sides have ended, one of them broke, nothing moved for too long, the key is gone,
+    /// or `over` is ready.
+    pub(crate) async fn run(self, over: impl Future<Output = ()>) {
         let OpenTunnel { tunnel, mut record, in_service } = self;
         let Tunnel { client, upstream, idle, mut revocation, permit, at } = tunnel;
         let Ok((client, upstream)) = futures_util::future::try_join(client, upstream).await else { return };
@@ -65,6 +65,7 @@ impl OpenTunnel {
             copied = copy_bidirectional(&mut client, &mut upstream) => Ended::Copied(copied),
             () = activity.has_ceased(idle) => Ended::Cut(DownloadFailed::Stalled),
             () = revoked => Ended::Cut(DownloadFailed::KeyRevoked),
+            () = over => Ended::Copied(Ok((0, 0))),
         };
         match ended {
             Ended::Copied(Ok((_up, down))) => {

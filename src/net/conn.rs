@@ -156,6 +156,7 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let (exchanges, tunnel) = (peer.exchanges.clone(), peer.tunnel.clone());
+    let mut after_shutdown = shutdown.clone();
     let peer = Arc::new(peer);
     let service = service_fn(move |request| {
         let peer = peer.clone();
@@ -201,7 +202,12 @@ where
     // What HTTP has ended with may be another protocol's beginning.
     let opened = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(opened) = opened {
-        opened.run().await;
+        // It has no end of its own: what it may have of the drain's time, it has to the full but for a last moment.
+        let over = async {
+            drop(after_shutdown.wait_for(|stop| *stop).await);
+            tokio::time::sleep(limits.drain_timeout - limits.drain_timeout / 10).await;
+        };
+        opened.run(over).await;
     }
     ended.map_err(io::Error::other)
 }

@@ -25,6 +25,7 @@ use crate::proxy::Gateway;
 
 /// The kernel's queue of connections that nobody has accepted yet.
 const BACKLOG: i32 = 4096;
+const MIN_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// A bound socket. A unix socket's file goes with it.
@@ -228,7 +229,7 @@ async fn accept_all<A: Fn(Accepted)>(
                 if backoff.is_zero() {
                     tracing::error!(listener = %local, %error, "accept failed; trying again, ever more slowly");
                 }
-                backoff = (backoff * 2).clamp(Duration::from_millis(5), MAX_BACKOFF);
+                backoff = (backoff * 2).clamp(MIN_BACKOFF, MAX_BACKOFF);
                 tokio::time::sleep(backoff).await;
             }
         }
@@ -248,7 +249,8 @@ async fn serve_out<A: Fn(Accepted)>(
             Ok((stream, peer)) => intake.take(stream, peer, tls, permit),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
+            // Out of descriptors, most likely: connections end all the time now. The drain's end is ours, too.
+            Err(_) => tokio::time::sleep(MIN_BACKOFF).await,
         }
     }
 }

@@ -14,6 +14,8 @@ use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use sha2::{Digest, Sha256};
 
+use crate::config::ReadFile;
+
 /// What was written in place counts once it has stood still for this long. It is longer than a writer's pauses, since
 /// the beginning of a list is a valid list; it is short enough for a change to be live within a second.
 const SETTLED_IN_PLACE: Duration = Duration::from_millis(500);
@@ -71,8 +73,10 @@ pub(super) struct FileSet {
     taken: Stamps,
     digest: Option<[u8; 32]>,
     pending: Option<Pending>,
-    /// The last that was heard is a rename into place.
+    /// Something was renamed into its place since they were last taken …
     came_whole: bool,
+    /// … and these were written to, and not replaced since.
+    in_place: BTreeSet<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -93,11 +97,21 @@ pub(super) enum Look {
 }
 
 impl FileSet {
-    /// Files whose state at the time they were read is `taken`.
-    pub(super) fn new(files: Vec<PathBuf>, taken: Stamps) -> Self {
+    /// Files whose state at the time they were read is `taken`; of `read` it is known what that was.
+    pub(super) fn new(files: Vec<PathBuf>, taken: Stamps, read: &[ReadFile]) -> Self {
         let entries = files.iter().flat_map(|path| entries_to(path)).collect();
-        let mut set = FileSet { files, entries, taken, digest: None, pending: None, came_whole: false };
-        if set.taken.bytes() <= COMPARED_BYTES {
+        let mut set = FileSet {
+            files,
+            entries,
+            taken,
+            digest: None,
+            pending: None,
+            came_whole: false,
+            in_place: BTreeSet::new(),
+        };
+        if !read.iter().all(ReadFile::is_current) {
+            set.forget();
+        } else if set.taken.bytes() <= COMPARED_BYTES {
             let digest = set.read();
             // If they have changed since, the digest is not theirs; the next look finds the change.
             set.digest = digest.filter(|_| Stamps::of(&set.files) == set.taken);
@@ -117,12 +131,38 @@ impl FileSet {
 
     /// Takes note of what the system told; says whether it is about one of the files, or a link to them.
     pub(super) fn heard(&mut self, touched: &Touched) -> bool {
-        let matters = touched.paths.iter().any(|path| self.entries.contains(path));
-        if matters {
-            self.came_whole = touched.came_whole.unwrap_or(self.came_whole);
+        // Of a rename that names both, the second is where it went.
+        let named = touched.paths.last().filter(|path| self.entries.contains(*path));
+        match (touched.came_whole, named) {
+            (Some(true), Some(path)) => {
+                self.in_place.remove(path);
+                self.came_whole = true;
+            }
+            (Some(false), Some(path)) => {
+                self.in_place.insert(path.clone());
+            }
+            // Something was missed, and the system does not say what.
+            (_, None) if touched.paths.is_empty() => self.came_whole = false,
+            _ => {}
         }
-        // Something was missed, and the system does not say what.
-        matters || touched.paths.is_empty()
+        touched.paths.is_empty() || touched.paths.iter().any(|path| self.entries.contains(path))
+    }
+
+    /// Something that was told of was not heard: no change is known to be whole.
+    pub(super) fn missed(&mut self) {
+        self.came_whole = false;
+    }
+
+    /// Whether the files are still as they were when they were last taken.
+    pub(super) fn is_as_taken(&self) -> bool {
+        Stamps::of(&self.files) == self.taken
+    }
+
+    /// What was taken counts for nothing: the next look finds a change.
+    pub(super) fn forget(&mut self) {
+        self.taken = Stamps::default();
+        self.digest = None;
+        self.pending = None;
     }
 
     /// Looks whether the files have changed, without waiting. `is_thorough`: contents are compared even where
@@ -131,15 +171,19 @@ impl FileSet {
         let stamps = Stamps::of(&self.files);
         if stamps == self.taken {
             self.pending = None;
-            let compares = is_thorough && stamps.bytes() <= COMPARED_BYTES;
-            let is_same = !compares || self.digest.is_none() || self.read() == self.digest;
-            return if is_same { Look::Same } else { Look::Changed };
+            let compares = is_thorough && self.digest.is_some() && stamps.bytes() <= COMPARED_BYTES;
+            // A file system whose times can't be trusted. What can't be read at the moment is no change.
+            return match compares.then(|| self.read()).flatten() {
+                Some(digest) if Some(digest) != self.digest => self.settle(stamps),
+                _ => Look::Same,
+            };
         }
         let since = match &self.pending {
             Some(pending) if pending.stamps == stamps => pending.since,
             _ => now,
         };
-        let settles_after = if self.came_whole { SETTLED_WHOLE } else { SETTLED_IN_PLACE };
+        let is_whole = self.came_whole && self.in_place.is_empty();
+        let settles_after = if is_whole { SETTLED_WHOLE } else { SETTLED_IN_PLACE };
         let stood = now.saturating_duration_since(since);
         if stood < settles_after {
             self.pending = Some(Pending { stamps, since });
@@ -166,28 +210,33 @@ impl FileSet {
         self.digest = digest;
         self.pending = None;
         self.came_whole = false;
+        self.in_place.clear();
         if is_same { Look::Same } else { Look::Changed }
     }
 
-    /// The digest of all contents; `None` where one can't be read.
     fn read(&self) -> Option<[u8; 32]> {
-        let mut digest = Sha256::new();
-        let mut buffer = vec![0; 64 * 1024];
-        for path in &self.files {
-            let mut file = fs::File::open(path).ok()?;
-            let mut length = 0u64;
-            loop {
-                let read = file.read(&mut buffer).ok()?;
-                if read == 0 {
-                    break;
-                }
-                digest.update(buffer.get(..read)?);
-                length += read as u64;
-            }
-            digest.update(length.to_be_bytes());
-        }
-        Some(digest.finalize().into())
+        digest_of(&self.files)
     }
+}
+
+/// The digest of all contents; `None` where one can't be read.
+pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    for path in files {
+        let mut file = fs::File::open(path).ok()?;
+        let mut length = 0u64;
+        loop {
+            let read = file.read(&mut buffer).ok()?;
+            if read == 0 {
+                break;
+            }
+            digest.update(buffer.get(..read)?);
+            length += read as u64;
+        }
+        digest.update(length.to_be_bytes());
+    }
+    Some(digest.finalize().into())
 }
 
 /// Every directory entry that leads to `path`: the file itself, and each symbolic link on the way. A change of any
@@ -243,8 +292,9 @@ impl Touched {
             EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Some(true),
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => None,
             EventKind::Access(_) => return None,
-            EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Other | EventKind::Any => None,
-            EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(_) => Some(false),
+            EventKind::Modify(ModifyKind::Metadata(_) | ModifyKind::Name(_)) => None,
+            EventKind::Remove(_) | EventKind::Other | EventKind::Any => None,
+            EventKind::Create(_) | EventKind::Modify(_) => Some(false),
         };
         Some(Touched { paths: event.paths, came_whole })
     }
@@ -296,7 +346,7 @@ mod tests {
     fn set(path: &Path) -> FileSet {
         let files = vec![path.to_owned()];
         let stamps = Stamps::of(&files);
-        FileSet::new(files, stamps)
+        FileSet::new(files, stamps, &[])
     }
 
     fn touched(path: &Path, came_whole: bool) -> Touched {
@@ -337,6 +387,14 @@ mod tests {
             assert_eq!(set.look(now, false), Look::Changing(SETTLED_WHOLE));
             assert_eq!(set.look(now + SETTLED_WHOLE, false), found);
         }
+        // A rename beside a file that is still written makes nothing whole.
+        rename("three");
+        assert!(set.heard(&touched(&path, true)) && set.heard(&touched(&path, false)));
+        assert_eq!(set.look(now, false), Look::Changing(SETTLED_IN_PLACE));
+        assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed);
+        set.forget();
+        assert_eq!(set.look(now, false), Look::Changing(SETTLED_IN_PLACE));
+        assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed, "though nothing has changed");
         fs::remove_file(&path).unwrap();
         assert!(!set.heard(&touched(&directory.path().join("other"), true)));
         assert!(set.heard(&touched(&path, false)));

@@ -7,9 +7,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -17,6 +18,13 @@ use tokio_rustls::client::TlsStream;
 
 use super::Endpoint;
 use crate::config;
+
+/// A silent connection is probed after this long,
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+/// … so often,
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// … and so many times.
+const PROBES: u32 = 3;
 
 /// The socket under a connection that hyper drives, shared so that a lease can look at it.
 #[derive(Debug)]
@@ -75,6 +83,13 @@ async fn dial_tcp(authority: &str, default_port: u16) -> io::Result<TcpStream> {
     };
     // Small writes of a stream must not wait for an acknowledgement.
     stream.set_nodelay(true)?;
+    // A server that is gone without a word is noticed by the kernel. Pings of HTTP/2 would notice it, too, but gRPC
+    // servers end connections that ping oftener than every five minutes.
+    let keepalive =
+        TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL).with_retries(PROBES);
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(PROBE_AFTER + PROBE_INTERVAL * PROBES))?;
     Ok(stream)
 }
 

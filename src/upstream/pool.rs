@@ -5,6 +5,7 @@
 //! again, so no byte of one answer can reach the next caller.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -15,7 +16,8 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::time::timeout;
 
 use super::connect::{Connected, Socket, Tap, connect};
 use super::health::AtEndpoint;
@@ -38,10 +40,6 @@ const SETTINGS_LOOKS: usize = 500;
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Room for all streams at once: a client that stops reading must not hold up the others on its connection.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
-/// A connection whose other end is gone without a word is noticed after both.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The connections of one worker, by the endpoint's id.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerPool {
@@ -112,55 +110,98 @@ enum Way {
     Http2(Place),
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum LeaseError {
+    /// Another request has been making one for too long.
+    Waiting,
+    /// None could be made.
+    Connecting(io::Error),
+}
+
+impl LeaseError {
+    /// Whether the endpoint was not even asked.
+    pub(crate) fn was_waiting(&self) -> bool {
+        matches!(self, LeaseError::Waiting)
+    }
+}
+
+impl From<io::Error> for LeaseError {
+    fn from(error: io::Error) -> Self {
+        LeaseError::Connecting(error)
+    }
+}
+
+impl From<LeaseError> for io::Error {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Waiting => io::ErrorKind::TimedOut.into(),
+            LeaseError::Connecting(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for LeaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LeaseError::Waiting => f.write_str("another request has been connecting for too long"),
+            LeaseError::Connecting(error) => error.fmt(f),
+        }
+    }
+}
+
 impl WorkerPool {
     /// A connection to this endpoint: one that is there and alive, else a new one.
     ///
     /// # Errors
     ///
-    /// What the system said; `TimedOut` when a new one took longer than `limit`.
+    /// What the system said, or that it took longer than `limit`: to be made, or to wait for another request that
+    /// makes one.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         endpoint: &Arc<Endpoint>,
         needs_http1: bool,
         limit: Duration,
-    ) -> io::Result<Lease> {
+    ) -> Result<Lease, LeaseError> {
         let at = endpoint.health.enter();
         if let Some(way) = self.reuse(endpoint, needs_http1) {
             return Ok(self.leased(way, true, at, upstream, endpoint));
         }
-        let connecting = self.connect(upstream, endpoint, needs_http1);
-        let (way, is_reused) = match tokio::time::timeout(limit, connecting).await {
-            Ok(connected) => connected?,
-            Err(_elapsed) => return Err(io::ErrorKind::TimedOut.into()),
+        let may_share = !needs_http1 && endpoint.may_speak_http2() && !endpoint.chose_http1();
+        let turn = match may_share {
+            true => match timeout(limit, self.turn(endpoint).lock_owned()).await {
+                Ok(turn) => Some(turn),
+                Err(_elapsed) => return Err(LeaseError::Waiting),
+            },
+            false => None,
         };
-        Ok(self.leased(way, is_reused, at, upstream, endpoint))
+        // Whoever had the turn before may have made one.
+        if may_share && let Some(way) = self.reuse(endpoint, needs_http1) {
+            return Ok(self.leased(way, true, at, upstream, endpoint));
+        }
+        let way = match timeout(limit, self.connect(upstream, endpoint, needs_http1, turn)).await {
+            Ok(connected) => connected?,
+            Err(_elapsed) => return Err(LeaseError::Connecting(io::ErrorKind::TimedOut.into())),
+        };
+        Ok(self.leased(way, false, at, upstream, endpoint))
     }
 
-    /// A new connection, or one that somebody else has made while this waited to make it.
     async fn connect(
         &self,
         upstream: &Upstream,
         endpoint: &Endpoint,
         needs_http1: bool,
-    ) -> io::Result<(Way, bool)> {
-        let may_share = !needs_http1 && endpoint.may_speak_http2() && !endpoint.chose_http1();
-        let turn = match may_share {
-            true => Some(self.turn(endpoint).lock_owned().await),
-            false => None,
-        };
-        if may_share && let Some(way) = self.reuse(endpoint, needs_http1) {
-            return Ok((way, true));
-        }
+        turn: Option<Turn>,
+    ) -> io::Result<Way> {
         let Connected { socket, is_http2 } = connect(endpoint, needs_http1).await?;
-        let way = match is_http2 {
-            true => self.start_http2(socket, upstream, endpoint, turn).await?,
-            false => self.start_http1(socket).await?,
-        };
         if !needs_http1 {
             endpoint.is_http1.store(!is_http2, Ordering::Relaxed);
         }
-        Ok((way, false))
+        match is_http2 {
+            true => self.start_http2(socket, upstream, endpoint, turn).await,
+            false => self.start_http1(socket).await,
+        }
     }
 
     fn leased(
@@ -230,13 +271,10 @@ impl WorkerPool {
     ) -> io::Result<Way> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
-            .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_max_send_streams(UNTOLD_STREAMS)
-            .max_header_list_size(MAX_HEAD_BYTES as u32)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT);
+            .max_header_list_size(MAX_HEAD_BYTES as u32);
         let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
         let multiplexed = Arc::new(Multiplexed {

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use futures_util::task::AtomicWaker;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -21,20 +22,24 @@ use crate::exchange::Exchanges;
 /// It must outlive the answer even where nobody reads it: an HTTP/2 stream whose body is dropped before its
 /// answer has gone out is reset, and the answer is lost with it.
 #[derive(Clone, Debug)]
-pub(crate) struct RequestBody(Option<Arc<Mutex<Option<Incoming>>>>);
+pub(crate) struct RequestBody {
+    slot: Option<Arc<Mutex<Option<Incoming>>>>,
+    is_http2: bool,
+}
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming) -> Self {
-        RequestBody((!incoming.is_end_stream()).then(|| Arc::new(Mutex::new(Some(incoming)))))
+    pub(crate) fn new(incoming: Incoming, version: Version) -> Self {
+        let slot = (!incoming.is_end_stream()).then(|| Arc::new(Mutex::new(Some(incoming))));
+        RequestBody { slot, is_http2: version == Version::HTTP_2 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.slot.is_none()
     }
 
     /// The least length it can have, by its own word.
     pub(crate) fn least_length(&self) -> u64 {
-        let Some(slot) = &self.0 else { return 0 };
+        let Some(slot) = &self.slot else { return 0 };
         slot.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
@@ -42,11 +47,11 @@ impl RequestBody {
     }
 
     pub(crate) fn take(&self) -> Option<Incoming> {
-        self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.slot.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(crate) fn put_back(&self, incoming: Incoming) {
-        if let Some(slot) = &self.0 {
+        if let Some(slot) = &self.slot {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(incoming);
         }
     }
@@ -80,6 +85,10 @@ pub(crate) struct UploadProgress {
     state: AtomicU8,
     /// Upstream answers already: whoever passes the answer on watches over both directions.
     is_answered: AtomicBool,
+    /// The answer is over: nobody reads the rest.
+    is_over: AtomicBool,
+    /// Woken when the answer is over.
+    waker: AtomicWaker,
 }
 
 const MOVING: u8 = 0;
@@ -96,6 +105,8 @@ impl UploadProgress {
             last_moved: AtomicU64::new(0),
             state: AtomicU8::new(MOVING),
             is_answered: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
         }
     }
 
@@ -114,6 +125,12 @@ impl UploadProgress {
     /// stream in both directions, silence is ordinary.
     pub(crate) fn answered(&self) {
         self.is_answered.store(true, Ordering::Relaxed);
+    }
+
+    /// The answer has ended. What is left of the upload ends with it: it would outlive the right to it.
+    pub(crate) fn over(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.waker.wake();
     }
 
     /// Whether it is the client, not upstream, that is being waited for.
@@ -248,11 +265,18 @@ impl Body for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
         let this = &mut *self;
+        let is_http2 = this.body.is_http2;
         let Some(incoming) = this.incoming.as_mut() else {
             this.progress.moved(DONE);
             return Poll::Ready(None);
         };
-        match Pin::new(incoming).poll_frame(cx) {
+        this.progress.waker.register(cx.waker());
+        if this.progress.is_over.load(Ordering::Acquire) {
+            return this.fail(UploadFailure::Broken);
+        }
+        match Pin::new(&mut *incoming).poll_frame(cx) {
+            // hyper takes a stream that was reset without an error for one that has ended.
+            Poll::Ready(None) if is_http2 && !incoming.is_end_stream() => this.fail(UploadFailure::Broken),
             Poll::Ready(Some(Ok(frame))) => this.take(frame),
             Poll::Ready(Some(Err(_))) => this.fail(UploadFailure::Broken),
             Poll::Ready(None) => {

@@ -1,14 +1,12 @@
 //! The upstreams of a configuration.
 
-use std::path::PathBuf;
-
 use http::{HeaderValue, Uri};
 
 use super::{header_name, non_empty};
 use crate::config::decode::Decoder;
 use crate::config::tree::Node;
 use crate::config::{
-    Ambiguity, Balance, CertificatePair, Endpoint, Pool, RouteTimeouts, Timeouts, Upstream,
+    Ambiguity, Balance, CertificatePair, Endpoint, Pool, ReadFile, RouteTimeouts, Timeouts, Upstream,
     UpstreamCredential, UpstreamTls,
 };
 
@@ -156,7 +154,7 @@ fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
     let from_file = d.optional(&mut fields, "file", |d, node| Some(secret_in_file(d, node)));
     d.done(fields);
     let header = header.unwrap_or(http::header::AUTHORIZATION);
-    let file = from_file.as_ref().and_then(|read| read.as_ref().map(|(path, _)| path.clone()));
+    let file = from_file.as_ref().and_then(|read| read.as_ref().map(|(file, _)| file.clone()));
     let from_file = from_file.map(|read| read.map(|(_, secret)| secret));
     let ((Some(secret), None) | (None, Some(secret))) = (from_env, from_file) else {
         d.fault(node.at, "a credential needs one of `env` and `file`");
@@ -187,10 +185,10 @@ fn secret_in_variable(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     value
 }
 
-fn secret_in_file(d: &mut Decoder<'_>, node: &Node) -> Option<(PathBuf, String)> {
+fn secret_in_file(d: &mut Decoder<'_>, node: &Node) -> Option<(ReadFile, String)> {
     let path = d.path(node)?;
     match std::fs::read_to_string(&path) {
-        Ok(value) => Some((path, value)),
+        Ok(value) => Some((ReadFile::new(&path, &value), value)),
         Err(error) => {
             d.fault(node.at, format!("{} can't be read: {error}", path.display()));
             None

@@ -1,0 +1,69 @@
+//! Which files a configuration names, by the part that they belong to.
+
+use std::path::PathBuf;
+
+use super::Part;
+use super::watch::{FileSet, Stamps};
+use crate::config::{Config, Listener, ReadFile};
+
+/// Notes the files of a configuration, and the state that they are in before they are read.
+#[derive(Debug)]
+pub(crate) struct Baseline {
+    files: Vec<(Vec<PathBuf>, Stamps)>,
+}
+
+impl Baseline {
+    pub(crate) fn of(config: &Config) -> Self {
+        let files = Part::ALL.map(|part| files_of(part, config, &config.listeners));
+        Baseline { files: files.into_iter().map(|files| (files.clone(), Stamps::of(&files))).collect() }
+    }
+
+    /// Whether all is as it was noted.
+    pub(super) fn is_current(&self) -> bool {
+        self.files.iter().all(|(files, stamps)| Stamps::of(files) == *stamps)
+    }
+
+    /// The files of a part.
+    pub(super) fn files(&self, part: Part) -> &[PathBuf] {
+        let index = Part::ALL.iter().position(|known| *known == part);
+        index.and_then(|index| self.files.get(index)).map_or(&[], |(files, _)| files)
+    }
+
+    pub(super) fn into_sets(self, config: &Config) -> impl Iterator<Item = FileSet> {
+        let read = read_with(config);
+        let of_part = move |part| if part == Part::Config { read.clone() } else { Vec::new() };
+        let parts = Part::ALL.into_iter().zip(self.files);
+        parts.map(move |(part, (files, stamps))| FileSet::new(files, stamps, &of_part(part)))
+    }
+}
+
+/// The files of which the configuration says what it read.
+fn read_with(config: &Config) -> Vec<ReadFile> {
+    let credentials =
+        config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref()?.file.clone());
+    config.source.iter().cloned().chain(credentials).collect()
+}
+
+fn files_of(part: Part, config: &Config, listeners: &[Listener]) -> Vec<PathBuf> {
+    match part {
+        Part::Config => {
+            let upstreams = config.upstreams.iter();
+            let of_upstreams = upstreams.flat_map(|upstream| {
+                let tls = &upstream.tls;
+                let client = tls.client.iter();
+                let client = client.flat_map(|pair| [pair.certificate.clone(), pair.private_key.clone()]);
+                tls.ca.iter().cloned().chain(client)
+            });
+            read_with(config).into_iter().map(|read| read.path).chain(of_upstreams).collect()
+        }
+        Part::Keys => vec![config.keys.path.clone()],
+        Part::Certificates => listeners.iter().flat_map(certificates_of).collect(),
+    }
+}
+
+pub(super) fn certificates_of(listener: &Listener) -> Vec<PathBuf> {
+    let Some(tls) = &listener.tls else { return Vec::new() };
+    let pairs = tls.certificates.iter();
+    let pairs = pairs.flat_map(|pair| [pair.certificate.clone(), pair.private_key.clone()]);
+    pairs.chain(tls.client_ca.clone()).collect()
+}
