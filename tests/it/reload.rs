@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bearward::{App, Clock, Config, Hooks, Local};
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -86,6 +87,104 @@ async fn a_bad_key_file_changes_nothing_and_is_told_with_its_place() {
         String::from_utf8(metrics().await.body).unwrap().contains("reload_success{part=\"keys\"} 1"),
         "it is told that all is well again"
     );
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_is_not_taken_even_if_somebody_asks() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let whole = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    // All but the second key, and then a comment that grows and grows.
+    let cut = without(&gateway, "boss");
+    let path = gateway.path("keys.yaml");
+    let writing = std::thread::spawn({
+        let path = path.clone();
+        move || {
+            let until = std::time::Instant::now() + Duration::from_millis(2600);
+            let mut text = cut;
+            while std::time::Instant::now() < until {
+                text.push_str("# more\n");
+                std::fs::write(&path, &text).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    });
+    let told = gateway.reload().await;
+    told.assert_denied(422, "RELOAD_REFUSED");
+    let fault = told.json()["error"]["details"]["faults"][0].clone();
+    assert!(fault["message"].as_str().unwrap().contains("is being written"), "{fault}");
+    assert_eq!(gateway.get("/v1/models", "boss").await.status, 200);
+    writing.join().unwrap();
+    // Once it stands still, it is what it says.
+    until(&gateway, "/v1/models", "boss", 401).await;
+    std::fs::write(&path, whole).unwrap();
+    assert_eq!(gateway.reload().await.json()["data"]["keys"], "applied");
+    assert_eq!(gateway.get("/v1/models", "boss").await.status, 200);
+}
+
+#[tokio::test]
+async fn certificates_that_change_with_the_configuration_are_all_taken() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let issue = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(path(&format!("{name}.crt")), made.cert.pem()).unwrap();
+        std::fs::write(path(&format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+        made.cert.pem()
+    };
+    let token = bearward::Token::generate().unwrap();
+    let hash = token.hash().to_stored();
+    let key = format!("keys: [{{id: {}, hash: \"{hash}\", permissions: [admin]}}]\n", token.key_id());
+    std::fs::write(path("keys.yaml"), key).unwrap();
+    let write = |first: &str| {
+        let tls = |name: &str| {
+            format!(
+                "{{certificate: {}, private_key: {}}}",
+                path(&format!("{name}.crt")).display(),
+                path(&format!("{name}.key")).display()
+            )
+        };
+        let listeners = format!(
+            "listeners: [{{address: 127.0.0.1:0, tls: {}}}, {{address: localhost:0, tls: {}}}]\n",
+            tls(first),
+            tls("second")
+        );
+        let rest = format!(
+            "upstreams: [{{name: m, endpoints: [http://{}]}}]\nkeys: {{path: {}}}\nadmin: {{address: 127.0.0.1:0}}\n",
+            upstream.address,
+            path("keys.yaml").display()
+        );
+        std::fs::write(path("new.yaml"), listeners + &rest).unwrap();
+        std::fs::rename(path("new.yaml"), path("bearward.yaml")).unwrap();
+    };
+    issue("first");
+    issue("second");
+    issue("other");
+    write("first");
+    let config = Config::load(&path("bearward.yaml")).unwrap_or_else(|faults| panic!("{faults}"));
+    let app = App::bind(&config, Clock::system(), Hooks::default()).unwrap();
+    let [Local::Tcp(_), Local::Tcp(second)] = app.addresses()[..] else { panic!() };
+    let Some(Local::Tcp(admin)) = app.admin_address() else { panic!() };
+    tokio::spawn(app.run(std::future::pending()));
+    // The second listener's certificate changes, and the first one's place: one reload takes both.
+    let renewed = issue("second");
+    write("other");
+    let mut raw = Raw::connect(admin).await;
+    raw.send(format!(
+        "POST /api/v1/reload HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n\r\n",
+        token.reveal()
+    ))
+    .await;
+    assert_eq!(raw.answer().await.json()["data"]["config"], "applied");
+    // Trusted is the new certificate alone.
+    let mut raw = Raw::connect_tls(second, &renewed, "http/1.1").await;
+    raw.send(format!(
+        "GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n\r\n",
+        token.reveal()
+    ))
+    .await;
+    assert_eq!(raw.answer().await.status, 200);
 }
 
 #[tokio::test]

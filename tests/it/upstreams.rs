@@ -65,6 +65,18 @@ impl Http2 {
         let (head, mut body) = request.into_parts();
         let path = head.uri.path().to_owned();
         self.heads.lock().unwrap().push(head);
+        if path == "/v1/rerank" {
+            // Answers before the body has come, and then sees what becomes of it.
+            let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from_static(b"early"), true).unwrap();
+            while let Some(data) = body.data().await {
+                if data.is_err() {
+                    self.resets.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+            }
+            return;
+        }
         let mut length = 0;
         while let Some(Ok(data)) = body.data().await {
             length += data.len();
@@ -86,12 +98,13 @@ impl Http2 {
                 let _gone = stream.send_data(Bytes::from(now.to_string()), true);
             }
             "/v1/models/refused" => respond.send_reset(Reason::REFUSED_STREAM),
-            "/v1/models/broken" => {
+            "/v1/models/broken" | "/v1/models/short" => {
                 let mut stream = respond.send_response(response, false).unwrap();
                 let _gone = stream.send_data(Bytes::from_static(b"half"), false);
                 // A reset takes with it what has not gone out.
                 self.release.acquire().await.unwrap().forget();
-                stream.send_reset(Reason::INTERNAL_ERROR);
+                let reason = if path.ends_with("short") { Reason::NO_ERROR } else { Reason::INTERNAL_ERROR };
+                stream.send_reset(reason);
             }
             "/v1/models/large" => {
                 let mut stream = respond.send_response(response, false).unwrap();
@@ -205,8 +218,10 @@ async fn streams_that_break_are_told_as_what_they_are() {
     let refused = gateway.get("/v1/models/refused", "ci").await;
     refused.assert_denied(502, "UPSTREAM_UNREACHABLE");
     assert_eq!(refused.header("x-should-retry"), None, "upstream said that it did nothing");
-    for http2 in [false, true] {
-        let request = gateway.client(http2).get(gateway.url("/v1/models/broken"));
+    // An end without an error is no end, either.
+    let cases = [("broken", false), ("broken", true), ("short", false), ("short", true)];
+    for (name, http2) in cases {
+        let request = gateway.client(http2).get(gateway.url(&format!("/v1/models/{name}")));
         let answer = in_time("head", request.bearer_auth(gateway.token("ci")).send()).await.unwrap();
         let mut body = answer.bytes_stream();
         assert_eq!(in_time("half", body.next()).await.unwrap().unwrap(), "half");
@@ -423,4 +438,40 @@ async fn an_http2_endpoint_that_speaks_something_else_is_told_as_that() {
     let gateway =
         Gateway::at(&format!("h2c://{}", upstream.address)).key("ci", "permissions: [read]").start().await;
     gateway.get("/v1/models", "ci").await.assert_denied(502, "UPSTREAM_PROTOCOL_ERROR");
+}
+
+#[tokio::test]
+async fn an_upload_ends_with_its_answer() {
+    let upstream = Http2::start(100, false).await;
+    let gateway = upstream.gateway().await;
+    let bearer = gateway.bearer("ci");
+    let mut raw = gateway.raw().await;
+    raw.send(format!(
+        "POST /v1/rerank HTTP/1.1\r\nHost: a\r\n{bearer}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
+    ))
+    .await;
+    assert_eq!(raw.answer().await.body, b"early");
+    // The client keeps its connection, and sends no more.
+    eventually("upstream is rid of it", || upstream.resets.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn a_silent_grpc_stream_is_no_stalled_body() {
+    let upstream = Http2::start(100, false).await;
+    let gateway = Gateway::at(&format!("h2c://{}", upstream.address))
+        .key("ci", "permissions: [read]")
+        .config("limits: {body_idle_timeout: 50ms}")
+        .start()
+        .await;
+    let ask = async |content_type: &str| {
+        let bearer = gateway.bearer("ci");
+        let mut raw = gateway.raw().await;
+        raw.send(format!(
+            "POST /v1/embeddings HTTP/1.1\r\nHost: a\r\n{bearer}Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
+        ))
+        .await;
+        tokio::time::timeout(Duration::from_millis(300), raw.answer()).await
+    };
+    ask("application/json").await.unwrap().assert_denied(408, "REQUEST_TIMEOUT");
+    assert!(ask("application/grpc").await.is_err(), "it waits");
 }
