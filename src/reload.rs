@@ -39,6 +39,15 @@ const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
 /// What waits to be heard; more is noted as missed.
 const INBOX: usize = 1024;
 
+/// What the inbox held.
+#[derive(Clone, Copy)]
+enum Heard {
+    Nothing,
+    /// Something that makes a look due.
+    Change,
+    Stop,
+}
+
 /// A listener that is bound, with the certificates that it has now.
 struct Running {
     listener: Listener,
@@ -129,23 +138,13 @@ impl Reloader {
         loop {
             let wait = next_look.min(next_poll).saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(wait) {
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(Message::Touched(touched)) => {
-                    let has_missed = self.has_missed.swap(false, Ordering::Relaxed);
-                    if has_missed {
-                        self.sets.iter_mut().for_each(|(_, set)| set.missed());
-                    }
-                    if self.heard(&touched) || has_missed {
-                        next_look = Instant::now();
-                    }
-                }
-                Ok(Message::Asked(reply)) => {
-                    let report = self.asked();
-                    if let Some(reply) = reply {
-                        let _caller_left = reply.send(report);
-                    }
-                }
                 Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(message) => match self.take(message) {
+                    Heard::Nothing => {}
+                    Heard::Change => next_look = Instant::now(),
+                    Heard::Stop => return,
+                },
             }
             let now = Instant::now();
             if now < next_look.min(next_poll) {
@@ -162,6 +161,37 @@ impl Reloader {
             }
             next_look = now + again.unwrap_or(poll);
         }
+    }
+
+    /// Takes in what has come, all of it: who asks while others ask already is told with them.
+    fn take(&mut self, first: Message) -> Heard {
+        let (mut heard, mut asking) = (Heard::Nothing, None);
+        if self.has_missed.swap(false, Ordering::Relaxed) {
+            self.sets.iter_mut().for_each(|(_, set)| set.missed());
+            heard = Heard::Change;
+        }
+        let mut next = Some(first);
+        // As much as was there; what comes meanwhile has its own turn.
+        for _ in 0..=INBOX {
+            let Some(message) = next else { break };
+            match message {
+                Message::Stop => return Heard::Stop,
+                Message::Touched(touched) => {
+                    if self.heard(&touched) {
+                        heard = Heard::Change;
+                    }
+                }
+                Message::Asked(reply) => asking.get_or_insert_with(Vec::new).extend(reply),
+            }
+            next = self.inbox.try_recv().ok();
+        }
+        if let Some(replies) = asking {
+            let report = self.asked();
+            for reply in replies {
+                let _caller_left = reply.send(report.clone());
+            }
+        }
+        heard
     }
 
     /// Watches all that leads to the files that matter now.

@@ -107,7 +107,7 @@ enum Way {
         /// Bytes that had been written before this request.
         written_before: u64,
     },
-    Http2(Place),
+    Http2(Arc<Place>),
 }
 
 /// Why there is no connection.
@@ -241,7 +241,7 @@ impl WorkerPool {
     fn place(&self, endpoint: &Endpoint) -> Option<Way> {
         let multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut alive = multiplexed.get(&endpoint.id)?.iter().filter(|connection| connection.is_alive());
-        alive.find_map(|connection| connection.enter()).map(Way::Http2)
+        alive.find_map(|connection| connection.enter()).map(|place| Way::Http2(Arc::new(place)))
     }
 
     fn turn(&self, endpoint: &Endpoint) -> Arc<tokio::sync::Mutex<()>> {
@@ -290,7 +290,7 @@ impl WorkerPool {
         tokio::spawn(drive(connection, Arc::downgrade(&multiplexed), turn));
         let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(endpoint.id).or_default().push(multiplexed.clone());
-        Ok(Way::Http2(Place(multiplexed)))
+        Ok(Way::Http2(Arc::new(Place(multiplexed))))
     }
 
     /// Closes what has been idle for too long. Called now and then by the worker.
@@ -395,11 +395,15 @@ impl Lease {
     /// Sends the request; the head of its answer follows.
     pub(crate) async fn send(
         &mut self,
-        request: Request<Upload>,
+        mut request: Request<Upload>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
         match &mut self.way {
             Way::Http1 { sender, .. } => sender.try_send_request(request).await,
-            Way::Http2(place) => place.0.sender.clone().try_send_request(request).await,
+            Way::Http2(place) => {
+                // An upload that upstream takes no more of still has its stream, whatever became of the answer.
+                request.body_mut().hold(place.clone());
+                place.0.sender.clone().try_send_request(request).await
+            }
         }
     }
 

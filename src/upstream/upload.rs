@@ -160,6 +160,17 @@ pub(crate) struct Upload {
     received: u64,
     stall: StallTimer,
     keeps_trailer: fn(&http::HeaderName) -> bool,
+    /// What lasts as long as the upload does.
+    held: Held,
+}
+
+#[derive(Default)]
+struct Held(Option<Arc<dyn Send + Sync>>);
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Held(1)" } else { "Held(0)" })
+    }
 }
 
 /// An upload's error, as the connection to upstream sees it: it aborts.
@@ -191,7 +202,13 @@ impl Upload {
             received: 0,
             stall: StallTimer::new(limits.idle),
             keeps_trailer,
+            held: Held::default(),
         }
+    }
+
+    /// Keeps `what` for as long as the upload lives, in the place of what it kept before.
+    pub(crate) fn hold(&mut self, what: Arc<dyn Send + Sync>) {
+        self.held = Held(Some(what));
     }
 
     pub(crate) fn limits(&self) -> UploadLimits {

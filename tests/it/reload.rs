@@ -188,6 +188,17 @@ async fn certificates_that_change_with_the_configuration_are_all_taken() {
 }
 
 #[tokio::test]
+async fn many_who_ask_at_once_are_told_at_once() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let started = std::time::Instant::now();
+    let answers = futures_util::future::join_all((0..40).map(|_| gateway.reload())).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    // One after the other, they would take four seconds.
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
 async fn limits_survive_a_reload() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = Gateway::guarding(&upstream)

@@ -77,6 +77,12 @@ impl Http2 {
             }
             return;
         }
+        if path == "/v1/score" {
+            let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from_static(b"early"), true).unwrap();
+            // Neither read nor dropped.
+            return std::mem::forget(body);
+        }
         let mut length = 0;
         while let Some(Ok(data)) = body.data().await {
             length += data.len();
@@ -453,6 +459,31 @@ async fn an_upload_ends_with_its_answer() {
     assert_eq!(raw.answer().await.body, b"early");
     // The client keeps its connection, and sends no more.
     eventually("upstream is rid of it", || upstream.resets.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_upstream_leaves_lying_holds_up_nobody() {
+    let upstream = Http2::start(1, false).await;
+    let gateway = upstream.gateway().await;
+    // So that it is known that upstream takes one at a time.
+    gateway.get("/v1/models", "ci").await;
+    gateway.get("/v1/models", "ci").await;
+    let bearer = gateway.bearer("ci");
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        // Answered at once; its body is more than upstream has room for, and upstream does not read it.
+        let mut raw = gateway.raw().await;
+        raw.send(format!(
+            "POST /v1/score HTTP/1.1\r\nHost: a\r\n{bearer}Content-Length: 300000\r\n\r\n{}",
+            "x".repeat(200_000)
+        ))
+        .await;
+        assert_eq!(raw.head().await.status, 200);
+        held.push(raw);
+    }
+    for _ in 0..4 {
+        assert_eq!(in_time("an answer", gateway.get("/v1/models", "ci")).await.status, 200);
+    }
 }
 
 #[tokio::test]
