@@ -50,8 +50,11 @@ impl ReadFile {
         ReadFile { path: path.to_owned(), digest: Sha256::digest(content).into() }
     }
 
-    /// Whether the file still holds what was read.
+    /// Whether the file still holds what was read. What can be read but once (a pipe) is no file to compare with.
     pub(crate) fn is_current(&self) -> bool {
+        if !std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.is_file()) {
+            return true;
+        }
         let content = std::fs::read(&self.path);
         content.is_ok_and(|content| <[u8; 32]>::from(Sha256::digest(content)) == self.digest)
     }

@@ -27,7 +27,7 @@ pub(crate) use files::Baseline;
 use files::certificates_of;
 use handle::Message;
 pub(crate) use handle::{Handle, Outcome, Part, Report};
-use watch::{Directories, FileSet, Look, Stamps, Touched, digest_of};
+use watch::{Directories, FileSet, Look, Stamps, Touched, digest_of, openable};
 
 /// A reload that somebody asked for takes what has stood still for this long.
 const ASKED_SETTLE: Duration = Duration::from_millis(100);
@@ -321,6 +321,8 @@ impl Reloader {
     }
 
     fn read(&self, part: Part) -> Result<Ready, Faults> {
+        let sets = self.sets.iter().filter(|(known, _)| *known == part);
+        openable(sets.flat_map(|(_, set)| set.files()))?;
         Ok(match part {
             Part::Config => Ready::Config(Box::new(self.read_config()?)),
             Part::Keys => Ready::Keys(Store::at(&self.config.keys.path)?.load()?),
@@ -336,6 +338,7 @@ impl Reloader {
         let running = self.listeners.iter();
         let listeners: Vec<_> = running.map(|running| counterpart(&running.listener, &config)).collect();
         let baseline = Baseline::of(&Config { listeners: listeners.clone(), ..config.clone() });
+        openable(Part::ALL.into_iter().flat_map(|part| baseline.files(part)))?;
         let is_elsewhere =
             |part| self.sets.iter().any(|(known, set)| *known == part && set.files() != baseline.files(part));
         // What lies where it has not lain before is read with the configuration, once it stands still: both are

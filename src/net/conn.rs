@@ -221,6 +221,7 @@ async fn serve_http2<S>(
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
+    let is_over_limit = peer.over_limit.is_some();
     let peer = Arc::new(peer);
     let exchanges = peer.exchanges.clone();
     let service = service_fn(move |request| {
@@ -240,9 +241,17 @@ where
         .serve_connection(TokioIo::new(wire), service);
     let mut connection = pin!(connection);
     let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_none);
+    // What is refused whatever it asks goes, though HTTP/2 has no `Connection: close`.
+    let expelled = async {
+        match is_over_limit {
+            true => tokio::time::sleep(REFUSAL_TIME).await,
+            false => std::future::pending().await,
+        }
+    };
     tokio::select! {
         biased;
         ended = connection.as_mut() => return ended.map_err(io::Error::other),
+        () = expelled => return Ok(()),
         _stopped = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
         () = idle => connection.as_mut().graceful_shutdown(),
     }

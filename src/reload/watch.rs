@@ -15,6 +15,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use sha2::{Digest, Sha256};
 
 use crate::config::ReadFile;
+use crate::config::fault::{Fault, Faults};
 
 /// What was written in place counts once it has stood still for this long. It is longer than a writer's pauses, since
 /// the beginning of a list is a valid list; it is short enough for a change to be live within a second.
@@ -23,6 +24,8 @@ const SETTLED_IN_PLACE: Duration = Duration::from_millis(500);
 const SETTLED_WHOLE: Duration = Duration::from_millis(30);
 /// Contents up to this size are compared at every look without an event, larger ones by their stamps alone.
 const COMPARED_BYTES: u64 = 4 * 1024 * 1024;
+/// No honest file is larger.
+const MAX_BYTES: u64 = 256 * 1024 * 1024;
 /// More symbolic links than this are a loop (as the kernel has it).
 const MAX_LINKS: usize = 40;
 
@@ -219,8 +222,24 @@ impl FileSet {
     }
 }
 
+/// Whether all may be opened: a pipe would be waited for, a device has no end.
+pub(super) fn openable<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Result<(), Faults> {
+    let fault = |path: &PathBuf| {
+        let metadata = fs::metadata(path).ok()?;
+        let what = match metadata.is_file() {
+            true if metadata.len() <= MAX_BYTES => return None,
+            true => "is larger than any file that is read here",
+            false => "is not a regular file",
+        };
+        Some(Fault::of_file(path, what))
+    };
+    let faults: Vec<Fault> = files.into_iter().filter_map(fault).collect();
+    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+}
+
 /// The digest of all contents; `None` where one can't be read.
 pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
+    openable(files).ok()?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];
     for path in files {

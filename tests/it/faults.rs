@@ -339,3 +339,23 @@ async fn every_size_has_its_limit_and_its_answer() {
         assert_eq!(refused.json()["error"]["details"]["limit_bytes"], limit);
     }
 }
+
+#[tokio::test]
+async fn an_h2_connection_past_the_limit_of_its_address_is_ended_too() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("limits: {connections_per_address: 1}")
+        .start()
+        .await;
+    let _first = gateway.raw().await;
+    let second = gateway.client(true);
+    let ask = async || {
+        let request = second.get(gateway.url("/v1/models")).bearer_auth(gateway.token("ci"));
+        request.send().await.map(|answer| answer.status().as_u16())
+    };
+    in_time("it is past the limit", async { while ask().await.ok() != Some(503) {} }).await;
+    drop(_first);
+    // Its own connection is closed, so that the client makes a new one.
+    in_time("it is let in", async { while ask().await.ok() != Some(200) {} }).await;
+}

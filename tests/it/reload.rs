@@ -31,7 +31,10 @@ async fn until(gateway: &Running, path: &str, key: &str, status: u16) -> Answer 
 }
 
 fn without(gateway: &Running, key: &str) -> String {
-    let text = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    without_key(&std::fs::read_to_string(gateway.path("keys.yaml")).unwrap(), key)
+}
+
+fn without_key(text: &str, key: &str) -> String {
     let lines = text.lines().filter(|line| !line.contains(&format!("name: {key},")));
     lines.map(|line| format!("{line}\n")).collect()
 }
@@ -185,6 +188,34 @@ async fn certificates_that_change_with_the_configuration_are_all_taken() {
     ))
     .await;
     assert_eq!(raw.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_not_even_opened() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let good = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    let replace = |make: &dyn Fn(&std::path::Path)| {
+        make(&gateway.path("odd"));
+        std::fs::rename(gateway.path("odd"), gateway.path("keys.yaml")).unwrap();
+    };
+    let pipe = |path: &std::path::Path| {
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    let endless = |path: &std::path::Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+    let huge = |path: &std::path::Path| {
+        std::fs::File::create(path).unwrap().set_len(20 * 1024 * 1024 * 1024).unwrap()
+    };
+    for odd in [&pipe as &dyn Fn(&std::path::Path), &endless, &huge] {
+        replace(odd);
+        in_time("an answer", gateway.reload()).await.assert_denied(422, "RELOAD_REFUSED");
+        assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+        // And what comes after it is taken.
+        gateway.rename_in("keys.yaml", &without_key(&good, "ci"));
+        until(&gateway, "/v1/models", "ci", 401).await;
+        gateway.rename_in("keys.yaml", &good);
+        until(&gateway, "/v1/models", "ci", 200).await;
+    }
 }
 
 #[tokio::test]
