@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
+
 /// The requests in service on one connection, as its service and its wire both see them.
 #[derive(Debug, Default)]
 pub(crate) struct Exchanges {
@@ -13,6 +15,8 @@ pub(crate) struct Exchanges {
     begun: AtomicUsize,
     /// The latest request has a body that was not read to its end.
     unread: AtomicBool,
+    /// Told when the connection is to end at once.
+    cut: Notify,
 }
 
 /// One request in service; dropping it ends it.
@@ -26,6 +30,16 @@ impl Exchanges {
         self.active.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         InService(self.clone())
+    }
+
+    /// Ends the connection, whatever it is at.
+    pub(crate) fn cut(&self) {
+        self.cut.notify_one();
+    }
+
+    /// Ready when the connection is to end at once.
+    pub(crate) async fn is_cut(&self) {
+        self.cut.notified().await;
     }
 
     pub(crate) fn are_none(&self) -> bool {

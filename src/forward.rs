@@ -29,7 +29,7 @@ use crate::keys::cache::Revocation;
 use crate::upstream::pool::{Lease, LeaseError, WorkerPool};
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
-use body::Download;
+use body::{Cutter, Download};
 use headers::Origin;
 use tunnel::Tunnel;
 use upgrade::Upgrade;
@@ -53,6 +53,8 @@ pub(crate) struct Passage<'a> {
     pub(crate) upgrade: Option<Upgrade>,
     /// Where open answers end with their key.
     pub(crate) revocation: Option<Revocation>,
+    /// The same once more, for who reads nothing.
+    pub(crate) last_resort: Option<Revocation>,
     pub(crate) target: &'a Target,
     pub(crate) origin: Origin<'a>,
     pub(crate) pool: &'a Arc<WorkerPool>,
@@ -64,7 +66,9 @@ pub(crate) struct Passage<'a> {
 ///
 /// 401 where the key goes meanwhile, 408 and 413 for the request's body, 502 and 504 for upstream.
 pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
-    let Passage { permit, mut parts, upload, upgrade, mut revocation, target, origin, pool } = passage;
+    let Passage { permit, mut parts, upload, upgrade, mut revocation, last_resort, target, origin, pool } =
+        passage;
+    let exchanges = upload.exchanges();
     let upstream = permit.route().upstream.clone();
     let method = parts.method.clone();
     let (progress, limits) = (upload.progress(), upload.limits());
@@ -99,7 +103,8 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     headers::prepare_response(&mut head.headers, keeps_length);
     head.version = Version::default();
     head.extensions.clear();
-    let download = Download::new(incoming, lease, permit, progress, revocation);
+    let cutter = last_resort.map(|revocation| Cutter::new(revocation, exchanges));
+    let download = Download::new(incoming, lease, permit, progress, revocation, cutter);
     Ok(Forwarded::Answer(Response::from_parts(head, download)))
 }
 

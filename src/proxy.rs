@@ -164,11 +164,22 @@ async fn handle(
         credential_headers: &snapshot.credential_headers,
     };
     let upload = Upload::new(body.clone(), limits, peer.exchanges.clone(), is_harmless_trailer);
-    let revocation = permit.principal().filter(|_| snapshot.cut_open_streams);
-    let revocation = revocation.map(|principal| principal.revocation(keys));
-    let pool = &peer.pool;
-    let passage = Passage { permit, parts, upload, upgrade, revocation, target: &target, origin, pool };
-    forward::forward(passage).await
+    let cut = permit.principal().filter(|_| snapshot.cut_open_streams);
+    let revocation = cut.map(|principal| principal.revocation(keys));
+    let last_resort = cut.map(|principal| principal.revocation(keys));
+    let (pool, target) = (&peer.pool, &target);
+    forward::forward(Passage {
+        permit,
+        parts,
+        upload,
+        upgrade,
+        revocation,
+        last_resort,
+        target,
+        origin,
+        pool,
+    })
+    .await
 }
 
 /// Only a route whose upstream is configured to take them gets paths that servers read in two ways.

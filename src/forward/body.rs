@@ -12,10 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep};
 
 use super::headers::is_harmless_answer_trailer;
-use crate::exchange::InService;
+use crate::exchange::{Exchanges, InService};
 use crate::gate::Permit;
 use crate::keys::cache::Revocation;
 use crate::observe::RequestRecord;
@@ -50,8 +51,35 @@ pub(crate) struct Download {
     upload: Arc<UploadProgress>,
     /// Where open answers end with their key.
     revocation: Option<Revocation>,
+    /// … even if nobody reads them.
+    _cutter: Option<Cutter>,
     lease: Option<Lease>,
     _permit: Permit,
+}
+
+/// Ends the client's connection when a key has gone and its answer is still open a moment later: a client that reads
+/// nothing has its answer's body polled by nobody.
+#[derive(Debug)]
+pub(super) struct Cutter(AbortHandle);
+
+/// An answer whose client reads has been cut by then.
+const CUT_GRACE: Duration = Duration::from_millis(500);
+
+impl Cutter {
+    pub(super) fn new(mut revocation: Revocation, exchanges: Arc<Exchanges>) -> Self {
+        let watching = tokio::spawn(async move {
+            std::future::poll_fn(|cx| revocation.poll(cx)).await;
+            sleep(CUT_GRACE).await;
+            exchanges.cut();
+        });
+        Cutter(watching.abort_handle())
+    }
+}
+
+impl Drop for Cutter {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Why an answer that had begun was cut. The caller sees a broken body, never a clean end.
@@ -87,10 +115,18 @@ impl Download {
         permit: Permit,
         upload: Arc<UploadProgress>,
         revocation: Option<Revocation>,
+        cutter: Option<Cutter>,
     ) -> Self {
         let stall = StallTimer::new(permit.route().timeouts.idle);
-        let mut download =
-            Download { incoming, stall, upload, revocation, lease: Some(lease), _permit: permit };
+        let mut download = Download {
+            incoming,
+            stall,
+            upload,
+            revocation,
+            _cutter: cutter,
+            lease: Some(lease),
+            _permit: permit,
+        };
         if download.incoming.is_end_stream() {
             download.release();
         }

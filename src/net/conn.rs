@@ -47,16 +47,21 @@ enum Protocol {
 /// Serves a connection until it ends. Errors end it and are nobody else's concern.
 pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Receiver<bool>) {
     let Accepted { stream, tls, permit, member, .. } = accepted;
-    let served = match stream {
-        Stream::Unix(stream) => match UnixStream::from_std(stream) {
-            Ok(stream) => serve_stream(stream, tls, peer, shutdown).await,
-            Err(error) => Err(error),
-        },
-        // Small writes of a stream must not wait for an acknowledgement.
-        Stream::Tcp(stream) => match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
-            Ok(stream) => serve_stream(stream, tls, peer, shutdown).await,
-            Err(error) => Err(error),
-        },
+    let exchanges = peer.exchanges.clone();
+    let serving = async {
+        match stream {
+            Stream::Unix(stream) => serve_stream(UnixStream::from_std(stream)?, tls, peer, shutdown).await,
+            Stream::Tcp(stream) => {
+                // Small writes of a stream must not wait for an acknowledgement.
+                stream.set_nodelay(true)?;
+                serve_stream(TcpStream::from_std(stream)?, tls, peer, shutdown).await
+            }
+        }
+    };
+    let served = tokio::select! {
+        biased;
+        served = serving => served,
+        () = exchanges.is_cut() => Err(io::ErrorKind::ConnectionAborted.into()),
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended early");

@@ -211,6 +211,11 @@ impl Upload {
         self.held = Held(Some(what));
     }
 
+    /// The exchanges of the connection that it comes from.
+    pub(crate) fn exchanges(&self) -> Arc<Exchanges> {
+        self.exchanges.clone()
+    }
+
     pub(crate) fn limits(&self) -> UploadLimits {
         self.limits
     }

@@ -403,6 +403,31 @@ async fn open_answers_end_with_their_key_where_that_is_wanted() {
 }
 
 #[tokio::test]
+async fn an_answer_that_nobody_reads_ends_with_its_key_too() {
+    let flood = Upstream::acting(|_, mut stream| async move {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await.ok()?;
+        while stream.write_all(&[0; 65536]).await.is_ok() {}
+        None
+    })
+    .await;
+    let gateway = Gateway::guarding(&flood)
+        .keys("cut_open_streams: true")
+        .key("ci", "permissions: [read]")
+        .key("boss", "permissions: [admin]")
+        .start()
+        .await;
+    let mut raw = gateway.raw().await;
+    raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+    raw.head().await;
+    let h2 = gateway.client(true).get(gateway.url("/v1/models")).bearer_auth(gateway.token("ci"));
+    let _unread = h2.send().await.unwrap();
+    crate::harness::eventually("both are at upstream", || flood.open() == 2).await;
+    gateway.rename_in("keys.yaml", &without(&gateway, "ci"));
+    gateway.reload().await;
+    crate::harness::eventually("upstream is left", || flood.open() == 0).await;
+}
+
+#[tokio::test]
 async fn open_answers_outlive_their_key_where_that_is_not_wanted() {
     let upstream = endless().await;
     let gateway = gateway(&upstream).await;
