@@ -5,7 +5,7 @@ use std::time::Duration;
 use bearward::Hooks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Gateway, Upstream, answer_of, in_time};
+use crate::harness::{Gateway, Upstream, answer_of, in_time, until};
 
 #[tokio::test]
 async fn answers_that_are_none() {
@@ -294,16 +294,7 @@ async fn an_address_with_too_many_connections_is_told_so_and_the_rest_is_closed(
     let (_raw, answer) = ask().await;
     assert!(answer.is_none(), "{answer:?}");
     drop((first, silent));
-    in_time("there is room again", async {
-        loop {
-            let (_raw, answer) = ask().await;
-            if answer.is_some_and(|answer| answer.status == 200) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until("there is room again", async || ask().await.1.is_some_and(|answer| answer.status == 200)).await;
 }
 
 #[tokio::test]
@@ -348,14 +339,14 @@ async fn an_h2_connection_past_the_limit_of_its_address_is_ended_too() {
         .config("limits: {connections_per_address: 1}")
         .start()
         .await;
-    let _first = gateway.raw().await;
+    let first = gateway.raw().await;
     let second = gateway.client(true);
     let ask = async || {
         let request = second.get(gateway.url("/v1/models")).bearer_auth(gateway.token("ci"));
         request.send().await.map(|answer| answer.status().as_u16())
     };
-    in_time("it is past the limit", async { while ask().await.ok() != Some(503) {} }).await;
-    drop(_first);
+    until("it is past the limit", async || ask().await.ok() == Some(503)).await;
+    drop(first);
     // Its own connection is closed, so that the client makes a new one.
-    in_time("it is let in", async { while ask().await.ok() != Some(200) {} }).await;
+    until("it is let in", async || ask().await.ok() == Some(200)).await;
 }

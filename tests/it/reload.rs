@@ -6,7 +6,7 @@ use bearward::{App, Clock, Config, Hooks, Local};
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Answer, Gateway, Raw, Running, Upstream, answer_of, in_time};
+use crate::harness::{Gateway, Raw, Running, Upstream, answer_of, eventually, in_time, until};
 
 async fn gateway(upstream: &Upstream) -> Running {
     Gateway::guarding(upstream)
@@ -17,17 +17,9 @@ async fn gateway(upstream: &Upstream) -> Running {
 }
 
 /// Asks again until the answer has this status.
-async fn until(gateway: &Running, path: &str, key: &str, status: u16) -> Answer {
-    in_time(&format!("{status} for {key} at {path}"), async {
-        loop {
-            let answer = gateway.get(path, key).await;
-            if answer.status == status {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
+async fn until_status(gateway: &Running, key: &str, status: u16) {
+    let asked = async || gateway.get("/v1/models", key).await.status == status;
+    until(&format!("{status} for {key}"), asked).await;
 }
 
 fn without(gateway: &Running, key: &str) -> String {
@@ -45,7 +37,8 @@ async fn a_revoked_key_is_refused_and_the_others_stay() {
     let gateway = gateway(&upstream).await;
     assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
     gateway.rename_in("keys.yaml", &without(&gateway, "ci"));
-    until(&gateway, "/v1/models", "ci", 401).await.assert_denied(401, "INVALID_API_KEY");
+    until_status(&gateway, "ci", 401).await;
+    gateway.get("/v1/models", "ci").await.assert_denied(401, "INVALID_API_KEY");
     assert_eq!(gateway.get("/v1/models", "boss").await.status, 200);
 }
 
@@ -119,7 +112,7 @@ async fn a_file_that_is_being_written_is_not_taken_even_if_somebody_asks() {
     assert_eq!(gateway.get("/v1/models", "boss").await.status, 200);
     writing.join().unwrap();
     // Once it stands still, it is what it says.
-    until(&gateway, "/v1/models", "boss", 401).await;
+    until_status(&gateway, "boss", 401).await;
     std::fs::write(&path, whole).unwrap();
     assert_eq!(gateway.reload().await.json()["data"]["keys"], "applied");
     assert_eq!(gateway.get("/v1/models", "boss").await.status, 200);
@@ -212,9 +205,9 @@ async fn what_is_no_file_is_not_even_opened() {
         assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
         // And what comes after it is taken.
         gateway.rename_in("keys.yaml", &without_key(&good, "ci"));
-        until(&gateway, "/v1/models", "ci", 401).await;
+        until_status(&gateway, "ci", 401).await;
         gateway.rename_in("keys.yaml", &good);
-        until(&gateway, "/v1/models", "ci", 200).await;
+        until_status(&gateway, "ci", 200).await;
     }
 }
 
@@ -264,12 +257,7 @@ async fn a_configuration_is_reloaded_and_says_what_takes_a_restart() {
         .replace("address: 127.0.0.1:0}\nupstreams", "address: 127.0.0.1:1}\nupstreams");
     gateway.rename_in("bearward.yaml", &(changed + "log: {level: debug}\n"));
     // Nobody asks for it: the watch finds it.
-    in_time("the other upstream answers", async {
-        while gateway.get("/v1/models", "ci").await.body != b"two" {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until("the other upstream answers", async || gateway.get("/v1/models", "ci").await.body == b"two").await;
     let told = gateway.reload().await.json();
     assert_eq!(told["data"]["config"], "unchanged");
     assert_eq!(told["data"]["needs_restart"], serde_json::json!(["listeners", "workers", "log"]));
@@ -289,7 +277,7 @@ async fn a_configuration_is_reloaded_and_says_what_takes_a_restart() {
     // And from now on they are watched there.
     std::fs::copy(gateway.path("keys.yaml"), gateway.path("new")).unwrap();
     std::fs::rename(gateway.path("new"), gateway.path("other.yaml")).unwrap();
-    until(&gateway, "/v1/models", "ci", 200).await;
+    until_status(&gateway, "ci", 200).await;
 }
 
 #[tokio::test]
@@ -398,7 +386,7 @@ async fn open_answers_end_with_their_key_where_that_is_wanted() {
     of_ci.assert_closed().await;
     waiting.answer().await.assert_denied(401, "INVALID_API_KEY");
     assert!(in_time("cut", h2.next()).await.unwrap().is_err(), "never a clean end");
-    crate::harness::eventually("upstream is left by all but one", || upstream.open() == 1).await;
+    eventually("upstream is left by all but one", || upstream.open() == 1).await;
     assert!(tokio::time::timeout(Duration::from_millis(50), of_boss.chunk()).await.is_err(), "it goes on");
 }
 
@@ -421,10 +409,10 @@ async fn an_answer_that_nobody_reads_ends_with_its_key_too() {
     raw.head().await;
     let h2 = gateway.client(true).get(gateway.url("/v1/models")).bearer_auth(gateway.token("ci"));
     let _unread = h2.send().await.unwrap();
-    crate::harness::eventually("both are at upstream", || flood.open() == 2).await;
+    eventually("both are at upstream", || flood.open() == 2).await;
     gateway.rename_in("keys.yaml", &without(&gateway, "ci"));
     gateway.reload().await;
-    crate::harness::eventually("upstream is left", || flood.open() == 0).await;
+    eventually("upstream is left", || flood.open() == 0).await;
 }
 
 #[tokio::test]
@@ -459,7 +447,7 @@ async fn sighup_reloads_and_the_log_says_what_was_wrong() {
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
         events.filter(|event| event["part"] == "keys").collect::<Vec<_>>()
     };
-    crate::harness::eventually("the refusal is told", || told().len() == 3).await;
+    eventually("the refusal is told", || told().len() == 3).await;
     let unknown = told().into_iter().find(|event| event["fault"] == "unknown field in a key").unwrap();
     assert_eq!((unknown["line"].as_u64(), unknown["column"].as_u64()), (Some(1), Some(20)), "{unknown}");
     assert!(unknown["hint"].as_str().unwrap().contains("hash"));

@@ -1,10 +1,8 @@
 //! Upgrades, byte by byte: who may have one, and what reaches upstream before it is granted.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, in_time};
+use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, until};
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
 
@@ -63,12 +61,7 @@ async fn bytes_pass_both_ways_behind_a_101_and_the_permit_is_held() {
     assert!(seen.headers("authorization").is_empty());
     gateway.get("/x", "ci").await.assert_denied(429, "CONCURRENCY_LIMIT_EXCEEDED");
     drop(raw);
-    in_time("the permit is back", async {
-        while gateway.get("/x", "ci").await.status != 200 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    until("the permit is back", async || gateway.get("/x", "ci").await.status == 200).await;
 }
 
 #[tokio::test]

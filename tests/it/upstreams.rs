@@ -25,6 +25,8 @@ struct Http2 {
     connections: Arc<AtomicUsize>,
     at_once: Arc<AtomicUsize>,
     resets: Arc<AtomicUsize>,
+    /// Bytes of `/v1/models/large`.
+    sent: Arc<AtomicUsize>,
     /// Requests for `/v1/models/held` wait for these.
     release: Arc<Semaphore>,
 }
@@ -38,6 +40,7 @@ impl Http2 {
             connections: Arc::default(),
             at_once: Arc::default(),
             resets: Arc::default(),
+            sent: Arc::default(),
             release: Arc::new(Semaphore::new(0)),
         };
         let of_task = server.clone();
@@ -124,6 +127,7 @@ impl Http2 {
                     if stream.send_data(Bytes::from(vec![0; piece]), false).is_err() {
                         return;
                     }
+                    self.sent.fetch_add(piece, Ordering::SeqCst);
                     left -= piece;
                 }
                 let _gone = stream.send_data(Bytes::new(), true);
@@ -260,7 +264,8 @@ async fn a_client_that_stops_reading_does_not_hold_up_the_others_of_its_connecti
         raw.head().await;
         stalled.push(raw);
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // A stream's window is 256 KiB: all of them are full.
+    eventually("all are stalled", || upstream.sent.load(Ordering::SeqCst) >= 40 * 256 * 1024).await;
     assert_eq!(in_time("an answer", gateway.get("/v1/models", "ci")).await.status, 200);
     let client = gateway.client(false).get(gateway.url("/v1/models/large")).bearer_auth(gateway.token("ci"));
     let mut body = client.send().await.unwrap().bytes_stream();

@@ -25,8 +25,13 @@ pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// Looks until something holds, without guessing how long it takes.
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    until(what, async || holds()).await;
+}
+
+/// Asks until something holds.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     in_time(what, async {
-        while !holds() {
+        while !holds().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     })
