@@ -31,6 +31,7 @@ use crate::gate;
 use crate::guard::client::Client;
 use crate::keys::Permission;
 use crate::net::listen::{Bound, Local, Stream};
+use crate::observe::audit::refused_at_admin;
 use crate::observe::{self, metrics};
 use crate::proxy::Gateway;
 use crate::reload::{Handle, Outcome, Report};
@@ -112,6 +113,11 @@ struct Visitor {
 impl Visitor {
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let answer = self.decide(request).await;
+        if let Err(denial) = &answer {
+            let (peer, method) = (self.peer.map(|peer| peer.to_canonical()), request.method());
+            let audit = self.admin.gateway.logs.audit.as_ref();
+            refused_at_admin(audit, denial, peer, method, request.uri().path(), request.headers());
+        }
         let mut response = answer.unwrap_or_else(Denial::into_http).map(Full::new);
         response.headers_mut().insert(X_REQUEST_ID, observe::request_id(request.headers()));
         response
@@ -153,7 +159,9 @@ impl Visitor {
         let key = &principal.key().key;
         match key.has(Permission::Admin) {
             true => Ok(()),
-            false => Err(Denial::insufficient_permissions(Permission::Admin.name(), &key.permission_names())),
+            false => {
+                Err(Denial::insufficient_permissions(Permission::Admin.name(), &key.permissions.names()))
+            }
         }
     }
 

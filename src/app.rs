@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -19,16 +20,19 @@ use crate::config::fault::{Fault, Faults};
 use crate::config::{Admin, Config};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
-use crate::keys::{KeyRecord, Store};
+use crate::keys::directory::LastGood;
+use crate::keys::set::{KeySet, Reading};
+use crate::keys::store::Store;
+use crate::keys::usage::UsageBook;
 use crate::limit::Limiter;
 use crate::net::crowd::Crowd;
 use crate::net::inherited::Inherited;
 use crate::net::listen::{self, Bound, Intake, Local};
 use crate::net::tls::{self, Swappable};
-use crate::observe::AccessLog;
+use crate::observe::Logs;
 use crate::observe::metrics::Metrics;
 use crate::proxy::Gateway;
-use crate::reload::{Baseline, Handle, Part, Reloader};
+use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
 use crate::snapshot::Snapshot;
 use crate::upstream::Endpoints;
 use crate::worker::Workers;
@@ -60,7 +64,7 @@ impl fmt::Debug for App {
 /// What the process brings along, beside its configuration.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
-    pub(crate) access_log: AccessLog,
+    pub(crate) logs: Logs,
     /// Sockets that a service manager handed down.
     pub(crate) inherited: Inherited,
 }
@@ -107,7 +111,7 @@ impl App {
     ///
     /// All faults of the files at once, or what the system refused.
     pub fn bind(config: &Config, clock: Clock, hooks: Hooks) -> Result<Self, StartError> {
-        let alone = Surroundings { access_log: AccessLog(None), inherited: Inherited::default() };
+        let alone = Surroundings { logs: Logs::default(), inherited: Inherited::default() };
         Self::bind_within(config, clock, hooks, alone)
     }
 
@@ -117,7 +121,7 @@ impl App {
         hooks: Hooks,
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
-        let Surroundings { access_log, mut inherited } = surroundings;
+        let Surroundings { logs, mut inherited } = surroundings;
         // Noted before anything is read: what changes from here on is found by the first look.
         let baseline = Baseline::of(config);
         let prepared = Prepared::new(config, &clock)?;
@@ -152,11 +156,13 @@ impl App {
             endpoints: prepared.endpoints,
             is_draining: AtomicBool::new(false),
             clock,
-            access_log,
+            usage: UsageBook::default(),
+            logs,
             metrics: Metrics::new(Part::ALL.into_iter().map(Part::name)),
             hooks,
         });
-        let (reloader, reload) = Reloader::new(gateway.clone(), config.clone(), baseline, tls);
+        let stood = Stood { tls, refused: prepared.refused, last_good: prepared.last_good };
+        let (reloader, reload) = Reloader::new(gateway.clone(), config.clone(), baseline, stood);
         Ok(App {
             gateway,
             listeners,
@@ -253,6 +259,9 @@ async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instan
 pub(crate) struct Prepared {
     snapshot: Snapshot,
     keys: KeyCache,
+    /// What is wrong with files of a key directory, the others of which are good.
+    pub(crate) refused: Faults,
+    last_good: LastGood,
     limiter: Limiter,
     endpoints: Endpoints,
     tls: Vec<Option<Arc<rustls::ServerConfig>>>,
@@ -264,14 +273,10 @@ impl Prepared {
     /// Reads all files that the configuration names, and tells all that is wrong with them.
     pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, Faults> {
         let mut faults = Vec::new();
-        let records = match Store::at(&config.keys.path).map_err(Faults::from).and_then(|store| store.load())
-        {
-            Ok(records) => records,
-            Err(of_keys) => {
-                faults.extend(of_keys.0);
-                Vec::new()
-            }
-        };
+        let set = read_keys(config).unwrap_or_else(|of_keys| {
+            faults.extend(of_keys.0);
+            KeySet::default()
+        });
         let mut tls = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
             match listener.tls.as_ref().map(tls::server_config).transpose() {
@@ -286,10 +291,11 @@ impl Prepared {
         let endpoints = Endpoints::default();
         match Snapshot::new(config, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
-                let warnings = warnings(&records, &snapshot);
-                let keys = KeyCache::default();
-                keys.replace(records);
-                Ok(Prepared { snapshot, keys, limiter, endpoints, tls, warnings })
+                let warnings = warnings(config, &set, &snapshot);
+                let keys = KeyCache::from(&set);
+                let KeySet { refused, last_good, .. } = set;
+                let refused = Faults(refused);
+                Ok(Prepared { snapshot, keys, refused, last_good, limiter, endpoints, tls, warnings })
             }
             Ok(_) => Err(Faults(faults)),
             Err(of_upstreams) => {
@@ -314,15 +320,41 @@ fn token_fault(path: &Path) -> Option<Fault> {
     }
 }
 
-fn warnings(records: &[KeyRecord], snapshot: &Snapshot) -> Vec<String> {
+fn read_keys(config: &Config) -> Result<KeySet, Faults> {
+    let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
+    store.load(Reading { known: &KeyCache::default(), last_good: &LastGood::new() })
+}
+
+/// Keys that a warning is told of one by one; of more, their number.
+const MAX_NAMED: usize = 20;
+
+fn warnings(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
     let mut warnings = Vec::new();
-    for KeyRecord { key, .. } in records {
-        for narrowed_to in key.routes.iter().flatten() {
+    if matches!(Store::at(&config.keys.path), Ok(Store::Text(_))) {
+        let path = config.keys.path.display();
+        warnings.push(format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"));
+    }
+    let (now, max_age) = (Timestamp::now(), config.keys.max_age);
+    let mut of_keys = Vec::new();
+    for (_, live) in &set.entries {
+        let (key, id) = (&live.key, live.key.id());
+        for narrowed_to in key.routes().into_iter().flatten() {
             if !snapshot.routes.names().any(|known| known == narrowed_to) {
-                warnings
-                    .push(format!("{} is narrowed to the route {narrowed_to}, which does not exist", key.id));
+                of_keys.push(format!("{id} is narrowed to the route {narrowed_to}, which does not exist"));
             }
         }
+        match max_age.map(|max_age| key.end_of_age(max_age.age)) {
+            Some(Some(end)) if now >= end => of_keys.push(format!("{id} is past keys.max_age since {end}")),
+            Some(None) => of_keys.push(format!("{id} has no created_at, so its age is not known")),
+            _ => {}
+        }
+    }
+    // A key with several secrets is met several times.
+    of_keys.dedup();
+    let more = of_keys.len().saturating_sub(MAX_NAMED);
+    warnings.extend(of_keys.into_iter().take(MAX_NAMED));
+    if more > 0 {
+        warnings.push(format!("{more} more warnings of this kind"));
     }
     warnings
 }

@@ -122,11 +122,30 @@ pub(crate) enum TlsVersion {
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     pub(crate) path: PathBuf,
+    /// Whether the store may be a list of tokens as they are.
+    pub(crate) allow_plaintext: bool,
+    pub(crate) max_age: Option<MaxAge>,
     /// Keys of other environments are refused.
     pub(crate) environment: Option<String>,
     /// Whether a key that goes takes its open answers with it.
     pub(crate) cut_open_streams: bool,
     pub(crate) watch: Watch,
+}
+
+/// How old a key may be, counted from the making of its current secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MaxAge {
+    pub(crate) age: Duration,
+    pub(crate) action: AgeAction,
+}
+
+/// What happens to a key that is older.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AgeAction {
+    /// It is let in, and told of.
+    #[default]
+    Warn,
+    Refuse,
 }
 
 /// How changes of files are noticed where the system does not tell of them.
@@ -154,6 +173,13 @@ pub(crate) struct Quota {
     pub(crate) requests: u32,
     pub(crate) per: Duration,
     pub(crate) burst: u32,
+}
+
+impl Quota {
+    /// The burst of a quota that names none: a tenth of its requests.
+    pub(crate) fn default_burst(requests: u32) -> u32 {
+        (requests / 10).max(1)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -399,11 +425,12 @@ pub(crate) struct Log {
     pub(crate) format: LogFormat,
     pub(crate) level: tracing::Level,
     pub(crate) access: bool,
+    pub(crate) audit: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { format: LogFormat::Auto, level: tracing::Level::INFO, access: true }
+        Log { format: LogFormat::Auto, level: tracing::Level::INFO, access: true, audit: true }
     }
 }
 

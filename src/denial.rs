@@ -296,6 +296,11 @@ impl Denial {
         self.0.code
     }
 
+    /// The public sentence.
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+
     /// The private cause, for the log.
     pub(crate) fn cause(&self) -> Option<&(dyn std::error::Error + Send + Sync)> {
         self.0.cause.as_deref()

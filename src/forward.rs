@@ -118,7 +118,7 @@ async fn unless_revoked<T>(
     tokio::select! {
         biased;
         () = std::future::poll_fn(|cx| revocation.poll(cx)) => {
-            let key_id = permit.principal().map(|principal| principal.key().key.id.as_str());
+            let key_id = permit.principal().map(|principal| principal.key().key.id());
             Err(Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was asked"))
         }
         sent = sending => sent,

@@ -6,6 +6,7 @@
 
 mod credential;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -15,8 +16,10 @@ use crate::config::Access;
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
 use crate::keys::cache::{KeyCache, LiveKey, Revocation};
-use crate::keys::{Circumstances, Invalidity, KeyHash};
+use crate::keys::usage::UsageBook;
+use crate::keys::{Circumstances, KeyHash};
 use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Standing, Window};
+use crate::observe::audit::Suspicion;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 use credential::Presented;
@@ -27,6 +30,8 @@ pub(crate) struct Principal {
     live: Arc<LiveKey>,
     /// The digest of the secret that was presented.
     hash: KeyHash,
+    /// It is one that was rotated out, in its grace.
+    is_rotated_out: bool,
 }
 
 /// A principal, or anybody, who may use a route.
@@ -82,26 +87,26 @@ pub(crate) fn authenticate(
         Presented::Word(credential) => credential,
         Presented::Malformed(credential) => return refused(credential.key_id(), "malformed"),
     };
-    // A mistyped token is refused before any look-up.
-    if credential.is_mistyped() {
-        return refused(credential.key_id(), "mistyped");
-    }
-    let hash = credential.hash();
-    let Some(found) = keys.find(&hash) else {
-        return refused(credential.key_id(), "unknown");
+    let (hash, found) = match keys.open(&credential) {
+        Ok(found) => found,
+        Err(unopened) => return refused(credential.key_id(), unopened.name()),
     };
     let circumstances = Circumstances {
         now: clock.wall(),
         environment: snapshot.environment.as_deref(),
         address: client.address,
+        max_age: snapshot.max_age,
     };
-    let key_id = Some(found.key.key.id.clone());
-    match found.key.key.validity(found.expires_at, &circumstances) {
-        Ok(()) => Authentication { key_id, outcome: Ok(Principal { live: found.key, hash }) },
+    let key_id = Some(found.key.key.id().to_owned());
+    match found.key.key.validity(found.rotated_out, &circumstances) {
+        Ok(()) => {
+            let is_rotated_out = found.rotated_out.is_some();
+            Authentication { key_id, outcome: Ok(Principal { live: found.key, hash, is_rotated_out }) }
+        }
         Err(invalidity) => {
-            let denial = match invalidity {
-                Invalidity::Expired(at) => Denial::expired_key(at),
-                _ => Denial::invalid_key(&credential.key_id()),
+            let denial = match invalidity.end() {
+                Some(end) => Denial::expired_key(end),
+                None => Denial::invalid_key(&credential.key_id()),
             };
             let denial = denial.caused_by(Refusal { reason: invalidity.name() });
             Authentication { key_id, outcome: Err(denial) }
@@ -131,9 +136,9 @@ pub(crate) fn authorize(principal: Option<Principal>, route: Arc<Route>) -> Resu
             return Err(Denial::missing_key("Authorization"));
         };
         if !live.key.has(permission) {
-            return Err(Denial::insufficient_permissions(permission.name(), &live.key.permission_names()));
+            return Err(Denial::insufficient_permissions(permission.name(), &live.key.permissions.names()));
         }
-        if let Some(allowed) = &live.key.routes
+        if let Some(allowed) = live.key.routes()
             && !allowed.contains(&route.name)
         {
             return Err(Denial::route_not_allowed(&route.name, allowed));
@@ -157,7 +162,7 @@ pub(crate) fn admit(
         return Ok((Permit { principal, route, _place: None }, None));
     };
     let limits = live.limits(limiter);
-    let place = match live.key.max_concurrent.or(snapshot.default_max_concurrent) {
+    let place = match live.key.max_concurrent().or(snapshot.default_max_concurrent) {
         Some(limit) => Some(limits.state.enter(limit).ok_or_else(|| Denial::concurrency(limit))?),
         None => None,
     };
@@ -174,6 +179,29 @@ pub(crate) fn admit(
 fn refuse(refusal: Exhausted) -> Denial {
     let quota = refusal.window.quota();
     Denial::rate_limited(refusal.window.name(), quota.requests, quota.per, refusal.retry_after)
+}
+
+/// Notes that a principal was let in, and says what of that is worth a look.
+pub(crate) fn note_use(
+    principal: &Principal,
+    address: Option<IpAddr>,
+    snapshot: &Snapshot,
+    book: &UsageBook,
+    clock: &Clock,
+) -> impl Iterator<Item = Suspicion> {
+    let Principal { live, is_rotated_out, .. } = principal;
+    let (usage, now) = (live.usage(book), clock.wall());
+    let is_new = usage.note(now, address);
+    let is_old_secret = *is_rotated_out && usage.tells_old_secret(clock.monotonic_nanos());
+    let end_of_age =
+        snapshot.max_age.filter(|_| !is_rotated_out).and_then(|max_age| live.key.end_of_age(max_age.age));
+    let is_old = end_of_age.is_some_and(|end| now >= end) && usage.tells_old_age(clock.monotonic_nanos());
+    let found = [
+        is_new.then_some(Suspicion::NewAddress),
+        is_old_secret.then_some(Suspicion::RotatedSecret),
+        is_old.then_some(Suspicion::PastMaxAge),
+    ];
+    found.into_iter().flatten()
 }
 
 /// How a principal's limits stand, for an answer to a request that was not charged.

@@ -3,6 +3,7 @@
 //! A [`RequestRecord`] is opened before anything is decided and emitted when the answer's body has ended or
 //! is dropped. It holds key ids, never secrets, and the path without its query.
 
+pub(crate) mod audit;
 pub(crate) mod log;
 pub(crate) mod metrics;
 
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::denial::Denial;
+use audit::Suspicion;
 use log::LogWriter;
 
 /// The id of a request: the caller's when it is sane, else a new one.
@@ -62,17 +64,22 @@ pub(crate) fn refusal_id() -> HeaderValue {
     new_request_id()
 }
 
-/// Where access lines go, if anywhere.
-#[derive(Clone, Debug)]
-pub(crate) struct AccessLog(pub(crate) Option<Arc<LogWriter>>);
+/// Where lines of requests go, if anywhere.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Logs {
+    /// A line a request.
+    pub(crate) access: Option<Arc<LogWriter>>,
+    /// A line a refusal, and for what is worth a look.
+    pub(crate) audit: Option<Arc<LogWriter>>,
+}
 
-/// One request, as the access log tells it; nothing where there is no log.
+/// One request, as the logs tell it; nothing where there is none.
 #[derive(Debug)]
 pub(crate) struct RequestRecord(Option<Box<OpenRecord>>);
 
 #[derive(Debug)]
 struct OpenRecord {
-    writer: Arc<LogWriter>,
+    logs: Logs,
     started: Instant,
     line: AccessLine,
 }
@@ -107,14 +114,16 @@ struct AccessLine {
 impl RequestRecord {
     /// Opens the record of a request. `path` is the raw one until the canonical one is known.
     pub(crate) fn open(
-        log: &AccessLog,
+        logs: &Logs,
         id: &HeaderValue,
         client: Option<IpAddr>,
         method: &Method,
         path: &str,
         version: Version,
     ) -> Self {
-        let Some(writer) = &log.0 else { return RequestRecord(None) };
+        if logs.access.is_none() && logs.audit.is_none() {
+            return RequestRecord(None);
+        }
         let line = AccessLine {
             timestamp: String::new(),
             level: "INFO",
@@ -135,7 +144,7 @@ impl RequestRecord {
             // What stays if nothing else is said: the request was dropped before it was answered in full.
             outcome: "client_left",
         };
-        RequestRecord(Some(Box::new(OpenRecord { writer: writer.clone(), started: Instant::now(), line })))
+        RequestRecord(Some(Box::new(OpenRecord { logs: logs.clone(), started: Instant::now(), line })))
     }
 
     fn note(&mut self, note: impl FnOnce(&mut AccessLine)) {
@@ -173,6 +182,30 @@ impl RequestRecord {
             line.cause = denial.cause().map(with_sources);
             line.status = denial.code().status().as_u16();
         });
+        if let Some((writer, subject)) = self.audited() {
+            audit::refused(writer, subject, denial);
+        }
+    }
+
+    /// The request was let in, and is worth a look.
+    pub(crate) fn suspected(&self, suspicion: Suspicion) {
+        if let Some((writer, subject)) = self.audited() {
+            audit::suspected(writer, subject, suspicion);
+        }
+    }
+
+    fn audited(&self) -> Option<(&LogWriter, audit::Subject<'_>)> {
+        let open = self.0.as_ref()?;
+        let AccessLine { request_id, client, method, path, key_id, route, .. } = &open.line;
+        let subject = audit::Subject {
+            request_id,
+            client: *client,
+            method,
+            path,
+            key_id: key_id.as_deref(),
+            route: route.as_deref(),
+        };
+        Some((open.logs.audit.as_deref()?, subject))
     }
 
     pub(crate) fn sent(&mut self, bytes: usize) {
@@ -195,9 +228,10 @@ impl RequestRecord {
 
 impl Drop for OpenRecord {
     fn drop(&mut self) {
+        let Some(writer) = &self.logs.access else { return };
         self.line.timestamp = timestamp();
         self.line.duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-        self.writer.access(&self.line, pretty);
+        writer.access(&self.line, pretty);
     }
 }
 

@@ -31,4 +31,50 @@ impl Permission {
             Permission::Webhook => "webhook",
         }
     }
+
+    /// The permission with this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Permission::ALL.iter().find(|(known, _)| *known == name).map(|(_, permission)| *permission)
+    }
+}
+
+/// A key's permissions in the order of its file, each once: four bytes, since there may be a million keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Permissions([Option<Permission>; Permission::ALL.len()]);
+
+impl Permissions {
+    /// Adds one behind the others, unless it is there already.
+    pub(crate) fn add(&mut self, permission: Permission) {
+        let free = self.0.iter_mut().find(|slot| slot.is_none() || **slot == Some(permission));
+        // There are as many slots as permissions.
+        if let Some(slot) = free {
+            *slot = Some(permission);
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Permission> + '_ {
+        self.0.iter().flatten().copied()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    /// Whether `permission` is among them; `admin` is all.
+    pub(crate) fn grant(&self, permission: Permission) -> bool {
+        self.iter().any(|granted| granted == permission || granted == Permission::Admin)
+    }
+
+    /// Their names, in order.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        self.iter().map(Permission::name).collect()
+    }
+}
+
+impl FromIterator<Permission> for Permissions {
+    fn from_iter<I: IntoIterator<Item = Permission>>(permissions: I) -> Self {
+        let mut all = Permissions::default();
+        permissions.into_iter().for_each(|permission| all.add(permission));
+        all
+    }
 }

@@ -29,9 +29,10 @@ use crate::gate::{self, Authentication, Principal};
 use crate::guard::{self, client};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
+use crate::keys::usage::UsageBook;
 use crate::limit::{Limiter, Standing};
 use crate::observe::metrics::Metrics;
-use crate::observe::{self, AccessLog, RequestRecord};
+use crate::observe::{self, Logs, RequestRecord};
 use crate::route::{Lookup, Route};
 use crate::snapshot::Snapshot;
 use crate::upstream::Endpoints;
@@ -48,7 +49,8 @@ pub(crate) struct Gateway {
     /// The process is ending: answers on HTTP/1 say that their connection does, too.
     pub(crate) is_draining: AtomicBool,
     pub(crate) clock: Clock,
-    pub(crate) access_log: AccessLog,
+    pub(crate) usage: UsageBook,
+    pub(crate) logs: Logs,
     pub(crate) metrics: Metrics,
     pub(crate) hooks: Hooks,
 }
@@ -89,11 +91,11 @@ pub(crate) async fn serve(
     let body = RequestBody::new(body, parts.version);
     let in_service = peer.exchanges.begin(!body.is_empty());
     let request_id = observe::request_id(&parts.headers);
-    let log = &peer.gateway.access_log;
+    let logs = &peer.gateway.logs;
     let path = parts.uri.path();
     let mut course = Course {
         snapshot: peer.gateway.snapshot.load_full(),
-        record: RequestRecord::open(log, &request_id, peer.address, &parts.method, path, parts.version),
+        record: RequestRecord::open(logs, &request_id, peer.address, &parts.method, path, parts.version),
         request_id,
         principal: None,
         route: None,
@@ -155,6 +157,7 @@ async fn handle(
     // The limits come last: what is refused has burnt no quota.
     let (permit, standing) = gate::admit(authorized, &snapshot, limiter)?;
     course.standing = standing;
+    course.note_use(peer, client.address);
     hooks.call(target.path());
     let origin = Origin {
         peer: peer.address,
@@ -226,6 +229,14 @@ struct Caller {
 }
 
 impl Course {
+    /// Notes that a key was let in, and tells what of that is worth a look.
+    fn note_use(&self, peer: &Peer, address: Option<IpAddr>) {
+        let Gateway { usage, clock, .. } = &*peer.gateway;
+        let Some(principal) = &self.principal else { return };
+        let suspicions = gate::note_use(principal, address, &self.snapshot, usage, clock);
+        suspicions.for_each(|suspicion| self.record.suspected(suspicion));
+    }
+
     /// Makes the answer, with what every answer carries.
     fn conclude(
         mut self,

@@ -6,6 +6,7 @@
 
 mod files;
 mod handle;
+mod read;
 mod watch;
 
 use std::panic::{self, AssertUnwindSafe};
@@ -19,15 +20,15 @@ use rustls::ServerConfig;
 
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
-use crate::keys::{KeyRecord, Store};
-use crate::net::tls::{self, Swappable};
+use crate::keys::directory::LastGood;
+use crate::keys::set::KeySet;
+use crate::net::tls::Swappable;
 use crate::proxy::Gateway;
-use crate::snapshot::Snapshot;
 pub(crate) use files::Baseline;
-use files::certificates_of;
 use handle::Message;
 pub(crate) use handle::{Handle, Outcome, Part, Report};
-use watch::{Directories, FileSet, Look, Stamps, Touched, digest_of, openable};
+use read::{Ready, ReadyConfig};
+use watch::{Directories, FileSet, Look, Stamps, Touched, Ways};
 
 /// A reload that somebody asked for takes what has stood still for this long.
 const ASKED_SETTLE: Duration = Duration::from_millis(100);
@@ -56,22 +57,12 @@ struct Running {
     digest: Option<[u8; 32]>,
 }
 
-/// What was read whole, and may be applied.
-enum Ready {
-    Config(Box<ReadyConfig>),
-    Keys(Vec<KeyRecord>),
-    /// The listeners' that are good, by number, and what is wrong with the others'.
-    Certificates(Vec<(usize, Arc<ServerConfig>, Option<[u8; 32]>)>, Vec<Fault>),
-}
-
-struct ReadyConfig {
-    config: Config,
-    /// As they will run.
-    listeners: Vec<Listener>,
-    baseline: Baseline,
-    records: Option<Vec<KeyRecord>>,
-    certificates: Vec<Option<Arc<ServerConfig>>>,
-    compiled: Snapshot,
+/// What was read at the start, and how that stands.
+pub(crate) struct Stood {
+    pub(crate) tls: Vec<Option<Swappable>>,
+    /// Files of a key directory that were left out.
+    pub(crate) refused: Faults,
+    pub(crate) last_good: LastGood,
 }
 
 /// The thread's state.
@@ -85,6 +76,8 @@ pub(crate) struct Reloader {
     sets: Vec<(Part, FileSet)>,
     /// The faults of each part that stands refused, so that they are told once.
     refused: Vec<(Part, Faults)>,
+    /// What the files of a key directory held when they were good.
+    last_good: LastGood,
     needs_restart: Vec<&'static str>,
     generation: u64,
     directories: Directories,
@@ -99,8 +92,9 @@ impl Reloader {
         gateway: Arc<Gateway>,
         config: Config,
         baseline: Baseline,
-        tls: Vec<Option<Swappable>>,
+        stood: Stood,
     ) -> (Self, Handle) {
+        let Stood { tls, refused, last_good } = stood;
         let (sender, inbox) = mpsc::sync_channel(INBOX);
         let has_missed = Arc::new(AtomicBool::new(false));
         let (told, missed) = (sender.clone(), has_missed.clone());
@@ -112,19 +106,24 @@ impl Reloader {
         });
         let sets = baseline.into_sets(&config).collect::<Vec<_>>();
         let running = |(listener, swappable)| Running { listener, swappable, digest: None };
-        let reloader = Reloader {
+        let mut reloader = Reloader {
             gateway,
             listeners: config.listeners.iter().cloned().zip(tls).map(running).collect(),
             started: config.clone(),
             config,
             sets: Part::ALL.into_iter().zip(sets).collect(),
             refused: Vec::new(),
+            last_good,
             needs_restart: Vec::new(),
             generation: 0,
             directories,
             has_missed,
             inbox,
         };
+        if !refused.0.is_empty() {
+            reloader.tell_refusal(Part::Keys, &refused);
+            reloader.gateway.metrics.reloaded(Part::Keys.name(), false, 0);
+        }
         (reloader, Handle(sender))
     }
 
@@ -196,8 +195,9 @@ impl Reloader {
 
     /// Watches all that leads to the files that matter now.
     fn watch(&mut self) {
-        let entries = self.sets.iter_mut().flat_map(|(_, set)| set.entries().clone()).collect();
-        self.directories.watch(&entries);
+        let mut ways = Ways::default();
+        self.sets.iter_mut().for_each(|(_, set)| ways.join(set.ways()));
+        self.directories.watch(&ways);
     }
 
     /// Whether the system told of something that matters.
@@ -320,72 +320,11 @@ impl Reloader {
         self.refused.push((part, faults.clone()));
     }
 
-    fn read(&self, part: Part) -> Result<Ready, Faults> {
-        let sets = self.sets.iter().filter(|(known, _)| *known == part);
-        openable(sets.flat_map(|(_, set)| set.files()))?;
-        Ok(match part {
-            Part::Config => Ready::Config(Box::new(self.read_config()?)),
-            Part::Keys => Ready::Keys(Store::at(&self.config.keys.path)?.load()?),
-            Part::Certificates => self.read_certificates(),
-        })
-    }
-
-    fn read_config(&self) -> Result<ReadyConfig, Faults> {
-        let config = match &self.config.source {
-            Some(source) => Config::load(&source.path)?,
-            None => self.config.clone(),
-        };
-        let running = self.listeners.iter();
-        let listeners: Vec<_> = running.map(|running| counterpart(&running.listener, &config)).collect();
-        let baseline = Baseline::of(&Config { listeners: listeners.clone(), ..config.clone() });
-        openable(Part::ALL.into_iter().flat_map(|part| baseline.files(part)))?;
-        let is_elsewhere =
-            |part| self.sets.iter().any(|(known, set)| *known == part && set.files() != baseline.files(part));
-        // What lies where it has not lain before is read with the configuration, once it stands still: both are
-        // good, or neither is taken.
-        if Part::ALL.into_iter().any(is_elsewhere) {
-            std::thread::sleep(ASKED_SETTLE);
-        }
-        let records = is_elsewhere(Part::Keys).then(|| Store::at(&config.keys.path)?.load()).transpose()?;
-        let reads_certificates = is_elsewhere(Part::Certificates);
-        let mut certificates = Vec::with_capacity(listeners.len());
-        for (wanted, running) in listeners.iter().zip(&self.listeners) {
-            let is_other = reads_certificates || wanted.tls != running.listener.tls;
-            let section = wanted.tls.as_ref().filter(|_| is_other);
-            certificates.push(section.map(tls::server_config).transpose()?);
-        }
-        let compiled = Snapshot::new(&config, &self.gateway.limiter, &self.gateway.endpoints)?;
-        Ok(ReadyConfig { config, listeners, baseline, records, certificates, compiled })
-    }
-
-    /// A listener's certificates are its own affair: what is wrong with them does not hold up the others'.
-    fn read_certificates(&self) -> Ready {
-        let (mut good, mut faults) = (Vec::new(), Vec::new());
-        for (number, Running { listener, digest, .. }) in self.listeners.iter().enumerate() {
-            let Some(section) = &listener.tls else { continue };
-            let now = digest_of(&certificates_of(listener));
-            // Replacing them by the same would end all resumptions.
-            if now.is_some() && now == *digest {
-                continue;
-            }
-            match tls::server_config(section) {
-                Ok(config) => good.push((number, config, now)),
-                Err(of_listener) => faults.extend(of_listener.0),
-            }
-        }
-        Ready::Certificates(good, faults)
-    }
-
     /// Puts what was read in the place of what was there.
     fn apply(&mut self, ready: Ready) -> Result<(), Faults> {
         match ready {
-            Ready::Config(ready) => self.apply_config(*ready),
-            Ready::Keys(records) => {
-                let difference = self.gateway.keys.replace(records);
-                let (added, changed, removed) = (difference.added, difference.changed, difference.removed);
-                let secrets = self.gateway.keys.len();
-                tracing::info!(added, changed, removed, secrets, "keys reloaded");
-            }
+            Ready::Config(ready) => return self.apply_config(*ready),
+            Ready::Keys(set) => return self.apply_keys(set),
             Ready::Certificates(good, faults) => {
                 for (number, config, digest) in good {
                     let Some(running) = self.listeners.get_mut(number) else { continue };
@@ -400,15 +339,23 @@ impl Reloader {
         Ok(())
     }
 
-    fn apply_config(&mut self, ready: ReadyConfig) {
-        let ReadyConfig { config, listeners, baseline, records, certificates, compiled } = ready;
-        let Gateway { snapshot, keys, endpoints, .. } = &*self.gateway;
+    /// Files of a directory that are bad are told; the others' keys are live.
+    fn apply_keys(&mut self, set: KeySet) -> Result<(), Faults> {
+        let difference = self.gateway.keys.replace(&set);
+        let (added, changed, removed) = (difference.added, difference.changed, difference.removed);
+        let (keys, secrets) = (set.keys, self.gateway.keys.len());
+        tracing::info!(added, changed, removed, keys, secrets, "keys reloaded");
+        self.last_good = set.last_good;
+        if set.refused.is_empty() { Ok(()) } else { Err(Faults(set.refused)) }
+    }
+
+    fn apply_config(&mut self, ready: ReadyConfig) -> Result<(), Faults> {
+        let ReadyConfig { config, listeners, baseline, keys, certificates, compiled } = ready;
+        let Gateway { snapshot, endpoints, .. } = &*self.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.listeners);
         endpoints.keep_only(&compiled.upstreams);
         snapshot.store(Arc::new(compiled));
-        if let Some(records) = records {
-            keys.replace(records);
-        }
+        let of_keys = keys.map_or(Ok(()), |set| self.apply_keys(set));
         for ((running, wanted), certificate) in self.listeners.iter_mut().zip(listeners).zip(certificates) {
             running.listener = wanted;
             if let Some(certificate) = certificate {
@@ -432,6 +379,7 @@ impl Reloader {
                 );
             }
         }
+        of_keys
     }
 }
 
@@ -454,12 +402,6 @@ fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
     // systemd 253 and later wants the time with it.
     let time = sd_notify::NotifyState::monotonic_usec_now().ok();
     std::iter::once(sd_notify::NotifyState::Reloading).chain(time).collect()
-}
-
-/// A listener that runs, as a new configuration has it; as it runs where it can't be changed to that.
-fn counterpart(running: &Listener, config: &Config) -> Listener {
-    let same = config.listeners.iter().find(|listener| listener.address == running.address);
-    same.filter(|listener| listener.tls.is_some() == running.tls.is_some()).unwrap_or(running).clone()
 }
 
 /// What a new configuration says that a running process can't take on.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Config, Limits, TrustedProxies};
+use crate::config::{Config, Limits, MaxAge, TrustedProxies};
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
 use crate::upstream::{Endpoints, Upstream};
@@ -22,6 +22,8 @@ pub(crate) struct Snapshot {
     pub(crate) trusted_proxies: TrustedProxies,
     /// Keys of other environments are refused.
     pub(crate) environment: Option<String>,
+    /// How old a key may be.
+    pub(crate) max_age: Option<MaxAge>,
     /// Whether a key that goes takes its open answers with it.
     pub(crate) cut_open_streams: bool,
     /// Where a key may stand, in order.
@@ -58,6 +60,7 @@ impl Snapshot {
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
             environment: config.keys.environment.clone(),
+            max_age: config.keys.max_age,
             cut_open_streams: config.keys.cut_open_streams,
             credential_headers: config.auth.headers.clone(),
             default_windows: config.rate_limits.iter().map(|quota| limiter.window(None, *quota)).collect(),

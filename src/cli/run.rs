@@ -34,11 +34,11 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let config = self.configuration()?;
-        let (access_log, _flushed_at_the_end) = log::start(config.log)?;
+        let (logs, _flushed_at_the_end) = log::start(config.log)?;
         report_panics();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let finished = runtime.block_on(async {
-            let surroundings = Surroundings { access_log, inherited: Inherited::from_environment()? };
+            let surroundings = Surroundings { logs, inherited: Inherited::from_environment()? };
             let hooks = Hooks::from_environment();
             let app = App::bind_within(&config, Clock::system(), hooks, surroundings)?;
             reload_on_hangup(app.reload_handle())?;

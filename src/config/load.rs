@@ -12,8 +12,8 @@ use super::decode::{Decoder, Environment, Fields};
 use super::fault::{Fault, Faults};
 use super::tree::{self, Kind, Node, Quoting};
 use super::{
-    Address, Admin, Auth, CertificatePair, Config, Keys, Limits, Listener, Log, LogFormat, Preset, Quota,
-    Routes, Tls, TlsVersion, TrustedProxies, Watch,
+    Address, Admin, AgeAction, Auth, CertificatePair, Config, Keys, Limits, Listener, Log, LogFormat, MaxAge,
+    Preset, Quota, Routes, Tls, TlsVersion, TrustedProxies, Watch,
 };
 use routes::routes;
 use upstreams::upstreams;
@@ -161,12 +161,25 @@ fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Admin>> {
 fn keys(d: &mut Decoder<'_>, node: &Node) -> Option<Keys> {
     let mut fields = d.fields(node, "keys")?;
     let path = d.required(&mut fields, "path", Decoder::path);
+    let allow_plaintext = d.optional(&mut fields, "allow_plaintext", Decoder::boolean);
     let environment = d.optional(&mut fields, "environment", Decoder::word);
+    let age = d.optional(&mut fields, "max_age", Decoder::duration);
+    let actions = [("warn", AgeAction::Warn), ("refuse", AgeAction::Refuse)];
+    let action =
+        d.optional(&mut fields, "max_age_action", |d, node| Some((node.at, d.one_of(node, &actions)?)));
     let cut_open_streams = d.optional(&mut fields, "cut_open_streams", Decoder::boolean);
     let watch = d.optional(&mut fields, "watch", watch);
     d.done(fields);
+    if let (None, Some((at, AgeAction::Refuse))) = (age, action) {
+        // A rule that nobody is held to would be believed in.
+        d.fault(at, "keys past an age are to be refused, and no `max_age` is named").hint =
+            Some("as in `max_age: 90d`".to_owned());
+    }
+    let action = action.map(|(_, action)| action).unwrap_or_default();
     Some(Keys {
         path: path?,
+        allow_plaintext: allow_plaintext.unwrap_or(false),
+        max_age: age.map(|age| MaxAge { age, action }),
         environment,
         cut_open_streams: cut_open_streams.unwrap_or(false),
         watch: watch.unwrap_or_default(),
@@ -206,7 +219,7 @@ fn quota(d: &mut Decoder<'_>, node: &Node) -> Option<Quota> {
     let burst = d.optional(&mut fields, "burst", |d, node| d.number(node, 1));
     d.done(fields);
     let requests = requests?;
-    Some(Quota { requests, per: per?, burst: burst.unwrap_or((requests / 10).max(1)) })
+    Some(Quota { requests, per: per?, burst: burst.unwrap_or(Quota::default_burst(requests)) })
 }
 
 /// Quotas of one owner; two over the same window would make each other's headers false.
@@ -282,6 +295,7 @@ fn log(d: &mut Decoder<'_>, node: &Node) -> Option<Log> {
         format: d.optional(f, "format", |d, node| d.one_of(node, &formats)).unwrap_or(default.format),
         level: d.optional(f, "level", |d, node| d.one_of(node, &levels)).unwrap_or(default.level),
         access: d.optional(f, "access", Decoder::boolean).unwrap_or(default.access),
+        audit: d.optional(f, "audit", Decoder::boolean).unwrap_or(default.audit),
     };
     d.done(fields);
     Some(log)

@@ -3,7 +3,10 @@
 //! serde stops at its first fault and loses places and the text of scalars (`1e5` becomes a float), so both
 //! kinds of file that people write are decoded from this tree instead, by [`super::decode`]. The YAML itself
 //! is read by the parser inside `serde_yaml`.
+//! One line of JSON becomes the same tree ([`from_json`]).
 //! Invariant: what is read is bounded: depth, and what aliases expand to.
+
+mod json;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -11,6 +14,7 @@ use std::path::Path;
 use serde_yaml::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span};
 
 use super::fault::{Fault, Position};
+pub(crate) use json::from_json;
 
 /// No honest file nests deeper.
 const MAX_DEPTH: usize = 32;

@@ -57,7 +57,7 @@ pub(super) fn prepare_request(
     }
     forwarded.write_to(headers);
     if let Some(principal) = permit.principal() {
-        let identity = &principal.key().headers;
+        let identity = principal.key().headers();
         headers.insert(HeaderName::from_static("x-bearward-key-id"), identity.key_id.clone());
         headers.insert(HeaderName::from_static("x-bearward-permissions"), identity.permissions.clone());
         if let Some(name) = &identity.key_name {

@@ -2,11 +2,11 @@
 //!
 //! A reload applies the difference between two sets key by key, new before gone, and never blocks a look-up.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -15,16 +15,25 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::keys::{ApiKey, KeyHash, KeyRecord, Secret};
+use super::set::KeySet;
+use super::usage::{Usage, UsageBook};
+use crate::keys::{ApiKey, Credential, KeyHash};
 use crate::limit::{KeyState, Limiter, Window};
 
-/// A key in service: its description, and what is prepared from it once instead of per request.
+/// A key in service: its description, and what is prepared from it on its first use. Most of a million keys never come.
 #[derive(Debug)]
 pub(crate) struct LiveKey {
     pub(crate) key: ApiKey,
-    pub(crate) headers: IdentityHeaders,
-    /// Looked up on the key's first use: most of a million keys never come.
+    in_use: OnceLock<Box<InUse>>,
+    /// The last replacement that it was part of.
+    generation: AtomicU32,
+}
+
+#[derive(Debug)]
+struct InUse {
+    headers: IdentityHeaders,
     limits: OnceLock<KeyLimits>,
+    usage: OnceLock<Arc<Usage>>,
 }
 
 /// A key's own limits in service.
@@ -45,41 +54,76 @@ pub(crate) struct IdentityHeaders {
 }
 
 impl LiveKey {
-    fn new(key: ApiKey) -> Self {
-        // Ids, names and permissions are free of control characters: their decoders refused those.
-        let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).ok();
-        let empty = || HeaderValue::from_static("");
-        let headers = IdentityHeaders {
-            key_id: value(&key.id).unwrap_or_else(empty),
-            key_name: key.name.as_deref().and_then(value),
-            environment: key.environment.as_deref().and_then(value),
-            permissions: value(&key.permission_names().join(",")).unwrap_or_else(empty),
-        };
-        LiveKey { key, headers, limits: OnceLock::new() }
+    pub(super) fn new(key: ApiKey) -> Self {
+        LiveKey { key, in_use: OnceLock::new(), generation: AtomicU32::new(0) }
+    }
+
+    fn in_use(&self) -> &InUse {
+        self.in_use.get_or_init(|| {
+            // Ids, names and permissions are free of control characters: their decoders refused those.
+            let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).ok();
+            let empty = || HeaderValue::from_static("");
+            let headers = IdentityHeaders {
+                key_id: value(self.key.id()).unwrap_or_else(empty),
+                key_name: self.key.name().and_then(value),
+                environment: self.key.environment().and_then(value),
+                permissions: value(&self.key.permissions.names().join(",")).unwrap_or_else(empty),
+            };
+            Box::new(InUse { headers, limits: OnceLock::new(), usage: OnceLock::new() })
+        })
+    }
+
+    pub(crate) fn headers(&self) -> &IdentityHeaders {
+        &self.in_use().headers
     }
 
     pub(crate) fn limits(&self, limiter: &Limiter) -> &KeyLimits {
-        self.limits.get_or_init(|| {
-            let own = self.key.rate_limits.as_ref();
+        self.in_use().limits.get_or_init(|| {
+            let own = self.key.rate_limits();
             KeyLimits {
-                state: limiter.state(&self.key.id),
+                state: limiter.state(self.key.id()),
                 windows: own.map(|quotas| quotas.iter().map(|quota| limiter.window(None, *quota)).collect()),
             }
         })
     }
+
+    /// What is remembered of its use.
+    pub(crate) fn usage(&self, book: &UsageBook) -> &Usage {
+        self.in_use().usage.get_or_init(|| book.of(self.key.id()))
+    }
 }
 
-/// What a digest opens, and until when.
+/// What a digest opens.
 #[derive(Clone, Debug)]
 pub(crate) struct Match {
     pub(crate) key: Arc<LiveKey>,
-    pub(crate) expires_at: Option<Timestamp>,
+    /// When the secret's grace ends, where it is not the key's current one.
+    pub(crate) rotated_out: Option<Timestamp>,
+}
+
+/// Why a credential opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unopened {
+    /// It is a bearward token whose checksum is wrong.
+    Mistyped,
+    Unknown,
+}
+
+impl Unopened {
+    /// The reason's name in logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Unopened::Mistyped => "mistyped",
+            Unopened::Unknown => "unknown",
+        }
+    }
 }
 
 /// All keys in service, by the digests of their secrets.
 #[derive(Debug)]
 pub(crate) struct KeyCache {
-    by_hash: DashMap<KeyHash, Match, BuildHasherDefault<DigestHasher>>,
+    by_hash: DashMap<KeyHash, Arc<LiveKey>, BuildHasherDefault<DigestHasher>>,
+    generation: AtomicU32,
     /// Sends a word when keys have left or were turned off.
     losses: watch::Sender<()>,
 }
@@ -94,7 +138,22 @@ pub(crate) struct Difference {
 
 impl Default for KeyCache {
     fn default() -> Self {
-        KeyCache { by_hash: DashMap::default(), losses: watch::Sender::new(()) }
+        KeyCache {
+            by_hash: DashMap::default(),
+            generation: AtomicU32::new(0),
+            losses: watch::Sender::new(()),
+        }
+    }
+}
+
+impl From<&KeySet> for KeyCache {
+    /// A cache of these keys, with its room taken at once: a map that grows holds a shard up for milliseconds.
+    fn from(set: &KeySet) -> Self {
+        let room = set.entries.len();
+        let by_hash = DashMap::with_capacity_and_hasher(room, BuildHasherDefault::default());
+        let cache = KeyCache { by_hash, ..KeyCache::default() };
+        cache.replace(set);
+        cache
     }
 }
 
@@ -115,37 +174,32 @@ impl fmt::Debug for Revocation {
 }
 
 impl KeyCache {
-    /// Puts `records` in the place of all that was there, and says what that changed.
+    /// Puts `set` in the place of all that was there, and says what that changed. One caller at a time.
     ///
     /// New and changed keys come first, then the ones that are gone leave: at no moment is a key that
     /// stands in both sets missing. A key that stays as it was is not touched.
-    pub(crate) fn replace(&self, records: Vec<KeyRecord>) -> Difference {
+    pub(crate) fn replace(&self, set: &KeySet) -> Difference {
         let mut difference = Difference::default();
-        let mut kept = HashSet::with_capacity(records.len());
-        for KeyRecord { key, secrets } in records {
-            let known = secrets.iter().find_map(|secret| self.find(&secret.hash));
-            let key = match known {
-                Some(known) if known.key.key == key => known.key,
-                _ => Arc::new(LiveKey::new(key)),
-            };
-            for Secret { hash, expires_at } in secrets {
-                kept.insert(hash);
-                match self.find(&hash) {
-                    Some(old) if Arc::ptr_eq(&old.key, &key) && old.expires_at == expires_at => continue,
-                    Some(_) => difference.changed += 1,
-                    None => difference.added += 1,
-                }
-                self.by_hash.insert(hash, Match { key: key.clone(), expires_at });
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        for (hash, key) in &set.entries {
+            key.generation.store(generation, Ordering::Relaxed);
+            match self.by_hash.get(hash) {
+                Some(old) if Arc::ptr_eq(old.value(), key) => continue,
+                Some(_) => difference.changed += 1,
+                None => difference.added += 1,
             }
+            self.by_hash.insert(*hash, key.clone());
         }
-        let gone: Vec<KeyHash> = {
-            let hashes = self.by_hash.iter().map(|entry| *entry.key());
-            hashes.filter(|hash| !kept.contains(hash)).collect()
-        };
-        for hash in &gone {
-            self.by_hash.remove(hash);
+        // Each digest of the set is there now, and none stands twice: what is more is of keys that are gone.
+        if self.by_hash.len() > set.entries.len() {
+            let is_gone = |key: &Arc<LiveKey>| key.generation.load(Ordering::Relaxed) != generation;
+            let entries = self.by_hash.iter().filter(|entry| is_gone(entry.value()));
+            let gone: Vec<KeyHash> = entries.map(|entry| *entry.key()).collect();
+            for hash in &gone {
+                self.by_hash.remove(hash);
+            }
+            difference.removed = gone.len();
         }
-        difference.removed = gone.len();
         if difference.removed + difference.changed > 0 {
             self.losses.send_replace(());
         }
@@ -166,9 +220,25 @@ impl KeyCache {
         }))
     }
 
+    /// What a credential opens, by its digest.
+    ///
+    /// # Errors
+    ///
+    /// Nothing. A token that was mistyped is refused before any look-up.
+    pub(crate) fn open(&self, credential: &Credential) -> Result<(KeyHash, Match), Unopened> {
+        if credential.is_mistyped() {
+            return Err(Unopened::Mistyped);
+        }
+        let hash = credential.hash();
+        let found = self.find(&hash).ok_or(Unopened::Unknown)?;
+        Ok((hash, found))
+    }
+
     /// The key that this digest opens, valid or not.
     pub(crate) fn find(&self, hash: &KeyHash) -> Option<Match> {
-        self.by_hash.get(hash).map(|found| found.value().clone())
+        let key = self.by_hash.get(hash)?.value().clone();
+        let rotated_out = key.key.rotated_out(hash);
+        Some(Match { key, rotated_out })
     }
 
     /// How many secrets open something.
@@ -199,54 +269,81 @@ impl Hasher for DigestHasher {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::keys::yaml;
+    use crate::keys::set::SetBuilder;
+    use crate::keys::{KeyRecord, Permission, Secret};
 
-    fn records(names: &[&str]) -> Vec<KeyRecord> {
-        let mut source = String::from("keys:\n");
-        for name in names {
-            let hash = KeyHash::of(name.as_bytes()).to_stored();
-            source.push_str(&format!("  - {{id: key_{name}, hash: {hash}, permissions: [read]}}\n"));
-        }
-        yaml::parse(Path::new("keys.yaml"), &source).unwrap()
+    fn record(name: &str) -> KeyRecord {
+        let permissions = [Permission::Read].into_iter().collect();
+        KeyRecord::new(format!("key_{name}"), KeyHash::of(name.as_bytes()), permissions)
+    }
+
+    fn set(cache: &KeyCache, records: &[KeyRecord]) -> KeySet {
+        SetBuilder::new(cache).add_all(records).finish()
+    }
+
+    fn replace(cache: &KeyCache, names: &[&str]) -> Difference {
+        let records: Vec<_> = names.iter().map(|name| record(name)).collect();
+        cache.replace(&set(cache, &records))
     }
 
     #[test]
     fn a_new_set_replaces_the_old_one() {
         let cache = KeyCache::default();
-        cache.replace(records(&["a", "b"]));
+        replace(&cache, &["a", "b"]);
         let stays = cache.find(&KeyHash::of(b"b")).unwrap().key;
-        let difference = cache.replace(records(&["b", "c"]));
+        let difference = replace(&cache, &["b", "c"]);
         assert_eq!(difference, Difference { added: 1, changed: 0, removed: 1 });
         assert!(
             Arc::ptr_eq(&stays, &cache.find(&KeyHash::of(b"b")).unwrap().key),
             "what stays is not touched"
         );
         let found =
-            |name: &str| cache.find(&KeyHash::of(name.as_bytes())).map(|found| found.key.key.id.clone());
+            |name: &str| cache.find(&KeyHash::of(name.as_bytes())).map(|found| found.key.key.id().to_owned());
         assert_eq!(found("a"), None);
         assert_eq!(found("b").as_deref(), Some("key_b"));
         assert_eq!(found("c").as_deref(), Some("key_c"));
         assert_eq!(cache.len(), 2);
+        assert_eq!(replace(&cache, &["b", "c"]), Difference::default());
+    }
+
+    #[test]
+    fn a_rotation_and_its_undoing_are_changes_of_one_identity() {
+        let cache = KeyCache::default();
+        let (old, new) = (KeyHash::of(b"a"), KeyHash::of(b"a2"));
+        let rotated_out = |hash| cache.find(&hash).map(|found| found.rotated_out);
+        let end = "2026-12-01T00:00:00Z".parse().unwrap();
+        replace(&cache, &["a"]);
+        let rotated = |hash, previous| KeyRecord {
+            hash,
+            previous: vec![Secret { hash: previous, expires_at: end }],
+            ..record("a")
+        };
+        cache.replace(&set(&cache, &[rotated(new, old)]));
+        assert_eq!((rotated_out(new), rotated_out(old)), (Some(None), Some(Some(end))));
+        cache.replace(&set(&cache, &[rotated(old, new)]));
+        assert_eq!((rotated_out(new), rotated_out(old)), (Some(Some(end)), Some(None)));
+        cache.replace(&set(&cache, &[record("a")]));
+        assert_eq!((rotated_out(new), rotated_out(old)), (None, Some(None)));
+        // A new secret alone, and all else alike: the old one opens nothing.
+        cache.replace(&set(&cache, &[KeyRecord { hash: new, ..record("a") }]));
+        assert_eq!((rotated_out(new), rotated_out(old), cache.len()), (Some(None), None, 1));
     }
 
     #[tokio::test]
     async fn a_revocation_is_told_to_whom_it_concerns_alone() {
         let cache = Arc::new(KeyCache::default());
-        cache.replace(records(&["a", "b"]));
+        replace(&cache, &["a", "b"]);
         let mut of_a = cache.revocation(KeyHash::of(b"a"));
         let mut of_b = cache.revocation(KeyHash::of(b"b"));
         let look = async |revocation: &mut Revocation| {
             std::future::poll_fn(|cx| Poll::Ready(revocation.poll(cx))).await.is_ready()
         };
         assert!(!look(&mut of_a).await && !look(&mut of_b).await);
-        cache.replace(records(&["b"]));
+        replace(&cache, &["b"]);
         assert!(look(&mut of_a).await && !look(&mut of_b).await);
-        let mut off = records(&["b"]);
-        off[0].key.disabled = true;
-        cache.replace(off);
+        let off = KeyRecord { disabled: true, ..record("b") };
+        cache.replace(&set(&cache, &[off]));
         assert!(look(&mut of_b).await);
         assert!(look(&mut cache.revocation(KeyHash::of(b"nobody"))).await);
     }

@@ -31,6 +31,15 @@ impl Token {
         Self::with_id(&random_base62(ID_LENGTH)?)
     }
 
+    /// A new token for a key that is there: with the id of the key inside, where that has the form of a token's.
+    pub(crate) fn generate_for(key_id: &str) -> Result<Self, getrandom::Error> {
+        let id = key_id.strip_prefix("key_").unwrap_or_default();
+        match id.len() == ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            true => Self::with_id(id),
+            false => Self::generate(),
+        }
+    }
+
     fn with_id(id: &str) -> Result<Self, getrandom::Error> {
         let mut token = Zeroizing::new(String::with_capacity(TOKEN_LENGTH));
         token.push_str(PREFIX);
@@ -151,6 +160,17 @@ impl KeyHash {
     }
 }
 
+impl KeyHash {
+    /// Its first eight bytes. A SHA-256 is uniform, so they are as good a hash of it as any.
+    pub(crate) fn head(&self) -> u64 {
+        let mut head = [0u8; 8];
+        for (to, from) in head.iter_mut().zip(self.0) {
+            *to = from;
+        }
+        u64::from_ne_bytes(head)
+    }
+}
+
 impl PartialEq for KeyHash {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -161,12 +181,7 @@ impl Eq for KeyHash {}
 
 impl Hash for KeyHash {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // A SHA-256 is uniform already: its first eight bytes are as good a hash as any.
-        let mut head = [0u8; 8];
-        for (to, from) in head.iter_mut().zip(self.0) {
-            *to = from;
-        }
-        state.write_u64(u64::from_ne_bytes(head));
+        state.write_u64(self.head());
     }
 }
 

@@ -297,9 +297,15 @@ fn refusals(peer: Peer, limits: Limits) -> Refuse {
             _ => Denial::bad_request("The request is not valid HTTP"),
         };
         let id = observe::refusal_id();
-        let log = &peer.gateway.access_log;
-        let mut record =
-            RequestRecord::open(log, &id, peer.address, &http::Method::default(), "", http::Version::HTTP_11);
+        let logs = &peer.gateway.logs;
+        let mut record = RequestRecord::open(
+            logs,
+            &id,
+            peer.address,
+            &http::Method::default(),
+            "",
+            http::Version::HTTP_11,
+        );
         record.denied(&denial);
         record.completed();
         let mut response = denial.closing().into_http();

@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
-use super::AccessLog;
+use super::Logs;
 use crate::config::{Log, LogFormat};
 
 /// Access lines past this many bytes that wait to be written are dropped, and lines of events past twice as many.
@@ -67,13 +67,22 @@ impl LogWriter {
 
     /// Queues an access line, as JSON or as `pretty` has it.
     pub(super) fn access<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
+        self.request_line(line, pretty, MAX_WAITING);
+    }
+
+    /// Queues a line of the audit, for which there is room when there is none for access lines.
+    pub(super) fn audit<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
+        self.request_line(line, pretty, 2 * MAX_WAITING);
+    }
+
+    fn request_line<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String, room: usize) {
         let text = if self.is_json {
             serde_json::to_vec(line).unwrap_or_default()
         } else {
             pretty(line).into_bytes()
         };
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.lines.len() + text.len() > MAX_WAITING {
+        if waiting.lines.len() + text.len() > room {
             waiting.dropped += 1;
             return;
         }
@@ -181,7 +190,7 @@ impl MakeWriter<'_> for Events {
 /// # Errors
 ///
 /// The log's thread could not be started.
-pub(crate) fn start(config: Log) -> io::Result<(AccessLog, LogGuard)> {
+pub(crate) fn start(config: Log) -> io::Result<(Logs, LogGuard)> {
     let is_json = match config.format {
         LogFormat::Json => true,
         LogFormat::Pretty => false,
@@ -203,7 +212,8 @@ pub(crate) fn start(config: Log) -> io::Result<(AccessLog, LogGuard)> {
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(ours).with_filter(level));
     // A second start in one process (tests) keeps the first one's log.
     let _already_started = tracing::subscriber::set_global_default(subscriber);
-    Ok((AccessLog(config.access.then_some(writer)), guard))
+    let audit = config.audit.then(|| writer.clone());
+    Ok((Logs { access: config.access.then_some(writer), audit }, guard))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::ReadFile;
 use crate::config::fault::{Fault, Faults};
+use crate::keys::directory;
 
 /// What was written in place counts once it has stood still for this long. It is longer than a writer's pauses, since
 /// the beginning of a list is a valid list; it is short enough for a change to be live within a second.
@@ -52,26 +53,35 @@ impl Stamp {
     }
 }
 
-/// The state of several files; `None` for one that is not there.
+/// The state of several files, those of directories included; `None` for one that is not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamps(Vec<Option<Stamp>>);
+pub(super) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
 
 impl Stamps {
     pub(super) fn of(files: &[PathBuf]) -> Self {
-        Stamps(files.iter().map(|path| Stamp::of(path)).collect())
+        Stamps(expanded(files).map(|path| (path.clone(), Stamp::of(&path))).collect())
     }
 
     fn bytes(&self) -> u64 {
-        self.0.iter().flatten().map(|stamp| stamp.length).sum()
+        self.0.iter().filter_map(|(_, stamp)| stamp.as_ref()).map(|stamp| stamp.length).sum()
     }
+}
+
+/// The files that are meant, where a path may be that of a directory of files.
+fn expanded(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ {
+    paths.iter().flat_map(|path| match path.is_dir().then(|| directory::files(path)) {
+        Some(Ok(files)) => files,
+        _ => vec![path.clone()],
+    })
 }
 
 /// Files that are taken together or not at all.
 #[derive(Debug)]
 pub(super) struct FileSet {
+    /// As they are configured: a directory stands for the files in it.
     files: Vec<PathBuf>,
     /// What leads to them, as of the last watch.
-    entries: BTreeSet<PathBuf>,
+    ways: Ways,
     /// As they were when they were last taken, or refused.
     taken: Stamps,
     digest: Option<[u8; 32]>,
@@ -102,10 +112,9 @@ pub(super) enum Look {
 impl FileSet {
     /// Files whose state at the time they were read is `taken`; of `read` it is known what that was.
     pub(super) fn new(files: Vec<PathBuf>, taken: Stamps, read: &[ReadFile]) -> Self {
-        let entries = files.iter().flat_map(|path| entries_to(path)).collect();
         let mut set = FileSet {
+            ways: Ways::to(&files),
             files,
-            entries,
             taken,
             digest: None,
             pending: None,
@@ -127,15 +136,15 @@ impl FileSet {
     }
 
     /// Finds out anew what leads to the files.
-    pub(super) fn entries(&mut self) -> &BTreeSet<PathBuf> {
-        self.entries = self.files.iter().flat_map(|path| entries_to(path)).collect();
-        &self.entries
+    pub(super) fn ways(&mut self) -> &Ways {
+        self.ways = Ways::to(&self.files);
+        &self.ways
     }
 
     /// Takes note of what the system told; says whether it is about one of the files, or a link to them.
     pub(super) fn heard(&mut self, touched: &Touched) -> bool {
         // Of a rename that names both, the second is where it went.
-        let named = touched.paths.last().filter(|path| self.entries.contains(*path));
+        let named = touched.paths.last().filter(|path| self.ways.lead_over(path));
         match (touched.came_whole, named) {
             (Some(true), Some(path)) => {
                 self.in_place.remove(path);
@@ -148,7 +157,7 @@ impl FileSet {
             (_, None) if touched.paths.is_empty() => self.came_whole = false,
             _ => {}
         }
-        touched.paths.is_empty() || touched.paths.iter().any(|path| self.entries.contains(path))
+        touched.paths.is_empty() || touched.paths.iter().any(|path| self.ways.lead_over(path))
     }
 
     /// Something that was told of was not heard: no change is known to be whole.
@@ -202,7 +211,8 @@ impl FileSet {
     }
 
     fn settle(&mut self, stamps: Stamps) -> Look {
-        let digest = self.read();
+        // A large file is not read twice to spare a reload that changes nothing.
+        let digest = (stamps.bytes() <= COMPARED_BYTES).then(|| self.read()).flatten();
         // What changed while it was read is not what was read.
         if Stamps::of(&self.files) != stamps {
             self.pending = None;
@@ -219,6 +229,36 @@ impl FileSet {
 
     fn read(&self) -> Option<[u8; 32]> {
         digest_of(&self.files)
+    }
+}
+
+/// What leads to files, so that a change of any of it is a change of theirs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ways {
+    /// The files' own directory entries, and those of all links to them.
+    entries: BTreeSet<PathBuf>,
+    /// Directories of which every file matters, also one that is not there yet.
+    directories: BTreeSet<PathBuf>,
+}
+
+impl Ways {
+    fn to(files: &[PathBuf]) -> Self {
+        let directories =
+            files.iter().filter(|path| path.is_dir()).filter_map(|path| path.canonicalize().ok());
+        // A directory may be replaced itself.
+        let all = expanded(files).chain(files.iter().cloned());
+        Ways { directories: directories.collect(), entries: all.flat_map(|path| entries_to(&path)).collect() }
+    }
+
+    fn lead_over(&self, path: &Path) -> bool {
+        let is_hidden = || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        self.entries.contains(path)
+            || path.parent().is_some_and(|parent| self.directories.contains(parent)) && !is_hidden()
+    }
+
+    pub(super) fn join(&mut self, other: &Ways) {
+        self.entries.extend(other.entries.iter().cloned());
+        self.directories.extend(other.directories.iter().cloned());
     }
 }
 
@@ -239,11 +279,13 @@ pub(super) fn openable<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Resu
 
 /// The digest of all contents; `None` where one can't be read.
 pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
-    openable(files).ok()?;
+    let files: Vec<PathBuf> = expanded(files).collect();
+    openable(&files).ok()?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];
     for path in files {
-        let mut file = fs::File::open(path).ok()?;
+        digest.update(path.as_os_str().as_encoded_bytes());
+        let mut file = fs::File::open(&path).ok()?;
         let mut length = 0u64;
         loop {
             let read = file.read(&mut buffer).ok()?;
@@ -341,10 +383,10 @@ impl Directories {
     }
 
     /// Watches these entries' directories, and no others.
-    pub(super) fn watch(&mut self, entries: &BTreeSet<PathBuf>) {
+    pub(super) fn watch(&mut self, ways: &Ways) {
         let Some(watcher) = &mut self.watcher else { return };
-        let parents = entries.iter().filter_map(|entry| entry.parent());
-        let wanted: BTreeSet<PathBuf> = parents.map(Path::to_owned).collect();
+        let parents = ways.entries.iter().filter_map(|entry| entry.parent());
+        let wanted: BTreeSet<PathBuf> = parents.map(Path::to_owned).chain(ways.directories.clone()).collect();
         for gone in self.watched.difference(&wanted) {
             let _went_with_its_directory = watcher.unwatch(gone);
         }
@@ -433,5 +475,33 @@ mod tests {
         assert_eq!(entries_to(&root.join("keys.yaml")), BTreeSet::from(expected));
         symlink(root.join("loop"), root.join("loop")).unwrap();
         assert!(!entries_to(&root.join("loop")).is_empty(), "a loop ends");
+    }
+
+    #[test]
+    fn a_directory_stands_for_the_files_in_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        let keys = root.join("keys");
+        fs::create_dir(&keys).unwrap();
+        fs::write(keys.join("a"), "a").unwrap();
+        let mut set = set(&keys);
+        let now = Instant::now();
+        assert_eq!(set.look(now, true), Look::Same);
+        let hears = |set: &mut FileSet, path: &Path| set.heard(&touched(path, true));
+        assert!(hears(&mut set, &keys.join("b")), "a file that was not there");
+        assert!(!hears(&mut set, &keys.join(".b.swp")) && !hears(&mut set, &root.join("b")));
+        fs::write(keys.join(".hidden"), "x").unwrap();
+        assert_eq!(set.look(now, true), Look::Same);
+        for change in
+            [|keys: &Path| fs::write(keys.join("b"), "b"), |keys: &Path| fs::remove_file(keys.join("a"))]
+        {
+            change(&keys).unwrap();
+            assert!(matches!(set.look(now, false), Look::Changing(_)));
+            assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed);
+        }
+        fs::rename(keys.join("b"), keys.join("c")).unwrap();
+        assert_eq!(set.look_settled(), Look::Changed, "the name counts, too");
+        set.ways();
+        assert!(hears(&mut set, &keys.join("c")) && hears(&mut set, &keys));
     }
 }

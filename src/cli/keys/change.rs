@@ -1,0 +1,117 @@
+//! `bearward keys rotate`, `revoke`, `delete`.
+
+use clap::Args;
+
+use super::{StoreArgument, ahead, in_words, named, now, or_by_hand, show_secret};
+use crate::cli::{Failure, say};
+use crate::keys::edit::Editor;
+use crate::keys::token::Token;
+use crate::keys::{KeyRecord, Secret};
+
+#[derive(Debug, Args)]
+pub(super) struct Rotate {
+    /// The key's id, or its name
+    key: String,
+    /// How long the old secret lives on; 0 ends it at once
+    #[arg(long, value_name = "DURATION", default_value = "7d")]
+    grace: String,
+    /// A new end of the key itself, as in 90d; left out, it stays
+    #[arg(long, value_name = "DURATION")]
+    expires_in: Option<String>,
+    #[command(flatten)]
+    store: StoreArgument,
+}
+
+impl Rotate {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let path = self.store.path()?;
+        let editor = Editor::open(&path)?;
+        let found = editor.find(&self.key)?;
+        let token = Token::generate_for(&found.record.id)
+            .map_err(|error| Failure::Failed(format!("no randomness: {error}")))?;
+        let after = self.rotated(&found.record, &token)?;
+        let written = editor.replace(&found, &after);
+        if written.is_ok() {
+            let old = after.previous.iter().find(|secret| secret.hash == found.record.hash);
+            let of_old = match old {
+                Some(secret) => format!("the old one opens it until {}", secret.expires_at),
+                None => "the old one opens it no more".to_owned(),
+            };
+            say(&format!("bearward: {} has a new secret, shown this once; {of_old}", named(&after)));
+            if let Some(end) = after.expires_at {
+                say(&format!("bearward: the key itself ends at {end}"));
+            }
+        }
+        show_secret(&token, &after, &editor, written)
+    }
+
+    fn rotated(&self, before: &KeyRecord, token: &Token) -> Result<KeyRecord, Failure> {
+        let now = now();
+        let is_at_once = self.grace.trim_end_matches(|c: char| c.is_ascii_alphabetic()) == "0";
+        let grace_end = match is_at_once {
+            true => None,
+            false => Some(ahead("--grace", &self.grace)?),
+        };
+        let expires_at = match &self.expires_in {
+            Some(lifetime) => Some(ahead("--expires-in", lifetime)?),
+            None => before.expires_at,
+        };
+        if before.disabled {
+            let revoked = format!("{} is turned off, which a new secret would not change", named(before));
+            return Err(Failure::Failed(revoked));
+        }
+        if expires_at.is_some_and(|end| end <= now) {
+            let ended = format!("{} has expired; --expires-in 90d gives it a new end", named(before));
+            return Err(Failure::Failed(ended));
+        }
+        // What the old secret could not do before, it can't do for longer now.
+        let old_end = grace_end.map(|end| before.expires_at.map_or(end, |expiry| end.min(expiry)));
+        let old_end = old_end.filter(|end| *end > now);
+        let mut after = KeyRecord { hash: token.hash(), created_at: Some(now), expires_at, ..before.clone() };
+        after.previous.extend(old_end.map(|expires_at| Secret { hash: before.hash, expires_at }));
+        Ok(after)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// The key's id, or its name
+    key: String,
+    #[command(flatten)]
+    store: StoreArgument,
+}
+
+impl Revoke {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let path = self.store.path()?;
+        let editor = Editor::open(&path)?;
+        let found = editor.find(&self.key)?;
+        if found.record.disabled {
+            say(&format!("bearward: {} was turned off before", named(&found.record)));
+            return Ok(());
+        }
+        let after = KeyRecord { disabled: true, ..found.record.clone() };
+        or_by_hand(&editor, Some(&after), editor.replace(&found, &after))?;
+        say(&format!("bearward: {} is turned off, with all its secrets", named(&after)));
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    /// The key's id, or its name
+    key: String,
+    #[command(flatten)]
+    store: StoreArgument,
+}
+
+impl Delete {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let path = self.store.path()?;
+        let editor = Editor::open(&path)?;
+        let found = editor.find(&self.key)?;
+        or_by_hand(&editor, None, editor.delete(&found))?;
+        say(&format!("bearward: {} is deleted from {}", named(&found.record), in_words(&path)));
+        Ok(())
+    }
+}

@@ -1,0 +1,264 @@
+//! `bearward keys list` and `show`.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use comfy_table::{ContentArrangement, Table, presets};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{ROTATION, StoreArgument, permission};
+use crate::cli::{Failure, print};
+use crate::keys::edit::Editor;
+use crate::keys::store::Store;
+use crate::keys::{KeyRecord, Permission};
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    store: StoreArgument,
+    /// Print the keys as JSON
+    #[arg(long)]
+    json: bool,
+    /// What to sort by
+    #[arg(long, value_enum, default_value = "store")]
+    sort: Sort,
+    /// Only keys in this state
+    #[arg(long, value_enum)]
+    state: Option<State>,
+    /// Only keys that are due for rotation
+    #[arg(long)]
+    due: bool,
+    /// Only keys with this environment
+    #[arg(long)]
+    environment: Option<String>,
+    /// Only keys that may do this
+    #[arg(long, value_parser = permission)]
+    permission: Option<Permission>,
+    /// Only keys whose name or id holds this
+    #[arg(long = "match", value_name = "TEXT")]
+    holds: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// As they stand in the store
+    Store,
+    Name,
+    /// The oldest first
+    Age,
+    /// Those that end next first
+    Expiry,
+}
+
+/// What a key is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum State {
+    Active,
+    Disabled,
+    Expired,
+    NotYetValid,
+}
+
+impl State {
+    fn of(record: &KeyRecord, now: Timestamp) -> Self {
+        match record {
+            _ if record.disabled => State::Disabled,
+            _ if record.expires_at.is_some_and(|end| now >= end) => State::Expired,
+            _ if record.not_before.is_some_and(|start| now < start) => State::NotYetValid,
+            _ => State::Active,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            State::Active => "active",
+            State::Disabled => "disabled",
+            State::Expired => "expired",
+            State::NotYetValid => "not_yet_valid",
+        }
+    }
+}
+
+/// A key, and how it stands.
+struct Row {
+    record: KeyRecord,
+    state: State,
+    age: Option<Duration>,
+    /// When it is due for rotation.
+    rotation: Option<Timestamp>,
+    is_due: bool,
+}
+
+impl Row {
+    fn of(record: KeyRecord, now: Timestamp, max_age: Duration) -> Self {
+        let state = State::of(&record, now);
+        let age =
+            record.created_at.map(|made| Duration::try_from(now.duration_since(made)).unwrap_or_default());
+        let rotation = record.created_at.and_then(|made| made.checked_add(max_age).ok());
+        // What opens nothing any more needs no new secret.
+        let is_live = matches!(state, State::Active | State::NotYetValid);
+        let is_due = is_live && rotation.is_none_or(|due| now >= due);
+        Row { record, state, age, rotation, is_due }
+    }
+
+    fn as_json(&self, now: Timestamp) -> Value {
+        let KeyRecord {
+            id, name, permissions, environment, disabled, max_concurrent, routes, metadata, ..
+        } = &self.record;
+        let instant = |instant: Option<Timestamp>| instant.map(|instant| instant.to_string());
+        let live = self.record.previous.iter().filter(|secret| secret.expires_at > now);
+        let quotas = self.record.rate_limits.as_ref().map(|quotas| {
+            let quota = |quota: &crate::config::Quota| {
+                json!({"requests": quota.requests, "per_seconds": quota.per.as_secs(), "burst": quota.burst})
+            };
+            quotas.iter().map(quota).collect::<Vec<_>>()
+        });
+        json!({
+            "id": id,
+            "name": name,
+            "state": self.state.name(),
+            "disabled": disabled,
+            "permissions": permissions.names(),
+            "environment": environment,
+            "created_at": instant(self.record.created_at),
+            "age_seconds": self.age.map(|age| age.as_secs()),
+            "not_before": instant(self.record.not_before),
+            "expires_at": instant(self.record.expires_at),
+            "rotation_due_at": instant(self.rotation),
+            "rotation_due": self.is_due,
+            "old_secrets_until": live.map(|secret| secret.expires_at.to_string()).collect::<Vec<_>>(),
+            "rate_limits": quotas,
+            "max_concurrent": max_concurrent,
+            "allow_from": self.record.allow_from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "routes": routes,
+            "metadata": metadata,
+        })
+    }
+
+    /// The cells of the table.
+    fn cells(&self, now: Timestamp) -> [String; 8] {
+        let rotation = match self.rotation {
+            _ if self.is_due && self.rotation.is_none() => "age unknown".to_owned(),
+            _ if self.is_due => "due".to_owned(),
+            Some(due) if matches!(self.state, State::Active | State::NotYetValid) => {
+                format!("in {}", span(Duration::try_from(due.duration_since(now)).unwrap_or_default()))
+            }
+            _ => String::new(),
+        };
+        let is_rotating = self.record.previous.iter().any(|secret| secret.expires_at > now);
+        [
+            self.record.id.clone(),
+            self.record.name.clone().unwrap_or_default(),
+            format!("{}{}", self.state.name(), if is_rotating { ", rotating" } else { "" }),
+            self.record.permissions.names().join(","),
+            self.record.environment.clone().unwrap_or_default(),
+            self.age.map(span).unwrap_or_default(),
+            self.record.expires_at.map(|end| ahead_or_ago(now, end)).unwrap_or_else(|| "never".to_owned()),
+            rotation,
+        ]
+    }
+}
+
+fn ahead_or_ago(now: Timestamp, then: Timestamp) -> String {
+    match Duration::try_from(then.duration_since(now)) {
+        Ok(ahead) => format!("in {}", span(ahead)),
+        Err(_) => format!("{} ago", span(Duration::try_from(now.duration_since(then)).unwrap_or_default())),
+    }
+}
+
+/// A duration as people tell it: in its largest unit.
+fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// After how long keys are due for rotation.
+fn rotation(store: &StoreArgument) -> Result<Duration, Failure> {
+    let max_age = store.configuration()?.and_then(|config| config.keys.max_age);
+    Ok(max_age.map_or(ROTATION, |max_age| max_age.age))
+}
+
+impl List {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let (max_age, now) = (rotation(&self.store)?, Timestamp::now());
+        let records = Store::at(&self.store.path()?)?.records()?;
+        let mut rows: Vec<Row> = records.into_iter().map(|record| Row::of(record, now, max_age)).collect();
+        rows.retain(|row| self.wants(row));
+        match self.sort {
+            Sort::Store => {}
+            Sort::Name => rows.sort_by(|a, b| a.record.name.cmp(&b.record.name)),
+            // What was made nobody knows when is the oldest.
+            Sort::Age => rows.sort_by_key(|row| row.record.created_at),
+            Sort::Expiry => rows.sort_by_key(|row| row.record.expires_at.unwrap_or(Timestamp::MAX)),
+        }
+        if self.json {
+            let keys: Vec<Value> = rows.iter().map(|row| row.as_json(now)).collect();
+            return print(&format!("{}\n", Value::Array(keys)));
+        }
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(["ID", "NAME", "STATE", "PERMISSIONS", "ENVIRONMENT", "AGE", "EXPIRES", "ROTATION"]);
+        for row in &rows {
+            table.add_row(row.cells(now));
+        }
+        let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
+        print(&format!("{}\n", lines.join("\n")))
+    }
+
+    fn wants(&self, row: &Row) -> bool {
+        let record = &row.record;
+        let holds = |text: &str| {
+            record.id.contains(text) || record.name.as_ref().is_some_and(|name| name.contains(text))
+        };
+        self.state.is_none_or(|state| state == row.state)
+            && (!self.due || row.is_due)
+            && self.environment.as_ref().is_none_or(|label| record.environment.as_ref() == Some(label))
+            && self.permission.is_none_or(|permission| record.permissions.grant(permission))
+            && self.holds.as_deref().is_none_or(holds)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The key's id, or its name
+    key: String,
+    #[command(flatten)]
+    store: StoreArgument,
+    /// Print the key as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Show {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let (max_age, now) = (rotation(&self.store)?, Timestamp::now());
+        let path = self.store.path()?;
+        let record = Editor::look(&path, &self.key)?;
+        let row = Row::of(record, now, max_age);
+        let shown = row.as_json(now);
+        if self.json {
+            return print(&format!("{shown}\n"));
+        }
+        let mut text = String::new();
+        for (name, value) in shown.as_object().into_iter().flatten() {
+            let value = match value {
+                Value::Null => continue,
+                Value::Array(items) if items.is_empty() => continue,
+                Value::Object(fields) if fields.is_empty() => continue,
+                Value::String(text) => text.clone(),
+                Value::Array(items) if items.iter().all(Value::is_string) => {
+                    items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+                }
+                other => other.to_string(),
+            };
+            text.push_str(&format!("{:<19}{value}\n", format!("{name}:")));
+        }
+        print(&text)
+    }
+}

@@ -1,0 +1,109 @@
+//! `bearward keys verify`.
+
+use std::net::IpAddr;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{StoreArgument, in_words, read_token};
+use crate::cli::{Failure, print};
+use crate::keys::cache::{KeyCache, Match, Unopened};
+use crate::keys::directory::LastGood;
+use crate::keys::set::Reading;
+use crate::keys::store::Store;
+use crate::keys::{Circumstances, Credential, Invalidity};
+
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    #[command(flatten)]
+    store: StoreArgument,
+    /// The address that the token would come from; left out: one that the key allows
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<IpAddr>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Verify {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let (config, path) = (self.store.configuration()?, self.store.path()?);
+        let credential = Credential::new(read_token("verify")?.as_bytes());
+        let reading = Reading { known: &KeyCache::default(), last_good: &LastGood::new() };
+        let set = Store::at(&path)?.load(reading)?;
+        let found = match KeyCache::from(&set).open(&credential) {
+            Ok((_, found)) => found,
+            Err(unopened) => {
+                let why = match unopened {
+                    Unopened::Mistyped => {
+                        "a bearward token with a wrong checksum: a character is lost or changed".to_owned()
+                    }
+                    Unopened::Unknown => format!("no key of {} opens with it", in_words(&path)),
+                };
+                return self.told(credential.key_id(), Some((unopened.name(), why)), None);
+            }
+        };
+        let keys = config.as_ref().map(|config| &config.keys);
+        let key = &found.key.key;
+        let circumstances = Circumstances {
+            now: Timestamp::now(),
+            environment: keys.and_then(|keys| keys.environment.as_deref()),
+            address: self.from.or_else(|| key.allowed_address()),
+            max_age: keys.and_then(|keys| keys.max_age),
+        };
+        let refusal = key.validity(found.rotated_out, &circumstances).err();
+        let refusal = refusal.map(|invalidity| (invalidity.name(), why(invalidity)));
+        self.told(key.id().to_owned(), refusal, Some(&found))
+    }
+
+    fn told(
+        &self,
+        id: String,
+        refusal: Option<(&'static str, String)>,
+        found: Option<&Match>,
+    ) -> Result<(), Failure> {
+        let key = found.map(|found| &found.key.key);
+        let name = key.and_then(|key| key.name());
+        if self.json {
+            let outcome = json!({
+                "key_id": id,
+                "name": name,
+                "let_in": refusal.is_none(),
+                "reason": refusal.as_ref().map(|(reason, _)| reason),
+                "message": refusal.as_ref().map(|(_, why)| why),
+                "permissions": key.map(|key| key.permissions.names()),
+                "rotated_out_at": found.and_then(|found| found.rotated_out).map(|end| end.to_string()),
+            });
+            print(&format!("{outcome}\n"))?;
+        }
+        let label = name.map(|name| format!("{id} ({name})")).unwrap_or(id);
+        match refusal {
+            Some((_, why)) => Err(Failure::Failed(format!("{label} would be refused: {why}"))),
+            None if self.json => Ok(()),
+            None => {
+                let permissions = key.map(|key| key.permissions.names().join(", ")).unwrap_or_default();
+                let mut text = format!("{label} would be let in; it may {permissions}\n");
+                if let Some(end) = found.and_then(|found| found.rotated_out) {
+                    text.push_str(&format!("by an old secret, which ends at {end}\n"));
+                }
+                print(&text)
+            }
+        }
+    }
+}
+
+fn why(invalidity: Invalidity) -> String {
+    match invalidity {
+        Invalidity::Disabled => "it is turned off".to_owned(),
+        Invalidity::NotYetValid => "its time has not begun".to_owned(),
+        Invalidity::OtherEnvironment => "the configuration demands another environment".to_owned(),
+        Invalidity::AddressNotAllowed => "it may not be used from this address".to_owned(),
+        Invalidity::AgeUnknown => "it has no created_at, and keys past keys.max_age are refused".to_owned(),
+        Invalidity::Expired(end) => format!("it expired at {end}"),
+        Invalidity::RotatedOut(end) => {
+            format!("this secret of it was rotated out, and its grace ended at {end}")
+        }
+        Invalidity::TooOld(end) => format!("it is past keys.max_age since {end}"),
+    }
+}

@@ -1,0 +1,288 @@
+//! Changes of a store, made by people and their tools: one key at a time, under a lock, and proved before they count.
+//!
+//! What is written is "the old keys and this change", as the store's own reader reads it, or nothing is written. Files are
+//! replaced whole: a temporary file beside them, made durable, renamed.
+
+mod disk;
+mod entry;
+mod layout;
+mod lines;
+mod text;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use disk::Locked;
+
+use super::directory::files;
+use super::record::KeyRecord;
+use super::store::{self, Store};
+use super::{KeyHash, yaml};
+use crate::config::fault::{Fault, Faults};
+
+/// Why a store was not changed.
+#[derive(Debug)]
+pub(crate) enum EditError {
+    /// It is not good as it is.
+    Faults(Faults),
+    /// It can't be changed from here: why, and what to do.
+    Unwritable { why: String, advice: String },
+    /// Something else: no such key, a name that is taken, no space left.
+    Refused(String),
+}
+
+impl From<Faults> for EditError {
+    fn from(faults: Faults) -> Self {
+        EditError::Faults(faults)
+    }
+}
+
+impl From<Fault> for EditError {
+    fn from(fault: Fault) -> Self {
+        EditError::Faults(fault.into())
+    }
+}
+
+fn no_such<T>(path: &Path, key: &str) -> Result<T, EditError> {
+    refused(format!("{} has no key {key}; `bearward keys list` shows them", path.display()))
+}
+
+fn refused<T>(message: impl Into<String>) -> Result<T, EditError> {
+    Err(EditError::Refused(message.into()))
+}
+
+/// A store that nobody else changes for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Editor {
+    store: Store,
+    locked: Locked,
+}
+
+/// A key where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) record: KeyRecord,
+    /// The file, where the store is a directory.
+    file: PathBuf,
+}
+
+impl Editor {
+    /// Locks a store, and clears what a command that was killed may have left.
+    pub(crate) fn open(path: &Path) -> Result<Self, EditError> {
+        let store = Store::at(path)?;
+        let directory = match &store {
+            Store::Directory(directory) => directory.clone(),
+            _ => disk::directory_of(&disk::resolved(path)?),
+        };
+        let locked = Locked::new(&directory, disk::is_mounted(path))?;
+        let store = match store {
+            Store::Directory(directory) => Store::Directory(directory),
+            _ => Store::at(&disk::resolved(path)?)?,
+        };
+        Ok(Editor { store, locked })
+    }
+
+    /// A key as it stands in a store of this kind, for people to put where it belongs.
+    pub(crate) fn pasteable(&self, record: &KeyRecord) -> String {
+        match &self.store {
+            Store::JsonLines(_) => entry::line(record),
+            Store::Directory(_) => entry::fields(record).join("\n"),
+            Store::Yaml(_) | Store::Text(_) => entry::list_entry(record),
+        }
+    }
+
+    /// Every key; none where there is no file yet.
+    pub(crate) fn records(&self) -> Result<Vec<KeyRecord>, EditError> {
+        let path = self.store.path();
+        Ok(match &self.store {
+            Store::Directory(directory) if files(directory).is_ok_and(|files| files.is_empty()) => Vec::new(),
+            Store::Yaml(_) if path.exists() => yaml::parse_any(path, &store::read(path)?)?,
+            _ if !path.exists() => Vec::new(),
+            Store::JsonLines(_) | Store::Text(_) if fs::metadata(path).is_ok_and(|file| file.len() == 0) => {
+                Vec::new()
+            }
+            store => store.records()?,
+        })
+    }
+
+    /// The key with this id, or this name.
+    pub(crate) fn find(&self, key: &str) -> Result<Found, EditError> {
+        let is_it = |record: &KeyRecord| record.id == key || record.name.as_deref() == Some(key);
+        let path = self.store.path();
+        let mut found = match &self.store {
+            Store::Directory(directory) => {
+                let mut found = Vec::new();
+                for file in files(directory).map_err(|error| disk::in_words("read", directory, &error))? {
+                    let records = yaml::parse_part(&file, &store::read(&file)?)?;
+                    let records = records.into_iter().filter(&is_it);
+                    found.extend(records.map(|record| Found { record, file: file.clone() }));
+                }
+                found
+            }
+            Store::JsonLines(_) => lines::find(path, key)?
+                .into_iter()
+                .map(|record| Found { record, file: path.to_owned() })
+                .collect(),
+            store => {
+                let records = store.records()?.into_iter().filter(&is_it);
+                records.map(|record| Found { record, file: path.to_owned() }).collect()
+            }
+        };
+        // An id is nobody's name.
+        if let Some(by_id) = found.iter().position(|found| found.record.id == key) {
+            found.swap(0, by_id);
+        }
+        match found.into_iter().next() {
+            Some(found) => Ok(found),
+            None => no_such(path, key),
+        }
+    }
+
+    /// The key with this id or name in the store at `path`, which is not locked for a look.
+    pub(crate) fn look(path: &Path, key: &str) -> Result<KeyRecord, EditError> {
+        let records = Store::at(path)?.records()?;
+        let by_id = records.iter().find(|record| record.id == key);
+        let found = by_id.or_else(|| records.iter().find(|record| record.name.as_deref() == Some(key)));
+        match found {
+            Some(record) => Ok(record.clone()),
+            None => no_such(path, key),
+        }
+    }
+
+    /// Adds keys.
+    pub(crate) fn add(&self, records: &[KeyRecord]) -> Result<(), EditError> {
+        let path = self.store.path();
+        match &self.store {
+            Store::Text(_) => refused(format!(
+                "{} is a list of plain tokens, which says nothing of what a key may do; `bearward keys import {0} --keys \
+                 keys.yaml` makes a file of hashes of it, to which keys can be added",
+                path.display()
+            )),
+            Store::JsonLines(_) => lines::add(&self.locked, path, records),
+            Store::Yaml(_) => {
+                let before = self.records()?;
+                told_if_taken(&before, records)?;
+                let source = if path.exists() { store::read(path)? } else { String::new() };
+                let entries: Vec<Vec<String>> = records.iter().map(entry::fields).collect();
+                let after = [before, records.to_vec()].concat();
+                self.write(path, text::add(&source, &entries), |text| yaml::parse(path, text), &after)
+            }
+            Store::Directory(directory) => {
+                told_if_taken(&self.records()?, records)?;
+                for record in records {
+                    let file = free_file(directory, record);
+                    let text = entry::fields(record).join("\n") + "\n";
+                    let one = std::slice::from_ref(record);
+                    self.write(&file, Some(text), |text| yaml::parse_part(&file, text), one)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts `after` in the place of a key; of its fields, only those may differ that a rotation or revocation changes.
+    pub(crate) fn replace(&self, found: &Found, after: &KeyRecord) -> Result<(), EditError> {
+        let Found { record: before, file } = found;
+        match &self.store {
+            Store::Text(_) => refused(format!(
+                "{} is a list of plain tokens: `delete` takes one out, and `bearward keys import` makes a store of it that \
+                 can do more",
+                file.display()
+            )),
+            Store::JsonLines(_) => lines::replace(&self.locked, file, before, Some(after)),
+            Store::Yaml(_) | Store::Directory(_) => {
+                let source = store::read(file)?;
+                let parse = |text: &str| yaml::parse_part(file, text);
+                let mut expected = parse(&source)?;
+                if let Some(place) = expected.iter_mut().find(|record| record.id == before.id) {
+                    place.clone_from(after);
+                }
+                self.write(file, text::change(&source, before, after, false), parse, &expected)
+            }
+        }
+    }
+
+    /// Takes a key out.
+    pub(crate) fn delete(&self, found: &Found) -> Result<(), EditError> {
+        let Found { record, file } = found;
+        let last = || {
+            refused(format!(
+                "{} is the last key: a running server refuses a store without keys and would let it in for ever; `bearward \
+                 keys revoke {0}` turns it off",
+                record.id
+            ))
+        };
+        if let Store::JsonLines(_) = &self.store {
+            return lines::replace(&self.locked, file, record, None);
+        }
+        if self.records()?.len() < 2 {
+            return last();
+        }
+        let source = store::read(file)?;
+        if let Store::Text(_) = &self.store {
+            let mut expected = self.records()?;
+            expected.retain(|kept| kept.id != record.id);
+            let text = lines::without_token(&source, record.hash);
+            return self.write(file, Some(text), |text| super::text::parse(file, text), &expected);
+        }
+        let mut expected = yaml::parse_part(file, &source)?;
+        expected.retain(|kept| kept.id != record.id);
+        if expected.is_empty() {
+            return self.locked.remove(file);
+        }
+        self.write(file, text::delete(&source, &record.id), |text| yaml::parse_part(file, text), &expected)
+    }
+
+    /// Writes a file that reads as `expected`, or nothing.
+    fn write(
+        &self,
+        file: &Path,
+        text: Option<String>,
+        parse: impl Fn(&str) -> Result<Vec<KeyRecord>, Faults>,
+        expected: &[KeyRecord],
+    ) -> Result<(), EditError> {
+        let unproved = || EditError::Unwritable {
+            why: format!(
+                "{} is written in a way that can't be changed without touching more than this key",
+                file.display()
+            ),
+            advice: "edit it by hand as below".to_owned(),
+        };
+        let text = text.ok_or_else(unproved)?;
+        if !parse(&text).is_ok_and(|records| records == expected) {
+            return Err(unproved());
+        }
+        self.locked.replace(file, text.as_bytes())
+    }
+}
+
+/// Says which id, name or hash is taken, before the reader says so of a line that nobody has seen.
+fn told_if_taken(before: &[KeyRecord], records: &[KeyRecord]) -> Result<(), EditError> {
+    for record in records {
+        let same_name = |other: &KeyRecord| record.name.is_some() && record.name == other.name;
+        if let Some(other) = before.iter().find(|other| same_name(other)) {
+            return refused(format!(
+                "the name {} is taken, by {}",
+                record.name.as_deref().unwrap_or_default(),
+                other.id
+            ));
+        }
+        if let Some(other) = before.iter().find(|other| other.hash == record.hash || other.id == record.id) {
+            return refused(format!("this very key is there already, as {}", other.id));
+        }
+    }
+    Ok(())
+}
+
+/// A file for one key of a directory, named by it.
+fn free_file(directory: &Path, record: &KeyRecord) -> PathBuf {
+    let is_plain = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let name = record.name.as_deref().filter(is_plain).unwrap_or(&record.id);
+    let by_name = directory.join(format!("{name}.yaml"));
+    if by_name.exists() { directory.join(format!("{}.yaml", record.id)) } else { by_name }
+}
+
+/// Whether a key has this digest, as its current secret or an old one.
+pub(crate) fn has_hash(record: &KeyRecord, hash: &KeyHash) -> bool {
+    record.hash == *hash || record.previous.iter().any(|secret| secret.hash == *hash)
+}

@@ -1,0 +1,181 @@
+//! The file system's part: one writer at a time, and a file that is the old one or the new one, never half of one.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Gid, Uid};
+use tempfile::NamedTempFile;
+
+use super::EditError;
+
+/// Temporary files are named so; whoever holds the lock knows that one that is there was left behind.
+const PREFIX: &str = ".bearward-";
+const SUFFIX: &str = ".tmp";
+/// More symbolic links than this are a loop (as the kernel has it).
+const MAX_LINKS: usize = 40;
+
+/// A directory in which nobody else of us writes for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Locked {
+    directory: PathBuf,
+    /// It is of a Secret or ConfigMap: looked at, and not written to.
+    is_mounted: bool,
+    /// The lock is the directory's own: it leaves no file behind, and two names of one file share it.
+    _lock: File,
+}
+
+impl Locked {
+    /// Waits for the lock, and clears what a command that was killed has left.
+    pub(super) fn new(directory: &Path, is_mounted: bool) -> Result<Self, EditError> {
+        let failed = |doing: &str, error: &io::Error| in_words(doing, directory, error);
+        let lock = File::open(directory).map_err(|error| failed("open", &error))?;
+        lock.lock().map_err(|error| failed("lock", &error))?;
+        let left = fs::read_dir(directory).map_err(|error| failed("read", &error))?.filter_map(Result::ok);
+        for entry in left {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+                // If it can't be removed, nothing can be written here either, and that is told.
+                let _read_only = fs::remove_file(entry.path());
+            }
+        }
+        Ok(Locked { directory: directory.to_owned(), is_mounted, _lock: lock })
+    }
+
+    /// Puts a file of this directory in the place of `path`, durable before it is seen. Mode and owner stay; a new one is
+    /// its owner's alone.
+    pub(super) fn replace(&self, path: &Path, content: &[u8]) -> Result<(), EditError> {
+        let mut writing = self.begin(path)?;
+        writing.write(content)?;
+        writing.finish()
+    }
+
+    /// A temporary file that will take the place of `path`.
+    pub(super) fn begin(&self, path: &Path) -> Result<Writing<'_>, EditError> {
+        self.refuse_mounted(path)?;
+        let failed = |error: io::Error| unwritable(path, &error);
+        let mut builder = tempfile::Builder::new();
+        let temporary = builder.prefix(PREFIX).suffix(SUFFIX).tempfile_in(&self.directory).map_err(failed)?;
+        Ok(Writing { locked: self, path: path.to_owned(), temporary })
+    }
+
+    /// Removes a file.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), EditError> {
+        self.refuse_mounted(path)?;
+        fs::remove_file(path).and_then(|()| self.sync()).map_err(|error| unwritable(path, &error))
+    }
+
+    /// A change of what the kubelet writes would be lost, or refused.
+    fn refuse_mounted(&self, path: &Path) -> Result<(), EditError> {
+        if !self.is_mounted {
+            return Ok(());
+        }
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Err(EditError::Unwritable {
+            why: format!(
+                "{} is in a mounted Secret or ConfigMap, which can't be changed from inside",
+                path.display()
+            ),
+            advice: format!(
+                "change it where it comes from: edit its file `{file}` there as below, then, with the names of your own, \
+                 `kubectl create secret generic NAME --from-file={file} --dry-run=client -o yaml | kubectl apply -f -`"
+            ),
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+/// A file that is being written, and is nothing until it is finished.
+pub(super) struct Writing<'l> {
+    locked: &'l Locked,
+    path: PathBuf,
+    temporary: NamedTempFile,
+}
+
+impl Writing<'_> {
+    pub(super) fn write(&mut self, content: &[u8]) -> Result<(), EditError> {
+        self.temporary.write_all(content).map_err(|error| in_words("write", &self.path, &error))
+    }
+
+    /// Where it is until then.
+    pub(super) fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    pub(super) fn finish(self) -> Result<(), EditError> {
+        let Writing { locked, path, temporary } = self;
+        let put = || {
+            if let Ok(old) = fs::metadata(&path) {
+                let file = temporary.as_file();
+                let made = file.metadata()?;
+                if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
+                    let (uid, gid) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
+                    rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|error| {
+                        let error = io::Error::from(error);
+                        io::Error::new(
+                            error.kind(),
+                            format!("its owner can't be kept ({error}); run this as its owner"),
+                        )
+                    })?;
+                }
+                // After the owner, whose change takes special bits away.
+                file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
+            }
+            temporary.as_file().sync_all()?;
+            temporary.persist(&path).map_err(|error| error.error)?;
+            locked.sync()
+        };
+        put().map_err(|error: io::Error| in_words("write", &path, &error))
+    }
+}
+
+/// The directory that a file is in.
+pub(super) fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The file itself, where `path` is a symbolic link to it: what is renamed into a link's place would end the link.
+pub(super) fn resolved(path: &Path) -> Result<PathBuf, EditError> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            Ok(target) => path = directory_of(&path).join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    super::refused(format!("{} is a link to itself", path.display()))
+}
+
+/// Whether `path` is in a mounted Secret or ConfigMap: those are mounted through a link `..data`, which the kubelet swaps.
+pub(super) fn is_mounted(path: &Path) -> bool {
+    let is_dotted = |part: Component<'_>| match part {
+        Component::Normal(name) => name.as_encoded_bytes().starts_with(b".."),
+        _ => false,
+    };
+    let leads_through = fs::read_link(path).is_ok_and(|target| target.components().any(is_dotted));
+    let directory = if path.is_dir() { path.to_owned() } else { directory_of(path) };
+    leads_through || fs::symlink_metadata(directory.join("..data")).is_ok()
+}
+
+/// What the system refused, in words; a store that may not be written gets its own advice.
+pub(super) fn unwritable(path: &Path, error: &io::Error) -> EditError {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => EditError::Unwritable {
+            why: format!("{} can't be written: {error}", path.display()),
+            advice: "run this where the store is writable, or edit it by hand as below".to_owned(),
+        },
+        _ => in_words("write", path, error),
+    }
+}
+
+pub(super) fn in_words(doing: &str, path: &Path, error: &io::Error) -> EditError {
+    EditError::Refused(format!("can't {doing} {}: {error}; nothing was changed", path.display()))
+}

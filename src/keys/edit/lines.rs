@@ -1,0 +1,98 @@
+//! Changes of files that hold a key a line: every other line is copied as it is, byte by byte.
+
+use std::path::Path;
+
+use super::disk::Locked;
+use super::{EditError, entry, refused, text};
+use crate::keys::cache::KeyCache;
+use crate::keys::record::KeyRecord;
+use crate::keys::{Credential, KeyHash, jsonl};
+
+/// The keys of a JSON Lines file with this id or name.
+pub(super) fn find(path: &Path, key: &str) -> Result<Vec<KeyRecord>, EditError> {
+    // A store that is not good as a whole is not changed.
+    jsonl::load(path, &KeyCache::default())?;
+    let mut found = Vec::new();
+    jsonl::each_line(path, |_, line| {
+        if jsonl::is_of(line, key) {
+            found.extend(jsonl::record(path, line));
+        }
+        true
+    })?;
+    Ok(found)
+}
+
+/// Adds lines, to a file that may not be there yet.
+pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result<(), EditError> {
+    let is_empty = std::fs::metadata(path).is_ok_and(|file| file.len() == 0);
+    let before = if path.exists() && !is_empty { jsonl::load(path, &KeyCache::default())?.keys } else { 0 };
+    let mut writing = locked.begin(path)?;
+    let mut is_ended = true;
+    if before > 0 {
+        jsonl::each_raw_line(path, |_, line| {
+            is_ended = line.ends_with(b"\n");
+            writing.write(line).map(|()| true)
+        })?;
+    }
+    if !is_ended {
+        writing.write(b"\n")?;
+    }
+    for record in records {
+        writing.write(format!("{}\n", entry::line(record)).as_bytes())?;
+    }
+    // The reader itself finds what is taken.
+    match jsonl::load(writing.path(), &KeyCache::default()) {
+        Ok(set) if set.keys == before + records.len() => writing.finish(),
+        Ok(_) => refused("the file was changed by somebody else meanwhile; nothing was changed"),
+        Err(_) => refused(format!("an id, a name or a hash of the new key is in {} already", path.display())),
+    }
+}
+
+/// Puts a key's line in the place of its old one; or takes it out, where there is no new one.
+pub(super) fn replace(
+    locked: &Locked,
+    path: &Path,
+    before: &KeyRecord,
+    after: Option<&KeyRecord>,
+) -> Result<(), EditError> {
+    let count = jsonl::load(path, &KeyCache::default())?.keys;
+    if after.is_none() && count < 2 {
+        return refused(format!(
+            "{} is the last key: a running server refuses a store without keys and would let it in for ever; `bearward keys \
+             revoke {0}` turns it off",
+            before.id
+        ));
+    }
+    let mut writing = locked.begin(path)?;
+    let mut changed = 0;
+    let mut is_proved = true;
+    jsonl::each_raw_line(path, |_, line| {
+        let line_of_key = Some(line).filter(|line| jsonl::is_of(line, &before.id));
+        let record = line_of_key.and_then(|line| jsonl::record(path, line.trim_ascii()));
+        let is_it = record.is_some_and(|record| record == *before);
+        if !is_it {
+            return writing.write(line).map(|()| true);
+        }
+        changed += 1;
+        let Some(after) = after else { return Ok(true) };
+        let source = std::str::from_utf8(line).unwrap_or_default();
+        let new = text::change(source, before, after, true).unwrap_or_default();
+        is_proved &= jsonl::record(path, new.as_bytes().trim_ascii()).is_some_and(|record| record == *after);
+        writing.write(new.as_bytes()).map(|()| true)
+    })?;
+    let expected = if after.is_some() { count } else { count - 1 };
+    let is_read = jsonl::load(writing.path(), &KeyCache::default()).is_ok_and(|set| set.keys == expected);
+    if changed != 1 || !is_proved || !is_read {
+        return refused(format!(
+            "the line of {} can't be changed as it is written; nothing was changed",
+            before.id
+        ));
+    }
+    writing.finish()
+}
+
+/// A plain list without the token of this digest.
+pub(super) fn without_token(source: &str, hash: KeyHash) -> String {
+    let is_it = |line: &str| Credential::new(line.trim().as_bytes()).hash() == hash;
+    source.split_inclusive('\n').filter(|line| !is_it(line)).collect()
+}

@@ -1,0 +1,333 @@
+//! Changes of one key in the text of a YAML file or a line of JSON: only the lines that have to change do.
+//!
+//! Nothing here is believed: [`super`] reads what came out and compares it with what was meant.
+
+use std::ops::Range;
+
+use super::layout::{self, Item, Shape};
+use crate::keys::record::KeyRecord;
+
+/// A field and its new value, as YAML and JSON both have it.
+pub(super) struct Field {
+    pub(super) name: &'static str,
+    pub(super) value: String,
+    /// The value is text, which JSON quotes.
+    pub(super) is_text: bool,
+}
+
+/// The fields in which `after` differs from `before`, `previous` aside.
+pub(super) fn changed_fields(before: &KeyRecord, after: &KeyRecord) -> Vec<Field> {
+    let text = |name, value: String| Field { name, value, is_text: true };
+    let mut fields = Vec::new();
+    if before.hash != after.hash {
+        fields.push(text("hash", after.hash.to_stored()));
+    }
+    for (name, before, after) in [
+        ("created_at", before.created_at, after.created_at),
+        ("expires_at", before.expires_at, after.expires_at),
+    ] {
+        if let Some(instant) = after.filter(|_| before != after) {
+            fields.push(text(name, instant.to_string()));
+        }
+    }
+    if before.disabled != after.disabled {
+        fields.push(Field { name: "disabled", value: after.disabled.to_string(), is_text: false });
+    }
+    fields
+}
+
+/// The text with one key changed: the file's one key, or the one of its list that has the id.
+pub(super) fn change(source: &str, before: &KeyRecord, after: &KeyRecord, is_json: bool) -> Option<String> {
+    let mut text = source.to_owned();
+    for field in changed_fields(before, after) {
+        let root = layout::of(&text)?;
+        let splice = set(&text, find(&root, &before.id)?, &field, is_json)?;
+        text = splice.apply(&text)?;
+    }
+    for secret in after.previous.iter().filter(|secret| !before.previous.contains(secret)) {
+        let root = layout::of(&text)?;
+        let (hash, end) = (secret.hash.to_stored(), secret.expires_at);
+        let entry = match is_json {
+            true => format!("{{\"hash\":\"{hash}\",\"expires_at\":\"{end}\"}}"),
+            false => format!("{{hash: {hash}, expires_at: {end}}}"),
+        };
+        let splice = add_previous(&text, find(&root, &before.id)?, &entry, is_json)?;
+        text = splice.apply(&text)?;
+    }
+    Some(text)
+}
+
+/// The text without one key of its list.
+pub(super) fn delete(source: &str, id: &str) -> Option<String> {
+    let root = layout::of(source)?;
+    let (key, list) = root.field("keys")?;
+    let Shape::List { is_flow, items } = &list.shape else { return None };
+    let index = items.iter().position(|item| item.text("id") == Some(id))?;
+    let item = items.get(index)?;
+    let previous_end =
+        index.checked_sub(1).and_then(|index| items.get(index)).map_or(key.span.end, |item| item.span.end);
+    let at = match (is_flow, items.get(index + 1)) {
+        (true, Some(next)) => item.span.start..next.span.start,
+        (true, None) if index > 0 => previous_end..item.span.end,
+        (true, None) => item.span.clone(),
+        (false, _) => {
+            let dash = dash_line(source, previous_end, item.span.start)?;
+            let end = end_with_comments(source, item.span.end, indentation(source, dash));
+            // The comment that stands directly above an entry is its own.
+            comments_above(source, dash)..end
+        }
+    };
+    Splice { at, text: String::new() }.apply(source)
+}
+
+/// The text with more keys at the end of its list. `entries`: each as the lines of a block map, without indentation.
+pub(super) fn add(source: &str, entries: &[Vec<String>]) -> Option<String> {
+    let newline = newline_of(source);
+    let Some(root) = layout::of(source).filter(|root| !root.is_null()) else {
+        let mut text = ended(source, newline);
+        text.push_str(&format!("keys:{newline}"));
+        entries.iter().for_each(|entry| text.push_str(&block(entry, "  ", newline)));
+        return Some(text);
+    };
+    let (key, list) = root.field("keys")?;
+    let splice = match &list.shape {
+        Shape::List { is_flow: true, items } if !items.is_empty() => {
+            let last = items.last()?.span.end;
+            let entries: Vec<String> = entries.iter().map(|entry| flow(entry)).collect();
+            Splice { at: last..last, text: format!(", {}", entries.join(", ")) }
+        }
+        Shape::List { is_flow: false, items } => {
+            let before = items.len().checked_sub(2).and_then(|index| items.get(index));
+            let before = before.map_or(key.span.end, |item| item.span.end);
+            let last = items.last()?;
+            let dash = dash_line(source, before, last.span.start)?;
+            let indentation = indentation(source, dash);
+            let end = end_with_comments(source, last.span.end, indentation);
+            // People who put an empty line between entries want one here, too.
+            let above = source.get(..comments_above(source, dash))?;
+            let is_spaced = items.len() > 1 && above.ends_with(&newline.repeat(2));
+            let mut text = String::new();
+            if !source.get(..end)?.ends_with('\n') {
+                text.push_str(newline);
+            }
+            for entry in entries {
+                if is_spaced {
+                    text.push_str(newline);
+                }
+                text.push_str(&block(entry, indentation, newline));
+            }
+            Splice { at: end..end, text }
+        }
+        // `keys:`, `keys: ~`, `keys: []`: a list begins below.
+        _ if list.is_null() || matches!(&list.shape, Shape::List { .. }) => {
+            let colon = key.span.end + source.get(key.span.end..)?.find(':')? + 1;
+            let value_end = list.span.end.max(colon);
+            let line_end = line_end(source, value_end);
+            let kept = source.get(value_end..line_end)?.trim_end();
+            let indentation = format!("{}  ", indentation(source, key.span.start));
+            let mut text = format!("{}{newline}", if kept.is_empty() { "" } else { kept });
+            entries.iter().for_each(|entry| text.push_str(&block(entry, &indentation, newline)));
+            Splice { at: colon..line_end, text }
+        }
+        _ => return None,
+    };
+    splice.apply(source)
+}
+
+/// A piece of text in the place of another.
+struct Splice {
+    at: Range<usize>,
+    text: String,
+}
+
+impl Splice {
+    fn apply(&self, source: &str) -> Option<String> {
+        Some([source.get(..self.at.start)?, &self.text, source.get(self.at.end..)?].concat())
+    }
+}
+
+/// The key with this id, in a list or alone.
+fn find<'i>(root: &'i Item, id: &str) -> Option<&'i Item> {
+    let is_it = |item: &&Item| item.text("id") == Some(id);
+    match root.field("keys").map(|(_, list)| &list.shape) {
+        Some(Shape::List { items, .. }) => items.iter().find(is_it),
+        Some(_) => None,
+        None => Some(root).filter(is_it),
+    }
+}
+
+/// Sets a field of a key's own, which may be there already.
+fn set(source: &str, item: &Item, field: &Field, is_json: bool) -> Option<Splice> {
+    let Field { name, value, is_text } = field;
+    let quote = |quote: char| format!("{quote}{value}{quote}");
+    if let Some((key, old)) = item.field(name) {
+        let text = match (source.as_bytes().get(old.span.start), &old.shape) {
+            (Some(b'"'), Shape::Scalar { is_plain: false, .. }) => quote('"'),
+            (Some(b'\''), Shape::Scalar { is_plain: false, .. }) => quote('\''),
+            _ if is_json && *is_text => quote('"'),
+            _ => value.clone(),
+        };
+        if old.span.is_empty() {
+            let colon = key.span.end + source.get(key.span.end..)?.find(':')? + 1;
+            return Some(Splice { at: colon..colon, text: format!(" {text}") });
+        }
+        return Some(Splice { at: old.span.clone(), text });
+    }
+    let text = match is_json {
+        true if *is_text => format!("\"{name}\":\"{value}\""),
+        true => format!("\"{name}\":{value}"),
+        false => format!("{name}: {value}"),
+    };
+    insert(source, item, &[text], is_json)
+}
+
+fn add_previous(source: &str, item: &Item, entry: &str, is_json: bool) -> Option<Splice> {
+    let Some((key, list)) = item.field("previous").filter(|(_, list)| !list.is_null()) else {
+        if item.field("previous").is_some() {
+            // `previous:` with nothing behind it gets its list in the same line.
+            let field = Field { name: "previous", value: format!("[{entry}]"), is_text: false };
+            return set(source, item, &field, is_json);
+        }
+        return match is_json {
+            true => insert(source, item, &[format!("\"previous\":[{entry}]")], true),
+            false if matches!(&item.shape, Shape::Map { is_flow: true, .. }) => {
+                insert(source, item, &[format!("previous: [{entry}]")], false)
+            }
+            false => insert(source, item, &["previous:".to_owned(), format!("  - {entry}")], false),
+        };
+    };
+    match &list.shape {
+        Shape::List { is_flow: true, items } => match items.last() {
+            Some(last) => {
+                let comma = if is_json { "," } else { ", " };
+                Some(Splice { at: last.span.end..last.span.end, text: format!("{comma}{entry}") })
+            }
+            None => Some(Splice { at: list.span.clone(), text: format!("[{entry}]") }),
+        },
+        Shape::List { is_flow: false, items } => {
+            let last = items.last()?;
+            let before = items.len().checked_sub(2).and_then(|index| items.get(index));
+            let dash = dash_line(source, before.map_or(key.span.end, |item| item.span.end), last.span.start)?;
+            let indentation = indentation(source, dash);
+            Some(line_behind(source, last.span.end, &format!("{indentation}- {entry}")))
+        }
+        _ => None,
+    }
+}
+
+/// Puts lines of new fields at the end of a map, or the one of them into a flow map.
+fn insert(source: &str, item: &Item, lines: &[String], is_json: bool) -> Option<Splice> {
+    let Shape::Map { is_flow, fields } = &item.shape else { return None };
+    let (first, last) = (fields.first()?, fields.last()?);
+    let end = last.1.span.end.max(last.0.span.end);
+    if *is_flow {
+        // A value that is not there stands before its colon.
+        let end =
+            if last.1.span.is_empty() { end + source.get(end..)?.find([':', ',', '}'])? + 1 } else { end };
+        let comma = if is_json { "," } else { ", " };
+        return Some(Splice { at: end..end, text: format!("{comma}{}", lines.join("")) });
+    }
+    let column = first.0.span.start - line_start(source, first.0.span.start);
+    let newline = newline_of(source);
+    let indented: Vec<String> = lines.iter().map(|line| format!("{}{line}", " ".repeat(column))).collect();
+    Some(line_behind(source, end, &indented.join(newline)))
+}
+
+/// A new line behind the one in which `offset` is.
+fn line_behind(source: &str, offset: usize, line: &str) -> Splice {
+    let end = line_end(source, offset);
+    Splice { at: end..end, text: format!("{}{line}", newline_of(source)) }
+}
+
+fn block(entry: &[String], indentation: &str, newline: &str) -> String {
+    let mark = |index: usize| if index == 0 { "- " } else { "  " };
+    let lines = entry.iter().enumerate();
+    lines.map(|(index, line)| format!("{indentation}{}{line}{newline}", mark(index))).collect()
+}
+
+fn flow(entry: &[String]) -> String {
+    format!("{{{}}}", entry.join(", "))
+}
+
+fn newline_of(source: &str) -> &'static str {
+    if source.contains("\r\n") { "\r\n" } else { "\n" }
+}
+
+fn ended(source: &str, newline: &str) -> String {
+    let mut text = source.to_owned();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push_str(newline);
+    }
+    text
+}
+
+fn line_start(source: &str, offset: usize) -> usize {
+    source.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1)
+}
+
+/// Where the line of `offset` ends, before its line break.
+fn line_end(source: &str, offset: usize) -> usize {
+    let rest = source.get(offset..).unwrap_or_default();
+    let line = rest.split('\n').next().unwrap_or_default();
+    offset + line.strip_suffix('\r').unwrap_or(line).len()
+}
+
+/// Where the line behind that of `offset` begins.
+fn next_line(source: &str, offset: usize) -> usize {
+    let rest = source.get(offset..).unwrap_or_default();
+    rest.find('\n').map_or(source.len(), |newline| offset + newline + 1)
+}
+
+fn line_at(source: &str, start: usize) -> &str {
+    source.get(start..line_end(source, start)).unwrap_or_default()
+}
+
+/// What a line begins with, up to its first other character.
+fn indentation(source: &str, offset: usize) -> &str {
+    let line = line_at(source, line_start(source, offset));
+    line.get(..line.len() - line.trim_start().len()).unwrap_or_default()
+}
+
+/// The start of the line with the dash of the item that begins at `item`, behind one that ends at `after`.
+fn dash_line(source: &str, after: usize, item: usize) -> Option<usize> {
+    let mut start = next_line(source, after);
+    while start <= item && start < source.len() {
+        let line = line_at(source, start).trim_start();
+        if line == "-" || line.starts_with("- ") || line.starts_with("-\t") {
+            return Some(start);
+        }
+        start = next_line(source, start);
+    }
+    None
+}
+
+/// The end of an item's lines, with the comments behind it that are indented deeper than its dash.
+fn end_with_comments(source: &str, item_end: usize, dash: &str) -> usize {
+    let mut end = next_line(source, item_end);
+    let mut looked_at = end;
+    while looked_at < source.len() {
+        let line = line_at(source, looked_at);
+        let is_own = line.trim_start().starts_with('#') && line.len() - line.trim_start().len() > dash.len();
+        if !is_own {
+            break;
+        }
+        looked_at = next_line(source, looked_at);
+        end = looked_at;
+    }
+    end
+}
+
+/// The start of the comment lines directly above `line`, indented as it is; `line` where there are none.
+fn comments_above(source: &str, line: usize) -> usize {
+    let own = indentation(source, line);
+    let mut start = line;
+    while start > 0 {
+        let above = line_start(source, start - 1);
+        let text = line_at(source, above);
+        if !text.trim_start().starts_with('#') || indentation(source, above) != own {
+            break;
+        }
+        start = above;
+    }
+    start
+}

@@ -1,0 +1,50 @@
+//! A store's keys by themselves: what a server looks tokens up in, without a server.
+
+use std::fmt;
+use std::path::Path;
+
+use super::Credential;
+use super::cache::KeyCache;
+use super::directory::LastGood;
+use super::set::Reading;
+use super::store::Store;
+use crate::config::fault::Faults;
+
+/// The keys of a store, for look-ups.
+pub struct KeyRing {
+    cache: KeyCache,
+    keys: usize,
+}
+
+impl KeyRing {
+    /// Reads a store: a `.yaml`, `.jsonl` or `.txt` file, or a directory of files.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with it. A directory with a bad file is refused as well.
+    pub fn load(path: &Path) -> Result<Self, Faults> {
+        let reading = Reading { known: &KeyCache::default(), last_good: &LastGood::new() };
+        let set = Store::at(path)?.load(reading)?;
+        let cache = KeyCache::from(&set);
+        match set.refused.is_empty() {
+            true => Ok(KeyRing { cache, keys: set.keys }),
+            false => Err(Faults(set.refused)),
+        }
+    }
+
+    /// The id of the key that `credential` opens, valid at the moment or not.
+    pub fn find(&self, credential: &Credential) -> Option<String> {
+        self.cache.open(credential).ok().map(|(_, found)| found.key.key.id().to_owned())
+    }
+
+    /// How many keys there are; some may have several secrets.
+    pub fn keys(&self) -> usize {
+        self.keys
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRing").field("keys", &self.keys).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,119 @@
+//! Where keys come from. Stores are told apart here, and nowhere else.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::set::{KeySet, Reading, SetBuilder};
+use super::{KeyRecord, directory, jsonl, text, yaml};
+use crate::config::fault::{Fault, Faults};
+
+/// No honest file that is read whole is larger; a million keys belong into JSON Lines.
+const MAX_BYTES: u64 = 256 * 1024 * 1024;
+
+/// A place that holds keys, and the form that they have there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// A YAML key file, for people.
+    Yaml(PathBuf),
+    /// A key a line as JSON, for many.
+    JsonLines(PathBuf),
+    /// A raw token a line, for moving over.
+    Text(PathBuf),
+    /// A file a key: a mounted Secret or ConfigMap.
+    Directory(PathBuf),
+}
+
+impl Store {
+    /// The store at `path`, which is a directory or has a name that says what it is.
+    pub(crate) fn at(path: &Path) -> Result<Self, Fault> {
+        if path.is_dir() {
+            return Ok(Store::Directory(path.to_owned()));
+        }
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match extension {
+            Some("yaml" | "yml") => Ok(Store::Yaml(path.to_owned())),
+            Some("jsonl" | "ndjson") => Ok(Store::JsonLines(path.to_owned())),
+            Some("txt") => Ok(Store::Text(path.to_owned())),
+            _ => Err(Fault::of_file(path, "not a kind of key store that is known").hint(
+                "a file whose name ends in .yaml, .jsonl or .txt, or a directory that is there already",
+            )),
+        }
+    }
+
+    /// The same, of those that the configuration allows: a store of plain tokens has to be asked for.
+    pub(crate) fn allowed_at(path: &Path, allow_plaintext: bool) -> Result<Self, Fault> {
+        let store = Store::at(path)?;
+        match store {
+            Store::Text(path) if !allow_plaintext => {
+                let hint = format!(
+                    "`keys: {{allow_plaintext: true}}` allows it; better, `bearward keys import {} --keys keys.yaml` \
+                     makes a file of hashes of it",
+                    path.display()
+                );
+                Err(Fault::of_file(
+                    &path,
+                    "this file would hold keys as they are, readable to whoever reads it",
+                )
+                .hint(hint))
+            }
+            store => Ok(store),
+        }
+    }
+
+    /// Reads the whole store for service, or says all that is wrong with it.
+    pub(crate) fn load(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
+        match self {
+            Store::JsonLines(path) => jsonl::load(path, reading.known),
+            Store::Directory(path) => directory::load(path, reading),
+            Store::Yaml(_) | Store::Text(_) => {
+                Ok(SetBuilder::new(reading.known).add_all(&self.records()?).finish())
+            }
+        }
+    }
+
+    /// Every key as the store describes it, or all that is wrong.
+    pub(crate) fn records(&self) -> Result<Vec<KeyRecord>, Faults> {
+        match self {
+            Store::Yaml(path) => yaml::parse(path, &read(path)?),
+            Store::JsonLines(path) => jsonl::records(path),
+            Store::Text(path) => text::parse(path, &read(path)?),
+            Store::Directory(path) => directory::records(path),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Store::Yaml(path) | Store::JsonLines(path) | Store::Text(path) | Store::Directory(path) => path,
+        }
+    }
+}
+
+/// A file of keys that can't be read, with what makes one where there is none.
+pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
+    let fault = Fault::of_file(path, format!("the key file can't be read: {error}"));
+    match error.kind() {
+        std::io::ErrorKind::NotFound => fault
+            .hint(format!("`bearward keys create --keys {} --permissions read` makes it", path.display())),
+        _ => fault,
+    }
+}
+
+/// The text of a file of keys.
+pub(super) fn read(path: &Path) -> Result<String, Fault> {
+    let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+    // A pipe would be waited for, a device has no end.
+    if !metadata.is_file() {
+        return Err(Fault::of_file(path, "is not a regular file"));
+    }
+    let file = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
+    let mut source = String::new();
+    match file.take(MAX_BYTES + 1).read_to_string(&mut source) {
+        Ok(length) if length as u64 > MAX_BYTES => {
+            Err(Fault::of_file(path, "the key file is larger than 256 MiB")
+                .hint("keys.jsonl holds a million keys"))
+        }
+        Ok(_) => Ok(source),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}

@@ -1,0 +1,143 @@
+//! The audit: one line for each refusal of a caller, with its real reason, and for what is let in and still worth a look.
+//!
+//! Invariant: a line holds key ids, never a secret or a digest, and the path without its query.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use serde::Serialize;
+
+use super::log::LogWriter;
+use super::{timestamp, with_sources};
+use crate::denial::Denial;
+
+/// What is worth a look although it was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suspicion {
+    /// A key is used from an address that it was not used from before, since the process began.
+    NewAddress,
+    /// A secret that was rotated out is still in use; told by the hour.
+    RotatedSecret,
+    /// A key is older than the configuration wants; told by the hour.
+    PastMaxAge,
+}
+
+impl Suspicion {
+    fn event(self) -> &'static str {
+        match self {
+            Suspicion::NewAddress => "new_address",
+            Suspicion::RotatedSecret => "rotated_secret_used",
+            Suspicion::PastMaxAge => "past_max_age",
+        }
+    }
+}
+
+/// Whom and what a line is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) request_id: &'a str,
+    pub(super) client: Option<IpAddr>,
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    pub(super) key_id: Option<&'a str>,
+    pub(super) route: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct AuditLine<'a> {
+    timestamp: String,
+    level: &'static str,
+    message: &'static str,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<IpAddr>,
+    method: &'a str,
+    path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
+}
+
+/// Tells that a caller was refused. What upstream or the server itself brought about is no caller's doing.
+pub(super) fn refused(writer: &LogWriter, subject: Subject<'_>, denial: &Denial) {
+    if !denial.code().status().is_client_error() {
+        return;
+    }
+    let reason = denial.cause().map(with_sources).unwrap_or_else(|| denial.message().to_owned());
+    tell(writer, subject, "refused", Some(denial.code().name()), Some(reason));
+}
+
+pub(super) fn suspected(writer: &LogWriter, subject: Subject<'_>, suspicion: Suspicion) {
+    tell(writer, subject, suspicion.event(), None, None);
+}
+
+/// Tells that somebody was refused at the admin listener.
+pub(crate) fn refused_at_admin(
+    writer: Option<&Arc<LogWriter>>,
+    denial: &Denial,
+    client: Option<IpAddr>,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) {
+    let Some(writer) = writer else { return };
+    let request_id = super::request_id(headers);
+    let request_id = request_id.to_str().unwrap_or_default();
+    let subject =
+        Subject { request_id, client, method: method.as_str(), path, key_id: None, route: Some("admin") };
+    refused(writer, subject, denial);
+}
+
+fn tell(
+    writer: &LogWriter,
+    subject: Subject<'_>,
+    event: &'static str,
+    code: Option<&'static str>,
+    reason: Option<String>,
+) {
+    let Subject { request_id, client, method, path, key_id, route } = subject;
+    let (timestamp, level, message) = (timestamp(), "WARN", "audit");
+    let line = AuditLine {
+        timestamp,
+        level,
+        message,
+        event,
+        code,
+        reason,
+        request_id,
+        client,
+        method,
+        path,
+        key_id,
+        route,
+    };
+    writer.audit(&line, pretty);
+}
+
+fn pretty(line: &AuditLine<'_>) -> String {
+    let optional =
+        |name: &str, value: Option<&str>| value.map(|value| format!(" {name}={value}")).unwrap_or_default();
+    let client = line.client.map(|client| client.to_string());
+    format!(
+        "{} {:>5} audit {} {} {}{}{}{}{}{} id={}",
+        line.timestamp,
+        line.level,
+        line.event,
+        line.method,
+        // Escaped, so that a path can't forge a line.
+        line.path.escape_debug(),
+        optional("code", line.code),
+        optional("reason", line.reason.as_deref()),
+        optional("key", line.key_id),
+        optional("route", line.route),
+        optional("client", client.as_deref()),
+        line.request_id,
+    )
+}

@@ -1,0 +1,106 @@
+//! Reads a part whole, before anything of it is applied.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+
+use super::files::certificates_of;
+use super::watch::{digest_of, openable};
+use super::{ASKED_SETTLE, Baseline, Part, Reloader, Running};
+use crate::config::fault::{Fault, Faults};
+use crate::config::{Config, Listener};
+use crate::keys::set::{KeySet, Reading};
+use crate::keys::store::Store;
+use crate::net::tls;
+use crate::snapshot::Snapshot;
+
+/// What was read whole, and may be applied.
+pub(super) enum Ready {
+    Config(Box<ReadyConfig>),
+    Keys(KeySet),
+    /// The listeners' that are good, by number, and what is wrong with the others'.
+    Certificates(Vec<(usize, Arc<ServerConfig>, Option<[u8; 32]>)>, Vec<Fault>),
+}
+
+pub(super) struct ReadyConfig {
+    pub(super) config: Config,
+    /// As they will run.
+    pub(super) listeners: Vec<Listener>,
+    pub(super) baseline: Baseline,
+    pub(super) keys: Option<KeySet>,
+    pub(super) certificates: Vec<Option<Arc<ServerConfig>>>,
+    pub(super) compiled: Snapshot,
+}
+
+impl Reloader {
+    pub(super) fn read(&self, part: Part) -> Result<Ready, Faults> {
+        // Stores look for themselves, and one may be a directory.
+        let sets = self.sets.iter().filter(|(known, _)| *known == part && part != Part::Keys);
+        openable(sets.flat_map(|(_, set)| set.files()))?;
+        Ok(match part {
+            Part::Config => Ready::Config(Box::new(self.read_config()?)),
+            Part::Keys => Ready::Keys(self.read_keys(&self.config)?),
+            Part::Certificates => self.read_certificates(),
+        })
+    }
+
+    fn read_config(&self) -> Result<ReadyConfig, Faults> {
+        let config = match &self.config.source {
+            Some(source) => Config::load(&source.path)?,
+            None => self.config.clone(),
+        };
+        let running = self.listeners.iter();
+        let listeners: Vec<_> = running.map(|running| counterpart(&running.listener, &config)).collect();
+        let baseline = Baseline::of(&Config { listeners: listeners.clone(), ..config.clone() });
+        let looked_at = Part::ALL.into_iter().filter(|part| *part != Part::Keys);
+        openable(looked_at.flat_map(|part| baseline.files(part)))?;
+        let is_elsewhere =
+            |part| self.sets.iter().any(|(known, set)| *known == part && set.files() != baseline.files(part));
+        // What lies where it has not lain before is read with the configuration, once it stands still: both are
+        // good, or neither is taken.
+        if Part::ALL.into_iter().any(is_elsewhere) {
+            std::thread::sleep(ASKED_SETTLE);
+        }
+        let reads_keys =
+            is_elsewhere(Part::Keys) || config.keys.allow_plaintext != self.config.keys.allow_plaintext;
+        let keys = reads_keys.then(|| self.read_keys(&config)).transpose()?;
+        let reads_certificates = is_elsewhere(Part::Certificates);
+        let mut certificates = Vec::with_capacity(listeners.len());
+        for (wanted, running) in listeners.iter().zip(&self.listeners) {
+            let is_other = reads_certificates || wanted.tls != running.listener.tls;
+            let section = wanted.tls.as_ref().filter(|_| is_other);
+            certificates.push(section.map(tls::server_config).transpose()?);
+        }
+        let compiled = Snapshot::new(&config, &self.gateway.limiter, &self.gateway.endpoints)?;
+        Ok(ReadyConfig { config, listeners, baseline, keys, certificates, compiled })
+    }
+
+    fn read_keys(&self, config: &Config) -> Result<KeySet, Faults> {
+        let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
+        store.load(Reading { known: &self.gateway.keys, last_good: &self.last_good })
+    }
+
+    /// A listener's certificates are its own affair: what is wrong with them does not hold up the others'.
+    fn read_certificates(&self) -> Ready {
+        let (mut good, mut faults) = (Vec::new(), Vec::new());
+        for (number, Running { listener, digest, .. }) in self.listeners.iter().enumerate() {
+            let Some(section) = &listener.tls else { continue };
+            let now = digest_of(&certificates_of(listener));
+            // Replacing them by the same would end all resumptions.
+            if now.is_some() && now == *digest {
+                continue;
+            }
+            match tls::server_config(section) {
+                Ok(config) => good.push((number, config, now)),
+                Err(of_listener) => faults.extend(of_listener.0),
+            }
+        }
+        Ready::Certificates(good, faults)
+    }
+}
+
+/// A listener that runs, as a new configuration has it; as it runs where it can't be changed to that.
+fn counterpart(running: &Listener, config: &Config) -> Listener {
+    let same = config.listeners.iter().find(|listener| listener.address == running.address);
+    same.filter(|listener| listener.tls.is_some() == running.tls.is_some()).unwrap_or(running).clone()
+}
