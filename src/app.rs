@@ -322,7 +322,8 @@ fn token_fault(path: &Path) -> Option<Fault> {
 
 fn read_keys(config: &Config) -> Result<KeySet, Faults> {
     let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
-    store.load(Reading { known: &KeyCache::default(), last_good: &LastGood::new() })
+    let nothing = Default::default();
+    store.load(Reading::first(&nothing))
 }
 
 /// Keys that a warning is told of one by one; of more, their number.

@@ -4,29 +4,32 @@
 
 use std::fmt;
 use std::future::Future;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use dashmap::DashMap;
 use http::HeaderValue;
 use jiff::Timestamp;
+use once_cell::race::OnceBox;
 use tokio::sync::watch;
 
 use super::set::KeySet;
 use super::usage::{Usage, UsageBook};
-use crate::keys::{ApiKey, Credential, KeyHash};
+use crate::keys::{ApiKey, Credential, Draft, KeyHash, KeyRecord};
 use crate::limit::{KeyState, Limiter, Window};
 
 /// A key in service: its description, and what is prepared from it on its first use. Most of a million keys never come.
 #[derive(Debug)]
 pub(crate) struct LiveKey {
     pub(crate) key: ApiKey,
-    in_use: OnceLock<Box<InUse>>,
-    /// The last replacement that it was part of.
+    in_use: OnceBox<InUse>,
+    /// The last set that it was part of.
     generation: AtomicU32,
+    /// Of the text that it was read from, where that is a line of its own; else zero.
+    fingerprint: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -54,8 +57,17 @@ pub(crate) struct IdentityHeaders {
 }
 
 impl LiveKey {
-    pub(super) fn new(key: ApiKey) -> Self {
-        LiveKey { key, in_use: OnceLock::new(), generation: AtomicU32::new(0) }
+    fn new(key: ApiKey, fingerprint: u64) -> Self {
+        LiveKey {
+            key,
+            in_use: OnceBox::new(),
+            generation: AtomicU32::new(0),
+            fingerprint: AtomicU64::new(fingerprint),
+        }
+    }
+
+    fn is_of(&self, generation: u32) -> bool {
+        self.generation.load(Ordering::Relaxed) == generation
     }
 
     fn in_use(&self) -> &InUse {
@@ -123,7 +135,10 @@ impl Unopened {
 #[derive(Debug)]
 pub(crate) struct KeyCache {
     by_hash: DashMap<KeyHash, Arc<LiveKey>, BuildHasherDefault<DigestHasher>>,
+    /// Counts the sets that were begun.
     generation: AtomicU32,
+    /// Of fingerprints and of labels in [`SetBuilder`]: nobody outside can make two texts look alike.
+    random: RandomState,
     /// Sends a word when keys have left or were turned off.
     losses: watch::Sender<()>,
 }
@@ -138,21 +153,19 @@ pub(crate) struct Difference {
 
 impl Default for KeyCache {
     fn default() -> Self {
-        KeyCache {
-            by_hash: DashMap::default(),
-            generation: AtomicU32::new(0),
-            losses: watch::Sender::new(()),
-        }
+        Self::with_room(0)
     }
 }
 
 impl From<&KeySet> for KeyCache {
     /// A cache of these keys, with its room taken at once: a map that grows holds a shard up for milliseconds.
     fn from(set: &KeySet) -> Self {
-        let room = set.entries.len();
-        let by_hash = DashMap::with_capacity_and_hasher(room, BuildHasherDefault::default());
-        let cache = KeyCache { by_hash, ..KeyCache::default() };
-        cache.replace(set);
+        let cache = KeyCache { random: set.random.clone(), ..KeyCache::with_room(set.entries.len()) };
+        // The keys bear the set's mark already.
+        cache.generation.store(set.generation, Ordering::Relaxed);
+        for (hash, key) in &set.entries {
+            cache.by_hash.insert(*hash, key.clone());
+        }
         cache
     }
 }
@@ -174,26 +187,31 @@ impl fmt::Debug for Revocation {
 }
 
 impl KeyCache {
-    /// Puts `set` in the place of all that was there, and says what that changed. One caller at a time.
+    fn with_room(room: usize) -> Self {
+        KeyCache {
+            by_hash: DashMap::with_capacity_and_hasher(room, BuildHasherDefault::default()),
+            generation: AtomicU32::new(0),
+            random: RandomState::new(),
+            losses: watch::Sender::new(()),
+        }
+    }
+
+    /// Puts `set`, which was built for this cache and last, in the place of all that was there, and says what that
+    /// changed. One caller at a time.
     ///
     /// New and changed keys come first, then the ones that are gone leave: at no moment is a key that
     /// stands in both sets missing. A key that stays as it was is not touched.
     pub(crate) fn replace(&self, set: &KeySet) -> Difference {
         let mut difference = Difference::default();
-        let generation = self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         for (hash, key) in &set.entries {
-            key.generation.store(generation, Ordering::Relaxed);
-            match self.by_hash.get(hash) {
-                Some(old) if Arc::ptr_eq(old.value(), key) => continue,
+            match self.by_hash.insert(*hash, key.clone()) {
                 Some(_) => difference.changed += 1,
                 None => difference.added += 1,
             }
-            self.by_hash.insert(*hash, key.clone());
         }
         // Each digest of the set is there now, and none stands twice: what is more is of keys that are gone.
-        if self.by_hash.len() > set.entries.len() {
-            let is_gone = |key: &Arc<LiveKey>| key.generation.load(Ordering::Relaxed) != generation;
-            let entries = self.by_hash.iter().filter(|entry| is_gone(entry.value()));
+        if self.by_hash.len() > set.kept + set.entries.len() {
+            let entries = self.by_hash.iter().filter(|entry| !entry.value().is_of(set.generation));
             let gone: Vec<KeyHash> = entries.map(|entry| *entry.key()).collect();
             for hash in &gone {
                 self.by_hash.remove(hash);
@@ -247,6 +265,133 @@ impl KeyCache {
     }
 }
 
+/// Collects the keys of one set. Those that are in service already, unchanged, are marked, and not made anew.
+#[derive(Debug)]
+pub(super) struct SetBuilder<'a> {
+    known: &'a KeyCache,
+    generation: u32,
+    set: KeySet,
+    new: Labels,
+    has_twins: bool,
+}
+
+/// Which labels and digests new keys have, in eight bytes each: a million strings would be a hundred megabytes.
+#[derive(Debug, Default)]
+struct Labels {
+    ids: Vec<u64>,
+    names: Vec<u64>,
+    hashes: Vec<u64>,
+}
+
+impl<'a> SetBuilder<'a> {
+    /// Begins a set. Marks of one that was begun before, and not put in place, count for nothing from here on.
+    pub(super) fn new(known: &'a KeyCache) -> Self {
+        let generation = known.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        Self::of_generation(known, generation)
+    }
+
+    fn of_generation(known: &'a KeyCache, generation: u32) -> Self {
+        let set = KeySet { generation, random: known.random.clone(), ..KeySet::default() };
+        SetBuilder { known, generation, set, new: Labels::default(), has_twins: false }
+    }
+
+    /// Another part of the same set, for another thread.
+    pub(super) fn part(&self) -> Self {
+        Self::of_generation(self.known, self.generation)
+    }
+
+    /// Takes in what another thread has built.
+    pub(super) fn join(&mut self, part: SetBuilder<'_>) {
+        let KeySet { mut entries, kept, keys, .. } = part.set;
+        self.set.entries.append(&mut entries);
+        self.set.kept += kept;
+        self.set.keys += keys;
+        let Labels { mut ids, mut names, mut hashes } = part.new;
+        self.new.ids.append(&mut ids);
+        self.new.names.append(&mut names);
+        self.new.hashes.append(&mut hashes);
+        self.has_twins |= part.has_twins;
+    }
+
+    /// What tells one text from another.
+    pub(super) fn fingerprint(&self, text: &[u8]) -> u64 {
+        self.known.random.hash_one(text).max(1)
+    }
+
+    /// Takes a key by one of its digests alone, if it is in service and was read from a text with this fingerprint.
+    pub(super) fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool {
+        let Some(live) = self.known.by_hash.get(hash) else { return false };
+        let is_same = live.fingerprint.load(Ordering::Relaxed) == fingerprint;
+        if is_same {
+            self.mark(&live);
+        }
+        is_same
+    }
+
+    fn mark(&mut self, live: &LiveKey) {
+        self.has_twins |= live.generation.swap(self.generation, Ordering::Relaxed) == self.generation;
+        self.set.kept += 1 + live.key.previous().len();
+        self.set.keys += 1;
+    }
+
+    /// Takes a key. `fingerprint`: of the text that it was read from, or zero.
+    pub(super) fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
+        // A key keeps its place only under its current secret: after a rotation it is another one.
+        if let Some(found) = self.known.find(&hash)
+            && found.rotated_out.is_none()
+            && draft.is(&found.key.key)
+        {
+            // Written in another way, it is the same key.
+            found.key.fingerprint.store(fingerprint, Ordering::Relaxed);
+            self.mark(&found.key);
+            return;
+        }
+        self.new.ids.push(self.known.random.hash_one(draft.id));
+        self.new.names.extend(draft.name.map(|name| self.known.random.hash_one(name)));
+        let live = Arc::new(LiveKey::new(draft.into(), fingerprint));
+        live.generation.store(self.generation, Ordering::Relaxed);
+        let previous = live.key.previous().iter().map(|secret| (secret.hash, live.clone()));
+        self.new.hashes.extend(previous.clone().map(|(hash, _)| hash.head()));
+        self.set.entries.extend(previous);
+        self.new.hashes.push(hash.head());
+        self.set.entries.push((hash, live));
+        self.set.keys += 1;
+    }
+
+    pub(super) fn add_all<'r>(mut self, records: impl IntoIterator<Item = &'r KeyRecord>) -> Self {
+        for record in records {
+            self.add(record.hash, record.draft(), 0);
+        }
+        self
+    }
+
+    /// Whether an id, a name or a digest stands twice, most likely.
+    pub(super) fn has_twins(&mut self) -> bool {
+        let Labels { ids, names, hashes } = &mut self.new;
+        for labels in [&mut *ids, names, hashes] {
+            labels.sort_unstable();
+            self.has_twins |= labels.windows(2).any(|pair| pair.first() == pair.last());
+        }
+        if self.has_twins || self.set.entries.is_empty() || self.set.kept == 0 {
+            return self.has_twins;
+        }
+        // Keys that stay have nothing in common with each other; what is new may have, with one of them.
+        let random = &self.known.random;
+        let is_taken = |labels: &[u64], text: &str| labels.binary_search(&random.hash_one(text)).is_ok();
+        let mut staying = self.known.by_hash.iter().filter(|entry| entry.value().is_of(self.generation));
+        staying.any(|entry| {
+            let key = &entry.value().key;
+            hashes.binary_search(&entry.key().head()).is_ok()
+                || is_taken(ids, key.id())
+                || key.name().is_some_and(|name| is_taken(names, name))
+        })
+    }
+
+    pub(super) fn finish(self) -> KeySet {
+        self.set
+    }
+}
+
 /// A digest is uniform already, so its own first bytes serve as its hash.
 #[derive(Default)]
 pub(crate) struct DigestHasher(u64);
@@ -270,8 +415,7 @@ impl Hasher for DigestHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::set::SetBuilder;
-    use crate::keys::{KeyRecord, Permission, Secret};
+    use crate::keys::{Permission, Secret};
 
     fn record(name: &str) -> KeyRecord {
         let permissions = [Permission::Read].into_iter().collect();

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::cache::SetBuilder;
 use super::record::KeyRecord;
-use super::set::{KeySet, Reading, SetBuilder};
+use super::set::{KeySet, Reading};
 use super::{KeyHash, store, yaml};
 use crate::config::fault::{Fault, Faults};
 
@@ -166,7 +167,8 @@ mod tests {
         /// The ids that are live, and the files that were refused.
         fn load(&mut self) -> (Vec<String>, Vec<String>) {
             let known = KeyCache::default();
-            let set = load(self.root.path(), Reading { known: &known, last_good: &self.last_good }).unwrap();
+            let reading = Reading { known: &known, last_good: &self.last_good, threads: 1 };
+            let set = load(self.root.path(), reading).unwrap();
             let mut ids: Vec<_> =
                 set.entries.iter().map(|(_, live)| live.key.id()["key_".len()..].to_owned()).collect();
             ids.sort();
@@ -227,7 +229,7 @@ mod tests {
     fn a_directory_without_a_good_key_is_a_fault() {
         let directory = Directory::new();
         let known = KeyCache::default();
-        let empty = Reading { known: &known, last_good: &directory.last_good };
+        let empty = Reading { known: &known, last_good: &directory.last_good, threads: 1 };
         assert_eq!(load(directory.root.path(), empty).unwrap_err().0.len(), 1);
         directory.write_raw("a", "id: x\n");
         assert!(load(directory.root.path(), empty).unwrap_err().0.len() > 1);

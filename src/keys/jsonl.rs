@@ -1,6 +1,7 @@
 //! JSON Lines: one key a line, for stores of a million keys.
 //!
-//! A line goes one of two ways to the same key. The short one reads the fields that are a key's own, and looks up what
+//! A line that has not changed since it was read last is known by its fingerprint, and not read again. Every other goes
+//! one of two ways to the same key. The short one reads the fields that are a key's own, and looks up what
 //! narrows it by its text, which many keys have alike. Whatever the short way does not take, for whichever reason, goes
 //! the long way of every other store, through a tree of values with their places, which tells what is wrong.
 
@@ -8,20 +9,19 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
-use std::io::{BufRead, BufReader};
+use std::io::{self, Read};
 use std::path::Path;
 use std::str;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::cache::KeyCache;
+use super::cache::SetBuilder;
 use super::record::{self, KeyRecord, Unique, is_label};
-use super::set::{KeySet, SetBuilder};
+use super::set::{KeySet, Reading};
 use super::store::unreadable;
 use super::token::is_key_id;
 use super::{Draft, KeyHash, Permission, Permissions, Terms};
@@ -31,28 +31,40 @@ use crate::config::tree::{self, Quoting};
 
 /// No honest line is longer.
 const MAX_LINE: usize = 1024 * 1024;
-const READ_BUFFER: usize = 256 * 1024;
+/// What a thread reads at a time.
+const BLOCK: usize = 1024 * 1024;
 /// More faults than anybody reads; past them the reading ends.
 const MAX_FAULTS: usize = 100;
 /// Different sets of terms that are remembered by their text.
 const MAX_TERMS: usize = 10_000;
 
 /// Reads a file for service.
-pub(super) fn load(path: &Path, known: &KeyCache) -> Result<KeySet, Faults> {
-    let mut loading = Loading { set: SetBuilder::new(known), seen: Seen::default(), terms: HashMap::new() };
-    let mut faults = Vec::new();
-    each_line(path, |number, line| {
-        if !loading.take_short(line)
-            && let Some(record) = long_way(path, number, line, &mut faults)
-        {
-            loading.take(&record, line);
-        }
-        faults.len() < MAX_FAULTS
-    })?;
-    let set = loading.set.finish();
-    if faults.is_empty() && loading.seen.has_duplicates() {
+pub(super) fn load(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
+    let mut set = SetBuilder::new(reading.known);
+    let blocks = Mutex::new(Blocks::open(path)?);
+    let failed = Mutex::new(Vec::new());
+    let mut parts = Vec::new();
+    std::thread::scope(|scope| {
+        let (blocks, failed) = (&blocks, &failed);
+        let mut work = (0..reading.threads.max(1)).map(|_| {
+            let part = set.part();
+            move || Loading::new(part).run(path, blocks, failed)
+        });
+        let own = work.next();
+        let others: Vec<_> = work.map(|work| scope.spawn(work)).collect();
+        parts.extend(own.map(|work| work()));
+        parts.extend(others.into_iter().filter_map(|thread| thread.join().ok()));
+    });
+    if parts.len() < reading.threads {
+        return Err(Fault::of_file(path, "an internal error; the log has more").into());
+    }
+    parts.into_iter().for_each(|part| set.join(part));
+    let mut faults = Faults::sorted(failed.into_inner().unwrap_or_else(PoisonError::into_inner)).0;
+    faults.truncate(MAX_FAULTS);
+    if faults.is_empty() && set.has_twins() {
         faults = duplicates(path)?;
     }
+    let set = set.finish();
     if faults.is_empty() && set.keys == 0 {
         faults.push(Fault::of_file(path, "the key file has no keys"));
     }
@@ -101,31 +113,77 @@ pub(super) fn each_raw_line<E: From<Fault>>(
     path: &Path,
     mut take: impl FnMut(usize, &[u8]) -> Result<bool, E>,
 ) -> Result<(), E> {
-    let failed = |error: std::io::Error| unreadable(path, &error);
-    let metadata = std::fs::metadata(path).map_err(failed)?;
-    // A pipe would be waited for, a device has no end.
-    if !metadata.is_file() {
-        return Err(Fault::of_file(path, "is not a regular file").into());
+    let mut blocks = Blocks::open(path)?;
+    let mut block = Vec::new();
+    while let Some(first) = blocks.next(&mut block)? {
+        for (index, line) in lines(&block).enumerate() {
+            if !take(first + index, line)? {
+                return Ok(());
+            }
+        }
     }
-    let mut reader = BufReader::with_capacity(READ_BUFFER, File::open(path).map_err(failed)?);
-    let mut line = Vec::new();
-    let mut number = 0;
-    loop {
-        line.clear();
-        let limited = std::io::Read::take(&mut reader, MAX_LINE as u64 + 1);
-        let length = { limited }.read_until(b'\n', &mut line).map_err(failed)?;
-        if length == 0 {
-            return Ok(());
+    Ok(())
+}
+
+/// The lines of a block, with their ends.
+fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = block;
+    std::iter::from_fn(move || {
+        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |newline| newline + 1);
+        let (line, behind) = rest.split_at_checked(end).filter(|(line, _)| !line.is_empty())?;
+        rest = behind;
+        Some(line)
+    })
+}
+
+/// A file in blocks of whole lines.
+struct Blocks<'p> {
+    path: &'p Path,
+    file: File,
+    /// The beginning of a line whose end is not read yet.
+    rest: Vec<u8>,
+    /// The number of the next line.
+    line: usize,
+}
+
+impl<'p> Blocks<'p> {
+    fn open(path: &'p Path) -> Result<Self, Fault> {
+        let failed = |error: io::Error| unreadable(path, &error);
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        // A pipe would be waited for, a device has no end.
+        if !metadata.is_file() {
+            return Err(Fault::of_file(path, "is not a regular file"));
         }
-        number += 1;
-        if length > MAX_LINE {
-            let at = Position { line: number, column: 1 };
-            let message = "this line is longer than 1 MiB".to_owned();
-            return Err(Fault { file: path.to_owned(), at, message, hint: None }.into());
+        Ok(Blocks { path, file: File::open(path).map_err(failed)?, rest: Vec::new(), line: 1 })
+    }
+
+    /// Puts the next lines in the place of what `block` holds, and says the number of the first; `None` at the end.
+    fn next(&mut self, block: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
+        std::mem::swap(block, &mut self.rest);
+        self.rest.clear();
+        loop {
+            let before = block.len();
+            let read = (&mut self.file).take(BLOCK as u64).read_to_end(block);
+            let read = read.map_err(|error| unreadable(self.path, &error))?;
+            let new = block.get(before..).unwrap_or_default();
+            match memchr::memrchr(b'\n', new) {
+                Some(newline) => {
+                    self.rest.extend_from_slice(new.get(newline + 1..).unwrap_or_default());
+                    block.truncate(before + newline + 1);
+                    break;
+                }
+                None if read == 0 => break,
+                None if block.len() > MAX_LINE => {
+                    let at = Position { line: self.line, column: 1 };
+                    let message = "this line is longer than 1 MiB".to_owned();
+                    return Err(Fault { file: self.path.to_owned(), at, message, hint: None });
+                }
+                None => {}
+            }
         }
-        if !take(number, &line)? {
-            return Ok(());
-        }
+        let first = self.line;
+        self.line += memchr::memchr_iter(b'\n', block).count();
+        Ok(Some(first).filter(|_| !block.is_empty()))
     }
 }
 
@@ -165,14 +223,61 @@ fn duplicates(path: &Path) -> Result<Vec<Fault>, Faults> {
 
 struct Loading<'k> {
     set: SetBuilder<'k>,
-    seen: Seen,
     /// By the text of what narrows a key.
     terms: HashMap<String, Option<Arc<Terms>>>,
 }
 
-impl Loading<'_> {
+impl<'k> Loading<'k> {
+    fn new(set: SetBuilder<'k>) -> Self {
+        Loading { set, terms: HashMap::new() }
+    }
+
+    /// Takes blocks until there are none, or somebody has found too many faults.
+    fn run(mut self, path: &Path, blocks: &Mutex<Blocks<'_>>, failed: &Mutex<Vec<Fault>>) -> SetBuilder<'k> {
+        let mut block = Vec::new();
+        let mut faults = Vec::new();
+        loop {
+            let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next(&mut block);
+            let first = match next {
+                Ok(Some(first)) => first,
+                Ok(None) => break,
+                Err(fault) => {
+                    faults.push(fault);
+                    break;
+                }
+            };
+            for (index, line) in lines(&block).enumerate() {
+                let line = line.trim_ascii();
+                if !line.is_empty() && faults.len() < MAX_FAULTS {
+                    self.take(path, first + index, line, &mut faults);
+                }
+            }
+            if faults.len() >= MAX_FAULTS || failed.lock().is_ok_and(|failed| failed.len() >= MAX_FAULTS) {
+                break;
+            }
+        }
+        failed.lock().unwrap_or_else(PoisonError::into_inner).append(&mut faults);
+        self.set
+    }
+
+    fn take(&mut self, path: &Path, number: usize, line: &[u8], faults: &mut Vec<Fault>) {
+        let fingerprint = self.set.fingerprint(line);
+        let is_taken = self.keep(line, fingerprint) || self.take_short(line, fingerprint);
+        if !is_taken && let Some(record) = long_way(path, number, line, faults) {
+            self.take_record(&record, line, fingerprint);
+        }
+    }
+
+    /// Takes a line that has not changed without reading it: most of a million have not.
+    fn keep(&mut self, line: &[u8], fingerprint: u64) -> bool {
+        const MARK: &[u8] = b"sha256:";
+        let Some(start) = memchr::memmem::find(line, MARK) else { return false };
+        let text = line.get(start..start + MARK.len() + 64).and_then(|text| str::from_utf8(text).ok());
+        text.and_then(KeyHash::parse).is_some_and(|hash| self.set.keep(&hash, fingerprint))
+    }
+
     /// Takes a line the short way, if it can go there.
-    fn take_short(&mut self, line: &[u8]) -> bool {
+    fn take_short(&mut self, line: &[u8], fingerprint: u64) -> bool {
         let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return false };
         let terms = match line.terms_text() {
             None => None,
@@ -182,15 +287,12 @@ impl Loading<'_> {
             },
         };
         let Some((hash, draft)) = line.draft(terms) else { return false };
-        self.seen.note(draft.id, draft.name, std::iter::once(hash));
-        self.set.add(hash, draft);
+        self.set.add(hash, draft, fingerprint);
         true
     }
 
     /// Takes what came the long way, and remembers its terms, so that others like it can go the short one.
-    fn take(&mut self, record: &KeyRecord, line: &[u8]) {
-        let previous = record.previous.iter().map(|secret| secret.hash);
-        self.seen.note(&record.id, record.name.as_deref(), std::iter::once(record.hash).chain(previous));
+    fn take_record(&mut self, record: &KeyRecord, line: &[u8], fingerprint: u64) {
         let draft = record.draft();
         if record.previous.is_empty()
             && self.terms.len() < MAX_TERMS
@@ -199,32 +301,7 @@ impl Loading<'_> {
         {
             self.terms.insert(text, draft.terms.clone());
         }
-        self.set.add(record.hash, draft);
-    }
-}
-
-/// Which labels and digests were there, in eight bytes each: a million strings would be a hundred megabytes.
-#[derive(Default)]
-struct Seen {
-    random: RandomState,
-    ids: Vec<u64>,
-    names: Vec<u64>,
-    hashes: Vec<u64>,
-}
-
-impl Seen {
-    fn note(&mut self, id: &str, name: Option<&str>, hashes: impl Iterator<Item = KeyHash>) {
-        self.ids.push(self.random.hash_one(id));
-        self.names.extend(name.map(|name| self.random.hash_one(name)));
-        self.hashes.extend(hashes.map(|hash| hash.head()));
-    }
-
-    /// Whether anything stands twice, most likely.
-    fn has_duplicates(self) -> bool {
-        [self.ids, self.names, self.hashes].into_iter().any(|mut seen| {
-            seen.sort_unstable();
-            seen.windows(2).any(|pair| pair.first() == pair.last())
-        })
+        self.set.add(record.hash, draft, fingerprint);
     }
 }
 
@@ -330,6 +407,8 @@ fn permissions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Permissions
 mod tests {
     use super::*;
     use crate::keys::ApiKey;
+    use crate::keys::cache::KeyCache;
+    use crate::keys::directory::LastGood;
 
     fn write(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
@@ -345,8 +424,12 @@ mod tests {
         format!("{{\"id\":\"key_{id}\",\"hash\":\"{}\",\"permissions\":[\"read\"]{more}}}\n", hash(id))
     }
 
+    fn load_at(path: &Path, known: &KeyCache) -> Result<KeySet, Faults> {
+        load(path, Reading { known, last_good: &LastGood::new(), threads: 3 })
+    }
+
     fn load_text(text: &str) -> Result<KeySet, Faults> {
-        load(write(text).path(), &KeyCache::default())
+        load_at(write(text).path(), &KeyCache::default())
     }
 
     #[test]
@@ -368,17 +451,16 @@ mod tests {
             let (first, second) = (with("a"), with("b"));
             let file = write(&second);
             let nothing = KeyCache::default();
-            let mut loading =
-                Loading { set: SetBuilder::new(&nothing), seen: Seen::default(), terms: HashMap::new() };
+            let mut loading = Loading::new(SetBuilder::new(&nothing));
             if !fields.contains("previous") {
                 let record = long_way(file.path(), 1, first.trim().as_bytes(), &mut Vec::new()).unwrap();
-                loading.take(&record, first.trim().as_bytes());
-                let is_short = loading.take_short(second.trim().as_bytes());
+                loading.take_record(&record, first.trim().as_bytes(), 1);
+                let is_short = loading.take_short(second.trim().as_bytes(), 1);
                 assert!(is_short || fields.contains("\"n\":1"), "{fields}");
             }
             let short = loading.set.finish().entries.pop();
             let long = records(file.path()).unwrap().pop().unwrap();
-            let of_file = load(file.path(), &KeyCache::default()).unwrap().entries.pop().unwrap();
+            let of_file = load_at(file.path(), &KeyCache::default()).unwrap().entries.pop().unwrap();
             assert_eq!(of_file.0, long.hash);
             assert_eq!(of_file.1.key, ApiKey::from(long.draft()));
             if let Some((hash, live)) = short.filter(|(hash, _)| *hash == long.hash) {
@@ -439,13 +521,55 @@ mod tests {
 
     #[test]
     fn what_is_in_service_already_is_the_very_same() {
-        let file = write(&[line("a", ""), line("b", "")].concat());
-        let cache = KeyCache::from(&load(file.path(), &KeyCache::default()).unwrap());
-        std::fs::write(file.path(), [line("a", ""), line("b", ",\"disabled\":true")].concat()).unwrap();
-        let set = load(file.path(), &cache).unwrap();
-        let is_same = |index: usize| {
-            Arc::ptr_eq(&set.entries[index].1, &cache.find(&set.entries[index].0).unwrap().key)
-        };
-        assert!(is_same(0) && !is_same(1));
+        let file = write(&[line("a", ""), line("b", ""), line("c", "")].concat());
+        let cache = KeyCache::from(&load_at(file.path(), &KeyCache::default()).unwrap());
+        // Another cache made the fingerprints, so these lines are read; then they are known.
+        for _ in 0..2 {
+            let set = load_at(file.path(), &cache).unwrap();
+            assert_eq!((set.entries.len(), set.kept, set.keys), (0, 3, 3));
+            cache.replace(&set);
+        }
+        let changed = [line("a", ""), line("b", ",\"disabled\":true"), line("d", "")].concat();
+        std::fs::write(file.path(), changed).unwrap();
+        let set = load_at(file.path(), &cache).unwrap();
+        assert_eq!((set.entries.len(), set.kept, set.keys), (2, 1, 3));
+        let difference = cache.replace(&set);
+        assert_eq!((difference.added, difference.changed, difference.removed), (1, 1, 1));
+    }
+
+    #[test]
+    fn what_is_new_and_what_stays_may_not_share_anything() {
+        let named = |id: &str, name: &str| line(id, &format!(",\"name\":\"{name}\""));
+        let file = write(&[named("a", "x"), named("b", "y")].concat());
+        let cache = KeyCache::default();
+        cache.replace(&load_at(file.path(), &cache).unwrap());
+        let same_hash = named("a", "z").replace("key_a", "key_c");
+        let same_id = named("c", "z").replace("key_c", "key_a");
+        for new in [same_hash, same_id, named("c", "x"), named("a", "x")] {
+            for text in
+                [[&new, &named("a", "x"), &named("b", "y")], [&named("a", "x"), &named("b", "y"), &new]]
+            {
+                std::fs::write(file.path(), text.map(String::as_str).concat()).unwrap();
+                let faults = load_at(file.path(), &cache).unwrap_err();
+                assert!(faults.to_string().contains("twice"), "{faults}");
+            }
+        }
+        std::fs::write(file.path(), [named("b", "y"), named("c", "x")].concat()).unwrap();
+        assert_eq!(cache.replace(&load_at(file.path(), &cache).unwrap()).removed, 1);
+    }
+
+    #[test]
+    fn blocks_are_of_whole_lines() {
+        let text: String = (0..20_000).map(|number| line(&format!("{number}"), "")).collect();
+        let file = write(text.trim_end());
+        let mut seen = String::new();
+        each_raw_line(file.path(), |number, line| {
+            assert!(str::from_utf8(line).unwrap().contains(&format!("\"key_{}\"", number - 1)));
+            seen.push_str(str::from_utf8(line).unwrap());
+            Ok::<bool, Fault>(true)
+        })
+        .unwrap();
+        assert_eq!(seen, text.trim_end());
+        assert_eq!(load_text(&text).unwrap().keys, 20_000);
     }
 }

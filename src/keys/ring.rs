@@ -5,7 +5,6 @@ use std::path::Path;
 
 use super::Credential;
 use super::cache::KeyCache;
-use super::directory::LastGood;
 use super::set::Reading;
 use super::store::Store;
 use crate::config::fault::Faults;
@@ -23,8 +22,8 @@ impl KeyRing {
     ///
     /// All that is wrong with it. A directory with a bad file is refused as well.
     pub fn load(path: &Path) -> Result<Self, Faults> {
-        let reading = Reading { known: &KeyCache::default(), last_good: &LastGood::new() };
-        let set = Store::at(path)?.load(reading)?;
+        let nothing = Default::default();
+        let set = Store::at(path)?.load(Reading::first(&nothing))?;
         let cache = KeyCache::from(&set);
         match set.refused.is_empty() {
             true => Ok(KeyRing { cache, keys: set.keys }),

@@ -1,18 +1,24 @@
 //! A set of keys that was read whole, and is ready to be put in the place of the one before.
 
+use std::hash::RandomState;
 use std::sync::Arc;
 
+use super::KeyHash;
 use super::cache::{KeyCache, LiveKey};
 use super::directory::LastGood;
-use super::{Draft, KeyHash, KeyRecord};
 use crate::config::fault::Fault;
 
-/// Keys by the digests of their secrets. What is in service already, unchanged, is in here as the very same
-/// [`LiveKey`].
+/// What is new or changed, by the digests of all secrets; what stays is marked in the cache.
 #[derive(Debug, Default)]
 pub(crate) struct KeySet {
     pub(crate) entries: Vec<(KeyHash, Arc<LiveKey>)>,
-    /// Keys, of which some have several secrets.
+    /// Secrets of the keys that stay as they are.
+    pub(crate) kept: usize,
+    /// The mark of those.
+    pub(crate) generation: u32,
+    /// What the fingerprints of texts in it were made with.
+    pub(crate) random: RandomState,
+    /// Keys in all, of which some have several secrets.
     pub(crate) keys: usize,
     /// What is wrong with those files of a directory that were left out, or stay as they were.
     pub(crate) refused: Vec<Fault>,
@@ -26,40 +32,14 @@ pub(crate) struct Reading<'a> {
     /// The keys in service.
     pub(crate) known: &'a KeyCache,
     pub(crate) last_good: &'a LastGood,
+    /// How many threads may read a large store: all there are before the first request, one behind it.
+    pub(crate) threads: usize,
 }
 
-/// Collects keys one by one.
-#[derive(Debug)]
-pub(super) struct SetBuilder<'a> {
-    known: &'a KeyCache,
-    set: KeySet,
-}
-
-impl<'a> SetBuilder<'a> {
-    pub(super) fn new(known: &'a KeyCache) -> Self {
-        SetBuilder { known, set: KeySet { entries: Vec::with_capacity(known.len()), ..KeySet::default() } }
-    }
-
-    pub(super) fn add(&mut self, hash: KeyHash, draft: Draft<'_>) {
-        // A key keeps its place only under its current secret: after a rotation it is another one.
-        let live = match self.known.find(&hash) {
-            Some(found) if found.rotated_out.is_none() && draft.is(&found.key.key) => found.key,
-            _ => Arc::new(LiveKey::new(draft.into())),
-        };
-        let previous = live.key.previous().iter().map(|secret| (secret.hash, live.clone()));
-        self.set.entries.extend(previous);
-        self.set.entries.push((hash, live));
-        self.set.keys += 1;
-    }
-
-    pub(super) fn add_all<'r>(mut self, records: impl IntoIterator<Item = &'r KeyRecord>) -> Self {
-        for record in records {
-            self.add(record.hash, record.draft());
-        }
-        self
-    }
-
-    pub(super) fn finish(self) -> KeySet {
-        self.set
+impl<'a> Reading<'a> {
+    /// A first reading: nothing is in service, and nothing else wants the processors.
+    pub(crate) fn first(nothing: &'a (KeyCache, LastGood)) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Reading { known: &nothing.0, last_good: &nothing.1, threads }
     }
 }

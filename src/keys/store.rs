@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::set::{KeySet, Reading, SetBuilder};
+use super::cache::SetBuilder;
+use super::set::{KeySet, Reading};
 use super::{KeyRecord, directory, jsonl, text, yaml};
 use crate::config::fault::{Fault, Faults};
 
@@ -64,7 +65,7 @@ impl Store {
     /// Reads the whole store for service, or says all that is wrong with it.
     pub(crate) fn load(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
         match self {
-            Store::JsonLines(path) => jsonl::load(path, reading.known),
+            Store::JsonLines(path) => jsonl::load(path, reading),
             Store::Directory(path) => directory::load(path, reading),
             Store::Yaml(_) | Store::Text(_) => {
                 Ok(SetBuilder::new(reading.known).add_all(&self.records()?).finish())

@@ -77,7 +77,7 @@ impl Reloader {
 
     fn read_keys(&self, config: &Config) -> Result<KeySet, Faults> {
         let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
-        store.load(Reading { known: &self.gateway.keys, last_good: &self.last_good })
+        store.load(Reading { known: &self.gateway.keys, last_good: &self.last_good, threads: 1 })
     }
 
     /// A listener's certificates are its own affair: what is wrong with them does not hold up the others'.

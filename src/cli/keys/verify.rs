@@ -9,7 +9,6 @@ use serde_json::json;
 use super::{StoreArgument, in_words, read_token};
 use crate::cli::{Failure, print};
 use crate::keys::cache::{KeyCache, Match, Unopened};
-use crate::keys::directory::LastGood;
 use crate::keys::set::Reading;
 use crate::keys::store::Store;
 use crate::keys::{Circumstances, Credential, Invalidity};
@@ -30,8 +29,8 @@ impl Verify {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (config, path) = (self.store.configuration()?, self.store.path()?);
         let credential = Credential::new(read_token("verify")?.as_bytes());
-        let reading = Reading { known: &KeyCache::default(), last_good: &LastGood::new() };
-        let set = Store::at(&path)?.load(reading)?;
+        let nothing = Default::default();
+        let set = Store::at(&path)?.load(Reading::first(&nothing))?;
         let found = match KeyCache::from(&set).open(&credential) {
             Ok((_, found)) => found,
             Err(unopened) => {

@@ -4,14 +4,20 @@ use std::path::Path;
 
 use super::disk::Locked;
 use super::{EditError, entry, refused, text};
-use crate::keys::cache::KeyCache;
+use crate::config::fault::Faults;
 use crate::keys::record::KeyRecord;
+use crate::keys::set::{KeySet, Reading};
 use crate::keys::{Credential, KeyHash, jsonl};
+
+fn load(path: &Path) -> Result<KeySet, Faults> {
+    let nothing = Default::default();
+    jsonl::load(path, Reading::first(&nothing))
+}
 
 /// The keys of a JSON Lines file with this id or name.
 pub(super) fn find(path: &Path, key: &str) -> Result<Vec<KeyRecord>, EditError> {
     // A store that is not good as a whole is not changed.
-    jsonl::load(path, &KeyCache::default())?;
+    load(path)?;
     let mut found = Vec::new();
     jsonl::each_line(path, |_, line| {
         if jsonl::is_of(line, key) {
@@ -25,7 +31,7 @@ pub(super) fn find(path: &Path, key: &str) -> Result<Vec<KeyRecord>, EditError> 
 /// Adds lines, to a file that may not be there yet.
 pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result<(), EditError> {
     let is_empty = std::fs::metadata(path).is_ok_and(|file| file.len() == 0);
-    let before = if path.exists() && !is_empty { jsonl::load(path, &KeyCache::default())?.keys } else { 0 };
+    let before = if path.exists() && !is_empty { load(path)?.keys } else { 0 };
     let mut writing = locked.begin(path)?;
     let mut is_ended = true;
     if before > 0 {
@@ -41,7 +47,7 @@ pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result
         writing.write(format!("{}\n", entry::line(record)).as_bytes())?;
     }
     // The reader itself finds what is taken.
-    match jsonl::load(writing.path(), &KeyCache::default()) {
+    match load(writing.path()) {
         Ok(set) if set.keys == before + records.len() => writing.finish(),
         Ok(_) => refused("the file was changed by somebody else meanwhile; nothing was changed"),
         Err(_) => refused(format!("an id, a name or a hash of the new key is in {} already", path.display())),
@@ -55,7 +61,7 @@ pub(super) fn replace(
     before: &KeyRecord,
     after: Option<&KeyRecord>,
 ) -> Result<(), EditError> {
-    let count = jsonl::load(path, &KeyCache::default())?.keys;
+    let count = load(path)?.keys;
     if after.is_none() && count < 2 {
         return refused(format!(
             "{} is the last key: a running server refuses a store without keys and would let it in for ever; `bearward keys \
@@ -81,7 +87,7 @@ pub(super) fn replace(
         writing.write(new.as_bytes()).map(|()| true)
     })?;
     let expected = if after.is_some() { count } else { count - 1 };
-    let is_read = jsonl::load(writing.path(), &KeyCache::default()).is_ok_and(|set| set.keys == expected);
+    let is_read = load(writing.path()).is_ok_and(|set| set.keys == expected);
     if changed != 1 || !is_proved || !is_read {
         return refused(format!(
             "the line of {} can't be changed as it is written; nothing was changed",
