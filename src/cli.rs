@@ -8,6 +8,7 @@ mod keys;
 mod reload;
 mod run;
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::StartError;
 use crate::config::fault::{Fault, Faults};
+use crate::keys::Credential;
 
 const EX_CONFIG: u8 = 78;
 
@@ -85,6 +87,11 @@ impl From<std::io::Error> for Failure {
 
 /// Parses the arguments and does what they ask.
 pub fn main() -> ExitCode {
+    if std::env::args_os().any(|argument| holds_token(&argument)) {
+        let message = "a token in the arguments is seen by everybody on this machine: rotate its key, and give tokens on \
+                       standard input";
+        return complain(message, 2);
+    }
     // clap exits by itself: 0 for --help, 2 for wrong usage.
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
@@ -101,6 +108,13 @@ pub fn main() -> ExitCode {
         Err(Failure::Usage(message)) => complain(&message, 2),
         Err(Failure::Faults(faults)) => complain(&faults.to_string(), EX_CONFIG),
     }
+}
+
+/// Whether an argument is, or ends with, a whole token of ours. It must not even be quoted in a complaint.
+fn holds_token(argument: &OsStr) -> bool {
+    let bytes = argument.as_encoded_bytes();
+    let last_word = bytes.rsplit(|byte| matches!(byte, b'=' | b' ')).next().unwrap_or_default();
+    Credential::new(last_word).is_token()
 }
 
 fn complain(message: &str, code: u8) -> ExitCode {

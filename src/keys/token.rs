@@ -87,6 +87,11 @@ impl Credential {
         KeyHash::of(&self.0)
     }
 
+    /// Whether it is a bearward token with a right checksum.
+    pub(crate) fn is_token(&self) -> bool {
+        str::from_utf8(&self.0).is_ok_and(|text| token_key_id(text).is_some())
+    }
+
     /// Whether it looks like a bearward token but its checksum is wrong: a typing mistake, which
     /// no look-up can find.
     pub fn is_mistyped(&self) -> bool {

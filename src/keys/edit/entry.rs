@@ -1,28 +1,30 @@
 //! A key as text: the fields of an entry of a YAML file, or a line of JSON.
 
-use std::fmt::Write as _;
-
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::config::Quota;
-use crate::keys::KeyRecord;
+use crate::config::decode::parse_duration;
+use crate::keys::{KeyRecord, Secret};
+
+/// A value that both forms can write.
+enum Value {
+    Text(String),
+    /// A number or a truth, which needs no quotes anywhere.
+    Word(String),
+    List(Vec<Value>),
+    Map(Vec<(String, Value)>),
+}
 
 /// The lines of a block map, each a field in one line.
 pub(super) fn fields(record: &KeyRecord) -> Vec<String> {
-    let line = |(name, value): (String, Value)| format!("{name}: {}", in_flow(&value));
+    let line = |(name, value): (&'static str, Value)| format!("{name}: {}", value.in_yaml());
     object(record).into_iter().map(line).collect()
 }
 
 /// A line of a JSON Lines file.
 pub(super) fn line(record: &KeyRecord) -> String {
-    let mut text = String::from("{");
-    for (index, (name, value)) in object(record).into_iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        // Writing to a string does not fail.
-        let _infallible = write!(text, "{comma}{}:{value}", json!(name));
-    }
-    text.push('}');
-    text
+    let fields = object(record).into_iter().map(|(name, value)| (name.to_owned(), value));
+    Value::Map(fields.collect()).in_json()
 }
 
 /// A key as an entry of a file's list.
@@ -33,71 +35,103 @@ pub(super) fn list_entry(record: &KeyRecord) -> String {
 }
 
 /// The fields that say something, in the order of the documentation.
-fn object(record: &KeyRecord) -> Vec<(String, Value)> {
-    let mut fields = vec![("id", json!(record.id))];
-    let mut field = |name, value: Option<Value>| fields.extend(value.map(|value| (name, value)));
-    field("name", record.name.as_ref().map(|name| json!(name)));
-    field("hash", Some(json!(record.hash.to_stored())));
-    let previous = record.previous.iter();
-    let previous = previous
-        .map(|secret| json!({"hash": secret.hash.to_stored(), "expires_at": secret.expires_at.to_string()}));
-    field("previous", (!record.previous.is_empty()).then(|| previous.collect()));
-    field("permissions", Some(json!(record.permissions.names())));
-    field("environment", record.environment.as_ref().map(|label| json!(label)));
-    field("created_at", record.created_at.map(|at| json!(at.to_string())));
-    field("not_before", record.not_before.map(|at| json!(at.to_string())));
-    field("expires_at", record.expires_at.map(|at| json!(at.to_string())));
-    field("disabled", record.disabled.then_some(json!(true)));
-    let quotas = record.rate_limits.as_ref().map(|quotas| quotas.iter().map(quota).collect());
-    field("rate_limits", quotas);
-    field("max_concurrent", record.max_concurrent.map(|limit| json!(limit)));
-    let networks = record.allow_from.iter().map(|network| json!(network.to_string()));
-    field("allow_from", (!record.allow_from.is_empty()).then(|| networks.collect()));
-    field("routes", record.routes.as_ref().map(|routes| json!(routes)));
-    field("metadata", (!record.metadata.is_empty()).then(|| json!(record.metadata)));
-    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+fn object(record: &KeyRecord) -> Vec<(&'static str, Value)> {
+    let text = |text: &dyn ToString| Value::Text(text.to_string());
+    let texts = |items: Vec<String>| Value::List(items.into_iter().map(Value::Text).collect());
+    let some = |items: Vec<String>| Some(items).filter(|items| !items.is_empty()).map(texts);
+    let metadata = record.metadata.iter().map(|(name, value)| (name.clone(), text(value)));
+    let metadata: Vec<(String, Value)> = metadata.collect();
+    let names = record.permissions.names().into_iter().map(str::to_owned).collect();
+    let networks = record.allow_from.iter().map(ToString::to_string).collect();
+    let previous: Vec<Value> = record.previous.iter().map(secret).collect();
+    let fields = [
+        ("id", Some(text(&record.id))),
+        ("name", record.name.as_ref().map(|name| text(name))),
+        ("hash", Some(text(&record.hash.to_stored()))),
+        ("previous", Some(previous).filter(|previous| !previous.is_empty()).map(Value::List)),
+        ("permissions", Some(texts(names))),
+        ("environment", record.environment.as_ref().map(|label| text(label))),
+        ("created_at", record.created_at.map(|at| text(&at))),
+        ("not_before", record.not_before.map(|at| text(&at))),
+        ("expires_at", record.expires_at.map(|at| text(&at))),
+        ("disabled", record.disabled.then(|| Value::Word("true".to_owned()))),
+        ("rate_limits", record.rate_limits.as_ref().map(|all| Value::List(all.iter().map(quota).collect()))),
+        ("max_concurrent", record.max_concurrent.map(|limit| Value::Word(limit.to_string()))),
+        ("allow_from", some(networks)),
+        ("routes", record.routes.clone().map(texts)),
+        ("metadata", Some(metadata).filter(|metadata| !metadata.is_empty()).map(Value::Map)),
+    ];
+    fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+fn secret(secret: &Secret) -> Value {
+    let (hash, end) = (Value::Text(secret.hash.to_stored()), Value::Text(secret.expires_at.to_string()));
+    Value::Map(vec![("hash".to_owned(), hash), ("expires_at".to_owned(), end)])
 }
 
 fn quota(quota: &Quota) -> Value {
     let seconds = quota.per.as_secs();
-    let per = match seconds {
-        _ if seconds.is_multiple_of(86_400) => format!("{}d", seconds / 86_400),
-        _ if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
-        _ if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
-        _ => format!("{seconds}s"),
-    };
-    let mut fields = Map::new();
-    fields.insert("requests".to_owned(), json!(quota.requests));
-    fields.insert("per".to_owned(), json!(per));
-    fields.insert("burst".to_owned(), json!(quota.burst));
-    Value::Object(fields)
+    let units = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
+    let unit = units.into_iter().find(|(length, _)| seconds.is_multiple_of(*length));
+    let per = unit.map(|(length, name)| format!("{}{name}", seconds / length)).unwrap_or_default();
+    let mut fields = vec![
+        ("requests".to_owned(), Value::Word(quota.requests.to_string())),
+        ("per".to_owned(), Value::Text(per)),
+    ];
+    if quota.burst != Quota::default_burst(quota.requests) {
+        fields.push(("burst".to_owned(), Value::Word(quota.burst.to_string())));
+    }
+    Value::Map(fields)
 }
 
-/// A value in YAML's flow style, plain where that is safe: a JSON string is a YAML string, whatever is in it.
-fn in_flow(value: &Value) -> String {
-    match value {
-        Value::String(text) if is_plain(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(in_flow).collect::<Vec<_>>().join(", ")),
-        Value::Object(fields) => {
-            let field =
-                |(name, value): (&String, &Value)| format!("{}: {}", in_flow(&json!(name)), in_flow(value));
-            format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+impl Value {
+    /// In flow style, with text plain where that is safe.
+    fn in_yaml(&self) -> String {
+        match self {
+            Value::Word(word) => word.clone(),
+            Value::Text(text) => in_yaml(text),
+            Value::List(items) => format!("[{}]", joined(items.iter().map(Value::in_yaml), ", ")),
+            Value::Map(fields) => {
+                let field =
+                    |(name, value): &(String, Value)| format!("{}: {}", in_yaml(name), value.in_yaml());
+                format!("{{{}}}", joined(fields.iter().map(field), ", "))
+            }
         }
-        _ => value.to_string(),
+    }
+
+    fn in_json(&self) -> String {
+        match self {
+            Value::Word(word) => word.clone(),
+            Value::Text(text) => json!(text).to_string(),
+            Value::List(items) => format!("[{}]", joined(items.iter().map(Value::in_json), ",")),
+            Value::Map(fields) => {
+                let field = |(name, value): &(String, Value)| format!("{}:{}", json!(name), value.in_json());
+                format!("{{{}}}", joined(fields.iter().map(field), ","))
+            }
+        }
     }
 }
 
-/// Whether text needs no quotes anywhere in YAML: it begins with a letter, or is a time; and it is no word that some
-/// readers take for something else.
+fn joined(items: impl Iterator<Item = String>, mark: &str) -> String {
+    items.collect::<Vec<_>>().join(mark)
+}
+
+/// Text as a YAML scalar. A JSON string is a YAML string, whatever is in it.
+pub(super) fn in_yaml(text: &str) -> String {
+    if is_plain(text) { text.to_owned() } else { json!(text).to_string() }
+}
+
+/// Whether text needs no quotes anywhere in YAML: it is a word that begins with a letter and that no reader takes for
+/// something else, or a time, a duration or a network.
 fn is_plain(text: &str) -> bool {
-    let is_time = text.parse::<jiff::Timestamp>().is_ok();
-    let is_duration = text.len() < 12 && crate::config::decode::parse_duration(text).is_some();
     let is_word = text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':'))
         && !text.ends_with(':');
-    let is_other = matches!(
-        text.to_ascii_lowercase().as_str(),
-        "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n" | "null"
-    );
-    is_time || is_duration || (is_word && !is_other)
+    let words = ["true", "false", "yes", "no", "on", "off", "y", "n", "null"];
+    let is_other = words.contains(&text.to_ascii_lowercase().as_str());
+    let is_number_like = text.starts_with(|first: char| first.is_ascii_digit())
+        && (text.parse::<jiff::Timestamp>().is_ok()
+            || (text.bytes().all(|byte| byte.is_ascii_alphanumeric()) && parse_duration(text).is_some())
+            || text.parse::<ipnet::IpNet>().is_ok());
+    is_number_like || (is_word && !is_other)
 }

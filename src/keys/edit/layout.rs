@@ -9,6 +9,8 @@ use serde_yaml::granit_parser::{Event, Parser, ScalarStyle};
 pub(super) struct Item {
     pub(super) span: Range<usize>,
     pub(super) shape: Shape,
+    /// The number of the anchor that names it, or that it stands for; zero for none.
+    pub(super) anchor: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -34,39 +36,60 @@ impl Item {
         }
     }
 
+    /// The nodes in it, in order, itself first.
+    pub(super) fn all(&self) -> Vec<&Item> {
+        let inner: Vec<&Item> = match &self.shape {
+            Shape::Scalar { .. } | Shape::Alias => Vec::new(),
+            Shape::List { items, .. } => items.iter().flat_map(Item::all).collect(),
+            Shape::Map { fields, .. } => {
+                fields.iter().flat_map(|(key, value)| [key.all(), value.all()].concat()).collect()
+            }
+        };
+        [vec![self], inner].concat()
+    }
+
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.shape, Shape::Scalar { text, is_plain: true } if matches!(text.as_str(), "" | "~" | "null"))
     }
 }
 
+/// A collection whose end has not come yet.
+struct Open {
+    start: usize,
+    items: Vec<Item>,
+    is_flow: bool,
+    is_map: bool,
+    anchor: usize,
+}
+
 /// The layout of the one document of `source`; `None` where there is none, or no sense to be made of it.
 pub(super) fn of(source: &str) -> Option<Item> {
-    let mut open: Vec<(Range<usize>, Vec<Item>, bool, bool)> = Vec::new();
+    let mut open: Vec<Open> = Vec::new();
     let mut root = None;
     for event in Parser::new_from_str(source) {
         let (event, span) = event.ok()?;
         let at = span.start.byte_offset()?..span.end.byte_offset()?;
         let is_flow = |bracket| source.as_bytes().get(at.start) == Some(&bracket);
         let closed = match event {
-            Event::Scalar(text, style, ..) => {
+            Event::Scalar(text, style, anchor, _) => {
                 // A block scalar's span runs on to whatever comes next.
                 let end = at.start + source.get(at.clone())?.trim_end().len();
                 let shape = Shape::Scalar { text: text.into_owned(), is_plain: style == ScalarStyle::Plain };
-                Some(Item { span: at.start..end, shape })
+                Some(Item { span: at.start..end, shape, anchor })
             }
-            Event::Alias(_) => Some(Item { span: at, shape: Shape::Alias }),
-            Event::SequenceStart(..) => {
+            Event::Alias(anchor) => Some(Item { span: at, shape: Shape::Alias, anchor }),
+            Event::SequenceStart(_, anchor, _) => {
                 let is_flow = is_flow(b'[');
-                open.push((at, Vec::new(), is_flow, false));
+                open.push(Open { start: at.start, items: Vec::new(), is_flow, is_map: false, anchor });
                 None
             }
-            Event::MappingStart(..) => {
+            Event::MappingStart(_, anchor, _) => {
                 let is_flow = is_flow(b'{');
-                open.push((at, Vec::new(), is_flow, true));
+                open.push(Open { start: at.start, items: Vec::new(), is_flow, is_map: true, anchor });
                 None
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                let (start, items, is_flow, is_map) = open.pop()?;
+                let Open { start, items, is_flow, is_map, anchor } = open.pop()?;
                 let end = match (is_flow, items.last()) {
                     (false, Some(last)) => last.span.end,
                     _ => at.end,
@@ -75,12 +98,12 @@ pub(super) fn of(source: &str) -> Option<Item> {
                     true => Shape::Map { is_flow, fields: paired(items) },
                     false => Shape::List { is_flow, items },
                 };
-                Some(Item { span: start.start..end, shape })
+                Some(Item { span: start..end, shape, anchor })
             }
             _ => None,
         };
         match (closed, open.last_mut()) {
-            (Some(item), Some((_, items, ..))) => items.push(item),
+            (Some(item), Some(open)) => open.items.push(item),
             (Some(item), None) => root = Some(item),
             (None, _) => {}
         }

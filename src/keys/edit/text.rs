@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::entry;
 use super::layout::{self, Item, Shape};
 use crate::keys::record::KeyRecord;
 
@@ -74,10 +75,53 @@ pub(super) fn delete(source: &str, id: &str) -> Option<String> {
             let dash = dash_line(source, previous_end, item.span.start)?;
             let end = end_with_comments(source, item.span.end, indentation(source, dash));
             // The comment that stands directly above an entry is its own.
-            comments_above(source, dash)..end
+            let start = comments_above(source, dash);
+            let above = line_start(source, start.saturating_sub(1));
+            let is_blank = |line: usize| line_at(source, line).trim().is_empty();
+            // Of two empty lines around it, one is enough.
+            let start = if start > 0 && is_blank(above) && is_blank(end) { above } else { start };
+            start..end
         }
     };
-    Splice { at, text: String::new() }.apply(source)
+    // From behind, so that the places before stay what they are.
+    let mut splices = heirs(source, &root, item);
+    splices.push(Splice { at, text: String::new() });
+    splices.sort_by_key(|splice| std::cmp::Reverse(splice.at.start));
+    splices.iter().try_fold(source.to_owned(), |text, splice| splice.apply(&text))
+}
+
+/// What an item names with an anchor goes to the first alias of it elsewhere.
+fn heirs(source: &str, root: &Item, item: &Item) -> Vec<Splice> {
+    let is_inside = |other: &Item| item.span.start <= other.span.start && other.span.end <= item.span.end;
+    let all = root.all();
+    let named =
+        all.iter().filter(|node| node.anchor > 0 && is_inside(node) && !matches!(node.shape, Shape::Alias));
+    let heir = |named: &&Item| {
+        let is_alias = |node: &&&Item| matches!(node.shape, Shape::Alias) && node.anchor == named.anchor;
+        let alias = all.iter().filter(|node| !is_inside(node)).find(is_alias)?;
+        let name = source.get(alias.span.clone())?.strip_prefix('*')?;
+        Some(Splice { at: alias.span.clone(), text: format!("&{name} {}", in_one_line(source, named)) })
+    };
+    named.filter_map(heir).collect()
+}
+
+/// A node in flow style, with its scalars as they are written.
+fn in_one_line(source: &str, item: &Item) -> String {
+    let written = source.get(item.span.clone()).unwrap_or_default();
+    match &item.shape {
+        Shape::Scalar { text, .. } if written.contains('\n') => entry::in_yaml(text),
+        Shape::Scalar { .. } | Shape::Alias => written.to_owned(),
+        Shape::List { items, .. } => {
+            let items: Vec<String> = items.iter().map(|item| in_one_line(source, item)).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Shape::Map { fields, .. } => {
+            let field = |(key, value): &(Item, Item)| {
+                format!("{}: {}", in_one_line(source, key), in_one_line(source, value))
+            };
+            format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+        }
+    }
 }
 
 /// The text with more keys at the end of its list. `entries`: each as the lines of a block map, without indentation.
@@ -330,4 +374,165 @@ fn comments_above(source: &str, line: usize) -> usize {
         start = above;
     }
     start
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::keys::{KeyHash, Secret, jsonl, yaml};
+
+    fn hash(secret: &str) -> String {
+        KeyHash::of(secret.as_bytes()).to_stored()
+    }
+
+    /// A file as somebody may have written it: `A`, `B`, `C` stand for hashes.
+    fn file(text: &str) -> String {
+        let text = text.replace("HASH_A", &hash("a")).replace("HASH_B", &hash("b"));
+        text.replace("HASH_C", &hash("c")).replace("HASH_O", &hash("o"))
+    }
+
+    fn records(text: &str) -> Vec<KeyRecord> {
+        yaml::parse_any(Path::new("k.yaml"), text).unwrap_or_else(|faults| panic!("{faults}\n{text}"))
+    }
+
+    /// The lines that are only in the old text, and only in the new one.
+    fn difference(old: &str, new: &str) -> (Vec<String>, Vec<String>) {
+        let mut gone: Vec<String> = old.lines().map(str::to_owned).collect();
+        let mut added = Vec::new();
+        for line in new.lines() {
+            match gone.iter().position(|old| old == line) {
+                Some(index) => drop(gone.remove(index)),
+                None => added.push(line.to_owned()),
+            }
+        }
+        (gone, added)
+    }
+
+    fn rotated(before: &KeyRecord) -> KeyRecord {
+        let end = "2026-12-01T00:00:00Z".parse().unwrap();
+        let mut after = KeyRecord { hash: KeyHash::of(b"new"), created_at: Some(end), ..before.clone() };
+        after.previous.push(Secret { hash: before.hash, expires_at: end });
+        after
+    }
+
+    const ODD: &str = "# Ask Ann first.\n\nkeys:   # all\n# the checkout\n- id: key_a   # trailing\n  name: \"checkout\"\n  hash: 'HASH_A'  # keep\n  permissions: &rw\n     - read\n     - write\n  # its old secrets\n  previous:\n  -   hash: HASH_O\n      expires_at: 2026-12-01T00:00:00Z   # soon\n    # disabled: true\n\n# for the laptop\n-   # odd\n    {id: key_b, hash: \"HASH_B\",\n     permissions: *rw, }    # flow\n\n-\n    id:   key_c\n    hash: >-\n      HASH_C\n    permissions: *rw\n    expires_at:\n    disabled: false\n# the end\n";
+
+    const PLAIN: &str = "keys:\n  - id: key_a\n    hash: HASH_A\n    permissions: [read]\n  - id: key_b\n    hash: HASH_B\n    permissions: [read]\n    previous:\n  - id: key_c\n    hash: HASH_C\n    permissions: [read]\n    previous: []";
+
+    const FLOW: &str = "{keys: [{id: key_a, hash: HASH_A, permissions: [read]},\n  {id: key_b, hash: HASH_B, permissions: [read], disabled:},\n  {\"id\": \"key_c\", \"hash\": \"HASH_C\", \"permissions\": [\"read\"], \"previous\": [{\"hash\": \"HASH_O\", \"expires_at\": \"2026-12-01T00:00:00Z\"}]}]}\n";
+
+    const MERGED: &str = "keys:\n- &a\n  id: key_a\n  hash: HASH_A\n  permissions: [read]\n  max_concurrent: 3\n- <<: *a\n  id: key_b\n  hash: HASH_B\n- {<<: *a, id: key_c, hash: HASH_C}\n";
+
+    #[test]
+    fn every_change_is_proved_and_touches_its_own_lines_alone() {
+        for source in [ODD, PLAIN, FLOW, MERGED, &PLAIN.replace('\n', "\r\n")] {
+            let source = file(source);
+            let before = records(&source);
+            for (index, record) in before.iter().enumerate() {
+                let revoked = KeyRecord { disabled: true, ..record.clone() };
+                // What is merged into others would change them, too: the proof refuses that, and people are told.
+                let is_shared = source.contains("<<: *a") && index == 0;
+                for after in [rotated(record), revoked].into_iter().filter(|_| !is_shared) {
+                    let text = change(&source, record, &after, false).unwrap();
+                    let mut expected = before.clone();
+                    expected[index] = after;
+                    assert_eq!(records(&text), expected, "{text}");
+                    let (gone, added) = difference(&source, &text);
+                    assert!(gone.len() <= 3 && added.len() <= 6, "{gone:?}\n{added:?}\n{text}");
+                    assert!(!text.contains("\r\n") || !text.replace("\r\n", "").contains('\n'), "{text:?}");
+                }
+                let text = delete(&source, &record.id).unwrap();
+                let mut expected = before.clone();
+                expected.remove(index);
+                assert_eq!(records(&text), expected, "{text}");
+                assert!(difference(&source, &text).1.len() <= 1, "{text}");
+            }
+            let new = KeyRecord::new("key_n".to_owned(), KeyHash::of(b"n"), before[0].permissions);
+            let text = add(&source, &[entry::fields(&new)]).unwrap();
+            assert_eq!(records(&text), [before, vec![new]].concat(), "{text}");
+            assert!(difference(&source, &text).0.len() <= 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn people_find_their_file_as_they_left_it() {
+        let source = file(ODD);
+        let before = records(&source);
+        let revoked = |index: usize| {
+            let record: &KeyRecord = &before[index];
+            difference(
+                &source,
+                &change(&source, record, &KeyRecord { disabled: true, ..record.clone() }, false).unwrap(),
+            )
+        };
+        assert_eq!(revoked(0), (vec![], vec!["  disabled: true".to_owned()]));
+        assert_eq!(
+            revoked(2),
+            (vec!["    disabled: false".to_owned()], vec!["    disabled: true".to_owned()])
+        );
+        let (gone, added) = difference(&source, &delete(&source, "key_a").unwrap());
+        assert_eq!(
+            added,
+            ["     permissions: &rw [read, write], }    # flow"],
+            "the anchor goes to its first heir"
+        );
+        assert!(
+            gone.contains(&"# the checkout".to_owned()) && gone.contains(&"    # disabled: true".to_owned())
+        );
+        assert!(!gone.contains(&"# for the laptop".to_owned()), "{gone:?}");
+    }
+
+    #[test]
+    fn a_file_without_keys_gets_its_first() {
+        let new = records(&format!("keys: [{{id: key_n, hash: {}, permissions: [read]}}]", hash("n")));
+        let cases = [
+            "",
+            "\n",
+            "# ours\n",
+            "---\n",
+            "keys:",
+            "keys:\n",
+            "keys: # none\n# end\n",
+            "keys: ~ # none\n",
+            "keys: []  # none\n",
+            "keys: [ ]",
+            "keys:\n\n# end",
+        ];
+        for source in cases {
+            let text = add(source, &[entry::fields(&new[0])]).unwrap();
+            assert_eq!(records(&text), new, "{source:?} → {text:?}");
+            let comments = |text: &str| text.matches('#').count();
+            assert_eq!(comments(source), comments(&text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_stays_one() {
+        let line =
+            format!("{{\"id\": \"key_a\", \"hash\": \"{}\", \"permissions\": [\"read\"]}}\n", hash("a"));
+        let path = Path::new("k.jsonl");
+        let before = jsonl::record(path, line.trim().as_bytes()).unwrap();
+        let twice = rotated(&before);
+        let again = KeyRecord {
+            hash: KeyHash::of(b"again"),
+            ..rotated(&KeyRecord { hash: KeyHash::of(b"new"), ..twice.clone() })
+        };
+        for after in [twice, again, KeyRecord { disabled: true, ..before.clone() }] {
+            let text = change(&line, &before, &after, true).unwrap();
+            assert_eq!(text.matches('\n').count(), 1, "{text}");
+            assert_eq!(jsonl::record(path, text.trim().as_bytes()), Some(after), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_entry_reads_back_as_it_was() {
+        let source = "keys:\n- {id: key_a, name: 'a: \"b\" #c', hash: HASH_A, permissions: [admin, read], environment: 'no', created_at: 2026-11-23T00:00:00.5Z, not_before: 2026-11-23T00:00:00Z, expires_at: 2027-11-23T00:00:00Z, disabled: true, rate_limits: [{requests: 7, per: 90s, burst: 3}, {requests: 600, per: 1d}], max_concurrent: 2, allow_from: [10.0.0.0/8, '2001:db8::/32', '::1'], routes: ['true', chat], metadata: {a b: 'x, y', n: '1'}, previous: [{hash: HASH_O, expires_at: 2026-12-01T00:00:00Z}]}\n";
+        let before = records(&file(source));
+        let text = add("", &[entry::fields(&before[0])]).unwrap();
+        assert_eq!(records(&text), before, "{text}");
+        let line = entry::line(&before[0]);
+        assert_eq!(jsonl::record(Path::new("k.jsonl"), line.as_bytes()).as_ref(), before.first(), "{line}");
+    }
 }
