@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Gateway, Upstream, answer_of, eventually};
+use bearward::{Credential, KeyHash, KeyRing};
+
+use crate::harness::{Gateway, Upstream, answer_of, eventually, mutants};
 
 #[tokio::test]
 async fn validity_by_time_follows_the_wall_clock_forth_and_back() {
@@ -169,4 +171,26 @@ async fn no_secret_and_no_hash_is_in_the_log() {
         (Some(200), Some("/v1/models"), Some("models"))
     );
     assert_eq!(first["outcome"], "completed");
+}
+
+#[test]
+fn no_mutant_of_a_token_opens_anything() {
+    let tokens = mutants::tokens(40);
+    let line = |(index, token): (usize, &String)| {
+        let hash = KeyHash::of(token.as_bytes()).to_stored();
+        format!("{{\"id\":\"key_{index}\",\"hash\":\"{hash}\",\"permissions\":[\"read\"]}}\n")
+    };
+    let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+    std::fs::write(file.path(), tokens.iter().enumerate().map(line).collect::<String>()).unwrap();
+    let ring = KeyRing::load(file.path()).unwrap();
+    for (index, token) in tokens.iter().enumerate() {
+        assert_eq!(ring.find(&Credential::new(token.as_bytes())), Some(format!("key_{index}")));
+    }
+    let mut tried = 0;
+    mutants::each_mutant(&tokens, |mutant| {
+        assert_eq!(ring.find(&Credential::new(mutant)), None, "{}", mutant.escape_ascii());
+        tried += 1;
+        true
+    });
+    assert!(tried > 30_000, "{tried}");
 }

@@ -2,6 +2,7 @@
 //! any bytes at all. Everything is on port 0 and ends with the test.
 
 mod gateway;
+pub mod mutants;
 mod raw;
 mod upstream;
 

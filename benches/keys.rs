@@ -1,0 +1,133 @@
+//! What a look-up of a token costs, whether any changed token is let in, and whether its time tells how near it was.
+//!
+//! `cargo bench --bench keys [-- MUTANTS [KEYS]]`; ten million mutants and a million keys where nothing is said.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "a program for a person who looks on"
+)]
+#![allow(clippy::print_stdout, clippy::panic, unreachable_pub, reason = "the same")]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::ops::Range;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use bearward::{Credential, KeyHash, KeyRing};
+
+#[path = "../tests/it/harness/mutants.rs"]
+mod mutants;
+
+fn main() -> ExitCode {
+    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
+    let (mutants, keys) = (numbers.next().unwrap_or(10_000_000), numbers.next().unwrap_or(1_000_000));
+    for count in [10, 1000, keys] {
+        look_ups(count);
+    }
+    let is_tight = refuse_mutants(mutants);
+    timing("control: both of tokens that are not there", false, 15..47);
+    timing("all right but the first character of the secret", true, 15..16);
+    timing("all right but the last character of the secret", true, 46..47);
+    timing("all right but any character of the secret", true, 15..47);
+    if is_tight { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn ring(tokens: &[String]) -> KeyRing {
+    let mut text = String::new();
+    for (index, token) in tokens.iter().enumerate() {
+        let hash = KeyHash::of(token.as_bytes()).to_stored();
+        writeln!(text, "{{\"id\":\"key_{index:010}\",\"hash\":\"{hash}\",\"permissions\":[\"read\"]}}")
+            .unwrap();
+    }
+    let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    KeyRing::load(file.path()).unwrap()
+}
+
+/// Token → digest → key, of keys in no order.
+fn look_ups(count: usize) {
+    let tokens: Vec<String> = (0..count).map(|number| format!("sk-{number:012}")).collect();
+    let ring = ring(&tokens);
+    let rounds = 2_000_000;
+    let start = Instant::now();
+    let mut index = 0;
+    for _ in 0..rounds {
+        index = (index + 7_919_777) % count;
+        assert!(black_box(ring.find(&Credential::new(tokens[index].as_bytes()))).is_some());
+    }
+    println!("look-up among {count:>7} keys: {:>4} ns", start.elapsed().as_nanos() / rounds);
+}
+
+fn refuse_mutants(wanted: usize) -> bool {
+    // Enough tokens for as many mutants as are asked for, a part of them at a time.
+    let (mut tried, mut let_in) = (0, 0);
+    let start = Instant::now();
+    while tried < wanted {
+        let tokens = mutants::tokens(1000);
+        let ring = ring(&tokens);
+        assert!(tokens.iter().all(|token| ring.find(&Credential::new(token.as_bytes())).is_some()));
+        mutants::each_mutant(&tokens, |mutant| {
+            let_in += usize::from(ring.find(&Credential::new(mutant)).is_some());
+            tried += 1;
+            tried < wanted
+        });
+    }
+    println!("mutants: {tried} tried, {let_in} let in ({:.1} s)", start.elapsed().as_secs_f64());
+    let_in == 0
+}
+
+/// A live token with one character changed to another of base62, and its checksum made right: what is no base62 is
+/// refused before any look-up, which anybody may know.
+fn changed(token: &str, place: usize) -> Vec<u8> {
+    let mut bytes = token.as_bytes()[..47].to_vec();
+    let old = bytes[place];
+    while bytes[place] == old {
+        bytes[place] = fastrand::alphanumeric() as u8;
+    }
+    mutants::signed(&bytes)
+}
+
+/// Welch's t-test of two classes of tokens that are not let in, as dudect does it: a live token with one character changed,
+/// and a token that was never live with the same change. All are new, in an order of chance; beyond the 95th percentile is
+/// noise of the machine and left out; |t| under 4.5 is no evidence of a difference.
+fn timing(what: &str, is_near: bool, place: Range<usize>) {
+    const SAMPLES: usize = 1_000_000;
+    const LIVE: usize = 50_000;
+    let (live, never) = (mutants::tokens(LIVE), mutants::tokens(LIVE));
+    let ring = ring(&live);
+    let near = if is_near { live } else { mutants::tokens(LIVE) };
+    let mut times = [Vec::with_capacity(SAMPLES), Vec::with_capacity(SAMPLES)];
+    while times.iter().map(Vec::len).sum::<usize>() < 2 * SAMPLES {
+        // Made apart from the measuring, which would see what was done just before.
+        let made: Vec<(usize, Credential)> = (0..1000)
+            .map(|_| {
+                let (index, place) = (fastrand::usize(..LIVE), fastrand::usize(place.clone()));
+                let both = [changed(&near[index], place), changed(&never[index], place)];
+                let class = fastrand::usize(..2);
+                (class, Credential::new(&both[class]))
+            })
+            .collect();
+        for (class, credential) in &made {
+            let start = Instant::now();
+            black_box(ring.find(credential));
+            times[*class].push(start.elapsed().as_nanos() as f64);
+        }
+    }
+    let mut all: Vec<f64> = times.concat();
+    all.sort_by(f64::total_cmp);
+    let bound = all[all.len() * 95 / 100];
+    let [first, second] = times.map(|times| moments(times.into_iter().filter(|time| *time <= bound)));
+    let t = (first.0 - second.0) / (first.1 / first.2 + second.1 / second.2).sqrt();
+    let verdict = if t.abs() < 4.5 { "no difference is seen" } else { "THEY DIFFER" };
+    println!("near and far, {what}: {:.1} and {:.1} ns, t = {t:.2}: {verdict}", first.0, second.0);
+}
+
+/// Mean, variance and number.
+fn moments(times: impl Iterator<Item = f64> + Clone) -> (f64, f64, f64) {
+    let count = times.clone().count() as f64;
+    let mean = times.clone().sum::<f64>() / count;
+    let variance = times.map(|time| (time - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    (mean, variance, count)
+}
