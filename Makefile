@@ -1,5 +1,5 @@
 # Everything a person or a machine does with this repository. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure clean help
+.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys bench-keys clean help
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -52,6 +52,14 @@ measure: e2e-setup ## The long measurements: latency added to streams, 2 GiB bot
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure.py
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_live.py
+
+bench-keys: ## Look-ups of tokens: their cost, ten million changed ones, and whether time tells how near one was
+	$(CARGO) bench --bench keys
+
+measure-keys: e2e-setup ## A million keys: start, memory, a revocation under load, CPU a request; installs wrk and nginx by apt
+	@command -v wrk nginx >/dev/null || (apt-get update && apt-get install -y wrk nginx-light)
+	$(CARGO) build --profile e2e
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_keys.py
 
 clean: ## Remove everything that was made
 	$(CARGO) clean

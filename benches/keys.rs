@@ -1,6 +1,7 @@
 //! What a look-up of a token costs, whether any changed token is let in, and whether its time tells how near it was.
 //!
-//! `cargo bench --bench keys [-- MUTANTS [KEYS]]`; ten million mutants and a million keys where nothing is said.
+//! `cargo bench --bench keys [-- MUTANTS [KEYS]]`; ten million mutants and a million keys where nothing is said. With
+//! `-- parse FILE`, how long it takes to parse a JSON Lines file and put its keys into a map, and nothing else.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -21,6 +22,10 @@ use bearward::{Credential, KeyHash, KeyRing};
 mod mutants;
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(place) = arguments.iter().position(|argument| argument == "parse") {
+        return parse_alone(&arguments[place + 1]);
+    }
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
     let (mutants, keys) = (numbers.next().unwrap_or(10_000_000), numbers.next().unwrap_or(1_000_000));
     for count in [10, 1000, keys] {
@@ -32,6 +37,39 @@ fn main() -> ExitCode {
     timing("all right but the last character of the secret", true, 46..47);
     timing("all right but any character of the secret", true, 15..47);
     if is_tight { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What any reader of such a file has to do: each line parsed, and its id kept by its digest.
+fn parse_alone(path: &str) -> ExitCode {
+    #[derive(serde::Deserialize)]
+    #[allow(dead_code, reason = "parsed, and no more")]
+    struct Key<'a> {
+        id: String,
+        name: Option<&'a str>,
+        hash: &'a str,
+        permissions: Vec<&'a str>,
+        environment: Option<&'a str>,
+        created_at: Option<&'a str>,
+        expires_at: Option<&'a str>,
+        disabled: Option<bool>,
+        rate_limits: Option<Vec<Quota<'a>>>,
+    }
+    #[derive(serde::Deserialize)]
+    #[allow(dead_code, reason = "the same")]
+    struct Quota<'a> {
+        requests: u32,
+        per: &'a str,
+        burst: Option<u32>,
+    }
+    let start = Instant::now();
+    let text = std::fs::read(path).unwrap();
+    let mut keys = std::collections::HashMap::new();
+    for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let key: Key<'_> = serde_json::from_slice(line).unwrap();
+        keys.insert(KeyHash::parse(key.hash).unwrap(), key.id);
+    }
+    println!("{}", serde_json::json!({"keys": keys.len(), "seconds": start.elapsed().as_secs_f64()}));
+    ExitCode::SUCCESS
 }
 
 fn ring(tokens: &[String]) -> KeyRing {

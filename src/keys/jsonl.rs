@@ -225,11 +225,34 @@ struct Loading<'k> {
     set: SetBuilder<'k>,
     /// By the text of what narrows a key.
     terms: HashMap<String, Option<Arc<Terms>>>,
+    /// Where such a text is put together.
+    text: String,
+    created_at: Instants,
+    expires_at: Instants,
+}
+
+/// Reads instants, of which many keys have the same in a row.
+#[derive(Default)]
+struct Instants {
+    text: String,
+    instant: Option<Timestamp>,
+}
+
+impl Instants {
+    /// The instant that `text` says; `None` where it says none.
+    fn read(&mut self, text: &str) -> Option<Timestamp> {
+        if self.instant.is_none() || self.text != text {
+            text.clone_into(&mut self.text);
+            self.instant = text.parse().ok();
+        }
+        self.instant
+    }
 }
 
 impl<'k> Loading<'k> {
     fn new(set: SetBuilder<'k>) -> Self {
-        Loading { set, terms: HashMap::new() }
+        let (created_at, expires_at) = Default::default();
+        Loading { set, terms: HashMap::new(), text: String::new(), created_at, expires_at }
     }
 
     /// Takes blocks until there are none, or somebody has found too many faults.
@@ -279,14 +302,16 @@ impl<'k> Loading<'k> {
     /// Takes a line the short way, if it can go there.
     fn take_short(&mut self, line: &[u8], fingerprint: u64) -> bool {
         let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return false };
-        let terms = match line.terms_text() {
-            None => None,
-            Some(text) => match self.terms.get(&text) {
+        let terms = match line.terms_text(&mut self.text) {
+            false => None,
+            true => match self.terms.get(&self.text) {
                 Some(terms) => terms.clone(),
                 None => return false,
             },
         };
-        let Some((hash, draft)) = line.draft(terms) else { return false };
+        let Some((hash, draft)) = line.draft(terms, &mut self.created_at, &mut self.expires_at) else {
+            return false;
+        };
         self.set.add(hash, draft, fingerprint);
         true
     }
@@ -296,10 +321,9 @@ impl<'k> Loading<'k> {
         let draft = record.draft();
         if record.previous.is_empty()
             && self.terms.len() < MAX_TERMS
-            && let Some(text) =
-                serde_json::from_slice::<Line<'_>>(line).ok().and_then(|line| line.terms_text())
+            && serde_json::from_slice::<Line<'_>>(line).is_ok_and(|line| line.terms_text(&mut self.text))
         {
-            self.terms.insert(text, draft.terms.clone());
+            self.terms.insert(self.text.clone(), draft.terms.clone());
         }
         self.set.add(record.hash, draft, fingerprint);
     }
@@ -334,8 +358,8 @@ struct Line<'a> {
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl Line<'_> {
-    /// The text of what narrows the key, if anything does.
-    fn terms_text(&self) -> Option<String> {
+    /// Puts the text of what narrows the key into `text`; says whether anything does.
+    fn terms_text(&self, text: &mut String) -> bool {
         let parts = [
             self.environment,
             self.not_before,
@@ -346,33 +370,38 @@ impl Line<'_> {
             self.previous,
         ];
         if parts.iter().all(Option::is_none) {
-            return None;
+            return false;
         }
-        let mut text = String::with_capacity(128);
+        text.clear();
         for part in parts {
             text.push_str(part.map(RawValue::get).unwrap_or_default());
             // No JSON text holds a bare control character.
             text.push('\n');
         }
-        Some(text)
+        true
     }
 
     /// The key, if all of it is well.
-    fn draft(&self, terms: Option<Arc<Terms>>) -> Option<(KeyHash, Draft<'_>)> {
+    fn draft(
+        &self,
+        terms: Option<Arc<Terms>>,
+        created_at: &mut Instants,
+        expires_at: &mut Instants,
+    ) -> Option<(KeyHash, Draft<'_>)> {
         let is_well = is_key_id(&self.id.0)
             && self.name.as_ref().is_none_or(|name| is_label(&name.0))
             && !self.permissions.is_empty();
-        let instant = |text: &Option<Text<'_>>| -> Option<Option<Timestamp>> {
+        let instant = |text: &Option<Text<'_>>, instants: &mut Instants| -> Option<Option<Timestamp>> {
             let Some(text) = text else { return Some(None) };
-            text.0.parse().ok().map(Some)
+            instants.read(&text.0).map(Some)
         };
         let draft = Draft {
             id: &self.id.0,
             name: self.name.as_ref().map(|name| name.0.as_ref()),
             disabled: self.disabled.unwrap_or(false),
             permissions: self.permissions,
-            created_at: instant(&self.created_at)?,
-            expires_at: instant(&self.expires_at)?,
+            created_at: instant(&self.created_at, created_at)?,
+            expires_at: instant(&self.expires_at, expires_at)?,
             terms,
         };
         is_well.then_some((KeyHash::parse(&self.hash.0)?, draft))

@@ -99,7 +99,7 @@ async fn a_rotated_out_secret_lives_until_its_end() {
 async fn a_key_from_elsewhere_works_by_its_hash() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let foreign = "sk-proj-0123456789";
-    let hash = bearward::KeyHash::of(foreign.as_bytes()).to_stored();
+    let hash = KeyHash::of(foreign.as_bytes()).to_stored();
     let gateway = Gateway::guarding(&upstream)
         .key(
             "ci",
@@ -161,7 +161,7 @@ async fn no_secret_and_no_hash_is_in_the_log() {
     gateway.sends(format!("rubbish {token}\r\n\r\n")).await;
     eventually("all lines are written", || gateway.access_lines().len() == 4).await;
     let log = gateway.log().join("\n");
-    let hash = bearward::KeyHash::of(token.as_bytes()).to_stored();
+    let hash = KeyHash::of(token.as_bytes()).to_stored();
     for secret in [&token[15..47], &hash[7..], "SECRETQUERY"] {
         assert!(!log.contains(secret), "{log}");
     }
