@@ -272,6 +272,8 @@ pub(super) struct SetBuilder<'a> {
     generation: u32,
     set: KeySet,
     new: Labels,
+    /// Whether any of the new has an id or a name that it did not have before.
+    has_new_labels: bool,
     has_twins: bool,
 }
 
@@ -292,7 +294,7 @@ impl<'a> SetBuilder<'a> {
 
     fn of_generation(known: &'a KeyCache, generation: u32) -> Self {
         let set = KeySet { generation, random: known.random.clone(), ..KeySet::default() };
-        SetBuilder { known, generation, set, new: Labels::default(), has_twins: false }
+        SetBuilder { known, generation, set, new: Labels::default(), has_new_labels: false, has_twins: false }
     }
 
     /// Another part of the same set, for another thread.
@@ -310,6 +312,7 @@ impl<'a> SetBuilder<'a> {
         self.new.ids.append(&mut ids);
         self.new.names.append(&mut names);
         self.new.hashes.append(&mut hashes);
+        self.has_new_labels |= part.has_new_labels;
         self.has_twins |= part.has_twins;
     }
 
@@ -337,14 +340,17 @@ impl<'a> SetBuilder<'a> {
     /// Takes a key. `fingerprint`: of the text that it was read from, or zero.
     pub(super) fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
         // A key keeps its place only under its current secret: after a rotation it is another one.
-        if let Some(found) = self.known.find(&hash)
-            && found.rotated_out.is_none()
-            && draft.is(&found.key.key)
-        {
-            // Written in another way, it is the same key.
-            found.key.fingerprint.store(fingerprint, Ordering::Relaxed);
-            self.mark(&found.key);
-            return;
+        let known = self.known.find(&hash).filter(|found| found.rotated_out.is_none());
+        match known.map(|found| found.key) {
+            Some(live) if draft.is(&live.key) => {
+                // Written in another way, it is the same key.
+                live.fingerprint.store(fingerprint, Ordering::Relaxed);
+                self.mark(&live);
+                return;
+            }
+            // Under the labels that it had, a changed key is in nobody's way.
+            Some(live) if draft.id == live.key.id() && draft.name == live.key.name() => {}
+            _ => self.has_new_labels = true,
         }
         self.new.ids.push(self.known.random.hash_one(draft.id));
         self.new.names.extend(draft.name.map(|name| self.known.random.hash_one(name)));
@@ -372,18 +378,21 @@ impl<'a> SetBuilder<'a> {
             labels.sort_unstable();
             self.has_twins |= labels.windows(2).any(|pair| pair.first() == pair.last());
         }
-        if self.has_twins || self.set.entries.is_empty() || self.set.kept == 0 {
-            return self.has_twins;
-        }
         // Keys that stay have nothing in common with each other; what is new may have, with one of them.
+        let stays =
+            |hash: &KeyHash| self.known.by_hash.get(hash).is_some_and(|live| live.is_of(self.generation));
+        if self.has_twins || self.set.entries.iter().any(|(hash, _)| stays(hash)) {
+            return true;
+        }
+        if !self.has_new_labels || self.set.kept == 0 {
+            return false;
+        }
         let random = &self.known.random;
         let is_taken = |labels: &[u64], text: &str| labels.binary_search(&random.hash_one(text)).is_ok();
         let mut staying = self.known.by_hash.iter().filter(|entry| entry.value().is_of(self.generation));
         staying.any(|entry| {
             let key = &entry.value().key;
-            hashes.binary_search(&entry.key().head()).is_ok()
-                || is_taken(ids, key.id())
-                || key.name().is_some_and(|name| is_taken(names, name))
+            is_taken(ids, key.id()) || key.name().is_some_and(|name| is_taken(names, name))
         })
     }
 

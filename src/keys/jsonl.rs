@@ -13,6 +13,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::str;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -21,7 +22,7 @@ use serde_json::value::RawValue;
 
 use super::cache::SetBuilder;
 use super::record::{self, KeyRecord, Unique, is_label};
-use super::set::{KeySet, Reading};
+use super::set::{KeySet, Pace, Reading};
 use super::store::unreadable;
 use super::token::is_key_id;
 use super::{Draft, KeyHash, Permission, Permissions, Terms};
@@ -33,6 +34,10 @@ use crate::config::tree::{self, Quoting};
 const MAX_LINE: usize = 1024 * 1024;
 /// What a thread reads at a time.
 const BLOCK: usize = 1024 * 1024;
+/// What is read at a time while requests are served: a step of a fifth of a millisecond …
+const SHORT_BLOCK: usize = 64 * 1024;
+/// … and the rest behind it. The system makes it somewhat longer.
+const REST: Duration = Duration::from_micros(50);
 /// More faults than anybody reads; past them the reading ends.
 const MAX_FAULTS: usize = 100;
 /// Different sets of terms that are remembered by their text.
@@ -41,21 +46,25 @@ const MAX_TERMS: usize = 10_000;
 /// Reads a file for service.
 pub(super) fn load(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
     let mut set = SetBuilder::new(reading.known);
-    let blocks = Mutex::new(Blocks::open(path)?);
+    let (threads, step) = match reading.pace {
+        Pace::Fast(threads) => (threads.max(1), BLOCK),
+        Pace::Considerate => (1, SHORT_BLOCK),
+    };
+    let blocks = Mutex::new(Blocks::open(path, step)?);
     let failed = Mutex::new(Vec::new());
     let mut parts = Vec::new();
     std::thread::scope(|scope| {
         let (blocks, failed) = (&blocks, &failed);
-        let mut work = (0..reading.threads.max(1)).map(|_| {
+        let mut work = (0..threads).map(|_| {
             let part = set.part();
-            move || Loading::new(part).run(path, blocks, failed)
+            move || Loading::new(part).run(path, blocks, failed, reading.pace)
         });
         let own = work.next();
         let others: Vec<_> = work.map(|work| scope.spawn(work)).collect();
         parts.extend(own.map(|work| work()));
         parts.extend(others.into_iter().filter_map(|thread| thread.join().ok()));
     });
-    if parts.len() < reading.threads {
+    if parts.len() < threads {
         return Err(Fault::of_file(path, "an internal error; the log has more").into());
     }
     parts.into_iter().for_each(|part| set.join(part));
@@ -113,7 +122,7 @@ pub(super) fn each_raw_line<E: From<Fault>>(
     path: &Path,
     mut take: impl FnMut(usize, &[u8]) -> Result<bool, E>,
 ) -> Result<(), E> {
-    let mut blocks = Blocks::open(path)?;
+    let mut blocks = Blocks::open(path, BLOCK)?;
     let mut block = Vec::new();
     while let Some(first) = blocks.next(&mut block)? {
         for (index, line) in lines(&block).enumerate() {
@@ -142,19 +151,21 @@ struct Blocks<'p> {
     file: File,
     /// The beginning of a line whose end is not read yet.
     rest: Vec<u8>,
+    /// How much is read at a time.
+    step: usize,
     /// The number of the next line.
     line: usize,
 }
 
 impl<'p> Blocks<'p> {
-    fn open(path: &'p Path) -> Result<Self, Fault> {
+    fn open(path: &'p Path, step: usize) -> Result<Self, Fault> {
         let failed = |error: io::Error| unreadable(path, &error);
         let metadata = std::fs::metadata(path).map_err(failed)?;
         // A pipe would be waited for, a device has no end.
         if !metadata.is_file() {
             return Err(Fault::of_file(path, "is not a regular file"));
         }
-        Ok(Blocks { path, file: File::open(path).map_err(failed)?, rest: Vec::new(), line: 1 })
+        Ok(Blocks { path, file: File::open(path).map_err(failed)?, rest: Vec::new(), step, line: 1 })
     }
 
     /// Puts the next lines in the place of what `block` holds, and says the number of the first; `None` at the end.
@@ -163,7 +174,7 @@ impl<'p> Blocks<'p> {
         self.rest.clear();
         loop {
             let before = block.len();
-            let read = (&mut self.file).take(BLOCK as u64).read_to_end(block);
+            let read = (&mut self.file).take(self.step as u64).read_to_end(block);
             let read = read.map_err(|error| unreadable(self.path, &error))?;
             let new = block.get(before..).unwrap_or_default();
             match memchr::memrchr(b'\n', new) {
@@ -256,7 +267,13 @@ impl<'k> Loading<'k> {
     }
 
     /// Takes blocks until there are none, or somebody has found too many faults.
-    fn run(mut self, path: &Path, blocks: &Mutex<Blocks<'_>>, failed: &Mutex<Vec<Fault>>) -> SetBuilder<'k> {
+    fn run(
+        mut self,
+        path: &Path,
+        blocks: &Mutex<Blocks<'_>>,
+        failed: &Mutex<Vec<Fault>>,
+        pace: Pace,
+    ) -> SetBuilder<'k> {
         let mut block = Vec::new();
         let mut faults = Vec::new();
         loop {
@@ -274,6 +291,9 @@ impl<'k> Loading<'k> {
                 if !line.is_empty() && faults.len() < MAX_FAULTS {
                     self.take(path, first + index, line, &mut faults);
                 }
+            }
+            if pace == Pace::Considerate {
+                std::thread::sleep(REST);
             }
             if faults.len() >= MAX_FAULTS || failed.lock().is_ok_and(|failed| failed.len() >= MAX_FAULTS) {
                 break;
@@ -454,7 +474,7 @@ mod tests {
     }
 
     fn load_at(path: &Path, known: &KeyCache) -> Result<KeySet, Faults> {
-        load(path, Reading { known, last_good: &LastGood::new(), threads: 3 })
+        load(path, Reading { known, last_good: &LastGood::new(), pace: Pace::Fast(3) })
     }
 
     fn load_text(text: &str) -> Result<KeySet, Faults> {

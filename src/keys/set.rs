@@ -32,14 +32,22 @@ pub(crate) struct Reading<'a> {
     /// The keys in service.
     pub(crate) known: &'a KeyCache,
     pub(crate) last_good: &'a LastGood,
-    /// How many threads may read a large store: all there are before the first request, one behind it.
-    pub(crate) threads: usize,
+    pub(crate) pace: Pace,
+}
+
+/// How a large store is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// On so many threads, as fast as may be: nothing else wants the processors.
+    Fast(usize),
+    /// On one thread, in short steps with a rest behind each, so that requests do not wait for it.
+    Considerate,
 }
 
 impl<'a> Reading<'a> {
     /// A first reading: nothing is in service, and nothing else wants the processors.
     pub(crate) fn first(nothing: &'a (KeyCache, LastGood)) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Reading { known: &nothing.0, last_good: &nothing.1, threads }
+        Reading { known: &nothing.0, last_good: &nothing.1, pace: Pace::Fast(threads) }
     }
 }

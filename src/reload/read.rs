@@ -9,7 +9,7 @@ use super::watch::{digest_of, openable};
 use super::{ASKED_SETTLE, Baseline, Part, Reloader, Running};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
-use crate::keys::set::{KeySet, Reading};
+use crate::keys::set::{KeySet, Pace, Reading};
 use crate::keys::store::Store;
 use crate::net::tls;
 use crate::snapshot::Snapshot;
@@ -77,7 +77,7 @@ impl Reloader {
 
     fn read_keys(&self, config: &Config) -> Result<KeySet, Faults> {
         let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
-        store.load(Reading { known: &self.gateway.keys, last_good: &self.last_good, threads: 1 })
+        store.load(Reading { known: &self.gateway.keys, last_good: &self.last_good, pace: Pace::Considerate })
     }
 
     /// A listener's certificates are its own affair: what is wrong with them does not hold up the others'.
