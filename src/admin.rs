@@ -112,14 +112,15 @@ struct Visitor {
 
 impl Visitor {
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let request_id = observe::request_id(request.headers());
         let answer = self.decide(request).await;
         if let Err(denial) = &answer {
             let (peer, method) = (self.peer.map(|peer| peer.to_canonical()), request.method());
             let audit = self.admin.gateway.logs.audit.as_ref();
-            refused_at_admin(audit, denial, peer, method, request.uri().path(), request.headers());
+            refused_at_admin(audit, denial, peer, method, request.uri().path(), &request_id);
         }
         let mut response = answer.unwrap_or_else(Denial::into_http).map(Full::new);
-        response.headers_mut().insert(X_REQUEST_ID, observe::request_id(request.headers()));
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
         response
     }
 

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::admin;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Admin, Config};
+use crate::config::{Admin, AgeAction, Config};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
 use crate::keys::directory::LastGood;
@@ -336,24 +336,30 @@ fn warnings(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
         warnings.push(format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"));
     }
     let (now, max_age) = (Timestamp::now(), config.keys.max_age);
+    let is_refused = max_age.is_some_and(|max_age| max_age.action == AgeAction::Refuse);
+    let refused = if is_refused { ", and it is refused" } else { "" };
     let mut of_keys = Vec::new();
+    let mut more = 0;
+    let mut warn = |warning: String| match of_keys.len() < MAX_NAMED {
+        // A key with several secrets is met several times.
+        true if of_keys.last() == Some(&warning) => {}
+        true => of_keys.push(warning),
+        false => more += 1,
+    };
     for (_, live) in &set.entries {
         let (key, id) = (&live.key, live.key.id());
         for narrowed_to in key.routes().into_iter().flatten() {
             if !snapshot.routes.names().any(|known| known == narrowed_to) {
-                of_keys.push(format!("{id} is narrowed to the route {narrowed_to}, which does not exist"));
+                warn(format!("{id} is narrowed to the route {narrowed_to}, which does not exist"));
             }
         }
         match max_age.map(|max_age| key.end_of_age(max_age.age)) {
-            Some(Some(end)) if now >= end => of_keys.push(format!("{id} is past keys.max_age since {end}")),
-            Some(None) => of_keys.push(format!("{id} has no created_at, so its age is not known")),
+            Some(Some(end)) if now >= end => warn(format!("{id} is past keys.max_age since {end}{refused}")),
+            Some(None) => warn(format!("{id} has no created_at, so its age is not known{refused}")),
             _ => {}
         }
     }
-    // A key with several secrets is met several times.
-    of_keys.dedup();
-    let more = of_keys.len().saturating_sub(MAX_NAMED);
-    warnings.extend(of_keys.into_iter().take(MAX_NAMED));
+    warnings.extend(of_keys);
     if more > 0 {
         warnings.push(format!("{more} more warnings of this kind"));
     }

@@ -244,9 +244,8 @@ impl ApiKey {
         if !self.admits(address) {
             return Err(Invalidity::AddressNotAllowed);
         }
-        // A rotated-out secret has an end already, and what it opens ends with the key itself.
-        let refused_age =
-            max_age.filter(|max_age| max_age.action == AgeAction::Refuse && rotated_out.is_none());
+        // A rotated-out secret is older than the current one, whose age is known.
+        let refused_age = max_age.filter(|max_age| max_age.action == AgeAction::Refuse);
         if let Some(max_age) = refused_age {
             let end = self.end_of_age(max_age.age).ok_or(Invalidity::AgeUnknown)?;
             if now >= end {

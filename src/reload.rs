@@ -20,6 +20,7 @@ use rustls::ServerConfig;
 
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
+use crate::keys::cache::Difference;
 use crate::keys::directory::LastGood;
 use crate::keys::set::KeySet;
 use crate::net::tls::Swappable;
@@ -314,7 +315,7 @@ impl Reloader {
             let file = fault.file.display();
             let (part, line, column) = (part.name(), fault.at.line, fault.at.column);
             let hint = fault.hint.as_deref();
-            tracing::error!(part, %file, line, column, fault = fault.message, hint, "refused; what was there before stays");
+            tracing::error!(part, %file, line, column, fault = fault.message, hint, "refused; what was good before stays");
         }
         self.refused.retain(|(refused, _)| *refused != part);
         self.refused.push((part, faults.clone()));
@@ -323,7 +324,7 @@ impl Reloader {
     /// Puts what was read in the place of what was there.
     fn apply(&mut self, ready: Ready) -> Result<(), Faults> {
         match ready {
-            Ready::Config(ready) => return self.apply_config(*ready),
+            Ready::Config(ready) => self.apply_config(*ready),
             Ready::Keys(set) => return self.apply_keys(set),
             Ready::Certificates(good, faults) => {
                 for (number, config, digest) in good {
@@ -344,18 +345,24 @@ impl Reloader {
         let difference = self.gateway.keys.replace(&set);
         let (added, changed, removed) = (difference.added, difference.changed, difference.removed);
         let (keys, secrets) = (set.keys, self.gateway.keys.len());
-        tracing::info!(added, changed, removed, keys, secrets, "keys reloaded");
+        if difference != Difference::default() || set.refused.is_empty() {
+            tracing::info!(added, changed, removed, keys, secrets, "keys reloaded");
+        }
         self.last_good = set.last_good;
         if set.refused.is_empty() { Ok(()) } else { Err(Faults(set.refused)) }
     }
 
-    fn apply_config(&mut self, ready: ReadyConfig) -> Result<(), Faults> {
+    fn apply_config(&mut self, ready: ReadyConfig) {
         let ReadyConfig { config, listeners, baseline, keys, certificates, compiled } = ready;
         let Gateway { snapshot, endpoints, .. } = &*self.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.listeners);
         endpoints.keep_only(&compiled.upstreams);
         snapshot.store(Arc::new(compiled));
-        let of_keys = keys.map_or(Ok(()), |set| self.apply_keys(set));
+        if let Some(Err(faults)) = keys.map(|set| self.apply_keys(set)) {
+            // Files of a directory, the others of which are good: no fault of the configuration.
+            self.tell_refusal(Part::Keys, &faults);
+            self.gateway.metrics.reloaded(Part::Keys.name(), false, self.generation);
+        }
         for ((running, wanted), certificate) in self.listeners.iter_mut().zip(listeners).zip(certificates) {
             running.listener = wanted;
             if let Some(certificate) = certificate {
@@ -379,7 +386,6 @@ impl Reloader {
                 );
             }
         }
-        of_keys
     }
 }
 

@@ -10,7 +10,7 @@ mod list;
 mod sources;
 mod verify;
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -124,7 +124,13 @@ fn show_secret(
     let is_for_people = matches!(&written, Err(EditError::Unwritable { .. }));
     let written = or_by_hand(editor, Some(record), written);
     if written.is_ok() || is_for_people {
-        print(&shown)?;
+        let mut out = io::stdout().lock();
+        out.write_all(shown.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
+            let id = &record.id;
+            Failure::Failed(format!(
+                "the secret of {id} could not be shown ({error}); `bearward keys rotate {id}` makes another"
+            ))
+        })?;
     }
     written
 }
@@ -147,7 +153,10 @@ fn read_token(command: &str) -> Result<Zeroizing<String>, Failure> {
     if io::stdin().is_terminal() {
         *token = rpassword::prompt_password("token (not shown): ")?;
     } else {
-        io::stdin().lock().take(MAX_TOKEN_BYTES).read_to_string(&mut token)?;
+        let read = io::stdin().lock().take(MAX_TOKEN_BYTES + 1).read_to_string(&mut token)?;
+        if read as u64 > MAX_TOKEN_BYTES {
+            return Err(Failure::Usage("more than 64 KiB is no token".to_owned()));
+        }
     }
     let word = token.trim_end_matches(['\r', '\n']);
     if word.is_empty() || word.contains(char::is_whitespace) {

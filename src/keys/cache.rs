@@ -2,6 +2,7 @@
 //!
 //! A reload applies the difference between two sets key by key, new before gone, and never blocks a look-up.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
@@ -224,6 +225,13 @@ impl KeyCache {
         difference
     }
 
+    /// What a key's id, name and digests are told by, in a set that is built for this cache.
+    pub(super) fn labels_of(&self, record: &KeyRecord) -> Vec<u64> {
+        let labels =
+            std::iter::once(&record.id).chain(&record.name).map(|label| self.random.hash_one(label.as_str()));
+        labels.chain(record.hashes().map(|hash| hash.head())).collect()
+    }
+
     /// Ready once the secret with this digest is gone, or its key is turned off.
     pub(crate) fn revocation(self: &Arc<Self>, hash: KeyHash) -> Revocation {
         let (keys, mut losses) = (self.clone(), self.losses.subscribe());
@@ -274,7 +282,7 @@ pub(super) struct SetBuilder<'a> {
     new: Labels,
     /// Whether any of the new has an id or a name that it did not have before.
     has_new_labels: bool,
-    has_twins: bool,
+    twins: HashSet<u64>,
 }
 
 /// Which labels and digests new keys have, in eight bytes each: a million strings would be a hundred megabytes.
@@ -294,7 +302,14 @@ impl<'a> SetBuilder<'a> {
 
     fn of_generation(known: &'a KeyCache, generation: u32) -> Self {
         let set = KeySet { generation, random: known.random.clone(), ..KeySet::default() };
-        SetBuilder { known, generation, set, new: Labels::default(), has_new_labels: false, has_twins: false }
+        SetBuilder {
+            known,
+            generation,
+            set,
+            new: Labels::default(),
+            has_new_labels: false,
+            twins: HashSet::new(),
+        }
     }
 
     /// Another part of the same set, for another thread.
@@ -313,7 +328,7 @@ impl<'a> SetBuilder<'a> {
         self.new.names.append(&mut names);
         self.new.hashes.append(&mut hashes);
         self.has_new_labels |= part.has_new_labels;
-        self.has_twins |= part.has_twins;
+        self.twins.extend(part.twins);
     }
 
     /// What tells one text from another.
@@ -332,7 +347,9 @@ impl<'a> SetBuilder<'a> {
     }
 
     fn mark(&mut self, live: &LiveKey) {
-        self.has_twins |= live.generation.swap(self.generation, Ordering::Relaxed) == self.generation;
+        if live.generation.swap(self.generation, Ordering::Relaxed) == self.generation {
+            self.twins.insert(self.known.random.hash_one(live.key.id()));
+        }
         self.set.kept += 1 + live.key.previous().len();
         self.set.keys += 1;
     }
@@ -371,29 +388,30 @@ impl<'a> SetBuilder<'a> {
         self
     }
 
-    /// Whether an id, a name or a digest stands twice, most likely.
-    pub(super) fn has_twins(&mut self) -> bool {
+    /// The labels of what stands twice, most likely: an id, a name, a digest.
+    pub(super) fn twins(&mut self) -> HashSet<u64> {
         let Labels { ids, names, hashes } = &mut self.new;
         for labels in [&mut *ids, names, hashes] {
             labels.sort_unstable();
-            self.has_twins |= labels.windows(2).any(|pair| pair.first() == pair.last());
+            let pairs = labels.windows(2).filter(|pair| pair.first() == pair.last());
+            self.twins.extend(pairs.filter_map(|pair| pair.first()));
         }
         // Keys that stay have nothing in common with each other; what is new may have, with one of them.
         let stays =
             |hash: &KeyHash| self.known.by_hash.get(hash).is_some_and(|live| live.is_of(self.generation));
-        if self.has_twins || self.set.entries.iter().any(|(hash, _)| stays(hash)) {
-            return true;
+        self.twins
+            .extend(self.set.entries.iter().filter(|(hash, _)| stays(hash)).map(|(hash, _)| hash.head()));
+        if self.has_new_labels && self.set.kept > 0 {
+            let random = &self.known.random;
+            for entry in self.known.by_hash.iter().filter(|entry| entry.value().is_of(self.generation)) {
+                let key = &entry.value().key;
+                let id = Some(random.hash_one(key.id())).filter(|id| ids.binary_search(id).is_ok());
+                let name = key.name().map(|name| random.hash_one(name));
+                let name = name.filter(|name| names.binary_search(name).is_ok());
+                self.twins.extend(id.into_iter().chain(name));
+            }
         }
-        if !self.has_new_labels || self.set.kept == 0 {
-            return false;
-        }
-        let random = &self.known.random;
-        let is_taken = |labels: &[u64], text: &str| labels.binary_search(&random.hash_one(text)).is_ok();
-        let mut staying = self.known.by_hash.iter().filter(|entry| entry.value().is_of(self.generation));
-        staying.any(|entry| {
-            let key = &entry.value().key;
-            is_taken(ids, key.id()) || key.name().is_some_and(|name| is_taken(names, name))
-        })
+        std::mem::take(&mut self.twins)
     }
 
     pub(super) fn finish(self) -> KeySet {

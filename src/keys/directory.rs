@@ -21,8 +21,10 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
-        if !name.as_encoded_bytes().starts_with(b".") {
-            files.push(directory.join(name));
+        let path = directory.join(&name);
+        // A directory in it is none of ours: `lost+found`, most likely.
+        if !name.as_encoded_bytes().starts_with(b".") && !path.is_dir() {
+            files.push(path);
         }
     }
     files.sort();
@@ -68,50 +70,53 @@ fn parse_all(directory: &Path) -> Result<Vec<Parsed>, Fault> {
     Ok(files(directory).map_err(unreadable)?.into_iter().map(parse).collect())
 }
 
-/// Finds what each file gives: what it holds, or held last where that is bad. What stands in two files counts in the one
-/// that had it before, else in the one whose name comes first; the other is bad then.
+/// Finds what each file gives: what it holds, or held last where that is bad.
+///
+/// What stands in two files counts in the one that had it before, however that one has changed; the other is bad then. Where
+/// neither had it, both are bad: one may be an old copy, in which the key was not revoked yet.
 fn settle(parsed: Vec<Parsed>, before: &LastGood) -> (LastGood, Vec<Fault>) {
     let mut faults = Vec::new();
-    let (mut staying, mut new) = (LastGood::new(), Vec::new());
+    let (mut staying, mut owners, mut new) = (LastGood::new(), Vec::new(), Vec::new());
     for (path, records) in parsed {
         let known = before.get(&path);
-        match (records, known) {
-            (Ok(records), Some(known)) if records == *known => drop(staying.insert(path, records)),
-            (Ok(records), _) => new.push((path, records)),
-            (Err(of_file), known) => {
+        match records {
+            Ok(records) if known == Some(&records) => drop(staying.insert(path, records)),
+            Ok(records) if known.is_some_and(|known| share_any(known, &records)) => {
+                owners.push((path, records))
+            }
+            Ok(records) => new.push((path, records)),
+            Err(of_file) => {
                 faults.extend(of_file.0);
-                staying.insert(path, known.cloned().unwrap_or_default());
+                staying.insert(path.clone(), known.cloned().unwrap_or_default());
             }
         }
     }
     loop {
         let mut taken = Taken::default();
         // They were live side by side, so there is nothing between them.
-        for record in staying.values().flatten() {
-            taken.take(record);
-        }
-        let (good, bad): (Vec<_>, Vec<_>) =
-            new.into_iter().partition(|(_, records): &(_, Vec<KeyRecord>)| {
-                let is_free = records.iter().all(|record| taken.is_free(record));
-                if is_free {
-                    records.iter().for_each(|record| taken.take(record));
-                }
-                is_free
-            });
-        let is_done = bad.is_empty();
-        new = good;
-        for (path, _) in bad {
+        staying.values().flatten().for_each(|record| taken.take(record));
+        let bad_owners = taken.take_free(&mut owners, |_| false);
+        let twins = Taken::twice(&new);
+        let bad = taken.take_free(&mut new, |record| !twins.is_free(record));
+        let is_done = bad_owners.is_empty() && bad.is_empty();
+        for path in bad_owners.into_iter().chain(bad) {
             let message = "has a key whose id, name or hash another file of the directory has, too";
-            faults.push(Fault::of_file(&path, message));
+            faults.push(Fault::of_file(&path, message).hint("keep one of them"));
             let known = before.get(&path).cloned().unwrap_or_default();
             staying.insert(path, known);
         }
         // What stays as it was may stand in the way of others that are new.
         if is_done {
+            staying.extend(owners);
             staying.extend(new);
             return (staying, Faults::sorted(faults).0);
         }
     }
+}
+
+fn share_any(before: &[KeyRecord], after: &[KeyRecord]) -> bool {
+    let is_of = |record: &KeyRecord| before.iter().any(|old| old.id == record.id || old.hash == record.hash);
+    after.iter().any(is_of)
 }
 
 /// What may stand but once in a directory.
@@ -123,21 +128,45 @@ struct Taken {
 }
 
 impl Taken {
+    /// What stands in more than one of these files.
+    fn twice(files: &[(PathBuf, Vec<KeyRecord>)]) -> Self {
+        let (mut once, mut twice) = (Taken::default(), Taken::default());
+        for (_, records) in files {
+            records.iter().filter(|record| !once.is_free(record)).for_each(|record| twice.take(record));
+            records.iter().for_each(|record| once.take(record));
+        }
+        twice
+    }
+
+    /// Takes what is free of the files, and leaves those in; says which are not.
+    fn take_free(
+        &mut self,
+        files: &mut Vec<(PathBuf, Vec<KeyRecord>)>,
+        is_barred: impl Fn(&KeyRecord) -> bool,
+    ) -> Vec<PathBuf> {
+        let mut bad = Vec::new();
+        files.retain(|(path, records)| {
+            let is_free = records.iter().all(|record| self.is_free(record) && !is_barred(record));
+            match is_free {
+                true => records.iter().for_each(|record| self.take(record)),
+                false => bad.push(path.clone()),
+            }
+            is_free
+        });
+        bad
+    }
+
     fn is_free(&self, record: &KeyRecord) -> bool {
         !self.ids.contains(&record.id)
             && !record.name.as_ref().is_some_and(|name| self.names.contains(name))
-            && !hashes(record).any(|hash| self.hashes.contains(&hash))
+            && !record.hashes().any(|hash| self.hashes.contains(&hash))
     }
 
     fn take(&mut self, record: &KeyRecord) {
         self.ids.insert(record.id.clone());
         self.names.extend(record.name.clone());
-        self.hashes.extend(hashes(record));
+        self.hashes.extend(record.hashes());
     }
-}
-
-fn hashes(record: &KeyRecord) -> impl Iterator<Item = KeyHash> + '_ {
-    std::iter::once(record.hash).chain(record.previous.iter().map(|secret| secret.hash))
 }
 
 #[cfg(test)]
@@ -201,7 +230,7 @@ mod tests {
         directory.write("c", "c", "3");
         assert_eq!(directory.load(), (words("a c"), words("")));
         fs::create_dir(directory.root.path().join("sub")).unwrap();
-        assert_eq!(directory.load(), (words("a c"), words("sub")));
+        assert_eq!(directory.load(), (words("a c"), words("")));
     }
 
     #[test]
@@ -224,6 +253,23 @@ mod tests {
         directory.write("a", "x", "9");
         directory.write_raw("b", "nonsense");
         assert_eq!(directory.load(), (words("x y"), words("a b")));
+    }
+
+    #[test]
+    fn a_copy_does_not_stand_in_the_way_of_a_revocation() {
+        let mut directory = Directory::new();
+        directory.write("b", "x", "1");
+        assert_eq!(directory.load(), (words("x"), words("")));
+        directory.write("a-copy", "x", "1");
+        assert_eq!(directory.load(), (words("x"), words("a-copy")));
+        let hash = KeyHash::of(b"1").to_stored();
+        directory.write_raw("b", &format!("id: key_x\nhash: {hash}\npermissions: [read]\ndisabled: true\n"));
+        assert_eq!(directory.load(), (words("x"), words("a-copy")));
+        assert!(directory.last_good.values().flatten().all(|record| record.disabled));
+        // Nobody knows at a start which of them is the copy.
+        directory.write("c", "c", "2");
+        directory.last_good = LastGood::new();
+        assert_eq!(directory.load(), (words("c"), words("a-copy b")));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod layout;
 mod lines;
 mod text;
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ use disk::Locked;
 use super::directory::files;
 use super::record::KeyRecord;
 use super::store::{self, Store};
-use super::{KeyHash, yaml};
+use super::yaml;
 use crate::config::fault::{Fault, Faults};
 
 /// Why a store was not changed.
@@ -43,8 +44,8 @@ impl From<Fault> for EditError {
     }
 }
 
-fn no_such<T>(path: &Path, key: &str) -> Result<T, EditError> {
-    refused(format!("{} has no key {key}; `bearward keys list` shows them", path.display()))
+fn no_such<T>(path: &Path) -> Result<T, EditError> {
+    refused(format!("{} has no key of this id or name; `bearward keys list` shows them", path.display()))
 }
 
 fn refused<T>(message: impl Into<String>) -> Result<T, EditError> {
@@ -110,15 +111,7 @@ impl Editor {
         let is_it = |record: &KeyRecord| record.id == key || record.name.as_deref() == Some(key);
         let path = self.store.path();
         let mut found = match &self.store {
-            Store::Directory(directory) => {
-                let mut found = Vec::new();
-                for file in files(directory).map_err(|error| disk::in_words("read", directory, &error))? {
-                    let records = yaml::parse_part(&file, &store::read(&file)?)?;
-                    let records = records.into_iter().filter(&is_it);
-                    found.extend(records.map(|record| Found { record, file: file.clone() }));
-                }
-                found
-            }
+            Store::Directory(directory) => find_in_files(directory, is_it)?,
             Store::JsonLines(_) => lines::find(path, key)?
                 .into_iter()
                 .map(|record| Found { record, file: path.to_owned() })
@@ -134,7 +127,7 @@ impl Editor {
         }
         match found.into_iter().next() {
             Some(found) => Ok(found),
-            None => no_such(path, key),
+            None => no_such(path),
         }
     }
 
@@ -145,7 +138,7 @@ impl Editor {
         let found = by_id.or_else(|| records.iter().find(|record| record.name.as_deref() == Some(key)));
         match found {
             Some(record) => Ok(record.clone()),
-            None => no_such(path, key),
+            None => no_such(path),
         }
     }
 
@@ -162,10 +155,11 @@ impl Editor {
             Store::Yaml(_) => {
                 let before = self.records()?;
                 told_if_taken(&before, records)?;
-                let source = if path.exists() { store::read(path)? } else { String::new() };
+                let source = if path.exists() { Some(store::read(path)?) } else { None };
                 let entries: Vec<Vec<String>> = records.iter().map(entry::fields).collect();
                 let after = [before, records.to_vec()].concat();
-                self.write(path, text::add(&source, &entries), |text| yaml::parse(path, text), &after)
+                let text = text::add(source.as_deref().unwrap_or_default(), &entries);
+                self.write(path, source.as_deref(), text, |text| yaml::parse(path, text), &after)
             }
             Store::Directory(directory) => {
                 told_if_taken(&self.records()?, records)?;
@@ -173,7 +167,7 @@ impl Editor {
                     let file = free_file(directory, record);
                     let text = entry::fields(record).join("\n") + "\n";
                     let one = std::slice::from_ref(record);
-                    self.write(&file, Some(text), |text| yaml::parse_part(&file, text), one)?;
+                    self.write(&file, None, Some(text), |text| yaml::parse_part(&file, text), one)?;
                 }
                 Ok(())
             }
@@ -197,7 +191,7 @@ impl Editor {
                 if let Some(place) = expected.iter_mut().find(|record| record.id == before.id) {
                     place.clone_from(after);
                 }
-                self.write(file, text::change(&source, before, after, false), parse, &expected)
+                self.write(file, Some(&source), text::change(&source, before, after, false), parse, &expected)
             }
         }
     }
@@ -223,20 +217,28 @@ impl Editor {
             let mut expected = self.records()?;
             expected.retain(|kept| kept.id != record.id);
             let text = lines::without_token(&source, record.hash);
-            return self.write(file, Some(text), |text| super::text::parse(file, text), &expected);
+            return self.write(
+                file,
+                Some(&source),
+                Some(text),
+                |text| super::text::parse(file, text),
+                &expected,
+            );
         }
         let mut expected = yaml::parse_part(file, &source)?;
         expected.retain(|kept| kept.id != record.id);
         if expected.is_empty() {
             return self.locked.remove(file);
         }
-        self.write(file, text::delete(&source, &record.id), |text| yaml::parse_part(file, text), &expected)
+        let text = text::delete(&source, &record.id);
+        self.write(file, Some(&source), text, |text| yaml::parse_part(file, text), &expected)
     }
 
-    /// Writes a file that reads as `expected`, or nothing.
+    /// Writes a file that reads as `expected`, in the place of what was read as `source`, or nothing.
     fn write(
         &self,
         file: &Path,
+        source: Option<&str>,
         text: Option<String>,
         parse: impl Fn(&str) -> Result<Vec<KeyRecord>, Faults>,
         expected: &[KeyRecord],
@@ -252,23 +254,57 @@ impl Editor {
         if !parse(&text).is_ok_and(|records| records == expected) {
             return Err(unproved());
         }
-        self.locked.replace(file, text.as_bytes())
+        self.locked.replace(file, text.as_bytes(), || match source {
+            Some(source) => store::read(file).is_ok_and(|now| now == source),
+            None => fs::symlink_metadata(file).is_err(),
+        })
     }
+}
+
+/// The keys of a directory that are meant. A broken neighbour does not stop a revocation.
+fn find_in_files(directory: &Path, is_it: impl Fn(&KeyRecord) -> bool) -> Result<Vec<Found>, EditError> {
+    let (mut found, mut faults): (Vec<Found>, Vec<Fault>) = (Vec::new(), Vec::new());
+    for file in files(directory).map_err(|error| disk::in_words("read", directory, &error))? {
+        let records =
+            store::read(&file).map_err(Faults::from).and_then(|text| yaml::parse_part(&file, &text));
+        match records {
+            Ok(records) => {
+                let records = records.into_iter().filter(&is_it);
+                found.extend(records.map(|record| Found { record, file: file.clone() }));
+            }
+            Err(of_file) => faults.extend(of_file.0),
+        }
+    }
+    // Which of them is live nobody can tell from here.
+    let copy = found.iter().enumerate().find_map(|(index, one)| {
+        let same = |other: &&Found| other.record.id == one.record.id || other.record.hash == one.record.hash;
+        found.iter().skip(index + 1).find(same).map(|other| (one, other))
+    });
+    if let Some((one, other)) = copy {
+        let (id, one, other) = (&one.record.id, one.file.display(), other.file.display());
+        return refused(format!("{id} stands in {one} and in {other}; remove one of them"));
+    }
+    if found.is_empty() && !faults.is_empty() {
+        return Err(EditError::Faults(Faults(faults)));
+    }
+    Ok(found)
 }
 
 /// Says which id, name or hash is taken, before the reader says so of a line that nobody has seen.
 fn told_if_taken(before: &[KeyRecord], records: &[KeyRecord]) -> Result<(), EditError> {
+    let (mut names, mut ids, mut hashes) = (HashMap::new(), HashSet::new(), HashSet::new());
+    for record in before {
+        names.extend(record.name.as_deref().map(|name| (name, record.id.as_str())));
+        ids.insert(record.id.as_str());
+        hashes.extend(record.hashes());
+    }
     for record in records {
-        let same_name = |other: &KeyRecord| record.name.is_some() && record.name == other.name;
-        if let Some(other) = before.iter().find(|other| same_name(other)) {
-            return refused(format!(
-                "the name {} is taken, by {}",
-                record.name.as_deref().unwrap_or_default(),
-                other.id
-            ));
+        let name = record.name.as_deref().map(|name| (name, names.insert(name, &record.id)));
+        if let Some((name, Some(other))) = name {
+            return refused(format!("the name {name} is taken, by {other}"));
         }
-        if let Some(other) = before.iter().find(|other| other.hash == record.hash || other.id == record.id) {
-            return refused(format!("this very key is there already, as {}", other.id));
+        if !ids.insert(&record.id) || !hashes.insert(record.hash) {
+            return refused(format!("this very key, {}, is there already", record.id));
         }
     }
     Ok(())
@@ -278,11 +314,9 @@ fn told_if_taken(before: &[KeyRecord], records: &[KeyRecord]) -> Result<(), Edit
 fn free_file(directory: &Path, record: &KeyRecord) -> PathBuf {
     let is_plain = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     let name = record.name.as_deref().filter(is_plain).unwrap_or(&record.id);
-    let by_name = directory.join(format!("{name}.yaml"));
-    if by_name.exists() { directory.join(format!("{}.yaml", record.id)) } else { by_name }
-}
-
-/// Whether a key has this digest, as its current secret or an old one.
-pub(crate) fn has_hash(record: &KeyRecord, hash: &KeyHash) -> bool {
-    record.hash == *hash || record.previous.iter().any(|secret| secret.hash == *hash)
+    let numbered = (2..).map(|number| format!("{}-{number}", record.id));
+    let names = [name.to_owned(), record.id.clone()].into_iter().chain(numbered);
+    let mut files = names.map(|name| directory.join(format!("{name}.yaml")));
+    // The last is never reached: names do not run out.
+    files.find(|file| fs::symlink_metadata(file).is_err()).unwrap_or_else(|| directory.join("key.yaml"))
 }

@@ -5,39 +5,37 @@
 //! narrows it by its text, which many keys have alike. Whatever the short way does not take, for whichever reason, goes
 //! the long way of every other store, through a tree of values with their places, which tells what is wrong.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::fmt;
+mod line;
+
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use std::str;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use serde::Deserialize;
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
-use serde_json::value::RawValue;
-
-use super::cache::SetBuilder;
-use super::record::{self, KeyRecord, Unique, is_label};
+use super::cache::{KeyCache, SetBuilder};
+use super::record::{self, KeyRecord, Unique};
 use super::set::{KeySet, Pace, Reading};
-use super::store::unreadable;
-use super::token::is_key_id;
-use super::{Draft, KeyHash, Permission, Permissions, Terms};
+use super::store::{open, unreadable};
+use super::{KeyHash, Terms};
 use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults, Position};
 use crate::config::tree::{self, Quoting};
+pub(super) use line::is_of;
+use line::{Instants, Line};
 
 /// No honest line is longer.
-const MAX_LINE: usize = 1024 * 1024;
+const MAX_LINE: usize = 64 * 1024;
 /// What a thread reads at a time.
 const BLOCK: usize = 1024 * 1024;
 /// What is read at a time while requests are served: a step of a fifth of a millisecond …
 const SHORT_BLOCK: usize = 64 * 1024;
 /// … and the rest behind it. The system makes it somewhat longer.
 const REST: Duration = Duration::from_micros(50);
+/// After this long, that the change is soon live counts for more.
+const CONSIDERATION: Duration = Duration::from_millis(1200);
 /// More faults than anybody reads; past them the reading ends.
 const MAX_FAULTS: usize = 100;
 /// Different sets of terms that are remembered by their text.
@@ -70,8 +68,9 @@ pub(super) fn load(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> 
     parts.into_iter().for_each(|part| set.join(part));
     let mut faults = Faults::sorted(failed.into_inner().unwrap_or_else(PoisonError::into_inner)).0;
     faults.truncate(MAX_FAULTS);
-    if faults.is_empty() && set.has_twins() {
-        faults = duplicates(path)?;
+    let twins = set.twins();
+    if faults.is_empty() && !twins.is_empty() {
+        faults = duplicates(path, reading.known, &twins)?;
     }
     let set = set.finish();
     if faults.is_empty() && set.keys == 0 {
@@ -90,18 +89,6 @@ pub(super) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
         faults.len() < MAX_FAULTS
     })?;
     if faults.is_empty() { Ok(records) } else { Err(Faults(faults)) }
-}
-
-/// Whether a line is of the key with this id or name, without looking at all of it: it may be one of a million.
-pub(super) fn is_of(line: &[u8], key: &str) -> bool {
-    #[derive(Deserialize)]
-    struct Labels<'a> {
-        #[serde(borrow)]
-        id: Text<'a>,
-        name: Option<Text<'a>>,
-    }
-    let labels = serde_json::from_slice::<Labels<'_>>(line);
-    labels.is_ok_and(|labels| labels.id.0 == key || labels.name.is_some_and(|name| name.0 == key))
 }
 
 /// One line as a key, if it is one.
@@ -159,13 +146,7 @@ struct Blocks<'p> {
 
 impl<'p> Blocks<'p> {
     fn open(path: &'p Path, step: usize) -> Result<Self, Fault> {
-        let failed = |error: io::Error| unreadable(path, &error);
-        let metadata = std::fs::metadata(path).map_err(failed)?;
-        // A pipe would be waited for, a device has no end.
-        if !metadata.is_file() {
-            return Err(Fault::of_file(path, "is not a regular file"));
-        }
-        Ok(Blocks { path, file: File::open(path).map_err(failed)?, rest: Vec::new(), step, line: 1 })
+        Ok(Blocks { path, file: open(path)?, rest: Vec::new(), step, line: 1 })
     }
 
     /// Puts the next lines in the place of what `block` holds, and says the number of the first; `None` at the end.
@@ -184,11 +165,7 @@ impl<'p> Blocks<'p> {
                     break;
                 }
                 None if read == 0 => break,
-                None if block.len() > MAX_LINE => {
-                    let at = Position { line: self.line, column: 1 };
-                    let message = "this line is longer than 1 MiB".to_owned();
-                    return Err(Fault { file: self.path.to_owned(), at, message, hint: None });
-                }
+                None if block.len() > MAX_LINE => return Err(too_long(self.path, self.line)),
                 None => {}
             }
         }
@@ -198,6 +175,11 @@ impl<'p> Blocks<'p> {
     }
 }
 
+fn too_long(path: &Path, line: usize) -> Fault {
+    let message = "this line is longer than 64 KiB".to_owned();
+    Fault { file: path.to_owned(), at: Position { line, column: 1 }, message, hint: None }
+}
+
 fn decode(
     path: &Path,
     number: usize,
@@ -205,6 +187,10 @@ fn decode(
     unique: &mut Unique,
     faults: &mut Vec<Fault>,
 ) -> Option<KeyRecord> {
+    if line.len() > MAX_LINE {
+        faults.push(too_long(path, number));
+        return None;
+    }
     let Ok(text) = str::from_utf8(line) else {
         let at = Position { line: number, column: 1 };
         faults.push(Fault { file: path.to_owned(), at, message: "not UTF-8".to_owned(), hint: None });
@@ -223,13 +209,21 @@ fn long_way(path: &Path, number: usize, line: &[u8], faults: &mut Vec<Fault>) ->
     decode(path, number, line, &mut Unique::default(), faults)
 }
 
-/// Where the duplicates are that were found to be there.
-fn duplicates(path: &Path) -> Result<Vec<Fault>, Faults> {
-    match records(path) {
-        Err(faults) => Ok(faults.0),
-        // Two labels had the same 64 bits by chance; or the file has changed, and is read again.
-        Ok(_) => Ok(Vec::new()),
-    }
+/// Where the duplicates are that were found to be there. Lines that have no label in common with any are not read, since
+/// there may be a million.
+fn duplicates(path: &Path, known: &KeyCache, twins: &HashSet<u64>) -> Result<Vec<Fault>, Faults> {
+    let mut faults = Vec::new();
+    let mut unique = Unique::default();
+    each_line(path, |number, line| {
+        if let Some(record) = long_way(path, number, line, &mut Vec::new())
+            && known.labels_of(&record).iter().any(|label| twins.contains(label))
+        {
+            decode(path, number, line, &mut unique, &mut faults);
+        }
+        faults.len() < MAX_FAULTS
+    })?;
+    // None: two labels had the same 64 bits by chance.
+    Ok(faults)
 }
 
 struct Loading<'k> {
@@ -240,24 +234,6 @@ struct Loading<'k> {
     text: String,
     created_at: Instants,
     expires_at: Instants,
-}
-
-/// Reads instants, of which many keys have the same in a row.
-#[derive(Default)]
-struct Instants {
-    text: String,
-    instant: Option<Timestamp>,
-}
-
-impl Instants {
-    /// The instant that `text` says; `None` where it says none.
-    fn read(&mut self, text: &str) -> Option<Timestamp> {
-        if self.instant.is_none() || self.text != text {
-            text.clone_into(&mut self.text);
-            self.instant = text.parse().ok();
-        }
-        self.instant
-    }
 }
 
 impl<'k> Loading<'k> {
@@ -274,8 +250,8 @@ impl<'k> Loading<'k> {
         failed: &Mutex<Vec<Fault>>,
         pace: Pace,
     ) -> SetBuilder<'k> {
-        let mut block = Vec::new();
-        let mut faults = Vec::new();
+        let (mut block, mut faults) = (Vec::new(), Vec::new());
+        let started = Instant::now();
         loop {
             let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next(&mut block);
             let first = match next {
@@ -292,7 +268,7 @@ impl<'k> Loading<'k> {
                     self.take(path, first + index, line, &mut faults);
                 }
             }
-            if pace == Pace::Considerate {
+            if pace == Pace::Considerate && started.elapsed() < CONSIDERATION {
                 std::thread::sleep(REST);
             }
             if faults.len() >= MAX_FAULTS || failed.lock().is_ok_and(|failed| failed.len() >= MAX_FAULTS) {
@@ -305,7 +281,8 @@ impl<'k> Loading<'k> {
 
     fn take(&mut self, path: &Path, number: usize, line: &[u8], faults: &mut Vec<Fault>) {
         let fingerprint = self.set.fingerprint(line);
-        let is_taken = self.keep(line, fingerprint) || self.take_short(line, fingerprint);
+        let is_taken =
+            self.keep(line, fingerprint) || line.len() <= MAX_LINE && self.take_short(line, fingerprint);
         if !is_taken && let Some(record) = long_way(path, number, line, faults) {
             self.take_record(&record, line, fingerprint);
         }
@@ -347,109 +324,6 @@ impl<'k> Loading<'k> {
         }
         self.set.add(record.hash, draft, fingerprint);
     }
-}
-
-/// A line's fields; of those that few keys have, or many have alike, the text.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line<'a> {
-    #[serde(borrow)]
-    id: Text<'a>,
-    name: Option<Text<'a>>,
-    hash: Text<'a>,
-    #[serde(deserialize_with = "permissions")]
-    permissions: Permissions,
-    created_at: Option<Text<'a>>,
-    expires_at: Option<Text<'a>>,
-    disabled: Option<bool>,
-    #[serde(rename = "metadata")]
-    _for_people: Option<HashMap<Text<'a>, Text<'a>>>,
-    environment: Option<&'a RawValue>,
-    not_before: Option<&'a RawValue>,
-    rate_limits: Option<&'a RawValue>,
-    max_concurrent: Option<&'a RawValue>,
-    allow_from: Option<&'a RawValue>,
-    routes: Option<&'a RawValue>,
-    previous: Option<&'a RawValue>,
-}
-
-/// Text, borrowed where it has no escape in it.
-#[derive(Deserialize, PartialEq, Eq, Hash)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl Line<'_> {
-    /// Puts the text of what narrows the key into `text`; says whether anything does.
-    fn terms_text(&self, text: &mut String) -> bool {
-        let parts = [
-            self.environment,
-            self.not_before,
-            self.rate_limits,
-            self.max_concurrent,
-            self.allow_from,
-            self.routes,
-            self.previous,
-        ];
-        if parts.iter().all(Option::is_none) {
-            return false;
-        }
-        text.clear();
-        for part in parts {
-            text.push_str(part.map(RawValue::get).unwrap_or_default());
-            // No JSON text holds a bare control character.
-            text.push('\n');
-        }
-        true
-    }
-
-    /// The key, if all of it is well.
-    fn draft(
-        &self,
-        terms: Option<Arc<Terms>>,
-        created_at: &mut Instants,
-        expires_at: &mut Instants,
-    ) -> Option<(KeyHash, Draft<'_>)> {
-        let is_well = is_key_id(&self.id.0)
-            && self.name.as_ref().is_none_or(|name| is_label(&name.0))
-            && !self.permissions.is_empty();
-        let instant = |text: &Option<Text<'_>>, instants: &mut Instants| -> Option<Option<Timestamp>> {
-            let Some(text) = text else { return Some(None) };
-            instants.read(&text.0).map(Some)
-        };
-        let draft = Draft {
-            id: &self.id.0,
-            name: self.name.as_ref().map(|name| name.0.as_ref()),
-            disabled: self.disabled.unwrap_or(false),
-            permissions: self.permissions,
-            created_at: instant(&self.created_at, created_at)?,
-            expires_at: instant(&self.expires_at, expires_at)?,
-            terms,
-        };
-        is_well.then_some((KeyHash::parse(&self.hash.0)?, draft))
-    }
-}
-
-fn permissions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Permissions, D::Error> {
-    struct Names;
-
-    impl<'de> Visitor<'de> for Names {
-        type Value = Permissions;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of permissions")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Permissions, A::Error> {
-            let mut permissions = Permissions::default();
-            while let Some(Text(name)) = seq.next_element()? {
-                let permission =
-                    Permission::named(&name).ok_or_else(|| A::Error::custom("not a permission"))?;
-                permissions.add(permission);
-            }
-            Ok(permissions)
-        }
-    }
-
-    deserializer.deserialize_seq(Names)
 }
 
 #[cfg(test)]

@@ -60,6 +60,11 @@ impl KeyRecord {
         }
     }
 
+    /// The digests of all its secrets.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = KeyHash> + '_ {
+        std::iter::once(self.hash).chain(self.previous.iter().map(|secret| secret.hash))
+    }
+
     /// What narrows the key; `None` where nothing does.
     pub(super) fn terms(&self) -> Option<Arc<Terms>> {
         let terms = Terms {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::cache::SetBuilder;
@@ -100,14 +101,20 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
     }
 }
 
+/// Opens a file of keys, and nothing else: a pipe would be waited for, a device has no end.
+pub(super) fn open(path: &Path) -> Result<fs::File, Fault> {
+    let failed = |error: std::io::Error| unreadable(path, &error);
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
+    match file.metadata().map_err(failed)?.is_file() {
+        true => Ok(file),
+        false => Err(Fault::of_file(path, "is not a regular file")),
+    }
+}
+
 /// The text of a file of keys.
 pub(super) fn read(path: &Path) -> Result<String, Fault> {
-    let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
-    // A pipe would be waited for, a device has no end.
-    if !metadata.is_file() {
-        return Err(Fault::of_file(path, "is not a regular file"));
-    }
-    let file = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
+    let file = open(path)?;
     let mut source = String::new();
     match file.take(MAX_BYTES + 1).read_to_string(&mut source) {
         Ok(length) if length as u64 > MAX_BYTES => {

@@ -87,6 +87,11 @@ impl Credential {
         KeyHash::of(&self.0)
     }
 
+    /// Its length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether it is a bearward token with a right checksum.
     pub(crate) fn is_token(&self) -> bool {
         str::from_utf8(&self.0).is_ok_and(|text| token_key_id(text).is_some())

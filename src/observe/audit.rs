@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderValue, Method};
 use serde::Serialize;
 
 use super::log::LogWriter;
@@ -85,10 +85,9 @@ pub(crate) fn refused_at_admin(
     client: Option<IpAddr>,
     method: &Method,
     path: &str,
-    headers: &HeaderMap,
+    request_id: &HeaderValue,
 ) {
     let Some(writer) = writer else { return };
-    let request_id = super::request_id(headers);
     let request_id = request_id.to_str().unwrap_or_default();
     let subject =
         Subject { request_id, client, method: method.as_str(), path, key_id: None, route: Some("admin") };
@@ -134,7 +133,7 @@ fn pretty(line: &AuditLine<'_>) -> String {
         // Escaped, so that a path can't forge a line.
         line.path.escape_debug(),
         optional("code", line.code),
-        optional("reason", line.reason.as_deref()),
+        optional("reason", line.reason.as_ref().map(|reason| reason.escape_debug().to_string()).as_deref()),
         optional("key", line.key_id),
         optional("route", line.route),
         optional("client", client.as_deref()),

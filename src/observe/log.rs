@@ -17,7 +17,8 @@ use tracing_subscriber::{Layer, filter::LevelFilter};
 use super::Logs;
 use crate::config::{Log, LogFormat};
 
-/// Access lines past this many bytes that wait to be written are dropped, and lines of events past twice as many.
+/// Access lines past this many bytes that wait to be written are dropped, lines of the audit past half as many again, and
+/// lines of events past twice as many.
 const MAX_WAITING: usize = 8 * 1024 * 1024;
 /// What is left when the process ends gets this long.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -72,7 +73,7 @@ impl LogWriter {
 
     /// Queues a line of the audit, for which there is room when there is none for access lines.
     pub(super) fn audit<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
-        self.request_line(line, pretty, 2 * MAX_WAITING);
+        self.request_line(line, pretty, MAX_WAITING + MAX_WAITING / 2);
     }
 
     fn request_line<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String, room: usize) {

@@ -1,9 +1,12 @@
 //! `bearward keys rotate`, `revoke`, `delete`.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::{StoreArgument, ahead, in_words, named, now, or_by_hand, show_secret};
 use crate::cli::{Failure, say};
+use crate::config::AgeAction;
 use crate::keys::edit::Editor;
 use crate::keys::token::Token;
 use crate::keys::{KeyRecord, Secret};
@@ -12,7 +15,7 @@ use crate::keys::{KeyRecord, Secret};
 pub(super) struct Rotate {
     /// The key's id, or its name
     key: String,
-    /// How long the old secret lives on; 0 ends it at once
+    /// How long the old secret lives on; 0 ends it at once, and all that are older
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     grace: String,
     /// A new end of the key itself, as in 90d; left out, it stays
@@ -29,7 +32,11 @@ impl Rotate {
         let found = editor.find(&self.key)?;
         let token = Token::generate_for(&found.record.id)
             .map_err(|error| Failure::Failed(format!("no randomness: {error}")))?;
-        let after = self.rotated(&found.record, &token)?;
+        let config = self.store.configuration()?;
+        let max_age = config.and_then(|config| config.keys.max_age);
+        let refused_age =
+            max_age.filter(|max_age| max_age.action == AgeAction::Refuse).map(|max_age| max_age.age);
+        let after = self.rotated(&found.record, &token, refused_age)?;
         let written = editor.replace(&found, &after);
         if written.is_ok() {
             let old = after.previous.iter().find(|secret| secret.hash == found.record.hash);
@@ -38,6 +45,10 @@ impl Rotate {
                 None => "the old one opens it no more".to_owned(),
             };
             say(&format!("bearward: {} has a new secret, shown this once; {of_old}", named(&after)));
+            let older = after.previous.iter().filter(|secret| secret.hash != found.record.hash);
+            for secret in older.filter(|secret| secret.expires_at > now()) {
+                say(&format!("bearward: one that is older still opens it until {}", secret.expires_at));
+            }
             if let Some(end) = after.expires_at {
                 say(&format!("bearward: the key itself ends at {end}"));
             }
@@ -45,7 +56,12 @@ impl Rotate {
         show_secret(&token, &after, &editor, written)
     }
 
-    fn rotated(&self, before: &KeyRecord, token: &Token) -> Result<KeyRecord, Failure> {
+    fn rotated(
+        &self,
+        before: &KeyRecord,
+        token: &Token,
+        max_age: Option<Duration>,
+    ) -> Result<KeyRecord, Failure> {
         let now = now();
         let is_at_once = self.grace.trim_end_matches(|c: char| c.is_ascii_alphabetic()) == "0";
         let grace_end = match is_at_once {
@@ -66,8 +82,13 @@ impl Rotate {
         }
         // What the old secret could not do before, it can't do for longer now.
         let old_end = grace_end.map(|end| before.expires_at.map_or(end, |expiry| end.min(expiry)));
-        let old_end = old_end.filter(|end| *end > now);
+        // An old secret does not outlive the age at which it would be refused.
+        let end_of_age = before.created_at.zip(max_age).and_then(|(made, age)| made.checked_add(age).ok());
+        let old_end = old_end.map(|end| end_of_age.map_or(end, |age| end.min(age))).filter(|end| *end > now);
         let mut after = KeyRecord { hash: token.hash(), created_at: Some(now), expires_at, ..before.clone() };
+        if is_at_once {
+            after.previous.clear();
+        }
         after.previous.extend(old_end.map(|expires_at| Secret { hash: before.hash, expires_at }));
         Ok(after)
     }

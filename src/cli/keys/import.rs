@@ -10,12 +10,12 @@ use zeroize::Zeroizing;
 
 use super::create::TermsArguments;
 use super::sources::{self, Format, Presented, Source};
-use super::{StoreArgument, in_words, now, permission};
+use super::{StoreArgument, in_words, permission};
 use crate::cli::{Failure, say};
 use crate::config::Quota;
-use crate::keys::edit::{Editor, has_hash};
+use crate::keys::edit::Editor;
 use crate::keys::token::Token;
-use crate::keys::{KeyRecord, Permission, Permissions};
+use crate::keys::{KeyHash, KeyRecord, Permission, Permissions};
 
 /// No honest list is longer.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -56,18 +56,20 @@ impl Import {
         let editor = Editor::open(&path)?;
         let there = editor.records()?;
         let mut names: HashSet<String> = there.iter().filter_map(|record| record.name.clone()).collect();
+        let mut hashes: HashSet<KeyHash> = there.iter().flat_map(KeyRecord::hashes).collect();
         let mut records: Vec<KeyRecord> = Vec::new();
-        let mut known = 0;
-        for source in &found.keys {
-            let record = self.record(source, &mut names)?;
-            if there.iter().chain(&records).any(|other| has_hash(other, &record.hash)) {
-                known += 1;
-            } else {
-                records.push(record);
-            }
+        for source in found.keys.iter().filter(|source| hashes.insert(source.hash())) {
+            records.push(self.record(source, &mut names)?);
         }
+        let known = found.keys.len() - records.len();
         if known > 0 {
             say(&format!("bearward: {known} are there already"));
+        }
+        let short = found.keys.iter().filter(|source| source.is_short()).count();
+        if short > 0 {
+            say(&format!(
+                "bearward: {short} are shorter than 16 characters and may be guessed: rotate them soon"
+            ));
         }
         if records.is_empty() {
             return match found.keys.is_empty() {
@@ -85,12 +87,15 @@ impl Import {
         let failed = |error: io::Error| Failure::Failed(format!("{}: {error}", self.source.display()));
         let mut text = Zeroizing::new(String::new());
         let read = match self.source == Path::new("-") {
-            true => io::stdin().lock().take(MAX_BYTES).read_to_string(&mut text),
-            false => {
-                std::fs::File::open(&self.source).map_err(failed)?.take(MAX_BYTES).read_to_string(&mut text)
-            }
+            true => io::stdin().lock().take(MAX_BYTES + 1).read_to_string(&mut text),
+            false => std::fs::File::open(&self.source)
+                .map_err(failed)?
+                .take(MAX_BYTES + 1)
+                .read_to_string(&mut text),
         };
-        read.map_err(failed)?;
+        if read.map_err(failed)? as u64 > MAX_BYTES {
+            return Err(Failure::Failed(format!("{}: longer than 64 MiB", self.source.display())));
+        }
         Ok(text)
     }
 
@@ -104,7 +109,7 @@ impl Import {
                 KeyRecord::new(id.key_id(), *hash, permissions)
             }
         };
-        record.created_at = Some(now());
+        // When its secret was made nobody says: it is due for rotation.
         self.terms.put_on(&mut record)?;
         // The list's own word on a key is narrower than what is said for all of them.
         if let Some(requests) = source.per_minute {

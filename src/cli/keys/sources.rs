@@ -51,8 +51,27 @@ pub(super) struct Sources {
     pub(super) left_out: Vec<String>,
 }
 
+impl Source {
+    pub(super) fn hash(&self) -> KeyHash {
+        match &self.secret {
+            Presented::Token(token) => token.hash(),
+            Presented::Hash(hash) => *hash,
+        }
+    }
+
+    /// Whether it may be guessed.
+    pub(super) fn is_short(&self) -> bool {
+        matches!(&self.secret, Presented::Token(token) if token.len() < 16)
+    }
+}
+
 impl Sources {
     fn token(&mut self, at: &str, token: &str, name: Option<&str>) -> Result<(), String> {
+        if let Some(variable) = token.strip_prefix("os.environ/") {
+            return Err(format!(
+                "{at}: its token is in the environment variable {variable}; put it here in its place"
+            ));
+        }
         if !crate::keys::is_presentable(token) {
             return Err(format!("{at}: this is not a token: one printable ASCII word, without commas"));
         }
@@ -85,7 +104,7 @@ pub(super) fn guess(file_name: &str, text: &str) -> Format {
         |line: &str| line.starts_with(['{', '[', '-']) || line.ends_with(':') || line.contains(": ");
     match () {
         () if file_name == ".env" || file_name.ends_with(".env") || lines().all(is_assignment) => Format::Env,
-        () if lines().any(|line| line.ends_with(';')) => Format::Nginx,
+        () if lines().any(|line| line.ends_with(';') || line.starts_with("map ")) => Format::Nginx,
         () if lines().next().is_some_and(is_structure) => Format::Litellm,
         () => Format::Lines,
     }
@@ -168,10 +187,16 @@ fn nginx(text: &str) -> Result<Sources, String> {
     let has_blocks = words.iter().any(|(_, word, is_mark)| *is_mark && word == "{");
     let mut sources = Sources::default();
     let (mut statement, mut open): (Vec<(usize, String)>, Vec<bool>) = (Vec::new(), Vec::new());
+    // A map may be over anything; one of keys is over a header or an argument whose name says so.
+    let is_of_keys = |statement: &[(usize, String)]| {
+        let [(_, map), (_, variable), ..] = statement else { return false };
+        let variable = variable.to_ascii_lowercase();
+        map == "map" && ["authorization", "key", "token"].iter().any(|word| variable.contains(word))
+    };
     for (line, word, is_mark) in words {
         match word.as_str() {
             "{" if is_mark => {
-                open.push(statement.first().is_some_and(|(_, word)| word == "map"));
+                open.push(is_of_keys(&statement));
                 statement.clear();
             }
             "}" if is_mark => {
@@ -179,8 +204,10 @@ fn nginx(text: &str) -> Result<Sources, String> {
                 statement.clear();
             }
             ";" if is_mark => {
-                if !has_blocks || open.last() == Some(&true) {
-                    map_entry(&mut sources, &statement)?;
+                match open.last() {
+                    Some(true) => map_entry(&mut sources, &statement, false)?,
+                    None if !has_blocks => map_entry(&mut sources, &statement, true)?,
+                    _ => {}
                 }
                 statement.clear();
             }
@@ -190,8 +217,8 @@ fn nginx(text: &str) -> Result<Sources, String> {
     Ok(sources)
 }
 
-/// `"Bearer token" name`, or `token name`.
-fn map_entry(sources: &mut Sources, statement: &[(usize, String)]) -> Result<(), String> {
+/// `"Bearer token" name`, or `token name`. `is_bare`: nothing around it says what it is.
+fn map_entry(sources: &mut Sources, statement: &[(usize, String)], is_bare: bool) -> Result<(), String> {
     let [(line, from), (_, to)] = statement else { return Ok(()) };
     let at = format!("line {line}");
     if from == "default" || from == "include" || from.is_empty() {
@@ -206,6 +233,10 @@ fn map_entry(sources: &mut Sources, statement: &[(usize, String)]) -> Result<(),
         return Ok(());
     }
     let scheme = from.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer "));
+    if is_bare && scheme.is_none() && !from.contains(|c: char| c.is_ascii_digit() || c == '-') {
+        sources.left_out.push(format!("{at} (a directive of nginx, most likely)"));
+        return Ok(());
+    }
     let token = scheme.map_or(from.as_str(), |(_, token)| token.trim());
     sources.token(&at, token, Some(to).filter(|to| to.as_str() != "1").map(String::as_str))
 }
@@ -241,20 +272,31 @@ fn litellm_entry(sources: &mut Sources, at: &str, entry: &Value) -> Result<(), S
             number.map(Some).ok_or_else(|| format!("{at}: `{name}` is not a number of at least 1"))
         }
     };
-    let expires_at = match text(&["expires", "expires_at"]) {
+    let given = |name: &str| entry.get(name).filter(|value| !is_nothing(value));
+    let expires_at = match given("expires").or_else(|| given("expires_at")) {
         None => None,
         Some(end) => {
-            let end = end.parse().map_err(|_| format!("{at}: `expires` is not a time with a zone"))?;
-            Some(end)
+            let end = end.as_str().and_then(|end| end.parse().ok());
+            Some(end.ok_or_else(|| format!("{at}: `expires` is not a time with a zone"))?)
         }
     };
-    if entry.get("models").and_then(Value::as_array).is_some_and(|models| !models.is_empty()) {
-        return Err(format!(
-            "{at}: it is narrowed to models, which can't be carried over; remove `models` if it may use all"
-        ));
+    let disabled = match given("blocked") {
+        None => false,
+        Some(blocked) => {
+            blocked.as_bool().ok_or_else(|| format!("{at}: `blocked` is neither true nor false"))?
+        }
+    };
+    for narrowing in ["models", "allowed_routes", "tpm_limit", "max_budget", "permissions", "budget_id"] {
+        if given(narrowing).is_some() {
+            return Err(format!(
+                "{at}: it is narrowed by `{narrowing}`, which can't be carried over; remove that if it need not be"
+            ));
+        }
     }
     // LiteLLM stores and lists the SHA-256 of a key.
-    let is_hash = token.len() == 64 && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_hash = text(&["key", "api_key"]).is_none()
+        && token.len() == 64
+        && token.bytes().all(|byte| byte.is_ascii_hexdigit());
     sources.token(at, token, text(&["key_alias", "name"]))?;
     let Some(source) = sources.keys.last_mut() else { return Ok(()) };
     if is_hash && let Some(hash) = KeyHash::parse(&format!("sha256:{token}")) {
@@ -263,8 +305,19 @@ fn litellm_entry(sources: &mut Sources, at: &str, entry: &Value) -> Result<(), S
     source.per_minute = number("rpm_limit")?;
     source.max_concurrent = number("max_parallel_requests")?;
     source.expires_at = expires_at;
-    source.disabled = entry.get("blocked").and_then(Value::as_bool).unwrap_or(false);
+    source.disabled = disabled;
     Ok(())
+}
+
+/// What says nothing: null, and what is empty.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -274,13 +327,7 @@ mod tests {
     /// The names and the hashes of what is found, and how much was left out.
     fn found(text: &str) -> (Vec<(Option<String>, String)>, usize) {
         let sources = read(guess("list", text), text, &[]).unwrap_or_else(|message| panic!("{message}"));
-        let key = |source: &Source| {
-            let hash = match &source.secret {
-                Presented::Token(token) => token.hash(),
-                Presented::Hash(hash) => *hash,
-            };
-            (source.name.clone(), hash.to_stored())
-        };
+        let key = |source: &Source| (source.name.clone(), source.hash().to_stored());
         (sources.keys.iter().map(key).collect(), sources.left_out.len())
     }
 
@@ -309,6 +356,9 @@ mod tests {
             &KeyHash::of(b"sk-two").to_stored()[7..]
         );
         assert_eq!(found(&json), (vec![key("a", "sk-one"), key("", "sk-two")], 0));
+        let others = "map $request_method $x { POST 1; }\nmap $http_x_api_key $who { sk-one 1; }\n";
+        assert_eq!(found(others), (vec![key("", "sk-one")], 0));
+        assert_eq!(found("proxy_pass http://x;\nsk-one a;\n"), (vec![key("a", "sk-one")], 1));
         let yaml = "general_settings:\n  master_key: sk-one\nkeys:\n  - sk-two\n";
         assert_eq!(found(yaml), (vec![key("master-key", "sk-one"), key("", "sk-two")], 0));
     }
@@ -323,6 +373,11 @@ mod tests {
             "- {key: SECRET, models: [gpt-4]}\n",
             "- {key: SECRET, rpm_limit: many}\n",
             "- {name: SECRET}\n",
+            "- {key: SECRET, expires: 1790000000}\n",
+            "- {key: SECRET, blocked: 'yes'}\n",
+            "- {key: SECRET, models: gpt-4}\n",
+            "- {key: SECRET, allowed_routes: [x]}\n",
+            "general_settings:\n  master_key: os.environ/MASTER_KEY\n",
             "- [SECRET\n",
         ] {
             let message = read(guess("list", text), text, &[]).unwrap_err();

@@ -1,9 +1,10 @@
 //! The file system's part: one writer at a time, and a file that is the old one or the new one, never half of one.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Gid, Uid};
 use tempfile::NamedTempFile;
@@ -13,8 +14,23 @@ use super::EditError;
 /// Temporary files are named so; whoever holds the lock knows that one that is there was left behind.
 const PREFIX: &str = ".bearward-";
 const SUFFIX: &str = ".tmp";
+/// A command that holds the lock for longer is stuck: one that changes a million keys takes seconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(120);
+const LOCK_LOOK: Duration = Duration::from_millis(5);
 /// More symbolic links than this are a loop (as the kernel has it).
 const MAX_LINKS: usize = 40;
+
+/// What tells whether a file is still what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(u64, u64, u64, (i64, i64), (i64, i64));
+
+impl Stamp {
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        let (modified, changed) = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
+        Some(Stamp(file.dev(), file.ino(), file.len(), modified, changed))
+    }
+}
 
 /// A directory in which nobody else of us writes for as long as this lives.
 #[derive(Debug)]
@@ -31,7 +47,7 @@ impl Locked {
     pub(super) fn new(directory: &Path, is_mounted: bool) -> Result<Self, EditError> {
         let failed = |doing: &str, error: &io::Error| in_words(doing, directory, error);
         let lock = File::open(directory).map_err(|error| failed("open", &error))?;
-        lock.lock().map_err(|error| failed("lock", &error))?;
+        await_lock(&lock, directory)?;
         let left = fs::read_dir(directory).map_err(|error| failed("read", &error))?.filter_map(Result::ok);
         for entry in left {
             let name = entry.file_name();
@@ -46,25 +62,35 @@ impl Locked {
 
     /// Puts a file of this directory in the place of `path`, durable before it is seen. Mode and owner stay; a new one is
     /// its owner's alone.
-    pub(super) fn replace(&self, path: &Path, content: &[u8]) -> Result<(), EditError> {
+    pub(super) fn replace(
+        &self,
+        path: &Path,
+        content: &[u8],
+        is_as_read: impl FnOnce() -> bool,
+    ) -> Result<(), EditError> {
         let mut writing = self.begin(path)?;
         writing.write(content)?;
-        writing.finish()
+        writing.finish(is_as_read)
     }
 
     /// A temporary file that will take the place of `path`.
-    pub(super) fn begin(&self, path: &Path) -> Result<Writing<'_>, EditError> {
+    pub(super) fn begin(&self, path: &Path) -> Result<Writing, EditError> {
         self.refuse_mounted(path)?;
         let failed = |error: io::Error| unwritable(path, &error);
+        // A file of a directory may be a link to one elsewhere.
+        let path = resolved(path)?;
+        let directory = directory_of(&path);
         let mut builder = tempfile::Builder::new();
-        let temporary = builder.prefix(PREFIX).suffix(SUFFIX).tempfile_in(&self.directory).map_err(failed)?;
-        Ok(Writing { locked: self, path: path.to_owned(), temporary })
+        let temporary = builder.prefix(PREFIX).suffix(SUFFIX).tempfile_in(&directory).map_err(failed)?;
+        Ok(Writing { directory, path, temporary })
     }
 
     /// Removes a file.
     pub(super) fn remove(&self, path: &Path) -> Result<(), EditError> {
         self.refuse_mounted(path)?;
-        fs::remove_file(path).and_then(|()| self.sync()).map_err(|error| unwritable(path, &error))
+        fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
+        sync(&self.directory);
+        Ok(())
     }
 
     /// A change of what the kubelet writes would be lost, or refused.
@@ -84,20 +110,39 @@ impl Locked {
             ),
         })
     }
+}
 
-    fn sync(&self) -> io::Result<()> {
-        File::open(&self.directory)?.sync_all()
+/// Waits for whoever writes at the moment, and not for ever.
+fn await_lock(lock: &File, directory: &Path) -> Result<(), EditError> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_LOOK),
+            Err(TryLockError::WouldBlock) => {
+                let directory = directory.display();
+                return super::refused(format!(
+                    "another command has held {directory} locked for minutes; nothing was changed"
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(in_words("lock", directory, &error)),
+        }
     }
 }
 
+/// Makes a rename durable. Where the file system can't, the rename has been made all the same, and that is what counts.
+fn sync(directory: &Path) {
+    let _not_everywhere = File::open(directory).and_then(|directory| directory.sync_all());
+}
+
 /// A file that is being written, and is nothing until it is finished.
-pub(super) struct Writing<'l> {
-    locked: &'l Locked,
+pub(super) struct Writing {
+    directory: PathBuf,
     path: PathBuf,
     temporary: NamedTempFile,
 }
 
-impl Writing<'_> {
+impl Writing {
     pub(super) fn write(&mut self, content: &[u8]) -> Result<(), EditError> {
         self.temporary.write_all(content).map_err(|error| in_words("write", &self.path, &error))
     }
@@ -107,28 +152,40 @@ impl Writing<'_> {
         self.temporary.path()
     }
 
-    pub(super) fn finish(self) -> Result<(), EditError> {
-        let Writing { locked, path, temporary } = self;
+    /// Puts it in its place, if that `is_as_read` still: not everybody takes the lock.
+    pub(super) fn finish(self, is_as_read: impl FnOnce() -> bool) -> Result<(), EditError> {
+        let Writing { directory, path, temporary } = self;
         let put = || {
-            if let Ok(old) = fs::metadata(&path) {
-                let file = temporary.as_file();
-                let made = file.metadata()?;
-                if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
-                    let (uid, gid) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
-                    rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|error| {
-                        let error = io::Error::from(error);
-                        io::Error::new(
-                            error.kind(),
-                            format!("its owner can't be kept ({error}); run this as its owner"),
-                        )
-                    })?;
-                }
+            let (file, old) = (temporary.as_file(), fs::metadata(&path).ok());
+            // A new file that root makes in somebody's directory is for that somebody.
+            let owner = match &old {
+                Some(old) => Some(old.clone()),
+                None if rustix::process::geteuid().is_root() => fs::metadata(&directory).ok(),
+                None => None,
+            };
+            let made = file.metadata()?;
+            if let Some(owner) = owner.filter(|owner| (made.uid(), made.gid()) != (owner.uid(), owner.gid()))
+            {
+                let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+                rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|error| {
+                    let error = io::Error::from(error);
+                    io::Error::new(
+                        error.kind(),
+                        format!("its owner can't be kept ({error}); run this as its owner"),
+                    )
+                })?;
+            }
+            if let Some(old) = &old {
                 // After the owner, whose change takes special bits away.
                 file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
             }
             temporary.as_file().sync_all()?;
+            if !is_as_read() {
+                return Err(io::Error::other("somebody else has changed it meanwhile"));
+            }
             temporary.persist(&path).map_err(|error| error.error)?;
-            locked.sync()
+            sync(&directory);
+            Ok(())
         };
         put().map_err(|error: io::Error| in_words("write", &path, &error))
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::disk::Locked;
+use super::disk::{Locked, Stamp};
 use super::{EditError, entry, refused, text};
 use crate::config::fault::Faults;
 use crate::keys::record::KeyRecord;
@@ -30,6 +30,7 @@ pub(super) fn find(path: &Path, key: &str) -> Result<Vec<KeyRecord>, EditError> 
 
 /// Adds lines, to a file that may not be there yet.
 pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result<(), EditError> {
+    let stamp = Stamp::of(path);
     let is_empty = std::fs::metadata(path).is_ok_and(|file| file.len() == 0);
     let before = if path.exists() && !is_empty { load(path)?.keys } else { 0 };
     let mut writing = locked.begin(path)?;
@@ -48,9 +49,12 @@ pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result
     }
     // The reader itself finds what is taken.
     match load(writing.path()) {
-        Ok(set) if set.keys == before + records.len() => writing.finish(),
+        Ok(set) if set.keys == before + records.len() => writing.finish(|| Stamp::of(path) == stamp),
         Ok(_) => refused("the file was changed by somebody else meanwhile; nothing was changed"),
-        Err(_) => refused(format!("an id, a name or a hash of the new key is in {} already", path.display())),
+        Err(faults) if faults.0.iter().any(|fault| fault.message.contains("twice")) => {
+            refused(format!("an id, a name or a hash of the new key is in {} already", path.display()))
+        }
+        Err(faults) => Err(EditError::Faults(faults)),
     }
 }
 
@@ -61,6 +65,7 @@ pub(super) fn replace(
     before: &KeyRecord,
     after: Option<&KeyRecord>,
 ) -> Result<(), EditError> {
+    let stamp = Stamp::of(path);
     let count = load(path)?.keys;
     if after.is_none() && count < 2 {
         return refused(format!(
@@ -94,7 +99,7 @@ pub(super) fn replace(
             before.id
         ));
     }
-    writing.finish()
+    writing.finish(|| Stamp::of(path) == stamp)
 }
 
 /// A plain list without the token of this digest.

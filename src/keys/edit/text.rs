@@ -45,6 +45,11 @@ pub(super) fn change(source: &str, before: &KeyRecord, after: &KeyRecord, is_jso
         let splice = set(&text, find(&root, &before.id)?, &field, is_json)?;
         text = splice.apply(&text)?;
     }
+    if after.previous.is_empty() && !before.previous.is_empty() {
+        let root = layout::of(&text)?;
+        let splice = remove(&text, find(&root, &before.id)?, "previous")?;
+        text = splice.apply(&text)?;
+    }
     for secret in after.previous.iter().filter(|secret| !before.previous.contains(secret)) {
         let root = layout::of(&text)?;
         let (hash, end) = (secret.hash.to_stored(), secret.expires_at);
@@ -223,6 +228,24 @@ fn set(source: &str, item: &Item, field: &Field, is_json: bool) -> Option<Splice
         false => format!("{name}: {value}"),
     };
     insert(source, item, &[text], is_json)
+}
+
+/// Takes a field out.
+fn remove(source: &str, item: &Item, name: &str) -> Option<Splice> {
+    let Shape::Map { is_flow, fields } = &item.shape else { return None };
+    let index = fields
+        .iter()
+        .position(|(key, _)| matches!(&key.shape, Shape::Scalar { text, .. } if text == name))?;
+    let (key, value) = fields.get(index)?;
+    let at = match (is_flow, index.checked_sub(1).and_then(|index| fields.get(index)), fields.get(index + 1))
+    {
+        (true, Some((_, before)), _) => before.span.end..value.span.end,
+        (true, None, Some((next, _))) => key.span.start..next.span.start,
+        // Behind a dash there has to be something.
+        (false, Some(_), _) => line_start(source, key.span.start)..next_line(source, value.span.end),
+        _ => return None,
+    };
+    Some(Splice { at, text: String::new() })
 }
 
 fn add_previous(source: &str, item: &Item, entry: &str, is_json: bool) -> Option<Splice> {
@@ -434,13 +457,14 @@ mod tests {
                 let revoked = KeyRecord { disabled: true, ..record.clone() };
                 // What is merged into others would change them, too: the proof refuses that, and people are told.
                 let is_shared = source.contains("<<: *a") && index == 0;
-                for after in [rotated(record), revoked].into_iter().filter(|_| !is_shared) {
+                let ended = KeyRecord { hash: KeyHash::of(b"new"), previous: Vec::new(), ..record.clone() };
+                for after in [rotated(record), revoked, ended].into_iter().filter(|_| !is_shared) {
                     let text = change(&source, record, &after, false).unwrap();
                     let mut expected = before.clone();
                     expected[index] = after;
                     assert_eq!(records(&text), expected, "{text}");
                     let (gone, added) = difference(&source, &text);
-                    assert!(gone.len() <= 3 && added.len() <= 6, "{gone:?}\n{added:?}\n{text}");
+                    assert!(gone.len() <= 4 && added.len() <= 6, "{gone:?}\n{added:?}\n{text}");
                     assert!(!text.contains("\r\n") || !text.replace("\r\n", "").contains('\n'), "{text:?}");
                 }
                 let text = delete(&source, &record.id).unwrap();
@@ -519,6 +543,10 @@ mod tests {
             hash: KeyHash::of(b"again"),
             ..rotated(&KeyRecord { hash: KeyHash::of(b"new"), ..twice.clone() })
         };
+        let rotated_line = change(&line, &before, &twice, true).unwrap();
+        let ended = KeyRecord { previous: Vec::new(), ..twice.clone() };
+        let text = change(&rotated_line, &twice, &ended, true).unwrap();
+        assert_eq!(jsonl::record(path, text.trim().as_bytes()), Some(ended), "{text}");
         for after in [twice, again, KeyRecord { disabled: true, ..before.clone() }] {
             let text = change(&line, &before, &after, true).unwrap();
             assert_eq!(text.matches('\n').count(), 1, "{text}");
