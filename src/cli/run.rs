@@ -26,6 +26,9 @@ pub(super) struct Run {
     /// The key store, with --upstream
     #[arg(long, value_name = "PATH", requires = "upstream")]
     keys: Option<PathBuf>,
+    /// Whether the key store may be a list of tokens as they are
+    #[arg(long, requires = "upstream")]
+    allow_plaintext: bool,
     /// Where to listen, with --upstream [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", requires = "upstream")]
     listen: Option<String>,
@@ -63,7 +66,7 @@ impl Run {
         let source = json!({
             "listeners": [{"address": listen}],
             "upstreams": [{"name": "upstream", "endpoints": [upstream]}],
-            "keys": {"path": keys},
+            "keys": {"path": keys, "allow_plaintext": self.allow_plaintext},
         });
         Ok(Config::parse(Path::new("command line"), &source.to_string(), &|_| None)?)
     }

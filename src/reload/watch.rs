@@ -23,6 +23,8 @@ use crate::keys::directory;
 const SETTLED_IN_PLACE: Duration = Duration::from_millis(500);
 /// What was renamed in is whole; this gathers what comes with it.
 const SETTLED_WHOLE: Duration = Duration::from_millis(30);
+/// A directory of files is taken after this long even if one of them moves all the time.
+const DIRECTORY_PATIENCE: Duration = Duration::from_secs(5);
 /// Contents up to this size are compared at every look without an event, larger ones by their stamps alone.
 const COMPARED_BYTES: u64 = 4 * 1024 * 1024;
 /// No honest file is larger.
@@ -96,6 +98,8 @@ pub(super) struct FileSet {
 struct Pending {
     stamps: Stamps,
     since: Instant,
+    /// When it began to move at all.
+    restless_since: Instant,
 }
 
 /// What a look at a set of files found.
@@ -194,11 +198,14 @@ impl FileSet {
             Some(pending) if pending.stamps == stamps => pending.since,
             _ => now,
         };
+        let restless_since = self.pending.as_ref().map_or(now, |pending| pending.restless_since);
         let is_whole = self.came_whole && self.in_place.is_empty();
         let settles_after = if is_whole { SETTLED_WHOLE } else { SETTLED_IN_PLACE };
         let stood = now.saturating_duration_since(since);
-        if stood < settles_after {
-            self.pending = Some(Pending { stamps, since });
+        // One file that somebody writes to for ever must not hold up a revocation in another.
+        let waits = !self.ways.directories.is_empty() && now - restless_since >= DIRECTORY_PATIENCE;
+        if stood < settles_after && !waits {
+            self.pending = Some(Pending { stamps, since, restless_since });
             return Look::Changing(settles_after - stood);
         }
         self.settle(stamps)
@@ -499,6 +506,15 @@ mod tests {
             assert!(matches!(set.look(now, false), Look::Changing(_)));
             assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed);
         }
+        let mut later = now;
+        for tick in 0..20 {
+            fs::write(keys.join("noisy"), tick.to_string()).unwrap();
+            later += Duration::from_millis(300);
+            if set.look(later, false) == Look::Changed {
+                break;
+            }
+        }
+        assert!(later - now >= DIRECTORY_PATIENCE && later - now < DIRECTORY_PATIENCE * 6 / 5);
         fs::rename(keys.join("b"), keys.join("c")).unwrap();
         assert_eq!(set.look_settled(), Look::Changed, "the name counts, too");
         set.ways();
