@@ -1,7 +1,7 @@
 //! A directory of key files: a mounted Secret or ConfigMap, or one that people keep.
 //!
 //! A file that is bad is left out alone, or stays as it was when it was good last; the others are live. Names that begin
-//! with a dot are not looked at: the kubelet's `..data`, editors' and our own temporary files.
+//! with a dot, or end with `~`, are not looked at: the kubelet's `..data`, editors' and our own temporary files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -23,7 +23,8 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
         let name = entry?.file_name();
         let path = directory.join(&name);
         // A directory in it is none of ours: `lost+found`, most likely.
-        if !name.as_encoded_bytes().starts_with(b".") && !path.is_dir() {
+        let bytes = name.as_encoded_bytes();
+        if !bytes.starts_with(b".") && !bytes.ends_with(b"~") && !path.is_dir() {
             files.push(path);
         }
     }

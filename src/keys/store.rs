@@ -115,12 +115,16 @@ pub(super) fn open(path: &Path) -> Result<fs::File, Fault> {
 /// The text of a file of keys.
 pub(super) fn read(path: &Path) -> Result<String, Fault> {
     let file = open(path)?;
+    let too_large = || {
+        let fault = Fault::of_file(path, "the key file is larger than 256 MiB");
+        Err(fault.hint("keys.jsonl holds a million keys"))
+    };
+    if file.metadata().is_ok_and(|metadata| metadata.len() > MAX_BYTES) {
+        return too_large();
+    }
     let mut source = String::new();
     match file.take(MAX_BYTES + 1).read_to_string(&mut source) {
-        Ok(length) if length as u64 > MAX_BYTES => {
-            Err(Fault::of_file(path, "the key file is larger than 256 MiB")
-                .hint("keys.jsonl holds a million keys"))
-        }
+        Ok(length) if length as u64 > MAX_BYTES => too_large(),
         Ok(_) => Ok(source),
         Err(error) => Err(unreadable(path, &error)),
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Span;
 
 use super::{StoreArgument, ahead, in_words, named, now, or_by_hand, show_secret};
 use crate::cli::{Failure, say};
@@ -63,7 +64,7 @@ impl Rotate {
         max_age: Option<Duration>,
     ) -> Result<KeyRecord, Failure> {
         let now = now();
-        let is_at_once = self.grace.trim_end_matches(|c: char| c.is_ascii_alphabetic()) == "0";
+        let is_at_once = self.grace == "0" || self.grace.parse::<Span>().is_ok_and(|span| span.is_zero());
         let grace_end = match is_at_once {
             true => None,
             false => Some(ahead("--grace", &self.grace)?),

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
 use super::create::TermsArguments;
@@ -46,8 +46,12 @@ impl Import {
         let text = self.text()?;
         let name = self.source.file_name().unwrap_or_default().to_string_lossy();
         let format = self.format.unwrap_or_else(|| sources::guess(&name, &text));
+        let form = format.to_possible_value().map(|form| form.get_name().to_owned()).unwrap_or_default();
         let of_list = |message: String| {
-            Failure::Failed(format!("{}: {message}; nothing was imported", self.source.display()))
+            let list = self.source.display();
+            Failure::Failed(format!(
+                "{list}: {message} (read as `{form}`, which --format changes); nothing was imported"
+            ))
         };
         let found = sources::read(format, &text, &self.variable).map_err(of_list)?;
         for left_out in &found.left_out {
@@ -93,6 +97,9 @@ impl Import {
                 .take(MAX_BYTES + 1)
                 .read_to_string(&mut text),
         };
+        if text.starts_with('\u{feff}') {
+            text.drain(..'\u{feff}'.len_utf8());
+        }
         if read.map_err(failed)? as u64 > MAX_BYTES {
             return Err(Failure::Failed(format!("{}: longer than 64 MiB", self.source.display())));
         }

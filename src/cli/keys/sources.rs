@@ -96,8 +96,11 @@ pub(super) fn guess(file_name: &str, text: &str) -> Format {
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let is_assignment = |line: &str| {
         let line = line.strip_prefix("export ").unwrap_or(line);
-        let name = line.split_once('=').map(|(name, _)| name).unwrap_or_default();
-        !name.is_empty()
+        let (name, value) = line.split_once('=').unwrap_or_default();
+        // Padding of base32 or base64 is no value.
+        let has_value = !value.trim_start_matches('=').is_empty();
+        has_value
+            && !name.is_empty()
             && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
     };
     let is_structure =
@@ -141,8 +144,15 @@ fn env(text: &str, variables: &[String]) -> Result<Sources, String> {
         // Its own message would quote the line.
         let (name, value) = variable.map_err(|_| "not a .env file: a line is not NAME=value".to_owned())?;
         if !is_meant(&name) {
-            sources.left_out.push(format!("{name} (--variable {name} brings it in)"));
+            // What has no `_` in it may be a token that looks like a name.
+            let shown = if name.contains('_') { name.as_str() } else { "a variable" };
+            sources.left_out.push(format!("{shown} (--variable with its name brings it in)"));
             continue;
+        }
+        if is_expanded(text, &name) {
+            return Err(format!(
+                "{name}: a `$` in it stands for another variable; in single quotes it stands for itself"
+            ));
         }
         let label = name.to_lowercase().replace('_', "-");
         let tokens = value.split(',').map(str::trim).filter(|token| !token.is_empty());
@@ -151,6 +161,16 @@ fn env(text: &str, variables: &[String]) -> Result<Sources, String> {
         }
     }
     Ok(sources)
+}
+
+/// Whether a variable's value, as it is written, has a `$` that is replaced.
+fn is_expanded(text: &str, name: &str) -> bool {
+    let value = |line: &str| -> Option<String> {
+        let line = line.trim_start();
+        let (left, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+        (left.trim() == name).then(|| value.trim().to_owned())
+    };
+    text.lines().filter_map(value).any(|value| value.contains('$') && !value.starts_with('\''))
 }
 
 /// A word or a mark of an nginx configuration, and its line.
@@ -228,7 +248,8 @@ fn map_entry(sources: &mut Sources, statement: &[(usize, String)], is_bare: bool
         sources.left_out.push(format!("{at} (a pattern, which no key can be made of)"));
         return Ok(());
     }
-    if matches!(to.as_str(), "" | "0") {
+    let denies = ["", "0", "off", "no", "false", "deny", "denied", "none"];
+    if denies.contains(&to.to_ascii_lowercase().as_str()) || to.starts_with('$') {
         sources.left_out.push(format!("{at} (nginx lets it not in)"));
         return Ok(());
     }
@@ -252,6 +273,12 @@ fn litellm(text: &str) -> Result<Sources, String> {
     for (index, entry) in list.as_array().into_iter().flatten().enumerate() {
         let at = format!("entry {}", index + 1);
         match entry {
+            Value::String(token) if is_digest(token) => {
+                return Err(format!(
+                    "{at}: 64 hex digits may be a key, or LiteLLM's hash of one; as `- key: …` it is the one, as `- token: …` \
+                     the other"
+                ));
+            }
             Value::String(token) => sources.token(&at, token, None)?,
             entry => litellm_entry(&mut sources, &at, entry)?,
         }
@@ -294,9 +321,7 @@ fn litellm_entry(sources: &mut Sources, at: &str, entry: &Value) -> Result<(), S
         }
     }
     // LiteLLM stores and lists the SHA-256 of a key.
-    let is_hash = text(&["key", "api_key"]).is_none()
-        && token.len() == 64
-        && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_hash = text(&["key", "api_key"]).is_none() && is_digest(token);
     sources.token(at, token, text(&["key_alias", "name"]))?;
     let Some(source) = sources.keys.last_mut() else { return Ok(()) };
     if is_hash && let Some(hash) = KeyHash::parse(&format!("sha256:{token}")) {
@@ -307,6 +332,11 @@ fn litellm_entry(sources: &mut Sources, at: &str, entry: &Value) -> Result<(), S
     source.expires_at = expires_at;
     source.disabled = disabled;
     Ok(())
+}
+
+/// Whether it looks like a SHA-256 in hex.
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What says nothing: null, and what is empty.
@@ -356,6 +386,8 @@ mod tests {
             &KeyHash::of(b"sk-two").to_stored()[7..]
         );
         assert_eq!(found(&json), (vec![key("a", "sk-one"), key("", "sk-two")], 0));
+        assert_eq!(found("SECRETBASE32XX====\n"), (vec![key("", "SECRETBASE32XX====")], 0));
+        assert_eq!(found("map $http_x_api_key $a {\n sk-one off;\n sk-two $x;\n}\n"), (vec![], 2));
         let others = "map $request_method $x { POST 1; }\nmap $http_x_api_key $who { sk-one 1; }\n";
         assert_eq!(found(others), (vec![key("", "sk-one")], 0));
         assert_eq!(found("proxy_pass http://x;\nsk-one a;\n"), (vec![key("a", "sk-one")], 1));
@@ -373,6 +405,9 @@ mod tests {
             "- {key: SECRET, models: [gpt-4]}\n",
             "- {key: SECRET, rpm_limit: many}\n",
             "- {name: SECRET}\n",
+            "A_API_KEY=SECRET$HOME\n",
+            "SECRETBASE32XX====\nSECRET word\n",
+            "{keys: [0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef], name: SECRET}\n",
             "- {key: SECRET, expires: 1790000000}\n",
             "- {key: SECRET, blocked: 'yes'}\n",
             "- {key: SECRET, models: gpt-4}\n",

@@ -211,15 +211,25 @@ pub(super) fn resolved(path: &Path) -> Result<PathBuf, EditError> {
     super::refused(format!("{} is a link to itself", path.display()))
 }
 
-/// Whether `path` is in a mounted Secret or ConfigMap: those are mounted through a link `..data`, which the kubelet swaps.
+/// Whether `path` is in a mounted Secret or ConfigMap, or leads there: those are mounted through a link `..data` to a
+/// directory whose name begins with two dots, too, and the kubelet swaps that link.
 pub(super) fn is_mounted(path: &Path) -> bool {
     let is_dotted = |part: Component<'_>| match part {
         Component::Normal(name) => name.as_encoded_bytes().starts_with(b".."),
         _ => false,
     };
-    let leads_through = fs::read_link(path).is_ok_and(|target| target.components().any(is_dotted));
-    let directory = if path.is_dir() { path.to_owned() } else { directory_of(path) };
-    leads_through || fs::symlink_metadata(directory.join("..data")).is_ok()
+    let mut hop = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let directory = if hop.is_dir() { hop.clone() } else { directory_of(&hop) };
+        if hop.components().any(is_dotted) || fs::symlink_metadata(directory.join("..data")).is_ok() {
+            return true;
+        }
+        match fs::read_link(&hop) {
+            Ok(target) => hop = directory_of(&hop).join(target),
+            Err(_) => break,
+        }
+    }
+    false
 }
 
 /// What the system refused, in words; a store that may not be written gets its own advice.

@@ -31,7 +31,13 @@ pub(super) fn find(path: &Path, key: &str) -> Result<Vec<KeyRecord>, EditError> 
 /// Adds lines, to a file that may not be there yet.
 pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result<(), EditError> {
     let stamp = Stamp::of(path);
-    let is_empty = std::fs::metadata(path).is_ok_and(|file| file.len() == 0);
+    let mut is_empty = true;
+    if path.exists() {
+        jsonl::each_raw_line(path, |_, line| {
+            is_empty &= line.trim_ascii().is_empty();
+            Ok::<bool, EditError>(is_empty)
+        })?;
+    }
     let before = if path.exists() && !is_empty { load(path)?.keys } else { 0 };
     let mut writing = locked.begin(path)?;
     let mut is_ended = true;

@@ -72,15 +72,30 @@ pub(super) fn delete(source: &str, id: &str) -> Option<String> {
     let item = items.get(index)?;
     let previous_end =
         index.checked_sub(1).and_then(|index| items.get(index)).map_or(key.span.end, |item| item.span.end);
+    let mut splices = heirs(source, &root, item);
     let at = match (is_flow, items.get(index + 1)) {
-        (true, Some(next)) => item.span.start..next.span.start,
-        (true, None) if index > 0 => previous_end..item.span.end,
-        (true, None) => item.span.clone(),
+        // Only the entry and one comma: comments between entries may be of others.
+        (true, Some(next)) => {
+            let comma = comma(source, item.span.end..next.span.start)?;
+            splices.push(Splice { at: comma..comma + 1, text: String::new() });
+            let is_spaced = source.get(item.span.end..next.span.start)? == ", ";
+            item.span.start..if is_spaced { comma } else { item.span.end }
+        }
+        (true, None) => {
+            if index > 0 {
+                let comma = comma(source, previous_end..item.span.start)?;
+                splices.push(Splice { at: comma..comma + 1, text: String::new() });
+            }
+            item.span.clone()
+        }
         (false, _) => {
             let dash = dash_line(source, previous_end, item.span.start)?;
             let end = end_with_comments(source, item.span.end, indentation(source, dash));
-            // The comment that stands directly above an entry is its own.
-            let start = comments_above(source, dash);
+            // The comment that stands directly above an entry is its own; above the first, it may be a title of all.
+            let above = comments_above(source, dash);
+            let comment = source.get(above..dash)?;
+            let is_named = |name: &str| item.text(name).is_some_and(|text| comment.contains(text));
+            let start = if index > 0 || is_named("id") || is_named("name") { above } else { dash };
             let above = line_start(source, start.saturating_sub(1));
             let is_blank = |line: usize| line_at(source, line).trim().is_empty();
             // Of two empty lines around it, one is enough.
@@ -89,10 +104,22 @@ pub(super) fn delete(source: &str, id: &str) -> Option<String> {
         }
     };
     // From behind, so that the places before stay what they are.
-    let mut splices = heirs(source, &root, item);
     splices.push(Splice { at, text: String::new() });
     splices.sort_by_key(|splice| std::cmp::Reverse(splice.at.start));
     splices.iter().try_fold(source.to_owned(), |text, splice| splice.apply(&text))
+}
+
+/// The comma between two items, and none in a comment there.
+fn comma(source: &str, between: Range<usize>) -> Option<usize> {
+    let mut offset = between.start;
+    for line in source.get(between)?.split_inclusive('\n') {
+        let code = line.split('#').next().unwrap_or_default();
+        if let Some(comma) = code.find(',') {
+            return Some(offset + comma);
+        }
+        offset += line.len();
+    }
+    None
 }
 
 /// What an item names with an anchor goes to the first alias of it elsewhere.
@@ -171,6 +198,11 @@ pub(super) fn add(source: &str, entries: &[Vec<String>]) -> Option<String> {
         _ if list.is_null() || matches!(&list.shape, Shape::List { .. }) => {
             let colon = key.span.end + source.get(key.span.end..)?.find(':')? + 1;
             let value_end = list.span.end.max(colon);
+            // A comment inside the brackets, or an anchor, would be lost.
+            let written: String = source.get(colon..value_end)?.split_whitespace().collect();
+            if !matches!(written.as_str(), "" | "[]" | "~" | "null") {
+                return None;
+            }
             let line_end = line_end(source, value_end);
             let kept = source.get(value_end..line_end)?.trim_end();
             let indentation = format!("{}  ", indentation(source, key.span.start));
@@ -471,12 +503,30 @@ mod tests {
                 let mut expected = before.clone();
                 expected.remove(index);
                 assert_eq!(records(&text), expected, "{text}");
-                assert!(difference(&source, &text).1.len() <= 1, "{text}");
+                assert!(difference(&source, &text).1.len() <= 2, "{text}");
             }
             let new = KeyRecord::new("key_n".to_owned(), KeyHash::of(b"n"), before[0].permissions);
             let text = add(&source, &[entry::fields(&new)]).unwrap();
             assert_eq!(records(&text), [before, vec![new]].concat(), "{text}");
             assert!(difference(&source, &text).0.len() <= 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn comments_between_others_stay() {
+        let flow = "keys: [\n  {id: key_a, hash: HASH_A, permissions: [read]},  # about a: Ann\n  # about b, too\n  {id: key_b, hash: HASH_B, permissions: [read]}   # tail b\n]\n";
+        let titled = "keys:\n  # == PRODUCTION (Ann) ==\n  - {id: key_a, hash: HASH_A, permissions: [read]}\n  - {id: key_b, hash: HASH_B, permissions: [read]}\n";
+        for source in [flow, titled] {
+            let source = file(source);
+            for id in ["key_a", "key_b"] {
+                let text = delete(&source, id).unwrap();
+                assert_eq!(records(&text).len(), 1, "{text}");
+                assert_eq!(source.matches('#').count(), text.matches('#').count(), "{text}");
+            }
+        }
+        let new = [vec!["id: key_n".to_owned()]];
+        for source in ["keys: [\n  # ask Ann\n]\n", "keys: &all []\n"] {
+            assert_eq!(add(source, &new), None, "what would be lost is not written");
         }
     }
 
