@@ -8,7 +8,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use dashmap::DashMap;
@@ -31,6 +31,8 @@ pub(crate) struct LiveKey {
     generation: AtomicU32,
     /// Of the text that it was read from, where that is a line of its own; else zero.
     fingerprint: AtomicU64,
+    /// Where it stood among the others of its file.
+    position: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,7 @@ impl LiveKey {
             in_use: OnceBox::new(),
             generation: AtomicU32::new(0),
             fingerprint: AtomicU64::new(fingerprint),
+            position: AtomicU32::new(0),
         }
     }
 
@@ -138,10 +141,19 @@ pub(crate) struct KeyCache {
     by_hash: DashMap<KeyHash, Arc<LiveKey>, BuildHasherDefault<DigestHasher>>,
     /// Counts the sets that were begun.
     generation: AtomicU32,
-    /// Of fingerprints and of labels in [`SetBuilder`]: nobody outside can make two texts look alike.
-    random: RandomState,
+    hashing: Hashing,
+    /// The keys of a file of lines in their order: most lines of the next one are the same.
+    order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
     /// Sends a word when keys have left or were turned off.
     losses: watch::Sender<()>,
+}
+
+/// What texts are told apart by, keyed by chance: nobody outside can make two look alike.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hashing {
+    labels: RandomState,
+    /// Of whole lines, which are many and long.
+    lines: foldhash::quality::RandomState,
 }
 
 /// What a replacement changed, in secrets.
@@ -161,7 +173,8 @@ impl Default for KeyCache {
 impl From<&KeySet> for KeyCache {
     /// A cache of these keys, with its room taken at once: a map that grows holds a shard up for milliseconds.
     fn from(set: &KeySet) -> Self {
-        let cache = KeyCache { random: set.random.clone(), ..KeyCache::with_room(set.entries.len()) };
+        let cache = KeyCache { hashing: set.hashing.clone(), ..KeyCache::with_room(set.entries.len()) };
+        cache.remember_order(set);
         // The keys bear the set's mark already.
         cache.generation.store(set.generation, Ordering::Relaxed);
         for (hash, key) in &set.entries {
@@ -192,7 +205,8 @@ impl KeyCache {
         KeyCache {
             by_hash: DashMap::with_capacity_and_hasher(room, BuildHasherDefault::default()),
             generation: AtomicU32::new(0),
-            random: RandomState::new(),
+            hashing: Hashing::default(),
+            order: Mutex::default(),
             losses: watch::Sender::new(()),
         }
     }
@@ -204,6 +218,7 @@ impl KeyCache {
     /// stands in both sets missing. A key that stays as it was is not touched.
     pub(crate) fn replace(&self, set: &KeySet) -> Difference {
         let mut difference = Difference::default();
+        self.remember_order(set);
         for (hash, key) in &set.entries {
             match self.by_hash.insert(*hash, key.clone()) {
                 Some(_) => difference.changed += 1,
@@ -225,10 +240,16 @@ impl KeyCache {
         difference
     }
 
+    fn remember_order(&self, set: &KeySet) {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.clone_from(&set.order);
+    }
+
     /// What a key's id, name and digests are told by, in a set that is built for this cache.
     pub(super) fn labels_of(&self, record: &KeyRecord) -> Vec<u64> {
-        let labels =
-            std::iter::once(&record.id).chain(&record.name).map(|label| self.random.hash_one(label.as_str()));
+        let labels = std::iter::once(&record.id)
+            .chain(&record.name)
+            .map(|label| self.hashing.labels.hash_one(label.as_str()));
         labels.chain(record.hashes().map(|hash| hash.head())).collect()
     }
 
@@ -279,6 +300,11 @@ pub(super) struct SetBuilder<'a> {
     known: &'a KeyCache,
     generation: u32,
     set: KeySet,
+    /// The keys of the last file in their order, and the one that is expected next.
+    expected: Arc<Vec<Arc<LiveKey>>>,
+    next: usize,
+    /// Those of this one.
+    order: Vec<Arc<LiveKey>>,
     new: Labels,
     /// Whether any of the new has an id or a name that it did not have before.
     has_new_labels: bool,
@@ -301,11 +327,15 @@ impl<'a> SetBuilder<'a> {
     }
 
     fn of_generation(known: &'a KeyCache, generation: u32) -> Self {
-        let set = KeySet { generation, random: known.random.clone(), ..KeySet::default() };
+        let set = KeySet { generation, hashing: known.hashing.clone(), ..KeySet::default() };
+        let expected = known.order.lock().unwrap_or_else(PoisonError::into_inner).clone();
         SetBuilder {
             known,
             generation,
             set,
+            expected,
+            next: 0,
+            order: Vec::new(),
             new: Labels::default(),
             has_new_labels: false,
             twins: HashSet::new(),
@@ -320,6 +350,7 @@ impl<'a> SetBuilder<'a> {
     /// Takes in what another thread has built.
     pub(super) fn join(&mut self, part: SetBuilder<'_>) {
         let KeySet { mut entries, kept, keys, .. } = part.set;
+        self.order.extend(part.order);
         self.set.entries.append(&mut entries);
         self.set.kept += kept;
         self.set.keys += keys;
@@ -333,50 +364,74 @@ impl<'a> SetBuilder<'a> {
 
     /// What tells one text from another.
     pub(super) fn fingerprint(&self, text: &[u8]) -> u64 {
-        self.known.random.hash_one(text).max(1)
+        self.known.hashing.lines.hash_one(text).max(1)
+    }
+
+    /// Takes the key that is expected next, if it was read from a text with this fingerprint: most of a million lines are
+    /// where they were, and need not be looked up.
+    pub(super) fn keep_next(&mut self, fingerprint: u64) -> bool {
+        let live = self.expected.get(self.next);
+        let live = live.filter(|live| live.fingerprint.load(Ordering::Relaxed) == fingerprint).cloned();
+        let Some(live) = live else { return false };
+        self.next += 1;
+        self.mark(live);
+        true
     }
 
     /// Takes a key by one of its digests alone, if it is in service and was read from a text with this fingerprint.
     pub(super) fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool {
-        let Some(live) = self.known.by_hash.get(hash) else { return false };
-        let is_same = live.fingerprint.load(Ordering::Relaxed) == fingerprint;
-        if is_same {
-            self.mark(&live);
+        let Some(live) = self.known.by_hash.get(hash).map(|live| live.value().clone()) else { return false };
+        if live.fingerprint.load(Ordering::Relaxed) != fingerprint {
+            return false;
         }
-        is_same
+        // The lines have moved; those behind this one will have moved with it.
+        self.next = live.position.load(Ordering::Relaxed) as usize + 1;
+        self.mark(live);
+        true
     }
 
-    fn mark(&mut self, live: &LiveKey) {
+    fn mark(&mut self, live: Arc<LiveKey>) {
         if live.generation.swap(self.generation, Ordering::Relaxed) == self.generation {
-            self.twins.insert(self.known.random.hash_one(live.key.id()));
+            self.twins.insert(self.known.hashing.labels.hash_one(live.key.id()));
         }
         self.set.kept += 1 + live.key.previous().len();
         self.set.keys += 1;
+        self.put_in_order(live);
+    }
+
+    /// Keys that are read from lines of their own are expected again in this order.
+    fn put_in_order(&mut self, live: Arc<LiveKey>) {
+        if live.fingerprint.load(Ordering::Relaxed) != 0 {
+            self.order.push(live);
+        }
     }
 
     /// Takes a key. `fingerprint`: of the text that it was read from, or zero.
     pub(super) fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
         // A key keeps its place only under its current secret: after a rotation it is another one.
+        // Most likely it is the one that was expected, and has changed.
+        self.next += 1;
         let known = self.known.find(&hash).filter(|found| found.rotated_out.is_none());
         match known.map(|found| found.key) {
             Some(live) if draft.is(&live.key) => {
                 // Written in another way, it is the same key.
                 live.fingerprint.store(fingerprint, Ordering::Relaxed);
-                self.mark(&live);
+                self.mark(live);
                 return;
             }
             // Under the labels that it had, a changed key is in nobody's way.
             Some(live) if draft.id == live.key.id() && draft.name == live.key.name() => {}
             _ => self.has_new_labels = true,
         }
-        self.new.ids.push(self.known.random.hash_one(draft.id));
-        self.new.names.extend(draft.name.map(|name| self.known.random.hash_one(name)));
+        self.new.ids.push(self.known.hashing.labels.hash_one(draft.id));
+        self.new.names.extend(draft.name.map(|name| self.known.hashing.labels.hash_one(name)));
         let live = Arc::new(LiveKey::new(draft.into(), fingerprint));
         live.generation.store(self.generation, Ordering::Relaxed);
         let previous = live.key.previous().iter().map(|secret| (secret.hash, live.clone()));
         self.new.hashes.extend(previous.clone().map(|(hash, _)| hash.head()));
         self.set.entries.extend(previous);
         self.new.hashes.push(hash.head());
+        self.put_in_order(live.clone());
         self.set.entries.push((hash, live));
         self.set.keys += 1;
     }
@@ -402,7 +457,7 @@ impl<'a> SetBuilder<'a> {
         self.twins
             .extend(self.set.entries.iter().filter(|(hash, _)| stays(hash)).map(|(hash, _)| hash.head()));
         if self.has_new_labels && self.set.kept > 0 {
-            let random = &self.known.random;
+            let random = &self.known.hashing.labels;
             for entry in self.known.by_hash.iter().filter(|entry| entry.value().is_of(self.generation)) {
                 let key = &entry.value().key;
                 let id = Some(random.hash_one(key.id())).filter(|id| ids.binary_search(id).is_ok());
@@ -414,7 +469,11 @@ impl<'a> SetBuilder<'a> {
         std::mem::take(&mut self.twins)
     }
 
-    pub(super) fn finish(self) -> KeySet {
+    pub(super) fn finish(mut self) -> KeySet {
+        for (position, live) in (0..).zip(&self.order) {
+            live.position.store(position, Ordering::Relaxed);
+        }
+        self.set.order = Arc::new(self.order);
         self.set
     }
 }

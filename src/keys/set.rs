@@ -1,10 +1,9 @@
 //! A set of keys that was read whole, and is ready to be put in the place of the one before.
 
-use std::hash::RandomState;
 use std::sync::Arc;
 
 use super::KeyHash;
-use super::cache::{KeyCache, LiveKey};
+use super::cache::{Hashing, KeyCache, LiveKey};
 use super::directory::LastGood;
 use crate::config::fault::Fault;
 
@@ -17,7 +16,9 @@ pub(crate) struct KeySet {
     /// The mark of those.
     pub(crate) generation: u32,
     /// What the fingerprints of texts in it were made with.
-    pub(crate) random: RandomState,
+    pub(super) hashing: Hashing,
+    /// The keys of a file of lines in their order.
+    pub(super) order: Arc<Vec<Arc<LiveKey>>>,
     /// Keys in all, of which some have several secrets.
     pub(crate) keys: usize,
     /// What is wrong with those files of a directory that were left out, or stay as they were.

@@ -182,8 +182,13 @@ impl KeyHash {
 }
 
 impl PartialEq for KeyHash {
+    /// In constant time: all words are looked at, whichever differs, and the one comparison is of what they come to.
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        let (a, _) = self.0.as_chunks::<8>();
+        let (b, _) = other.0.as_chunks::<8>();
+        let words = a.iter().zip(b).map(|(a, b)| u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b));
+        let difference = words.fold(0, |difference, word| difference | word);
+        difference.ct_eq(&0).into()
     }
 }
 
@@ -263,6 +268,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn digests_that_differ_in_one_bit_are_not_the_same() {
+        let one = KeyHash::of(b"x");
+        assert_eq!(one, KeyHash(one.0));
+        for bit in 0..256 {
+            let mut other = one.0;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(one, KeyHash(other), "bit {bit}");
+        }
+    }
 
     #[test]
     fn a_token_has_the_documented_form() {
