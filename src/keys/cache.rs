@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, RandomState};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -18,6 +18,7 @@ use once_cell::race::OnceBox;
 use tokio::sync::watch;
 
 use super::set::KeySet;
+use super::token::DigestHasher;
 use super::usage::{Usage, UsageBook};
 use crate::keys::{ApiKey, Credential, Draft, KeyHash, KeyRecord};
 use crate::limit::{KeyState, Limiter, Window};
@@ -184,7 +185,7 @@ impl From<&KeySet> for KeyCache {
     }
 }
 
-/// Ready once a secret opens nothing any more.
+/// Ready once a secret opens nothing.
 pub(crate) struct Revocation(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl Revocation {
@@ -288,7 +289,6 @@ impl KeyCache {
         Some(Match { key, rotated_out })
     }
 
-    /// How many secrets open something.
     pub(crate) fn len(&self) -> usize {
         self.by_hash.len()
     }
@@ -342,12 +342,10 @@ impl<'a> SetBuilder<'a> {
         }
     }
 
-    /// Another part of the same set, for another thread.
     pub(super) fn part(&self) -> Self {
         Self::of_generation(self.known, self.generation)
     }
 
-    /// Takes in what another thread has built.
     pub(super) fn join(&mut self, part: SetBuilder<'_>) {
         let KeySet { mut entries, kept, keys, .. } = part.set;
         self.order.extend(part.order);
@@ -475,26 +473,6 @@ impl<'a> SetBuilder<'a> {
         }
         self.set.order = Arc::new(self.order);
         self.set
-    }
-}
-
-/// A digest is uniform already, so its own first bytes serve as its hash.
-#[derive(Default)]
-pub(crate) struct DigestHasher(u64);
-
-impl Hasher for DigestHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
     }
 }
 
