@@ -36,6 +36,7 @@ mod proxy;
 mod reload;
 mod route;
 mod snapshot;
+mod stamp;
 mod upstream;
 mod worker;
 

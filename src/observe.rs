@@ -241,8 +241,6 @@ fn timestamp() -> String {
 }
 
 fn pretty(line: &AccessLine) -> String {
-    let optional =
-        |name: &str, value: Option<&str>| value.map(|value| format!(" {name}={value}")).unwrap_or_default();
     let client = line.client.map(|client| client.to_string());
     format!(
         "{} {:>5} {} {} {} {:.1}ms {}B {}{}{}{}{}{} id={}",
@@ -262,6 +260,11 @@ fn pretty(line: &AccessLine) -> String {
         optional("client", client.as_deref()),
         line.request_id,
     )
+}
+
+/// A field of a line for people, where it has a value.
+fn optional(name: &str, value: Option<&str>) -> String {
+    value.map(|value| format!(" {name}={value}")).unwrap_or_default()
 }
 
 /// An error and what caused it, in one line.

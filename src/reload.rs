@@ -8,6 +8,7 @@ mod files;
 mod handle;
 mod read;
 mod watch;
+mod ways;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
@@ -29,7 +30,8 @@ pub(crate) use files::Baseline;
 use handle::Message;
 pub(crate) use handle::{Handle, Outcome, Part, Report};
 use read::{Ready, ReadyConfig};
-use watch::{Directories, FileSet, Look, Stamps, Touched, Ways};
+use watch::{Directories, FileSet, Look, Stamps, Touched};
+use ways::Ways;
 
 /// A reload that somebody asked for takes what has stood still for this long.
 const ASKED_SETTLE: Duration = Duration::from_millis(100);

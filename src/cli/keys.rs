@@ -11,7 +11,7 @@ mod sources;
 mod verify;
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -194,8 +194,4 @@ fn named(record: &KeyRecord) -> String {
         Some(name) => format!("{} ({name})", record.id),
         None => record.id.clone(),
     }
-}
-
-fn in_words(path: &Path) -> String {
-    path.display().to_string()
 }

@@ -40,7 +40,7 @@ impl<'a> Decoder<'a> {
 
     /// The directory that relative paths in the file start from is the process's own, as in every peer.
     pub(crate) fn fault(&mut self, at: Position, message: impl Into<String>) -> &mut Fault {
-        self.faults.push(Fault { file: self.file.to_owned(), at, message: message.into(), hint: None });
+        self.faults.push(Fault::at(self.file, at, message));
         // Just pushed, so it is there.
         let last = self.faults.len() - 1;
         #[allow(clippy::indexing_slicing, reason = "the line above pushed this very element")]

@@ -28,9 +28,14 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// A fault at a place in a file.
+    pub(crate) fn at(file: &Path, at: Position, message: impl Into<String>) -> Self {
+        Fault { file: file.to_owned(), at, message: message.into(), hint: None }
+    }
+
     /// A fault of a file as a whole: unreadable, missing, empty.
     pub(crate) fn of_file(file: &Path, message: impl Into<String>) -> Self {
-        Fault { file: file.to_owned(), at: Position::default(), message: message.into(), hint: None }
+        Fault::at(file, Position::default(), message)
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -84,7 +84,7 @@ fn syntax_fault(file: &Path, error: &ScanError, quoting: Quoting) -> Fault {
         Quoting::Never => format!("not valid YAML: {}", kind_in_words(error.kind())),
     };
     let at = Position { line: error.marker().line().max(1), column: error.marker().col() + 1 };
-    Fault { file: file.to_owned(), at, message, hint: None }
+    Fault::at(file, at, message)
 }
 
 /// The name of an error's kind without its data: `UnknownAnchor { name: … }` → "unknown anchor".
@@ -192,7 +192,7 @@ impl<'a> Builder<'a> {
             self.anchors.insert(anchor, node.clone());
         }
         let (file, quoting) = (self.file, self.quoting);
-        let fault = |at, message: String| Fault { file: file.to_owned(), at, message, hint: None };
+        let fault = |at, message: String| Fault::at(file, at, message);
         match self.open.last_mut().map(|open| &mut open.what) {
             None => self.root = Some(node),
             Some(OpenKind::List(items)) => items.push(node),
@@ -217,7 +217,7 @@ impl<'a> Builder<'a> {
     }
 
     fn fault(&self, at: Position, message: &str) -> Fault {
-        Fault { file: self.file.to_owned(), at, message: message.to_owned(), hint: None }
+        Fault::at(self.file, at, message)
     }
 }
 

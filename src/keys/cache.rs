@@ -1,8 +1,9 @@
 //! The keys as the request path sees them: a concurrent map from digest to key.
 //!
-//! A reload applies the difference between two sets key by key, new before gone, and never blocks a look-up.
+//! A reload builds a [`KeySet`] with [`SetBuilder`] and applies the difference between two sets key by key, new before gone, and never blocks a look-up.
 
-use std::collections::HashSet;
+mod builder;
+
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, BuildHasherDefault, RandomState};
@@ -17,10 +18,12 @@ use jiff::Timestamp;
 use once_cell::race::OnceBox;
 use tokio::sync::watch;
 
+pub(super) use builder::SetBuilder;
+
 use super::set::KeySet;
 use super::token::DigestHasher;
 use super::usage::{Usage, UsageBook};
-use crate::keys::{ApiKey, Credential, Draft, KeyHash, KeyRecord};
+use crate::keys::{ApiKey, Credential, KeyHash, KeyRecord};
 use crate::limit::{KeyState, Limiter, Window};
 
 /// A key in service: its description, and what is prepared from it on its first use. Most of a million keys never come.
@@ -185,7 +188,7 @@ impl From<&KeySet> for KeyCache {
     }
 }
 
-/// Ready once a secret opens nothing.
+/// Ready once a secret opens nothing any more.
 pub(crate) struct Revocation(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl Revocation {
@@ -289,190 +292,9 @@ impl KeyCache {
         Some(Match { key, rotated_out })
     }
 
+    /// How many secrets open something.
     pub(crate) fn len(&self) -> usize {
         self.by_hash.len()
-    }
-}
-
-/// Collects the keys of one set. Those that are in service already, unchanged, are marked, and not made anew.
-#[derive(Debug)]
-pub(super) struct SetBuilder<'a> {
-    known: &'a KeyCache,
-    generation: u32,
-    set: KeySet,
-    /// The keys of the last file in their order, and the one that is expected next.
-    expected: Arc<Vec<Arc<LiveKey>>>,
-    next: usize,
-    /// Those of this one.
-    order: Vec<Arc<LiveKey>>,
-    new: Labels,
-    /// Whether any of the new has an id or a name that it did not have before.
-    has_new_labels: bool,
-    twins: HashSet<u64>,
-}
-
-/// Which labels and digests new keys have, in eight bytes each: a million strings would be a hundred megabytes.
-#[derive(Debug, Default)]
-struct Labels {
-    ids: Vec<u64>,
-    names: Vec<u64>,
-    hashes: Vec<u64>,
-}
-
-impl<'a> SetBuilder<'a> {
-    /// Begins a set. Marks of one that was begun before, and not put in place, count for nothing from here on.
-    pub(super) fn new(known: &'a KeyCache) -> Self {
-        let generation = known.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        Self::of_generation(known, generation)
-    }
-
-    fn of_generation(known: &'a KeyCache, generation: u32) -> Self {
-        let set = KeySet { generation, hashing: known.hashing.clone(), ..KeySet::default() };
-        let expected = known.order.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        SetBuilder {
-            known,
-            generation,
-            set,
-            expected,
-            next: 0,
-            order: Vec::new(),
-            new: Labels::default(),
-            has_new_labels: false,
-            twins: HashSet::new(),
-        }
-    }
-
-    pub(super) fn part(&self) -> Self {
-        Self::of_generation(self.known, self.generation)
-    }
-
-    pub(super) fn join(&mut self, part: SetBuilder<'_>) {
-        let KeySet { mut entries, kept, keys, .. } = part.set;
-        self.order.extend(part.order);
-        self.set.entries.append(&mut entries);
-        self.set.kept += kept;
-        self.set.keys += keys;
-        let Labels { mut ids, mut names, mut hashes } = part.new;
-        self.new.ids.append(&mut ids);
-        self.new.names.append(&mut names);
-        self.new.hashes.append(&mut hashes);
-        self.has_new_labels |= part.has_new_labels;
-        self.twins.extend(part.twins);
-    }
-
-    /// What tells one text from another.
-    pub(super) fn fingerprint(&self, text: &[u8]) -> u64 {
-        self.known.hashing.lines.hash_one(text).max(1)
-    }
-
-    /// Takes the key that is expected next, if it was read from a text with this fingerprint: most of a million lines are
-    /// where they were, and need not be looked up.
-    pub(super) fn keep_next(&mut self, fingerprint: u64) -> bool {
-        let live = self.expected.get(self.next);
-        let live = live.filter(|live| live.fingerprint.load(Ordering::Relaxed) == fingerprint).cloned();
-        let Some(live) = live else { return false };
-        self.next += 1;
-        self.mark(live);
-        true
-    }
-
-    /// Takes a key by one of its digests alone, if it is in service and was read from a text with this fingerprint.
-    pub(super) fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool {
-        let Some(live) = self.known.by_hash.get(hash).map(|live| live.value().clone()) else { return false };
-        if live.fingerprint.load(Ordering::Relaxed) != fingerprint {
-            return false;
-        }
-        // The lines have moved; those behind this one will have moved with it.
-        self.next = live.position.load(Ordering::Relaxed) as usize + 1;
-        self.mark(live);
-        true
-    }
-
-    fn mark(&mut self, live: Arc<LiveKey>) {
-        if live.generation.swap(self.generation, Ordering::Relaxed) == self.generation {
-            self.twins.insert(self.known.hashing.labels.hash_one(live.key.id()));
-        }
-        self.set.kept += 1 + live.key.previous().len();
-        self.set.keys += 1;
-        self.put_in_order(live);
-    }
-
-    /// Keys that are read from lines of their own are expected again in this order.
-    fn put_in_order(&mut self, live: Arc<LiveKey>) {
-        if live.fingerprint.load(Ordering::Relaxed) != 0 {
-            self.order.push(live);
-        }
-    }
-
-    /// Takes a key. `fingerprint`: of the text that it was read from, or zero.
-    pub(super) fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
-        // A key keeps its place only under its current secret: after a rotation it is another one.
-        // Most likely it is the one that was expected, and has changed.
-        self.next += 1;
-        let known = self.known.find(&hash).filter(|found| found.rotated_out.is_none());
-        match known.map(|found| found.key) {
-            Some(live) if draft.is(&live.key) => {
-                // Written in another way, it is the same key.
-                live.fingerprint.store(fingerprint, Ordering::Relaxed);
-                self.mark(live);
-                return;
-            }
-            // Under the labels that it had, a changed key is in nobody's way.
-            Some(live) if draft.id == live.key.id() && draft.name == live.key.name() => {}
-            _ => self.has_new_labels = true,
-        }
-        self.new.ids.push(self.known.hashing.labels.hash_one(draft.id));
-        self.new.names.extend(draft.name.map(|name| self.known.hashing.labels.hash_one(name)));
-        let live = Arc::new(LiveKey::new(draft.into(), fingerprint));
-        live.generation.store(self.generation, Ordering::Relaxed);
-        let previous = live.key.previous().iter().map(|secret| (secret.hash, live.clone()));
-        self.new.hashes.extend(previous.clone().map(|(hash, _)| hash.head()));
-        self.set.entries.extend(previous);
-        self.new.hashes.push(hash.head());
-        self.put_in_order(live.clone());
-        self.set.entries.push((hash, live));
-        self.set.keys += 1;
-    }
-
-    pub(super) fn add_all<'r>(mut self, records: impl IntoIterator<Item = &'r KeyRecord>) -> Self {
-        for record in records {
-            self.add(record.hash, record.draft(), 0);
-        }
-        self
-    }
-
-    /// The labels of what stands twice, most likely: an id, a name, a digest.
-    pub(super) fn twins(&mut self) -> HashSet<u64> {
-        let Labels { ids, names, hashes } = &mut self.new;
-        for labels in [&mut *ids, names, hashes] {
-            labels.sort_unstable();
-            let pairs = labels.windows(2).filter(|pair| pair.first() == pair.last());
-            self.twins.extend(pairs.filter_map(|pair| pair.first()));
-        }
-        // Keys that stay have nothing in common with each other; what is new may have, with one of them.
-        let stays =
-            |hash: &KeyHash| self.known.by_hash.get(hash).is_some_and(|live| live.is_of(self.generation));
-        self.twins
-            .extend(self.set.entries.iter().filter(|(hash, _)| stays(hash)).map(|(hash, _)| hash.head()));
-        if self.has_new_labels && self.set.kept > 0 {
-            let random = &self.known.hashing.labels;
-            for entry in self.known.by_hash.iter().filter(|entry| entry.value().is_of(self.generation)) {
-                let key = &entry.value().key;
-                let id = Some(random.hash_one(key.id())).filter(|id| ids.binary_search(id).is_ok());
-                let name = key.name().map(|name| random.hash_one(name));
-                let name = name.filter(|name| names.binary_search(name).is_ok());
-                self.twins.extend(id.into_iter().chain(name));
-            }
-        }
-        std::mem::take(&mut self.twins)
-    }
-
-    pub(super) fn finish(mut self) -> KeySet {
-        for (position, live) in (0..).zip(&self.order) {
-            live.position.store(position, Ordering::Relaxed);
-        }
-        self.set.order = Arc::new(self.order);
-        self.set
     }
 }
 

@@ -7,6 +7,8 @@ mod disk;
 mod entry;
 mod layout;
 mod lines;
+mod list;
+mod places;
 mod text;
 
 use std::collections::{HashMap, HashSet};
@@ -44,12 +46,16 @@ impl From<Fault> for EditError {
     }
 }
 
-fn no_such<T>(path: &Path) -> Result<T, EditError> {
-    refused(format!("{} has no key of this id or name; `bearward keys list` shows them", path.display()))
-}
-
 fn refused<T>(message: impl Into<String>) -> Result<T, EditError> {
     Err(EditError::Refused(message.into()))
+}
+
+fn last<T>(record: &KeyRecord) -> Result<T, EditError> {
+    refused(format!(
+        "{} is the last key: a running server refuses a store without keys and would let it in for ever; `bearward keys \
+         revoke {0}` turns it off",
+        record.id
+    ))
 }
 
 /// A store that nobody else changes for as long as this lives.
@@ -83,6 +89,11 @@ impl Editor {
         Ok(Editor { store, locked })
     }
 
+    /// Where the store is.
+    pub(crate) fn path(&self) -> &Path {
+        self.store.path()
+    }
+
     /// A key as it stands in a store of this kind, for people to put where it belongs.
     pub(crate) fn pasteable(&self, record: &KeyRecord) -> String {
         match &self.store {
@@ -108,38 +119,7 @@ impl Editor {
 
     /// The key with this id, or this name.
     pub(crate) fn find(&self, key: &str) -> Result<Found, EditError> {
-        let is_it = |record: &KeyRecord| record.id == key || record.name.as_deref() == Some(key);
-        let path = self.store.path();
-        let mut found = match &self.store {
-            Store::Directory(directory) => find_in_files(directory, is_it)?,
-            Store::JsonLines(_) => lines::find(path, key)?
-                .into_iter()
-                .map(|record| Found { record, file: path.to_owned() })
-                .collect(),
-            store => {
-                let records = store.records()?.into_iter().filter(&is_it);
-                records.map(|record| Found { record, file: path.to_owned() }).collect()
-            }
-        };
-        // An id is nobody's name.
-        if let Some(by_id) = found.iter().position(|found| found.record.id == key) {
-            found.swap(0, by_id);
-        }
-        match found.into_iter().next() {
-            Some(found) => Ok(found),
-            None => no_such(path),
-        }
-    }
-
-    /// The key with this id or name in the store at `path`, which is not locked for a look.
-    pub(crate) fn look(path: &Path, key: &str) -> Result<KeyRecord, EditError> {
-        let records = Store::at(path)?.records()?;
-        let by_id = records.iter().find(|record| record.id == key);
-        let found = by_id.or_else(|| records.iter().find(|record| record.name.as_deref() == Some(key)));
-        match found {
-            Some(record) => Ok(record.clone()),
-            None => no_such(path),
-        }
+        find(&self.store, key)
     }
 
     /// Adds keys.
@@ -158,7 +138,7 @@ impl Editor {
                 let source = if path.exists() { Some(store::read(path)?) } else { None };
                 let entries: Vec<Vec<String>> = records.iter().map(entry::fields).collect();
                 let after = [before, records.to_vec()].concat();
-                let text = text::add(source.as_deref().unwrap_or_default(), &entries);
+                let text = list::add(source.as_deref().unwrap_or_default(), &entries);
                 self.write(path, source.as_deref(), text, |text| yaml::parse(path, text), &after)
             }
             Store::Directory(directory) => {
@@ -199,18 +179,11 @@ impl Editor {
     /// Takes a key out.
     pub(crate) fn delete(&self, found: &Found) -> Result<(), EditError> {
         let Found { record, file } = found;
-        let last = || {
-            refused(format!(
-                "{} is the last key: a running server refuses a store without keys and would let it in for ever; `bearward \
-                 keys revoke {0}` turns it off",
-                record.id
-            ))
-        };
         if let Store::JsonLines(_) = &self.store {
             return lines::replace(&self.locked, file, record, None);
         }
         if self.records()?.len() < 2 {
-            return last();
+            return last(record);
         }
         let source = store::read(file)?;
         if let Store::Text(_) = &self.store {
@@ -230,7 +203,7 @@ impl Editor {
         if expected.is_empty() {
             return self.locked.remove(file);
         }
-        let text = text::delete(&source, &record.id);
+        let text = list::delete(&source, &record.id);
         self.write(file, Some(&source), text, |text| yaml::parse_part(file, text), &expected)
     }
 
@@ -258,6 +231,27 @@ impl Editor {
             Some(source) => store::read(file).is_ok_and(|now| now == source),
             None => fs::symlink_metadata(file).is_err(),
         })
+    }
+}
+
+/// The key with this id, or this name, in a store that need not be locked for a look.
+pub(crate) fn find(store: &Store, key: &str) -> Result<Found, EditError> {
+    let is_it = |record: &KeyRecord| record.id == key || record.name.as_deref() == Some(key);
+    let path = store.path();
+    let found = |record| Found { record, file: path.to_owned() };
+    let mut found: Vec<Found> = match store {
+        Store::Directory(directory) => find_in_files(directory, is_it)?,
+        Store::JsonLines(_) => lines::find(path, key)?.into_iter().map(found).collect(),
+        Store::Yaml(_) | Store::Text(_) => store.records()?.into_iter().filter(is_it).map(found).collect(),
+    };
+    // An id goes before a name.
+    found.sort_by_key(|found| found.record.id != key);
+    match found.into_iter().next() {
+        Some(found) => Ok(found),
+        None => refused(format!(
+            "{} has no key of this id or name; `bearward keys list` shows them",
+            path.display()
+        )),
     }
 }
 

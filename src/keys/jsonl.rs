@@ -5,11 +5,10 @@
 //! narrows it by its text, which many keys have alike. Whatever the short way does not take, for whichever reason, goes
 //! the long way of every other store, through a tree of values with their places, which tells what is wrong.
 
+mod blocks;
 mod line;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::str;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,18 +17,15 @@ use std::time::{Duration, Instant};
 use super::cache::{KeyCache, SetBuilder};
 use super::record::{self, KeyRecord, Unique};
 use super::set::{KeySet, Pace, Reading};
-use super::store::{open, unreadable};
 use super::{KeyHash, Terms};
 use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults, Position};
 use crate::config::tree::{self, Quoting};
+use blocks::{BLOCK, Blocks, MAX_LINE, lines, too_long};
+pub(super) use blocks::{each_line, each_raw_line};
 pub(super) use line::is_of;
 use line::{Instants, Line};
 
-/// No honest line is longer.
-const MAX_LINE: usize = 64 * 1024;
-/// What a thread reads at a time.
-const BLOCK: usize = 1024 * 1024;
 /// What is read at a time while requests are served …
 const SHORT_BLOCK: usize = 64 * 1024;
 /// … and behind so much work, a rest as long: a request waits for that, and not for the system's time slice.
@@ -96,90 +92,6 @@ pub(super) fn record(path: &Path, line: &[u8]) -> Option<KeyRecord> {
     long_way(path, 1, line, &mut Vec::new())
 }
 
-/// Calls `take` with every line that is not blank, and its number, until it says that this is enough.
-pub(super) fn each_line(path: &Path, mut take: impl FnMut(usize, &[u8]) -> bool) -> Result<(), Fault> {
-    each_raw_line(path, |number, line| {
-        let line = line.trim_ascii();
-        Ok::<bool, Fault>(line.is_empty() || take(number, line))
-    })
-}
-
-/// Calls `take` with every line as it is, its end included, and its number, until it says that this is enough.
-pub(super) fn each_raw_line<E: From<Fault>>(
-    path: &Path,
-    mut take: impl FnMut(usize, &[u8]) -> Result<bool, E>,
-) -> Result<(), E> {
-    let mut blocks = Blocks::open(path, BLOCK)?;
-    let mut block = Vec::new();
-    while let Some(first) = blocks.next(&mut block)? {
-        for (index, line) in lines(&block).enumerate() {
-            if !take(first + index, line)? {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The lines of a block, with their ends.
-fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = block;
-    std::iter::from_fn(move || {
-        let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |newline| newline + 1);
-        let (line, behind) = rest.split_at_checked(end).filter(|(line, _)| !line.is_empty())?;
-        rest = behind;
-        Some(line)
-    })
-}
-
-/// A file in blocks of whole lines.
-struct Blocks<'p> {
-    path: &'p Path,
-    file: File,
-    /// The beginning of a line whose end is not read yet.
-    rest: Vec<u8>,
-    /// How much is read at a time.
-    step: usize,
-    /// The number of the next line.
-    line: usize,
-}
-
-impl<'p> Blocks<'p> {
-    fn open(path: &'p Path, step: usize) -> Result<Self, Fault> {
-        Ok(Blocks { path, file: open(path)?, rest: Vec::new(), step, line: 1 })
-    }
-
-    /// Puts the next lines in the place of what `block` holds, and says the number of the first; `None` at the end.
-    fn next(&mut self, block: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
-        std::mem::swap(block, &mut self.rest);
-        self.rest.clear();
-        loop {
-            let before = block.len();
-            let read = (&mut self.file).take(self.step as u64).read_to_end(block);
-            let read = read.map_err(|error| unreadable(self.path, &error))?;
-            let new = block.get(before..).unwrap_or_default();
-            match memchr::memrchr(b'\n', new) {
-                Some(newline) => {
-                    self.rest.extend_from_slice(new.get(newline + 1..).unwrap_or_default());
-                    block.truncate(before + newline + 1);
-                    break;
-                }
-                None if read == 0 => break,
-                None if block.len() > MAX_LINE => return Err(too_long(self.path, self.line)),
-                None => {}
-            }
-        }
-        let first = self.line;
-        self.line += memchr::memchr_iter(b'\n', block).count();
-        Ok(Some(first).filter(|_| !block.is_empty()))
-    }
-}
-
-fn too_long(path: &Path, line: usize) -> Fault {
-    let message = "this line is longer than 64 KiB".to_owned();
-    Fault { file: path.to_owned(), at: Position { line, column: 1 }, message, hint: None }
-}
-
 fn decode(
     path: &Path,
     number: usize,
@@ -192,8 +104,7 @@ fn decode(
         return None;
     }
     let Ok(text) = str::from_utf8(line) else {
-        let at = Position { line: number, column: 1 };
-        faults.push(Fault { file: path.to_owned(), at, message: "not UTF-8".to_owned(), hint: None });
+        faults.push(Fault::at(path, Position { line: number, column: 1 }, "not UTF-8"));
         return None;
     };
     let node = tree::from_json(path, text, number).map_err(|fault| faults.push(fault)).ok()?;

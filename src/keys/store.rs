@@ -92,7 +92,7 @@ impl Store {
 }
 
 /// A file of keys that can't be read, with what makes one where there is none.
-pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
+pub(in crate::keys) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
     let fault = Fault::of_file(path, format!("the key file can't be read: {error}"));
     match error.kind() {
         std::io::ErrorKind::NotFound => fault
@@ -102,7 +102,7 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
 }
 
 /// Opens a file of keys, and nothing else: a pipe would be waited for, a device has no end.
-pub(super) fn open(path: &Path) -> Result<fs::File, Fault> {
+pub(in crate::keys) fn open(path: &Path) -> Result<fs::File, Fault> {
     let failed = |error: std::io::Error| unreadable(path, &error);
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;

@@ -22,8 +22,7 @@ pub(crate) fn parse(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults>
             continue;
         }
         let mut fault = |message: &str, hint: String| {
-            let fault = Fault { file: path.to_owned(), at, message: message.to_owned(), hint: None };
-            faults.push(fault.hint(hint));
+            faults.push(Fault::at(path, at, message).hint(hint));
         };
         match is_presentable(token).then(|| Credential::new(token.as_bytes())) {
             None => {

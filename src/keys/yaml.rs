@@ -32,7 +32,7 @@ pub(crate) fn parse_part(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Fa
 }
 
 /// Whether a file is a list of keys, by its one field; else it is one key.
-pub(crate) fn is_list(root: &Node) -> bool {
+fn is_list(root: &Node) -> bool {
     matches!(&root.kind, Kind::Map(fields) if fields.iter().any(|(key, _)| key.name == "keys"))
 }
 

@@ -9,7 +9,7 @@ use http::{HeaderValue, Method};
 use serde::Serialize;
 
 use super::log::LogWriter;
-use super::{timestamp, with_sources};
+use super::{optional, timestamp, with_sources};
 use crate::denial::Denial;
 
 /// What is worth a look although it was let in.
@@ -121,8 +121,6 @@ fn tell(
 }
 
 fn pretty(line: &AuditLine<'_>) -> String {
-    let optional =
-        |name: &str, value: Option<&str>| value.map(|value| format!(" {name}={value}")).unwrap_or_default();
     let client = line.client.map(|client| client.to_string());
     format!(
         "{} {:>5} audit {} {} {}{}{}{}{}{} id={}",

@@ -6,8 +6,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
@@ -45,13 +44,14 @@ struct Waiting {
     /// Something that should not wait for the batch.
     is_urgent: bool,
     is_closing: bool,
+    /// The thread has written the last of it.
+    is_closed: bool,
 }
 
 /// Ends the log's thread, once all that waits is written. Keep it until the process ends.
 #[derive(Debug)]
 pub struct LogGuard {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl LogWriter {
@@ -59,10 +59,8 @@ impl LogWriter {
     pub(crate) fn new(sink: impl Write + Send + 'static, is_json: bool) -> io::Result<(Arc<Self>, LogGuard)> {
         let shared = Arc::new(Shared { waiting: Mutex::default(), changed: Condvar::new() });
         let of_thread = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("log".to_owned())
-            .spawn(move || write_batches(&of_thread, sink))?;
-        let guard = LogGuard { shared: shared.clone(), thread: Some(thread) };
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || write_batches(&of_thread, sink))?;
+        let guard = LogGuard { shared: shared.clone() };
         Ok((Arc::new(LogWriter { shared, is_json }), guard))
     }
 
@@ -130,6 +128,8 @@ fn write_batches(shared: &Shared, mut sink: impl Write) {
             let _lost = sink.write_all(&lines).and_then(|()| sink.flush());
         }
         if is_closing && lines.is_empty() {
+            shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
+            shared.changed.notify_all();
             return;
         }
         if dropped > 0 {
@@ -140,14 +140,12 @@ fn write_batches(shared: &Shared, mut sink: impl Write) {
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_closing = true;
-        self.shared.changed.notify_one();
-        let Some(thread) = self.thread.take() else { return };
+        let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.is_closing = true;
+        self.shared.changed.notify_all();
         // A reader that takes nothing must not keep the process from ending.
-        let until = Instant::now() + FAREWELL;
-        while !thread.is_finished() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let is_open = |waiting: &mut Waiting| !waiting.is_closed;
+        let _in_time_or_not = self.shared.changed.wait_timeout_while(waiting, FAREWELL, is_open);
     }
 }
 

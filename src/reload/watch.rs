@@ -6,17 +6,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use sha2::{Digest, Sha256};
 
+use super::ways::{Ways, expanded};
 use crate::config::ReadFile;
 use crate::config::fault::{Fault, Faults};
-use crate::keys::directory;
+use crate::stamp::Stamp;
 
 /// What was written in place counts once it has stood still for this long. It is longer than a writer's pauses, since
 /// the beginning of a list is a valid list; it is short enough for a change to be live within a second.
@@ -29,31 +29,6 @@ const DIRECTORY_PATIENCE: Duration = Duration::from_secs(5);
 const COMPARED_BYTES: u64 = 4 * 1024 * 1024;
 /// No honest file is larger.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
-/// More symbolic links than this are a loop (as the kernel has it).
-const MAX_LINKS: usize = 40;
-
-/// What tells one state of a file from another without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(Stamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-}
 
 /// The state of several files, those of directories included; `None` for one that is not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,14 +42,6 @@ impl Stamps {
     fn bytes(&self) -> u64 {
         self.0.iter().filter_map(|(_, stamp)| stamp.as_ref()).map(|stamp| stamp.length).sum()
     }
-}
-
-/// The files that are meant, where a path may be that of a directory of files.
-fn expanded(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ {
-    paths.iter().flat_map(|path| match path.is_dir().then(|| directory::files(path)) {
-        Some(Ok(files)) => files,
-        _ => vec![path.clone()],
-    })
 }
 
 /// Files that are taken together or not at all.
@@ -239,36 +206,6 @@ impl FileSet {
     }
 }
 
-/// What leads to files, so that a change of any of it is a change of theirs.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Ways {
-    /// The files' own directory entries, and those of all links to them.
-    entries: BTreeSet<PathBuf>,
-    /// Directories of which every file matters, also one that is not there yet.
-    directories: BTreeSet<PathBuf>,
-}
-
-impl Ways {
-    fn to(files: &[PathBuf]) -> Self {
-        let directories =
-            files.iter().filter(|path| path.is_dir()).filter_map(|path| path.canonicalize().ok());
-        // A directory may be replaced itself.
-        let all = expanded(files).chain(files.iter().cloned());
-        Ways { directories: directories.collect(), entries: all.flat_map(|path| entries_to(&path)).collect() }
-    }
-
-    fn lead_over(&self, path: &Path) -> bool {
-        let is_hidden = || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        self.entries.contains(path)
-            || path.parent().is_some_and(|parent| self.directories.contains(parent)) && !is_hidden()
-    }
-
-    pub(super) fn join(&mut self, other: &Ways) {
-        self.entries.extend(other.entries.iter().cloned());
-        self.directories.extend(other.directories.iter().cloned());
-    }
-}
-
 /// Whether all may be opened: a pipe would be waited for, a device has no end.
 pub(super) fn openable<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Result<(), Faults> {
     let fault = |path: &PathBuf| {
@@ -305,44 +242,6 @@ pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
         digest.update(length.to_be_bytes());
     }
     Some(digest.finalize().into())
-}
-
-/// Every directory entry that leads to `path`: the file itself, and each symbolic link on the way. A change of any
-/// of them is a change of the file: the kubelet swaps the link `..data`, and nothing else.
-fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
-    let mut entries = BTreeSet::new();
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut walked = PathBuf::new();
-    let mut rest: Vec<PathBuf> = components(&absolute);
-    let mut links = 0;
-    while let Some(next) = rest.pop() {
-        if next == Path::new("..") {
-            walked.pop();
-            continue;
-        }
-        let here = walked.join(&next);
-        match fs::read_link(&here) {
-            Ok(target) if links < MAX_LINKS => {
-                links += 1;
-                entries.insert(here);
-                rest.extend(components(&target));
-                if target.is_absolute() {
-                    walked = PathBuf::new();
-                }
-            }
-            _ => walked = here,
-        }
-    }
-    entries.insert(walked);
-    entries
-}
-
-/// The parts of a path, the first one last.
-fn components(path: &Path) -> Vec<PathBuf> {
-    let parts = path.components().filter(|part| !matches!(part, Component::CurDir));
-    let mut parts: Vec<PathBuf> = parts.map(|part| PathBuf::from(part.as_os_str())).collect();
-    parts.reverse();
-    parts
 }
 
 /// What the system told of a directory entry.
@@ -407,8 +306,6 @@ impl Directories {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
 
     fn set(path: &Path) -> FileSet {
@@ -468,20 +365,6 @@ mod tests {
         assert!(set.heard(&touched(&path, false)));
         assert_eq!(set.look(now, false), Look::Changing(SETTLED_IN_PLACE));
         assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed, "gone is a change, too");
-    }
-
-    #[test]
-    fn all_links_to_a_file_are_known() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().canonicalize().unwrap();
-        fs::create_dir(root.join("..1")).unwrap();
-        fs::write(root.join("..1/keys.yaml"), "x").unwrap();
-        symlink("..1", root.join("..data")).unwrap();
-        symlink("..data/keys.yaml", root.join("keys.yaml")).unwrap();
-        let expected = ["..1/keys.yaml", "..data", "keys.yaml"].map(|name| root.join(name));
-        assert_eq!(entries_to(&root.join("keys.yaml")), BTreeSet::from(expected));
-        symlink(root.join("loop"), root.join("loop")).unwrap();
-        assert!(!entries_to(&root.join("loop")).is_empty(), "a loop ends");
     }
 
     #[test]

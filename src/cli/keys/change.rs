@@ -5,35 +5,49 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Span;
 
-use super::{StoreArgument, ahead, in_words, named, now, or_by_hand, show_secret};
+use super::{StoreArgument, ahead, named, now, or_by_hand, show_secret};
 use crate::cli::{Failure, say};
 use crate::config::AgeAction;
-use crate::keys::edit::Editor;
+use crate::keys::edit::{Editor, Found};
 use crate::keys::token::Token;
 use crate::keys::{KeyRecord, Secret};
 
+/// Which key is meant.
 #[derive(Debug, Args)]
-pub(super) struct Rotate {
+struct KeyArgument {
     /// The key's id, or its name
     key: String,
+    #[command(flatten)]
+    store: StoreArgument,
+}
+
+impl KeyArgument {
+    /// Its store, open for a change, and the key in it.
+    fn open(&self) -> Result<(Editor, Found), Failure> {
+        let editor = Editor::open(&self.store.path()?)?;
+        let found = editor.find(&self.key)?;
+        Ok((editor, found))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rotate {
+    #[command(flatten)]
+    meant: KeyArgument,
     /// How long the old secret lives on; 0 ends it at once, and all that are older
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     grace: String,
     /// A new end of the key itself, as in 90d; left out, it stays
     #[arg(long, value_name = "DURATION")]
     expires_in: Option<String>,
-    #[command(flatten)]
-    store: StoreArgument,
 }
 
 impl Rotate {
     pub(super) fn execute(self) -> Result<(), Failure> {
-        let path = self.store.path()?;
-        let editor = Editor::open(&path)?;
-        let found = editor.find(&self.key)?;
+        let (editor, found) = self.meant.open()?;
         let token = Token::generate_for(&found.record.id)
             .map_err(|error| Failure::Failed(format!("no randomness: {error}")))?;
-        let config = self.store.configuration()?;
+        let config = self.meant.store.configuration()?;
         let max_age = config.and_then(|config| config.keys.max_age);
         let refused_age =
             max_age.filter(|max_age| max_age.action == AgeAction::Refuse).map(|max_age| max_age.age);
@@ -97,17 +111,13 @@ impl Rotate {
 
 #[derive(Debug, Args)]
 pub(super) struct Revoke {
-    /// The key's id, or its name
-    key: String,
     #[command(flatten)]
-    store: StoreArgument,
+    meant: KeyArgument,
 }
 
 impl Revoke {
     pub(super) fn execute(self) -> Result<(), Failure> {
-        let path = self.store.path()?;
-        let editor = Editor::open(&path)?;
-        let found = editor.find(&self.key)?;
+        let (editor, found) = self.meant.open()?;
         if found.record.disabled {
             say(&format!("bearward: {} was turned off before", named(&found.record)));
             return Ok(());
@@ -121,19 +131,15 @@ impl Revoke {
 
 #[derive(Debug, Args)]
 pub(super) struct Delete {
-    /// The key's id, or its name
-    key: String,
     #[command(flatten)]
-    store: StoreArgument,
+    meant: KeyArgument,
 }
 
 impl Delete {
     pub(super) fn execute(self) -> Result<(), Failure> {
-        let path = self.store.path()?;
-        let editor = Editor::open(&path)?;
-        let found = editor.find(&self.key)?;
+        let (editor, found) = self.meant.open()?;
         or_by_hand(&editor, None, editor.delete(&found))?;
-        say(&format!("bearward: {} is deleted from {}", named(&found.record), in_words(&path)));
+        say(&format!("bearward: {} is deleted from {}", named(&found.record), editor.path().display()));
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::{StoreArgument, ahead, in_words, named, now, permission, show_secret};
+use super::{StoreArgument, ahead, named, now, permission, show_secret};
 use crate::cli::{Failure, say};
 use crate::config::Quota;
 use crate::config::decode::parse_duration;
@@ -117,7 +117,7 @@ impl Create {
             say(&format!(
                 "bearward: {} added to {}; its secret is shown this once",
                 named(&record),
-                in_words(&path)
+                path.display()
             ));
         }
         show_secret(&token, &record, &editor, written)

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::create::TermsArguments;
 use super::sources::{self, Format, Presented, Source};
-use super::{StoreArgument, in_words, permission};
+use super::{StoreArgument, permission};
 use crate::cli::{Failure, say};
 use crate::config::Quota;
 use crate::keys::edit::Editor;
@@ -83,7 +83,7 @@ impl Import {
         }
         editor.add(&records)?;
         let count = records.len();
-        say(&format!("bearward: {count} imported into {}, as hashes; the list can go", in_words(&path)));
+        say(&format!("bearward: {count} imported into {}, as hashes; the list can go", path.display()));
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{ROTATION, StoreArgument, permission};
 use crate::cli::{Failure, print};
-use crate::keys::edit::Editor;
+use crate::keys::edit::find;
 use crate::keys::store::Store;
 use crate::keys::{KeyRecord, Permission};
 
@@ -238,8 +238,7 @@ pub(super) struct Show {
 impl Show {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (max_age, now) = (rotation(&self.store)?, Timestamp::now());
-        let path = self.store.path()?;
-        let record = Editor::look(&path, &self.key)?;
+        let record = find(&Store::at(&self.store.path()?)?, &self.key)?.record;
         let row = Row::of(record, now, max_age);
         let shown = row.as_json(now);
         if self.json {

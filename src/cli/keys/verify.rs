@@ -6,7 +6,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{StoreArgument, in_words, read_token};
+use super::{StoreArgument, read_token};
 use crate::cli::{Failure, print};
 use crate::keys::cache::{KeyCache, Match, Unopened};
 use crate::keys::set::Reading;
@@ -38,7 +38,7 @@ impl Verify {
                     Unopened::Mistyped => {
                         "a bearward token with a wrong checksum: a character is lost or changed".to_owned()
                     }
-                    Unopened::Unknown => format!("no key of {} opens with it", in_words(&path)),
+                    Unopened::Unknown => format!("no key of {} opens with it", path.display()),
                 };
                 return self.told(credential.key_id(), Some((unopened.name(), why)), None);
             }

@@ -24,10 +24,6 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn fault(&self, at: Position, message: impl Into<String>) -> Fault {
-        Fault { file: self.file.to_owned(), at, message: message.into(), hint: None }
-    }
-
     /// Where `part`, a slice of the source, stands.
     fn place(&self, part: &str) -> Position {
         let offset = (part.as_ptr() as usize).saturating_sub(self.source.as_ptr() as usize);
@@ -38,11 +34,11 @@ impl Reader<'_> {
     fn node(&self, part: &str, depth: usize) -> Result<Node, Fault> {
         let at = self.place(part);
         if depth >= MAX_DEPTH {
-            return Err(self.fault(at, "nested too deeply"));
+            return Err(Fault::at(self.file, at, "nested too deeply"));
         }
         let invalid = |error: serde_json::Error| {
             let at = Position { column: at.column + error.column().saturating_sub(1), ..at };
-            self.fault(at, "not valid JSON").with_category(&error)
+            Fault::at(self.file, at, "not valid JSON").hint(hint(&error))
         };
         let mut deserializer = serde_json::Deserializer::from_str(part);
         let kind = match part.as_bytes().first() {
@@ -78,7 +74,7 @@ impl Reader<'_> {
             });
             at.column -= usize::from(matches!(name, Cow::Borrowed(_)));
             if fields.iter().any(|(known, _)| known.name == name) {
-                return Err(self.fault(at, "this field stands twice"));
+                return Err(Fault::at(self.file, at, "this field stands twice"));
             }
             fields.push((Key { at, name: name.into_owned() }, self.node(value.get(), depth + 1)?));
         }
@@ -86,12 +82,10 @@ impl Reader<'_> {
     }
 }
 
-impl Fault {
-    fn with_category(self, error: &serde_json::Error) -> Self {
-        match error.classify() {
-            serde_json::error::Category::Eof => self.hint("the line ends too early"),
-            _ => self.hint("one object on a line, as in {\"id\": …, \"hash\": …, \"permissions\": […]}"),
-        }
+fn hint(error: &serde_json::Error) -> &'static str {
+    match error.classify() {
+        serde_json::error::Category::Eof => "the line ends too early",
+        _ => "one object on a line, as in {\"id\": …, \"hash\": …, \"permissions\": […]}",
     }
 }
 

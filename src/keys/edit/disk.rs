@@ -17,20 +17,8 @@ const SUFFIX: &str = ".tmp";
 /// A command that holds the lock for longer is stuck: one that changes a million keys takes seconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(120);
 const LOCK_LOOK: Duration = Duration::from_millis(5);
-/// More symbolic links than this are a loop (as the kernel has it).
+/// More symbolic links than this are a loop.
 const MAX_LINKS: usize = 40;
-
-/// What tells whether a file is still what it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp(u64, u64, u64, (i64, i64), (i64, i64));
-
-impl Stamp {
-    pub(super) fn of(path: &Path) -> Option<Self> {
-        let file = fs::metadata(path).ok()?;
-        let (modified, changed) = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
-        Some(Stamp(file.dev(), file.ino(), file.len(), modified, changed))
-    }
-}
 
 /// A directory in which nobody else of us writes for as long as this lives.
 #[derive(Debug)]
@@ -199,16 +187,19 @@ pub(super) fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
+/// Where `path` leads to, link by link, itself first.
+fn hops(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let next = |hop: &PathBuf| fs::read_link(hop).ok().map(|target| directory_of(hop).join(target));
+    // The kernel, too, takes what goes on for longer for a loop.
+    std::iter::successors(Some(path.to_owned()), next).take(MAX_LINKS + 1)
+}
+
 /// The file itself, where `path` is a symbolic link to it: what is renamed into a link's place would end the link.
 pub(super) fn resolved(path: &Path) -> Result<PathBuf, EditError> {
-    let mut path = path.to_owned();
-    for _ in 0..MAX_LINKS {
-        match fs::read_link(&path) {
-            Ok(target) => path = directory_of(&path).join(target),
-            Err(_) => return Ok(path),
-        }
+    match hops(path).last() {
+        Some(file) if fs::read_link(&file).is_err() => Ok(file),
+        _ => super::refused(format!("{} is a link to itself", path.display())),
     }
-    super::refused(format!("{} is a link to itself", path.display()))
 }
 
 /// Whether `path` is in a mounted Secret or ConfigMap, or leads there: those are mounted through a link `..data` to a
@@ -218,18 +209,10 @@ pub(super) fn is_mounted(path: &Path) -> bool {
         Component::Normal(name) => name.as_encoded_bytes().starts_with(b".."),
         _ => false,
     };
-    let mut hop = path.to_owned();
-    for _ in 0..MAX_LINKS {
+    hops(path).any(|hop| {
         let directory = if hop.is_dir() { hop.clone() } else { directory_of(&hop) };
-        if hop.components().any(is_dotted) || fs::symlink_metadata(directory.join("..data")).is_ok() {
-            return true;
-        }
-        match fs::read_link(&hop) {
-            Ok(target) => hop = directory_of(&hop).join(target),
-            Err(_) => break,
-        }
-    }
-    false
+        hop.components().any(is_dotted) || fs::symlink_metadata(directory.join("..data")).is_ok()
+    })
 }
 
 /// What the system refused, in words; a store that may not be written gets its own advice.

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use super::disk::{Locked, Stamp};
+use super::disk::Locked;
 use super::{EditError, entry, refused, text};
 use crate::config::fault::Faults;
 use crate::keys::record::KeyRecord;
 use crate::keys::set::{KeySet, Reading};
 use crate::keys::{Credential, KeyHash, jsonl};
+use crate::stamp::Stamp;
 
 fn load(path: &Path) -> Result<KeySet, Faults> {
     let nothing = Default::default();
@@ -74,11 +75,7 @@ pub(super) fn replace(
     let stamp = Stamp::of(path);
     let count = load(path)?.keys;
     if after.is_none() && count < 2 {
-        return refused(format!(
-            "{} is the last key: a running server refuses a store without keys and would let it in for ever; `bearward keys \
-             revoke {0}` turns it off",
-            before.id
-        ));
+        return super::last(before);
     }
     let mut writing = locked.begin(path)?;
     let mut changed = 0;

@@ -2,22 +2,21 @@
 //!
 //! Nothing here is believed: [`super`] reads what came out and compares it with what was meant.
 
-use std::ops::Range;
-
-use super::entry;
 use super::layout::{self, Item, Shape};
+use super::list::last_dash;
+use super::places::{Splice, behind_colon, indentation, line_behind, line_start, newline_of, next_line};
 use crate::keys::record::KeyRecord;
 
 /// A field and its new value, as YAML and JSON both have it.
-pub(super) struct Field {
-    pub(super) name: &'static str,
-    pub(super) value: String,
+struct Field {
+    name: &'static str,
+    value: String,
     /// The value is text, which JSON quotes.
-    pub(super) is_text: bool,
+    is_text: bool,
 }
 
 /// The fields in which `after` differs from `before`, `previous` aside.
-pub(super) fn changed_fields(before: &KeyRecord, after: &KeyRecord) -> Vec<Field> {
+fn changed_fields(before: &KeyRecord, after: &KeyRecord) -> Vec<Field> {
     let text = |name, value: String| Field { name, value, is_text: true };
     let mut fields = Vec::new();
     if before.hash != after.hash {
@@ -63,170 +62,6 @@ pub(super) fn change(source: &str, before: &KeyRecord, after: &KeyRecord, is_jso
     Some(text)
 }
 
-/// The text without one key of its list.
-pub(super) fn delete(source: &str, id: &str) -> Option<String> {
-    let root = layout::of(source)?;
-    let (key, list) = root.field("keys")?;
-    let Shape::List { is_flow, items } = &list.shape else { return None };
-    let index = items.iter().position(|item| item.text("id") == Some(id))?;
-    let item = items.get(index)?;
-    let previous_end =
-        index.checked_sub(1).and_then(|index| items.get(index)).map_or(key.span.end, |item| item.span.end);
-    let mut splices = heirs(source, &root, item);
-    let at = match (is_flow, items.get(index + 1)) {
-        // Only the entry and one comma: comments between entries may be of others.
-        (true, Some(next)) => {
-            let comma = comma(source, item.span.end..next.span.start)?;
-            splices.push(Splice { at: comma..comma + 1, text: String::new() });
-            let is_spaced = source.get(item.span.end..next.span.start)? == ", ";
-            item.span.start..if is_spaced { comma } else { item.span.end }
-        }
-        (true, None) => {
-            if index > 0 {
-                let comma = comma(source, previous_end..item.span.start)?;
-                splices.push(Splice { at: comma..comma + 1, text: String::new() });
-            }
-            item.span.clone()
-        }
-        (false, _) => {
-            let dash = dash_line(source, previous_end, item.span.start)?;
-            let end = end_with_comments(source, item.span.end, indentation(source, dash));
-            // The comment that stands directly above an entry is its own; above the first, it may be a title of all.
-            let above = comments_above(source, dash);
-            let comment = source.get(above..dash)?;
-            let is_named = |name: &str| item.text(name).is_some_and(|text| comment.contains(text));
-            let start = if index > 0 || is_named("id") || is_named("name") { above } else { dash };
-            let above = line_start(source, start.saturating_sub(1));
-            let is_blank = |line: usize| line_at(source, line).trim().is_empty();
-            // Of two empty lines around it, one is enough.
-            let start = if start > 0 && is_blank(above) && is_blank(end) { above } else { start };
-            start..end
-        }
-    };
-    // From behind, so that the places before stay what they are.
-    splices.push(Splice { at, text: String::new() });
-    splices.sort_by_key(|splice| std::cmp::Reverse(splice.at.start));
-    splices.iter().try_fold(source.to_owned(), |text, splice| splice.apply(&text))
-}
-
-/// The comma between two items, and none in a comment there.
-fn comma(source: &str, between: Range<usize>) -> Option<usize> {
-    let mut offset = between.start;
-    for line in source.get(between)?.split_inclusive('\n') {
-        let code = line.split('#').next().unwrap_or_default();
-        if let Some(comma) = code.find(',') {
-            return Some(offset + comma);
-        }
-        offset += line.len();
-    }
-    None
-}
-
-/// What an item names with an anchor goes to the first alias of it elsewhere.
-fn heirs(source: &str, root: &Item, item: &Item) -> Vec<Splice> {
-    let is_inside = |other: &Item| item.span.start <= other.span.start && other.span.end <= item.span.end;
-    let all = root.all();
-    let named =
-        all.iter().filter(|node| node.anchor > 0 && is_inside(node) && !matches!(node.shape, Shape::Alias));
-    let heir = |named: &&Item| {
-        let is_alias = |node: &&&Item| matches!(node.shape, Shape::Alias) && node.anchor == named.anchor;
-        let alias = all.iter().filter(|node| !is_inside(node)).find(is_alias)?;
-        let name = source.get(alias.span.clone())?.strip_prefix('*')?;
-        Some(Splice { at: alias.span.clone(), text: format!("&{name} {}", in_one_line(source, named)) })
-    };
-    named.filter_map(heir).collect()
-}
-
-/// A node in flow style, with its scalars as they are written.
-fn in_one_line(source: &str, item: &Item) -> String {
-    let written = source.get(item.span.clone()).unwrap_or_default();
-    match &item.shape {
-        Shape::Scalar { text, .. } if written.contains('\n') => entry::in_yaml(text),
-        Shape::Scalar { .. } | Shape::Alias => written.to_owned(),
-        Shape::List { items, .. } => {
-            let items: Vec<String> = items.iter().map(|item| in_one_line(source, item)).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Shape::Map { fields, .. } => {
-            let field = |(key, value): &(Item, Item)| {
-                format!("{}: {}", in_one_line(source, key), in_one_line(source, value))
-            };
-            format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
-        }
-    }
-}
-
-/// The text with more keys at the end of its list. `entries`: each as the lines of a block map, without indentation.
-pub(super) fn add(source: &str, entries: &[Vec<String>]) -> Option<String> {
-    let newline = newline_of(source);
-    let Some(root) = layout::of(source).filter(|root| !root.is_null()) else {
-        let mut text = ended(source, newline);
-        text.push_str(&format!("keys:{newline}"));
-        entries.iter().for_each(|entry| text.push_str(&block(entry, "  ", newline)));
-        return Some(text);
-    };
-    let (key, list) = root.field("keys")?;
-    let splice = match &list.shape {
-        Shape::List { is_flow: true, items } if !items.is_empty() => {
-            let last = items.last()?.span.end;
-            let entries: Vec<String> = entries.iter().map(|entry| flow(entry)).collect();
-            Splice { at: last..last, text: format!(", {}", entries.join(", ")) }
-        }
-        Shape::List { is_flow: false, items } => {
-            let before = items.len().checked_sub(2).and_then(|index| items.get(index));
-            let before = before.map_or(key.span.end, |item| item.span.end);
-            let last = items.last()?;
-            let dash = dash_line(source, before, last.span.start)?;
-            let indentation = indentation(source, dash);
-            let end = end_with_comments(source, last.span.end, indentation);
-            // People who put an empty line between entries want one here, too.
-            let above = source.get(..comments_above(source, dash))?;
-            let is_spaced = items.len() > 1 && above.ends_with(&newline.repeat(2));
-            let mut text = String::new();
-            if !source.get(..end)?.ends_with('\n') {
-                text.push_str(newline);
-            }
-            for entry in entries {
-                if is_spaced {
-                    text.push_str(newline);
-                }
-                text.push_str(&block(entry, indentation, newline));
-            }
-            Splice { at: end..end, text }
-        }
-        // `keys:`, `keys: ~`, `keys: []`: a list begins below.
-        _ if list.is_null() || matches!(&list.shape, Shape::List { .. }) => {
-            let colon = key.span.end + source.get(key.span.end..)?.find(':')? + 1;
-            let value_end = list.span.end.max(colon);
-            // A comment inside the brackets, or an anchor, would be lost.
-            let written: String = source.get(colon..value_end)?.split_whitespace().collect();
-            if !matches!(written.as_str(), "" | "[]" | "~" | "null") {
-                return None;
-            }
-            let line_end = line_end(source, value_end);
-            let kept = source.get(value_end..line_end)?.trim_end();
-            let indentation = format!("{}  ", indentation(source, key.span.start));
-            let mut text = format!("{}{newline}", if kept.is_empty() { "" } else { kept });
-            entries.iter().for_each(|entry| text.push_str(&block(entry, &indentation, newline)));
-            Splice { at: colon..line_end, text }
-        }
-        _ => return None,
-    };
-    splice.apply(source)
-}
-
-/// A piece of text in the place of another.
-struct Splice {
-    at: Range<usize>,
-    text: String,
-}
-
-impl Splice {
-    fn apply(&self, source: &str) -> Option<String> {
-        Some([source.get(..self.at.start)?, &self.text, source.get(self.at.end..)?].concat())
-    }
-}
-
 /// The key with this id, in a list or alone.
 fn find<'i>(root: &'i Item, id: &str) -> Option<&'i Item> {
     let is_it = |item: &&Item| item.text("id") == Some(id);
@@ -249,7 +84,7 @@ fn set(source: &str, item: &Item, field: &Field, is_json: bool) -> Option<Splice
             _ => value.clone(),
         };
         if old.span.is_empty() {
-            let colon = key.span.end + source.get(key.span.end..)?.find(':')? + 1;
+            let colon = behind_colon(source, key.span.end)?;
             return Some(Splice { at: colon..colon, text: format!(" {text}") });
         }
         return Some(Splice { at: old.span.clone(), text });
@@ -304,11 +139,8 @@ fn add_previous(source: &str, item: &Item, entry: &str, is_json: bool) -> Option
             None => Some(Splice { at: list.span.clone(), text: format!("[{entry}]") }),
         },
         Shape::List { is_flow: false, items } => {
-            let last = items.last()?;
-            let before = items.len().checked_sub(2).and_then(|index| items.get(index));
-            let dash = dash_line(source, before.map_or(key.span.end, |item| item.span.end), last.span.start)?;
-            let indentation = indentation(source, dash);
-            Some(line_behind(source, last.span.end, &format!("{indentation}- {entry}")))
+            let indentation = indentation(source, last_dash(source, key, items)?);
+            Some(line_behind(source, items.last()?.span.end, &format!("{indentation}- {entry}")))
         }
         _ => None,
     }
@@ -332,109 +164,12 @@ fn insert(source: &str, item: &Item, lines: &[String], is_json: bool) -> Option<
     Some(line_behind(source, end, &indented.join(newline)))
 }
 
-/// A new line behind the one in which `offset` is.
-fn line_behind(source: &str, offset: usize, line: &str) -> Splice {
-    let end = line_end(source, offset);
-    Splice { at: end..end, text: format!("{}{line}", newline_of(source)) }
-}
-
-fn block(entry: &[String], indentation: &str, newline: &str) -> String {
-    let mark = |index: usize| if index == 0 { "- " } else { "  " };
-    let lines = entry.iter().enumerate();
-    lines.map(|(index, line)| format!("{indentation}{}{line}{newline}", mark(index))).collect()
-}
-
-fn flow(entry: &[String]) -> String {
-    format!("{{{}}}", entry.join(", "))
-}
-
-fn newline_of(source: &str) -> &'static str {
-    if source.contains("\r\n") { "\r\n" } else { "\n" }
-}
-
-fn ended(source: &str, newline: &str) -> String {
-    let mut text = source.to_owned();
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push_str(newline);
-    }
-    text
-}
-
-fn line_start(source: &str, offset: usize) -> usize {
-    source.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1)
-}
-
-/// Where the line of `offset` ends, before its line break.
-fn line_end(source: &str, offset: usize) -> usize {
-    let rest = source.get(offset..).unwrap_or_default();
-    let line = rest.split('\n').next().unwrap_or_default();
-    offset + line.strip_suffix('\r').unwrap_or(line).len()
-}
-
-/// Where the line behind that of `offset` begins.
-fn next_line(source: &str, offset: usize) -> usize {
-    let rest = source.get(offset..).unwrap_or_default();
-    rest.find('\n').map_or(source.len(), |newline| offset + newline + 1)
-}
-
-fn line_at(source: &str, start: usize) -> &str {
-    source.get(start..line_end(source, start)).unwrap_or_default()
-}
-
-/// What a line begins with, up to its first other character.
-fn indentation(source: &str, offset: usize) -> &str {
-    let line = line_at(source, line_start(source, offset));
-    line.get(..line.len() - line.trim_start().len()).unwrap_or_default()
-}
-
-/// The start of the line with the dash of the item that begins at `item`, behind one that ends at `after`.
-fn dash_line(source: &str, after: usize, item: usize) -> Option<usize> {
-    let mut start = next_line(source, after);
-    while start <= item && start < source.len() {
-        let line = line_at(source, start).trim_start();
-        if line == "-" || line.starts_with("- ") || line.starts_with("-\t") {
-            return Some(start);
-        }
-        start = next_line(source, start);
-    }
-    None
-}
-
-/// The end of an item's lines, with the comments behind it that are indented deeper than its dash.
-fn end_with_comments(source: &str, item_end: usize, dash: &str) -> usize {
-    let mut end = next_line(source, item_end);
-    let mut looked_at = end;
-    while looked_at < source.len() {
-        let line = line_at(source, looked_at);
-        let is_own = line.trim_start().starts_with('#') && line.len() - line.trim_start().len() > dash.len();
-        if !is_own {
-            break;
-        }
-        looked_at = next_line(source, looked_at);
-        end = looked_at;
-    }
-    end
-}
-
-/// The start of the comment lines directly above `line`, indented as it is; `line` where there are none.
-fn comments_above(source: &str, line: usize) -> usize {
-    let own = indentation(source, line);
-    let mut start = line;
-    while start > 0 {
-        let above = line_start(source, start - 1);
-        let text = line_at(source, above);
-        if !text.trim_start().starts_with('#') || indentation(source, above) != own {
-            break;
-        }
-        start = above;
-    }
-    start
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use super::super::entry;
+    use super::super::list::{add, delete};
     use super::*;
     use crate::keys::{KeyHash, Secret, jsonl, yaml};
 

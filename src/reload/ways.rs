@@ -1,0 +1,108 @@
+//! What leads to a file: its own directory entry, and that of every link on the way.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use crate::keys::directory;
+
+/// More symbolic links than this are a loop (as the kernel has it).
+const MAX_LINKS: usize = 40;
+
+/// The files that are meant, where a path may be that of a directory of files.
+pub(super) fn expanded(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ {
+    paths.iter().flat_map(|path| match path.is_dir().then(|| directory::files(path)) {
+        Some(Ok(files)) => files,
+        _ => vec![path.clone()],
+    })
+}
+
+/// What leads to files, so that a change of any of it is a change of theirs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ways {
+    /// The files' own directory entries, and those of all links to them.
+    pub(super) entries: BTreeSet<PathBuf>,
+    /// Directories of which every file matters, also one that is not there yet.
+    pub(super) directories: BTreeSet<PathBuf>,
+}
+
+impl Ways {
+    pub(super) fn to(files: &[PathBuf]) -> Self {
+        let directories =
+            files.iter().filter(|path| path.is_dir()).filter_map(|path| path.canonicalize().ok());
+        // A directory may be replaced itself.
+        let all = expanded(files).chain(files.iter().cloned());
+        Ways { directories: directories.collect(), entries: all.flat_map(|path| entries_to(&path)).collect() }
+    }
+
+    /// Whether a change of this directory entry may be one of the files.
+    pub(super) fn lead_over(&self, path: &Path) -> bool {
+        let is_hidden = || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        self.entries.contains(path)
+            || path.parent().is_some_and(|parent| self.directories.contains(parent)) && !is_hidden()
+    }
+
+    pub(super) fn join(&mut self, other: &Ways) {
+        self.entries.extend(other.entries.iter().cloned());
+        self.directories.extend(other.directories.iter().cloned());
+    }
+}
+
+/// Every directory entry that leads to `path`: the file itself, and each symbolic link on the way. A change of any
+/// of them is a change of the file: the kubelet swaps the link `..data`, and nothing else.
+fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
+    let mut entries = BTreeSet::new();
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut walked = PathBuf::new();
+    let mut rest: Vec<PathBuf> = components(&absolute);
+    let mut links = 0;
+    while let Some(next) = rest.pop() {
+        if next == Path::new("..") {
+            walked.pop();
+            continue;
+        }
+        let here = walked.join(&next);
+        match fs::read_link(&here) {
+            Ok(target) if links < MAX_LINKS => {
+                links += 1;
+                entries.insert(here);
+                rest.extend(components(&target));
+                if target.is_absolute() {
+                    walked = PathBuf::new();
+                }
+            }
+            _ => walked = here,
+        }
+    }
+    entries.insert(walked);
+    entries
+}
+
+/// The parts of a path, the first one last.
+fn components(path: &Path) -> Vec<PathBuf> {
+    let parts = path.components().filter(|part| !matches!(part, Component::CurDir));
+    let mut parts: Vec<PathBuf> = parts.map(|part| PathBuf::from(part.as_os_str())).collect();
+    parts.reverse();
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn all_links_to_a_file_are_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        fs::create_dir(root.join("..1")).unwrap();
+        fs::write(root.join("..1/keys.yaml"), "x").unwrap();
+        symlink("..1", root.join("..data")).unwrap();
+        symlink("..data/keys.yaml", root.join("keys.yaml")).unwrap();
+        let expected = ["..1/keys.yaml", "..data", "keys.yaml"].map(|name| root.join(name));
+        assert_eq!(entries_to(&root.join("keys.yaml")), BTreeSet::from(expected));
+        symlink(root.join("loop"), root.join("loop")).unwrap();
+        assert!(!entries_to(&root.join("loop")).is_empty(), "a loop ends");
+    }
+}
