@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 pub(crate) use gcra::Window;
 
@@ -30,7 +31,7 @@ pub(crate) struct Limiter {
 #[derive(Debug, Default)]
 pub(crate) struct KeyState {
     in_flight: AtomicU32,
-    slots: Mutex<Vec<Slot>>,
+    slots: Mutex<SmallVec<[Slot; 2]>>,
 }
 
 /// How far one window of a key is used: its theoretical arrival time, in nanoseconds of the clock.
@@ -150,7 +151,7 @@ fn arrival(slots: &[Slot], window: &Arc<Window>) -> Option<u64> {
     slots.iter().find(|slot| Arc::ptr_eq(&slot.window, window)).map(|slot| slot.arrival)
 }
 
-fn settle(slots: &mut Vec<Slot>, window: &Arc<Window>, arrival: u64, now: u64) {
+fn settle(slots: &mut SmallVec<[Slot; 2]>, window: &Arc<Window>, arrival: u64, now: u64) {
     if let Some(slot) = slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.window, window)) {
         slot.arrival = arrival;
         return;

@@ -1,5 +1,8 @@
 //! What a key may be allowed, by the names that files and answers use.
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
 /// A permission. `Admin` implies all others; no other implies any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Permission {
@@ -39,7 +42,7 @@ impl Permission {
 }
 
 /// A key's permissions in the order of its file, each once: four bytes, since there may be a million keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Permissions([Option<Permission>; Permission::ALL.len()]);
 
 impl Permissions {
@@ -63,6 +66,14 @@ impl Permissions {
     /// Whether `permission` is among them; `admin` is all.
     pub(crate) fn grant(&self, permission: Permission) -> bool {
         self.iter().any(|granted| granted == permission || granted == Permission::Admin)
+    }
+
+    /// Their names with commas between them, as a header has them. There are few sets of them, each of which is kept for
+    /// good.
+    pub(crate) fn joined(&self) -> &'static str {
+        static KNOWN: LazyLock<Mutex<HashMap<Permissions, &'static str>>> = LazyLock::new(Mutex::default);
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(*self).or_insert_with(|| self.names().join(",").leak())
     }
 
     /// Their names, in order.

@@ -35,9 +35,34 @@ pub(crate) struct Usage {
     requests: AtomicU64,
     /// When the last of them came, in microseconds since 1970.
     last_used: AtomicI64,
-    addresses: Mutex<Vec<IpAddr>>,
+    addresses: Mutex<Addresses>,
     old_secret: Telling,
     old_age: Telling,
+}
+
+/// Where a key was used from. The one that came last is at hand: most keys are used from one place at a time.
+#[derive(Debug, Default)]
+struct Addresses {
+    last: Option<IpAddr>,
+    others: Vec<IpAddr>,
+}
+
+impl Addresses {
+    /// Notes an address; says whether it is new.
+    fn note(&mut self, address: IpAddr) -> bool {
+        if self.last == Some(address) {
+            return false;
+        }
+        let known = self.others.iter().position(|known| *known == address);
+        if known.is_none() && self.others.len() + usize::from(self.last.is_some()) >= MAX_ADDRESSES {
+            return false;
+        }
+        if let Some(index) = known {
+            self.others.swap_remove(index);
+        }
+        self.others.extend(self.last.replace(address));
+        known.is_none()
+    }
 }
 
 /// Whether something is told now, or was lately.
@@ -61,21 +86,7 @@ impl Usage {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.last_used.store(now.as_microsecond(), Ordering::Relaxed);
         let Some(address) = address.map(network) else { return false };
-        let mut known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        // The one that came last stands last: most keys are used from one place at a time.
-        if known.last() == Some(&address) {
-            return false;
-        }
-        if let Some(index) = known.iter().position(|known| *known == address) {
-            let last = known.len() - 1;
-            known.swap(index, last);
-            return false;
-        }
-        if known.len() >= MAX_ADDRESSES {
-            return false;
-        }
-        known.push(address);
-        true
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).note(address)
     }
 
     /// Whether to tell now that the key is used by a secret that was rotated out.
