@@ -49,7 +49,7 @@ impl Store {
         match store {
             Store::Text(path) if !allow_plaintext => {
                 let hint = format!(
-                    "`keys: {{allow_plaintext: true}}` allows it; better, `bearward keys import {} --keys keys.yaml` \
+                    "`keys: {{allow_plaintext: true}}` or `run --allow-plaintext` allows it; better, `bearward keys import {} --keys keys.yaml` \
                      makes a file of hashes of it",
                     path.display()
                 );

@@ -67,12 +67,12 @@ impl Import {
         }
         let known = found.keys.len() - records.len();
         if known > 0 {
-            say(&format!("bearward: {known} are there already"));
+            say(&format!("bearward: {known} there already"));
         }
         let short = found.keys.iter().filter(|source| source.is_short()).count();
         if short > 0 {
             say(&format!(
-                "bearward: {short} are shorter than 16 characters and may be guessed: rotate them soon"
+                "bearward: {short} with less than 16 characters, which may be guessed: rotate soon"
             ));
         }
         if records.is_empty() {
