@@ -13,24 +13,30 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::config::Limits;
 use crate::config::fault::Faults;
 use crate::denial::Denial;
+use crate::exchange::Exchanges;
 use crate::forward::headers::X_REQUEST_ID;
 use crate::gate;
 use crate::guard::client::Client;
 use crate::keys::Permission;
+use crate::net::conn;
 use crate::net::listen::{Bound, Local, Stream};
+use crate::net::presence::Peered;
+use crate::net::wire::{Wire, WireTimeouts};
 use crate::observe::audit::refused_at_admin;
 use crate::observe::{self, metrics};
 use crate::proxy::Gateway;
@@ -39,6 +45,8 @@ use crate::reload::{Handle, Outcome, Report};
 /// Connections at once: probes need few, and nobody else should take descriptors from the data path.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Behind an error of accept, descriptors that ran out most likely.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -89,17 +97,27 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
 
 async fn connection<S>(stream: S, visitor: Visitor, _permit: Option<tokio::sync::OwnedSemaphorePermit>)
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
+    let exchanges = Arc::new(Exchanges::default());
+    let timeouts = WireTimeouts { header: HEADER_TIMEOUT, idle: IDLE_TIMEOUT };
+    let logs = visitor.admin.gateway.logs.clone();
+    let refuse = conn::refusals(logs, visitor.peer, Limits::default());
+    let wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
     let visitor = Arc::new(visitor);
-    let service = service_fn(move |request| {
-        let visitor = visitor.clone();
-        async move { Ok::<_, Infallible>(visitor.answer(&request).await) }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (visitor, exchanges) = (visitor.clone(), exchanges.clone());
+        async move {
+            let in_service = exchanges.begin(!request.body().is_end_stream());
+            let response = visitor.answer(&request).await;
+            // The exchange lasts as long as its answer.
+            Ok::<_, Infallible>(response.map(|body| body.map_frame(move |frame| (frame, &in_service).0)))
+        }
     });
     let _ended = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(wire), service)
         .await;
 }
 
@@ -154,9 +172,9 @@ impl Visitor {
         if self.has_token(headers) {
             return Ok(());
         }
-        let Gateway { snapshot, keys, clock, .. } = &*self.admin.gateway;
+        let Gateway { snapshot, keys, limiter, .. } = &*self.admin.gateway;
         let client = Client { address: self.peer.map(|peer| peer.to_canonical()), via_trusted: false };
-        let principal = gate::authenticate(headers, &client, &snapshot.load(), keys, clock).outcome?;
+        let principal = gate::authenticate(headers, &client, &snapshot.load(), keys, limiter).outcome?;
         let key = &principal.key().key;
         match key.has(Permission::Admin) {
             true => Ok(()),

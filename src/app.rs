@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::admin;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Admin, AgeAction, Config};
+use crate::config::{Admin, AgeAction, Config, Limits};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
 use crate::keys::directory::LastGood;
@@ -169,7 +169,7 @@ impl App {
             admin,
             token_file: config.admin.as_ref().and_then(|admin| admin.token_file.clone()),
             workers: config.workers.unwrap_or_else(available_workers),
-            connections: affordable_connections(config.limits.connections),
+            connections: affordable_connections(&config.limits),
             reloader,
             reload,
         })
@@ -287,7 +287,7 @@ impl Prepared {
         if let Some(path) = config.admin.as_ref().and_then(|admin| admin.token_file.as_ref()) {
             faults.extend(token_fault(path));
         }
-        let limiter = Limiter::new(clock.clone());
+        let limiter = Limiter::new(clock.clone(), carried_by_descriptors());
         let endpoints = Endpoints::default();
         match Snapshot::new(config, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
@@ -371,9 +371,21 @@ fn available_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Raises the soft limit of descriptors to the hard one, and clamps the connections to what it carries: a
-/// proxied connection needs two.
-fn affordable_connections(wanted: usize) -> usize {
+/// The connections that are accepted at once. The requests in flight have the same bound; only the limiter knows it.
+fn affordable_connections(limits: &Limits) -> usize {
+    let carried = carried_by_descriptors();
+    for (name, wanted) in [("limits.connections", limits.connections), ("limits.in_flight", limits.in_flight)]
+    {
+        if carried < wanted {
+            tracing::warn!(limit = name, wanted, carried, "more than the descriptors carry; raise `nofile`");
+        }
+    }
+    limits.connections.min(carried)
+}
+
+/// How many proxied connections the descriptors carry: each needs two, and some are kept back. Raises the soft limit to
+/// the hard one.
+fn carried_by_descriptors() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -381,15 +393,6 @@ fn affordable_connections(wanted: usize) -> usize {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    let Some(descriptors) = current else { return wanted };
-    let carried =
-        usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1);
-    if carried < wanted {
-        tracing::warn!(
-            descriptors,
-            connections = carried,
-            "limits.connections is more than the descriptors carry; raise `nofile`"
-        );
-    }
-    wanted.min(carried)
+    let Some(descriptors) = current else { return usize::MAX };
+    usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1)
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod decode;
 pub(crate) mod fault;
+mod limits;
 pub(crate) mod load;
 pub(crate) mod tree;
 
@@ -16,6 +17,7 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 pub use fault::{Fault, Faults, Position};
+pub(crate) use limits::{AttemptQuota, Limits, Quota};
 
 use crate::permission::Permission;
 
@@ -30,6 +32,8 @@ pub struct Config {
     pub(crate) auth: Auth,
     pub(crate) rate_limits: Vec<Quota>,
     pub(crate) max_concurrent: Option<u32>,
+    /// `None` where they are not counted.
+    pub(crate) failed_attempts: Option<AttemptQuota>,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) routes: Routes,
     pub(crate) limits: Limits,
@@ -165,21 +169,6 @@ impl Default for Watch {
 pub(crate) struct Auth {
     /// Headers that a key may stand in, in the order they are looked at.
     pub(crate) headers: Vec<HeaderName>,
-}
-
-/// `requests` per `per`, of which `burst` may come at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Quota {
-    pub(crate) requests: u32,
-    pub(crate) per: Duration,
-    pub(crate) burst: u32,
-}
-
-impl Quota {
-    /// The burst of a quota that names none: a tenth of its requests.
-    pub(crate) fn default_burst(requests: u32) -> u32 {
-        (requests / 10).max(1)
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -366,40 +355,6 @@ pub(crate) enum Access {
     Public,
     /// Keys with this permission.
     Needs(Permission),
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) header_bytes: u64,
-    pub(crate) header_count: usize,
-    pub(crate) uri_bytes: u64,
-    pub(crate) body_bytes: u64,
-    pub(crate) connections: usize,
-    /// Of one client address; IPv6 is counted by /64.
-    pub(crate) connections_per_address: Option<usize>,
-    pub(crate) header_timeout: Duration,
-    pub(crate) body_idle_timeout: Duration,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) handshake_timeout: Duration,
-    pub(crate) drain_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            header_bytes: 32 * 1024,
-            header_count: 100,
-            uri_bytes: 8 * 1024,
-            body_bytes: 32 * 1024 * 1024,
-            connections: 10_000,
-            connections_per_address: None,
-            header_timeout: Duration::from_secs(10),
-            body_idle_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(75),
-            handshake_timeout: Duration::from_secs(10),
-            drain_timeout: Duration::from_secs(30),
-        }
-    }
 }
 
 /// Peers whose word on the client's address is taken.

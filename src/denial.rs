@@ -52,6 +52,7 @@ codes! {
     RouteNotAllowed         "ROUTE_NOT_ALLOWED"           403 7;
     RateLimitExceeded       "RATE_LIMIT_EXCEEDED"         429 8;
     ConcurrencyExceeded     "CONCURRENCY_LIMIT_EXCEEDED"  429 8;
+    TooManyFailedAttempts   "TOO_MANY_FAILED_ATTEMPTS"    429 8;
     BadRequest              "BAD_REQUEST"                 400 3;
     RouteNotFound           "ROUTE_NOT_FOUND"             404 12;
     MethodNotAllowed        "METHOD_NOT_ALLOWED"          405 12;
@@ -168,6 +169,13 @@ impl Denial {
             .retry_after(1)
     }
 
+    /// One address keeps presenting bad keys.
+    pub(crate) fn too_many_failed_attempts(retry_after: Duration) -> Self {
+        let seconds = whole_seconds(retry_after);
+        let details = json!({"retry_after_seconds": seconds});
+        Denial::new(Code::TooManyFailedAttempts, "Too many failed attempts", details).retry_after(seconds)
+    }
+
     /// An ambiguous or malformed request. The connection is closed after it: what follows on it
     /// can't be trusted to be what it seems.
     pub(crate) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
@@ -255,6 +263,18 @@ impl Denial {
             .closing()
     }
 
+    /// The process has as many requests in flight as it may.
+    pub(crate) fn too_many_in_flight(limit: usize) -> Self {
+        let details = json!({"in_flight": limit});
+        Denial::new(Code::Overloaded, "Too many requests in flight for this server", details).retry_after(1)
+    }
+
+    /// This machine has no socket left to reach the upstream with.
+    pub(crate) fn out_of_sockets() -> Self {
+        Denial::new(Code::Overloaded, "The server has no socket left for this request", Value::Null)
+            .retry_after(1)
+    }
+
     /// A reload found faults; what was there before stays. For the admin API alone.
     pub(crate) fn reload_refused(details: Value) -> Self {
         Denial::new(Code::ReloadRefused, "The reload was refused; what was there before stays", details)
@@ -268,6 +288,12 @@ impl Denial {
     /// Adds the private cause, for the log.
     pub(crate) fn caused_by(mut self, cause: impl Into<Cause>) -> Self {
         self.0.cause = Some(cause.into());
+        self
+    }
+
+    /// Becomes the answer in the place of another one, and keeps the other's cause.
+    pub(crate) fn in_place_of(mut self, other: Denial) -> Self {
+        self.0.cause = other.0.cause;
         self
     }
 

@@ -1,5 +1,7 @@
 //! The requests in service on one connection: its service begins and ends them, its wire goes by them.
 
+pub(crate) mod turn;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -13,6 +15,9 @@ pub(crate) struct Exchanges {
     unflushed: AtomicBool,
     /// Counts those begun, so that a wire notices a request that came and went.
     begun: AtomicUsize,
+    /// Frames of answers handed out, and the bytes in them.
+    frames: AtomicUsize,
+    bytes: AtomicUsize,
     /// The latest request has a body that was not read to its end.
     unread: AtomicBool,
     /// Told when the connection is to end at once.
@@ -46,6 +51,17 @@ impl Exchanges {
         self.active.load(Ordering::Relaxed) == 0
     }
 
+    /// A frame of an answer was handed out.
+    pub(crate) fn answered(&self, bytes: usize) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Frames of answers handed out, and the bytes in them.
+    pub(crate) fn handed_out(&self) -> (usize, usize) {
+        (self.frames.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn begun(&self) -> usize {
         self.begun.load(Ordering::Relaxed)
     }
@@ -70,6 +86,13 @@ impl Exchanges {
     /// Whether every byte of every answer has left hyper, and no request is in service.
     pub(crate) fn is_quiet(&self) -> bool {
         self.are_none() && !self.unflushed.load(Ordering::Relaxed)
+    }
+}
+
+impl InService {
+    /// A frame of this request's answer was handed out.
+    pub(crate) fn answered(&self, bytes: usize) {
+        self.0.answered(bytes);
     }
 }
 

@@ -26,7 +26,7 @@ use crate::denial::Denial;
 use crate::gate::Permit;
 use crate::guard::Target;
 use crate::keys::cache::Revocation;
-use crate::upstream::pool::{Lease, LeaseError, WorkerPool};
+use crate::upstream::pool::{Lease, LeaseError, WorkerPool, is_shortage};
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
 use body::{Cutter, Download};
@@ -262,8 +262,8 @@ impl Exchange<'_> {
                 Err(error) => error,
             };
             // A server that has no HTTP/1.1 for an upgrade is well otherwise, and one that others have been waiting
-            // for was not asked.
-            if !self.needs_http1 && !error.was_waiting() {
+            // for, or that we have no socket for, was not asked.
+            if !self.needs_http1 && !error.is_not_its_fault() {
                 self.note_failure(&endpoint, &error);
             }
             tried.push(endpoint);
@@ -335,6 +335,7 @@ impl Exchange<'_> {
 
     fn unconnected(&self, error: std::io::Error) -> Denial {
         match error.kind() {
+            _ if is_shortage(&error) => Denial::out_of_sockets(),
             std::io::ErrorKind::TimedOut => Denial::upstream_timeout(&self.upstream.name),
             _ => Denial::upstream_unreachable(&self.upstream.name),
         }
@@ -367,7 +368,13 @@ fn told_once(denial: Denial, lease: &Lease) -> Denial {
 
 /// Whether what upstream sent was not HTTP.
 fn is_no_protocol(error: &hyper::Error) -> bool {
-    error.is_parse() || of_http2(error).is_some_and(h2::Error::is_library)
+    error.is_parse() || is_flood(error) || of_http2(error).is_some_and(h2::Error::is_library)
+}
+
+/// Whether interim answers came without end.
+fn is_flood(error: &hyper::Error) -> bool {
+    let of_socket = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    of_socket.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData)
 }
 
 /// Whether upstream has said that it did nothing: it refused the stream, or went away before it (RFC 9113,

@@ -18,7 +18,7 @@ use crate::guard::client::Client;
 use crate::keys::cache::{KeyCache, LiveKey, Revocation};
 use crate::keys::usage::UsageBook;
 use crate::keys::{Circumstances, KeyHash};
-use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Standing, Window};
+use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Place, Standing, Window};
 use crate::observe::audit::Suspicion;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
@@ -41,13 +41,14 @@ pub(crate) struct Authorized {
     route: Arc<Route>,
 }
 
-/// The right to forward one request. It holds the key's place among the requests in flight for as long as
-/// the response body lives.
+/// The right to forward one request. It holds the request's place among those in flight, of its key and of all, for
+/// as long as the response body lives.
 #[derive(Debug)]
 pub(crate) struct Permit {
     principal: Option<Principal>,
     route: Arc<Route>,
-    _place: Option<ConcurrencyPermit>,
+    _place: Place,
+    _of_key: Option<ConcurrencyPermit>,
 }
 
 /// Why a credential was refused, for the log.
@@ -72,7 +73,29 @@ pub(crate) struct Authentication {
 }
 
 /// Finds out who asks.
+///
+/// An address that keeps presenting bad keys is told to wait in their place. A good key is never looked at that way.
 pub(crate) fn authenticate(
+    headers: &HeaderMap,
+    client: &Client,
+    snapshot: &Snapshot,
+    keys: &KeyCache,
+    limiter: &Limiter,
+) -> Authentication {
+    let Authentication { key_id, outcome } = identify(headers, client, snapshot, keys, limiter.clock());
+    let outcome = outcome.map_err(|denial| {
+        let counted = (client.address, snapshot.failed_attempts);
+        if let (Code::InvalidApiKey, (Some(address), Some(quota))) = (denial.code(), counted)
+            && let Err(retry_after) = limiter.failed_attempt(address, quota)
+        {
+            return Denial::too_many_failed_attempts(retry_after).in_place_of(denial);
+        }
+        denial
+    });
+    Authentication { key_id, outcome }
+}
+
+fn identify(
     headers: &HeaderMap,
     client: &Client,
     snapshot: &Snapshot,
@@ -151,18 +174,19 @@ pub(crate) fn authorize(principal: Option<Principal>, route: Arc<Route>) -> Resu
 ///
 /// # Errors
 ///
-/// 429; nothing was charged then.
+/// 429, or 503 where the whole process has no room; nothing was charged then.
 pub(crate) fn admit(
     authorized: Authorized,
     snapshot: &Snapshot,
     limiter: &Limiter,
 ) -> Result<(Permit, Option<Standing>), Denial> {
     let Authorized { principal, route } = authorized;
+    let place = limiter.enter(snapshot.limits.in_flight).map_err(Denial::too_many_in_flight)?;
     let Some(Principal { live, .. }) = &principal else {
-        return Ok((Permit { principal, route, _place: None }, None));
+        return Ok((Permit { principal, route, _place: place, _of_key: None }, None));
     };
     let limits = live.limits(limiter);
-    let place = match live.key.max_concurrent().or(snapshot.default_max_concurrent) {
+    let of_key = match live.key.max_concurrent().or(snapshot.default_max_concurrent) {
         Some(limit) => Some(limits.state.enter(limit).ok_or_else(|| Denial::concurrency(limit))?),
         None => None,
     };
@@ -173,7 +197,7 @@ pub(crate) fn admit(
             None => None,
         }
     };
-    Ok((Permit { principal, route, _place: place }, standing))
+    Ok((Permit { principal, route, _place: place, _of_key: of_key }, standing))
 }
 
 fn refuse(refusal: Exhausted) -> Denial {

@@ -14,6 +14,7 @@
 //!
 //! `app` turns a `config` into a running server, `cli` is the command line. ARCHITECTURE.md has the map.
 
+mod address;
 mod admin;
 mod app;
 pub mod cli;

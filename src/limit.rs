@@ -4,8 +4,11 @@
 //! request are judged at one instant, and either all of them are charged or none.
 //! State belongs to a key's id and outlives every reload; it is bounded by the number of keys and quotas.
 
+mod attempts;
 mod gcra;
+mod places;
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,10 +17,13 @@ use dashmap::DashMap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
+use attempts::FailedAttempts;
 pub(crate) use gcra::Window;
+pub(crate) use places::Place;
+use places::Places;
 
 use crate::clock::Clock;
-use crate::config::Quota;
+use crate::config::{AttemptQuota, Quota};
 
 /// All limit state, and the windows in use.
 #[derive(Debug)]
@@ -25,6 +31,10 @@ pub(crate) struct Limiter {
     clock: Clock,
     states: DashMap<String, Arc<KeyState>>,
     windows: DashMap<(Option<String>, Quota), Arc<Window>>,
+    attempts: FailedAttempts,
+    places: Places,
+    /// Requests in flight that the process can carry, whatever the configuration wants.
+    capacity: usize,
 }
 
 /// What one key has used.
@@ -73,8 +83,40 @@ impl Drop for ConcurrencyPermit {
 }
 
 impl Limiter {
-    pub(crate) fn new(clock: Clock) -> Self {
-        Limiter { clock, states: DashMap::new(), windows: DashMap::new() }
+    /// `capacity`: how many requests the process can have in flight.
+    pub(crate) fn new(clock: Clock, capacity: usize) -> Self {
+        Limiter {
+            clock,
+            states: DashMap::new(),
+            windows: DashMap::new(),
+            attempts: FailedAttempts::default(),
+            places: Places::default(),
+            capacity,
+        }
+    }
+
+    /// The clock that limits go by.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Notes that an address has presented a bad key.
+    ///
+    /// # Errors
+    ///
+    /// It did so too often: how long until it counts no more.
+    pub(crate) fn failed_attempt(&self, address: IpAddr, quota: AttemptQuota) -> Result<(), Duration> {
+        self.attempts.note(address, quota, self.clock.monotonic_nanos())
+    }
+
+    /// A request goes into flight, one of `limit` at most.
+    ///
+    /// # Errors
+    ///
+    /// How many are there already: all that may be.
+    pub(crate) fn enter(&self, limit: usize) -> Result<Place, usize> {
+        let limit = limit.min(self.capacity);
+        self.places.enter(limit).ok_or(limit)
     }
 
     /// The state of the key with this id.
@@ -232,7 +274,7 @@ mod tests {
 
     fn limiter() -> (Limiter, Arc<crate::clock::Manual>) {
         let (clock, hands) = Clock::manual(Timestamp::UNIX_EPOCH);
-        (Limiter::new(clock), hands)
+        (Limiter::new(clock, usize::MAX), hands)
     }
 
     fn granted(limiter: &Limiter, state: &KeyState, windows: &[Arc<Window>], tries: u32) -> u32 {

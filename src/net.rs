@@ -2,7 +2,10 @@
 
 pub(crate) mod conn;
 pub(crate) mod crowd;
+mod frames;
 pub(crate) mod inherited;
 pub(crate) mod listen;
+pub(crate) mod presence;
+mod streams;
 pub(crate) mod tls;
 pub(crate) mod wire;

@@ -37,7 +37,7 @@ use crate::route::{Lookup, Route};
 use crate::snapshot::Snapshot;
 use crate::upstream::Endpoints;
 use crate::upstream::pool::WorkerPool;
-use crate::upstream::upload::{RequestBody, Upload, UploadLimits};
+use crate::upstream::upload::{RequestBody, TrailerRule, Upload, UploadLimits};
 
 /// What all workers share, and what outlives a reload.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ async fn handle(
     mut parts: Parts,
     body: &RequestBody,
 ) -> Result<Forwarded, Denial> {
-    let Gateway { keys, limiter, clock, hooks, .. } = &*peer.gateway;
+    let Gateway { keys, limiter, hooks, .. } = &*peer.gateway;
     let snapshot = course.snapshot.clone();
     let client = client::client(&parts.headers, peer.address, &snapshot.trusted_proxies);
     course.record.client(client.address);
@@ -139,7 +139,7 @@ async fn handle(
         gate::pass_unasked(&parts.headers, &snapshot)?;
     } else {
         let Authentication { key_id, outcome } =
-            gate::authenticate(&parts.headers, &client, &snapshot, keys, clock);
+            gate::authenticate(&parts.headers, &client, &snapshot, keys, limiter);
         course.record.key_id(key_id.as_deref());
         course.principal = Some(outcome?);
     }
@@ -164,9 +164,9 @@ async fn handle(
         client,
         is_tls: peer.is_tls,
         request_id: &course.request_id,
-        credential_headers: &snapshot.credential_headers,
+        secret_headers: &snapshot.secret_headers,
     };
-    let upload = Upload::new(body.clone(), limits, peer.exchanges.clone(), is_harmless_trailer);
+    let upload = upload(peer, &snapshot, body, limits);
     let cut = permit.principal().filter(|_| snapshot.cut_open_streams);
     let revocation = cut.map(|principal| principal.revocation(keys));
     let last_resort = cut.map(|principal| principal.revocation(keys));
@@ -183,6 +183,12 @@ async fn handle(
         pool,
     })
     .await
+}
+
+/// The request's body, as upstream will get it.
+fn upload(peer: &Peer, snapshot: &Snapshot, body: &RequestBody, limits: UploadLimits) -> Upload {
+    let trailers = TrailerRule { is_harmless: is_harmless_trailer, secret: snapshot.secret_headers.clone() };
+    Upload::new(body.clone(), limits, peer.exchanges.clone(), trailers)
 }
 
 /// Only a route whose upstream is configured to take them gets paths that servers read in two ways.

@@ -171,7 +171,7 @@ mod tests {
             .iter()
             .map(|upstream| Arc::new(Upstream::new(upstream, &endpoints).unwrap()))
             .collect();
-        RouteTable::new(&config, &upstreams, &Limiter::new(Clock::system())).unwrap()
+        RouteTable::new(&config, &upstreams, &Limiter::new(Clock::system(), usize::MAX)).unwrap()
     }
 
     fn access(table: &RouteTable, method: Method, path: &str) -> Option<Access> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Config, Limits, MaxAge, TrustedProxies};
+use crate::config::{AttemptQuota, Config, Limits, MaxAge, TrustedProxies};
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
 use crate::upstream::{Endpoints, Upstream};
@@ -28,6 +28,10 @@ pub(crate) struct Snapshot {
     pub(crate) cut_open_streams: bool,
     /// Where a key may stand, in order.
     pub(crate) credential_headers: Vec<HeaderName>,
+    /// These, and those that upstreams get credentials of ours in: nothing of a caller's passes in one.
+    pub(crate) secret_headers: Arc<[HeaderName]>,
+    /// How many bad keys an address may present.
+    pub(crate) failed_attempts: Option<AttemptQuota>,
     /// The windows of a key that names none.
     pub(crate) default_windows: Vec<Arc<Window>>,
     /// The requests at once of a key that names none.
@@ -63,8 +67,19 @@ impl Snapshot {
             max_age: config.keys.max_age,
             cut_open_streams: config.keys.cut_open_streams,
             credential_headers: config.auth.headers.clone(),
+            secret_headers: secret_headers(config),
+            failed_attempts: config.failed_attempts,
             default_windows: config.rate_limits.iter().map(|quota| limiter.window(None, *quota)).collect(),
             default_max_concurrent: config.max_concurrent,
         })
     }
+}
+
+fn secret_headers(config: &Config) -> Arc<[HeaderName]> {
+    let of_upstreams = config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
+    let mut names = config.auth.headers.clone();
+    names.extend(of_upstreams.map(|credential| credential.header.clone()));
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    names.into()
 }

@@ -39,6 +39,7 @@ impl Run {
         let config = self.configuration()?;
         let (logs, _flushed_at_the_end) = log::start(config.log)?;
         report_panics();
+        keep_memory_private();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let finished = runtime.block_on(async {
             let surroundings = Surroundings { logs, inherited: Inherited::from_environment()? };
@@ -81,6 +82,15 @@ fn reload_on_hangup(reload: Handle) -> std::io::Result<()> {
         }
     });
     Ok(())
+}
+
+/// No core dump of this process is written, and no other user's debugger reads its memory: it holds private keys of
+/// certificates, and the requests that are under way with their tokens.
+fn keep_memory_private() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "core dumps could not be turned off");
+    }
 }
 
 /// Panics go to the log like every other error. The message is the code's own, never a caller's input.

@@ -12,8 +12,8 @@ use super::decode::{Decoder, Environment, Fields};
 use super::fault::{Fault, Faults};
 use super::tree::{self, Kind, Node, Quoting};
 use super::{
-    Address, Admin, AgeAction, Auth, CertificatePair, Config, Keys, Limits, Listener, Log, LogFormat, MaxAge,
-    Preset, Quota, Routes, Tls, TlsVersion, TrustedProxies, Watch,
+    Address, Admin, AgeAction, AttemptQuota, Auth, CertificatePair, Config, Keys, Limits, Listener, Log,
+    LogFormat, MaxAge, Preset, Quota, Routes, Tls, TlsVersion, TrustedProxies, Watch,
 };
 use routes::routes;
 use upstreams::upstreams;
@@ -39,6 +39,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
     let auth = d.optional(f, "auth", auth);
     let rate_limits = d.optional(f, "rate_limits", quotas);
     let max_concurrent = d.optional(f, "max_concurrent", |d, node| d.number(node, 1));
+    let failed_attempts = d.optional(f, "failed_attempts", failed_attempts);
     let upstreams = d.required(f, "upstreams", upstreams);
     let names: Option<Vec<String>> =
         upstreams.as_ref().map(|upstreams| upstreams.iter().map(|upstream| upstream.name.clone()).collect());
@@ -58,6 +59,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
         auth: auth.unwrap_or_else(|| Auth { headers: vec![http::header::AUTHORIZATION] }),
         rate_limits: rate_limits.unwrap_or_default(),
         max_concurrent,
+        failed_attempts: failed_attempts.unwrap_or_else(|| Some(AttemptQuota::default())),
         upstreams: upstreams?,
         routes: routes.unwrap_or(Routes::Preset(Preset::OpenAi)),
         limits: limits.unwrap_or_default(),
@@ -141,13 +143,18 @@ fn certificate_pair(d: &mut Decoder<'_>, node: &Node) -> Option<CertificatePair>
     Some(CertificatePair { certificate: certificate?, private_key: private_key? })
 }
 
+/// `off`, in either form that YAML has for it.
+fn is_off(node: &Node) -> bool {
+    matches!(&node.kind, Kind::Scalar { text, .. } if text == "off" || text == "false")
+}
+
 /// `admin: off`, or `admin: {address: …}` where the address may be `off`.
 fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Admin>> {
-    let off_or_address = |d: &mut Decoder<'_>, node: &Node| match &node.kind {
-        Kind::Scalar { text, .. } if text == "off" || text == "false" => Some(None),
-        _ => address(d, node).map(Some),
+    let off_or_address = |d: &mut Decoder<'_>, node: &Node| match is_off(node) {
+        true => Some(None),
+        false => address(d, node).map(Some),
     };
-    if matches!(&node.kind, Kind::Scalar { text, .. } if text == "off" || text == "false") {
+    if is_off(node) {
         return Some(None);
     }
     let mut fields = d.fields(node, "admin")?;
@@ -237,6 +244,23 @@ pub(crate) fn quotas(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
     Some(quotas)
 }
 
+/// `failed_attempts: off`, or `{per_address: 20, per: 1m}`.
+fn failed_attempts(d: &mut Decoder<'_>, node: &Node) -> Option<Option<AttemptQuota>> {
+    if is_off(node) {
+        return Some(None);
+    }
+    let mut fields = d.fields(node, "failed_attempts")?;
+    let default = AttemptQuota::default();
+    let per_address = d.optional(&mut fields, "per_address", |d, node| d.number(node, 1));
+    let per = d.optional(&mut fields, "per", Decoder::duration);
+    d.done(fields);
+    let quota = AttemptQuota {
+        per_address: per_address.unwrap_or(default.per_address),
+        per: per.unwrap_or(default.per),
+    };
+    Some(Some(quota))
+}
+
 fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<Limits> {
     let mut fields = d.fields(node, "limits")?;
     let default = Limits::default();
@@ -251,6 +275,7 @@ fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<Limits> {
         body_bytes: d.optional(f, "body_bytes", Decoder::size).unwrap_or(default.body_bytes),
         connections: d.optional(f, "connections", |d, n| d.number(n, 1)).unwrap_or(default.connections),
         connections_per_address: d.optional(f, "connections_per_address", |d, n| d.number(n, 1)),
+        in_flight: d.optional(f, "in_flight", |d, n| d.number(n, 1)).unwrap_or(default.in_flight),
         header_timeout: duration(d, f, "header_timeout", default.header_timeout),
         body_idle_timeout: duration(d, f, "body_idle_timeout", default.body_idle_timeout),
         idle_timeout: duration(d, f, "idle_timeout", default.idle_timeout),

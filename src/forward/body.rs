@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep};
 
 use super::headers::is_harmless_answer_trailer;
+use crate::exchange::turn::{self, Turn};
 use crate::exchange::{Exchanges, InService};
 use crate::gate::Permit;
 use crate::keys::cache::Revocation;
@@ -233,6 +234,13 @@ impl ResponseBody {
         self
     }
 
+    fn handed_out(&self, frame: &Frame<Bytes>) {
+        turn::leave(Turn::Client);
+        if let Some((in_service, _)) = &self.exchange {
+            in_service.answered(frame.data_ref().map_or(0, Bytes::len));
+        }
+    }
+
     fn finish(&mut self) {
         if let Some(mut record) = self.record.take() {
             record.completed();
@@ -259,6 +267,7 @@ impl Body for ResponseBody {
         }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
+                this.handed_out(frame);
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
                     record.sent(data.len());
                 }
@@ -269,7 +278,7 @@ impl Body for ResponseBody {
                 }
             }
             Poll::Ready(None) => this.finish(),
-            Poll::Pending => {}
+            Poll::Pending => turn::leave(Turn::Upstream),
         }
         polled
     }

@@ -29,8 +29,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) client: Client,
     pub(crate) is_tls: bool,
     pub(crate) request_id: &'a HeaderValue,
-    /// Headers that a key may stand in.
-    pub(crate) credential_headers: &'a [HeaderName],
+    /// Headers that a key may stand in, a caller's or ours.
+    pub(crate) secret_headers: &'a [HeaderName],
 }
 
 /// Turns a caller's headers into those that upstream gets.
@@ -42,9 +42,8 @@ pub(super) fn prepare_request(
 ) {
     let forwarded = Forwarded::of(headers, target, origin);
     let wants_trailers = accepts_trailers(headers);
-    let own = permit.route().upstream.credential.as_ref().map(|credential| &credential.header);
-    let is_credential = |name: &HeaderName| origin.credential_headers.contains(name) || own == Some(name);
-    remove(headers, |name| is_reserved_to_us(name) || is_credential(name) || is_alias(name, is_credential));
+    let is_secret = |name: &HeaderName| origin.secret_headers.contains(name);
+    remove(headers, |name| is_reserved_to_us(name) || is_secret(name) || is_alias(name, is_secret));
     strip_hop_by_hop(headers);
     headers.remove(EXPECT);
     headers.remove(CONTENT_LENGTH);

@@ -1,6 +1,7 @@
 //! One connection: its TLS handshake, its protocol, and its requests until it ends.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
@@ -16,12 +17,14 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::listen::{Accepted, Stream};
-use super::wire::{Peered, Refuse, Wire, WireTimeouts};
+use super::presence::Peered;
+use super::streams::StreamExecutor;
+use super::wire::{Refuse, Wire, WireTimeouts};
 use crate::config::Limits;
 use crate::denial::Denial;
 use crate::exchange::Exchanges;
 use crate::forward::headers::X_REQUEST_ID;
-use crate::observe::{self, RequestRecord};
+use crate::observe::{self, Logs, RequestRecord};
 use crate::proxy::{self, Peer};
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, section 3.4).
@@ -30,6 +33,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HYPERS_HEADER_COUNT: usize = 100;
 /// Streams that a client may have open on a connection.
 const MAX_STREAMS: u32 = 200;
+
+/// See where they are used; h2's own defaults are 20 and 1024.
+const MAX_STREAMS_TAKEN_BACK: usize = 20;
+const MAX_STREAMS_BROKEN: usize = 128;
 
 /// When the process stops, a client that has just connected may still ask for this long,
 const FRESH_GRACE: Duration = Duration::from_secs(1);
@@ -144,10 +151,13 @@ where
     let wire = Wire::new(stream, ahead, exchanges.clone(), timeouts);
     match protocol {
         Protocol::Http1 => {
-            let wire = wire.refusing(refusals(peer.clone(), limits));
+            let wire = wire.refusing(refusals(peer.gateway.logs.clone(), peer.address, limits));
             serve_http1(wire, peer, limits, shutdown).await
         }
-        Protocol::Http2 => serve_http2(wire, peer, limits, shutdown).await,
+        Protocol::Http2 => {
+            let wire = wire.metered(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
+            serve_http2(wire, peer, limits, shutdown).await
+        }
     }
 }
 
@@ -233,16 +243,26 @@ where
         let peer = peer.clone();
         async move { proxy::serve(&peer, request).await }
     });
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(StreamExecutor { limit: limits.idle_timeout })
+        // Work at once; what is opened beyond is refused.
         .max_concurrent_streams(MAX_STREAMS)
-        // Our guard refuses at `header_bytes`, with a body that says so; past four times that, h2 refuses by
-        // itself, without one.
+        // Rapid reset (CVE-2023-44487): streams that were reset before we took them up. More end the connection.
+        .max_pending_accept_reset_streams(MAX_STREAMS_TAKEN_BACK)
+        // MadeYouReset (CVE-2025-8671): streams that a client's errors have made us reset. More end the connection.
+        .max_local_error_reset_streams(MAX_STREAMS_BROKEN)
+        // An HPACK bomb, and CONTINUATION without end: h2 counts both by this. Our guard refuses at `header_bytes`,
+        // which is what is announced, with a body that says so; past four times that, h2 refuses without one.
         .max_header_list_size(u32::try_from(limits.header_bytes.saturating_mul(4)).unwrap_or(u32::MAX))
+        // The table that a client may have us keep.
+        .header_table_size(4096)
+        // What has to be kept of one frame. It is also the share of a connection that one stream has at a time.
+        .max_frame_size(16 * 1024)
         // What a client may send ahead of a slow upstream, for a stream and for all.
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(1024 * 1024)
         // What upstream may send ahead of a slow client, for a stream.
         .max_send_buf_size(128 * 1024)
+        // Floods of PING, SETTINGS and their like are the wire's business; streams that a client stalls, their task's.
         .serve_connection(TokioIo::new(wire), service);
     let mut connection = pin!(connection);
     let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_none);
@@ -287,7 +307,7 @@ async fn watch_idle(exchanges: &Exchanges, limit: Duration, is_idle: fn(&Exchang
 }
 
 /// Our answers in the place of hyper's own refusals.
-fn refusals(peer: Peer, limits: Limits) -> Refuse {
+pub(crate) fn refusals(logs: Logs, client: Option<IpAddr>, limits: Limits) -> Refuse {
     Box::new(move |status, in_request_line| {
         let denial = match status {
             // hyper can't tell a request line that is too long from headers that are.
@@ -297,15 +317,8 @@ fn refusals(peer: Peer, limits: Limits) -> Refuse {
             _ => Denial::bad_request("The request is not valid HTTP"),
         };
         let id = observe::refusal_id();
-        let logs = &peer.gateway.logs;
-        let mut record = RequestRecord::open(
-            logs,
-            &id,
-            peer.address,
-            &http::Method::default(),
-            "",
-            http::Version::HTTP_11,
-        );
+        let mut record =
+            RequestRecord::open(&logs, &id, client, &http::Method::default(), "", http::Version::HTTP_11);
         record.denied(&denial);
         record.completed();
         let mut response = denial.closing().into_http();

@@ -1,8 +1,10 @@
 //! How many connections each client address has, where that is limited.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::address::host_part;
 
 /// Connections by address. It holds no more entries than there are connections.
 #[derive(Debug, Default)]
@@ -18,9 +20,9 @@ pub(crate) struct Member {
 }
 
 impl Crowd {
-    /// Counts a connection. IPv6 is counted by /64, which is what one host is given.
+    /// Counts a connection. IPv6 is counted by /64.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Member {
-        let address = prefix(address);
+        let address = host_part(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         *count += 1;
@@ -37,13 +39,6 @@ impl Drop for Member {
                 counts.remove(&self.address);
             }
         }
-    }
-}
-
-fn prefix(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
-        v4 => v4,
     }
 }
 

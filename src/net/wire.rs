@@ -8,19 +8,17 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_rustls::server::TlsStream;
 
+use super::frames::{FrameMeter, Worth, with_header_list};
+use super::presence::Peered;
 use crate::exchange::Exchanges;
 
 /// How long a connection may wait in each of its phases.
@@ -36,37 +34,10 @@ pub(crate) struct WireTimeouts {
 /// the request line had ended.
 pub(crate) type Refuse = Box<dyn Fn(u16, bool) -> Bytes + Send>;
 
-/// A stream that can tell whether its peer is gone while bytes of it are still unread.
-pub(crate) trait Peered {
-    fn peer_has_left(&self) -> bool;
-}
-
-impl Peered for TcpStream {
-    fn peer_has_left(&self) -> bool {
-        has_hung_up(self)
-    }
-}
-
-impl Peered for UnixStream {
-    fn peer_has_left(&self) -> bool {
-        has_hung_up(self)
-    }
-}
-
-impl<S: Peered> Peered for TlsStream<S> {
-    fn peer_has_left(&self) -> bool {
-        self.get_ref().0.peer_has_left()
-    }
-}
-
-fn has_hung_up(socket: &impl AsFd) -> bool {
-    let mut watched = [PollFd::new(socket, PollFlags::RDHUP)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(1..))
-}
-
-/// How often it is looked whether a client whose body nobody reads at the moment has left.
+/// How often it is looked whether a client has left from which hyper reads nothing at the moment.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
+const TURN_BYTES: usize = 128 * 1024;
 /// A client that still sends while it is refused may do so for this long, unread.
 const LINGER_TIME: Duration = Duration::from_secs(5);
 /// … and this much.
@@ -80,8 +51,16 @@ pub(crate) struct Wire<S> {
     timeouts: WireTimeouts,
     /// `None` under HTTP/2, where hyper's refusals are frames of h2's own.
     refuse: Option<Refuse>,
-    /// Our refusal, on its way out.
-    refusal: Bytes,
+    /// What goes out before anything else: our refusal, or our settings.
+    queued: Bytes,
+    /// Under HTTP/2, what is counted of its frames.
+    frames: Option<FrameMeter>,
+    /// The size of a header list that is said to be taken, until it was said.
+    header_list: Option<u32>,
+    /// Bytes read since there was nothing to read.
+    in_turn: usize,
+    /// hyper has looked for more, and there was none: it learns of an end at once.
+    is_watched: bool,
     /// One of hyper's refusals was replaced: what the client sends is not understood.
     has_refused: bool,
     phase: Phase,
@@ -127,7 +106,11 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             exchanges,
             timeouts,
             refuse: None,
-            refusal: Bytes::new(),
+            queued: Bytes::new(),
+            frames: None,
+            header_list: None,
+            in_turn: 0,
+            is_watched: false,
             has_refused: false,
             // A connection that was opened is about to be used: its first head has the head's time.
             phase: Phase::Head { since: Instant::now(), line_ended },
@@ -145,6 +128,15 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// Puts `refuse`'s answers in the place of hyper's refusals.
     pub(crate) fn refusing(mut self, refuse: Refuse) -> Self {
         self.refuse = Some(refuse);
+        self
+    }
+
+    /// Watches over the frames of HTTP/2, and says in hyper's place how large a header list is taken.
+    pub(crate) fn metered(mut self, header_list: u32) -> Self {
+        let mut frames = FrameMeter::new();
+        let _within = frames.takes(&self.ahead, Worth::default(), std::time::Instant::now());
+        self.frames = Some(frames);
+        self.header_list = Some(header_list);
         self
     }
 
@@ -187,6 +179,23 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         })
     }
 
+    /// There is nothing to read. Says when the wait must end.
+    fn waits(&mut self) -> Option<Instant> {
+        self.in_turn = 0;
+        self.read_deadline()
+    }
+
+    /// Ends a connection that floods us with frames.
+    fn meter(&mut self, bytes: &[u8]) -> Poll<io::Result<()>> {
+        let Some(frames) = &mut self.frames else { return Poll::Ready(Ok(())) };
+        let (answered, sent) = self.exchanges.handed_out();
+        let worth = Worth { requests: self.exchanges.begun(), frames: answered, bytes: sent };
+        match frames.takes(bytes, worth, std::time::Instant::now()) {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Ready(Err(io::Error::other("a flood of HTTP/2 frames that carry nothing"))),
+        }
+    }
+
     /// Ready at the deadline. One timer serves all phases; it is set again only when it fires early or the
     /// deadline has come nearer.
     fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
@@ -203,10 +212,10 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Fails once a client has left whose body waits unread: hyper reads nothing while upstream takes nothing, and
-    /// would notice only much later.
+    /// Fails once a client has left behind bytes that hyper does not read: those of a body while upstream takes
+    /// nothing, or of a next request. hyper would notice only much later.
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.refuse.is_none() || self.exchanges.are_none() || !self.exchanges.may_be_sending() {
+        if self.refuse.is_none() || self.is_watched || self.exchanges.are_none() {
             self.probe_at = None;
             return Poll::Ready(Ok(()));
         }
@@ -239,17 +248,28 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             .and_then(|digits| digits.parse().ok())
             .unwrap_or(400);
         let in_request_line = matches!(self.phase, Phase::Head { line_ended: false, .. });
-        self.refusal = refuse(status, in_request_line);
+        self.queued = refuse(status, in_request_line);
         self.has_refused = true;
     }
 
-    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.refusal.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.refusal))?;
+    /// Queues hyper's settings, with our size of a header list in the place of hyper's own. Says whether `hypers` were
+    /// settings.
+    ///
+    /// hyper takes more than it should say: what lies between the two is refused with an answer of ours.
+    fn announce(&mut self, hypers: &[u8]) -> bool {
+        let Some(header_list) = self.header_list.take() else { return false };
+        let settings = with_header_list(hypers, header_list);
+        self.queued = settings.unwrap_or_default();
+        !self.queued.is_empty()
+    }
+
+    fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.queued.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.queued))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.refusal.advance(written);
+            self.queued.advance(written);
         }
         Poll::Ready(Ok(()))
     }
@@ -302,14 +322,23 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             buf.put_slice(&this.ahead.split_to(length));
             return Poll::Ready(Ok(()));
         }
+        if this.in_turn > TURN_BYTES && this.frames.is_some() {
+            this.in_turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        this.is_watched = read.is_pending();
+        match read {
             Poll::Ready(Ok(())) => {
-                this.received(buf.filled().get(before..).unwrap_or_default());
-                Poll::Ready(Ok(()))
+                let bytes = buf.filled().get(before..).unwrap_or_default();
+                this.in_turn += bytes.len();
+                this.received(bytes);
+                this.meter(bytes)
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => match this.read_deadline() {
+            Poll::Pending => match this.waits() {
                 // The end of the stream: hyper closes an idle connection cleanly, and one in mid-head as broken.
                 Some(deadline) => {
                     ready!(this.poll_timer(cx, deadline));
@@ -329,6 +358,11 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
             this.replace(buf);
             return Poll::Ready(Ok(buf.len()));
         }
+        if this.announce(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let queued = this.poll_queued(cx);
+        ready!(this.watch_write(cx, queued))?;
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.watch_write(cx, polled)
     }
@@ -343,6 +377,13 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
             this.replace(bufs.first().map(|buf| &**buf).unwrap_or_default());
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
+        if let Some(first) = bufs.first()
+            && this.announce(first)
+        {
+            return Poll::Ready(Ok(first.len()));
+        }
+        let queued = this.poll_queued(cx);
+        ready!(this.watch_write(cx, queued))?;
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.watch_write(cx, polled)
     }
@@ -355,8 +396,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         let this = &mut *self;
         // hyper flushes its layer below only when it holds nothing itself any more.
         this.exchanges.flushed();
-        let refusal = this.poll_refusal(cx);
-        ready!(this.watch_write(cx, refusal))?;
+        let queued = this.poll_queued(cx);
+        ready!(this.watch_write(cx, queued))?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         ready!(this.watch_write(cx, flushed))?;
         ready!(this.poll_presence(cx))?;
@@ -380,8 +421,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingering.is_none() {
-            let refusal = this.poll_refusal(cx);
-            ready!(this.watch_write(cx, refusal))?;
+            let queued = this.poll_queued(cx);
+            ready!(this.watch_write(cx, queued))?;
             let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
             ready!(this.watch_write(cx, shut))?;
         }
@@ -397,7 +438,7 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 

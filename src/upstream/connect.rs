@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -31,6 +31,8 @@ const PROBES: u32 = 3;
 pub(super) struct Socket {
     stream: Mutex<Stream>,
     written: AtomicU64,
+    /// Bytes that may still be read before the head of an answer is whole.
+    before_head: AtomicUsize,
 }
 
 /// A connected socket of any kind.
@@ -68,7 +70,8 @@ pub(super) async fn connect(endpoint: &Endpoint, needs_http1: bool) -> io::Resul
             (Stream::Tls(Box::new(stream)), is_http2)
         }
     };
-    let socket = Arc::new(Socket { stream: Mutex::new(stream), written: AtomicU64::new(0) });
+    let (stream, before_head) = (Mutex::new(stream), AtomicUsize::new(usize::MAX));
+    let socket = Arc::new(Socket { stream, written: AtomicU64::new(0), before_head });
     Ok(Connected { socket, is_http2 })
 }
 
@@ -104,7 +107,28 @@ fn split(authority: &str) -> (&str, Option<u16>) {
     }
 }
 
+/// What may come before the head of an answer is whole: itself, interim answers, and what is read along with it.
+/// hyper drops interim answers (RFC 9110, section 15.2) without counting them.
+const HEAD_ROOM: usize = 256 * 1024;
+
 impl Socket {
+    /// A request goes out: its answer's head must come within bounds.
+    pub(super) fn expects_head(&self) {
+        self.before_head.store(HEAD_ROOM, Ordering::Relaxed);
+    }
+
+    /// The head has come: what follows is a body, of any length.
+    pub(super) fn head_came(&self) {
+        self.before_head.store(usize::MAX, Ordering::Relaxed);
+    }
+
+    /// Counts what was read while a head is due.
+    fn count_read(&self, bytes: usize) {
+        let room = self.before_head.load(Ordering::Relaxed);
+        if room != usize::MAX {
+            self.before_head.store(room.saturating_sub(bytes), Ordering::Relaxed);
+        }
+    }
     /// Bytes that were written so far.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
@@ -164,7 +188,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 impl AsyncRead for Tap {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_read(cx, buf))
+        if self.0.before_head.load(Ordering::Relaxed) == 0 {
+            let flood = "more interim answers than an answer may have";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, flood)));
+        }
+        let before = buf.filled().len();
+        let read = self.with(|stream| stream.poll_read(cx, buf));
+        self.0.count_read(buf.filled().len() - before);
+        read
     }
 }
 

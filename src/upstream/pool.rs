@@ -40,6 +40,7 @@ const SETTINGS_LOOKS: usize = 500;
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Room for all streams at once: a client that stops reading must not hold up the others on its connection.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+
 /// The connections of one worker, by the endpoint's id.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerPool {
@@ -121,9 +122,20 @@ pub(crate) enum LeaseError {
 
 impl LeaseError {
     /// Whether the endpoint was not even asked.
-    pub(crate) fn was_waiting(&self) -> bool {
-        matches!(self, LeaseError::Waiting)
+    pub(crate) fn is_not_its_fault(&self) -> bool {
+        match self {
+            LeaseError::Waiting => true,
+            LeaseError::Connecting(error) => is_shortage(error),
+        }
     }
+}
+
+/// Whether this process or machine has run out of something: descriptors, ports, memory.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    code.is_some_and(|code| shortages.contains(&code))
 }
 
 impl From<io::Error> for LeaseError {
@@ -398,7 +410,12 @@ impl Lease {
         mut request: Request<Upload>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
         match &mut self.way {
-            Way::Http1 { sender, .. } => sender.try_send_request(request).await,
+            Way::Http1 { sender, socket, .. } => {
+                socket.expects_head();
+                let answer = sender.try_send_request(request).await;
+                socket.head_came();
+                answer
+            }
             Way::Http2(place) => {
                 // An upload that upstream takes no more of still has its stream, whatever became of the answer.
                 request.body_mut().hold(place.clone());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::{HeaderMap, Version};
+use http::{HeaderMap, HeaderName, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -63,6 +63,20 @@ pub(crate) struct UploadLimits {
     pub(crate) bytes: u64,
     /// The longest wait between two frames.
     pub(crate) idle: Duration,
+}
+
+/// Which trailers of a request pass.
+#[derive(Clone, Debug)]
+pub(crate) struct TrailerRule {
+    pub(crate) is_harmless: fn(&HeaderName) -> bool,
+    /// Names that a credential may stand in: none of them passes.
+    pub(crate) secret: Arc<[HeaderName]>,
+}
+
+impl TrailerRule {
+    fn keeps(&self, name: &HeaderName) -> bool {
+        (self.is_harmless)(name) && !self.secret.contains(name)
+    }
 }
 
 /// Why an upload ended before its time.
@@ -159,7 +173,7 @@ pub(crate) struct Upload {
     limits: UploadLimits,
     received: u64,
     stall: StallTimer,
-    keeps_trailer: fn(&http::HeaderName) -> bool,
+    trailers: TrailerRule,
     /// What lasts as long as the upload does.
     held: Held,
 }
@@ -191,7 +205,7 @@ impl Upload {
         body: RequestBody,
         limits: UploadLimits,
         exchanges: Arc<Exchanges>,
-        keeps_trailer: fn(&http::HeaderName) -> bool,
+        trailers: TrailerRule,
     ) -> Self {
         Upload {
             incoming: body.take(),
@@ -201,7 +215,7 @@ impl Upload {
             limits,
             received: 0,
             stall: StallTimer::new(limits.idle),
-            keeps_trailer,
+            trailers,
             held: Held::default(),
         }
     }
@@ -246,16 +260,18 @@ impl Upload {
         if self.is_end_stream() {
             self.exchanges.body_read();
         }
-        let keeps = self.keeps_trailer;
         match frame.into_trailers() {
-            Ok(trailers) => Poll::Ready(Some(Ok(Frame::trailers(filtered(trailers, keeps))))),
+            Ok(trailers) => {
+                let kept = filtered(trailers, |name| self.trailers.keeps(name));
+                Poll::Ready(Some(Ok(Frame::trailers(kept))))
+            }
             Err(data) => Poll::Ready(Some(Ok(data))),
         }
     }
 }
 
 /// The trailers whose names `keeps` accepts.
-pub(crate) fn filtered(trailers: HeaderMap, keeps: fn(&http::HeaderName) -> bool) -> HeaderMap {
+pub(crate) fn filtered(trailers: HeaderMap, keeps: impl Fn(&HeaderName) -> bool) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(trailers.len());
     let mut current = None;
     for (name, value) in trailers {

@@ -78,6 +78,9 @@ class Gateway:
         if admin:
             (path / "admin.token").write_text("the-admin-token\n")
         admin_lines = f"admin: {{address: 127.0.0.1:0, token_file: {path / 'admin.token'}}}" if admin else "admin: off"
+        if "failed_attempts" not in config:
+            # Tests ask with bad keys on purpose, and more often than an address may.
+            config += "\nfailed_attempts: off\n"
         keys_lines = f"keys: {{path: {path / 'keys.yaml'}}}\n" if "keys:" not in config else ""
         self.config_text = (
             f"listeners: [{{address: {listener}{tls_lines}}}]\n"

@@ -1,6 +1,7 @@
 //! What tests are written with: an upstream that records, a gateway that guards it, and a client that sends
 //! any bytes at all. Everything is on port 0 and ends with the test.
 
+pub mod frames;
 mod gateway;
 pub mod mutants;
 mod raw;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 pub use gateway::{Binary, Gateway, Running};
 pub use raw::{Answer, Raw, assert_shape};
-pub use upstream::{Upstream, answer_of};
+pub use upstream::{Recorded, Upstream, answer_of};
 
 /// Long enough for the slowest machine, short enough for a person who waits.
 pub const DEADLINE: Duration = Duration::from_secs(20);

@@ -187,6 +187,14 @@ impl Raw {
         }
     }
 
+    /// So many bytes; `None` where the connection ends first.
+    pub async fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.buffer.len() < count {
+            self.more().await?;
+        }
+        Some(self.buffer.drain(..count).collect())
+    }
+
     async fn more(&mut self) -> Option<()> {
         let mut bytes = [0u8; 16 * 1024];
         match self.stream.read(&mut bytes).await {

@@ -1,0 +1,12 @@
+//! Addresses as what one host has: one of IPv4, a /64 of IPv6.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The part of an address that stands for its host. IPv6 is cut to its /64, which is what one host is given: it may
+/// use any of 2^64 addresses there. An IPv4 address stays as it is, in whichever form it came.
+pub(crate) fn host_part(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+        v4 => v4,
+    }
+}

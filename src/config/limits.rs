@@ -1,0 +1,68 @@
+//! What is limited: requests of a key, guesses of an address, and what the process takes on.
+
+use std::time::Duration;
+
+/// `requests` per `per`, of which `burst` may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Quota {
+    pub(crate) requests: u32,
+    pub(crate) per: Duration,
+    pub(crate) burst: u32,
+}
+
+impl Quota {
+    /// The burst of a quota that names none: a tenth of its requests.
+    pub(crate) fn default_burst(requests: u32) -> u32 {
+        (requests / 10).max(1)
+    }
+}
+
+/// How many bad keys one address may present in a span of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AttemptQuota {
+    pub(crate) per_address: u32,
+    pub(crate) per: Duration,
+}
+
+impl Default for AttemptQuota {
+    fn default() -> Self {
+        AttemptQuota { per_address: 20, per: Duration::from_secs(60) }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) header_bytes: u64,
+    pub(crate) header_count: usize,
+    pub(crate) uri_bytes: u64,
+    pub(crate) body_bytes: u64,
+    pub(crate) connections: usize,
+    /// Of one client address; IPv6 is counted by /64.
+    pub(crate) connections_per_address: Option<usize>,
+    /// Requests of all keys at once, streams included.
+    pub(crate) in_flight: usize,
+    pub(crate) header_timeout: Duration,
+    pub(crate) body_idle_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            header_bytes: 32 * 1024,
+            header_count: 100,
+            uri_bytes: 8 * 1024,
+            body_bytes: 32 * 1024 * 1024,
+            connections: 10_000,
+            connections_per_address: None,
+            in_flight: 10_000,
+            header_timeout: Duration::from_secs(10),
+            body_idle_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            handshake_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}

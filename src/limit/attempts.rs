@@ -1,0 +1,137 @@
+//! Addresses that keep presenting bad keys.
+//!
+//! Invariants: a good key is never refused for its address; memory has a bound, however many addresses come. Past the
+//! bound, those with the fewest failures are forgotten.
+
+use std::hash::BuildHasher;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+
+use crate::address::host_part;
+use crate::config::AttemptQuota;
+
+/// Addresses remembered: `SETS × WAYS`, of 32 bytes each. 2 MiB, taken on the first failure.
+const SETS: usize = 8192;
+const WAYS: usize = 8;
+
+/// What each address has failed lately.
+#[derive(Debug, Default)]
+pub(super) struct FailedAttempts {
+    sets: OnceLock<Box<[Mutex<Set>]>>,
+    /// Keyed at random: nobody can aim at the set of somebody else.
+    hasher: RandomState,
+}
+
+/// The addresses that share a hash.
+type Set = [Record; WAYS];
+
+/// One address's failures since the first of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Record {
+    address: u128,
+    /// Nanoseconds of the monotonic clock.
+    since: u64,
+    /// None where the record is free.
+    failures: u32,
+}
+
+impl FailedAttempts {
+    /// Notes a failure at `now`, in nanoseconds of the monotonic clock.
+    ///
+    /// # Errors
+    ///
+    /// The address had as many as it may: how long it is until they count no more. This one was not counted.
+    pub(super) fn note(&self, address: IpAddr, quota: AttemptQuota, now: u64) -> Result<(), Duration> {
+        let address = bits(address);
+        let sets = self.sets.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
+        let index = usize::try_from(self.hasher.hash_one(address)).unwrap_or(usize::MAX) % SETS;
+        let Some(set) = sets.get(index) else { return Ok(()) };
+        let mut set = set.lock().unwrap_or_else(PoisonError::into_inner);
+        let per = u64::try_from(quota.per.as_nanos()).unwrap_or(u64::MAX);
+        let is_over = |record: &Record| now.saturating_sub(record.since) >= per;
+        let Some(record) = find(&mut set, address, is_over) else { return Ok(()) };
+        if record.address != address || record.failures == 0 || is_over(record) {
+            *record = Record { address, since: now, failures: 1 };
+            return Ok(());
+        }
+        if record.failures >= quota.per_address {
+            return Err(Duration::from_nanos(record.since.saturating_add(per).saturating_sub(now)));
+        }
+        record.failures += 1;
+        Ok(())
+    }
+}
+
+/// The record of an address, else a free one, else the one that is missed least.
+fn find(set: &mut Set, address: u128, is_over: impl Fn(&Record) -> bool) -> Option<&mut Record> {
+    let is_known = |record: &&mut Record| record.failures > 0 && record.address == address;
+    // Looked for twice, since a borrow can't be given back.
+    if set.iter_mut().any(|record| is_known(&record)) {
+        return set.iter_mut().find(is_known);
+    }
+    set.iter_mut().min_by_key(|record| match record.failures == 0 || is_over(record) {
+        true => (0, 0),
+        false => (record.failures, record.since),
+    })
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match host_part(address) {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => Ipv6Addr::to_bits(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const QUOTA: AttemptQuota = AttemptQuota { per_address: 3, per: Duration::from_secs(60) };
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_has_so_many_failures_and_then_waits_for_the_end_of_its_window() {
+        let attempts = FailedAttempts::default();
+        let (here, there) = (address("192.0.2.1"), address("192.0.2.2"));
+        for second in 0..3 {
+            assert_eq!(attempts.note(here, QUOTA, second * SECOND), Ok(()));
+        }
+        assert_eq!(attempts.note(here, QUOTA, 10 * SECOND), Err(Duration::from_secs(50)));
+        assert_eq!(
+            attempts.note(address("::ffff:192.0.2.1"), QUOTA, 59 * SECOND),
+            Err(Duration::from_secs(1))
+        );
+        assert_eq!(attempts.note(there, QUOTA, 59 * SECOND), Ok(()));
+        assert_eq!(attempts.note(here, QUOTA, 60 * SECOND), Ok(()), "what was refused did not prolong it");
+    }
+
+    #[test]
+    fn one_host_of_ipv6_has_one_count() {
+        let attempts = FailedAttempts::default();
+        for host in 1..=3 {
+            assert_eq!(attempts.note(address(&format!("2001:db8::{host}")), QUOTA, 0), Ok(()));
+        }
+        assert!(attempts.note(address("2001:db8::ffff:1:2:3"), QUOTA, 0).is_err());
+        assert_eq!(attempts.note(address("2001:db8:0:1::1"), QUOTA, 0), Ok(()));
+    }
+
+    #[test]
+    fn a_flood_of_addresses_takes_no_more_memory_and_hides_no_offender() {
+        let attempts = FailedAttempts::default();
+        let offender = address("198.51.100.7");
+        while attempts.note(offender, QUOTA, 1).is_ok() {}
+        for host in 0..1_000_000u32 {
+            let _counted = attempts.note(IpAddr::V4(host.into()), QUOTA, 2);
+        }
+        let sets = attempts.sets.get().unwrap();
+        assert_eq!(sets.iter().map(|set| set.lock().unwrap().len()).sum::<usize>(), SETS * WAYS);
+        assert!(attempts.note(offender, QUOTA, 3).is_err(), "those with fewer failures went first");
+    }
+}
