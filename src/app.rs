@@ -175,6 +175,12 @@ impl App {
         })
     }
 
+    /// What connections are served by, for one that comes by no listener.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn gateway(&self) -> Arc<Gateway> {
+        self.gateway.clone()
+    }
+
     /// Asks for reloads while the server runs.
     pub(crate) fn reload_handle(&self) -> Handle {
         self.reload.clone()

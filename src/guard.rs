@@ -61,6 +61,13 @@ pub(crate) fn check(parts: &Parts, limits: &Limits) -> Result<Target, Denial> {
     })
 }
 
+/// The canonical form of a path by itself; `None` where it is refused.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn canonical(raw: &PathAndQuery) -> Option<(PathAndQuery, Vec<Ambiguity>)> {
+    let path::Canonical { path_and_query, ambiguities } = path::canonical(raw).ok()?;
+    Some((path_and_query, ambiguities))
+}
+
 fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     let uri = &parts.uri;
     let authority_length = uri.authority().map_or(0, |authority| authority.as_str().len());

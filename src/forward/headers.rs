@@ -34,7 +34,7 @@ pub(crate) struct Origin<'a> {
 }
 
 /// Turns a caller's headers into those that upstream gets.
-pub(super) fn prepare_request(
+pub(crate) fn prepare_request(
     headers: &mut HeaderMap,
     target: &Target,
     permit: &Permit,

@@ -1,0 +1,110 @@
+//! Headers: whatever a caller sends, upstream gets our names from us alone, and no credential.
+
+use std::net::IpAddr;
+
+use http::{HeaderName, HeaderValue, Request};
+
+use super::connection::{KEY, gateway};
+use crate::forward::headers::{self, Origin};
+use crate::gate;
+use crate::guard::{self, client};
+use crate::route::Lookup;
+
+/// Names that nobody but us may say, or that belong to one connection, without `_`.
+const NEVER: &[&str] = &[
+    "authorization",
+    "x-api-key",
+    "x-own-key",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "forwarded",
+    "x-real-ip",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "upgrade",
+    "transfer-encoding",
+    "content-length",
+    "http2-settings",
+    "expect",
+];
+/// Names that we say, once each.
+const OURS: &[(&str, &str)] = &[
+    ("x-bearward-key-id", "key_fuzz"),
+    ("x-bearward-key-name", "fuzz"),
+    ("x-bearward-environment", "test"),
+    ("x-bearward-permissions", "read,write"),
+    ("x-forwarded-for", "192.0.2.7"),
+    ("x-forwarded-proto", "http"),
+    ("x-forwarded-host", "a.example"),
+    ("x-request-id", "our-id"),
+    ("host", "a.example"),
+];
+
+/// Takes the bytes as fields, one a line, beside those of a good request.
+pub fn hygiene(bytes: &[u8]) {
+    let mut builder = Request::get("/v1/models").header("host", "a.example");
+    let mut kept = Vec::new();
+    let mut nominated = Vec::new();
+    for line in bytes.split(|byte| *byte == b'\n').take(60) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(&line[colon + 1..]))
+        else {
+            continue;
+        };
+        if name == "connection" {
+            let tokens = value.to_str().unwrap_or_default().split(',');
+            nominated.extend(tokens.map(|token| token.trim().to_ascii_lowercase()));
+        }
+        if name.as_str().starts_with("x-keep-") && !name.as_str().contains('_') {
+            kept.push((name.clone(), value.clone()));
+        }
+        builder = builder.header(name, value);
+    }
+    let Ok(request) = builder.header("authorization", format!("Bearer {KEY}")).body(()) else { return };
+    let (mut parts, ()) = request.into_parts();
+    let gateway = gateway();
+    let snapshot = gateway.snapshot.load_full();
+    let peer: Option<IpAddr> = Some([192, 0, 2, 7].into());
+    let client = client::client(&parts.headers, peer, &snapshot.trusted_proxies);
+    let Ok(target) = guard::check(&parts, &snapshot.limits) else { return };
+    let Lookup::Found(route) = snapshot.routes.find(&target.host, &parts.method, target.path()) else {
+        panic!()
+    };
+    let found = gate::authenticate(&parts.headers, &client, &snapshot, &gateway.keys, &gateway.limiter);
+    // Two credentials: refused.
+    let Ok(principal) = found.outcome else { return };
+    let authorized = gate::authorize(Some(principal), route).unwrap();
+    let (permit, _) = gate::admit(authorized, &snapshot, &gateway.limiter).unwrap();
+    let request_id = HeaderValue::from_static("our-id");
+    let origin = Origin {
+        peer,
+        client,
+        is_tls: false,
+        request_id: &request_id,
+        secret_headers: &snapshot.secret_headers,
+    };
+    headers::prepare_request(&mut parts.headers, &target, &permit, &origin);
+
+    for (name, value) in &parts.headers {
+        let spelled = name.as_str().replace('_', "-");
+        assert!(!NEVER.contains(&spelled.as_str()), "{name}: {value:?}");
+        let is_ours = spelled.starts_with("x-bearward-") || spelled.starts_with("x-forwarded-");
+        if is_ours || OURS.iter().any(|(ours, _)| *ours == spelled) {
+            assert!(OURS.contains(&(name.as_str(), value.to_str().unwrap())), "{name}: {value:?}");
+        }
+        assert!(name != "te" || value == "trailers", "{value:?}");
+        assert!(
+            !value.as_bytes().windows(KEY.len()).any(|part| part == KEY.as_bytes())
+                || name != "authorization"
+        );
+    }
+    for (name, value) in OURS {
+        let values: Vec<_> = parts.headers.get_all(*name).iter().collect();
+        assert_eq!(values, [*value], "{name}");
+    }
+    for (name, value) in kept.iter().filter(|(name, _)| !nominated.contains(&name.as_str().to_owned())) {
+        assert!(parts.headers.get_all(name).iter().any(|found| found == value), "{name} was lost");
+    }
+}

@@ -1,0 +1,228 @@
+//! Second readings of HTTP/1.1 (RFC 9112) and of paths (RFC 3986), by other means than the product's: what upstream may
+//! get, and what a client may be taken to have said.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+
+/// What may stand raw in a path.
+const OUTSIDE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@')
+    .remove(b'/');
+
+/// The canonical form of a path; `None` where it has none.
+pub(super) fn canonical_path(path: &str) -> Option<String> {
+    if path.contains('\\') || !path.starts_with('/') {
+        return None;
+    }
+    let mut pieces = path.split('%');
+    let mut text = percent_encode(pieces.next()?.as_bytes(), OUTSIDE).to_string();
+    for piece in pieces {
+        let (code, rest) = piece.split_at_checked(2)?;
+        let code =
+            code.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| format!("%{}", code.to_uppercase()))?;
+        let decoded: Vec<u8> = percent_decode_str(&code).collect();
+        match decoded[0] {
+            0..0x20 | 0x7f => return None,
+            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => text.push(char::from(byte)),
+            _ => text.push_str(&code),
+        }
+        text.push_str(&percent_encode(rest.as_bytes(), OUTSIDE).to_string());
+    }
+    while text.contains("//") {
+        text = text.replace("//", "/");
+    }
+    Some(url::Url::parse(&format!("http://host{text}")).ok()?.path().to_owned())
+}
+
+/// A request as it stands in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) method: String,
+    pub(super) target: String,
+    pub(super) fields: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+    /// Nothing behind it may be taken for a request.
+    pub(super) is_last: bool,
+}
+
+impl Message {
+    pub(super) fn values(&self, name: &str) -> Vec<&str> {
+        let named = self.fields.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value.as_str()).collect()
+    }
+}
+
+/// How much of a message there is.
+#[derive(Debug)]
+pub(super) enum Read {
+    /// All of it, and its length in bytes.
+    Whole(Message, usize),
+    /// Its head at most.
+    Part,
+    /// It is none.
+    Bad(String),
+}
+
+/// How strictly a head is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// As upstream must be able to: nothing but what the RFC says a sender sends.
+    Strict,
+    /// As the library under bearward does: lines may end with LF alone, an empty line may come before the head, a
+    /// fragment may stand in the target.
+    Lenient,
+}
+
+/// Reads one request from the start of `bytes`.
+pub(super) fn read(bytes: &[u8], manner: Manner) -> Read {
+    let mut lines = Lines { bytes, at: 0, manner };
+    match message(&mut lines) {
+        Ok(Some(message)) => Read::Whole(message, lines.at),
+        Ok(None) => Read::Part,
+        Err(why) => Read::Bad(why),
+    }
+}
+
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    manner: Manner,
+}
+
+impl<'a> Lines<'a> {
+    /// The next line without its end; `None` where it has not come.
+    fn next(&mut self) -> Result<Option<&'a [u8]>, String> {
+        let rest = &self.bytes[self.at..];
+        let Some(length) = rest.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+        self.at += length + 1;
+        let line = &rest[..length];
+        let line = match (line.strip_suffix(b"\r"), self.manner) {
+            (Some(line), _) => line,
+            (None, Manner::Lenient) => line,
+            (None, Manner::Strict) => return Err("a line that ends with LF alone".to_owned()),
+        };
+        match line.iter().any(|byte| matches!(byte, b'\r' | 0)) {
+            true => Err("CR or NUL within a line".to_owned()),
+            false => Ok(Some(line)),
+        }
+    }
+
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let taken = self.bytes.get(self.at..self.at.checked_add(count)?)?;
+        self.at += count;
+        Some(taken)
+    }
+}
+
+fn message(lines: &mut Lines<'_>) -> Result<Option<Message>, String> {
+    let first = loop {
+        match lines.next()? {
+            None => return Ok(None),
+            Some(b"") if lines.manner == Manner::Lenient => {}
+            Some(line) => break text(line),
+        }
+    };
+    let words: Vec<&str> = first.split(' ').collect();
+    let [method, target, version] = words[..] else { return Err(format!("{first:?} is no request line")) };
+    let is_known = version == "HTTP/1.1" || (version == "HTTP/1.0" && lines.manner == Manner::Lenient);
+    if !is_token(method) || target.is_empty() || !is_known {
+        return Err(format!("{first:?} is no request line"));
+    }
+    if lines.manner == Manner::Strict && (!target.starts_with('/') || target.contains('#')) {
+        return Err(format!("{target:?} is no origin form"));
+    }
+    let Some(fields) = fields(lines)? else { return Ok(None) };
+    let mut message = Message {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        fields,
+        body: Vec::new(),
+        is_last: false,
+    };
+    Ok(body(lines, &mut message)?.map(|()| message))
+}
+
+/// Fields up to the empty line.
+fn fields(lines: &mut Lines<'_>) -> Result<Option<Vec<(String, String)>>, String> {
+    let mut fields = Vec::new();
+    loop {
+        let Some(line) = lines.next()? else { return Ok(None) };
+        if line.is_empty() {
+            return Ok(Some(fields));
+        }
+        let line = text(line);
+        let Some((name, value)) = line.split_once(':') else { return Err(format!("{line:?} is no field")) };
+        if !is_token(name) || value.chars().any(|c| c.is_ascii_control() && c != '\t') {
+            return Err(format!("{line:?} is no field"));
+        }
+        fields.push((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()));
+    }
+}
+
+fn body(lines: &mut Lines<'_>, message: &mut Message) -> Result<Option<()>, String> {
+    let values = |name: &str| message.values(name).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let (lengths, codings) = (values("content-length"), values("transfer-encoding"));
+    let body = match (&lengths[..], &codings[..]) {
+        ([], []) => Some(Vec::new()),
+        ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => chunks(lines)?,
+        ([length], []) if !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let length = length.parse().map_err(|_| format!("{length} is too long"))?;
+            lines.take(length).map(<[u8]>::to_vec)
+        }
+        // The library takes the chunks for the body, and nothing behind them (RFC 9112, section 6.1).
+        ([_, ..], [coding]) if lines.manner == Manner::Lenient && coding.eq_ignore_ascii_case("chunked") => {
+            message.is_last = true;
+            chunks(lines)?
+        }
+        _ => return Err(format!("framing: {lengths:?} {codings:?}")),
+    };
+    Ok(body.map(|body| message.body = body))
+}
+
+fn chunks(lines: &mut Lines<'_>) -> Result<Option<Vec<u8>>, String> {
+    let mut body = Vec::new();
+    loop {
+        let Some(line) = lines.next()? else { return Ok(None) };
+        let line = text(line);
+        let size = line.split(';').next().unwrap_or_default();
+        let size = if lines.manner == Manner::Lenient { size.trim_matches([' ', '\t']) } else { size };
+        let is_hex = !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let size = usize::from_str_radix(size, 16).ok().filter(|_| is_hex);
+        let Some(size) = size else { return Err(format!("{line:?} is no chunk size")) };
+        if size == 0 {
+            return Ok(fields(lines)?.map(|_trailers| body));
+        }
+        let Some(data) = lines.take(size) else { return Ok(None) };
+        body.extend_from_slice(data);
+        match lines.take(2) {
+            None => return Ok(None),
+            Some(b"\r\n") => {}
+            Some(_) => return Err("a chunk that is longer than it says".to_owned()),
+        }
+    }
+}
+
+/// Bytes as text, one character for each.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}

@@ -1,0 +1,65 @@
+//! Key files and configurations: no panic, faults within the file, and no secret in what is said of them.
+
+use std::path::Path;
+
+use crate::config::fault::Faults;
+use crate::keys::set::Reading;
+use crate::keys::store::Store;
+use crate::{Config, KeyRing};
+
+/// Takes the bytes as a key file; the first of them says of which kind.
+pub fn keys(bytes: &[u8]) {
+    let Some((kind, content)) = bytes.split_first() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let name = ["keys.yaml", "keys.jsonl", "keys.txt", "part.yaml"][usize::from(kind % 4)];
+    let path = directory.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    // A file of a directory may hold one key alone.
+    let store = if name == "part.yaml" { directory.path() } else { &path };
+    let store = Store::at(store).unwrap();
+    let loaded = store.load(Reading::first(&Default::default()));
+    let described = store.records();
+    match (&loaded, &described) {
+        (Ok(set), Ok(records)) if set.refused.is_empty() => {
+            assert_eq!(set.keys, records.len(), "both ways of reading find the same keys");
+            assert!(!records.is_empty(), "a store without keys is a fault");
+        }
+        (Ok(set), _) => assert!(!set.refused.is_empty(), "{described:?}"),
+        (Err(faults), _) => assert!(described.is_err(), "only the one for service fails: {faults}"),
+    }
+    for faults in [loaded.as_ref().err(), described.as_ref().err()].into_iter().flatten() {
+        check(faults, content);
+    }
+    if let Ok(ring) = KeyRing::load(store.path()) {
+        assert!(ring.keys() > 0);
+    }
+}
+
+/// Takes the bytes as a configuration.
+pub fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let environment = |name: &str| (name == "SET").then(|| "value".to_owned());
+    if let Err(faults) = Config::parse(Path::new("bearward.yaml"), text, &environment) {
+        check(&faults, bytes);
+    }
+}
+
+fn check(faults: &Faults, content: &[u8]) {
+    assert!(!faults.0.is_empty(), "a refusal says why");
+    let lines = content.split(|byte| *byte == b'\n').count();
+    let said = faults.to_string();
+    for fault in &faults.0 {
+        assert!(fault.at.line <= lines + 1, "{fault} of {lines} lines");
+    }
+    let text = String::from_utf8_lossy(content);
+    if text.contains(":?") {
+        // The message of a variable that must be set is there to be printed.
+        return;
+    }
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ':');
+    for word in text.split(|c| !is_part(c)) {
+        let is_secret =
+            word.len() >= 20 && ["bwk_", "sk-", "sha256:"].iter().any(|start| word.starts_with(start));
+        assert!(!is_secret || !said.contains(word), "a secret is told: {said}");
+    }
+}

@@ -1,0 +1,66 @@
+//! Tokens: what is one, by a second reading of the format, and that nothing else opens anything.
+
+use std::sync::OnceLock;
+
+use crate::keys::cache::KeyCache;
+use crate::keys::set::Reading;
+use crate::keys::store::Store;
+use crate::{Credential, Token};
+
+/// Takes the bytes as a credential.
+pub fn token(bytes: &[u8]) {
+    let credential = Credential::new(bytes);
+    assert_eq!(credential.is_token(), is_token(bytes), "two readings of the format differ");
+    let id = credential.key_id();
+    let digits = id.strip_prefix("key_").unwrap();
+    assert!(digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_alphanumeric()), "{id}");
+    let (cache, live) = keys();
+    let opens = cache.open(&credential).is_ok();
+    assert_eq!(opens, live.iter().any(|token| token.as_bytes() == bytes), "a token opens itself alone");
+    // One that is nearly good: bytes that replace a part of a live one.
+    if let (Some((&at, rest)), Some(live)) = (bytes.split_first(), live.first()) {
+        let mut near = live.clone().into_bytes();
+        let start = usize::from(at) % near.len();
+        for (byte, new) in near.iter_mut().skip(start).zip(rest) {
+            *byte = *new;
+        }
+        let opens = cache.open(&Credential::new(&near)).is_ok();
+        assert_eq!(opens, near == live.as_bytes());
+    }
+}
+
+fn keys() -> &'static (KeyCache, Vec<String>) {
+    static KEYS: OnceLock<(KeyCache, Vec<String>)> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.txt");
+        let live: Vec<String> = (0..5).map(|_| Token::generate().unwrap().reveal().to_owned()).collect();
+        std::fs::write(&path, live.join("\n")).unwrap();
+        let set = Store::at(&path).unwrap().load(Reading::first(&Default::default())).unwrap();
+        (KeyCache::from(&set), live)
+    })
+}
+
+/// The format once more, bit by bit.
+fn is_token(bytes: &[u8]) -> bool {
+    if bytes.len() != 53 || !bytes.starts_with(b"bwk_") || bytes[14] != b'_' {
+        return false;
+    }
+    let digits = [&bytes[4..14], &bytes[15..]].concat();
+    if !digits.iter().all(u8::is_ascii_alphanumeric) {
+        return false;
+    }
+    let mut crc = u32::MAX;
+    for byte in &bytes[..47] {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+        }
+    }
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => u64::from(byte - b'0'),
+        b'A'..=b'Z' => u64::from(byte - b'A') + 10,
+        _ => u64::from(byte - b'a') + 36,
+    };
+    bytes[47..].iter().fold(0, |value, byte| value * 62 + digit(*byte)) == u64::from(!crc)
+}
