@@ -1,5 +1,5 @@
 # Everything a person or a machine does with this repository. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys bench-keys clean help
+.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys bench-keys soak fuzz clean help
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -52,6 +52,18 @@ measure: e2e-setup ## The long measurements: latency added to streams, 2 GiB bot
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure.py
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_live.py
+
+soak: e2e-setup ## All traffic, reloads, upstreams that die and abusive clients at once; MINUTES=10 unless told
+	$(CARGO) build --profile e2e
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/soak.py --minutes $(or $(MINUTES),10)
+
+fuzz: ## Run each fuzz target for SECONDS=300; needs a nightly toolchain and `cargo install cargo-fuzz`
+	@set -e; for target in token path hygiene keys config connection; do \
+		mkdir -p fuzz/work/$$target; \
+		dictionary=fuzz/dictionaries/$$target.dict; \
+		$(CARGO) +nightly fuzz run $$target fuzz/work/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(or $(SECONDS),300) -max_len=4096 -timeout=20 $$(test -f $$dictionary && echo -dict=$$dictionary); \
+	done
 
 bench-keys: ## Look-ups of tokens: their cost, ten million changed ones, and whether time tells how near one was
 	$(CARGO) bench --bench keys

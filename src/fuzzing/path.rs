@@ -19,5 +19,7 @@ pub fn path(bytes: &[u8]) {
     assert_eq!(Some(found.path()), expected.as_deref(), "{raw}");
     assert_eq!(found.query(), raw.query(), "the query is left alone");
     let (again, ambiguities_again) = guard::canonical(&found).expect("a canonical path is one");
-    assert_eq!((again, ambiguities_again), (found, ambiguities), "nothing is left to resolve");
+    assert_eq!(again, found, "nothing is left to resolve");
+    // What is resolved away was ambiguous all the same: where it is a slash, another segment would have gone.
+    assert!(ambiguities_again.iter().all(|again| ambiguities.contains(again)), "{raw}");
 }

@@ -17,6 +17,10 @@ pub(super) struct Canonical {
 ///
 /// 400 for an invalid `%`, encoded control bytes and `\`, which no server should have to read.
 pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
+    if raw.as_str() == "/" {
+        // One that holds nothing (of `http://host#fragment`) reads as this, too, and would be written as nothing.
+        return Ok(Canonical { path_and_query: PathAndQuery::from_static("/"), ambiguities: Vec::new() });
+    }
     if is_canonical(raw.path()) {
         return Ok(Canonical { path_and_query: raw.clone(), ambiguities: Vec::new() });
     }

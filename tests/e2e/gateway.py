@@ -57,11 +57,12 @@ class Gateway:
     """bearward in front of a port of loopback, or of endpoints as the configuration writes them.
 
     `keys`: name → arguments of `bearward keys create`. `admin`: with an admin listener and its token.
-    `listener`: the address; `fds`: sockets to hand down.
+    `listener`: the address; `fds`: sockets to hand down; `plain_too`: listens on `plain_port`, without TLS.
     """
 
     def __init__(
-        self, upstream, keys, tls=False, config="", environment=None, admin=False, listener="127.0.0.1:0", fds=(), fields=""
+        self, upstream, keys, tls=False, config="", environment=None, admin=False, listener="127.0.0.1:0", fds=(), fields="",
+        plain_too=False,
     ):
         self.directory = tempfile.TemporaryDirectory(prefix="bearward-e2e-")
         path = self.path = pathlib.Path(self.directory.name)
@@ -82,8 +83,10 @@ class Gateway:
             # Tests ask with bad keys on purpose, and more often than an address may.
             config += "\nfailed_attempts: off\n"
         keys_lines = f"keys: {{path: {path / 'keys.yaml'}}}\n" if "keys:" not in config else ""
+        self.plain_port = free_port() if plain_too else None
+        plain = f"{{address: 127.0.0.1:{self.plain_port}}}, " if plain_too else ""
         self.config_text = (
-            f"listeners: [{{address: {listener}{tls_lines}}}]\n"
+            f"listeners: [{plain}{{address: {listener}{tls_lines}}}]\n"
             f"upstreams: [{{name: model, endpoints: [{endpoints}]{fields}}}]\n"
             f"{keys_lines}{admin_lines}\n{config.replace('KEYS', str(path / 'keys.yaml'))}"
         )
