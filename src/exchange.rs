@@ -20,6 +20,8 @@ pub(crate) struct Exchanges {
     bytes: AtomicUsize,
     /// The latest request has a body that was not read to its end.
     unread: AtomicBool,
+    /// An answer was broken off whose end is the connection's own.
+    broken_off: AtomicBool,
     /// Told when the connection is to end at once.
     cut: Notify,
 }
@@ -35,6 +37,15 @@ impl Exchanges {
         self.active.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         InService(self.clone())
+    }
+
+    /// An answer was broken off. Whoever speaks HTTP/1.0 would take the connection's end for the answer's.
+    pub(crate) fn break_off(&self) {
+        self.broken_off.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_broken_off(&self) -> bool {
+        self.broken_off.load(Ordering::Relaxed)
     }
 
     /// Ends the connection, whatever it is at.
@@ -90,6 +101,11 @@ impl Exchanges {
 }
 
 impl InService {
+    /// This request's answer was broken off, and its end is the connection's own.
+    pub(crate) fn break_off(&self) {
+        self.0.break_off();
+    }
+
     /// A frame of this request's answer was handed out.
     pub(crate) fn answered(&self, bytes: usize) {
         self.0.answered(bytes);

@@ -92,11 +92,15 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
         limits,
     };
     let sending = exchange.send(request, pool);
-    let (response, lease) = unless_revoked(&mut revocation, &permit, sending).await?;
+    let (response, mut lease) = unless_revoked(&mut revocation, &permit, sending).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return tunnelled(response, lease, permit, upgrade, revocation);
     }
     check_answer(&response, &upstream)?;
+    if response.version() == Version::HTTP_10 {
+        // hyper would speak HTTP/1.0 on it from here on, in which a body of unknown length can't be sent.
+        lease.is_last_use();
+    }
     progress.answered();
     let (mut head, incoming) = response.into_parts();
     let keeps_length = method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;

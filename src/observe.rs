@@ -111,6 +111,27 @@ struct AccessLine {
     outcome: &'static str,
 }
 
+/// A path in which no token of ours is whole: somebody may take the path for the place of a key.
+fn without_tokens(path: &str) -> String {
+    /// `bwk_`, the id and `_`: what tells which token it was.
+    const SHOWN: usize = 15;
+    let mut told = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(start) = rest.find("bwk_") {
+        let (before, token) = rest.split_at(start);
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (token, behind) = token.split_at(token.find(|c| !is_part(c)).unwrap_or(token.len()));
+        told.push_str(before);
+        match token.split_at_checked(SHOWN) {
+            Some((shown, hidden)) if !hidden.is_empty() => told.extend([shown, "…"]),
+            _ => told.push_str(token),
+        }
+        rest = behind;
+    }
+    told.push_str(rest);
+    told
+}
+
 impl RequestRecord {
     /// Opens the record of a request. `path` is the raw one until the canonical one is known.
     pub(crate) fn open(
@@ -131,7 +152,7 @@ impl RequestRecord {
             request_id: id.to_str().unwrap_or_default().to_owned(),
             client,
             method: method.as_str().to_owned(),
-            path: path.to_owned(),
+            path: without_tokens(path),
             protocol: protocol(version),
             status: 0,
             code: None,
@@ -162,7 +183,7 @@ impl RequestRecord {
     }
 
     pub(crate) fn target(&mut self, path: &str) {
-        self.note(|line| path.clone_into(&mut line.path));
+        self.note(|line| line.path = without_tokens(path));
     }
 
     pub(crate) fn route(&mut self, route: &str, upstream: &str) {
@@ -290,6 +311,18 @@ fn protocol(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_told_without_the_tokens_in_it() {
+        for (path, told) in [
+            ("/v1/models", "/v1/models"),
+            ("/bwk_4f9Zk2Qx7B_abcdefghij/x", "/bwk_4f9Zk2Qx7B_…/x"),
+            ("/xbwk_4f9Zk2Qx7B_a/bwk_4f9Zk2Qx7C_b", "/xbwk_4f9Zk2Qx7B_…/bwk_4f9Zk2Qx7C_…"),
+            ("/bwk_", "/bwk_"),
+        ] {
+            assert_eq!(without_tokens(path), told);
+        }
+    }
 
     #[test]
     fn a_callers_id_is_kept_when_it_is_sane() {

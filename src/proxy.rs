@@ -256,7 +256,6 @@ impl Course {
             let principal = self.principal.as_ref()?;
             gate::standing(principal, self.route.as_ref(), &self.snapshot, &peer.gateway.limiter)
         });
-        // HTTP/1 has its own way with what is left of a request.
         let is_http2 = caller.version == Version::HTTP_2;
         let mut response = match outcome {
             Ok(Forwarded::Tunnel(head, tunnel)) => {
@@ -268,7 +267,7 @@ impl Course {
             Ok(Forwarded::Answer(response)) => {
                 self.record.status(response.status());
                 let answer = |download| ResponseBody::upstream(download, self.record);
-                response.map(|download| answer(download).concluding(in_service, body, is_http2))
+                response.map(|download| answer(download).concluding(in_service, body, caller.version))
             }
             Err(denial) => {
                 self.record.denied(&denial);
@@ -279,7 +278,7 @@ impl Course {
                     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
                 }
                 let answer = |bytes| ResponseBody::own(bytes, self.record);
-                response.map(|bytes| answer(bytes).concluding(in_service, body, is_http2))
+                response.map(|bytes| answer(bytes).concluding(in_service, body, caller.version))
             }
         };
         let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::task::AbortHandle;
@@ -33,6 +34,10 @@ pub(crate) struct ResponseBody {
     record: Option<RequestRecord>,
     /// What of the request nobody has read, where the end of the answer waits for it.
     rest: Option<Drain>,
+    /// An error that waits until all before it has gone out.
+    held_back: Option<DownloadFailed>,
+    /// The client knows no end of a body but the connection's (HTTP/1.0).
+    ends_with_connection: bool,
     /// The exchange on the caller's connection, which ends with its answer, and the body of its request.
     exchange: Option<(InService, RequestBody)>,
 }
@@ -208,26 +213,40 @@ impl Drop for Download {
 impl ResponseBody {
     pub(crate) fn own(bytes: Bytes, record: RequestRecord) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
-        ResponseBody { source: Source::Own(bytes), record: Some(record), rest: None, exchange: None }
+        ResponseBody::of(Source::Own(bytes), Some(record))
     }
 
     /// None: what follows is no body.
     pub(crate) fn none() -> Self {
-        ResponseBody { source: Source::Own(None), record: None, rest: None, exchange: None }
+        ResponseBody::of(Source::Own(None), None)
     }
 
     pub(crate) fn upstream(download: Download, record: RequestRecord) -> Self {
+        ResponseBody::of(Source::Upstream(Box::new(download)), Some(record))
+    }
+
+    fn of(source: Source, record: Option<RequestRecord>) -> Self {
         ResponseBody {
-            source: Source::Upstream(Box::new(download)),
-            record: Some(record),
+            source,
+            record,
             rest: None,
+            held_back: None,
+            ends_with_connection: false,
             exchange: None,
         }
     }
 
-    /// Keeps the exchange open for as long as this body lives. `drains`: the answer ends only when the request
-    /// has, within bounds. Where the head is all of the answer, it ends at once: a gRPC status must.
-    pub(crate) fn concluding(mut self, in_service: InService, request: RequestBody, drains: bool) -> Self {
+    /// Keeps the exchange open for as long as this body lives. On HTTP/2, the answer ends only when the request has,
+    /// within bounds; HTTP/1 has its own way with what is left of one. Where the head is all of the answer, it ends at
+    /// once: a gRPC status must.
+    pub(crate) fn concluding(
+        mut self,
+        in_service: InService,
+        request: RequestBody,
+        version: Version,
+    ) -> Self {
+        let drains = version == Version::HTTP_2;
+        self.ends_with_connection = version == Version::HTTP_10;
         self.rest =
             (drains && !request.is_empty() && !self.source.has_ended()).then(|| Drain::new(request.clone()));
         self.exchange = Some((in_service, request));
@@ -239,6 +258,17 @@ impl ResponseBody {
         if let Some((in_service, _)) = &self.exchange {
             in_service.answered(frame.data_ref().map_or(0, Bytes::len));
         }
+    }
+
+    /// Notes why the answer is not whole.
+    fn broken_off(&mut self, error: DownloadFailed) -> DownloadFailed {
+        if let Some(mut record) = self.record.take() {
+            record.failed(&error);
+        }
+        if let Some((in_service, _)) = self.exchange.as_ref().filter(|_| self.ends_with_connection) {
+            in_service.break_off();
+        }
+        error
     }
 
     fn finish(&mut self) {
@@ -257,9 +287,22 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadFailed>>> {
         let this = &mut *self;
+        if let Some(error) = this.held_back.take() {
+            return Poll::Ready(Some(Err(this.broken_off(error))));
+        }
         let polled = match &mut this.source {
             Source::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Upstream(download) => download.poll_frame(cx),
+        };
+        let polled = match polled {
+            Poll::Ready(Some(Err(error))) => {
+                // hyper throws away what it has not written yet when a body breaks, the head perhaps: it is given a turn
+                // to write it.
+                this.held_back = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            other => other,
         };
         if let (Poll::Ready(None), Some(rest)) = (&polled, &mut this.rest) {
             ready!(rest.poll(cx));
@@ -272,13 +315,8 @@ impl Body for ResponseBody {
                     record.sent(data.len());
                 }
             }
-            Poll::Ready(Some(Err(error))) => {
-                if let Some(mut record) = this.record.take() {
-                    record.failed(error);
-                }
-            }
             Poll::Ready(None) => this.finish(),
-            Poll::Pending => turn::leave(Turn::Upstream),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => turn::leave(Turn::Upstream),
         }
         polled
     }

@@ -76,7 +76,10 @@ fn protocol(value: &HeaderValue) -> Option<String> {
     let text = value.to_str().ok()?.trim();
     let (name, version) = text.split_once('/').unwrap_or((text, ""));
     let is_one = !name.is_empty() && !text.contains([',', ' ', '\t']) && !version.contains('/');
-    is_one.then(|| name.to_ascii_lowercase())
+    let name = name.to_ascii_lowercase();
+    // WebSocket says its version in a header of its own (RFC 6455, section 4.1).
+    let is_known = is_one && (name != "websocket" || !text.contains('/'));
+    is_known.then_some(name)
 }
 
 fn nominates_upgrade(headers: &HeaderMap) -> bool {
@@ -93,7 +96,9 @@ mod tests {
         let name = |value: &'static str| protocol(&HeaderValue::from_static(value));
         assert_eq!(name("WebSocket").as_deref(), Some("websocket"));
         assert_eq!(name("SPDY/3.1").as_deref(), Some("spdy"));
-        for bad in ["", "websocket, h2c", "h2c,websocket", "web socket", "a/b/c", "/1"] {
+        for bad in
+            ["websocket/13", "websocket/", "", "websocket, h2c", "h2c,websocket", "web socket", "a/b/c", "/1"]
+        {
             assert_eq!(name(bad), None, "{bad}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use super::connection::{KEY, gateway};
 use crate::forward::headers::{self, Origin};
@@ -87,7 +87,15 @@ pub fn hygiene(bytes: &[u8]) {
     };
     headers::prepare_request(&mut parts.headers, &target, &permit, &origin);
 
-    for (name, value) in &parts.headers {
+    check(&parts.headers);
+    for (name, value) in kept.iter().filter(|(name, _)| !nominated.contains(&name.as_str().to_owned())) {
+        assert!(parts.headers.get_all(name).iter().any(|found| found == value), "{name} was lost");
+    }
+}
+
+/// What upstream gets has our names from us, and none that nobody may say.
+fn check(headers: &HeaderMap) {
+    for (name, value) in headers {
         let spelled = name.as_str().replace('_', "-");
         assert!(!NEVER.contains(&spelled.as_str()), "{name}: {value:?}");
         let is_ours = spelled.starts_with("x-bearward-") || spelled.starts_with("x-forwarded-");
@@ -101,10 +109,7 @@ pub fn hygiene(bytes: &[u8]) {
         );
     }
     for (name, value) in OURS {
-        let values: Vec<_> = parts.headers.get_all(*name).iter().collect();
+        let values: Vec<_> = headers.get_all(*name).iter().collect();
         assert_eq!(values, [*value], "{name}");
-    }
-    for (name, value) in kept.iter().filter(|(name, _)| !nominated.contains(&name.as_str().to_owned())) {
-        assert!(parts.headers.get_all(name).iter().any(|found| found == value), "{name} was lost");
     }
 }

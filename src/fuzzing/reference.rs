@@ -46,7 +46,11 @@ pub(super) fn canonical_path(path: &str) -> Option<String> {
     while text.contains("//") {
         text = text.replace("//", "/");
     }
-    Some(url::Url::parse(&format!("http://host{text}")).ok()?.path().to_owned())
+    let path = url::Url::parse(&format!("http://host{text}")).ok()?.path().to_owned();
+    // Somebody may take these for slashes, and parameters for none of the path.
+    let split = path.replace("%2F", "/").replace("%5C", "/");
+    let hides = split.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")));
+    (!hides).then_some(path)
 }
 
 /// A request as it stands in bytes.

@@ -25,7 +25,8 @@ pub fn token(bytes: &[u8]) {
             *byte = *new;
         }
         let opens = cache.open(&Credential::new(&near)).is_ok();
-        assert_eq!(opens, near == live.as_bytes());
+        let is_live = keys().1.iter().any(|live| live.as_bytes() == near);
+        assert_eq!(opens, is_live);
     }
 }
 

@@ -26,6 +26,10 @@ pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
     }
     let (decoded, ambiguities) = decode(raw.path())?;
     let mut text = resolve(&decoded);
+    if !ambiguities.is_empty() && text.split('/').any(hides_dot_segment) {
+        // Whoever takes what is ambiguous would go where nobody has decided that it may.
+        return Err(refused("The path hides a dot segment", ".."));
+    }
     if let Some(query) = raw.query() {
         text.push('?');
         text.push_str(query);
@@ -86,6 +90,12 @@ fn decode(path: &str) -> Result<(String, Vec<Ambiguity>), Denial> {
         }
     }
     Ok((out, ambiguities))
+}
+
+/// Whether a segment holds a dot segment for whoever splits it at an encoded slash or backslash, or cuts it at `;`.
+fn hides_dot_segment(segment: &str) -> bool {
+    let pieces = segment.split("%2F").flat_map(|piece| piece.split("%5C"));
+    pieces.map(|piece| piece.split(';').next().unwrap_or_default()).any(|piece| matches!(piece, "." | ".."))
 }
 
 fn refused(message: &'static str, found: &str) -> Denial {

@@ -308,11 +308,15 @@ async fn watch_idle(exchanges: &Exchanges, limit: Duration, is_idle: fn(&Exchang
 
 /// Our answers in the place of hyper's own refusals.
 pub(crate) fn refusals(logs: Logs, client: Option<IpAddr>, limits: Limits) -> Refuse {
-    Box::new(move |status, in_request_line| {
+    Box::new(move |status, seen| {
         let denial = match status {
             // hyper can't tell a request line that is too long from headers that are.
             414 => Denial::uri_too_long(limits.uri_bytes),
-            431 if in_request_line => Denial::uri_too_long(limits.uri_bytes),
+            431 if seen.lines == 0 => Denial::uri_too_long(limits.uri_bytes),
+            // … nor a Content-Length that is no length from either.
+            431 if seen.bytes as u64 <= limits.header_bytes && seen.lines <= limits.header_count => {
+                Denial::bad_request("The request's framing is not valid")
+            }
             431 => Denial::headers_too_large(limits.header_bytes, limits.header_count as u64),
             _ => Denial::bad_request("The request is not valid HTTP"),
         };

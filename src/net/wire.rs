@@ -30,9 +30,23 @@ pub(crate) struct WireTimeouts {
     pub(crate) idle: Duration,
 }
 
-/// Makes the answer in the place of one of hyper's own refusals. Gets hyper's status, and whether not even
-/// the request line had ended.
-pub(crate) type Refuse = Box<dyn Fn(u16, bool) -> Bytes + Send>;
+/// Makes the answer in the place of one of hyper's own refusals. Gets hyper's status, and what has come of the head.
+pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
+
+/// How much has come of a head.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HeadSeen {
+    pub(crate) bytes: usize,
+    /// Ends of lines: none while the request line lasts.
+    pub(crate) lines: usize,
+}
+
+impl HeadSeen {
+    fn and(self, bytes: &[u8]) -> Self {
+        let lines = memchr::memchr_iter(b'\n', bytes).count();
+        HeadSeen { bytes: self.bytes + bytes.len(), lines: self.lines + lines }
+    }
+}
 
 /// How often it is looked whether a client has left from which hyper reads nothing at the moment.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,7 +57,7 @@ const LINGER_TIME: Duration = Duration::from_secs(5);
 /// … and this much.
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
-pub(crate) struct Wire<S> {
+pub(crate) struct Wire<S: Peered> {
     stream: S,
     /// Bytes read ahead, to tell HTTP/1 from HTTP/2; hyper gets them first.
     ahead: Bytes,
@@ -64,6 +78,8 @@ pub(crate) struct Wire<S> {
     /// One of hyper's refusals was replaced: what the client sends is not understood.
     has_refused: bool,
     phase: Phase,
+    /// What has come behind a request in service, and how many had begun by then: the next head, unless one more begins.
+    next_head: Option<(usize, HeadSeen)>,
     /// Until the first bytes have come.
     first_bytes_by: Option<Instant>,
     /// hyper was told the end of the stream at a deadline.
@@ -85,8 +101,8 @@ pub(crate) struct Wire<S> {
 enum Phase {
     /// The first byte of the next head.
     Idle { since: Instant },
-    /// The rest of a head; `line_ended` once its first line is whole.
-    Head { since: Instant, line_ended: bool },
+    /// The rest of a head.
+    Head { since: Instant, seen: HeadSeen },
 }
 
 #[derive(Debug)]
@@ -98,7 +114,7 @@ struct Linger {
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// A wire for a new connection, from which `ahead` was read already.
     pub(crate) fn new(stream: S, ahead: Bytes, exchanges: Arc<Exchanges>, timeouts: WireTimeouts) -> Self {
-        let line_ended = ahead.contains(&b'\n');
+        let seen = HeadSeen::default().and(&ahead);
         let first_bytes_by = ahead.is_empty().then(|| Instant::now() + timeouts.header);
         Wire {
             stream,
@@ -113,7 +129,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             is_watched: false,
             has_refused: false,
             // A connection that was opened is about to be used: its first head has the head's time.
-            phase: Phase::Head { since: Instant::now(), line_ended },
+            phase: Phase::Head { since: Instant::now(), seen },
+            next_head: None,
             first_bytes_by,
             has_ended: false,
             is_overdue: false,
@@ -145,21 +162,32 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let begun = self.exchanges.begun();
         if begun != self.seen {
             self.seen = begun;
-            self.phase = Phase::Idle { since: Instant::now() };
+            let since = Instant::now();
+            self.phase = match self.next_head.take().filter(|(of, _)| *of == begun) {
+                Some((_, seen)) => Phase::Head { since, seen },
+                None => Phase::Idle { since },
+            };
         }
     }
 
     fn received(&mut self, bytes: &[u8]) {
         self.first_bytes_by = None;
         self.is_overdue = false;
+        if self.refuse.is_none() {
+            return;
+        }
         if !self.exchanges.are_none() {
+            if !self.exchanges.may_be_sending() {
+                let begun = self.exchanges.begun();
+                let before = self.next_head.filter(|(of, _)| *of == begun).unwrap_or_default().1;
+                self.next_head = Some((begun, before.and(bytes)));
+            }
             return;
         }
         self.look();
-        let ends_line = bytes.contains(&b'\n');
         self.phase = match self.phase {
-            Phase::Idle { .. } => Phase::Head { since: Instant::now(), line_ended: ends_line },
-            Phase::Head { since, line_ended } => Phase::Head { since, line_ended: line_ended || ends_line },
+            Phase::Idle { .. } => Phase::Head { since: Instant::now(), seen: HeadSeen::default().and(bytes) },
+            Phase::Head { since, seen } => Phase::Head { since, seen: seen.and(bytes) },
         };
     }
 
@@ -247,8 +275,11 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| digits.parse().ok())
             .unwrap_or(400);
-        let in_request_line = matches!(self.phase, Phase::Head { line_ended: false, .. });
-        self.queued = refuse(status, in_request_line);
+        let seen = match self.phase {
+            Phase::Head { seen, .. } => seen,
+            Phase::Idle { .. } => HeadSeen::default(),
+        };
+        self.queued = refuse(status, seen);
         self.has_refused = true;
     }
 
@@ -430,6 +461,14 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
             return this.poll_linger(cx).map(Ok);
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Peered> Drop for Wire<S> {
+    fn drop(&mut self) {
+        if self.exchanges.is_broken_off() {
+            self.stream.reset();
+        }
     }
 }
 

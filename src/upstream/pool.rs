@@ -94,6 +94,8 @@ pub(crate) struct Lease {
     way: Way,
     /// Whether it served a request before, so that it may have died unseen.
     pub(crate) is_reused: bool,
+    /// Whether another request may follow on the connection.
+    may_be_kept: bool,
     at: AtEndpoint,
     endpoint: Arc<Endpoint>,
     upstream: Arc<Upstream>,
@@ -225,7 +227,7 @@ impl WorkerPool {
         endpoint: &Arc<Endpoint>,
     ) -> Lease {
         let (endpoint, upstream, pool) = (endpoint.clone(), upstream.clone(), self.clone());
-        Lease { way, is_reused, at, endpoint, upstream, pool }
+        Lease { way, is_reused, may_be_kept: true, at, endpoint, upstream, pool }
     }
 
     fn reuse(&self, endpoint: &Endpoint, needs_http1: bool) -> Option<Way> {
@@ -433,11 +435,16 @@ impl Lease {
         }
     }
 
+    /// No other request follows on the connection.
+    pub(crate) fn is_last_use(&mut self) {
+        self.may_be_kept = false;
+    }
+
     /// The answer is whole: the connection may serve the next request, if it is still one.
     pub(crate) fn give_back(self) {
         let Way::Http1 { sender, socket, .. } = self.way else { return };
         let settings = self.upstream.pool;
-        if sender.is_closed() {
+        if !self.may_be_kept || sender.is_closed() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);

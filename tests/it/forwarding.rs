@@ -344,6 +344,36 @@ async fn an_upstream_that_takes_encoded_slashes_gets_them() {
     gateway.get("/v1/models/a;b", "ci").await.assert_denied(400, "BAD_REQUEST");
 }
 
+/// An upstream that takes them may decode them, and would go where nobody has decided that it may.
+#[tokio::test]
+async fn no_dot_segment_hides_behind_what_an_upstream_takes() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .upstream("accept_in_path: [encoded-slash, encoded-backslash, semicolon]")
+        .key("ci", "permissions: [read]")
+        .config("routes: any")
+        .start()
+        .await;
+    let cases = [
+        "/t/..%2fadm",
+        "/t/%2e%2e%2fadm",
+        "/t/x%2f..%2f../adm",
+        "/t/..%5cadm",
+        "/t/%2f../adm",
+        "/t/.%2fx",
+        "/t/..;/adm",
+        "/t/%2e%2e;x=y/adm",
+        "/t%2f..",
+    ];
+    for path in cases {
+        gateway.get(path, "ci").await.assert_denied(400, "BAD_REQUEST");
+    }
+    assert!(upstream.requests().is_empty(), "{:?}", upstream.requests());
+    for path in ["/t/a%2Fb", "/t/a..%2Fb", "/t/a;b=..", "/t/...%2F..."] {
+        assert_eq!(gateway.get(path, "ci").await.status, 200, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_unix_socket_serves_on_both_sides() {
     let directory = tempfile::tempdir().unwrap();

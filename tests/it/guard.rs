@@ -329,7 +329,20 @@ async fn framing_that_has_no_one_meaning() {
     let post = |lines: &str, body: &str| {
         format!("POST /x HTTP/1.1\r\nHost: a.example\r\n{{key}}\r\n{lines}\r\n\r\n{body}")
     };
-    let lengths = ["+5", "-5", "0x5", "5 5", "5_0", "5, 5", "5,6", "", "18446744073709551616", "5\u{b}", "a"];
+    let lengths = [
+        "+5",
+        "-5",
+        "0x5",
+        "5 5",
+        "5_0",
+        "5, 5",
+        "5,6",
+        "",
+        "18446744073709551615",
+        "18446744073709551616",
+        "5\u{b}",
+        "a",
+    ];
     for length in lengths {
         check(&gateway, &upstream, &post(&format!("Content-Length: {length}"), "hello"), R400).await;
     }

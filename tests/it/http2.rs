@@ -148,11 +148,6 @@ async fn bodies_that_do_not_keep_their_word_never_arrive_whole() {
             post("5"),
             [frame(DATA, 0, 1, b"abc"), headers(1, END_STREAM, &[("x", "y")])].concat(),
         ),
-        (
-            "a pseudo-header in its trailers",
-            post("3"),
-            [frame(DATA, 0, 1, b"abc"), headers(1, END_STREAM, &[(":path", "/y")])].concat(),
-        ),
         ("padding longer than its frame", post("3"), frame(DATA, END_STREAM | 8, 1, &[9, b'a', b'b', b'c'])),
         ("the connection's end in its midst", post("5"), frame(DATA, 0, 1, b"abc")),
     ];

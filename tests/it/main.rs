@@ -12,6 +12,7 @@
 #![allow(clippy::type_complexity, reason = "a table's rows are tuples")]
 
 mod answers;
+mod broken_upstreams;
 mod faults;
 mod forwarding;
 mod guard;

@@ -73,6 +73,8 @@ async fn what_is_no_upgrade_goes_on_as_a_plain_request() {
         ("GET", "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n"),
         ("GET", "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n"),
         ("GET", "Connection: Upgrade\r\nUpgrade: tcp\r\n"),
+        ("GET", "Connection: Upgrade\r\nUpgrade: websocket/13\r\n"),
+        ("GET", "Connection: Upgrade\r\nUpgrade: websocket/\r\n"),
         ("GET", "Upgrade: websocket\r\n"),
         ("POST", "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n"),
     ];
