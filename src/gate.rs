@@ -74,33 +74,13 @@ pub(crate) struct Authentication {
 
 /// Finds out who asks.
 ///
-/// An address that keeps presenting bad keys is told to wait in their place. A good key is never looked at that way.
+/// An address that keeps guessing is told to wait. A good key of the same address is never looked at that way.
 pub(crate) fn authenticate(
     headers: &HeaderMap,
     client: &Client,
     snapshot: &Snapshot,
     keys: &KeyCache,
     limiter: &Limiter,
-) -> Authentication {
-    let Authentication { key_id, outcome } = identify(headers, client, snapshot, keys, limiter.clock());
-    let outcome = outcome.map_err(|denial| {
-        let counted = (client.address, snapshot.failed_attempts);
-        if let (Code::InvalidApiKey, (Some(address), Some(quota))) = (denial.code(), counted)
-            && let Err(retry_after) = limiter.failed_attempt(address, quota)
-        {
-            return Denial::too_many_failed_attempts(retry_after).in_place_of(denial);
-        }
-        denial
-    });
-    Authentication { key_id, outcome }
-}
-
-fn identify(
-    headers: &HeaderMap,
-    client: &Client,
-    snapshot: &Snapshot,
-    keys: &KeyCache,
-    clock: &Clock,
 ) -> Authentication {
     let presented = match credential::find(headers, &snapshot.credential_headers) {
         Ok(presented) => presented,
@@ -112,10 +92,13 @@ fn identify(
     };
     let (hash, found) = match keys.open(&credential) {
         Ok(found) => found,
-        Err(unopened) => return refused(credential.key_id(), unopened.name()),
+        Err(unopened) => {
+            let refused = refused(credential.key_id(), unopened.name());
+            return after_guess(refused, client, snapshot, limiter);
+        }
     };
     let circumstances = Circumstances {
-        now: clock.wall(),
+        now: limiter.clock().wall(),
         environment: snapshot.environment.as_deref(),
         address: client.address,
         max_age: snapshot.max_age,
@@ -144,6 +127,21 @@ pub(crate) fn pass_unasked(headers: &HeaderMap, snapshot: &Snapshot) -> Result<(
         Err(denial) if denial.code() == Code::BadRequest => Err(denial),
         _ => Ok(()),
     }
+}
+
+/// Counts a guess: one word that opens nothing. Who holds the secret of a key that is not good any more guesses nothing,
+/// and is told so as often as asked.
+fn after_guess(
+    refused: Authentication,
+    client: &Client,
+    snapshot: &Snapshot,
+    limiter: &Limiter,
+) -> Authentication {
+    let (Some(address), Some(quota)) = (client.address, snapshot.failed_attempts) else { return refused };
+    let Err(retry_after) = limiter.failed_attempt(address, quota) else { return refused };
+    let outcome =
+        refused.outcome.map_err(|denial| Denial::too_many_failed_attempts(retry_after).in_place_of(denial));
+    Authentication { outcome, ..refused }
 }
 
 fn refused(key_id: String, reason: &'static str) -> Authentication {

@@ -12,6 +12,9 @@ use tokio_rustls::server::TlsStream;
 pub(crate) trait Peered {
     fn peer_has_left(&self) -> bool;
 
+    /// Bytes that have arrived and that nobody has read; it may be less than there are.
+    fn unread(&self) -> u64;
+
     /// Has the stream's end be a reset (RFC 9293, section 3.10.7.4), which nobody takes for the end of an answer.
     fn reset(&self);
 }
@@ -19,6 +22,10 @@ pub(crate) trait Peered {
 impl Peered for TcpStream {
     fn peer_has_left(&self) -> bool {
         has_hung_up(self)
+    }
+
+    fn unread(&self) -> u64 {
+        unread(self)
     }
 
     fn reset(&self) {
@@ -31,6 +38,10 @@ impl Peered for UnixStream {
         has_hung_up(self)
     }
 
+    fn unread(&self) -> u64 {
+        unread(self)
+    }
+
     fn reset(&self) {
         end_by_reset(self);
     }
@@ -39,6 +50,10 @@ impl Peered for UnixStream {
 impl<S: Peered> Peered for TlsStream<S> {
     fn peer_has_left(&self) -> bool {
         self.get_ref().0.peer_has_left()
+    }
+
+    fn unread(&self) -> u64 {
+        self.get_ref().0.unread()
     }
 
     fn reset(&self) {
@@ -50,6 +65,10 @@ fn has_hung_up(socket: &impl AsFd) -> bool {
     let mut watched = [PollFd::new(socket, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(1..))
+}
+
+fn unread(socket: &impl AsFd) -> u64 {
+    rustix::io::ioctl_fionread(socket).unwrap_or_default()
 }
 
 fn end_by_reset(socket: &impl AsFd) {

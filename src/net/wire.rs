@@ -50,6 +50,9 @@ impl HeadSeen {
 
 /// How often it is looked whether a client has left from which hyper reads nothing at the moment.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// With more than this unread behind a whole request, the kernel takes no more, and an end can't arrive. Nobody who
+/// asks for several things at once asks for that many.
+const MOST_BEHIND: u64 = 64 * 1024;
 /// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
 const TURN_BYTES: usize = 128 * 1024;
 /// A client that still sends while it is refused may do so for this long, unread.
@@ -250,7 +253,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let now = Instant::now();
         let due = *self.probe_at.get_or_insert(now + PROBE_INTERVAL);
         if now >= due {
-            if self.stream.peer_has_left() {
+            let hides_its_end = !self.exchanges.may_be_sending() && self.stream.unread() > MOST_BEHIND;
+            if self.stream.peer_has_left() || hides_its_end {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
             self.probe_at = Some(now + PROBE_INTERVAL);

@@ -14,6 +14,7 @@ async fn an_address_that_keeps_guessing_is_told_to_wait_and_good_keys_of_it_are_
     let (gateway, hands) = Gateway::guarding(&upstream)
         .key("ci", "permissions: [read]")
         .key("old", "permissions: [read], expires_at: 2026-01-01T00:00:00Z")
+        .key("off", "permissions: [read], disabled: true")
         .config("trusted_proxies: [127.0.0.0/8]")
         .clock("2026-11-24T00:00:00Z");
     let gateway = gateway.start().await;
@@ -31,6 +32,8 @@ async fn an_address_that_keeps_guessing_is_told_to_wait_and_good_keys_of_it_are_
     // A good key from there is let in; what is no guess is told as ever; another address has its own count.
     assert_eq!(from("192.0.2.1", &gateway.bearer("ci")).await.status, 200);
     from("192.0.2.1", &gateway.bearer("old")).await.assert_denied(401, "EXPIRED_API_KEY");
+    from("192.0.2.1", &gateway.bearer("off")).await.assert_denied(401, "INVALID_API_KEY");
+    from("192.0.2.1", "Authorization: Bearer two words\r\n").await.assert_denied(401, "INVALID_API_KEY");
     from("192.0.2.1", "").await.assert_denied(401, "MISSING_API_KEY");
     from("192.0.2.2", guess).await.assert_denied(401, "INVALID_API_KEY");
     // A host of IPv6 has more addresses than one, and one count.
@@ -121,10 +124,13 @@ async fn a_client_that_leaves_behind_bytes_of_a_next_request_takes_its_upstream_
     })
     .await;
     let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start().await;
-    for behind in ["", "G", "GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"] {
+    let much = "x".repeat(400 * 1024);
+    for behind in ["", "\r\n", "G", "GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n", &much] {
         let mut raw = gateway.raw().await;
-        raw.send(format!("{GET}{}\r\n{behind}", gateway.bearer("ci"))).await;
+        raw.send(format!("{GET}{}\r\n", gateway.bearer("ci"))).await;
         until("upstream is asked", async || upstream.open() == 1).await;
+        // More than is taken may not be sent to its end.
+        let _stuck = tokio::time::timeout(Duration::from_millis(200), raw.send(behind)).await;
         drop(raw);
         until("upstream was let go", async || upstream.open() == 0).await;
     }
