@@ -1,5 +1,5 @@
 # Everything a person or a machine does with this repository. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys bench-keys soak fuzz clean help
+.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile bench-keys soak fuzz clean help
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -52,6 +52,11 @@ measure: e2e-setup ## The long measurements: latency added to streams, 2 GiB bot
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure.py
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_live.py
+
+measure-hostile: e2e-setup ## Slow clients, floods, starvation, idle and stalled connections, testssl.sh; installs the tools by apt
+	@command -v slowhttptest testssl >/dev/null || (apt-get update && apt-get install -y slowhttptest testssl.sh)
+	$(CARGO) build --profile e2e
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_hostile.py
 
 soak: e2e-setup ## All traffic, reloads, upstreams that die and abusive clients at once; MINUTES=10 unless told
 	$(CARGO) build --profile e2e

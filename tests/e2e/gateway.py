@@ -57,12 +57,13 @@ class Gateway:
     """bearward in front of a port of loopback, or of endpoints as the configuration writes them.
 
     `keys`: name → arguments of `bearward keys create`. `admin`: with an admin listener and its token.
-    `listener`: the address; `fds`: sockets to hand down; `plain_too`: listens on `plain_port`, without TLS.
+    `listener`: the address; `fds`: sockets to hand down; `plain_too`: listens on `plain_port`, without TLS;
+    `before_start`: called in the new process.
     """
 
     def __init__(
         self, upstream, keys, tls=False, config="", environment=None, admin=False, listener="127.0.0.1:0", fds=(), fields="",
-        plain_too=False,
+        plain_too=False, before_start=None,
     ):
         self.directory = tempfile.TemporaryDirectory(prefix="bearward-e2e-")
         path = self.path = pathlib.Path(self.directory.name)
@@ -91,7 +92,7 @@ class Gateway:
             f"{keys_lines}{admin_lines}\n{config.replace('KEYS', str(path / 'keys.yaml'))}"
         )
         (path / "bearward.yaml").write_text(self.config_text)
-        self.scheme = "https" if tls else "http"
+        self.scheme, self.before_start = "https" if tls else "http", before_start
         self.start()
 
     def start(self):
@@ -99,7 +100,7 @@ class Gateway:
         self.lines, self.port, self.admin_port = [], None, None
         command = [binary(), "run", "--config", str(self.path / "bearward.yaml")]
         environment = {**os.environ, **self.environment}
-        hand_down = None
+        hand_down = self.before_start
         if self.fds:
             environment["LISTEN_FDS"] = str(len(self.fds))
             descriptors = [fd.fileno() for fd in self.fds]
