@@ -55,6 +55,8 @@ pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, Faults> {
     };
     let mut config = builder.with_cert_resolver(Arc::new(BySni(certificates)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // The strongest that both have, whatever the client likes better.
+    config.ignore_client_order = true;
     // Resumption without state of ours for each client; the ticket's key is made anew every few hours.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(of_library)?;
     Ok(Arc::new(config))

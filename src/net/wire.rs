@@ -281,7 +281,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             .unwrap_or(400);
         let seen = match self.phase {
             Phase::Head { seen, .. } => seen,
-            Phase::Idle { .. } => HeadSeen::default(),
+            // It came along with an earlier request, and was not counted.
+            Phase::Idle { .. } => HeadSeen { bytes: usize::MAX, lines: 1 },
         };
         self.queued = refuse(status, seen);
         self.has_refused = true;

@@ -27,7 +27,9 @@ from gateway import Gateway
 from live import read_answer, request
 from soak import pattern, send
 
-KEYS = {"ci": ["--permissions", "read"]}
+KEYS = {"ci": ["--permissions", "read,write"]}
+# What was past its bound.
+FAULTS = []
 
 
 class Model:
@@ -87,7 +89,8 @@ class Asking:
 
 def report(what, value, bound="", holds=True):
     print(f"{what:58}{value:>34}{bound:>26}{'' if holds else '   PAST IT'}", flush=True)
-    return holds
+    if not holds:
+        FAULTS.append(f"{what}: {value}, and {bound} is the bound")
 
 
 def cpu_seconds(pid):
@@ -317,3 +320,4 @@ if __name__ == "__main__":
     parser.add_argument("only", nargs="*", help="of slow, floods, starved, many, testssl")
     parser.add_argument("--seconds", type=int, default=60, help="of each way of slowhttptest")
     asyncio.run(main(parser.parse_args()))
+    sys.exit(bool(FAULTS))

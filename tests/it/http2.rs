@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
+
 use crate::harness::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, End, Frames, GOAWAY, HEADERS, PING, PRIORITY, PUSH_PROMISE,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, headers, request,
@@ -250,6 +252,38 @@ async fn what_is_announced_is_what_holds_and_a_large_head_is_told_why() {
     let body: serde_json::Value = answer.json().await.unwrap();
     crate::harness::assert_shape(&body);
     assert_eq!(body["error"]["code"], "HEADERS_TOO_LARGE");
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn no_more_streams_are_served_at_once_than_were_announced() {
+    let upstream = Upstream::acting(|_, mut stream| async move {
+        let _until_it_is_let_go = stream.read(&mut [0]).await;
+        None
+    })
+    .await;
+    let gateway = gateway(&upstream, "").await;
+    let key = gateway.token("ci");
+    let mut frames = connect(&gateway).await;
+    let open = |number: u32| headers(2 * number + 1, END_STREAM, &request("/x", key, &[]));
+    frames.send((0..200).flat_map(open).collect::<Vec<u8>>()).await;
+    until("all are asked", async || upstream.open() == 200).await;
+    frames.send(open(200)).await;
+    let refused = frames.until(RST_STREAM, 401).await.unwrap();
+    assert_eq!(refused.payload, [0, 0, 0, 7], "REFUSED_STREAM");
+    assert_eq!(upstream.open(), 200);
+    // The end of the connection is the end of all of them.
+    drop(frames);
+    until("upstream was let go", async || upstream.open() == 0).await;
+}
+
+#[tokio::test]
+async fn http_1_on_a_connection_that_agreed_on_http_2_is_closed() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").tls().start().await;
+    let mut raw = gateway.raw_h2().await;
+    raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+    raw.assert_ended().await;
     assert!(upstream.requests().is_empty());
 }
 

@@ -1,0 +1,14 @@
+"""More connections than descriptors."""
+
+import asyncio
+
+import measure_hostile
+
+
+def test_a_process_without_descriptors_lives_rests_and_recovers():
+    async def run():
+        async with measure_hostile.Model() as model:
+            await measure_hostile.starved(model)
+
+    asyncio.run(run())
+    assert measure_hostile.FAULTS == []
