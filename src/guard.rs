@@ -41,6 +41,7 @@ impl Target {
 /// 400 for what is ambiguous or malformed, 405 for CONNECT and TRACE, 414 and 431 for what is too large.
 pub(crate) fn check(parts: &Parts, limits: &Limits) -> Result<Target, Denial> {
     check_sizes(parts, limits)?;
+    check_names(&parts.headers)?;
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Denial::method_not_allowed(parts.method.as_str()));
     }
@@ -81,6 +82,14 @@ fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
         return Err(Denial::headers_too_large(limits.header_bytes, limits.header_count as u64));
     }
     Ok(())
+}
+
+/// Names are tokens (RFC 9110, section 5.6.2), which the library takes `"` for a part of on HTTP/2.
+fn check_names(headers: &HeaderMap) -> Result<(), Denial> {
+    match headers.keys().any(|name| name.as_str().contains('"')) {
+        true => Err(Denial::bad_request("A header's name is not valid")),
+        false => Ok(()),
+    }
 }
 
 /// hyper has refused most of what is wrong with framing; this is what it lets through.

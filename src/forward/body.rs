@@ -163,6 +163,9 @@ impl Download {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.stall.progressed();
+                if let Some(lease) = &self.lease {
+                    lease.progressed();
+                }
                 let frame = match frame.into_trailers() {
                     Ok(trailers) => Frame::trailers(filtered(trailers, is_harmless_answer_trailer)),
                     Err(data) => data,

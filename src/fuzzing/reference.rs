@@ -46,7 +46,9 @@ pub(super) fn canonical_path(path: &str) -> Option<String> {
     while text.contains("//") {
         text = text.replace("//", "/");
     }
-    let path = url::Url::parse(&format!("http://host{text}")).ok()?.path().to_owned();
+    // `url` takes `/A:/` for a drive, which `..` does not leave: a colon goes by another name.
+    let text = text.replace(':', "\u{e000}");
+    let path = url::Url::parse(&format!("http://host{text}")).ok()?.path().replace("%EE%80%80", ":");
     // Somebody may take these for slashes, and parameters for none of the path.
     let split = path.replace("%2F", "/").replace("%5C", "/");
     let hides = split.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")));
@@ -120,7 +122,9 @@ impl<'a> Lines<'a> {
             (None, Manner::Lenient) => line,
             (None, Manner::Strict) => return Err("a line that ends with LF alone".to_owned()),
         };
-        match line.iter().any(|byte| matches!(byte, b'\r' | 0)) {
+        // The library takes NUL in the extension of a chunk, which goes no further.
+        let is_bad = |byte: &u8| *byte == b'\r' || (*byte == 0 && self.manner == Manner::Strict);
+        match line.iter().any(is_bad) {
             true => Err("CR or NUL within a line".to_owned()),
             false => Ok(Some(line)),
         }

@@ -13,6 +13,7 @@ const PREFACE: usize = 24;
 const HEADER: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 
 /// Frames that may come at any time beyond what is earned,
 const BURST: f64 = 2000.0;
@@ -34,6 +35,8 @@ pub(super) struct FrameMeter {
     payload: usize,
     header: [u8; HEADER],
     header_length: usize,
+    /// The first frame has come: it must be SETTINGS (RFC 9113, section 3.4).
+    has_begun: bool,
     budget: f64,
     refilled: Instant,
     earned: f64,
@@ -60,6 +63,7 @@ impl FrameMeter {
             payload: PREFACE,
             header: [0; HEADER],
             header_length: 0,
+            has_begun: false,
             budget: BURST,
             refilled: Instant::now(),
             earned: 0.0,
@@ -83,6 +87,10 @@ impl FrameMeter {
                 self.header_length = 0;
                 let [high, middle, low, kind, ..] = self.header;
                 self.payload = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                if !self.has_begun && kind != SETTINGS {
+                    return false;
+                }
+                self.has_begun = true;
                 let carries = matches!(kind, DATA if self.payload > 0) || kind == HEADERS;
                 idle_frames += if carries { 0.0 } else { 1.0 };
             }
@@ -109,7 +117,6 @@ impl FrameMeter {
 /// A SETTINGS frame, with this size of a header list in the place of its own (RFC 9113, section 6.5); `None` where it
 /// is no such frame.
 pub(super) fn with_header_list(frame: &[u8], size: u32) -> Option<Bytes> {
-    const SETTINGS: u8 = 4;
     const ENTRY: usize = 6;
     const MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
     let length = usize::from(*frame.get(1)?) << 8 | usize::from(*frame.get(2)?);
@@ -137,12 +144,27 @@ mod tests {
         frame
     }
 
+    /// The preface, and a client's settings.
+    fn begun() -> Vec<u8> {
+        [&[0; PREFACE], &frame(SETTINGS, 0)[..]].concat()
+    }
+
+    #[test]
+    fn the_first_frame_is_settings() {
+        let first = |kind: u8| {
+            let mut meter = FrameMeter::new();
+            let now = meter.refilled;
+            meter.takes(&[&[0; PREFACE], &frame(kind, 4)[..]].concat(), Worth::default(), now)
+        };
+        assert!(first(SETTINGS) && !first(HEADERS) && !first(DATA) && !first(6));
+    }
+
     /// How many of these frames a connection takes, in pieces of this size.
     fn taken(frame: &[u8], piece: usize, worth: Worth) -> usize {
         let mut meter = FrameMeter::new();
         let now = meter.refilled;
-        assert!(meter.takes(&[0; PREFACE], worth, now));
-        let mut frames = 0;
+        assert!(meter.takes(&begun(), worth, now));
+        let mut frames = 1;
         while frames < 50_000 {
             for piece in frame.chunks(piece) {
                 if !meter.takes(piece, worth, now) {
@@ -188,7 +210,7 @@ mod tests {
         assert_eq!(taken(&ping, 100, Worth { bytes: usize::MAX, ..Worth::default() }), 20_000);
         let mut meter = FrameMeter::new();
         let start = meter.refilled;
-        assert!(meter.takes(&[0; PREFACE], Worth::default(), start));
+        assert!(meter.takes(&begun(), Worth::default(), start));
         let pings = ping.repeat(100);
         // Two hundred a second for an hour are nobody's harm.
         for half_second in 0..7200 {

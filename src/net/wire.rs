@@ -153,9 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
 
     /// Watches over the frames of HTTP/2, and says in hyper's place how large a header list is taken.
     pub(crate) fn metered(mut self, header_list: u32) -> Self {
-        let mut frames = FrameMeter::new();
-        let _within = frames.takes(&self.ahead, Worth::default(), std::time::Instant::now());
-        self.frames = Some(frames);
+        self.frames = Some(FrameMeter::new());
         self.header_list = Some(header_list);
         self
     }
@@ -355,8 +353,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
         let this = &mut *self;
         if !this.ahead.is_empty() {
             let length = this.ahead.len().min(buf.remaining());
-            buf.put_slice(&this.ahead.split_to(length));
-            return Poll::Ready(Ok(()));
+            let piece = this.ahead.split_to(length);
+            buf.put_slice(&piece);
+            return this.meter(&piece);
         }
         if this.in_turn > TURN_BYTES && this.frames.is_some() {
             this.in_turn = 0;

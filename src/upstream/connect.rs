@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Endpoint;
+use super::pool::CONNECTION_WINDOW;
 use crate::config;
 
 /// A silent connection is probed after this long,
@@ -31,8 +32,8 @@ const PROBES: u32 = 3;
 pub(super) struct Socket {
     stream: Mutex<Stream>,
     written: AtomicU64,
-    /// Bytes that may still be read before the head of an answer is whole.
-    before_head: AtomicUsize,
+    /// Bytes that may still be read before something comes of them.
+    room: AtomicUsize,
 }
 
 /// A connected socket of any kind.
@@ -70,8 +71,9 @@ pub(super) async fn connect(endpoint: &Endpoint, needs_http1: bool) -> io::Resul
             (Stream::Tls(Box::new(stream)), is_http2)
         }
     };
-    let (stream, before_head) = (Mutex::new(stream), AtomicUsize::new(usize::MAX));
-    let socket = Arc::new(Socket { stream, written: AtomicU64::new(0), before_head });
+    let (stream, room) =
+        (Mutex::new(stream), AtomicUsize::new(if is_http2 { HTTP2_ROOM } else { usize::MAX }));
+    let socket = Arc::new(Socket { stream, written: AtomicU64::new(0), room });
     Ok(Connected { socket, is_http2 })
 }
 
@@ -110,23 +112,31 @@ fn split(authority: &str) -> (&str, Option<u16>) {
 /// What may come before the head of an answer is whole: itself, interim answers, and what is read along with it.
 /// hyper drops interim answers (RFC 9110, section 15.2) without counting them.
 const HEAD_ROOM: usize = 256 * 1024;
+/// On HTTP/2, what may come on a connection while no answer gets on: the windows of all its streams twice, since clients
+/// may be slow.
+const HTTP2_ROOM: usize = 2 * CONNECTION_WINDOW as usize;
 
 impl Socket {
     /// A request goes out: its answer's head must come within bounds.
     pub(super) fn expects_head(&self) {
-        self.before_head.store(HEAD_ROOM, Ordering::Relaxed);
+        self.room.store(HEAD_ROOM, Ordering::Relaxed);
     }
 
     /// The head has come: what follows is a body, of any length.
     pub(super) fn head_came(&self) {
-        self.before_head.store(usize::MAX, Ordering::Relaxed);
+        self.room.store(usize::MAX, Ordering::Relaxed);
+    }
+
+    /// On HTTP/2, something has come of what was read.
+    pub(super) fn progressed(&self) {
+        self.room.store(HTTP2_ROOM, Ordering::Relaxed);
     }
 
     /// Counts what was read while a head is due.
     fn count_read(&self, bytes: usize) {
-        let room = self.before_head.load(Ordering::Relaxed);
+        let room = self.room.load(Ordering::Relaxed);
         if room != usize::MAX {
-            self.before_head.store(room.saturating_sub(bytes), Ordering::Relaxed);
+            self.room.store(room.saturating_sub(bytes), Ordering::Relaxed);
         }
     }
     /// Bytes that were written so far.
@@ -188,7 +198,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 impl AsyncRead for Tap {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.0.before_head.load(Ordering::Relaxed) == 0 {
+        if self.0.room.load(Ordering::Relaxed) == 0 {
             let flood = "more interim answers than an answer may have";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, flood)));
         }

@@ -39,7 +39,7 @@ const SETTINGS_LOOKS: usize = 500;
 /// What upstream may send of one answer ahead of a slow client.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Room for all streams at once: a client that stops reading must not hold up the others on its connection.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+pub(super) const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 
 /// The connections of one worker, by the endpoint's id.
 #[derive(Debug, Default)]
@@ -421,8 +421,17 @@ impl Lease {
             Way::Http2(place) => {
                 // An upload that upstream takes no more of still has its stream, whatever became of the answer.
                 request.body_mut().hold(place.clone());
-                place.0.sender.clone().try_send_request(request).await
+                let answer = place.0.sender.clone().try_send_request(request).await;
+                place.0.socket.progressed();
+                answer
             }
+        }
+    }
+
+    /// A frame of the answer has come.
+    pub(crate) fn progressed(&self) {
+        if let Way::Http2(place) = &self.way {
+            place.0.socket.progressed();
         }
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
 use crate::harness::frames::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, End, Frames, GOAWAY, HEADERS, PING, PRIORITY, PUSH_PROMISE,
-    RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, headers, request,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, End, Frames, GOAWAY, HEADERS, PING, PREFACE, PRIORITY,
+    PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, headers, request,
 };
 use crate::harness::{Gateway, Recorded, Running, Upstream, answer_of, in_time, until};
 
@@ -61,6 +61,7 @@ async fn malformed_requests_are_reset_and_others_go_on() {
         ("CR LF in a name", with(&[("x\r\ny", "a")])),
         ("an upper-case name", with(&[("X-Upper", "a")])),
         ("an empty name", with(&[("", "a")])),
+        ("a quote in a name", with(&[("x\"", "a")])),
         ("a late pseudo-header", with(&[("x", "a"), (":path", "/y")])),
         ("two paths", with(&[(":path", "/y")])),
         ("two methods", with(&[(":method", "GET")])),
@@ -227,6 +228,15 @@ async fn frames_that_break_the_rules_end_the_connection_and_nothing_else() {
         upstream.forget();
         others_are_served(&gateway, &upstream).await;
     }
+}
+
+#[tokio::test]
+async fn a_connection_begins_with_settings() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream, "").await;
+    let mut raw = gateway.raw().await;
+    raw.send([PREFACE, &headers(1, END_STREAM, &request("/x", gateway.token("ci"), &[]))].concat()).await;
+    raw.assert_ended().await;
 }
 
 #[tokio::test]
