@@ -43,7 +43,7 @@ use crate::proxy::Gateway;
 use crate::reload::{Handle, Outcome, Report};
 
 /// Connections at once: probes need few, and nobody else should take descriptors from the data path.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 32;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const MAX_HEAD_BYTES: usize = 64 * 1024;

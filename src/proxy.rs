@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 
 use crate::clock::Clock;
 use crate::config::{Access, Ambiguity};
-use crate::denial::Denial;
+use crate::denial::{Code, Denial};
 use crate::exchange::{Exchanges, InService};
 use crate::forward::body::ResponseBody;
 use crate::forward::headers::{Origin, X_REQUEST_ID, is_harmless_trailer};
@@ -271,6 +271,8 @@ impl Course {
             }
             Err(denial) => {
                 self.record.denied(&denial);
+                // Of a body that has stalled there is no rest to wait for.
+                let is_stalled = denial.code() == Code::RequestTimeout;
                 let mut response = if caller.is_grpc { denial.into_grpc() } else { denial.into_http() };
                 if caller.is_head {
                     // The length of what is not sent (RFC 9110, section 9.3.2).
@@ -278,7 +280,10 @@ impl Course {
                     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
                 }
                 let answer = |bytes| ResponseBody::own(bytes, self.record);
-                response.map(|bytes| answer(bytes).concluding(in_service, body, caller.version))
+                response.map(|bytes| {
+                    let answer = answer(bytes).concluding(in_service, body, caller.version);
+                    if is_stalled { answer.at_once() } else { answer }
+                })
             }
         };
         let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;

@@ -263,6 +263,12 @@ impl ResponseBody {
         }
     }
 
+    /// Waits for nothing of the request.
+    pub(crate) fn at_once(mut self) -> Self {
+        self.rest = None;
+        self
+    }
+
     /// Notes why the answer is not whole.
     fn broken_off(&mut self, error: DownloadFailed) -> DownloadFailed {
         if let Some(mut record) = self.record.take() {

@@ -194,11 +194,30 @@ impl WorkerPool {
         if may_share && let Some(way) = self.reuse(endpoint, needs_http1) {
             return Ok(self.leased(way, true, at, upstream, endpoint));
         }
-        let way = match timeout(limit, self.connect(upstream, endpoint, needs_http1, turn)).await {
+        let connecting = async {
+            match self.connect(upstream, endpoint, needs_http1, turn).await {
+                // What is kept for later has what is needed now.
+                Err(error) if is_shortage(&error) && self.let_go().await => {
+                    self.connect(upstream, endpoint, needs_http1, None).await
+                }
+                connected => connected,
+            }
+        };
+        let way = match timeout(limit, connecting).await {
             Ok(connected) => connected?,
             Err(_elapsed) => return Err(LeaseError::Connecting(io::ErrorKind::TimedOut.into())),
         };
         Ok(self.leased(way, false, at, upstream, endpoint))
+    }
+
+    /// Closes all connections that wait for a request. Says whether there were any.
+    async fn let_go(&self) -> bool {
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        let has_any = idle.values().any(|connections| !connections.is_empty());
+        drop(idle);
+        // Each is closed by a task of its own.
+        tokio::task::yield_now().await;
+        has_any
     }
 
     async fn connect(

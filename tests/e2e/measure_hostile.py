@@ -239,6 +239,44 @@ async def starved(model):
         report("… the first answer after relief", f"{took:.2f} s", "<= 1 s", took <= 1)
 
 
+async def starved_by_streams():
+    """256 descriptors and six hundred streams of three connections: what is kept back is there for others and for files."""
+
+    async def hang(reader, writer):
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await reader.read()
+        writer.close()
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0, backlog=1000)
+    port = server.sockets[0].getsockname()[1]
+    with Gateway(port, KEYS, config="routes: any\n", admin=True, before_start=limited) as gateway:
+        held = []
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            connection = opened()
+            for number in range(200):
+                connection.send_headers(2 * number + 1, fields(gateway.tokens["ci"]), end_stream=True)
+            writer.write(connection.data_to_send())
+            held.append((reader, writer))
+        await asyncio.sleep(1)
+        fds = len(os.listdir(f"/proc/{gateway.process.pid}/fd"))
+        report("600 streams, 256 descriptors: in use", str(fds), "<= 240", fds <= 240)
+        reloaded = await asyncio.to_thread(gateway.reload)
+        report("… a reload", f"keys: {reloaded.get('keys')}", "unchanged", reloaded.get("keys") == "unchanged")
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(request(gateway.tokens["ci"], "/x"))
+        status, _, body = await asyncio.wait_for(read_answer(reader), 5)
+        code = json.loads(body)["error"]["code"]
+        report("… somebody else", f"{status} {code}", "503 OVERLOADED", (status, code) == (503, "OVERLOADED"))
+        for _, each in held:
+            each.close()
+        writer.close()
+    server.close()
+
+
 async def many(model):
     """Ten thousand idle connections, and a thousand answers of a megabyte that nobody reads."""
     with Gateway(model.port, KEYS, config="routes: any\nlimits: {connections: 12000, idle_timeout: 5m}\n") as gateway:
@@ -305,6 +343,7 @@ async def main(arguments):
                 await floods(gateway, asking, 100_000)
         if "starved" in chosen:
             await starved(model)
+            await starved_by_streams()
         if "many" in chosen:
             await many(model)
         if "testssl" in chosen:

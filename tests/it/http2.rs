@@ -1,6 +1,6 @@
 //! Hostile HTTP/2: each case in frames of its own, in front of an upstream that records what arrived.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 
@@ -368,6 +368,24 @@ async fn a_client_that_opens_no_window_holds_nothing_for_ever() {
         )
         .await;
     frames.until(DATA, 3).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_told_so_in_its_time() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream, "limits: {body_idle_timeout: 200ms}").await;
+    let mut fields = request("/x", gateway.token("ci"), &[]);
+    fields[0] = (":method", "POST");
+    let mut frames = connect(&gateway).await;
+    let started = Instant::now();
+    frames.send([headers(1, 0, &fields), frame(DATA, 0, 1, b"half")].concat()).await;
+    let told = frames.until(DATA, 1).await.unwrap();
+    assert!(String::from_utf8_lossy(&told.payload).contains("REQUEST_TIMEOUT"), "{told:?}");
+    if told.flags & END_STREAM == 0 {
+        assert!(frames.end_of(1).await.is_some());
+    }
+    // Nobody waits for the rest of it.
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
