@@ -15,6 +15,9 @@ use http::{Method, Version};
 use crate::config::{Ambiguity, Limits};
 use crate::denial::Denial;
 
+/// Longer than any method that is registered, with room for more.
+const LONGEST_METHOD: usize = 64;
+
 /// Where a request goes, in its one canonical form.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -34,19 +37,22 @@ impl Target {
     }
 }
 
-/// Checks the head of a request.
+/// Checks the head of a request. `scheme`: the one that it came by; `None` where somebody trusted ended TLS before us.
 ///
 /// # Errors
 ///
 /// 400 for what is ambiguous or malformed, 405 for CONNECT and TRACE, 414 and 431 for what is too large.
-pub(crate) fn check(parts: &Parts, limits: &Limits) -> Result<Target, Denial> {
+pub(crate) fn check(parts: &Parts, limits: &Limits, scheme: Option<&str>) -> Result<Target, Denial> {
     check_sizes(parts, limits)?;
-    check_names(&parts.headers)?;
+    check_names(&parts.headers, limits)?;
+    if parts.method.as_str().len() > LONGEST_METHOD {
+        return Err(Denial::bad_request("The method is not valid"));
+    }
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Denial::method_not_allowed(parts.method.as_str()));
     }
     check_framing(&parts.headers)?;
-    let authority = authority(parts)?;
+    let authority = authority(parts, scheme)?;
     let host = host_of(&authority)?;
     let Some(raw) = parts.uri.path_and_query().filter(|raw| raw.path().starts_with('/')) else {
         // `GET *`, `OPTIONS *`, `GET admin`, an h2 `:path` without its slash.
@@ -84,12 +90,16 @@ fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Names are tokens (RFC 9110, section 5.6.2), which the library takes `"` for a part of on HTTP/2.
-fn check_names(headers: &HeaderMap) -> Result<(), Denial> {
-    match headers.keys().any(|name| name.as_str().contains('"')) {
-        true => Err(Denial::bad_request("A header's name is not valid")),
-        false => Ok(()),
+/// Names are tokens (RFC 9110, section 5.6.2), which the library takes `"` for a part of on HTTP/2. By choice, none has
+/// a `_`: servers that make variables of names take it for `-`.
+fn check_names(headers: &HeaderMap, limits: &Limits) -> Result<(), Denial> {
+    if headers.keys().any(|name| name.as_str().contains('"')) {
+        return Err(Denial::bad_request("A header's name is not valid"));
     }
+    if limits.refuses_underscores && headers.keys().any(|name| name.as_str().contains('_')) {
+        return Err(Denial::bad_request("A header's name has an underscore"));
+    }
+    Ok(())
 }
 
 /// hyper has refused most of what is wrong with framing; this is what it lets through.
@@ -113,7 +123,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
 }
 
 /// The authority that a request is for: of an absolute target or h2's `:authority`, else of Host.
-fn authority(parts: &Parts) -> Result<String, Denial> {
+fn authority(parts: &Parts, scheme: Option<&str>) -> Result<String, Denial> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
     let is_http2 = parts.version == Version::HTTP_2;
@@ -132,6 +142,10 @@ fn authority(parts: &Parts) -> Result<String, Denial> {
         Some(authority) => {
             if !matches!(parts.uri.scheme_str(), Some("http" | "https")) {
                 return Err(Denial::bad_request("The request target must be a path or an http URL"));
+            }
+            // RFC 9110, section 7.4. On HTTP/2 the scheme is what a client says of itself, and gateways say it for theirs.
+            if !is_http2 && scheme.is_some_and(|scheme| parts.uri.scheme_str() != Some(scheme)) {
+                return Err(Denial::bad_request("The request target has another scheme than its connection"));
             }
             authority.as_str()
         }
@@ -189,7 +203,7 @@ mod tests {
 
     fn checked(builder: http::request::Builder) -> Result<Target, u16> {
         let (parts, ()) = builder.body(()).unwrap().into_parts();
-        check(&parts, &Limits::default()).map_err(|denial| denial.code().status().as_u16())
+        check(&parts, &Limits::default(), Some("http")).map_err(|denial| denial.code().status().as_u16())
     }
 
     #[test]
@@ -220,6 +234,8 @@ mod tests {
         assert_eq!(checked(Request::get("/")).unwrap_err(), 400, "no Host");
         assert_eq!(checked(get("/").header("host", "a")).unwrap_err(), 400, "two Hosts");
         assert_eq!(checked(get("ftp://a/")).unwrap_err(), 400);
+        assert_eq!(checked(get("https://a/")).unwrap_err(), 400);
+        assert_eq!(checked(get("/").method("X".repeat(65).as_str())).unwrap_err(), 400);
         assert_eq!(checked(get("http://u@a/")).unwrap_err(), 400);
         assert_eq!(checked(get("*")).unwrap_err(), 400);
         assert_eq!(checked(get("admin")).unwrap_err(), 400);

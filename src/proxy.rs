@@ -26,6 +26,7 @@ use crate::forward::headers::{Origin, X_REQUEST_ID, is_harmless_trailer};
 use crate::forward::tunnel::OpenTunnel;
 use crate::forward::{self, Forwarded, Passage, upgrade};
 use crate::gate::{self, Authentication, Principal};
+use crate::guard::client::Client;
 use crate::guard::{self, client};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
@@ -69,6 +70,13 @@ pub(crate) struct Peer {
     pub(crate) tunnel: Arc<Mutex<Option<OpenTunnel>>>,
     /// The client's address has more connections than this: nothing is served on this one.
     pub(crate) over_limit: Option<usize>,
+}
+
+impl Peer {
+    /// The scheme that requests on the connection have; `None` where somebody trusted ended TLS before us.
+    fn scheme(&self, client: &Client) -> Option<&'static str> {
+        (!client.via_trusted).then_some(if self.is_tls { "https" } else { "http" })
+    }
 }
 
 /// What becomes known of a request on its way, and is needed whichever way it ends.
@@ -128,7 +136,7 @@ async fn handle(
     }
 
     // Refuse what is ambiguous, before anybody can act on one of its meanings.
-    let target = guard::check(&parts, &snapshot.limits)?;
+    let target = guard::check(&parts, &snapshot.limits, peer.scheme(&client))?;
     course.record.target(target.path());
     let lookup = snapshot.routes.find(&target.host, &parts.method, target.path());
     refuse_ambiguities(&lookup, &target.ambiguities)?;

@@ -8,6 +8,7 @@ pub(crate) mod health;
 pub(crate) mod pool;
 pub(crate) mod stall;
 pub(crate) mod tls;
+pub(crate) mod unconnected;
 pub(crate) mod upload;
 
 use std::collections::HashMap;

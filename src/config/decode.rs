@@ -300,7 +300,9 @@ fn resolve(expression: &str, environment: Environment<'_>) -> Result<String, Str
     };
     let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if !is_name {
-        return Err(format!("`${{{name}}}` is not a variable's name"));
+        // What stands behind the name may be a secret.
+        let shown = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
+        return Err(format!("`${{{}…}}` is not a variable's name", name.get(..shown).unwrap_or_default()));
     }
     // As in a shell, `:-` and `:?` take an empty variable for an unset one.
     let value = environment(name);
@@ -335,7 +337,10 @@ mod tests {
         );
         assert!(interpolate("${B}", &environment).is_err());
         assert!(interpolate("${A", &environment).is_err());
-        assert!(interpolate("${A-x}", &environment).is_err());
+        assert_eq!(
+            interpolate("${A=sk-secret}", &environment).unwrap_err(),
+            "`${A…}` is not a variable's name"
+        );
     }
 
     #[test]

@@ -34,6 +34,8 @@ impl Default for AttemptQuota {
 pub(crate) struct Limits {
     pub(crate) header_bytes: u64,
     pub(crate) header_count: usize,
+    /// Whether a header with `_` in its name is a reason to refuse a request.
+    pub(crate) refuses_underscores: bool,
     pub(crate) uri_bytes: u64,
     pub(crate) body_bytes: u64,
     pub(crate) connections: usize,
@@ -53,6 +55,7 @@ impl Default for Limits {
         Limits {
             header_bytes: 32 * 1024,
             header_count: 100,
+            refuses_underscores: false,
             uri_bytes: 8 * 1024,
             body_bytes: 32 * 1024 * 1024,
             connections: 10_000,

@@ -261,6 +261,9 @@ fn failed_attempts(d: &mut Decoder<'_>, node: &Node) -> Option<Option<AttemptQuo
     Some(Some(quota))
 }
 
+/// What becomes of a request with `_` in a header's name: whether it is refused.
+const UNDERSCORES: [(&str, bool); 2] = [("pass", false), ("refuse", true)];
+
 fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<Limits> {
     let mut fields = d.fields(node, "limits")?;
     let default = Limits::default();
@@ -271,6 +274,9 @@ fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<Limits> {
     let limits = Limits {
         header_bytes: d.optional(f, "header_bytes", Decoder::size).unwrap_or(default.header_bytes),
         header_count: d.optional(f, "header_count", |d, n| d.number(n, 1)).unwrap_or(default.header_count),
+        refuses_underscores: d
+            .optional(f, "underscores_in_headers", |d, n| d.one_of(n, &UNDERSCORES))
+            .unwrap_or(default.refuses_underscores),
         uri_bytes: d.optional(f, "uri_bytes", Decoder::size).unwrap_or(default.uri_bytes),
         body_bytes: d.optional(f, "body_bytes", Decoder::size).unwrap_or(default.body_bytes),
         connections: d.optional(f, "connections", |d, n| d.number(n, 1)).unwrap_or(default.connections),

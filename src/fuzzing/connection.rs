@@ -234,8 +234,13 @@ fn canonical(target: &str) -> Option<String> {
         }
         _ => target.to_owned(),
     };
+    // Bytes beyond ASCII are one character each here.
+    let encoded = |path: &str| -> String {
+        let encode = |c: char| if c.is_ascii() { c.to_string() } else { format!("%{:02X}", u32::from(c)) };
+        path.chars().map(encode).collect()
+    };
     match target.split_once('?') {
-        Some((path, query)) => Some(format!("{}?{query}", reference::canonical_path(path)?)),
-        None => reference::canonical_path(&target),
+        Some((path, query)) => Some(format!("{}?{query}", reference::canonical_path(&encoded(path))?)),
+        None => reference::canonical_path(&encoded(&target)),
     }
 }

@@ -5,7 +5,6 @@
 //! again, so no byte of one answer can reach the next caller.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -21,6 +20,7 @@ use tokio::time::timeout;
 
 use super::connect::{Connected, Socket, Tap, connect};
 use super::health::AtEndpoint;
+use super::unconnected::{LeaseError, is_shortage};
 use super::upload::Upload;
 use super::{Endpoint, Upstream};
 
@@ -111,57 +111,6 @@ enum Way {
         written_before: u64,
     },
     Http2(Arc<Place>),
-}
-
-/// Why there is no connection.
-#[derive(Debug)]
-pub(crate) enum LeaseError {
-    /// Another request has been making one for too long.
-    Waiting,
-    /// None could be made.
-    Connecting(io::Error),
-}
-
-impl LeaseError {
-    /// Whether the endpoint was not even asked.
-    pub(crate) fn is_not_its_fault(&self) -> bool {
-        match self {
-            LeaseError::Waiting => true,
-            LeaseError::Connecting(error) => is_shortage(error),
-        }
-    }
-}
-
-/// Whether this process or machine has run out of something: descriptors, ports, memory.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
-    let code = error.raw_os_error().map(Errno::from_raw_os_error);
-    code.is_some_and(|code| shortages.contains(&code))
-}
-
-impl From<io::Error> for LeaseError {
-    fn from(error: io::Error) -> Self {
-        LeaseError::Connecting(error)
-    }
-}
-
-impl From<LeaseError> for io::Error {
-    fn from(error: LeaseError) -> Self {
-        match error {
-            LeaseError::Waiting => io::ErrorKind::TimedOut.into(),
-            LeaseError::Connecting(error) => error,
-        }
-    }
-}
-
-impl fmt::Display for LeaseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LeaseError::Waiting => f.write_str("another request has been connecting for too long"),
-            LeaseError::Connecting(error) => error.fmt(f),
-        }
-    }
 }
 
 impl WorkerPool {

@@ -79,6 +79,9 @@ async fn targets_and_hosts() {
         (with_key("GET http://b.example/#f HTTP/1.1"), Forwarded("/")),
         (with_key("GET http://b.example?#f HTTP/1.1"), Forwarded("/?")),
         (with_key("GET ftp://b.example/x HTTP/1.1"), R400),
+        (with_key("GET https://b.example/x HTTP/1.1"), R400),
+        (with_key("GET HTTP://b.example/x HTTP/1.1"), Forwarded("/x")),
+        (with_key(&format!("{} /x HTTP/1.1", "G".repeat(65))), R400),
         (with_key("GET file:///x HTTP/1.1"), R400),
         (with_key("GET http://user@b.example/x HTTP/1.1"), R400),
         (with_key("GET http://user:pw@b.example/x HTTP/1.1"), R400),
@@ -146,6 +149,18 @@ async fn paths() {
         check(&gateway, &upstream, &format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"), Refused(401))
             .await;
     }
+}
+
+#[tokio::test]
+async fn names_with_an_underscore_are_refused_where_that_is_wanted() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let start = async |config: &str| {
+        let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").config("routes: any");
+        gateway.config(config).start_binary().await
+    };
+    let ask = "GET /x HTTP/1.1\r\nHost: a.example\r\n{key}\r\nx_custom: 1\r\n\r\n";
+    check(&start("").await, &upstream, ask, Forwarded("/x")).await;
+    check(&start("limits: {underscores_in_headers: refuse}").await, &upstream, ask, R400).await;
 }
 
 #[tokio::test]
