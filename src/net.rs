@@ -5,6 +5,7 @@ pub(crate) mod crowd;
 mod frames;
 pub(crate) mod inherited;
 pub(crate) mod listen;
+pub(crate) mod phase;
 pub(crate) mod presence;
 mod streams;
 pub(crate) mod tls;

@@ -17,9 +17,10 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::listen::{Accepted, Stream};
+use super::phase::WireTimeouts;
 use super::presence::Peered;
 use super::streams::StreamExecutor;
-use super::wire::{Refuse, Wire, WireTimeouts};
+use super::wire::{Refuse, Wire};
 use crate::config::Limits;
 use crate::denial::Denial;
 use crate::exchange::Exchanges;

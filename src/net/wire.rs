@@ -18,35 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::frames::{FrameMeter, Worth, with_header_list};
+use super::phase::{HeadSeen, Phase, WireTimeouts};
 use super::presence::Peered;
 use crate::exchange::Exchanges;
 
-/// How long a connection may wait in each of its phases.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct WireTimeouts {
-    /// From a head's first byte to its last; for the first head, from the start of the connection.
-    pub(crate) header: Duration,
-    /// Without a request; also without progress of a write.
-    pub(crate) idle: Duration,
-}
-
 /// Makes the answer in the place of one of hyper's own refusals. Gets hyper's status, and what has come of the head.
 pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
-
-/// How much has come of a head.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct HeadSeen {
-    pub(crate) bytes: usize,
-    /// Ends of lines: none while the request line lasts.
-    pub(crate) lines: usize,
-}
-
-impl HeadSeen {
-    fn and(self, bytes: &[u8]) -> Self {
-        let lines = memchr::memchr_iter(b'\n', bytes).count();
-        HeadSeen { bytes: self.bytes + bytes.len(), lines: self.lines + lines }
-    }
-}
 
 /// How often it is looked whether a client has left from which hyper reads nothing at the moment.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -97,15 +74,6 @@ pub(crate) struct Wire<S: Peered> {
     /// Since when a write has made no progress.
     write_blocked: Option<Instant>,
     lingering: Option<Linger>,
-}
-
-/// What a connection without a request in service waits for.
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    /// The first byte of the next head.
-    Idle { since: Instant },
-    /// The rest of a head.
-    Head { since: Instant, seen: HeadSeen },
 }
 
 #[derive(Debug)]
@@ -186,10 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             return;
         }
         self.look();
-        self.phase = match self.phase {
-            Phase::Idle { .. } => Phase::Head { since: Instant::now(), seen: HeadSeen::default().and(bytes) },
-            Phase::Head { since, seen } => Phase::Head { since, seen: seen.and(bytes) },
-        };
+        self.phase = self.phase.and(bytes);
     }
 
     /// When the wait that hyper is in must end; `None` while a request is in service, which has timers of
@@ -202,10 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             return None;
         }
         self.look();
-        Some(match self.phase {
-            Phase::Idle { since } => since + self.timeouts.idle,
-            Phase::Head { since, .. } => since + self.timeouts.header,
-        })
+        Some(self.phase.end(self.timeouts))
     }
 
     /// There is nothing to read. Says when the wait must end.
@@ -277,12 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| digits.parse().ok())
             .unwrap_or(400);
-        let seen = match self.phase {
-            Phase::Head { seen, .. } => seen,
-            // It came along with an earlier request, and was not counted.
-            Phase::Idle { .. } => HeadSeen { bytes: usize::MAX, lines: 1 },
-        };
-        self.queued = refuse(status, seen);
+        self.queued = refuse(status, self.phase.head());
         self.has_refused = true;
     }
 

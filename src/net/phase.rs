@@ -1,0 +1,65 @@
+//! What a connection of HTTP/1 waits for between two requests, and for how long.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a connection may wait in each of its phases.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WireTimeouts {
+    /// From a head's first byte to its last; for the first head, from the start of the connection.
+    pub(crate) header: Duration,
+    /// Without a request; also without progress of a write.
+    pub(crate) idle: Duration,
+}
+
+/// How much has come of a head.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HeadSeen {
+    pub(crate) bytes: usize,
+    /// Ends of lines: none while the request line lasts.
+    pub(crate) lines: usize,
+}
+
+impl HeadSeen {
+    pub(super) fn and(self, bytes: &[u8]) -> Self {
+        let lines = memchr::memchr_iter(b'\n', bytes).count();
+        HeadSeen { bytes: self.bytes + bytes.len(), lines: self.lines + lines }
+    }
+}
+
+/// What a connection without a request in service waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Phase {
+    /// The first byte of the next head.
+    Idle { since: Instant },
+    /// The rest of a head.
+    Head { since: Instant, seen: HeadSeen },
+}
+
+impl Phase {
+    /// After more bytes have come.
+    pub(super) fn and(self, bytes: &[u8]) -> Self {
+        match self {
+            Phase::Idle { .. } => Phase::Head { since: Instant::now(), seen: HeadSeen::default().and(bytes) },
+            Phase::Head { since, seen } => Phase::Head { since, seen: seen.and(bytes) },
+        }
+    }
+
+    /// When the wait must end.
+    pub(super) fn end(self, timeouts: WireTimeouts) -> Instant {
+        match self {
+            Phase::Idle { since } => since + timeouts.idle,
+            Phase::Head { since, .. } => since + timeouts.header,
+        }
+    }
+
+    /// What has come of the head that is refused.
+    pub(super) fn head(self) -> HeadSeen {
+        match self {
+            Phase::Head { seen, .. } => seen,
+            // It came along with an earlier request, and was not counted.
+            Phase::Idle { .. } => HeadSeen { bytes: usize::MAX, lines: 1 },
+        }
+    }
+}
