@@ -15,6 +15,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::mask::masked;
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Declares the closed set of public error codes: variant, wire name, HTTP status, gRPC status.
@@ -189,7 +191,7 @@ impl Denial {
 
     /// The key was accepted, and no route matches.
     pub(crate) fn route_not_found(method: &str, path: &str) -> Self {
-        let details = json!({"method": method, "path": path});
+        let details = json!({"method": masked(method), "path": masked(path)});
         Denial::new(Code::RouteNotFound, "No route matches this request", details)
     }
 

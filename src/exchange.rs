@@ -20,6 +20,10 @@ pub(crate) struct Exchanges {
     bytes: AtomicUsize,
     /// The latest request has a body that was not read to its end.
     unread: AtomicBool,
+    /// A line has ended with LF alone somewhere in what the client sent.
+    has_bare_lf: AtomicBool,
+    /// The connection is HTTP's no more.
+    is_tunnel: AtomicBool,
     /// An answer was broken off whose end is the connection's own.
     broken_off: AtomicBool,
     /// Told when the connection is to end at once.
@@ -42,6 +46,22 @@ impl Exchanges {
     /// An answer was broken off. Whoever speaks HTTP/1.0 would take the connection's end for the answer's.
     pub(crate) fn break_off(&self) {
         self.broken_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that a line ended with LF alone.
+    pub(crate) fn note_bare_lf(&self) {
+        self.has_bare_lf.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether servers could differ in where the chunked body of the latest request ends: hyper swallows what stands behind
+    /// trailers that end with LF alone.
+    pub(crate) fn may_end_in_two_ways(&self) -> bool {
+        self.has_bare_lf.load(Ordering::Relaxed) || self.may_be_sending()
+    }
+
+    /// Whether what passes is another protocol's, which has timers of its own.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.is_tunnel.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_broken_off(&self) -> bool {
@@ -104,6 +124,11 @@ impl InService {
     /// This request's answer was broken off, and its end is the connection's own.
     pub(crate) fn break_off(&self) {
         self.0.break_off();
+    }
+
+    /// What follows on the connection is another protocol.
+    pub(crate) fn becomes_tunnel(&self) {
+        self.0.is_tunnel.store(true, Ordering::Relaxed);
     }
 
     /// A frame of this request's answer was handed out.

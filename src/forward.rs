@@ -26,6 +26,7 @@ use crate::denial::Denial;
 use crate::gate::Permit;
 use crate::guard::Target;
 use crate::keys::cache::Revocation;
+use crate::upstream::connect::Flooded;
 use crate::upstream::pool::{Lease, WorkerPool};
 use crate::upstream::unconnected::{LeaseError, is_shortage};
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
@@ -379,7 +380,7 @@ fn is_no_protocol(error: &hyper::Error) -> bool {
 /// Whether interim answers came without end.
 fn is_flood(error: &hyper::Error) -> bool {
     let of_socket = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
-    of_socket.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData)
+    of_socket.and_then(std::io::Error::get_ref).is_some_and(|cause| cause.is::<Flooded>())
 }
 
 /// Whether upstream has said that it did nothing: it refused the stream, or went away before it (RFC 9113,

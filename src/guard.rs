@@ -37,12 +37,12 @@ impl Target {
     }
 }
 
-/// Checks the head of a request. `scheme`: the one that it came by; `None` where somebody trusted ended TLS before us.
+/// Checks the head of a request. `is_plain`: it came without TLS, and from nobody trusted to have ended it.
 ///
 /// # Errors
 ///
 /// 400 for what is ambiguous or malformed, 405 for CONNECT and TRACE, 414 and 431 for what is too large.
-pub(crate) fn check(parts: &Parts, limits: &Limits, scheme: Option<&str>) -> Result<Target, Denial> {
+pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Target, Denial> {
     check_sizes(parts, limits)?;
     check_names(&parts.headers, limits)?;
     if parts.method.as_str().len() > LONGEST_METHOD {
@@ -52,7 +52,7 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, scheme: Option<&str>) -> Res
         return Err(Denial::method_not_allowed(parts.method.as_str()));
     }
     check_framing(&parts.headers)?;
-    let authority = authority(parts, scheme)?;
+    let authority = authority(parts, is_plain)?;
     let host = host_of(&authority)?;
     let Some(raw) = parts.uri.path_and_query().filter(|raw| raw.path().starts_with('/')) else {
         // `GET *`, `OPTIONS *`, `GET admin`, an h2 `:path` without its slash.
@@ -123,7 +123,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
 }
 
 /// The authority that a request is for: of an absolute target or h2's `:authority`, else of Host.
-fn authority(parts: &Parts, scheme: Option<&str>) -> Result<String, Denial> {
+fn authority(parts: &Parts, is_plain: bool) -> Result<String, Denial> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
     let is_http2 = parts.version == Version::HTTP_2;
@@ -144,8 +144,8 @@ fn authority(parts: &Parts, scheme: Option<&str>) -> Result<String, Denial> {
                 return Err(Denial::bad_request("The request target must be a path or an http URL"));
             }
             // RFC 9110, section 7.4. On HTTP/2 the scheme is what a client says of itself, and gateways say it for theirs.
-            if !is_http2 && scheme.is_some_and(|scheme| parts.uri.scheme_str() != Some(scheme)) {
-                return Err(Denial::bad_request("The request target has another scheme than its connection"));
+            if !is_http2 && is_plain && parts.uri.scheme_str() == Some("https") {
+                return Err(Denial::bad_request("The request target is https, and its connection is not"));
             }
             authority.as_str()
         }
@@ -203,7 +203,7 @@ mod tests {
 
     fn checked(builder: http::request::Builder) -> Result<Target, u16> {
         let (parts, ()) = builder.body(()).unwrap().into_parts();
-        check(&parts, &Limits::default(), Some("http")).map_err(|denial| denial.code().status().as_u16())
+        check(&parts, &Limits::default(), true).map_err(|denial| denial.code().status().as_u16())
     }
 
     #[test]

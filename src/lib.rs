@@ -31,6 +31,7 @@ mod guard;
 mod hooks;
 mod keys;
 mod limit;
+mod mask;
 mod net;
 mod observe;
 mod path_pattern;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -26,7 +26,6 @@ use crate::forward::headers::{Origin, X_REQUEST_ID, is_harmless_trailer};
 use crate::forward::tunnel::OpenTunnel;
 use crate::forward::{self, Forwarded, Passage, upgrade};
 use crate::gate::{self, Authentication, Principal};
-use crate::guard::client::Client;
 use crate::guard::{self, client};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
@@ -72,13 +71,6 @@ pub(crate) struct Peer {
     pub(crate) over_limit: Option<usize>,
 }
 
-impl Peer {
-    /// The scheme that requests on the connection have; `None` where somebody trusted ended TLS before us.
-    fn scheme(&self, client: &Client) -> Option<&'static str> {
-        (!client.via_trusted).then_some(if self.is_tls { "https" } else { "http" })
-    }
-}
-
 /// What becomes known of a request on its way, and is needed whichever way it ends.
 struct Course {
     snapshot: Arc<Snapshot>,
@@ -112,6 +104,7 @@ pub(crate) async fn serve(
     let caller = Caller {
         is_grpc: is_grpc(&parts.headers),
         is_head: parts.method == Method::HEAD,
+        is_chunked: parts.version != Version::HTTP_2 && parts.headers.contains_key(TRANSFER_ENCODING),
         version: parts.version,
     };
     let outcome = AssertUnwindSafe(handle(peer, &mut course, parts, &body)).catch_unwind().await;
@@ -136,7 +129,7 @@ async fn handle(
     }
 
     // Refuse what is ambiguous, before anybody can act on one of its meanings.
-    let target = guard::check(&parts, &snapshot.limits, peer.scheme(&client))?;
+    let target = guard::check(&parts, &snapshot.limits, !peer.is_tls && !client.via_trusted)?;
     course.record.target(target.path());
     let lookup = snapshot.routes.find(&target.host, &parts.method, target.path());
     refuse_ambiguities(&lookup, &target.ambiguities)?;
@@ -239,6 +232,8 @@ fn upload_limits(
 struct Caller {
     is_grpc: bool,
     is_head: bool,
+    /// The end of its body is a matter of HTTP/1.1's chunks.
+    is_chunked: bool,
     version: Version,
 }
 
@@ -295,6 +290,7 @@ impl Course {
             }
         };
         let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let is_draining = peer.gateway.is_draining.load(Ordering::Relaxed);
         let headers = response.headers_mut();
         if let Some(standing) = standing {
             standing.write_to(headers);
@@ -303,7 +299,7 @@ impl Course {
         if is_http2 {
             // HTTP/2 knows no such header (RFC 9113, section 8.2.2).
             headers.remove(CONNECTION);
-        } else if !is_tunnel && peer.gateway.is_draining.load(Ordering::Relaxed) {
+        } else if !is_tunnel && (is_draining || (caller.is_chunked && peer.exchanges.may_end_in_two_ways())) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -3,7 +3,7 @@
 //! An [`Upstream`] is part of a snapshot; its [`Endpoint`]s outlive snapshots, so that a reload forgets neither
 //! connections nor health. Connections are each worker's own ([`pool`]), so that no request ever changes thread.
 
-mod connect;
+pub(crate) mod connect;
 pub(crate) mod health;
 pub(crate) mod pool;
 pub(crate) mod stall;

@@ -1,8 +1,9 @@
 //! Whose turn it is on an HTTP/2 stream, told from an answer's body to the task that drives its stream.
 //!
-//! hyper polls a body only while the client's window has room, and owns what lies between body and window. So the body
-//! leaves word on the thread as it is polled, and the task reads it when its poll is over: both happen in one call
-//! stack, and no other stream's body is polled within it.
+//! hyper takes a frame from the body, keeps it until the client's window has room, and only then asks for the next one. So
+//! the body leaves word on the thread as it is polled, and the task reads it when its poll is over: both happen in one call
+//! stack, and no other stream's body is polled within it. Were hyper to wait for room before it takes a frame, a client
+//! without any would not be noticed: `http2::a_client_that_opens_no_window_holds_nothing_for_ever` would tell.
 
 use std::cell::Cell;
 

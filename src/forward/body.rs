@@ -34,8 +34,11 @@ pub(crate) struct ResponseBody {
     record: Option<RequestRecord>,
     /// What of the request nobody has read, where the end of the answer waits for it.
     rest: Option<Drain>,
-    /// An error that waits until all before it has gone out.
+    /// On HTTP/2, what is left of a frame that is handed out in pieces.
+    left: Bytes,
+    /// An error that waits for one turn, in which what came before it can go out.
     held_back: Option<DownloadFailed>,
+    is_http2: bool,
     /// The client knows no end of a body but the connection's (HTTP/1.0).
     ends_with_connection: bool,
     /// The exchange on the caller's connection, which ends with its answer, and the body of its request.
@@ -87,6 +90,10 @@ impl Drop for Cutter {
         self.0.abort();
     }
 }
+
+/// What is handed out at once on HTTP/2, where progress is judged by what a client makes room for: the largest frame that
+/// every client takes.
+const PIECE: usize = 16 * 1024;
 
 /// Why an answer that had begun was cut. The caller sees a broken body, never a clean end.
 #[derive(Debug)]
@@ -233,7 +240,9 @@ impl ResponseBody {
             source,
             record,
             rest: None,
+            left: Bytes::new(),
             held_back: None,
+            is_http2: false,
             ends_with_connection: false,
             exchange: None,
         }
@@ -248,7 +257,8 @@ impl ResponseBody {
         request: RequestBody,
         version: Version,
     ) -> Self {
-        let drains = version == Version::HTTP_2;
+        self.is_http2 = version == Version::HTTP_2;
+        let drains = self.is_http2;
         self.ends_with_connection = version == Version::HTTP_10;
         self.rest =
             (drains && !request.is_empty() && !self.source.has_ended()).then(|| Drain::new(request.clone()));
@@ -256,10 +266,21 @@ impl ResponseBody {
         self
     }
 
-    fn handed_out(&self, frame: &Frame<Bytes>) {
+    /// The next piece of a large frame.
+    fn piece(&mut self) -> Frame<Bytes> {
+        let piece = Frame::data(self.left.split_to(self.left.len().min(PIECE)));
+        self.handed_out(&piece);
+        piece
+    }
+
+    fn handed_out(&mut self, frame: &Frame<Bytes>) {
         turn::leave(Turn::Client);
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        if let Some(record) = &mut self.record {
+            record.sent(bytes);
+        }
         if let Some((in_service, _)) = &self.exchange {
-            in_service.answered(frame.data_ref().map_or(0, Bytes::len));
+            in_service.answered(bytes);
         }
     }
 
@@ -296,6 +317,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadFailed>>> {
         let this = &mut *self;
+        if !this.left.is_empty() {
+            return Poll::Ready(Some(Ok(this.piece())));
+        }
         if let Some(error) = this.held_back.take() {
             return Poll::Ready(Some(Err(this.broken_off(error))));
         }
@@ -319,10 +343,13 @@ impl Body for ResponseBody {
         }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                this.handed_out(frame);
-                if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
-                    record.sent(data.len());
+                if this.is_http2
+                    && let Some(data) = frame.data_ref().filter(|data| data.len() > PIECE)
+                {
+                    this.left = data.clone();
+                    return Poll::Ready(Some(Ok(this.piece())));
                 }
+                this.handed_out(frame);
             }
             Poll::Ready(None) => this.finish(),
             Poll::Ready(Some(Err(_))) | Poll::Pending => turn::leave(Turn::Upstream),
@@ -331,13 +358,22 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_none() && self.source.has_ended()
+        self.rest.is_none() && self.left.is_empty() && self.source.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Source::Upstream(download) => download.incoming.size_hint(),
+            Source::Upstream(download) => {
+                let mut hint = download.incoming.size_hint();
+                let left = self.left.len() as u64;
+                // The upper bound first: the lower one may not pass it.
+                if let Some(upper) = hint.upper() {
+                    hint.set_upper(upper + left);
+                }
+                hint.set_lower(hint.lower() + left);
+                hint
+            }
         }
     }
 }
@@ -354,7 +390,7 @@ impl Source {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A body without a byte left is dropped without another poll: that is its end, not the caller's leaving.
-        if self.source.has_ended() {
+        if self.left.is_empty() && self.source.has_ended() {
             self.finish();
         }
     }

@@ -44,6 +44,7 @@ pub(crate) struct OpenTunnel {
 
 impl Tunnel {
     pub(crate) fn open(self, record: RequestRecord, in_service: InService) -> OpenTunnel {
+        in_service.becomes_tunnel();
         OpenTunnel { tunnel: self, record, in_service }
     }
 }

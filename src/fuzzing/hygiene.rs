@@ -68,7 +68,7 @@ pub fn hygiene(bytes: &[u8]) {
     let snapshot = gateway.snapshot.load_full();
     let peer: Option<IpAddr> = Some([192, 0, 2, 7].into());
     let client = client::client(&parts.headers, peer, &snapshot.trusted_proxies);
-    let Ok(target) = guard::check(&parts, &snapshot.limits, None) else { return };
+    let Ok(target) = guard::check(&parts, &snapshot.limits, true) else { return };
     let Lookup::Found(route) = snapshot.routes.find(&target.host, &parts.method, target.path()) else {
         panic!()
     };

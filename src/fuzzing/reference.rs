@@ -96,7 +96,7 @@ pub(super) enum Manner {
 
 /// Reads one request from the start of `bytes`.
 pub(super) fn read(bytes: &[u8], manner: Manner) -> Read {
-    let mut lines = Lines { bytes, at: 0, manner };
+    let mut lines = Lines { bytes, at: 0, has_bare_lf: false, manner };
     match message(&mut lines) {
         Ok(Some(message)) => Read::Whole(message, lines.at),
         Ok(None) => Read::Part,
@@ -107,6 +107,8 @@ pub(super) fn read(bytes: &[u8], manner: Manner) -> Read {
 struct Lines<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// A line has ended with LF alone.
+    has_bare_lf: bool,
     manner: Manner,
 }
 
@@ -119,7 +121,10 @@ impl<'a> Lines<'a> {
         let line = &rest[..length];
         let line = match (line.strip_suffix(b"\r"), self.manner) {
             (Some(line), _) => line,
-            (None, Manner::Lenient) => line,
+            (None, Manner::Lenient) => {
+                self.has_bare_lf = true;
+                line
+            }
             (None, Manner::Strict) => return Err("a line that ends with LF alone".to_owned()),
         };
         // The library takes NUL in the extension of a chunk, which goes no further.
@@ -199,6 +204,8 @@ fn body(lines: &mut Lines<'_>, message: &mut Message) -> Result<Option<()>, Stri
         }
         _ => return Err(format!("framing: {lengths:?} {codings:?}")),
     };
+    // Where a chunked body ends is not certain then.
+    message.is_last |= lines.has_bare_lf && !codings.is_empty();
     Ok(body.map(|body| message.body = body))
 }
 

@@ -14,6 +14,7 @@ const HEADER: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
 
 /// Frames that may come at any time beyond what is earned,
 const BURST: f64 = 2000.0;
@@ -21,6 +22,9 @@ const BURST: f64 = 2000.0;
 const PER_SECOND: f64 = 200.0;
 /// … and no more than this, however much was earned.
 const MOST: f64 = 20_000.0;
+/// A window that is reopened counts for so much. Simple clients reopen two for each frame of an answer, however small; it
+/// makes us send nothing back and keep nothing.
+const PER_WINDOW: f64 = 1.0 / 16.0;
 /// A request earns as many: its own priority, windows and cancellation.
 const PER_REQUEST: f64 = 8.0;
 /// A frame of an answer earns as many: the windows that it reopens, and a client's pings that measure it,
@@ -91,8 +95,12 @@ impl FrameMeter {
                     return false;
                 }
                 self.has_begun = true;
-                let carries = matches!(kind, DATA if self.payload > 0) || kind == HEADERS;
-                idle_frames += if carries { 0.0 } else { 1.0 };
+                idle_frames += match kind {
+                    DATA if self.payload > 0 => 0.0,
+                    HEADERS => 0.0,
+                    WINDOW_UPDATE => PER_WINDOW,
+                    _ => 1.0,
+                };
             }
             bytes = rest;
         }
@@ -180,9 +188,10 @@ mod tests {
     fn frames_that_carry_nothing_end_and_others_do_not() {
         let none = Worth::default();
         for piece in [1, 2, 8, 9, 10, 1000] {
-            for kind in [2, 3, 4, 6, 8, 9, 0x55] {
+            for kind in [2, 3, 4, 6, 9, 0x55] {
                 assert_eq!(taken(&frame(kind, 8), piece, none), 2000, "{kind} in {piece}s");
             }
+            assert_eq!(taken(&frame(WINDOW_UPDATE, 4), piece, none), 1 + 16 * 1999);
             assert_eq!(taken(&frame(DATA, 0), piece, none), 2000);
             assert_eq!(taken(&frame(DATA, 1), piece, none), 50_000);
             assert_eq!(taken(&frame(HEADERS, 30), piece, none), 50_000);

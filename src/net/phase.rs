@@ -22,6 +22,11 @@ pub(crate) struct HeadSeen {
 }
 
 impl HeadSeen {
+    /// Empty lines, which may stand before a head and are none (RFC 9112, section 2.2).
+    pub(super) fn is_blank(bytes: &[u8]) -> bool {
+        bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+    }
+
     pub(super) fn and(self, bytes: &[u8]) -> Self {
         let lines = memchr::memchr_iter(b'\n', bytes).count();
         HeadSeen { bytes: self.bytes + bytes.len(), lines: self.lines + lines }
@@ -41,6 +46,7 @@ impl Phase {
     /// After more bytes have come.
     pub(super) fn and(self, bytes: &[u8]) -> Self {
         match self {
+            Phase::Idle { .. } if HeadSeen::is_blank(bytes) => self,
             Phase::Idle { .. } => Phase::Head { since: Instant::now(), seen: HeadSeen::default().and(bytes) },
             Phase::Head { since, seen } => Phase::Head { since, seen: seen.and(bytes) },
         }

@@ -1,4 +1,4 @@
-//! The tasks of HTTP/2 streams: each ends when its client takes nothing of its answer for too long.
+//! The tasks of HTTP/2 streams: each ends when its client makes no room for the next 16 KiB of its answer for too long.
 //!
 //! Without that, a client that never opens its window would hold an upstream, its key's place and the drain for as long
 //! as it likes. Dropping the task resets the one stream; the others on the connection go on.

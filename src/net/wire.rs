@@ -27,8 +27,7 @@ pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
 
 /// How often it is looked whether a client has left from which hyper reads nothing at the moment.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// With more than this unread behind a whole request, the kernel takes no more, and an end can't arrive. Nobody who
-/// asks for several things at once asks for that many.
+/// With more than this unread behind a whole request, the kernel takes no more, and an end can't arrive.
 const MOST_BEHIND: u64 = 64 * 1024;
 /// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
 const TURN_BYTES: usize = 128 * 1024;
@@ -55,6 +54,9 @@ pub(crate) struct Wire<S: Peered> {
     in_turn: usize,
     /// hyper has looked for more, and there was none: it learns of an end at once.
     is_watched: bool,
+    /// A line has ended with LF alone.
+    has_bare_lf: bool,
+    last_byte: u8,
     /// One of hyper's refusals was replaced: what the client sends is not understood.
     has_refused: bool,
     phase: Phase,
@@ -71,6 +73,8 @@ pub(crate) struct Wire<S: Peered> {
     timer: Option<Pin<Box<Sleep>>>,
     /// When to look next whether a client whose body waits unread has left.
     probe_at: Option<Instant>,
+    /// Since when more has been unread behind a request than the kernel takes.
+    behind_since: Option<Instant>,
     /// Since when a write has made no progress.
     write_blocked: Option<Instant>,
     lingering: Option<Linger>,
@@ -98,6 +102,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             header_list: None,
             in_turn: 0,
             is_watched: false,
+            has_bare_lf: false,
+            last_byte: 0,
             has_refused: false,
             // A connection that was opened is about to be used: its first head has the head's time.
             phase: Phase::Head { since: Instant::now(), seen },
@@ -108,6 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             seen: 0,
             timer: None,
             probe_at: None,
+            behind_since: None,
             write_blocked: None,
             lingering: None,
         }
@@ -116,6 +123,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// Puts `refuse`'s answers in the place of hyper's refusals.
     pub(crate) fn refusing(mut self, refuse: Refuse) -> Self {
         self.refuse = Some(refuse);
+        let ahead = self.ahead.clone();
+        self.look_for_bare_lf(&ahead);
         self
     }
 
@@ -139,14 +148,27 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
+    fn look_for_bare_lf(&mut self, bytes: &[u8]) {
+        if self.has_bare_lf {
+            return;
+        }
+        let before = |at: usize| at.checked_sub(1).map_or(Some(&self.last_byte), |at| bytes.get(at));
+        self.has_bare_lf = memchr::memchr_iter(b'\n', bytes).any(|at| before(at) != Some(&b'\r'));
+        if self.has_bare_lf {
+            self.exchanges.note_bare_lf();
+        }
+        self.last_byte = bytes.last().copied().unwrap_or(self.last_byte);
+    }
+
     fn received(&mut self, bytes: &[u8]) {
         self.first_bytes_by = None;
         self.is_overdue = false;
         if self.refuse.is_none() {
             return;
         }
+        self.look_for_bare_lf(bytes);
         if !self.exchanges.are_none() {
-            if !self.exchanges.may_be_sending() {
+            if !self.exchanges.may_be_sending() && !HeadSeen::is_blank(bytes) {
                 let begun = self.exchanges.begun();
                 let before = self.next_head.filter(|(of, _)| *of == begun).unwrap_or_default().1;
                 self.next_head = Some((begun, before.and(bytes)));
@@ -206,15 +228,16 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// Fails once a client has left behind bytes that hyper does not read: those of a body while upstream takes
     /// nothing, or of a next request. hyper would notice only much later.
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.refuse.is_none() || self.is_watched || self.exchanges.are_none() {
+        let is_not_ours = self.refuse.is_none() || self.exchanges.is_tunnel();
+        if is_not_ours || self.is_watched || self.exchanges.are_none() {
             self.probe_at = None;
+            self.behind_since = None;
             return Poll::Ready(Ok(()));
         }
         let now = Instant::now();
         let due = *self.probe_at.get_or_insert(now + PROBE_INTERVAL);
         if now >= due {
-            let hides_its_end = !self.exchanges.may_be_sending() && self.stream.unread() > MOST_BEHIND;
-            if self.stream.peer_has_left() || hides_its_end {
+            if self.stream.peer_has_left() || self.hides_its_end(now) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
             self.probe_at = Some(now + PROBE_INTERVAL);
@@ -224,6 +247,15 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether so much has been unread behind a whole request for so long that an end could not have arrived.
+    fn hides_its_end(&mut self, now: Instant) -> bool {
+        if self.exchanges.may_be_sending() || self.stream.unread() <= MOST_BEHIND {
+            self.behind_since = None;
+            return false;
+        }
+        now >= *self.behind_since.get_or_insert(now) + self.timeouts.idle
     }
 
     /// Whether what hyper writes now is a refusal of its own.

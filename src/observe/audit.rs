@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::log::LogWriter;
 use super::{optional, timestamp, with_sources};
 use crate::denial::Denial;
+use crate::mask::masked;
 
 /// What is worth a look although it was let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,7 @@ fn tell(
     reason: Option<String>,
 ) {
     let Subject { request_id, client, method, path, key_id, route } = subject;
+    let (method, path) = (&*masked(method), &*masked(path));
     let (timestamp, level, message) = (timestamp(), "WARN", "audit");
     let line = AuditLine {
         timestamp,

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Endpoint;
-use super::pool::CONNECTION_WINDOW;
+use super::pool::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_READ_BYTES};
 use crate::config;
 
 /// A silent connection is probed after this long,
@@ -109,10 +109,22 @@ fn split(authority: &str) -> (&str, Option<u16>) {
     }
 }
 
+/// Upstream sends and sends, and nothing comes of it.
+#[derive(Debug)]
+pub(crate) struct Flooded;
+
+impl std::fmt::Display for Flooded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("more interim answers than an answer may have")
+    }
+}
+
+impl std::error::Error for Flooded {}
+
 /// What may come before the head of an answer is whole: itself, interim answers, and what is read along with it.
 /// hyper drops interim answers (RFC 9110, section 15.2) without counting them.
-const HEAD_ROOM: usize = 256 * 1024;
-/// On HTTP/2, what may come on a connection while no answer gets on: the windows of all its streams twice, since clients
+const HEAD_ROOM: usize = MAX_HEAD_BYTES + MAX_READ_BYTES;
+/// On HTTP/2, what may come on a connection while none of its answers gets on: the windows of all its streams twice, since clients
 /// may be slow.
 const HTTP2_ROOM: usize = 2 * CONNECTION_WINDOW as usize;
 
@@ -199,8 +211,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 impl AsyncRead for Tap {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.0.room.load(Ordering::Relaxed) == 0 {
-            let flood = "more interim answers than an answer may have";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, flood)));
+            return Poll::Ready(Err(io::Error::other(Flooded)));
         }
         let before = buf.filled().len();
         let read = self.with(|stream| stream.poll_read(cx, buf));

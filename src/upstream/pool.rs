@@ -25,9 +25,9 @@ use super::upload::Upload;
 use super::{Endpoint, Upstream};
 
 /// Past this, an answer's head is no answer.
-const MAX_HEAD_BYTES: usize = 128 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 128 * 1024;
 /// A read of a large answer takes this much at once; it starts small and grows only where it pays.
-const MAX_READ_BYTES: usize = 256 * 1024;
+pub(super) const MAX_READ_BYTES: usize = 256 * 1024;
 /// Requests at once on one HTTP/2 connection, where upstream does not say less.
 const MAX_STREAMS: usize = 100;
 /// … until it has said anything: a number that no server is likely to say.

@@ -22,10 +22,10 @@ impl LeaseError {
     }
 }
 
-/// Whether this process or machine has run out of something: descriptors, ports, memory.
+/// Whether this process or machine has run out of something: descriptors, buffers, memory.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     let code = error.raw_os_error().map(Errno::from_raw_os_error);
     code.is_some_and(|code| shortages.contains(&code))
 }

@@ -465,6 +465,32 @@ async fn broken_chunks_are_never_completed_upstream() {
     }
 }
 
+/// hyper swallows what stands behind trailers that end with LF alone; another server would take it for a request.
+#[tokio::test]
+async fn behind_a_body_whose_end_is_not_certain_comes_nothing() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let bearer = gateway.bearer("ci");
+    let chunked = |end: &str| {
+        format!(
+            "POST /x HTTP/1.1\r\nHost: a.example\r\n{bearer}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n{end}"
+        )
+    };
+    let behind = format!("GET /behind HTTP/1.1\r\nHost: a.example\r\n{bearer}\r\n");
+    for end in ["\n", "x: y\n\r\n", "x: y\n\n"] {
+        upstream.forget();
+        let mut raw = gateway.raw().await;
+        raw.send(chunked(end) + &behind.repeat(2)).await;
+        assert_eq!(raw.answer().await.header("connection"), Some("close"), "{end:?}");
+        raw.assert_closed().await;
+        assert_eq!(upstream.only_request().target(), "/x");
+    }
+    // And where it is certain, the next one is served.
+    let mut raw = gateway.raw().await;
+    raw.send(chunked("\r\n") + &behind).await;
+    assert_eq!((raw.answer().await.status, raw.answer().await.status), (200, 200));
+}
+
 #[tokio::test]
 async fn trailers_that_lie_are_dropped() {
     let upstream = Upstream::answering(answer_of("hi")).await;

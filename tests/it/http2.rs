@@ -324,7 +324,7 @@ async fn floods_end_their_own_connection() {
         ("SETTINGS", frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]).repeat(20_000)),
         ("SETTINGS of nothing", frame(SETTINGS, 0, 0, &[]).repeat(20_000)),
         ("PRIORITY", frame(PRIORITY, 0, 3, &[0, 0, 0, 0, 1]).repeat(20_000)),
-        ("WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(20_000)),
+        ("WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(100_000)),
         ("frames nobody knows", frame(0x42, 0, 0, &[]).repeat(20_000)),
         ("CONTINUATION", continued),
         ("empty DATA", [open, frame(DATA, 0, 1, &[]).repeat(30_000)].concat()),
@@ -402,4 +402,58 @@ async fn an_answer_that_waits_for_upstream_is_not_taken_for_a_stalled_client() {
     let client = gateway.client(true);
     let answer = client.get(gateway.url("/x")).bearer_auth(gateway.token("ci")).send().await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "hiall");
+}
+
+/// Slow is not stalled: room for a little of the answer, again and again.
+#[tokio::test]
+async fn a_slow_reader_that_goes_on_reading_gets_all_of_it() {
+    const LENGTH: usize = 700_000;
+    const ROOM: u32 = 35_000;
+    let upstream = Upstream::answering(answer_of(&"x".repeat(LENGTH))).await;
+    let gateway = gateway(&upstream, "limits: {idle_timeout: 600ms}").await;
+    let mut frames = Frames::over(gateway.raw().await, &[(4, ROOM)]).await;
+    frames.send(frame(WINDOW_UPDATE, 0, 0, &(1u32 << 24).to_be_bytes())).await;
+    frames.send(headers(1, END_STREAM, &request("/x", gateway.token("ci"), &[]))).await;
+    let (mut got, mut since) = (0, 0);
+    let started = Instant::now();
+    while got < LENGTH {
+        let frame_of = frames.next().await.expect("the connection goes on");
+        assert_ne!(frame_of.kind, RST_STREAM, "after {got} bytes and {:?}", started.elapsed());
+        if frame_of.kind == DATA {
+            got += frame_of.payload.len();
+            since += frame_of.payload.len();
+        }
+        if since >= usize::try_from(ROOM).unwrap() && got < LENGTH {
+            since = 0;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            frames.send(frame(WINDOW_UPDATE, 0, 1, &ROOM.to_be_bytes())).await;
+        }
+    }
+    assert!(started.elapsed() > Duration::from_millis(1800), "longer than any stall may last");
+}
+
+/// Simple clients reopen both windows for each frame that they read, and the frames are small where many streams share
+/// a window.
+#[tokio::test]
+async fn reopening_windows_for_each_frame_is_no_flood() {
+    const STREAMS: u32 = 50;
+    let upstream = Upstream::answering(answer_of(&"x".repeat(300_000))).await;
+    let gateway = gateway(&upstream, "").await;
+    let key = gateway.token("ci");
+    let mut frames = connect(&gateway).await;
+    let open = |number: u32| headers(2 * number + 1, END_STREAM, &request("/x", key, &[]));
+    frames.send((0..STREAMS).flat_map(open).collect::<Vec<u8>>()).await;
+    let mut ended = 0;
+    while ended < STREAMS {
+        let next = frames.next().await.expect("the connection goes on");
+        if next.kind != DATA {
+            assert_ne!(next.kind, GOAWAY);
+            continue;
+        }
+        ended += u32::from(next.flags & END_STREAM != 0);
+        if let Some(length) = u32::try_from(next.payload.len()).ok().filter(|length| *length > 0) {
+            let window = |stream: u32| frame(WINDOW_UPDATE, 0, stream, &length.to_be_bytes());
+            frames.send([window(0), window(next.stream)].concat()).await;
+        }
+    }
 }

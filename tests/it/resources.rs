@@ -123,7 +123,12 @@ async fn a_client_that_leaves_behind_bytes_of_a_next_request_takes_its_upstream_
         None
     })
     .await;
-    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start().await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        // More behind a request than the kernel takes is suffered for so long.
+        .config("limits: {idle_timeout: 1s}")
+        .start()
+        .await;
     let much = "x".repeat(400 * 1024);
     for behind in ["", "\r\n", "G", "GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n", &much] {
         let mut raw = gateway.raw().await;
@@ -181,4 +186,45 @@ async fn the_admin_listener_answers_what_is_no_http_too() {
         raw.assert_closed().await;
     }
     assert_eq!(gateway.admin("GET /livez", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn requests_that_wait_behind_a_slow_one_are_all_answered() {
+    let upstream = Upstream::acting(|request, mut stream| async move {
+        if request.target() == "/v1/models/slow" {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+        }
+        stream.write_all(answer_of("hi").as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await;
+    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start().await;
+    let bearer = gateway.bearer("ci");
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n{bearer}\r\n");
+    let mut raw = gateway.raw().await;
+    raw.send(get("/v1/models/slow") + &get("/v1/models").repeat(500)).await;
+    for _ in 0..=500 {
+        assert_eq!(raw.answer().await.status, 200);
+    }
+}
+
+/// Old clients send one behind a body. It begins no request.
+#[tokio::test]
+async fn an_empty_line_behind_a_request_is_no_head() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("limits: {header_timeout: 200ms, idle_timeout: 20s}")
+        .start()
+        .await;
+    let bearer = gateway.bearer("ci");
+    let mut raw = gateway.raw().await;
+    for _ in 0..2 {
+        raw.send(format!("POST /v1/embeddings HTTP/1.1\r\nHost: a\r\n{bearer}Content-Length: 2\r\n\r\nhi"))
+            .await;
+        assert_eq!(raw.answer().await.status, 200);
+        raw.send("\r\n").await;
+        let ended = tokio::time::timeout(Duration::from_millis(600), raw.answer_or_end()).await;
+        assert!(ended.is_err(), "it idles: {ended:?}");
+    }
 }

@@ -1,8 +1,11 @@
 //! Upgrades, byte by byte: who may have one, and what reaches upstream before it is granted.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::time::Duration;
 
-use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, in_time, until};
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
 
@@ -190,4 +193,36 @@ async fn a_tunnel_ends_with_its_key_where_that_is_wanted() {
     gateway.rename_in("keys.yaml", &text.replace("name: ci,", "name: ci, disabled: true,"));
     raw.assert_closed().await;
     eventually("upstream is left", || upstream.open() == 0).await;
+}
+
+/// Bytes that wait for a slow upstream, and the end of one direction, are a tunnel's ordinary life.
+#[tokio::test]
+async fn a_tunnel_outlives_a_slow_upstream_and_the_end_of_one_direction() {
+    let upstream = Upstream::acting(|_, mut stream| async move {
+        stream.write_all(SWITCH.as_bytes()).await.ok()?;
+        // It talks, and listens only later.
+        for _ in 0..25 {
+            stream.write_all(b".").await.ok()?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.ok()?;
+        stream.write_all(format!("{}", all.len()).as_bytes()).await.ok()?;
+        None
+    })
+    .await;
+    let gateway = gateway(&upstream).await;
+    const LENGTH: usize = 5_000_000;
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+    stream.write_all((ask(&gateway, "GET /socket HTTP/1.1") + WEBSOCKET + "\r\n").as_bytes()).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let sending = tokio::spawn(async move {
+        writer.write_all(&vec![b'x'; LENGTH]).await.unwrap();
+        writer.shutdown().await.unwrap();
+        writer
+    });
+    let mut answered = String::new();
+    in_time("all of it", reader.read_to_string(&mut answered)).await.unwrap();
+    assert!(answered.ends_with(&format!("{}{LENGTH}", ".".repeat(25))), "{answered}");
+    drop(sending.await.unwrap());
 }

@@ -1,0 +1,79 @@
+//! Tokens of ours in text that is told: cut short, so that what was sent to the wrong place stays useless to who reads it.
+
+use std::borrow::Cow;
+
+/// `bwk_`, the id and `_`: what tells which token it was.
+const SHOWN: usize = 15;
+
+/// The text with every token cut behind its id, those that are written in percent codes, too.
+pub(crate) fn masked(text: &str) -> Cow<'_, str> {
+    if text.contains("bwk_") {
+        return Cow::Owned(cut(text));
+    }
+    if text.contains('%') {
+        let decoded = decoded(text);
+        if decoded.contains("bwk_") {
+            return Cow::Owned(cut(&decoded));
+        }
+    }
+    Cow::Borrowed(text)
+}
+
+fn cut(text: &str) -> String {
+    let mut told = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("bwk_") {
+        let (before, token) = rest.split_at(start);
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (token, behind) = token.split_at(token.find(|c| !is_part(c)).unwrap_or(token.len()));
+        told.push_str(before);
+        match token.split_at_checked(SHOWN) {
+            Some((shown, hidden)) if !hidden.is_empty() => told.extend([shown, "…"]),
+            _ => told.push_str(token),
+        }
+        rest = behind;
+    }
+    told.push_str(rest);
+    told
+}
+
+/// Percent codes of what a token is made of, decoded; all else as it is.
+fn decoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, code)) = rest.split_once('%') {
+        out.push_str(before);
+        let byte = code.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        rest = match byte.filter(|byte| byte.is_ascii_alphanumeric() || *byte == b'_') {
+            Some(byte) => {
+                out.push(char::from(byte));
+                code.get(2..).unwrap_or_default()
+            }
+            None => {
+                out.push('%');
+                code
+            }
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_told_without_the_tokens_in_it() {
+        for (text, told) in [
+            ("/v1/models", "/v1/models"),
+            ("/a%2fb%zz%", "/a%2fb%zz%"),
+            ("/bwk_4f9Zk2Qx7B_abcdefghij/x", "/bwk_4f9Zk2Qx7B_…/x"),
+            ("/xbwk_4f9Zk2Qx7B_a/bwk_4f9Zk2Qx7C_b", "/xbwk_4f9Zk2Qx7B_…/bwk_4f9Zk2Qx7C_…"),
+            ("/%62wk%5F4f9Zk2Qx7B_abc%64/%00", "/bwk_4f9Zk2Qx7B_…/%00"),
+            ("/bwk_", "/bwk_"),
+        ] {
+            assert_eq!(masked(text), told);
+        }
+    }
+}
