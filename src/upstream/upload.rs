@@ -257,7 +257,8 @@ impl Upload {
             }
         }
         self.progress.moved(MOVING);
-        if self.is_end_stream() {
+        // Nothing comes behind trailers, and nobody asks for it.
+        if self.is_end_stream() || frame.is_trailers() {
             self.exchanges.body_read();
         }
         match frame.into_trailers() {

@@ -212,17 +212,20 @@ async fn a_tunnel_outlives_a_slow_upstream_and_the_end_of_one_direction() {
     })
     .await;
     let gateway = gateway(&upstream).await;
-    const LENGTH: usize = 5_000_000;
-    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
-    stream.write_all((ask(&gateway, "GET /socket HTTP/1.1") + WEBSOCKET + "\r\n").as_bytes()).await.unwrap();
-    let (mut reader, mut writer) = stream.into_split();
-    let sending = tokio::spawn(async move {
-        writer.write_all(&vec![b'x'; LENGTH]).await.unwrap();
-        writer.shutdown().await.unwrap();
-        writer
-    });
-    let mut answered = String::new();
-    in_time("all of it", reader.read_to_string(&mut answered)).await.unwrap();
-    assert!(answered.ends_with(&format!("{}{LENGTH}", ".".repeat(25))), "{answered}");
-    drop(sending.await.unwrap());
+    // All of it in the kernel's buffers at once, and far more than they hold.
+    for length in [60_000, 5_000_000] {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        let ask = ask(&gateway, "GET /socket HTTP/1.1") + WEBSOCKET + "\r\n";
+        stream.write_all(ask.as_bytes()).await.unwrap();
+        let (mut reader, mut writer) = stream.into_split();
+        let sending = tokio::spawn(async move {
+            writer.write_all(&vec![b'x'; length]).await.unwrap();
+            writer.shutdown().await.unwrap();
+            writer
+        });
+        let mut answered = String::new();
+        in_time("all of it", reader.read_to_string(&mut answered)).await.unwrap();
+        assert!(answered.ends_with(&format!("{}{length}", ".".repeat(25))), "{answered}");
+        drop(sending.await.unwrap());
+    }
 }
