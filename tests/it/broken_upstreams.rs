@@ -3,8 +3,9 @@
 use std::io::ErrorKind;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
+use crate::harness::frames::{END_HEADERS, HEADERS, SETTINGS, frame};
 use crate::harness::{Gateway, Running, Upstream, in_time};
 
 async fn gateway(upstream: &Upstream) -> Running {
@@ -109,4 +110,26 @@ async fn statuses_that_are_none_and_lengths_that_lie_are_told_as_that() {
         assert!(!text.contains(&upstream.address.port().to_string()), "{text}");
         assert_eq!(refused.header("x-should-retry"), Some("false"), "{answer:?}");
     }
+}
+
+/// One stream's interim answers are nobody's progress.
+#[tokio::test]
+async fn interim_answers_without_end_are_ended_on_http2_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                // `:status: 103`, as a literal of the static table's name.
+                let interim = frame(HEADERS, END_HEADERS, 1, b"\x08\x03103").repeat(5000);
+                let _gone = stream.write_all(&frame(SETTINGS, 0, 0, &[])).await;
+                let mut request = [0; 4096];
+                let _gone = stream.read(&mut request).await;
+                while stream.write_all(&interim).await.is_ok() {}
+            });
+        }
+    });
+    let gateway = Gateway::at(&format!("h2c://{address}")).key("ci", "permissions: [read]").start().await;
+    let refused = in_time("an end", gateway.get("/v1/models", "ci")).await;
+    assert_eq!(refused.status, 502, "{refused:?}");
 }

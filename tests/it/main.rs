@@ -15,6 +15,7 @@ mod answers;
 mod broken_upstreams;
 mod faults;
 mod forwarding;
+mod framing;
 mod guard;
 mod harness;
 mod http2;

@@ -241,29 +241,6 @@ async fn streams_that_break_are_told_as_what_they_are() {
     assert_eq!(gateway.get("/v1/models", "ci").await.status, 200, "others go on");
 }
 
-/// One stream's interim answers are nobody's progress.
-#[tokio::test]
-async fn interim_answers_without_end_are_ended_on_http2_too() {
-    use crate::harness::frames::{END_HEADERS, HEADERS, SETTINGS, frame};
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                // `:status: 103`, as a literal of the static table's name.
-                let interim = frame(HEADERS, END_HEADERS, 1, b"\x08\x03103").repeat(5000);
-                let _gone = stream.write_all(&frame(SETTINGS, 0, 0, &[])).await;
-                let mut request = [0; 4096];
-                let _gone = stream.read(&mut request).await;
-                while stream.write_all(&interim).await.is_ok() {}
-            });
-        }
-    });
-    let gateway = Gateway::at(&format!("h2c://{address}")).key("ci", "permissions: [read]").start().await;
-    let refused = in_time("an end", gateway.get("/v1/models", "ci")).await;
-    assert_eq!(refused.status, 502, "{refused:?}");
-}
-
 #[tokio::test]
 async fn a_client_that_leaves_resets_its_stream_alone() {
     let upstream = Http2::start(100, false).await;
