@@ -286,6 +286,15 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         !self.queued.is_empty()
     }
 
+    /// Sends what is queued. Where nothing is, a write that is blocked stays so: it has made no progress.
+    fn send_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.queued.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let queued = self.poll_queued(cx);
+        self.watch_write(cx, queued)
+    }
+
     fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.queued.is_empty() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.queued))?;
@@ -385,8 +394,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         if this.announce(buf) {
             return Poll::Ready(Ok(buf.len()));
         }
-        let queued = this.poll_queued(cx);
-        ready!(this.watch_write(cx, queued))?;
+        ready!(this.send_queued(cx))?;
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.watch_write(cx, polled)
     }
@@ -406,8 +414,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         {
             return Poll::Ready(Ok(first.len()));
         }
-        let queued = this.poll_queued(cx);
-        ready!(this.watch_write(cx, queued))?;
+        ready!(this.send_queued(cx))?;
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.watch_write(cx, polled)
     }
@@ -420,8 +427,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         let this = &mut *self;
         // hyper flushes its layer below only when it holds nothing itself any more.
         this.exchanges.flushed();
-        let queued = this.poll_queued(cx);
-        ready!(this.watch_write(cx, queued))?;
+        ready!(this.send_queued(cx))?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         ready!(this.watch_write(cx, flushed))?;
         ready!(this.poll_presence(cx))?;
@@ -445,8 +451,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingering.is_none() {
-            let queued = this.poll_queued(cx);
-            ready!(this.watch_write(cx, queued))?;
+            ready!(this.send_queued(cx))?;
             let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
             ready!(this.watch_write(cx, shut))?;
         }

@@ -240,3 +240,27 @@ async fn an_empty_line_behind_a_request_is_no_head() {
         assert!(ended.is_err(), "it idles: {ended:?}");
     }
 }
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
+    let upstream = Upstream::answering(answer_of(&"x".repeat(50_000_000))).await;
+    for is_tls in [false, true] {
+        let gateway = Gateway::guarding(&upstream)
+            .key("ci", "permissions: [read], max_concurrent: 1")
+            .config("limits: {idle_timeout: 300ms}");
+        let gateway = if is_tls { gateway.tls() } else { gateway }.start().await;
+        let mut raw = gateway.raw().await;
+        raw.send(format!("{GET}{}\r\n", gateway.bearer("ci"))).await;
+        until("it is answered", async || upstream.requests().len() == 1).await;
+        let started = Instant::now();
+        until("the key's place is free", async || {
+            let mut other = gateway.raw().await;
+            other.send(format!("{GET}{}\r\n", gateway.bearer("ci"))).await;
+            other.head().await.status == 200
+        })
+        .await;
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        drop(raw);
+        upstream.forget();
+    }
+}
