@@ -4,6 +4,7 @@ pub(crate) mod conn;
 pub(crate) mod crowd;
 mod frames;
 pub(crate) mod inherited;
+mod linger;
 pub(crate) mod listen;
 pub(crate) mod phase;
 pub(crate) mod presence;

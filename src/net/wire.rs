@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::frames::{FrameMeter, Worth, with_header_list};
+use super::linger::Linger;
 use super::phase::{HeadSeen, Phase, WireTimeouts};
 use super::presence::Peered;
 use crate::exchange::Exchanges;
@@ -31,11 +32,6 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const MOST_BEHIND: u64 = 64 * 1024;
 /// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
 const TURN_BYTES: usize = 128 * 1024;
-/// A client that still sends while it is refused may do so for this long, unread.
-const LINGER_TIME: Duration = Duration::from_secs(5);
-/// … and this much.
-const LINGER_BYTES: usize = 64 * 1024 * 1024;
-
 pub(crate) struct Wire<S: Peered> {
     stream: S,
     /// Bytes read ahead, to tell HTTP/1 from HTTP/2; hyper gets them first.
@@ -78,12 +74,6 @@ pub(crate) struct Wire<S: Peered> {
     /// Since when a write has made no progress.
     write_blocked: Option<Instant>,
     lingering: Option<Linger>,
-}
-
-#[derive(Debug)]
-struct Linger {
-    until: Instant,
-    budget: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
@@ -316,30 +306,6 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         ready!(self.poll_timer(cx, since + self.timeouts.idle));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
-
-    /// After our end of the connection is closed, reads and forgets what the client still sends, within
-    /// bounds: closing at once would reset the connection and could take the refusal with it.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let until = Instant::now() + LINGER_TIME;
-        let mut linger = self.lingering.take().unwrap_or(Linger { until, budget: LINGER_BYTES });
-        let mut scratch = [0u8; 8192];
-        loop {
-            let mut buf = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Poll::Ready(()),
-                Poll::Ready(Ok(())) => match linger.budget.checked_sub(buf.filled().len()) {
-                    Some(rest) => linger.budget = rest,
-                    None => return Poll::Ready(()),
-                },
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => {
-                    let over = self.poll_timer(cx, linger.until);
-                    self.lingering = Some(linger);
-                    return over;
-                }
-            }
-        }
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
@@ -456,7 +422,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
             ready!(this.watch_write(cx, shut))?;
         }
         if this.has_refused || this.exchanges.may_be_sending() {
-            return this.poll_linger(cx).map(Ok);
+            let linger = this.lingering.get_or_insert_with(Linger::new);
+            return linger.poll(&mut this.stream, cx).map(Ok);
         }
         Poll::Ready(Ok(()))
     }
