@@ -80,4 +80,4 @@ measure-keys: e2e-setup ## A million keys: start, memory, a revocation under loa
 
 clean: ## Remove everything that was made
 	$(CARGO) clean
-	rm -rf $(VENV) tests/.cache
+	rm -rf $(VENV) tests/.cache fuzz/target fuzz/work fuzz/artifacts
