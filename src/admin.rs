@@ -3,6 +3,7 @@
 //! Probes are open to all and say nothing but their state. Reading is free on loopback and takes a credential off it;
 //! a change takes one everywhere: the token of `admin.token_file`, or a key with `admin`.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
 use crate::config::Limits;
@@ -44,7 +45,7 @@ use crate::proxy::Gateway;
 use crate::reload::{Handle, Outcome, Report};
 
 /// Connections at once: probes need few, and nobody else should take descriptors from the data path.
-const MAX_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -68,7 +69,7 @@ pub(crate) async fn serve(bound: Bound, admin: Admin) {
 }
 
 async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut visits = Visits::default();
     // A unix socket is as near as loopback; its file's permissions say who may reach it.
     let is_local = match bound.local() {
         Local::Tcp(address) => address.ip().is_loopback(),
@@ -76,17 +77,18 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
     };
     let listener = bound.into_listener()?;
     loop {
-        let permit = permits.clone().acquire_owned().await.ok();
         let taken = listener.accept().await.and_then(|(stream, peer)| {
             let visitor = Visitor { admin: admin.clone(), is_local, peer };
-            match stream {
+            let exchanges = Arc::new(Exchanges::default());
+            let visit = match stream {
                 Stream::Tcp(stream) => {
-                    drop(tokio::spawn(connection(TcpStream::from_std(stream)?, visitor, permit)));
+                    tokio::spawn(connection(TcpStream::from_std(stream)?, visitor, exchanges.clone()))
                 }
                 Stream::Unix(stream) => {
-                    drop(tokio::spawn(connection(UnixStream::from_std(stream)?, visitor, permit)));
+                    tokio::spawn(connection(UnixStream::from_std(stream)?, visitor, exchanges.clone()))
                 }
-            }
+            };
+            visits.add(visit.abort_handle(), exchanges);
             Ok(())
         });
         // No connection that fails ends the listener.
@@ -96,11 +98,30 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
     }
 }
 
-async fn connection<S>(stream: S, visitor: Visitor, _permit: Option<tokio::sync::OwnedSemaphorePermit>)
+/// The connections that are open, oldest first.
+#[derive(Default)]
+struct Visits(VecDeque<(AbortHandle, Arc<Exchanges>)>);
+
+impl Visits {
+    /// Takes one more. Past the most, the oldest that asks nothing goes, so that nobody who holds connections open keeps a
+    /// probe waiting; where all ask something, the new one goes.
+    fn add(&mut self, visit: AbortHandle, exchanges: Arc<Exchanges>) {
+        self.0.retain(|(visit, _)| !visit.is_finished());
+        self.0.push_back((visit, exchanges));
+        if self.0.len() > MAX_CONNECTIONS {
+            let idle = self.0.iter().position(|(_, exchanges)| exchanges.are_none());
+            let last = self.0.len() - 1;
+            if let Some((visit, _)) = self.0.remove(idle.unwrap_or(last)) {
+                visit.abort();
+            }
+        }
+    }
+}
+
+async fn connection<S>(stream: S, visitor: Visitor, exchanges: Arc<Exchanges>)
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
-    let exchanges = Arc::new(Exchanges::default());
     let timeouts = WireTimeouts { header: HEADER_TIMEOUT, idle: IDLE_TIMEOUT };
     let logs = visitor.admin.gateway.logs.clone();
     let refuse = conn::refusals(logs, visitor.peer, Limits::default());

@@ -38,7 +38,7 @@ use crate::upstream::Endpoints;
 use crate::worker::Workers;
 
 /// Descriptors kept back for reloads, logs and the admin listener.
-const RESERVED_DESCRIPTORS: u64 = 64;
+const RESERVED_DESCRIPTORS: u64 = 128;
 
 /// A server that is ready to run: keys read, certificates loaded, sockets bound.
 pub struct App {

@@ -264,3 +264,21 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
         upstream.forget();
     }
 }
+
+/// Or whoever reaches the listener could have the process restarted.
+#[tokio::test]
+async fn a_probe_is_answered_however_many_hold_connections_to_the_admin_listener() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start().await;
+    let mut held = Vec::new();
+    for number in 0..200 {
+        let mut raw = crate::harness::Raw::connect(gateway.admin).await;
+        if number % 2 == 0 {
+            raw.send("GET /livez HT").await;
+        }
+        held.push(raw);
+    }
+    let started = Instant::now();
+    assert_eq!(gateway.admin("GET /livez", "").await.status, 200);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
