@@ -25,7 +25,7 @@ import h2.config
 import h2.connection
 from gateway import Gateway
 from live import read_answer, request
-from soak import pattern, send
+from soak import pattern, read_body, send
 
 KEYS = {"ci": ["--permissions", "read,write"]}
 # What was past its bound.
@@ -46,8 +46,9 @@ class Model:
     async def serve(self, reader, writer):
         try:
             while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                await send(writer, pattern(1024 * 1024) if b" /large " in head else b"ok")
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                await read_body(head, reader)
+                await send(writer, pattern(1024 * 1024) if " /large " in head else b"ok")
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
