@@ -15,7 +15,7 @@ pub(crate) struct Exchanges {
     unflushed: AtomicBool,
     /// Counts those begun, so that a wire notices a request that came and went.
     begun: AtomicUsize,
-    /// Frames of answers handed out, and the bytes in them.
+    /// On HTTP/2, frames of answers handed out, and the bytes in them.
     frames: AtomicUsize,
     bytes: AtomicUsize,
     /// The latest request has a body that was not read to its end.
@@ -43,20 +43,19 @@ impl Exchanges {
         InService(self.clone())
     }
 
-    /// An answer was broken off. Whoever speaks HTTP/1.0 would take the connection's end for the answer's.
-    pub(crate) fn break_off(&self) {
-        self.broken_off.store(true, Ordering::Relaxed);
-    }
-
     /// Notes that a line ended with LF alone.
     pub(crate) fn note_bare_lf(&self) {
         self.has_bare_lf.store(true, Ordering::Relaxed);
     }
 
+    pub(crate) fn has_bare_lf(&self) -> bool {
+        self.has_bare_lf.load(Ordering::Relaxed)
+    }
+
     /// Whether servers could differ in where the chunked body of the latest request ends: hyper swallows what stands behind
     /// trailers that end with LF alone.
     pub(crate) fn may_end_in_two_ways(&self) -> bool {
-        self.has_bare_lf.load(Ordering::Relaxed) || self.may_be_sending()
+        self.has_bare_lf() || self.may_be_sending()
     }
 
     /// Whether what passes is another protocol's, which has timers of its own.
@@ -64,6 +63,7 @@ impl Exchanges {
         self.is_tunnel.load(Ordering::Relaxed)
     }
 
+    /// Whether an answer was broken off whose end is the connection's own.
     pub(crate) fn is_broken_off(&self) -> bool {
         self.broken_off.load(Ordering::Relaxed)
     }
@@ -80,12 +80,6 @@ impl Exchanges {
 
     pub(crate) fn are_none(&self) -> bool {
         self.active.load(Ordering::Relaxed) == 0
-    }
-
-    /// A frame of an answer was handed out.
-    pub(crate) fn answered(&self, bytes: usize) {
-        self.frames.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Frames of answers handed out, and the bytes in them.
@@ -121,9 +115,10 @@ impl Exchanges {
 }
 
 impl InService {
-    /// This request's answer was broken off, and its end is the connection's own.
+    /// This request's answer was broken off, and its end is the connection's own: whoever speaks HTTP/1.0 would take the one
+    /// for the other.
     pub(crate) fn break_off(&self) {
-        self.0.break_off();
+        self.0.broken_off.store(true, Ordering::Relaxed);
     }
 
     /// What follows on the connection is another protocol.
@@ -131,9 +126,10 @@ impl InService {
         self.0.is_tunnel.store(true, Ordering::Relaxed);
     }
 
-    /// A frame of this request's answer was handed out.
+    /// A frame of this request's answer was handed out, on HTTP/2.
     pub(crate) fn answered(&self, bytes: usize) {
-        self.0.answered(bytes);
+        self.0.frames.fetch_add(1, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 

@@ -266,21 +266,41 @@ impl ResponseBody {
         self
     }
 
-    /// The next piece of a large frame.
-    fn piece(&mut self) -> Frame<Bytes> {
-        let piece = Frame::data(self.left.split_to(self.left.len().min(PIECE)));
-        self.handed_out(&piece);
-        piece
+    /// A frame on its way out, or the first piece of it.
+    fn hand_out(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match frame.into_data() {
+            Ok(data) if self.is_http2 && data.len() > PIECE => {
+                self.left = data;
+                self.piece()
+            }
+            Ok(data) => {
+                self.handed_out(data.len());
+                Frame::data(data)
+            }
+            Err(trailers) => {
+                self.handed_out(0);
+                trailers
+            }
+        }
     }
 
-    fn handed_out(&mut self, frame: &Frame<Bytes>) {
-        turn::leave(Turn::Client);
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
+    /// The next piece of a large frame.
+    fn piece(&mut self) -> Frame<Bytes> {
+        let piece = self.left.split_to(self.left.len().min(PIECE));
+        self.handed_out(piece.len());
+        Frame::data(piece)
+    }
+
+    fn handed_out(&mut self, bytes: usize) {
         if let Some(record) = &mut self.record {
             record.sent(bytes);
         }
-        if let Some((in_service, _)) = &self.exchange {
-            in_service.answered(bytes);
+        // HTTP/1 has nobody who asks.
+        if self.is_http2 {
+            turn::leave(Turn::Client);
+            if let Some((in_service, _)) = &self.exchange {
+                in_service.answered(bytes);
+            }
         }
     }
 
@@ -327,34 +347,28 @@ impl Body for ResponseBody {
             Source::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Upstream(download) => download.poll_frame(cx),
         };
-        let polled = match polled {
+        if let (Poll::Ready(None), Some(rest)) = (&polled, &mut this.rest) {
+            ready!(rest.poll(cx));
+            this.rest = None;
+        }
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.hand_out(frame)))),
             Poll::Ready(Some(Err(error))) => {
                 // hyper throws away what it has not written yet when a body breaks, the head perhaps: it is given a turn
                 // to write it.
                 this.held_back = Some(error);
                 cx.waker().wake_by_ref();
-                return Poll::Pending;
+                Poll::Pending
             }
-            other => other,
-        };
-        if let (Poll::Ready(None), Some(rest)) = (&polled, &mut this.rest) {
-            ready!(rest.poll(cx));
-            this.rest = None;
-        }
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                if this.is_http2
-                    && let Some(data) = frame.data_ref().filter(|data| data.len() > PIECE)
-                {
-                    this.left = data.clone();
-                    return Poll::Ready(Some(Ok(this.piece())));
-                }
-                this.handed_out(frame);
+            Poll::Ready(None) => {
+                this.finish();
+                Poll::Ready(None)
             }
-            Poll::Ready(None) => this.finish(),
-            Poll::Ready(Some(Err(_))) | Poll::Pending => turn::leave(Turn::Upstream),
+            Poll::Pending => {
+                turn::leave(Turn::Upstream);
+                Poll::Pending
+            }
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -146,6 +146,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
     // Panics of the connection are findings.
     serving.await.unwrap();
     drop(pool);
+    // Upstream's tasks read what is still on its way. Time stands still meanwhile, and jumps when they are done.
     tokio::time::sleep(Duration::from_secs(1)).await;
     writing.abort();
     accepting.abort();

@@ -50,8 +50,7 @@ pub(crate) struct Wire<S: Peered> {
     in_turn: usize,
     /// hyper has looked for more, and there was none: it learns of an end at once.
     is_watched: bool,
-    /// A line has ended with LF alone.
-    has_bare_lf: bool,
+    /// The last byte that was looked at for bare LF.
     last_byte: u8,
     /// One of hyper's refusals was replaced: what the client sends is not understood.
     has_refused: bool,
@@ -92,7 +91,6 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             header_list: None,
             in_turn: 0,
             is_watched: false,
-            has_bare_lf: false,
             last_byte: 0,
             has_refused: false,
             // A connection that was opened is about to be used: its first head has the head's time.
@@ -139,12 +137,11 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     }
 
     fn look_for_bare_lf(&mut self, bytes: &[u8]) {
-        if self.has_bare_lf {
+        if self.exchanges.has_bare_lf() {
             return;
         }
         let before = |at: usize| at.checked_sub(1).map_or(Some(&self.last_byte), |at| bytes.get(at));
-        self.has_bare_lf = memchr::memchr_iter(b'\n', bytes).any(|at| before(at) != Some(&b'\r'));
-        if self.has_bare_lf {
+        if memchr::memchr_iter(b'\n', bytes).any(|at| before(at) != Some(&b'\r')) {
             self.exchanges.note_bare_lf();
         }
         self.last_byte = bytes.last().copied().unwrap_or(self.last_byte);

@@ -108,7 +108,7 @@ class Upstream:
         self.name = name
 
     async def __aenter__(self):
-        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, backlog=4096)
         self.port = self.server.sockets[0].getsockname()[1]
         return self
 

@@ -24,7 +24,7 @@ import time
 import h2.config
 import h2.connection
 from gateway import Gateway
-from live import read_answer, request
+from live import Upstream, read_answer, request
 from soak import pattern, read_body, send
 
 KEYS = {"ci": ["--permissions", "read,write"]}
@@ -32,16 +32,8 @@ KEYS = {"ci": ["--permissions", "read,write"]}
 FAULTS = []
 
 
-class Model:
-    """An upstream that answers at once; `/large` with a megabyte."""
-
-    async def __aenter__(self):
-        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, backlog=4096)
-        self.port = self.server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_):
-        self.server.close()
+class Model(Upstream):
+    """Answers at once; `/large` with a megabyte."""
 
     async def serve(self, reader, writer):
         try:

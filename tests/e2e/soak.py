@@ -23,7 +23,7 @@ import h2.events
 import httpx
 import websockets
 from gateway import Gateway, free_port
-from live import Load, entry, read_answer, request
+from live import entry, read_answer, request
 
 KEYS = {
     "ci": ["--permissions", "read,write"],
@@ -178,13 +178,15 @@ class Soak:
                 if answer is None:
                     # Before the first byte: an answer that upstream broke off can end so, and nothing else.
                     raise Broke
-                status, _, body = answer
+                status, fields, body = answer
                 if status in MAY_BREAK:
                     self.note(kind, None)
                 elif status == 503:
                     self.note(kind, False, body)
                 else:
                     self.note(kind, status == 200 and body == expected, (status, body[:200]))
+                if fields.get("connection") == "close":
+                    return
         finally:
             writer.close()
 
