@@ -30,7 +30,6 @@ use crate::config::Limits;
 use crate::config::fault::Faults;
 use crate::denial::Denial;
 use crate::exchange::Exchanges;
-use crate::forward::headers::X_REQUEST_ID;
 use crate::gate;
 use crate::guard::client::Client;
 use crate::keys::Permission;
@@ -40,7 +39,7 @@ use crate::net::phase::WireTimeouts;
 use crate::net::presence::Peered;
 use crate::net::wire::Wire;
 use crate::observe::audit::refused_at_admin;
-use crate::observe::{self, metrics};
+use crate::observe::{self, X_REQUEST_ID, metrics};
 use crate::proxy::Gateway;
 use crate::reload::{Handle, Outcome, Report};
 
@@ -194,9 +193,10 @@ impl Visitor {
         if self.has_token(headers) {
             return Ok(());
         }
-        let Gateway { snapshot, keys, limiter, .. } = &*self.admin.gateway;
+        let Gateway { snapshot, keys, limiter, clock, .. } = &*self.admin.gateway;
         let client = Client { address: self.peer.map(|peer| peer.to_canonical()), via_trusted: false };
-        let principal = gate::authenticate(headers, &client, &snapshot.load(), keys, limiter).outcome?;
+        let principal =
+            gate::authenticate(headers, &client, &snapshot.load(), keys, limiter, clock.wall()).outcome?;
         let key = &principal.key().key;
         match key.has(Permission::Admin) {
             true => Ok(()),

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
-use sha2::{Digest, Sha256};
 
 pub use fault::{Fault, Faults, Position};
 pub(crate) use limits::{AttemptQuota, Limits, Quota};
 
+use crate::digest::sha256;
 use crate::permission::Permission;
 
 /// A whole configuration.
@@ -51,7 +51,7 @@ pub(crate) struct ReadFile {
 
 impl ReadFile {
     pub(crate) fn new(path: &Path, content: &str) -> Self {
-        ReadFile { path: path.to_owned(), digest: Sha256::digest(content).into() }
+        ReadFile { path: path.to_owned(), digest: sha256(content) }
     }
 
     /// Whether the file still holds what was read. What can be read but once (a pipe) is no file to compare with.
@@ -60,7 +60,7 @@ impl ReadFile {
             return true;
         }
         let content = std::fs::read(&self.path);
-        content.is_ok_and(|content| <[u8; 32]>::from(Sha256::digest(content)) == self.digest)
+        content.is_ok_and(|content| sha256(&content) == self.digest)
     }
 }
 

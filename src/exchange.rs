@@ -4,8 +4,9 @@ pub(crate) mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 
 /// The requests in service on one connection, as its service and its wire both see them.
 #[derive(Debug, Default)]
@@ -26,8 +27,9 @@ pub(crate) struct Exchanges {
     is_tunnel: AtomicBool,
     /// An answer was broken off whose end is the connection's own.
     broken_off: AtomicBool,
-    /// Told when the connection is to end at once.
-    cut: Notify,
+    /// The connection is to end at once, and who is woken up then.
+    cut: AtomicBool,
+    cut_waker: AtomicWaker,
 }
 
 /// One request in service; dropping it ends it.
@@ -70,12 +72,14 @@ impl Exchanges {
 
     /// Ends the connection, whatever it is at.
     pub(crate) fn cut(&self) {
-        self.cut.notify_one();
+        self.cut.store(true, Ordering::Release);
+        self.cut_waker.wake();
     }
 
     /// Ready when the connection is to end at once.
-    pub(crate) async fn is_cut(&self) {
-        self.cut.notified().await;
+    pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.cut_waker.register(cx.waker());
+        if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     pub(crate) fn are_none(&self) -> bool {

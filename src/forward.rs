@@ -281,13 +281,13 @@ impl Exchange<'_> {
 
     fn note_failure(&self, endpoint: &Endpoint, error: &LeaseError) {
         let Some(ejection) = endpoint.health.failed(Instant::now()) else { return };
-        let (upstream, address, seconds) = (&self.upstream.name, &endpoint.address, ejection.as_secs_f64());
+        let (upstream, address, seconds) = (&*self.upstream.name, &endpoint.address, ejection.as_secs_f64());
         tracing::warn!(upstream, endpoint = %address, %error, seconds, "an endpoint is left out for a while");
     }
 
     fn note_success(&self, endpoint: &Endpoint) {
         if endpoint.health.succeeded() {
-            tracing::info!(upstream = self.upstream.name, endpoint = %endpoint.address, "an endpoint is back");
+            tracing::info!(upstream = &*self.upstream.name, endpoint = %endpoint.address, "an endpoint is back");
         }
     }
 

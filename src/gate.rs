@@ -9,7 +9,8 @@ mod credential;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::config::Access;
@@ -68,19 +69,20 @@ impl std::error::Error for Refusal {}
 /// What an authentication found, for the log as well as for the decision.
 pub(crate) struct Authentication {
     /// The id that answers and the log name the credential by; `None` where there was none.
-    pub(crate) key_id: Option<String>,
+    pub(crate) key_id: Option<HeaderValue>,
     pub(crate) outcome: Result<Principal, Denial>,
 }
 
 /// Finds out who asks.
 ///
-/// An address that keeps guessing is told to wait. A good key of the same address is never looked at that way.
+/// `now`: by the wall clock. An address that keeps guessing is told to wait. A good key of the same address is never looked at that way.
 pub(crate) fn authenticate(
     headers: &HeaderMap,
     client: &Client,
     snapshot: &Snapshot,
     keys: &KeyCache,
     limiter: &Limiter,
+    now: Timestamp,
 ) -> Authentication {
     let presented = match credential::find(headers, &snapshot.credential_headers) {
         Ok(presented) => presented,
@@ -98,12 +100,12 @@ pub(crate) fn authenticate(
         }
     };
     let circumstances = Circumstances {
-        now: limiter.clock().wall(),
+        now,
         environment: snapshot.environment.as_deref(),
         address: client.address,
         max_age: snapshot.max_age,
     };
-    let key_id = Some(found.key.key.id().to_owned());
+    let key_id = Some(found.key.headers().key_id.clone());
     match found.key.key.validity(found.rotated_out, &circumstances) {
         Ok(()) => {
             let is_rotated_out = found.rotated_out.is_some();
@@ -146,7 +148,8 @@ fn after_guess(
 
 fn refused(key_id: String, reason: &'static str) -> Authentication {
     let denial = Denial::invalid_key(&key_id).caused_by(Refusal { reason });
-    Authentication { key_id: Some(key_id), outcome: Err(denial) }
+    // An id is visible ASCII, whatever the credential is.
+    Authentication { key_id: HeaderValue::try_from(key_id).ok(), outcome: Err(denial) }
 }
 
 /// Whether the principal may use the route; `None` is somebody without a key.
@@ -160,7 +163,7 @@ pub(crate) fn authorize(principal: Option<Principal>, route: Arc<Route>) -> Resu
             return Err(Denial::insufficient_permissions(permission.name(), &live.key.permissions.names()));
         }
         if let Some(allowed) = live.key.routes()
-            && !allowed.contains(&route.name)
+            && !allowed.iter().any(|allowed| **allowed == *route.name)
         {
             return Err(Denial::route_not_allowed(&route.name, allowed));
         }
@@ -210,9 +213,10 @@ pub(crate) fn note_use(
     snapshot: &Snapshot,
     book: &UsageBook,
     clock: &Clock,
+    now: Timestamp,
 ) -> impl Iterator<Item = Suspicion> {
     let Principal { live, is_rotated_out, .. } = principal;
-    let (usage, now) = (live.usage(book), clock.wall());
+    let usage = live.usage(book);
     let is_new = usage.note(now, address);
     let is_old_secret = *is_rotated_out && usage.tells_old_secret(clock.monotonic_nanos());
     let end_of_age =

@@ -23,15 +23,32 @@ const LONGEST_METHOD: usize = 64;
 pub(crate) struct Target {
     /// The authority as the client named it, without user info.
     pub(crate) authority: HeaderValue,
-    /// The host in lower case, without its port.
-    pub(crate) host: String,
+    host: Host,
     /// Canonical path, and the query as it came.
     pub(crate) path_and_query: PathAndQuery,
     /// What the path holds that only some upstreams take.
     pub(crate) ambiguities: Vec<Ambiguity>,
 }
 
+/// The host of an authority, in lower case.
+#[derive(Debug)]
+enum Host {
+    /// As it stands in the authority, of which it is the first so many bytes.
+    AsNamed(usize),
+    Lowered(String),
+}
+
 impl Target {
+    /// The host in lower case, without its port.
+    pub(crate) fn host(&self) -> &str {
+        match &self.host {
+            Host::AsNamed(length) => {
+                self.authority.to_str().ok().and_then(|named| named.get(..*length)).unwrap_or_default()
+            }
+            Host::Lowered(host) => host,
+        }
+    }
+
     pub(crate) fn path(&self) -> &str {
         self.path_and_query.path()
     }
@@ -44,7 +61,7 @@ impl Target {
 /// 400 for what is ambiguous or malformed, 405 for CONNECT and TRACE, 414 and 431 for what is too large.
 pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Target, Denial> {
     check_sizes(parts, limits)?;
-    check_names(&parts.headers, limits)?;
+    check_names(parts, limits)?;
     if parts.method.as_str().len() > LONGEST_METHOD {
         return Err(Denial::bad_request("The method is not valid"));
     }
@@ -53,13 +70,12 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
     }
     check_framing(&parts.headers)?;
     let authority = authority(parts, is_plain)?;
-    let host = host_of(&authority)?;
+    let host = host_of(text_of(&authority)?)?;
     let Some(raw) = parts.uri.path_and_query().filter(|raw| raw.path().starts_with('/')) else {
         // `GET *`, `OPTIONS *`, `GET admin`, an h2 `:path` without its slash.
         return Err(Denial::bad_request("The request target must be a path that begins with `/`"));
     };
     let canonical = path::canonical(raw)?;
-    let authority = HeaderValue::try_from(authority).map_err(|_| invalid_host())?;
     Ok(Target {
         authority,
         host,
@@ -92,11 +108,12 @@ fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
 
 /// Names are tokens (RFC 9110, section 5.6.2), which the library takes `"` for a part of on HTTP/2. By choice, none has
 /// a `_`: servers that make variables of names take it for `-`.
-fn check_names(headers: &HeaderMap, limits: &Limits) -> Result<(), Denial> {
-    if headers.keys().any(|name| name.as_str().contains('"')) {
+fn check_names(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
+    let has_any = |byte: u8| parts.headers.keys().any(|name| name.as_str().as_bytes().contains(&byte));
+    if parts.version == Version::HTTP_2 && has_any(b'"') {
         return Err(Denial::bad_request("A header's name is not valid"));
     }
-    if limits.refuses_underscores && headers.keys().any(|name| name.as_str().contains('_')) {
+    if limits.refuses_underscores && has_any(b'_') {
         return Err(Denial::bad_request("A header's name has an underscore"));
     }
     Ok(())
@@ -123,7 +140,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
 }
 
 /// The authority that a request is for: of an absolute target or h2's `:authority`, else of Host.
-fn authority(parts: &Parts, is_plain: bool) -> Result<String, Denial> {
+fn authority(parts: &Parts, is_plain: bool) -> Result<HeaderValue, Denial> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
     let is_http2 = parts.version == Version::HTTP_2;
@@ -133,37 +150,34 @@ fn authority(parts: &Parts, is_plain: bool) -> Result<String, Denial> {
     if !is_http2 && host.is_none() {
         return Err(Denial::bad_request("The Host header is missing"));
     }
-    let host = match host {
-        Some(value) => Some(value.to_str().map_err(|_| invalid_host())?),
-        None => None,
+    let Some(authority) = parts.uri.authority() else {
+        return host.cloned().ok_or_else(|| Denial::bad_request("The authority is missing"));
     };
-    let named = match parts.uri.authority() {
-        // RFC 9112, section 3.2.2: an absolute target's authority replaces Host.
-        Some(authority) => {
-            if !matches!(parts.uri.scheme_str(), Some("http" | "https")) {
-                return Err(Denial::bad_request("The request target must be a path or an http URL"));
-            }
-            // RFC 9110, section 7.4. On HTTP/2 the scheme is what a client says of itself, and gateways say it for theirs.
-            if !is_http2 && is_plain && parts.uri.scheme_str() == Some("https") {
-                return Err(Denial::bad_request("The request target is https, and its connection is not"));
-            }
-            authority.as_str()
-        }
-        None => host.ok_or_else(|| Denial::bad_request("The authority is missing"))?,
-    };
+    // RFC 9112, section 3.2.2: an absolute target's authority replaces Host.
+    if !matches!(parts.uri.scheme_str(), Some("http" | "https")) {
+        return Err(Denial::bad_request("The request target must be a path or an http URL"));
+    }
+    // RFC 9110, section 7.4. On HTTP/2 the scheme is what a client says of itself, and gateways say it for theirs.
+    if !is_http2 && is_plain && parts.uri.scheme_str() == Some("https") {
+        return Err(Denial::bad_request("The request target is https, and its connection is not"));
+    }
     // One that is replaced must be sound all the same: something before us may have gone by it.
     if let Some(host) = host {
-        host_of(host)?;
+        host_of(text_of(host)?)?;
     }
-    Ok(named.to_owned())
+    HeaderValue::try_from(authority.as_str()).map_err(|_| invalid_host())
+}
+
+fn text_of(host: &HeaderValue) -> Result<&str, Denial> {
+    host.to_str().map_err(|_| invalid_host())
 }
 
 fn invalid_host() -> Denial {
     Denial::bad_request("The Host is not valid")
 }
 
-/// The host of an authority in lower case, without its port.
-fn host_of(authority: &str) -> Result<String, Denial> {
+/// The host of an authority, without its port.
+fn host_of(authority: &str) -> Result<Host, Denial> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (address, behind) = rest.split_once(']').ok_or_else(invalid_host)?;
@@ -172,7 +186,8 @@ fn host_of(authority: &str) -> Result<String, Denial> {
                 "" => None,
                 _ => Some(behind.strip_prefix(':').ok_or_else(invalid_host)?),
             };
-            (format!("[{address}]"), port)
+            // With its brackets.
+            (authority.get(..address.len() + 2).unwrap_or_default(), port)
         }
         None => {
             let (host, port) = match authority.split_once(':') {
@@ -183,7 +198,7 @@ fn host_of(authority: &str) -> Result<String, Denial> {
             if host.is_empty() || host.len() > 255 || !host.bytes().all(is_name_byte) {
                 return Err(invalid_host());
             }
-            (host.to_owned(), port)
+            (host, port)
         }
     };
     let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
@@ -191,8 +206,11 @@ fn host_of(authority: &str) -> Result<String, Denial> {
         return Err(invalid_host());
     }
     // A trailing dot names the same host (RFC 1034, section 3.1).
-    let host = host.to_ascii_lowercase();
-    Ok(host.strip_suffix('.').unwrap_or(&host).to_owned())
+    let host = host.strip_suffix('.').unwrap_or(host);
+    match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Ok(Host::Lowered(host.to_ascii_lowercase())),
+        false => Ok(Host::AsNamed(host.len())),
+    }
 }
 
 #[cfg(test)]
@@ -214,10 +232,21 @@ mod tests {
         ] {
             assert!(host_of(bad).is_err(), "{bad:?}");
         }
-        for (good, host) in
-            [("A.example:80", "a.example"), ("[::1]:8080", "[::1]"), ("127.0.0.1", "127.0.0.1"), ("a.", "a")]
-        {
-            assert_eq!(host_of(good).unwrap(), host);
+        for (good, host) in [
+            ("A.example:80", "a.example"),
+            ("[::1]:8080", "[::1]"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("a.", "a"),
+            ("[2001:DB8::1]", "[2001:db8::1]"),
+        ] {
+            let authority = HeaderValue::from_static(good);
+            let target = Target {
+                authority,
+                host: host_of(good).unwrap(),
+                path_and_query: PathAndQuery::from_static("/"),
+                ambiguities: Vec::new(),
+            };
+            assert_eq!(target.host(), host);
         }
     }
 
@@ -225,7 +254,7 @@ mod tests {
     fn an_absolute_targets_authority_replaces_host() {
         let target = checked(Request::get("http://a.example:81/x").header("host", "b.example")).unwrap();
         assert_eq!(target.authority, "a.example:81");
-        assert_eq!(target.host, "a.example");
+        assert_eq!(target.host(), "a.example");
     }
 
     #[test]

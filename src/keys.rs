@@ -74,8 +74,8 @@ impl Moment {
     const NONE: i64 = i64::MAX;
 
     fn instant(self) -> Option<Timestamp> {
-        // The sentinel is beyond what a timestamp can be.
-        Timestamp::from_microsecond(self.0).ok()
+        // The sentinel is beyond what a timestamp can be; asked about, it would make an error.
+        if self.0 == Moment::NONE { None } else { Timestamp::from_microsecond(self.0).ok() }
     }
 }
 

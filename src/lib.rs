@@ -21,6 +21,7 @@ pub mod cli;
 mod clock;
 mod config;
 mod denial;
+mod digest;
 mod exchange;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]

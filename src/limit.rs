@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use dashmap::DashMap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
@@ -61,7 +62,7 @@ pub(crate) struct Exhausted {
 
 /// How the windows of a request stand; it becomes the `RateLimit` headers.
 #[derive(Debug)]
-pub(crate) struct Standing(Vec<WindowStanding>);
+pub(crate) struct Standing(SmallVec<[WindowStanding; 2]>);
 
 #[derive(Debug)]
 struct WindowStanding {
@@ -146,7 +147,7 @@ impl Limiter {
     ) -> Result<Standing, Exhausted> {
         let mut slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic_nanos();
-        let mut charged = Vec::new();
+        let mut charged = SmallVec::<[_; 4]>::new();
         let mut refusal: Option<Exhausted> = None;
         for window in windows.clone() {
             match window.charge(arrival(&slots, window), now) {
@@ -217,28 +218,31 @@ impl Standing {
     /// (draft-ietf-httpapi-ratelimit-headers-11, and what the OpenAI clients read).
     pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
         let Some(nearest) = self.0.iter().min_by_key(|window| window.remaining) else { return };
-        let mut policies = String::new();
-        let mut states = String::new();
-        for WindowStanding { window, remaining, reset } in &self.0 {
-            let separator = if policies.is_empty() { "" } else { ", " };
-            let (name, quota) = (window.name(), window.quota());
-            let (limit, span) = (quota.requests, quota.per.as_secs());
-            policies.push_str(&format!("{separator}\"{name}\";q={limit};w={span}"));
-            states.push_str(&format!("{separator}\"{name}\";r={remaining};t={}", ceil_seconds(*reset)));
+        // All values are slices of one allocation.
+        let mut text = BytesMut::with_capacity(128 * self.0.len());
+        let mut number = itoa::Buffer::new();
+        for (index, WindowStanding { window, .. }) in self.0.iter().enumerate() {
+            text.extend_from_slice(if index > 0 { b", " } else { b"" });
+            text.extend_from_slice(window.policy.as_bytes());
         }
-        let nearest_limit = nearest.window.quota().requests.to_string();
-        let fields = [
-            (RATELIMIT_POLICY, policies),
-            (RATELIMIT, states),
-            (X_LIMIT, nearest_limit),
-            (X_REMAINING, nearest.remaining.to_string()),
-            (X_RESET, clock_duration(ceil_seconds(nearest.reset))),
-        ];
-        for (name, value) in fields {
-            if let Ok(value) = HeaderValue::try_from(value) {
+        let policies = text.split();
+        for (index, WindowStanding { window, remaining, reset }) in self.0.iter().enumerate() {
+            text.extend_from_slice(if index > 0 { b", " } else { b"" });
+            text.extend_from_slice(window.state.as_bytes());
+            text.extend_from_slice(number.format(*remaining).as_bytes());
+            text.extend_from_slice(b";t=");
+            text.extend_from_slice(number.format(ceil_seconds(*reset)).as_bytes());
+        }
+        let states = text.split();
+        write_clock_duration(&mut text, ceil_seconds(nearest.reset));
+        headers.reserve(5);
+        for (name, value) in [(RATELIMIT_POLICY, policies), (RATELIMIT, states), (X_RESET, text)] {
+            if let Ok(value) = HeaderValue::from_maybe_shared(value.freeze()) {
                 headers.insert(name, value);
             }
         }
+        headers.insert(X_LIMIT, nearest.window.limit.clone());
+        headers.insert(X_REMAINING, HeaderValue::from(nearest.remaining));
     }
 }
 
@@ -253,12 +257,12 @@ fn ceil_seconds(duration: Duration) -> u64 {
 }
 
 /// `1s`, `6m0s`, `1h0m0s`: the form of OpenAI's own `x-ratelimit-reset-*`.
-fn clock_duration(seconds: u64) -> String {
-    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{rest}s"),
-        (0, _) => format!("{minutes}m{rest}s"),
-        _ => format!("{hours}h{minutes}m{rest}s"),
+fn write_clock_duration(out: &mut BytesMut, seconds: u64) {
+    let parts = [(seconds / 3600, b"h"), (seconds / 60 % 60, b"m"), (seconds % 60, b"s")];
+    let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(2);
+    for (count, unit) in parts.iter().skip(first) {
+        out.extend_from_slice(itoa::Buffer::new().format(*count).as_bytes());
+        out.extend_from_slice(*unit);
     }
 }
 
@@ -369,6 +373,11 @@ mod tests {
         assert_eq!(headers["x-ratelimit-limit-requests"], "600");
         assert_eq!(headers["x-ratelimit-remaining-requests"], "59");
         assert_eq!(headers["x-ratelimit-reset-requests"], "1s");
-        assert_eq!(clock_duration(3700), "1h1m40s");
+        for (seconds, written) in [(0, "0s"), (59, "59s"), (360, "6m0s"), (3600, "1h0m0s"), (3700, "1h1m40s")]
+        {
+            let mut out = BytesMut::new();
+            write_clock_duration(&mut out, seconds);
+            assert_eq!(out, written);
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! is dropped. It holds key ids, never secrets, and the path without its query.
 
 pub(crate) mod audit;
+mod line;
 pub(crate) mod log;
 pub(crate) mod metrics;
 
@@ -12,18 +13,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
-use jiff::Timestamp;
-use serde::Serialize;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::denial::Denial;
-use crate::mask::masked;
 use audit::Suspicion;
+use line::AccessLine;
 use log::LogWriter;
+
+/// Where a request's id stands, on its way to upstream and on its answer.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id of a request: the caller's when it is sane, else a new one.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let mut given = headers.get_all("x-request-id").iter();
+    let mut given = headers.get_all(X_REQUEST_ID).iter();
     match (given.next(), given.next()) {
         (Some(id), None) if is_sane_id(id.as_bytes()) => id.clone(),
         _ => new_request_id(),
@@ -56,8 +59,7 @@ fn new_request_id() -> HeaderValue {
     const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
     let next = SEQUENCE.get().wrapping_add(STEP);
     SEQUENCE.set(next);
-    let text = format!("{next:032x}");
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    HeaderValue::from_bytes(&line::hex(next)).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
 /// The id of a refusal that hyper itself made, where no request was read.
@@ -85,66 +87,20 @@ struct OpenRecord {
     line: AccessLine,
 }
 
-#[derive(Debug, Serialize)]
-struct AccessLine {
-    timestamp: String,
-    level: &'static str,
-    message: &'static str,
-    request_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client: Option<IpAddr>,
-    method: String,
-    path: String,
-    protocol: &'static str,
-    status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream: Option<String>,
-    bytes_sent: u64,
-    duration_ms: f64,
-    outcome: &'static str,
-}
-
 impl RequestRecord {
-    /// Opens the record of a request. `path` is the raw one until the canonical one is known.
+    /// Opens the record of a request. `target` is the raw one until the canonical one is known.
     pub(crate) fn open(
         logs: &Logs,
         id: &HeaderValue,
         client: Option<IpAddr>,
         method: &Method,
-        path: &str,
+        target: Option<&PathAndQuery>,
         version: Version,
     ) -> Self {
         if logs.access.is_none() && logs.audit.is_none() {
             return RequestRecord(None);
         }
-        let line = AccessLine {
-            timestamp: String::new(),
-            level: "INFO",
-            message: "request",
-            request_id: id.to_str().unwrap_or_default().to_owned(),
-            client,
-            method: masked(method.as_str()).into_owned(),
-            path: masked(path).into_owned(),
-            protocol: protocol(version),
-            status: 0,
-            code: None,
-            cause: None,
-            key_id: None,
-            route: None,
-            upstream: None,
-            bytes_sent: 0,
-            duration_ms: 0.0,
-            // What stays if nothing else is said: the request was dropped before it was answered in full.
-            outcome: "client_left",
-        };
+        let line = AccessLine::new(id.clone(), client, method.clone(), target.cloned(), protocol(version));
         RequestRecord(Some(Box::new(OpenRecord { logs: logs.clone(), started: Instant::now(), line })))
     }
 
@@ -158,19 +114,16 @@ impl RequestRecord {
         self.note(|line| line.client = client);
     }
 
-    pub(crate) fn key_id(&mut self, key_id: Option<&str>) {
-        self.note(|line| line.key_id = key_id.map(str::to_owned));
+    pub(crate) fn key_id(&mut self, key_id: Option<HeaderValue>) {
+        self.note(|line| line.key_id = key_id);
     }
 
-    pub(crate) fn target(&mut self, path: &str) {
-        self.note(|line| line.path = masked(path).into_owned());
+    pub(crate) fn target(&mut self, target: &PathAndQuery) {
+        self.note(|line| line.target = Some(target.clone()));
     }
 
-    pub(crate) fn route(&mut self, route: &str, upstream: &str) {
-        self.note(|line| {
-            line.route = Some(route.to_owned());
-            line.upstream = Some(upstream.to_owned());
-        });
+    pub(crate) fn route(&mut self, route: &Arc<str>, upstream: &Arc<str>) {
+        self.note(|line| line.way = Some((route.clone(), upstream.clone())));
     }
 
     pub(crate) fn status(&mut self, status: StatusCode) {
@@ -183,30 +136,21 @@ impl RequestRecord {
             line.cause = denial.cause().map(with_sources);
             line.status = denial.code().status().as_u16();
         });
-        if let Some((writer, subject)) = self.audited() {
-            audit::refused(writer, subject, denial);
+        if let Some((writer, line)) = self.audited() {
+            audit::refused(writer, line.subject(), denial);
         }
     }
 
     /// The request was let in, and is worth a look.
     pub(crate) fn suspected(&self, suspicion: Suspicion) {
-        if let Some((writer, subject)) = self.audited() {
-            audit::suspected(writer, subject, suspicion);
+        if let Some((writer, line)) = self.audited() {
+            audit::suspected(writer, line.subject(), suspicion);
         }
     }
 
-    fn audited(&self) -> Option<(&LogWriter, audit::Subject<'_>)> {
+    fn audited(&self) -> Option<(&LogWriter, &AccessLine)> {
         let open = self.0.as_ref()?;
-        let AccessLine { request_id, client, method, path, key_id, route, .. } = &open.line;
-        let subject = audit::Subject {
-            request_id,
-            client: *client,
-            method,
-            path,
-            key_id: key_id.as_deref(),
-            route: route.as_deref(),
-        };
-        Some((open.logs.audit.as_deref()?, subject))
+        Some((open.logs.audit.as_deref()?, &open.line))
     }
 
     pub(crate) fn sent(&mut self, bytes: usize) {
@@ -230,37 +174,16 @@ impl RequestRecord {
 impl Drop for OpenRecord {
     fn drop(&mut self) {
         let Some(writer) = &self.logs.access else { return };
-        self.line.timestamp = timestamp();
-        self.line.duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-        writer.access(&self.line, pretty);
+        let (line, took) = (&self.line, self.started.elapsed());
+        writer.access(
+            |out, is_json| if is_json { line.write_json(out, took) } else { line.write_pretty(out, took) },
+        );
     }
 }
 
-/// RFC 3339 with microseconds, in UTC.
+/// This moment as RFC 3339 has it, with microseconds, in UTC.
 fn timestamp() -> String {
-    format!("{:.6}", Timestamp::now())
-}
-
-fn pretty(line: &AccessLine) -> String {
-    let client = line.client.map(|client| client.to_string());
-    format!(
-        "{} {:>5} {} {} {} {:.1}ms {}B {}{}{}{}{}{} id={}",
-        line.timestamp,
-        line.level,
-        line.status,
-        line.method,
-        // Escaped, so that a path can't forge a line.
-        line.path.escape_debug(),
-        line.duration_ms,
-        line.bytes_sent,
-        line.outcome,
-        optional("code", line.code),
-        optional("cause", line.cause.as_deref()),
-        optional("key", line.key_id.as_deref()),
-        optional("route", line.route.as_deref()),
-        optional("client", client.as_deref()),
-        line.request_id,
-    )
+    format!("{:.6}", jiff::Timestamp::now())
 }
 
 /// A field of a line for people, where it has a value.

@@ -16,13 +16,14 @@ use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSF
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::config::{Access, Ambiguity};
 use crate::denial::{Code, Denial};
 use crate::exchange::{Exchanges, InService};
 use crate::forward::body::ResponseBody;
-use crate::forward::headers::{Origin, X_REQUEST_ID, is_harmless_trailer};
+use crate::forward::headers::{Origin, is_harmless_trailer};
 use crate::forward::tunnel::OpenTunnel;
 use crate::forward::{self, Forwarded, Passage, upgrade};
 use crate::gate::{self, Authentication, Principal};
@@ -32,7 +33,7 @@ use crate::keys::cache::KeyCache;
 use crate::keys::usage::UsageBook;
 use crate::limit::{Limiter, Standing};
 use crate::observe::metrics::Metrics;
-use crate::observe::{self, Logs, RequestRecord};
+use crate::observe::{self, Logs, RequestRecord, X_REQUEST_ID};
 use crate::route::{Lookup, Route};
 use crate::snapshot::Snapshot;
 use crate::upstream::Endpoints;
@@ -62,6 +63,8 @@ pub(crate) struct Peer {
     pub(crate) pool: Arc<WorkerPool>,
     /// `None` behind a unix socket.
     pub(crate) address: Option<IpAddr>,
+    /// The address as headers have it.
+    pub(crate) address_value: Option<HeaderValue>,
     pub(crate) is_tls: bool,
     /// The requests in service on the connection.
     pub(crate) exchanges: Arc<Exchanges>,
@@ -92,10 +95,16 @@ pub(crate) async fn serve(
     let in_service = peer.exchanges.begin(!body.is_empty());
     let request_id = observe::request_id(&parts.headers);
     let logs = &peer.gateway.logs;
-    let path = parts.uri.path();
     let mut course = Course {
         snapshot: peer.gateway.snapshot.load_full(),
-        record: RequestRecord::open(logs, &request_id, peer.address, &parts.method, path, parts.version),
+        record: RequestRecord::open(
+            logs,
+            &request_id,
+            peer.address,
+            &parts.method,
+            parts.uri.path_and_query(),
+            parts.version,
+        ),
         request_id,
         principal: None,
         route: None,
@@ -119,7 +128,7 @@ async fn handle(
     mut parts: Parts,
     body: &RequestBody,
 ) -> Result<Forwarded, Denial> {
-    let Gateway { keys, limiter, hooks, .. } = &*peer.gateway;
+    let Gateway { keys, limiter, hooks, clock, .. } = &*peer.gateway;
     let snapshot = course.snapshot.clone();
     let client = client::client(&parts.headers, peer.address, &snapshot.trusted_proxies);
     course.record.client(client.address);
@@ -130,23 +139,24 @@ async fn handle(
 
     // Refuse what is ambiguous, before anybody can act on one of its meanings.
     let target = guard::check(&parts, &snapshot.limits, !peer.is_tls && !client.via_trusted)?;
-    course.record.target(target.path());
-    let lookup = snapshot.routes.find(&target.host, &parts.method, target.path());
+    course.record.target(&target.path_and_query);
+    let lookup = snapshot.routes.find(target.host(), &parts.method, target.path());
     refuse_ambiguities(&lookup, &target.ambiguities)?;
 
+    let now = clock.wall();
     // Who asks comes before what there is: a stranger learns of no route.
     let is_public = matches!(&lookup, Lookup::Found(route) if route.access == Access::Public);
     if is_public {
         gate::pass_unasked(&parts.headers, &snapshot)?;
     } else {
         let Authentication { key_id, outcome } =
-            gate::authenticate(&parts.headers, &client, &snapshot, keys, limiter);
-        course.record.key_id(key_id.as_deref());
+            gate::authenticate(&parts.headers, &client, &snapshot, keys, limiter, now);
+        course.record.key_id(key_id);
         course.principal = Some(outcome?);
     }
     let route = match lookup {
         Lookup::Found(route) => route,
-        Lookup::OtherHost => return Err(Denial::misdirected(&target.host)),
+        Lookup::OtherHost => return Err(Denial::misdirected(target.host())),
         Lookup::None => return Err(Denial::route_not_found(parts.method.as_str(), target.path())),
     };
     course.record.route(&route.name, &route.upstream.name);
@@ -158,10 +168,10 @@ async fn handle(
     // The limits come last: what is refused has burnt no quota.
     let (permit, standing) = gate::admit(authorized, &snapshot, limiter)?;
     course.standing = standing;
-    course.note_use(peer, client.address);
+    course.note_use(peer, client.address, now);
     hooks.call(target.path());
     let origin = Origin {
-        peer: peer.address,
+        peer: peer.address_value.as_ref(),
         client,
         is_tls: peer.is_tls,
         request_id: &course.request_id,
@@ -239,10 +249,10 @@ struct Caller {
 
 impl Course {
     /// Notes that a key was let in, and tells what of that is worth a look.
-    fn note_use(&self, peer: &Peer, address: Option<IpAddr>) {
+    fn note_use(&self, peer: &Peer, address: Option<IpAddr>, now: Timestamp) {
         let Gateway { usage, clock, .. } = &*peer.gateway;
         let Some(principal) = &self.principal else { return };
-        let suspicions = gate::note_use(principal, address, &self.snapshot, usage, clock);
+        let suspicions = gate::note_use(principal, address, &self.snapshot, usage, clock, now);
         suspicions.for_each(|suspicion| self.record.suspected(suspicion));
     }
 

@@ -17,7 +17,7 @@ use crate::upstream::Upstream;
 /// A route, compiled.
 #[derive(Debug)]
 pub(crate) struct Route {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) access: Access,
     pub(crate) upstream: Arc<Upstream>,
     /// Windows of the route's own limits; each key has its own state in them.
@@ -87,7 +87,7 @@ impl RouteTable {
 
     /// The names of all routes, for checks of what keys are narrowed to.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.routes.iter().map(|route| route.name.as_str())
+        self.routes.iter().map(|route| &*route.name)
     }
 }
 
@@ -131,13 +131,13 @@ impl Route {
 
 fn compile(route: &config::Route, upstreams: &[Arc<Upstream>], limiter: &Limiter) -> anyhow::Result<Route> {
     let upstream = match &route.upstream {
-        Some(name) => upstreams.iter().find(|upstream| upstream.name == *name),
+        Some(name) => upstreams.iter().find(|upstream| *upstream.name == **name),
         None => upstreams.first(),
     };
     let Some(upstream) = upstream else { anyhow::bail!("the route {} has no upstream", route.name) };
     let paths = route.paths.iter().map(|glob| PathPattern::new(glob)).collect::<Result<_, _>>()?;
     Ok(Route {
-        name: route.name.clone(),
+        name: route.name.as_str().into(),
         access: route.access,
         upstream: upstream.clone(),
         windows: route.rate_limits.iter().map(|quota| limiter.window(Some(&route.name), *quota)).collect(),

@@ -24,7 +24,7 @@ use tls::ClientTls;
 /// A named upstream, compiled.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     endpoints: Vec<Arc<Endpoint>>,
     balance: Balance,
     /// How many endpoints have had a turn.
@@ -112,7 +112,7 @@ impl Upstream {
             endpoints.find_or_make(&config.name, address, tls)
         });
         Ok(Upstream {
-            name: config.name.clone(),
+            name: config.name.as_str().into(),
             endpoints: endpoints.collect(),
             balance: config.balance,
             turns: AtomicUsize::new(0),

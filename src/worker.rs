@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::forward::headers::address_value;
 use crate::net::conn;
 use crate::net::listen::Accepted;
 use crate::proxy::{Gateway, Peer};
@@ -109,6 +110,7 @@ async fn serve(
             gateway: gateway.clone(),
             pool: pool.clone(),
             address: accepted.peer,
+            address_value: accepted.peer.and_then(address_value),
             is_tls: accepted.tls.is_some(),
             exchanges: Arc::default(),
             tunnel: Arc::default(),

@@ -3,29 +3,36 @@
 //! First go the names that only we may say, in every spelling; then what belongs to one connection alone and
 //! what `Connection` nominates; only then are our own set. So no nomination removes what we set.
 
+use std::net::IpAddr;
+
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
     HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
+use smallvec::SmallVec;
+
 use crate::config::UpstreamCredential;
 use crate::gate::Permit;
 use crate::guard::Target;
 use crate::guard::client::Client;
+use crate::observe::X_REQUEST_ID;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Room for the headers that we set on a request.
+const OUR_REQUEST_HEADERS: usize = 10;
 
 /// Where a request came from, for the headers that say so.
 #[derive(Debug)]
 pub(crate) struct Origin<'a> {
-    pub(crate) peer: Option<std::net::IpAddr>,
+    /// The address that the connection comes from.
+    pub(crate) peer: Option<&'a HeaderValue>,
     pub(crate) client: Client,
     pub(crate) is_tls: bool,
     pub(crate) request_id: &'a HeaderValue,
@@ -43,12 +50,18 @@ pub(crate) fn prepare_request(
     let forwarded = Forwarded::of(headers, target, origin);
     let wants_trailers = accepts_trailers(headers);
     let is_secret = |name: &HeaderName| origin.secret_headers.contains(name);
-    remove(headers, |name| is_reserved_to_us(name) || is_secret(name) || is_alias(name, is_secret));
-    strip_hop_by_hop(headers);
-    headers.remove(EXPECT);
-    headers.remove(CONTENT_LENGTH);
+    let is_dropped = |name: &HeaderName| {
+        is_hop_by_hop(name)
+            || matches!(*name, EXPECT | CONTENT_LENGTH)
+            || is_secret(name)
+            || is_reserved_to_us(name)
+            || is_alias(name, is_secret)
+    };
+    remove(headers, is_dropped);
     join_cookies(headers);
 
+    // One growth for all that is ours.
+    headers.reserve(OUR_REQUEST_HEADERS);
     headers.insert(HOST, target.authority.clone());
     headers.insert(X_REQUEST_ID, origin.request_id.clone());
     if wants_trailers {
@@ -74,11 +87,10 @@ pub(crate) fn prepare_request(
 /// Turns upstream's headers into those that the caller gets. `keeps_length`: on answers without a body
 /// (HEAD, 304), where Content-Length frames nothing and tells the size of what was not sent.
 pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
-    remove(headers, |name| is_identity(name.as_str()));
-    strip_hop_by_hop(headers);
-    if !keeps_length {
-        headers.remove(CONTENT_LENGTH);
-    }
+    let is_dropped = |name: &HeaderName| {
+        is_hop_by_hop(name) || is_identity(name.as_str()) || (*name == CONTENT_LENGTH && !keeps_length)
+    };
+    remove(headers, is_dropped);
 }
 
 /// Whether a trailer may pass: none that frames, routes, authenticates or identifies.
@@ -118,15 +130,8 @@ impl Forwarded {
             false => None,
         };
         let own_proto = HeaderValue::from_static(if origin.is_tls { "https" } else { "http" });
-        let mut hops: Vec<&str> = Vec::new();
-        if origin.client.via_trusted {
-            let values = headers.get_all(&X_FORWARDED_FOR).iter();
-            hops.extend(values.filter_map(|value| value.to_str().ok()).filter(|value| !value.is_empty()));
-        }
-        let peer = origin.peer.map(|peer| peer.to_canonical().to_string());
-        hops.extend(peer.as_deref());
         Forwarded {
-            for_: HeaderValue::try_from(hops.join(", ")).ok().filter(|value| !value.is_empty()),
+            for_: hops(headers, origin),
             proto: believed(&X_FORWARDED_PROTO).unwrap_or(own_proto),
             host: believed(&X_FORWARDED_HOST).unwrap_or_else(|| target.authority.clone()),
         }
@@ -141,6 +146,22 @@ impl Forwarded {
     }
 }
 
+/// The addresses that the request has come by: those that a trusted proxy names, and the connection's own.
+fn hops(headers: &HeaderMap, origin: &Origin<'_>) -> Option<HeaderValue> {
+    if !origin.client.via_trusted {
+        return origin.peer.cloned();
+    }
+    let named = headers.get_all(&X_FORWARDED_FOR).iter().chain(origin.peer);
+    let named: Vec<&str> =
+        named.filter_map(|value| value.to_str().ok()).filter(|value| !value.is_empty()).collect();
+    HeaderValue::try_from(named.join(", ")).ok().filter(|value| !value.is_empty())
+}
+
+/// An address as headers have it.
+pub(crate) fn address_value(address: IpAddr) -> Option<HeaderValue> {
+    HeaderValue::try_from(address.to_canonical().to_string()).ok()
+}
+
 /// Names that only we may say to upstream, in their `-` and `_` spellings.
 fn is_reserved_to_us(name: &HeaderName) -> bool {
     let is_ours = |name: &str| {
@@ -148,12 +169,19 @@ fn is_reserved_to_us(name: &HeaderName) -> bool {
             || name.starts_with("x-forwarded-")
             || matches!(name, "forwarded" | "x-real-ip" | "authorization" | "x-api-key" | "x-request-id")
     };
-    // Most names are told apart without a look at their bytes.
-    if *name == AUTHORIZATION || *name == FORWARDED || *name == X_API_KEY {
+    if *name == AUTHORIZATION || *name == FORWARDED {
         return true;
     }
+    // Most names are told apart by their first letter.
     let name = name.as_str();
-    if name.contains('_') { is_ours(&name.replace('_', "-")) } else { is_ours(name) }
+    match has_underscore(name) {
+        true => is_ours(&name.replace('_', "-")),
+        false => name.starts_with('x') && is_ours(name),
+    }
+}
+
+fn has_underscore(name: &str) -> bool {
+    name.as_bytes().contains(&b'_')
 }
 
 fn is_identity(name: &str) -> bool {
@@ -167,7 +195,7 @@ fn is_identity(name: &str) -> bool {
 
 /// Whether a name with `_` reads as one that `is_protected`, in servers that map both to one variable.
 fn is_alias(name: &HeaderName, is_protected: impl Fn(&HeaderName) -> bool) -> bool {
-    if !name.as_str().contains('_') {
+    if !has_underscore(name.as_str()) {
         return false;
     }
     let spelled = name.as_str().replace('_', "-");
@@ -183,22 +211,19 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         || *name == HTTP2_SETTINGS
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let nominated: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|token| HeaderName::try_from(token.trim()).ok())
-        .collect();
-    for name in nominated {
-        headers.remove(name);
-    }
-    remove(headers, is_hop_by_hop);
-}
-
+/// Removes what is unwanted, and what `Connection` nominates.
 fn remove(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
-    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+    let mut unwanted: SmallVec<[HeaderName; 8]> =
+        headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+    if unwanted.contains(&CONNECTION) {
+        let nominated = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|token| HeaderName::try_from(token.trim()).ok());
+        unwanted.extend(nominated);
+    }
     for name in unwanted {
         headers.remove(name);
     }
@@ -213,10 +238,10 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
 
 /// HTTP/2 clients may split a cookie into crumbs; HTTP/1.1 has one field (RFC 9113, section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() < 2 {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(COOKIE, joined);
     }
@@ -262,7 +287,7 @@ mod tests {
         headers.insert(CONNECTION, HeaderValue::from_static("close, X-Hop , bad name"));
         headers.insert("x-hop", HeaderValue::from_static("1"));
         headers.insert("x-end", HeaderValue::from_static("1"));
-        strip_hop_by_hop(&mut headers);
+        remove(&mut headers, is_hop_by_hop);
         assert_eq!(headers.len(), 1);
     }
 }

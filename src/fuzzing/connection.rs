@@ -112,6 +112,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         gateway: gateway.clone(),
         pool: pool.clone(),
         address: None,
+        address_value: None,
         is_tls: false,
         exchanges: Arc::default(),
         tunnel: Arc::default(),

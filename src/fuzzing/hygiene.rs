@@ -69,17 +69,25 @@ pub fn hygiene(bytes: &[u8]) {
     let peer: Option<IpAddr> = Some([192, 0, 2, 7].into());
     let client = client::client(&parts.headers, peer, &snapshot.trusted_proxies);
     let Ok(target) = guard::check(&parts, &snapshot.limits, true) else { return };
-    let Lookup::Found(route) = snapshot.routes.find(&target.host, &parts.method, target.path()) else {
+    let Lookup::Found(route) = snapshot.routes.find(target.host(), &parts.method, target.path()) else {
         panic!()
     };
-    let found = gate::authenticate(&parts.headers, &client, &snapshot, &gateway.keys, &gateway.limiter);
+    let found = gate::authenticate(
+        &parts.headers,
+        &client,
+        &snapshot,
+        &gateway.keys,
+        &gateway.limiter,
+        gateway.clock.wall(),
+    );
     // Two credentials: refused.
     let Ok(principal) = found.outcome else { return };
     let authorized = gate::authorize(Some(principal), route).unwrap();
     let (permit, _) = gate::admit(authorized, &snapshot, &gateway.limiter).unwrap();
     let request_id = HeaderValue::from_static("our-id");
+    let peer_value = peer.and_then(headers::address_value);
     let origin = Origin {
-        peer,
+        peer: peer_value.as_ref(),
         client,
         is_tls: false,
         request_id: &request_id,

@@ -7,9 +7,10 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
+
+use crate::digest::{Sha256, sha256};
 
 const PREFIX: &str = "bwk_";
 const ID_LENGTH: usize = 10;
@@ -47,7 +48,7 @@ impl Token {
         token.push('_');
         token.push_str(&random_base62(SECRET_LENGTH)?);
         let checksum = checksum(token.as_bytes());
-        token.push_str(&checksum);
+        token.extend(checksum.map(char::from));
         Ok(Token(token))
     }
 
@@ -94,14 +95,14 @@ impl Credential {
 
     /// Whether it is a bearward token with a right checksum.
     pub(crate) fn is_token(&self) -> bool {
-        str::from_utf8(&self.0).is_ok_and(|text| token_key_id(text).is_some())
+        str::from_utf8(&self.0).is_ok_and(|text| token_id(text).is_some())
     }
 
     /// Whether it looks like a bearward token but its checksum is wrong: a typing mistake, which
     /// no look-up can find.
     pub fn is_mistyped(&self) -> bool {
         let Ok(text) = std::str::from_utf8(&self.0) else { return false };
-        text.len() == TOKEN_LENGTH && text.starts_with(PREFIX) && token_key_id(text).is_none()
+        text.len() == TOKEN_LENGTH && text.starts_with(PREFIX) && token_id(text).is_none()
     }
 
     /// The id that answers and logs name it by: the id inside a bearward token whose checksum is
@@ -115,7 +116,7 @@ impl Credential {
         let mut digest = Sha256::new();
         digest.update(b"bearward key id\0");
         digest.update(self.0.as_slice());
-        let digest: [u8; 32] = digest.finalize().into();
+        let digest = digest.finish();
         let mut number = [0u8; 16];
         for (to, from) in number.iter_mut().zip(digest) {
             *to = from;
@@ -142,7 +143,7 @@ pub struct KeyHash([u8; 32]);
 impl KeyHash {
     /// Hashes a token's bytes.
     pub fn of(token: &[u8]) -> Self {
-        KeyHash(Sha256::digest(token).into())
+        KeyHash(sha256(token))
     }
 
     /// Reads `sha256:<64 hex digits>`.
@@ -233,8 +234,8 @@ pub(crate) fn is_key_id(id: &str) -> bool {
         && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// The public id inside a well-formed bearward token whose checksum is right.
-fn token_key_id(token: &str) -> Option<String> {
+/// The id inside a well-formed bearward token whose checksum is right, without `key_`.
+fn token_id(token: &str) -> Option<&str> {
     if token.len() != TOKEN_LENGTH || !token.is_ascii() {
         return None;
     }
@@ -245,23 +246,37 @@ fn token_key_id(token: &str) -> Option<String> {
         return None;
     }
     // Not a secret: anybody can compute it, so the comparison's timing tells nothing.
-    (checksum(signed.as_bytes()) == presented).then(|| format!("key_{id}"))
+    (checksum(signed.as_bytes()) == presented.as_bytes()).then_some(id)
+}
+
+/// The same as the key's public id.
+fn token_key_id(token: &str) -> Option<String> {
+    token_id(token).map(|id| format!("key_{id}"))
 }
 
 /// CRC-32 (zlib's) in base62, most significant first, padded with `0` to six characters.
-fn checksum(signed: &[u8]) -> String {
-    base62(u128::from(crc32fast::hash(signed)), CHECKSUM_LENGTH)
+fn checksum(signed: &[u8]) -> [u8; CHECKSUM_LENGTH] {
+    let mut number = crc32fast::hash(signed);
+    let mut digits = [b'0'; CHECKSUM_LENGTH];
+    for digit in digits.iter_mut().rev() {
+        *digit = base62_digit(number % 62);
+        number /= 62;
+    }
+    digits
 }
 
 /// The last `length` base62 digits of `number`.
 fn base62(mut number: u128, length: usize) -> String {
-    let mut digits = vec![b'0'; length];
+    let mut digits = vec!['0'; length];
     for digit in digits.iter_mut().rev() {
-        let index = usize::try_from(number % 62).unwrap_or(0);
-        *digit = ALPHABET.get(index).copied().unwrap_or(b'0');
+        *digit = char::from(base62_digit((number % 62) as u32));
         number /= 62;
     }
-    digits.into_iter().map(char::from).collect()
+    digits.into_iter().collect()
+}
+
+fn base62_digit(value: u32) -> u8 {
+    ALPHABET.get(value as usize).copied().unwrap_or(b'0')
 }
 
 /// `length` characters, each of 62 equally likely.
@@ -313,7 +328,7 @@ mod tests {
     #[test]
     fn the_checksum_is_zlibs_crc32_in_base62() {
         // Computed by hand: zlib.crc32(b"123456789") == 0xCBF43926 == 3421780262.
-        assert_eq!(checksum(b"123456789"), base62(3_421_780_262, 6));
+        assert_eq!(&checksum(b"123456789"), b"3jZRME");
         assert_eq!(base62(3_421_780_262, 6), "3jZRME");
         assert_eq!(base62(0, 6), "000000");
         assert_eq!(base62(61, 6), "00000z");
@@ -353,7 +368,7 @@ mod tests {
             let mut mutant = token.reveal().to_owned();
             mutant.replace_range(position..=position, &replacement);
             prop_assume!(mutant != token.reveal());
-            prop_assert_eq!(token_key_id(&mutant), None);
+            prop_assert_eq!(token_id(&mutant), None);
         }
 
         #[test]

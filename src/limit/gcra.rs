@@ -14,6 +14,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::{Quota as GovernorQuota, RateLimiter};
+use http::HeaderValue;
 
 use crate::config::Quota;
 
@@ -68,6 +69,10 @@ impl StateStore for Stages {
 pub(crate) struct Window {
     name: String,
     quota: Quota,
+    /// What the headers of answers say of it: the policy, the name of its state, and the limit.
+    pub(super) policy: String,
+    pub(super) state: String,
+    pub(super) limit: HeaderValue,
     /// Nanoseconds in which one request is regained, rounded up: never more than the quota is granted.
     period: u64,
     limiter: RateLimiter<Stage, Stages, InstantOfRequest, NoOpMiddleware<Nanos>>,
@@ -86,7 +91,9 @@ impl Window {
         let limiter = RateLimiter::new(shape, Stages, InstantOfRequest);
         let own = format!("requests-{}", short_span(quota.per));
         let name = route.map_or_else(|| own.clone(), |route| format!("{route}-{own}"));
-        Window { name, quota, period, limiter }
+        let policy = format!("\"{name}\";q={};w={}", quota.requests, quota.per.as_secs());
+        let (state, limit) = (format!("\"{name}\";r="), HeaderValue::from(quota.requests));
+        Window { name, quota, policy, state, limit, period, limiter }
     }
 
     /// The policy's name in headers and answers: `requests-1m`, or `ROUTE-requests-1m`.

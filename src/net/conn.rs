@@ -1,5 +1,6 @@
 //! One connection: its TLS handshake, its protocol, and its requests until it ends.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -24,8 +25,7 @@ use super::wire::{Refuse, Wire};
 use crate::config::Limits;
 use crate::denial::Denial;
 use crate::exchange::Exchanges;
-use crate::forward::headers::X_REQUEST_ID;
-use crate::observe::{self, Logs, RequestRecord};
+use crate::observe::{self, Logs, RequestRecord, X_REQUEST_ID};
 use crate::proxy::{self, Peer};
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, section 3.4).
@@ -69,7 +69,7 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
     let served = tokio::select! {
         biased;
         served = serving => served,
-        () = exchanges.is_cut() => Err(io::ErrorKind::ConnectionAborted.into()),
+        () = poll_fn(|cx| exchanges.poll_cut(cx)) => Err(io::ErrorKind::ConnectionAborted.into()),
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended early");
@@ -323,7 +323,7 @@ pub(crate) fn refusals(logs: Logs, client: Option<IpAddr>, limits: Limits) -> Re
         };
         let id = observe::refusal_id();
         let mut record =
-            RequestRecord::open(&logs, &id, client, &http::Method::default(), "", http::Version::HTTP_11);
+            RequestRecord::open(&logs, &id, client, &http::Method::default(), None, http::Version::HTTP_11);
         record.denied(&denial);
         record.completed();
         let mut response = denial.closing().into_http();

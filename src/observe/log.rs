@@ -4,6 +4,7 @@
 //! The buffer is bounded. Past the bound lines are dropped and counted, and the count is told; access lines go
 //! first, so that there is room for the event that says why.
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,10 +20,17 @@ use crate::config::{Log, LogFormat};
 /// Access lines past this many bytes that wait to be written are dropped, lines of the audit past half as many again, and
 /// lines of events past twice as many.
 const MAX_WAITING: usize = 8 * 1024 * 1024;
+/// A buffer of lines that grew past this many bytes is given back.
+const KEPT: usize = 1024 * 1024;
 /// What is left when the process ends gets this long.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Access lines wait this long for others to share a write with.
 const BATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+thread_local! {
+    /// Where this thread builds its lines.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Where all lines go.
 #[derive(Debug)]
@@ -64,30 +72,36 @@ impl LogWriter {
         Ok((Arc::new(LogWriter { shared, is_json }), guard))
     }
 
-    /// Queues an access line, as JSON or as `pretty` has it.
-    pub(super) fn access<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
-        self.request_line(line, pretty, MAX_WAITING);
+    /// Queues an access line; `write` writes it without its end, and is told whether as JSON.
+    pub(super) fn access(&self, write: impl FnOnce(&mut Vec<u8>, bool)) {
+        // Built outside the lock, where the thread's last one was.
+        let mut line = SCRATCH.take();
+        line.clear();
+        write(&mut line, self.is_json);
+        line.push(b'\n');
+        self.queue(&line, MAX_WAITING);
+        SCRATCH.set(line);
     }
 
     /// Queues a line of the audit, for which there is room when there is none for access lines.
     pub(super) fn audit<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
-        self.request_line(line, pretty, MAX_WAITING + MAX_WAITING / 2);
-    }
-
-    fn request_line<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String, room: usize) {
-        let text = if self.is_json {
+        let mut text = if self.is_json {
             serde_json::to_vec(line).unwrap_or_default()
         } else {
             pretty(line).into_bytes()
         };
+        text.push(b'\n');
+        self.queue(&text, MAX_WAITING + MAX_WAITING / 2);
+    }
+
+    fn queue(&self, line: &[u8], room: usize) {
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.lines.len() + text.len() > room {
+        if waiting.lines.len() + line.len() > room {
             waiting.dropped += 1;
             return;
         }
         let is_first = waiting.lines.is_empty();
-        waiting.lines.extend_from_slice(&text);
-        waiting.lines.push(b'\n');
+        waiting.lines.extend_from_slice(line);
         drop(waiting);
         // The first line of a batch wakes the thread; the others ride along.
         if is_first {
@@ -108,8 +122,10 @@ impl LogWriter {
 }
 
 fn write_batches(shared: &Shared, mut sink: impl Write) {
+    // What was written last: its room serves the next batch.
+    let mut written = Vec::new();
     loop {
-        let (lines, dropped, is_closing) = {
+        let (mut lines, dropped, is_closing) = {
             let waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             // Without a line there is nothing to wake up for.
             let is_idle = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.is_closing;
@@ -121,7 +137,7 @@ fn write_batches(shared: &Shared, mut sink: impl Write) {
                 .unwrap_or_else(PoisonError::into_inner);
             waiting.is_urgent = false;
             let dropped = std::mem::take(&mut waiting.dropped);
-            (std::mem::take(&mut waiting.lines), dropped, waiting.is_closing)
+            (std::mem::replace(&mut waiting.lines, std::mem::take(&mut written)), dropped, waiting.is_closing)
         };
         // Nowhere is left to complain to if this fails.
         if !lines.is_empty() {
@@ -131,6 +147,10 @@ fn write_batches(shared: &Shared, mut sink: impl Write) {
             shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
             shared.changed.notify_all();
             return;
+        }
+        if lines.capacity() <= KEPT {
+            lines.clear();
+            written = lines;
         }
         if dropped > 0 {
             tracing::warn!(dropped, "log lines were dropped: their reader is too slow");
@@ -254,7 +274,7 @@ mod tests {
         let (writer, guard) = LogWriter::new(Blocked(gate.clone()), false).unwrap();
         let line = "x".repeat(1024 * 1024);
         for _ in 0..64 {
-            writer.access(&line, String::clone);
+            writer.access(|out, _| out.extend_from_slice(line.as_bytes()));
             writer.event(line.as_bytes());
         }
         {
@@ -271,7 +291,7 @@ mod tests {
         let sink = Sink::default();
         let (writer, guard) = LogWriter::new(sink.clone(), true).unwrap();
         for number in 0..1000 {
-            writer.access(&number, |number| number.to_string());
+            writer.access(|out, _| out.extend_from_slice(number.to_string().as_bytes()));
         }
         drop(guard);
         assert_eq!(sink.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 1001);

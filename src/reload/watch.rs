@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use sha2::{Digest, Sha256};
 
 use super::ways::{Ways, expanded};
 use crate::config::ReadFile;
 use crate::config::fault::{Fault, Faults};
+use crate::digest::Sha256;
 use crate::stamp::Stamp;
 
 /// What was written in place counts once it has stood still for this long. It is longer than a writer's pauses, since
@@ -241,7 +241,7 @@ pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
         }
         digest.update(length.to_be_bytes());
     }
-    Some(digest.finalize().into())
+    Some(digest.finish())
 }
 
 /// What the system told of a directory entry.

@@ -9,10 +9,10 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SignatureScheme};
-use sha2::{Digest, Sha256};
 
 use crate::config::UpstreamTls;
 use crate::config::fault::{Fault, Faults};
+use crate::digest::Sha256;
 use crate::pem;
 
 /// An upstream's TLS, ready for use. Two are equal if they came from the same files with the same content.
@@ -117,7 +117,7 @@ fn fingerprint(tls: &UpstreamTls) -> [u8; 32] {
     }
     digest.update(tls.server_name.as_deref().unwrap_or_default());
     digest.update([u8::from(tls.ca.is_some()), u8::from(tls.client.is_some())]);
-    digest.finalize().into()
+    digest.finish()
 }
 
 /// The one certificate that we have, for whoever asks for one.

@@ -20,7 +20,7 @@ const FLOORS: &[&[&str]] = &[
     &["limit", "upstream"],
     &["observe", "pem"],
     &["config", "denial"],
-    &["address", "clock", "exchange", "hooks", "mask", "path_pattern", "permission", "stamp"],
+    &["address", "clock", "digest", "exchange", "hooks", "mask", "path_pattern", "permission", "stamp"],
 ];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

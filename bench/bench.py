@@ -1,0 +1,160 @@
+"""bearward beside nginx and HAProxy: one upstream, one work, rounds in which each has its turn in random order.
+
+Prints a table of ratios, and writes them with every single figure into target/bench/bench.json and docs/bench.svg.
+`--minutes` is for all scenarios together: rounds go to the scenario whose ratios are the least sure, until the 95%
+interval of each is within 3% of it, or the time is over.
+"""
+
+import argparse
+import datetime
+import functools
+import json
+import pathlib
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import loads
+import report
+from ratios import ratio
+from subjects import ROOT, Bearward, HaProxy, Nginx, Origin
+
+CLOSE = '"close"'
+ONE_KIB = 'string.rep("x", 1024)'
+
+
+class Scenario:
+    """A load, and how many workers the subjects have; `figures`: what is compared (all are better when smaller)."""
+
+    def __init__(self, name, title, load, workers=1, seconds=2, figures=("cpu",), aims=None):
+        self.name, self.title, self.load, self.workers, self.seconds = name, title, load, workers, seconds
+        self.figures, self.aims, self.rounds = figures, aims or {}, []
+
+    def values(self, subject, figure):
+        return [outcomes[subject].get(figure) for outcomes in self.rounds]
+
+    def ratios(self, figure):
+        """By name of the pair."""
+        pairs = [("bearward", "nginx"), ("bearward", "haproxy"), ("nginx-copy", "nginx")]
+        return {pair: ratio(self.values(pair[0], figure), self.values(pair[1], figure)) for pair in pairs}
+
+    def spread(self):
+        """Of the least sure of its ratios."""
+        if not self.rounds:
+            return 2.0
+        found = (pair for figure in self.figures for pair in self.ratios(figure).values())
+        return max(one.spread if one else 1.0 for one in found)
+
+
+def partial(load, **options):
+    return functools.partial(load, **options)
+
+
+def scenarios():
+    """All of them. The aims are what this project holds itself to: against nginx, against HAProxy."""
+    get = loads.get
+    return [
+        Scenario("plain", "small GET", get, aims={"cpu": (0.92, 0.92)}),
+        Scenario("plain-2", "small GET, two workers", get, 2, aims={"cpu": (0.95, 0.95)}),
+        Scenario("post", "POST of 1 KiB", partial(get, method="POST", path="/v1/chat/completions", body=ONE_KIB)),
+        Scenario("tls", "small GET over TLS", partial(get, tls=True), figures=("cpu", "p99"),
+                 aims={"cpu": (0.80, 0.80), "p99": (1.0, 1.0)}),
+        Scenario("tls-2", "small GET over TLS, two workers", partial(get, tls=True), 2),
+        Scenario("handshake", "full TLS handshake and one GET", partial(get, tls=True, connection=CLOSE),
+                 aims={"cpu": (0.55, None)}),
+        Scenario("http2", "HTTP/2 over TLS", loads.http2, aims={"cpu": (0.90, None)}),
+        Scenario("body", "body of 10 MB, a MB", loads.big, aims={"cpu": (0.90, None)}),
+        Scenario("sse", "event of 64 streams", loads.events, aims={"cpu": (0.85, None)}),
+        Scenario("sse-tls", "event of 64 streams over TLS", partial(loads.events, tls=True), aims={"cpu": (0.80, None)}),
+        Scenario("close", "connection a request", partial(get, connection=CLOSE)),
+        Scenario("paced", "added at 1,000 requests/s", loads.paced, figures=("p50",),
+                 aims={"p50": (0.85, None)}),
+    ]  # fmt: skip
+
+
+def cores(workers):
+    """Those of the subjects, and those of the load and the origin: apart where there is one worker."""
+    return ([1], [0]) if workers == 1 else (list(range(workers)), list(range(workers)))
+
+
+def start(directory, workers, origin):
+    at = cores(workers)[0]
+    kinds = [("nginx", Nginx), ("nginx-copy", Nginx), ("haproxy", HaProxy), ("bearward", Bearward)]
+    return [kind(name, directory, origin, workers, at) for name, kind in kinds]
+
+
+def one_round(scenario, subjects, origin):
+    outcomes = {}
+    for subject in random.sample(subjects, len(subjects)):
+        outcome = scenario.load(subject, origin, cores(scenario.workers)[1], scenario.seconds)
+        if outcome["wrong"]:
+            raise SystemExit(f"{scenario.name}, {subject.name}: {outcome['wrong']}")
+        outcomes[subject.name] = outcome
+    scenario.rounds.append(outcomes)
+
+
+def measure(chosen, minutes, directory):
+    """Rounds for all, then for the least sure."""
+    origin = Origin(directory, cores(1)[1])
+    subjects = {workers: start(directory, workers, origin) for workers in {s.workers for s in chosen}}
+    memory = {s.name: s.process.pss_kib() for s in subjects.get(1, [])}
+    end = time.monotonic() + minutes * 60
+    try:
+        while time.monotonic() < end:
+            unsure = max(chosen, key=lambda scenario: (len(scenario.rounds) < 5, scenario.spread()))
+            if unsure.spread() <= 0.03:
+                break
+            one_round(unsure, subjects[unsure.workers], origin)
+            print(".", end="", file=sys.stderr, flush=True)
+    finally:
+        for subject in (one for all_of_them in subjects.values() for one in all_of_them):
+            subject.end()
+        origin.end()
+    print(file=sys.stderr)
+    return memory
+
+
+def versions():
+    def first_line(*command):
+        done = subprocess.run(command, capture_output=True, text=True)
+        return (done.stdout + done.stderr).splitlines()[0].strip()
+
+    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return {
+        "bearward": commit.stdout.strip(),
+        "nginx": first_line("nginx", "-v"),
+        "haproxy": first_line("haproxy", "-v"),
+        "kernel": platform.release(),
+        "processor": next(
+            (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"
+        ),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    known = scenarios()
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--only", default="", help="of " + ",".join(scenario.name for scenario in known))
+    parser.add_argument("--svg", type=pathlib.Path, help="where the picture goes")
+    arguments = parser.parse_args()
+    chosen = [one for one in known if not arguments.only or one.name in arguments.only.split(",")]
+    with tempfile.TemporaryDirectory(prefix="bearward-bench-") as directory:
+        memory = measure(chosen, arguments.minutes, pathlib.Path(directory))
+    about = versions()
+    print(report.table(chosen, memory, about))
+    out = ROOT / "target/bench/bench.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figures = {scenario.name: scenario.rounds for scenario in chosen}
+    out.write_text(json.dumps({"about": about, "pss_kib_at_start": memory, "rounds": figures}, indent=1))
+    if arguments.svg:
+        arguments.svg.write_text(report.picture(chosen, about))
+
+
+if __name__ == "__main__":
+    main()

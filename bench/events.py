@@ -1,0 +1,83 @@
+"""Server-sent events for the bench: a server that sends them at a steady rate, and a reader that counts them.
+
+    events.py serve PORT
+    events.py read URL STREAMS SECONDS TOKEN     prints the events that came in the window, and their bytes
+"""
+
+import asyncio
+import ssl
+import sys
+import time
+from urllib.parse import urlsplit
+
+EVENT = b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" word"}}]}\n\n'
+CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+# Each stream gets an event every 10 ms; the streams take turns, so that as many come in each millisecond.
+TURNS = 10
+
+
+async def serve(port):
+    streams = set()
+
+    async def answer(reader, writer):
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(HEAD)
+                streams.add(writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            streams.discard(writer)
+            writer.close()
+
+    async def tick():
+        turn, due = 0, time.monotonic()
+        while True:
+            due += 0.001
+            turn += 1
+            for number, writer in enumerate(list(streams)):
+                if (number + turn) % TURNS == 0:
+                    writer.write(CHUNK)
+            await asyncio.sleep(max(0, due - time.monotonic()))
+
+    server = await asyncio.start_server(answer, "127.0.0.1", port, backlog=1024)
+    async with server:
+        await tick()
+
+
+class Reader(asyncio.Protocol):
+    events = size = 0
+
+    def __init__(self, ask):
+        self.ask = ask
+
+    def connection_made(self, transport):
+        transport.write(self.ask)
+
+    def data_received(self, data):
+        Reader.events += data.count(b"data: ")
+        Reader.size += len(data)
+
+
+async def read(url, streams, seconds, token):
+    url = urlsplit(url)
+    ask = f"GET {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    tls = ssl._create_unverified_context() if url.scheme == "https" else None
+    loop = asyncio.get_running_loop()
+    for _ in range(streams):
+        await loop.create_connection(lambda: Reader(ask), url.hostname, url.port, ssl=tls)
+    # Whoever started this reads the line, and what the server has used so far.
+    print("begun", flush=True)
+    await asyncio.sleep(0.2)
+    Reader.events = Reader.size = 0
+    print("window", flush=True)
+    await asyncio.sleep(seconds)
+    print(Reader.events, Reader.size, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        asyncio.run(serve(int(sys.argv[2])))
+    else:
+        asyncio.run(read(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), sys.argv[5]))

@@ -1,0 +1,93 @@
+"""Instructions in user space that a request costs, counted by callgrind: the steadiest figure there is.
+
+What the kernel does is not in it, nor what a cache miss costs. The profiles stay in target/bench for `callgrind_annotate`.
+"""
+
+import argparse
+import functools
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+
+import loads
+from subjects import ROOT, Bearward, HaProxy, Nginx, Origin
+
+OUT = ROOT / "target/bench"
+ONE_KIB = 'string.rep("x", 1024)'
+LOADS = {
+    "small GET": functools.partial(loads.Wrk),
+    "POST of 1 KiB": functools.partial(loads.Wrk, method="POST", path="/v1/chat/completions", body=ONE_KIB),
+}
+
+
+def under_callgrind(kind):
+    """The same subject, in valgrind's hands. It starts without counting."""
+
+    class Counted(kind):
+        def command(self):
+            valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={self.directory}/out.%p"]
+            # Valgrind's hand does not reach the workers that nginx forks.
+            alone = ["-g", "master_process off;"] if kind is Nginx else []
+            return [*valgrind, *super().command(), *alone]
+
+        def count(self, on):
+            for pid in self.process.tree():
+                switch = ["callgrind_control", "-i", "on" if on else "off", str(pid)]
+                subprocess.run(switch, capture_output=True, timeout=60)
+
+        def counted(self):
+            """What all its processes have counted; the largest one's profile."""
+            self.end()
+            totals = {}
+            for profile in self.directory.glob("out.*"):
+                found = re.search(r"^totals: (\d+)", profile.read_text(), re.MULTILINE)
+                totals[profile] = int(found[1]) if found else 0
+            return sum(totals.values()), max(totals, key=totals.get)
+
+    return Counted
+
+
+def requests_under(subject, load, seconds):
+    driving = load(subject, [0], seconds)
+    time.sleep(1)
+    subject.count(True)
+    before = subject.origin.requests()
+    time.sleep(seconds - 3)
+    requests = subject.origin.requests() - before - 1
+    subject.count(False)
+    wrong = driving.outcome()["wrong"]
+    if wrong or not requests:
+        raise SystemExit(f"{subject.name}: {wrong or 'no request was answered'}")
+    return requests
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="of bearward,nginx,haproxy")
+    parser.add_argument("--seconds", type=int, default=10)
+    arguments = parser.parse_args()
+    kinds = {"bearward": Bearward, "nginx": Nginx, "haproxy": HaProxy}
+    OUT.mkdir(parents=True, exist_ok=True)
+    for title, load in LOADS.items():
+        for name, kind in kinds.items():
+            if arguments.only and name not in arguments.only.split(","):
+                continue
+            with tempfile.TemporaryDirectory(prefix="bearward-bench-") as directory:
+                origin = Origin(pathlib.Path(directory), [0])
+                subject = under_callgrind(kind)(name, pathlib.Path(directory), origin, 1, [1])
+                try:
+                    requests = requests_under(subject, load, arguments.seconds)
+                    total, profile = subject.counted()
+                finally:
+                    subject.end()
+                    origin.end()
+                kept = OUT / f"callgrind.{name}.{title.replace(' ', '-')}"
+                shutil.copy(profile, kept)
+            print(f"{title:15} {name:9} {total / requests / 1000:6.1f}k instructions a request ({requests} requests; {kept.name})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The loads: each drives one subject for a moment and says what that has cost it."""
+
+import contextlib
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+
+from processes import Process
+from subjects import BIG, KEYS, ROOT, key
+
+CONNECTIONS = 64
+UNITS = {"us": 1, "ms": 1e3, "s": 1e6, "m": 60e6}
+
+# Requests are made once: the load costs no more for having a thousand keys.
+WRK = """
+local requests, number = {}, 0
+function init()
+  for index = 0, %(keys)d - 1 do
+    local headers = {["Authorization"] = string.format("Bearer sk-bench-%%016d", index), ["Connection"] = %(connection)s,
+                     ["User-Agent"] = "bench", ["Accept"] = "application/json", ["Content-Type"] = "application/json"}
+    requests[index] = wrk.format("%(method)s", "%(path)s", headers, %(body)s)
+  end
+end
+function request()
+  number = (number + 7) %% %(keys)d
+  return requests[number]
+end
+"""
+
+
+def micros(text):
+    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text).groups()
+    return float(number) * UNITS[unit]
+
+
+class Wrk:
+    """wrk for `seconds`: HTTP/1.1, as fast as it goes."""
+
+    def __init__(self, subject, cores, seconds, tls=False, method="GET", path="/v1/models", body="nil",
+                 connection="nil", connections=CONNECTIONS, keys=KEYS):
+        self.script = tempfile.NamedTemporaryFile("w", suffix=".lua")
+        self.script.write(WRK % {"keys": keys, "method": method, "path": path, "body": body, "connection": connection})
+        self.script.flush()
+        url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", self.script.name, url]
+        self.process = Process(command, cores, stdout=subprocess.PIPE)
+
+    def outcome(self):
+        text = self.process.child.communicate(timeout=300)[0].decode()
+        self.script.close()
+        wrong = re.search(r"(Non-2xx.*|Socket errors:.*)", text)
+        latency = {percent: micros(value) for percent, value in re.findall(r"(\d+)%\s+([\d.]+\w+)", text)}
+        size, unit = re.search(r"requests in [\d.]+\w+, ([\d.]+)(\w+) read", text).groups()
+        scale = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
+        return {
+            "rate": float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]),
+            "bytes": float(size) * scale[unit],
+            "p50": latency["50"],
+            "p99": latency["99"],
+            "wrong": wrong[1] if wrong else None,
+        }
+
+
+class H2load:
+    """h2load for `seconds`: 64 requests in flight on 8 connections, over TLS; or, with `rate`, so many requests a second
+    over plain HTTP/1.1."""
+
+    def __init__(self, port, cores, seconds, rate=None):
+        self.log = tempfile.NamedTemporaryFile("r", suffix=".log")
+        self.seconds, self.is_paced = seconds, rate is not None
+        command = ["h2load", "-t1", "-H", f"Authorization: Bearer {key(7)}"]
+        if rate:
+            # A log of each request is all that tells percentiles.
+            command += ["--h1", "-c16", f"--rps={rate / 16}", f"-n{int(rate * seconds)}", f"--log-file={self.log.name}"]
+            command += [f"http://127.0.0.1:{port}/v1/models"]
+        else:
+            command += ["-c8", "-m8", f"-D{seconds}", f"https://127.0.0.1:{port}/v1/models"]
+        self.process = Process(command, cores, stdout=subprocess.PIPE)
+
+    def outcome(self):
+        text = self.process.child.communicate(timeout=300)[0].decode()
+        failed = int(re.search(r"(\d+) failed", text)[1]) + int(re.search(r"([\d]+) errored", text)[1])
+        answered = int(re.search(r"status codes: (\d+) 2xx", text)[1])
+        wrong = f"{failed} failed, {answered} right" if failed or not answered else None
+        outcome = {"rate": answered / self.seconds, "wrong": wrong}
+        if self.is_paced:
+            times = sorted(int(line.split()[2]) for line in self.log)
+            outcome |= {"p50": statistics.median(times), "p99": times[len(times) * 99 // 100]}
+        self.log.close()
+        return outcome
+
+
+def counted(subject, origin, load, seconds):
+    """CPU a request in the middle of a load: its beginning, where connections are made, does not count."""
+    time.sleep(0.25)
+    cpu, before = subject.process.cpu_seconds(), origin.requests()
+    time.sleep(seconds - 0.4)
+    used, requests = subject.process.cpu_seconds() - cpu, origin.requests() - before - 1
+    outcome = load.outcome()
+    return outcome | {"cpu": used / requests * 1e6 if requests else None}
+
+
+def get(subject, origin, cores, seconds, **options):
+    return counted(subject, origin, Wrk(subject, cores, seconds, **options), seconds)
+
+
+def http2(subject, origin, cores, seconds):
+    return counted(subject, origin, H2load(subject.tls_port, cores, seconds), seconds)
+
+
+def big(subject, origin, cores, seconds):
+    """CPU a MB (10^6 bytes) of a body."""
+    cpu = subject.process.cpu_seconds()
+    outcome = Wrk(subject, cores, seconds, path="/v1/models/big", connections=8).outcome()
+    used = subject.process.cpu_seconds() - cpu
+    assert outcome["bytes"] > BIG
+    return outcome | {"cpu": used / (outcome["bytes"] / 1e6) * 1e6}
+
+
+def events(subject, origin, cores, seconds, tls=False):
+    """CPU an event of 64 streams, each of which has 100 a second."""
+    url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
+    reader = ["python3", str(ROOT / "bench/events.py"), "read", f"{url}/v1/models/events", str(CONNECTIONS), str(seconds), key(7)]
+    with Process(reader, cores, stdout=subprocess.PIPE) as process:
+        lines = iter(process.child.stdout.readline, b"")
+        assert next(lines) == b"begun\n" and next(lines) == b"window\n"
+        cpu = subject.process.cpu_seconds()
+        count, size = map(int, next(lines).split())
+        used = subject.process.cpu_seconds() - cpu
+    expected = CONNECTIONS * 100 * seconds
+    wrong = None if 0.9 * expected < count < 1.1 * expected else f"{count} events, not {expected:.0f}"
+    return {"cpu": used / max(1, count) * 1e6, "rate": count / seconds, "wrong": wrong}
+
+
+def paced(subject, origin, cores, seconds):
+    """What is added to a request's time at 1,000 requests a second, where nobody waits for anybody."""
+    direct = H2load(origin.port, cores, seconds, rate=1000).outcome()
+    cpu = subject.process.cpu_seconds()
+    outcome = H2load(subject.port, cores, seconds, rate=1000).outcome()
+    used = subject.process.cpu_seconds() - cpu
+    added = {"p50": outcome["p50"] - direct["p50"], "p99": outcome["p99"] - direct["p99"]}
+    wrong = outcome["wrong"] or direct["wrong"]
+    return added | {"rate": outcome["rate"], "wrong": wrong, "cpu": used / (1000 * seconds) * 1e6}
+
+
+@contextlib.contextmanager
+def idle_connections(subject, count, cores, tls=False):
+    """`count` connections, each of which has had one answer and stays open."""
+    port = subject.tls_port if tls else subject.port
+    holder = ["python3", str(ROOT / "bench/idle.py"), str(port), str(count), key(7), "tls" if tls else "plain"]
+    with Process(holder, cores, stdout=subprocess.PIPE) as process:
+        assert process.child.stdout.readline() == b"open\n", f"{count} connections to {subject.name} did not open"
+        yield

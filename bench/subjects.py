@@ -1,0 +1,258 @@
+"""The servers that are compared, each configured to do one work, and well.
+
+The work: of 1,000 keys, find the one that is presented, or answer 401; hold its limits; take the credential away; pass
+the request on over connections that are kept; log a line a request, written in batches. bearward checks the key's
+permission for the route, too, and holds two limits and a number of requests in flight where the others hold one limit.
+"""
+
+import hashlib
+import os
+import pathlib
+import subprocess
+import urllib.error
+import urllib.request
+
+from processes import Process, free_port, is_listening, wait_for
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+KEYS = 1000
+BIG = 10 * 1000 * 1000
+ANSWER = '{"object":"list","data":[{"id":"tiny","object":"model"}]}'
+
+
+def key(number):
+    return f"sk-bench-{number:016}"
+
+
+def bearward_binary():
+    binary = pathlib.Path(os.environ.get("BEARWARD", ROOT / "target/release/bearward"))
+    if not binary.exists():
+        raise SystemExit(f"no binary at {binary}: `make bench` builds it")
+    return str(binary)
+
+
+def make_certificate(directory):
+    """One P-256 key and certificate for everybody; a PEM of both for HAProxy."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost".split()
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "tls.key", "-out", "tls.crt"]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+    both = (directory / "tls.crt").read_text() + (directory / "tls.key").read_text()
+    (directory / "both.pem").write_text(both)
+
+
+class Origin:
+    """The upstream of all: nginx for requests, counted, and a server of events."""
+
+    def __init__(self, directory, cores):
+        self.directory = directory / "origin"
+        self.directory.mkdir()
+        self.port, self.events_port = free_port(), free_port()
+        self.socket = self.directory / "origin.sock"
+        (self.directory / "big").write_bytes(bytes(BIG))
+        (self.directory / "nginx.conf").write_text(f"""
+daemon off; worker_processes 1; pid nginx.pid; error_log error.log crit;
+events {{ worker_connections 16384; }}
+http {{
+  access_log off; keepalive_timeout 1h; keepalive_requests 1000000000; sendfile on; tcp_nopush on;
+  client_body_buffer_size 64k; default_type application/json;
+  server {{
+    listen 127.0.0.1:{self.port} backlog=4096; listen unix:{self.socket}; root {self.directory};
+    location / {{ return 200 '{ANSWER}'; }}
+    location = /v1/models/credential {{ return 200 'credential:$http_authorization'; }}
+    location = /v1/models/big {{ alias {self.directory}/big; }}
+    location = /status {{ stub_status; }}
+  }}
+}}""")
+        self.nginx = Process(["nginx", "-p", str(self.directory), "-c", "nginx.conf"], cores)
+        events = ["python3", str(ROOT / "bench/events.py"), "serve", str(self.events_port)]
+        self.events = Process(events, cores)
+        wait_for("the origin listens", lambda: is_listening(self.port) and is_listening(self.events_port))
+
+    def requests(self):
+        """How many requests it has had, this one included."""
+        status = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=30).read().decode()
+        return int(status.splitlines()[2].split()[2])
+
+    def end(self):
+        self.nginx.end()
+        self.events.end()
+
+
+class Subject:
+    """A proxy in front of the origin: `port` without TLS, `tls_port` with it."""
+
+    def __init__(self, name, directory, origin, workers, cores):
+        self.name, self.origin, self.workers = name, origin, workers
+        self.directory = directory / f"{name}-{workers}"
+        self.directory.mkdir()
+        self.port, self.tls_port = free_port(), free_port()
+        make_certificate(self.directory)
+        log = open(self.directory / "stderr", "wb")
+        self.process = Process(self.command(), cores, stderr=log)
+        wait_for(f"{name} listens", self.is_up)
+        self.must_do_the_work()
+
+    def is_up(self):
+        if self.process.child.poll() is not None:
+            raise SystemExit(f"{self.name} has ended: {(self.directory / 'stderr').read_text()}")
+        return is_listening(self.port) and is_listening(self.tls_port)
+
+    def status(self, path, credential):
+        asked = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+        if credential:
+            asked.add_header("Authorization", f"Bearer {credential}")
+        try:
+            answer = urllib.request.urlopen(asked, timeout=30)
+            return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+
+    def must_do_the_work(self):
+        """A comparison with one that lets everybody in, or passes the key on, is none."""
+        seen = {
+            "a good key": self.status("/v1/models/credential", key(KEYS - 1)) == (200, "credential:"),
+            "a bad key": self.status("/v1/models/credential", "sk-other")[0] == 401,
+            "no key": self.status("/v1/models/credential", None)[0] == 401,
+        }
+        wrong = [what for what, is_right in seen.items() if not is_right]
+        if wrong:
+            raise SystemExit(f"{self.name} does not do the work: {', '.join(wrong)}; see {self.directory}")
+
+    def end(self):
+        self.process.end()
+
+
+class Nginx(Subject):
+    """Names of its copies begin with `nginx`."""
+
+    def command(self):
+        pairs = "".join(f'"Bearer {key(number)}" key_{number:04};\n' for number in range(KEYS))
+        (self.directory / "keys.map").write_text(pairs)
+        (self.directory / "nginx.conf").write_text(f"""
+daemon off; user root; worker_processes {self.workers}; pid nginx.pid; error_log error.log crit; worker_rlimit_nofile 20000;
+events {{ worker_connections 16384; }}
+http {{
+  map_hash_max_size 8192; map_hash_bucket_size 128;
+  map $http_authorization $key_id {{ default ''; include keys.map; }}
+  limit_req_zone $key_id zone=keys:10m rate=900000r/s; limit_req_status 429;
+  log_format line escape=json '{{"time":"$time_iso8601","id":"$request_id","client":"$remote_addr","method":"$request_method",'
+    '"path":"$uri","status":$status,"key":"$key_id","bytes":$body_bytes_sent,"duration":$request_time}}';
+  access_log access.log line buffer=64k flush=1s;
+  keepalive_timeout 75s; keepalive_requests 1000000000; tcp_nodelay on; server_tokens off;
+  client_body_buffer_size 64k; client_max_body_size 32m;
+  ssl_certificate tls.crt; ssl_certificate_key tls.key; ssl_protocols TLSv1.2 TLSv1.3;
+  ssl_session_cache shared:tls:10m; ssl_buffer_size 16k;
+  upstream origin {{ server 127.0.0.1:{self.origin.port}; keepalive 256; keepalive_requests 1000000000; }}
+  upstream events {{ server 127.0.0.1:{self.origin.events_port}; keepalive 256; }}
+  server {{
+    listen 127.0.0.1:{self.port} backlog=4096 reuseport;
+    listen 127.0.0.1:{self.tls_port} ssl http2 backlog=4096 reuseport;
+    proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header Authorization '';
+    proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Request-Id $request_id;
+    proxy_buffer_size 64k; proxy_buffers 16 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;
+    proxy_read_timeout 300s;
+    limit_req zone=keys burst=500000 nodelay;
+    if ($key_id = '') {{ return 401; }}
+    location / {{ proxy_pass http://origin; }}
+    location = /v1/models/events {{ proxy_pass http://events; proxy_buffering off; }}
+  }}
+}}""")
+        return ["nginx", "-p", str(self.directory), "-c", "nginx.conf"]
+
+
+class HaProxy(Subject):
+    def command(self):
+        pairs = "".join(f"{key(number)} key_{number:04}\n" for number in range(KEYS))
+        (self.directory / "keys.map").write_text(pairs)
+        front = f"127.0.0.1:{self.port}"
+        front_tls = f"127.0.0.1:{self.tls_port} ssl crt {self.directory}/both.pem alpn h2,http/1.1"
+        (self.directory / "haproxy.cfg").write_text(f"""
+global
+  nbthread {self.workers}
+  maxconn 9000
+  tune.bufsize 65536
+  tune.ssl.cachesize 20000
+  ssl-default-bind-options ssl-min-ver TLSv1.2
+  log ring@lines local0
+ring lines
+  format raw
+  maxlen 1200
+  size 1048576
+defaults
+  mode http
+  log global
+  option httplog
+  option http-no-delay
+  http-reuse aggressive
+  timeout connect 5s
+  timeout client 75s
+  timeout server 300s
+  timeout http-keep-alive 75s
+backend limits
+  stick-table type string len 32 size 100k expire 10m store http_req_rate(60s)
+frontend in
+  bind {front} backlog 4096
+  bind {front_tls} backlog 4096
+  http-request set-var(txn.key) http_auth_bearer,map_str({self.directory}/keys.map)
+  http-request deny deny_status 401 unless {{ var(txn.key) -m found }}
+  http-request track-sc0 var(txn.key) table limits
+  http-request deny deny_status 429 if {{ sc_http_req_rate(0,limits) gt 1000000000 }}
+  http-request del-header Authorization
+  http-request set-header X-Forwarded-For %[src]
+  unique-id-format %[uuid()]
+  unique-id-header X-Request-Id
+  use_backend events if {{ path /v1/models/events }}
+  default_backend origin
+backend origin
+  server origin 127.0.0.1:{self.origin.port} pool-max-conn 256
+backend events
+  server events 127.0.0.1:{self.origin.events_port} pool-max-conn 256
+""")
+        return ["haproxy", "-db", "-f", str(self.directory / "haproxy.cfg")]
+
+
+class Bearward(Subject):
+    """`options`: `keys` (how many), `routes` (how many before the one that matches), `endpoint` (the origin's, else
+    TCP), `log` (whether a line a request)."""
+
+    def __init__(self, name, directory, origin, workers, cores, **options):
+        self.options = options
+        super().__init__(name, directory, origin, workers, cores)
+
+    def write_keys(self):
+        with open(self.directory / "keys.jsonl", "w") as file:
+            for number in range(self.options.get("keys", KEYS)):
+                digest = hashlib.sha256(key(number).encode()).hexdigest()
+                file.write(f'{{"id":"key_{number:07}","hash":"sha256:{digest}","permissions":["read"]}}\n')
+            if self.options.get("keys", KEYS) < KEYS:
+                # The one that the check of the work presents.
+                digest = hashlib.sha256(key(KEYS - 1).encode()).hexdigest()
+                file.write(f'{{"id":"key_last","hash":"sha256:{digest}","permissions":["read"]}}\n')
+
+    def routes(self):
+        others = [
+            f"  - {{name: other-{number}, paths: [/other/{number}/**], permission: read}}\n"
+            for number in range(self.options.get("routes", 0))
+        ]
+        return "routes:\n" + "".join(others) + (
+            "  - {name: events, paths: [/v1/models/events], methods: [GET], permission: read, upstream: events}\n"
+            "  - {name: models, paths: [/v1/models, /v1/models/**], methods: [GET], permission: read}\n"
+            "  - {name: chat, paths: [/v1/chat/*], methods: [POST], permission: read}\n"
+        )
+
+    def command(self):
+        self.write_keys()
+        endpoint = self.options.get("endpoint", f"http://127.0.0.1:{self.origin.port}")
+        config = self.directory / "bearward.yaml"
+        config.write_text(
+            f"listeners:\n  - address: 127.0.0.1:{self.port}\n  - address: 127.0.0.1:{self.tls_port}\n"
+            f"    tls: {{certificate: '{self.directory}/tls.crt', private_key: '{self.directory}/tls.key'}}\n"
+            f"admin: off\nkeys: {{path: {self.directory}/keys.jsonl}}\nworkers: {self.workers}\n"
+            "rate_limits: [{requests: 1000000000, per: 1m}, {requests: 4000000000, per: 1d}]\nmax_concurrent: 10000\n"
+            "upstreams:\n"
+            f"  - {{name: origin, endpoints: ['{endpoint}']}}\n"
+            f"  - {{name: events, endpoints: ['http://127.0.0.1:{self.origin.events_port}']}}\n"
+            "limits: {connections: 12000, idle_timeout: 30m}\n"
+            f"log: {{format: json, access: {str(self.options.get('log', True)).lower()}}}\n" + self.routes()
+        )
+        return [bearward_binary(), "run", "--config", str(config)]

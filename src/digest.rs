@@ -1,0 +1,48 @@
+//! SHA-256 (FIPS 180-4), by the library that TLS has its own from.
+
+use aws_lc_rs::digest::{self, Context, SHA256};
+
+/// The digest of `bytes`.
+pub(crate) fn sha256(bytes: impl AsRef<[u8]>) -> [u8; 32] {
+    sized(digest::digest(&SHA256, bytes.as_ref()))
+}
+
+/// A digest of what comes in parts.
+pub(crate) struct Sha256(Context);
+
+impl Sha256 {
+    pub(crate) fn new() -> Self {
+        Sha256(Context::new(&SHA256))
+    }
+
+    pub(crate) fn update(&mut self, part: impl AsRef<[u8]>) {
+        self.0.update(part.as_ref());
+    }
+
+    pub(crate) fn finish(self) -> [u8; 32] {
+        sized(self.0.finish())
+    }
+}
+
+fn sized(digest: digest::Digest) -> [u8; 32] {
+    let mut sized = [0; 32];
+    for (to, from) in sized.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    sized
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_sha_256() {
+        let start = [0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea];
+        assert_eq!(sha256(b"abc")[..8], start);
+        let mut parts = Sha256::new();
+        parts.update("a");
+        parts.update(b"bc");
+        assert_eq!(parts.finish(), sha256(b"abc"));
+    }
+}

@@ -1,0 +1,280 @@
+//! A line of the access log, built without a formatting machine: one is written for every request.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method};
+use jiff::Timestamp;
+
+use super::audit::Subject;
+use crate::mask::masked;
+
+/// What is told of a request.
+#[derive(Debug)]
+pub(super) struct AccessLine {
+    pub(super) request_id: HeaderValue,
+    pub(super) client: Option<IpAddr>,
+    pub(super) method: Method,
+    /// Raw until the canonical one is known. Its query is never told.
+    pub(super) target: Option<PathAndQuery>,
+    pub(super) protocol: &'static str,
+    pub(super) status: u16,
+    pub(super) code: Option<&'static str>,
+    pub(super) cause: Option<String>,
+    pub(super) key_id: Option<HeaderValue>,
+    /// The names of the route and of its upstream.
+    pub(super) way: Option<(Arc<str>, Arc<str>)>,
+    pub(super) bytes_sent: u64,
+    pub(super) outcome: &'static str,
+}
+
+impl AccessLine {
+    pub(super) fn new(
+        request_id: HeaderValue,
+        client: Option<IpAddr>,
+        method: Method,
+        target: Option<PathAndQuery>,
+        protocol: &'static str,
+    ) -> Self {
+        AccessLine {
+            request_id,
+            client,
+            method,
+            target,
+            protocol,
+            status: 0,
+            code: None,
+            cause: None,
+            key_id: None,
+            way: None,
+            bytes_sent: 0,
+            // What stays if nothing else is said: the request was dropped before it was answered in full.
+            outcome: "client_left",
+        }
+    }
+
+    fn path(&self) -> &str {
+        self.target.as_ref().map_or("", PathAndQuery::path)
+    }
+
+    fn route(&self) -> Option<&str> {
+        self.way.as_ref().map(|(route, _)| &**route)
+    }
+
+    /// Whom and what a line of the audit is about.
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject {
+            request_id: text(&self.request_id),
+            client: self.client,
+            method: self.method.as_str(),
+            path: self.path(),
+            key_id: self.key_id.as_ref().map(text),
+            route: self.route(),
+        }
+    }
+
+    /// One object, without the end of its line. `took`: from the request's beginning to the end of its answer.
+    pub(super) fn write_json(&self, out: &mut Vec<u8>, took: Duration) {
+        out.extend_from_slice(b"{\"timestamp\":\"");
+        write_now(out);
+        out.extend_from_slice(b"\",\"level\":\"INFO\",\"message\":\"request\"");
+        write_field(out, b",\"request_id\":", Some(text(&self.request_id)));
+        if let Some(client) = self.client {
+            out.extend_from_slice(b",\"client\":\"");
+            write_address(out, client);
+            out.push(b'"');
+        }
+        write_field(out, b",\"method\":", Some(&masked(self.method.as_str())));
+        write_field(out, b",\"path\":", Some(&masked(self.path())));
+        write_field(out, b",\"protocol\":", Some(self.protocol));
+        write_number(out, b",\"status\":", self.status.into());
+        write_field(out, b",\"code\":", self.code);
+        write_field(out, b",\"cause\":", self.cause.as_deref());
+        write_field(out, b",\"key_id\":", self.key_id.as_ref().map(text));
+        write_field(out, b",\"route\":", self.route());
+        write_field(out, b",\"upstream\":", self.way.as_ref().map(|(_, upstream)| &**upstream));
+        write_number(out, b",\"bytes_sent\":", self.bytes_sent);
+        let (whole, thousandths) = millis(took);
+        write_number(out, b",\"duration_ms\":", whole);
+        out.push(b'.');
+        write_digits::<3>(out, thousandths);
+        write_field(out, b",\"outcome\":", Some(self.outcome));
+        out.push(b'}');
+    }
+
+    /// The same for people.
+    pub(super) fn write_pretty(&self, out: &mut Vec<u8>, took: Duration) {
+        write_now(out);
+        let client = self.client.map(|client| client.to_string());
+        // A Vec takes all that is written to it.
+        let _written = write!(
+            out,
+            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{} id={}",
+            self.status,
+            masked(self.method.as_str()),
+            // Escaped, so that a path can't forge a line.
+            masked(self.path()).escape_debug(),
+            took.as_secs_f64() * 1e3,
+            self.bytes_sent,
+            self.outcome,
+            super::optional("code", self.code),
+            super::optional("cause", self.cause.as_deref()),
+            super::optional("key", self.key_id.as_ref().map(text)),
+            super::optional("route", self.route()),
+            super::optional("client", client.as_deref()),
+            text(&self.request_id),
+        );
+    }
+}
+
+/// Ids are visible ASCII.
+fn text(value: &HeaderValue) -> &str {
+    value.to_str().unwrap_or_default()
+}
+
+/// `name` with its comma, quotes and colon, and the value as JSON's; nothing where there is none.
+fn write_field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
+    let Some(value) = value else { return };
+    out.extend_from_slice(name);
+    // All bytes are looked at, whatever the first ones are: so the compiler takes many at a time.
+    let needs_escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    if value.as_bytes().iter().fold(false, |any, byte| any | needs_escape(byte)) {
+        // A Vec takes all that is written to it, and a text is always JSON.
+        let _written = serde_json::to_writer(out, value);
+        return;
+    }
+    out.push(b'"');
+    out.extend_from_slice(value.as_bytes());
+    out.push(b'"');
+}
+
+fn write_number(out: &mut Vec<u8>, name: &[u8], value: u64) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// The last `N` digits, with zeros in front.
+fn write_digits<const N: usize>(out: &mut Vec<u8>, mut value: u32) {
+    let mut digits = [b'0'; N];
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    out.extend_from_slice(&digits);
+}
+
+fn write_address(out: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        let _written = write!(out, "{address}");
+        return;
+    };
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+    }
+}
+
+/// Milliseconds, and thousandths of one, rounded.
+fn millis(took: Duration) -> (u64, u32) {
+    let micros = u64::try_from((took.as_nanos() + 500) / 1000).unwrap_or(u64::MAX);
+    (micros / 1000, (micros % 1000) as u32)
+}
+
+thread_local! {
+    /// The second that this thread told last, and how it is written.
+    static SECOND: Cell<(i64, [u8; 19])> = const { Cell::new((i64::MIN, [b'0'; 19])) };
+}
+
+/// This moment as RFC 3339 has it, with microseconds, in UTC.
+fn write_now(out: &mut Vec<u8>) {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let second = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    let (told, mut text) = SECOND.get();
+    if told != second {
+        let written = Timestamp::from_second(second).unwrap_or_default().to_string();
+        // `2026-11-24T22:05:17Z`: what stands before the Z.
+        if let Some(written) = written.as_bytes().first_chunk::<19>() {
+            text = *written;
+            SECOND.set((second, text));
+        }
+    }
+    out.extend_from_slice(&text);
+    out.push(b'.');
+    write_digits::<6>(out, since.subsec_micros());
+    out.push(b'Z');
+}
+
+/// The 32 hex digits of a number.
+pub(super) fn hex(number: u128) -> [u8; 32] {
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        if let [high, low] = pair {
+            (*high, *low) = (hex_digit(byte >> 4), hex_digit(byte & 15));
+        }
+    }
+    digits
+}
+
+fn hex_digit(nibble: u8) -> u8 {
+    nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> AccessLine {
+        let id = HeaderValue::from_static("req_1");
+        let target = PathAndQuery::from_static("/v1/x?key=secret");
+        AccessLine::new(id, Some("192.0.2.17".parse().unwrap()), Method::GET, Some(target), "HTTP/1.1")
+    }
+
+    fn json(line: &AccessLine) -> serde_json::Value {
+        let mut out = Vec::new();
+        line.write_json(&mut out, Duration::from_nanos(12_345_678));
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_json_with_the_documented_fields() {
+        let mut line = line();
+        line.way = Some(("chat".into(), "model".into()));
+        line.key_id = Some(HeaderValue::from_static("key_a"));
+        let mut told = json(&line);
+        let timestamp: Timestamp = told["timestamp"].as_str().unwrap().parse().unwrap();
+        assert!((Timestamp::now().as_second() - timestamp.as_second()).abs() < 5);
+        told["timestamp"] = "now".into();
+        let expected = serde_json::json!({
+            "timestamp": "now", "level": "INFO", "message": "request", "request_id": "req_1", "client": "192.0.2.17",
+            "method": "GET", "path": "/v1/x", "protocol": "HTTP/1.1", "status": 0, "key_id": "key_a", "route": "chat",
+            "upstream": "model", "bytes_sent": 0, "duration_ms": 12.346, "outcome": "client_left",
+        });
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn text_that_is_no_json_by_itself_is_escaped() {
+        let mut line = line();
+        for cause in ["a \"word\"", "a\\b", "two\nlines", "\u{1}", "ünïcödé", "\u{7f}"] {
+            line.cause = Some(cause.to_owned());
+            assert_eq!(json(&line)["cause"], cause);
+        }
+        line.client = Some("2001:db8::1".parse().unwrap());
+        assert_eq!(json(&line)["client"], "2001:db8::1");
+    }
+
+    #[test]
+    fn digits_and_hex_digits() {
+        assert_eq!(&hex(0x0123_4567_89ab_cdef_0000_0000_0000_00ff), b"0123456789abcdef00000000000000ff");
+        let mut out = Vec::new();
+        write_digits::<6>(&mut out, 42);
+        assert_eq!(out, b"000042");
+        assert_eq!(millis(Duration::from_nanos(1_999_500)), (2, 0));
+    }
+}
