@@ -27,6 +27,8 @@ pub(crate) struct Exchanges {
     is_tunnel: AtomicBool,
     /// An answer was broken off whose end is the connection's own.
     broken_off: AtomicBool,
+    /// Nothing has come for a while.
+    at_rest: AtomicBool,
     /// The connection is to end at once, and who is woken up then.
     cut: AtomicBool,
     cut_waker: AtomicWaker,
@@ -80,6 +82,16 @@ impl Exchanges {
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.cut_waker.register(cx.waker());
         if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Nothing has come for a while, or something has again.
+    pub(crate) fn note_rest(&self, at_rest: bool) {
+        self.at_rest.store(at_rest, Ordering::Relaxed);
+    }
+
+    /// Whether the connection is between two requests that are far apart.
+    pub(crate) fn may_rest(&self) -> bool {
+        self.at_rest.load(Ordering::Relaxed) && self.is_quiet() && !self.may_be_sending()
     }
 
     pub(crate) fn are_none(&self) -> bool {

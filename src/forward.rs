@@ -10,8 +10,10 @@ pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
@@ -27,7 +29,7 @@ use crate::gate::Permit;
 use crate::guard::Target;
 use crate::keys::cache::Revocation;
 use crate::upstream::connect::Flooded;
-use crate::upstream::pool::{Lease, WorkerPool};
+use crate::upstream::pool::{Lease, Sent, WorkerPool};
 use crate::upstream::unconnected::{LeaseError, is_shortage};
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
@@ -38,10 +40,9 @@ use upgrade::Upgrade;
 
 /// What upstream said.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "nearly all are answers; a tunnel may waste the space")]
 pub(crate) enum Forwarded {
     /// An answer, whose body follows.
-    Answer(Response<Download>),
+    Answer(Response<Box<Download>>),
     /// It changes over to what the client asked for: the head of its 101, and what is spoken behind it.
     Tunnel(Response<()>, Box<Tunnel>),
 }
@@ -50,7 +51,7 @@ pub(crate) enum Forwarded {
 #[derive(Debug)]
 pub(crate) struct Passage<'a> {
     pub(crate) permit: Permit,
-    pub(crate) parts: Parts,
+    pub(crate) parts: &'a mut Parts,
     pub(crate) upload: Upload,
     pub(crate) upgrade: Option<Upgrade>,
     /// Where open answers end with their key.
@@ -68,33 +69,32 @@ pub(crate) struct Passage<'a> {
 ///
 /// 401 where the key goes meanwhile, 408 and 413 for the request's body, 502 and 504 for upstream.
 pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
-    let Passage { permit, mut parts, upload, upgrade, mut revocation, last_resort, target, origin, pool } =
+    let Passage { permit, parts, upload, upgrade, mut revocation, last_resort, target, origin, pool } =
         passage;
     let exchanges = upload.exchanges();
     let upstream = permit.route().upstream.clone();
-    let method = parts.method.clone();
+    let is_head = parts.method == Method::HEAD;
     let (progress, limits) = (upload.progress(), upload.limits());
-    headers::prepare_request(&mut parts.headers, target, &permit, &origin);
-    if let Some(upgrade) = &upgrade {
-        upgrade.write_to(&mut parts.headers);
-    }
-    tell_of_no_body(&mut parts, &upload);
+    let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
-    // hyper's own extensions belong to the caller's connection.
-    parts.extensions.clear();
-
-    let request = Request::from_parts(parts, upload);
-    let exchange = Exchange {
-        upstream: &upstream,
-        timeouts: permit.route().timeouts,
-        needs_http1: upgrade.is_some(),
-        target,
-        path: &path,
-        progress: &progress,
-        limits,
+    let (response, mut lease) = {
+        let exchange = Exchange {
+            upstream: &upstream,
+            timeouts: permit.route().timeouts,
+            needs_http1: upgrade.is_some(),
+            target,
+            path: &path,
+            progress: &progress,
+            limits,
+        };
+        let mut sending = pin!(exchange.send(&mut request, pool));
+        // Given up once the key is gone.
+        poll_fn(|cx| match revocation.as_mut().map(|revocation| revocation.poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(Err(revoked(&permit))),
+            _ => sending.as_mut().poll(cx),
+        })
+        .await?
     };
-    let sending = exchange.send(request, pool);
-    let (response, mut lease) = unless_revoked(&mut revocation, &permit, sending).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return tunnelled(response, lease, permit, upgrade, revocation);
     }
@@ -105,30 +105,39 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     }
     progress.answered();
     let (mut head, incoming) = response.into_parts();
-    let keeps_length = method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
+    let keeps_length = is_head || head.status == StatusCode::NOT_MODIFIED;
     headers::prepare_response(&mut head.headers, keeps_length);
     head.version = Version::default();
     head.extensions.clear();
     let cutter = last_resort.map(|revocation| Cutter::new(revocation, exchanges));
-    let download = Download::new(incoming, lease, permit, progress, revocation, cutter);
+    let download = Box::new(Download::new(incoming, lease, permit, progress, revocation, cutter));
     Ok(Forwarded::Answer(Response::from_parts(head, download)))
 }
 
-/// Awaits `sending`, and gives it up once the key is gone.
-async fn unless_revoked<T>(
-    revocation: &mut Option<Revocation>,
+/// The caller's request as upstream gets it, but for what depends on the connection. Its headers are taken from `parts`.
+fn request_for(
+    parts: &mut Parts,
+    target: &Target,
     permit: &Permit,
-    sending: impl Future<Output = Result<T, Denial>>,
-) -> Result<T, Denial> {
-    let Some(revocation) = revocation else { return sending.await };
-    tokio::select! {
-        biased;
-        () = std::future::poll_fn(|cx| revocation.poll(cx)) => {
-            let key_id = permit.principal().map(|principal| principal.key().key.id());
-            Err(Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was asked"))
-        }
-        sent = sending => sent,
+    origin: &Origin<'_>,
+    upgrade: Option<&Upgrade>,
+    upload: Upload,
+) -> Request<Upload> {
+    headers::prepare_request(&mut parts.headers, target, permit, origin);
+    if let Some(upgrade) = upgrade {
+        upgrade.write_to(&mut parts.headers);
     }
+    tell_of_no_body(parts, &upload);
+    // hyper's own extensions belong to the caller's connection, and stay there.
+    let mut request = Request::new(upload);
+    *request.method_mut() = parts.method.clone();
+    *request.headers_mut() = std::mem::take(&mut parts.headers);
+    request
+}
+
+fn revoked(permit: &Permit) -> Denial {
+    let key_id = permit.principal().map(|principal| principal.key().key.id());
+    Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was asked")
 }
 
 /// Makes the tunnel of a 101 that was asked for.
@@ -215,18 +224,17 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Sends on a connection that is kept, or a new one. A connection that dies before a byte was written is
-    /// replaced, and an endpoint that can't be reached by another one.
+    /// replaced, and an endpoint that can't be reached by another one. `request`: where it waits until it is sent.
     async fn send(
         &self,
-        mut request: Request<Upload>,
+        request: &mut Option<Request<Upload>>,
         pool: &Arc<WorkerPool>,
     ) -> Result<(Response<Incoming>, Lease), Denial> {
         let mut tried = Vec::new();
         loop {
             let mut lease = self.lease(pool, &mut tried).await?;
-            self.shape(&mut request, &lease)?;
             let answered = {
-                let sending = pin!(lease.send(request));
+                let sending = pin!(self.begin(request, &mut lease)?);
                 self.answer(sending).await
             };
             match answered {
@@ -235,10 +243,10 @@ impl Exchange<'_> {
                     return Ok((response, lease));
                 }
                 Some(Err(mut error)) => match error.take_message() {
-                    Some(unsent) if lease.is_reused => request = unsent,
+                    Some(unsent) if lease.is_reused => *request = Some(unsent),
                     Some(unsent) if tried.len() < self.upstream.retries => {
                         tried.push(lease.endpoint().clone());
-                        request = unsent;
+                        *request = Some(unsent);
                     }
                     _ => return Err(self.failed(error.into_error(), &lease)),
                 },
@@ -250,6 +258,18 @@ impl Exchange<'_> {
         }
     }
 
+    /// Takes the request to a connection.
+    fn begin<'l>(
+        &self,
+        request: &mut Option<Request<Upload>>,
+        lease: &'l mut Lease,
+    ) -> Result<impl Future<Output = Sent> + use<'l>, Denial> {
+        // It is there: it was put back where it was not sent.
+        let mut request = request.take().ok_or_else(Denial::internal)?;
+        self.shape(&mut request, lease)?;
+        Ok(lease.send(request))
+    }
+
     /// A connection to an endpoint that the request was not tried on yet.
     async fn lease(&self, pool: &Arc<WorkerPool>, tried: &mut Vec<Arc<Endpoint>>) -> Result<Lease, Denial> {
         loop {
@@ -257,8 +277,12 @@ impl Exchange<'_> {
                 let denial = Denial::upstream_unreachable(&self.upstream.name);
                 return Err(denial.caused_by("tried on all endpoints"));
             };
+            if let Some(lease) = pool.reuse(self.upstream, &endpoint, self.needs_http1) {
+                return Ok(lease);
+            }
             let leasing = pool.lease(self.upstream, &endpoint, self.needs_http1, self.timeouts.connect);
-            let error = match leasing.await {
+            // In a box: few requests need the room that it takes.
+            let error = match Box::pin(leasing).await {
                 Ok(lease) => {
                     if !lease.is_reused {
                         self.note_success(&endpoint);

@@ -96,11 +96,6 @@ impl Limiter {
         }
     }
 
-    /// The clock that limits go by.
-    pub(crate) fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
     /// Notes that an address has presented a bad key.
     ///
     /// # Errors

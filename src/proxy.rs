@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,6 +28,7 @@ use crate::forward::headers::{Origin, is_harmless_trailer};
 use crate::forward::tunnel::OpenTunnel;
 use crate::forward::{self, Forwarded, Passage, upgrade};
 use crate::gate::{self, Authentication, Principal};
+use crate::guard::client::Client;
 use crate::guard::{self, client};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
@@ -86,25 +88,23 @@ struct Course {
 }
 
 /// Answers one request, whatever happens in it.
-pub(crate) async fn serve(
-    peer: &Peer,
+///
+/// What a request is made of stays where it is put here, for as long as it lasts: moved from step to step, it would cost
+/// more than all decisions about it.
+pub(crate) fn serve(
+    peer: Arc<Peer>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let (parts, body) = request.into_parts();
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+    let (mut parts, body) = request.into_parts();
     let body = RequestBody::new(body, parts.version);
     let in_service = peer.exchanges.begin(!body.is_empty());
     let request_id = observe::request_id(&parts.headers);
+    let target = parts.uri.path_and_query();
     let logs = &peer.gateway.logs;
+    let record = RequestRecord::open(logs, &request_id, peer.address, &parts.method, target, parts.version);
     let mut course = Course {
         snapshot: peer.gateway.snapshot.load_full(),
-        record: RequestRecord::open(
-            logs,
-            &request_id,
-            peer.address,
-            &parts.method,
-            parts.uri.path_and_query(),
-            parts.version,
-        ),
+        record,
         request_id,
         principal: None,
         route: None,
@@ -116,16 +116,21 @@ pub(crate) async fn serve(
         is_chunked: parts.version != Version::HTTP_2 && parts.headers.contains_key(TRANSFER_ENCODING),
         version: parts.version,
     };
-    let outcome = AssertUnwindSafe(handle(peer, &mut course, parts, &body)).catch_unwind().await;
-    let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
-    Ok(course.conclude(peer, &caller, outcome, in_service, body))
+    async move {
+        let outcome = {
+            let handling = pin!(handle(&peer, &mut course, &mut parts, &body));
+            AssertUnwindSafe(handling).catch_unwind().await
+        };
+        let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
+        Ok(course.conclude(&peer, &caller, outcome, in_service, body))
+    }
 }
 
 /// The steps of a request, in their order.
 async fn handle(
     peer: &Peer,
     course: &mut Course,
-    mut parts: Parts,
+    parts: &mut Parts,
     body: &RequestBody,
 ) -> Result<Forwarded, Denial> {
     let Gateway { keys, limiter, hooks, clock, .. } = &*peer.gateway;
@@ -138,21 +143,17 @@ async fn handle(
     }
 
     // Refuse what is ambiguous, before anybody can act on one of its meanings.
-    let target = guard::check(&parts, &snapshot.limits, !peer.is_tls && !client.via_trusted)?;
+    let target = guard::check(parts, &snapshot.limits, !peer.is_tls && !client.via_trusted)?;
     course.record.target(&target.path_and_query);
     let lookup = snapshot.routes.find(target.host(), &parts.method, target.path());
     refuse_ambiguities(&lookup, &target.ambiguities)?;
 
-    let now = clock.wall();
     // Who asks comes before what there is: a stranger learns of no route.
+    let now = clock.wall();
     let is_public = matches!(&lookup, Lookup::Found(route) if route.access == Access::Public);
-    if is_public {
-        gate::pass_unasked(&parts.headers, &snapshot)?;
-    } else {
-        let Authentication { key_id, outcome } =
-            gate::authenticate(&parts.headers, &client, &snapshot, keys, limiter, now);
-        course.record.key_id(key_id);
-        course.principal = Some(outcome?);
+    match is_public {
+        true => gate::pass_unasked(&parts.headers, &snapshot)?,
+        false => course.identify(peer, &parts.headers, &client, now)?,
     }
     let route = match lookup {
         Lookup::Found(route) => route,
@@ -163,7 +164,7 @@ async fn handle(
     course.route = Some(route.clone());
     let authorized = gate::authorize(course.principal.clone(), route.clone())?;
     let limits = upload_limits(&snapshot, &route, body, is_grpc(&parts.headers))?;
-    let upgrade = upgrade::asked(&mut parts, &route, !body.is_empty())?;
+    let upgrade = upgrade::asked(parts, &route, !body.is_empty())?;
 
     // The limits come last: what is refused has burnt no quota.
     let (permit, standing) = gate::admit(authorized, &snapshot, limiter)?;
@@ -248,6 +249,22 @@ struct Caller {
 }
 
 impl Course {
+    /// Finds out whose request it is; without a good key, nobody's.
+    fn identify(
+        &mut self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        client: &Client,
+        now: Timestamp,
+    ) -> Result<(), Denial> {
+        let Gateway { keys, limiter, .. } = &*peer.gateway;
+        let Authentication { key_id, outcome } =
+            gate::authenticate(headers, client, &self.snapshot, keys, limiter, now);
+        self.record.key_id(key_id);
+        self.principal = Some(outcome?);
+        Ok(())
+    }
+
     /// Notes that a key was let in, and tells what of that is worth a look.
     fn note_use(&self, peer: &Peer, address: Option<IpAddr>, now: Timestamp) {
         let Gateway { usage, clock, .. } = &*peer.gateway;

@@ -231,8 +231,8 @@ impl ResponseBody {
         ResponseBody::of(Source::Own(None), None)
     }
 
-    pub(crate) fn upstream(download: Download, record: RequestRecord) -> Self {
-        ResponseBody::of(Source::Upstream(Box::new(download)), Some(record))
+    pub(crate) fn upstream(download: Box<Download>, record: RequestRecord) -> Self {
+        ResponseBody::of(Source::Upstream(download), Some(record))
     }
 
     fn of(source: Source, record: Option<RequestRecord>) -> Self {

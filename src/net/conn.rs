@@ -1,17 +1,21 @@
 //! One connection: its TLS handshake, its protocol, and its requests until it ends.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::body::Incoming;
+use hyper::server::conn::http1::{self, UpgradeableConnection};
+use hyper::server::conn::http2;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -25,6 +29,7 @@ use super::wire::{Refuse, Wire};
 use crate::config::Limits;
 use crate::denial::Denial;
 use crate::exchange::Exchanges;
+use crate::forward::body::ResponseBody;
 use crate::observe::{self, Logs, RequestRecord, X_REQUEST_ID};
 use crate::proxy::{self, Peer};
 
@@ -53,23 +58,22 @@ enum Protocol {
 }
 
 /// Serves a connection until it ends. Errors end it and are nobody else's concern.
+///
+/// Each stage has a box of its own: so an idle connection holds no more than the stage that it is in needs.
 pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Receiver<bool>) {
     let Accepted { stream, tls, permit, member, .. } = accepted;
     let exchanges = peer.exchanges.clone();
-    let serving = async {
-        match stream {
-            Stream::Unix(stream) => serve_stream(UnixStream::from_std(stream)?, tls, peer, shutdown).await,
-            Stream::Tcp(stream) => {
-                // Small writes of a stream must not wait for an acknowledgement.
-                stream.set_nodelay(true)?;
-                serve_stream(TcpStream::from_std(stream)?, tls, peer, shutdown).await
-            }
-        }
+    let serving = match stream {
+        Stream::Unix(stream) => UnixStream::from_std(stream).map(|stream| begin(stream, tls, peer, shutdown)),
+        Stream::Tcp(stream) => undelayed(stream).map(|stream| begin(stream, tls, peer, shutdown)),
     };
-    let served = tokio::select! {
-        biased;
-        served = serving => served,
-        () = poll_fn(|cx| exchanges.poll_cut(cx)) => Err(io::ErrorKind::ConnectionAborted.into()),
+    let served = match serving {
+        Ok(serving) => tokio::select! {
+            biased;
+            served = serving => served,
+            () = poll_fn(|cx| exchanges.poll_cut(cx)) => Err(io::ErrorKind::ConnectionAborted.into()),
+        },
+        Err(error) => Err(error),
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended early");
@@ -77,12 +81,21 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
     drop((permit, member));
 }
 
-async fn serve_stream<S>(
+/// A stage of a connection.
+type Serving = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+fn undelayed(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+    // Small writes of a stream must not wait for an acknowledgement.
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(stream)
+}
+
+fn begin<S>(
     stream: S,
     tls: Option<Arc<rustls::ServerConfig>>,
     peer: Peer,
     shutdown: watch::Receiver<bool>,
-) -> io::Result<()>
+) -> Serving
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
@@ -91,28 +104,51 @@ where
         limits.header_timeout = limits.header_timeout.min(REFUSAL_TIME);
     }
     match tls {
-        None => {
-            let mut stream = stream;
-            let sniffed = tokio::select! {
-                sniffed = timeout(limits.header_timeout, sniff(&mut stream)) => sniffed,
-                // A client that has sent nothing yet is not waited for much longer.
-                () = grace_is_over(shutdown.clone()) => return Ok(()),
-            };
-            let (protocol, ahead) = sniffed??;
-            serve_http(stream, ahead, protocol, peer, limits, shutdown).await
-        }
-        Some(config) => {
-            let handshake = timeout(limits.handshake_timeout, TlsAcceptor::from(config).accept(stream));
-            let shaken = tokio::select! {
-                shaken = handshake => shaken,
-                () = grace_is_over(shutdown.clone()) => return Ok(()),
-            };
-            let stream = shaken??;
-            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
-            serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown).await
-        }
+        None => Box::pin(serve_plain(stream, peer, limits, shutdown)),
+        Some(config) => Box::pin(serve_tls(stream, config, peer, limits, shutdown)),
     }
+}
+
+async fn serve_plain<S>(
+    mut stream: S,
+    peer: Peer,
+    limits: Limits,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
+{
+    let sniffed = tokio::select! {
+        sniffed = timeout(limits.header_timeout, sniff(&mut stream)) => sniffed,
+        // A client that has sent nothing yet is not waited for much longer.
+        () = grace_is_over(shutdown.clone()) => return Ok(()),
+    };
+    let (protocol, ahead) = sniffed??;
+    serve_http(stream, ahead, protocol, peer, limits, shutdown).await
+}
+
+async fn serve_tls<S>(
+    stream: S,
+    config: Arc<rustls::ServerConfig>,
+    peer: Peer,
+    limits: Limits,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
+{
+    let shaken = {
+        let mut handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
+        let in_time = timeout(limits.handshake_timeout, handshake.as_mut());
+        tokio::select! {
+            shaken = in_time => shaken,
+            () = grace_is_over(shutdown.clone()) => return Ok(()),
+        }
+    };
+    let stream = shaken??;
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+    serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown).await
 }
 
 /// Ready when the process has been told to stop, and a client that has just connected had its time to ask.
@@ -136,96 +172,132 @@ async fn sniff<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Protocol, By
     }
 }
 
-async fn serve_http<S>(
+fn serve_http<S>(
     stream: S,
     ahead: Bytes,
     protocol: Protocol,
     peer: Peer,
     limits: Limits,
     shutdown: watch::Receiver<bool>,
-) -> io::Result<()>
+) -> Serving
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let exchanges = peer.exchanges.clone();
     let timeouts = WireTimeouts { header: limits.header_timeout, idle: limits.idle_timeout };
-    let wire = Wire::new(stream, ahead, exchanges.clone(), timeouts);
+    let wire = Wire::new(stream, ahead, exchanges, timeouts);
     match protocol {
         Protocol::Http1 => {
             let wire = wire.refusing(refusals(peer.gateway.logs.clone(), peer.address, limits));
-            serve_http1(wire, peer, limits, shutdown).await
+            Box::pin(serve_http1(Http1::new(peer, limits), Box::new(wire), shutdown))
         }
         Protocol::Http2 => {
             let wire = wire.metered(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-            serve_http2(wire, peer, limits, shutdown).await
+            Box::pin(serve_http2(wire, peer, limits, shutdown))
         }
     }
 }
 
+/// How connections of HTTP/1 are served.
+struct Http1 {
+    builder: http1::Builder,
+    peer: Arc<Peer>,
+    drain_timeout: Duration,
+}
+
+impl Http1 {
+    fn new(peer: Peer, limits: Limits) -> Self {
+        // A head may be as large as its two parts may be; which of them is too large, the guard says.
+        let head_bytes = usize::try_from(limits.header_bytes + limits.uri_bytes).unwrap_or(usize::MAX);
+        let mut builder = http1::Builder::new();
+        builder
+            .max_buf_size(head_bytes.max(8192).saturating_add(1024))
+            // The wire has the timers.
+            .header_read_timeout(None);
+        if limits.header_count != HYPERS_HEADER_COUNT {
+            // Said only where it differs: hyper then fills a list of this length for every head.
+            builder.max_headers(limits.header_count);
+        }
+        Http1 { builder, peer: Arc::new(peer), drain_timeout: limits.drain_timeout }
+    }
+
+    /// Hands a wire to hyper.
+    fn wake<W>(
+        &self,
+        wire: W,
+    ) -> Box<
+        UpgradeableConnection<
+            TokioIo<W>,
+            impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send> + use<W>,
+        >,
+    >
+    where
+        W: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let peer = self.peer.clone();
+        let service = service_fn(move |request| proxy::serve(peer.clone(), request));
+        Box::new(self.builder.serve_connection(TokioIo::new(wire), service).with_upgrades())
+    }
+}
+
 async fn serve_http1<S>(
-    wire: Wire<S>,
-    peer: Peer,
-    limits: Limits,
+    http: Http1,
+    mut wire: Box<Wire<S>>,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
-    let (exchanges, tunnel) = (peer.exchanges.clone(), peer.tunnel.clone());
-    let mut after_shutdown = shutdown.clone();
-    let peer = Arc::new(peer);
-    let service = service_fn(move |request| {
-        let peer = peer.clone();
-        async move { proxy::serve(&peer, request).await }
-    });
-    // A head may be as large as its two parts may be; which of them is too large, the guard says.
-    let head_bytes = usize::try_from(limits.header_bytes + limits.uri_bytes).unwrap_or(usize::MAX);
-    let mut builder = http1::Builder::new();
-    builder
-        .max_buf_size(head_bytes.max(8192).saturating_add(1024))
-        // The wire has the timers.
-        .header_read_timeout(None);
-    if limits.header_count != HYPERS_HEADER_COUNT {
-        // Said only where it differs: hyper then fills a list of this length for every head.
-        builder.max_headers(limits.header_count);
-    }
-    let connection = builder.serve_connection(TokioIo::new(wire), service).with_upgrades();
-    let mut connection = pin!(connection);
+    let (exchanges, mut after_shutdown) = (http.peer.exchanges.clone(), shutdown.clone());
     // From the word to stop on, every answer closes its connection. So one that is in use ends with its next answer,
     // and no request crosses the end of its connection on the way; one that is not in use ends a moment later.
-    let drained = async {
+    let mut drained = pin!(async {
         drop(shutdown.wait_for(|stop| *stop).await);
         let is_fresh = exchanges.begun() == 0;
         tokio::time::sleep(if is_fresh { FRESH_GRACE } else { IDLE_GRACE }).await;
-    };
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => Some(ended),
-        () = drained => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
+    });
+    let ended = loop {
+        let mut connection = http.wake(wire);
+        let at_rest = tokio::select! {
+            biased;
+            ended = &mut *connection => break ended.map_err(io::Error::other),
+            // hyper has had its turn, and waits.
+            () = poll_fn(|_| if exchanges.may_rest() { Poll::Ready(()) } else { Poll::Pending }) => true,
+            () = drained.as_mut() => false,
+        };
+        if !at_rest {
+            Pin::new(&mut *connection).graceful_shutdown();
+            break tokio::select! {
                 biased;
-                ended = connection.as_mut() => ended,
+                ended = connection => ended.map_err(io::Error::other),
                 // The rest of a head that does not come is not waited for.
                 () = watch_idle(&exchanges, FRESH_GRACE, Exchanges::is_quiet) => Ok(()),
-            }
+            };
+        }
+        // Between two requests, far apart: hyper's buffers, and room for a request's course, are given back meanwhile.
+        let Some(parts) = connection.into_parts() else { return Ok(()) };
+        wire = parts.io.into_inner();
+        tokio::select! {
+            biased;
+            more = wire.rest(parts.read_buf) => match more {
+                Ok(true) => {}
+                Ok(false) => break wire.shutdown().await,
+                Err(error) => break Err(error),
+            },
+            () = drained.as_mut() => break wire.shutdown().await,
         }
     };
     // What HTTP has ended with may be another protocol's beginning.
-    let opened = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let opened = http.peer.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(opened) = opened {
         // It has no end of its own: what it may have of the drain's time, it has to the full but for a last moment.
         let over = async {
             drop(after_shutdown.wait_for(|stop| *stop).await);
-            tokio::time::sleep(limits.drain_timeout - limits.drain_timeout / 10).await;
+            tokio::time::sleep(http.drain_timeout - http.drain_timeout / 10).await;
         };
         opened.run(over).await;
     }
-    ended.map_err(io::Error::other)
+    ended
 }
 
 async fn serve_http2<S>(
@@ -240,10 +312,7 @@ where
     let is_over_limit = peer.over_limit.is_some();
     let peer = Arc::new(peer);
     let exchanges = peer.exchanges.clone();
-    let service = service_fn(move |request| {
-        let peer = peer.clone();
-        async move { proxy::serve(&peer, request).await }
-    });
+    let service = service_fn(move |request| proxy::serve(peer.clone(), request));
     let connection = http2::Builder::new(StreamExecutor { limit: limits.idle_timeout })
         // Work at once; what is opened beyond is refused.
         .max_concurrent_streams(MAX_STREAMS)
@@ -265,7 +334,7 @@ where
         .max_send_buf_size(128 * 1024)
         // Floods of PING, SETTINGS and their like are the wire's business; streams that a client stalls, their task's.
         .serve_connection(TokioIo::new(wire), service);
-    let mut connection = pin!(connection);
+    let mut connection = Box::pin(connection);
     let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_none);
     // What is refused whatever it asks goes, though HTTP/2 has no `Connection: close`.
     let expelled = async {

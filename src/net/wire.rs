@@ -6,7 +6,7 @@
 //! head that does not come, a connection that idles and a reader that stalls, and lets a client that still
 //! sends read its refusal before the connection is torn down.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// With more than this unread behind a whole request, the kernel takes no more, and an end can't arrive.
 const MOST_BEHIND: u64 = 64 * 1024;
+/// A connection that is idle for this long rests: hyper goes, with its buffers, until more comes.
+const REST_AFTER: Duration = Duration::from_secs(1);
 /// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
 const TURN_BYTES: usize = 128 * 1024;
 pub(crate) struct Wire<S: Peered> {
@@ -73,6 +75,8 @@ pub(crate) struct Wire<S: Peered> {
     /// Since when a write has made no progress.
     write_blocked: Option<Instant>,
     lingering: Option<Linger>,
+    /// The time to rest has come since the last request, whether hyper went or not.
+    has_rest: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
@@ -105,7 +109,30 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             behind_since: None,
             write_blocked: None,
             lingering: None,
+            has_rest: false,
         }
+    }
+
+    /// Waits for more in hyper's place, which has left `unparsed`: no head, but empty lines perhaps. Says whether there
+    /// is more; if not, the stream has ended, or was idle for too long.
+    ///
+    /// # Errors
+    ///
+    /// What the system or TLS said.
+    pub(crate) async fn rest(&mut self, unparsed: Bytes) -> io::Result<bool> {
+        self.exchanges.note_rest(false);
+        let more = poll_fn(|cx| self.poll_more(cx)).await?;
+        self.ahead =
+            if unparsed.is_empty() { more.clone() } else { [unparsed, more.clone()].concat().into() };
+        Ok(!more.is_empty())
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        // On the stack, and only while something is read: what rests has no buffer.
+        let mut room = [0; 4096];
+        let mut more = ReadBuf::new(&mut room);
+        ready!(Pin::new(self).poll_read(cx, &mut more))?;
+        Poll::Ready(Ok(Bytes::copy_from_slice(more.filled())))
     }
 
     /// Puts `refuse`'s answers in the place of hyper's refusals.
@@ -128,6 +155,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let begun = self.exchanges.begun();
         if begun != self.seen {
             self.seen = begun;
+            self.has_rest = false;
+            self.exchanges.note_rest(false);
             let since = Instant::now();
             self.phase = match self.next_head.take().filter(|(of, _)| *of == begun) {
                 Some((_, seen)) => Phase::Head { since, seen },
@@ -179,10 +208,18 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Some(self.phase.end(self.timeouts))
     }
 
-    /// There is nothing to read. Says when the wait must end.
-    fn waits(&mut self) -> Option<Instant> {
-        self.in_turn = 0;
-        self.read_deadline()
+    /// There is nothing to read. Ready when the wait must end.
+    fn poll_waited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.read_deadline() else { return Poll::Pending };
+        if let Phase::Idle { since } = self.phase
+            && !self.has_rest
+            && since + REST_AFTER < deadline
+        {
+            ready!(self.poll_timer(cx, since + REST_AFTER));
+            self.has_rest = true;
+            self.exchanges.note_rest(true);
+        }
+        self.poll_timer(cx, deadline)
     }
 
     /// Ends a connection that floods us with frames.
@@ -334,15 +371,13 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
                 this.meter(bytes)
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => match this.waits() {
+            Poll::Pending => {
+                this.in_turn = 0;
+                ready!(this.poll_waited(cx));
                 // The end of the stream: hyper closes an idle connection cleanly, and one in mid-head as broken.
-                Some(deadline) => {
-                    ready!(this.poll_timer(cx, deadline));
-                    this.has_ended = true;
-                    Poll::Ready(Ok(()))
-                }
-                None => Poll::Pending,
-            },
+                this.has_ended = true;
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }
@@ -396,10 +431,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         ready!(this.poll_presence(cx))?;
         // hyper does not read again after an answer where its last read found nothing: the wait for the next
         // head starts here, or it would have no timer.
-        if !this.has_ended
-            && let Some(deadline) = this.read_deadline()
-            && this.poll_timer(cx, deadline).is_ready()
-        {
+        if !this.has_ended && this.poll_waited(cx).is_ready() {
             // Where hyper does not read even now (the rest of a request waits for an upstream that takes nothing),
             // it can't be told the end.
             if this.is_overdue {

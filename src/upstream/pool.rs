@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -88,6 +90,9 @@ impl Drop for Place {
     }
 }
 
+/// What becomes of a request that was sent: the head of its answer, or itself again if nothing of it was written.
+pub(crate) type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
+
 /// A connection in use by one request. Unless it is given back, dropping it closes it, or ends its stream.
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -114,7 +119,18 @@ enum Way {
 }
 
 impl WorkerPool {
-    /// A connection to this endpoint: one that is there and alive, else a new one.
+    /// A connection to this endpoint that is there and alive; `None` where there is none.
+    pub(crate) fn reuse(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        endpoint: &Arc<Endpoint>,
+        needs_http1: bool,
+    ) -> Option<Lease> {
+        let way = self.way(endpoint, needs_http1)?;
+        Some(self.leased(way, true, endpoint.health.enter(), upstream, endpoint))
+    }
+
+    /// A new connection to this endpoint, or one that somebody makes meanwhile.
     ///
     /// # Errors
     ///
@@ -128,9 +144,6 @@ impl WorkerPool {
         limit: Duration,
     ) -> Result<Lease, LeaseError> {
         let at = endpoint.health.enter();
-        if let Some(way) = self.reuse(endpoint, needs_http1) {
-            return Ok(self.leased(way, true, at, upstream, endpoint));
-        }
         let may_share = !needs_http1 && endpoint.may_speak_http2() && !endpoint.chose_http1();
         let turn = match may_share {
             true => match timeout(limit, self.turn(endpoint).lock_owned()).await {
@@ -140,7 +153,7 @@ impl WorkerPool {
             false => None,
         };
         // Whoever had the turn before may have made one.
-        if may_share && let Some(way) = self.reuse(endpoint, needs_http1) {
+        if may_share && let Some(way) = self.way(endpoint, needs_http1) {
             return Ok(self.leased(way, true, at, upstream, endpoint));
         }
         let connecting = async {
@@ -198,7 +211,7 @@ impl WorkerPool {
         Lease { way, is_reused, may_be_kept: true, at, endpoint, upstream, pool }
     }
 
-    fn reuse(&self, endpoint: &Endpoint, needs_http1: bool) -> Option<Way> {
+    fn way(&self, endpoint: &Endpoint, needs_http1: bool) -> Option<Way> {
         let multiplexed =
             (endpoint.may_speak_http2() && !needs_http1).then(|| self.place(endpoint)).flatten();
         multiplexed.or_else(|| self.idle(endpoint))
@@ -374,24 +387,19 @@ impl Lease {
         &self.endpoint
     }
 
-    /// Sends the request; the head of its answer follows.
-    pub(crate) async fn send(
-        &mut self,
-        mut request: Request<Upload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
+    /// Sends the request at once; the head of its answer follows.
+    pub(crate) fn send(&mut self, mut request: Request<Upload>) -> impl Future<Output = Sent> + use<'_> {
         match &mut self.way {
             Way::Http1 { sender, socket, .. } => {
                 socket.expects_head();
-                let answer = sender.try_send_request(request).await;
-                socket.head_came();
-                answer
+                let answer = sender.try_send_request(request);
+                Either::Left(answer.inspect(|_| socket.head_came()))
             }
             Way::Http2(place) => {
                 // An upload that upstream takes no more of still has its stream, whatever became of the answer.
                 request.body_mut().hold(place.clone());
-                let answer = place.0.sender.clone().try_send_request(request).await;
-                place.0.socket.progressed();
-                answer
+                let answer = place.0.sender.clone().try_send_request(request);
+                Either::Right(answer.inspect(|_| place.0.socket.progressed()))
             }
         }
     }
