@@ -1,5 +1,6 @@
 # Everything a person or a machine does with this repository. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile bench-keys soak fuzz clean help
+.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile soak fuzz clean help
+.PHONY: bench bench-setup bench-instructions bench-curves bench-steps bench-keys
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -69,6 +70,25 @@ fuzz: ## Run each fuzz target for SECONDS=300; needs a nightly toolchain and `ca
 		$(CARGO) +nightly fuzz run $$target fuzz/work/$$target fuzz/corpus/$$target -- \
 			-max_total_time=$(or $(SECONDS),300) -max_len=4096 -timeout=20 $$(test -f $$dictionary && echo -dict=$$dictionary); \
 	done
+
+bench: bench-setup ## bearward beside nginx and HAProxy, as ratios, in MINUTES=10; SCENARIOS=plain,tls chooses
+	python3 bench/bench.py --minutes $(or $(MINUTES),10) --only "$(SCENARIOS)" $(if $(SCENARIOS),,--svg docs/bench.svg)
+
+bench-instructions: bench-setup ## Instructions in user space that a request costs each of them, by callgrind
+	@command -v valgrind >/dev/null || (apt-get update && apt-get install -y valgrind)
+	python3 bench/instructions.py
+
+bench-curves: bench-setup ## How cost and memory grow with connections, keys and routes; ROUNDS=9
+	python3 bench/curves.py --rounds $(or $(ROUNDS),9)
+
+bench-setup:
+	@for tool in nginx haproxy wrk h2load openssl; do command -v $$tool >/dev/null \
+		|| exec sh -c 'apt-get update && apt-get install -y nginx-light haproxy wrk nghttp2-client openssl'; done
+	@echo "building bearward as it is released (some minutes the first time) …"
+	$(CARGO) build --release
+
+bench-steps: ## The steps of a request by themselves: token, look-up, decision, headers, reload
+	$(CARGO) bench --bench steps --features fuzzing
 
 bench-keys: ## Look-ups of tokens: their cost, ten million changed ones, and whether time tells how near one was
 	$(CARGO) bench --bench keys

@@ -15,16 +15,18 @@ UNITS = {"us": 1, "ms": 1e3, "s": 1e6, "m": 60e6}
 
 # Requests are made once: the load costs no more for having a thousand keys.
 WRK = """
-local requests, number = {}, 0
+local requests, count, number = {}, 0, 0
 function init()
-  for index = 0, %(keys)d - 1 do
-    local headers = {["Authorization"] = string.format("Bearer sk-bench-%%016d", index), ["Connection"] = %(connection)s,
+  for token in io.lines("%(tokens)s") do
+    local headers = {["Authorization"] = "Bearer " .. token, ["Connection"] = %(connection)s,
                      ["User-Agent"] = "bench", ["Accept"] = "application/json", ["Content-Type"] = "application/json"}
-    requests[index] = wrk.format("%(method)s", "%(path)s", headers, %(body)s)
+    requests[count] = wrk.format("%(method)s", "%(path)s", headers, %(body)s)
+    count = count + 1
+    if count == %(keys)d then break end
   end
 end
 function request()
-  number = (number + 7) %% %(keys)d
+  number = (number + 7) %% count
   return requests[number]
 end
 """
@@ -41,7 +43,7 @@ class Wrk:
     def __init__(self, subject, cores, seconds, tls=False, method="GET", path="/v1/models", body="nil",
                  connection="nil", connections=CONNECTIONS, keys=KEYS):
         self.script = tempfile.NamedTemporaryFile("w", suffix=".lua")
-        self.script.write(WRK % {"keys": keys, "method": method, "path": path, "body": body, "connection": connection})
+        self.script.write(WRK % {"tokens": subject.origin.tokens, "keys": keys, "method": method, "path": path, "body": body, "connection": connection})
         self.script.flush()
         url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", self.script.name, url]

@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import urllib.error
 import urllib.request
+import zlib
 
 from processes import Process, free_port, is_listening, wait_for
 
@@ -20,8 +21,17 @@ BIG = 10 * 1000 * 1000
 ANSWER = '{"object":"list","data":[{"id":"tiny","object":"model"}]}'
 
 
+DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
 def key(number):
-    return f"sk-bench-{number:016}"
+    """A token of bearward's form: the others take it for any text."""
+    signed = f"bwk_{number:010}_{number:032}"
+    checksum, rest = "", zlib.crc32(signed.encode())
+    for _ in range(6):
+        rest, digit = divmod(rest, 62)
+        checksum = DIGITS[digit] + checksum
+    return signed + checksum
 
 
 def bearward_binary():
@@ -49,6 +59,8 @@ class Origin:
         self.port, self.events_port = free_port(), free_port()
         self.socket = self.directory / "origin.sock"
         (self.directory / "big").write_bytes(bytes(BIG))
+        self.tokens = self.directory / "tokens"
+        self.tokens.write_text("".join(f"{key(number)}\n" for number in range(KEYS)))
         (self.directory / "nginx.conf").write_text(f"""
 daemon off; worker_processes 1; pid nginx.pid; error_log error.log crit;
 events {{ worker_connections 16384; }}
@@ -189,7 +201,7 @@ defaults
   timeout server 300s
   timeout http-keep-alive 75s
 backend limits
-  stick-table type string len 32 size 100k expire 10m store http_req_rate(60s)
+  stick-table type string len 64 size 100k expire 10m store http_req_rate(60s)
 frontend in
   bind {front} backlog 4096
   bind {front_tls} backlog 4096

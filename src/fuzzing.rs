@@ -1,4 +1,4 @@
-//! What the fuzzers call, and what must hold whatever they send.
+//! What the fuzzers call, and what must hold whatever they send; and, for benches, the [`Steps`] of a request.
 //!
 //! Each function takes any bytes and panics where a promise is broken. `fuzz/` runs them under libFuzzer; the tests
 //! below replay what it has found. Not part of the library that embedders use.
@@ -15,12 +15,14 @@ mod connection;
 mod hygiene;
 mod path;
 mod reference;
+mod steps;
 mod stores;
 mod token;
 
 pub use connection::connection;
 pub use hygiene::hygiene;
 pub use path::path;
+pub use steps::Steps;
 pub use stores::{config, keys};
 pub use token::token;
 

@@ -82,19 +82,21 @@ impl AccessLine {
         out.extend_from_slice(b"{\"timestamp\":\"");
         write_now(out);
         out.extend_from_slice(b"\",\"level\":\"INFO\",\"message\":\"request\"");
-        write_field(out, b",\"request_id\":", Some(text(&self.request_id)));
+        write_word(out, b",\"request_id\":", text(&self.request_id));
         if let Some(client) = self.client {
             out.extend_from_slice(b",\"client\":\"");
             write_address(out, client);
             out.push(b'"');
         }
-        write_field(out, b",\"method\":", Some(&masked(self.method.as_str())));
+        write_word(out, b",\"method\":", &masked(self.method.as_str()));
         write_field(out, b",\"path\":", Some(&masked(self.path())));
-        write_field(out, b",\"protocol\":", Some(self.protocol));
+        write_word(out, b",\"protocol\":", self.protocol);
         write_number(out, b",\"status\":", self.status.into());
         write_field(out, b",\"code\":", self.code);
         write_field(out, b",\"cause\":", self.cause.as_deref());
-        write_field(out, b",\"key_id\":", self.key_id.as_ref().map(text));
+        if let Some(key_id) = &self.key_id {
+            write_word(out, b",\"key_id\":", text(key_id));
+        }
         write_field(out, b",\"route\":", self.route());
         write_field(out, b",\"upstream\":", self.way.as_ref().map(|(_, upstream)| &**upstream));
         write_number(out, b",\"bytes_sent\":", self.bytes_sent);
@@ -102,7 +104,7 @@ impl AccessLine {
         write_number(out, b",\"duration_ms\":", whole);
         out.push(b'.');
         write_digits::<3>(out, thousandths);
-        write_field(out, b",\"outcome\":", Some(self.outcome));
+        write_word(out, b",\"outcome\":", self.outcome);
         out.push(b'}');
     }
 
@@ -139,14 +141,21 @@ fn text(value: &HeaderValue) -> &str {
 /// `name` with its comma, quotes and colon, and the value as JSON's; nothing where there is none.
 fn write_field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
     let Some(value) = value else { return };
-    out.extend_from_slice(name);
     // All bytes are looked at, whatever the first ones are: so the compiler takes many at a time.
     let needs_escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
     if value.as_bytes().iter().fold(false, |any, byte| any | needs_escape(byte)) {
+        out.extend_from_slice(name);
         // A Vec takes all that is written to it, and a text is always JSON.
         let _written = serde_json::to_writer(out, value);
         return;
     }
+    write_word(out, name, value);
+}
+
+/// The same for a value that has nothing to escape: an id (see `is_sane_id`, `is_key_id`), a method (a token, RFC 9110,
+/// section 5.6.2) or a word of ours.
+fn write_word(out: &mut Vec<u8>, name: &[u8], value: &str) {
+    out.extend_from_slice(name);
     out.push(b'"');
     out.extend_from_slice(value.as_bytes());
     out.push(b'"');

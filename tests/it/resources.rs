@@ -265,6 +265,48 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
     }
 }
 
+/// An idle connection's buffers are given back after a second; nobody who uses it again may notice.
+#[tokio::test]
+async fn a_connection_that_has_come_to_rest_goes_on_where_it_was() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    for is_tls in [false, true] {
+        let gateway = Gateway::guarding(&upstream)
+            .key("ci", "permissions: [read]")
+            .config("limits: {idle_timeout: 2500ms}");
+        let gateway = if is_tls { gateway.tls() } else { gateway }.start().await;
+        let request = format!("{GET}{}\r\n", gateway.bearer("ci"));
+        let (start, end) = request.split_at(30);
+        let mut raw = gateway.raw().await;
+        raw.send(&request).await;
+        assert_eq!(raw.answer().await.status, 200);
+        // In one piece, in two, behind an empty line, and two at once.
+        for pieces in [vec![&*request], vec![start, end], vec!["\r\n", &request], vec![&request, &request]] {
+            let idles = tokio::time::timeout(Duration::from_millis(1300), raw.bytes(1)).await;
+            assert!(idles.is_err(), "{idles:?}");
+            let before = upstream.requests().len();
+            for piece in &pieces {
+                raw.send(piece).await;
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(raw.answer().await.status, 200, "{pieces:?}");
+            if pieces == [&request, &request] {
+                assert_eq!(raw.answer().await.status, 200);
+            }
+            assert!(upstream.requests().len() > before);
+        }
+        let started = Instant::now();
+        raw.assert_ended().await;
+        assert!(started.elapsed() > Duration::from_secs(2), "it has its idle time all the same");
+        raw = gateway.raw().await;
+        raw.send(&request).await;
+        assert_eq!(raw.answer().await.status, 200);
+        let idles = tokio::time::timeout(Duration::from_millis(1300), raw.bytes(1)).await;
+        assert!(idles.is_err(), "{idles:?}");
+        raw.send("nonsense\r\n\r\n").await;
+        raw.answer().await.assert_denied(400, "BAD_REQUEST");
+    }
+}
+
 /// Or whoever reaches the listener could have the process restarted.
 #[tokio::test]
 async fn a_probe_is_answered_however_many_hold_connections_to_the_admin_listener() {

@@ -1,0 +1,88 @@
+use std::future::poll_fn;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+/// An answer was complete before its request was, and upstream takes no more of it: hyper reads nothing.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let exchanges = Arc::new(Exchanges::default());
+    let idle = Duration::from_secs(5);
+    let timeouts = WireTimeouts { header: idle, idle };
+    let refuse: Refuse = Box::new(|_, _| Bytes::new());
+    let mut wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
+    drop(exchanges.begin(true));
+    let mut turn = async || poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_flush(cx))).await;
+    assert!(matches!(turn().await, Poll::Ready(Ok(()))));
+    tokio::time::advance(2 * idle).await;
+    assert!(matches!(turn().await, Poll::Ready(Ok(()))), "hyper is woken up once");
+    assert!(matches!(turn().await, Poll::Ready(Err(_))), "and then it ends");
+}
+
+/// hyper reads nothing while upstream takes nothing, so only the wire can notice.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_behind_an_unread_body_is_noticed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let exchanges = Arc::new(Exchanges::default());
+    let long = Duration::from_secs(60);
+    let timeouts = WireTimeouts { header: long, idle: long };
+    let refuse: Refuse = Box::new(|_, _| Bytes::new());
+    let mut wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
+    let _in_service = exchanges.begin(true);
+    client.write_all(b"a part of a body").await.unwrap();
+    // As hyper does on each of its turns: it flushes, and has nothing to flush.
+    let mut turn = async || {
+        let flushed = poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_flush(cx))).await;
+        assert!(flushed.is_ready());
+        flushed
+    };
+    let is_well = |flushed: &Poll<io::Result<()>>| matches!(flushed, Poll::Ready(Ok(())));
+    assert!(is_well(&turn().await));
+    tokio::time::advance(PROBE_INTERVAL).await;
+    assert!(is_well(&turn().await), "it is still there");
+    drop(client);
+    tokio::time::advance(PROBE_INTERVAL).await;
+    assert!(!is_well(&turn().await), "it has left");
+}
+
+/// hyper keeps an empty line that stands before a head, and has nothing else to do with it.
+#[tokio::test(start_paused = true)]
+async fn a_connection_rests_once_after_each_request_whatever_empty_lines_come() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let exchanges = Arc::new(Exchanges::default());
+    let idle = Duration::from_secs(60);
+    let timeouts = WireTimeouts { header: idle, idle };
+    let refuse: Refuse = Box::new(|_, _| Bytes::new());
+    let mut wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
+    drop(exchanges.begin(false));
+    let waits = async |wire: &mut Wire<TcpStream>| {
+        let mut room = [0; 16];
+        let mut buf = ReadBuf::new(&mut room);
+        let read = poll_fn(|cx| Poll::Ready(Pin::new(&mut *wire).poll_read(cx, &mut buf))).await;
+        exchanges.flushed();
+        (read.is_pending(), exchanges.may_rest())
+    };
+    assert_eq!(waits(&mut wire).await, (true, false), "not at once");
+    tokio::time::advance(REST_AFTER).await;
+    assert_eq!(waits(&mut wire).await, (true, true));
+    client.write_all(b"\r\n").await.unwrap();
+    assert!(wire.rest(Bytes::new()).await.unwrap());
+    assert_eq!(waits(&mut wire).await, (false, false), "hyper reads it");
+    tokio::time::advance(REST_AFTER).await;
+    assert_eq!(waits(&mut wire).await, (true, false), "and is not sent away for it again");
+    drop(exchanges.begin(false));
+    assert_eq!(waits(&mut wire).await, (true, false));
+    tokio::time::advance(REST_AFTER).await;
+    assert_eq!(waits(&mut wire).await, (true, true), "after the next request it is");
+    drop(client);
+    assert!(!wire.rest(Bytes::from_static(b"\r\n")).await.unwrap(), "the end");
+}
