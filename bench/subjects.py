@@ -62,7 +62,7 @@ class Origin:
         self.tokens = self.directory / "tokens"
         self.tokens.write_text("".join(f"{key(number)}\n" for number in range(KEYS)))
         (self.directory / "nginx.conf").write_text(f"""
-daemon off; worker_processes 1; pid nginx.pid; error_log error.log crit;
+daemon off; user root; worker_processes 1; pid nginx.pid; error_log error.log crit;
 events {{ worker_connections 16384; }}
 http {{
   access_log off; keepalive_timeout 1h; keepalive_requests 1000000000; sendfile on; tcp_nopush on;

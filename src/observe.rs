@@ -13,7 +13,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::denial::Denial;
@@ -28,7 +27,10 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut given = headers.get_all(X_REQUEST_ID).iter();
     match (given.next(), given.next()) {
-        (Some(id), None) if is_sane_id(id.as_bytes()) => id.clone(),
+        (Some(id), None) if is_sane_id(id.as_bytes()) => {
+            // A copy: it lives as long as the answer, and a slice would keep all of the request's head.
+            HeaderValue::from_bytes(id.as_bytes()).unwrap_or_else(|_| new_request_id())
+        }
         _ => new_request_id(),
     }
 }
@@ -80,7 +82,6 @@ pub(crate) struct Logs {
 #[derive(Debug)]
 pub(crate) struct RequestRecord(Option<Box<OpenRecord>>);
 
-#[derive(Debug)]
 struct OpenRecord {
     logs: Logs,
     started: Instant,
@@ -88,19 +89,19 @@ struct OpenRecord {
 }
 
 impl RequestRecord {
-    /// Opens the record of a request. `target` is the raw one until the canonical one is known.
+    /// Opens the record of a request. `path` is the raw one until the canonical one is known.
     pub(crate) fn open(
         logs: &Logs,
         id: &HeaderValue,
         client: Option<IpAddr>,
         method: &Method,
-        target: Option<&PathAndQuery>,
+        path: &str,
         version: Version,
     ) -> Self {
         if logs.access.is_none() && logs.audit.is_none() {
             return RequestRecord(None);
         }
-        let line = AccessLine::new(id.clone(), client, method.clone(), target.cloned(), protocol(version));
+        let line = AccessLine::new(id.clone(), client, method.clone(), path, protocol(version));
         RequestRecord(Some(Box::new(OpenRecord { logs: logs.clone(), started: Instant::now(), line })))
     }
 
@@ -118,8 +119,12 @@ impl RequestRecord {
         self.note(|line| line.key_id = key_id);
     }
 
-    pub(crate) fn target(&mut self, target: &PathAndQuery) {
-        self.note(|line| line.target = Some(target.clone()));
+    pub(crate) fn path(&mut self, path: &str) {
+        self.note(|line| {
+            if *line.path != *path {
+                line.path = path.into();
+            }
+        });
     }
 
     pub(crate) fn route(&mut self, route: &Arc<str>, upstream: &Arc<str>) {
@@ -168,6 +173,13 @@ impl RequestRecord {
             line.outcome = "upstream_failed";
             line.cause = Some(with_sources(error));
         });
+    }
+}
+
+impl std::fmt::Debug for OpenRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A path may hold anything.
+        f.write_str("OpenRecord(…)")
     }
 }
 

@@ -99,9 +99,9 @@ pub(crate) fn serve(
     let body = RequestBody::new(body, parts.version);
     let in_service = peer.exchanges.begin(!body.is_empty());
     let request_id = observe::request_id(&parts.headers);
-    let target = parts.uri.path_and_query();
+    let path = parts.uri.path();
     let logs = &peer.gateway.logs;
-    let record = RequestRecord::open(logs, &request_id, peer.address, &parts.method, target, parts.version);
+    let record = RequestRecord::open(logs, &request_id, peer.address, &parts.method, path, parts.version);
     let mut course = Course {
         snapshot: peer.gateway.snapshot.load_full(),
         record,
@@ -144,7 +144,7 @@ async fn handle(
 
     // Refuse what is ambiguous, before anybody can act on one of its meanings.
     let target = guard::check(parts, &snapshot.limits, !peer.is_tls && !client.via_trusted)?;
-    course.record.target(&target.path_and_query);
+    course.record.path(target.path());
     let lookup = snapshot.routes.find(target.host(), &parts.method, target.path());
     refuse_ambiguities(&lookup, &target.ambiguities)?;
 

@@ -281,10 +281,12 @@ where
             biased;
             more = wire.rest(parts.read_buf) => match more {
                 Ok(true) => {}
-                Ok(false) => break wire.shutdown().await,
-                Err(error) => break Err(error),
+                Ok(false) | Err(_) => break wire.shutdown().await,
             },
-            () = drained.as_mut() => break wire.shutdown().await,
+            () = drained.as_mut() => {
+                // A client that reads nothing is not waited for.
+                break timeout(FRESH_GRACE, wire.shutdown()).await.unwrap_or(Ok(()));
+            }
         }
     };
     // What HTTP has ended with may be another protocol's beginning.
@@ -392,7 +394,7 @@ pub(crate) fn refusals(logs: Logs, client: Option<IpAddr>, limits: Limits) -> Re
         };
         let id = observe::refusal_id();
         let mut record =
-            RequestRecord::open(&logs, &id, client, &http::Method::default(), None, http::Version::HTTP_11);
+            RequestRecord::open(&logs, &id, client, &http::Method::default(), "", http::Version::HTTP_11);
         record.denied(&denial);
         record.completed();
         let mut response = denial.closing().into_http();

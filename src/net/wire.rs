@@ -6,6 +6,8 @@
 //! head that does not come, a connection that idles and a reader that stalls, and lets a client that still
 //! sends read its refusal before the connection is torn down.
 
+mod write;
+
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -77,6 +79,8 @@ pub(crate) struct Wire<S: Peered> {
     lingering: Option<Linger>,
     /// The time to rest has come since the last request, whether hyper went or not.
     has_rest: bool,
+    /// The connection is ending: what comes now is nobody's, and hyper stays to the end.
+    is_closing: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
@@ -110,6 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             write_blocked: None,
             lingering: None,
             has_rest: false,
+            is_closing: false,
         }
     }
 
@@ -121,10 +126,14 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// What the system or TLS said.
     pub(crate) async fn rest(&mut self, unparsed: Bytes) -> io::Result<bool> {
         self.exchanges.note_rest(false);
-        let more = poll_fn(|cx| self.poll_more(cx)).await?;
-        self.ahead =
-            if unparsed.is_empty() { more.clone() } else { [unparsed, more.clone()].concat().into() };
-        Ok(!more.is_empty())
+        let unread = std::mem::take(&mut self.ahead);
+        let more = match unread.is_empty() {
+            true => poll_fn(|cx| self.poll_more(cx)).await?,
+            false => unread,
+        };
+        let has_more = !more.is_empty();
+        self.ahead = if unparsed.is_empty() { more } else { [unparsed, more].concat().into() };
+        Ok(has_more)
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
@@ -182,6 +191,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         if self.refuse.is_none() {
             return;
         }
+        if !HeadSeen::is_blank(bytes) {
+            self.exchanges.note_rest(false);
+        }
         self.look_for_bare_lf(bytes);
         if !self.exchanges.are_none() {
             if !self.exchanges.may_be_sending() && !HeadSeen::is_blank(bytes) {
@@ -213,6 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let Some(deadline) = self.read_deadline() else { return Poll::Pending };
         if let Phase::Idle { since } = self.phase
             && !self.has_rest
+            && !self.is_closing
             && since + REST_AFTER < deadline
         {
             ready!(self.poll_timer(cx, since + REST_AFTER));
@@ -297,6 +310,13 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             .unwrap_or(400);
         self.queued = refuse(status, self.phase.head());
         self.has_refused = true;
+        self.closes();
+    }
+
+    /// From here on the connection ends. One that rested instead would begin anew behind what was refused.
+    fn closes(&mut self) {
+        self.is_closing = true;
+        self.exchanges.note_rest(false);
     }
 
     /// Queues hyper's settings, with our size of a header list in the place of hyper's own. Says whether `hypers` were
@@ -383,82 +403,6 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
                 Poll::Ready(Ok(()))
             }
         }
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        if this.is_refusal() {
-            this.replace(buf);
-            return Poll::Ready(Ok(buf.len()));
-        }
-        if this.announce(buf) {
-            return Poll::Ready(Ok(buf.len()));
-        }
-        ready!(this.send_queued(cx))?;
-        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.watch_write(cx, polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        if this.is_refusal() {
-            this.replace(bufs.first().map(|buf| &**buf).unwrap_or_default());
-            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
-        }
-        if let Some(first) = bufs.first()
-            && this.announce(first)
-        {
-            return Poll::Ready(Ok(first.len()));
-        }
-        ready!(this.send_queued(cx))?;
-        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.watch_write(cx, polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        // hyper flushes its layer below only when it holds nothing itself any more.
-        this.exchanges.flushed();
-        ready!(this.send_queued(cx))?;
-        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
-        ready!(this.watch_write(cx, flushed))?;
-        ready!(this.poll_presence(cx))?;
-        // hyper does not read again after an answer where its last read found nothing: the wait for the next
-        // head starts here, or it would have no timer.
-        if !this.has_ended && this.poll_waited(cx).is_ready() {
-            // Where hyper does not read even now (the rest of a request waits for an upstream that takes nothing),
-            // it can't be told the end.
-            if this.is_overdue {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            this.is_overdue = true;
-            cx.waker().wake_by_ref();
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.lingering.is_none() {
-            ready!(this.send_queued(cx))?;
-            let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
-            ready!(this.watch_write(cx, shut))?;
-        }
-        if this.has_refused || this.exchanges.may_be_sending() {
-            let linger = this.lingering.get_or_insert_with(Linger::new);
-            return linger.poll(&mut this.stream, cx).map(Ok);
-        }
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 use jiff::Timestamp;
 
@@ -14,13 +13,13 @@ use super::audit::Subject;
 use crate::mask::masked;
 
 /// What is told of a request.
-#[derive(Debug)]
 pub(super) struct AccessLine {
     pub(super) request_id: HeaderValue,
     pub(super) client: Option<IpAddr>,
     pub(super) method: Method,
-    /// Raw until the canonical one is known. Its query is never told.
-    pub(super) target: Option<PathAndQuery>,
+    /// Raw until the canonical one is known; without its query, which is never told. A copy: a slice would keep all of
+    /// the request's head for as long as the answer streams.
+    pub(super) path: Box<str>,
     pub(super) protocol: &'static str,
     pub(super) status: u16,
     pub(super) code: Option<&'static str>,
@@ -37,14 +36,14 @@ impl AccessLine {
         request_id: HeaderValue,
         client: Option<IpAddr>,
         method: Method,
-        target: Option<PathAndQuery>,
+        path: &str,
         protocol: &'static str,
     ) -> Self {
         AccessLine {
             request_id,
             client,
             method,
-            target,
+            path: path.into(),
             protocol,
             status: 0,
             code: None,
@@ -57,10 +56,6 @@ impl AccessLine {
         }
     }
 
-    fn path(&self) -> &str {
-        self.target.as_ref().map_or("", PathAndQuery::path)
-    }
-
     fn route(&self) -> Option<&str> {
         self.way.as_ref().map(|(route, _)| &**route)
     }
@@ -71,7 +66,7 @@ impl AccessLine {
             request_id: text(&self.request_id),
             client: self.client,
             method: self.method.as_str(),
-            path: self.path(),
+            path: &self.path,
             key_id: self.key_id.as_ref().map(text),
             route: self.route(),
         }
@@ -89,7 +84,7 @@ impl AccessLine {
             out.push(b'"');
         }
         write_word(out, b",\"method\":", &masked(self.method.as_str()));
-        write_field(out, b",\"path\":", Some(&masked(self.path())));
+        write_field(out, b",\"path\":", Some(&masked(&self.path)));
         write_word(out, b",\"protocol\":", self.protocol);
         write_number(out, b",\"status\":", self.status.into());
         write_field(out, b",\"code\":", self.code);
@@ -119,7 +114,7 @@ impl AccessLine {
             self.status,
             masked(self.method.as_str()),
             // Escaped, so that a path can't forge a line.
-            masked(self.path()).escape_debug(),
+            masked(&self.path).escape_debug(),
             took.as_secs_f64() * 1e3,
             self.bytes_sent,
             self.outcome,
@@ -240,8 +235,7 @@ mod tests {
 
     fn line() -> AccessLine {
         let id = HeaderValue::from_static("req_1");
-        let target = PathAndQuery::from_static("/v1/x?key=secret");
-        AccessLine::new(id, Some("192.0.2.17".parse().unwrap()), Method::GET, Some(target), "HTTP/1.1")
+        AccessLine::new(id, Some("192.0.2.17".parse().unwrap()), Method::GET, "/v1/x", "HTTP/1.1")
     }
 
     fn json(line: &AccessLine) -> serde_json::Value {

@@ -307,6 +307,28 @@ async fn a_connection_that_has_come_to_rest_goes_on_where_it_was() {
     }
 }
 
+/// A connection that ends is not at rest: it would begin anew behind what was refused.
+#[tokio::test]
+async fn nothing_behind_a_refused_head_is_served_however_late() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    for is_tls in [false, true] {
+        let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]");
+        let gateway = if is_tls { gateway.tls() } else { gateway }.start().await;
+        let good = format!("{GET}{}\r\n", gateway.bearer("ci"));
+        for refused in ["Content-Length: 1\r\nContent-Length: 2\r\n\r\n", "Bad Name: x\r\n\r\n"] {
+            upstream.forget();
+            let mut raw = gateway.raw().await;
+            raw.send(format!("{good}POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n{refused}{good}")).await;
+            assert_eq!(raw.answer().await.status, 200);
+            assert_eq!(raw.answer().await.status, 400);
+            let _nothing = tokio::time::timeout(Duration::from_millis(1300), raw.bytes(1)).await;
+            raw.send("\r\n").await;
+            let _nothing = tokio::time::timeout(Duration::from_millis(300), raw.bytes(1)).await;
+            assert_eq!(upstream.requests().len(), 1, "{refused:?}");
+        }
+    }
+}
+
 /// Or whoever reaches the listener could have the process restarted.
 #[tokio::test]
 async fn a_probe_is_answered_however_many_hold_connections_to_the_admin_listener() {

@@ -1,0 +1,86 @@
+//! The wire as hyper writes to it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Linger, Peered, Wire};
+
+impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.is_refusal() {
+            this.replace(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        if this.announce(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        ready!(this.send_queued(cx))?;
+        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.watch_write(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.is_refusal() {
+            this.replace(bufs.first().map(|buf| &**buf).unwrap_or_default());
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        if let Some(first) = bufs.first()
+            && this.announce(first)
+        {
+            return Poll::Ready(Ok(first.len()));
+        }
+        ready!(this.send_queued(cx))?;
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.watch_write(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        // hyper flushes its layer below only when it holds nothing itself any more.
+        this.exchanges.flushed();
+        ready!(this.send_queued(cx))?;
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        ready!(this.watch_write(cx, flushed))?;
+        ready!(this.poll_presence(cx))?;
+        // hyper does not read again after an answer where its last read found nothing: the wait for the next
+        // head starts here, or it would have no timer.
+        if !this.has_ended && this.poll_waited(cx).is_ready() {
+            // Where hyper does not read even now (the rest of a request waits for an upstream that takes nothing),
+            // it can't be told the end.
+            if this.is_overdue {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            this.is_overdue = true;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.closes();
+        if this.lingering.is_none() {
+            ready!(this.send_queued(cx))?;
+            let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
+            ready!(this.watch_write(cx, shut))?;
+        }
+        if this.has_refused || this.exchanges.may_be_sending() {
+            let linger = this.lingering.get_or_insert_with(Linger::new);
+            return linger.poll(&mut this.stream, cx).map(Ok);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
