@@ -321,9 +321,10 @@ async fn nothing_behind_a_refused_head_is_served_however_late() {
             raw.send(format!("{good}POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n{refused}{good}")).await;
             assert_eq!(raw.answer().await.status, 200);
             assert_eq!(raw.answer().await.status, 400);
-            let _nothing = tokio::time::timeout(Duration::from_millis(1300), raw.bytes(1)).await;
+            // As long as an idle connection takes to come to rest: nothing can be seen of that from outside.
+            tokio::time::sleep(Duration::from_millis(1200)).await;
             raw.send("\r\n").await;
-            let _nothing = tokio::time::timeout(Duration::from_millis(300), raw.bytes(1)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
             assert_eq!(upstream.requests().len(), 1, "{refused:?}");
         }
     }
