@@ -7,16 +7,15 @@ interval of each is within 3% of it, or the time is over.
 
 import argparse
 import datetime
-import functools
 import json
 import pathlib
 import platform
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 
 import loads
 import report
@@ -24,7 +23,6 @@ from ratios import ratio
 from subjects import ROOT, Bearward, HaProxy, Nginx, Origin
 
 CLOSE = '"close"'
-ONE_KIB = 'string.rep("x", 1024)'
 
 
 class Scenario:
@@ -50,17 +48,13 @@ class Scenario:
         return max(one.spread if one else 1.0 for one in found)
 
 
-def partial(load, **options):
-    return functools.partial(load, **options)
-
-
 def scenarios():
     """All of them. The aims are what this project holds itself to: against nginx, against HAProxy."""
     get = loads.get
     return [
         Scenario("plain", "small GET", get, aims={"cpu": (0.92, 0.92)}),
         Scenario("plain-2", "small GET, two workers", get, 2, aims={"cpu": (0.95, 0.95)}),
-        Scenario("post", "POST of 1 KiB", partial(get, method="POST", path="/v1/chat/completions", body=ONE_KIB)),
+        Scenario("post", "POST of 1 KiB", partial(get, **loads.POST)),
         Scenario("tls", "small GET over TLS", partial(get, tls=True), figures=("cpu", "p99"),
                  aims={"cpu": (0.80, 0.80), "p99": (1.0, 1.0)}),
         Scenario("tls-2", "small GET over TLS, two workers", partial(get, tls=True), 2),

@@ -38,7 +38,10 @@ def tell(title, values):
     for name, own in values.items():
         one = ratio(own, values[first])
         told[name] = {"cpu_us": statistics.median(own), "ratio": one.median, "spread": one.spread}
-        print(f"{title:28} {name:>12}  {statistics.median(own):6.1f} µs  {one.median:.2f} of {first} ±{one.spread:.0%}", flush=True)
+        print(
+            f"{title:28} {name:>12}  {statistics.median(own):6.1f} µs  {one.median:.2f} of {first} ±{one.spread:.0%}",
+            flush=True,
+        )
     return told
 
 
@@ -65,7 +68,8 @@ def settled(subject, count, tls=False):
 def of_kind(title, directory, origin, rounds, kinds, **options):
     """The same load on servers that differ in one thing."""
     subjects = {
-        name: Bearward(f"{title.replace(' ', '-')}-{name}", directory, origin, 1, [1], **given) for name, given in kinds.items()
+        name: Bearward(f"{title.replace(' ', '-')}-{name}", directory, origin, 1, [1], **given)
+        for name, given in kinds.items()
     }
     try:
         return tell(title, compared(subjects, origin, rounds, **options))
@@ -92,7 +96,10 @@ def memory(directory, origin):
                 subject.end()
             label = f"{name} {'TLS' if tls else 'plain'}"
             told[label] = {"start_kib": before, "bytes_a_connection": each, "after_kib": after}
-            print(f"memory {label:16} start {before / 1000:5.1f} MB   a connection {each / 1000:5.1f} KB   after {after / 1000:5.1f} MB", flush=True)
+            print(
+                f"memory {label:16} start {before / 1000:5.1f} MB   a connection {each / 1000:5.1f} KB   after {after / 1000:5.1f} MB",
+                flush=True,
+            )
     return told
 
 
@@ -109,9 +116,15 @@ def main():
         curves = {
             "memory": lambda: memory(directory, origin),
             "connections": lambda: connections(directory, origin, rounds),
-            "keys": lambda: of_kind("keys", directory, origin, rounds, {str(n): {"keys": n} for n in (10, 1000, 1_000_000)}, keys=10),
-            "all-keys": lambda: of_kind("keys, each in turn", directory, origin, rounds, {str(n): {"keys": n} for n in (1000, 1_000_000)}),
-            "routes": lambda: of_kind("routes before the one", directory, origin, rounds, {str(n): {"routes": n} for n in (0, 10, 100, 1000)}),
+            "keys": lambda: of_kind(
+                "keys", directory, origin, rounds, {str(n): {"keys": n} for n in (10, 1000, 1_000_000)}, keys=10
+            ),
+            "all-keys": lambda: of_kind(
+                "keys, each in turn", directory, origin, rounds, {str(n): {"keys": n} for n in (1000, 1_000_000)}
+            ),
+            "routes": lambda: of_kind(
+                "routes before the one", directory, origin, rounds, {str(n): {"routes": n} for n in (0, 10, 100, 1000)}
+            ),
             "upstream": lambda: of_kind("upstream over", directory, origin, rounds, unix),
             "log": lambda: of_kind("access log", directory, origin, rounds, {"off": {"log": False}, "on": {}}),
         }

@@ -1,7 +1,7 @@
 """Server-sent events for the bench: a server that sends them at a steady rate, and a reader that counts them.
 
-    events.py serve PORT
-    events.py read URL STREAMS SECONDS TOKEN     prints the events that came in the window, and their bytes
+events.py serve PORT
+events.py read URL STREAMS SECONDS TOKEN     prints the events that came in the window, and their bytes
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Opens connections, has one answer on each, says `open`, and holds them until it is ended.
 
-    idle.py PORT COUNT TOKEN plain|tls
+idle.py PORT COUNT TOKEN plain|tls
 """
 
 import socket

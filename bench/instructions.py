@@ -16,10 +16,9 @@ import loads
 from subjects import ROOT, Bearward, HaProxy, Nginx, Origin
 
 OUT = ROOT / "target/bench"
-ONE_KIB = 'string.rep("x", 1024)'
 LOADS = {
-    "small GET": functools.partial(loads.Wrk),
-    "POST of 1 KiB": functools.partial(loads.Wrk, method="POST", path="/v1/chat/completions", body=ONE_KIB),
+    "small GET": loads.Wrk,
+    "POST of 1 KiB": functools.partial(loads.Wrk, **loads.POST),
 }
 
 
@@ -28,7 +27,12 @@ def under_callgrind(kind):
 
     class Counted(kind):
         def command(self):
-            valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={self.directory}/out.%p"]
+            valgrind = [
+                "valgrind",
+                "--tool=callgrind",
+                "--instr-atstart=no",
+                f"--callgrind-out-file={self.directory}/out.%p",
+            ]
             # Valgrind's hand does not reach the workers that nginx forks.
             alone = ["-g", "master_process off;"] if kind is Nginx else []
             return [*valgrind, *super().command(), *alone]
@@ -86,7 +90,9 @@ def main():
                     origin.end()
                 kept = OUT / f"callgrind.{name}.{title.replace(' ', '-')}"
                 shutil.copy(profile, kept)
-            print(f"{title:15} {name:9} {total / requests / 1000:6.1f}k instructions a request ({requests} requests; {kept.name})")
+            print(
+                f"{title:15} {name:9} {total / requests / 1000:6.1f}k instructions a request ({requests} requests; {kept.name})"
+            )
 
 
 if __name__ == "__main__":

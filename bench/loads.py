@@ -11,6 +11,8 @@ from processes import Process
 from subjects import BIG, KEYS, ROOT, key
 
 CONNECTIONS = 64
+# A POST of 1 KiB.
+POST = {"method": "POST", "path": "/v1/chat/completions", "body": 'string.rep("x", 1024)'}
 UNITS = {"us": 1, "ms": 1e3, "s": 1e6, "m": 60e6}
 
 # Requests are made once: the load costs no more for having a thousand keys.
@@ -40,10 +42,22 @@ def micros(text):
 class Wrk:
     """wrk for `seconds`: HTTP/1.1, as fast as it goes."""
 
-    def __init__(self, subject, cores, seconds, tls=False, method="GET", path="/v1/models", body="nil",
-                 connection="nil", connections=CONNECTIONS, keys=KEYS):
+    def __init__(
+        self,
+        subject,
+        cores,
+        seconds,
+        tls=False,
+        method="GET",
+        path="/v1/models",
+        body="nil",
+        connection="nil",
+        connections=CONNECTIONS,
+        keys=KEYS,
+    ):
         self.script = tempfile.NamedTemporaryFile("w", suffix=".lua")
-        self.script.write(WRK % {"tokens": subject.origin.tokens, "keys": keys, "method": method, "path": path, "body": body, "connection": connection})
+        asks = {"method": method, "path": path, "body": body, "connection": connection}
+        self.script.write(WRK % (asks | {"tokens": subject.origin.tokens, "keys": keys}))
         self.script.flush()
         url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", self.script.name, url]
@@ -124,7 +138,15 @@ def big(subject, origin, cores, seconds):
 def events(subject, origin, cores, seconds, tls=False):
     """CPU an event of 64 streams, each of which has 100 a second."""
     url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
-    reader = ["python3", str(ROOT / "bench/events.py"), "read", f"{url}/v1/models/events", str(CONNECTIONS), str(seconds), key(7)]
+    reader = [
+        "python3",
+        str(ROOT / "bench/events.py"),
+        "read",
+        f"{url}/v1/models/events",
+        str(CONNECTIONS),
+        str(seconds),
+        key(7),
+    ]
     with Process(reader, cores, stdout=subprocess.PIPE) as process:
         lines = iter(process.child.stdout.readline, b"")
         assert next(lines) == b"begun\n" and next(lines) == b"window\n"

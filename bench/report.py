@@ -26,7 +26,9 @@ def table(scenarios, memory, about):
     for scenario, figure, ratios in rows(scenarios):
         own = [value for value in scenario.values("bearward", figure) if value is not None]
         aims = [f"{aim:.2f}" if aim else "-" for aim in scenario.aims.get(figure, (None, None))]
-        cells = [cell(ratios[pair]) for pair in (("bearward", "nginx"), ("bearward", "haproxy"), ("nginx-copy", "nginx"))]
+        cells = [
+            cell(ratios[pair]) for pair in (("bearward", "nginx"), ("bearward", "haproxy"), ("nginx-copy", "nginx"))
+        ]
         title = f"{statistics.median(own):.1f} {UNITS[figure]}"
         lines.append([scenario.title, figure, title, *cells, str(len(scenario.rounds)), " / ".join(aims)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]

@@ -43,7 +43,9 @@ def bearward_binary():
 
 def make_certificate(directory):
     """One P-256 key and certificate for everybody; a PEM of both for HAProxy."""
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost".split()
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost".split()
+    )
     command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "tls.key", "-out", "tls.crt"]
     subprocess.run(command, cwd=directory, check=True, capture_output=True)
     both = (directory / "tls.crt").read_text() + (directory / "tls.key").read_text()
@@ -246,10 +248,14 @@ class Bearward(Subject):
             f"  - {{name: other-{number}, paths: [/other/{number}/**], permission: read}}\n"
             for number in range(self.options.get("routes", 0))
         ]
-        return "routes:\n" + "".join(others) + (
-            "  - {name: events, paths: [/v1/models/events], methods: [GET], permission: read, upstream: events}\n"
-            "  - {name: models, paths: [/v1/models, /v1/models/**], methods: [GET], permission: read}\n"
-            "  - {name: chat, paths: [/v1/chat/*], methods: [POST], permission: read}\n"
+        return (
+            "routes:\n"
+            + "".join(others)
+            + (
+                "  - {name: events, paths: [/v1/models/events], methods: [GET], permission: read, upstream: events}\n"
+                "  - {name: models, paths: [/v1/models, /v1/models/**], methods: [GET], permission: read}\n"
+                "  - {name: chat, paths: [/v1/chat/*], methods: [POST], permission: read}\n"
+            )
         )
 
     def command(self):
