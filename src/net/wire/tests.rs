@@ -5,17 +5,23 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
+/// A client, and the wire to it, on which every wait may take `limit`.
+async fn wired(limit: Duration) -> (TcpStream, Wire<TcpStream>, Arc<Exchanges>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let exchanges = Arc::new(Exchanges::default());
+    let timeouts = WireTimeouts { header: limit, idle: limit };
+    let refuse: Refuse = Box::new(|_, _| Bytes::new());
+    let wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
+    (client, wire, exchanges)
+}
+
 /// An answer was complete before its request was, and upstream takes no more of it: hyper reads nothing.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (stream, _) = listener.accept().await.unwrap();
-    let exchanges = Arc::new(Exchanges::default());
     let idle = Duration::from_secs(5);
-    let timeouts = WireTimeouts { header: idle, idle };
-    let refuse: Refuse = Box::new(|_, _| Bytes::new());
-    let mut wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
+    let (_client, mut wire, exchanges) = wired(idle).await;
     drop(exchanges.begin(true));
     let mut turn = async || poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_flush(cx))).await;
     assert!(matches!(turn().await, Poll::Ready(Ok(()))));
@@ -27,14 +33,7 @@ async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins
 /// hyper reads nothing while upstream takes nothing, so only the wire can notice.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_behind_an_unread_body_is_noticed() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (stream, _) = listener.accept().await.unwrap();
-    let exchanges = Arc::new(Exchanges::default());
-    let long = Duration::from_secs(60);
-    let timeouts = WireTimeouts { header: long, idle: long };
-    let refuse: Refuse = Box::new(|_, _| Bytes::new());
-    let mut wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
+    let (mut client, mut wire, exchanges) = wired(Duration::from_secs(60)).await;
     let _in_service = exchanges.begin(true);
     client.write_all(b"a part of a body").await.unwrap();
     // As hyper does on each of its turns: it flushes, and has nothing to flush.
@@ -55,14 +54,7 @@ async fn a_client_that_leaves_behind_an_unread_body_is_noticed() {
 /// hyper keeps an empty line that stands before a head, and has nothing else to do with it.
 #[tokio::test(start_paused = true)]
 async fn a_connection_rests_once_after_each_request_whatever_empty_lines_come() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (stream, _) = listener.accept().await.unwrap();
-    let exchanges = Arc::new(Exchanges::default());
-    let idle = Duration::from_secs(60);
-    let timeouts = WireTimeouts { header: idle, idle };
-    let refuse: Refuse = Box::new(|_, _| Bytes::new());
-    let mut wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
+    let (mut client, mut wire, exchanges) = wired(Duration::from_secs(60)).await;
     drop(exchanges.begin(false));
     let waits = async |wire: &mut Wire<TcpStream>| {
         let mut room = [0; 16];
