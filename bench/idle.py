@@ -15,6 +15,8 @@ held = []
 for number in range(count):
     # More than one address of loopback, so that no range of ports is a limit.
     connection = socket.create_connection(("127.0.0.1", port), source_address=(f"127.0.1.{1 + number % 8}", 0))
+    # One that is not served is a fault of the measurement, and told.
+    connection.settimeout(20)
     if kind == "tls":
         connection = tls.wrap_socket(connection)
     connection.sendall(ASK)
