@@ -1,7 +1,15 @@
-//! The admin listener: probes, metrics and reloads.
+//! The admin listener: probes, metrics, and the JSON API that `openapi.json` describes.
 //!
 //! Probes are open to all and say nothing but their state. Reading is free on loopback and takes a credential off it;
 //! a change takes one everywhere: the token of `admin.token_file`, or a key with `admin`.
+
+mod access;
+mod changes;
+mod events;
+mod keys;
+mod path;
+pub(crate) mod scrape;
+mod status;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -12,36 +20,39 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Method, Request, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use subtle::ConstantTimeEq;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
-use zeroize::Zeroizing;
 
 use crate::config::Limits;
 use crate::config::fault::Faults;
 use crate::denial::Denial;
 use crate::exchange::Exchanges;
-use crate::gate;
-use crate::guard::client::Client;
-use crate::keys::Permission;
 use crate::net::conn;
 use crate::net::listen::{Bound, Local, Stream};
 use crate::net::phase::WireTimeouts;
 use crate::net::presence::Peered;
+use crate::net::tls::Swappable;
 use crate::net::wire::Wire;
 use crate::observe::audit::refused_at_admin;
+use crate::observe::observer::Observer;
 use crate::observe::{self, X_REQUEST_ID, metrics};
 use crate::proxy::Gateway;
 use crate::reload::{Handle, Outcome, Report};
+use access::Actor;
+use changes::Change;
+use path::{AdminPath, Probe};
 
 /// Connections at once: probes need few, and nobody else should take descriptors from the data path.
 const MAX_CONNECTIONS: usize = 64;
@@ -57,6 +68,15 @@ pub(crate) struct Admin {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) reload: Handle,
     pub(crate) token_file: Option<PathBuf>,
+    /// Names that it is asked by, beside addresses and `localhost`.
+    pub(crate) hosts: Vec<String>,
+    /// Whether it takes an upstream that is well to be ready.
+    pub(crate) ready_with_upstreams: bool,
+    pub(crate) started: Timestamp,
+    pub(crate) observer: Arc<Observer>,
+    /// Where TLS is spoken, and with what.
+    pub(crate) certificates: Vec<(Local, Swappable)>,
+    pub(crate) outlook: scrape::Cached,
 }
 
 /// Serves until the process ends: `/livez` answers to the last, `/readyz` says when traffic should go elsewhere.
@@ -122,15 +142,14 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let timeouts = WireTimeouts { header: HEADER_TIMEOUT, idle: IDLE_TIMEOUT };
-    let logs = visitor.admin.gateway.logs.clone();
-    let refuse = conn::refusals(logs, visitor.peer, Limits::default());
+    let refuse = conn::refusals(visitor.admin.observer.clone(), visitor.peer, Limits::default());
     let wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
     let visitor = Arc::new(visitor);
     let service = service_fn(move |request: Request<Incoming>| {
         let (visitor, exchanges) = (visitor.clone(), exchanges.clone());
         async move {
             let in_service = exchanges.begin(!request.body().is_end_stream());
-            let response = visitor.answer(&request).await;
+            let response = visitor.answer(request).await;
             // The exchange lasts as long as its answer.
             Ok::<_, Infallible>(response.map(|body| body.map_frame(move |frame| (frame, &in_service).0)))
         }
@@ -149,86 +168,97 @@ struct Visitor {
     peer: Option<IpAddr>,
 }
 
+/// An answer's body: one that is there, or one that goes on.
+type AdminBody = UnsyncBoxBody<Bytes, Infallible>;
+
 impl Visitor {
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<AdminBody> {
         let request_id = observe::request_id(request.headers());
-        let answer = self.decide(request).await;
+        let (parts, body) = request.into_parts();
+        let answer = self.decide(&parts, body, &request_id).await;
         if let Err(denial) = &answer {
-            let (peer, method) = (self.peer.map(|peer| peer.to_canonical()), request.method());
-            let audit = self.admin.gateway.logs.audit.as_ref();
-            refused_at_admin(audit, denial, peer, method, request.uri().path(), &request_id);
+            let (peer, method) = (self.peer.map(|peer| peer.to_canonical()), &parts.method);
+            let audit = self.admin.gateway.observers.logs().audit.as_ref();
+            refused_at_admin(audit, denial, peer, method, parts.uri.path(), &request_id);
         }
-        let mut response = answer.unwrap_or_else(Denial::into_http).map(Full::new);
+        let mut response = answer.unwrap_or_else(|denial| denial.into_http().map(whole));
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         response
     }
 
-    async fn decide(&self, request: &Request<Incoming>) -> Result<Response<Bytes>, Denial> {
-        let Admin { gateway, reload, .. } = &*self.admin;
-        let path = request.uri().path();
-        let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
+    async fn decide(
+        &self,
+        parts: &Parts,
+        body: Incoming,
+        request_id: &HeaderValue,
+    ) -> Result<Response<AdminBody>, Denial> {
+        let found = AdminPath::find(parts.uri.path());
+        let is_look = matches!(parts.method, Method::GET | Method::HEAD);
+        if let Some(AdminPath::Probe(probe)) = found
+            && is_look
+        {
+            return self.probe(probe);
+        }
+        self.check_host(parts)?;
+        let actor = match is_look && self.is_local {
+            true => Actor::Local,
+            false => self.authorize(&parts.headers).await?,
+        };
+        let path = found.ok_or_else(|| Denial::route_not_found(parts.method.as_str(), parts.uri.path()))?;
+        if !path.takes(&parts.method) {
+            return Err(Denial::other_methods(path.methods()));
+        }
+        let change = |key| Change { admin: self.admin.clone(), actor, key, peer: self.peer, request_id };
         match path {
-            "/livez" | "/healthz" if is_look => return Ok(state("ok")),
-            "/readyz" if is_look && gateway.is_draining.load(Ordering::Relaxed) => {
-                return Err(Denial::shutting_down());
+            AdminPath::Probe(_) => Err(Denial::other_methods(path.methods())),
+            AdminPath::Metrics => {
+                let text = self.aside(|admin| Ok(scrape::encoded(admin))).await?;
+                Ok(typed(text, metrics::CONTENT_TYPE))
             }
-            "/readyz" if is_look => return Ok(state("ready")),
-            _ => {}
-        }
-        if !is_look || !self.is_local {
-            self.authorize(request.headers())?;
-        }
-        match path {
-            "/metrics" if is_look => Ok(typed(Bytes::from(gateway.metrics.encoded()), metrics::CONTENT_TYPE)),
-            "/api/v1/reload" if request.method() == Method::POST => {
-                let report = reload.reload().await.ok_or_else(Denial::shutting_down)?;
+            AdminPath::OpenApi => Ok(typed(openapi(), "application/json")),
+            AdminPath::Status => self.aside(|admin| Ok(data(&status::status(admin)))).await,
+            AdminPath::Refusals => Ok(data(&status::refusals(&self.admin))),
+            AdminPath::Events => Ok(events::stream(self.admin.clone())),
+            AdminPath::Reload => {
+                let report = self.admin.reload.reload().await.ok_or_else(Denial::shutting_down)?;
                 told(&report)
             }
-            _ => Err(Denial::route_not_found(request.method().as_str(), path)),
+            AdminPath::Keys if is_look => {
+                let page = keys::Page::asked(parts.uri.query())?;
+                self.aside(move |admin| Ok(data(&page.of(admin)))).await
+            }
+            AdminPath::Key(id) if is_look => self.aside(move |admin| keys::show(admin, &id)).await,
+            AdminPath::Keys => change(String::new()).create(body, &parts.headers).await,
+            AdminPath::Key(id) => change(id).delete().await,
+            AdminPath::Rotate(id) => change(id).rotate(body, &parts.headers).await,
+            AdminPath::Revoke(id) => change(id).revoke().await,
         }
     }
 
-    /// Whether a request carries the admin token, or a key with `admin`.
-    fn authorize(&self, headers: &HeaderMap) -> Result<(), Denial> {
-        if self.has_token(headers) {
-            return Ok(());
-        }
-        let Gateway { snapshot, keys, limiter, clock, .. } = &*self.admin.gateway;
-        let client = Client { address: self.peer.map(|peer| peer.to_canonical()), via_trusted: false };
-        let principal =
-            gate::authenticate(headers, &client, &snapshot.load(), keys, limiter, clock.wall()).outcome?;
-        let key = &principal.key().key;
-        match key.has(Permission::Admin) {
-            true => Ok(()),
-            false => {
-                Err(Denial::insufficient_permissions(Permission::Admin.name(), &key.permissions.names()))
+    fn probe(&self, probe: Probe) -> Result<Response<AdminBody>, Denial> {
+        match probe {
+            Probe::Live => Ok(typed("{\"status\":\"ok\"}\n".to_owned(), "application/json")),
+            Probe::Ready if self.admin.gateway.is_draining.load(Ordering::Relaxed) => {
+                Err(Denial::shutting_down())
             }
+            Probe::Ready if !status::is_ready(&self.admin) => Err(Denial::upstream_unavailable()),
+            Probe::Ready => Ok(typed("{\"status\":\"ready\"}\n".to_owned(), "application/json")),
         }
     }
 
-    fn has_token(&self, headers: &HeaderMap) -> bool {
-        let Some(path) = &self.admin.token_file else { return false };
-        // Read at each request, which is rare: a token that was changed counts at once.
-        let token = match std::fs::read_to_string(path) {
-            Ok(token) => Zeroizing::new(token),
-            Err(error) => {
-                tracing::error!(file = %path.display(), %error, "the admin token can't be read");
-                return false;
-            }
-        };
-        let token = token.trim();
-        let mut given = headers.get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (given.next(), given.next()) else { return false };
-        let Some((scheme, given)) = value.to_str().ok().and_then(|value| value.split_once(' ')) else {
-            return false;
-        };
-        let is_same = given.trim().as_bytes().ct_eq(token.as_bytes());
-        !token.is_empty() && scheme.eq_ignore_ascii_case("bearer") && is_same.into()
+    /// Has something looked up that takes its time, where it holds up nobody.
+    async fn aside<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Admin) -> Result<T, Denial> + Send + 'static,
+    ) -> Result<T, Denial> {
+        let admin = self.admin.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&admin)).await;
+        looked.unwrap_or_else(|_panic| Err(Denial::internal()))
     }
 }
 
 /// What a reload did: 200 where nothing was refused.
-fn told(report: &Report) -> Result<Response<Bytes>, Denial> {
+fn told(report: &Report) -> Result<Response<AdminBody>, Denial> {
     let parts: serde_json::Map<String, Value> =
         report.parts.iter().map(|(part, outcome)| (part.name().to_owned(), json!(outcome.name()))).collect();
     let refused = report.parts.iter().filter_map(|(_, outcome)| match outcome {
@@ -244,15 +274,27 @@ fn told(report: &Report) -> Result<Response<Bytes>, Denial> {
         told.insert("faults".to_owned(), Value::Array(faults));
         return Err(Denial::reload_refused(Value::Object(told)));
     }
-    Ok(typed(Bytes::from(format!("{}\n", json!({"success": true, "data": told}))), "application/json"))
+    Ok(data(&Value::Object(told)))
 }
 
-fn state(word: &'static str) -> Response<Bytes> {
-    typed(Bytes::from(format!("{{\"status\":\"{word}\"}}\n")), "application/json")
+/// The document that describes the API (OpenAPI 3.1).
+fn openapi() -> String {
+    include_str!("admin/openapi.json").replace("\"0.0.0\"", concat!("\"", env!("CARGO_PKG_VERSION"), "\""))
 }
 
-fn typed(body: Bytes, content_type: &'static str) -> Response<Bytes> {
-    let mut response = Response::new(body);
+/// What was asked for, as `{"success": true, "data": …}`.
+fn data(value: &Value) -> Response<AdminBody> {
+    typed(format!("{}\n", json!({"success": true, "data": value})), "application/json")
+}
+
+fn typed(body: String, content_type: &'static str) -> Response<AdminBody> {
+    let mut response = Response::new(whole(Bytes::from(body)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // Figures of this moment, and names of keys: nobody between keeps them.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+fn whole(bytes: Bytes) -> AdminBody {
+    Full::new(bytes).boxed_unsync()
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin;
+use crate::admin::scrape::Cached;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Admin, AgeAction, Config, Limits};
@@ -23,14 +24,15 @@ use crate::keys::cache::KeyCache;
 use crate::keys::directory::LastGood;
 use crate::keys::set::{KeySet, Reading};
 use crate::keys::store::Store;
-use crate::keys::usage::UsageBook;
 use crate::limit::Limiter;
 use crate::net::crowd::Crowd;
 use crate::net::inherited::Inherited;
 use crate::net::listen::{self, Bound, Intake, Local};
-use crate::net::tls::{self, Swappable};
+use crate::net::tls::{self, ListenerTls, Swappable};
 use crate::observe::Logs;
-use crate::observe::metrics::Metrics;
+use crate::observe::observer::Observers;
+use crate::observe::reloads::Reloads;
+use crate::observe::usage::UsageBook;
 use crate::proxy::Gateway;
 use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
 use crate::snapshot::Snapshot;
@@ -45,7 +47,8 @@ pub struct App {
     gateway: Arc<Gateway>,
     listeners: Vec<Bound>,
     admin: Option<Bound>,
-    token_file: Option<PathBuf>,
+    admin_config: Admin,
+    certificates: Vec<(Local, Swappable)>,
     workers: usize,
     connections: usize,
     reloader: Reloader,
@@ -128,10 +131,10 @@ impl App {
         for warning in &prepared.warnings {
             tracing::warn!("{warning}");
         }
-        let tls: Vec<Option<Swappable>> =
+        let certificates: Vec<Option<Swappable>> =
             prepared.tls.into_iter().map(|tls| tls.map(|tls| Arc::new(ArcSwap::new(tls)))).collect();
         let mut listeners = Vec::with_capacity(config.listeners.len());
-        for (listener, tls) in config.listeners.iter().zip(&tls) {
+        for (listener, tls) in config.listeners.iter().zip(&certificates) {
             let bound = Bound::bind(&listener.address, tls.clone(), &mut inherited);
             listeners.push(while_doing(|| format!("can't listen on {}", listener.address), bound)?);
         }
@@ -156,18 +159,23 @@ impl App {
             endpoints: prepared.endpoints,
             is_draining: AtomicBool::new(false),
             clock,
-            usage: UsageBook::default(),
-            logs,
-            metrics: Metrics::new(Part::ALL.into_iter().map(Part::name)),
+            usage: UsageBook::new(config.metrics.key_ids),
+            observers: Observers::new(logs),
+            reloads: Reloads::new(Part::ALL.into_iter().map(Part::name)),
             hooks,
         });
-        let stood = Stood { tls, refused: prepared.refused, last_good: prepared.last_good };
+        let stood =
+            Stood { tls: certificates.clone(), refused: prepared.refused, last_good: prepared.last_good };
         let (reloader, reload) = Reloader::new(gateway.clone(), config.clone(), baseline, stood);
+        let secured = listeners.iter().zip(certificates);
+        let certificates = secured.filter_map(|(bound, tls)| Some((bound.local().clone(), tls?)));
+        let certificates = certificates.collect();
         Ok(App {
             gateway,
             listeners,
             admin,
-            token_file: config.admin.as_ref().and_then(|admin| admin.token_file.clone()),
+            admin_config: config.admin.clone().unwrap_or_default(),
+            certificates,
             workers: config.workers.unwrap_or_else(available_workers),
             connections: affordable_connections(&config.limits),
             reloader,
@@ -179,6 +187,11 @@ impl App {
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn gateway(&self) -> Arc<Gateway> {
         self.gateway.clone()
+    }
+
+    /// Where its requests are told of.
+    pub(crate) fn logs(&self) -> Logs {
+        self.gateway.observers.logs().clone()
     }
 
     /// Asks for reloads while the server runs.
@@ -206,10 +219,32 @@ impl App {
         let (shutdown, stopping) = watch::channel(false);
         let workers = Arc::new(Workers::start(self.workers, &self.gateway, &stopping)?);
         self.announce();
-        let App { gateway, listeners, admin, token_file, connections, reloader, reload, .. } = self;
+        let App {
+            gateway,
+            listeners,
+            admin,
+            admin_config: listener,
+            certificates,
+            connections,
+            reloader,
+            reload,
+            ..
+        } = self;
         std::thread::Builder::new().name("reload".to_owned()).spawn(move || reloader.run())?;
         if let Some(bound) = admin {
-            let admin = admin::Admin { gateway: gateway.clone(), reload: reload.clone(), token_file };
+            let observer = gateway.observers.apart();
+            let (gateway, reload) = (gateway.clone(), reload.clone());
+            let admin = admin::Admin {
+                gateway,
+                reload,
+                token_file: listener.token_file,
+                hosts: listener.hosts,
+                ready_with_upstreams: listener.ready_with_upstreams,
+                started: Timestamp::now(),
+                observer,
+                certificates,
+                outlook: Cached::default(),
+            };
             tokio::spawn(admin::serve(bound, admin));
         }
         let (permits, crowd) = (Arc::new(Semaphore::new(connections)), Arc::new(Crowd::default()));
@@ -270,7 +305,7 @@ pub(crate) struct Prepared {
     last_good: LastGood,
     limiter: Limiter,
     endpoints: Endpoints,
-    tls: Vec<Option<Arc<rustls::ServerConfig>>>,
+    tls: Vec<Option<Arc<ListenerTls>>>,
     /// What is allowed, and most likely not meant.
     pub(crate) warnings: Vec<String>,
 }

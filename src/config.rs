@@ -39,6 +39,7 @@ pub struct Config {
     pub(crate) limits: Limits,
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) log: Log,
+    pub(crate) metrics: Metrics,
     pub(crate) workers: Option<usize>,
 }
 
@@ -100,6 +101,17 @@ pub(crate) struct Admin {
     pub(crate) address: Address,
     /// Holds the token that changes demand, and off loopback everything but the probes.
     pub(crate) token_file: Option<PathBuf>,
+    /// Names that the listener is asked by, beside addresses and `localhost`; in lower case, without a port.
+    pub(crate) hosts: Vec<String>,
+    /// Whether it takes an endpoint that is well, for every upstream, to be ready.
+    pub(crate) ready_with_upstreams: bool,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        let address = Address::Tcp("127.0.0.1:9090".to_owned());
+        Admin { address, token_file: None, hosts: Vec::new(), ready_with_upstreams: false }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -375,17 +387,61 @@ impl TrustedProxies {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Log {
     pub(crate) format: LogFormat,
     pub(crate) level: tracing::Level,
     pub(crate) access: bool,
+    pub(crate) access_to: LogTarget,
+    /// Of the requests that went well, the share that has an access line: 0 to 1.
+    pub(crate) access_sample: f64,
     pub(crate) audit: bool,
+    pub(crate) audit_to: LogTarget,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { format: LogFormat::Auto, level: tracing::Level::INFO, access: true, audit: true }
+        Log {
+            format: LogFormat::Auto,
+            level: tracing::Level::INFO,
+            access: true,
+            access_to: LogTarget::Stderr,
+            access_sample: 1.0,
+            audit: true,
+            audit_to: LogTarget::Stderr,
+        }
+    }
+}
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LogTarget {
+    Stderr,
+    Stdout,
+    /// Appended to, and opened again on SIGUSR1.
+    File(PathBuf),
+}
+
+impl std::fmt::Display for LogTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LogTarget::Stderr => f.write_str("stderr"),
+            LogTarget::Stdout => f.write_str("stdout"),
+            LogTarget::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// What metrics tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Metrics {
+    /// Keys that have series of their own; the others share one.
+    pub(crate) key_ids: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics { key_ids: 1000 }
     }
 }
 

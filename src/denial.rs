@@ -4,6 +4,8 @@
 //! log alone. `proxy` turns it into an HTTP response or, for gRPC callers, into a gRPC status.
 //! Invariant: no answer of bearward's own is made anywhere else, so all have the same shape.
 
+pub(crate) mod catalogue;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -27,6 +29,9 @@ macro_rules! codes {
         pub(crate) enum Code { $($variant),* }
 
         impl Code {
+            /// All of them, in the order of documentation.
+            pub(crate) const ALL: &[Code] = &[$(Code::$variant),*];
+
             /// The code as it stands in `error.code`.
             pub(crate) fn name(self) -> &'static str {
                 match self { $(Code::$variant => $name),* }
@@ -67,9 +72,13 @@ codes! {
     UpstreamUnreachable     "UPSTREAM_UNREACHABLE"        502 14;
     UpstreamProtocolError   "UPSTREAM_PROTOCOL_ERROR"     502 14;
     UpstreamTimeout         "UPSTREAM_TIMEOUT"            504 4;
+    UpstreamUnavailable     "UPSTREAM_UNAVAILABLE"        503 14;
     Overloaded              "OVERLOADED"                  503 14;
     ShuttingDown            "SHUTTING_DOWN"               503 14;
     ReloadRefused           "RELOAD_REFUSED"              422 9;
+    KeyNotFound             "KEY_NOT_FOUND"               404 5;
+    KeyConflict             "KEY_CONFLICT"                409 9;
+    StoreReadOnly           "STORE_READ_ONLY"             409 9;
 }
 
 /// The one shape of a body, in the order that documentation shows.
@@ -257,6 +266,12 @@ impl Denial {
         Denial::new(Code::UpstreamTimeout, "The upstream did not answer in time", details)
     }
 
+    /// No endpoint of an upstream is well. For the readiness probe.
+    pub(crate) fn upstream_unavailable() -> Self {
+        Denial::new(Code::UpstreamUnavailable, "No endpoint of an upstream is well", Value::Null)
+            .retry_after(1)
+    }
+
     /// One address holds all the connections that one may.
     pub(crate) fn too_many_connections(limit: usize) -> Self {
         let details = json!({"connections_per_address": limit});
@@ -275,6 +290,38 @@ impl Denial {
     pub(crate) fn out_of_sockets() -> Self {
         Denial::new(Code::Overloaded, "The server has no socket left for this request", Value::Null)
             .retry_after(1)
+    }
+
+    /// The path is there, and takes other methods. For the admin API alone.
+    pub(crate) fn other_methods(allow: &'static str) -> Self {
+        Denial::new(Code::MethodNotAllowed, "This path takes other methods", json!({"allow": allow}))
+            .header(http::header::ALLOW, HeaderValue::from_static(allow))
+    }
+
+    /// No key has this id. For the admin API alone.
+    pub(crate) fn key_not_found() -> Self {
+        Denial::new(Code::KeyNotFound, "No key has this id", Value::Null)
+    }
+
+    /// A change of a key that its state, or another key, stands against. For the admin API alone.
+    pub(crate) fn key_conflict(message: impl Into<Cow<'static, str>>) -> Self {
+        Denial::new(Code::KeyConflict, message, Value::Null)
+    }
+
+    /// The key store can't be written from here: why, and what does it elsewhere. For the admin API alone.
+    pub(crate) fn store_read_only(why: &str, advice: &str, command: &str) -> Self {
+        let details = json!({"reason": why, "advice": advice, "command": command});
+        Denial::new(Code::StoreReadOnly, "The key store can't be written from here", details)
+    }
+
+    /// A request that is well-formed HTTP, and whose content is not what is needed.
+    pub(crate) fn bad_content(message: impl Into<Cow<'static, str>>) -> Self {
+        Denial::new(Code::BadRequest, message, Value::Null)
+    }
+
+    /// [`Denial::bad_content`], with all that is wrong.
+    pub(crate) fn bad_fields(faults: Vec<String>) -> Self {
+        Denial::new(Code::BadRequest, "The fields are not what a key has", json!({"faults": faults}))
     }
 
     /// A reload found faults; what was there before stays. For the admin API alone.
@@ -327,6 +374,11 @@ impl Denial {
     /// The public sentence.
     pub(crate) fn message(&self) -> &str {
         &self.0.message
+    }
+
+    /// One of its details, where that is text.
+    pub(crate) fn detail(&self, name: &str) -> Option<&str> {
+        self.0.details.get(name)?.as_str()
     }
 
     /// The private cause, for the log.

@@ -14,7 +14,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -28,6 +28,7 @@ use crate::denial::Denial;
 use crate::gate::Permit;
 use crate::guard::Target;
 use crate::keys::cache::Revocation;
+use crate::observe::Times;
 use crate::upstream::connect::Flooded;
 use crate::upstream::pool::{Lease, Sent, WorkerPool};
 use crate::upstream::unconnected::{LeaseError, is_shortage};
@@ -61,6 +62,7 @@ pub(crate) struct Passage<'a> {
     pub(crate) target: &'a Target,
     pub(crate) origin: Origin<'a>,
     pub(crate) pool: &'a Arc<WorkerPool>,
+    pub(crate) times: &'a mut Times,
 }
 
 /// Sends the request and awaits the head of the answer.
@@ -69,7 +71,7 @@ pub(crate) struct Passage<'a> {
 ///
 /// 401 where the key goes meanwhile, 408 and 413 for the request's body, 502 and 504 for upstream.
 pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
-    let Passage { permit, parts, upload, upgrade, mut revocation, last_resort, target, origin, pool } =
+    let Passage { permit, parts, upload, upgrade, mut revocation, last_resort, target, origin, pool, times } =
         passage;
     let exchanges = upload.exchanges();
     let upstream = permit.route().upstream.clone();
@@ -87,13 +89,18 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
             progress: &progress,
             limits,
         };
-        let mut sending = pin!(exchange.send(&mut request, pool));
-        // Given up once the key is gone.
-        poll_fn(|cx| match revocation.as_mut().map(|revocation| revocation.poll(cx)) {
-            Some(Poll::Ready(())) => Poll::Ready(Err(revoked(&permit))),
-            _ => sending.as_mut().poll(cx),
-        })
-        .await?
+        times.ready = Some(Instant::now());
+        let sent = {
+            let mut sending = pin!(exchange.send(&mut request, pool, &mut times.connecting));
+            // Given up once the key is gone.
+            poll_fn(|cx| match revocation.as_mut().map(|revocation| revocation.poll(cx)) {
+                Some(Poll::Ready(())) => Poll::Ready(Err(revoked(&permit))),
+                _ => sending.as_mut().poll(cx),
+            })
+            .await
+        };
+        times.back = Some(Instant::now());
+        sent?
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return tunnelled(response, lease, permit, upgrade, revocation);
@@ -224,15 +231,17 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Sends on a connection that is kept, or a new one. A connection that dies before a byte was written is
-    /// replaced, and an endpoint that can't be reached by another one. `request`: where it waits until it is sent.
+    /// replaced, and an endpoint that can't be reached by another one. `request`: where it waits until it is sent;
+    /// `connecting`: how long that was for new connections.
     async fn send(
         &self,
         request: &mut Option<Request<Upload>>,
         pool: &Arc<WorkerPool>,
+        connecting: &mut Option<Duration>,
     ) -> Result<(Response<Incoming>, Lease), Denial> {
         let mut tried = Vec::new();
         loop {
-            let mut lease = self.lease(pool, &mut tried).await?;
+            let mut lease = self.lease(pool, &mut tried, connecting).await?;
             let answered = {
                 let sending = pin!(self.begin(request, &mut lease)?);
                 self.answer(sending).await
@@ -271,7 +280,12 @@ impl Exchange<'_> {
     }
 
     /// A connection to an endpoint that the request was not tried on yet.
-    async fn lease(&self, pool: &Arc<WorkerPool>, tried: &mut Vec<Arc<Endpoint>>) -> Result<Lease, Denial> {
+    async fn lease(
+        &self,
+        pool: &Arc<WorkerPool>,
+        tried: &mut Vec<Arc<Endpoint>>,
+        connecting: &mut Option<Duration>,
+    ) -> Result<Lease, Denial> {
         loop {
             let Some(endpoint) = self.upstream.pick(tried) else {
                 let denial = Denial::upstream_unreachable(&self.upstream.name);
@@ -281,8 +295,11 @@ impl Exchange<'_> {
                 return Ok(lease);
             }
             let leasing = pool.lease(self.upstream, &endpoint, self.needs_http1, self.timeouts.connect);
+            let began = Instant::now();
             // In a box: few requests need the room that it takes.
-            let error = match Box::pin(leasing).await {
+            let leased = Box::pin(leasing).await;
+            *connecting = Some(connecting.unwrap_or_default() + began.elapsed());
+            let error = match leased {
                 Ok(lease) => {
                     if !lease.is_reused {
                         self.note_success(&endpoint);

@@ -17,10 +17,10 @@ use crate::config::Access;
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
 use crate::keys::cache::{KeyCache, LiveKey, Revocation};
-use crate::keys::usage::UsageBook;
 use crate::keys::{Circumstances, KeyHash};
 use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Place, Standing, Window};
 use crate::observe::audit::Suspicion;
+use crate::observe::usage::UsageBook;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 use credential::Presented;
@@ -70,6 +70,8 @@ impl std::error::Error for Refusal {}
 pub(crate) struct Authentication {
     /// The id that answers and the log name the credential by; `None` where there was none.
     pub(crate) key_id: Option<HeaderValue>,
+    /// The key that the credential is a secret of, a good one or not.
+    pub(crate) owner: Option<Arc<LiveKey>>,
     pub(crate) outcome: Result<Principal, Denial>,
 }
 
@@ -86,7 +88,7 @@ pub(crate) fn authenticate(
 ) -> Authentication {
     let presented = match credential::find(headers, &snapshot.credential_headers) {
         Ok(presented) => presented,
-        Err(denial) => return Authentication { key_id: None, outcome: Err(denial) },
+        Err(denial) => return Authentication { key_id: None, owner: None, outcome: Err(denial) },
     };
     let credential = match presented {
         Presented::Word(credential) => credential,
@@ -109,7 +111,8 @@ pub(crate) fn authenticate(
     match found.key.key.validity(found.rotated_out, &circumstances) {
         Ok(()) => {
             let is_rotated_out = found.rotated_out.is_some();
-            Authentication { key_id, outcome: Ok(Principal { live: found.key, hash, is_rotated_out }) }
+            let owner = Some(found.key.clone());
+            Authentication { key_id, owner, outcome: Ok(Principal { live: found.key, hash, is_rotated_out }) }
         }
         Err(invalidity) => {
             let denial = match invalidity.end() {
@@ -117,7 +120,7 @@ pub(crate) fn authenticate(
                 None => Denial::invalid_key(&credential.key_id()),
             };
             let denial = denial.caused_by(Refusal { reason: invalidity.name() });
-            Authentication { key_id, outcome: Err(denial) }
+            Authentication { key_id, owner: Some(found.key), outcome: Err(denial) }
         }
     }
 }
@@ -149,7 +152,7 @@ fn after_guess(
 fn refused(key_id: String, reason: &'static str) -> Authentication {
     let denial = Denial::invalid_key(&key_id).caused_by(Refusal { reason });
     // An id is visible ASCII, whatever the credential is.
-    Authentication { key_id: HeaderValue::try_from(key_id).ok(), outcome: Err(denial) }
+    Authentication { key_id: HeaderValue::try_from(key_id).ok(), owner: None, outcome: Err(denial) }
 }
 
 /// Whether the principal may use the route; `None` is somebody without a key.

@@ -7,13 +7,14 @@ pub(crate) mod cache;
 pub(crate) mod directory;
 pub(crate) mod edit;
 mod jsonl;
+pub(crate) mod outlook;
 pub(crate) mod record;
 pub(crate) mod ring;
+pub(crate) mod rotation;
 pub(crate) mod set;
 pub(crate) mod store;
 mod text;
 pub(crate) mod token;
-pub(crate) mod usage;
 pub(crate) mod yaml;
 
 use std::net::IpAddr;
@@ -127,6 +128,45 @@ impl From<Draft<'_>> for ApiKey {
     }
 }
 
+/// What a key is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum State {
+    Active,
+    Disabled,
+    Expired,
+    NotYetValid,
+}
+
+impl State {
+    pub(crate) fn of(
+        is_disabled: bool,
+        not_before: Option<Timestamp>,
+        expires_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Self {
+        match () {
+            () if is_disabled => State::Disabled,
+            () if expires_at.is_some_and(|end| now >= end) => State::Expired,
+            () if not_before.is_some_and(|start| now < start) => State::NotYetValid,
+            () => State::Active,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            State::Active => "active",
+            State::Disabled => "disabled",
+            State::Expired => "expired",
+            State::NotYetValid => "not_yet_valid",
+        }
+    }
+
+    /// Whether it opens something, or will.
+    pub(crate) fn is_live(self) -> bool {
+        matches!(self, State::Active | State::NotYetValid)
+    }
+}
+
 /// Why a key that was found is refused; for the log, never for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Invalidity {
@@ -195,6 +235,11 @@ impl ApiKey {
         self.created_at.instant()
     }
 
+    /// When it ends, if it does.
+    pub(crate) fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at.instant()
+    }
+
     pub(crate) fn environment(&self) -> Option<&str> {
         self.terms.as_ref()?.environment.as_deref()
     }
@@ -213,7 +258,21 @@ impl ApiKey {
         self.terms.as_ref()?.routes.as_deref()
     }
 
-    fn previous(&self) -> &[Secret] {
+    pub(crate) fn not_before(&self) -> Option<Timestamp> {
+        self.terms.as_ref()?.not_before
+    }
+
+    /// Where it may be used from; everywhere where that is empty.
+    pub(crate) fn allow_from(&self) -> &[IpNet] {
+        self.terms.as_ref().map(|terms| terms.allow_from.as_slice()).unwrap_or_default()
+    }
+
+    pub(crate) fn state(&self, now: Timestamp) -> State {
+        State::of(self.disabled, self.not_before(), self.expires_at(), now)
+    }
+
+    /// Secrets that were rotated out, with their ends.
+    pub(crate) fn previous(&self) -> &[Secret] {
         self.terms.as_ref().map(|terms| terms.previous.as_slice()).unwrap_or_default()
     }
 

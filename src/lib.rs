@@ -53,4 +53,4 @@ pub use hooks::Hooks;
 pub use keys::ring::KeyRing;
 pub use keys::token::{Credential, KeyHash, Token};
 pub use net::listen::Local;
-pub use observe::log::LogGuard;
+pub use observe::log::LogGuards;

@@ -123,6 +123,11 @@ impl Limiter {
         self.states.entry(key_id.to_owned()).or_default().value().clone()
     }
 
+    /// The state of the key with this id, where it has any.
+    pub(crate) fn known_state(&self, key_id: &str) -> Option<Arc<KeyState>> {
+        self.states.get(key_id).map(|state| state.value().clone())
+    }
+
     /// The window of a quota: of a route's own, or of keys. The same one for the same quota, for ever,
     /// so that state survives a reload that leaves the quota as it was.
     pub(crate) fn window(&self, route: Option<&str>, quota: Quota) -> Arc<Window> {
@@ -177,6 +182,11 @@ impl Limiter {
 }
 
 impl KeyState {
+    /// Requests in flight, where these are limited.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Takes one of `limit` permits, or none.
     pub(crate) fn enter(self: &Arc<Self>, limit: u32) -> Option<ConcurrencyPermit> {
         let below = |in_flight: u32| (in_flight < limit).then_some(in_flight + 1);
@@ -207,6 +217,14 @@ impl Standing {
             WindowStanding { window: window.clone(), remaining, reset }
         };
         Standing(windows.map(standing).collect())
+    }
+
+    /// Each window's policy, limit, length, what remains of it, and how long until it is full again.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (&str, u32, Duration, u32, Duration)> {
+        self.0.iter().map(|standing| {
+            let (window, quota) = (&standing.window, standing.window.quota());
+            (window.name(), quota.requests, quota.per, standing.remaining, standing.reset)
+        })
     }
 
     /// Puts the headers into an answer, in the place of upstream's own of these names

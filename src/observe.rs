@@ -4,21 +4,30 @@
 //! is dropped. It holds key ids, never secrets, and the path without its query.
 
 pub(crate) mod audit;
+pub(crate) mod histogram;
 mod line;
 pub(crate) mod log;
 pub(crate) mod metrics;
+pub(crate) mod observer;
+pub(crate) mod reloads;
+pub(crate) mod tally;
+pub(crate) mod usage;
 
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
-use crate::denial::Denial;
+use crate::denial::{Code, Denial};
 use audit::Suspicion;
 use line::AccessLine;
 use log::LogWriter;
+pub(crate) use log::Logs;
+use observer::Observer;
+use tally::Finished;
+use usage::{KeyLabel, Usage};
 
 /// Where a request's id stands, on its way to upstream and on its answer.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -69,81 +78,120 @@ pub(crate) fn refusal_id() -> HeaderValue {
     new_request_id()
 }
 
-/// Where lines of requests go, if anywhere.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Logs {
-    /// A line a request.
-    pub(crate) access: Option<Arc<LogWriter>>,
-    /// A line a refusal, and for what is worth a look.
-    pub(crate) audit: Option<Arc<LogWriter>>,
-}
-
-/// One request, as the logs tell it; nothing where there is none.
+/// One request, as logs and metrics tell it.
 #[derive(Debug)]
-pub(crate) struct RequestRecord(Option<Box<OpenRecord>>);
+pub(crate) struct RequestRecord(Box<OpenRecord>);
 
 struct OpenRecord {
-    logs: Logs,
+    observer: Arc<Observer>,
     started: Instant,
     line: AccessLine,
+    /// Of the key that the request has a secret of, a good one or not.
+    usage: Option<Arc<Usage>>,
+    times: Times,
+    /// How long it took until the answer was decided, but for upstream's part.
+    added: Option<Duration>,
+    first_byte: Option<Duration>,
+}
+
+/// When a request was where, on its way to upstream and back.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// It was ready to be sent.
+    pub(crate) ready: Option<Instant>,
+    /// The head of the answer was there, or the reason that none comes.
+    pub(crate) back: Option<Instant>,
+    /// How long it waited for a new connection, where it needed one.
+    pub(crate) connecting: Option<Duration>,
+}
+
+impl Times {
+    /// How long upstream took to answer, once there was a connection.
+    fn response(&self) -> Option<Duration> {
+        let waited = self.back?.saturating_duration_since(self.ready?);
+        Some(waited.saturating_sub(self.connecting.unwrap_or_default()))
+    }
+
+    /// What was spent elsewhere than here.
+    fn away(&self) -> Duration {
+        match (self.ready, self.back) {
+            (Some(ready), Some(back)) => back.saturating_duration_since(ready),
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 impl RequestRecord {
     /// Opens the record of a request. `path` is the raw one until the canonical one is known.
     pub(crate) fn open(
-        logs: &Logs,
+        observer: &Arc<Observer>,
         id: &HeaderValue,
         client: Option<IpAddr>,
         method: &Method,
         path: &str,
         version: Version,
     ) -> Self {
-        if logs.access.is_none() && logs.audit.is_none() {
-            return RequestRecord(None);
-        }
         let line = AccessLine::new(id.clone(), client, method.clone(), path, protocol(version));
-        RequestRecord(Some(Box::new(OpenRecord { logs: logs.clone(), started: Instant::now(), line })))
-    }
-
-    fn note(&mut self, note: impl FnOnce(&mut AccessLine)) {
-        if let Some(open) = &mut self.0 {
-            note(&mut open.line);
-        }
+        observer.began();
+        RequestRecord(Box::new(OpenRecord {
+            observer: observer.clone(),
+            started: Instant::now(),
+            line,
+            usage: None,
+            times: Times::default(),
+            added: None,
+            first_byte: None,
+        }))
     }
 
     pub(crate) fn client(&mut self, client: Option<IpAddr>) {
-        self.note(|line| line.client = client);
+        self.0.line.client = client;
     }
 
     pub(crate) fn key_id(&mut self, key_id: Option<HeaderValue>) {
-        self.note(|line| line.key_id = key_id);
+        self.0.line.key_id = key_id;
+    }
+
+    /// The request has a secret of the key that this is remembered of.
+    pub(crate) fn owned(&mut self, usage: &Arc<Usage>) {
+        self.0.usage = Some(usage.clone());
     }
 
     pub(crate) fn path(&mut self, path: &str) {
-        self.note(|line| {
-            if *line.path != *path {
-                line.path = path.into();
-            }
-        });
+        if *self.0.line.path != *path {
+            self.0.line.path = path.into();
+        }
     }
 
     pub(crate) fn route(&mut self, route: &Arc<str>, upstream: &Arc<str>) {
-        self.note(|line| line.way = Some((route.clone(), upstream.clone())));
+        self.0.line.way = Some((route.clone(), upstream.clone()));
     }
 
     pub(crate) fn status(&mut self, status: StatusCode) {
-        self.note(|line| line.status = status.as_u16());
+        self.0.line.status = status.as_u16();
     }
 
     pub(crate) fn denied(&mut self, denial: &Denial) {
-        self.note(|line| {
-            line.code = Some(denial.code().name());
-            line.cause = denial.cause().map(with_sources);
-            line.status = denial.code().status().as_u16();
-        });
+        let OpenRecord { observer, line, usage, .. } = &mut *self.0;
+        line.code = Some(denial.code().name());
+        line.cause = denial.cause().map(with_sources);
+        line.status = denial.code().status().as_u16();
+        let policy = denial.detail("policy").filter(|_| denial.code() == Code::RateLimitExceeded);
+        observer.refused(line.refused(denial), policy);
+        if let Some(usage) = usage {
+            usage.refused(denial.code());
+        }
         if let Some((writer, line)) = self.audited() {
             audit::refused(writer, line.subject(), denial);
         }
+    }
+
+    /// What the answer is, is known; it begins.
+    pub(crate) fn decided(&mut self, times: Times) {
+        let open = &mut *self.0;
+        open.times = times;
+        open.added = Some(open.started.elapsed().saturating_sub(times.away()));
+        open.observer.answering();
     }
 
     /// The request was let in, and is worth a look.
@@ -154,25 +202,26 @@ impl RequestRecord {
     }
 
     fn audited(&self) -> Option<(&LogWriter, &AccessLine)> {
-        let open = self.0.as_ref()?;
-        Some((open.logs.audit.as_deref()?, &open.line))
+        Some((self.0.observer.logs.audit.as_deref()?, &self.0.line))
     }
 
     pub(crate) fn sent(&mut self, bytes: usize) {
-        self.note(|line| line.bytes_sent += bytes as u64);
+        let open = &mut *self.0;
+        if open.first_byte.is_none() && bytes > 0 {
+            open.first_byte = Some(open.started.elapsed());
+        }
+        open.line.bytes_sent += bytes as u64;
     }
 
     /// The answer went out whole.
     pub(crate) fn completed(&mut self) {
-        self.note(|line| line.outcome = "completed");
+        self.0.line.outcome = "completed";
     }
 
     /// The answer was cut short by upstream.
     pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) {
-        self.note(|line| {
-            line.outcome = "upstream_failed";
-            line.cause = Some(with_sources(error));
-        });
+        self.0.line.outcome = "upstream_failed";
+        self.0.line.cause = Some(with_sources(error));
     }
 }
 
@@ -183,10 +232,33 @@ impl std::fmt::Debug for OpenRecord {
     }
 }
 
+impl OpenRecord {
+    /// Where the request's access line goes. What was refused, or failed, always has one.
+    fn access_writer(&self) -> Option<&Arc<LogWriter>> {
+        let Logs { access, access_sample, .. } = &self.observer.logs;
+        let went_well = (100..400).contains(&self.line.status) && self.line.outcome == "completed";
+        let is_told = !went_well || *access_sample >= 1.0 || fastrand::f64() < *access_sample;
+        access.as_ref().filter(|_| is_told)
+    }
+}
+
 impl Drop for OpenRecord {
     fn drop(&mut self) {
-        let Some(writer) = &self.logs.access else { return };
         let (line, took) = (&self.line, self.started.elapsed());
+        let (route, upstream) = line.way.as_ref().map(|(route, upstream)| (route, upstream)).unzip();
+        let finished = Finished {
+            route,
+            upstream,
+            key: self.usage.as_ref().map_or(KeyLabel::None, |usage| usage.label()),
+            status: line.status,
+            took,
+            first_byte: self.first_byte.or(self.added),
+            added: self.added,
+            connect: self.times.connecting,
+            response: self.times.response(),
+        };
+        self.observer.finished(&finished, self.added.is_some());
+        let Some(writer) = self.access_writer() else { return };
         writer.access(
             |out, is_json| if is_json { line.write_json(out, took) } else { line.write_pretty(out, took) },
         );

@@ -32,10 +32,11 @@ use crate::guard::client::Client;
 use crate::guard::{self, client};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
-use crate::keys::usage::UsageBook;
 use crate::limit::{Limiter, Standing};
-use crate::observe::metrics::Metrics;
-use crate::observe::{self, Logs, RequestRecord, X_REQUEST_ID};
+use crate::observe::observer::{Observer, Observers};
+use crate::observe::reloads::Reloads;
+use crate::observe::usage::UsageBook;
+use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
 use crate::route::{Lookup, Route};
 use crate::snapshot::Snapshot;
 use crate::upstream::Endpoints;
@@ -53,8 +54,8 @@ pub(crate) struct Gateway {
     pub(crate) is_draining: AtomicBool,
     pub(crate) clock: Clock,
     pub(crate) usage: UsageBook,
-    pub(crate) logs: Logs,
-    pub(crate) metrics: Metrics,
+    pub(crate) observers: Observers,
+    pub(crate) reloads: Reloads,
     pub(crate) hooks: Hooks,
 }
 
@@ -63,6 +64,7 @@ pub(crate) struct Gateway {
 pub(crate) struct Peer {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) pool: Arc<WorkerPool>,
+    pub(crate) observer: Arc<Observer>,
     /// `None` behind a unix socket.
     pub(crate) address: Option<IpAddr>,
     /// The address as headers have it.
@@ -85,6 +87,7 @@ struct Course {
     route: Option<Arc<Route>>,
     /// How the limits stand after this request was charged.
     standing: Option<Standing>,
+    times: Times,
 }
 
 /// Answers one request, whatever happens in it.
@@ -100,8 +103,8 @@ pub(crate) fn serve(
     let in_service = peer.exchanges.begin(!body.is_empty());
     let request_id = observe::request_id(&parts.headers);
     let path = parts.uri.path();
-    let logs = &peer.gateway.logs;
-    let record = RequestRecord::open(logs, &request_id, peer.address, &parts.method, path, parts.version);
+    let record =
+        RequestRecord::open(&peer.observer, &request_id, peer.address, &parts.method, path, parts.version);
     let mut course = Course {
         snapshot: peer.gateway.snapshot.load_full(),
         record,
@@ -109,6 +112,7 @@ pub(crate) fn serve(
         principal: None,
         route: None,
         standing: None,
+        times: Times::default(),
     };
     let caller = Caller {
         is_grpc: is_grpc(&parts.headers),
@@ -193,6 +197,7 @@ async fn handle(
         target,
         origin,
         pool,
+        times: &mut course.times,
     })
     .await
 }
@@ -257,10 +262,13 @@ impl Course {
         client: &Client,
         now: Timestamp,
     ) -> Result<(), Denial> {
-        let Gateway { keys, limiter, .. } = &*peer.gateway;
-        let Authentication { key_id, outcome } =
+        let Gateway { keys, limiter, usage, .. } = &*peer.gateway;
+        let Authentication { key_id, owner, outcome } =
             gate::authenticate(headers, client, &self.snapshot, keys, limiter, now);
         self.record.key_id(key_id);
+        if let Some(owner) = owner {
+            self.record.owned(owner.usage(usage));
+        }
         self.principal = Some(outcome?);
         Ok(())
     }
@@ -287,6 +295,7 @@ impl Course {
             gate::standing(principal, self.route.as_ref(), &self.snapshot, &peer.gateway.limiter)
         });
         let is_http2 = caller.version == Version::HTTP_2;
+        self.record.decided(self.times);
         let mut response = match outcome {
             Ok(Forwarded::Tunnel(head, tunnel)) => {
                 self.record.status(head.status());

@@ -17,14 +17,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rustls::ServerConfig;
-
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
 use crate::keys::cache::Difference;
 use crate::keys::directory::LastGood;
 use crate::keys::set::KeySet;
-use crate::net::tls::Swappable;
+use crate::net::tls::{ListenerTls, Swappable};
 use crate::proxy::Gateway;
 pub(crate) use files::Baseline;
 use handle::Message;
@@ -125,7 +123,7 @@ impl Reloader {
         };
         if !refused.0.is_empty() {
             reloader.tell_refusal(Part::Keys, &refused);
-            reloader.gateway.metrics.reloaded(Part::Keys.name(), false, 0);
+            reloader.gateway.reloads.refused(Part::Keys.name(), 0, &refused);
         }
         (reloader, Handle(sender))
     }
@@ -296,15 +294,15 @@ impl Reloader {
             Ok(()) => {
                 self.refused.retain(|(refused, _)| *refused != part);
                 self.generation += 1;
+                self.gateway.reloads.applied(part.name(), self.generation);
                 Outcome::Applied
             }
             Err(faults) => {
                 self.tell_refusal(part, &faults);
+                self.gateway.reloads.refused(part.name(), self.generation, &faults);
                 Outcome::Refused(faults)
             }
         };
-        let is_applied = matches!(outcome, Outcome::Applied);
-        self.gateway.metrics.reloaded(part.name(), is_applied, self.generation);
         Some(outcome)
     }
 
@@ -358,12 +356,13 @@ impl Reloader {
         let ReadyConfig { config, listeners, baseline, keys, certificates, compiled } = ready;
         let Gateway { snapshot, endpoints, .. } = &*self.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.listeners);
+        self.gateway.reloads.needs_restart(&self.needs_restart);
         endpoints.keep_only(&compiled.upstreams);
         snapshot.store(Arc::new(compiled));
         if let Some(Err(faults)) = keys.map(|set| self.apply_keys(set)) {
             // Files of a directory, the others of which are good: no fault of the configuration.
             self.tell_refusal(Part::Keys, &faults);
-            self.gateway.metrics.reloaded(Part::Keys.name(), false, self.generation);
+            self.gateway.reloads.refused(Part::Keys.name(), self.generation, &faults);
         }
         for ((running, wanted), certificate) in self.listeners.iter_mut().zip(listeners).zip(certificates) {
             running.listener = wanted;
@@ -392,7 +391,7 @@ impl Reloader {
 }
 
 impl Running {
-    fn serve_with(&mut self, config: Arc<ServerConfig>, digest: Option<[u8; 32]>) {
+    fn serve_with(&mut self, config: Arc<ListenerTls>, digest: Option<[u8; 32]>) {
         if let Some(swappable) = &self.swappable {
             swappable.store(config);
             self.digest = digest;
@@ -423,6 +422,7 @@ fn needs_restart(config: &Config, started: &Config, listeners: &[Running]) -> Ve
         ("workers", config.workers != started.workers),
         ("limits.connections", config.limits.connections != started.limits.connections),
         ("log", config.log != started.log),
+        ("metrics", config.metrics != started.metrics),
         ("keys.watch", config.keys.watch != started.keys.watch),
     ];
     differences.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()

@@ -2,7 +2,7 @@
 //!
 //! What outlives a reload (keys, limit state, connections) lives in `proxy::Gateway` beside it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::HeaderName;
@@ -18,6 +18,8 @@ use crate::upstream::{Endpoints, Upstream};
 pub(crate) struct Snapshot {
     pub(crate) routes: RouteTable,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
+    /// Where changes of keys go.
+    pub(crate) keys_path: PathBuf,
     pub(crate) limits: Limits,
     pub(crate) trusted_proxies: TrustedProxies,
     /// Keys of other environments are refused.
@@ -61,6 +63,7 @@ impl Snapshot {
         Ok(Snapshot {
             routes,
             upstreams,
+            keys_path: config.keys.path.clone(),
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
             environment: config.keys.environment.clone(),

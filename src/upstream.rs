@@ -25,7 +25,7 @@ use tls::ClientTls;
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
-    endpoints: Vec<Arc<Endpoint>>,
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
     balance: Balance,
     /// How many endpoints have had a turn.
     turns: AtomicUsize,

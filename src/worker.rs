@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::forward::headers::address_value;
 use crate::net::conn;
 use crate::net::listen::Accepted;
+use crate::observe::observer::Observer;
 use crate::proxy::{Gateway, Peer};
 use crate::upstream::pool::WorkerPool;
 
@@ -27,7 +27,7 @@ pub(crate) struct Workers(Vec<Worker>);
 #[derive(Debug)]
 struct Worker {
     inbox: mpsc::UnboundedSender<Assigned>,
-    load: Arc<AtomicUsize>,
+    observer: Arc<Observer>,
     thread: JoinHandle<()>,
 }
 
@@ -37,11 +37,11 @@ struct Assigned {
     share: Share,
 }
 
-struct Share(Arc<AtomicUsize>);
+struct Share(Arc<Observer>);
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.disconnected();
     }
 }
 
@@ -62,11 +62,11 @@ impl Workers {
     /// Hands a connection to the worker that has the fewest. The inbox needs no bound of its own: each
     /// connection in it holds one of the permits that bound them all.
     pub(crate) fn assign(&self, accepted: Accepted) {
-        let Some(worker) = self.0.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed)) else {
+        let Some(worker) = self.0.iter().min_by_key(|worker| worker.observer.connections()) else {
             return;
         };
-        worker.load.fetch_add(1, Ordering::Relaxed);
-        let share = Share(worker.load.clone());
+        worker.observer.connected();
+        let share = Share(worker.observer.clone());
         if worker.inbox.send(Assigned { accepted, share }).is_err() {
             tracing::error!("a worker is gone, and a connection with it");
         }
@@ -87,12 +87,14 @@ impl Worker {
     fn start(number: usize, gateway: Arc<Gateway>, shutdown: watch::Receiver<bool>) -> io::Result<Self> {
         let (inbox, incoming) = mpsc::unbounded_channel();
         // Made here, so that a failure is the caller's to tell.
+        let observer = gateway.observers.join();
+        let of_thread = observer.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            runtime.block_on(serve(incoming, gateway, shutdown));
+            runtime.block_on(serve(incoming, gateway, of_thread, shutdown));
             // Connections to upstream that are still open end here, with the runtime.
         })?;
-        Ok(Worker { inbox, load: Arc::default(), thread })
+        Ok(Worker { inbox, observer, thread })
     }
 }
 
@@ -100,6 +102,7 @@ impl Worker {
 async fn serve(
     mut incoming: mpsc::UnboundedReceiver<Assigned>,
     gateway: Arc<Gateway>,
+    observer: Arc<Observer>,
     shutdown: watch::Receiver<bool>,
 ) {
     let pool = Arc::new(WorkerPool::default());
@@ -109,6 +112,7 @@ async fn serve(
         let peer = Peer {
             gateway: gateway.clone(),
             pool: pool.clone(),
+            observer: observer.clone(),
             address: accepted.peer,
             address_value: accepted.peer.and_then(address_value),
             is_tls: accepted.tls.is_some(),

@@ -12,7 +12,6 @@ mod verify;
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -27,8 +26,6 @@ use crate::keys::{KeyHash, KeyRecord, Permission};
 
 /// More than any token, less than a file given by mistake.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
-/// A key is due for rotation after this long, where the configuration names no `max_age`.
-const ROTATION: Duration = Duration::from_secs(90 * 86_400);
 
 #[derive(Debug, Args)]
 pub(super) struct Keys {

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::hooks::Hooks;
 use crate::net::inherited::Inherited;
-use crate::observe::log;
+use crate::observe::{Logs, log};
 use crate::reload::Handle;
 
 #[derive(Debug, Args)]
@@ -37,7 +37,8 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let config = self.configuration()?;
-        let (logs, _flushed_at_the_end) = log::start(config.log)?;
+        let (logs, _flushed_at_the_end) = log::start(&config.log)
+            .map_err(|(target, error)| Failure::Failed(format!("can't log to {target}: {error}")))?;
         report_panics();
         keep_memory_private();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -46,6 +47,7 @@ impl Run {
             let hooks = Hooks::from_environment();
             let app = App::bind_within(&config, Clock::system(), hooks, surroundings)?;
             reload_on_hangup(app.reload_handle())?;
+            reopen_on_signal(app.logs())?;
             let stop = stop_signal()?;
             Ok::<bool, Failure>(app.run(stop).await?)
         })?;
@@ -79,6 +81,17 @@ fn reload_on_hangup(reload: Handle) -> std::io::Result<()> {
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             reload.nudge().await;
+        }
+    });
+    Ok(())
+}
+
+/// SIGUSR1 has the logs' files opened again, as logrotate asks for.
+fn reopen_on_signal(logs: Logs) -> std::io::Result<()> {
+    let mut asked = signal(SignalKind::user_defined1())?;
+    tokio::spawn(async move {
+        while asked.recv().await.is_some() {
+            logs.reopen();
         }
     });
     Ok(())

@@ -13,9 +13,9 @@ use super::fault::{Fault, Faults};
 use super::tree::{self, Kind, Node, Quoting};
 use super::{
     Address, Admin, AgeAction, AttemptQuota, Auth, CertificatePair, Config, Keys, Limits, Listener, Log,
-    LogFormat, MaxAge, Preset, Quota, Routes, Tls, TlsVersion, TrustedProxies, Watch,
+    LogFormat, LogTarget, MaxAge, Metrics, Preset, Quota, Routes, Tls, TlsVersion, TrustedProxies, Watch,
 };
-use routes::routes;
+use routes::{host, routes};
 use upstreams::upstreams;
 
 pub(crate) fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Config, Faults> {
@@ -47,14 +47,13 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
     let limits = d.optional(f, "limits", limits);
     let trusted_proxies = d.optional(f, "trusted_proxies", trusted_proxies);
     let log = d.optional(f, "log", log);
+    let metrics = d.optional(f, "metrics", metrics);
     let workers = d.optional(f, "workers", |d, node| d.number(node, 1));
     d.done(fields);
     Some(Config {
         source: None,
         listeners: listeners?,
-        admin: admin.unwrap_or_else(|| {
-            Some(Admin { address: Address::Tcp("127.0.0.1:9090".to_owned()), token_file: None })
-        }),
+        admin: admin.unwrap_or_else(|| Some(Admin::default())),
         keys: keys?,
         auth: auth.unwrap_or_else(|| Auth { headers: vec![http::header::AUTHORIZATION] }),
         rate_limits: rate_limits.unwrap_or_default(),
@@ -65,6 +64,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
         limits: limits.unwrap_or_default(),
         trusted_proxies: trusted_proxies.unwrap_or_default(),
         log: log.unwrap_or_default(),
+        metrics: metrics.unwrap_or_default(),
         workers,
     })
 }
@@ -160,9 +160,13 @@ fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Admin>> {
     let mut fields = d.fields(node, "admin")?;
     let address = d.optional(&mut fields, "address", off_or_address);
     let token_file = d.optional(&mut fields, "token_file", Decoder::path);
+    let hosts = d.optional(&mut fields, "hosts", |d, node| d.list(node, host)).unwrap_or_default();
+    let ready_with_upstreams = d.optional(&mut fields, "ready_with_upstreams", Decoder::boolean);
     d.done(fields);
-    let address = address.unwrap_or_else(|| Some(Address::Tcp("127.0.0.1:9090".to_owned())));
-    Some(address.map(|address| Admin { address, token_file }))
+    let default = Admin::default();
+    let address = address.unwrap_or(Some(default.address));
+    let ready_with_upstreams = ready_with_upstreams.unwrap_or(default.ready_with_upstreams);
+    Some(address.map(|address| Admin { address, token_file, hosts, ready_with_upstreams }))
 }
 
 fn keys(d: &mut Decoder<'_>, node: &Node) -> Option<Keys> {
@@ -326,10 +330,44 @@ fn log(d: &mut Decoder<'_>, node: &Node) -> Option<Log> {
         format: d.optional(f, "format", |d, node| d.one_of(node, &formats)).unwrap_or(default.format),
         level: d.optional(f, "level", |d, node| d.one_of(node, &levels)).unwrap_or(default.level),
         access: d.optional(f, "access", Decoder::boolean).unwrap_or(default.access),
+        access_to: d.optional(f, "access_to", log_target).unwrap_or(default.access_to),
+        access_sample: d.optional(f, "access_sample", share).unwrap_or(default.access_sample),
         audit: d.optional(f, "audit", Decoder::boolean).unwrap_or(default.audit),
+        audit_to: d.optional(f, "audit_to", log_target).unwrap_or(default.audit_to),
     };
     d.done(fields);
     Some(log)
+}
+
+fn log_target(d: &mut Decoder<'_>, node: &Node) -> Option<LogTarget> {
+    match d.word(node)?.as_str() {
+        "stderr" => Some(LogTarget::Stderr),
+        "stdout" => Some(LogTarget::Stdout),
+        path if path.starts_with('/') || path.starts_with('.') => Some(LogTarget::File(path.into())),
+        other => {
+            d.fault(node.at, format!("`{other}` is no place for a log")).hint =
+                Some("stderr, stdout, or a file's path, as in /var/log/bearward/access.log".to_owned());
+            None
+        }
+    }
+}
+
+/// From 0 to 1.
+fn share(d: &mut Decoder<'_>, node: &Node) -> Option<f64> {
+    let share: f64 = d.parsed(node, "a number", "from 0 to 1, as in 0.1")?;
+    if !(0.0..=1.0).contains(&share) {
+        d.fault(node.at, "not a share of a whole").hint = Some("from 0 to 1, as in 0.1".to_owned());
+        return None;
+    }
+    Some(share)
+}
+
+fn metrics(d: &mut Decoder<'_>, node: &Node) -> Option<Metrics> {
+    let mut fields = d.fields(node, "metrics")?;
+    let default = Metrics::default();
+    let key_ids = d.optional(&mut fields, "key_ids", |d, node| d.number(node, 0));
+    d.done(fields);
+    Some(Metrics { key_ids: key_ids.unwrap_or(default.key_ids) })
 }
 
 #[cfg(test)]

@@ -111,6 +111,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
     let peer = Peer {
         gateway: gateway.clone(),
         pool: pool.clone(),
+        observer: gateway.observers.join(),
         address: None,
         address_value: None,
         is_tls: false,

@@ -24,9 +24,9 @@ pub(super) use builder::SetBuilder;
 
 use super::set::KeySet;
 use super::token::DigestHasher;
-use super::usage::{Usage, UsageBook};
 use crate::keys::{ApiKey, Credential, KeyHash, KeyRecord};
 use crate::limit::{KeyState, Limiter, Window};
+use crate::observe::usage::{Usage, UsageBook};
 
 /// A key in service: its description, and what is prepared from it on its first use. Most of a million keys never come.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl LiveKey {
     }
 
     /// What is remembered of its use.
-    pub(crate) fn usage(&self, book: &UsageBook) -> &Usage {
+    pub(crate) fn usage(&self, book: &UsageBook) -> &Arc<Usage> {
         self.in_use().usage.get_or_init(|| book.of(self.key.id()))
     }
 }
@@ -305,6 +305,16 @@ impl KeyCache {
         let key = self.by_hash.get(hash)?.value().clone();
         let rotated_out = key.key.rotated_out(hash);
         Some(Match { key, rotated_out })
+    }
+
+    /// Visits every key once, in no order.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&Arc<LiveKey>)) {
+        for entry in &self.by_hash {
+            // Each of a key's secrets has an entry; the current one stands for the key.
+            if entry.value().key.rotated_out(entry.key()).is_none() {
+                visit(entry.value());
+            }
+        }
     }
 
     /// How many secrets open something.

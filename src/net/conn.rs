@@ -30,7 +30,8 @@ use crate::config::Limits;
 use crate::denial::Denial;
 use crate::exchange::Exchanges;
 use crate::forward::body::ResponseBody;
-use crate::observe::{self, Logs, RequestRecord, X_REQUEST_ID};
+use crate::observe::observer::Observer;
+use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
 use crate::proxy::{self, Peer};
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, section 3.4).
@@ -188,7 +189,7 @@ where
     let wire = Wire::new(stream, ahead, exchanges, timeouts);
     match protocol {
         Protocol::Http1 => {
-            let wire = wire.refusing(refusals(peer.gateway.logs.clone(), peer.address, limits));
+            let wire = wire.refusing(refusals(peer.observer.clone(), peer.address, limits));
             Box::pin(serve_http1(Http1::new(peer, limits), Box::new(wire), shutdown))
         }
         Protocol::Http2 => {
@@ -379,7 +380,7 @@ async fn watch_idle(exchanges: &Exchanges, limit: Duration, is_idle: fn(&Exchang
 }
 
 /// Our answers in the place of hyper's own refusals.
-pub(crate) fn refusals(logs: Logs, client: Option<IpAddr>, limits: Limits) -> Refuse {
+pub(crate) fn refusals(observer: Arc<Observer>, client: Option<IpAddr>, limits: Limits) -> Refuse {
     Box::new(move |status, seen| {
         let denial = match status {
             // hyper can't tell a request line that is too long from headers that are.
@@ -394,8 +395,9 @@ pub(crate) fn refusals(logs: Logs, client: Option<IpAddr>, limits: Limits) -> Re
         };
         let id = observe::refusal_id();
         let mut record =
-            RequestRecord::open(&logs, &id, client, &http::Method::default(), "", http::Version::HTTP_11);
+            RequestRecord::open(&observer, &id, client, &http::Method::default(), "", http::Version::HTTP_11);
         record.denied(&denial);
+        record.decided(Times::default());
         record.completed();
         let mut response = denial.closing().into_http();
         response.headers_mut().insert(X_REQUEST_ID, id);

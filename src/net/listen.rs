@@ -171,7 +171,7 @@ impl<A: Fn(Accepted)> Intake<A> {
         if over_limit.is_some_and(|limit| count > limit.saturating_mul(2)) {
             return;
         }
-        let tls = tls.map(|tls| tls.load_full());
+        let tls = tls.map(|tls| tls.load().config.clone());
         (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit });
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! A listener's configuration is swapped whole when its files change; a handshake keeps the one that it began with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -19,10 +20,25 @@ use crate::config::{CertificatePair, Tls, TlsVersion};
 use crate::pem;
 
 /// A listener's TLS configuration, as a reload swaps it.
-pub(crate) type Swappable = Arc<ArcSwap<ServerConfig>>;
+pub(crate) type Swappable = Arc<ArcSwap<ListenerTls>>;
+
+/// A listener's TLS configuration, and what is told of its certificates.
+#[derive(Debug)]
+pub(crate) struct ListenerTls {
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) certificates: Vec<Served>,
+}
+
+/// A certificate that is served.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pub(crate) file: PathBuf,
+    /// When it ends; `None` where it does not say so in a form that is understood.
+    pub(crate) not_after: Option<Timestamp>,
+}
 
 /// Makes a listener's TLS configuration, or says all that is wrong with its files.
-pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, Faults> {
+pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ListenerTls>, Faults> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut faults = Vec::new();
     let mut certificates = Vec::new();
@@ -53,13 +69,24 @@ pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, Faults> {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
+    let served = tls.certificates.iter().zip(&certificates).map(|(pair, certificate)| Served {
+        file: pair.certificate.clone(),
+        not_after: end_of(&certificate.leaf),
+    });
+    let served = served.collect();
     let mut config = builder.with_cert_resolver(Arc::new(BySni(certificates)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // The strongest that both have, whatever the client likes better.
     config.ignore_client_order = true;
     // Resumption without state of ours for each client; the ticket's key is made anew every few hours.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(of_library)?;
-    Ok(Arc::new(config))
+    Ok(Arc::new(ListenerTls { config: Arc::new(config), certificates: served }))
+}
+
+/// When a certificate ends.
+fn end_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
 }
 
 /// A certificate with its key, and its parsed form to match server names with.

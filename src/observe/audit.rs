@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method};
 use serde::Serialize;
 
-use super::log::LogWriter;
+use super::LogWriter;
 use super::{optional, timestamp, with_sources};
 use crate::denial::Denial;
 use crate::mask::masked;
@@ -93,6 +93,48 @@ pub(crate) fn refused_at_admin(
     let subject =
         Subject { request_id, client, method: method.as_str(), path, key_id: None, route: Some("admin") };
     refused(writer, subject, denial);
+}
+
+/// What was done to a key over the admin API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyChange {
+    Created,
+    Rotated,
+    Revoked,
+    Deleted,
+}
+
+impl KeyChange {
+    fn event(self) -> &'static str {
+        match self {
+            KeyChange::Created => "key_created",
+            KeyChange::Rotated => "key_rotated",
+            KeyChange::Revoked => "key_revoked",
+            KeyChange::Deleted => "key_deleted",
+        }
+    }
+}
+
+/// Tells that a key was changed over the admin API, and by whom.
+pub(crate) fn changed(
+    writer: Option<&Arc<LogWriter>>,
+    change: KeyChange,
+    key_id: &str,
+    by: &str,
+    client: Option<IpAddr>,
+    request_id: &HeaderValue,
+) {
+    let Some(writer) = writer else { return };
+    let request_id = request_id.to_str().unwrap_or_default();
+    let subject = Subject {
+        request_id,
+        client,
+        method: "POST",
+        path: "/api/v1/keys",
+        key_id: Some(key_id),
+        route: Some("admin"),
+    };
+    tell(writer, subject, change.event(), None, Some(format!("by {by}")));
 }
 
 fn tell(

@@ -10,6 +10,8 @@ use http::{HeaderValue, Method};
 use jiff::Timestamp;
 
 use super::audit::Subject;
+use super::tally::Refused;
+use crate::denial::Denial;
 use crate::mask::masked;
 
 /// What is told of a request.
@@ -58,6 +60,22 @@ impl AccessLine {
 
     fn route(&self) -> Option<&str> {
         self.way.as_ref().map(|(route, _)| &**route)
+    }
+
+    /// What is remembered of its refusal.
+    pub(super) fn refused(&self, denial: &Denial) -> Refused {
+        Refused {
+            sequence: 0,
+            at: Timestamp::now(),
+            code: denial.code().name(),
+            reason: self.cause.clone().unwrap_or_else(|| denial.message().to_owned()),
+            request_id: text(&self.request_id).to_owned(),
+            client: self.client,
+            method: masked(self.method.as_str()).into_owned(),
+            path: masked(&self.path).into_owned(),
+            key_id: self.key_id.as_ref().map(|key_id| text(key_id).to_owned()),
+            route: self.route().map(str::to_owned),
+        }
     }
 
     /// Whom and what a line of the audit is about.

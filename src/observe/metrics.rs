@@ -1,108 +1,312 @@
-//! What Prometheus is told: for now, what became of reloads.
+//! What Prometheus is told, in the text form of OpenMetrics 1.0.
+//!
+//! Whoever scrapes puts a [`Scrape`] together; nothing is counted here. Labels are names of the configuration, codes, and ids
+//! of keys that exist: never anything of a request.
 
-use std::sync::atomic::AtomicU64;
+mod process;
+
+use std::fmt::Error;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-/// The content type of [`Metrics::encoded`] (OpenMetrics 1.0).
+use super::histogram::Histogram;
+use super::observer::Levels;
+use super::reloads::State;
+use super::tally::{STATUS_CLASSES, Tally};
+use super::usage::KeyLabel;
+use process::Process;
+
+/// The content type of [`Scrape::encoded`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics of the process.
+/// All figures of one moment.
 #[derive(Debug)]
-pub(crate) struct Metrics {
-    registry: Registry,
-    reloads: Family<OutcomeLabels, Counter>,
-    reload_success: Family<PartLabels, Gauge>,
-    reload_success_time: Family<PartLabels, Gauge<f64, AtomicU64>>,
-    generation: Gauge,
+pub(crate) struct Scrape {
+    pub(crate) tally: Tally,
+    pub(crate) levels: Levels,
+    /// The ids that labels of keys stand for.
+    pub(crate) key_ids: Vec<Arc<str>>,
+    pub(crate) reloads: State,
+    pub(crate) keys: Keys,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) certificates: Vec<Certificate>,
+    /// Lines that nobody will read, by destination.
+    pub(crate) lost_lines: Vec<(String, u64)>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PartLabels {
-    part: &'static str,
+/// Of the key store.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Keys {
+    pub(crate) keys: usize,
+    pub(crate) secrets: usize,
+    pub(crate) due_for_rotation: usize,
+    /// Those that end next, and when.
+    pub(crate) next_ends: Vec<(String, Timestamp)>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabels {
-    part: &'static str,
-    outcome: &'static str,
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) upstream: Arc<str>,
+    pub(crate) address: String,
+    pub(crate) is_well: bool,
+    pub(crate) in_flight: usize,
 }
 
-impl Metrics {
-    /// Metrics that say that all `parts` were loaded just now: without that, nothing starts.
-    pub(crate) fn new(parts: impl Iterator<Item = &'static str>) -> Self {
-        let mut registry = Registry::with_prefix("bearward");
-        let metrics = Metrics {
-            reloads: Family::default(),
-            reload_success: Family::default(),
-            reload_success_time: Family::default(),
-            generation: Gauge::default(),
-            registry: Registry::default(),
-        };
-        registry.register("reloads", "Reloads by part and outcome", metrics.reloads.clone());
-        let help = "Whether what is on disk is what is served: 0 where the last reload was refused";
-        registry.register("reload_success", help, metrics.reload_success.clone());
-        let help = "When the part was last loaded, in seconds since 1970";
-        registry.register("reload_success_timestamp_seconds", help, metrics.reload_success_time.clone());
-        let help = "Counts the changes that were applied since the start";
-        registry.register("generation", help, metrics.generation.clone());
-        for part in parts {
-            metrics.loaded(part);
-        }
-        Metrics { registry, ..metrics }
-    }
+/// A certificate in service.
+#[derive(Clone, Debug)]
+pub(crate) struct Certificate {
+    pub(crate) listener: String,
+    pub(crate) file: String,
+    pub(crate) not_after: Timestamp,
+}
 
-    /// A reload of a part was applied, or refused.
-    pub(crate) fn reloaded(&self, part: &'static str, is_applied: bool, generation: u64) {
-        let outcome = if is_applied { "applied" } else { "refused" };
-        self.reloads.get_or_create(&OutcomeLabels { part, outcome }).inc();
-        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
-        if is_applied {
-            self.loaded(part);
-        } else {
-            self.reload_success.get_or_create(&PartLabels { part }).set(0);
-        }
-    }
-
-    fn loaded(&self, part: &'static str) {
-        let now = Timestamp::now().as_duration().as_secs_f64();
-        self.reload_success.get_or_create(&PartLabels { part }).set(1);
-        self.reload_success_time.get_or_create(&PartLabels { part }).set(now);
-    }
-
+impl Scrape {
     /// The text that a scrape gets.
-    pub(crate) fn encoded(&self) -> String {
-        let mut text = String::new();
+    pub(crate) fn encoded(self) -> String {
+        let mut text = String::with_capacity(64 * 1024);
+        let mut ours = Registry::with_prefix("bearward");
+        ours.register_collector(Box::new(self));
+        let mut of_process = Registry::default();
+        of_process.register_collector(Box::new(Process));
         // Writing to a string does not fail.
-        let _never = encode(&mut text, &self.registry);
+        let _never = encode_registry(&mut text, &ours)
+            .and_then(|()| encode_registry(&mut text, &of_process))
+            .and_then(|()| encode_eof(&mut text));
         text
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut sheet = Sheet(encoder);
+        self.requests(&mut sheet)?;
+        self.times(&mut sheet)?;
+        self.levels(&mut sheet)?;
+        self.keys(&mut sheet)?;
+        self.files(&mut sheet)
+    }
+}
+
+impl Scrape {
+    fn requests(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
+        let mut family =
+            sheet.counter("requests", "Requests that are over, by key, route and class of status")?;
+        for (route, of_route) in &self.tally.routes {
+            for (key, classes) in &of_route.requests {
+                let key_id = match key {
+                    KeyLabel::None => "none",
+                    KeyLabel::Other => "other",
+                    KeyLabel::Id(number) => self.key_ids.get(*number).map_or("other", |id| &**id),
+                };
+                for (class, count) in STATUS_CLASSES.iter().zip(classes).filter(|(_, count)| **count > 0) {
+                    let labels = [("key_id", key_id), ("route", &**route), ("status", class)];
+                    counted(&mut family, &labels, *count)?;
+                }
+            }
+        }
+        let mut family = sheet.counter("refusals", "Answers that bearward made itself, by code")?;
+        for (code, count) in &self.tally.refusals {
+            counted(&mut family, &[("code", *code)], *count)?;
+        }
+        let mut family = sheet.counter("limit_refusals", "Requests that a rate limit refused, by policy")?;
+        for (policy, count) in &self.tally.exhausted {
+            counted(&mut family, &[("policy", &**policy)], *count)?;
+        }
+        Ok(())
+    }
+
+    fn times(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
+        let routes = &self.tally.routes;
+        let help = "From the head of a request to the end of its answer";
+        let mut family = sheet.histogram("request_duration_seconds", help)?;
+        for (route, of_route) in routes {
+            timed(&mut family, &[("route", &**route)], &of_route.duration)?;
+        }
+        let help = "From the head of a request to the first byte of its answer's body";
+        let mut family = sheet.histogram("time_to_first_byte_seconds", help)?;
+        for (route, of_route) in routes {
+            timed(&mut family, &[("route", &**route)], &of_route.first_byte)?;
+        }
+        let upstreams = &self.tally.upstreams;
+        let help = "How long requests waited for a new connection to upstream";
+        let mut family = sheet.histogram("upstream_connect_seconds", help)?;
+        for (upstream, of_upstream) in upstreams {
+            timed(&mut family, &[("upstream", &**upstream)], &of_upstream.connect)?;
+        }
+        let help = "From a request that has a connection to the head of upstream's answer";
+        let mut family = sheet.histogram("upstream_response_seconds", help)?;
+        for (upstream, of_upstream) in upstreams {
+            timed(&mut family, &[("upstream", &**upstream)], &of_upstream.response)?;
+        }
+        let help = "Until an answer began, the time that was spent here and not with upstream";
+        let mut added = sheet.histogram("added_seconds", help)?;
+        timed(&mut added, &[], &self.tally.added)
+    }
+
+    fn levels(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
+        let Levels { connections, connections_begun, in_flight, streams } = self.levels;
+        sheet.level("requests_in_flight", "Requests whose answer is not over", in_flight as f64)?;
+        sheet.level("open_streams", "Requests whose answer has begun and is not over", streams as f64)?;
+        sheet.level("connections", "Connections of clients", connections as f64)?;
+        let mut family = sheet.counter("connections_accepted", "Connections of clients since the start")?;
+        counted(&mut family, &[], connections_begun)?;
+        let mut family = sheet.gauge("endpoint_up", "0 where an endpoint is left out for a while")?;
+        for endpoint in &self.endpoints {
+            let labels = [("upstream", &*endpoint.upstream), ("endpoint", &endpoint.address)];
+            valued(&mut family, &labels, if endpoint.is_well { 1.0 } else { 0.0 })?;
+        }
+        let mut family = sheet.gauge("endpoint_requests_in_flight", "Requests at an endpoint")?;
+        for endpoint in &self.endpoints {
+            let labels = [("upstream", &*endpoint.upstream), ("endpoint", &endpoint.address)];
+            valued(&mut family, &labels, endpoint.in_flight as f64)?;
+        }
+        let mut family =
+            sheet.counter("log_lines_dropped", "Log lines that nobody will read, by destination")?;
+        for (log, count) in &self.lost_lines {
+            counted(&mut family, &[("log", log)], *count)?;
+        }
+        Ok(())
+    }
+
+    fn keys(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
+        let Keys { keys, secrets, due_for_rotation, next_ends } = &self.keys;
+        sheet.level("keys", "Keys in the store, expired and disabled ones included", *keys as f64)?;
+        sheet.level("secrets", "Secrets of keys, those in their grace included", *secrets as f64)?;
+        let help = "Keys whose secret is older than it should be";
+        sheet.level("keys_due_for_rotation", help, *due_for_rotation as f64)?;
+        let help = "How long the keys that end next have left";
+        let mut family = sheet.gauge("key_expires_in_seconds", help)?;
+        let now = Timestamp::now();
+        for (key_id, end) in next_ends {
+            valued(&mut family, &[("key_id", key_id)], end.duration_since(now).as_secs_f64())?;
+        }
+        Ok(())
+    }
+
+    fn files(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
+        let State { generation, parts, .. } = &self.reloads;
+        let mut family = sheet.counter("reloads", "Reloads by part and outcome")?;
+        for part in parts {
+            for (outcome, count) in [("applied", part.applied), ("refused", part.refused)] {
+                counted(&mut family, &[("part", part.part), ("outcome", outcome)], count)?;
+            }
+        }
+        let help = "Whether what is on disk is what is served: 0 where the last reload was refused";
+        let mut family = sheet.gauge("reload_success", help)?;
+        for part in parts {
+            let is_good = if part.fault.is_none() { 1.0 } else { 0.0 };
+            valued(&mut family, &[("part", part.part)], is_good)?;
+        }
+        let help = "When the part was last loaded, in seconds since 1970";
+        let mut family = sheet.gauge("reload_success_timestamp_seconds", help)?;
+        for part in parts {
+            valued(&mut family, &[("part", part.part)], seconds(part.loaded_at))?;
+        }
+        sheet.level(
+            "generation",
+            "Counts the changes that were applied since the start",
+            *generation as f64,
+        )?;
+        let help = "When a certificate ends, in seconds since 1970";
+        let mut family = sheet.gauge("certificate_expiry_timestamp_seconds", help)?;
+        for Certificate { listener, file, not_after } in &self.certificates {
+            valued(&mut family, &[("listener", listener), ("file", file)], seconds(*not_after))?;
+        }
+        let mut family = sheet.gauge("build_info", "1; the version stands in the label")?;
+        valued(&mut family, &[("version", env!("CARGO_PKG_VERSION"))], 1.0)
+    }
+}
+
+fn seconds(instant: Timestamp) -> f64 {
+    instant.as_duration().as_secs_f64()
+}
+
+/// Where families are written one after the other.
+struct Sheet<'a>(DescriptorEncoder<'a>);
+
+impl Sheet<'_> {
+    fn counter<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, Error> {
+        self.0.encode_descriptor(name, help, None, MetricType::Counter)
+    }
+
+    fn gauge<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, Error> {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)
+    }
+
+    fn histogram<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, Error> {
+        self.0.encode_descriptor(name, help, None, MetricType::Histogram)
+    }
+
+    /// A gauge without labels.
+    fn level(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
+        valued(&mut self.gauge(name, help)?, &[], value)
+    }
+}
+
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+fn counted(family: &mut MetricEncoder<'_>, labels: Labels<'_>, count: u64) -> Result<(), Error> {
+    match labels {
+        [] => family.encode_counter::<NoLabelSet, _, u64>(&count, None),
+        labels => family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None),
+    }
+}
+
+fn counted_seconds(sheet: &mut Sheet<'_>, name: &str, help: &str, seconds: f64) -> Result<(), Error> {
+    sheet.counter(name, help)?.encode_counter::<NoLabelSet, _, f64>(&seconds, None)
+}
+
+fn valued(family: &mut MetricEncoder<'_>, labels: Labels<'_>, value: f64) -> Result<(), Error> {
+    match labels {
+        [] => family.encode_gauge(&value),
+        labels => family.encode_family(&labels)?.encode_gauge(&value),
+    }
+}
+
+fn timed(family: &mut MetricEncoder<'_>, labels: Labels<'_>, histogram: &Histogram) -> Result<(), Error> {
+    let (sum, count, buckets) = (histogram.sum(), histogram.count(), histogram.buckets());
+    match labels {
+        [] => family.encode_histogram::<NoLabelSet>(sum, count, &buckets, None),
+        labels => family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::reloads::Reloads;
 
     #[test]
-    fn a_refused_reload_turns_its_own_part_alone() {
-        let metrics = Metrics::new(["keys", "config"].into_iter());
-        metrics.reloaded("keys", false, 0);
-        metrics.reloaded("config", true, 1);
-        let text = metrics.encoded();
+    fn every_family_is_told_and_labels_cannot_break_out() {
+        let scrape = Scrape {
+            tally: Tally::default(),
+            levels: Levels { connections: 3, ..Levels::default() },
+            key_ids: Vec::new(),
+            reloads: Reloads::new(["keys"].into_iter()).state(),
+            keys: Keys { next_ends: vec![("key_\"}\n#".to_owned(), Timestamp::MAX)], ..Keys::default() },
+            endpoints: Vec::new(),
+            certificates: Vec::new(),
+            lost_lines: vec![("stderr".to_owned(), 7)],
+        };
+        let text = scrape.encoded();
         for line in [
-            "bearward_reload_success{part=\"keys\"} 0",
-            "bearward_reload_success{part=\"config\"} 1",
-            "bearward_reloads_total{part=\"keys\",outcome=\"refused\"} 1",
-            "bearward_generation 1",
+            "# TYPE bearward_requests counter",
+            "bearward_connections 3.0",
+            "bearward_reload_success{part=\"keys\"} 1.0",
+            "bearward_log_lines_dropped_total{log=\"stderr\"} 7",
+            "bearward_key_expires_in_seconds{key_id=\"key_\\\"}\\n#\"}",
+            "bearward_added_seconds_bucket{le=\"+Inf\"} 0",
+            "process_cpu_seconds_total ",
+            "process_open_fds ",
             "# EOF",
         ] {
-            assert!(text.contains(line), "{text}");
+            assert!(text.contains(line), "{line} is not in {text}");
         }
     }
 }

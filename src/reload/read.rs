@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-
 use super::files::certificates_of;
 use super::watch::{digest_of, openable};
 use super::{ASKED_SETTLE, Baseline, Part, Reloader, Running};
@@ -11,7 +9,7 @@ use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
 use crate::keys::set::{KeySet, Pace, Reading};
 use crate::keys::store::Store;
-use crate::net::tls;
+use crate::net::tls::{self, ListenerTls};
 use crate::snapshot::Snapshot;
 
 /// What was read whole, and may be applied.
@@ -19,7 +17,7 @@ pub(super) enum Ready {
     Config(Box<ReadyConfig>),
     Keys(KeySet),
     /// The listeners' that are good, by number, and what is wrong with the others'.
-    Certificates(Vec<(usize, Arc<ServerConfig>, Option<[u8; 32]>)>, Vec<Fault>),
+    Certificates(Vec<(usize, Arc<ListenerTls>, Option<[u8; 32]>)>, Vec<Fault>),
 }
 
 pub(super) struct ReadyConfig {
@@ -28,7 +26,7 @@ pub(super) struct ReadyConfig {
     pub(super) listeners: Vec<Listener>,
     pub(super) baseline: Baseline,
     pub(super) keys: Option<KeySet>,
-    pub(super) certificates: Vec<Option<Arc<ServerConfig>>>,
+    pub(super) certificates: Vec<Option<Arc<ListenerTls>>>,
     pub(super) compiled: Snapshot,
 }
 

@@ -8,9 +8,10 @@ use jiff::Span;
 use super::{StoreArgument, ahead, named, now, or_by_hand, show_secret};
 use crate::cli::{Failure, say};
 use crate::config::AgeAction;
+use crate::keys::KeyRecord;
 use crate::keys::edit::{Editor, Found};
+use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
-use crate::keys::{KeyRecord, Secret};
 
 /// Which key is meant.
 #[derive(Debug, Args)]
@@ -77,35 +78,24 @@ impl Rotate {
         token: &Token,
         max_age: Option<Duration>,
     ) -> Result<KeyRecord, Failure> {
-        let now = now();
         let is_at_once = self.grace == "0" || self.grace.parse::<Span>().is_ok_and(|span| span.is_zero());
         let grace_end = match is_at_once {
             true => None,
             false => Some(ahead("--grace", &self.grace)?),
         };
-        let expires_at = match &self.expires_in {
-            Some(lifetime) => Some(ahead("--expires-in", lifetime)?),
-            None => before.expires_at,
-        };
-        if before.disabled {
-            let revoked = format!("{} is turned off, which a new secret would not change", named(before));
-            return Err(Failure::Failed(revoked));
-        }
-        if expires_at.is_some_and(|end| end <= now) {
-            let ended = format!("{} has expired; --expires-in 90d gives it a new end", named(before));
-            return Err(Failure::Failed(ended));
-        }
-        // What the old secret could not do before, it can't do for longer now.
-        let old_end = grace_end.map(|end| before.expires_at.map_or(end, |expiry| end.min(expiry)));
-        // An old secret does not outlive the age at which it would be refused.
-        let end_of_age = before.created_at.zip(max_age).and_then(|(made, age)| made.checked_add(age).ok());
-        let old_end = old_end.map(|end| end_of_age.map_or(end, |age| end.min(age))).filter(|end| *end > now);
-        let mut after = KeyRecord { hash: token.hash(), created_at: Some(now), expires_at, ..before.clone() };
-        if is_at_once {
-            after.previous.clear();
-        }
-        after.previous.extend(old_end.map(|expires_at| Secret { hash: before.hash, expires_at }));
-        Ok(after)
+        let expires_in = self.expires_in.as_ref();
+        let expires_at = expires_in.map(|lifetime| ahead("--expires-in", lifetime)).transpose()?;
+        let rotation = Rotation { now: now(), grace_end, expires_at, refused_age: max_age };
+        rotation.of(before, token).map_err(|why| {
+            Failure::Failed(match why {
+                NotRotated::Disabled => {
+                    format!("{} is turned off, which a new secret would not change", named(before))
+                }
+                NotRotated::Expired => {
+                    format!("{} has expired; --expires-in 90d gives it a new end", named(before))
+                }
+            })
+        })
     }
 }
 

@@ -7,11 +7,12 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{ROTATION, StoreArgument, permission};
+use super::{StoreArgument, permission};
 use crate::cli::{Failure, print};
 use crate::keys::edit::find;
+use crate::keys::outlook::ROTATION_AGE;
 use crate::keys::store::Store;
-use crate::keys::{KeyRecord, Permission};
+use crate::keys::{KeyRecord, Permission, State};
 
 #[derive(Debug, Args)]
 pub(super) struct List {
@@ -51,35 +52,6 @@ enum Sort {
     Expiry,
 }
 
-/// What a key is at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum State {
-    Active,
-    Disabled,
-    Expired,
-    NotYetValid,
-}
-
-impl State {
-    fn of(record: &KeyRecord, now: Timestamp) -> Self {
-        match record {
-            _ if record.disabled => State::Disabled,
-            _ if record.expires_at.is_some_and(|end| now >= end) => State::Expired,
-            _ if record.not_before.is_some_and(|start| now < start) => State::NotYetValid,
-            _ => State::Active,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            State::Active => "active",
-            State::Disabled => "disabled",
-            State::Expired => "expired",
-            State::NotYetValid => "not_yet_valid",
-        }
-    }
-}
-
 /// A key, and how it stands.
 struct Row {
     record: KeyRecord,
@@ -92,13 +64,12 @@ struct Row {
 
 impl Row {
     fn of(record: KeyRecord, now: Timestamp, max_age: Duration) -> Self {
-        let state = State::of(&record, now);
+        let state = State::of(record.disabled, record.not_before, record.expires_at, now);
         let age =
             record.created_at.map(|made| Duration::try_from(now.duration_since(made)).unwrap_or_default());
         let rotation = record.created_at.and_then(|made| made.checked_add(max_age).ok());
         // What opens nothing any more needs no new secret.
-        let is_live = matches!(state, State::Active | State::NotYetValid);
-        let is_due = is_live && rotation.is_none_or(|due| now >= due);
+        let is_due = state.is_live() && rotation.is_none_or(|due| now >= due);
         Row { record, state, age, rotation, is_due }
     }
 
@@ -141,7 +112,7 @@ impl Row {
         let rotation = match self.rotation {
             _ if self.is_due && self.rotation.is_none() => "age unknown".to_owned(),
             _ if self.is_due => "due".to_owned(),
-            Some(due) if matches!(self.state, State::Active | State::NotYetValid) => {
+            Some(due) if self.state.is_live() => {
                 format!("in {}", span(Duration::try_from(due.duration_since(now)).unwrap_or_default()))
             }
             _ => String::new(),
@@ -181,7 +152,7 @@ fn span(duration: Duration) -> String {
 /// After how long keys are due for rotation.
 fn rotation(store: &StoreArgument) -> Result<Duration, Failure> {
     let max_age = store.configuration()?.and_then(|config| config.keys.max_age);
-    Ok(max_age.map_or(ROTATION, |max_age| max_age.age))
+    Ok(max_age.map_or(ROTATION_AGE, |max_age| max_age.age))
 }
 
 impl List {

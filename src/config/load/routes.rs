@@ -114,7 +114,7 @@ fn method(d: &mut Decoder<'_>, node: &Node) -> Option<Method> {
 }
 
 /// A host's name, or `*.` and a domain.
-fn host(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+pub(super) fn host(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     let host = d.word(node)?.to_ascii_lowercase();
     let name = host.strip_prefix("*.").unwrap_or(&host);
     if name.is_empty() || name.contains(['*', '/', '@']) || (name.contains(':') && !name.starts_with('[')) {

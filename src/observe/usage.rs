@@ -2,6 +2,7 @@
 //!
 //! In memory alone, and bounded: by the keys that were used, and for each by [`MAX_ADDRESSES`].
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,32 +11,80 @@ use std::time::Duration;
 use dashmap::DashMap;
 use jiff::Timestamp;
 
+use crate::denial::Code;
+
 /// Addresses that are remembered of one key; past them, new ones are no news.
 const MAX_ADDRESSES: usize = 64;
 /// What is told of a key again and again is told so often.
 const TELLING_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The use of all keys.
-#[derive(Debug, Default)]
-pub(crate) struct UsageBook(DashMap<String, Arc<Usage>>);
+#[derive(Debug)]
+pub(crate) struct UsageBook {
+    by_id: DashMap<String, Arc<Usage>>,
+    /// The ids that metrics name, each at its label's place.
+    labelled: Mutex<Vec<Arc<str>>>,
+    max_labels: usize,
+}
 
 impl UsageBook {
-    pub(crate) fn of(&self, key_id: &str) -> Arc<Usage> {
-        if let Some(usage) = self.0.get(key_id) {
-            return usage.value().clone();
-        }
-        self.0.entry(key_id.to_owned()).or_default().value().clone()
+    /// `max_labels`: how many keys metrics tell apart. Those that come first have them.
+    pub(crate) fn new(max_labels: usize) -> Self {
+        UsageBook { by_id: DashMap::new(), labelled: Mutex::default(), max_labels }
     }
+
+    /// What is remembered of this key, from now on at the latest.
+    pub(crate) fn of(&self, key_id: &str) -> Arc<Usage> {
+        if let Some(usage) = self.find(key_id) {
+            return usage;
+        }
+        let label = || Arc::new(Usage { label: self.label(key_id), ..Usage::default() });
+        self.by_id.entry(key_id.to_owned()).or_insert_with(label).value().clone()
+    }
+
+    /// What is remembered of this key, where there is anything.
+    pub(crate) fn find(&self, key_id: &str) -> Option<Arc<Usage>> {
+        self.by_id.get(key_id).map(|usage| usage.value().clone())
+    }
+
+    fn label(&self, key_id: &str) -> KeyLabel {
+        let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
+        if labelled.len() >= self.max_labels {
+            return KeyLabel::Other;
+        }
+        labelled.push(key_id.into());
+        KeyLabel::Id(labelled.len() - 1)
+    }
+
+    /// The ids that labels stand for.
+    pub(crate) fn labelled(&self) -> Vec<Arc<str>> {
+        self.labelled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// How metrics name a request's key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum KeyLabel {
+    /// Nobody's, or nobody's that is known.
+    #[default]
+    None,
+    /// One of too many.
+    Other,
+    /// By its number among those that are told apart.
+    Id(usize),
 }
 
 /// The use of one key.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
+    label: KeyLabel,
     /// Requests that were let in.
     requests: AtomicU64,
     /// When the last of them came, in microseconds since 1970.
     last_used: AtomicI64,
     addresses: Mutex<Addresses>,
+    /// Requests with the key's secret that were refused, by code.
+    refusals: Mutex<BTreeMap<&'static str, u64>>,
     old_secret: Telling,
     old_age: Telling,
 }
@@ -89,6 +138,36 @@ impl Usage {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).note(address)
     }
 
+    /// Notes a request that was refused although it had a secret of the key, an old one perhaps.
+    pub(super) fn refused(&self, code: Code) {
+        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry(code.name()).or_default() += 1;
+    }
+
+    pub(super) fn label(&self) -> KeyLabel {
+        self.label
+    }
+
+    /// How many requests were let in.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// When the last of them came, if any did.
+    pub(crate) fn last_used(&self) -> Option<Timestamp> {
+        let micros = self.last_used.load(Ordering::Relaxed);
+        Timestamp::from_microsecond(micros).ok().filter(|_| micros != 0)
+    }
+
+    /// Where the last of them came from, of IPv6 the network.
+    pub(crate) fn last_address(&self) -> Option<IpAddr> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).last
+    }
+
+    /// The requests with the key's secret that were refused, by code.
+    pub(crate) fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether to tell now that the key is used by a secret that was rotated out.
     pub(crate) fn tells_old_secret(&self, now: u64) -> bool {
         self.old_secret.is_due(now)
@@ -114,7 +193,7 @@ mod tests {
 
     #[test]
     fn an_address_is_news_once_and_the_memory_is_bounded() {
-        let usage = UsageBook::default().of("key_a");
+        let usage = UsageBook::new(1).of("key_a");
         let from = |address: String| usage.note(Timestamp::UNIX_EPOCH, Some(address.parse().unwrap()));
         assert!(from("192.0.2.1".to_owned()) && !from("192.0.2.1".to_owned()));
         assert!(from("2001:db8::1".to_owned()) && !from("2001:db8::2".to_owned()));
@@ -122,6 +201,15 @@ mod tests {
         let news = (0..200).filter(|host| from(format!("10.0.0.{host}"))).count();
         assert_eq!(news, MAX_ADDRESSES - 2);
         assert!(!usage.note(Timestamp::UNIX_EPOCH, None), "a unix socket is no address");
+    }
+
+    #[test]
+    fn the_first_keys_have_labels_and_the_others_share_one() {
+        let book = UsageBook::new(2);
+        let labels = ["key_a", "key_b", "key_a", "key_c"].map(|id| book.of(id).label());
+        assert_eq!(labels, [KeyLabel::Id(0), KeyLabel::Id(1), KeyLabel::Id(0), KeyLabel::Other]);
+        assert_eq!(book.labelled(), ["key_a".into(), "key_b".into()]);
+        assert!(book.find("key_d").is_none());
     }
 
     #[test]

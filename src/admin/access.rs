@@ -1,0 +1,100 @@
+//! Who may ask the admin listener, and by what name.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, HOST};
+use http::request::Parts;
+use http::uri::Authority;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::Visitor;
+use crate::denial::Denial;
+use crate::gate;
+use crate::guard::client::Client;
+use crate::keys::Permission;
+use crate::proxy::Gateway;
+
+/// Whoever asks, as the audit names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Actor {
+    /// Somebody on this machine, who has shown nothing.
+    Local,
+    /// Whoever holds the admin token.
+    Token,
+    /// A key with `admin`.
+    Key(String),
+}
+
+impl Actor {
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Actor::Local => "loopback",
+            Actor::Token => "the admin token",
+            Actor::Key(id) => id,
+        }
+    }
+}
+
+impl Visitor {
+    /// Refuses names that are not ours: a page in a browser on this machine could have its own name lead here, and read
+    /// what loopback may (DNS rebinding). An address can't be led anywhere, and a unix socket is no place for a browser.
+    pub(super) fn check_host(&self, parts: &Parts) -> Result<(), Denial> {
+        if self.peer.is_none() && self.is_local {
+            return Ok(());
+        }
+        let mut hosts = parts.headers.get_all(HOST).iter();
+        let named = match (parts.uri.authority(), hosts.next(), hosts.next()) {
+            (Some(authority), _, None) => authority.as_str(),
+            (None, Some(host), None) => host.to_str().unwrap_or_default(),
+            _ => return Err(Denial::bad_content("One Host header is needed")),
+        };
+        let is_ours = named.parse::<Authority>().is_ok_and(|authority| {
+            let host = authority.host().to_ascii_lowercase();
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+            host == "localhost" || bare.parse::<IpAddr>().is_ok() || self.admin.hosts.contains(&host)
+        });
+        if is_ours { Ok(()) } else { Err(Denial::misdirected(named)) }
+    }
+
+    /// Whether a request carries the admin token, or a key with `admin`.
+    pub(super) async fn authorize(&self, headers: &HeaderMap) -> Result<Actor, Denial> {
+        if self.has_token(headers).await {
+            return Ok(Actor::Token);
+        }
+        let Gateway { snapshot, keys, limiter, clock, .. } = &*self.admin.gateway;
+        let client = Client { address: self.peer.map(|peer| peer.to_canonical()), via_trusted: false };
+        let principal =
+            gate::authenticate(headers, &client, &snapshot.load(), keys, limiter, clock.wall()).outcome?;
+        let key = &principal.key().key;
+        match key.has(Permission::Admin) {
+            true => Ok(Actor::Key(key.id().to_owned())),
+            false => {
+                Err(Denial::insufficient_permissions(Permission::Admin.name(), &key.permissions.names()))
+            }
+        }
+    }
+
+    async fn has_token(&self, headers: &HeaderMap) -> bool {
+        let Some(path) = self.admin.token_file.clone() else { return false };
+        // Read at each request, which is rare: a token that was changed counts at once.
+        let shown = path.display().to_string();
+        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await;
+        let token = match read.unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into())) {
+            Ok(token) => Zeroizing::new(token),
+            Err(error) => {
+                tracing::error!(file = shown, %error, "the admin token can't be read");
+                return false;
+            }
+        };
+        let token = token.trim();
+        let mut given = headers.get_all(AUTHORIZATION).iter();
+        let (Some(value), None) = (given.next(), given.next()) else { return false };
+        let Some((scheme, given)) = value.to_str().ok().and_then(|value| value.split_once(' ')) else {
+            return false;
+        };
+        let is_same = given.trim().as_bytes().ct_eq(token.as_bytes());
+        !token.is_empty() && scheme.eq_ignore_ascii_case("bearer") && is_same.into()
+    }
+}

@@ -1,0 +1,314 @@
+//! Changes of keys: the same that `bearward keys` makes, where the store can be written.
+//!
+//! Invariant: a secret stands in the one answer that made it, and nowhere else.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::access::Actor;
+use super::{Admin, AdminBody, data, keys};
+use crate::config::AgeAction;
+use crate::config::decode::parse_duration;
+use crate::denial::Denial;
+use crate::keys::edit::{EditError, Editor};
+use crate::keys::rotation::{NotRotated, Rotation};
+use crate::keys::token::Token;
+use crate::keys::{KeyRecord, yaml};
+use crate::observe::audit::{KeyChange, changed};
+
+const MAX_BODY: usize = 64 * 1024;
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// A change that somebody may make.
+pub(super) struct Change<'a> {
+    pub(super) admin: Arc<Admin>,
+    pub(super) actor: Actor,
+    /// The key's id, where it has one already.
+    pub(super) key: String,
+    pub(super) peer: Option<IpAddr>,
+    pub(super) request_id: &'a HeaderValue,
+}
+
+/// What a new key is asked to be: the fields of a key file, but for those that are made here.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct NewKey {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    permissions: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing)]
+    expires_in: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limits: Option<Vec<NewQuota>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_concurrent: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_from: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routes: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Map<String, Value>>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct NewQuota {
+    requests: u32,
+    per: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burst: Option<u32>,
+}
+
+/// How a rotation is asked for; all of it may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RotationRequest {
+    grace: Option<String>,
+    expires_in: Option<String>,
+}
+
+/// How long an old secret lives on where nobody says otherwise, as on the command line.
+const DEFAULT_GRACE: &str = "7d";
+
+/// What a change has come to.
+struct Done {
+    key_id: String,
+    /// Of a key that was made or rotated.
+    token: Option<Token>,
+}
+
+impl Change<'_> {
+    pub(super) async fn create(
+        self,
+        body: Incoming,
+        headers: &HeaderMap,
+    ) -> Result<Response<AdminBody>, Denial> {
+        let wanted: NewKey = content(body, headers).await?;
+        let made = self.edit(KeyChange::Created, move |path, _| create(path, wanted)).await?;
+        let mut response = self.answer(made).await?;
+        *response.status_mut() = StatusCode::CREATED;
+        Ok(response)
+    }
+
+    pub(super) async fn rotate(
+        self,
+        body: Incoming,
+        headers: &HeaderMap,
+    ) -> Result<Response<AdminBody>, Denial> {
+        let asked: RotationRequest = match hyper::body::Body::is_end_stream(&body) {
+            true => RotationRequest::default(),
+            false => content(body, headers).await?,
+        };
+        let id = self.key.clone();
+        let rotated =
+            self.edit(KeyChange::Rotated, move |path, admin| rotate(path, &id, &asked, admin)).await?;
+        self.answer(rotated).await
+    }
+
+    pub(super) async fn revoke(self) -> Result<Response<AdminBody>, Denial> {
+        let id = self.key.clone();
+        let revoked = self.edit(KeyChange::Revoked, move |path, _| revoke(path, &id)).await?;
+        self.answer(revoked).await
+    }
+
+    pub(super) async fn delete(self) -> Result<Response<AdminBody>, Denial> {
+        let id = self.key.clone();
+        let deleted = self.edit(KeyChange::Deleted, move |path, _| delete(path, &id)).await?;
+        Ok(data(&json!({"id": deleted.key_id})))
+    }
+
+    /// Changes the store, where that holds up nobody, and has it read again before anybody is told.
+    async fn edit(
+        &self,
+        change: KeyChange,
+        edit: impl FnOnce(&Path, &Admin) -> Result<Done, Denial> + Send + 'static,
+    ) -> Result<Done, Denial> {
+        let (admin, path) = (self.admin.clone(), self.admin.gateway.snapshot.load().keys_path.clone());
+        let edited = tokio::task::spawn_blocking(move || edit(&path, &admin)).await;
+        let done = edited.unwrap_or_else(|_panic| Err(Denial::internal()))?;
+        let audit = self.admin.gateway.observers.logs().audit.as_ref();
+        changed(audit, change, &done.key_id, self.actor.name(), self.peer, self.request_id);
+        // It stands in the store whatever comes of this: a reload that finds other faults is told of in the status.
+        let _told_there = self.admin.reload.reload().await;
+        Ok(done)
+    }
+
+    /// The key as it is now, with its secret where it has a new one.
+    async fn answer(&self, done: Done) -> Result<Response<AdminBody>, Denial> {
+        let Done { key_id, token } = done;
+        let (admin, id) = (self.admin.clone(), key_id.clone());
+        let found = tokio::task::spawn_blocking(move || keys::find(&admin, &id)).await;
+        let key = found.ok().flatten();
+        let is_live = key.is_some();
+        let mut told = json!({"id": key_id, "key": key, "is_live": is_live});
+        if let (Some(token), Value::Object(fields)) = (token, &mut told) {
+            fields.insert("secret".to_owned(), Value::String(token.reveal().to_string()));
+        }
+        Ok(data(&told))
+    }
+}
+
+fn create(path: &Path, wanted: NewKey) -> Result<Done, Denial> {
+    let token = new_token(None)?;
+    let record = record(wanted, &token)?;
+    let editor = Editor::open(path).map_err(|error| refused(error, None, "create"))?;
+    editor
+        .add(std::slice::from_ref(&record))
+        .map_err(|error| refused(error, Some(editor.pasteable(&record)), "create"))?;
+    Ok(Done { key_id: record.id, token: Some(token) })
+}
+
+fn rotate(path: &Path, id: &str, asked: &RotationRequest, admin: &Admin) -> Result<Done, Denial> {
+    let now = now();
+    let grace = asked.grace.as_deref().unwrap_or(DEFAULT_GRACE);
+    let grace_end = match grace {
+        "0" | "0s" => None,
+        grace => Some(ahead("grace", grace, now)?),
+    };
+    let expires_at =
+        asked.expires_in.as_deref().map(|lifetime| ahead("expires_in", lifetime, now)).transpose()?;
+    let max_age = admin.gateway.snapshot.load().max_age;
+    let refused_age =
+        max_age.filter(|max_age| max_age.action == AgeAction::Refuse).map(|max_age| max_age.age);
+    let editor = Editor::open(path).map_err(|error| refused(error, None, "rotate"))?;
+    let found = find(&editor, id)?;
+    let token = new_token(Some(&found.record.id))?;
+    let rotation = Rotation { now, grace_end, expires_at, refused_age };
+    let after = rotation.of(&found.record, &token).map_err(|why| {
+        Denial::key_conflict(match why {
+            NotRotated::Disabled => "The key is turned off, which a new secret would not change",
+            NotRotated::Expired => "The key has expired; `expires_in` gives it a new end",
+        })
+    })?;
+    let pasteable = editor.pasteable(&after);
+    editor.replace(&found, &after).map_err(|error| refused(error, Some(pasteable), "rotate"))?;
+    Ok(Done { key_id: after.id, token: Some(token) })
+}
+
+fn revoke(path: &Path, id: &str) -> Result<Done, Denial> {
+    let editor = Editor::open(path).map_err(|error| refused(error, None, "revoke"))?;
+    let found = find(&editor, id)?;
+    if !found.record.disabled {
+        let after = KeyRecord { disabled: true, ..found.record.clone() };
+        let pasteable = editor.pasteable(&after);
+        editor.replace(&found, &after).map_err(|error| refused(error, Some(pasteable), "revoke"))?;
+    }
+    Ok(Done { key_id: found.record.id, token: None })
+}
+
+fn delete(path: &Path, id: &str) -> Result<Done, Denial> {
+    let editor = Editor::open(path).map_err(|error| refused(error, None, "delete"))?;
+    let found = find(&editor, id)?;
+    editor.delete(&found).map_err(|error| refused(error, None, "delete"))?;
+    Ok(Done { key_id: found.record.id, token: None })
+}
+
+/// The key with this id; a name is none.
+fn find(editor: &Editor, id: &str) -> Result<crate::keys::edit::Found, Denial> {
+    let found = editor.find(id).map_err(|error| match error {
+        EditError::Refused(_) => Denial::key_not_found(),
+        other => refused(other, None, "list"),
+    })?;
+    if found.record.id == id { Ok(found) } else { Err(Denial::key_not_found()) }
+}
+
+/// The record of a new key, by the same reader as the store's.
+fn record(wanted: NewKey, token: &Token) -> Result<KeyRecord, Denial> {
+    let now = now();
+    let expires_in =
+        wanted.expires_in.as_deref().map(|lifetime| ahead("expires_in", lifetime, now)).transpose()?;
+    if expires_in.is_some() && wanted.expires_at.is_some() {
+        return Err(Denial::bad_content("`expires_in` and `expires_at` say the same; one is enough"));
+    }
+    let Ok(Value::Object(mut fields)) = serde_json::to_value(wanted) else { return Err(Denial::internal()) };
+    fields.insert("id".to_owned(), Value::String(token.key_id()));
+    fields.insert("hash".to_owned(), Value::String(token.hash().to_stored()));
+    let read = yaml::parse_part(Path::new("body"), &Value::Object(fields).to_string());
+    let records = read.map_err(|faults| {
+        let told = faults.0.iter().map(|fault| match &fault.hint {
+            Some(hint) => format!("{} ({hint})", fault.message),
+            None => fault.message.clone(),
+        });
+        Denial::bad_fields(told.collect())
+    })?;
+    let mut record = records.into_iter().next().ok_or_else(Denial::internal)?;
+    record.created_at = Some(now);
+    record.expires_at = record.expires_at.or(expires_in);
+    Ok(record)
+}
+
+fn new_token(id: Option<&str>) -> Result<Token, Denial> {
+    let made = match id {
+        Some(id) => Token::generate_for(id),
+        None => Token::generate(),
+    };
+    made.map_err(|error| Denial::internal().caused_by(error.to_string()))
+}
+
+/// This moment, to the second: stores are read by people.
+fn now() -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()
+}
+
+/// That long from now.
+fn ahead(field: &str, text: &str, now: Timestamp) -> Result<Timestamp, Denial> {
+    let end = parse_duration(text).and_then(|duration| now.checked_add(duration).ok());
+    // Stores hold no later one.
+    end.filter(|end| end.as_second() < 253_402_214_400)
+        .ok_or_else(|| Denial::bad_content(format!("`{field}` is a duration, as in 90d")))
+}
+
+/// Why the store was not changed, and what changes it elsewhere.
+fn refused(error: EditError, pasteable: Option<String>, command: &str) -> Denial {
+    match error {
+        EditError::Refused(message) => Denial::key_conflict(message),
+        EditError::Unwritable { why, advice } => {
+            let advice = match pasteable {
+                Some(text) => format!("{advice}:\n{text}"),
+                None => advice,
+            };
+            Denial::store_read_only(&why, &advice, &format!("bearward keys {command}"))
+        }
+        EditError::Faults(faults) => {
+            Denial::key_conflict("The key store has faults as it is; the status tells them").caused_by(faults)
+        }
+    }
+}
+
+/// The JSON that a request came with.
+async fn content<T: for<'de> Deserialize<'de>>(body: Incoming, headers: &HeaderMap) -> Result<T, Denial> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        return Err(Denial::bad_content("The body must be application/json"));
+    }
+    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
+    let bytes: Bytes = match collected {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            return Err(Denial::body_too_large(MAX_BODY as u64));
+        }
+        Ok(Err(_)) => return Err(Denial::bad_content("The body broke off")),
+        Err(_elapsed) => return Err(Denial::body_stalled(BODY_TIME)),
+    };
+    // What serde says of it names fields and types, and may quote a value: of this one, nobody else learns.
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Denial::bad_content(format!("The body is not what is needed: {error}")))
+}

@@ -1,0 +1,69 @@
+//! The status and the refusals as they come, as server-sent events (WHATWG HTML, section 9.2).
+//!
+//! Events are made when the client takes them: one that is slow holds nothing but its place.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::Response;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::{Admin, AdminBody, status};
+
+/// Refusals are looked for so often, and the status is told every second time.
+const TICK: Duration = Duration::from_millis(500);
+
+struct Watching {
+    admin: Arc<Admin>,
+    tick: Interval,
+    /// Whether this turn tells the status.
+    tells_status: bool,
+    /// The first refusal that was not told yet.
+    next: u64,
+}
+
+impl Watching {
+    async fn events(mut self) -> (Bytes, Self) {
+        self.tick.tick().await;
+        let mut text = String::new();
+        for refused in self.admin.gateway.observers.refusals_from(self.next) {
+            self.next = refused.sequence + 1;
+            let (id, refusal) = (refused.sequence, status::refusal(&refused));
+            text.push_str(&format!("event: refusal\nid: {id}\ndata: {refusal}\n\n"));
+        }
+        if self.tells_status {
+            let admin = self.admin.clone();
+            // A million keys take their time; whoever is served meanwhile does not wait for it.
+            if let Ok(status) = tokio::task::spawn_blocking(move || status::status(&admin)).await {
+                text.push_str(&format!("event: status\ndata: {status}\n\n"));
+            }
+        } else if text.is_empty() {
+            // So that a client that has left is noticed.
+            text.push_str(":\n\n");
+        }
+        self.tells_status = !self.tells_status;
+        (Bytes::from(text), self)
+    }
+}
+
+/// Tells the last refusals and the status at once, and what follows as it comes.
+pub(super) fn stream(admin: Arc<Admin>) -> Response<AdminBody> {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watching = Watching { admin, tick, tells_status: true, next: 0 };
+    let frames = stream::unfold(watching, |watching| async move {
+        let (text, watching) = watching.events().await;
+        Some((Ok::<_, Infallible>(Frame::data(text)), watching))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

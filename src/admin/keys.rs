@@ -1,0 +1,161 @@
+//! The keys in service, as JSON: what each may do, how it was used, and how near its limits it is.
+//!
+//! Invariant: no secret, and no digest of one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::Response;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Admin, AdminBody, data};
+use crate::denial::Denial;
+use crate::keys::cache::LiveKey;
+use crate::keys::outlook::ROTATION_AGE;
+use crate::limit::KeyState;
+use crate::proxy::Gateway;
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+/// A part of all keys, in the order of their ids.
+#[derive(Debug)]
+pub(super) struct Page {
+    limit: usize,
+    /// The id that it begins behind.
+    after: String,
+}
+
+impl Page {
+    /// Reads `limit=N&after=ID`.
+    pub(super) fn asked(query: Option<&str>) -> Result<Self, Denial> {
+        let mut page = Page { limit: DEFAULT_LIMIT, after: String::new() };
+        let mut seen: Vec<&str> = Vec::new();
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if seen.contains(&name) {
+                return Err(Denial::bad_content("A parameter stands twice"));
+            }
+            seen.push(name);
+            match name {
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+                    page.limit =
+                        limit.ok_or_else(|| Denial::bad_content("`limit` is a number from 1 to 1000"))?;
+                }
+                "after" => page.after = value.to_owned(),
+                _ => {}
+            }
+        }
+        Ok(page)
+    }
+
+    pub(super) fn of(&self, admin: &Admin) -> Value {
+        let mut next: BTreeMap<String, Arc<LiveKey>> = BTreeMap::new();
+        let mut has_more = false;
+        admin.gateway.keys.for_each(|live| {
+            let id = live.key.id();
+            let is_full = next.len() == self.limit;
+            let is_beyond = is_full && next.last_key_value().is_some_and(|(last, _)| id > last.as_str());
+            if id <= self.after.as_str() {
+                return;
+            }
+            has_more |= is_full;
+            if !is_beyond {
+                next.insert(id.to_owned(), live.clone());
+                if is_full {
+                    next.pop_last();
+                }
+            }
+        });
+        let now = Timestamp::now();
+        let last = next.last_key_value().map(|(id, _)| id.clone()).filter(|_| has_more);
+        let keys: Vec<Value> = next.values().map(|live| key(&admin.gateway, live, now)).collect();
+        json!({"keys": keys, "next_after": last})
+    }
+}
+
+/// One key.
+pub(super) fn show(admin: &Admin, id: &str) -> Result<Response<AdminBody>, Denial> {
+    Ok(data(&find(admin, id).ok_or_else(Denial::key_not_found)?))
+}
+
+/// The key with this id, where it is in service.
+pub(super) fn find(admin: &Admin, id: &str) -> Option<Value> {
+    let mut found = None;
+    admin.gateway.keys.for_each(|live| {
+        if live.key.id() == id {
+            found = Some(live.clone());
+        }
+    });
+    Some(key(&admin.gateway, &*found?, Timestamp::now()))
+}
+
+fn key(gateway: &Gateway, live: &LiveKey, now: Timestamp) -> Value {
+    let key = &live.key;
+    let age = gateway.snapshot.load().max_age.map_or(ROTATION_AGE, |max_age| max_age.age);
+    let state = key.state(now);
+    let due = key.end_of_age(age);
+    let old_secrets = key.previous().iter().filter(|secret| secret.expires_at > now);
+    let text = |instant: Option<Timestamp>| instant.map(|instant| instant.to_string());
+    json!({
+        "id": key.id(),
+        "name": key.name(),
+        "state": state.name(),
+        "permissions": key.permissions.names(),
+        "environment": key.environment(),
+        "created_at": text(key.created_at()),
+        "not_before": text(key.not_before()),
+        "expires_at": text(key.expires_at()),
+        "rotation_due_at": text(due),
+        "rotation_due": state.is_live() && due.is_none_or(|due| now >= due),
+        "old_secrets_until": old_secrets.map(|secret| secret.expires_at.to_string()).collect::<Vec<_>>(),
+        "allow_from": key.allow_from().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "routes": key.routes(),
+        "limits": limits(gateway, live),
+        "usage": usage(gateway, key.id()),
+    })
+}
+
+/// How the key's limits stand; those of routes aside.
+fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
+    let Gateway { snapshot, limiter, .. } = gateway;
+    let snapshot = snapshot.load();
+    let key = &live.key;
+    // A key that was never used needs no state for being looked at.
+    let unused = || Arc::new(KeyState::default());
+    let state = limiter.known_state(key.id()).unwrap_or_else(unused);
+    let own: Option<Vec<_>> =
+        key.rate_limits().map(|quotas| quotas.iter().map(|quota| limiter.window(None, *quota)).collect());
+    let windows = own.as_deref().unwrap_or(&snapshot.default_windows);
+    let standing = limiter.standing(&state, windows.iter());
+    let windows: Vec<Value> = standing
+        .told()
+        .map(|(policy, limit, window, remaining, reset)| {
+            json!({
+                "policy": policy,
+                "limit": limit,
+                "window_seconds": window.as_secs(),
+                "remaining": remaining,
+                "full_in_seconds": reset.as_secs_f64(),
+            })
+        })
+        .collect();
+    let concurrent = key.max_concurrent().or(snapshot.default_max_concurrent);
+    let concurrent = concurrent.map(|limit| json!({"limit": limit, "in_flight": state.in_flight()}));
+    json!({"rate_limits": windows, "concurrent": concurrent})
+}
+
+/// Since the process began.
+fn usage(gateway: &Gateway, id: &str) -> Value {
+    let Some(usage) = gateway.usage.find(id) else {
+        return json!({"requests": 0, "refusals": {}, "last_used_at": null, "last_address": null});
+    };
+    json!({
+        "requests": usage.requests(),
+        "refusals": usage.refusals(),
+        "last_used_at": usage.last_used().map(|at| at.to_string()),
+        "last_address": usage.last_address(),
+    })
+}

@@ -1,0 +1,87 @@
+//! The paths of the admin listener, and the methods that each takes.
+
+use http::Method;
+
+/// A probe: open to all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// The process lives, whatever stands behind it.
+    Live,
+    /// Requests may come.
+    Ready,
+}
+
+/// What a path names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AdminPath {
+    Probe(Probe),
+    Metrics,
+    OpenApi,
+    Status,
+    Refusals,
+    Events,
+    Reload,
+    Keys,
+    /// By its id, as the following are.
+    Key(String),
+    Rotate(String),
+    Revoke(String),
+}
+
+impl AdminPath {
+    pub(super) fn find(path: &str) -> Option<Self> {
+        let of_key = |rest: &str| {
+            let (id, action) = rest.split_once('/').map_or((rest, None), |(id, action)| (id, Some(action)));
+            match action {
+                _ if id.is_empty() => None,
+                None => Some(AdminPath::Key(id.to_owned())),
+                Some("rotate") => Some(AdminPath::Rotate(id.to_owned())),
+                Some("revoke") => Some(AdminPath::Revoke(id.to_owned())),
+                Some(_) => None,
+            }
+        };
+        Some(match path {
+            "/livez" | "/healthz" => AdminPath::Probe(Probe::Live),
+            "/readyz" => AdminPath::Probe(Probe::Ready),
+            "/metrics" => AdminPath::Metrics,
+            "/api/openapi.json" => AdminPath::OpenApi,
+            "/api/v1/status" => AdminPath::Status,
+            "/api/v1/refusals" => AdminPath::Refusals,
+            "/api/v1/events" => AdminPath::Events,
+            "/api/v1/reload" => AdminPath::Reload,
+            "/api/v1/keys" => AdminPath::Keys,
+            _ => of_key(path.strip_prefix("/api/v1/keys/")?)?,
+        })
+    }
+
+    /// As `Allow` has them.
+    pub(super) fn methods(&self) -> &'static str {
+        match self {
+            AdminPath::Reload | AdminPath::Rotate(_) | AdminPath::Revoke(_) => "POST",
+            AdminPath::Keys => "GET, HEAD, POST",
+            AdminPath::Key(_) => "GET, HEAD, DELETE",
+            _ => "GET, HEAD",
+        }
+    }
+
+    pub(super) fn takes(&self, method: &Method) -> bool {
+        self.methods().split(", ").any(|known| known == method.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_found_whole_or_not_at_all() {
+        assert_eq!(AdminPath::find("/api/v1/keys/key_a"), Some(AdminPath::Key("key_a".to_owned())));
+        assert_eq!(AdminPath::find("/api/v1/keys/key_a/revoke"), Some(AdminPath::Revoke("key_a".to_owned())));
+        for nothing in
+            ["/", "/api/v1/keys/", "/api/v1/keys/a/b", "/api/v1/keys//rotate", "/livez/", "/api/v1"]
+        {
+            assert_eq!(AdminPath::find(nothing), None, "{nothing}");
+        }
+        assert!(AdminPath::Keys.takes(&Method::POST) && !AdminPath::Reload.takes(&Method::GET));
+    }
+}

@@ -1,0 +1,80 @@
+//! Puts together what metrics and the status tell, at the moment that somebody asks.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::Admin;
+use crate::keys::outlook::{Outlook, ROTATION_AGE};
+use crate::observe::metrics::{Certificate, Endpoint, Keys, Scrape};
+use crate::proxy::Gateway;
+
+/// What is ahead of the keys is looked at anew after this long, or after a reload: a million keys take their time.
+const OUTLOOK_AGE: Duration = Duration::from_secs(30);
+
+/// The keys' outlook, as it was a moment ago.
+#[derive(Debug, Default)]
+pub(crate) struct Cached(Mutex<Option<(u64, Instant, Outlook)>>);
+
+impl Cached {
+    pub(super) fn outlook(&self, gateway: &Gateway) -> Outlook {
+        let generation = gateway.reloads.state().generation;
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*cached {
+            Some((of, at, outlook)) if *of == generation && at.elapsed() < OUTLOOK_AGE => outlook.clone(),
+            _ => {
+                let age = gateway.snapshot.load().max_age.map_or(ROTATION_AGE, |max_age| max_age.age);
+                let outlook = Outlook::of(&gateway.keys, Timestamp::now(), age);
+                *cached = Some((generation, Instant::now(), outlook.clone()));
+                outlook
+            }
+        }
+    }
+}
+
+/// All endpoints, as the last requests found them.
+pub(super) fn endpoints(gateway: &Gateway) -> Vec<Endpoint> {
+    let snapshot = gateway.snapshot.load();
+    let of_all = snapshot.upstreams.iter().flat_map(|upstream| {
+        upstream.endpoints.iter().map(|endpoint| Endpoint {
+            upstream: upstream.name.clone(),
+            address: endpoint.address.to_string(),
+            is_well: endpoint.health.is_well(),
+            in_flight: endpoint.health.in_flight(),
+        })
+    });
+    of_all.collect()
+}
+
+/// All certificates in service, where it is known when they end.
+pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
+    let of_all = admin.certificates.iter().flat_map(|(listener, tls)| {
+        let served = tls.load().certificates.clone();
+        served.into_iter().filter_map(|served| {
+            Some(Certificate {
+                listener: listener.to_string(),
+                file: served.file.display().to_string(),
+                not_after: served.not_after?,
+            })
+        })
+    });
+    of_all.collect()
+}
+
+/// What Prometheus gets.
+pub(super) fn encoded(admin: &Admin) -> String {
+    let Admin { gateway, outlook, .. } = admin;
+    let Outlook { keys, due_for_rotation, next_ends } = outlook.outlook(gateway);
+    Scrape {
+        tally: gateway.observers.tally(),
+        levels: gateway.observers.levels(),
+        key_ids: gateway.usage.labelled(),
+        reloads: gateway.reloads.state(),
+        keys: Keys { keys, secrets: gateway.keys.len(), due_for_rotation, next_ends },
+        endpoints: endpoints(gateway),
+        certificates: certificates(admin),
+        lost_lines: gateway.observers.logs().lost().collect(),
+    }
+    .encoded()
+}

@@ -1,0 +1,111 @@
+//! What the status and the last refusals are, as JSON.
+
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::{Admin, scrape};
+use crate::denial::catalogue;
+use crate::keys::outlook::Outlook;
+use crate::observe::observer::Levels;
+use crate::observe::reloads::{PartState, State};
+use crate::observe::tally::Refused;
+
+/// Whether requests may come: with keys, and, where the configuration makes it depend on that, with an endpoint that is
+/// well for every upstream.
+pub(super) fn is_ready(admin: &Admin) -> bool {
+    let snapshot = admin.gateway.snapshot.load();
+    let is_served = |upstream: &std::sync::Arc<crate::upstream::Upstream>| {
+        upstream.endpoints.iter().any(|endpoint| endpoint.health.is_well())
+    };
+    admin.gateway.keys.len() > 0 && (!admin.ready_with_upstreams || snapshot.upstreams.iter().all(is_served))
+}
+
+pub(super) fn status(admin: &Admin) -> Value {
+    let gateway = &admin.gateway;
+    let Levels { connections, connections_begun, in_flight, streams } = gateway.observers.levels();
+    let tally = gateway.observers.tally();
+    let Outlook { keys, due_for_rotation, next_ends } = admin.outlook.outlook(gateway);
+    let State { generation, parts, needs_restart } = gateway.reloads.state();
+    let next_ends: Vec<Value> = next_ends
+        .into_iter()
+        .map(|(key_id, expires_at)| json!({"key_id": key_id, "expires_at": expires_at.to_string()}))
+        .collect();
+    let lost: Map<String, Value> =
+        gateway.observers.logs().lost().map(|(log, count)| (log, json!(count))).collect();
+    let is_draining = gateway.is_draining.load(Ordering::Relaxed);
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "started_at": admin.started.to_string(),
+        "uptime_seconds": Timestamp::now().duration_since(admin.started).as_secs().max(0),
+        "is_ready": !is_draining && is_ready(admin),
+        "is_draining": is_draining,
+        "generation": generation,
+        "reloads": parts.iter().map(reload).collect::<Vec<_>>(),
+        "needs_restart": needs_restart,
+        "connections": connections,
+        "connections_accepted": connections_begun,
+        "requests": tally.requests(),
+        "requests_in_flight": in_flight,
+        "open_streams": streams,
+        "refusals": tally.refusals,
+        "added": {"count": tally.added.count(), "p95_seconds": tally.added.quantile(0.95)},
+        "keys": {
+            "keys": keys,
+            "secrets": gateway.keys.len(),
+            "due_for_rotation": due_for_rotation,
+            "next_ends": next_ends,
+        },
+        "endpoints": scrape::endpoints(gateway).into_iter().map(|endpoint| json!({
+            "upstream": &*endpoint.upstream,
+            "endpoint": endpoint.address,
+            "is_well": endpoint.is_well,
+            "requests_in_flight": endpoint.in_flight,
+        })).collect::<Vec<_>>(),
+        "certificates": scrape::certificates(admin).into_iter().map(|certificate| json!({
+            "listener": certificate.listener,
+            "file": certificate.file,
+            "expires_at": certificate.not_after.to_string(),
+        })).collect::<Vec<_>>(),
+        "log_lines_dropped": lost,
+    })
+}
+
+fn reload(state: &PartState) -> Value {
+    let (refused_at, faults) = match &state.fault {
+        Some((at, faults)) => (Some(at.to_string()), faults.as_json().collect()),
+        None => (None, Vec::new()),
+    };
+    json!({
+        "part": state.part,
+        "is_current": state.fault.is_none(),
+        "loaded_at": state.loaded_at.to_string(),
+        "applied": state.applied,
+        "refused": state.refused,
+        "refused_at": refused_at,
+        "faults": faults,
+    })
+}
+
+/// The last refusals, oldest first.
+pub(super) fn refusals(admin: &Admin) -> Value {
+    let recent = admin.gateway.observers.refusals_from(0);
+    Value::Array(recent.iter().map(|refused| refusal(refused)).collect())
+}
+
+pub(super) fn refusal(refused: &Refused) -> Value {
+    json!({
+        "sequence": refused.sequence,
+        "at": refused.at.to_string(),
+        "code": refused.code,
+        "reason": refused.reason,
+        "advice": catalogue::advice(refused.code, &refused.reason),
+        "request_id": refused.request_id,
+        "client": refused.client,
+        "method": refused.method,
+        "path": refused.path,
+        "key_id": refused.key_id,
+        "route": refused.route,
+    })
+}

@@ -1,0 +1,57 @@
+//! A new secret for a key, and how long its old one lives on.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::token::Token;
+use super::{KeyRecord, Secret};
+
+/// How a key is rotated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rotation {
+    pub(crate) now: Timestamp,
+    /// When the old secret stops opening the key; `None` ends it at once, and all that are older.
+    pub(crate) grace_end: Option<Timestamp>,
+    /// A new end of the key itself; left out, it stays.
+    pub(crate) expires_at: Option<Timestamp>,
+    /// The age at which the configuration refuses a secret, if it does.
+    pub(crate) refused_age: Option<Duration>,
+}
+
+/// Why a key is not rotated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotRotated {
+    Disabled,
+    Expired,
+}
+
+impl Rotation {
+    /// The key with the secret of `token`.
+    ///
+    /// # Errors
+    ///
+    /// A new secret would open nothing.
+    pub(crate) fn of(&self, before: &KeyRecord, token: &Token) -> Result<KeyRecord, NotRotated> {
+        let Rotation { now, grace_end, refused_age, .. } = *self;
+        let expires_at = self.expires_at.or(before.expires_at);
+        if before.disabled {
+            return Err(NotRotated::Disabled);
+        }
+        if expires_at.is_some_and(|end| end <= now) {
+            return Err(NotRotated::Expired);
+        }
+        // What the old secret could not do before, it can't do for longer now.
+        let old_end = grace_end.map(|end| before.expires_at.map_or(end, |expiry| end.min(expiry)));
+        // An old secret does not outlive the age at which it would be refused.
+        let end_of_age =
+            before.created_at.zip(refused_age).and_then(|(made, age)| made.checked_add(age).ok());
+        let old_end = old_end.map(|end| end_of_age.map_or(end, |age| end.min(age))).filter(|end| *end > now);
+        let mut after = KeyRecord { hash: token.hash(), created_at: Some(now), expires_at, ..before.clone() };
+        if grace_end.is_none() {
+            after.previous.clear();
+        }
+        after.previous.extend(old_end.map(|expires_at| Secret { hash: before.hash, expires_at }));
+        Ok(after)
+    }
+}

@@ -1,0 +1,91 @@
+//! Durations, counted by how long they are.
+
+use std::time::Duration;
+
+/// Upper bounds for what a model server takes, in seconds.
+pub(crate) const OF_REQUESTS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+    600.0,
+];
+/// Upper bounds for what a proxy adds, in seconds.
+pub(crate) const OF_OURS: &[f64] =
+    &[0.000_01, 0.000_025, 0.000_05, 0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1];
+
+/// How many durations there were of each length.
+#[derive(Clone, Debug)]
+pub(crate) struct Histogram {
+    bounds: &'static [f64],
+    /// One for each bound, and one for what is beyond.
+    counts: Box<[u64]>,
+    sum: f64,
+}
+
+impl Histogram {
+    /// `bounds`: upper ones, inclusive and ascending, in seconds.
+    pub(crate) fn new(bounds: &'static [f64]) -> Self {
+        Histogram { bounds, counts: vec![0; bounds.len() + 1].into(), sum: 0.0 }
+    }
+
+    pub(crate) fn observe(&mut self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = self.bounds.partition_point(|bound| *bound < seconds);
+        if let Some(count) = self.counts.get_mut(bucket) {
+            *count += 1;
+        }
+        self.sum += seconds;
+    }
+
+    /// Adds what another one with the same bounds has counted.
+    pub(crate) fn add(&mut self, other: &Histogram) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.sum += other.sum;
+    }
+
+    /// Seconds, all together.
+    pub(crate) fn sum(&self) -> f64 {
+        self.sum
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The upper bound of the bucket that this share of the durations does not pass, in seconds; `None` where there are
+    /// none, or it is beyond all bounds.
+    pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
+        let wanted = (self.count() as f64 * share).ceil() as u64;
+        let mut seen = 0;
+        let reached = self.buckets().into_iter().find(|(_, count)| {
+            seen += count;
+            seen >= wanted
+        });
+        reached.map(|(bound, _)| bound).filter(|bound| wanted > 0 && *bound < f64::MAX)
+    }
+
+    /// Each upper bound with its own count; the last one is `f64::MAX`, for what is beyond.
+    pub(crate) fn buckets(&self) -> Vec<(f64, u64)> {
+        let bounds = self.bounds.iter().copied().chain([f64::MAX]);
+        bounds.zip(self.counts.iter().copied()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_belongs_to_its_bucket_and_what_is_beyond_is_counted() {
+        let mut histogram = Histogram::new(&[0.001, 0.01]);
+        for micros in [500, 1000, 1001, 10_000, 10_001, 9_000_000] {
+            histogram.observe(Duration::from_micros(micros));
+        }
+        assert_eq!(histogram.buckets(), [(0.001, 2), (0.01, 2), (f64::MAX, 2)]);
+        assert_eq!([0.3, 0.5, 0.9].map(|share| histogram.quantile(share)), [Some(0.001), Some(0.01), None]);
+        let mut twice = histogram.clone();
+        twice.add(&histogram);
+        assert_eq!(twice.count(), 12);
+        assert!((twice.sum() - 2.0 * histogram.sum()).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,314 @@
+//! One destination of lines: they are put into one buffer under a short lock and written in batches by a thread of its own,
+//! so that a slow disk or terminal never holds up a request.
+//!
+//! The buffer is bounded. Past the bound lines are dropped and counted, as are those that can't be written, and the count is
+//! told; access lines go first, so that there is room for the event that says why.
+
+use std::cell::Cell;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::sink::Sink;
+
+/// Access lines past this many bytes that wait to be written are dropped, lines of the audit past half as many again, and
+/// lines of events past twice as many.
+const MAX_WAITING: usize = 8 * 1024 * 1024;
+/// A buffer of lines that grew past this many bytes is given back.
+const KEPT: usize = 1024 * 1024;
+/// What is left when the process ends gets this long.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Losses are told so often.
+const TELLING_INTERVAL: Duration = Duration::from_secs(10);
+/// Access lines wait this long for others to share a write with.
+const BATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+thread_local! {
+    /// Where this thread builds its lines.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A destination.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    shared: Arc<Shared>,
+    is_json: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// What lines of its own account name the destination by.
+    name: String,
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+    /// Lines that nobody will read, since the start.
+    lost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// Something that should not wait for the batch.
+    is_urgent: bool,
+    /// A file is to be opened again by its name.
+    reopens: bool,
+    is_closing: bool,
+    /// The thread has written the last of it.
+    is_closed: bool,
+}
+
+/// Ends the log's thread, once all that waits is written. Keep it until the process ends.
+#[derive(Debug)]
+pub(super) struct LogGuard {
+    shared: Arc<Shared>,
+}
+
+impl LogWriter {
+    /// A writer to `sink`, and the guard that flushes it.
+    pub(super) fn new(name: &str, sink: Sink, is_json: bool) -> io::Result<(Arc<Self>, LogGuard)> {
+        let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+            lost: AtomicU64::new(0),
+        });
+        let of_thread = shared.clone();
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || write_batches(&of_thread, sink))?;
+        let guard = LogGuard { shared: shared.clone() };
+        Ok((Arc::new(LogWriter { shared, is_json }), guard))
+    }
+
+    /// Queues an access line; `write` writes it without its end, and is told whether as JSON.
+    pub(in crate::observe) fn access(&self, write: impl FnOnce(&mut Vec<u8>, bool)) {
+        // Built outside the lock, where the thread's last one was.
+        let mut line = SCRATCH.take();
+        line.clear();
+        write(&mut line, self.is_json);
+        line.push(b'\n');
+        self.queue(&line, MAX_WAITING, false);
+        SCRATCH.set(line);
+    }
+
+    /// Queues a line of the audit, for which there is room when there is none for access lines.
+    pub(in crate::observe) fn audit<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
+        let mut text = if self.is_json {
+            serde_json::to_vec(line).unwrap_or_default()
+        } else {
+            pretty(line).into_bytes()
+        };
+        text.push(b'\n');
+        self.queue(&text, MAX_WAITING + MAX_WAITING / 2, false);
+    }
+
+    pub(super) fn event(&self, line: &[u8]) {
+        self.queue(line, 2 * MAX_WAITING, true);
+    }
+
+    /// `room`: with more than this many bytes waiting, the line is dropped.
+    fn queue(&self, line: &[u8], room: usize, is_urgent: bool) {
+        let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.lines.len() + line.len() > room {
+            drop(waiting);
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let is_first = waiting.lines.is_empty();
+        waiting.lines.extend_from_slice(line);
+        waiting.is_urgent |= is_urgent;
+        drop(waiting);
+        // The first line of a batch wakes the thread; the others ride along.
+        if is_first || is_urgent {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Has a file opened again by its name, before the next line is written.
+    pub(super) fn reopen(&self) {
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).reopens = true;
+        self.shared.changed.notify_one();
+    }
+
+    /// Lines that nobody will read, since the start.
+    pub(super) fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// What the thread has to do next.
+struct Batch {
+    lines: Vec<u8>,
+    reopens: bool,
+    is_closing: bool,
+}
+
+impl Shared {
+    /// Waits for lines, and a little longer for more of them. `spare`: an empty buffer for the next ones.
+    fn next(&self, spare: Vec<u8>) -> Batch {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // Without a line there is nothing to wake up for.
+        let is_idle =
+            |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.is_closing && !waiting.reopens;
+        let waiting = self.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
+        let may_wait = |waiting: &mut Waiting| !waiting.is_urgent && !waiting.is_closing && !waiting.reopens;
+        let (mut waiting, _timed_out) = self
+            .changed
+            .wait_timeout_while(waiting, BATCH_INTERVAL, may_wait)
+            .unwrap_or_else(PoisonError::into_inner);
+        waiting.is_urgent = false;
+        let reopens = std::mem::take(&mut waiting.reopens);
+        Batch { lines: std::mem::replace(&mut waiting.lines, spare), reopens, is_closing: waiting.is_closing }
+    }
+
+    fn close(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
+        self.changed.notify_all();
+    }
+}
+
+fn write_batches(shared: &Shared, mut sink: Sink) {
+    let mut spare = Vec::new();
+    let mut losses = Losses::default();
+    loop {
+        let Batch { mut lines, reopens, is_closing } = shared.next(std::mem::take(&mut spare));
+        if reopens && let Err(error) = sink.reopen() {
+            tracing::error!(log = shared.name, %error, "a log can't be opened again; the open file is written on");
+        }
+        let written = sink.write(&lines);
+        if let Err((lost, _)) = &written {
+            shared.lost.fetch_add(*lost, Ordering::Relaxed);
+        }
+        losses.tell(shared, written.err().map(|(_, error)| error));
+        if is_closing && lines.is_empty() {
+            shared.close();
+            return;
+        }
+        if lines.capacity() <= KEPT {
+            lines.clear();
+            spare = lines;
+        }
+    }
+}
+
+/// What was said of lines that are lost. It is said now and then: where events go the same way, each word about them is one
+/// more to lose.
+#[derive(Default)]
+struct Losses {
+    told: u64,
+    next: Option<Instant>,
+}
+
+impl Losses {
+    fn tell(&mut self, shared: &Shared, error: Option<io::Error>) {
+        let lost = shared.lost.load(Ordering::Relaxed);
+        let now = Instant::now();
+        if lost == self.told || self.next.is_some_and(|next| now < next) {
+            return;
+        }
+        let error = error.map(|error| error.to_string());
+        let why = error.as_deref().unwrap_or("whoever reads it is too slow");
+        tracing::warn!(log = shared.name, dropped = lost - self.told, why, "log lines were dropped");
+        (self.told, self.next) = (lost, Some(now + TELLING_INTERVAL));
+    }
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.is_closing = true;
+        self.shared.changed.notify_all();
+        // A reader that takes nothing must not keep the process from ending.
+        let is_open = |waiting: &mut Waiting| !waiting.is_closed;
+        let _in_time_or_not = self.shared.changed.wait_timeout_while(waiting, FAREWELL, is_open);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Takes nothing until it is let.
+    struct Blocked(Arc<Mutex<()>>);
+
+    impl Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            drop(self.0.lock());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_costs_lines_and_not_memory() {
+        let gate = Arc::new(Mutex::new(()));
+        let held = gate.lock().unwrap();
+        let (writer, guard) = LogWriter::new("test", Sink::of(Blocked(gate.clone())), false).unwrap();
+        let line = "x".repeat(1024 * 1024);
+        for _ in 0..64 {
+            writer.access(|out, _| out.extend_from_slice(line.as_bytes()));
+            writer.event(line.as_bytes());
+        }
+        {
+            let waiting = writer.shared.waiting.lock().unwrap();
+            assert!(waiting.lines.len() <= 2 * MAX_WAITING, "{}", waiting.lines.len());
+            assert!(writer.lost() > 60, "{}", writer.lost());
+        }
+        drop(held);
+        drop(guard);
+    }
+
+    #[test]
+    fn all_lines_are_written_before_the_guard_is_gone() {
+        let sink = Kept::default();
+        let (writer, guard) = LogWriter::new("test", Sink::of(sink.clone()), true).unwrap();
+        for number in 0..1000 {
+            writer.access(|out, _| out.extend_from_slice(number.to_string().as_bytes()));
+        }
+        drop(guard);
+        assert_eq!(sink.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 1001);
+    }
+
+    /// Fails as a full disk does.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        let (writer, guard) = LogWriter::new("test", Sink::of(Full), true).unwrap();
+        for number in 0..1000 {
+            writer.access(|out, _| out.extend_from_slice(number.to_string().as_bytes()));
+        }
+        drop(guard);
+        assert_eq!(writer.lost(), 1000);
+    }
+}

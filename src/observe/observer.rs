@@ -1,0 +1,153 @@
+//! Who observes the requests of one worker: its logs, and its own counts.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Logs;
+use super::tally::{Finished, RECENT, Refused, Tally};
+
+/// What a worker tells of its requests, and counts of them.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    pub(crate) logs: Logs,
+    /// The number of the next refusal, of all workers.
+    sequence: Arc<AtomicU64>,
+    connections: AtomicUsize,
+    connections_begun: AtomicU64,
+    in_flight: AtomicUsize,
+    streams: AtomicUsize,
+    /// Locked by its worker a moment a request, and by whoever reads.
+    tally: Mutex<Tally>,
+}
+
+/// What is going on just now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Levels {
+    /// Connections of clients.
+    pub(crate) connections: usize,
+    /// … that there have been, those included.
+    pub(crate) connections_begun: u64,
+    /// Requests whose answer is not over.
+    pub(crate) in_flight: usize,
+    /// Of these, those whose answer has begun.
+    pub(crate) streams: usize,
+}
+
+impl Observer {
+    fn new(logs: Logs, sequence: Arc<AtomicU64>) -> Self {
+        Observer {
+            logs,
+            sequence,
+            connections: AtomicUsize::new(0),
+            connections_begun: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            tally: Mutex::default(),
+        }
+    }
+
+    /// Connections that the worker has.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn connected(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.connections_begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn disconnected(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn began(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The answer to a request begins.
+    pub(super) fn answering(&self) {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request is over. `was_answering`: its answer had begun.
+    pub(super) fn finished(&self, finished: &Finished<'_>, was_answering: bool) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if was_answering {
+            self.streams.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).finish(finished);
+    }
+
+    pub(super) fn refused(&self, refused: Refused, policy: Option<&str>) {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let refused = Refused { sequence, ..refused };
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).refuse(refused, policy);
+    }
+}
+
+/// The observers of all workers.
+#[derive(Debug, Default)]
+pub(crate) struct Observers {
+    logs: Logs,
+    sequence: Arc<AtomicU64>,
+    all: Mutex<Vec<Arc<Observer>>>,
+}
+
+impl Observers {
+    pub(crate) fn new(logs: Logs) -> Self {
+        Observers { logs, ..Observers::default() }
+    }
+
+    pub(crate) fn logs(&self) -> &Logs {
+        &self.logs
+    }
+
+    /// One more, for a worker.
+    pub(crate) fn join(&self) -> Arc<Observer> {
+        let observer = Arc::new(Observer::new(self.logs.clone(), self.sequence.clone()));
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(observer.clone());
+        observer
+    }
+
+    /// One whose requests are not counted with the others': the admin listener's.
+    pub(crate) fn apart(&self) -> Arc<Observer> {
+        Arc::new(Observer::new(self.logs.clone(), Arc::default()))
+    }
+
+    fn all(&self) -> Vec<Arc<Observer>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What all have counted.
+    pub(crate) fn tally(&self) -> Tally {
+        let mut sum = Tally::default();
+        for observer in self.all() {
+            sum.add(&observer.tally.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        sum
+    }
+
+    /// What is going on just now.
+    pub(crate) fn levels(&self) -> Levels {
+        let mut sum = Levels::default();
+        for observer in self.all() {
+            sum.connections += observer.connections();
+            sum.connections_begun += observer.connections_begun.load(Ordering::Relaxed);
+            sum.in_flight += observer.in_flight.load(Ordering::Relaxed);
+            sum.streams += observer.streams.load(Ordering::Relaxed);
+        }
+        sum
+    }
+
+    /// The last refusals from this number on, oldest first.
+    pub(crate) fn refusals_from(&self, sequence: u64) -> Vec<Arc<Refused>> {
+        let mut recent = Vec::new();
+        for observer in self.all() {
+            let tally = observer.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.extend(tally.recent.iter().filter(|refused| refused.sequence >= sequence).cloned());
+        }
+        recent.sort_by_key(|refused| refused.sequence);
+        let spare = recent.len().saturating_sub(RECENT);
+        recent.split_off(spare)
+    }
+}

@@ -1,0 +1,263 @@
+//! What one worker has counted of its requests. Nobody else writes it; who reads adds up those of all workers.
+//!
+//! Invariant: what it holds is bounded by the configuration: names of routes, of upstreams and of policies, the keys that
+//! metrics tell apart, and the last [`RECENT`] refusals.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use jiff::Timestamp;
+
+use super::histogram::{Histogram, OF_OURS, OF_REQUESTS};
+use super::usage::KeyLabel;
+
+/// Refusals that are remembered one by one.
+pub(crate) const RECENT: usize = 100;
+/// Policies that are told apart; those of a million keys might be many.
+const MAX_POLICIES: usize = 100;
+/// What a route is called where none was found, or none was looked for.
+const NO_ROUTE: &str = "none";
+const OTHER_POLICY: &str = "other";
+
+/// What became of a request, as statuses are told apart.
+pub(crate) const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Counts of one worker, or of all together.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    /// By the route's name.
+    pub(crate) routes: HashMap<Arc<str>, OfRoute, RandomState>,
+    /// By the upstream's name.
+    pub(crate) upstreams: HashMap<Arc<str>, OfUpstream, RandomState>,
+    /// The time that requests spent here, and not with upstream.
+    pub(crate) added: Histogram,
+    /// By code.
+    pub(crate) refusals: BTreeMap<&'static str, u64>,
+    /// By policy.
+    pub(crate) exhausted: BTreeMap<Box<str>, u64>,
+    /// The last ones, oldest first.
+    pub(crate) recent: VecDeque<Arc<Refused>>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Tally {
+            routes: HashMap::default(),
+            upstreams: HashMap::default(),
+            added: Histogram::new(OF_OURS),
+            refusals: BTreeMap::new(),
+            exhausted: BTreeMap::new(),
+            recent: VecDeque::new(),
+        }
+    }
+}
+
+/// Requests of one route.
+#[derive(Clone, Debug)]
+pub(crate) struct OfRoute {
+    /// By key, and within that by class of status.
+    pub(crate) requests: HashMap<KeyLabel, [u64; STATUS_CLASSES.len()], RandomState>,
+    /// From the head of a request to the end of its answer.
+    pub(crate) duration: Histogram,
+    /// … and to the first byte of the answer's body.
+    pub(crate) first_byte: Histogram,
+}
+
+impl Default for OfRoute {
+    fn default() -> Self {
+        OfRoute {
+            requests: HashMap::default(),
+            duration: Histogram::new(OF_REQUESTS),
+            first_byte: Histogram::new(OF_REQUESTS),
+        }
+    }
+}
+
+/// Requests to one upstream.
+#[derive(Clone, Debug)]
+pub(crate) struct OfUpstream {
+    /// Connections that a request waited for.
+    pub(crate) connect: Histogram,
+    /// From a request that has a connection to the head of the answer.
+    pub(crate) response: Histogram,
+}
+
+impl Default for OfUpstream {
+    fn default() -> Self {
+        OfUpstream { connect: Histogram::new(OF_REQUESTS), response: Histogram::new(OF_REQUESTS) }
+    }
+}
+
+/// A refusal, or a failure that was told to a caller.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    /// Its number among those of all workers.
+    pub(crate) sequence: u64,
+    pub(crate) at: Timestamp,
+    pub(crate) code: &'static str,
+    /// The real one, which the caller may not have been told.
+    pub(crate) reason: String,
+    pub(crate) request_id: String,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) key_id: Option<String>,
+    pub(crate) route: Option<String>,
+}
+
+/// A request that is over.
+#[derive(Debug)]
+pub(super) struct Finished<'a> {
+    pub(super) route: Option<&'a Arc<str>>,
+    pub(super) upstream: Option<&'a Arc<str>>,
+    pub(super) key: KeyLabel,
+    /// Zero where nothing was answered.
+    pub(super) status: u16,
+    pub(super) took: Duration,
+    pub(super) first_byte: Option<Duration>,
+    pub(super) added: Option<Duration>,
+    pub(super) connect: Option<Duration>,
+    pub(super) response: Option<Duration>,
+}
+
+impl Tally {
+    pub(super) fn finish(&mut self, finished: &Finished<'_>) {
+        let of_route = named(&mut self.routes, finished.route);
+        let classes = of_route.requests.entry(finished.key).or_default();
+        if let Some(count) = classes.get_mut(usize::from(finished.status / 100)) {
+            *count += 1;
+        }
+        of_route.duration.observe(finished.took);
+        if let Some(first_byte) = finished.first_byte {
+            of_route.first_byte.observe(first_byte);
+        }
+        if let Some(added) = finished.added {
+            self.added.observe(added);
+        }
+        if finished.upstream.is_some() && (finished.connect.is_some() || finished.response.is_some()) {
+            let of_upstream = named(&mut self.upstreams, finished.upstream);
+            finished.connect.into_iter().for_each(|connect| of_upstream.connect.observe(connect));
+            finished.response.into_iter().for_each(|response| of_upstream.response.observe(response));
+        }
+    }
+
+    /// `policy`: the one that a limit refused by.
+    pub(super) fn refuse(&mut self, refused: Refused, policy: Option<&str>) {
+        *self.refusals.entry(refused.code).or_default() += 1;
+        if let Some(policy) = policy {
+            let is_full = self.exhausted.len() >= MAX_POLICIES && !self.exhausted.contains_key(policy);
+            let policy = if is_full { OTHER_POLICY } else { policy };
+            *self.exhausted.entry(policy.into()).or_default() += 1;
+        }
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Arc::new(refused));
+    }
+
+    /// Adds what another worker has counted.
+    pub(super) fn add(&mut self, other: &Tally) {
+        for (name, theirs) in &other.routes {
+            let ours = named(&mut self.routes, Some(name));
+            for (key, classes) in &theirs.requests {
+                let sums = ours.requests.entry(*key).or_default();
+                sums.iter_mut().zip(classes).for_each(|(sum, count)| *sum += count);
+            }
+            ours.duration.add(&theirs.duration);
+            ours.first_byte.add(&theirs.first_byte);
+        }
+        for (name, theirs) in &other.upstreams {
+            let ours = named(&mut self.upstreams, Some(name));
+            ours.connect.add(&theirs.connect);
+            ours.response.add(&theirs.response);
+        }
+        self.added.add(&other.added);
+        for (code, count) in &other.refusals {
+            *self.refusals.entry(code).or_default() += count;
+        }
+        for (policy, count) in &other.exhausted {
+            *self.exhausted.entry(policy.clone()).or_default() += count;
+        }
+    }
+
+    /// All requests that are over.
+    pub(crate) fn requests(&self) -> u64 {
+        let classes = self.routes.values().flat_map(|of_route| of_route.requests.values());
+        classes.flatten().sum()
+    }
+}
+
+/// What is counted under a name, from now on at the latest.
+fn named<'t, T: Default>(
+    all: &'t mut HashMap<Arc<str>, T, RandomState>,
+    name: Option<&Arc<str>>,
+) -> &'t mut T {
+    all.entry(name.cloned().unwrap_or_else(|| NO_ROUTE.into())).or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finished(route: &Arc<str>, key: KeyLabel, status: u16) -> Finished<'_> {
+        let took = Duration::from_millis(3);
+        Finished {
+            route: Some(route),
+            upstream: None,
+            key,
+            status,
+            took,
+            first_byte: Some(took),
+            added: None,
+            connect: None,
+            response: None,
+        }
+    }
+
+    fn refused(sequence: u64) -> Refused {
+        Refused {
+            sequence,
+            at: Timestamp::UNIX_EPOCH,
+            code: "RATE_LIMIT_EXCEEDED",
+            reason: String::new(),
+            request_id: String::new(),
+            client: None,
+            method: String::new(),
+            path: String::new(),
+            key_id: None,
+            route: None,
+        }
+    }
+
+    #[test]
+    fn two_workers_add_up() {
+        let route: Arc<str> = "chat".into();
+        let (mut one, mut other) = (Tally::default(), Tally::default());
+        one.finish(&finished(&route, KeyLabel::Id(0), 200));
+        other.finish(&finished(&route, KeyLabel::Id(0), 204));
+        other.finish(&finished(&route, KeyLabel::None, 401));
+        one.refuse(refused(1), Some("requests-1m"));
+        other.refuse(refused(2), Some("requests-1m"));
+        one.add(&other);
+        let of_chat = &one.routes["chat"];
+        assert_eq!(of_chat.requests[&KeyLabel::Id(0)], [0, 0, 2, 0, 0, 0]);
+        assert_eq!(of_chat.requests[&KeyLabel::None], [0, 0, 0, 0, 1, 0]);
+        assert_eq!((of_chat.duration.count(), one.requests()), (3, 3));
+        assert_eq!(one.refusals["RATE_LIMIT_EXCEEDED"], 2);
+        assert_eq!(one.exhausted["requests-1m"], 2);
+    }
+
+    #[test]
+    fn what_a_stranger_brings_about_is_bounded() {
+        let mut tally = Tally::default();
+        for number in 0..300 {
+            tally.refuse(refused(number), Some(&format!("requests-{number}s")));
+        }
+        assert_eq!((tally.recent.len(), tally.recent[0].sequence), (RECENT, 200));
+        assert_eq!(tally.exhausted.len(), MAX_POLICIES + 1);
+        assert_eq!(tally.exhausted["other"], 200);
+    }
+}
