@@ -1,6 +1,8 @@
 //! A configuration made to run: everything that can fail at the start fails in [`App::bind`], before the first
 //! connection is accepted.
 
+mod warnings;
+
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -18,7 +20,7 @@ use crate::admin;
 use crate::admin::scrape::Cached;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Admin, AgeAction, Config, Limits};
+use crate::config::{Admin, Config, Limits};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
 use crate::keys::directory::LastGood;
@@ -298,12 +300,12 @@ async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instan
 
 /// What a configuration needs before anything is bound. `check` makes one, too.
 pub(crate) struct Prepared {
-    snapshot: Snapshot,
-    keys: KeyCache,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) keys: KeyCache,
     /// What is wrong with files of a key directory, the others of which are good.
     pub(crate) refused: Faults,
     last_good: LastGood,
-    limiter: Limiter,
+    pub(crate) limiter: Limiter,
     endpoints: Endpoints,
     tls: Vec<Option<Arc<ListenerTls>>>,
     /// What is allowed, and most likely not meant.
@@ -332,7 +334,7 @@ impl Prepared {
         let endpoints = Endpoints::default();
         match Snapshot::new(config, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
-                let warnings = warnings(config, &set, &snapshot);
+                let warnings = warnings::of(config, &set, &snapshot, &tls);
                 let keys = KeyCache::from(&set);
                 let KeySet { refused, last_good, .. } = set;
                 let refused = Faults(refused);
@@ -365,46 +367,6 @@ fn read_keys(config: &Config) -> Result<KeySet, Faults> {
     let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
     let nothing = Default::default();
     store.load(Reading::first(&nothing))
-}
-
-/// Keys that a warning is told of one by one; of more, their number.
-const MAX_NAMED: usize = 20;
-
-fn warnings(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if matches!(Store::at(&config.keys.path), Ok(Store::Text(_))) {
-        let path = config.keys.path.display();
-        warnings.push(format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"));
-    }
-    let (now, max_age) = (Timestamp::now(), config.keys.max_age);
-    let is_refused = max_age.is_some_and(|max_age| max_age.action == AgeAction::Refuse);
-    let refused = if is_refused { ", and it is refused" } else { "" };
-    let mut of_keys = Vec::new();
-    let mut more = 0;
-    let mut warn = |warning: String| match of_keys.len() < MAX_NAMED {
-        // A key with several secrets is met several times.
-        true if of_keys.last() == Some(&warning) => {}
-        true => of_keys.push(warning),
-        false => more += 1,
-    };
-    for (_, live) in &set.entries {
-        let (key, id) = (&live.key, live.key.id());
-        for narrowed_to in key.routes().into_iter().flatten() {
-            if !snapshot.routes.names().any(|known| known == narrowed_to) {
-                warn(format!("{id} is narrowed to the route {narrowed_to}, which does not exist"));
-            }
-        }
-        match max_age.map(|max_age| key.end_of_age(max_age.age)) {
-            Some(Some(end)) if now >= end => warn(format!("{id} is past keys.max_age since {end}{refused}")),
-            Some(None) => warn(format!("{id} has no created_at, so its age is not known{refused}")),
-            _ => {}
-        }
-    }
-    warnings.extend(of_keys);
-    if more > 0 {
-        warnings.push(format!("{more} more warnings of this kind"));
-    }
-    warnings
 }
 
 /// What the cgroup and the affinity mask give.

@@ -3,21 +3,26 @@
 //! Exit codes: 0 done, 1 failed, 2 usage, 78 configuration (sysexits' `EX_CONFIG`).
 
 mod check;
+mod client;
 mod demo;
+mod explain;
+mod healthcheck;
 mod keys;
 mod reload;
 mod run;
+mod shown;
 
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::StartError;
 use crate::config::fault::{Fault, Faults};
+use crate::config::schema;
 use crate::keys::Credential;
 
 const EX_CONFIG: u8 = 78;
@@ -43,6 +48,19 @@ enum Command {
     Keys(keys::Keys),
     /// Have a running bearward read its files again, and say what came of it
     Reload(reload::Reload),
+    /// Say which route, permission and limits a request would meet, and why; or what an error code means
+    Explain(explain::Explain),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Ask a running bearward's probe, for containers without curl
+    Healthcheck(healthcheck::Healthcheck),
+    /// Print the completions of a shell: bearward completions bash > /etc/bash_completion.d/bearward
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page: bearward man | man -l -
+    Man,
     /// Print the version
     Version,
 }
@@ -56,6 +74,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// Faults in files; exit 78.
     Faults(Faults),
+    /// Faults of a configuration, or of the files that it names; exit 78.
+    InConfig(Faults, PathBuf),
 }
 
 impl From<Faults> for Failure {
@@ -100,6 +120,15 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.execute(),
         Command::Keys(keys) => keys.execute(),
         Command::Reload(reload) => reload.execute(),
+        Command::Explain(explain) => explain.execute(),
+        Command::Schema => print(&format!("{:#}\n", schema::of_config())),
+        Command::Healthcheck(healthcheck) => healthcheck.execute(),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "bearward", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+        Command::Man => manual(),
         Command::Version => print(&format!("bearward {}\n", env!("CARGO_PKG_VERSION"))),
     };
     match outcome {
@@ -107,7 +136,22 @@ pub fn main() -> ExitCode {
         Err(Failure::Failed(message)) => complain(&message, 1),
         Err(Failure::Usage(message)) => complain(&message, 2),
         Err(Failure::Faults(faults)) => complain(&faults.to_string(), EX_CONFIG),
+        Err(Failure::InConfig(faults, config)) => complain(&shown::faults(&faults, &config), EX_CONFIG),
     }
+}
+
+/// The manual page, of all commands.
+fn manual() -> Result<(), Failure> {
+    let mut text = Vec::new();
+    let mut command = Arguments::command();
+    command.build();
+    let mut pages = vec![command.clone()];
+    while let Some(page) = pages.pop() {
+        clap_mangen::Man::new(page.clone()).render(&mut text)?;
+        let below = page.get_subcommands().filter(|below| below.get_name() != "help");
+        pages.extend(below.cloned());
+    }
+    print(&String::from_utf8_lossy(&text))
 }
 
 /// Whether an argument is, or ends with, a whole token of ours. It must not even be quoted in a complaint.

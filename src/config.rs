@@ -6,6 +6,8 @@ pub(crate) mod decode;
 pub(crate) mod fault;
 mod limits;
 pub(crate) mod load;
+mod log;
+pub(crate) mod schema;
 pub(crate) mod tree;
 
 use std::net::IpAddr;
@@ -17,6 +19,7 @@ use ipnet::IpNet;
 
 pub use fault::{Fault, Faults, Position};
 pub(crate) use limits::{AttemptQuota, Limits, Quota};
+pub(crate) use log::{Log, LogFormat, LogTarget, Metrics};
 
 use crate::digest::sha256;
 use crate::permission::Permission;
@@ -385,72 +388,6 @@ impl TrustedProxies {
             None => self.unix,
         }
     }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Log {
-    pub(crate) format: LogFormat,
-    pub(crate) level: tracing::Level,
-    pub(crate) access: bool,
-    pub(crate) access_to: LogTarget,
-    /// Of the requests that went well, the share that has an access line: 0 to 1.
-    pub(crate) access_sample: f64,
-    pub(crate) audit: bool,
-    pub(crate) audit_to: LogTarget,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Log {
-            format: LogFormat::Auto,
-            level: tracing::Level::INFO,
-            access: true,
-            access_to: LogTarget::Stderr,
-            access_sample: 1.0,
-            audit: true,
-            audit_to: LogTarget::Stderr,
-        }
-    }
-}
-
-/// Where lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum LogTarget {
-    Stderr,
-    Stdout,
-    /// Appended to, and opened again on SIGUSR1.
-    File(PathBuf),
-}
-
-impl std::fmt::Display for LogTarget {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            LogTarget::Stderr => f.write_str("stderr"),
-            LogTarget::Stdout => f.write_str("stdout"),
-            LogTarget::File(path) => path.display().fmt(f),
-        }
-    }
-}
-
-/// What metrics tell apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Metrics {
-    /// Keys that have series of their own; the others share one.
-    pub(crate) key_ids: usize,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Metrics { key_ids: 1000 }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    /// Pretty on a terminal, else JSON.
-    Auto,
-    Json,
-    Pretty,
 }
 
 impl Config {

@@ -17,7 +17,7 @@ use crate::config::Access;
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
 use crate::keys::cache::{KeyCache, LiveKey, Revocation};
-use crate::keys::{Circumstances, KeyHash};
+use crate::keys::{ApiKey, Circumstances, KeyHash, Permission};
 use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Place, Standing, Window};
 use crate::observe::audit::Suspicion;
 use crate::observe::usage::UsageBook;
@@ -162,16 +162,22 @@ pub(crate) fn authorize(principal: Option<Principal>, route: Arc<Route>) -> Resu
         let Some(Principal { live, .. }) = &principal else {
             return Err(Denial::missing_key("Authorization"));
         };
-        if !live.key.has(permission) {
-            return Err(Denial::insufficient_permissions(permission.name(), &live.key.permissions.names()));
-        }
-        if let Some(allowed) = live.key.routes()
-            && !allowed.iter().any(|allowed| **allowed == *route.name)
-        {
-            return Err(Denial::route_not_allowed(&route.name, allowed));
-        }
+        may_use(&live.key, permission, &route.name)?;
     }
     Ok(Authorized { principal, route })
+}
+
+/// Whether a good key may use a route that needs this permission.
+pub(crate) fn may_use(key: &ApiKey, permission: Permission, route: &str) -> Result<(), Denial> {
+    if !key.has(permission) {
+        return Err(Denial::insufficient_permissions(permission.name(), &key.permissions.names()));
+    }
+    match key.routes() {
+        Some(allowed) if !allowed.iter().any(|allowed| allowed == route) => {
+            Err(Denial::route_not_allowed(route, allowed))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Charges the limits, all or none, and makes the permit.

@@ -209,7 +209,7 @@ fn upload(peer: &Peer, snapshot: &Snapshot, body: &RequestBody, limits: UploadLi
 }
 
 /// Only a route whose upstream is configured to take them gets paths that servers read in two ways.
-fn refuse_ambiguities(lookup: &Lookup, ambiguities: &[Ambiguity]) -> Result<(), Denial> {
+pub(crate) fn refuse_ambiguities(lookup: &Lookup, ambiguities: &[Ambiguity]) -> Result<(), Denial> {
     let is_accepted = |ambiguity: &Ambiguity| match lookup {
         Lookup::Found(route) => route.accepts(*ambiguity),
         Lookup::None | Lookup::OtherHost => false,

@@ -29,6 +29,8 @@ pub(crate) struct Route {
     /// Protocols that a request may be upgraded to, in lower case.
     pub(crate) upgrades: Vec<String>,
     paths: Vec<PathPattern>,
+    /// The paths, as they are written.
+    globs: Vec<String>,
     methods: Option<Vec<Method>>,
     hosts: Option<Vec<String>>,
 }
@@ -85,13 +87,88 @@ impl RouteTable {
         Lookup::None
     }
 
+    /// Routes that others before them stand in the way of.
+    pub(crate) fn shadows(&self) -> impl Iterator<Item = Shadow<'_>> {
+        self.routes.iter().enumerate().filter_map(|(index, route)| {
+            let before = || self.routes.iter().take(index);
+            if let Some(by) = before().find(|earlier| earlier.covers(route)) {
+                return Some(Shadow::Whole { route: &route.name, by: &by.name });
+            }
+            let is_open = |earlier: &&Arc<Route>| earlier.access == Access::Public && earlier.meets(route);
+            let by = before().find(is_open).filter(|_| route.access != Access::Public)?;
+            Some(Shadow::PublicPart { route: &route.name, by: &by.name })
+        })
+    }
+
+    /// All routes, in order.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter()
+    }
+
     /// The names of all routes, for checks of what keys are narrowed to.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.routes.iter().map(|route| &*route.name)
     }
 }
 
+/// A route that another one, before it, keeps requests from. By names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shadow<'a> {
+    /// All of them.
+    Whole { route: &'a str, by: &'a str },
+    /// Some of them, which then need no key.
+    PublicPart { route: &'a str, by: &'a str },
+}
+
 impl Route {
+    /// Whether all requests that the other one, a later one, matches are this one's; judged by examples.
+    fn covers(&self, other: &Route) -> bool {
+        let covers_methods = match (&self.methods, &other.methods) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(_), Some(theirs)) => theirs.iter().all(|method| self.matches_method(method)),
+        };
+        let covers_hosts = match (&self.hosts, &other.hosts) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(ours), Some(theirs)) => theirs.iter().all(|host| ours.contains(host)),
+        };
+        covers_methods
+            && covers_hosts
+            && other.examples().all(|path| self.paths.iter().any(|pattern| pattern.matches(&path)))
+    }
+
+    /// Whether some request could be of both.
+    fn meets(&self, other: &Route) -> bool {
+        let share = |ours: &Option<Vec<Method>>, theirs: &Option<Vec<Method>>| match (ours, theirs) {
+            (Some(ours), Some(theirs)) => ours.iter().any(|method| theirs.contains(method)),
+            _ => true,
+        };
+        let share_hosts = match (&self.hosts, &other.hosts) {
+            (Some(ours), Some(theirs)) => ours.iter().any(|host| theirs.contains(host)),
+            _ => true,
+        };
+        let meets_path = |route: &Route, path: &str| route.paths.iter().any(|pattern| pattern.matches(path));
+        share(&self.methods, &other.methods)
+            && share_hosts
+            && (other.examples().any(|path| meets_path(self, &path))
+                || self.examples().any(|path| meets_path(other, &path)))
+    }
+
+    /// Paths that the route matches: each wildcard stands for nothing much, and for more.
+    fn examples(&self) -> impl Iterator<Item = String> {
+        self.globs.iter().flat_map(|glob| {
+            [("x", "x"), ("x1-y.z", "x1/y-2/z")]
+                .map(|(segment, segments)| glob.replace("**", segments).replace('*', segment))
+        })
+    }
+
+    /// Which parts of a request the route matches: host, method, path.
+    pub(crate) fn compared(&self, host: &str, method: &Method, path: &str) -> [bool; 3] {
+        let matches_path = self.paths.iter().any(|pattern| pattern.matches(path));
+        [self.matches_host(host), self.matches_method(method), matches_path]
+    }
+
     fn matches(&self, host: &str, method: &Method, path: &str) -> bool {
         self.matches_host(host)
             && self.matches_method(method)
@@ -146,6 +223,7 @@ fn compile(route: &config::Route, upstreams: &[Arc<Upstream>], limiter: &Limiter
         timeouts: upstream.timeouts.overridden(route.timeouts),
         upgrades: route.upgrades.clone(),
         paths,
+        globs: route.paths.clone(),
         methods: route.methods.clone(),
         hosts: route.hosts.clone(),
     })
@@ -172,6 +250,23 @@ mod tests {
             .map(|upstream| Arc::new(Upstream::new(upstream, &endpoints).unwrap()))
             .collect();
         RouteTable::new(&config, &upstreams, &Limiter::new(Clock::system(), usize::MAX)).unwrap()
+    }
+
+    #[test]
+    fn routes_that_others_stand_before_are_told() {
+        let routes = "
+  - {name: open, paths: [/v1/models/**], public: true}
+  - {name: chat, paths: [/v1/chat/*], permission: read}
+  - {name: one, paths: [/v1/chat/completions], permission: write, methods: [POST]}
+  - {name: all, paths: ['/v1/**'], permission: read}
+  - {name: other, paths: [/v2/*], permission: read, methods: [GET]}
+  - {name: more, paths: [/v2/*], permission: read}";
+        let table = table(routes);
+        let shadows: Vec<_> = table.shadows().collect();
+        assert_eq!(
+            shadows,
+            [Shadow::Whole { route: "one", by: "chat" }, Shadow::PublicPart { route: "all", by: "open" },]
+        );
     }
 
     fn access(table: &RouteTable, method: Method, path: &str) -> Option<Access> {

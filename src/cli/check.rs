@@ -48,7 +48,7 @@ impl Check {
                         json!({"ok": false, "faults": faults.as_json().collect::<Vec<_>>()})
                     ))?;
                 }
-                Err(Failure::Faults(faults))
+                Err(Failure::InConfig(faults, path))
             }
         }
     }

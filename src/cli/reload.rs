@@ -1,21 +1,13 @@
 //! `bearward reload`: has a running bearward read its files again, and says what came of it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
-use http::header::{AUTHORIZATION, HOST, HeaderValue};
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::Method;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use zeroize::Zeroizing;
 
-use super::{Failure, config_path, print, say};
+use super::{Failure, client, config_path, print, say};
 use crate::config::{Address, Config};
 
 /// A reload of many keys takes its time.
@@ -40,14 +32,8 @@ pub(super) struct Reload {
 impl Reload {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (address, token_file) = self.whereabouts()?;
-        let token = read_token(&token_file)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(&address, &token)).await });
-        let response = match asked {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(Failure::Failed(format!("{address}: {error}"))),
-            Err(_elapsed) => return Err(Failure::Failed(format!("{address}: no answer within a minute"))),
-        };
+        let token = client::read_token(&token_file)?;
+        let response = client::ask(&address, &Method::POST, "/api/v1/reload", Some(&token), PATIENCE)?;
         let (head, body) = response.into_parts();
         let told: Value = serde_json::from_slice(&body).unwrap_or_default();
         if self.json {
@@ -70,11 +56,7 @@ impl Reload {
 
     fn whereabouts(&self) -> Result<(Address, PathBuf), Failure> {
         if let (Some(address), Some(token_file)) = (&self.admin, &self.token_file) {
-            let address = match address.strip_prefix("unix:") {
-                Some(path) => Address::Unix(path.into()),
-                None => Address::Tcp(address.clone()),
-            };
-            return Ok((address, token_file.clone()));
+            return Ok((client::address(address), token_file.clone()));
         }
         let config = Config::load(&config_path(self.config.clone())?)?;
         let Some(admin) = config.admin else {
@@ -88,38 +70,6 @@ impl Reload {
         })?;
         Ok((admin.address, token_file))
     }
-}
-
-fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    match std::fs::read_to_string(path) {
-        Ok(token) => Ok(Zeroizing::new(token)),
-        Err(error) => Err(Failure::Failed(format!("{}: {error}", path.display()))),
-    }
-}
-
-async fn ask(address: &Address, token: &str) -> anyhow::Result<Response<Bytes>> {
-    match address {
-        Address::Tcp(address) => post(TcpStream::connect(address).await?, token).await,
-        Address::Unix(path) => post(UnixStream::connect(path).await?, token).await,
-    }
-}
-
-async fn post<S>(stream: S, token: &str) -> anyhow::Result<Response<Bytes>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let mut credential = HeaderValue::try_from(format!("Bearer {}", token.trim()))?;
-    credential.set_sensitive(true);
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri("/api/v1/reload")
-        .header(HOST, "localhost")
-        .header(AUTHORIZATION, credential)
-        .body(Empty::<Bytes>::new())?;
-    let (head, body) = sender.send_request(request).await?.into_parts();
-    Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
 }
 
 /// A line for each part, each fault, and what takes a restart.

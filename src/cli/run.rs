@@ -62,7 +62,8 @@ impl Run {
 
     fn configuration(self) -> Result<Config, Failure> {
         let (Some(upstream), Some(keys)) = (self.upstream, self.keys) else {
-            return Ok(Config::load(&config_path(self.config)?)?);
+            let path = config_path(self.config)?;
+            return Config::load(&path).map_err(|faults| Failure::InConfig(faults, path));
         };
         let listen = self.listen.unwrap_or_else(|| "127.0.0.1:8080".to_owned());
         // JSON is YAML, so the flags go the way of a file and meet the same checks.

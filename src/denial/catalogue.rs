@@ -6,7 +6,6 @@ use super::Code;
 /// What stands in the catalogue of one code.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
-    pub(crate) code: Code,
     /// When it is answered.
     pub(crate) meaning: &'static str,
     /// What the caller can do.
@@ -155,7 +154,7 @@ pub(crate) fn entry(code: Code) -> Entry {
             "Keys in a mounted Secret are changed where the Secret comes from: see details.advice.",
         ),
     };
-    Entry { code, meaning, caller, operator }
+    Entry { meaning, caller, operator }
 }
 
 /// The code of this name, in any case.
@@ -194,7 +193,7 @@ mod tests {
         assert!(Code::ALL.len() > 20);
         for code in Code::ALL {
             let found = find(&code.name().to_lowercase()).unwrap();
-            let Entry { meaning, caller, operator, .. } = entry(found);
+            let Entry { meaning, caller, operator } = entry(found);
             assert_eq!(found, *code);
             assert!([meaning, caller, operator].iter().all(|text| text.ends_with(['.', '?'])), "{code:?}");
         }

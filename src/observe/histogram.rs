@@ -61,12 +61,12 @@ impl Histogram {
             seen += count;
             seen >= wanted
         });
-        reached.map(|(bound, _)| bound).filter(|bound| wanted > 0 && *bound < f64::MAX)
+        reached.map(|(bound, _)| bound).filter(|bound| wanted > 0 && bound.is_finite())
     }
 
-    /// Each upper bound with its own count; the last one is `f64::MAX`, for what is beyond.
+    /// Each upper bound with its own count; the last one is infinite, for what is beyond.
     pub(crate) fn buckets(&self) -> Vec<(f64, u64)> {
-        let bounds = self.bounds.iter().copied().chain([f64::MAX]);
+        let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         bounds.zip(self.counts.iter().copied()).collect()
     }
 }
@@ -81,7 +81,7 @@ mod tests {
         for micros in [500, 1000, 1001, 10_000, 10_001, 9_000_000] {
             histogram.observe(Duration::from_micros(micros));
         }
-        assert_eq!(histogram.buckets(), [(0.001, 2), (0.01, 2), (f64::MAX, 2)]);
+        assert_eq!(histogram.buckets(), [(0.001, 2), (0.01, 2), (f64::INFINITY, 2)]);
         assert_eq!([0.3, 0.5, 0.9].map(|share| histogram.quantile(share)), [Some(0.001), Some(0.01), None]);
         let mut twice = histogram.clone();
         twice.add(&histogram);

@@ -19,6 +19,7 @@ mod framing;
 mod guard;
 mod harness;
 mod http2;
+mod invalid;
 mod keys;
 mod limits;
 mod process;

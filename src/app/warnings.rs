@@ -1,0 +1,167 @@
+//! What is allowed, and most likely not meant, or will hurt before long.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::carried_by_descriptors;
+use crate::config::{AgeAction, Config};
+use crate::keys::set::KeySet;
+use crate::keys::store::Store;
+use crate::net::tls::ListenerTls;
+use crate::route::Shadow;
+use crate::snapshot::Snapshot;
+
+/// Keys that a warning is told of one by one; of more, their number.
+const MAX_NAMED: usize = 20;
+/// Keys that are named where one line tells of all.
+const MAX_LISTED: usize = 3;
+/// A certificate that ends within this is told of.
+const CERTIFICATE_NOTICE: SignedDuration = SignedDuration::from_hours(21 * 24);
+
+pub(super) fn of(
+    config: &Config,
+    set: &KeySet,
+    snapshot: &Snapshot,
+    tls: &[Option<Arc<ListenerTls>>],
+) -> Vec<String> {
+    let mut warnings = of_files(config);
+    warnings.extend(of_certificates(tls));
+    warnings.extend(snapshot.routes.shadows().map(|shadow| of_route(&shadow)));
+    warnings.extend(of_descriptors(config));
+    warnings.extend(of_keys(config, set, snapshot));
+    warnings
+}
+
+/// Of files that others may read, or whose changes can't be seen.
+fn of_files(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let keys = &config.keys.path;
+    let is_plain = matches!(Store::at(keys), Ok(Store::Text(_)));
+    if is_plain {
+        let path = keys.display();
+        warnings.push(format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"));
+    }
+    let mut secret: Vec<&Path> = vec![keys];
+    secret.extend(config.admin.as_ref().and_then(|admin| admin.token_file.as_deref()));
+    let pairs =
+        config.listeners.iter().flat_map(|listener| listener.tls.iter().flat_map(|tls| &tls.certificates));
+    secret.extend(pairs.map(|pair| pair.private_key.as_path()));
+    let secret: BTreeSet<&Path> = secret.into_iter().collect();
+    for path in &secret {
+        let mode = fs::metadata(path).map(|metadata| (metadata.is_file(), metadata.permissions().mode()));
+        if let Ok((true, mode)) = mode
+            && mode & 0o004 != 0
+        {
+            let right = format!("`chmod 640 {}`", path.display());
+            warnings.push(format!(
+                "{} can be read by everybody on this machine; {right}, or `defaultMode: 0440` of a mounted Secret",
+                path.display()
+            ));
+        }
+    }
+    let watched = config.source.iter().map(|source| source.path.as_path()).chain(secret);
+    let mounted = mount_points();
+    for path in watched.filter(|path| path.canonicalize().is_ok_and(|path| mounted.contains(&path))) {
+        warnings.push(format!(
+            "{} is a mount by itself (subPath, or a single file): changes of it never arrive; mount its directory",
+            path.display()
+        ));
+    }
+    warnings
+}
+
+/// Where something is mounted (proc(5), `mountinfo`: the fifth field).
+fn mount_points() -> BTreeSet<PathBuf> {
+    let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
+    mounts.map(|mounts| mounts.into_iter().map(|mount| mount.mount_point).collect()).unwrap_or_default()
+}
+
+fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
+    let now = Timestamp::now();
+    let served = tls.iter().flatten().flat_map(|tls| &tls.certificates);
+    let ends = served.filter_map(|served| Some((served.file.display(), served.not_after?)));
+    let told = ends.filter_map(|(file, end)| {
+        let left = end.duration_since(now);
+        match () {
+            () if left <= SignedDuration::ZERO => {
+                Some(format!("{file} has ended, at {end}: clients refuse it"))
+            }
+            () if left < CERTIFICATE_NOTICE => {
+                Some(format!("{file} ends in {} days, at {end}", left.as_hours() / 24))
+            }
+            () => None,
+        }
+    });
+    told.collect()
+}
+
+fn of_route(shadow: &Shadow<'_>) -> String {
+    match shadow {
+        Shadow::Whole { route, by } => {
+            format!(
+                "the route {route} never matches: {by}, which stands before it, takes all of its requests"
+            )
+        }
+        Shadow::PublicPart { route, by } => format!(
+            "the public route {by} stands before {route} and takes some of its requests, which then need no key"
+        ),
+    }
+}
+
+fn of_descriptors(config: &Config) -> Option<String> {
+    let (carried, wanted) = (carried_by_descriptors(), config.limits.connections);
+    (carried < wanted).then(|| {
+        format!(
+            "limits.connections is {wanted}, and the descriptors carry {carried}; raise `nofile` to {}",
+            wanted * 2 + 128
+        )
+    })
+}
+
+fn of_keys(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
+    let (now, max_age) = (Timestamp::now(), config.keys.max_age);
+    let is_refused = max_age.is_some_and(|max_age| max_age.action == AgeAction::Refuse);
+    let refused = if is_refused { ", and it is refused" } else { "" };
+    let (mut warnings, mut more, mut endless) = (Vec::new(), 0, Vec::new());
+    let mut warn = |warning: String| match warnings.len() < MAX_NAMED {
+        // A key with several secrets is met several times.
+        true if warnings.last() == Some(&warning) => {}
+        true => warnings.push(warning),
+        false => more += 1,
+    };
+    for (_, live) in &set.entries {
+        let (key, id) = (&live.key, live.key.id());
+        for narrowed_to in key.routes().into_iter().flatten() {
+            if !snapshot.routes.names().any(|known| known == narrowed_to) {
+                warn(format!("{id} is narrowed to the route {narrowed_to}, which does not exist"));
+            }
+        }
+        match max_age.map(|max_age| key.end_of_age(max_age.age)) {
+            Some(Some(end)) if now >= end => warn(format!("{id} is past keys.max_age since {end}{refused}")),
+            Some(None) => warn(format!("{id} has no created_at, so its age is not known{refused}")),
+            _ => {}
+        }
+        if key.expires_at().is_none() && !key.disabled && endless.last() != Some(&id) {
+            endless.push(id);
+        }
+    }
+    if more > 0 {
+        warnings.push(format!("{more} more warnings of this kind"));
+    }
+    // Where an age is demanded, a key without an end has one all the same.
+    if !endless.is_empty() && max_age.is_none() {
+        let listed = endless.get(..MAX_LISTED).unwrap_or(&endless).join(", ");
+        let others = if endless.len() > MAX_LISTED { ", …" } else { "" };
+        let number = endless.len();
+        let verb = if number == 1 { "key never ends" } else { "keys never end" };
+        warnings.push(format!(
+            "{number} {verb} ({listed}{others}); `expires_at`, or keys.max_age, bounds what a lost one does"
+        ));
+    }
+    warnings
+}

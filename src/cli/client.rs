@@ -1,0 +1,76 @@
+//! Asks a running bearward's admin listener.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, HeaderValue};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use zeroize::Zeroizing;
+
+use super::Failure;
+use crate::config::Address;
+
+/// Where somebody says that the admin listener is: `HOST:PORT`, `http://HOST:PORT` or `unix:/PATH`.
+pub(super) fn address(text: &str) -> Address {
+    match text.strip_prefix("unix:") {
+        Some(path) => Address::Unix(path.into()),
+        None => Address::Tcp(text.trim_start_matches("http://").trim_end_matches('/').to_owned()),
+    }
+}
+
+pub(super) fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(token) => Ok(Zeroizing::new(token)),
+        Err(error) => Err(Failure::Failed(format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Asks, and waits for all of the answer, for `patience` at most.
+pub(super) fn ask(
+    address: &Address,
+    method: &Method,
+    path: &str,
+    token: Option<&str>,
+    patience: Duration,
+) -> Result<Response<Bytes>, Failure> {
+    let failed = |why: String| Failure::Failed(format!("{address}: {why}"));
+    let request = request(method, path, token).map_err(|error| failed(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = async {
+        match address {
+            Address::Tcp(address) => exchange(TcpStream::connect(address).await?, request).await,
+            Address::Unix(path) => exchange(UnixStream::connect(path).await?, request).await,
+        }
+    };
+    match runtime.block_on(async { tokio::time::timeout(patience, asked).await }) {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_elapsed) => Err(failed(format!("no answer within {patience:?}"))),
+    }
+}
+
+fn request(method: &Method, path: &str, token: Option<&str>) -> anyhow::Result<Request<Empty<Bytes>>> {
+    let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
+    if let Some(token) = token {
+        let mut credential = HeaderValue::try_from(format!("Bearer {}", token.trim()))?;
+        credential.set_sensitive(true);
+        request = request.header(AUTHORIZATION, credential);
+    }
+    Ok(request.body(Empty::new())?)
+}
+
+async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> anyhow::Result<Response<Bytes>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+}

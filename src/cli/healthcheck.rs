@@ -1,0 +1,68 @@
+//! `bearward healthcheck`: a probe, for containers without curl.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use http::Method;
+
+use super::{Failure, client, config_path, print};
+use crate::config::{Address, Admin, Config};
+
+#[derive(Debug, Args)]
+pub(super) struct Healthcheck {
+    /// The admin listener: HOST:PORT or unix:/PATH [default: the configuration's, else 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// The configuration that names it [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
+    #[arg(long, short, value_name = "FILE", conflicts_with = "admin")]
+    config: Option<PathBuf>,
+    /// Ask whether requests may come (/readyz), and not whether the process lives (/livez)
+    #[arg(long)]
+    ready: bool,
+    /// How long to wait for the answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    timeout: u64,
+}
+
+impl Healthcheck {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let address = self.address()?;
+        let path = if self.ready { "/readyz" } else { "/livez" };
+        let answer = client::ask(&address, &Method::GET, path, None, Duration::from_secs(self.timeout))?;
+        let status = answer.status();
+        match status.is_success() {
+            true => print(&format!("{path} {status}\n")),
+            false => Err(Failure::Failed(format!(
+                "{path} {status}: {}",
+                String::from_utf8_lossy(answer.body()).trim()
+            ))),
+        }
+    }
+
+    fn address(&self) -> Result<Address, Failure> {
+        if let Some(address) = &self.admin {
+            return Ok(client::address(address));
+        }
+        let default = Admin::default().address;
+        // Without a configuration the server has the default, too.
+        let Ok(path) = config_path(self.config.clone()) else { return Ok(default) };
+        match Config::load(&path)?.admin {
+            Some(Admin { address, .. }) => Ok(reachable(address)),
+            None => {
+                Err(Failure::Failed("the admin listener is off, and nothing else answers probes".to_owned()))
+            }
+        }
+    }
+}
+
+/// Where a listener on all addresses is reached from here.
+fn reachable(address: Address) -> Address {
+    match address {
+        Address::Tcp(text) => match text.strip_prefix("0.0.0.0:").or_else(|| text.strip_prefix("[::]:")) {
+            Some(port) => Address::Tcp(format!("localhost:{port}")),
+            None => Address::Tcp(text),
+        },
+        unix => unix,
+    }
+}

@@ -1,0 +1,103 @@
+//! Faults of a configuration with the lines that they are in, for people.
+//!
+//! Invariant: only lines of configurations are shown, never of key files; and of those, nothing that looks like a secret.
+
+use std::path::Path;
+
+use crate::config::fault::{Fault, Faults};
+use crate::mask::masked;
+
+/// A longer line is no help.
+const MAX_LINE: usize = 160;
+/// A word of this length with letters and digits in it may be a secret.
+const SECRET_LENGTH: usize = 20;
+
+/// All faults, those in `config` with their lines.
+pub(super) fn faults(faults: &Faults, config: &Path) -> String {
+    let source = std::fs::read_to_string(config).unwrap_or_default();
+    let shown = faults.0.iter().map(|fault| match fault.file == config && fault.at.line > 0 {
+        true => with_line(fault, &source),
+        false => fault.to_string(),
+    });
+    shown.collect::<Vec<_>>().join("\n")
+}
+
+fn with_line(fault: &Fault, source: &str) -> String {
+    let line = source.lines().nth(fault.at.line - 1).unwrap_or_default().trim_end();
+    let Some(shown) = presentable(line) else { return fault.to_string() };
+    let number = fault.at.line.to_string();
+    let margin = " ".repeat(number.len());
+    let mut text = format!("{}:{}:{}: {}\n", fault.file.display(), number, fault.at.column, fault.message);
+    text.push_str(&format!("{margin} |\n{number} | {shown}\n"));
+    // Tabs stay, so that the caret stands where it should in any terminal.
+    let before: String =
+        line.chars().take(fault.at.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    text.push_str(&format!("{margin} | {before}^\n"));
+    if let Some(hint) = &fault.hint {
+        text.push_str(&format!("{margin} = {hint}\n"));
+    }
+    text.trim_end().to_owned()
+}
+
+/// The line, where nothing in it looks like a secret.
+fn presentable(line: &str) -> Option<&str> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '=');
+    let looks_secret = |word: &str| {
+        word.len() >= SECRET_LENGTH
+            && word.bytes().any(|byte| byte.is_ascii_digit())
+            && word.bytes().any(|byte| byte.is_ascii_alphabetic())
+    };
+    let is_told = !line.is_empty()
+        && line.len() <= MAX_LINE
+        && !line.chars().any(|c| c.is_control() && c != '\t')
+        && masked(line) == line
+        && !line.split(|c| !is_word(c)).any(|word| looks_secret(word) || word.starts_with("sk-"))
+        && !names_secret(line);
+    is_told.then_some(line)
+}
+
+/// Whether a field of the line is named as secrets are, and holds more than the place of one.
+fn names_secret(line: &str) -> bool {
+    let lower = line.to_ascii_lowercase();
+    ["password", "secret", "token", "api_key", "apikey"].iter().any(|name| {
+        lower.match_indices(name).any(|(at, _)| {
+            let behind = lower.get(at + name.len()..).unwrap_or_default();
+            let value = behind.trim_start_matches(['"', '\'']).trim_start().strip_prefix(':');
+            value.is_some_and(|value| !value.trim().is_empty())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_shown_with_a_caret_under_the_fault() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.yaml");
+        std::fs::write(&path, "keys:\n  pth: k.yaml\n").unwrap();
+        let found = crate::config::Config::load(&path).unwrap_err();
+        let shown = faults(&found, &path);
+        let of_field = shown.split("\n").skip_while(|line| !line.contains("unknown field")).skip(1);
+        let expected = ["  |", "2 |   pth: k.yaml", "  |   ^", "  = did you mean `path`?"];
+        assert_eq!(of_field.take(4).collect::<Vec<_>>(), expected, "{shown}");
+    }
+
+    #[test]
+    fn what_looks_like_a_secret_is_not_shown() {
+        for line in [
+            "password: hunter2",
+            "  key: \"bwk_4f9Zk2Qx7B_abcdefghij\"",
+            "- sk-proj-abc",
+            "x: 0123456789abcdef0123",
+            "api_key: x",
+            "\u{1b}[2J",
+        ] {
+            assert_eq!(presentable(line), None, "{line}");
+        }
+        for line in ["token_file: /etc/bearward/admin.token", "  path: keys.yaml", "routes: opnai"] {
+            assert_eq!(presentable(line), Some(line));
+        }
+    }
+}

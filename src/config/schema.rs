@@ -1,0 +1,355 @@
+//! The JSON Schema of the configuration (draft 2020-12), for editors and for whoever makes one by program.
+//!
+//! A test holds its fields equal to those that the decoder knows.
+
+use serde_json::{Value, json};
+
+/// The schema of a whole configuration.
+pub(crate) fn of_config() -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://bearward.dev/config.schema.json",
+        "title": "bearward's configuration",
+        "type": "object",
+        "required": ["listeners", "upstreams", "keys"],
+        "additionalProperties": false,
+        "properties": {
+            "listeners": list("Where clients come in", listener()),
+            "admin": {"anyOf": [off(), admin()], "description": "Probes, metrics and the admin API; off turns it off"},
+            "keys": keys(),
+            "auth": section("Where a key may stand", &[], json!({
+                "headers": {"type": "array", "items": text("A header"), "default": ["authorization"]},
+            })),
+            "rate_limits": quotas("What a key has that names no limits"),
+            "max_concurrent": number("Requests in flight at once of a key that names no limit", 1),
+            "failed_attempts": {"anyOf": [off(), section("Keys that open nothing, of one address", &[], json!({
+                "per_address": number("How many", 1),
+                "per": duration("In how long"),
+            }))]},
+            "upstreams": list("The servers that are guarded", upstream()),
+            "routes": {"anyOf": [
+                {"enum": ["openai", "any"], "description": "A built-in set"},
+                list("The first that matches wins", route()),
+            ], "default": "openai"},
+            "limits": limits(),
+            "trusted_proxies": {"type": "array", "items": text("A network, an address, or `unix`"), "default": []},
+            "log": log(),
+            "metrics": section("What metrics tell apart", &[], json!({
+                "key_ids": number("Keys with series of their own; the others share one", 0),
+            })),
+            "workers": number("Threads; left out: what the cgroup gives", 1),
+        },
+    })
+}
+
+fn listener() -> Value {
+    let pair = json!({
+        "certificate": text("PEM, the server's own certificate first"),
+        "private_key": text("PEM"),
+    });
+    section(
+        "A listener",
+        &["address"],
+        json!({
+            "address": text("host:port, or unix:/path"),
+            "tls": section("TLS", &[], json!({
+                "certificate": text("PEM, the server's own certificate first"),
+                "private_key": text("PEM"),
+                "certificates": list("Several, chosen by the client's server name", section(
+                    "A certificate", &["certificate", "private_key"], pair,
+                )),
+                "client_ca": text("Clients must present a certificate of this authority"),
+                "min_version": {"enum": ["1.2", "1.3"], "default": "1.2"},
+            })),
+        }),
+    )
+}
+
+fn admin() -> Value {
+    section(
+        "The admin listener",
+        &[],
+        json!({
+            "address": text("host:port, unix:/path, or off"),
+            "token_file": text("Holds the token that changes demand"),
+            "hosts": {"type": "array", "items": text("A name that it is asked by"), "default": []},
+            "ready_with_upstreams": flag("Whether readiness takes an endpoint that is well, for every upstream", false),
+        }),
+    )
+}
+
+fn keys() -> Value {
+    section(
+        "The key store",
+        &["path"],
+        json!({
+            "path": text("A .yaml, .jsonl or .txt file, or a directory"),
+            "allow_plaintext": flag("Whether a list of tokens as they are is accepted", false),
+            "environment": text("Only keys with this label are let in"),
+            "max_age": duration("How old a secret may be"),
+            "max_age_action": {"enum": ["warn", "refuse"], "default": "warn"},
+            "cut_open_streams": flag("Whether open answers end with a key that goes", false),
+            "watch": section("How changes are noticed", &[], json!({
+                "poll": duration("All files are looked at so often, beside what the system tells"),
+            })),
+        }),
+    )
+}
+
+fn upstream() -> Value {
+    section(
+        "An upstream",
+        &["name", "endpoints"],
+        json!({
+            "name": text("Its name"),
+            "endpoints": list("At least one", text("http://, https://, h2c:// with host and port, or unix:/path")),
+            "balance": {"enum": ["least_requests", "round_robin"], "default": "least_requests"},
+            "tls": section("For https:// endpoints", &[], json!({
+                "ca": text("The authorities that its certificate may be of"),
+                "server_name": text("The name that its certificate must have"),
+                "client_certificate": text("What we present"),
+                "client_key": text("Its key"),
+            })),
+            "retries": number("Other endpoints that a request may go to while nothing of it was sent", 0),
+            "credential": section("What upstream gets in the place of the caller's key", &[], json!({
+                "header": text("The header"),
+                "env": text("A variable that holds it"),
+                "file": text("A file that holds it"),
+            })),
+            "timeouts": timeouts(),
+            "pool": section("Connections that are kept", &[], json!({
+                "idle": duration("How long one waits for a request"),
+                "max_idle": number("How many a worker keeps", 0),
+            })),
+            "accept_in_path": {"type": "array", "items": {"enum": ["encoded-slash", "encoded-backslash", "semicolon"]}, "default": []},
+        }),
+    )
+}
+
+fn route() -> Value {
+    section(
+        "A route",
+        &["name", "paths"],
+        json!({
+            "name": text("What a key's `routes` narrows it to"),
+            "paths": list("`*` stays within a segment, `**` does not", text("A path pattern")),
+            "methods": list("Left out: all", text("A method")),
+            "hosts": list("Left out: all", text("A host, or *. and a domain")),
+            "permission": {"enum": ["read", "write", "admin", "webhook"]},
+            "public": flag("Whether it needs no key", false),
+            "upstream": text("Left out: the first one"),
+            "rate_limits": quotas("In addition to the key's own; a bucket for each key"),
+            "strip_prefix": text("What is taken off the path"),
+            "max_body": size("The longest body"),
+            "timeouts": timeouts(),
+            "upgrades": {"type": "array", "items": text("A protocol that a request may change to"), "default": []},
+        }),
+    )
+}
+
+fn timeouts() -> Value {
+    section(
+        "Timeouts",
+        &[],
+        json!({
+            "connect": duration("Until there is a connection"),
+            "response_headers": duration("From the end of the request to the head of the answer"),
+            "idle": duration("Between bytes of an answer"),
+        }),
+    )
+}
+
+fn limits() -> Value {
+    section(
+        "What a client may have us hold",
+        &[],
+        json!({
+            "header_bytes": size("All headers"),
+            "header_count": number("How many", 1),
+            "underscores_in_headers": {"enum": ["pass", "refuse"], "default": "pass"},
+            "uri_bytes": size("The request target"),
+            "body_bytes": size("A request's body"),
+            "connections": number("All at once", 1),
+            "connections_per_address": number("Of one client", 1),
+            "in_flight": number("Requests at once", 1),
+            "header_timeout": duration("For a head"),
+            "body_idle_timeout": duration("For a body that stalls"),
+            "idle_timeout": duration("Between requests of a connection"),
+            "handshake_timeout": duration("For TLS"),
+            "drain_timeout": duration("For what is in flight when the server stops"),
+        }),
+    )
+}
+
+fn log() -> Value {
+    section(
+        "What is told, and where",
+        &[],
+        json!({
+            "format": {"enum": ["auto", "json", "pretty"], "default": "auto"},
+            "level": {"enum": ["error", "warn", "info", "debug", "trace"], "default": "info"},
+            "access": flag("A line a request", true),
+            "access_to": text("stderr, stdout or a file"),
+            "access_sample": any_text(json!({"type": "number", "minimum": 0, "maximum": 1}), "Of the requests that went well, the share that has a line"),
+            "audit": flag("A line a refusal", true),
+            "audit_to": text("stderr, stdout or a file"),
+        }),
+    )
+}
+
+fn quotas(description: &str) -> Value {
+    json!({"type": "array", "description": description, "default": [], "items": section("A rate limit", &["requests", "per"], json!({
+        "requests": number("How many", 1),
+        "per": duration("In how long"),
+        "burst": number("How many at once; a tenth of requests where left out", 1),
+    }))})
+}
+
+fn section(description: &str, required: &[&str], properties: Value) -> Value {
+    json!({
+        "type": "object",
+        "description": description,
+        "required": required,
+        "additionalProperties": false,
+        "properties": properties,
+    })
+}
+
+fn list(description: &str, items: Value) -> Value {
+    json!({"type": "array", "minItems": 1, "description": description, "items": items})
+}
+
+fn text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
+}
+
+fn off() -> Value {
+    // YAML 1.1 readers take the word for a boolean.
+    json!({"enum": ["off", false]})
+}
+
+/// A value of this form, or text with `${VAR}` in it.
+fn any_text(form: Value, description: &str) -> Value {
+    json!({"anyOf": [form, {"type": "string", "pattern": "\\$\\{"}], "description": description})
+}
+
+fn flag(description: &str, default: bool) -> Value {
+    let mut schema = any_text(json!({"type": "boolean"}), description);
+    if let Some(fields) = schema.as_object_mut() {
+        fields.insert("default".to_owned(), Value::Bool(default));
+    }
+    schema
+}
+
+fn number(description: &str, least: u64) -> Value {
+    any_text(json!({"type": "integer", "minimum": least}), description)
+}
+
+fn duration(description: &str) -> Value {
+    let form = json!({"type": "string", "pattern": "^\\s*([0-9]+(\\.[0-9]+)?\\s*[a-zµ]+\\s*)+$"});
+    any_text(form, description)
+}
+
+fn size(description: &str) -> Value {
+    let forms = json!({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9.]+ ?[kKMGT]?i?B?$"}]});
+    any_text(forms, description)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    const LISTENERS: &str = "listeners: [{address: 127.0.0.1:1}]\n";
+    const UPSTREAMS: &str = "upstreams: [{name: m, endpoints: [https://a]}]\n";
+    const KEYS: &str = "keys: {path: k.yaml}\n";
+
+    /// Each section with where its schema is, and a configuration with a field in it that nothing has.
+    fn sections() -> Vec<(&'static str, String)> {
+        let but = |missing: &str, section: &str| {
+            let rest = [LISTENERS, UPSTREAMS, KEYS].into_iter().filter(|part| *part != missing);
+            format!("{}{section}\n", rest.collect::<String>())
+        };
+        let listener = |more: &str| but(LISTENERS, &format!("listeners: [{{address: 127.0.0.1:1, {more}}}]"));
+        let upstream =
+            |more: &str| but(UPSTREAMS, &format!("upstreams: [{{name: m, endpoints: [https://a], {more}}}]"));
+        let route =
+            |more: &str| but("", &format!("routes: [{{name: r, paths: [/a], permission: read, {more}}}]"));
+        vec![
+            ("", but("", "unheard_of: 1")),
+            ("/properties/listeners/items", listener("unheard_of: 1")),
+            (
+                "/properties/listeners/items/properties/tls",
+                listener("tls: {certificate: a, private_key: b, unheard_of: 1}"),
+            ),
+            (
+                "/properties/listeners/items/properties/tls/properties/certificates/items",
+                listener("tls: {certificates: [{certificate: a, private_key: b, unheard_of: 1}]}"),
+            ),
+            ("/properties/admin/anyOf/1", but("", "admin: {unheard_of: 1}")),
+            ("/properties/keys", but(KEYS, "keys: {path: k.yaml, unheard_of: 1}")),
+            ("/properties/keys/properties/watch", but(KEYS, "keys: {path: k.yaml, watch: {unheard_of: 1}}")),
+            ("/properties/auth", but("", "auth: {unheard_of: 1}")),
+            (
+                "/properties/rate_limits/items",
+                but("", "rate_limits: [{requests: 1, per: 1s, unheard_of: 1}]"),
+            ),
+            ("/properties/failed_attempts/anyOf/1", but("", "failed_attempts: {unheard_of: 1}")),
+            ("/properties/upstreams/items", upstream("unheard_of: 1")),
+            ("/properties/upstreams/items/properties/tls", upstream("tls: {unheard_of: 1}")),
+            (
+                "/properties/upstreams/items/properties/credential",
+                upstream("credential: {env: X, unheard_of: 1}"),
+            ),
+            ("/properties/upstreams/items/properties/timeouts", upstream("timeouts: {unheard_of: 1}")),
+            ("/properties/upstreams/items/properties/pool", upstream("pool: {unheard_of: 1}")),
+            ("/properties/routes/anyOf/1/items", route("unheard_of: 1")),
+            (
+                "/properties/routes/anyOf/1/items/properties/rate_limits/items",
+                route("rate_limits: [{requests: 1, per: 1s, unheard_of: 1}]"),
+            ),
+            ("/properties/routes/anyOf/1/items/properties/timeouts", route("timeouts: {unheard_of: 1}")),
+            ("/properties/limits", but("", "limits: {unheard_of: 1}")),
+            ("/properties/log", but("", "log: {unheard_of: 1}")),
+            ("/properties/metrics", but("", "metrics: {unheard_of: 1}")),
+        ]
+    }
+
+    /// How many closed sections there are in a schema.
+    fn count(schema: &Value) -> usize {
+        let own = usize::from(schema.get("additionalProperties") == Some(&Value::Bool(false)));
+        let below: usize = match schema {
+            Value::Object(fields) => fields.values().map(count).sum(),
+            Value::Array(items) => items.iter().map(count).sum(),
+            _ => 0,
+        };
+        own + below
+    }
+
+    #[test]
+    fn the_schema_has_the_fields_that_the_decoder_knows() {
+        let schema = of_config();
+        let sections = sections();
+        assert_eq!(count(&schema), sections.len(), "each section is looked at");
+        for (place, source) in sections {
+            let environment = |_: &str| Some("x".to_owned());
+            let faults = Config::parse(Path::new("c.yaml"), &source, &environment).unwrap_err();
+            let hint = faults.0.iter().find(|fault| fault.message.contains("unheard_of")).unwrap();
+            let known = hint.hint.as_deref().unwrap().strip_prefix("known are: ").unwrap();
+            let known: BTreeSet<&str> = known.split(", ").collect();
+            let described = schema.pointer(&format!("{place}/properties")).unwrap().as_object().unwrap();
+            assert_eq!(described.keys().map(String::as_str).collect::<BTreeSet<_>>(), known, "{place}");
+        }
+    }
+
+    #[test]
+    fn the_schema_in_the_repository_is_this_one() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.schema.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let kept: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(kept, of_config(), "`bearward schema > config.schema.json` writes it anew");
+    }
+}

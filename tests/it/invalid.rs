@@ -1,0 +1,68 @@
+//! Every broken file in `tests/data/invalid` is told with its place, its fault and its remedy.
+//!
+//! What stands beside each as `NAME.expected` is what people read; `UPDATE_EXPECTED=1 cargo test` writes it anew.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+fn check(directory: &Path, config: &Path) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_bearward"))
+        .args(["check", "--config"])
+        .arg(config)
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{}: {told}", config.display());
+    assert!(output.stdout.is_empty());
+    told
+}
+
+#[test]
+fn every_broken_file_is_told_with_its_remedy() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/invalid");
+    let scratch = tempfile::tempdir().unwrap();
+    let mut names: Vec<String> = fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.ends_with(".expected") && !name.starts_with("good."))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 40, "{}", names.len());
+    let mut differences = Vec::new();
+    for name in &names {
+        let told = if name.contains(".config.") {
+            check(&directory, Path::new(name))
+        } else {
+            let config = scratch.path().join("bearward.yaml");
+            let text = format!(
+                "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]\nkeys: {{path: {name}}}\n"
+            );
+            fs::write(&config, text).unwrap();
+            check(&directory, &config)
+        };
+        assert!(!told.contains("0123456789abcdef") && !told.contains("0000000000000000"), "{name}: {told}");
+        let expected = directory.join(format!("{name}.expected"));
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
+            fs::write(&expected, &told).unwrap();
+        }
+        let expected = fs::read_to_string(&expected).unwrap_or_default();
+        if told != expected {
+            differences.push(format!("{name}:\n--- expected\n{expected}--- told\n{told}"));
+        }
+        // At least a file, and what is wrong with it.
+        assert!(told.lines().all(|line| line.starts_with("bearward: ")), "{told}");
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn a_file_with_three_faults_tells_three() {
+    for name in ["three-faults.config.yaml", "three-faults.keys.yaml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/invalid").join(name);
+        let expected = fs::read_to_string(path.with_file_name(format!("{name}.expected"))).unwrap();
+        let faults = expected.lines().filter(|line| line.contains(&format!("{name}:")));
+        assert!(faults.count() >= 3, "{expected}");
+    }
+}
