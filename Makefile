@@ -1,6 +1,6 @@
 # Everything a person or a machine does with this repository. Needs a Rust toolchain and, for `make test`, Python 3.
 .PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile soak fuzz clean help
-.PHONY: bench bench-setup bench-instructions bench-curves bench-steps bench-keys
+.PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-steps bench-keys
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -41,7 +41,8 @@ e2e: e2e-setup ## The real binary with curl, the OpenAI SDK and a real llama.cpp
 	$(VENV)/bin/python -m pytest -q tests/e2e
 
 e2e-setup: $(VENV)/.ready
-	@command -v curl >/dev/null || (echo "installing curl …" && (apt-get install -y curl || (apt-get update && apt-get install -y curl)))
+	@for tool in curl prometheus; do command -v $$tool >/dev/null || (echo "installing $$tool …" \
+		&& (apt-get install -y $$tool || (apt-get update && apt-get install -y $$tool))); done
 
 $(VENV)/.ready: tests/e2e/requirements.txt
 	@echo "installing what the end-to-end tests need into $(VENV) …"
@@ -71,6 +72,10 @@ fuzz: ## Run each fuzz target for SECONDS=300; needs a nightly toolchain and `ca
 			-max_total_time=$(or $(SECONDS),300) -max_len=4096 -timeout=20 $$(test -f $$dictionary && echo -dict=$$dictionary); \
 	done
 
+release: bench-tools ## target/profiled/bearward, as it is released: built by a profile of how it runs
+	@rustup component add llvm-tools 2>/dev/null || true
+	CARGO=$(CARGO) python3 bench/profile.py
+
 bench: bench-setup ## bearward beside nginx and HAProxy, as ratios, in MINUTES=10; SCENARIOS=plain,tls chooses
 	python3 bench/bench.py --minutes $(or $(MINUTES),10) --only "$(SCENARIOS)" $(if $(SCENARIOS),,--svg docs/bench.svg)
 
@@ -81,11 +86,14 @@ bench-instructions: bench-setup ## Instructions in user space that a request cos
 bench-curves: bench-setup ## How cost and memory grow with connections, keys and routes; ROUNDS=9
 	python3 bench/curves.py --rounds $(or $(ROUNDS),9)
 
-bench-setup:
+bench-tools:
 	@for tool in nginx haproxy wrk h2load openssl; do command -v $$tool >/dev/null \
 		|| exec sh -c 'apt-get update && apt-get install -y nginx-light haproxy wrk nghttp2-client openssl'; done
-	@echo "building bearward as it is released (some minutes the first time) …"
-	$(CARGO) build --release
+
+bench-setup: bench-tools target/profiled/bearward
+
+target/profiled/bearward: Cargo.toml Cargo.lock bench/profile.py $(shell find src -type f)
+	@$(MAKE) --no-print-directory release
 
 bench-steps: ## The steps of a request by themselves: token, look-up, decision, headers, reload
 	$(CARGO) bench --bench steps --features fuzzing

@@ -35,7 +35,7 @@ def key(number):
 
 
 def bearward_binary():
-    binary = pathlib.Path(os.environ.get("BEARWARD", ROOT / "target/release/bearward"))
+    binary = pathlib.Path(os.environ.get("BEARWARD", ROOT / "target/profiled/bearward"))
     if not binary.exists():
         raise SystemExit(f"no binary at {binary}: `make bench` builds it")
     return str(binary)

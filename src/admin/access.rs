@@ -50,11 +50,12 @@ impl Visitor {
             (None, Some(host), None) => host.to_str().unwrap_or_default(),
             _ => return Err(Denial::bad_content("One Host header is needed")),
         };
-        let is_ours = named.parse::<Authority>().is_ok_and(|authority| {
-            let host = authority.host().to_ascii_lowercase();
-            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
-            host == "localhost" || bare.parse::<IpAddr>().is_ok() || self.admin.hosts.contains(&host)
-        });
+        let is_ours = !named.contains('@')
+            && named.parse::<Authority>().is_ok_and(|authority| {
+                let host = authority.host().to_ascii_lowercase();
+                let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+                host == "localhost" || bare.parse::<IpAddr>().is_ok() || self.admin.hosts.contains(&host)
+            });
         if is_ours { Ok(()) } else { Err(Denial::misdirected(named)) }
     }
 

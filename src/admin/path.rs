@@ -74,6 +74,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_document_describes_these_paths_and_methods() {
+        let document: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        assert!(paths.len() > 12);
+        for (path, item) in paths {
+            let found = AdminPath::find(&path.replace("{id}", "key_a")).unwrap_or_else(|| panic!("{path}"));
+            let described =
+                ["get", "post", "delete", "put"].into_iter().filter(|method| item.get(method).is_some());
+            let described: Vec<String> = described.map(str::to_uppercase).collect();
+            let taken: Vec<&str> = found.methods().split(", ").filter(|method| *method != "HEAD").collect();
+            assert_eq!(described, taken, "{path}");
+        }
+    }
+
+    #[test]
     fn paths_are_found_whole_or_not_at_all() {
         assert_eq!(AdminPath::find("/api/v1/keys/key_a"), Some(AdminPath::Key("key_a".to_owned())));
         assert_eq!(AdminPath::find("/api/v1/keys/key_a/revoke"), Some(AdminPath::Revoke("key_a".to_owned())));

@@ -67,8 +67,11 @@ impl<'a> Decoder<'a> {
 
     pub(crate) fn fields<'n>(&mut self, node: &'n Node, what: &'static str) -> Option<Fields<'n>> {
         let Kind::Map(entries) = &node.kind else {
-            self.fault(node.at, format!("{what} must be a map of fields"));
-            return None;
+            return self.hinted(
+                node.at,
+                format!("{what} must be a map of fields"),
+                "`field: value`, one a line",
+            );
         };
         let entries = entries.iter().map(|(key, value)| (key, value)).collect();
         Some(Fields { at: node.at, what, entries, known: Vec::new() })

@@ -128,7 +128,8 @@ fn tls(d: &mut Decoder<'_>, node: &Node) -> Option<Tls> {
         (Some(certificate), Some(private_key), None) => vec![CertificatePair { certificate, private_key }],
         (None, None, Some(several)) => several,
         _ => {
-            d.fault(node.at, "tls needs `certificate` and `private_key`, or `certificates` alone");
+            d.fault(node.at, "tls needs `certificate` and `private_key`, or `certificates` alone").hint =
+                Some("as in {certificate: tls.crt, private_key: tls.key}".to_owned());
             return None;
         }
     };

@@ -207,7 +207,7 @@ impl<'a> Builder<'a> {
                             Quoting::Allowed => format!("the field `{name}` stands twice"),
                             Quoting::Never => "this field stands twice".to_owned(),
                         };
-                        return Err(fault(node.at, what));
+                        return Err(fault(node.at, what).hint("keep one of them"));
                     }
                     *pending = Some(Key { at: node.at, name });
                 }

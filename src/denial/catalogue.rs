@@ -14,147 +14,225 @@ pub(crate) struct Entry {
     pub(crate) operator: &'static str,
 }
 
-/// The entry of a code.
-pub(crate) fn entry(code: Code) -> Entry {
-    let (meaning, caller, operator) = match code {
-        Code::MissingApiKey => (
-            "The request has no credential, an empty one, or one of another scheme than Bearer.",
-            "Send `Authorization: Bearer <key>`.",
-            "If the clients use another header, add it to auth.headers. A route that needs no key says `public: true`.",
-        ),
-        Code::InvalidApiKey => (
-            "The credential opens nothing: it is malformed, unknown, revoked, turned off, not valid yet, of another \
+/// All codes, in the order of documentation.
+const CATALOGUE: &[(Code, Entry)] = &[
+    (
+        Code::MissingApiKey,
+        Entry {
+            meaning: "The request has no credential, an empty one, or one of another scheme than Bearer.",
+            caller: "Send `Authorization: Bearer <key>`.",
+            operator: "If the clients use another header, add it to auth.headers. A route that needs no key says `public: true`.",
+        },
+    ),
+    (
+        Code::InvalidApiKey,
+        Entry {
+            meaning: "The credential opens nothing: it is malformed, unknown, revoked, turned off, not valid yet, of another \
              environment, or used from an address that it is not allowed from.",
-            "Check that the whole key was copied; ask for a new one if it was revoked.",
-            "The audit log has the real reason; `bearward keys verify` tells what a token is.",
-        ),
-        Code::ExpiredApiKey => (
-            "The secret is right, and the key, or the grace of this secret, has ended.",
-            "Ask for a new key, or for the secret that replaced this one.",
-            "`bearward keys rotate ID --expires-in 90d` makes a new secret and gives the key a new end.",
-        ),
-        Code::InsufficientPermissions => (
-            "The key is good, and lacks the permission that the route needs.",
-            "Use a key with the permission in `details.required`.",
-            "Add the permission to the key, or give the route another one; `bearward explain METHOD PATH --key ID` shows why.",
-        ),
-        Code::RouteNotAllowed => (
-            "The key is narrowed to named routes, and this is none of them.",
-            "Use a key that may use the route in `details.route`.",
-            "Add the route's name to the key's `routes`, or take the list away.",
-        ),
-        Code::RateLimitExceeded => (
-            "A rate limit of the key, or of the route for this key, is used up.",
-            "Wait as long as Retry-After says; the request is let in then.",
-            "Raise the key's rate_limits, or their burst, if this is not what was meant.",
-        ),
-        Code::ConcurrencyExceeded => (
-            "The key has as many requests in flight as it may; open streams count.",
-            "End one, or wait for one to end.",
-            "Raise the key's max_concurrent, or the default one.",
-        ),
-        Code::TooManyFailedAttempts => (
-            "The address has presented too many keys that open nothing.",
-            "Correct the key, and wait as long as Retry-After says. A good key is let in at once.",
-            "Somebody guesses, or a client has an old key: the audit log shows which. failed_attempts sets the limit; behind a \
+            caller: "Check that the whole key was copied; ask for a new one if it was revoked.",
+            operator: "The audit log has the real reason; `bearward keys verify` tells what a token is.",
+        },
+    ),
+    (
+        Code::ExpiredApiKey,
+        Entry {
+            meaning: "The secret is right, and the key, or the grace of this secret, has ended.",
+            caller: "Ask for a new key, or for the secret that replaced this one.",
+            operator: "`bearward keys rotate ID --expires-in 90d` makes a new secret and gives the key a new end.",
+        },
+    ),
+    (
+        Code::InsufficientPermissions,
+        Entry {
+            meaning: "The key is good, and lacks the permission that the route needs.",
+            caller: "Use a key with the permission in `details.required`.",
+            operator: "Add the permission to the key, or give the route another one; `bearward explain METHOD PATH --key ID` shows why.",
+        },
+    ),
+    (
+        Code::RouteNotAllowed,
+        Entry {
+            meaning: "The key is narrowed to named routes, and this is none of them.",
+            caller: "Use a key that may use the route in `details.route`.",
+            operator: "Add the route's name to the key's `routes`, or take the list away.",
+        },
+    ),
+    (
+        Code::RateLimitExceeded,
+        Entry {
+            meaning: "A rate limit of the key, or of the route for this key, is used up.",
+            caller: "Wait as long as Retry-After says; the request is let in then.",
+            operator: "Raise the key's rate_limits, or their burst, if this is not what was meant.",
+        },
+    ),
+    (
+        Code::ConcurrencyExceeded,
+        Entry {
+            meaning: "The key has as many requests in flight as it may; open streams count.",
+            caller: "End one, or wait for one to end.",
+            operator: "Raise the key's max_concurrent, or the default one.",
+        },
+    ),
+    (
+        Code::TooManyFailedAttempts,
+        Entry {
+            meaning: "The address has presented too many keys that open nothing.",
+            caller: "Correct the key, and wait as long as Retry-After says. A good key is let in at once.",
+            operator: "Somebody guesses, or a client has an old key: the audit log shows which. failed_attempts sets the limit; behind a \
              proxy, trusted_proxies tells clients apart.",
-        ),
-        Code::BadRequest => (
-            "The request is malformed, or could be read in two ways.",
-            "Correct the part that the message names.",
-            "What looks harmless here may be a request within a request. A path that upstream needs can be let through by \
+        },
+    ),
+    (
+        Code::BadRequest,
+        Entry {
+            meaning: "The request is malformed, or could be read in two ways.",
+            caller: "Correct the part that the message names.",
+            operator: "What looks harmless here may be a request within a request. A path that upstream needs can be let through by \
              its accept_in_path.",
-        ),
-        Code::RouteNotFound => (
-            "The key was accepted, and no route matches method and path.",
-            "Check the path and the method.",
-            "Add a route, or choose another preset; `bearward explain METHOD PATH` shows what was compared.",
-        ),
-        Code::MethodNotAllowed => (
-            "The method is never forwarded (CONNECT, TRACE), or the path takes others.",
-            "Use one of those in `Allow`.",
-            "Nothing is wrong with the server.",
-        ),
-        Code::InternalError => (
-            "A fault of bearward's own, in this one request.",
-            "Try again; tell the operator the x-request-id if it stays.",
-            "The log has the place of the panic, by the request id. Please report it.",
-        ),
-        Code::RequestTimeout => (
-            "The request's body stalled.",
-            "Send the body without pauses.",
-            "Raise limits.body_idle_timeout for slow clients.",
-        ),
-        Code::PayloadTooLarge => (
-            "The request's body is longer than the limit.",
-            "Send less, or in parts.",
-            "Raise limits.body_bytes, or the route's max_body.",
-        ),
-        Code::UriTooLong => (
-            "The request target is longer than the limit.",
-            "Put the data into a body.",
-            "Raise limits.uri_bytes.",
-        ),
-        Code::HeadersTooLarge => (
-            "The headers are larger, or more, than the limit.",
-            "Send fewer and shorter headers; cookies are often the cause.",
-            "Raise limits.header_bytes or limits.header_count.",
-        ),
-        Code::MisdirectedRequest => (
-            "No route is served under this host; or the admin listener was asked by a name that is not its own.",
-            "Check the host name.",
-            "Add the name to a route's `hosts`, or to admin.hosts.",
-        ),
-        Code::UpstreamUnreachable => (
-            "The upstream refused or broke the connection.",
-            "Try again later; with `x-should-retry: false`, the work may have been done.",
-            "See whether the upstream runs and listens where `endpoints` says; the log has the error.",
-        ),
-        Code::UpstreamProtocolError => (
-            "The upstream's answer is not valid, or not one that can be passed on safely.",
-            "Tell the operator the x-request-id.",
-            "The log says what is wrong with it. h2c:// and http:// are different protocols.",
-        ),
-        Code::UpstreamTimeout => (
-            "The upstream was too slow to connect, or to answer.",
-            "Ask for less at once, or stream the answer.",
-            "Raise the timeouts of the upstream or of the route, if the upstream is well and slow.",
-        ),
-        Code::UpstreamUnavailable => (
-            "No endpoint of an upstream is well. For the readiness probe.",
-            "Try again later.",
-            "See /api/v1/status for the endpoints; admin.ready_with_upstreams has the probe depend on them.",
-        ),
-        Code::Overloaded => (
-            "The server, or this one address, has as many requests or connections as it may.",
-            "Wait as long as Retry-After says.",
-            "Raise limits.in_flight or limits.connections_per_address, or the descriptors (`nofile`).",
-        ),
-        Code::ShuttingDown => (
-            "The process is ending; another one takes over.",
-            "Try again on a new connection.",
-            "Nothing: this is a drain.",
-        ),
-        Code::ReloadRefused => (
-            "A reload found faults; what was there before stays.",
-            "Correct the files that `details.faults` names, and reload.",
-            "`bearward check` says the same faults before a reload does.",
-        ),
-        Code::KeyNotFound => {
-            ("No key has this id. For the admin API.", "List the keys.", "`bearward keys list` shows them.")
-        }
-        Code::KeyConflict => (
-            "The key's state, another key, or a fault of the store stands against the change. For the admin API.",
-            "The message says what.",
-            "`bearward keys list` and `bearward check` show more.",
-        ),
-        Code::StoreReadOnly => (
-            "The key store can't be written from here, as a mounted Secret can't. For the admin API.",
-            "Run the command in `details.command` where the store is made.",
-            "Keys in a mounted Secret are changed where the Secret comes from: see details.advice.",
-        ),
-    };
-    Entry { meaning, caller, operator }
+        },
+    ),
+    (
+        Code::RouteNotFound,
+        Entry {
+            meaning: "The key was accepted, and no route matches method and path.",
+            caller: "Check the path and the method.",
+            operator: "Add a route, or choose another preset; `bearward explain METHOD PATH` shows what was compared.",
+        },
+    ),
+    (
+        Code::MethodNotAllowed,
+        Entry {
+            meaning: "The method is never forwarded (CONNECT, TRACE), or the path takes others.",
+            caller: "Use one of those in `Allow`.",
+            operator: "Nothing is wrong with the server.",
+        },
+    ),
+    (
+        Code::InternalError,
+        Entry {
+            meaning: "A fault of bearward's own, in this one request.",
+            caller: "Try again; tell the operator the x-request-id if it stays.",
+            operator: "The log has the place of the panic, by the request id. Please report it.",
+        },
+    ),
+    (
+        Code::RequestTimeout,
+        Entry {
+            meaning: "The request's body stalled.",
+            caller: "Send the body without pauses.",
+            operator: "Raise limits.body_idle_timeout for slow clients.",
+        },
+    ),
+    (
+        Code::PayloadTooLarge,
+        Entry {
+            meaning: "The request's body is longer than the limit.",
+            caller: "Send less, or in parts.",
+            operator: "Raise limits.body_bytes, or the route's max_body.",
+        },
+    ),
+    (
+        Code::UriTooLong,
+        Entry {
+            meaning: "The request target is longer than the limit.",
+            caller: "Put the data into a body.",
+            operator: "Raise limits.uri_bytes.",
+        },
+    ),
+    (
+        Code::HeadersTooLarge,
+        Entry {
+            meaning: "The headers are larger, or more, than the limit.",
+            caller: "Send fewer and shorter headers; cookies are often the cause.",
+            operator: "Raise limits.header_bytes or limits.header_count.",
+        },
+    ),
+    (
+        Code::MisdirectedRequest,
+        Entry {
+            meaning: "No route is served under this host; or the admin listener was asked by a name that is not its own.",
+            caller: "Check the host name.",
+            operator: "Add the name to a route's `hosts`, or to admin.hosts.",
+        },
+    ),
+    (
+        Code::UpstreamUnreachable,
+        Entry {
+            meaning: "The upstream refused or broke the connection.",
+            caller: "Try again later; with `x-should-retry: false`, the work may have been done.",
+            operator: "See whether the upstream runs and listens where `endpoints` says; the log has the error.",
+        },
+    ),
+    (
+        Code::UpstreamProtocolError,
+        Entry {
+            meaning: "The upstream's answer is not valid, or not one that can be passed on safely.",
+            caller: "Tell the operator the x-request-id.",
+            operator: "The log says what is wrong with it. h2c:// and http:// are different protocols.",
+        },
+    ),
+    (
+        Code::UpstreamTimeout,
+        Entry {
+            meaning: "The upstream was too slow to connect, or to answer.",
+            caller: "Ask for less at once, or stream the answer.",
+            operator: "Raise the timeouts of the upstream or of the route, if the upstream is well and slow.",
+        },
+    ),
+    (
+        Code::UpstreamUnavailable,
+        Entry {
+            meaning: "No endpoint of an upstream is well. For the readiness probe.",
+            caller: "Try again later.",
+            operator: "See /api/v1/status for the endpoints; admin.ready_with_upstreams has the probe depend on them.",
+        },
+    ),
+    (
+        Code::Overloaded,
+        Entry {
+            meaning: "The server, or this one address, has as many requests or connections as it may.",
+            caller: "Wait as long as Retry-After says.",
+            operator: "Raise limits.in_flight or limits.connections_per_address, or the descriptors (`nofile`).",
+        },
+    ),
+    (
+        Code::ShuttingDown,
+        Entry {
+            meaning: "The process is ending; another one takes over.",
+            caller: "Try again on a new connection.",
+            operator: "Nothing: this is a drain.",
+        },
+    ),
+    (
+        Code::ReloadRefused,
+        Entry {
+            meaning: "A reload found faults; what was there before stays.",
+            caller: "Correct the files that `details.faults` names, and reload.",
+            operator: "`bearward check` says the same faults before a reload does.",
+        },
+    ),
+    (
+        Code::KeyConflict,
+        Entry {
+            meaning: "The key's state, another key, or a fault of the store stands against the change. For the admin API.",
+            caller: "The message says what.",
+            operator: "`bearward keys list` and `bearward check` show more.",
+        },
+    ),
+    (
+        Code::StoreReadOnly,
+        Entry {
+            meaning: "The key store can't be written from here, as a mounted Secret can't. For the admin API.",
+            caller: "Run the command in `details.command` where the store is made.",
+            operator: "Keys in a mounted Secret are changed where the Secret comes from: see details.advice.",
+        },
+    ),
+];
+
+/// The entry of a code. A test holds that each has one.
+pub(crate) fn entry(code: Code) -> Entry {
+    let found = CATALOGUE.iter().find(|(known, _)| *known == code);
+    found.map_or(Entry { meaning: "", caller: "", operator: "" }, |(_, entry)| *entry)
 }
 
 /// The code of this name, in any case.

@@ -62,7 +62,8 @@ fn key_list(decoder: &mut Decoder<'_>, root: &Node, may_be_empty: bool) -> Optio
     }
     let records = decoder.required(&mut fields, "keys", |decoder, node| {
         if !may_be_empty && matches!(&node.kind, Kind::List(items) if items.is_empty()) {
-            decoder.fault(node.at, "the key file has no keys");
+            decoder.fault(node.at, "the key file has no keys").hint =
+                Some("`bearward keys create --permissions read` makes one".to_owned());
             return None;
         }
         decoder.list(node, |decoder, node| record::decode(decoder, node, &mut unique))

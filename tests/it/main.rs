@@ -11,6 +11,7 @@
 #![allow(clippy::too_many_lines, reason = "a table of cases is as long as it has cases")]
 #![allow(clippy::type_complexity, reason = "a table's rows are tuples")]
 
+mod admin;
 mod answers;
 mod broken_upstreams;
 mod faults;

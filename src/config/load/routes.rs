@@ -20,7 +20,8 @@ pub(super) fn routes(d: &mut Decoder<'_>, node: &Node, upstreams: Option<&[Strin
     let routes = non_empty(d, node, |d, node| {
         let route = route(d, node, upstreams)?;
         if names.contains(&route.name) {
-            d.fault(node.at, format!("the route `{}` stands twice", route.name));
+            d.fault(node.at, format!("the route `{}` stands twice", route.name)).hint =
+                Some("a name of its own, since keys are narrowed by it".to_owned());
         }
         names.push(route.name.clone());
         Some(route)
@@ -35,7 +36,7 @@ fn route(d: &mut Decoder<'_>, node: &Node, upstreams: Option<&[String]>) -> Opti
     let paths = d.required(f, "paths", |d, node| non_empty(d, node, path_glob));
     let methods = d.optional(f, "methods", |d, node| Some(non_empty(d, node, method)));
     let hosts = d.optional(f, "hosts", |d, node| Some(non_empty(d, node, host)));
-    let permission = d.optional(f, "permission", |d, node| d.one_of(node, &Permission::ALL));
+    let permission = d.optional(f, "permission", |d, node| Some(d.one_of(node, &Permission::ALL)));
     let public = d.optional(f, "public", Decoder::boolean);
     let upstream = d.optional(f, "upstream", |d, node| known_upstream(d, node, upstreams));
     let rate_limits = d.optional(f, "rate_limits", quotas);
@@ -45,7 +46,9 @@ fn route(d: &mut Decoder<'_>, node: &Node, upstreams: Option<&[String]>) -> Opti
     let upgrades = d.optional(f, "upgrades", |d, node| d.list(node, upgrade));
     d.done(fields);
     let access = match (permission, public) {
-        (Some(permission), None | Some(false)) => Access::Needs(permission),
+        // Told already.
+        (Some(None), _) => return None,
+        (Some(Some(permission)), None | Some(false)) => Access::Needs(permission),
         (None, Some(true)) => Access::Public,
         _ => {
             d.fault(node.at, "a route needs a `permission`, or `public: true`").hint =
@@ -93,7 +96,8 @@ fn upgrade(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
 fn path_glob(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     let glob = d.word(node)?;
     if !glob.starts_with('/') {
-        d.fault(node.at, format!("`{glob}`: a path begins with `/`"));
+        d.fault(node.at, format!("`{glob}`: a path begins with `/`")).hint =
+            Some(format!("/{glob} is meant?"));
         return None;
     }
     if let Err(error) = PathPattern::new(&glob) {

@@ -18,7 +18,8 @@ pub(super) fn upstreams(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Upstream
     non_empty(d, node, |d, node| {
         let upstream = upstream(d, node)?;
         if names.contains(&upstream.name) {
-            d.fault(node.at, format!("the upstream `{}` stands twice", upstream.name));
+            d.fault(node.at, format!("the upstream `{}` stands twice", upstream.name)).hint =
+                Some("one upstream with several endpoints, or a name of its own".to_owned());
         }
         names.push(upstream.name.clone());
         Some(upstream)
@@ -65,7 +66,7 @@ fn endpoints(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Endpoint>> {
         .enumerate()
         .any(|(index, endpoint)| endpoints.iter().take(index).any(|e| e == endpoint));
     if is_repeated {
-        d.fault(node.at, "the same endpoint stands twice");
+        d.fault(node.at, "the same endpoint stands twice").hint = Some("keep one of them".to_owned());
         return None;
     }
     Some(endpoints)
@@ -122,7 +123,8 @@ fn tls(d: &mut Decoder<'_>, node: &Node, has_https: bool) -> Option<UpstreamTls>
     let private_key = d.optional(f, "client_key", Decoder::path);
     d.done(fields);
     if !has_https {
-        d.fault(node.at, "tls is for endpoints that begin with https://");
+        d.fault(node.at, "tls is for endpoints that begin with https://").hint =
+            Some("write the endpoint so, or take `tls` away".to_owned());
         return None;
     }
     let client = match (certificate, private_key) {
@@ -180,7 +182,8 @@ fn secret_in_variable(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     let name = d.word(node)?;
     let value = d.variable(&name);
     if value.is_none() {
-        d.fault(node.at, format!("the environment variable {name} is not set"));
+        d.fault(node.at, format!("the environment variable {name} is not set")).hint =
+            Some("set it where bearward is started, or name a `file`".to_owned());
     }
     value
 }

@@ -25,6 +25,7 @@ pub struct Gateway {
     keys: Vec<(String, String)>,
     tls: bool,
     admin: String,
+    admin_fields: String,
     hooks: Hooks,
     clock: Option<Clock>,
 }
@@ -67,6 +68,7 @@ impl Gateway {
             keys: Vec::new(),
             tls: false,
             admin: "127.0.0.1:0".to_owned(),
+            admin_fields: String::new(),
             hooks: Hooks::default(),
             clock: None,
         }
@@ -105,6 +107,12 @@ impl Gateway {
     /// Where the admin listener is.
     pub fn admin_on(mut self, address: &str) -> Self {
         self.admin = address.to_owned();
+        self
+    }
+
+    /// Fields of `admin`, in flow style.
+    pub fn admin_fields(mut self, fields: &str) -> Self {
+        write!(self.admin_fields, ", {fields}").unwrap();
         self
     }
 
@@ -155,13 +163,14 @@ impl Gateway {
             ca = Some(made.cert.pem());
         }
         let config = format!(
-            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [\"{}\"]{}}}\nkeys: {{path: {}{}}}\nadmin: {{address: \"{}\", token_file: {}}}\nworkers: 2\n{}",
+            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [\"{}\"]{}}}\nkeys: {{path: {}{}}}\nadmin: {{address: \"{}\", token_file: {}{}}}\nworkers: 2\n{}",
             self.upstream,
             self.upstream_fields,
             path("keys.yaml").display(),
             self.keys_fields,
             self.admin,
             path("admin.token").display(),
+            self.admin_fields,
             self.config
         );
         std::fs::write(path("admin.token"), "the-admin-token\n").unwrap();

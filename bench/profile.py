@@ -1,0 +1,88 @@
+"""Builds bearward as it is released: optimised by a profile of how it runs.
+
+An instrumented binary serves each of the bench's loads for some seconds, and the release is built by what it has noted: which
+branches are taken, what is hot and what is not. That takes two builds, and rustup's `llvm-tools`; without them the binary
+is an ordinary release build, and it is said so.
+"""
+
+import functools
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import loads
+from subjects import ROOT, Bearward, Origin
+
+WORK = ROOT / "target/profile"
+NOTED = WORK / "noted"
+OUT = ROOT / "target/profiled/bearward"
+SECONDS = 2
+LOADS = {
+    "GET": loads.get,
+    "POST": functools.partial(loads.get, **loads.POST),
+    "GET over TLS": functools.partial(loads.get, tls=True),
+    "a connection each": functools.partial(loads.get, connection='"close"'),
+    "handshakes": functools.partial(loads.get, tls=True, connection='"close"'),
+    "HTTP/2": loads.http2,
+    "10 MB": loads.big,
+    "events": loads.events,
+    "events over TLS": functools.partial(loads.events, tls=True),
+}
+
+
+def tool():
+    sysroot = subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True, check=True).stdout.strip()
+    return next(pathlib.Path(sysroot).glob("lib/rustlib/*/bin/llvm-profdata"), None)
+
+
+def build(flags, target):
+    # As whoever calls has it, but for the flags: they must be the same for all crates.
+    environment = {**os.environ, "RUSTFLAGS": flags} if flags else os.environ
+    command = [os.environ.get("CARGO", "cargo"), "build", "--release", "--locked", "--target-dir", target]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    return target / "release/bearward"
+
+
+def train(binary):
+    """Each load once, on one worker."""
+    shutil.rmtree(NOTED, ignore_errors=True)
+    os.environ["BEARWARD"] = str(binary)
+    with tempfile.TemporaryDirectory(prefix="bearward-profile-") as directory:
+        origin = Origin(pathlib.Path(directory), [0])
+        subject = Bearward("bearward", pathlib.Path(directory), origin, 1, [1])
+        try:
+            for name, load in LOADS.items():
+                wrong = load(subject, origin, [0], SECONDS)["wrong"]
+                if wrong:
+                    raise SystemExit(f"{name}: {wrong}")
+                print(f"  {name}", file=sys.stderr)
+        finally:
+            # It writes what it has noted when it ends.
+            subject.end()
+            origin.end()
+
+
+def main():
+    profdata = tool()
+    if profdata is None:
+        print("no llvm-profdata (`rustup component add llvm-tools`): an ordinary release build", file=sys.stderr)
+        binary = build("", ROOT / "target")
+    else:
+        print("building the instrumented binary (some minutes) …", file=sys.stderr)
+        instrumented = build(f"-Cprofile-generate={NOTED}", WORK)
+        print("noting how it serves:", file=sys.stderr)
+        train(instrumented)
+        merged = WORK / "merged.profdata"
+        subprocess.run([profdata, "merge", "-o", merged, NOTED], check=True)
+        print("building the release (some minutes) …", file=sys.stderr)
+        binary = build(f"-Cprofile-use={merged}", WORK)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(binary, OUT)
+    print(OUT.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""What is seen from outside: a real Prometheus, schemathesis on the API, counts that agree, and logs that can't be written."""
+
+import collections
+import json
+import os
+import random
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+
+import pytest
+
+from gateway import Gateway, free_port, is_listening, wait_for
+
+KEYS = {
+    "reader": ["--permissions", "read"],
+    "writer": ["--permissions", "read,write"],
+    "limited": ["--permissions", "read", "--rate", "50/1h/50"],
+    "expired": ["--permissions", "read", "--expires-in", "1ms"],
+}
+ADMIN = {"Authorization": "Bearer the-admin-token"}
+
+
+def asked(gateway, path, headers=None, method="GET"):
+    request = urllib.request.Request(f"http://127.0.0.1:{gateway.admin_port}{path}", headers=headers or {}, method=method)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.read().decode()
+
+
+def stopped(gateway):
+    """Ends the process as a service manager does; its exit code."""
+    gateway.process.send_signal(signal.SIGTERM)
+    return gateway.process.wait(timeout=20)
+
+
+def data(gateway, path):
+    return json.loads(asked(gateway, path))["data"]
+
+
+def samples(text, name):
+    found = {}
+    for line in text.splitlines():
+        if line.startswith(name + "{") or line.startswith(name + " "):
+            labels, value = line[len(name):].rsplit(" ", 1)
+            found[labels.strip()] = float(value)
+    return found
+
+
+class Answering(socketserver.StreamRequestHandler):
+    """Reads a request, chunked bodies aside, and says ok."""
+
+    def handle(self):
+        while self.rfile.readline():
+            length = 0
+            while (line := self.rfile.readline()) not in (b"\r\n", b""):
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            self.rfile.read(length)
+            self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+
+class Upstream(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    @property
+    def port(self):
+        return self.server_address[1]
+
+
+@pytest.fixture
+def upstream():
+    with Upstream(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+class Wire:
+    """A connection on which requests follow one another; only statuses are looked at."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.file = self.socket.makefile("rb")
+
+    def status(self, path, token=None, body=None):
+        bearer = f"Authorization: Bearer {token}\r\n" if token else ""
+        method = "GET" if body is None else "POST"
+        length = f"Content-Length: {len(body)}\r\n" if body is not None else ""
+        self.socket.sendall(f"{method} {path} HTTP/1.1\r\nHost: a\r\n{bearer}{length}\r\n{body or ''}".encode())
+        status = int(self.file.readline().split()[1])
+        remaining = 0
+        while (line := self.file.readline()) not in (b"\r\n", b""):
+            name, _, value = line.decode().partition(":")
+            if name.lower() == "content-length":
+                remaining = int(value)
+        self.file.read(remaining)
+        return status
+
+
+def mixed(gateway, requests, tally, lock):
+    """So many requests of all kinds on one connection; adds what came of them to `tally`."""
+    own = collections.Counter()
+    wire = Wire(gateway.port)
+    kinds = [
+        ("reader", "/v1/models", None), ("writer", "/v1/models", None), ("reader", "/v1/files", "{}"),
+        ("writer", "/v1/chat/completions", "{}"), ("limited", "/v1/models", None), ("expired", "/v1/models", None),
+        (None, "/v1/models", None), ("writer", "/nowhere", None), ("unknown", "/v1/models", None),
+    ]  # fmt: skip
+    for _ in range(requests):
+        name, path, body = random.choice(kinds)
+        token = "sk-nobody-knows-this-one" if name == "unknown" else gateway.tokens.get(name)
+        own[name, wire.status(path, token, body)] += 1
+    with lock:
+        tally.update(own)
+
+
+def test_all_counts_agree_after_many_mixed_requests_and_reloads(upstream, tmp_path):
+    """Audit log, access log, metrics, usage and the client's own tally."""
+    total = int(os.environ.get("REQUESTS", "20000"))
+    audit, access = tmp_path / "audit.log", tmp_path / "access.log"
+    logs = f"log: {{format: json, access_to: {access}, audit_to: {audit}}}\n"
+    with Gateway(upstream.port, KEYS, admin=True, config=logs) as gateway:
+        tally, lock = collections.Counter(), threading.Lock()
+        threads = [threading.Thread(target=mixed, args=(gateway, total // 8, tally, lock)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        reloads = 0
+        while any(thread.is_alive() for thread in threads):
+            if reloads % 3 == 0:
+                keys = gateway.path / "keys.yaml"
+                keys.write_text(keys.read_text() + f"# {reloads}\n")
+            asked(gateway, "/api/v1/reload", ADMIN, "POST")
+            reloads += 1
+            time.sleep(0.05)
+        for thread in threads:
+            thread.join()
+        total = sum(tally.values())
+        wait_for("all are counted", lambda: data(gateway, "/api/v1/status")["requests"] == total)
+        text = asked(gateway, "/metrics")
+        told = {key["name"]: key for page in [data(gateway, "/api/v1/keys")] for key in page["keys"]}
+        # All lines are written when the process has ended.
+        assert stopped(gateway) == 0
+        assert reloads >= 3 and sum(samples(text, "bearward_log_lines_dropped_total").values()) == 0
+    by_status, refused = collections.Counter(), collections.Counter()
+    for (_, status), count in tally.items():
+        by_status[status] += count
+    metrics = collections.Counter()
+    for labels, count in samples(text, "bearward_requests_total").items():
+        metrics[labels.split('status="')[1][0]] += int(count)
+    assert metrics["2"] == by_status[200] and metrics["4"] == total - by_status[200], (metrics, by_status)
+    lines = [json.loads(line) for line in access.read_text().splitlines()]
+    assert collections.Counter(line["status"] for line in lines) == by_status
+    audited = collections.Counter(
+        line["code"] for line in map(json.loads, audit.read_text().splitlines()) if line["event"] == "refused"
+    )
+    for labels, count in samples(text, "bearward_refusals_total").items():
+        refused[labels.split('"')[1]] = int(count)
+    assert audited == refused and sum(refused.values()) == total - by_status[200]
+    expected = {
+        "EXPIRED_API_KEY": tally["expired", 401], "MISSING_API_KEY": tally[None, 401],
+        "INVALID_API_KEY": tally["unknown", 401], "INSUFFICIENT_PERMISSIONS": tally["reader", 403],
+        "ROUTE_NOT_FOUND": tally["writer", 404], "RATE_LIMIT_EXCEEDED": tally["limited", 429],
+    }  # fmt: skip
+    assert refused == collections.Counter(expected)
+    for name in KEYS:
+        usage = told[name]["usage"]
+        assert usage["requests"] == tally[name, 200], name
+        assert sum(usage["refusals"].values()) == sum(n for (who, code), n in tally.items() if who == name and code >= 400)
+
+
+def test_a_real_prometheus_scrapes_and_answers_for_every_family(upstream, tmp_path):
+    with Gateway(upstream.port, KEYS, admin=True, tls=True, plain_too=True) as gateway:
+        port = free_port()
+        (tmp_path / "prometheus.yml").write_text(
+            "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+            f"scrape_configs: [{{job_name: bearward, static_configs: [{{targets: ['127.0.0.1:{gateway.admin_port}']}}]}}]\n"
+        )
+        command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+        with open(tmp_path / "log", "wb") as log:
+            server = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+        try:
+            wait_for("prometheus listens", lambda: is_listening(port))
+
+            def query(text):
+                url = f"http://127.0.0.1:{port}/api/v1/query?query={urllib.parse.quote(text)}"
+                return json.loads(urllib.request.urlopen(url, timeout=10).read())["data"]["result"]
+
+            seconds = float(os.environ.get("SCRAPE_SECONDS", "8"))
+            end = time.monotonic() + seconds
+            wire = Wire(gateway.plain_port)
+            while time.monotonic() < end:
+                for name in ("reader", "limited", "expired"):
+                    wire.status("/v1/models", gateway.tokens[name])
+                time.sleep(0.01)
+            families = [line.split()[2:4] for line in asked(gateway, "/metrics").splitlines() if line.startswith("# TYPE")]
+            assert len(families) > 25
+            suffix = {"counter": "_total", "histogram": "_count", "gauge": ""}
+            wait_for("a scrape of all", lambda: query('up{job="bearward"} == 1') and query("bearward_requests_total"))
+            # What has no sample has nothing to tell here; each of the others answers.
+            text = asked(gateway, "/metrics")
+            empty = []
+            for name, kind in families:
+                if not samples(text, name + suffix[kind]):
+                    empty.append(name)
+                    continue
+                wait_for(name, lambda name=name, kind=kind: query(name + suffix[kind]))
+            assert empty == [], empty
+            assert query("sum(rate(bearward_requests_total[5s]))")
+            assert query("histogram_quantile(0.95, sum by (le) (rate(bearward_request_duration_seconds_bucket[5s])))")
+            failed = query("sum(scrape_samples_scraped == 0)")
+            assert not failed, failed
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait()
+
+
+def test_schemathesis_finds_nothing(upstream):
+    with Gateway(upstream.port, KEYS, admin=True) as gateway:
+        command = [
+            sys.executable.replace("python3", "python").rsplit("/", 1)[0] + "/st", "run",
+            f"http://127.0.0.1:{gateway.admin_port}/api/openapi.json", "--header", "Authorization: Bearer the-admin-token",
+            "--exclude-path", "/api/v1/events", "--max-examples", os.environ.get("EXAMPLES", "25"), "--no-color",
+            "--request-timeout", "20",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=gateway.path)
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("kind", ["full", "fifo"])
+def test_a_log_that_cannot_be_written_costs_lines_and_no_request(upstream, tmp_path, kind):
+    path = "/dev/full" if kind == "full" else tmp_path / "fifo"
+    if kind == "fifo":
+        os.mkfifo(path)
+    logs = f"log: {{format: json, access_to: {path}, audit_to: {path}}}\n"
+    with Gateway(upstream.port, KEYS, admin=True, config=logs) as gateway:
+        wire = Wire(gateway.port)
+        long = "/v1/models/" + "x" * 5000
+        requests = 6000 if kind == "fifo" else 2000
+        for _ in range(requests):
+            assert wire.status("/v1/models" if kind == "full" else long, gateway.tokens["reader"]) == 200
+        for _ in range(100):
+            assert wire.status("/v1/models") == 401
+
+        def lost():
+            dropped = samples(asked(gateway, "/metrics"), "bearward_log_lines_dropped_total")
+            return dropped[f'{{log="{path}"}}']
+
+        if kind == "full":
+            # Every line of both.
+            wait_for("all lines are counted as lost", lambda: lost() == requests + 200)
+        else:
+            # Past what waits in memory, and what the pipe takes.
+            wait_for("lines are lost", lambda: lost() > 1000)
+        assert gateway.process.poll() is None
+        assert stopped(gateway) == 0
+
+
+def test_a_file_is_opened_again_on_sigusr1_and_only_refusals_are_told_where_that_is_wanted(upstream, tmp_path):
+    access = tmp_path / "access.log"
+    logs = f"log: {{format: json, access_to: {access}, access_sample: 0}}\n"
+    with Gateway(upstream.port, KEYS, admin=True, config=logs) as gateway:
+        wire = Wire(gateway.port)
+        assert wire.status("/v1/models", gateway.tokens["reader"]) == 200
+        assert wire.status("/v1/models") == 401
+        wait_for("the line is there", lambda: "401" in access.read_text())
+        access.rename(tmp_path / "access.log.1")
+        gateway.process.send_signal(signal.SIGUSR1)
+        wait_for("the file is made anew", access.exists)
+        assert wire.status("/v1/files", gateway.tokens["reader"], "{}") == 403
+        wait_for("the line is there", lambda: "403" in access.read_text())
+    assert "200" not in {str(json.loads(line)["status"]) for line in (tmp_path / "access.log.1").read_text().splitlines()}
