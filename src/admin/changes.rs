@@ -2,6 +2,7 @@
 //!
 //! Invariant: a secret stands in the one answer that made it, and nowhere else.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::access::Actor;
 use super::{Admin, AdminBody, data, keys};
@@ -44,43 +45,70 @@ pub(super) struct Change<'a> {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct NewKey {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     permissions: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     environment: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     not_before: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
-    #[serde(skip_serializing)]
+    #[serde(default, deserialize_with = "given", skip_serializing)]
     expires_in: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     rate_limits: Option<Vec<NewQuota>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_concurrent: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    max_concurrent: Option<Whole>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     allow_from: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     routes: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<Map<String, Value>>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    metadata: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct NewQuota {
-    requests: u32,
+    requests: Whole,
     per: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    burst: Option<u32>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    burst: Option<Whole>,
+}
+
+/// A whole number, which JSON may write as 8.0.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(try_from = "f64", into = "u32")]
+struct Whole(u32);
+
+impl TryFrom<f64> for Whole {
+    type Error = &'static str;
+
+    fn try_from(number: f64) -> Result<Self, Self::Error> {
+        let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+        if is_whole { Ok(Whole(number as u32)) } else { Err("a whole number is needed") }
+    }
+}
+
+impl From<Whole> for u32 {
+    fn from(whole: Whole) -> u32 {
+        whole.0
+    }
+}
+
+/// A field that is there has a value: null is none.
+fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
 }
 
 /// How a rotation is asked for; all of it may be left out.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RotationRequest {
+    #[serde(default, deserialize_with = "given")]
     grace: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     expires_in: Option<String>,
 }
 

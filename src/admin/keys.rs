@@ -44,7 +44,13 @@ impl Page {
                     page.limit =
                         limit.ok_or_else(|| Denial::bad_content("`limit` is a number from 1 to 1000"))?;
                 }
-                "after" => page.after = value.to_owned(),
+                "after" => {
+                    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+                    if !value.bytes().all(is_plain) {
+                        return Err(Denial::bad_content("`after` is the id of a key"));
+                    }
+                    page.after = value.to_owned();
+                }
                 _ => {}
             }
         }

@@ -212,6 +212,14 @@ const CATALOGUE: &[(Code, Entry)] = &[
         },
     ),
     (
+        Code::KeyNotFound,
+        Entry {
+            meaning: "No key has this id. For the admin API.",
+            caller: "List the keys.",
+            operator: "`bearward keys list` shows them.",
+        },
+    ),
+    (
         Code::KeyConflict,
         Entry {
             meaning: "The key's state, another key, or a fault of the store stands against the change. For the admin API.",

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::harness::frames::{END_HEADERS, HEADERS, SETTINGS, frame};
+use crate::harness::frames::{END_HEADERS, HEADERS, SETTINGS, block, frame};
 use crate::harness::{Gateway, Running, Upstream, in_time};
 
 async fn gateway(upstream: &Upstream) -> Running {
@@ -121,7 +121,8 @@ async fn interim_answers_without_end_are_ended_on_http2_too() {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 // `:status: 103`, as a literal of the static table's name.
-                let interim = frame(HEADERS, END_HEADERS, 1, b"\x08\x03103").repeat(5000);
+                let link = block(&[("link", &"x".repeat(400))]);
+                let interim = frame(HEADERS, END_HEADERS, 1, &[b"\x08\x03103", &*link].concat()).repeat(500);
                 let _gone = stream.write_all(&frame(SETTINGS, 0, 0, &[])).await;
                 let mut request = [0; 4096];
                 let _gone = stream.read(&mut request).await;
