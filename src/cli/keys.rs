@@ -8,6 +8,7 @@ mod create;
 mod import;
 mod list;
 mod sources;
+mod used;
 mod verify;
 
 use std::io::{self, IsTerminal, Read, Write};

@@ -14,6 +14,7 @@
 mod admin;
 mod answers;
 mod broken_upstreams;
+mod commands;
 mod faults;
 mod forwarding;
 mod framing;

@@ -1,5 +1,6 @@
 //! `bearward keys list` and `show`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -7,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{StoreArgument, permission};
+use super::{StoreArgument, permission, used};
 use crate::cli::{Failure, print};
 use crate::keys::edit::find;
 use crate::keys::outlook::ROTATION_AGE;
@@ -39,6 +40,12 @@ pub(super) struct List {
     /// Only keys whose name or id holds this
     #[arg(long = "match", value_name = "TEXT")]
     holds: Option<String>,
+    /// Ask a running bearward instead, which knows how each key was used: its admin listener, HOST:PORT or unix:/PATH
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["keys", "config", "sort", "due", "environment", "permission"])]
+    admin: Option<String>,
+    /// Holds the admin token, or a key with `admin`, where the listener is off loopback
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    token_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -131,7 +138,7 @@ impl Row {
     }
 }
 
-fn ahead_or_ago(now: Timestamp, then: Timestamp) -> String {
+pub(super) fn ahead_or_ago(now: Timestamp, then: Timestamp) -> String {
     match Duration::try_from(then.duration_since(now)) {
         Ok(ahead) => format!("in {}", span(ahead)),
         Err(_) => format!("{} ago", span(Duration::try_from(now.duration_since(then)).unwrap_or_default())),
@@ -157,6 +164,10 @@ fn rotation(store: &StoreArgument) -> Result<Duration, Failure> {
 
 impl List {
     pub(super) fn execute(self) -> Result<(), Failure> {
+        if let Some(admin) = &self.admin {
+            let wanted = used::Wanted { state: self.state, holds: self.holds.as_deref(), is_json: self.json };
+            return used::list(admin, self.token_file.as_deref(), &wanted);
+        }
         let (max_age, now) = (rotation(&self.store)?, Timestamp::now());
         let records = Store::at(&self.store.path()?)?.records()?;
         let mut rows: Vec<Row> = records.into_iter().map(|record| Row::of(record, now, max_age)).collect();

@@ -1,0 +1,211 @@
+//! Commands that explain: what a request would meet, what a code means, how a running process is.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::{Binary, Gateway, Upstream, answer_of, until};
+
+fn bearward(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bearward"));
+    command.args(arguments).env_remove("BEARWARD_CONFIG").stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn config_of(gateway: &Binary) -> String {
+    gateway.directory.path().join("bearward.yaml").to_str().unwrap().to_owned()
+}
+
+const ROUTES: &str = "routes:
+  - {name: chat, paths: [/v1/chat/*], methods: [POST], permission: read, rate_limits: [{requests: 60, per: 1m}], strip_prefix: /v1}
+  - {name: files, paths: ['/v1/files/**'], permission: write}
+  - {name: health, paths: [/health], public: true}";
+
+/// The upstream lives as long as it is held.
+async fn gateway() -> (Upstream, Binary) {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    Gateway::guarding(&upstream)
+        .key(
+            "ci",
+            "permissions: [read], rate_limits: [{requests: 600, per: 1m, burst: 60}], routes: [chat, files]",
+        )
+        .key("gone", "permissions: [read], disabled: true")
+        .key("near", "permissions: [read], allow_from: [10.0.0.0/8]")
+        .config(ROUTES)
+        .start_binary()
+        .await;
+    (upstream, gateway)
+}
+
+#[tokio::test]
+async fn what_is_explained_is_what_happens() {
+    let (_upstream, gateway) = gateway().await;
+    let config = config_of(&gateway);
+    let cases = [
+        ("POST", "/v1/chat/completions", Some("ci"), None),
+        ("GET", "/v1/chat/completions", Some("ci"), Some("ROUTE_NOT_FOUND")),
+        ("GET", "/v1/files/a", Some("ci"), Some("INSUFFICIENT_PERMISSIONS")),
+        ("GET", "/v1/files/a", None, Some("MISSING_API_KEY")),
+        ("GET", "/health", None, None),
+        ("POST", "/v1/chat/completions", Some("gone"), Some("INVALID_API_KEY")),
+        ("GET", "/v1/files/a%2fb", Some("ci"), Some("BAD_REQUEST")),
+        ("TRACE", "/health", None, Some("METHOD_NOT_ALLOWED")),
+    ];
+    for (method, path, key, code) in cases {
+        let mut arguments = vec!["explain", method, path, "--json", "--config", &config];
+        arguments.extend(key.into_iter().flat_map(|key| ["--key", key]));
+        let explained: Value = serde_json::from_slice(&bearward(&arguments).stdout).unwrap();
+        assert_eq!(explained["refusal"]["code"].as_str(), code, "{method} {path}: {explained}");
+        let bearer = key.map(|key| gateway.bearer(key)).unwrap_or_default();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{bearer}Content-Length: 0\r\n\r\n");
+        let answer = gateway.sends(request).await;
+        assert_eq!(code.is_none(), answer.status == 200, "{method} {path}: {}", answer.status);
+        if let Some(code) = code {
+            assert_eq!(answer.json()["error"]["code"], code, "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_explanation_tells_each_step() {
+    let (_upstream, gateway) = gateway().await;
+    let config = config_of(&gateway);
+    let told =
+        stdout(&bearward(&["explain", "POST", "/v1/chat/completions", "--key", "ci", "--config", &config]));
+    for step in [
+        "route      chat, the first that matches",
+        "read is needed",
+        "requests-1m (the key's): 600 in 60 s, 60 at once",
+        "chat-requests-1m (the route's): 60 in 60 s",
+        "as /chat/completions",
+        "  forwarded",
+    ] {
+        assert!(told.contains(step), "{step}: {told}");
+    }
+    let near = stdout(&bearward(&["explain", "GET", "/v1/chat/x", "--key", "ci", "--config", &config]));
+    assert!(near.contains("chat matches the path, for other methods"), "{near}");
+    let from = |address: &str| {
+        let arguments =
+            ["explain", "POST", "/v1/chat/x", "--key", "near", "--from", address, "--config", &config];
+        stdout(&bearward(&arguments))
+    };
+    assert!(from("10.1.2.3").contains("forwarded") && from("192.0.2.1").contains("allow_from"));
+    let code = stdout(&bearward(&["explain", "rate_limit_exceeded"]));
+    assert!(code.starts_with("RATE_LIMIT_EXCEEDED: HTTP 429") && code.contains("Retry-After"), "{code}");
+    assert_eq!(bearward(&["explain", "NO_SUCH_CODE"]).status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_probe_and_the_use_of_keys_are_asked_for_from_outside() {
+    let (_upstream, mut gateway) = gateway().await;
+    let admin = gateway.admin.unwrap().to_string();
+    let config = config_of(&gateway);
+    for more in [&["--admin", &admin][..], &["--admin", &admin, "--ready"]] {
+        let mut arguments = vec!["healthcheck"];
+        arguments.extend(more);
+        assert_eq!(bearward(&arguments).status.code(), Some(0));
+    }
+    assert_eq!(gateway.post("/v1/chat/x", "ci", "{}").await.status, 200);
+    gateway.get("/v1/files/a", "ci").await.assert_denied(403, "INSUFFICIENT_PERMISSIONS");
+    let listed = || stdout(&bearward(&["keys", "list", "--admin", &admin, "--match", "ci"]));
+    let is_told = async || listed().lines().any(|line| line.contains("ci") && line.contains("127.0.0.1"));
+    until("the use is told", is_told).await;
+    let line = listed().lines().find(|line| line.contains(" ci ")).unwrap().to_owned();
+    let columns: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(columns[2..5], ["active", "1", "1"], "{line}");
+    assert!(line.contains("59 of requests-1m"), "{line}");
+    gateway.child.kill().unwrap();
+    gateway.child.wait().unwrap();
+    assert_eq!(bearward(&["healthcheck", "--admin", &admin]).status.code(), Some(1));
+    assert_eq!(bearward(&["healthcheck", "--config", &format!("{config}.none")]).status.code(), Some(78));
+}
+
+#[test]
+fn shells_and_manual_know_every_command() {
+    let commands =
+        ["run", "demo", "check", "explain", "keys", "reload", "schema", "healthcheck", "completions", "man"];
+    for shell in ["bash", "zsh", "fish"] {
+        let text = stdout(&bearward(&["completions", shell]));
+        assert!(commands.iter().all(|command| text.contains(command)), "{shell}");
+    }
+    let manual = stdout(&bearward(&["man"]));
+    assert!(commands.iter().all(|command| manual.contains(command)), "{manual}");
+}
+
+#[test]
+fn what_will_hurt_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let created = Command::new(env!("CARGO_BIN_EXE_bearward"))
+        .args(["keys", "create", "--permissions", "read", "--name", "ci", "--keys"])
+        .arg(path("keys.yaml"))
+        .output()
+        .unwrap();
+    assert!(created.status.success());
+    std::fs::set_permissions(path("keys.yaml"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    parameters.not_after = rcgen::date_time_ymd(2026, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(path("tls.crt"), parameters.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(path("tls.key"), key.serialize_pem()).unwrap();
+    std::fs::set_permissions(path("tls.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!(
+        "listeners: [{{address: 127.0.0.1:0, tls: {{certificate: {0}/tls.crt, private_key: {0}/tls.key}}}}]
+upstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]
+keys: {{path: {0}/keys.yaml}}
+limits: {{connections: 100000000}}
+routes:
+  - {{name: open, paths: ['/v1/**'], public: true}}
+  - {{name: chat, paths: [/v1/chat/*], permission: read}}
+",
+        directory.path().display()
+    );
+    std::fs::write(path("bearward.yaml"), text).unwrap();
+    let output = bearward(&["check", "--config", path("bearward.yaml").to_str().unwrap()]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "warnings are no faults: {told}");
+    for warning in [
+        "keys.yaml can be read by everybody on this machine",
+        "tls.crt has ended",
+        "the route chat never matches: open",
+        "raise `nofile`",
+        "1 key never ends (key_",
+    ] {
+        assert!(told.contains(warning), "{warning}: {told}");
+    }
+    assert!(!told.contains("tls.key"), "{told}");
+}
+
+#[test]
+fn the_built_in_routes_and_the_example_warn_of_nothing_that_they_are_to_blame_for() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.yaml");
+    let directory = tempfile::tempdir().unwrap();
+    let created = Command::new(env!("CARGO_BIN_EXE_bearward"))
+        .args(["keys", "create", "--permissions", "read", "--expires-in", "90d", "--keys", "keys.yaml"])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(created.status.success());
+    for routes in ["openai", "any"] {
+        let text = std::fs::read_to_string(&example).unwrap();
+        let text = text.replace("routes: openai", &format!("routes: {routes}"));
+        std::fs::write(directory.path().join("bearward.yaml"), text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_bearward"))
+            .args(["check", "--json", "--config", "bearward.yaml"])
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let warnings = report["warnings"].as_array().unwrap();
+        let of_routes: Vec<_> =
+            warnings.iter().filter(|warning| warning.to_string().contains("route")).collect();
+        assert!(report["ok"] == true && of_routes.is_empty(), "{routes}: {report}");
+    }
+}
