@@ -1,6 +1,6 @@
 # Everything a person or a machine does with this repository. Needs a Rust toolchain and, for `make test`, Python 3.
 .PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile soak fuzz clean help
-.PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-steps bench-keys
+.PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -35,7 +35,7 @@ $(TOOLS)/bin/cargo-deny:
 unit: ## Unit, property and integration tests
 	$(CARGO) $(RUNNER)
 
-e2e: e2e-setup ## The real binary with curl, the OpenAI SDK and a real llama.cpp server
+e2e: e2e-setup ## The real binary with curl, the OpenAI SDK, Prometheus and a real llama.cpp server
 	@echo "building the binary for end-to-end tests …"
 	$(CARGO) build --profile e2e --features test-hooks --target-dir target/e2e-hooks
 	$(VENV)/bin/python -m pytest -q tests/e2e
@@ -94,6 +94,9 @@ bench-setup: bench-tools target/profiled/bearward
 
 target/profiled/bearward: Cargo.toml Cargo.lock bench/profile.py $(shell find src -type f)
 	@$(MAKE) --no-print-directory release
+
+bench-observe: bench-setup ## What metrics and logs cost, a scrape with 10,000 keys in use, and logs that can't be written
+	python3 bench/observe.py --rounds $(or $(ROUNDS),9)
 
 bench-steps: ## The steps of a request by themselves: token, look-up, decision, headers, reload
 	$(CARGO) bench --bench steps --features fuzzing

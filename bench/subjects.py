@@ -227,10 +227,11 @@ backend events
 
 class Bearward(Subject):
     """`options`: `keys` (how many), `routes` (how many before the one that matches), `endpoint` (the origin's, else
-    TCP), `log` (whether a line a request)."""
+    TCP), `log` (whether a line a request), or `logs` (fields of `log`), `key_ids` (how many keys metrics tell apart),
+    `binary`. `admin_port`: where it tells of itself."""
 
     def __init__(self, name, directory, origin, workers, cores, **options):
-        self.options = options
+        self.options, self.admin_port = options, free_port()
         super().__init__(name, directory, origin, workers, cores)
 
     def write_keys(self):
@@ -265,12 +266,18 @@ class Bearward(Subject):
         config.write_text(
             f"listeners:\n  - address: 127.0.0.1:{self.port}\n  - address: 127.0.0.1:{self.tls_port}\n"
             f"    tls: {{certificate: '{self.directory}/tls.crt', private_key: '{self.directory}/tls.key'}}\n"
-            f"admin: off\nkeys: {{path: {self.directory}/keys.jsonl}}\nworkers: {self.workers}\n"
+            f"admin: {{address: 127.0.0.1:{self.admin_port}}}\nkeys: {{path: {self.directory}/keys.jsonl}}\nworkers: {self.workers}\n"
             "rate_limits: [{requests: 1000000000, per: 1m}, {requests: 4000000000, per: 1d}]\nmax_concurrent: 10000\n"
             "upstreams:\n"
             f"  - {{name: origin, endpoints: ['{endpoint}']}}\n"
             f"  - {{name: events, endpoints: ['http://127.0.0.1:{self.origin.events_port}']}}\n"
             "limits: {connections: 12000, idle_timeout: 30m}\n"
-            f"log: {{format: json, access: {str(self.options.get('log', True)).lower()}}}\n" + self.routes()
+            f"log: {{{self.logs()}}}\n" + self.metrics() + self.routes()
         )
-        return [bearward_binary(), "run", "--config", str(config)]
+        return [self.options.get("binary") or bearward_binary(), "run", "--config", str(config)]
+
+    def logs(self):
+        return self.options.get("logs", f"format: json, access: {str(self.options.get('log', True)).lower()}")
+
+    def metrics(self):
+        return f"metrics: {{key_ids: {self.options['key_ids']}}}\n" if "key_ids" in self.options else ""

@@ -28,7 +28,7 @@ const ROUTES: &str = "routes:
 /// The upstream lives as long as it is held.
 async fn gateway() -> (Upstream, Binary) {
     let upstream = Upstream::answering(answer_of("hi")).await;
-    Gateway::guarding(&upstream)
+    let gateway = Gateway::guarding(&upstream)
         .key(
             "ci",
             "permissions: [read], rate_limits: [{requests: 600, per: 1m, burst: 60}], routes: [chat, files]",
