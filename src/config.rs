@@ -19,7 +19,7 @@ use ipnet::IpNet;
 
 pub use fault::{Fault, Faults, Position};
 pub(crate) use limits::{AttemptQuota, Limits, Quota};
-pub(crate) use log::{Log, LogFormat, LogTarget, Metrics};
+pub(crate) use log::{Log, LogFormat, LogTarget, Metrics, Traces};
 
 use crate::digest::sha256;
 use crate::permission::Permission;
@@ -43,6 +43,8 @@ pub struct Config {
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) log: Log,
     pub(crate) metrics: Metrics,
+    /// `None` where requests are not traced.
+    pub(crate) traces: Option<Traces>,
     pub(crate) workers: Option<usize>,
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod metrics;
 pub(crate) mod observer;
 pub(crate) mod reloads;
 pub(crate) mod tally;
+pub(crate) mod trace;
 pub(crate) mod usage;
 
 use std::cell::Cell;
@@ -27,6 +28,7 @@ use log::LogWriter;
 pub(crate) use log::Logs;
 use observer::Observer;
 use tally::Finished;
+use trace::TraceContext;
 use usage::{KeyLabel, Usage};
 
 /// Where a request's id stands, on its way to upstream and on its answer.
@@ -89,6 +91,7 @@ struct OpenRecord {
     /// Of the key that the request has a secret of, a good one or not.
     usage: Option<Arc<Usage>>,
     times: Times,
+    context: Option<TraceContext>,
     /// How long it took until the answer was decided, but for upstream's part.
     added: Option<Duration>,
     first_byte: Option<Duration>,
@@ -139,6 +142,7 @@ impl RequestRecord {
             line,
             usage: None,
             times: Times::default(),
+            context: None,
             added: None,
             first_byte: None,
         }))
@@ -150,6 +154,13 @@ impl RequestRecord {
 
     pub(crate) fn key_id(&mut self, key_id: Option<HeaderValue>) {
         self.0.line.key_id = key_id;
+    }
+
+    /// Finds the request's context in a trace, where traces are told of.
+    pub(crate) fn trace(&mut self, headers: &HeaderMap) -> Option<TraceContext> {
+        let tracer = self.0.observer.logs.traces.as_ref()?;
+        self.0.context = Some(tracer.context(headers));
+        self.0.context
     }
 
     /// The request has a secret of the key that this is remembered of.
@@ -258,10 +269,14 @@ impl Drop for OpenRecord {
             response: self.times.response(),
         };
         self.observer.finished(&finished, self.added.is_some());
+        if let (Some(tracer), Some(context)) = (&self.observer.logs.traces, self.context) {
+            tracer.tell(context, || self.line.span(context, took));
+        }
         let Some(writer) = self.access_writer() else { return };
-        writer.access(
-            |out, is_json| if is_json { line.write_json(out, took) } else { line.write_pretty(out, took) },
-        );
+        writer.access(|out, is_json| match is_json {
+            true => line.write_json(out, took, self.context.as_ref()),
+            false => line.write_pretty(out, took),
+        });
     }
 }
 

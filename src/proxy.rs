@@ -35,6 +35,7 @@ use crate::keys::cache::KeyCache;
 use crate::limit::{Limiter, Standing};
 use crate::observe::observer::{Observer, Observers};
 use crate::observe::reloads::Reloads;
+use crate::observe::trace::TraceContext;
 use crate::observe::usage::UsageBook;
 use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
 use crate::route::{Lookup, Route};
@@ -88,6 +89,7 @@ struct Course {
     /// How the limits stand after this request was charged.
     standing: Option<Standing>,
     times: Times,
+    trace: Option<TraceContext>,
 }
 
 /// Answers one request, whatever happens in it.
@@ -103,8 +105,9 @@ pub(crate) fn serve(
     let in_service = peer.exchanges.begin(!body.is_empty());
     let request_id = observe::request_id(&parts.headers);
     let path = parts.uri.path();
-    let record =
+    let mut record =
         RequestRecord::open(&peer.observer, &request_id, peer.address, &parts.method, path, parts.version);
+    let trace = record.trace(&parts.headers);
     let mut course = Course {
         snapshot: peer.gateway.snapshot.load_full(),
         record,
@@ -113,6 +116,7 @@ pub(crate) fn serve(
         route: None,
         standing: None,
         times: Times::default(),
+        trace,
     };
     let caller = Caller {
         is_grpc: is_grpc(&parts.headers),
@@ -180,6 +184,7 @@ async fn handle(
         client,
         is_tls: peer.is_tls,
         request_id: &course.request_id,
+        trace: course.trace,
         secret_headers: &snapshot.secret_headers,
     };
     let upload = upload(peer, &snapshot, body, limits);

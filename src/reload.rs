@@ -423,6 +423,7 @@ fn needs_restart(config: &Config, started: &Config, listeners: &[Running]) -> Ve
         ("limits.connections", config.limits.connections != started.limits.connections),
         ("log", config.log != started.log),
         ("metrics", config.metrics != started.metrics),
+        ("traces", config.traces != started.traces),
         ("keys.watch", config.keys.watch != started.keys.watch),
     ];
     differences.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()

@@ -75,6 +75,7 @@ pub(super) fn encoded(admin: &Admin) -> String {
         endpoints: endpoints(gateway),
         certificates: certificates(admin),
         lost_lines: gateway.observers.logs().lost().collect(),
+        lost_spans: gateway.observers.logs().lost_spans(),
     }
     .encoded()
 }

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::hooks::Hooks;
 use crate::net::inherited::Inherited;
-use crate::observe::{Logs, log};
+use crate::observe::{Logs, log, trace};
 use crate::reload::Handle;
 
 #[derive(Debug, Args)]
@@ -39,6 +39,13 @@ impl Run {
         let config = self.configuration()?;
         let (logs, _flushed_at_the_end) = log::start(&config.log)
             .map_err(|(target, error)| Failure::Failed(format!("can't log to {target}: {error}")))?;
+        let (logs, _sent_at_the_end) = match &config.traces {
+            Some(traces) => {
+                let (tracer, guard) = trace::start(traces)?;
+                (logs.traced_by(tracer), Some(guard))
+            }
+            None => (logs, None),
+        };
         report_panics();
         keep_memory_private();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -13,7 +13,8 @@ use super::fault::{Fault, Faults};
 use super::tree::{self, Kind, Node, Quoting};
 use super::{
     Address, Admin, AgeAction, AttemptQuota, Auth, CertificatePair, Config, Keys, Limits, Listener, Log,
-    LogFormat, LogTarget, MaxAge, Metrics, Preset, Quota, Routes, Tls, TlsVersion, TrustedProxies, Watch,
+    LogFormat, LogTarget, MaxAge, Metrics, Preset, Quota, Routes, Tls, TlsVersion, Traces, TrustedProxies,
+    Watch,
 };
 use routes::{host, routes};
 use upstreams::upstreams;
@@ -48,6 +49,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
     let trusted_proxies = d.optional(f, "trusted_proxies", trusted_proxies);
     let log = d.optional(f, "log", log);
     let metrics = d.optional(f, "metrics", metrics);
+    let traces = d.optional(f, "traces", traces);
     let workers = d.optional(f, "workers", |d, node| d.number(node, 1));
     d.done(fields);
     Some(Config {
@@ -65,6 +67,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
         trusted_proxies: trusted_proxies.unwrap_or_default(),
         log: log.unwrap_or_default(),
         metrics: metrics.unwrap_or_default(),
+        traces,
         workers,
     })
 }
@@ -369,6 +372,39 @@ fn metrics(d: &mut Decoder<'_>, node: &Node) -> Option<Metrics> {
     let key_ids = d.optional(&mut fields, "key_ids", |d, node| d.number(node, 0));
     d.done(fields);
     Some(Metrics { key_ids: key_ids.unwrap_or(default.key_ids) })
+}
+
+/// A share of the requests that come without a trace, small enough for any collector.
+const DEFAULT_TRACE_SAMPLE: f64 = 0.01;
+
+fn traces(d: &mut Decoder<'_>, node: &Node) -> Option<Traces> {
+    let mut fields = d.fields(node, "traces")?;
+    let authority = d.required(&mut fields, "endpoint", collector);
+    let sample = d.optional(&mut fields, "sample", share);
+    let service_name = d.optional(&mut fields, "service_name", Decoder::word);
+    d.done(fields);
+    Some(Traces {
+        authority: authority?,
+        sample: sample.unwrap_or(DEFAULT_TRACE_SAMPLE),
+        service_name: service_name.unwrap_or_else(|| "bearward".to_owned()),
+    })
+}
+
+/// `http://HOST:PORT`.
+fn collector(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let text = d.word(node)?;
+    let authority = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    let has_port =
+        |authority: &&str| authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    match authority.filter(has_port) {
+        Some(authority) if !authority.contains(['/', '@']) => Some(authority.to_owned()),
+        _ => {
+            d.fault(node.at, format!("`{text}` is no collector")).hint = Some(
+                "http:// with host and port, as in http://127.0.0.1:4318; /v1/traces is added".to_owned(),
+            );
+            None
+        }
+    }
 }
 
 #[cfg(test)]

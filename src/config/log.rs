@@ -47,6 +47,17 @@ impl std::fmt::Display for LogTarget {
     }
 }
 
+/// Where spans of requests go.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Traces {
+    /// A collector's host and port, which takes OTLP over HTTP.
+    pub(crate) authority: String,
+    /// Of the requests that come without a trace, the share that is recorded: 0 to 1.
+    pub(crate) sample: f64,
+    /// What the collector knows us by.
+    pub(crate) service_name: String,
+}
+
 /// What metrics tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Metrics {

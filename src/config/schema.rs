@@ -37,6 +37,11 @@ pub(crate) fn of_config() -> Value {
             "metrics": section("What metrics tell apart", &[], json!({
                 "key_ids": number("Keys with series of their own; the others share one", 0),
             })),
+            "traces": section("Where spans of requests go", &["endpoint"], json!({
+                "endpoint": text("A collector that takes OTLP over HTTP, as in http://127.0.0.1:4318"),
+                "sample": any_text(json!({"type": "number", "minimum": 0, "maximum": 1}), "Of the requests that come without a trace, the share that is recorded"),
+                "service_name": text("What the collector knows us by"),
+            })),
             "workers": number("Threads; left out: what the cgroup gives", 1),
         },
     })
@@ -315,6 +320,7 @@ mod tests {
             ("/properties/limits", but("", "limits: {unheard_of: 1}")),
             ("/properties/log", but("", "log: {unheard_of: 1}")),
             ("/properties/metrics", but("", "metrics: {unheard_of: 1}")),
+            ("/properties/traces", but("", "traces: {endpoint: 'http://a:1', unheard_of: 1}")),
         ]
     }
 

@@ -17,6 +17,7 @@ use crate::gate::Permit;
 use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::observe::X_REQUEST_ID;
+use crate::observe::trace::TraceContext;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -36,6 +37,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) client: Client,
     pub(crate) is_tls: bool,
     pub(crate) request_id: &'a HeaderValue,
+    /// The request's place in a trace, where traces are told of.
+    pub(crate) trace: Option<TraceContext>,
     /// Headers that a key may stand in, a caller's or ours.
     pub(crate) secret_headers: &'a [HeaderName],
 }
@@ -68,6 +71,9 @@ pub(crate) fn prepare_request(
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     forwarded.write_to(headers);
+    if let Some(trace) = origin.trace {
+        trace.write_to(headers);
+    }
     if let Some(principal) = permit.principal() {
         let identity = principal.key().headers();
         headers.insert(HeaderName::from_static("x-bearward-key-id"), identity.key_id.clone());

@@ -91,6 +91,7 @@ pub fn hygiene(bytes: &[u8]) {
         client,
         is_tls: false,
         request_id: &request_id,
+        trace: None,
         secret_headers: &snapshot.secret_headers,
     };
     headers::prepare_request(&mut parts.headers, &target, &permit, &origin);

@@ -76,6 +76,7 @@ impl Steps {
                 client: self.client,
                 is_tls: false,
                 request_id: &self.request_id,
+                trace: None,
                 secret_headers: &snapshot.secret_headers,
             };
             let mut rewritten = self.parts.headers.clone();

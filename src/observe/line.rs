@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::audit::Subject;
 use super::tally::Refused;
+use super::trace::{Span, TraceContext};
 use crate::denial::Denial;
 use crate::mask::masked;
 
@@ -69,33 +70,57 @@ impl AccessLine {
             at: Timestamp::now(),
             code: denial.code().name(),
             reason: self.cause.clone().unwrap_or_else(|| denial.message().to_owned()),
-            request_id: text(&self.request_id).to_owned(),
+            request_id: of(&self.request_id).to_owned(),
             client: self.client,
             method: masked(self.method.as_str()).into_owned(),
             path: masked(&self.path).into_owned(),
-            key_id: self.key_id.as_ref().map(|key_id| text(key_id).to_owned()),
+            key_id: self.key_id.as_ref().map(|key_id| of(key_id).to_owned()),
             route: self.route().map(str::to_owned),
+        }
+    }
+
+    /// What a collector of traces is told.
+    pub(super) fn span(&self, context: TraceContext, took: Duration) -> Span {
+        let went_wrong = (self.outcome != "completed").then_some(self.outcome);
+        let (route, upstream) = self.way.clone().unzip();
+        Span {
+            context,
+            ended: SystemTime::now(),
+            took,
+            method: self.method.as_str().to_owned(),
+            path: self.path.to_string(),
+            protocol: self.protocol,
+            status: self.status,
+            client: self.client,
+            route,
+            upstream,
+            key_id: self.key_id.as_ref().map(|key_id| of(key_id).to_owned()),
+            request_id: of(&self.request_id).to_owned(),
+            error: self.code.or(went_wrong),
         }
     }
 
     /// Whom and what a line of the audit is about.
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject {
-            request_id: text(&self.request_id),
+            request_id: of(&self.request_id),
             client: self.client,
             method: self.method.as_str(),
             path: &self.path,
-            key_id: self.key_id.as_ref().map(text),
+            key_id: self.key_id.as_ref().map(of),
             route: self.route(),
         }
     }
 
     /// One object, without the end of its line. `took`: from the request's beginning to the end of its answer.
-    pub(super) fn write_json(&self, out: &mut Vec<u8>, took: Duration) {
+    pub(super) fn write_json(&self, out: &mut Vec<u8>, took: Duration, context: Option<&TraceContext>) {
         out.extend_from_slice(b"{\"timestamp\":\"");
         write_now(out);
         out.extend_from_slice(b"\",\"level\":\"INFO\",\"message\":\"request\"");
-        write_word(out, b",\"request_id\":", text(&self.request_id));
+        write_word(out, b",\"request_id\":", of(&self.request_id));
+        if let Some(context) = context {
+            write_word(out, b",\"trace_id\":", text(&context.trace_id()));
+        }
         if let Some(client) = self.client {
             out.extend_from_slice(b",\"client\":\"");
             write_address(out, client);
@@ -108,7 +133,7 @@ impl AccessLine {
         write_field(out, b",\"code\":", self.code);
         write_field(out, b",\"cause\":", self.cause.as_deref());
         if let Some(key_id) = &self.key_id {
-            write_word(out, b",\"key_id\":", text(key_id));
+            write_word(out, b",\"key_id\":", of(key_id));
         }
         write_field(out, b",\"route\":", self.route());
         write_field(out, b",\"upstream\":", self.way.as_ref().map(|(_, upstream)| &**upstream));
@@ -138,17 +163,22 @@ impl AccessLine {
             self.outcome,
             super::optional("code", self.code),
             super::optional("cause", self.cause.as_deref()),
-            super::optional("key", self.key_id.as_ref().map(text)),
+            super::optional("key", self.key_id.as_ref().map(of)),
             super::optional("route", self.route()),
             super::optional("client", client.as_deref()),
-            text(&self.request_id),
+            of(&self.request_id),
         );
     }
 }
 
 /// Ids are visible ASCII.
-fn text(value: &HeaderValue) -> &str {
+fn of(value: &HeaderValue) -> &str {
     value.to_str().unwrap_or_default()
+}
+
+/// Hex digits as text.
+pub(super) fn text(digits: &[u8]) -> &str {
+    std::str::from_utf8(digits).unwrap_or_default()
 }
 
 /// `name` with its comma, quotes and colon, and the value as JSON's; nothing where there is none.
@@ -258,7 +288,7 @@ mod tests {
 
     fn json(line: &AccessLine) -> serde_json::Value {
         let mut out = Vec::new();
-        line.write_json(&mut out, Duration::from_nanos(12_345_678));
+        line.write_json(&mut out, Duration::from_nanos(12_345_678), None);
         serde_json::from_slice(&out).unwrap()
     }
 

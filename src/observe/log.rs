@@ -10,6 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
+use super::trace::Tracer;
 use crate::config::{Log, LogFormat, LogTarget};
 use sink::Sink;
 use writer::LogGuard;
@@ -24,11 +25,23 @@ pub(crate) struct Logs {
     pub(crate) audit: Option<Arc<LogWriter>>,
     /// Of the requests that went well, the share that has a line.
     pub(super) access_sample: f64,
+    /// Where spans go, if anywhere.
+    pub(super) traces: Option<Arc<Tracer>>,
     /// All destinations, with their names.
     all: Vec<(LogTarget, Arc<LogWriter>)>,
 }
 
 impl Logs {
+    /// The same, with spans told to a collector.
+    pub(crate) fn traced_by(self, tracer: Arc<Tracer>) -> Self {
+        Logs { traces: Some(tracer), ..self }
+    }
+
+    /// Spans that nobody will see, since the start; `None` where there are none to see.
+    pub(crate) fn lost_spans(&self) -> Option<u64> {
+        self.traces.as_ref().map(|tracer| tracer.lost())
+    }
+
     /// Has all files opened again by their names.
     pub(crate) fn reopen(&self) {
         self.all.iter().for_each(|(_, writer)| writer.reopen());
@@ -142,6 +155,6 @@ pub(crate) fn start(config: &Log) -> Result<(Logs, LogGuards), (LogTarget, io::E
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(ours).with_filter(level));
     // A second start in one process (tests) keeps the first one's log.
     let _already_started = tracing::subscriber::set_global_default(subscriber);
-    let logs = Logs { access, audit, access_sample: config.access_sample, all: opened.all };
+    let logs = Logs { access, audit, access_sample: config.access_sample, traces: None, all: opened.all };
     Ok((logs, LogGuards { _guards: opened.guards }))
 }

@@ -38,6 +38,8 @@ pub(crate) struct Scrape {
     pub(crate) certificates: Vec<Certificate>,
     /// Lines that nobody will read, by destination.
     pub(crate) lost_lines: Vec<(String, u64)>,
+    /// Spans that nobody will see, where there are any to see.
+    pub(crate) lost_spans: Option<u64>,
 }
 
 /// Of the key store.
@@ -171,6 +173,10 @@ impl Scrape {
         for (log, count) in &self.lost_lines {
             counted(&mut family, &[("log", log)], *count)?;
         }
+        if let Some(count) = self.lost_spans {
+            let mut family = sheet.counter("spans_dropped", "Spans that the collector did not take")?;
+            counted(&mut family, &[], count)?;
+        }
         Ok(())
     }
 
@@ -293,6 +299,7 @@ mod tests {
             endpoints: Vec::new(),
             certificates: Vec::new(),
             lost_lines: vec![("stderr".to_owned(), 7)],
+            lost_spans: Some(3),
         };
         let text = scrape.encoded();
         for line in [
@@ -300,6 +307,7 @@ mod tests {
             "bearward_connections 3.0",
             "bearward_reload_success{part=\"keys\"} 1.0",
             "bearward_log_lines_dropped_total{log=\"stderr\"} 7",
+            "bearward_spans_dropped_total 3",
             "bearward_key_expires_in_seconds{key_id=\"key_\\\"}\\n#\"}",
             "bearward_added_seconds_bucket{le=\"+Inf\"} 0",
             "process_cpu_seconds_total ",

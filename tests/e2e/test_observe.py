@@ -1,5 +1,6 @@
 """What is seen from outside: a real Prometheus, schemathesis on the API, counts that agree, and logs that can't be written."""
 
+import base64
 import collections
 import json
 import os
@@ -14,9 +15,13 @@ import time
 import urllib.parse
 import urllib.request
 
+import jsonschema
 import pytest
+import yaml
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from gateway import Gateway, free_port, is_listening, wait_for
+from gateway import ROOT, Gateway, free_port, is_listening, wait_for
 
 KEYS = {
     "reader": ["--permissions", "read"],
@@ -278,3 +283,91 @@ def test_a_file_is_opened_again_on_sigusr1_and_only_refusals_are_told_where_that
         assert wire.status("/v1/files", gateway.tokens["reader"], "{}") == 403
         wait_for("the line is there", lambda: "403" in access.read_text())
     assert "200" not in {str(json.loads(line)["status"]) for line in (tmp_path / "access.log.1").read_text().splitlines()}
+
+
+class Collector(socketserver.StreamRequestHandler):
+    """Takes OTLP over HTTP as JSON, as strictly as the protocol's own messages do."""
+
+    def handle(self):
+        assert self.rfile.readline().startswith(b"POST /v1/traces HTTP/1.1")
+        headers = {}
+        while (line := self.rfile.readline()) not in (b"\r\n", b""):
+            name, _, value = line.decode().partition(":")
+            headers[name.lower()] = value.strip()
+        assert headers["content-type"] == "application/json"
+        told = json.loads(self.rfile.read(int(headers["content-length"])))
+        for span in (s for r in told["resourceSpans"] for scope in r["scopeSpans"] for s in scope["spans"]):
+            for name in ("traceId", "spanId", "parentSpanId"):
+                # Hex here, base64 in all other JSON of protocol buffers.
+                span[name] = base64.b64encode(bytes.fromhex(span[name])).decode()
+        self.server.taken.append(json_format.ParseDict(told, ExportTraceServiceRequest()))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+
+
+def test_spans_reach_a_collector_and_upstream_goes_on_with_the_trace(tmp_path):
+    heads = []
+
+    class Noting(Answering):
+        def handle(self):
+            while self.rfile.readline():
+                head = {}
+                while (line := self.rfile.readline()) not in (b"\r\n", b""):
+                    name, _, value = line.decode().partition(":")
+                    head[name.lower()] = value.strip()
+                heads.append(head)
+                self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    with Upstream(("127.0.0.1", 0), Noting) as upstream, Upstream(("127.0.0.1", 0), Collector) as collector:
+        collector.taken = []
+        for server in (upstream, collector):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        access = tmp_path / "access.log"
+        config = (
+            f"traces: {{endpoint: 'http://127.0.0.1:{collector.port}', sample: 1, service_name: gate}}\n"
+            f"log: {{format: json, access_to: {access}}}\n"
+        )
+        with Gateway(upstream.port, KEYS, admin=True, config=config) as gateway:
+            given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+            for trace in (given, given[:-1] + "0", None):
+                asked_for = urllib.request.Request(f"http://127.0.0.1:{gateway.port}/v1/models")
+                asked_for.add_header("Authorization", f"Bearer {gateway.tokens['reader']}")
+                if trace:
+                    asked_for.add_header("traceparent", trace)
+                assert urllib.request.urlopen(asked_for, timeout=10).status == 200
+            Wire(gateway.port).status("/v1/models")
+            assert stopped(gateway) == 0
+        spans = [s for r in collector.taken for rs in r.resource_spans for ss in rs.scope_spans for s in ss.spans]
+        services = {a.value.string_value for r in collector.taken for rs in r.resource_spans for a in rs.resource.attributes}
+        assert "gate" in services and len(spans) == 3, spans
+        going_on, begun, refused = spans
+        fields = [{a.key: a.value.string_value or a.value.int_value for a in span.attributes} for span in spans]
+        assert going_on.trace_id.hex() == given[3:35] and going_on.parent_span_id.hex() == given[36:52]
+        assert heads[0]["traceparent"] == f"00-{given[3:35]}-{going_on.span_id.hex()}-01"
+        # Who decided that a trace is not recorded has decided for all behind.
+        assert heads[1]["traceparent"].startswith(f"00-{given[3:35]}-") and heads[1]["traceparent"].endswith("-00")
+        assert heads[2]["traceparent"] == f"00-{begun.trace_id.hex()}-{begun.span_id.hex()}-01"
+        assert fields[0]["http.response.status_code"] == 200 and fields[0]["bearward.route"] == "models"
+        assert fields[2]["error.type"] == "MISSING_API_KEY" and fields[2]["http.response.status_code"] == 401
+        assert all(0 < s.start_time_unix_nano <= s.end_time_unix_nano and s.kind == 2 for s in spans)
+        assert json.loads(access.read_text().splitlines()[2])["trace_id"] == begun.trace_id.hex()
+
+
+def test_a_collector_that_is_not_there_costs_spans_and_no_request(upstream):
+    traces = f"traces: {{endpoint: 'http://127.0.0.1:{free_port()}', sample: 1}}\n"
+    with Gateway(upstream.port, KEYS, admin=True, config=traces) as gateway:
+        wire = Wire(gateway.port)
+        for _ in range(50):
+            assert wire.status("/v1/models", gateway.tokens["reader"]) == 200
+        wait_for("the spans are counted", lambda: samples(asked(gateway, "/metrics"), "bearward_spans_dropped_total")[""] == 50)
+        began = time.monotonic()
+        assert stopped(gateway) == 0 and time.monotonic() - began < 5
+
+
+def test_the_schema_takes_the_example_and_refuses_what_the_decoder_refuses():
+    schema = json.loads((ROOT / "config.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    validator.validate(yaml.safe_load((ROOT / "config.example.yaml").read_text()))
+    for name in ("unknown-field", "three-faults", "duration-without-unit", "preset-misspelled", "nothing-required"):
+        text = (ROOT / f"tests/data/invalid/{name}.config.yaml").read_text()
+        assert not validator.is_valid(yaml.safe_load(text)), name

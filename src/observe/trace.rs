@@ -1,0 +1,161 @@
+//! Traces: a request's context in one (W3C Trace Context), and its span for a collector (OpenTelemetry).
+//!
+//! Without `traces` in the configuration nothing of this is done, and `traceparent` passes as it came: one that we began would
+//! take the decision on sampling from whoever stands behind us.
+
+mod export;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::line::{hex, text};
+pub(crate) use export::{Tracer, start};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// The flag that says that a trace is recorded (section 3.2.2.5.1).
+const SAMPLED: u8 = 1;
+
+/// Where a request stands in a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TraceContext {
+    trace: u128,
+    /// The caller's span, where it has one.
+    parent: Option<u64>,
+    /// Our own.
+    span: u64,
+    is_sampled: bool,
+}
+
+impl TraceContext {
+    /// Goes on with the caller's trace, or begins one, of which the share `sample` is recorded.
+    pub(super) fn of(headers: &HeaderMap, sample: f64) -> Self {
+        let span = fastrand::u64(1..);
+        let mut given = headers.get_all(TRACEPARENT).iter();
+        let caller = match (given.next(), given.next()) {
+            (Some(value), None) => parse(value.as_bytes()),
+            _ => None,
+        };
+        match caller {
+            Some((trace, parent, flags)) => {
+                TraceContext { trace, parent: Some(parent), span, is_sampled: flags & SAMPLED != 0 }
+            }
+            None => {
+                let is_sampled = sample >= 1.0 || fastrand::f64() < sample;
+                TraceContext { trace: fastrand::u128(1..), parent: None, span, is_sampled }
+            }
+        }
+    }
+
+    /// Tells upstream: its spans are children of ours.
+    pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
+        let flags = if self.is_sampled { "01" } else { "00" };
+        let value = format!("00-{}-{}-{flags}", text(&hex(self.trace)), span_hex(self.span));
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(TRACEPARENT, value);
+        }
+        if self.parent.is_none() {
+            // The state of a trace that nobody could read is none (section 3.3).
+            headers.remove(TRACESTATE);
+        }
+    }
+
+    pub(super) fn trace_id(&self) -> [u8; 32] {
+        hex(self.trace)
+    }
+}
+
+fn span_hex(span: u64) -> String {
+    format!("{span:016x}")
+}
+
+/// `version-trace-parent-flags`, in lower-case hex (section 3.2). A later version's is read by its first four parts.
+fn parse(value: &[u8]) -> Option<(u128, u64, u8)> {
+    let value = std::str::from_utf8(value).ok()?;
+    let mut parts = value.split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |part: &str, length: usize| {
+        part.len() == length
+            && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let is_well_formed = is_hex(version, 2) && is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2);
+    let is_version = version != "ff" && (version != "00" || parts.next().is_none());
+    if !is_well_formed || !is_version {
+        return None;
+    }
+    let trace = u128::from_str_radix(trace, 16).ok().filter(|trace| *trace != 0)?;
+    let parent = u64::from_str_radix(parent, 16).ok().filter(|parent| *parent != 0)?;
+    Some((trace, parent, u8::from_str_radix(flags, 16).ok()?))
+}
+
+/// What a collector is told of a request that is over, by OpenTelemetry's names for HTTP servers.
+#[derive(Debug)]
+pub(super) struct Span {
+    pub(super) context: TraceContext,
+    pub(super) ended: SystemTime,
+    pub(super) took: Duration,
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) protocol: &'static str,
+    /// Zero where nothing was answered.
+    pub(super) status: u16,
+    pub(super) client: Option<IpAddr>,
+    pub(super) route: Option<Arc<str>>,
+    pub(super) upstream: Option<Arc<str>>,
+    pub(super) key_id: Option<String>,
+    pub(super) request_id: String,
+    /// The code of a refusal, or how the answer ended where that was not well.
+    pub(super) error: Option<&'static str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(values: &[&'static str]) -> TraceContext {
+        let mut headers = HeaderMap::new();
+        values.iter().for_each(|value| {
+            headers.append("traceparent", HeaderValue::from_static(value));
+        });
+        TraceContext::of(&headers, 0.0)
+    }
+
+    const GIVEN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn a_callers_trace_goes_on_with_its_decision() {
+        let going_on = context(&[GIVEN]);
+        assert_eq!(
+            (going_on.trace, going_on.parent),
+            (0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, Some(0xb7ad_6b71_6920_3331))
+        );
+        assert!(going_on.is_sampled);
+        let mut headers = HeaderMap::new();
+        going_on.write_to(&mut headers);
+        let told = headers["traceparent"].to_str().unwrap();
+        assert!(told.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && told.ends_with("-01"), "{told}");
+        assert_ne!(told, GIVEN, "upstream's parent is our span");
+        let later = context(&["01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-more"]);
+        assert!(later.parent.is_some() && !later.is_sampled);
+    }
+
+    #[test]
+    fn what_is_no_trace_begins_one() {
+        for bad in [
+            &[][..],
+            &[GIVEN, GIVEN],
+            &["00-00000000000000000000000000000000-b7ad6b7169203331-01"],
+            &["00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01"],
+            &["00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01"],
+            &["ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
+            &["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"],
+            &["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"],
+        ] {
+            let begun = context(bad);
+            assert!(begun.parent.is_none() && !begun.is_sampled, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Sends spans to a collector, in batches, from a thread of its own: OTLP over HTTP, as JSON (OpenTelemetry Protocol 1.x).
+//!
+//! What waits is bounded. Past it, and where the collector does not take a batch, spans are lost and counted; no request waits.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, HeaderMap};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use super::{Span, TraceContext, span_hex, text};
+use crate::config::Traces;
+use crate::mask::masked;
+
+/// Spans that wait to be sent.
+const MAX_WAITING: usize = 8192;
+const MAX_BATCH: usize = 512;
+const BATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// A collector that does not answer in this time has not taken the batch.
+const PATIENCE: Duration = Duration::from_secs(5);
+const MAX_ANSWER: usize = 64 * 1024;
+/// What is left when the process ends gets this long.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Losses are told so often.
+const TELLING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Where spans go.
+#[derive(Debug)]
+pub(crate) struct Tracer {
+    sender: mpsc::SyncSender<Message>,
+    sample: f64,
+    lost: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Span(Box<Span>),
+    /// Nothing more comes.
+    End,
+}
+
+/// Ends the exporting thread, once what waits is sent. Keep it until the process ends.
+#[derive(Debug)]
+pub(crate) struct TracerGuard {
+    sender: mpsc::SyncSender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Tracer {
+    /// Where a request with these headers stands.
+    pub(in crate::observe) fn context(&self, headers: &HeaderMap) -> TraceContext {
+        TraceContext::of(headers, self.sample)
+    }
+
+    /// Queues the span, where its trace is recorded.
+    pub(in crate::observe) fn tell(&self, context: TraceContext, span: impl FnOnce() -> Span) {
+        if context.is_sampled && self.sender.try_send(Message::Span(Box::new(span()))).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Spans that nobody will see, since the start.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for TracerGuard {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        let until = Instant::now() + FAREWELL;
+        // A collector that takes nothing must not keep the process from ending.
+        let mut is_told = false;
+        while !thread.is_finished() && Instant::now() < until {
+            is_told = is_told || self.sender.try_send(Message::End).is_ok();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Starts the exporting thread.
+///
+/// # Errors
+///
+/// The thread, or its runtime, could not be started.
+pub(crate) fn start(config: &Traces) -> io::Result<(Arc<Tracer>, TracerGuard)> {
+    let (sender, spans) = mpsc::sync_channel(MAX_WAITING);
+    let lost = Arc::new(AtomicU64::new(0));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let exporter = Exporter { config: config.clone(), lost: lost.clone(), told: 0, next_told: None };
+    let thread = std::thread::Builder::new()
+        .name("traces".to_owned())
+        .spawn(move || exporter.run(&spans, &runtime))?;
+    let guard = TracerGuard { sender: sender.clone(), thread: Some(thread) };
+    Ok((Arc::new(Tracer { sender, sample: config.sample, lost }), guard))
+}
+
+struct Exporter {
+    config: Traces,
+    lost: Arc<AtomicU64>,
+    /// What was said of losses, and when more may be.
+    told: u64,
+    next_told: Option<Instant>,
+}
+
+impl Exporter {
+    fn run(mut self, spans: &mpsc::Receiver<Message>, runtime: &tokio::runtime::Runtime) {
+        let mut is_over = false;
+        while !is_over {
+            let Ok(Message::Span(first)) = spans.recv() else { return };
+            let mut batch = vec![first];
+            let until = Instant::now() + BATCH_INTERVAL;
+            while batch.len() < MAX_BATCH {
+                match spans.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    Ok(Message::Span(span)) => batch.push(span),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => {
+                        is_over = true;
+                        break;
+                    }
+                }
+            }
+            let body = Bytes::from(request(&batch, &self.config.service_name).to_string());
+            let sent = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.send(body)).await });
+            if let Err(error) = sent.unwrap_or_else(|_elapsed| Err(anyhow::anyhow!("no answer in time"))) {
+                self.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                self.tell(&error.to_string());
+            }
+        }
+    }
+
+    async fn send(&self, body: Bytes) -> anyhow::Result<()> {
+        let authority = &self.config.authority;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(TcpStream::connect(authority).await?)).await?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/v1/traces")
+            .header(HOST, authority)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
+        let (head, answer) = sender.send_request(request).await?.into_parts();
+        let _read_to_its_end = Limited::new(answer, MAX_ANSWER).collect().await;
+        connection.abort();
+        anyhow::ensure!(head.status.is_success(), "the collector says {}", head.status);
+        Ok(())
+    }
+
+    fn tell(&mut self, why: &str) {
+        let (lost, now) = (self.lost.load(Ordering::Relaxed), Instant::now());
+        if self.next_told.is_some_and(|next| now < next) {
+            return;
+        }
+        tracing::warn!(
+            collector = self.config.authority,
+            dropped = lost - self.told,
+            why,
+            "spans were dropped"
+        );
+        (self.told, self.next_told) = (lost, Some(now + TELLING_INTERVAL));
+    }
+}
+
+/// An `ExportTraceServiceRequest` (opentelemetry-proto; ids are hex in its JSON form).
+fn request(spans: &[Box<Span>], service_name: &str) -> Value {
+    json!({"resourceSpans": [{
+        "resource": {"attributes": [
+            word("service.name", service_name),
+            word("service.version", env!("CARGO_PKG_VERSION")),
+        ]},
+        "scopeSpans": [{
+            "scope": {"name": "bearward", "version": env!("CARGO_PKG_VERSION")},
+            "spans": spans.iter().map(|one| span(one)).collect::<Vec<_>>(),
+        }],
+    }]})
+}
+
+fn span(span: &Span) -> Value {
+    let TraceContext { trace, parent, span: id, .. } = span.context;
+    let nanos =
+        |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos().to_string();
+    let began = span.ended.checked_sub(span.took).unwrap_or(SystemTime::UNIX_EPOCH);
+    let (method, path) = (masked(&span.method), masked(&span.path));
+    let mut attributes = vec![
+        word("http.request.method", &method),
+        word("url.path", &path),
+        word("network.protocol.name", "http"),
+        word("network.protocol.version", span.protocol.trim_start_matches("HTTP/")),
+        word("bearward.request_id", &span.request_id),
+    ];
+    if span.status > 0 {
+        attributes.push(
+            json!({"key": "http.response.status_code", "value": {"intValue": span.status.to_string()}}),
+        );
+    }
+    let client = span.client.map(|client| client.to_string());
+    let optional = [
+        ("client.address", client.as_deref()),
+        ("bearward.route", span.route.as_deref()),
+        ("bearward.upstream", span.upstream.as_deref()),
+        ("bearward.key_id", span.key_id.as_deref()),
+        ("error.type", span.error),
+    ];
+    attributes.extend(optional.into_iter().filter_map(|(name, value)| Some(word(name, value?))));
+    // Of a server's span, what the client did wrong is no error (semantic conventions for HTTP spans, "Status").
+    let is_error = span.status >= 500 || span.status == 0;
+    let route = span.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
+    json!({
+        "traceId": text(&super::hex(trace)),
+        "spanId": span_hex(id),
+        "parentSpanId": parent.map(span_hex).unwrap_or_default(),
+        "name": format!("{method}{route}"),
+        "kind": 2,
+        "startTimeUnixNano": nanos(began),
+        "endTimeUnixNano": nanos(span.ended),
+        "attributes": attributes,
+        "status": if is_error { json!({"code": 2}) } else { json!({}) },
+    })
+}
+
+fn word(name: &str, value: &str) -> Value {
+    json!({"key": name, "value": {"stringValue": value}})
+}
