@@ -16,7 +16,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,6 +77,8 @@ pub(crate) struct Admin {
     /// Where TLS is spoken, and with what.
     pub(crate) certificates: Vec<(Local, Swappable)>,
     pub(crate) outlook: scrape::Cached,
+    /// Streams of events that are open.
+    pub(crate) streams: AtomicUsize,
 }
 
 /// Serves until the process ends: `/livez` answers to the last, `/readyz` says when traffic should go elsewhere.
@@ -199,7 +201,7 @@ impl Visitor {
         {
             return self.probe(probe);
         }
-        self.check_host(parts)?;
+        self.check_site(parts)?;
         let actor = match is_look && self.is_local {
             true => Actor::Local,
             false => self.authorize(&parts.headers).await?,
@@ -208,7 +210,15 @@ impl Visitor {
         if !path.takes(&parts.method) {
             return Err(Denial::other_methods(path.methods()));
         }
-        let change = |key| Change { admin: self.admin.clone(), actor, key, peer: self.peer, request_id };
+        let change = |key| Change {
+            admin: self.admin.clone(),
+            actor,
+            key,
+            peer: self.peer.map(|peer| peer.to_canonical()),
+            method: parts.method.clone(),
+            path: parts.uri.path().to_owned(),
+            request_id: request_id.clone(),
+        };
         match path {
             AdminPath::Probe(_) => Err(Denial::other_methods(path.methods())),
             AdminPath::Metrics => {
@@ -218,7 +228,7 @@ impl Visitor {
             AdminPath::OpenApi => Ok(typed(openapi(), "application/json")),
             AdminPath::Status => self.aside(|admin| Ok(data(&status::status(admin)))).await,
             AdminPath::Refusals => Ok(data(&status::refusals(&self.admin))),
-            AdminPath::Events => Ok(events::stream(self.admin.clone())),
+            AdminPath::Events => events::stream(self.admin.clone()),
             AdminPath::Reload => {
                 let report = self.admin.reload.reload().await.ok_or_else(Denial::shutting_down)?;
                 told(&report)

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -246,6 +246,7 @@ impl App {
                 observer,
                 certificates,
                 outlook: Cached::default(),
+                streams: AtomicUsize::new(0),
             };
             tokio::spawn(admin::serve(bound, admin));
         }

@@ -405,6 +405,12 @@ impl Config {
         Ok(Config { source: Some(ReadFile::new(path, &source)), ..config })
     }
 
+    /// The admin listener of a file, whatever else is wrong with it; `None` where it can't be made out.
+    pub(crate) fn admin_of(path: &Path) -> Option<Option<Admin>> {
+        let source = std::fs::read_to_string(path).ok()?;
+        load::admin_of(path, &source, &|name| std::env::var(name).ok())
+    }
+
     /// Reads a configuration from text; `path` names it in faults.
     ///
     /// # Errors

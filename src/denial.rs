@@ -280,6 +280,12 @@ impl Denial {
             .closing()
     }
 
+    /// As many streams of events are open as may be. For the admin API alone.
+    pub(crate) fn too_many_streams(limit: usize) -> Self {
+        let details = json!({"event_streams": limit});
+        Denial::new(Code::Overloaded, "Too many streams of events are open", details).retry_after(5)
+    }
+
     /// The process has as many requests in flight as it may.
     pub(crate) fn too_many_in_flight(limit: usize) -> Self {
         let details = json!({"in_flight": limit});

@@ -7,16 +7,9 @@ const SHOWN: usize = 15;
 
 /// The text with every token cut behind its id, those that are written in percent codes, too.
 pub(crate) fn masked(text: &str) -> Cow<'_, str> {
-    if text.contains("bwk_") {
-        return Cow::Owned(cut(text));
-    }
-    if text.contains('%') {
-        let decoded = decoded(text);
-        if decoded.contains("bwk_") {
-            return Cow::Owned(cut(&decoded));
-        }
-    }
-    Cow::Borrowed(text)
+    // Decoded first: of a token that is half in codes, half would stay.
+    let plain = if text.contains('%') { Cow::Owned(decoded(text)) } else { Cow::Borrowed(text) };
+    if plain.contains("bwk_") { Cow::Owned(cut(&plain)) } else { Cow::Borrowed(text) }
 }
 
 fn cut(text: &str) -> String {
@@ -72,6 +65,8 @@ mod tests {
             ("/xbwk_4f9Zk2Qx7B_a/bwk_4f9Zk2Qx7C_b", "/xbwk_4f9Zk2Qx7B_…/bwk_4f9Zk2Qx7C_…"),
             ("/%62wk%5F4f9Zk2Qx7B_abc%64/%00", "/bwk_4f9Zk2Qx7B_…/%00"),
             ("/bwk_", "/bwk_"),
+            ("/bwk_4f9Zk2Qx7B%5Fabcdefghij%20", "/bwk_4f9Zk2Qx7B_…%20"),
+            ("/bwk_x/%62wk_4f9Zk2Qx7B_abcd", "/bwk_x/bwk_4f9Zk2Qx7B_…"),
         ] {
             assert_eq!(masked(text), told);
         }

@@ -11,7 +11,7 @@ use http::Method;
 
 use crate::config::{self, Access, Ambiguity, Config, Routes, Timeouts};
 use crate::limit::{Limiter, Window};
-use crate::path_pattern::PathPattern;
+use crate::path_pattern::{self, PathPattern};
 use crate::upstream::Upstream;
 
 /// A route, compiled.
@@ -121,7 +121,7 @@ pub(crate) enum Shadow<'a> {
 }
 
 impl Route {
-    /// Whether all requests that the other one, a later one, matches are this one's; judged by examples.
+    /// Whether all requests that the other one, a later one, matches are this one's. Said only where it is sure.
     fn covers(&self, other: &Route) -> bool {
         let covers_methods = match (&self.methods, &other.methods) {
             (None, _) => true,
@@ -131,36 +131,31 @@ impl Route {
         let covers_hosts = match (&self.hosts, &other.hosts) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(ours), Some(theirs)) => theirs.iter().all(|host| ours.contains(host)),
+            (Some(ours), Some(theirs)) => {
+                theirs.iter().all(|host| ours.iter().any(|own| covers_host(own, host)))
+            }
         };
-        covers_methods
-            && covers_hosts
-            && other.examples().all(|path| self.paths.iter().any(|pattern| pattern.matches(&path)))
+        let is_covered = |glob: &String| self.globs.iter().any(|own| path_pattern::covers(own, glob));
+        covers_methods && covers_hosts && other.globs.iter().all(is_covered)
     }
 
     /// Whether some request could be of both.
     fn meets(&self, other: &Route) -> bool {
-        let share = |ours: &Option<Vec<Method>>, theirs: &Option<Vec<Method>>| match (ours, theirs) {
-            (Some(ours), Some(theirs)) => ours.iter().any(|method| theirs.contains(method)),
+        let share_methods = match (&self.methods, &other.methods) {
+            (Some(ours), Some(theirs)) => {
+                theirs.iter().any(|method| self.matches_method(method))
+                    || ours.iter().any(|method| other.matches_method(method))
+            }
             _ => true,
         };
         let share_hosts = match (&self.hosts, &other.hosts) {
-            (Some(ours), Some(theirs)) => ours.iter().any(|host| theirs.contains(host)),
+            (Some(ours), Some(theirs)) => ours
+                .iter()
+                .any(|own| theirs.iter().any(|host| covers_host(own, host) || covers_host(host, own))),
             _ => true,
         };
-        let meets_path = |route: &Route, path: &str| route.paths.iter().any(|pattern| pattern.matches(path));
-        share(&self.methods, &other.methods)
-            && share_hosts
-            && (other.examples().any(|path| meets_path(self, &path))
-                || self.examples().any(|path| meets_path(other, &path)))
-    }
-
-    /// Paths that the route matches: each wildcard stands for nothing much, and for more.
-    fn examples(&self) -> impl Iterator<Item = String> {
-        self.globs.iter().flat_map(|glob| {
-            [("x", "x"), ("x1-y.z", "x1/y-2/z")]
-                .map(|(segment, segments)| glob.replace("**", segments).replace('*', segment))
-        })
+        let meet = |glob: &String| self.globs.iter().any(|own| path_pattern::meet(own, glob));
+        share_methods && share_hosts && other.globs.iter().any(meet)
     }
 
     /// Which parts of a request the route matches: host, method, path.
@@ -204,6 +199,15 @@ impl Route {
             _ => path,
         }
     }
+}
+
+/// Whether one host pattern covers another: `*.a.b` covers `x.a.b` and `*.x.a.b`, and not `a.b`.
+fn covers_host(wide: &str, narrow: &str) -> bool {
+    wide == narrow
+        || wide.strip_prefix('*').is_some_and(|suffix| {
+            let narrow = narrow.strip_prefix('*').unwrap_or(narrow);
+            narrow.len() > suffix.len() && narrow.ends_with(suffix)
+        })
 }
 
 fn compile(route: &config::Route, upstreams: &[Arc<Upstream>], limiter: &Limiter) -> anyhow::Result<Route> {
@@ -261,8 +265,8 @@ mod tests {
   - {name: all, paths: ['/v1/**'], permission: read}
   - {name: other, paths: [/v2/*], permission: read, methods: [GET]}
   - {name: more, paths: [/v2/*], permission: read}";
-        let table = table(routes);
-        let shadows: Vec<_> = table.shadows().collect();
+        let first = table(routes);
+        let shadows: Vec<_> = first.shadows().collect();
         assert_eq!(
             shadows,
             [Shadow::Whole { route: "one", by: "chat" }, Shadow::PublicPart { route: "all", by: "open" },]

@@ -16,6 +16,9 @@ use crate::guard::client::Client;
 use crate::keys::Permission;
 use crate::proxy::Gateway;
 
+/// What a key that is narrowed to routes must name to be let in here.
+const ROUTE: &str = "admin";
+
 /// Whoever asks, as the audit names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Actor {
@@ -40,7 +43,12 @@ impl Actor {
 impl Visitor {
     /// Refuses names that are not ours: a page in a browser on this machine could have its own name lead here, and read
     /// what loopback may (DNS rebinding). An address can't be led anywhere, and a unix socket is no place for a browser.
-    pub(super) fn check_host(&self, parts: &Parts) -> Result<(), Denial> {
+    pub(super) fn check_site(&self, parts: &Parts) -> Result<(), Denial> {
+        // A browser says so itself (W3C Fetch Metadata).
+        let site = parts.headers.get("sec-fetch-site").map(|site| site.as_bytes());
+        if site.is_some_and(|site| matches!(site, b"cross-site" | b"same-site")) {
+            return Err(Denial::bad_content("A page of another site may not ask this"));
+        }
         if self.peer.is_none() && self.is_local {
             return Ok(());
         }
@@ -59,7 +67,8 @@ impl Visitor {
         if is_ours { Ok(()) } else { Err(Denial::misdirected(named)) }
     }
 
-    /// Whether a request carries the admin token, or a key with `admin`.
+    /// Whether a request carries the admin token, or a key with `admin` that is not narrowed to routes, unless `admin` is one
+    /// of them.
     pub(super) async fn authorize(&self, headers: &HeaderMap) -> Result<Actor, Denial> {
         if self.has_token(headers).await {
             return Ok(Actor::Token);
@@ -69,12 +78,8 @@ impl Visitor {
         let principal =
             gate::authenticate(headers, &client, &snapshot.load(), keys, limiter, clock.wall()).outcome?;
         let key = &principal.key().key;
-        match key.has(Permission::Admin) {
-            true => Ok(Actor::Key(key.id().to_owned())),
-            false => {
-                Err(Denial::insufficient_permissions(Permission::Admin.name(), &key.permissions.names()))
-            }
-        }
+        gate::may_use(key, Permission::Admin, ROUTE)?;
+        Ok(Actor::Key(key.id().to_owned()))
     }
 
     async fn has_token(&self, headers: &HeaderMap) -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -26,19 +26,21 @@ use crate::keys::edit::{EditError, Editor};
 use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
 use crate::keys::{KeyRecord, yaml};
-use crate::observe::audit::{KeyChange, changed};
+use crate::observe::audit::{KeyChange, Subject, changed};
 
 const MAX_BODY: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// A change that somebody may make.
-pub(super) struct Change<'a> {
+pub(super) struct Change {
     pub(super) admin: Arc<Admin>,
     pub(super) actor: Actor,
     /// The key's id, where it has one already.
     pub(super) key: String,
     pub(super) peer: Option<IpAddr>,
-    pub(super) request_id: &'a HeaderValue,
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) request_id: HeaderValue,
 }
 
 /// What a new key is asked to be: the fields of a key file, but for those that are made here.
@@ -122,15 +124,15 @@ struct Done {
     token: Option<Token>,
 }
 
-impl Change<'_> {
+impl Change {
     pub(super) async fn create(
         self,
         body: Incoming,
         headers: &HeaderMap,
     ) -> Result<Response<AdminBody>, Denial> {
-        let wanted: NewKey = content(body, headers).await?;
-        let made = self.edit(KeyChange::Created, move |path, _| create(path, wanted)).await?;
-        let mut response = self.answer(made).await?;
+        let wanted: NewKey =
+            content(body, headers).await?.ok_or_else(|| Denial::bad_content("A body is needed"))?;
+        let mut response = self.edit(KeyChange::Created, move |path, _, _| create(path, wanted)).await?;
         *response.status_mut() = StatusCode::CREATED;
         Ok(response)
     }
@@ -140,66 +142,76 @@ impl Change<'_> {
         body: Incoming,
         headers: &HeaderMap,
     ) -> Result<Response<AdminBody>, Denial> {
-        let asked: RotationRequest = match hyper::body::Body::is_end_stream(&body) {
-            true => RotationRequest::default(),
-            false => content(body, headers).await?,
-        };
-        let id = self.key.clone();
-        let rotated =
-            self.edit(KeyChange::Rotated, move |path, admin| rotate(path, &id, &asked, admin)).await?;
-        self.answer(rotated).await
+        let asked: RotationRequest = content(body, headers).await?.unwrap_or_default();
+        self.edit(KeyChange::Rotated, move |path, id, admin| rotate(path, id, &asked, admin)).await
     }
 
     pub(super) async fn revoke(self) -> Result<Response<AdminBody>, Denial> {
-        let id = self.key.clone();
-        let revoked = self.edit(KeyChange::Revoked, move |path, _| revoke(path, &id)).await?;
-        self.answer(revoked).await
+        self.edit(KeyChange::Revoked, |path, id, _| revoke(path, id)).await
     }
 
     pub(super) async fn delete(self) -> Result<Response<AdminBody>, Denial> {
-        let id = self.key.clone();
-        let deleted = self.edit(KeyChange::Deleted, move |path, _| delete(path, &id)).await?;
-        Ok(data(&json!({"id": deleted.key_id})))
+        self.edit(KeyChange::Deleted, |path, id, _| delete(path, id)).await
     }
 
-    /// Changes the store, where that holds up nobody, and has it read again before anybody is told.
+    /// Changes the store, tells the audit, and has the store read again. All of it is done even if whoever asked is gone
+    /// meanwhile.
     async fn edit(
-        &self,
+        self,
         change: KeyChange,
-        edit: impl FnOnce(&Path, &Admin) -> Result<Done, Denial> + Send + 'static,
-    ) -> Result<Done, Denial> {
-        let (admin, path) = (self.admin.clone(), self.admin.gateway.snapshot.load().keys_path.clone());
-        let edited = tokio::task::spawn_blocking(move || edit(&path, &admin)).await;
-        let done = edited.unwrap_or_else(|_panic| Err(Denial::internal()))?;
-        let audit = self.admin.gateway.observers.logs().audit.as_ref();
-        changed(audit, change, &done.key_id, self.actor.name(), self.peer, self.request_id);
-        // It stands in the store whatever comes of this: a reload that finds other faults is told of in the status.
-        let _told_there = self.admin.reload.reload().await;
-        Ok(done)
+        edit: impl FnOnce(&Path, &str, &Admin) -> Result<Done, Denial> + Send + 'static,
+    ) -> Result<Response<AdminBody>, Denial> {
+        let task = tokio::spawn(async move {
+            let (admin, key) = (self.admin.clone(), self.key.clone());
+            let edited = tokio::task::spawn_blocking(move || {
+                let path = admin.gateway.snapshot.load().keys_path.clone();
+                edit(&path, &key, &admin)
+            });
+            let done = edited.await.unwrap_or_else(|_panic| Err(Denial::internal()))?;
+            self.audit(change, &done.key_id);
+            // It stands in the store whatever comes of this; where it is not live, that is said.
+            let _told_below = self.admin.reload.reload().await;
+            let told = tokio::task::spawn_blocking(move || told(&self.admin, change, done)).await;
+            told.map_err(|_panic| Denial::internal())
+        });
+        task.await.unwrap_or_else(|_panic| Err(Denial::internal()))
     }
 
-    /// The key as it is now, with its secret where it has a new one.
-    async fn answer(&self, done: Done) -> Result<Response<AdminBody>, Denial> {
-        let Done { key_id, token } = done;
-        let (admin, id) = (self.admin.clone(), key_id.clone());
-        let found = tokio::task::spawn_blocking(move || keys::find(&admin, &id)).await;
-        let key = found.ok().flatten();
-        let is_live = key.is_some();
-        let mut told = json!({"id": key_id, "key": key, "is_live": is_live});
-        if let (Some(token), Value::Object(fields)) = (token, &mut told) {
-            fields.insert("secret".to_owned(), Value::String(token.reveal().to_string()));
-        }
-        Ok(data(&told))
+    fn audit(&self, change: KeyChange, key_id: &str) {
+        let Some(writer) = self.admin.gateway.observers.logs().audit.as_ref() else { return };
+        let subject = Subject {
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            client: self.peer,
+            method: self.method.as_str(),
+            path: &self.path,
+            key_id: Some(key_id),
+            route: Some("admin"),
+        };
+        changed(writer, change, subject, self.actor.name());
     }
+}
+
+/// The key as it is now, with its secret where it has a new one, and whether the running server has the change.
+fn told(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
+    let Done { key_id, token } = done;
+    let key = keys::find(admin, &key_id);
+    let is_live = match (&token, change) {
+        (Some(token), _) => admin.gateway.keys.find(&token.hash()).is_some(),
+        (None, KeyChange::Deleted) => key.is_none(),
+        (None, _) => key.as_ref().is_some_and(|key| key.get("state") == Some(&json!("disabled"))),
+    };
+    let mut told = json!({"id": key_id, "key": key, "is_live": is_live});
+    if let (Some(token), Value::Object(fields)) = (token, &mut told) {
+        fields.insert("secret".to_owned(), Value::String(token.reveal().to_string()));
+    }
+    data(&told)
 }
 
 fn create(path: &Path, wanted: NewKey) -> Result<Done, Denial> {
     let token = new_token(None)?;
     let record = record(wanted, &token)?;
-    let editor = Editor::open(path).map_err(|error| refused(error, None, "create"))?;
-    editor
-        .add(std::slice::from_ref(&record))
-        .map_err(|error| refused(error, Some(editor.pasteable(&record)), "create"))?;
+    let refused = |error| refused(error, path, "create --permissions …");
+    Editor::open(path).map_err(refused)?.add(std::slice::from_ref(&record)).map_err(refused)?;
     Ok(Done { key_id: record.id, token: Some(token) })
 }
 
@@ -215,7 +227,8 @@ fn rotate(path: &Path, id: &str, asked: &RotationRequest, admin: &Admin) -> Resu
     let max_age = admin.gateway.snapshot.load().max_age;
     let refused_age =
         max_age.filter(|max_age| max_age.action == AgeAction::Refuse).map(|max_age| max_age.age);
-    let editor = Editor::open(path).map_err(|error| refused(error, None, "rotate"))?;
+    let refused = |error| refused(error, path, &format!("rotate {id}"));
+    let editor = Editor::open(path).map_err(refused)?;
     let found = find(&editor, id)?;
     let token = new_token(Some(&found.record.id))?;
     let rotation = Rotation { now, grace_end, expires_at, refused_age };
@@ -225,26 +238,26 @@ fn rotate(path: &Path, id: &str, asked: &RotationRequest, admin: &Admin) -> Resu
             NotRotated::Expired => "The key has expired; `expires_in` gives it a new end",
         })
     })?;
-    let pasteable = editor.pasteable(&after);
-    editor.replace(&found, &after).map_err(|error| refused(error, Some(pasteable), "rotate"))?;
+    editor.replace(&found, &after).map_err(refused)?;
     Ok(Done { key_id: after.id, token: Some(token) })
 }
 
 fn revoke(path: &Path, id: &str) -> Result<Done, Denial> {
-    let editor = Editor::open(path).map_err(|error| refused(error, None, "revoke"))?;
+    let refused = |error| refused(error, path, &format!("revoke {id}"));
+    let editor = Editor::open(path).map_err(refused)?;
     let found = find(&editor, id)?;
     if !found.record.disabled {
         let after = KeyRecord { disabled: true, ..found.record.clone() };
-        let pasteable = editor.pasteable(&after);
-        editor.replace(&found, &after).map_err(|error| refused(error, Some(pasteable), "revoke"))?;
+        editor.replace(&found, &after).map_err(refused)?;
     }
     Ok(Done { key_id: found.record.id, token: None })
 }
 
 fn delete(path: &Path, id: &str) -> Result<Done, Denial> {
-    let editor = Editor::open(path).map_err(|error| refused(error, None, "delete"))?;
+    let refused = |error| refused(error, path, &format!("delete {id}"));
+    let editor = Editor::open(path).map_err(refused)?;
     let found = find(&editor, id)?;
-    editor.delete(&found).map_err(|error| refused(error, None, "delete"))?;
+    editor.delete(&found).map_err(refused)?;
     Ok(Done { key_id: found.record.id, token: None })
 }
 
@@ -252,7 +265,7 @@ fn delete(path: &Path, id: &str) -> Result<Done, Denial> {
 fn find(editor: &Editor, id: &str) -> Result<crate::keys::edit::Found, Denial> {
     let found = editor.find(id).map_err(|error| match error {
         EditError::Refused(_) => Denial::key_not_found(),
-        other => refused(other, None, "list"),
+        other => refused(other, editor.path(), "list"),
     })?;
     if found.record.id == id { Ok(found) } else { Err(Denial::key_not_found()) }
 }
@@ -303,16 +316,17 @@ fn ahead(field: &str, text: &str, now: Timestamp) -> Result<Timestamp, Denial> {
         .ok_or_else(|| Denial::bad_content(format!("`{field}` is a duration, as in 90d")))
 }
 
-/// Why the store was not changed, and what changes it elsewhere.
-fn refused(error: EditError, pasteable: Option<String>, command: &str) -> Denial {
+/// Why the store was not changed, and what changes it elsewhere. No key as it would stand is shown: its secret is shown to
+/// nobody, so it would lock its owner out.
+fn refused(error: EditError, store: &Path, command: &str) -> Denial {
     match error {
         EditError::Refused(message) => Denial::key_conflict(message),
-        EditError::Unwritable { why, advice } => {
-            let advice = match pasteable {
-                Some(text) => format!("{advice}:\n{text}"),
-                None => advice,
-            };
-            Denial::store_read_only(&why, &advice, &format!("bearward keys {command}"))
+        EditError::Unwritable { why, .. } => {
+            let file = store.file_name().unwrap_or_default().to_string_lossy();
+            let command = format!("bearward keys {command} --keys {file}");
+            let advice = "Run the command on the file that the store is made of, and bring it here anew: of a mounted Secret, by \
+                          `kubectl create secret generic NAME --from-file=FILE --dry-run=client -o yaml | kubectl apply -f -`";
+            Denial::store_read_only(&why, advice, &command)
         }
         EditError::Faults(faults) => {
             Denial::key_conflict("The key store has faults as it is; the status tells them").caused_by(faults)
@@ -320,13 +334,11 @@ fn refused(error: EditError, pasteable: Option<String>, command: &str) -> Denial
     }
 }
 
-/// The JSON that a request came with.
-async fn content<T: for<'de> Deserialize<'de>>(body: Incoming, headers: &HeaderMap) -> Result<T, Denial> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    if !kind.eq_ignore_ascii_case("application/json") {
-        return Err(Denial::bad_content("The body must be application/json"));
-    }
+/// The JSON that a request came with; `None` where it came with nothing.
+async fn content<T: for<'de> Deserialize<'de>>(
+    body: Incoming,
+    headers: &HeaderMap,
+) -> Result<Option<T>, Denial> {
     let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
     let bytes: Bytes = match collected {
         Ok(Ok(collected)) => collected.to_bytes(),
@@ -336,7 +348,22 @@ async fn content<T: for<'de> Deserialize<'de>>(body: Incoming, headers: &HeaderM
         Ok(Err(_)) => return Err(Denial::bad_content("The body broke off")),
         Err(_elapsed) => return Err(Denial::body_stalled(BODY_TIME)),
     };
-    // What serde says of it names fields and types, and may quote a value: of this one, nobody else learns.
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Denial::bad_content(format!("The body is not what is needed: {error}")))
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        return Err(Denial::bad_content("The body must be application/json"));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        // What serde says of it quotes values, and one may be a secret that was put in the wrong place.
+        let (line, column) = (error.line(), error.column());
+        Denial::bad_content(match error.classify() {
+            serde_json::error::Category::Data => {
+                format!("The body is not what /api/openapi.json describes, at line {line}, column {column}")
+            }
+            _ => format!("The body is not valid JSON, at line {line}, column {column}"),
+        })
+    })
 }

@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,25 +16,28 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{Admin, AdminBody, status};
+use crate::denial::Denial;
 
 /// Refusals are looked for so often, and the status is told every second time.
 const TICK: Duration = Duration::from_millis(500);
+/// Streams at once: they hold their connections for as long as they like, and probes need some, too.
+const MAX_STREAMS: usize = 16;
 
 struct Watching {
     admin: Arc<Admin>,
     tick: Interval,
     /// Whether this turn tells the status.
     tells_status: bool,
-    /// The first refusal that was not told yet.
-    next: u64,
+    /// How many refusals were told, of each worker.
+    told: Vec<u64>,
+    _place: Place,
 }
 
 impl Watching {
     async fn events(mut self) -> (Bytes, Self) {
         self.tick.tick().await;
         let mut text = String::new();
-        for refused in self.admin.gateway.observers.refusals_from(self.next) {
-            self.next = refused.sequence + 1;
+        for refused in self.admin.gateway.observers.new_refusals(&mut self.told) {
             let (id, refusal) = (refused.sequence, status::refusal(&refused));
             text.push_str(&format!("event: refusal\nid: {id}\ndata: {refusal}\n\n"));
         }
@@ -52,11 +56,29 @@ impl Watching {
     }
 }
 
+/// One of the streams that may be open; dropping it gives it back.
+struct Place(Arc<Admin>);
+
+impl Place {
+    fn of(admin: &Arc<Admin>) -> Option<Self> {
+        let below = |open: usize| (open < MAX_STREAMS).then_some(open + 1);
+        admin.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
+        Some(Place(admin.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Tells the last refusals and the status at once, and what follows as it comes.
-pub(super) fn stream(admin: Arc<Admin>) -> Response<AdminBody> {
+pub(super) fn stream(admin: Arc<Admin>) -> Result<Response<AdminBody>, Denial> {
+    let place = Place::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watching = Watching { admin, tick, tells_status: true, next: 0 };
+    let watching = Watching { admin, tick, tells_status: true, told: Vec::new(), _place: place };
     let frames = stream::unfold(watching, |watching| async move {
         let (text, watching) = watching.events().await;
         Some((Ok::<_, Infallible>(Frame::data(text)), watching))
@@ -65,5 +87,5 @@ pub(super) fn stream(admin: Arc<Admin>) -> Response<AdminBody> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    Ok(response)
 }

@@ -90,7 +90,7 @@ fn reload(state: &PartState) -> Value {
 
 /// The last refusals, oldest first.
 pub(super) fn refusals(admin: &Admin) -> Value {
-    let recent = admin.gateway.observers.refusals_from(0);
+    let recent = admin.gateway.observers.new_refusals(&mut Vec::new());
     Value::Array(recent.iter().map(|refused| refusal(refused)).collect())
 }
 

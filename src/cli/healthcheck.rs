@@ -47,7 +47,12 @@ impl Healthcheck {
         let default = Admin::default().address;
         // Without a configuration the server has the default, too.
         let Ok(path) = config_path(self.config.clone()) else { return Ok(default) };
-        match Config::load(&path)?.admin {
+        // A server that runs goes on with what was good; a file that has faults now does not make it ill.
+        let admin = match Config::load(&path) {
+            Ok(config) => config.admin,
+            Err(_) => Config::admin_of(&path).unwrap_or_else(|| Some(Admin::default())),
+        };
+        match admin {
             Some(Admin { address, .. }) => Ok(reachable(address)),
             None => {
                 Err(Failure::Failed("the admin listener is off, and nothing else answers probes".to_owned()))

@@ -9,8 +9,12 @@ use crate::mask::masked;
 
 /// A longer line is no help.
 const MAX_LINE: usize = 160;
-/// A word of this length with letters and digits in it may be a secret.
-const SECRET_LENGTH: usize = 20;
+/// A word of this length with letters and digits in it may be a secret, and so may one of letters alone that is longer.
+const SECRET_LENGTH: usize = 16;
+const LONG_WORD: usize = 24;
+/// What stands behind a name with one of these in it is not shown.
+const SECRET_NAMES: [&str; 9] =
+    ["password", "passwd", "secret", "token", "api_key", "apikey", "credential", "bearer", "authorization"];
 
 /// All faults, those in `config` with their lines.
 pub(super) fn faults(faults: &Faults, config: &Path) -> String {
@@ -24,6 +28,11 @@ pub(super) fn faults(faults: &Faults, config: &Path) -> String {
 
 fn with_line(fault: &Fault, source: &str) -> String {
     let line = source.lines().nth(fault.at.line - 1).unwrap_or_default().trim_end();
+    // Of a field that nothing has, nobody knows what its value is.
+    let line = match fault.message.starts_with("unknown field") {
+        true => without_value(line, fault.at.column),
+        false => line,
+    };
     let Some(shown) = presentable(line) else { return fault.to_string() };
     let number = fault.at.line.to_string();
     let margin = " ".repeat(number.len());
@@ -39,18 +48,28 @@ fn with_line(fault: &Fault, source: &str) -> String {
     text.trim_end().to_owned()
 }
 
+/// The line up to the end of the field's name at this column.
+fn without_value(line: &str, column: usize) -> &str {
+    let start = line.char_indices().nth(column - 1).map_or(line.len(), |(at, _)| at);
+    let name = line.get(start..).and_then(|rest| rest.find(':')).map_or(line.len(), |end| start + end + 1);
+    line.get(..name).unwrap_or(line)
+}
+
 /// The line, where nothing in it looks like a secret.
 fn presentable(line: &str) -> Option<&str> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '=');
     let looks_secret = |word: &str| {
-        word.len() >= SECRET_LENGTH
-            && word.bytes().any(|byte| byte.is_ascii_digit())
-            && word.bytes().any(|byte| byte.is_ascii_alphabetic())
+        let is_mixed = word.bytes().any(|byte| byte.is_ascii_digit())
+            && word.bytes().any(|byte| byte.is_ascii_alphabetic());
+        let is_plain = word.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        (word.len() >= SECRET_LENGTH && is_mixed) || (word.len() >= LONG_WORD && is_plain)
     };
+    let has_user_info = line.split_once("://").is_some_and(|(_, behind)| behind.contains('@'));
     let is_told = !line.is_empty()
         && line.len() <= MAX_LINE
         && !line.chars().any(|c| c.is_control() && c != '\t')
         && masked(line) == line
+        && !has_user_info
         && !line.split(|c| !is_word(c)).any(|word| looks_secret(word) || word.starts_with("sk-"))
         && !names_secret(line);
     is_told.then_some(line)
@@ -59,10 +78,12 @@ fn presentable(line: &str) -> Option<&str> {
 /// Whether a field of the line is named as secrets are, and holds more than the place of one.
 fn names_secret(line: &str) -> bool {
     let lower = line.to_ascii_lowercase();
-    ["password", "secret", "token", "api_key", "apikey"].iter().any(|name| {
+    SECRET_NAMES.iter().any(|name| {
         lower.match_indices(name).any(|(at, _)| {
             let behind = lower.get(at + name.len()..).unwrap_or_default();
-            let value = behind.trim_start_matches(['"', '\'']).trim_start().strip_prefix(':');
+            let value = behind.trim_start_matches(['"', '\'']).trim_start();
+            // `bearer: …`, and `Bearer …`.
+            let value = value.strip_prefix(':').or_else(|| behind.strip_prefix(' '));
             value.is_some_and(|value| !value.trim().is_empty())
         })
     })
@@ -80,8 +101,14 @@ mod tests {
         let found = crate::config::Config::load(&path).unwrap_err();
         let shown = faults(&found, &path);
         let of_field = shown.split("\n").skip_while(|line| !line.contains("unknown field")).skip(1);
-        let expected = ["  |", "2 |   pth: k.yaml", "  |   ^", "  = did you mean `path`?"];
+        let expected = ["  |", "2 |   pth:", "  |   ^", "  = did you mean `path`?"];
         assert_eq!(of_field.take(4).collect::<Vec<_>>(), expected, "{shown}");
+    }
+
+    #[test]
+    fn what_stands_behind_a_field_that_nothing_has_is_not_shown() {
+        assert_eq!(without_value("routs: hunter2", 1), "routs:");
+        assert_eq!(without_value("log: {levle: hunter2}", 7), "log: {levle:");
     }
 
     #[test]
@@ -92,6 +119,10 @@ mod tests {
             "- sk-proj-abc",
             "x: 0123456789abcdef0123",
             "api_key: x",
+            "  endpoints: [\"http://bob:hunter2@10.0.0.1:80\"]",
+            "credential: {header: x-key, value: s3cr3t}",
+            "x: Bearer correct",
+            "x: correcthorsebatterystaple",
             "\u{1b}[2J",
         ] {
             assert_eq!(presentable(line), None, "{line}");

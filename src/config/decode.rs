@@ -22,6 +22,8 @@ pub(crate) struct Decoder<'a> {
     quoting: Quoting,
     /// Where `${VAR}` comes from; `None` where the file's kind has no interpolation.
     environment: Option<Environment<'a>>,
+    /// What variables stood for, with what is written for it.
+    expanded: Vec<(String, String)>,
     pub(crate) faults: Vec<Fault>,
 }
 
@@ -35,7 +37,7 @@ pub(crate) struct Fields<'n> {
 
 impl<'a> Decoder<'a> {
     pub(crate) fn new(file: &'a Path, quoting: Quoting, environment: Option<Environment<'a>>) -> Self {
-        Decoder { file, quoting, environment, faults: Vec::new() }
+        Decoder { file, quoting, environment, expanded: Vec::new(), faults: Vec::new() }
     }
 
     /// The directory that relative paths in the file start from is the process's own, as in every peer.
@@ -146,12 +148,31 @@ impl<'a> Decoder<'a> {
         };
         let Some(environment) = self.environment else { return Some(text.clone()) };
         match interpolate(text, environment) {
-            Ok(text) => Some(text),
+            Ok(value) => {
+                if value != *text {
+                    self.expanded.push((value.clone(), text.clone()));
+                }
+                Some(value)
+            }
             Err(message) => {
                 self.fault(node.at, message);
                 None
             }
         }
+    }
+
+    /// The faults, without what variables stood for and without the user info of addresses: both may be secrets.
+    pub(crate) fn told_faults(self) -> Vec<Fault> {
+        let Decoder { expanded, mut faults, .. } = self;
+        for fault in &mut faults {
+            for text in std::iter::once(&mut fault.message).chain(&mut fault.hint) {
+                for (value, written) in &expanded {
+                    *text = text.replace(value, written);
+                }
+                *text = without_user_info(text);
+            }
+        }
+        faults
     }
 
     /// Text with something in it.
@@ -256,6 +277,25 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// `http://user:password@host` as `http://…@host`.
+fn without_user_info(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        out.push_str(before);
+        out.push_str("://");
+        let end = after.find(['/', ' ', '`', '"', '\'']).unwrap_or(after.len());
+        let (authority, behind) = after.split_at(end);
+        match authority.rsplit_once('@') {
+            Some((_, host)) => out.extend(["…@", host]),
+            None => out.push_str(authority),
+        }
+        rest = behind;
+    }
+    out.push_str(rest);
+    out
+}
+
 /// A positive duration in jiff's friendly form; a day has 24 hours, months and years have no length.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let span: Span = text.trim().parse().ok()?;
@@ -344,6 +384,12 @@ mod tests {
             interpolate("${A=sk-secret}", &environment).unwrap_err(),
             "`${A…}` is not a variable's name"
         );
+    }
+
+    #[test]
+    fn user_info_is_not_told() {
+        assert_eq!(without_user_info("`http://bob:pw@a:1/x` is no"), "`http://…@a:1/x` is no");
+        assert_eq!(without_user_info("http://a:1, https://b"), "http://a:1, https://b");
     }
 
     #[test]

@@ -27,7 +27,19 @@ pub(crate) fn parse(path: &Path, source: &str, environment: Environment<'_>) -> 
     let mut decoder = Decoder::new(path, Quoting::Allowed, Some(environment));
     match config(&mut decoder, &root) {
         Some(config) if decoder.faults.is_empty() => Ok(config),
-        _ => Err(Faults::sorted(decoder.faults)),
+        _ => Err(Faults::sorted(decoder.told_faults())),
+    }
+}
+
+/// The `admin` section alone.
+pub(crate) fn admin_of(path: &Path, source: &str, environment: Environment<'_>) -> Option<Option<Admin>> {
+    let root = tree::parse(path, source, Quoting::Allowed).ok()??;
+    let mut decoder = Decoder::new(path, Quoting::Allowed, Some(environment));
+    let mut fields = decoder.fields(&root, "the configuration")?;
+    match decoder.optional(&mut fields, "admin", admin) {
+        Some(admin) => Some(admin),
+        // Left out, or wrong itself.
+        None => decoder.faults.is_empty().then(|| Some(Admin::default())),
     }
 }
 
@@ -452,6 +464,17 @@ mod tests {
         }
         let fault = only_fault(&LEAST.replace("keys.yaml", "${NOPE:?say where}"));
         assert_eq!(fault, "bearward.yaml:7:9: the environment variable NOPE is not set: say where");
+    }
+
+    #[test]
+    fn no_fault_tells_what_a_variable_stands_for() {
+        let environment = |name: &str| (name == "SECRET").then(|| "hunter2-and-more".to_owned());
+        for place in ["127.0.0.1:8080", "http://127.0.0.1:8000"] {
+            let source = LEAST.replace(place, "\"${SECRET}\"");
+            let faults = Config::parse(Path::new("bearward.yaml"), &source, &environment).unwrap_err();
+            let told = faults.to_string();
+            assert!(told.contains("${SECRET}") && !told.contains("hunter2"), "{told}");
+        }
     }
 
     #[test]

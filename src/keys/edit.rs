@@ -182,7 +182,12 @@ impl Editor {
         if let Store::JsonLines(_) = &self.store {
             return lines::replace(&self.locked, file, record, None);
         }
-        if self.records()?.len() < 2 {
+        let is_last = match &self.store {
+            // A broken neighbour does not stop it: what stands in it may be good again.
+            Store::Directory(directory) if files(directory).is_ok_and(|files| files.len() > 1) => false,
+            _ => self.records()?.len() < 2,
+        };
+        if is_last {
             return last(record);
         }
         let source = store::read(file)?;

@@ -36,13 +36,13 @@ impl Suspicion {
 
 /// Whom and what a line is about.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Subject<'a> {
-    pub(super) request_id: &'a str,
-    pub(super) client: Option<IpAddr>,
-    pub(super) method: &'a str,
-    pub(super) path: &'a str,
-    pub(super) key_id: Option<&'a str>,
-    pub(super) route: Option<&'a str>,
+pub(crate) struct Subject<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) key_id: Option<&'a str>,
+    pub(crate) route: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,24 +116,7 @@ impl KeyChange {
 }
 
 /// Tells that a key was changed over the admin API, and by whom.
-pub(crate) fn changed(
-    writer: Option<&Arc<LogWriter>>,
-    change: KeyChange,
-    key_id: &str,
-    by: &str,
-    client: Option<IpAddr>,
-    request_id: &HeaderValue,
-) {
-    let Some(writer) = writer else { return };
-    let request_id = request_id.to_str().unwrap_or_default();
-    let subject = Subject {
-        request_id,
-        client,
-        method: "POST",
-        path: "/api/v1/keys",
-        key_id: Some(key_id),
-        route: Some("admin"),
-    };
+pub(crate) fn changed(writer: &LogWriter, change: KeyChange, subject: Subject<'_>, by: &str) {
     tell(writer, subject, change.event(), None, Some(format!("by {by}")));
 }
 
@@ -146,6 +129,7 @@ fn tell(
 ) {
     let Subject { request_id, client, method, path, key_id, route } = subject;
     let (method, path) = (&*masked(method), &*masked(path));
+    let reason = reason.map(|reason| masked(&reason).into_owned());
     let (timestamp, level, message) = (timestamp(), "WARN", "audit");
     let line = AuditLine {
         timestamp,

@@ -139,12 +139,16 @@ impl Observers {
         sum
     }
 
-    /// The last refusals from this number on, oldest first.
-    pub(crate) fn refusals_from(&self, sequence: u64) -> Vec<Arc<Refused>> {
+    /// The last refusals that were not seen yet, oldest first. `seen`: how many were, of each worker.
+    pub(crate) fn new_refusals(&self, seen: &mut Vec<u64>) -> Vec<Arc<Refused>> {
+        let all = self.all();
+        seen.resize(all.len(), 0);
         let mut recent = Vec::new();
-        for observer in self.all() {
+        for (observer, seen) in all.iter().zip(seen) {
             let tally = observer.tally.lock().unwrap_or_else(PoisonError::into_inner);
-            recent.extend(tally.recent.iter().filter(|refused| refused.sequence >= sequence).cloned());
+            let (new, refused) = tally.refused_after(*seen);
+            recent.extend(new.cloned());
+            *seen = refused;
         }
         recent.sort_by_key(|refused| refused.sequence);
         let spare = recent.len().saturating_sub(RECENT);

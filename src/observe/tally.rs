@@ -40,6 +40,8 @@ pub(crate) struct Tally {
     pub(crate) exhausted: BTreeMap<Box<str>, u64>,
     /// The last ones, oldest first.
     pub(crate) recent: VecDeque<Arc<Refused>>,
+    /// How many there have been, those included.
+    refused: u64,
 }
 
 impl Default for Tally {
@@ -51,6 +53,7 @@ impl Default for Tally {
             refusals: BTreeMap::new(),
             exhausted: BTreeMap::new(),
             recent: VecDeque::new(),
+            refused: 0,
         }
     }
 }
@@ -156,6 +159,13 @@ impl Tally {
             self.recent.pop_front();
         }
         self.recent.push_back(Arc::new(refused));
+        self.refused += 1;
+    }
+
+    /// Those behind the first `seen`, as far as they are remembered; and how many there have been now.
+    pub(super) fn refused_after(&self, seen: u64) -> (impl Iterator<Item = &Arc<Refused>>, u64) {
+        let new = usize::try_from(self.refused.saturating_sub(seen)).unwrap_or(usize::MAX);
+        (self.recent.iter().skip(self.recent.len().saturating_sub(new)), self.refused)
     }
 
     /// Adds what another worker has counted.

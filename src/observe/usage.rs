@@ -103,14 +103,16 @@ impl Addresses {
             return false;
         }
         let known = self.others.iter().position(|known| *known == address);
-        if known.is_none() && self.others.len() + usize::from(self.last.is_some()) >= MAX_ADDRESSES {
-            return false;
-        }
+        let is_full = self.others.len() + usize::from(self.last.is_some()) >= MAX_ADDRESSES;
         if let Some(index) = known {
             self.others.swap_remove(index);
         }
-        self.others.extend(self.last.replace(address));
-        known.is_none()
+        let before = self.last.replace(address);
+        // Where there is no room for one more, the one before is forgotten, and no news.
+        if known.is_some() || !is_full {
+            self.others.extend(before);
+        }
+        known.is_none() && !is_full
     }
 }
 
@@ -200,6 +202,7 @@ mod tests {
         assert!(!from("192.0.2.1".to_owned()));
         let news = (0..200).filter(|host| from(format!("10.0.0.{host}"))).count();
         assert_eq!(news, MAX_ADDRESSES - 2);
+        assert_eq!(usage.last_address(), Some("10.0.0.199".parse().unwrap()));
         assert!(!usage.note(Timestamp::UNIX_EPOCH, None), "a unix socket is no address");
     }
 

@@ -294,7 +294,137 @@ async fn a_mounted_store_is_not_written_and_the_way_is_told() {
     answer.assert_denied(409, "STORE_READ_ONLY");
     let details = answer.json()["error"]["details"].clone();
     assert!(details["advice"].as_str().unwrap().contains("kubectl"), "{details}");
-    assert!(!details.to_string().contains("bwk_"), "a secret that opens nothing is not shown: {details}");
+    let rotate = format!("POST /api/v1/keys/{}/rotate", id_of(&gateway, "ci"));
+    let rotated = change(&gateway, &rotate, TOKEN, &json!({})).await;
+    rotated.assert_denied(409, "STORE_READ_ONLY");
+    let command = rotated.json()["error"]["details"]["command"].clone();
+    assert!(command.as_str().unwrap().starts_with("bearward keys rotate key_"), "{command}");
+    for told in [&answer, &rotated] {
+        let text = String::from_utf8_lossy(&told.body);
+        assert!(
+            !text.contains("bwk_") && !text.contains("sha256"),
+            "a secret that nobody has would lock out: {text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_narrowed_has_no_power_here_unless_it_says_so() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("narrow", "permissions: [admin], routes: [models]")
+        .key("named", "permissions: [admin], routes: [admin]")
+        .start()
+        .await;
+    let wanted = json!({"permissions": ["admin"]});
+    let refused = change(&gateway, "POST /api/v1/keys", gateway.token("narrow"), &wanted).await;
+    refused.assert_denied(403, "ROUTE_NOT_ALLOWED");
+    assert_eq!(change(&gateway, "POST /api/v1/keys", gateway.token("named"), &wanted).await.status, 201);
+}
+
+#[tokio::test]
+async fn streams_of_events_leave_room_for_probes() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let open = async || {
+        let mut events = Raw::connect(gateway.admin).await;
+        events.send("GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let status = events.head().await.status;
+        (status, events)
+    };
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        let (status, stream) = open().await;
+        assert_eq!(status, 200);
+        streams.push(stream);
+    }
+    for _ in 0..80 {
+        assert_eq!(open().await.0, 503);
+    }
+    assert_eq!(gateway.admin("GET /livez", "").await.status, 200);
+    drop(streams);
+    until("their places are free again", async || open().await.0 == 200).await;
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_is_refused() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    for (site, status) in [("cross-site", 400), ("same-site", 400), ("same-origin", 200), ("none", 200)] {
+        let mut raw = Raw::connect(gateway.admin).await;
+        raw.send(format!("GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: {site}\r\n\r\n"))
+            .await;
+        assert_eq!(raw.answer().await.status, status, "{site}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_change_is_true_while_the_file_moves() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let path = gateway.path("keys.yaml");
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let touching = std::thread::spawn(move || {
+        // As long as the sender lives.
+        while stopped.recv_timeout(Duration::from_millis(20))
+            == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
+            let file = std::fs::File::options().append(true).open(&path).unwrap();
+            file.set_modified(std::time::SystemTime::now()).unwrap();
+        }
+    });
+    let revoke = format!("POST /api/v1/keys/{}/revoke", id_of(&gateway, "writer"));
+    let told = change(&gateway, &revoke, TOKEN, &json!({})).await.json()["data"].clone();
+    assert_eq!(told["is_live"] == true, told["key"]["state"] == "disabled", "{told}");
+    drop(stop);
+    touching.join().unwrap();
+    let is_refused = async || gateway.get("/v1/models", "writer").await.status == 401;
+    until("it is revoked", is_refused).await;
+}
+
+#[tokio::test]
+async fn a_change_is_told_of_even_if_whoever_asked_is_gone() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .key("boss", "permissions: [admin]")
+        .config("failed_attempts: off")
+        .start_binary()
+        .await;
+    let id = format!("key_{}", gateway.token("ci").split('_').nth(1).unwrap());
+    let (admin, boss) = (gateway.admin.unwrap(), gateway.bearer("boss"));
+    // Another command is at the store: the change waits for it.
+    let store = std::fs::File::open(gateway.directory.path()).unwrap();
+    store.lock().unwrap();
+    let mut raw = Raw::connect(admin).await;
+    raw.send(format!("POST /api/v1/keys/{id}/revoke HTTP/1.1\r\nHost: localhost\r\n{boss}\r\n")).await;
+    for _ in 0..50 {
+        let mut probe = Raw::connect(admin).await;
+        probe.send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert_eq!(probe.answer().await.status, 200);
+    }
+    drop(raw);
+    store.unlock().unwrap();
+    let is_refused = async || gateway.get("/v1/models", "ci").await.status == 401;
+    until("it is revoked", is_refused).await;
+    let path = format!("\"path\":\"/api/v1/keys/{id}/revoke\"");
+    let is_told =
+        async || gateway.log().iter().any(|line| line.contains("\"key_revoked\"") && line.contains(&path));
+    until("the audit has it", is_told).await;
+}
+
+#[tokio::test]
+async fn a_token_in_the_wrong_place_is_told_to_nobody() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let token = gateway.token("ci");
+    for body in
+        [json!({"permissions": token}), json!({"permissions": ["read"], "name": {token: 1}}), json!(token)]
+    {
+        let answer = change(&gateway, "POST /api/v1/keys", TOKEN, &body).await;
+        answer.assert_denied(400, "BAD_REQUEST");
+        assert!(!String::from_utf8_lossy(&answer.body).contains(&token[15..]), "{body}");
+    }
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ fn every_fault_of_a_configuration_comes_in_one_run_with_its_place() {
             assert!(said.contains(&place(line)), "{said}");
         }
         assert!(
-            said.contains("1 | listners: []\nbearward:   | ^\nbearward:   = did you mean `listeners`?"),
+            said.contains("1 | listners:\nbearward:   | ^\nbearward:   = did you mean `listeners`?"),
             "{said}"
         );
         assert!(lines[3].contains("BEARWARD_TEST_UNSET"), "{said}");
