@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 
 use super::access::Actor;
 use super::{Admin, AdminBody, data, keys};
-use crate::config::AgeAction;
 use crate::config::decode::parse_duration;
+use crate::config::{AgeAction, Quota};
 use crate::denial::Denial;
 use crate::keys::edit::{EditError, Editor};
 use crate::keys::rotation::{NotRotated, Rotation};
@@ -77,6 +77,15 @@ struct NewQuota {
     per: String,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     burst: Option<Whole>,
+}
+
+impl NewQuota {
+    /// The quota, where its time is one.
+    fn quota(&self) -> Option<Quota> {
+        let requests = self.requests.0;
+        let burst = self.burst.map_or_else(|| Quota::default_burst(requests), |burst| burst.0);
+        Some(Quota { requests, per: parse_duration(&self.per)?, burst })
+    }
 }
 
 /// A whole number, which JSON may write as 8.0.
@@ -278,10 +287,19 @@ fn record(wanted: NewKey, token: &Token) -> Result<KeyRecord, Denial> {
     if expires_in.is_some() && wanted.expires_at.is_some() {
         return Err(Denial::bad_content("`expires_in` and `expires_at` say the same; one is enough"));
     }
+    let quotas: Vec<Quota> = wanted.rate_limits.iter().flatten().filter_map(NewQuota::quota).collect();
+    if !quotas.iter().all(Quota::is_countable) {
+        return Err(Denial::key_conflict("A burst takes more than a century to be full again"));
+    }
+    let mut windows: Vec<Duration> = quotas.iter().map(|quota| quota.per).collect();
+    windows.sort_unstable();
+    if windows.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
+        return Err(Denial::key_conflict("Two limits are over the same window"));
+    }
     let Ok(Value::Object(mut fields)) = serde_json::to_value(wanted) else { return Err(Denial::internal()) };
     fields.insert("id".to_owned(), Value::String(token.key_id()));
     fields.insert("hash".to_owned(), Value::String(token.hash().to_stored()));
-    let read = yaml::parse_part(Path::new("body"), &Value::Object(fields).to_string());
+    let read = yaml::parse_part(Path::new("body"), &as_yaml(&Value::Object(fields).to_string()));
     let records = read.map_err(|faults| {
         let told = faults.0.iter().map(|fault| match &fault.hint {
             Some(hint) => format!("{} ({hint})", fault.message),
@@ -293,6 +311,22 @@ fn record(wanted: NewKey, token: &Token) -> Result<KeyRecord, Denial> {
     record.created_at = Some(now);
     record.expires_at = record.expires_at.or(expires_in);
     Ok(record)
+}
+
+/// JSON as YAML: what YAML takes for unprintable (YAML 1.2, section 5.1) stands in strings alone, where both know it by its
+/// number.
+fn as_yaml(json: &str) -> String {
+    let is_unprintable = |c: char| {
+        matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    };
+    let mut yaml = String::with_capacity(json.len());
+    for c in json.chars() {
+        match is_unprintable(c) {
+            true => yaml.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => yaml.push(c),
+        }
+    }
+    yaml
 }
 
 fn new_token(id: Option<&str>) -> Result<Token, Denial> {

@@ -15,6 +15,13 @@ impl Quota {
     pub(crate) fn default_burst(requests: u32) -> u32 {
         (requests / 10).max(1)
     }
+
+    /// Whether an empty burst is full again within a century: what counts nanoseconds counts no further.
+    pub(crate) fn is_countable(&self) -> bool {
+        const CENTURY: u128 = 100 * 366 * 86_400 * 1_000_000_000;
+        let each = self.per.as_nanos().div_ceil(u128::from(self.requests.max(1)));
+        each.saturating_mul(u128::from(self.burst)) <= CENTURY
+    }
 }
 
 /// How many bad keys one address may present in a span of time.

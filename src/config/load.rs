@@ -261,6 +261,11 @@ pub(crate) fn quotas(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
             Some("keep the tighter one".to_owned());
         return None;
     }
+    if !quotas.iter().all(Quota::is_countable) {
+        d.fault(node.at, "a burst that takes more than a century to be full again").hint =
+            Some("a smaller burst, or more requests in a shorter time".to_owned());
+        return None;
+    }
     Some(quotas)
 }
 

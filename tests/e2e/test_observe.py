@@ -234,7 +234,7 @@ def test_schemathesis_finds_nothing(upstream):
             sys.executable.replace("python3", "python").rsplit("/", 1)[0] + "/st", "run",
             f"http://127.0.0.1:{gateway.admin_port}/api/openapi.json", "--header", "Authorization: Bearer the-admin-token",
             "--exclude-path", "/api/v1/events", "--max-examples", os.environ.get("EXAMPLES", "25"), "--no-color",
-            "--request-timeout", "20",
+            "--request-timeout", "20", "--seed", os.environ.get("SEED", "1"),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=gateway.path)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

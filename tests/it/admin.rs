@@ -265,12 +265,17 @@ async fn what_is_no_key_is_refused_with_all_that_is_wrong() {
         json!({"permissions": ["read"], "max_concurrent": 8.5}),
         json!({"permissions": ["read"], "name": null}),
         json!({"permissions": ["read"], "metadata": {"a": 1}}),
+        json!({"permissions": ["read"], "rate_limits": [{"requests": 0, "per": "1m"}]}),
         json!({"permissions": ["read"], "expires_in": "soon"}),
         json!({"permissions": ["read"], "expires_in": "1d", "expires_at": "2099-01-01T00:00:00Z"}),
         json!({"permissions": ["read"], "name": " padded "}),
     ] {
         refused(bad).await;
     }
+    let ages = json!({"permissions": ["read"], "rate_limits": [{"requests": 1, "per": "9999d", "burst": 4_000_000_000_u32}]});
+    change(&gateway, "POST /api/v1/keys", TOKEN, &ages).await.assert_denied(409, "KEY_CONFLICT");
+    let odd = json!({"permissions": ["read"], "metadata": {"\u{85}\u{feff}": "\u{1}\u{1f600}\u{2028}"}});
+    assert!([201, 409].contains(&change(&gateway, "POST /api/v1/keys", TOKEN, &odd).await.status));
     let mut raw = Raw::connect(gateway.admin).await;
     raw.send(format!(
         "POST /api/v1/keys HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 2\r\n\r\n{{}}"

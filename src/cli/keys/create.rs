@@ -172,7 +172,9 @@ impl TermsArguments {
         let mut quotas = quotas.ok_or_else(|| usage("as in 600/1m, or 600/1m/60 with a burst of 60"))?;
         match (self.burst, quotas.as_mut_slice()) {
             (None, _) => {}
-            (Some(burst), [only]) if burst > 0 => only.burst = burst,
+            (Some(burst), [only]) if burst > 0 && Quota { burst, ..*only }.is_countable() => {
+                only.burst = burst
+            }
             (Some(_), _) => {
                 return Err(usage("a --burst of at least 1 needs a single --rate; else 600/1m/60"));
             }
@@ -206,7 +208,8 @@ fn quota(rate: &str) -> Option<Quota> {
         Some(burst) => burst.parse().ok().filter(|burst| *burst > 0)?,
         None => Quota::default_burst(requests),
     };
-    parts.next().is_none().then_some(Quota { requests, per, burst })
+    let quota = Quota { requests, per, burst };
+    (parts.next().is_none() && quota.is_countable()).then_some(quota)
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
