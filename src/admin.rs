@@ -9,7 +9,7 @@ mod events;
 mod keys;
 mod path;
 pub(crate) mod scrape;
-mod status;
+pub(crate) mod status;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -70,13 +70,14 @@ pub(crate) struct Admin {
     pub(crate) token_file: Option<PathBuf>,
     /// Names that it is asked by, beside addresses and `localhost`.
     pub(crate) hosts: Vec<String>,
-    /// Whether it takes an upstream that is well to be ready.
+    /// Whether it takes upstreams that can be connected to, to be ready.
     pub(crate) ready_with_upstreams: bool,
     pub(crate) started: Timestamp,
     pub(crate) observer: Arc<Observer>,
     /// Where TLS is spoken, and with what.
     pub(crate) certificates: Vec<(Local, Swappable)>,
     pub(crate) outlook: scrape::Cached,
+    pub(crate) reachable: status::Reachable,
     /// Streams of events that are open.
     pub(crate) streams: AtomicUsize,
 }
@@ -199,7 +200,7 @@ impl Visitor {
         if let Some(AdminPath::Probe(probe)) = found
             && is_look
         {
-            return self.probe(probe);
+            return self.probe(probe).await;
         }
         self.check_site(parts)?;
         let actor = match is_look && self.is_local {
@@ -245,13 +246,13 @@ impl Visitor {
         }
     }
 
-    fn probe(&self, probe: Probe) -> Result<Response<AdminBody>, Denial> {
+    async fn probe(&self, probe: Probe) -> Result<Response<AdminBody>, Denial> {
         match probe {
             Probe::Live => Ok(typed("{\"status\":\"ok\"}\n".to_owned(), "application/json")),
             Probe::Ready if self.admin.gateway.is_draining.load(Ordering::Relaxed) => {
                 Err(Denial::shutting_down())
             }
-            Probe::Ready if !status::is_ready(&self.admin) => Err(Denial::upstream_unavailable()),
+            Probe::Ready if !status::is_ready(&self.admin).await => Err(Denial::upstream_unavailable()),
             Probe::Ready => Ok(typed("{\"status\":\"ready\"}\n".to_owned(), "application/json")),
         }
     }

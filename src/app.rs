@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admin;
 use crate::admin::scrape::Cached;
+use crate::admin::status::Reachable;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Admin, Config, Limits};
@@ -246,6 +247,7 @@ impl App {
                 observer,
                 certificates,
                 outlook: Cached::default(),
+                reachable: Reachable::default(),
                 streams: AtomicUsize::new(0),
             };
             tokio::spawn(admin::serve(bound, admin));

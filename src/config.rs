@@ -108,7 +108,7 @@ pub(crate) struct Admin {
     pub(crate) token_file: Option<PathBuf>,
     /// Names that the listener is asked by, beside addresses and `localhost`; in lower case, without a port.
     pub(crate) hosts: Vec<String>,
-    /// Whether it takes an endpoint that is well, for every upstream, to be ready.
+    /// Whether it takes, for every upstream, an endpoint that can be connected to, to be ready.
     pub(crate) ready_with_upstreams: bool,
 }
 

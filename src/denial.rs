@@ -266,9 +266,9 @@ impl Denial {
         Denial::new(Code::UpstreamTimeout, "The upstream did not answer in time", details)
     }
 
-    /// No endpoint of an upstream is well. For the readiness probe.
+    /// No endpoint of an upstream can be connected to. For the readiness probe.
     pub(crate) fn upstream_unavailable() -> Self {
-        Denial::new(Code::UpstreamUnavailable, "No endpoint of an upstream is well", Value::Null)
+        Denial::new(Code::UpstreamUnavailable, "No endpoint of an upstream can be connected to", Value::Null)
             .retry_after(1)
     }
 

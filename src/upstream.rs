@@ -14,7 +14,7 @@ pub(crate) mod upload;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::fault::Faults;
 use crate::config::{self, Ambiguity, Balance, Pool, Timeouts, UpstreamCredential};
@@ -95,6 +95,11 @@ impl Endpoints {
 impl Endpoint {
     pub(crate) fn is_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// Whether a connection to it can be made within `limit`. It is closed again, and counts for nothing.
+    pub(crate) async fn is_reachable(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, connect::connect(self, false)).await.is_ok_and(|made| made.is_ok())
     }
 }
 
@@ -180,7 +185,6 @@ impl Upstream {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::time::Duration;
 
     use super::*;
     use crate::config::Config;

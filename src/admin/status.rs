@@ -1,9 +1,12 @@
 //! What the status and the last refusals are, as JSON.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use tokio::sync::Mutex;
 
 use super::{Admin, scrape};
 use crate::denial::catalogue;
@@ -11,15 +14,46 @@ use crate::keys::outlook::Outlook;
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, State};
 use crate::observe::tally::Refused;
+use crate::snapshot::Snapshot;
 
-/// Whether requests may come: with keys, and, where the configuration makes it depend on that, with an endpoint that is
-/// well for every upstream.
-pub(super) fn is_ready(admin: &Admin) -> bool {
-    let snapshot = admin.gateway.snapshot.load();
-    let is_served = |upstream: &std::sync::Arc<crate::upstream::Upstream>| {
-        upstream.endpoints.iter().any(|endpoint| endpoint.health.is_well())
-    };
-    admin.gateway.keys.len() > 0 && (!admin.ready_with_upstreams || snapshot.upstreams.iter().all(is_served))
+/// An upstream that takes no connection in this time is none.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Probes are open to all: however many come, upstreams are asked no more often than this.
+const LOOK_AGE: Duration = Duration::from_secs(1);
+
+/// Whether upstreams could be connected to when that was looked at last.
+#[derive(Debug, Default)]
+pub(crate) struct Reachable(Mutex<Option<(Instant, bool)>>);
+
+impl Reachable {
+    /// Looks, or takes the last look where that was a moment ago.
+    async fn look(&self, snapshot: &Snapshot) -> bool {
+        let mut last = self.0.lock().await;
+        if let Some((at, is_reachable)) = *last
+            && at.elapsed() < LOOK_AGE
+        {
+            return is_reachable;
+        }
+        let of_all = snapshot.upstreams.iter().map(|upstream| async {
+            let of_one = upstream.endpoints.iter().map(|endpoint| endpoint.is_reachable(CONNECT_LIMIT));
+            join_all(of_one).await.contains(&true)
+        });
+        let is_reachable = !join_all(of_all).await.contains(&false);
+        *last = Some((Instant::now(), is_reachable));
+        is_reachable
+    }
+
+    /// What the last look found; nothing is wrong where there was none.
+    fn last(&self) -> bool {
+        self.0.try_lock().map_or(true, |last| last.is_none_or(|(_, is_reachable)| is_reachable))
+    }
+}
+
+/// Whether requests may come: with keys, and, where the configuration makes it depend on that, with an endpoint of every
+/// upstream that can be connected to.
+pub(super) async fn is_ready(admin: &Admin) -> bool {
+    let snapshot = admin.gateway.snapshot.load_full();
+    admin.gateway.keys.len() > 0 && (!admin.ready_with_upstreams || admin.reachable.look(&snapshot).await)
 }
 
 pub(super) fn status(admin: &Admin) -> Value {
@@ -39,7 +73,7 @@ pub(super) fn status(admin: &Admin) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "started_at": admin.started.to_string(),
         "uptime_seconds": Timestamp::now().duration_since(admin.started).as_secs().max(0),
-        "is_ready": !is_draining && is_ready(admin),
+        "is_ready": !is_draining && gateway.keys.len() > 0 && admin.reachable.last(),
         "is_draining": is_draining,
         "generation": generation,
         "reloads": parts.iter().map(reload).collect::<Vec<_>>(),

@@ -78,7 +78,7 @@ fn admin() -> Value {
             "address": text("host:port, unix:/path, or off"),
             "token_file": text("Holds the token that changes demand"),
             "hosts": {"type": "array", "items": text("A name that it is asked by"), "default": []},
-            "ready_with_upstreams": flag("Whether readiness takes an endpoint that is well, for every upstream", false),
+            "ready_with_upstreams": flag("Whether readiness takes, for every upstream, an endpoint that can be connected to", false),
         }),
     )
 }

@@ -182,9 +182,9 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::UpstreamUnavailable,
         Entry {
-            meaning: "No endpoint of an upstream is well. For the readiness probe.",
+            meaning: "No endpoint of an upstream can be connected to. For the readiness probe.",
             caller: "Try again later.",
-            operator: "See /api/v1/status for the endpoints; admin.ready_with_upstreams has the probe depend on them.",
+            operator: "Start the upstream, or have readiness not depend on it: admin.ready_with_upstreams.",
         },
     ),
     (
