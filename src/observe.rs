@@ -92,8 +92,8 @@ struct OpenRecord {
     usage: Option<Arc<Usage>>,
     times: Times,
     context: Option<TraceContext>,
-    /// How long it took until the answer was decided, but for upstream's part.
-    added: Option<Duration>,
+    /// How long it took until the answer's head was there.
+    decided: Option<Duration>,
     first_byte: Option<Duration>,
 }
 
@@ -143,7 +143,7 @@ impl RequestRecord {
             usage: None,
             times: Times::default(),
             context: None,
-            added: None,
+            decided: None,
             first_byte: None,
         }))
     }
@@ -201,7 +201,7 @@ impl RequestRecord {
     pub(crate) fn decided(&mut self, times: Times) {
         let open = &mut *self.0;
         open.times = times;
-        open.added = Some(open.started.elapsed().saturating_sub(times.away()));
+        open.decided = Some(open.started.elapsed());
         open.observer.answering();
     }
 
@@ -263,12 +263,13 @@ impl Drop for OpenRecord {
             key: self.usage.as_ref().map_or(KeyLabel::None, |usage| usage.label()),
             status: line.status,
             took,
-            first_byte: self.first_byte.or(self.added),
-            added: self.added,
+            // An answer without a body has its head alone.
+            first_byte: self.first_byte.or(self.decided),
+            added: self.decided.map(|decided| decided.saturating_sub(self.times.away())),
             connect: self.times.connecting,
             response: self.times.response(),
         };
-        self.observer.finished(&finished, self.added.is_some());
+        self.observer.finished(&finished, self.decided.is_some());
         if let (Some(tracer), Some(context)) = (&self.observer.logs.traces, self.context) {
             tracer.tell(context, || self.line.span(context, took));
         }

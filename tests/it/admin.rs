@@ -150,6 +150,15 @@ async fn times_are_told_apart_by_whose_they_are() {
     assert!(added > 0.0 && added < 0.07, "waiting for upstream is not ours: {added}");
     assert!(sum("time_to_first_byte_seconds", "{route=\"models\"}") >= 0.08);
     assert_eq!(samples(&text, "bearward_upstream_connect_seconds_count")["{upstream=\"model\"}"], 1.0);
+    // An answer without a body has its head for a first byte.
+    let head = format!("HEAD /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("writer"));
+    let mut raw = gateway.raw().await;
+    raw.send(head).await;
+    assert_eq!(raw.head().await.status, 200);
+    until("it is counted", async || metrics(&gateway).await.contains("added_seconds_count 2")).await;
+    let text = metrics(&gateway).await;
+    let both = samples(&text, "bearward_time_to_first_byte_seconds_sum")["{route=\"models\"}"];
+    assert!(both >= 0.16, "{both}");
 }
 
 #[tokio::test]
