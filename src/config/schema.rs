@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 pub(crate) fn of_config() -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "https://bearward.dev/config.schema.json",
+        "$id": "https://github.com/bearward/bearward/config.schema.json",
         "title": "bearward's configuration",
         "type": "object",
         "required": ["listeners", "upstreams", "keys"],

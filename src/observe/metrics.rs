@@ -60,6 +60,12 @@ pub(crate) struct Endpoint {
     pub(crate) in_flight: usize,
 }
 
+impl Endpoint {
+    fn labels(&self) -> [(&str, &str); 2] {
+        [("upstream", &self.upstream), ("endpoint", &self.address)]
+    }
+}
+
 /// A certificate in service.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificate {
@@ -124,31 +130,21 @@ impl Scrape {
     }
 
     fn times(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
-        let routes = &self.tally.routes;
+        let Tally { routes, upstreams, added, .. } = &self.tally;
         let help = "From the head of a request to the end of its answer";
-        let mut family = sheet.histogram("request_duration_seconds", help)?;
-        for (route, of_route) in routes {
-            timed(&mut family, &[("route", &**route)], &of_route.duration)?;
-        }
+        let of_routes = routes.iter().map(|(route, of_route)| (&**route, &of_route.duration));
+        sheet.histograms("request_duration_seconds", help, "route", of_routes)?;
         let help = "From the head of a request to the first byte of its answer's body";
-        let mut family = sheet.histogram("time_to_first_byte_seconds", help)?;
-        for (route, of_route) in routes {
-            timed(&mut family, &[("route", &**route)], &of_route.first_byte)?;
-        }
-        let upstreams = &self.tally.upstreams;
+        let of_routes = routes.iter().map(|(route, of_route)| (&**route, &of_route.first_byte));
+        sheet.histograms("time_to_first_byte_seconds", help, "route", of_routes)?;
         let help = "How long requests waited for a new connection to upstream";
-        let mut family = sheet.histogram("upstream_connect_seconds", help)?;
-        for (upstream, of_upstream) in upstreams {
-            timed(&mut family, &[("upstream", &**upstream)], &of_upstream.connect)?;
-        }
+        let of_upstreams = upstreams.iter().map(|(upstream, of_one)| (&**upstream, &of_one.connect));
+        sheet.histograms("upstream_connect_seconds", help, "upstream", of_upstreams)?;
         let help = "From a request that has a connection to the head of upstream's answer";
-        let mut family = sheet.histogram("upstream_response_seconds", help)?;
-        for (upstream, of_upstream) in upstreams {
-            timed(&mut family, &[("upstream", &**upstream)], &of_upstream.response)?;
-        }
+        let of_upstreams = upstreams.iter().map(|(upstream, of_one)| (&**upstream, &of_one.response));
+        sheet.histograms("upstream_response_seconds", help, "upstream", of_upstreams)?;
         let help = "Until an answer began, the time that was spent here and not with upstream";
-        let mut added = sheet.histogram("added_seconds", help)?;
-        timed(&mut added, &[], &self.tally.added)
+        timed(&mut sheet.histogram("added_seconds", help)?, &[], added)
     }
 
     fn levels(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
@@ -160,13 +156,11 @@ impl Scrape {
         counted(&mut family, &[], connections_begun)?;
         let mut family = sheet.gauge("endpoint_up", "0 where an endpoint is left out for a while")?;
         for endpoint in &self.endpoints {
-            let labels = [("upstream", &*endpoint.upstream), ("endpoint", &endpoint.address)];
-            valued(&mut family, &labels, if endpoint.is_well { 1.0 } else { 0.0 })?;
+            valued(&mut family, &endpoint.labels(), if endpoint.is_well { 1.0 } else { 0.0 })?;
         }
         let mut family = sheet.gauge("endpoint_requests_in_flight", "Requests at an endpoint")?;
         for endpoint in &self.endpoints {
-            let labels = [("upstream", &*endpoint.upstream), ("endpoint", &endpoint.address)];
-            valued(&mut family, &labels, endpoint.in_flight as f64)?;
+            valued(&mut family, &endpoint.labels(), endpoint.in_flight as f64)?;
         }
         let mut family =
             sheet.counter("log_lines_dropped", "Log lines that nobody will read, by destination")?;
@@ -247,6 +241,21 @@ impl Sheet<'_> {
 
     fn histogram<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, Error> {
         self.0.encode_descriptor(name, help, None, MetricType::Histogram)
+    }
+
+    /// A family of histograms, one for each value of a label.
+    fn histograms<'h>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        all: impl Iterator<Item = (&'h str, &'h Histogram)>,
+    ) -> Result<(), Error> {
+        let mut family = self.histogram(name, help)?;
+        for (value, histogram) in all {
+            timed(&mut family, &[(label, value)], histogram)?;
+        }
+        Ok(())
     }
 
     /// A gauge without labels.

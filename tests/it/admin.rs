@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::{Answer, Gateway, Raw, Running, Upstream, answer_of, in_time, until};
+use crate::harness::{Answer, Door, Gateway, Raw, Running, Upstream, answer_of, in_time, until};
 
 const TOKEN: &str = "the-admin-token";
 
@@ -60,7 +60,7 @@ async fn metrics(gateway: &Running) -> String {
     String::from_utf8(gateway.admin("GET /metrics", "").await.body).unwrap()
 }
 
-fn id_of(gateway: &Running, key: &str) -> String {
+fn id_of(gateway: &Door, key: &str) -> String {
     format!("key_{}", gateway.token(key).split('_').nth(1).unwrap())
 }
 
@@ -405,7 +405,7 @@ async fn a_change_is_told_of_even_if_whoever_asked_is_gone() {
         .config("failed_attempts: off")
         .start_binary()
         .await;
-    let id = format!("key_{}", gateway.token("ci").split('_').nth(1).unwrap());
+    let id = id_of(&gateway, "ci");
     let (admin, boss) = (gateway.admin.unwrap(), gateway.bearer("boss"));
     // Another command is at the store: the change waits for it.
     let store = std::fs::File::open(gateway.directory.path()).unwrap();

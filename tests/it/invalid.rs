@@ -51,8 +51,9 @@ fn every_broken_file_is_told_with_its_remedy() {
         if told != expected {
             differences.push(format!("{name}:\n--- expected\n{expected}--- told\n{told}"));
         }
-        // At least a file, and what is wrong with it.
-        assert!(told.lines().all(|line| line.starts_with("bearward: ")), "{told}");
+        // A file, a place where there is one, and what is wrong.
+        assert!(told.starts_with("bearward: ") && told.contains(": "), "{told}");
+        assert!(told.contains(name.as_str()) || told.contains("missing."), "{name}: {told}");
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }

@@ -4,9 +4,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -53,7 +52,9 @@ enum Message {
 #[derive(Debug)]
 pub(crate) struct TracerGuard {
     sender: mpsc::SyncSender<Message>,
-    thread: Option<JoinHandle<()>>,
+    is_closing: Arc<AtomicBool>,
+    /// Nothing is ever sent on it: it breaks when the thread is over.
+    over: mpsc::Receiver<()>,
 }
 
 impl Tracer {
@@ -77,14 +78,11 @@ impl Tracer {
 
 impl Drop for TracerGuard {
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
-        let until = Instant::now() + FAREWELL;
+        self.is_closing.store(true, Ordering::Release);
+        // Where there is no room for the word, the thread is at work, and sees the flag before it waits again.
+        let _wakes_it_up = self.sender.try_send(Message::End);
         // A collector that takes nothing must not keep the process from ending.
-        let mut is_told = false;
-        while !thread.is_finished() && Instant::now() < until {
-            is_told = is_told || self.sender.try_send(Message::End).is_ok();
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let _in_time_or_not = self.over.recv_timeout(FAREWELL);
     }
 }
 
@@ -97,16 +95,26 @@ pub(crate) fn start(config: &Traces) -> io::Result<(Arc<Tracer>, TracerGuard)> {
     let (sender, spans) = mpsc::sync_channel(MAX_WAITING);
     let lost = Arc::new(AtomicU64::new(0));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let exporter = Exporter { config: config.clone(), lost: lost.clone(), told: 0, next_told: None };
-    let thread = std::thread::Builder::new()
-        .name("traces".to_owned())
-        .spawn(move || exporter.run(&spans, &runtime))?;
-    let guard = TracerGuard { sender: sender.clone(), thread: Some(thread) };
+    let is_closing = Arc::new(AtomicBool::new(false));
+    let exporter = Exporter {
+        config: config.clone(),
+        is_closing: is_closing.clone(),
+        lost: lost.clone(),
+        told: 0,
+        next_told: None,
+    };
+    let (alive, over) = mpsc::channel();
+    std::thread::Builder::new().name("traces".to_owned()).spawn(move || {
+        exporter.run(&spans, &runtime);
+        drop(alive);
+    })?;
+    let guard = TracerGuard { sender: sender.clone(), is_closing, over };
     Ok((Arc::new(Tracer { sender, sample: config.sample, lost }), guard))
 }
 
 struct Exporter {
     config: Traces,
+    is_closing: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
     /// What was said of losses, and when more may be.
     told: u64,
@@ -115,17 +123,13 @@ struct Exporter {
 
 impl Exporter {
     fn run(mut self, spans: &mpsc::Receiver<Message>, runtime: &tokio::runtime::Runtime) {
-        let mut is_over = false;
-        while !is_over {
-            let Ok(Message::Span(first)) = spans.recv() else { return };
+        while let Some(first) = self.next(spans) {
             let mut batch = vec![first];
             let until = Instant::now() + BATCH_INTERVAL;
             while batch.len() < MAX_BATCH {
                 match spans.recv_timeout(until.saturating_duration_since(Instant::now())) {
                     Ok(Message::Span(span)) => batch.push(span),
-                    Err(RecvTimeoutError::Timeout) => break,
-                    Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => {
-                        is_over = true;
+                    Ok(Message::End) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                         break;
                     }
                 }
@@ -135,6 +139,19 @@ impl Exporter {
             if let Err(error) = sent.unwrap_or_else(|_elapsed| Err(anyhow::anyhow!("no answer in time"))) {
                 self.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
                 self.tell(&error.to_string());
+            }
+        }
+    }
+
+    /// The first span of a batch: the next that comes; once the process ends, the next that is there.
+    fn next(&self, spans: &mpsc::Receiver<Message>) -> Option<Box<Span>> {
+        loop {
+            let next = match self.is_closing.load(Ordering::Acquire) {
+                true => spans.try_recv().ok()?,
+                false => spans.recv().ok()?,
+            };
+            if let Message::Span(span) = next {
+                return Some(span);
             }
         }
     }

@@ -10,7 +10,7 @@ mod upstream;
 use std::future::Future;
 use std::time::Duration;
 
-pub use gateway::{Binary, Gateway, Running};
+pub use gateway::{Binary, Door, Gateway, Running};
 pub use raw::{Answer, Raw, assert_shape};
 pub use upstream::{Recorded, Upstream, answer_of};
 
