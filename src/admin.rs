@@ -7,6 +7,7 @@ mod access;
 mod changes;
 mod events;
 mod keys;
+mod page;
 mod path;
 pub(crate) mod scrape;
 pub(crate) mod status;
@@ -20,9 +21,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
@@ -46,6 +47,7 @@ use crate::net::presence::Peered;
 use crate::net::tls::Swappable;
 use crate::net::wire::Wire;
 use crate::observe::audit::refused_at_admin;
+use crate::observe::history::History;
 use crate::observe::observer::Observer;
 use crate::observe::{self, X_REQUEST_ID, metrics};
 use crate::proxy::Gateway;
@@ -78,6 +80,7 @@ pub(crate) struct Admin {
     pub(crate) certificates: Vec<(Local, Swappable)>,
     pub(crate) outlook: scrape::Cached,
     pub(crate) reachable: status::Reachable,
+    pub(crate) history: History,
     /// Streams of events that are open.
     pub(crate) streams: AtomicUsize,
 }
@@ -85,7 +88,10 @@ pub(crate) struct Admin {
 /// Serves until the process ends: `/livez` answers to the last, `/readyz` says when traffic should go elsewhere.
 pub(crate) async fn serve(bound: Bound, admin: Admin) {
     let local = bound.local().clone();
-    if let Err(error) = accept_all(bound, Arc::new(admin)).await {
+    let admin = Arc::new(admin);
+    let watched = admin.clone();
+    tokio::spawn(async move { watched.history.keep(&watched.gateway.observers).await });
+    if let Err(error) = accept_all(bound, admin).await {
         tracing::error!(listener = %local, %error, "the admin listener ended");
     }
 }
@@ -184,7 +190,12 @@ impl Visitor {
             let audit = self.admin.gateway.observers.logs().audit.as_ref();
             refused_at_admin(audit, denial, peer, method, parts.uri.path(), &request_id);
         }
+        let is_page = matches!(AdminPath::find(parts.uri.path()), Some(AdminPath::Page));
         let mut response = answer.unwrap_or_else(|denial| denial.into_http().map(whole));
+        if is_page && response.status() == StatusCode::UNAUTHORIZED {
+            // So that a browser asks for one.
+            response.headers_mut().append(WWW_AUTHENTICATE, page::BASIC);
+        }
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         response
     }
@@ -205,6 +216,7 @@ impl Visitor {
         self.check_site(parts)?;
         let actor = match is_look && self.is_local {
             true => Actor::Local,
+            false if is_look => self.authorize_look(&parts.headers).await?,
             false => self.authorize(&parts.headers).await?,
         };
         let path = found.ok_or_else(|| Denial::route_not_found(parts.method.as_str(), parts.uri.path()))?;
@@ -222,6 +234,11 @@ impl Visitor {
         };
         match path {
             AdminPath::Probe(_) => Err(Denial::other_methods(path.methods())),
+            AdminPath::Page => {
+                let keys = keys::Page::asked(parts.uri.query())?;
+                let is_zipped = page::takes_gzip(&parts.headers);
+                self.aside(move |admin| page::show(admin, keys, is_zipped)).await
+            }
             AdminPath::Metrics => {
                 let text = self.aside(|admin| Ok(scrape::encoded(admin))).await?;
                 Ok(typed(text, metrics::CONTENT_TYPE))

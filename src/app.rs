@@ -33,6 +33,7 @@ use crate::net::inherited::Inherited;
 use crate::net::listen::{self, Bound, Intake, Local};
 use crate::net::tls::{self, ListenerTls, Swappable};
 use crate::observe::Logs;
+use crate::observe::history::History;
 use crate::observe::observer::Observers;
 use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
@@ -248,6 +249,7 @@ impl App {
                 certificates,
                 outlook: Cached::default(),
                 reachable: Reachable::default(),
+                history: History::default(),
                 streams: AtomicUsize::new(0),
             };
             tokio::spawn(admin::serve(bound, admin));

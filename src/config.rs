@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderName;
+use http::uri::Authority;
 use ipnet::IpNet;
 
 pub use fault::{Fault, Faults, Position};
@@ -201,6 +202,8 @@ pub(crate) struct Upstream {
     pub(crate) credential: Option<UpstreamCredential>,
     pub(crate) timeouts: Timeouts,
     pub(crate) pool: Pool,
+    /// The Host that it gets; `None`: what the client named.
+    pub(crate) host: Option<Authority>,
     /// What the path of a request may hold beyond what is unambiguous.
     pub(crate) accept_in_path: Vec<Ambiguity>,
 }
@@ -345,7 +348,23 @@ pub(crate) enum Routes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Preset {
     OpenAi,
+    Vllm,
+    LlamaCpp,
+    Ollama,
+    Triton,
     Any,
+}
+
+impl Preset {
+    /// All, by their names.
+    pub(crate) const ALL: [(&str, Preset); 6] = [
+        ("openai", Preset::OpenAi),
+        ("vllm", Preset::Vllm),
+        ("llama-cpp", Preset::LlamaCpp),
+        ("ollama", Preset::Ollama),
+        ("triton", Preset::Triton),
+        ("any", Preset::Any),
+    ];
 }
 
 #[derive(Clone, Debug)]

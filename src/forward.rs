@@ -332,12 +332,17 @@ impl Exchange<'_> {
         }
     }
 
+    /// The name that upstream is asked by.
+    fn host(&self) -> &HeaderValue {
+        self.upstream.host.as_ref().unwrap_or(&self.target.authority)
+    }
+
     /// Gives the request the form of the connection's protocol. It may have had the other one's before.
     fn shape(&self, request: &mut Request<Upload>, lease: &Lease) -> Result<(), Denial> {
         if !lease.is_http2() {
             *request.version_mut() = Version::HTTP_11;
             *request.uri_mut() = Uri::from(self.path.clone());
-            request.headers_mut().insert(HOST, self.target.authority.clone());
+            request.headers_mut().insert(HOST, self.host().clone());
             let body = request.body();
             if !body.is_end_stream() && body.size_hint().exact().is_none() {
                 // hyper would send a GET of unknown length without its body.
@@ -347,10 +352,8 @@ impl Exchange<'_> {
         }
         *request.version_mut() = Version::HTTP_2;
         let scheme = if lease.endpoint().is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
-        let uri = Uri::builder()
-            .scheme(scheme)
-            .authority(self.target.authority.as_bytes())
-            .path_and_query(self.path.clone());
+        let uri =
+            Uri::builder().scheme(scheme).authority(self.host().as_bytes()).path_and_query(self.path.clone());
         *request.uri_mut() =
             uri.build().map_err(|error| Denial::bad_request("The target is not valid").caused_by(error))?;
         // The authority says it, and HTTP/2 frames bodies by itself.

@@ -16,6 +16,7 @@
 
 mod address;
 mod admin;
+mod ago;
 mod app;
 pub mod cli;
 mod clock;

@@ -5,6 +5,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod histogram;
+pub(crate) mod history;
 mod line;
 pub(crate) mod log;
 pub(crate) mod metrics;

@@ -320,6 +320,54 @@ mod tests {
     }
 
     #[test]
+    fn what_operates_a_model_server_takes_admin() {
+        let needs = |permission| Some(Access::Needs(permission));
+        let (read, write, admin) =
+            (needs(Permission::Read), needs(Permission::Write), needs(Permission::Admin));
+        let grpc = |method: &str| format!("/inference.GRPCInferenceService/{method}");
+        let cases = [
+            ("vllm", Method::POST, "/v1/chat/completions".to_owned(), read),
+            ("vllm", Method::POST, "/sleep".to_owned(), admin),
+            ("vllm", Method::POST, "/collective_rpc".to_owned(), admin),
+            ("vllm", Method::POST, "/v1/load_lora_adapter".to_owned(), admin),
+            ("vllm", Method::DELETE, "/adapters/team/one".to_owned(), admin),
+            ("vllm", Method::POST, "/v1/responses/r/cancel".to_owned(), write),
+            ("vllm", Method::GET, "/metrics".to_owned(), admin),
+            ("vllm", Method::GET, "/health".to_owned(), Some(Access::Public)),
+            ("vllm", Method::GET, "/metrics/x".to_owned(), None),
+            ("llama-cpp", Method::POST, "/completion".to_owned(), read),
+            ("llama-cpp", Method::GET, "/_app/immutable/entry/app.js".to_owned(), Some(Access::Public)),
+            ("llama-cpp", Method::GET, "/favicon-dark.svg".to_owned(), Some(Access::Public)),
+            ("llama-cpp", Method::GET, "/models".to_owned(), read),
+            ("llama-cpp", Method::POST, "/models".to_owned(), admin),
+            ("llama-cpp", Method::DELETE, "/models".to_owned(), admin),
+            ("llama-cpp", Method::POST, "/slots/0".to_owned(), admin),
+            ("llama-cpp", Method::POST, "/props".to_owned(), admin),
+            ("llama-cpp", Method::POST, "/tools".to_owned(), admin),
+            ("llama-cpp", Method::POST, "/predict".to_owned(), None),
+            ("ollama", Method::HEAD, "/".to_owned(), Some(Access::Public)),
+            ("ollama", Method::POST, "/api/chat".to_owned(), read),
+            ("ollama", Method::POST, "/api/pull".to_owned(), admin),
+            ("ollama", Method::POST, "/api/create".to_owned(), admin),
+            ("ollama", Method::HEAD, "/api/blobs/sha256:0".to_owned(), admin),
+            ("ollama", Method::DELETE, "/api/delete".to_owned(), admin),
+            ("ollama", Method::GET, "/api/tags".to_owned(), read),
+            ("triton", Method::POST, grpc("ModelInfer"), read),
+            ("triton", Method::POST, grpc("ServerLive"), Some(Access::Public)),
+            ("triton", Method::POST, grpc("RepositoryModelLoad"), admin),
+            ("triton", Method::POST, grpc("Unheard"), None),
+            ("triton", Method::POST, "/v2/models/m/infer".to_owned(), read),
+            ("triton", Method::GET, "/v2/models/stats".to_owned(), admin),
+            ("triton", Method::GET, "/v2/models/m".to_owned(), read),
+            ("triton", Method::POST, "/v2/repository/models/m/load".to_owned(), admin),
+            ("triton", Method::POST, "/v2/systemsharedmemory/region/r/register".to_owned(), admin),
+        ];
+        for (preset, method, path, expected) in cases {
+            assert_eq!(access(&table(preset), method.clone(), &path), expected, "{preset}: {method} {path}");
+        }
+    }
+
+    #[test]
     fn any_takes_all_paths_by_method() {
         let table = table("any");
         assert_eq!(access(&table, Method::GET, "/x/y"), Some(Access::Needs(Permission::Read)));

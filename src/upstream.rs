@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
+
 use crate::config::fault::Faults;
 use crate::config::{self, Ambiguity, Balance, Pool, Timeouts, UpstreamCredential};
 use health::Health;
@@ -34,6 +36,8 @@ pub(crate) struct Upstream {
     pub(crate) credential: Option<UpstreamCredential>,
     pub(crate) timeouts: Timeouts,
     pub(crate) pool: Pool,
+    /// The Host that it gets; `None`: what the client named.
+    pub(crate) host: Option<HeaderValue>,
     pub(crate) accept_in_path: Vec<Ambiguity>,
 }
 
@@ -125,6 +129,7 @@ impl Upstream {
             credential: config.credential.clone(),
             timeouts: config.timeouts,
             pool: config.pool,
+            host: config.host.as_ref().and_then(|host| HeaderValue::try_from(host.as_str()).ok()),
             accept_in_path: config.accept_in_path.clone(),
         })
     }

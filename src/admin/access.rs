@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -44,9 +46,11 @@ impl Visitor {
     /// Refuses names that are not ours: a page in a browser on this machine could have its own name lead here, and read
     /// what loopback may (DNS rebinding). An address can't be led anywhere, and a unix socket is no place for a browser.
     pub(super) fn check_site(&self, parts: &Parts) -> Result<(), Denial> {
-        // A browser says so itself (W3C Fetch Metadata).
-        let site = parts.headers.get("sec-fetch-site").map(|site| site.as_bytes());
-        if site.is_some_and(|site| matches!(site, b"cross-site" | b"same-site")) {
+        // A browser says so itself (W3C Fetch Metadata). A link to the page is none of that: whoever set it learns nothing.
+        let told = |name| parts.headers.get(name).map(|value| value.as_bytes());
+        let is_link = told("sec-fetch-dest") == Some(b"document") && parts.method == Method::GET;
+        if told("sec-fetch-site").is_some_and(|site| matches!(site, b"cross-site" | b"same-site")) && !is_link
+        {
             return Err(Denial::bad_content("A page of another site may not ask this"));
         }
         if self.peer.is_none() && self.is_local {
@@ -82,6 +86,15 @@ impl Visitor {
         Ok(Actor::Key(key.id().to_owned()))
     }
 
+    /// [`Visitor::authorize`] for a look, where a browser may send the credential, too: as a password (RFC 7617), with
+    /// any name. It sends one along wherever it is led, so for a change that is none.
+    pub(super) async fn authorize_look(&self, headers: &HeaderMap) -> Result<Actor, Denial> {
+        match password(headers) {
+            Some(bearer) => self.authorize(&HeaderMap::from_iter([(AUTHORIZATION, bearer)])).await,
+            None => self.authorize(headers).await,
+        }
+    }
+
     async fn has_token(&self, headers: &HeaderMap) -> bool {
         let Some(path) = self.admin.token_file.clone() else { return false };
         // Read at each request, which is rare: a token that was changed counts at once.
@@ -103,4 +116,19 @@ impl Visitor {
         let is_same = given.trim().as_bytes().ct_eq(token.as_bytes());
         !token.is_empty() && scheme.eq_ignore_ascii_case("bearer") && is_same.into()
     }
+}
+
+/// The password of a Basic credential, as the Bearer credential that it stands for.
+fn password(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (given.next(), given.next()) else { return None };
+    let (scheme, coded) = value.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = Zeroizing::new(STANDARD.decode(coded.trim()).ok()?);
+    let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    let mut bearer = HeaderValue::try_from(format!("Bearer {password}")).ok()?;
+    bearer.set_sensitive(true);
+    Some(bearer)
 }

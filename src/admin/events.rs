@@ -18,16 +18,18 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::{Admin, AdminBody, status};
 use crate::denial::Denial;
 
-/// Refusals are looked for so often, and the status is told every second time.
-const TICK: Duration = Duration::from_millis(500);
+/// Refusals are looked for so often: a page has time to bring one in within a second.
+const TICK: Duration = Duration::from_millis(250);
+/// The status is told every so many times.
+const STATUS_TICKS: u32 = 4;
 /// Streams at once: they hold their connections for as long as they like, and probes need some, too.
 const MAX_STREAMS: usize = 16;
 
 struct Watching {
     admin: Arc<Admin>,
     tick: Interval,
-    /// Whether this turn tells the status.
-    tells_status: bool,
+    /// Turns until the status is told.
+    until_status: u32,
     /// How many refusals were told, of each worker.
     told: Vec<u64>,
     _place: Place,
@@ -41,7 +43,8 @@ impl Watching {
             let (id, refusal) = (refused.sequence, status::refusal(&refused));
             text.push_str(&format!("event: refusal\nid: {id}\ndata: {refusal}\n\n"));
         }
-        if self.tells_status {
+        if self.until_status == 0 {
+            self.until_status = STATUS_TICKS;
             let admin = self.admin.clone();
             // A million keys take their time; whoever is served meanwhile does not wait for it.
             if let Ok(status) = tokio::task::spawn_blocking(move || status::status(&admin)).await {
@@ -51,7 +54,7 @@ impl Watching {
             // So that a client that has left is noticed.
             text.push_str(":\n\n");
         }
-        self.tells_status = !self.tells_status;
+        self.until_status -= 1;
         (Bytes::from(text), self)
     }
 }
@@ -78,7 +81,7 @@ pub(super) fn stream(admin: Arc<Admin>) -> Result<Response<AdminBody>, Denial> {
     let place = Place::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watching = Watching { admin, tick, tells_status: true, told: Vec::new(), _place: place };
+    let watching = Watching { admin, tick, until_status: 0, told: Vec::new(), _place: place };
     let frames = stream::unfold(watching, |watching| async move {
         let (text, watching) = watching.events().await;
         Some((Ok::<_, Infallible>(Frame::data(text)), watching))

@@ -57,6 +57,16 @@ impl Page {
         Ok(page)
     }
 
+    /// At most so many.
+    pub(super) fn at_most(self, limit: usize) -> Self {
+        Page { limit: self.limit.min(limit), ..self }
+    }
+
+    /// Whether keys come before it.
+    pub(super) fn is_continued(&self) -> bool {
+        !self.after.is_empty()
+    }
+
     pub(super) fn of(&self, admin: &Admin) -> Value {
         let mut next: BTreeMap<String, Arc<LiveKey>> = BTreeMap::new();
         let mut has_more = false;

@@ -15,6 +15,8 @@ pub(super) enum Probe {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AdminPath {
     Probe(Probe),
+    /// The status, for people.
+    Page,
     Metrics,
     OpenApi,
     Status,
@@ -41,6 +43,7 @@ impl AdminPath {
             }
         };
         Some(match path {
+            "/" => AdminPath::Page,
             "/livez" | "/healthz" => AdminPath::Probe(Probe::Live),
             "/readyz" => AdminPath::Probe(Probe::Ready),
             "/metrics" => AdminPath::Metrics,
@@ -93,7 +96,7 @@ mod tests {
         assert_eq!(AdminPath::find("/api/v1/keys/key_a"), Some(AdminPath::Key("key_a".to_owned())));
         assert_eq!(AdminPath::find("/api/v1/keys/key_a/revoke"), Some(AdminPath::Revoke("key_a".to_owned())));
         for nothing in
-            ["/", "/api/v1/keys/", "/api/v1/keys/a/b", "/api/v1/keys//rotate", "/livez/", "/api/v1"]
+            ["", "//", "/api/v1/keys/", "/api/v1/keys/a/b", "/api/v1/keys//rotate", "/livez/", "/api/v1"]
         {
             assert_eq!(AdminPath::find(nothing), None, "{nothing}");
         }

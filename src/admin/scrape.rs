@@ -41,6 +41,7 @@ pub(super) fn endpoints(gateway: &Gateway) -> Vec<Endpoint> {
             upstream: upstream.name.clone(),
             address: endpoint.address.to_string(),
             is_well: endpoint.health.is_well(),
+            is_known: endpoint.health.is_known(),
             in_flight: endpoint.health.in_flight(),
         })
     });

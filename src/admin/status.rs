@@ -1,5 +1,6 @@
 //! What the status and the last refusals are, as JSON.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use tokio::sync::Mutex;
 
 use super::{Admin, scrape};
 use crate::denial::catalogue;
+use crate::keys::edit::why_unwritable;
 use crate::keys::outlook::Outlook;
+use crate::observe::history::STEP;
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, State};
 use crate::observe::tally::Refused;
@@ -95,6 +98,7 @@ pub(super) fn status(admin: &Admin) -> Value {
             "upstream": &*endpoint.upstream,
             "endpoint": endpoint.address,
             "is_well": endpoint.is_well,
+            "was_asked": endpoint.is_known,
             "requests_in_flight": endpoint.in_flight,
         })).collect::<Vec<_>>(),
         "certificates": scrape::certificates(admin).into_iter().map(|certificate| json!({
@@ -103,7 +107,31 @@ pub(super) fn status(admin: &Admin) -> Value {
             "expires_at": certificate.not_after.to_string(),
         })).collect::<Vec<_>>(),
         "log_lines_dropped": lost,
+        "trend": trend(admin),
+        "store": store(&gateway.snapshot.load().keys_path),
     })
+}
+
+/// The last five minutes, oldest first.
+fn trend(admin: &Admin) -> Value {
+    let steps = admin.history.steps((Instant::now(), admin.gateway.observers.sums()));
+    json!({
+        "step_seconds": STEP.as_secs(),
+        "requests_per_second": steps.iter().map(|step| tenths(step.requests_per_second)).collect::<Vec<_>>(),
+        "refusals_per_second": steps.iter().map(|step| tenths(step.refusals_per_second)).collect::<Vec<_>>(),
+        "added_p95_seconds": steps.iter().map(|step| step.added_p95).collect::<Vec<_>>(),
+        "requests_in_flight": steps.iter().map(|step| step.in_flight).collect::<Vec<_>>(),
+    })
+}
+
+fn tenths(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+/// Where keys are, and whether they can be changed from here.
+fn store(path: &Path) -> Value {
+    let why = why_unwritable(path);
+    json!({"path": path.display().to_string(), "is_writable": why.is_none(), "why_not": why})
 }
 
 fn reload(state: &PartState) -> Value {

@@ -65,7 +65,7 @@ pub(crate) fn prepare_request(
 
     // One growth for all that is ours.
     headers.reserve(OUR_REQUEST_HEADERS);
-    headers.insert(HOST, target.authority.clone());
+    headers.insert(HOST, permit.route().upstream.host.as_ref().unwrap_or(&target.authority).clone());
     headers.insert(X_REQUEST_ID, origin.request_id.clone());
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));

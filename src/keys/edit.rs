@@ -58,6 +58,21 @@ fn last<T>(record: &KeyRecord) -> Result<T, EditError> {
     ))
 }
 
+/// Why a store can't be changed from here, as far as that can be seen without changing it.
+pub(crate) fn why_unwritable(path: &Path) -> Option<String> {
+    if disk::is_mounted(path) {
+        return Some("It is a mounted Secret or ConfigMap, which is changed where it comes from".to_owned());
+    }
+    match Store::at(path) {
+        Ok(Store::Text(_)) => {
+            Some("It is a list of plain tokens, which says nothing of what a key may do".to_owned())
+        }
+        Ok(Store::Directory(directory)) => disk::why_unwritable(&directory),
+        Ok(_) => disk::resolved(path).ok().and_then(|path| disk::why_unwritable(&disk::directory_of(&path))),
+        Err(faults) => Some(faults.to_string()),
+    }
+}
+
 /// A store that nobody else changes for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Editor {

@@ -43,6 +43,12 @@ impl Histogram {
         self.sum += other.sum;
     }
 
+    /// What was counted since another one with the same bounds was this one.
+    pub(crate) fn since(&self, before: &Histogram) -> Histogram {
+        let counts = self.counts.iter().zip(&before.counts).map(|(now, then)| now.saturating_sub(*then));
+        Histogram { bounds: self.bounds, counts: counts.collect(), sum: self.sum - before.sum }
+    }
+
     /// Seconds, all together.
     pub(crate) fn sum(&self) -> f64 {
         self.sum

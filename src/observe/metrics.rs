@@ -57,6 +57,8 @@ pub(crate) struct Endpoint {
     pub(crate) upstream: Arc<str>,
     pub(crate) address: String,
     pub(crate) is_well: bool,
+    /// Whether it has been asked yet.
+    pub(crate) is_known: bool,
     pub(crate) in_flight: usize,
 }
 

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Logs;
+use super::histogram::{Histogram, OF_OURS};
+use super::history::Sums;
 use super::tally::{Finished, RECENT, Refused, Tally};
 
 /// What a worker tells of its requests, and counts of them.
@@ -125,6 +127,19 @@ impl Observers {
             sum.add(&observer.tally.lock().unwrap_or_else(PoisonError::into_inner));
         }
         sum
+    }
+
+    /// What there is to draw of all, which costs no copy of a tally.
+    pub(crate) fn sums(&self) -> Sums {
+        let added = Histogram::new(OF_OURS);
+        let mut sums = Sums { requests: 0, refusals: 0, added, in_flight: self.levels().in_flight };
+        for observer in self.all() {
+            let tally = observer.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            sums.requests += tally.requests();
+            sums.refusals += tally.refusals.values().sum::<u64>();
+            sums.added.add(&tally.added);
+        }
+        sums
     }
 
     /// What is going on just now.

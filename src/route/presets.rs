@@ -1,4 +1,14 @@
 //! The built-in route sets. Each lists what it lets through; what it does not list is 404.
+//!
+//! Those of a model server list what operates it (models that are loaded and thrown away, weights, profiles, what others
+//! are asking just now) as `admin`, and as public nothing that tells anything. A path is all that a route sees: where a body
+//! loads a model, whoever may generate may load it.
+
+mod llama_cpp;
+mod ollama;
+mod openai;
+mod triton;
+mod vllm;
 
 use http::Method;
 
@@ -12,77 +22,15 @@ const READ: Access = Access::Needs(Permission::Read);
 const WRITE: Access = Access::Needs(Permission::Write);
 const ADMIN: Access = Access::Needs(Permission::Admin);
 const WEBHOOK: Access = Access::Needs(Permission::Webhook);
+const PUBLIC: Access = Access::Public;
 
 const ALL: &[Method] = &[];
 const GET: &[Method] = &[Method::GET];
 const POST: &[Method] = &[Method::POST];
+const HEAD: &[Method] = &[Method::HEAD];
+const DELETE: &[Method] = &[Method::DELETE];
+const GET_AND_POST: &[Method] = &[Method::GET, Method::POST];
 const CHANGES: &[Method] = &[Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-
-/// Resources that are listed and looked up with `read`, created and changed with `write`.
-const RESOURCES: &[&str] = &[
-    "/v1/assistants",
-    "/v1/assistants/**",
-    "/v1/batches",
-    "/v1/batches/**",
-    "/v1/chat/completions",
-    "/v1/chat/completions/**",
-    "/v1/containers",
-    "/v1/containers/**",
-    "/v1/conversations",
-    "/v1/conversations/**",
-    "/v1/evals",
-    "/v1/evals/**",
-    "/v1/files",
-    "/v1/files/**",
-    "/v1/fine_tuning/**",
-    "/v1/responses/**",
-    "/v1/threads",
-    "/v1/threads/**",
-    "/v1/uploads",
-    "/v1/uploads/**",
-    "/v1/vector_stores",
-    "/v1/vector_stores/**",
-    "/v1/videos",
-    "/v1/videos/**",
-];
-
-/// The OpenAI API as model servers speak it. Generation is `read`: "can read data and generate content".
-const OPENAI: &[Row] = &[
-    ("health", GET, &["/health"], Access::Public),
-    ("webhooks", ALL, &["/v1/webhooks", "/v1/webhooks/**"], WEBHOOK),
-    (
-        "admin",
-        ALL,
-        &[
-            "/v1/admin",
-            "/v1/admin/**",
-            "/v1/organization",
-            "/v1/organization/**",
-            "/v1/organizations",
-            "/v1/organizations/**",
-            "/v1/projects",
-            "/v1/projects/**",
-        ],
-        ADMIN,
-    ),
-    ("chat", POST, &["/v1/chat/completions"], READ),
-    ("completions", POST, &["/v1/completions", "/v1/generate"], READ),
-    ("responses", POST, &["/v1/responses"], READ),
-    ("messages", POST, &["/v1/messages", "/v1/messages/count_tokens"], READ),
-    ("embeddings", POST, &["/v1/embeddings"], READ),
-    ("rerank", POST, &["/v1/rerank", "/v2/rerank", "/rerank"], READ),
-    ("score", POST, &["/v1/score", "/score"], READ),
-    ("audio", POST, &["/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations"], READ),
-    ("images", POST, &["/v1/images/edits", "/v1/images/generations", "/v1/images/variations"], READ),
-    ("moderations", POST, &["/v1/moderations"], READ),
-    ("tokenize", POST, &["/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize"], READ),
-    ("realtime", GET, &["/v1/realtime"], READ),
-    ("models", GET, &["/v1/models", "/v1/models/**"], READ),
-    ("models-change", &[Method::DELETE], &["/v1/models/**"], WRITE),
-    ("search", POST, &["/v1/vector_stores/*/search"], READ),
-    ("resources", GET, RESOURCES, READ),
-    ("resources-change", CHANGES, RESOURCES, WRITE),
-];
 
 /// Any HTTP service: looking is `read`, the rest is `write`.
 const ANY: &[Row] = &[
@@ -92,7 +40,11 @@ const ANY: &[Row] = &[
 
 pub(super) fn routes(preset: Preset) -> Vec<Route> {
     let rows = match preset {
-        Preset::OpenAi => OPENAI,
+        Preset::OpenAi => openai::ROWS,
+        Preset::Vllm => vllm::ROWS,
+        Preset::LlamaCpp => llama_cpp::ROWS,
+        Preset::Ollama => ollama::ROWS,
+        Preset::Triton => triton::ROWS,
         Preset::Any => ANY,
     };
     rows.iter().map(route).collect()

@@ -3,7 +3,7 @@
 //! Health is judged by requests alone: an endpoint that can't be connected to is left out for a moment, longer
 //! each time, and then one request probes it. Health checks of its own kind would set the same state.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ const WELL: u64 = 0;
 pub(crate) struct Health {
     in_flight: AtomicUsize,
     failures: AtomicU32,
+    /// Whether anything is known of it.
+    is_known: AtomicBool,
     /// Milliseconds of the process's life, or [`WELL`].
     ejected_until: AtomicU64,
 }
@@ -45,6 +47,18 @@ impl Health {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Whether it has been asked yet.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Relaxed)
+    }
+
+    fn note_known(&self) {
+        // All workers write here, once.
+        if !self.is_known() {
+            self.is_known.store(true, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn is_well(&self) -> bool {
         self.ejected_until.load(Ordering::Relaxed) == WELL
     }
@@ -61,6 +75,7 @@ impl Health {
 
     /// It could not be connected to. Says for how long it is left out if it was not so before.
     pub(crate) fn failed(&self, now: Instant) -> Option<Duration> {
+        self.note_known();
         let failures = self.failures.fetch_add(1, Ordering::Relaxed);
         let ejection = FIRST_EJECTION.saturating_mul(1 << failures.min(16)).min(LONGEST_EJECTION);
         let before = self.ejected_until.swap(millis(now + ejection), Ordering::Relaxed);
@@ -69,6 +84,7 @@ impl Health {
 
     /// It was connected to, or answered. Says whether it was left out before.
     pub(crate) fn succeeded(&self) -> bool {
+        self.note_known();
         if self.is_well() {
             return false;
         }
@@ -92,8 +108,9 @@ mod tests {
     fn an_endpoint_that_fails_is_probed_ever_more_rarely_by_one_at_a_time() {
         let health = Health::default();
         let mut now = Instant::now() + Duration::from_secs(1);
-        assert!(health.is_well() && !health.claims_probe(now));
+        assert!(health.is_well() && !health.is_known() && !health.claims_probe(now));
         assert_eq!(health.failed(now), Some(FIRST_EJECTION));
+        assert!(health.is_known());
         for _ in 0..10 {
             assert!(!health.claims_probe(now), "not before its time");
             now += LONGEST_EJECTION;

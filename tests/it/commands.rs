@@ -200,7 +200,7 @@ fn the_built_in_routes_and_the_example_warn_of_nothing_that_they_are_to_blame_fo
         .output()
         .unwrap();
     assert!(created.status.success());
-    for routes in ["openai", "any"] {
+    for routes in ["openai", "vllm", "llama-cpp", "ollama", "triton", "any"] {
         let text = std::fs::read_to_string(&example).unwrap();
         let text = text.replace("routes: openai", &format!("routes: {routes}"));
         std::fs::write(directory.path().join("bearward.yaml"), text).unwrap();

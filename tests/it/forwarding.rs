@@ -495,3 +495,19 @@ async fn a_client_that_stops_reading_stops_upstream() {
     // The kernel's buffers of four sockets, and hyper's of two connections.
     assert!(last < 32 * 1024 * 1024, "{last} bytes were taken from upstream");
 }
+
+/// Ollama on loopback, for one, answers to local names alone.
+#[tokio::test]
+async fn an_upstream_that_answers_to_one_name_is_asked_by_it() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .upstream("host: \"localhost:11434\"")
+        .key("ci", "permissions: [read]")
+        .start()
+        .await;
+    let asked = get(&gateway, "/v1/models").replace("Host: a", "Host: api.example.com");
+    assert_eq!(gateway.sends(asked).await.status, 200);
+    let seen = upstream.only_request();
+    assert_eq!(seen.headers("host"), ["localhost:11434"]);
+    assert_eq!(seen.header("x-forwarded-host"), Some("api.example.com"));
+}

@@ -20,7 +20,18 @@ const FLOORS: &[&[&str]] = &[
     &["limit", "upstream"],
     &["observe", "pem"],
     &["config", "denial"],
-    &["address", "clock", "digest", "exchange", "hooks", "mask", "path_pattern", "permission", "stamp"],
+    &[
+        "address",
+        "ago",
+        "clock",
+        "digest",
+        "exchange",
+        "hooks",
+        "mask",
+        "path_pattern",
+        "permission",
+        "stamp",
+    ],
 ];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

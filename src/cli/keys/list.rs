@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{StoreArgument, permission, used};
+use crate::ago::{ahead_or_ago, span};
 use crate::cli::{Failure, print};
 use crate::keys::edit::find;
 use crate::keys::outlook::ROTATION_AGE;
@@ -135,24 +136,6 @@ impl Row {
             self.record.expires_at.map(|end| ahead_or_ago(now, end)).unwrap_or_else(|| "never".to_owned()),
             rotation,
         ]
-    }
-}
-
-pub(super) fn ahead_or_ago(now: Timestamp, then: Timestamp) -> String {
-    match Duration::try_from(then.duration_since(now)) {
-        Ok(ahead) => format!("in {}", span(ahead)),
-        Err(_) => format!("{} ago", span(Duration::try_from(now.duration_since(then)).unwrap_or_default())),
-    }
-}
-
-/// A duration as people tell it: in its largest unit.
-fn span(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m", seconds / 60),
-        3600..86_400 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
     }
 }
 

@@ -8,7 +8,7 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::list::ahead_or_ago;
+use crate::ago::ahead_or_ago;
 use crate::cli::{Failure, client, print};
 use crate::keys::State;
 

@@ -13,8 +13,7 @@ use crate::permission::Permission;
 /// A preset's name, or a list of routes.
 pub(super) fn routes(d: &mut Decoder<'_>, node: &Node, upstreams: Option<&[String]>) -> Option<Routes> {
     if let Kind::Scalar { .. } = node.kind {
-        let presets = [("openai", Preset::OpenAi), ("any", Preset::Any)];
-        return d.one_of(node, &presets).map(Routes::Preset);
+        return d.one_of(node, &Preset::ALL).map(Routes::Preset);
     }
     let mut names: Vec<String> = Vec::new();
     let routes = non_empty(d, node, |d, node| {

@@ -1,5 +1,6 @@
 //! The upstreams of a configuration.
 
+use http::uri::Authority;
 use http::{HeaderValue, Uri};
 
 use super::{header_name, non_empty};
@@ -40,6 +41,7 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
     let credential = d.optional(f, "credential", |d, node| Some(credential(d, node)));
     let timeouts = d.optional(f, "timeouts", route_timeouts);
     let pool = d.optional(f, "pool", pool);
+    let host = d.optional(f, "host", host);
     let accept_in_path =
         d.optional(f, "accept_in_path", |d, node| d.list(node, |d, node| d.one_of(node, &Ambiguity::ALL)));
     d.done(fields);
@@ -55,8 +57,19 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
         credential,
         timeouts: Timeouts::default().overridden(timeouts.unwrap_or_default()),
         pool: pool.unwrap_or_default(),
+        host,
         accept_in_path: accept_in_path.unwrap_or_default(),
     })
+}
+
+fn host(d: &mut Decoder<'_>, node: &Node) -> Option<Authority> {
+    let example = "as in localhost or model.internal:8000";
+    let host: Authority = d.parsed(node, "a host", example)?;
+    if host.as_str().contains('@') {
+        d.fault(node.at, "a host takes no user info").hint = Some(example.to_owned());
+        return None;
+    }
+    Some(host)
 }
 
 fn endpoints(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Endpoint>> {

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{Access, Gid, Uid};
 use tempfile::NamedTempFile;
 
 use super::EditError;
@@ -213,6 +213,12 @@ pub(super) fn is_mounted(path: &Path) -> bool {
         let directory = if hop.is_dir() { hop.clone() } else { directory_of(&hop) };
         hop.components().any(is_dotted) || fs::symlink_metadata(directory.join("..data")).is_ok()
     })
+}
+
+/// Why no file of a directory can be replaced, as the system sees it.
+pub(super) fn why_unwritable(directory: &Path) -> Option<String> {
+    let refused = rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).err()?;
+    Some(format!("{} can't be written: {}", directory.display(), io::Error::from(refused)))
 }
 
 /// What the system refused, in words; a store that may not be written gets its own advice.

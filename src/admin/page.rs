@@ -1,0 +1,479 @@
+//! The status page: what the API tells, as HTML that is whole without a script.
+//!
+//! Invariants: all that others chose (names, paths, reasons) is text, which the template engine escapes; the policy lets
+//! nothing run and nothing be shown but what stands in `page.html`.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use askama::Template;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use http::{HeaderMap, Response};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::keys::Page;
+use super::{Admin, AdminBody, status, whole};
+use crate::ago::{ahead_or_ago, span};
+use crate::denial::Denial;
+use crate::digest::sha256;
+
+const SOURCE: &str = include_str!("page.html");
+/// A certificate that ends within this time is marked, and one within the second is told as a fault.
+const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 86_400);
+const CERTIFICATE_LATE: Duration = Duration::from_secs(7 * 86_400);
+/// Keys at once: a page is looked at, and `/api/v1/keys` has all.
+const KEYS: usize = 25;
+/// How a browser is told to ask for the credential, which is the password (RFC 7617).
+pub(super) const BASIC: HeaderValue =
+    HeaderValue::from_static("Basic realm=\"bearward admin: the token is the password\", charset=\"UTF-8\"");
+/// Of a text that somebody else chose, characters that are shown.
+const MAX_TEXT: usize = 96;
+/// How high sparklines are, and how far their points are apart, in units of their view boxes.
+const HEIGHT: f64 = 30.0;
+const APART: usize = 2;
+const STEPS: usize = 60;
+
+/// Nothing but this page's own style and script, and its own server. No text becomes HTML or code by a script (Trusted
+/// Types). W3C Content Security Policy Level 3.
+static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
+    let hash = |tag: &str| {
+        let (_, rest) = SOURCE.split_once(&format!("<{tag}>"))?;
+        let (content, _) = rest.split_once(&format!("</{tag}>"))?;
+        Some(STANDARD.encode(sha256(content)))
+    };
+    let (style, script) = (hash("style")?, hash("script")?);
+    HeaderValue::try_from(format!(
+        "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    ))
+    .ok()
+});
+
+#[derive(Template)]
+#[template(path = "page.html", config = "src/admin/askama.toml")]
+struct StatusPage {
+    now: Timestamp,
+    state: &'static str,
+    is_well: bool,
+    uptime: String,
+    last_reload: String,
+    status: Status,
+    certificates: Vec<ShownCertificate>,
+    tiles: Vec<Tile>,
+    keys: Keys,
+    is_continued: bool,
+    /// How the store's file is called where it comes from.
+    store_file: String,
+    refused: u64,
+    /// Newest first.
+    refusals: Vec<Refusal>,
+}
+
+/// `/api/v1/status`, as far as it is shown.
+#[derive(Deserialize)]
+struct Status {
+    version: String,
+    uptime_seconds: u64,
+    is_ready: bool,
+    is_draining: bool,
+    generation: u64,
+    reloads: Vec<Reload>,
+    needs_restart: Vec<String>,
+    connections: u64,
+    requests: u64,
+    requests_in_flight: u64,
+    open_streams: u64,
+    refusals: BTreeMap<String, u64>,
+    keys: KeyCounts,
+    endpoints: Vec<Endpoint>,
+    certificates: Vec<Certificate>,
+    log_lines_dropped: BTreeMap<String, u64>,
+    trend: Trend,
+    store: Store,
+}
+
+#[derive(Deserialize)]
+struct Reload {
+    part: String,
+    is_current: bool,
+    loaded_at: Timestamp,
+    refused_at: Option<Timestamp>,
+    faults: Vec<Fault>,
+}
+
+#[derive(Deserialize)]
+struct Fault {
+    file: String,
+    /// Zero where it is of the whole file.
+    line: u64,
+    column: u64,
+    message: String,
+    hint: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct KeyCounts {
+    keys: u64,
+    due_for_rotation: u64,
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    upstream: String,
+    endpoint: String,
+    is_well: bool,
+    was_asked: bool,
+    requests_in_flight: u64,
+}
+
+#[derive(Deserialize)]
+struct Certificate {
+    listener: String,
+    file: String,
+    expires_at: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct Trend {
+    requests_per_second: Vec<f64>,
+    refusals_per_second: Vec<f64>,
+    added_p95_seconds: Vec<Option<f64>>,
+    requests_in_flight: Vec<u64>,
+}
+
+#[derive(Deserialize)]
+struct Store {
+    path: String,
+    is_writable: bool,
+    why_not: Option<String>,
+}
+
+/// `/api/v1/keys`.
+#[derive(Deserialize)]
+struct Keys {
+    keys: Vec<Key>,
+    next_after: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    id: String,
+    name: Option<String>,
+    state: String,
+    permissions: Vec<String>,
+    environment: Option<String>,
+    expires_at: Option<Timestamp>,
+    rotation_due: bool,
+    routes: Option<Vec<String>>,
+    limits: Limits,
+    usage: Usage,
+}
+
+#[derive(Deserialize)]
+struct Limits {
+    rate_limits: Vec<Window>,
+    concurrent: Option<Concurrent>,
+}
+
+#[derive(Deserialize)]
+struct Window {
+    policy: String,
+    limit: u64,
+    remaining: u64,
+}
+
+#[derive(Deserialize)]
+struct Concurrent {
+    limit: u64,
+    in_flight: u64,
+}
+
+#[derive(Deserialize)]
+struct Usage {
+    requests: u64,
+    last_used_at: Option<Timestamp>,
+    last_address: Option<String>,
+}
+
+/// One of `/api/v1/refusals`.
+#[derive(Deserialize)]
+struct Refusal {
+    sequence: u64,
+    at: Timestamp,
+    code: String,
+    reason: String,
+    advice: String,
+    client: Option<String>,
+    method: String,
+    path: String,
+    key_id: Option<String>,
+}
+
+struct ShownCertificate {
+    listener: String,
+    file: String,
+    ends: String,
+    class: &'static str,
+}
+
+/// One figure, and how it went.
+struct Tile {
+    name: &'static str,
+    figure: String,
+    unit: &'static str,
+    most: String,
+    /// Of its sparkline.
+    points: String,
+}
+
+/// The page, with those keys. `is_zipped`: as gzip (RFC 1952).
+pub(super) fn show(admin: &Admin, keys: Page, is_zipped: bool) -> Result<Response<AdminBody>, Denial> {
+    let html = StatusPage::of(admin, &keys.at_most(KEYS))?.render();
+    let html = html.map_err(|error| Denial::internal().caused_by(error.to_string()))?;
+    let content = if is_zipped { zipped(&html)? } else { html.into() };
+    let mut response = Response::new(whole(content));
+    let headers = response.headers_mut();
+    if is_zipped {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone().ok_or_else(Denial::internal)?);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    Ok(response)
+}
+
+fn zipped(html: &str) -> Result<Bytes, Denial> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let zipped = encoder.write_all(html.as_bytes()).and_then(|()| encoder.finish());
+    zipped.map(Bytes::from).map_err(|error| Denial::internal().caused_by(error.to_string()))
+}
+
+/// Whether a caller takes gzip (RFC 9110, section 12.5.3): it names it, and does not rule it out.
+pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let is_ruled_out = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse().unwrap_or(0.0) <= 0.0);
+        name.trim().eq_ignore_ascii_case("gzip") && !is_ruled_out
+    })
+}
+
+/// What the API tells, in the types of this page.
+fn read<T: DeserializeOwned>(told: Value) -> Result<T, Denial> {
+    serde_json::from_value(told).map_err(|error| Denial::internal().caused_by(error.to_string()))
+}
+
+impl StatusPage {
+    fn of(admin: &Admin, page: &Page) -> Result<Self, Denial> {
+        let now = Timestamp::now();
+        let status: Status = read(status::status(admin))?;
+        let mut refusals: Vec<Refusal> = read(status::refusals(admin))?;
+        refusals.reverse();
+        let last_reload = status.reloads.iter().max_by_key(|reload| reload.loaded_at);
+        let last_reload =
+            last_reload.map(|reload| format!("{}, {}", reload.part, ahead_or_ago(now, reload.loaded_at)));
+        let mut certificates: Vec<&Certificate> = status.certificates.iter().collect();
+        certificates.sort_by_key(|certificate| certificate.expires_at);
+        let (state, is_well) = match (status.is_draining, status.is_ready) {
+            (true, _) => ("Draining", false),
+            (false, true) => ("Ready", true),
+            (false, false) => ("Not ready", false),
+        };
+        let store = std::path::Path::new(&status.store.path).file_name().unwrap_or_default();
+        Ok(StatusPage {
+            now,
+            state,
+            is_well,
+            uptime: span(Duration::from_secs(status.uptime_seconds)),
+            last_reload: last_reload.unwrap_or_default(),
+            certificates: certificates.into_iter().map(|certificate| certificate.shown(now)).collect(),
+            tiles: tiles(&status),
+            keys: read(page.of(admin))?,
+            is_continued: page.is_continued(),
+            store_file: store.to_string_lossy().into_owned(),
+            refused: status.refusals.values().sum(),
+            refusals,
+            status,
+        })
+    }
+}
+
+fn tiles(status: &Status) -> Vec<Tile> {
+    let Trend { requests_per_second, refusals_per_second, added_p95_seconds, requests_in_flight } =
+        &status.trend;
+    let in_flight: Vec<f64> = requests_in_flight.iter().map(|count| *count as f64).collect();
+    let added: Vec<f64> = added_p95_seconds.iter().map(|seconds| seconds.unwrap_or(0.0)).collect();
+    let last_added = added_p95_seconds.iter().rev().find_map(|seconds| *seconds);
+    let plain = |number: f64| match number {
+        0.0 => "0".to_owned(),
+        ..10.0 => format!("{number:.1}"),
+        _ => count(number.round() as u64),
+    };
+    let last = |numbers: &[f64]| plain(numbers.last().copied().unwrap_or(0.0));
+    let tile = |name, figure, unit, numbers: &[f64], told: &dyn Fn(f64) -> String| Tile {
+        name,
+        figure,
+        unit,
+        most: told(numbers.iter().copied().fold(0.0, f64::max)),
+        points: points(numbers),
+    };
+    let whole = |number: f64| count(number as u64);
+    vec![
+        tile("Requests", last(requests_per_second), "a second", requests_per_second, &plain),
+        tile("In flight", count(status.requests_in_flight), "", &in_flight, &whole),
+        tile(
+            "Added by bearward, 95%",
+            last_added.map_or_else(|| "–".to_owned(), seconds),
+            "at most",
+            &added,
+            &seconds,
+        ),
+        tile("Refusals", last(refusals_per_second), "a second", refusals_per_second, &plain),
+    ]
+}
+
+/// A line through all numbers, the last at the right end, the greatest at the top.
+fn points(numbers: &[f64]) -> String {
+    let most = numbers.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    let begin = STEPS.saturating_sub(numbers.len());
+    let point = |(index, number): (usize, &f64)| {
+        format!("{},{:.0}", (begin + index) * APART, HEIGHT + 1.0 - number / most * HEIGHT)
+    };
+    numbers.iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
+}
+
+impl Certificate {
+    fn shown(&self, now: Timestamp) -> ShownCertificate {
+        let left = Duration::try_from(self.expires_at.duration_since(now)).unwrap_or_default();
+        let class = match () {
+            () if left < CERTIFICATE_LATE => "bad",
+            () if left < CERTIFICATE_SOON => "mark",
+            () => "good",
+        };
+        let (listener, file) = (self.listener.clone(), self.file.clone());
+        ShownCertificate { listener, file, ends: ahead_or_ago(now, self.expires_at), class }
+    }
+}
+
+impl Fault {
+    fn shown(&self) -> String {
+        let Fault { file, line, column, message, hint } = self;
+        let place = if *line > 0 { format!("{file}:{line}:{column}") } else { file.clone() };
+        let hint = hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        format!("{place}: {message}{hint}")
+    }
+}
+
+impl Key {
+    fn title(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.id)
+    }
+
+    fn class(&self) -> &'static str {
+        if self.state == "active" { "good" } else { "bad" }
+    }
+
+    fn permissions(&self) -> String {
+        self.permissions.join(", ")
+    }
+
+    fn ends(&self, now: &Timestamp) -> String {
+        self.expires_at
+            .map_or_else(|| "never ends".to_owned(), |end| format!("ends {}", ahead_or_ago(*now, end)))
+    }
+
+    fn used(&self, now: &Timestamp) -> String {
+        let Usage { requests, last_used_at, last_address } = &self.usage;
+        let Some(at) = last_used_at else { return "not used since the start".to_owned() };
+        let from = last_address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
+        format!("{} requests, the last {}{from}", count(*requests), ahead_or_ago(*now, *at))
+    }
+
+    fn has_limits(&self) -> bool {
+        !self.limits.rate_limits.is_empty() || self.limits.concurrent.is_some()
+    }
+}
+
+impl Window {
+    fn taken(&self) -> u64 {
+        self.limit.saturating_sub(self.remaining)
+    }
+
+    /// From where on it is nearly used up.
+    fn high(&self) -> u64 {
+        self.limit - self.limit / 5
+    }
+}
+
+impl Refusal {
+    /// The time of day, in UTC as logs have it.
+    fn clock(&self) -> String {
+        self.at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S").to_string()
+    }
+
+    fn who(&self) -> String {
+        let from = self.client.as_deref().unwrap_or("a unix socket");
+        match &self.key_id {
+            Some(key) => format!("{key} from {from}"),
+            None => format!("no key, from {from}"),
+        }
+    }
+
+    fn what(&self) -> String {
+        format!("{} {}", shortened(&self.method), shortened(&self.path))
+    }
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+/// With a comma between thousands.
+fn count(number: impl std::borrow::Borrow<u64>) -> String {
+    let digits = number.borrow().to_string();
+    let mut told = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            told.push(',');
+        }
+        told.push(digit);
+    }
+    told
+}
+
+fn ago(at: Option<&Timestamp>) -> String {
+    at.map(|at| ahead_or_ago(Timestamp::now(), *at)).unwrap_or_default()
+}
+
+/// As people tell it: in the unit that leaves one to three digits before the point.
+fn seconds(seconds: f64) -> String {
+    match seconds {
+        0.0 => "0".to_owned(),
+        ..0.001 => format!("{} µs", (seconds * 1e6).round()),
+        ..1.0 => format!("{} ms", (seconds * 1e4).round() / 10.0),
+        _ => format!("{seconds:.1} s"),
+    }
+}

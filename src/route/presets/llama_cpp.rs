@@ -1,0 +1,66 @@
+//! llama.cpp's `llama-server`, with its page for browsers.
+//!
+//! The page's files are public, as they are in llama-server itself with `--api-key`: a browser can't send a key when it opens
+//! a page, and the page asks for one. Not in it: `/predict`, which calls any other handler by what its body says.
+
+use super::{ADMIN, CHANGES, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
+
+pub(super) const ROWS: &[Row] = &[
+    ("health", GET, &["/health", "/v1/health"], PUBLIC),
+    (
+        "ui",
+        GET,
+        &[
+            "/",
+            "/index.html",
+            "/_app/**",
+            "/sw.js",
+            "/workbox-*.js",
+            "/manifest.webmanifest",
+            "/version.json",
+            "/build.json",
+            "/favicon*",
+            "/pwa-*.png",
+            "/maskable-icon-*.png",
+            "/apple-touch-icon-*.png",
+            "/apple-splash-*.png",
+            "/recommended-mcp/*",
+        ],
+        PUBLIC,
+    ),
+    ("metrics", GET, &["/metrics"], ADMIN),
+    ("slots", GET, &["/slots"], ADMIN),
+    ("slots-change", POST, &["/slots/*"], ADMIN),
+    ("props-change", POST, &["/props"], ADMIN),
+    ("lora-change", POST, &["/lora-adapters"], ADMIN),
+    ("models-change", CHANGES, &["/models", "/models/load", "/models/unload"], ADMIN),
+    ("tools", GET_AND_POST, &["/tools"], ADMIN),
+    ("cors-proxy", GET_AND_POST, &["/cors-proxy"], ADMIN),
+    ("chat", POST, &["/v1/chat/completions", "/chat/completions", "/v1/chat/completions/control"], READ),
+    ("completions", POST, &["/v1/completions", "/completions", "/completion", "/infill"], READ),
+    ("responses", POST, &["/v1/responses", "/responses"], READ),
+    ("messages", POST, &["/v1/messages", "/v1/messages/count_tokens"], READ),
+    ("embeddings", POST, &["/v1/embeddings", "/embeddings", "/embedding"], READ),
+    ("rerank", POST, &["/v1/rerank", "/v1/reranking", "/rerank", "/reranking"], READ),
+    ("audio", POST, &["/v1/audio/transcriptions", "/audio/transcriptions"], READ),
+    (
+        "tokenize",
+        POST,
+        &[
+            "/tokenize",
+            "/detokenize",
+            "/apply-template",
+            "/v1/chat/completions/input_tokens",
+            "/chat/completions/input_tokens",
+            "/v1/responses/input_tokens",
+            "/responses/input_tokens",
+        ],
+        READ,
+    ),
+    ("models", GET, &["/v1/models", "/models", "/models/sse"], READ),
+    ("props", GET, &["/props"], READ),
+    ("lora", GET, &["/lora-adapters"], READ),
+    ("streams", GET, &["/v1/stream"], READ),
+    ("streams-lookup", POST, &["/v1/streams/lookup"], READ),
+    ("streams-stop", DELETE, &["/v1/stream"], WRITE),
+];

@@ -1,0 +1,72 @@
+//! The OpenAI API as model servers speak it.
+
+use http::Method;
+
+use super::{ADMIN, ALL, CHANGES, GET, POST, READ, Row, WEBHOOK, WRITE};
+use crate::config::Access;
+
+/// Resources that are listed and looked up with `read`, created and changed with `write`.
+const RESOURCES: &[&str] = &[
+    "/v1/assistants",
+    "/v1/assistants/**",
+    "/v1/batches",
+    "/v1/batches/**",
+    "/v1/chat/completions",
+    "/v1/chat/completions/**",
+    "/v1/containers",
+    "/v1/containers/**",
+    "/v1/conversations",
+    "/v1/conversations/**",
+    "/v1/evals",
+    "/v1/evals/**",
+    "/v1/files",
+    "/v1/files/**",
+    "/v1/fine_tuning/**",
+    "/v1/responses/**",
+    "/v1/threads",
+    "/v1/threads/**",
+    "/v1/uploads",
+    "/v1/uploads/**",
+    "/v1/vector_stores",
+    "/v1/vector_stores/**",
+    "/v1/videos",
+    "/v1/videos/**",
+];
+
+/// Generation is `read`: "can read data and generate content".
+pub(super) const ROWS: &[Row] = &[
+    ("health", GET, &["/health"], Access::Public),
+    ("webhooks", ALL, &["/v1/webhooks", "/v1/webhooks/**"], WEBHOOK),
+    (
+        "admin",
+        ALL,
+        &[
+            "/v1/admin",
+            "/v1/admin/**",
+            "/v1/organization",
+            "/v1/organization/**",
+            "/v1/organizations",
+            "/v1/organizations/**",
+            "/v1/projects",
+            "/v1/projects/**",
+        ],
+        ADMIN,
+    ),
+    ("chat", POST, &["/v1/chat/completions"], READ),
+    ("completions", POST, &["/v1/completions", "/v1/generate"], READ),
+    ("responses", POST, &["/v1/responses"], READ),
+    ("messages", POST, &["/v1/messages", "/v1/messages/count_tokens"], READ),
+    ("embeddings", POST, &["/v1/embeddings"], READ),
+    ("rerank", POST, &["/v1/rerank", "/v2/rerank", "/rerank"], READ),
+    ("score", POST, &["/v1/score", "/score"], READ),
+    ("audio", POST, &["/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations"], READ),
+    ("images", POST, &["/v1/images/edits", "/v1/images/generations", "/v1/images/variations"], READ),
+    ("moderations", POST, &["/v1/moderations"], READ),
+    ("tokenize", POST, &["/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize"], READ),
+    ("realtime", GET, &["/v1/realtime"], READ),
+    ("models", GET, &["/v1/models", "/v1/models/**"], READ),
+    ("models-change", &[Method::DELETE], &["/v1/models/**"], WRITE),
+    ("search", POST, &["/v1/vector_stores/*/search"], READ),
+    ("resources", GET, RESOURCES, READ),
+    ("resources-change", CHANGES, RESOURCES, WRITE),
+];
