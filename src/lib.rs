@@ -40,6 +40,8 @@ mod path_pattern;
 mod pem;
 mod permission;
 mod proxy;
+#[cfg(test)]
+mod reference;
 mod reload;
 mod route;
 mod snapshot;

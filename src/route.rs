@@ -3,7 +3,7 @@
 //! The first route that matches wins. What matches none is denied; the caller learns so only after its key
 //! was accepted.
 
-mod presets;
+pub(crate) mod presets;
 
 use std::sync::Arc;
 

@@ -25,7 +25,7 @@ pub(crate) fn of_config() -> Value {
             "rate_limits": quotas("What a key has that names no limits"),
             "max_concurrent": number("Requests in flight at once of a key that names no limit", 1),
             "failed_attempts": {"anyOf": [off(), section("Keys that open nothing, of one address", &[], json!({
-                "per_address": number("How many", 1),
+                "per_address": number("How many, before the address is told to wait with 429", 1),
                 "per": duration("In how long"),
             }))]},
             "upstreams": list("The servers that are guarded", upstream()),
@@ -66,7 +66,7 @@ fn listener() -> Value {
                     "A certificate", &["certificate", "private_key"], pair,
                 )),
                 "client_ca": text("Clients must present a certificate of this authority"),
-                "min_version": {"enum": ["1.2", "1.3"], "default": "1.2"},
+                "min_version": one_of("The least version of TLS", &["1.2", "1.3"], "1.2"),
             })),
         }),
     )
@@ -94,7 +94,7 @@ fn keys() -> Value {
             "allow_plaintext": flag("Whether a list of tokens as they are is accepted", false),
             "environment": text("Only keys with this label are let in"),
             "max_age": duration("How old a secret may be"),
-            "max_age_action": {"enum": ["warn", "refuse"], "default": "warn"},
+            "max_age_action": one_of("Whether older ones are told of, or refused", &["warn", "refuse"], "warn"),
             "cut_open_streams": flag("Whether open answers end with a key that goes", false),
             "watch": section("How changes are noticed", &[], json!({
                 "poll": duration("All files are looked at so often, beside what the system tells"),
@@ -110,7 +110,7 @@ fn upstream() -> Value {
         json!({
             "name": text("Its name"),
             "endpoints": list("At least one", text("http://, https://, h2c:// with host and port, or unix:/path")),
-            "balance": {"enum": ["least_requests", "round_robin"], "default": "least_requests"},
+            "balance": one_of("Which endpoint gets a request: of two taken at random the one with fewer in flight, or the next", &["least_requests", "round_robin"], "least_requests"),
             "tls": section("For https:// endpoints", &[], json!({
                 "ca": text("The authorities that its certificate may be of"),
                 "server_name": text("The name that its certificate must have"),
@@ -129,7 +129,7 @@ fn upstream() -> Value {
                 "max_idle": number("How many a worker keeps", 0),
             })),
             "host": text("The Host that it gets; left out: what the client named"),
-            "accept_in_path": {"type": "array", "items": {"enum": ["encoded-slash", "encoded-backslash", "semicolon"]}, "default": []},
+            "accept_in_path": {"type": "array", "default": [], "description": "What a path may hold that servers read in different ways; all else is 400", "items": {"enum": ["encoded-slash", "encoded-backslash", "semicolon"]}},
         }),
     )
 }
@@ -143,7 +143,7 @@ fn route() -> Value {
             "paths": list("`*` stays within a segment, `**` does not", text("A path pattern")),
             "methods": list("Left out: all", text("A method")),
             "hosts": list("Left out: all", text("A host, or *. and a domain")),
-            "permission": {"enum": ["read", "write", "admin", "webhook"]},
+            "permission": {"enum": ["read", "write", "admin", "webhook"], "description": "What a key needs for it; this, or `public: true`"},
             "public": flag("Whether it needs no key", false),
             "upstream": text("Left out: the first one"),
             "rate_limits": quotas("In addition to the key's own; a bucket for each key"),
@@ -172,18 +172,18 @@ fn limits() -> Value {
         "What a client may have us hold",
         &[],
         json!({
-            "header_bytes": size("All headers"),
-            "header_count": number("How many", 1),
-            "underscores_in_headers": {"enum": ["pass", "refuse"], "default": "pass"},
-            "uri_bytes": size("The request target"),
-            "body_bytes": size("A request's body"),
-            "connections": number("All at once", 1),
-            "connections_per_address": number("Of one client", 1),
-            "in_flight": number("Requests at once", 1),
-            "header_timeout": duration("For a head"),
-            "body_idle_timeout": duration("For a body that stalls"),
+            "header_bytes": size("All headers of a request; past it 431"),
+            "header_count": number("How many headers a request has at most; past it 431", 1),
+            "underscores_in_headers": one_of("Names with `_`: those that alias one of ours never pass; the others do, or are a 400", &["pass", "refuse"], "pass"),
+            "uri_bytes": size("The request target; past it 414"),
+            "body_bytes": size("A request's body; past it 413"),
+            "connections": number("Connections of clients at once; clamped to what the descriptors carry", 1),
+            "connections_per_address": number("Connections of one client (IPv6 by /64); past it 503. trusted_proxies are exempt", 1),
+            "in_flight": number("Requests at once, streams included; past it 503", 1),
+            "header_timeout": duration("For a request's head, from its first byte to its last"),
+            "body_idle_timeout": duration("For a request's body that stalls; then 408"),
             "idle_timeout": duration("Between requests of a connection"),
-            "handshake_timeout": duration("For TLS"),
+            "handshake_timeout": duration("For a TLS handshake"),
             "drain_timeout": duration("For what is in flight when the server stops"),
         }),
     )
@@ -194,15 +194,20 @@ fn log() -> Value {
         "What is told, and where",
         &[],
         json!({
-            "format": {"enum": ["auto", "json", "pretty"], "default": "auto"},
-            "level": {"enum": ["error", "warn", "info", "debug", "trace"], "default": "info"},
-            "access": flag("A line a request", true),
-            "access_to": text("stderr, stdout or a file"),
+            "format": one_of("auto is pretty on a terminal, else json", &["auto", "json", "pretty"], "auto"),
+            "level": one_of("Of the events", &["error", "warn", "info", "debug", "trace"], "info"),
+            "access": flag("Whether each request has a line", true),
+            "access_to": text("Where access lines go: stderr, stdout or a file"),
             "access_sample": any_text(json!({"type": "number", "minimum": 0, "maximum": 1}), "Of the requests that went well, the share that has a line"),
-            "audit": flag("A line a refusal", true),
-            "audit_to": text("stderr, stdout or a file"),
+            "audit": flag("Whether each refusal, and what is worth a look, has a line", true),
+            "audit_to": text("Where audit lines go: stderr, stdout or a file"),
         }),
     )
+}
+
+/// One of these words.
+fn one_of(description: &str, words: &[&str], default: &str) -> Value {
+    json!({"enum": words, "default": default, "description": description})
 }
 
 fn quotas(description: &str) -> Value {

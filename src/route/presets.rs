@@ -38,7 +38,7 @@ const ANY: &[Row] = &[
     ("write", ALL, &["/**"], WRITE),
 ];
 
-pub(super) fn routes(preset: Preset) -> Vec<Route> {
+pub(crate) fn routes(preset: Preset) -> Vec<Route> {
     let rows = match preset {
         Preset::OpenAi => openai::ROWS,
         Preset::Vllm => vllm::ROWS,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors of the house, top first. A module may use those on its own floor and below.
 const FLOORS: &[&[&str]] = &[
-    &["cli", "fuzzing", "main", "lib"],
+    &["cli", "fuzzing", "main", "lib", "reference"],
     &["app"],
     &["worker", "admin"],
     &["reload"],
