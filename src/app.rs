@@ -379,16 +379,10 @@ fn available_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The connections that are accepted at once. The requests in flight have the same bound; only the limiter knows it.
+/// The connections that are accepted at once. The requests in flight have the same bound; only the limiter knows it. Where
+/// it is a lower one than was asked for, `check` and a start warn of it.
 fn affordable_connections(limits: &Limits) -> usize {
-    let carried = carried_by_descriptors();
-    for (name, wanted) in [("limits.connections", limits.connections), ("limits.in_flight", limits.in_flight)]
-    {
-        if carried < wanted {
-            tracing::warn!(limit = name, wanted, carried, "more than the descriptors carry; raise `nofile`");
-        }
-    }
-    limits.connections.min(carried)
+    limits.connections.min(carried_by_descriptors())
 }
 
 /// How many proxied connections the descriptors carry: each needs two, and some are kept back. Raises the soft limit to

@@ -114,10 +114,13 @@ fn of_route(shadow: &Shadow<'_>) -> String {
 }
 
 fn of_descriptors(config: &Config) -> Option<String> {
-    let (carried, wanted) = (carried_by_descriptors(), config.limits.connections);
+    let limits = &config.limits;
+    let carried = carried_by_descriptors();
+    let wanted = [("limits.connections", limits.connections), ("limits.in_flight", limits.in_flight)];
+    let (name, wanted) = wanted.into_iter().max_by_key(|(_, wanted)| *wanted)?;
     (carried < wanted).then(|| {
         format!(
-            "limits.connections is {wanted}, and the descriptors carry {carried}; raise `nofile` to {}",
+            "{name} is {wanted}, and the descriptors carry {carried}, which is as many as are taken; raise `nofile` to {}",
             wanted * 2 + 128
         )
     })

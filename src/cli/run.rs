@@ -18,7 +18,7 @@ use crate::reload::Handle;
 #[derive(Debug, Args)]
 pub(super) struct Run {
     /// The configuration [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
-    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["upstream", "keys", "listen"])]
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["upstream", "keys", "listen", "admin", "routes"])]
     config: Option<PathBuf>,
     /// Run without a configuration, in front of this server: http://HOST:PORT or unix:/PATH
     #[arg(long, value_name = "URL", requires = "keys")]
@@ -32,6 +32,12 @@ pub(super) struct Run {
     /// Where to listen, with --upstream [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", requires = "upstream")]
     listen: Option<String>,
+    /// Where the admin listener is, with --upstream, or `off` [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDRESS", requires = "upstream")]
+    admin: Option<String>,
+    /// A built-in set of routes, with --upstream: openai, vllm, llama-cpp, ollama, triton, any [default: openai]
+    #[arg(long, value_name = "NAME", requires = "upstream")]
+    routes: Option<String>,
 }
 
 impl Run {
@@ -78,6 +84,8 @@ impl Run {
             "listeners": [{"address": listen}],
             "upstreams": [{"name": "upstream", "endpoints": [upstream]}],
             "keys": {"path": keys, "allow_plaintext": self.allow_plaintext},
+            "admin": {"address": self.admin.as_deref().unwrap_or("127.0.0.1:9090")},
+            "routes": self.routes.as_deref().unwrap_or("openai"),
         });
         Ok(Config::parse(Path::new("command line"), &source.to_string(), &|_| None)?)
     }
