@@ -4,7 +4,9 @@
 //! connections nor health. Connections are each worker's own ([`pool`]), so that no request ever changes thread.
 
 pub(crate) mod connect;
+mod driver;
 pub(crate) mod health;
+mod multiplexed;
 pub(crate) mod pool;
 pub(crate) mod stall;
 pub(crate) mod tls;
