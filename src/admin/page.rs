@@ -3,7 +3,8 @@
 //! Invariants: all that others chose (names, paths, reasons) is text, which the template engine escapes; the policy lets
 //! nothing run and nothing be shown but what stands in `page.html`.
 
-use std::collections::BTreeMap;
+mod told;
+
 use std::io::Write;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -20,10 +21,10 @@ use http::header::{
 };
 use http::{HeaderMap, Response};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use told::{Certificate, Keys, Refusal, ShownCertificate, Status, Trend};
 
 use super::keys::Page;
 use super::{Admin, AdminBody, status, whole};
@@ -32,16 +33,11 @@ use crate::denial::Denial;
 use crate::digest::sha256;
 
 const SOURCE: &str = include_str!("page.html");
-/// A certificate that ends within this time is marked, and one within the second is told as a fault.
-const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 86_400);
-const CERTIFICATE_LATE: Duration = Duration::from_secs(7 * 86_400);
 /// Keys at once: a page is looked at, and `/api/v1/keys` has all.
 const KEYS: usize = 25;
 /// How a browser is told to ask for the credential, which is the password (RFC 7617).
 pub(super) const BASIC: HeaderValue =
     HeaderValue::from_static("Basic realm=\"bearward admin: the token is the password\", charset=\"UTF-8\"");
-/// Of a text that somebody else chose, characters that are shown.
-const MAX_TEXT: usize = 96;
 /// How high sparklines are, and how far their points are apart, in units of their view boxes.
 const HEIGHT: f64 = 30.0;
 const APART: usize = 2;
@@ -81,153 +77,6 @@ struct StatusPage {
     refused: u64,
     /// Newest first.
     refusals: Vec<Refusal>,
-}
-
-/// `/api/v1/status`, as far as it is shown.
-#[derive(Deserialize)]
-struct Status {
-    version: String,
-    uptime_seconds: u64,
-    is_ready: bool,
-    is_draining: bool,
-    generation: u64,
-    reloads: Vec<Reload>,
-    needs_restart: Vec<String>,
-    connections: u64,
-    requests: u64,
-    requests_in_flight: u64,
-    open_streams: u64,
-    refusals: BTreeMap<String, u64>,
-    keys: KeyCounts,
-    endpoints: Vec<Endpoint>,
-    certificates: Vec<Certificate>,
-    log_lines_dropped: BTreeMap<String, u64>,
-    trend: Trend,
-    store: Store,
-}
-
-#[derive(Deserialize)]
-struct Reload {
-    part: String,
-    is_current: bool,
-    loaded_at: Timestamp,
-    refused_at: Option<Timestamp>,
-    faults: Vec<Fault>,
-}
-
-#[derive(Deserialize)]
-struct Fault {
-    file: String,
-    /// Zero where it is of the whole file.
-    line: u64,
-    column: u64,
-    message: String,
-    hint: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct KeyCounts {
-    keys: u64,
-    due_for_rotation: u64,
-}
-
-#[derive(Deserialize)]
-struct Endpoint {
-    upstream: String,
-    endpoint: String,
-    is_well: bool,
-    was_asked: bool,
-    requests_in_flight: u64,
-}
-
-#[derive(Deserialize)]
-struct Certificate {
-    listener: String,
-    file: String,
-    expires_at: Timestamp,
-}
-
-#[derive(Deserialize)]
-struct Trend {
-    requests_per_second: Vec<f64>,
-    refusals_per_second: Vec<f64>,
-    added_p95_seconds: Vec<Option<f64>>,
-    requests_in_flight: Vec<u64>,
-}
-
-#[derive(Deserialize)]
-struct Store {
-    path: String,
-    is_writable: bool,
-    why_not: Option<String>,
-}
-
-/// `/api/v1/keys`.
-#[derive(Deserialize)]
-struct Keys {
-    keys: Vec<Key>,
-    next_after: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Key {
-    id: String,
-    name: Option<String>,
-    state: String,
-    permissions: Vec<String>,
-    environment: Option<String>,
-    expires_at: Option<Timestamp>,
-    rotation_due: bool,
-    routes: Option<Vec<String>>,
-    limits: Limits,
-    usage: Usage,
-}
-
-#[derive(Deserialize)]
-struct Limits {
-    rate_limits: Vec<Window>,
-    concurrent: Option<Concurrent>,
-}
-
-#[derive(Deserialize)]
-struct Window {
-    policy: String,
-    limit: u64,
-    remaining: u64,
-}
-
-#[derive(Deserialize)]
-struct Concurrent {
-    limit: u64,
-    in_flight: u64,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    requests: u64,
-    last_used_at: Option<Timestamp>,
-    last_address: Option<String>,
-}
-
-/// One of `/api/v1/refusals`.
-#[derive(Deserialize)]
-struct Refusal {
-    sequence: u64,
-    at: Timestamp,
-    code: String,
-    reason: String,
-    advice: String,
-    client: Option<String>,
-    method: String,
-    path: String,
-    key_id: Option<String>,
-}
-
-struct ShownCertificate {
-    listener: String,
-    file: String,
-    ends: String,
-    class: &'static str,
 }
 
 /// One figure, and how it went.
@@ -360,95 +209,6 @@ fn points(numbers: &[f64]) -> String {
         format!("{},{:.0}", (begin + index) * APART, HEIGHT + 1.0 - number / most * HEIGHT)
     };
     numbers.iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
-}
-
-impl Certificate {
-    fn shown(&self, now: Timestamp) -> ShownCertificate {
-        let left = Duration::try_from(self.expires_at.duration_since(now)).unwrap_or_default();
-        let class = match () {
-            () if left < CERTIFICATE_LATE => "bad",
-            () if left < CERTIFICATE_SOON => "mark",
-            () => "good",
-        };
-        let (listener, file) = (self.listener.clone(), self.file.clone());
-        ShownCertificate { listener, file, ends: ahead_or_ago(now, self.expires_at), class }
-    }
-}
-
-impl Fault {
-    fn shown(&self) -> String {
-        let Fault { file, line, column, message, hint } = self;
-        let place = if *line > 0 { format!("{file}:{line}:{column}") } else { file.clone() };
-        let hint = hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        format!("{place}: {message}{hint}")
-    }
-}
-
-impl Key {
-    fn title(&self) -> &str {
-        self.name.as_deref().unwrap_or(&self.id)
-    }
-
-    fn class(&self) -> &'static str {
-        if self.state == "active" { "good" } else { "bad" }
-    }
-
-    fn permissions(&self) -> String {
-        self.permissions.join(", ")
-    }
-
-    fn ends(&self, now: &Timestamp) -> String {
-        self.expires_at
-            .map_or_else(|| "never ends".to_owned(), |end| format!("ends {}", ahead_or_ago(*now, end)))
-    }
-
-    fn used(&self, now: &Timestamp) -> String {
-        let Usage { requests, last_used_at, last_address } = &self.usage;
-        let Some(at) = last_used_at else { return "not used since the start".to_owned() };
-        let from = last_address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
-        format!("{} requests, the last {}{from}", count(*requests), ahead_or_ago(*now, *at))
-    }
-
-    fn has_limits(&self) -> bool {
-        !self.limits.rate_limits.is_empty() || self.limits.concurrent.is_some()
-    }
-}
-
-impl Window {
-    fn taken(&self) -> u64 {
-        self.limit.saturating_sub(self.remaining)
-    }
-
-    /// From where on it is nearly used up.
-    fn high(&self) -> u64 {
-        self.limit - self.limit / 5
-    }
-}
-
-impl Refusal {
-    /// The time of day, in UTC as logs have it.
-    fn clock(&self) -> String {
-        self.at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S").to_string()
-    }
-
-    fn who(&self) -> String {
-        let from = self.client.as_deref().unwrap_or("a unix socket");
-        match &self.key_id {
-            Some(key) => format!("{key} from {from}"),
-            None => format!("no key, from {from}"),
-        }
-    }
-
-    fn what(&self) -> String {
-        format!("{} {}", shortened(&self.method), shortened(&self.path))
-    }
-}
-
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(MAX_TEXT) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
-    }
 }
 
 /// With a comma between thousands.

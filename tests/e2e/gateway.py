@@ -46,9 +46,9 @@ def is_listening(port):
         return False
 
 
-def issue(authority, path, *names):
-    """Writes tls.crt and tls.key of a new certificate into a directory."""
-    certificate = authority.issue_cert(*(names or ("localhost", "127.0.0.1")))
+def issue(authority, path, *names, ends=None):
+    """Writes tls.crt and tls.key of a new certificate into a directory. `ends`: a datetime."""
+    certificate = authority.issue_cert(*(names or ("localhost", "127.0.0.1")), not_after=ends)
     certificate.private_key_pem.write_to_path(str(path / "tls.key"))
     certificate.cert_chain_pems[0].write_to_path(str(path / "tls.crt"))
 

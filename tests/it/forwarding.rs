@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, in_time};
@@ -510,4 +511,41 @@ async fn an_upstream_that_answers_to_one_name_is_asked_by_it() {
     let seen = upstream.only_request();
     assert_eq!(seen.headers("host"), ["localhost:11434"]);
     assert_eq!(seen.header("x-forwarded-host"), Some("api.example.com"));
+}
+
+/// A client may read nothing of an answer that has begun until all of its request is taken: the request must get on all the
+/// same.
+#[tokio::test]
+async fn an_upload_goes_on_while_nobody_reads_the_answer() {
+    const ANSWER: usize = 32 * 1024 * 1024;
+    const REQUEST: usize = 16 * 1024 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (mut reading, mut writing) = stream.into_split();
+        let mut first = [0; 16];
+        reading.read_exact(&mut first).await.unwrap();
+        let answering = tokio::spawn(async move {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {ANSWER}\r\n\r\n");
+            writing.write_all(head.as_bytes()).await.unwrap();
+            writing.write_all(&vec![b'a'; ANSWER]).await.unwrap();
+        });
+        let (mut read, mut buffer) = (0, vec![0; 65536]);
+        while read < REQUEST {
+            read += reading.read(&mut buffer).await.unwrap();
+        }
+        answering.await.unwrap();
+    });
+    let gateway = Gateway::at(&format!("http://{address}")).key("ci", "permissions: [read]").start().await;
+    let mut raw = gateway.raw().await;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n{}Content-Length: {REQUEST}\r\n\r\n",
+        gateway.bearer("ci")
+    );
+    raw.send(head).await;
+    raw.send(vec![b'q'; REQUEST]).await;
+    let answer = raw.answer().await;
+    assert_eq!((answer.status, answer.body.len()), (200, ANSWER));
+    in_time("upstream has had all", upstream).await.unwrap();
 }

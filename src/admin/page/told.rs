@@ -1,0 +1,253 @@
+//! What the API tells, in the types of the page, and how each is said.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+
+use super::count;
+use crate::ago::ahead_or_ago;
+
+/// A certificate that ends within this time is marked, and one within the second is told as a fault.
+const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 86_400);
+const CERTIFICATE_LATE: Duration = Duration::from_secs(7 * 86_400);
+/// Of a text that somebody else chose, characters that are shown.
+const MAX_TEXT: usize = 96;
+
+/// `/api/v1/status`, as far as it is shown.
+#[derive(Deserialize)]
+pub(super) struct Status {
+    pub(super) version: String,
+    pub(super) uptime_seconds: u64,
+    pub(super) is_ready: bool,
+    pub(super) is_draining: bool,
+    pub(super) generation: u64,
+    pub(super) reloads: Vec<Reload>,
+    pub(super) needs_restart: Vec<String>,
+    pub(super) connections: u64,
+    pub(super) requests: u64,
+    pub(super) requests_in_flight: u64,
+    pub(super) open_streams: u64,
+    pub(super) refusals: BTreeMap<String, u64>,
+    pub(super) keys: KeyCounts,
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) certificates: Vec<Certificate>,
+    pub(super) log_lines_dropped: BTreeMap<String, u64>,
+    pub(super) trend: Trend,
+    pub(super) store: Store,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Reload {
+    pub(super) part: String,
+    pub(super) is_current: bool,
+    pub(super) loaded_at: Timestamp,
+    pub(super) refused_at: Option<Timestamp>,
+    pub(super) faults: Vec<Fault>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Fault {
+    pub(super) file: String,
+    /// Zero where it is of the whole file.
+    pub(super) line: u64,
+    pub(super) column: u64,
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct KeyCounts {
+    pub(super) keys: u64,
+    pub(super) due_for_rotation: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Endpoint {
+    pub(super) upstream: String,
+    pub(super) endpoint: String,
+    pub(super) is_well: bool,
+    pub(super) was_asked: bool,
+    pub(super) requests_in_flight: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Certificate {
+    pub(super) listener: String,
+    pub(super) file: String,
+    pub(super) expires_at: Timestamp,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Trend {
+    pub(super) requests_per_second: Vec<f64>,
+    pub(super) refusals_per_second: Vec<f64>,
+    pub(super) added_p95_seconds: Vec<Option<f64>>,
+    pub(super) requests_in_flight: Vec<u64>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Store {
+    pub(super) path: String,
+    pub(super) is_writable: bool,
+    pub(super) why_not: Option<String>,
+}
+
+/// `/api/v1/keys`.
+#[derive(Deserialize)]
+pub(super) struct Keys {
+    pub(super) keys: Vec<Key>,
+    pub(super) next_after: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Key {
+    pub(super) id: String,
+    pub(super) name: Option<String>,
+    pub(super) state: String,
+    pub(super) permissions: Vec<String>,
+    pub(super) environment: Option<String>,
+    pub(super) expires_at: Option<Timestamp>,
+    pub(super) rotation_due: bool,
+    pub(super) routes: Option<Vec<String>>,
+    pub(super) limits: Limits,
+    pub(super) usage: Usage,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Limits {
+    pub(super) rate_limits: Vec<Window>,
+    pub(super) concurrent: Option<Concurrent>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Window {
+    pub(super) policy: String,
+    pub(super) limit: u64,
+    pub(super) remaining: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Concurrent {
+    pub(super) limit: u64,
+    pub(super) in_flight: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Usage {
+    pub(super) requests: u64,
+    pub(super) last_used_at: Option<Timestamp>,
+    pub(super) last_address: Option<String>,
+}
+
+/// One of `/api/v1/refusals`.
+#[derive(Deserialize)]
+pub(super) struct Refusal {
+    pub(super) sequence: u64,
+    pub(super) at: Timestamp,
+    pub(super) code: String,
+    pub(super) reason: String,
+    pub(super) advice: String,
+    pub(super) client: Option<String>,
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) key_id: Option<String>,
+}
+
+pub(super) struct ShownCertificate {
+    pub(super) listener: String,
+    pub(super) file: String,
+    pub(super) ends: String,
+    pub(super) class: &'static str,
+}
+
+impl Certificate {
+    pub(super) fn shown(&self, now: Timestamp) -> ShownCertificate {
+        let left = Duration::try_from(self.expires_at.duration_since(now)).unwrap_or_default();
+        let class = match () {
+            () if left < CERTIFICATE_LATE => "bad",
+            () if left < CERTIFICATE_SOON => "mark",
+            () => "good",
+        };
+        let (listener, file) = (self.listener.clone(), self.file.clone());
+        ShownCertificate { listener, file, ends: ahead_or_ago(now, self.expires_at), class }
+    }
+}
+
+impl Fault {
+    pub(super) fn shown(&self) -> String {
+        let Fault { file, line, column, message, hint } = self;
+        let place = if *line > 0 { format!("{file}:{line}:{column}") } else { file.clone() };
+        let hint = hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        format!("{place}: {message}{hint}")
+    }
+}
+
+impl Key {
+    pub(super) fn title(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.id)
+    }
+
+    pub(super) fn class(&self) -> &'static str {
+        if self.state == "active" { "good" } else { "bad" }
+    }
+
+    pub(super) fn permissions(&self) -> String {
+        self.permissions.join(", ")
+    }
+
+    pub(super) fn ends(&self, now: &Timestamp) -> String {
+        self.expires_at
+            .map_or_else(|| "never ends".to_owned(), |end| format!("ends {}", ahead_or_ago(*now, end)))
+    }
+
+    pub(super) fn used(&self, now: &Timestamp) -> String {
+        let Usage { requests, last_used_at, last_address } = &self.usage;
+        let Some(at) = last_used_at else { return "not used since the start".to_owned() };
+        let from = last_address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
+        format!("{} requests, the last {}{from}", count(*requests), ahead_or_ago(*now, *at))
+    }
+
+    pub(super) fn has_limits(&self) -> bool {
+        !self.limits.rate_limits.is_empty() || self.limits.concurrent.is_some()
+    }
+}
+
+impl Window {
+    pub(super) fn taken(&self) -> u64 {
+        self.limit.saturating_sub(self.remaining)
+    }
+
+    /// From where on it is nearly used up.
+    pub(super) fn high(&self) -> u64 {
+        self.limit - self.limit / 5
+    }
+}
+
+impl Refusal {
+    /// The time of day, in UTC as logs have it.
+    pub(super) fn clock(&self) -> String {
+        self.at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S").to_string()
+    }
+
+    pub(super) fn who(&self) -> String {
+        let from = self.client.as_deref().unwrap_or("a unix socket");
+        match &self.key_id {
+            Some(key) => format!("{key} from {from}"),
+            None => format!("no key, from {from}"),
+        }
+    }
+
+    pub(super) fn what(&self) -> String {
+        format!("{} {}", shortened(&self.method), shortened(&self.path))
+    }
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
