@@ -1,6 +1,7 @@
 //! A configuration made to run: everything that can fail at the start fails in [`App::bind`], before the first
 //! connection is accepted.
 
+mod checks;
 mod warnings;
 
 use std::fmt;
@@ -235,6 +236,7 @@ impl App {
             ..
         } = self;
         std::thread::Builder::new().name("reload".to_owned()).spawn(move || reloader.run())?;
+        tokio::spawn(checks::run(gateway.clone()));
         if let Some(bound) = admin {
             let observer = gateway.observers.apart();
             let (gateway, reload) = (gateway.clone(), reload.clone());

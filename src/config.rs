@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderName;
-use http::uri::Authority;
+use http::uri::{Authority, PathAndQuery};
 use ipnet::IpNet;
 
 pub use fault::{Fault, Faults, Position};
@@ -202,6 +202,8 @@ pub(crate) struct Upstream {
     pub(crate) credential: Option<UpstreamCredential>,
     pub(crate) timeouts: Timeouts,
     pub(crate) pool: Pool,
+    /// How its endpoints are asked how they are; `None`: requests alone tell.
+    pub(crate) health: Option<HealthCheck>,
     /// The Host that it gets; `None`: what the client named.
     pub(crate) host: Option<Authority>,
     /// What the path of a request may hold beyond what is unambiguous.
@@ -323,6 +325,20 @@ impl Timeouts {
             idle: by.idle.unwrap_or(self.idle),
         }
     }
+}
+
+/// A question that each endpoint is asked again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HealthCheck {
+    /// What a GET asks for. 2xx and 3xx are well.
+    pub(crate) path: PathAndQuery,
+    pub(crate) interval: Duration,
+    /// The longest that an answer's head may take, from the connection on.
+    pub(crate) timeout: Duration,
+    /// So many failures one after the other, and the endpoint gets no requests;
+    pub(crate) failures: u32,
+    /// … and so many successes, and it gets them again.
+    pub(crate) successes: u32,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -272,6 +272,13 @@ impl Denial {
             .retry_after(1)
     }
 
+    /// The health checks of all endpoints of an upstream fail: it is not asked.
+    pub(crate) fn upstream_unfit(upstream: &str) -> Self {
+        let details = json!({"upstream": upstream});
+        Denial::new(Code::UpstreamUnavailable, "The upstream is not well at the moment", details)
+            .retry_after(1)
+    }
+
     /// One address holds all the connections that one may.
     pub(crate) fn too_many_connections(limit: usize) -> Self {
         let details = json!({"connections_per_address": limit});

@@ -297,8 +297,11 @@ impl Exchange<'_> {
     ) -> Result<Lease, Denial> {
         loop {
             let Some(endpoint) = self.upstream.pick(tried) else {
-                let denial = Denial::upstream_unreachable(&self.upstream.name);
-                return Err(denial.caused_by("tried on all endpoints"));
+                let name = &self.upstream.name;
+                return Err(match tried.is_empty() {
+                    true => Denial::upstream_unfit(name).caused_by("the health checks of all endpoints fail"),
+                    false => Denial::upstream_unreachable(name).caused_by("tried on all endpoints"),
+                });
             };
             if let Some(lease) = pool.reuse(self.upstream, &endpoint, self.needs_http1) {
                 return Ok(lease);

@@ -3,6 +3,7 @@
 //! An [`Upstream`] is part of a snapshot; its [`Endpoint`]s outlive snapshots, so that a reload forgets neither
 //! connections nor health. Connections are each worker's own ([`pool`]), so that no request ever changes thread.
 
+pub(crate) mod check;
 pub(crate) mod connect;
 mod driver;
 pub(crate) mod health;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 
 use crate::config::fault::Faults;
-use crate::config::{self, Ambiguity, Balance, Pool, Timeouts, UpstreamCredential};
+use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential};
 use health::Health;
 use tls::ClientTls;
 
@@ -38,6 +39,8 @@ pub(crate) struct Upstream {
     pub(crate) credential: Option<UpstreamCredential>,
     pub(crate) timeouts: Timeouts,
     pub(crate) pool: Pool,
+    /// How its endpoints are asked how they are.
+    pub(crate) check: Option<HealthCheck>,
     /// The Host that it gets; `None`: what the client named.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) accept_in_path: Vec<Ambiguity>,
@@ -99,6 +102,16 @@ impl Endpoints {
 }
 
 impl Endpoint {
+    /// The name that it is asked by where no client has named one.
+    fn authority(&self) -> HeaderValue {
+        use config::Endpoint::{H2c, Http, Https, Unix};
+        let authority = match &self.address {
+            Http(authority) | Https(authority) | H2c(authority) => authority.as_str(),
+            Unix(_) => "localhost",
+        };
+        HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("localhost"))
+    }
+
     pub(crate) fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
@@ -131,6 +144,7 @@ impl Upstream {
             credential: config.credential.clone(),
             timeouts: config.timeouts,
             pool: config.pool,
+            check: config.health.clone(),
             host: config.host.as_ref().and_then(|host| HeaderValue::try_from(host.as_str()).ok()),
             accept_in_path: config.accept_in_path.clone(),
         })
@@ -142,17 +156,16 @@ impl Upstream {
     }
 
     /// The endpoint that a request goes to next, of those that it was not `tried` on; `None` where it was tried
-    /// on all.
+    /// on all. One that its checks have found unfit is none of them.
     ///
     /// One whose time-out for failing is over gets this one request, as a probe. Where none is well, any may be
     /// tried: an endpoint that is back sooner than expected must not be missed.
     pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
         if let [only] = self.endpoints.as_slice() {
-            return tried.is_empty().then(|| only.clone());
+            return (tried.is_empty() && !only.health.is_unfit()).then(|| only.clone());
         }
         let now = Instant::now();
-        let is_untried = |endpoint: &&Arc<Endpoint>| !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
-        let untried = || self.endpoints.iter().filter(is_untried);
+        let untried = || self.endpoints.iter().filter(|endpoint| is_untried(endpoint, tried));
         if let Some(due) = untried().find(|endpoint| endpoint.health.claims_probe(now)) {
             return Some(due.clone());
         }
@@ -165,7 +178,7 @@ impl Upstream {
 
     /// Whether there is an endpoint that a request was not `tried` on.
     pub(crate) fn has_untried(&self, tried: &[Arc<Endpoint>]) -> bool {
-        self.endpoints.iter().any(|endpoint| !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint)))
+        self.endpoints.iter().any(|endpoint| is_untried(endpoint, tried))
     }
 
     fn choose<'e, I>(&self, candidates: impl Fn() -> I, count: usize) -> Option<Arc<Endpoint>>
@@ -187,6 +200,11 @@ impl Upstream {
         };
         chosen.cloned()
     }
+}
+
+/// Whether an endpoint may be tried, and was not yet.
+fn is_untried(endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> bool {
+    !endpoint.health.is_unfit() && !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use super::{Admin, AdminBody, status, whole};
 use crate::ago::{ahead_or_ago, span};
 use crate::denial::Denial;
 use crate::digest::sha256;
+use crate::observe::history::STEPS;
 
 const SOURCE: &str = include_str!("page.html");
 /// Keys at once: a page is looked at, and `/api/v1/keys` has all.
@@ -41,7 +42,6 @@ pub(super) const BASIC: HeaderValue =
 /// How high sparklines are, and how far their points are apart, in units of their view boxes.
 const HEIGHT: f64 = 30.0;
 const APART: usize = 2;
-const STEPS: usize = 60;
 
 /// Nothing but this page's own style and script, and its own server. No text becomes HTML or code by a script (Trusted
 /// Types). W3C Content Security Policy Level 3.

@@ -38,8 +38,8 @@ impl Reachable {
             return is_reachable;
         }
         let of_all = snapshot.upstreams.iter().map(|upstream| async {
-            let of_one = upstream.endpoints.iter().map(|endpoint| endpoint.is_reachable(CONNECT_LIMIT));
-            join_all(of_one).await.contains(&true)
+            let fit = upstream.endpoints.iter().filter(|endpoint| !endpoint.health.is_unfit());
+            join_all(fit.map(|endpoint| endpoint.is_reachable(CONNECT_LIMIT))).await.contains(&true)
         });
         let is_reachable = !join_all(of_all).await.contains(&false);
         *last = Some((Instant::now(), is_reachable));

@@ -128,6 +128,13 @@ fn upstream() -> Value {
                 "idle": duration("How long one waits for a request"),
                 "max_idle": number("How many a worker keeps", 0),
             })),
+            "health": section("A question that each endpoint is asked again and again; one that fails it gets no requests", &["path"], json!({
+                "path": text("What a GET asks for; 2xx and 3xx are well"),
+                "interval": duration("How often"),
+                "timeout": duration("The longest that an answer may take"),
+                "failures": number("Failures one after the other that make an endpoint unfit", 1),
+                "successes": number("Successes one after the other that make it fit again", 1),
+            })),
             "host": text("The Host that it gets; left out: what the client named"),
             "accept_in_path": {"type": "array", "default": [], "description": "What a path may hold that servers read in different ways; all else is 400", "items": {"enum": ["encoded-slash", "encoded-backslash", "semicolon"]}},
         }),
@@ -319,6 +326,7 @@ mod tests {
             ),
             ("/properties/upstreams/items/properties/timeouts", upstream("timeouts: {unheard_of: 1}")),
             ("/properties/upstreams/items/properties/pool", upstream("pool: {unheard_of: 1}")),
+            ("/properties/upstreams/items/properties/health", upstream("health: {path: /h, unheard_of: 1}")),
             ("/properties/routes/anyOf/1/items", route("unheard_of: 1")),
             (
                 "/properties/routes/anyOf/1/items/properties/rate_limits/items",

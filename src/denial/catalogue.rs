@@ -182,9 +182,11 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::UpstreamUnavailable,
         Entry {
-            meaning: "No endpoint of an upstream can be connected to. For the readiness probe.",
+            meaning: "The health checks of all endpoints of the upstream fail, or, for the readiness probe, none of them can be \
+             connected to.",
             caller: "Try again later.",
-            operator: "Start the upstream, or have readiness not depend on it: admin.ready_with_upstreams.",
+            operator: "See why the upstream is not well: the log has what its checks found. Readiness depends on it by \
+             admin.ready_with_upstreams.",
         },
     ),
     (

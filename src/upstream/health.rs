@@ -1,7 +1,7 @@
 //! How an endpoint fares: the requests in flight to it, and whether it is left out for having failed.
 //!
-//! Health is judged by requests alone: an endpoint that can't be connected to is left out for a moment, longer
-//! each time, and then one request probes it. Health checks of its own kind would set the same state.
+//! Requests tell: an endpoint that can't be connected to is left out for a moment, longer each time, and then one request
+//! probes it. Where it is asked how it is as well ([`super::check`]), one that has said that it is not well gets none.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,6 +20,8 @@ const WELL: u64 = 0;
 pub(crate) struct Health {
     in_flight: AtomicUsize,
     failures: AtomicU32,
+    /// Its checks have failed.
+    is_unfit: AtomicBool,
     /// Whether anything is known of it.
     is_known: AtomicBool,
     /// Milliseconds of the process's life, or [`WELL`].
@@ -60,7 +62,23 @@ impl Health {
     }
 
     pub(crate) fn is_well(&self) -> bool {
-        self.ejected_until.load(Ordering::Relaxed) == WELL
+        self.ejected_until.load(Ordering::Relaxed) == WELL && !self.is_unfit()
+    }
+
+    /// Whether its checks have failed, so that it gets no requests.
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.is_unfit.load(Ordering::Relaxed)
+    }
+
+    /// What its checks have found. Says whether that is news.
+    pub(crate) fn found(&self, is_unfit: bool) -> bool {
+        self.note_known();
+        self.is_unfit.swap(is_unfit, Ordering::Relaxed) != is_unfit
+    }
+
+    /// Nobody checks it any more.
+    pub(crate) fn is_unchecked(&self) {
+        self.is_unfit.store(false, Ordering::Relaxed);
     }
 
     /// Whether the endpoint is due for a probe and the caller is the one to make it.
@@ -85,7 +103,7 @@ impl Health {
     /// It was connected to, or answered. Says whether it was left out before.
     pub(crate) fn succeeded(&self) -> bool {
         self.note_known();
-        if self.is_well() {
+        if self.ejected_until.load(Ordering::Relaxed) == WELL {
             return false;
         }
         self.failures.store(0, Ordering::Relaxed);

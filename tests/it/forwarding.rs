@@ -57,7 +57,7 @@ async fn events_pass_one_by_one_as_they_come() {
 #[tokio::test]
 async fn a_request_body_passes_before_it_is_complete() {
     let (seen, mut sees) = mpsc::unbounded_channel();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();

@@ -1,7 +1,8 @@
 //! Upstreams of other kinds than one HTTP/1.1 server: HTTP/2, TLS, several endpoints.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, in_time};
+use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, in_time, until};
 
 /// An HTTP/2 server with prior knowledge, frame by frame: answers by path, and keeps what it got.
 #[derive(Clone)]
@@ -510,4 +511,61 @@ async fn a_silent_grpc_stream_is_no_stalled_body() {
     };
     ask("application/json").await.unwrap().assert_denied(408, "REQUEST_TIMEOUT");
     assert!(ask("application/grpc").await.is_err(), "it waits");
+}
+
+/// An upstream whose answer to health checks can be changed; everything else is answered by its name.
+async fn ailing(name: &'static str) -> (Upstream, Arc<AtomicBool>) {
+    let is_well = Arc::new(AtomicBool::new(true));
+    let watched = is_well.clone();
+    let upstream = Upstream::acting(move |request, mut stream| {
+        let is_well = watched.load(Ordering::SeqCst);
+        async move {
+            let answer = match (request.target() == "/healthy", is_well) {
+                (true, false) => "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                _ => answer_of(name),
+            };
+            stream.write_all(answer.as_bytes()).await.ok()?;
+            Some(stream)
+        }
+    })
+    .await;
+    (upstream, is_well)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_says_it_is_not_well_gets_no_requests_until_it_is() {
+    let ((one, one_is_well), (two, two_is_well)) = (ailing("one").await, ailing("two").await);
+    let fields = "health: {path: /healthy, interval: 100ms, timeout: 1s, failures: 2, successes: 2}";
+    let gateway = in_front_of(&[one.address, two.address], fields).await;
+    let who = async |gateway: &Running| {
+        let mut seen = BTreeSet::new();
+        for _ in 0..20 {
+            let answer = gateway.get("/v1/models", "ci").await;
+            seen.insert((answer.status, String::from_utf8_lossy(&answer.body).into_owned()));
+        }
+        seen
+    };
+    assert_eq!(who(&gateway).await.len(), 2);
+    one_is_well.store(false, Ordering::SeqCst);
+    until("the one that is not well is left out", async || {
+        who(&gateway).await.into_iter().eq([(200, "two".to_owned())])
+    })
+    .await;
+    two_is_well.store(false, Ordering::SeqCst);
+    until("nobody is asked any more", async || gateway.get("/v1/models", "ci").await.status == 503).await;
+    let refused = gateway.get("/v1/models", "ci").await;
+    refused.assert_denied(503, "UPSTREAM_UNAVAILABLE");
+    assert!(refused.header("retry-after").is_some());
+    one_is_well.store(true, Ordering::SeqCst);
+    until("the one that is well again is asked", async || {
+        who(&gateway).await.into_iter().eq([(200, "one".to_owned())])
+    })
+    .await;
+    let checks = one.requests().iter().filter(|request| request.target() == "/healthy").count();
+    assert!(checks > 5, "{checks}");
+    let with_key = one
+        .requests()
+        .iter()
+        .any(|request| request.target() == "/healthy" && request.header("authorization").is_some());
+    assert!(!with_key);
 }

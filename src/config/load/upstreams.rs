@@ -1,16 +1,20 @@
 //! The upstreams of a configuration.
 
-use http::uri::Authority;
+use std::time::Duration;
+
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 
 use super::{header_name, non_empty};
 use crate::config::decode::Decoder;
 use crate::config::tree::Node;
 use crate::config::{
-    Ambiguity, Balance, CertificatePair, Endpoint, Pool, ReadFile, RouteTimeouts, Timeouts, Upstream,
-    UpstreamCredential, UpstreamTls,
+    Ambiguity, Balance, CertificatePair, Endpoint, HealthCheck, Pool, ReadFile, RouteTimeouts, Timeouts,
+    Upstream, UpstreamCredential, UpstreamTls,
 };
 
+/// Of health checks.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// Two more endpoints that a request may go to.
 const DEFAULT_RETRIES: usize = 2;
 
@@ -41,12 +45,14 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
     let credential = d.optional(f, "credential", |d, node| Some(credential(d, node)));
     let timeouts = d.optional(f, "timeouts", route_timeouts);
     let pool = d.optional(f, "pool", pool);
+    let health = d.optional(f, "health", |d, node| Some(health(d, node)));
     let host = d.optional(f, "host", host);
     let accept_in_path =
         d.optional(f, "accept_in_path", |d, node| d.list(node, |d, node| d.one_of(node, &Ambiguity::ALL)));
     d.done(fields);
     // A faulty section must not turn into none: `?` on the inner option.
     let credential = credential.map_or(Some(None), |section| section.map(Some))?;
+    let health = health.map_or(Some(None), |section| section.map(Some))?;
     let tls = tls.unwrap_or_else(|| Some(UpstreamTls::default()))?;
     Some(Upstream {
         name: name?,
@@ -57,6 +63,7 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
         credential,
         timeouts: Timeouts::default().overridden(timeouts.unwrap_or_default()),
         pool: pool.unwrap_or_default(),
+        health,
         host,
         accept_in_path: accept_in_path.unwrap_or_default(),
     })
@@ -223,6 +230,36 @@ pub(super) fn route_timeouts(d: &mut Decoder<'_>, node: &Node) -> Option<RouteTi
     };
     d.done(fields);
     Some(timeouts)
+}
+
+/// `{path: /health, interval: 5s, timeout: 2s, failures: 2, successes: 1}`.
+fn health(d: &mut Decoder<'_>, node: &Node) -> Option<HealthCheck> {
+    let mut fields = d.fields(node, "a health check")?;
+    let f = &mut fields;
+    let path = d.required(f, "path", |d, node| {
+        let path: PathAndQuery = d.parsed(node, "a path", "as in /health")?;
+        if !path.as_str().starts_with('/') {
+            d.fault(node.at, "a path begins with `/`").hint = Some("as in /health".to_owned());
+            return None;
+        }
+        Some(path)
+    });
+    let interval = d.optional(f, "interval", pause).unwrap_or(Duration::from_secs(5));
+    let timeout = d.optional(f, "timeout", pause).unwrap_or(Duration::from_secs(2));
+    let failures = d.optional(f, "failures", |d, node| d.number(node, 1)).unwrap_or(2);
+    let successes = d.optional(f, "successes", |d, node| d.number(node, 1)).unwrap_or(1);
+    d.done(fields);
+    Some(HealthCheck { path: path?, interval, timeout, failures, successes })
+}
+
+/// A duration that asks nobody without a pause.
+fn pause(d: &mut Decoder<'_>, node: &Node) -> Option<Duration> {
+    let pause = d.duration(node)?;
+    if pause < SHORTEST_PAUSE {
+        d.fault(node.at, "too short for a check").hint = Some("at least 100ms".to_owned());
+        return None;
+    }
+    Some(pause)
 }
 
 fn pool(d: &mut Decoder<'_>, node: &Node) -> Option<Pool> {

@@ -1,0 +1,95 @@
+//! Asks an endpoint how it is.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue, USER_AGENT};
+use http::uri::{PathAndQuery, Scheme};
+use http::{Request, StatusCode, Uri};
+use http_body_util::Empty;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use super::Endpoint;
+use super::connect::{Connected, Tap, connect};
+
+/// Why an endpoint is not well.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    Connecting(io::Error),
+    Asking(hyper::Error),
+    Answered(StatusCode),
+    TookTooLong,
+}
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unfit::Connecting(error) => write!(f, "can't connect: {error}"),
+            Unfit::Asking(error) => write!(f, "no answer: {error}"),
+            Unfit::Answered(status) => write!(f, "it answers {status}"),
+            Unfit::TookTooLong => f.write_str("no answer in time"),
+        }
+    }
+}
+
+/// Asks by a connection of its own, which is closed again.
+///
+/// # Errors
+///
+/// What it answered where that is neither 2xx nor 3xx, or why it did not.
+pub(crate) async fn check(
+    endpoint: &Endpoint,
+    path: &PathAndQuery,
+    host: Option<&HeaderValue>,
+    limit: Duration,
+) -> Result<(), Unfit> {
+    match tokio::time::timeout(limit, ask(endpoint, path, host)).await {
+        Ok(Ok(status)) if status.is_success() || status.is_redirection() => Ok(()),
+        Ok(Ok(status)) => Err(Unfit::Answered(status)),
+        Ok(Err(why)) => Err(why),
+        Err(_elapsed) => Err(Unfit::TookTooLong),
+    }
+}
+
+async fn ask(
+    endpoint: &Endpoint,
+    path: &PathAndQuery,
+    host: Option<&HeaderValue>,
+) -> Result<StatusCode, Unfit> {
+    let Connected { socket, is_http2 } = connect(endpoint, false).await.map_err(Unfit::Connecting)?;
+    let host = host.cloned().unwrap_or_else(|| endpoint.authority());
+    let mut request = Request::new(Empty::<Bytes>::new());
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("bearward-health"));
+    let io = TokioIo::new(Tap(socket));
+    if is_http2 {
+        let scheme = if endpoint.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
+        let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path.clone());
+        *request.uri_mut() = uri.build().map_err(|error| Unfit::Connecting(io::Error::other(error)))?;
+        let handshake = http2::Builder::new(TokioExecutor::new()).handshake(io).await;
+        let (mut sender, connection) = handshake.map_err(Unfit::Asking)?;
+        return answered(sender.send_request(request), connection).await;
+    }
+    request.headers_mut().insert(HOST, host);
+    *request.uri_mut() = Uri::from(path.clone());
+    let (mut sender, connection) = http1::handshake(io).await.map_err(Unfit::Asking)?;
+    answered(sender.send_request(request), connection).await
+}
+
+/// The status of the answer. Whatever it has for a body goes with the connection.
+async fn answered<B>(
+    asking: impl Future<Output = hyper::Result<http::Response<B>>>,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> Result<StatusCode, Unfit> {
+    let (asking, connection) = (std::pin::pin!(asking), std::pin::pin!(connection));
+    match futures_util::future::select(asking, connection).await {
+        futures_util::future::Either::Left((answer, _)) => {
+            answer.map(|answer| answer.status()).map_err(Unfit::Asking)
+        }
+        futures_util::future::Either::Right((ended, asking)) => {
+            ended.map_err(Unfit::Asking)?;
+            asking.await.map(|answer| answer.status()).map_err(Unfit::Asking)
+        }
+    }
+}
