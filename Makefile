@@ -1,10 +1,13 @@
 # Everything a person or a machine does with this repository. Needs a Rust toolchain and, for `make test`, Python 3.
 .PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile soak fuzz clean help
+.PHONY: package test-package static test-static
 .PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
+CARGO_DEB_VERSION := 3.8.0
+HOST = $(shell rustc --print host-tuple)
 TOOLS := target/tools
 VENV := .venv
 # nextest runs tests in parallel processes; plain cargo test does where it is not installed.
@@ -35,14 +38,14 @@ $(TOOLS)/bin/cargo-deny:
 unit: ## Unit, property and integration tests
 	$(CARGO) $(RUNNER)
 
-e2e: e2e-setup ## The real binary with curl, the OpenAI SDK, Prometheus and a real llama.cpp server
+e2e: e2e-setup ## The real binary with curl, the OpenAI SDK, a real llama.cpp server, Prometheus, nginx and Chromium
 	@echo "building the binary for end-to-end tests …"
 	$(CARGO) build --profile e2e --features test-hooks --target-dir target/e2e-hooks
 	$(VENV)/bin/python -m pytest -q tests/e2e
 
 e2e-setup: $(VENV)/.ready
-	@for tool in curl prometheus; do command -v $$tool >/dev/null || (echo "installing $$tool …" \
-		&& (apt-get install -y $$tool || (apt-get update && apt-get install -y $$tool))); done
+	@for tool in curl:curl prometheus:prometheus systemd-analyze:systemd nginx:nginx-light chromium:chromium; do command -v $${tool%:*} >/dev/null || (echo "installing $${tool#*:} …" \
+		&& (apt-get install -y $${tool#*:} || (apt-get update && apt-get install -y $${tool#*:}))); done
 
 $(VENV)/.ready: tests/e2e/requirements.txt
 	@echo "installing what the end-to-end tests need into $(VENV) …"
@@ -75,6 +78,31 @@ fuzz: ## Run each fuzz target for SECONDS=300; needs a nightly toolchain and `ca
 release: bench-tools ## target/profiled/bearward, as it is released: built by a profile of how it runs
 	@rustup component add llvm-tools 2>/dev/null || true
 	CARGO=$(CARGO) python3 bench/profile.py
+
+package: $(TOOLS)/bin/cargo-deb ## A Debian package in target/package; BINARY=target/profiled/bearward for the one of `make release`
+	$(if $(BINARY),,$(CARGO) build --release)
+	@rm -rf target/package/stage && mkdir -p target/package/stage/units && cp deploy/systemd/bearward.service target/package/stage/units
+	@install $(or $(BINARY),target/release/bearward) target/package/stage/bearward
+	@cd target/package/stage && ./bearward man >bearward.1 && ./bearward completions bash >bearward.bash \
+		&& ./bearward completions zsh >_bearward && ./bearward completions fish >bearward.fish
+	$(TOOLS)/bin/cargo-deb --no-build --output target/package/bearward.deb
+
+$(TOOLS)/bin/cargo-deb:
+	@echo "installing cargo-deb $(CARGO_DEB_VERSION) (once, a few minutes) …"
+	$(CARGO) install cargo-deb --version $(CARGO_DEB_VERSION) --locked --quiet --root $(TOOLS)
+
+test-package: package ## Installs that package in a system of its own, runs it as its unit says, and purges it; needs root
+	@for tool in debootstrap strace; do command -v $$tool >/dev/null || exec sh -c 'apt-get update && apt-get install -y debootstrap strace'; done
+	python3 tests/e2e/package.py target/package/bearward.deb
+
+static: ## target/static/…/release/bearward, which needs no other file: for a container FROM scratch
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --release --target $(HOST) --target-dir target/static
+	@ls -l target/static/$(HOST)/release/bearward
+
+test-static: e2e-setup ## The static binary of the container image, in a directory that holds nothing else; needs root
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile e2e --target $(HOST) --target-dir target/static
+	BEARWARD_STATIC=target/static/$(HOST)/e2e/bearward BEARWARD=target/static/$(HOST)/e2e/bearward \
+		$(VENV)/bin/python -m pytest -q tests/e2e/test_static.py
 
 bench: bench-setup ## bearward beside nginx and HAProxy, as ratios, in MINUTES=10; SCENARIOS=plain,tls chooses
 	python3 bench/bench.py --minutes $(or $(MINUTES),10) --only "$(SCENARIOS)" $(if $(SCENARIOS),,--svg docs/bench.svg)

@@ -142,10 +142,11 @@ class Answering(socketserver.StreamRequestHandler):
     """Says ok to each request."""
 
     def handle(self):
-        while self.rfile.readline():
-            while self.rfile.readline() not in (b"\r\n", b""):
-                pass
-            self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        with contextlib.suppress(OSError):
+            while self.rfile.readline():
+                while self.rfile.readline() not in (b"\r\n", b""):
+                    pass
+                self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
 
 
 @contextlib.contextmanager
@@ -204,11 +205,12 @@ class Busy:
                 connection.close()
 
     def __enter__(self):
+        self.server = None
         self.asking.start()
         command = ["prometheus", f"--config.file={self.directory}/prometheus.yml", f"--storage.tsdb.path={self.directory}/data"]
-        with open(self.directory / "log", "wb") as log:
-            self.server = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{self.port}"], stdout=log, stderr=log)
         try:
+            with open(self.directory / "log", "wb") as log:
+                self.server = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{self.port}"], stdout=log, stderr=log)
             self.happen()
         except BaseException:
             self.__exit__()
@@ -234,8 +236,9 @@ class Busy:
     def __exit__(self, *_):
         self.stopping.set()
         self.asking.join()
-        self.server.kill()
-        self.server.wait()
+        if self.server:
+            self.server.kill()
+            self.server.wait()
         self.gateway.close()
 
     def scrape(self):

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,9 +35,12 @@ def run(*command, **more):
 
 
 def base():
-    if not (BASE / "usr/bin/dpkg").exists():
+    if not BASE.exists():
         print("making a Debian system (once, a minute or two) …", flush=True)
-        run("debootstrap", "--variant=minbase", "--include=adduser", "bookworm", BASE)
+        half = BASE.with_suffix(".part")
+        shutil.rmtree(half, ignore_errors=True)
+        run("debootstrap", "--variant=minbase", "--include=adduser", "bookworm", half)
+        half.rename(BASE)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,10 @@ class Model(socketserver.StreamRequestHandler):
     """Streams events, each when it is told that the one before has arrived, and echoes behind a WebSocket handshake."""
 
     def handle(self):
+        with contextlib.suppress(OSError):
+            self.serve()
+
+    def serve(self):
         while line := self.rfile.readline():
             head = {}
             while (field := self.rfile.readline()) not in (b"\r\n", b""):
