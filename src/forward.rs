@@ -76,7 +76,6 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     let exchanges = upload.exchanges();
     let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
-    let has_body = !upload.is_end_stream();
     let (progress, limits) = (upload.progress(), upload.limits());
     let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
@@ -110,10 +109,6 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     if response.version() == Version::HTTP_10 {
         // hyper would speak HTTP/1.0 on it from here on, in which a body of unknown length can't be sent.
         lease.is_last_use();
-    }
-    if has_body && !progress.has_ended() {
-        // Its client may read nothing of the answer before all of the request is taken.
-        lease.detach();
     }
     progress.answered();
     let (mut head, incoming) = response.into_parts();
@@ -281,10 +276,6 @@ impl Exchange<'_> {
         // It is there: it was put back where it was not sent.
         let mut request = request.take().ok_or_else(Denial::internal)?;
         self.shape(&mut request, lease)?;
-        if self.needs_http1 {
-            // What comes behind a 101 is no answer.
-            lease.detach();
-        }
         Ok(lease.send(request))
     }
 

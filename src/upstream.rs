@@ -5,9 +5,7 @@
 
 pub(crate) mod check;
 pub(crate) mod connect;
-mod driver;
 pub(crate) mod health;
-mod multiplexed;
 pub(crate) mod pool;
 pub(crate) mod stall;
 pub(crate) mod tls;

@@ -167,12 +167,7 @@ impl Download {
             self.lease = None;
             return Poll::Ready(Some(Err(DownloadFailed::KeyRevoked)));
         }
-        let incoming = &mut self.incoming;
-        let polled = match &mut self.lease {
-            Some(lease) => lease.poll_with(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
-            None => Pin::new(incoming).poll_frame(cx),
-        };
-        match polled {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.stall.progressed();
                 if let Some(lease) = &self.lease {

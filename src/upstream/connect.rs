@@ -17,8 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Endpoint;
-use super::multiplexed::CONNECTION_WINDOW;
-use super::pool::{MAX_HEAD_BYTES, MAX_READ_BYTES};
+use super::pool::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_READ_BYTES};
 use crate::config;
 
 /// A silent connection is probed after this long,

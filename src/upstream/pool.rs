@@ -7,24 +7,21 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::timeout;
 
 use super::connect::{Connected, Socket, Tap, connect};
-use super::driver::Driver;
 use super::health::AtEndpoint;
-use super::multiplexed::{Multiplexed, Place, Turn};
 use super::unconnected::{LeaseError, is_shortage};
 use super::upload::Upload;
 use super::{Endpoint, Upstream};
@@ -33,6 +30,19 @@ use super::{Endpoint, Upstream};
 pub(super) const MAX_HEAD_BYTES: usize = 128 * 1024;
 /// A read of a large answer takes this much at once; it starts small and grows only where it pays.
 pub(super) const MAX_READ_BYTES: usize = 256 * 1024;
+/// Requests at once on one HTTP/2 connection, where upstream does not say less.
+const MAX_STREAMS: usize = 100;
+/// … until it has said anything: a number that no server is likely to say.
+const UNTOLD_STREAMS: usize = 7;
+/// Who waits to share a connection waits for upstream's word on how many may: it is looked for so often,
+const SETTINGS_LOOK: Duration = Duration::from_millis(1);
+/// … and so many times.
+const SETTINGS_LOOKS: usize = 500;
+/// What upstream may send of one answer ahead of a slow client.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Room for all streams at once: a client that stops reading must not hold up the others on its connection.
+pub(super) const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+
 /// The connections of one worker, by the endpoint's id.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerPool {
@@ -42,20 +52,41 @@ pub(crate) struct WorkerPool {
     connecting: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+/// The right to make a connection that others will share.
+type Turn = tokio::sync::OwnedMutexGuard<()>;
+
 /// An HTTP/1.1 connection between two requests.
 #[derive(Debug)]
 struct Idle {
     sender: http1::SendRequest<Upload>,
-    driver: Driver,
     socket: Arc<Socket>,
     since: Instant,
     limit: Duration,
 }
 
-impl Idle {
-    /// Ends it as one does, with a word where there is TLS.
-    fn close(mut self) {
-        self.driver.detach();
+/// An HTTP/2 connection.
+#[derive(Debug)]
+struct Multiplexed {
+    sender: http2::SendRequest<Upload>,
+    socket: Arc<Socket>,
+    streams: AtomicUsize,
+    /// What upstream's settings allow.
+    max_streams: AtomicUsize,
+    has_ended: AtomicBool,
+    /// When it last had no stream, and how long it may stay so.
+    idle_since: Mutex<Instant>,
+    limit: Duration,
+}
+
+/// A place on an HTTP/2 connection.
+#[derive(Debug)]
+struct Place(Arc<Multiplexed>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.0.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
     }
 }
 
@@ -80,7 +111,6 @@ pub(crate) struct Lease {
 enum Way {
     Http1 {
         sender: http1::SendRequest<Upload>,
-        driver: Driver,
         socket: Arc<Socket>,
         /// Bytes that had been written before this request.
         written_before: u64,
@@ -164,12 +194,7 @@ impl WorkerPool {
             endpoint.is_http1.store(!is_http2, Ordering::Relaxed);
         }
         match is_http2 {
-            true => {
-                let multiplexed = Multiplexed::start(socket, upstream.pool.idle, turn).await?;
-                let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
-                all.entry(endpoint.id).or_default().push(multiplexed.clone());
-                Ok(Way::Http2(Arc::new(Place(multiplexed))))
-            }
+            true => self.start_http2(socket, upstream, endpoint, turn).await,
             false => self.start_http1(socket).await,
         }
     }
@@ -201,10 +226,9 @@ impl WorkerPool {
             };
             let is_fresh = candidate.since.elapsed() < candidate.limit;
             if is_fresh && candidate.sender.is_ready() && candidate.socket.is_quiet() {
-                let Idle { sender, driver, socket, .. } = candidate;
-                return Some(Way::Http1 { written_before: socket.written(), sender, driver, socket });
+                let Idle { sender, socket, .. } = candidate;
+                return Some(Way::Http1 { written_before: socket.written(), sender, socket });
             }
-            candidate.close();
         }
     }
 
@@ -225,18 +249,50 @@ impl WorkerPool {
         builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
         let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
-        Ok(Way::Http1 { sender, driver: Driver::new(connection), socket, written_before: 0 })
+        tokio::spawn(async move {
+            // How it ended is told to the request that was on it; between requests nobody is concerned.
+            let _ended = connection.with_upgrades().await;
+        });
+        Ok(Way::Http1 { sender, socket, written_before: 0 })
+    }
+
+    /// `turn` is held until it is known how many requests the connection takes.
+    async fn start_http2(
+        &self,
+        socket: Arc<Socket>,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        turn: Option<Turn>,
+    ) -> io::Result<Way> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(UNTOLD_STREAMS)
+            .max_header_list_size(MAX_HEAD_BYTES as u32);
+        let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
+        let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+        let multiplexed = Arc::new(Multiplexed {
+            sender,
+            socket,
+            streams: AtomicUsize::new(1),
+            // Its maker's alone until upstream has said more.
+            max_streams: AtomicUsize::new(1),
+            has_ended: AtomicBool::new(false),
+            idle_since: Mutex::new(Instant::now()),
+            limit: upstream.pool.idle,
+        });
+        tokio::spawn(drive(connection, Arc::downgrade(&multiplexed), turn));
+        let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(endpoint.id).or_default().push(multiplexed.clone());
+        Ok(Way::Http2(Arc::new(Place(multiplexed))))
     }
 
     /// Closes what has been idle for too long. Called now and then by the worker.
     pub(crate) fn sweep(&self) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         for connections in idle.values_mut() {
-            for gone in connections
-                .extract_if(.., |idle| idle.since.elapsed() >= idle.limit || !idle.socket.is_quiet())
-            {
-                gone.close();
-            }
+            connections.retain(|idle| idle.since.elapsed() < idle.limit && !idle.sender.is_closed());
         }
         idle.retain(|_, connections| !connections.is_empty());
         drop(idle);
@@ -248,6 +304,38 @@ impl WorkerPool {
         drop(multiplexed);
         let mut connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         connecting.retain(|_, turn| Arc::strong_count(turn) > 1);
+    }
+}
+
+/// Drives an HTTP/2 connection until it ends, and notes what upstream's settings allow.
+async fn drive(
+    mut connection: http2::Connection<TokioIo<Tap>, Upload, TokioExecutor>,
+    watched: Weak<Multiplexed>,
+    mut turn: Option<Turn>,
+) {
+    // hyper reads upstream's settings in a task of its own, and wakes nobody for them.
+    let mut looks = tokio::time::interval(SETTINGS_LOOK);
+    let mut patience = SETTINGS_LOOKS;
+    let _ended = poll_fn(|cx| {
+        let ended = Pin::new(&mut connection).poll(cx);
+        if ended.is_pending() {
+            let allowed = connection.current_max_send_streams();
+            while turn.is_some() && looks.poll_tick(cx).is_ready() {
+                patience -= 1;
+                // The others come when it is known how many this connection takes.
+                turn = turn.take().filter(|_| allowed == UNTOLD_STREAMS && patience > 0);
+            }
+            if turn.is_none()
+                && let Some(watched) = watched.upgrade()
+            {
+                watched.max_streams.store(allowed.min(MAX_STREAMS), Ordering::Relaxed);
+            }
+        }
+        ended
+    })
+    .await;
+    if let Some(watched) = watched.upgrade() {
+        watched.has_ended.store(true, Ordering::Relaxed);
     }
 }
 
@@ -263,6 +351,33 @@ impl Endpoint {
     }
 }
 
+impl Multiplexed {
+    /// Takes a place, unless all that upstream allows are taken.
+    fn enter(self: &Arc<Self>) -> Option<Place> {
+        let before = self.streams.load(Ordering::Relaxed);
+        if before >= self.max_streams.load(Ordering::Relaxed) {
+            return None;
+        }
+        // A connection without a stream may have been closed unseen.
+        if before == 0 && self.socket.has_hung_up() {
+            self.has_ended.store(true, Ordering::Relaxed);
+            return None;
+        }
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        Some(Place(self.clone()))
+    }
+
+    /// Closed, or told to go away: nothing new is begun on it.
+    fn is_alive(&self) -> bool {
+        !self.has_ended.load(Ordering::Relaxed) && !self.sender.is_closed()
+    }
+
+    fn is_idle_for_too_long(&self) -> bool {
+        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        self.streams.load(Ordering::Relaxed) == 0 && since.elapsed() >= self.limit
+    }
+}
+
 impl Lease {
     pub(crate) fn is_http2(&self) -> bool {
         matches!(self.way, Way::Http2(_))
@@ -275,48 +390,24 @@ impl Lease {
     /// Sends the request at once; the head of its answer follows.
     pub(crate) fn send(&mut self, mut request: Request<Upload>) -> impl Future<Output = Sent> + use<'_> {
         match &mut self.way {
-            Way::Http1 { sender, driver, socket, .. } => {
+            Way::Http1 { sender, socket, .. } => {
                 socket.expects_head();
                 let answer = sender.try_send_request(request);
-                Either::Left(async move {
-                    let mut answer = pin!(answer);
-                    let sent = poll_fn(|cx| driver.poll_with(cx, |cx| answer.as_mut().poll(cx))).await;
-                    socket.head_came();
-                    sent
-                })
+                Either::Left(answer.inspect(|_| socket.head_came()))
             }
             Way::Http2(place) => {
                 // An upload that upstream takes no more of still has its stream, whatever became of the answer.
                 request.body_mut().hold(place.clone());
-                let answer = place.send(request);
-                Either::Right(answer.inspect(|_| place.progressed()))
+                let answer = place.0.sender.clone().try_send_request(request);
+                Either::Right(answer.inspect(|_| place.0.socket.progressed()))
             }
-        }
-    }
-
-    /// Polls what waits for something of the connection, and has the connection get on meanwhile.
-    pub(crate) fn poll_with<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut waiting: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        match &mut self.way {
-            Way::Http1 { driver, .. } => driver.poll_with(cx, waiting),
-            Way::Http2(_) => waiting(cx),
-        }
-    }
-
-    /// Has the connection get on by itself, whoever waits for it.
-    pub(crate) fn detach(&mut self) {
-        if let Way::Http1 { driver, .. } = &mut self.way {
-            driver.detach();
         }
     }
 
     /// A frame of the answer has come.
     pub(crate) fn progressed(&self) {
         if let Way::Http2(place) = &self.way {
-            place.progressed();
+            place.0.socket.progressed();
         }
     }
 
@@ -336,19 +427,15 @@ impl Lease {
 
     /// The answer is whole: the connection may serve the next request, if it is still one.
     pub(crate) fn give_back(self) {
-        let Way::Http1 { sender, mut driver, socket, .. } = self.way else { return };
+        let Way::Http1 { sender, socket, .. } = self.way else { return };
         let settings = self.upstream.pool;
         if !self.may_be_kept || sender.is_closed() {
             return;
         }
-        driver.rest();
-        let idle = Idle { sender, driver, socket, since: Instant::now(), limit: settings.idle };
-        let mut all = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let connections = all.entry(self.endpoint.id).or_default();
+        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let connections = idle.entry(self.endpoint.id).or_default();
         if connections.len() < settings.max_idle {
-            connections.push(idle);
-        } else {
-            idle.close();
+            connections.push(Idle { sender, socket, since: Instant::now(), limit: settings.idle });
         }
     }
 

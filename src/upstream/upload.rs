@@ -147,11 +147,6 @@ impl UploadProgress {
         self.waker.wake();
     }
 
-    /// Whether all of it was taken, or nothing more will be.
-    pub(crate) fn has_ended(&self) -> bool {
-        !matches!(self.state.load(Ordering::Relaxed), MOVING | AWAITING_CLIENT)
-    }
-
     /// Whether it is the client, not upstream, that is being waited for.
     pub(crate) fn awaits_client(&self) -> bool {
         self.state.load(Ordering::Relaxed) == AWAITING_CLIENT
