@@ -216,8 +216,10 @@ impl Visitor {
         self.check_site(parts)?;
         let actor = match is_look && self.is_local {
             true => Actor::Local,
-            false if is_look => self.authorize_look(&parts.headers).await?,
-            false => self.authorize(&parts.headers).await?,
+            false if is_look => {
+                self.authorize_look(&parts.headers, found == Some(AdminPath::Metrics)).await?
+            }
+            false => self.authorize(&parts.headers, false).await?,
         };
         let path = found.ok_or_else(|| Denial::route_not_found(parts.method.as_str(), parts.uri.path()))?;
         if !path.takes(&parts.method) {

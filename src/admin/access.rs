@@ -18,8 +18,9 @@ use crate::guard::client::Client;
 use crate::keys::Permission;
 use crate::proxy::Gateway;
 
-/// What a key that is narrowed to routes must name to be let in here.
-const ROUTE: &str = "admin";
+/// What a key that is narrowed to routes must name to be let in here; for metrics, the second will do, so that whoever scrapes
+/// can change nothing.
+const ROUTES: [&str; 2] = ["admin", "metrics"];
 
 /// Whoever asks, as the audit names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +73,8 @@ impl Visitor {
     }
 
     /// Whether a request carries the admin token, or a key with `admin` that is not narrowed to routes, unless `admin` is one
-    /// of them.
-    pub(super) async fn authorize(&self, headers: &HeaderMap) -> Result<Actor, Denial> {
+    /// of them. `scrapes`: metrics are asked for, and nothing else.
+    pub(super) async fn authorize(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         if self.has_token(headers).await {
             return Ok(Actor::Token);
         }
@@ -82,16 +83,20 @@ impl Visitor {
         let principal =
             gate::authenticate(headers, &client, &snapshot.load(), keys, limiter, clock.wall()).outcome?;
         let key = &principal.key().key;
-        gate::may_use(key, Permission::Admin, ROUTE)?;
+        let [all, metrics] = ROUTES;
+        gate::may_use(key, Permission::Admin, all).or_else(|denial| match scrapes {
+            true => gate::may_use(key, Permission::Admin, metrics),
+            false => Err(denial),
+        })?;
         Ok(Actor::Key(key.id().to_owned()))
     }
 
     /// [`Visitor::authorize`] for a look, where a browser may send the credential, too: as a password (RFC 7617), with
     /// any name. It sends one along wherever it is led, so for a change that is none.
-    pub(super) async fn authorize_look(&self, headers: &HeaderMap) -> Result<Actor, Denial> {
+    pub(super) async fn authorize_look(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         match password(headers) {
-            Some(bearer) => self.authorize(&HeaderMap::from_iter([(AUTHORIZATION, bearer)])).await,
-            None => self.authorize(headers).await,
+            Some(bearer) => self.authorize(&HeaderMap::from_iter([(AUTHORIZATION, bearer)]), scrapes).await,
+            None => self.authorize(headers, scrapes).await,
         }
     }
 

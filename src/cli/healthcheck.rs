@@ -61,13 +61,23 @@ impl Healthcheck {
     }
 }
 
-/// Where a listener on all addresses is reached from here.
+/// Where a listener on all addresses is reached from here: by number, since a container from scratch knows no names.
 fn reachable(address: Address) -> Address {
-    match address {
-        Address::Tcp(text) => match text.strip_prefix("0.0.0.0:").or_else(|| text.strip_prefix("[::]:")) {
-            Some(port) => Address::Tcp(format!("localhost:{port}")),
-            None => Address::Tcp(text),
-        },
-        unix => unix,
+    let Address::Tcp(text) = address else { return address };
+    let loopback = [("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")];
+    let reached = loopback.iter().find_map(|(all, one)| Some(format!("{one}{}", text.strip_prefix(all)?)));
+    Address::Tcp(reached.unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_all_addresses_is_reached_by_number() {
+        let reached = |text: &str| reachable(Address::Tcp(text.to_owned())).to_string();
+        assert_eq!(reached("0.0.0.0:9090"), "127.0.0.1:9090");
+        assert_eq!(reached("[::]:9090"), "[::1]:9090");
+        assert_eq!(reached("10.0.0.0:9090"), "10.0.0.0:9090");
     }
 }

@@ -20,6 +20,7 @@ use super::observer::Levels;
 use super::reloads::State;
 use super::tally::{STATUS_CLASSES, Tally};
 use super::usage::KeyLabel;
+use crate::denial::Code;
 use process::Process;
 
 /// The content type of [`Scrape::encoded`].
@@ -121,8 +122,10 @@ impl Scrape {
             }
         }
         let mut family = sheet.counter("refusals", "Answers that bearward made itself, by code")?;
-        for (code, count) in &self.tally.refusals {
-            counted(&mut family, &[("code", *code)], *count)?;
+        // Those that there were none of yet, too: who asks for an increase would miss the first one.
+        for code in Code::ALL {
+            let count = self.tally.refusals.get(code.name()).copied().unwrap_or(0);
+            counted(&mut family, &[("code", code.name())], count)?;
         }
         let mut family = sheet.counter("limit_refusals", "Requests that a rate limit refused, by policy")?;
         for (policy, count) in &self.tally.exhausted {

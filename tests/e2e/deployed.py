@@ -189,7 +189,7 @@ class Busy:
             .read_text()
             .replace("127.0.0.1:9090", f"127.0.0.1:{self.gateway.admin_port}")
         )
-        scrape = scrape.replace("/etc/prometheus/bearward-admin.token", f"{self.gateway.path}/admin.token")
+        scrape = scrape.replace("/etc/prometheus/bearward.key", f"{self.gateway.path}/admin.token")
         pace = "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
         (directory / "prometheus.yml").write_text(pace + scrape)
 

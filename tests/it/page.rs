@@ -103,10 +103,18 @@ async fn a_browser_off_loopback_is_asked_for_the_token_and_changes_nothing_by_it
     let gateway = Gateway::guarding(&upstream)
         .key("ci", "permissions: [read]")
         .key("boss", "permissions: [admin]")
+        .key("scraper", "permissions: [admin], routes: [metrics]")
         .config("failed_attempts: off")
         .admin_on("0.0.0.0:0")
         .start()
         .await;
+    let scraper = gateway.bearer("scraper");
+    assert_eq!(asked(&gateway, "GET /metrics", &scraper).await.status, 200);
+    for elsewhere in
+        ["GET /", "GET /api/v1/keys", "GET /api/v1/status", "POST /api/v1/reload", "POST /metrics"]
+    {
+        asked(&gateway, elsewhere, &scraper).await.assert_denied(403, "ROUTE_NOT_ALLOWED");
+    }
     let basic =
         |password: &str| format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("me:{password}")));
     let refused = asked(&gateway, "GET /", "").await;
