@@ -7,7 +7,7 @@ mod access;
 mod changes;
 mod events;
 mod keys;
-mod page;
+pub(crate) mod page;
 mod path;
 pub(crate) mod scrape;
 pub(crate) mod status;
@@ -21,7 +21,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -81,6 +84,8 @@ pub(crate) struct Admin {
     pub(crate) outlook: scrape::Cached,
     pub(crate) reachable: status::Reachable,
     pub(crate) history: History,
+    /// The last pages of keys that people looked at.
+    pub(crate) looked_at: page::LookedAt,
     /// Streams of events that are open.
     pub(crate) streams: AtomicUsize,
 }
@@ -197,6 +202,11 @@ impl Visitor {
             response.headers_mut().append(WWW_AUTHENTICATE, page::BASIC);
         }
         response.headers_mut().insert(X_REQUEST_ID, request_id);
+        // Whatever page has asked for it: no other site's makes anything of it.
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        let policy = HeaderName::from_static("cross-origin-resource-policy");
+        response.headers_mut().insert(policy, HeaderValue::from_static("same-origin"));
+        response.headers_mut().insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
         response
     }
 

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin;
+use crate::admin::page::LookedAt;
 use crate::admin::scrape::Cached;
 use crate::admin::status::Reachable;
 use crate::clock::Clock;
@@ -252,6 +253,7 @@ impl App {
                 outlook: Cached::default(),
                 reachable: Reachable::default(),
                 history: History::default(),
+                looked_at: LookedAt::default(),
                 streams: AtomicUsize::new(0),
             };
             tokio::spawn(admin::serve(bound, admin));

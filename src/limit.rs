@@ -219,11 +219,11 @@ impl Standing {
         Standing(windows.map(standing).collect())
     }
 
-    /// Each window's policy, limit, length, what remains of it, and how long until it is full again.
-    pub(crate) fn told(&self) -> impl Iterator<Item = (&str, u32, Duration, u32, Duration)> {
+    /// Each window's policy, its quota, what would be granted at once now, and how long until that is all again.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (&str, Quota, u32, Duration)> {
         self.0.iter().map(|standing| {
             let (window, quota) = (&standing.window, standing.window.quota());
-            (window.name(), quota.requests, quota.per, standing.remaining, standing.reset)
+            (window.name(), quota, standing.remaining, standing.reset)
         })
     }
 

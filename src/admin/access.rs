@@ -19,8 +19,8 @@ use crate::keys::Permission;
 use crate::proxy::Gateway;
 
 /// What a key that is narrowed to routes must name to be let in here; for metrics, the second will do, so that whoever scrapes
-/// can change nothing.
-const ROUTES: [&str; 2] = ["admin", "metrics"];
+/// can change nothing. No route of a configuration can have such a name.
+const ROUTES: [&str; 2] = ["bearward:admin", "bearward:metrics"];
 
 /// Whoever asks, as the audit names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

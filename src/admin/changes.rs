@@ -194,7 +194,7 @@ impl Change {
             method: self.method.as_str(),
             path: &self.path,
             key_id: Some(key_id),
-            route: Some("admin"),
+            route: Some("bearward:admin"),
         };
         changed(writer, change, subject, self.actor.name());
     }

@@ -62,6 +62,11 @@ impl Page {
         Page { limit: self.limit.min(limit), ..self }
     }
 
+    /// The id that it begins behind.
+    pub(super) fn after(&self) -> &str {
+        &self.after
+    }
+
     /// Whether keys come before it.
     pub(super) fn is_continued(&self) -> bool {
         !self.after.is_empty()
@@ -148,11 +153,12 @@ fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     let standing = limiter.standing(&state, windows.iter());
     let windows: Vec<Value> = standing
         .told()
-        .map(|(policy, limit, window, remaining, reset)| {
+        .map(|(policy, quota, remaining, reset)| {
             json!({
                 "policy": policy,
-                "limit": limit,
-                "window_seconds": window.as_secs(),
+                "limit": quota.requests,
+                "window_seconds": quota.per.as_secs(),
+                "burst": quota.burst,
                 "remaining": remaining,
                 "full_in_seconds": reset.as_secs_f64(),
             })

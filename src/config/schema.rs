@@ -128,12 +128,12 @@ fn upstream() -> Value {
                 "idle": duration("How long one waits for a request"),
                 "max_idle": number("How many a worker keeps", 0),
             })),
-            "health": section("A question that each endpoint is asked again and again; one that fails it gets no requests", &["path"], json!({
+            "health": section("A GET that each endpoint is asked again and again, with the upstream's Host and credential; one that fails it gets no requests. Not for gRPC", &["path"], json!({
                 "path": text("What a GET asks for; 2xx and 3xx are well"),
-                "interval": duration("How often"),
-                "timeout": duration("The longest that an answer may take"),
-                "failures": number("Failures one after the other that make an endpoint unfit", 1),
-                "successes": number("Successes one after the other that make it fit again", 1),
+                "interval": with_default(duration("How often"), json!("5s")),
+                "timeout": with_default(duration("The longest that an answer may take"), json!("2s")),
+                "failures": with_default(number("Failures one after the other that make an endpoint unfit", 1), json!(2)),
+                "successes": with_default(number("Successes one after the other that make it fit again", 1), json!(1)),
             })),
             "host": text("The Host that it gets; left out: what the client named"),
             "accept_in_path": {"type": "array", "default": [], "description": "What a path may hold that servers read in different ways; all else is 400", "items": {"enum": ["encoded-slash", "encoded-backslash", "semicolon"]}},
@@ -254,9 +254,12 @@ fn any_text(form: Value, description: &str) -> Value {
 }
 
 fn flag(description: &str, default: bool) -> Value {
-    let mut schema = any_text(json!({"type": "boolean"}), description);
+    with_default(any_text(json!({"type": "boolean"}), description), Value::Bool(default))
+}
+
+fn with_default(mut schema: Value, default: Value) -> Value {
     if let Some(fields) = schema.as_object_mut() {
-        fields.insert("default".to_owned(), Value::Bool(default));
+        fields.insert("default".to_owned(), default);
     }
     schema
 }

@@ -60,6 +60,8 @@ pub(crate) struct Endpoint {
     pub(crate) is_well: bool,
     /// Whether it has been asked yet.
     pub(crate) is_known: bool,
+    /// Why it gets no requests, if it gets none.
+    pub(crate) fault: Option<String>,
     pub(crate) in_flight: usize,
 }
 
@@ -159,7 +161,8 @@ impl Scrape {
         sheet.level("connections", "Connections of clients", connections as f64)?;
         let mut family = sheet.counter("connections_accepted", "Connections of clients since the start")?;
         counted(&mut family, &[], connections_begun)?;
-        let mut family = sheet.gauge("endpoint_up", "0 where an endpoint is left out for a while")?;
+        let mut family = sheet
+            .gauge("endpoint_up", "0 where an endpoint can't be connected to, or fails its health check")?;
         for endpoint in &self.endpoints {
             valued(&mut family, &endpoint.labels(), if endpoint.is_well { 1.0 } else { 0.0 })?;
         }

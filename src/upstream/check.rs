@@ -11,8 +11,8 @@ use http_body_util::Empty;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::Endpoint;
 use super::connect::{Connected, Tap, connect};
+use super::{Endpoint, Upstream};
 
 /// Why an endpoint is not well.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ impl std::fmt::Display for Unfit {
     }
 }
 
-/// Asks by a connection of its own, which is closed again.
+/// Asks by a connection of its own, which is closed again, with what every request to the upstream has: its Host, and its
+/// credential.
 ///
 /// # Errors
 ///
@@ -42,10 +43,10 @@ impl std::fmt::Display for Unfit {
 pub(crate) async fn check(
     endpoint: &Endpoint,
     path: &PathAndQuery,
-    host: Option<&HeaderValue>,
+    upstream: &Upstream,
     limit: Duration,
 ) -> Result<(), Unfit> {
-    match tokio::time::timeout(limit, ask(endpoint, path, host)).await {
+    match tokio::time::timeout(limit, ask(endpoint, path, upstream)).await {
         Ok(Ok(status)) if status.is_success() || status.is_redirection() => Ok(()),
         Ok(Ok(status)) => Err(Unfit::Answered(status)),
         Ok(Err(why)) => Err(why),
@@ -53,14 +54,13 @@ pub(crate) async fn check(
     }
 }
 
-async fn ask(
-    endpoint: &Endpoint,
-    path: &PathAndQuery,
-    host: Option<&HeaderValue>,
-) -> Result<StatusCode, Unfit> {
+async fn ask(endpoint: &Endpoint, path: &PathAndQuery, upstream: &Upstream) -> Result<StatusCode, Unfit> {
     let Connected { socket, is_http2 } = connect(endpoint, false).await.map_err(Unfit::Connecting)?;
-    let host = host.cloned().unwrap_or_else(|| endpoint.authority());
+    let host = upstream.host.clone().unwrap_or_else(|| endpoint.authority());
     let mut request = Request::new(Empty::<Bytes>::new());
+    if let Some(credential) = &upstream.credential {
+        request.headers_mut().insert(&credential.header, credential.value.clone());
+    }
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("bearward-health"));
     let io = TokioIo::new(Tap(socket));
     if is_http2 {

@@ -4,7 +4,7 @@
 //! probes it. Where it is asked how it is as well ([`super::check`]), one that has said that it is not well gets none.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 const FIRST_EJECTION: Duration = Duration::from_millis(100);
@@ -20,8 +20,10 @@ const WELL: u64 = 0;
 pub(crate) struct Health {
     in_flight: AtomicUsize,
     failures: AtomicU32,
-    /// Its checks have failed.
+    /// Its checks have failed,
     is_unfit: AtomicBool,
+    /// … and how.
+    why_unfit: Mutex<Option<String>>,
     /// Whether anything is known of it.
     is_known: AtomicBool,
     /// Milliseconds of the process's life, or [`WELL`].
@@ -70,15 +72,25 @@ impl Health {
         self.is_unfit.load(Ordering::Relaxed)
     }
 
-    /// What its checks have found. Says whether that is news.
-    pub(crate) fn found(&self, is_unfit: bool) -> bool {
+    /// What its checks have found: why it is unfit, or nothing. Says whether that is news.
+    pub(crate) fn found(&self, why_unfit: Option<String>) -> bool {
         self.note_known();
+        let is_unfit = why_unfit.is_some();
+        *self.why_unfit.lock().unwrap_or_else(PoisonError::into_inner) = why_unfit;
         self.is_unfit.swap(is_unfit, Ordering::Relaxed) != is_unfit
     }
 
     /// Nobody checks it any more.
-    pub(crate) fn is_unchecked(&self) {
+    pub(crate) fn forget_checks(&self) {
+        *self.why_unfit.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.is_unfit.store(false, Ordering::Relaxed);
+    }
+
+    /// Why it gets no requests at the moment, if it gets none.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let why_unfit = self.why_unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_left_out = self.ejected_until.load(Ordering::Relaxed) != WELL;
+        why_unfit.or_else(|| is_left_out.then(|| "can't be connected to".to_owned()))
     }
 
     /// Whether the endpoint is due for a probe and the caller is the one to make it.

@@ -38,6 +38,17 @@ VALUES = {
     "fixed": {"autoscaling": {"enabled": False}, "image": {"digest": "sha256:" + "0" * 64}},
     "sidecar": SIDECAR,
 }
+# A model server that has its own ways, and a configuration that names more files.
+OWN_WAYS = SIDECAR | {
+    "sidecar": {
+        "containers": [
+            MODEL | {"lifecycle": {"preStop": {"exec": {"command": ["/stop"]}}}, "securityContext": {"runAsUser": 1000}}
+        ]
+    },
+    "extraEnv": [{"name": "UPSTREAM_KEY", "valueFrom": {"secretKeyRef": {"name": "upstream", "key": "key"}}}],
+    "extraVolumes": [{"name": "ca", "configMap": {"name": "model-ca"}}],
+    "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/model-ca", "readOnly": True}],
+}
 
 
 @functools.cache
@@ -51,7 +62,8 @@ def kustomized(name):
 def charted(name):
     """The manifests of the chart with these VALUES, as text."""
     with helm_python.Chart.load(CHART) as chart:
-        rendered = chart.render(VALUES[name], name="demo", namespace="default")
+        values = OWN_WAYS if name == "own ways" else VALUES[name]
+        rendered = chart.render(values, name="demo", namespace="default")
     return "\n---\n".join(text for path, text in rendered.items() if path.endswith(".yaml") and text.strip())
 
 

@@ -105,6 +105,16 @@ def test_manifests_are_valid_and_confined(manifest, tmp_path):
         assert pod["containers"] == [bearward] and len(pod["topologySpreadConstraints"]) == 2
 
 
+def test_the_chart_leaves_a_container_what_it_has_and_takes_what_a_configuration_needs():
+    [pod] = [one["spec"]["template"]["spec"] for one in objects((charted, "own ways"), "Deployment")]
+    [model], [bearward] = pod["containers"], pod["initContainers"]
+    assert model["lifecycle"] == {"preStop": {"exec": {"command": ["/stop"]}}}
+    assert model["securityContext"] == {"runAsUser": 1000}
+    assert [variable["name"] for variable in bearward["env"]] == ["UPSTREAM_KEY"]
+    assert {"name": "ca", "mountPath": "/etc/model-ca", "readOnly": True} in bearward["volumeMounts"]
+    assert {"name": "ca", "configMap": {"name": "model-ca"}} in pod["volumes"]
+
+
 def test_model_servers_are_reached_by_the_gateway_alone():
     [policy] = [one for one in objects((kustomized, "gateway"), "NetworkPolicy") if "model-server" in one["metadata"]["name"]]
     [rule] = policy["spec"]["ingress"]

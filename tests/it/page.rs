@@ -45,7 +45,7 @@ async fn it_has_what_the_api_has_without_a_script() {
     for part in [
         "<b class=\"good\">Ready</b>",
         "<b>checkout</b>",
-        "of 7 taken",
+        "4 of 7 left at once",
         "in flight: 0 of 3",
         "<span class=\"good\">well</span>",
         "Refusals: 1",
@@ -91,10 +91,7 @@ async fn nothing_runs_on_it_but_its_own_script() {
     assert!(!policy.contains("unsafe"), "{policy}");
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
-    assert!(
-        !html.contains("http://") || html.matches("http://").count() == 1,
-        "the endpoint's address alone: {html}"
-    );
+    assert_eq!(html.matches("http://").count(), 1, "the endpoint's address alone: {html}");
 }
 
 #[tokio::test]
@@ -103,7 +100,7 @@ async fn a_browser_off_loopback_is_asked_for_the_token_and_changes_nothing_by_it
     let gateway = Gateway::guarding(&upstream)
         .key("ci", "permissions: [read]")
         .key("boss", "permissions: [admin]")
-        .key("scraper", "permissions: [admin], routes: [metrics]")
+        .key("scraper", "permissions: [admin], routes: ['bearward:metrics']")
         .config("failed_attempts: off")
         .admin_on("0.0.0.0:0")
         .start()

@@ -569,3 +569,55 @@ async fn an_endpoint_that_says_it_is_not_well_gets_no_requests_until_it_is() {
         .any(|request| request.target() == "/healthy" && request.header("authorization").is_some());
     assert!(!with_key);
 }
+
+#[tokio::test]
+async fn a_health_check_shows_what_requests_show_and_is_no_way_of_grpc() {
+    let upstream = Upstream::acting(|request, mut stream| async move {
+        let is_known = request.header("authorization") == Some("Bearer upstreams-own");
+        let answer = match is_known && request.header("host") == Some("model.internal") {
+            true => answer_of("hi"),
+            false => "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        };
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, "upstreams-own").unwrap();
+    let fields = format!(
+        "credential: {{header: authorization, file: {}}}, host: model.internal, health: {{path: /auth, interval: 100ms, failures: 1}}",
+        secret.display()
+    );
+    let gateway = in_front_of(&[upstream.address], &fields).await;
+    let checks = || upstream.requests().iter().filter(|request| request.target() == "/auth").count();
+    until("it was checked some times", async || checks() > 3).await;
+    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_health_check_that_is_mended_counts_at_once() {
+    let (upstream, is_well) = ailing("one").await;
+    is_well.store(false, Ordering::SeqCst);
+    let endpoint = format!("http://{}", upstream.address);
+    let gateway = Gateway::at(&endpoint)
+        .upstream("health: {path: /healthy, interval: 1h, failures: 1}")
+        .key("ci", "permissions: [read]")
+        .start()
+        .await;
+    until("it is found unfit", async || gateway.get("/v1/models", "ci").await.status == 503).await;
+    let status = gateway.admin("GET /api/v1/status", "").await.json();
+    assert_eq!(status["data"]["endpoints"][0]["fault"], "it answers 503 Service Unavailable");
+    let config = std::fs::read_to_string(gateway.path("bearward.yaml")).unwrap();
+    gateway.rename_in("bearward.yaml", &config.replace("path: /healthy", "path: /elsewhere"));
+    assert_eq!(gateway.reload().await.status, 200);
+    until("the other path is asked", async || gateway.get("/v1/models", "ci").await.status == 200).await;
+    gateway.rename_in("bearward.yaml", &config);
+    assert_eq!(gateway.reload().await.status, 200);
+    until("it is unfit again", async || gateway.get("/v1/models", "ci").await.status == 503).await;
+    let without = config.replace(", health: {path: /healthy, interval: 1h, failures: 1}", "");
+    assert_ne!(without, config);
+    gateway.rename_in("bearward.yaml", &without);
+    assert_eq!(gateway.reload().await.status, 200);
+    until("nobody checks it", async || gateway.get("/v1/models", "ci").await.status == 200).await;
+}

@@ -70,6 +70,7 @@ pub(super) struct Endpoint {
     pub(super) endpoint: String,
     pub(super) is_well: bool,
     pub(super) was_asked: bool,
+    pub(super) fault: Option<String>,
     pub(super) requests_in_flight: u64,
 }
 
@@ -125,7 +126,7 @@ pub(super) struct Limits {
 #[derive(Deserialize)]
 pub(super) struct Window {
     pub(super) policy: String,
-    pub(super) limit: u64,
+    pub(super) burst: u64,
     pub(super) remaining: u64,
 }
 
@@ -185,6 +186,12 @@ impl Fault {
     }
 }
 
+impl Endpoint {
+    pub(super) fn told(&self) -> &str {
+        self.fault.as_deref().unwrap_or("left out")
+    }
+}
+
 impl Key {
     pub(super) fn title(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.id)
@@ -216,13 +223,14 @@ impl Key {
 }
 
 impl Window {
+    /// Of what may come at once.
     pub(super) fn taken(&self) -> u64 {
-        self.limit.saturating_sub(self.remaining)
+        self.burst.saturating_sub(self.remaining)
     }
 
     /// From where on it is nearly used up.
     pub(super) fn high(&self) -> u64 {
-        self.limit - self.limit / 5
+        self.burst - self.burst / 5
     }
 }
 

@@ -18,6 +18,10 @@ pub(super) fn routes(d: &mut Decoder<'_>, node: &Node, upstreams: Option<&[Strin
     let mut names: Vec<String> = Vec::new();
     let routes = non_empty(d, node, |d, node| {
         let route = route(d, node, upstreams)?;
+        if route.name.contains(':') {
+            d.fault(node.at, "the name of a route has no `:`").hint =
+                Some("keys are narrowed to `bearward:admin` and `bearward:metrics` by such names".to_owned());
+        }
         if names.contains(&route.name) {
             d.fault(node.at, format!("the route `{}` stands twice", route.name)).hint =
                 Some("a name of its own, since keys are narrowed by it".to_owned());

@@ -72,8 +72,11 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
 fn host(d: &mut Decoder<'_>, node: &Node) -> Option<Authority> {
     let example = "as in localhost or model.internal:8000";
     let host: Authority = d.parsed(node, "a host", example)?;
-    if host.as_str().contains('@') {
-        d.fault(node.at, "a host takes no user info").hint = Some(example.to_owned());
+    let is_named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '[' | ']' | ':');
+    let (name, port) = (host.host(), host.as_str().strip_prefix(host.host()));
+    let has_port = port.is_some_and(|port| port.is_empty() || host.port_u16().is_some());
+    if name.is_empty() || !name.chars().all(is_named) || !has_port {
+        d.fault(node.at, "this is no host").hint = Some(example.to_owned());
         return None;
     }
     Some(host)
@@ -238,8 +241,15 @@ fn health(d: &mut Decoder<'_>, node: &Node) -> Option<HealthCheck> {
     let f = &mut fields;
     let path = d.required(f, "path", |d, node| {
         let path: PathAndQuery = d.parsed(node, "a path", "as in /health")?;
-        if !path.as_str().starts_with('/') {
-            d.fault(node.at, "a path begins with `/`").hint = Some("as in /health".to_owned());
+        if !path.as_str().starts_with('/') || !path.as_str().is_ascii() {
+            d.fault(node.at, "a path begins with `/`, and is ASCII").hint = Some("as in /health".to_owned());
+            return None;
+        }
+        if path.path().starts_with("/grpc.") {
+            let hint =
+                "leave `health` out for gRPC: that an endpoint can be connected to is seen by requests";
+            d.fault(node.at, "a health check is a GET, which gRPC does not have").hint =
+                Some(hint.to_owned());
             return None;
         }
         Some(path)

@@ -61,4 +61,10 @@ volumeMounts:
   - {name: keys, mountPath: /run/secrets/bearward/keys, readOnly: true}
   - {name: tls, mountPath: /run/secrets/bearward/tls, readOnly: true}
   - {name: admin, mountPath: /run/secrets/bearward/admin, readOnly: true}
+  {{- with .Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .Values.extraEnv }}
+env: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
