@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from deployed import (
-    CHART, DEPLOY, MANIFESTS, SIDECAR, TOOLS, VALUES, Busy, Files, answering, checked, configurations, kustomized, objects,
+    CHART, DEPLOY, MANIFESTS, SIDECAR, TOOLS, VALUES, Busy, Files, answering, charted, checked, configurations,
+    kustomized, objects,
 )  # fmt: skip
 from gateway import ROOT, binary, wait_for
 
