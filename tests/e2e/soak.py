@@ -36,7 +36,7 @@ routes:
   - {name: socket, paths: [/socket], permission: read, upstream: sockets, upgrades: [websocket]}
   - {name: write, paths: [/post], methods: [POST], permission: write}
   - {name: rest, paths: [/**], permission: read}
-limits: {header_timeout: 2s, idle_timeout: 5s, body_idle_timeout: 2s, in_flight: 500}
+limits: {header_timeout: 2s, idle_timeout: 5s, body_idle_timeout: 5s, in_flight: 500}
 failed_attempts: off
 """
 # What the death of an upstream may cost.
