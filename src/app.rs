@@ -23,7 +23,7 @@ use crate::admin::scrape::Cached;
 use crate::admin::status::Reachable;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Admin, Config, Limits};
+use crate::config::{Address, Admin, Config, Limits};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
 use crate::keys::directory::LastGood;
@@ -144,13 +144,8 @@ impl App {
             let bound = Bound::bind(&listener.address, tls.clone(), &mut inherited);
             listeners.push(while_doing(|| format!("can't listen on {}", listener.address), bound)?);
         }
-        let admin = match &config.admin {
-            Some(Admin { address, .. }) => {
-                let bound = Bound::bind(address, None, &mut inherited);
-                Some(while_doing(|| format!("can't listen on {address} (the admin listener)"), bound)?)
-            }
-            None => None,
-        };
+        let admin =
+            config.admin.as_ref().map(|admin| bind_admin(&admin.address, &mut inherited)).transpose()?;
         let left = inherited.left();
         if !left.is_empty() {
             // Clients would connect to them and wait for ever.
@@ -376,6 +371,13 @@ fn read_keys(config: &Config) -> Result<KeySet, Faults> {
     let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
     let nothing = Default::default();
     store.load(Reading::first(&nothing))
+}
+
+/// Binds the admin listener.
+fn bind_admin(address: &Address, inherited: &mut Inherited) -> Result<Bound, StartError> {
+    let doing =
+        || format!("can't listen on {address} (the admin listener; admin.address, or --admin, moves it)");
+    while_doing(doing, Bound::bind(address, None, inherited))
 }
 
 /// What the cgroup and the affinity mask give.

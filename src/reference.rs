@@ -136,8 +136,8 @@ fn configuration() -> String {
     let mut page = format!(
         "# Configuration\n\n{WRITTEN}\nEvery field. [config.example.yaml](../config.example.yaml) has them with their comments, \
          and [config.schema.json](../config.schema.json) is for editors. Durations are written as `250ms`, `10s`, `5m`, `90d`, \
-         sizes as `32MiB`; `${{VAR}}`, `${{VAR:-default}}` and `${{VAR:?message}}` work in every value. A field that nothing has \
-         is refused, with the nearest one that there is. `bearward check` says all faults at once.\n\n"
+         sizes as `32MiB`; `${{VAR}}`, `${{VAR:-default}}` and `${{VAR:?message}}` work in every value. Unknown fields are refused, \
+         with the nearest one that there is. `bearward check` says all faults at once.\n\n"
     );
     page.push_str(&fields.table("", &schema));
     while !fields.sections.is_empty() {

@@ -36,7 +36,7 @@ impl Check {
                     true => print(&format!("{report}\n")),
                     false => {
                         warnings.iter().for_each(|warning| say(&format!("bearward: warning: {warning}")));
-                        say(&format!("{}: no faults; {secrets} live or expired secrets", path.display()));
+                        say(&format!("{}: no faults; the keys have {secrets} secrets", path.display()));
                         Ok(())
                     }
                 }

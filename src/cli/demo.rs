@@ -141,7 +141,7 @@ fn lines_to_try(address: &str, certificate: &Path, tokens: &[Token]) -> String {
             format!("{curl} -i {} {json} -d '{{}}' {}", bearer("writer"), url("/v1/files")),
         ),
         (
-            "three requests a minute, and no more: 200 200 200 429",
+            "three requests at once, then one every 20 s: 200 200 200 429",
             format!("{curl} {status} {} '{}'", bearer("limited"), url("/v1/models?try=[1-4]")),
         ),
         (

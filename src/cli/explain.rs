@@ -119,13 +119,14 @@ impl Explain {
         let lookup = snapshot.routes.find(target.host(), &parts.method, target.path());
         proxy::refuse_ambiguities(&lookup, &target.ambiguities)?;
         let is_public = matches!(&lookup, Lookup::Found(route) if route.access == Access::Public);
-        if !is_public {
-            let key = key.ok_or_else(|| Denial::missing_key("Authorization"))?;
-            self.judge_key(prepared, &key.key, told)?;
+        match key {
+            Some(key) if !is_public => self.judge_key(prepared, &key.key, told)?,
+            _ => {}
         }
         let route = match lookup {
             Lookup::Found(route) => route,
             Lookup::OtherHost => return Err(Denial::misdirected(target.host())),
+            Lookup::None if key.is_none() => return Err(Denial::missing_key("Authorization")),
             Lookup::None => {
                 told.step("route", near(prepared, target.host(), &parts.method, target.path()));
                 return Err(Denial::route_not_found(parts.method.as_str(), target.path()));
@@ -138,7 +139,12 @@ impl Explain {
                 told.step("permission", format!("{} is needed", permission.name()));
                 gate::may_use(&live.key, permission, &route.name)?;
             }
-            (Access::Needs(_), None) => return Err(Denial::missing_key("Authorization")),
+            (Access::Needs(permission), None) => {
+                told.step("permission", format!("{} is needed", permission.name()));
+                told.step("limits", limits(prepared, key, &route));
+                told.step("key", "none was named; --key ID or --key NAME says whose request it is");
+                return Err(Denial::missing_key("Authorization"));
+            }
         }
         told.step("limits", limits(prepared, key, &route));
         let body = route.max_body.unwrap_or(snapshot.limits.body_bytes);

@@ -96,7 +96,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Entry {
             meaning: "The key was accepted, and no route matches method and path.",
             caller: "Check the path and the method.",
-            operator: "Add a route, or choose another preset; `bearward explain METHOD PATH` shows what was compared.",
+            operator: "Add a route, or choose another built-in set; `bearward explain METHOD PATH --key ID` shows what was compared.",
         },
     ),
     (

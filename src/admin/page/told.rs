@@ -214,7 +214,8 @@ impl Key {
         let Usage { requests, last_used_at, last_address } = &self.usage;
         let Some(at) = last_used_at else { return "not used since the start".to_owned() };
         let from = last_address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
-        format!("{} requests, the last {}{from}", count(*requests), ahead_or_ago(*now, *at))
+        let plural = if *requests == 1 { "" } else { "s" };
+        format!("{} request{plural}, the last {}{from}", count(*requests), ahead_or_ago(*now, *at))
     }
 
     pub(super) fn has_limits(&self) -> bool {
