@@ -72,8 +72,8 @@ impl Visitor {
         if is_ours { Ok(()) } else { Err(Denial::misdirected(named)) }
     }
 
-    /// Whether a request carries the admin token, or a key with `admin` that is not narrowed to routes, unless `admin` is one
-    /// of them. `scrapes`: metrics are asked for, and nothing else.
+    /// Whether a request carries the admin token, or a key with `admin` that is not narrowed to routes, or to ours among them.
+    /// `scrapes`: metrics are asked for, and nothing else.
     pub(super) async fn authorize(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         if self.has_token(headers).await {
             return Ok(Actor::Token);
