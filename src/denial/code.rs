@@ -1,0 +1,63 @@
+//! The public error codes, each with its name and its statuses.
+
+use http::StatusCode;
+
+/// Declares the closed set of public error codes: variant, wire name, HTTP status, gRPC status.
+macro_rules! codes {
+    ($($variant:ident $name:literal $status:literal $grpc:literal;)*) => {
+        /// A public error code. Stable for ever: programs switch on it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(crate) enum Code { $($variant),* }
+
+        impl Code {
+            /// All of them, in the order of documentation.
+            pub(crate) const ALL: &[Code] = &[$(Code::$variant),*];
+
+            /// The code as it stands in `error.code`.
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(Code::$variant => $name),* }
+            }
+
+            /// The HTTP status that goes with it.
+            pub(crate) fn status(self) -> StatusCode {
+                let status = match self { $(Code::$variant => $status),* };
+                StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+
+            /// The gRPC status that goes with it (google.rpc.Code).
+            pub(crate) fn grpc(self) -> u8 {
+                match self { $(Code::$variant => $grpc),* }
+            }
+        }
+    };
+}
+
+codes! {
+    MissingApiKey           "MISSING_API_KEY"             401 16;
+    InvalidApiKey           "INVALID_API_KEY"             401 16;
+    ExpiredApiKey           "EXPIRED_API_KEY"             401 16;
+    InsufficientPermissions "INSUFFICIENT_PERMISSIONS"    403 7;
+    RouteNotAllowed         "ROUTE_NOT_ALLOWED"           403 7;
+    RateLimitExceeded       "RATE_LIMIT_EXCEEDED"         429 8;
+    ConcurrencyExceeded     "CONCURRENCY_LIMIT_EXCEEDED"  429 8;
+    TooManyFailedAttempts   "TOO_MANY_FAILED_ATTEMPTS"    429 8;
+    BadRequest              "BAD_REQUEST"                 400 3;
+    RouteNotFound           "ROUTE_NOT_FOUND"             404 12;
+    MethodNotAllowed        "METHOD_NOT_ALLOWED"          405 12;
+    InternalError           "INTERNAL_ERROR"              500 13;
+    RequestTimeout          "REQUEST_TIMEOUT"             408 4;
+    PayloadTooLarge         "PAYLOAD_TOO_LARGE"           413 8;
+    UriTooLong              "URI_TOO_LONG"                414 3;
+    HeadersTooLarge         "HEADERS_TOO_LARGE"           431 3;
+    MisdirectedRequest      "MISDIRECTED_REQUEST"         421 3;
+    UpstreamUnreachable     "UPSTREAM_UNREACHABLE"        502 14;
+    UpstreamProtocolError   "UPSTREAM_PROTOCOL_ERROR"     502 14;
+    UpstreamTimeout         "UPSTREAM_TIMEOUT"            504 4;
+    UpstreamUnavailable     "UPSTREAM_UNAVAILABLE"        503 14;
+    Overloaded              "OVERLOADED"                  503 14;
+    ShuttingDown            "SHUTTING_DOWN"               503 14;
+    ReloadRefused           "RELOAD_REFUSED"              422 9;
+    KeyNotFound             "KEY_NOT_FOUND"               404 5;
+    KeyConflict             "KEY_CONFLICT"                409 9;
+    StoreReadOnly           "STORE_READ_ONLY"             409 9;
+}
