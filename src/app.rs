@@ -256,11 +256,11 @@ impl App {
         let (permits, crowd) = (Arc::new(Semaphore::new(connections)), Arc::new(Crowd::default()));
         let mut accepting = JoinSet::new();
         for bound in listeners {
-            let workers = workers.clone();
-            let assign = move |accepted| workers.assign(accepted);
+            let of_loop = workers.clone();
+            let assign = move |accepted| of_loop.assign(accepted);
             let (gateway, permits, crowd) = (gateway.clone(), permits.clone(), crowd.clone());
             let intake = Intake { gateway, permits, crowd, assign };
-            accepting.spawn(listen::accept_loop(bound, intake, stopping.clone()));
+            accepting.spawn_on(listen::accept_loop(bound, intake, stopping.clone()), &workers.acceptor());
         }
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         stop.await;

@@ -2,11 +2,13 @@
 
 pub(crate) mod turn;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+
+use crate::alarm::Alarm;
 
 /// The requests in service on one connection, as its service and its wire both see them.
 #[derive(Debug, Default)]
@@ -32,6 +34,8 @@ pub(crate) struct Exchanges {
     /// The connection is to end at once, and who is woken up then.
     cut: AtomicBool,
     cut_waker: AtomicWaker,
+    /// A timer that no request has at the moment.
+    spare: Mutex<Option<Alarm>>,
 }
 
 /// One request in service; dropping it ends it.
@@ -92,6 +96,16 @@ impl Exchanges {
     /// Whether the connection is between two requests that are far apart.
     pub(crate) fn may_rest(&self) -> bool {
         self.at_rest.load(Ordering::Relaxed) && self.is_quiet() && !self.may_be_sending()
+    }
+
+    /// A timer for the waits of one request: the last one's, where that is over.
+    pub(crate) fn lend_alarm(&self) -> Alarm {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+    }
+
+    /// Keeps a timer for the next request.
+    pub(crate) fn keep_alarm(&self, alarm: Alarm) {
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
     }
 
     pub(crate) fn are_none(&self) -> bool {

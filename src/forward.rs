@@ -11,9 +11,9 @@ pub(crate) mod upgrade;
 
 use std::error::Error as _;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
@@ -23,8 +23,10 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use crate::alarm::Alarm;
 use crate::config::Timeouts;
 use crate::denial::Denial;
+use crate::exchange::Exchanges;
 use crate::gate::Permit;
 use crate::guard::Target;
 use crate::keys::cache::Revocation;
@@ -34,7 +36,7 @@ use crate::upstream::pool::{Lease, Sent, WorkerPool};
 use crate::upstream::unconnected::{LeaseError, is_shortage};
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
-use body::{Cutter, Download};
+use body::{Download, ResponseBody};
 use headers::Origin;
 use tunnel::Tunnel;
 use upgrade::Upgrade;
@@ -43,7 +45,7 @@ use upgrade::Upgrade;
 #[derive(Debug)]
 pub(crate) enum Forwarded {
     /// An answer, whose body follows.
-    Answer(Response<Box<Download>>),
+    Answer(Response<ResponseBody>),
     /// It changes over to what the client asked for: the head of its 101, and what is spoken behind it.
     Tunnel(Response<()>, Box<Tunnel>),
 }
@@ -54,6 +56,9 @@ pub(crate) struct Passage<'a> {
     pub(crate) permit: Permit,
     pub(crate) parts: &'a mut Parts,
     pub(crate) upload: Upload,
+    pub(crate) limits: UploadLimits,
+    /// Those of the caller's connection.
+    pub(crate) exchanges: &'a Arc<Exchanges>,
     pub(crate) upgrade: Option<Upgrade>,
     /// Where open answers end with their key.
     pub(crate) revocation: Option<Revocation>,
@@ -71,12 +76,24 @@ pub(crate) struct Passage<'a> {
 ///
 /// 401 where the key goes meanwhile, 408 and 413 for the request's body, 502 and 504 for upstream.
 pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
-    let Passage { permit, parts, upload, upgrade, mut revocation, last_resort, target, origin, pool, times } =
-        passage;
-    let exchanges = upload.exchanges();
+    let Passage {
+        permit,
+        parts,
+        upload,
+        limits,
+        exchanges,
+        upgrade,
+        mut revocation,
+        last_resort,
+        target,
+        origin,
+        pool,
+        times,
+    } = passage;
     let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
-    let (progress, limits) = (upload.progress(), upload.limits());
+    let progress = upload.progress();
+    let mut alarm = exchanges.lend_alarm();
     let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
     let (response, mut lease) = {
@@ -91,7 +108,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
         };
         times.ready = Some(Instant::now());
         let sent = {
-            let mut sending = pin!(exchange.send(&mut request, pool, &mut times.connecting));
+            let mut sending = pin!(exchange.send(&mut request, pool, &mut times.connecting, &mut alarm));
             // Given up once the key is gone.
             poll_fn(|cx| match revocation.as_mut().map(|revocation| revocation.poll(cx)) {
                 Some(Poll::Ready(())) => Poll::Ready(Err(revoked(&permit))),
@@ -116,9 +133,9 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     headers::prepare_response(&mut head.headers, keeps_length);
     head.version = Version::default();
     head.extensions.clear();
-    let cutter = last_resort.map(|revocation| Cutter::new(revocation, exchanges));
-    let download = Box::new(Download::new(incoming, lease, permit, progress, revocation, cutter));
-    Ok(Forwarded::Answer(Response::from_parts(head, download)))
+    let (exchanges, revocations) = (exchanges.clone(), revocation.zip(last_resort));
+    let download = Download::new(incoming, lease, permit, progress, exchanges, alarm, revocations);
+    Ok(Forwarded::Answer(Response::from_parts(head, ResponseBody::upstream(download))))
 }
 
 /// The caller's request as upstream gets it, but for what depends on the connection. Its headers are taken from `parts`.
@@ -200,20 +217,22 @@ fn upstream_path(permit: &Permit, target: &Target) -> Result<PathAndQuery, Denia
 fn check_answer(response: &Response<Incoming>, upstream: &Upstream) -> Result<(), Denial> {
     let refuse =
         |why: &'static str| Err(Denial::upstream_protocol(&upstream.name).not_to_be_retried().caused_by(why));
-    let mut lengths = response.headers().get_all(CONTENT_LENGTH).iter();
-    if let Some(length) = lengths.next()
-        && (lengths.next().is_some() || !length.as_bytes().iter().all(u8::is_ascii_digit))
-    {
-        return refuse("Content-Length is not one number");
+    let (mut lengths, mut encodings) = (0, 0);
+    for (name, value) in response.headers() {
+        if *name == CONTENT_LENGTH {
+            lengths += 1;
+            if lengths > 1 || !value.as_bytes().iter().all(u8::is_ascii_digit) {
+                return refuse("Content-Length is not one number");
+            }
+        } else if *name == TRANSFER_ENCODING {
+            encodings += 1;
+            if encodings > 1 || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return refuse("a transfer coding other than chunked");
+            }
+        }
     }
-    let mut encodings = response.headers().get_all(TRANSFER_ENCODING).iter();
-    if let Some(encoding) = encodings.next() {
-        if response.headers().contains_key(CONTENT_LENGTH) {
-            return refuse("both Content-Length and Transfer-Encoding");
-        }
-        if encodings.next().is_some() || !encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
-            return refuse("a transfer coding other than chunked");
-        }
+    if lengths > 0 && encodings > 0 {
+        return refuse("both Content-Length and Transfer-Encoding");
     }
     Ok(())
 }
@@ -238,13 +257,14 @@ impl Exchange<'_> {
         request: &mut Option<Request<Upload>>,
         pool: &Arc<WorkerPool>,
         connecting: &mut Option<Duration>,
+        alarm: &mut Alarm,
     ) -> Result<(Response<Incoming>, Lease), Denial> {
         let mut tried = Vec::new();
         loop {
             let mut lease = self.lease(pool, &mut tried, connecting).await?;
             let answered = {
                 let sending = pin!(self.begin(request, &mut lease)?);
-                self.answer(sending).await
+                self.answer(sending, alarm).await
             };
             match answered {
                 Some(Ok(response)) => {
@@ -343,9 +363,12 @@ impl Exchange<'_> {
     /// Gives the request the form of the connection's protocol. It may have had the other one's before.
     fn shape(&self, request: &mut Request<Upload>, lease: &Lease) -> Result<(), Denial> {
         if !lease.is_http2() {
+            if request.version() == Version::HTTP_2 {
+                // The other protocol has taken it away.
+                request.headers_mut().insert(HOST, self.host().clone());
+            }
             *request.version_mut() = Version::HTTP_11;
             *request.uri_mut() = Uri::from(self.path.clone());
-            request.headers_mut().insert(HOST, self.host().clone());
             let body = request.body();
             if !body.is_end_stream() && body.size_hint().exact().is_none() {
                 // hyper would send a GET of unknown length without its body.
@@ -367,23 +390,31 @@ impl Exchange<'_> {
 
     /// Awaits the head of the answer for as long as upstream may take, counted from when it last got a byte;
     /// `None` where it took longer.
-    async fn answer<T>(&self, mut sending: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    async fn answer<T>(
+        &self,
+        mut sending: Pin<&mut impl Future<Output = T>>,
+        alarm: &mut Alarm,
+    ) -> Option<T> {
         let limit = self.timeouts.response_headers;
         let mut since = Instant::now();
-        loop {
-            let deadline = tokio::time::Instant::from_std(since + limit);
-            if let Ok(answer) = tokio::time::timeout_at(deadline, sending.as_mut()).await {
-                return Some(answer);
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
             }
-            since = if self.progress.awaits_client() {
-                // The upload's own timer watches over the client.
-                Instant::now()
-            } else if self.progress.last_moved() > since {
-                self.progress.last_moved()
-            } else {
-                return None;
-            };
-        }
+            loop {
+                ready!(alarm.poll(cx, (since + limit).into()));
+                since = if self.progress.awaits_client() {
+                    // The upload's own timer watches over the client.
+                    Instant::now()
+                } else {
+                    match self.progress.last_moved().filter(|moved| *moved > since) {
+                        Some(moved) => moved,
+                        None => return Poll::Ready(None),
+                    }
+                };
+            }
+        })
+        .await
     }
 
     fn unconnected(&self, error: std::io::Error) -> Denial {

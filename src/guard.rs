@@ -121,19 +121,20 @@ fn check_names(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
 
 /// hyper has refused most of what is wrong with framing; this is what it lets through.
 fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(encoding) = encodings.next() {
-        let is_plain = encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-        if !is_plain || encodings.next().is_some() {
-            return Err(Denial::bad_request("The only transfer coding taken is `chunked`, once"));
-        }
-    }
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    if let Some(length) = lengths.next() {
-        let digits = length.as_bytes();
-        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-        if !is_number || lengths.any(|other| other != length) {
-            return Err(Denial::bad_request("Content-Length must be one number"));
+    let mut encodings = 0;
+    let mut length: Option<&HeaderValue> = None;
+    for (name, value) in headers {
+        if *name == TRANSFER_ENCODING {
+            encodings += 1;
+            if encodings > 1 || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return Err(Denial::bad_request("The only transfer coding taken is `chunked`, once"));
+            }
+        } else if *name == CONTENT_LENGTH {
+            let is_number = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+            if !is_number || length.is_some_and(|other| other != value) {
+                return Err(Denial::bad_request("Content-Length must be one number"));
+            }
+            length = Some(value);
         }
     }
     Ok(())

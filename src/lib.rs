@@ -17,6 +17,7 @@
 mod address;
 mod admin;
 mod ago;
+mod alarm;
 mod app;
 pub mod cli;
 mod clock;

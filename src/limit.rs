@@ -247,15 +247,18 @@ impl Standing {
             text.extend_from_slice(number.format(ceil_seconds(*reset)).as_bytes());
         }
         let states = text.split();
+        text.extend_from_slice(number.format(nearest.remaining).as_bytes());
+        let remaining = text.split();
         write_clock_duration(&mut text, ceil_seconds(nearest.reset));
         headers.reserve(5);
-        for (name, value) in [(RATELIMIT_POLICY, policies), (RATELIMIT, states), (X_RESET, text)] {
+        let ours =
+            [(RATELIMIT_POLICY, policies), (RATELIMIT, states), (X_REMAINING, remaining), (X_RESET, text)];
+        for (name, value) in ours {
             if let Ok(value) = HeaderValue::from_maybe_shared(value.freeze()) {
                 headers.insert(name, value);
             }
         }
         headers.insert(X_LIMIT, nearest.window.limit.clone());
-        headers.insert(X_REMAINING, HeaderValue::from(nearest.remaining));
     }
 }
 

@@ -7,6 +7,9 @@ const SHOWN: usize = 15;
 
 /// The text with every token cut behind its id, those that are written in percent codes, too.
 pub(crate) fn masked(text: &str) -> Cow<'_, str> {
+    if memchr::memchr2(b'%', b'_', text.as_bytes()).is_none() {
+        return Cow::Borrowed(text);
+    }
     // Decoded first: of a token that is half in codes, half would stay.
     let plain = if text.contains('%') { Cow::Owned(decoded(text)) } else { Cow::Borrowed(text) };
     if plain.contains("bwk_") { Cow::Owned(cut(&plain)) } else { Cow::Borrowed(text) }

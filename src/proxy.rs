@@ -126,7 +126,7 @@ pub(crate) fn serve(
     };
     async move {
         let outcome = {
-            let handling = pin!(handle(&peer, &mut course, &mut parts, &body));
+            let handling = pin!(handle(&peer, &caller, &mut course, &mut parts, &body));
             AssertUnwindSafe(handling).catch_unwind().await
         };
         let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
@@ -137,6 +137,7 @@ pub(crate) fn serve(
 /// The steps of a request, in their order.
 async fn handle(
     peer: &Peer,
+    caller: &Caller,
     course: &mut Course,
     parts: &mut Parts,
     body: &RequestBody,
@@ -171,7 +172,7 @@ async fn handle(
     course.record.route(&route.name, &route.upstream.name);
     course.route = Some(route.clone());
     let authorized = gate::authorize(course.principal.clone(), route.clone())?;
-    let limits = upload_limits(&snapshot, &route, body, is_grpc(&parts.headers))?;
+    let limits = upload_limits(&snapshot, &route, body, caller.is_grpc)?;
     let upgrade = upgrade::asked(parts, &route, !body.is_empty())?;
 
     // The limits come last: what is refused has burnt no quota.
@@ -191,17 +192,18 @@ async fn handle(
     let cut = permit.principal().filter(|_| snapshot.cut_open_streams);
     let revocation = cut.map(|principal| principal.revocation(keys));
     let last_resort = cut.map(|principal| principal.revocation(keys));
-    let (pool, target) = (&peer.pool, &target);
     forward::forward(Passage {
         permit,
         parts,
         upload,
+        limits,
+        exchanges: &peer.exchanges,
         upgrade,
         revocation,
         last_resort,
-        target,
+        target: &target,
         origin,
-        pool,
+        pool: &peer.pool,
         times: &mut course.times,
     })
     .await
@@ -210,7 +212,7 @@ async fn handle(
 /// The request's body, as upstream will get it.
 fn upload(peer: &Peer, snapshot: &Snapshot, body: &RequestBody, limits: UploadLimits) -> Upload {
     let trailers = TrailerRule { is_harmless: is_harmless_trailer, secret: snapshot.secret_headers.clone() };
-    Upload::new(body.clone(), limits, peer.exchanges.clone(), trailers)
+    Upload::new(body, limits, &peer.exchanges, trailers)
 }
 
 /// Only a route whose upstream is configured to take them gets paths that servers read in two ways.
@@ -310,8 +312,7 @@ impl Course {
             }
             Ok(Forwarded::Answer(response)) => {
                 self.record.status(response.status());
-                let answer = |download| ResponseBody::upstream(download, self.record);
-                response.map(|download| answer(download).concluding(in_service, body, caller.version))
+                response.map(|answer| answer.concluding(self.record, in_service, body, caller.version))
             }
             Err(denial) => {
                 self.record.denied(&denial);
@@ -323,9 +324,9 @@ impl Course {
                     let length = std::mem::take(response.body_mut()).len();
                     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
                 }
-                let answer = |bytes| ResponseBody::own(bytes, self.record);
                 response.map(|bytes| {
-                    let answer = answer(bytes).concluding(in_service, body, caller.version);
+                    let answer = ResponseBody::own(bytes);
+                    let answer = answer.concluding(self.record, in_service, body, caller.version);
                     if is_stalled { answer.at_once() } else { answer }
                 })
             }

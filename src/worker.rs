@@ -28,6 +28,7 @@ pub(crate) struct Workers(Vec<Worker>);
 struct Worker {
     inbox: mpsc::UnboundedSender<Assigned>,
     observer: Arc<Observer>,
+    runtime: tokio::runtime::Handle,
     thread: JoinHandle<()>,
 }
 
@@ -72,6 +73,15 @@ impl Workers {
         }
     }
 
+    /// Where connections are to be accepted. A worker that is alone does so itself: so none crosses from thread to thread.
+    /// Of several none has the others' business on top of its own.
+    pub(crate) fn acceptor(&self) -> tokio::runtime::Handle {
+        match self.0.as_slice() {
+            [alone] => alone.runtime.clone(),
+            _ => tokio::runtime::Handle::current(),
+        }
+    }
+
     /// Waits until every connection of every worker has ended.
     pub(crate) fn join(self) {
         for Worker { inbox, thread, .. } in self.0 {
@@ -90,11 +100,12 @@ impl Worker {
         let observer = gateway.observers.join();
         let of_thread = observer.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             runtime.block_on(serve(incoming, gateway, of_thread, shutdown));
             // Connections to upstream that are still open end here, with the runtime.
         })?;
-        Ok(Worker { inbox, observer, thread })
+        Ok(Worker { inbox, observer, runtime: handle, thread })
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep};
 
 use super::headers::is_harmless_answer_trailer;
+use crate::alarm::Alarm;
 use crate::exchange::turn::{self, Turn};
 use crate::exchange::{Exchanges, InService};
 use crate::gate::Permit;
@@ -26,9 +27,12 @@ use crate::upstream::pool::Lease;
 use crate::upstream::stall::StallTimer;
 use crate::upstream::upload::{RequestBody, UploadProgress, filtered};
 
-/// An answer's body: bearward's own, or upstream's.
+/// An answer's body: bearward's own, or upstream's. In a box, since answers are moved from hand to hand.
 #[derive(Debug)]
-pub(crate) struct ResponseBody {
+pub(crate) struct ResponseBody(Box<Answer>);
+
+#[derive(Debug)]
+struct Answer {
     source: Source,
     /// Emitted when the body has ended or is dropped.
     record: Option<RequestRecord>,
@@ -46,9 +50,10 @@ pub(crate) struct ResponseBody {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is in a box already, and nearly all are upstream's")]
 enum Source {
     Own(Option<Bytes>),
-    Upstream(Box<Download>),
+    Upstream(Download),
 }
 
 /// Upstream's answer in transit.
@@ -57,7 +62,9 @@ pub(crate) struct Download {
     incoming: Incoming,
     stall: StallTimer,
     /// The other direction: while it moves, silence of this one is no stall.
-    upload: Arc<UploadProgress>,
+    upload: UploadProgress,
+    /// Whose timer `stall` has.
+    exchanges: Arc<Exchanges>,
     /// Where open answers end with their key.
     revocation: Option<Revocation>,
     /// … even if nobody reads them.
@@ -69,13 +76,13 @@ pub(crate) struct Download {
 /// Ends the client's connection when a key has gone and its answer is still open a moment later: a client that reads
 /// nothing has its answer's body polled by nobody.
 #[derive(Debug)]
-pub(super) struct Cutter(AbortHandle);
+struct Cutter(AbortHandle);
 
 /// An answer whose client reads has been cut by then.
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
 impl Cutter {
-    pub(super) fn new(mut revocation: Revocation, exchanges: Arc<Exchanges>) -> Self {
+    fn new(mut revocation: Revocation, exchanges: Arc<Exchanges>) -> Self {
         let watching = tokio::spawn(async move {
             std::future::poll_fn(|cx| revocation.poll(cx)).await;
             sleep(CUT_GRACE).await;
@@ -122,19 +129,24 @@ impl std::fmt::Display for DownloadFailed {
 impl std::error::Error for DownloadFailed {}
 
 impl Download {
+    /// `revocations`: where open answers end with their key; the second is for a client that reads nothing.
     pub(super) fn new(
         incoming: Incoming,
         lease: Lease,
         permit: Permit,
-        upload: Arc<UploadProgress>,
-        revocation: Option<Revocation>,
-        cutter: Option<Cutter>,
+        upload: UploadProgress,
+        exchanges: Arc<Exchanges>,
+        alarm: Alarm,
+        revocations: Option<(Revocation, Revocation)>,
     ) -> Self {
-        let stall = StallTimer::new(permit.route().timeouts.idle);
+        let stall = StallTimer::on(alarm, permit.route().timeouts.idle);
+        let (revocation, last_resort) = revocations.unzip();
+        let cutter = last_resort.map(|revocation| Cutter::new(revocation, exchanges.clone()));
         let mut download = Download {
             incoming,
             stall,
             upload,
+            exchanges,
             revocation,
             _cutter: cutter,
             lease: Some(lease),
@@ -204,7 +216,7 @@ impl Download {
         let mut seen = None;
         loop {
             ready!(self.stall.poll_stalled(cx));
-            let moved = self.upload.last_moved();
+            let Some(moved) = self.upload.last_moved() else { return Poll::Ready(()) };
             if seen.replace(moved) == Some(moved) {
                 return Poll::Ready(());
             }
@@ -217,55 +229,65 @@ impl Download {
 impl Drop for Download {
     fn drop(&mut self) {
         self.upload.over();
+        self.exchanges.keep_alarm(self.stall.take_alarm());
     }
 }
 
 impl ResponseBody {
-    pub(crate) fn own(bytes: Bytes, record: RequestRecord) -> Self {
-        let bytes = (!bytes.is_empty()).then_some(bytes);
-        ResponseBody::of(Source::Own(bytes), Some(record))
+    pub(crate) fn own(bytes: Bytes) -> Self {
+        ResponseBody::of(Source::Own((!bytes.is_empty()).then_some(bytes)))
     }
 
     /// None: what follows is no body.
     pub(crate) fn none() -> Self {
-        ResponseBody::of(Source::Own(None), None)
+        ResponseBody::of(Source::Own(None))
     }
 
-    pub(crate) fn upstream(download: Box<Download>, record: RequestRecord) -> Self {
-        ResponseBody::of(Source::Upstream(download), Some(record))
+    pub(super) fn upstream(download: Download) -> Self {
+        ResponseBody::of(Source::Upstream(download))
     }
 
-    fn of(source: Source, record: Option<RequestRecord>) -> Self {
-        ResponseBody {
+    fn of(source: Source) -> Self {
+        ResponseBody(Box::new(Answer {
             source,
-            record,
+            record: None,
             rest: None,
             left: Bytes::new(),
             held_back: None,
             is_http2: false,
             ends_with_connection: false,
             exchange: None,
-        }
+        }))
     }
 
-    /// Keeps the exchange open for as long as this body lives. On HTTP/2, the answer ends only when the request has,
+    /// Keeps the exchange open, and its record, for as long as this body lives. On HTTP/2, the answer ends only when the request has,
     /// within bounds; HTTP/1 has its own way with what is left of one. Where the head is all of the answer, it ends at
     /// once: a gRPC status must.
     pub(crate) fn concluding(
         mut self,
+        record: RequestRecord,
         in_service: InService,
         request: RequestBody,
         version: Version,
     ) -> Self {
-        self.is_http2 = version == Version::HTTP_2;
-        let drains = self.is_http2;
-        self.ends_with_connection = version == Version::HTTP_10;
-        self.rest =
-            (drains && !request.is_empty() && !self.source.has_ended()).then(|| Drain::new(request.clone()));
-        self.exchange = Some((in_service, request));
+        let answer = &mut *self.0;
+        answer.record = Some(record);
+        answer.is_http2 = version == Version::HTTP_2;
+        answer.ends_with_connection = version == Version::HTTP_10;
+        let drains = answer.is_http2 && !request.is_empty() && !answer.source.has_ended();
+        answer.rest = drains.then(|| Drain::new(request.clone()));
+        answer.exchange = Some((in_service, request));
         self
     }
 
+    /// Waits for nothing of the request.
+    pub(crate) fn at_once(mut self) -> Self {
+        self.0.rest = None;
+        self
+    }
+}
+
+impl Answer {
     /// A frame on its way out, or the first piece of it.
     fn hand_out(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         match frame.into_data() {
@@ -304,12 +326,6 @@ impl ResponseBody {
         }
     }
 
-    /// Waits for nothing of the request.
-    pub(crate) fn at_once(mut self) -> Self {
-        self.rest = None;
-        self
-    }
-
     /// Notes why the answer is not whole.
     fn broken_off(&mut self, error: DownloadFailed) -> DownloadFailed {
         if let Some(mut record) = self.record.take() {
@@ -336,7 +352,7 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadFailed>>> {
-        let this = &mut *self;
+        let this = &mut *self.0;
         if !this.left.is_empty() {
             return Poll::Ready(Some(Ok(this.piece())));
         }
@@ -372,15 +388,15 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_none() && self.left.is_empty() && self.source.has_ended()
+        self.0.rest.is_none() && self.0.left.is_empty() && self.0.source.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
+        match &self.0.source {
             Source::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Source::Upstream(download) => {
                 let mut hint = download.incoming.size_hint();
-                let left = self.left.len() as u64;
+                let left = self.0.left.len() as u64;
                 // The upper bound first: the lower one may not pass it.
                 if let Some(upper) = hint.upper() {
                     hint.set_upper(upper + left);
@@ -401,7 +417,7 @@ impl Source {
     }
 }
 
-impl Drop for ResponseBody {
+impl Drop for Answer {
     fn drop(&mut self) {
         // A body without a byte left is dropped without another poll: that is its end, not the caller's leaving.
         if self.left.is_empty() && self.source.has_ended() {

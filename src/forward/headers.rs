@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING,
 };
 
 use smallvec::SmallVec;
@@ -22,9 +22,10 @@ use crate::observe::trace::TraceContext;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const KEY_ID: HeaderName = HeaderName::from_static("x-bearward-key-id");
+const PERMISSIONS: HeaderName = HeaderName::from_static("x-bearward-permissions");
+const KEY_NAME: HeaderName = HeaderName::from_static("x-bearward-key-name");
+const ENVIRONMENT: HeaderName = HeaderName::from_static("x-bearward-environment");
 
 /// Room for the headers that we set on a request.
 const OUR_REQUEST_HEADERS: usize = 10;
@@ -51,16 +52,18 @@ pub(crate) fn prepare_request(
     origin: &Origin<'_>,
 ) {
     let forwarded = Forwarded::of(headers, target, origin);
-    let wants_trailers = accepts_trailers(headers);
     let is_secret = |name: &HeaderName| origin.secret_headers.contains(name);
     let is_dropped = |name: &HeaderName| {
-        is_hop_by_hop(name)
-            || matches!(*name, EXPECT | CONTENT_LENGTH)
-            || is_secret(name)
+        is_secret(name)
             || is_reserved_to_us(name)
-            || is_alias(name, is_secret)
+            || match has_underscore(name.as_str()) {
+                true => is_alias(name, is_secret),
+                false => is_hop_by_hop(name) || matches!(*name, EXPECT | CONTENT_LENGTH),
+            }
     };
-    remove(headers, is_dropped);
+    let unwanted = unwanted(headers, is_dropped);
+    let wants_trailers = unwanted.contains(&TE) && accepts_trailers(headers);
+    remove(headers, unwanted);
     join_cookies(headers);
 
     // One growth for all that is ours.
@@ -76,13 +79,13 @@ pub(crate) fn prepare_request(
     }
     if let Some(principal) = permit.principal() {
         let identity = principal.key().headers();
-        headers.insert(HeaderName::from_static("x-bearward-key-id"), identity.key_id.clone());
-        headers.insert(HeaderName::from_static("x-bearward-permissions"), identity.permissions.clone());
+        headers.insert(KEY_ID, identity.key_id.clone());
+        headers.insert(PERMISSIONS, identity.permissions.clone());
         if let Some(name) = &identity.key_name {
-            headers.insert(HeaderName::from_static("x-bearward-key-name"), name.clone());
+            headers.insert(KEY_NAME, name.clone());
         }
         if let Some(environment) = &identity.environment {
-            headers.insert(HeaderName::from_static("x-bearward-environment"), environment.clone());
+            headers.insert(ENVIRONMENT, environment.clone());
         }
     }
     if let Some(UpstreamCredential { header, value, .. }) = &permit.route().upstream.credential {
@@ -96,7 +99,8 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
     let is_dropped = |name: &HeaderName| {
         is_hop_by_hop(name) || is_identity(name.as_str()) || (*name == CONTENT_LENGTH && !keeps_length)
     };
-    remove(headers, is_dropped);
+    let unwanted = unwanted(headers, is_dropped);
+    remove(headers, unwanted);
 }
 
 /// Whether a trailer may pass: none that frames, routes, authenticates or identifies.
@@ -175,14 +179,12 @@ fn is_reserved_to_us(name: &HeaderName) -> bool {
             || name.starts_with("x-forwarded-")
             || matches!(name, "forwarded" | "x-real-ip" | "authorization" | "x-api-key" | "x-request-id")
     };
-    if *name == AUTHORIZATION || *name == FORWARDED {
-        return true;
-    }
-    // Most names are told apart by their first letter.
     let name = name.as_str();
-    match has_underscore(name) {
-        true => is_ours(&name.replace('_', "-")),
-        false => name.starts_with('x') && is_ours(name),
+    // Most names are told apart by their first letter, and few have an underscore.
+    match name.as_bytes().first() {
+        Some(b'a' | b'f' | b'x') if has_underscore(name) => is_ours(&name.replace('_', "-")),
+        Some(b'a' | b'f' | b'x') => is_ours(name),
+        _ => false,
     }
 }
 
@@ -211,25 +213,40 @@ fn is_alias(name: &HeaderName, is_protected: impl Fn(&HeaderName) -> bool) -> bo
 
 /// Headers that concern one connection alone (RFC 9110, section 7.6.1).
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(*name, CONNECTION | TE | TRANSFER_ENCODING | UPGRADE | PROXY_AUTHENTICATE | PROXY_AUTHORIZATION)
-        || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
-        || *name == HTTP2_SETTINGS
+    matches!(
+        name.as_str(),
+        "connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "http2-settings"
+    )
 }
 
-/// Removes what is unwanted, and what `Connection` nominates.
-fn remove(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
-    let mut unwanted: SmallVec<[HeaderName; 8]> =
-        headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+/// Names that are to be removed.
+type Unwanted = SmallVec<[HeaderName; 8]>;
+
+/// What is unwanted, and what `Connection` nominates.
+fn unwanted(headers: &HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) -> Unwanted {
+    let mut unwanted: Unwanted = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
     if unwanted.contains(&CONNECTION) {
         let nominated = headers
             .get_all(CONNECTION)
             .iter()
+            .filter(|value| !matches!(value.as_bytes(), b"keep-alive" | b"close"))
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .filter_map(|token| HeaderName::try_from(token.trim()).ok());
         unwanted.extend(nominated);
     }
+    unwanted
+}
+
+fn remove(headers: &mut HeaderMap, unwanted: Unwanted) {
     for name in unwanted {
         headers.remove(name);
     }
@@ -244,7 +261,8 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
 
 /// HTTP/2 clients may split a cookie into crumbs; HTTP/1.1 has one field (RFC 9113, section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+    let no_name_stands_twice = headers.keys_len() == headers.len();
+    if no_name_stands_twice || headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
     let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -293,7 +311,8 @@ mod tests {
         headers.insert(CONNECTION, HeaderValue::from_static("close, X-Hop , bad name"));
         headers.insert("x-hop", HeaderValue::from_static("1"));
         headers.insert("x-end", HeaderValue::from_static("1"));
-        remove(&mut headers, is_hop_by_hop);
+        let found = unwanted(&headers, is_hop_by_hop);
+        remove(&mut headers, found);
         assert_eq!(headers.len(), 1);
     }
 }

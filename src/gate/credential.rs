@@ -54,7 +54,7 @@ fn read(name: &HeaderName, value: &HeaderValue) -> Option<Presented> {
         return None;
     }
     let credential = Credential::new(key);
-    let is_word = !key.iter().any(|byte| matches!(byte, b' ' | b'\t' | b','));
+    let is_word = memchr::memchr3(b' ', b'\t', b',', key).is_none();
     Some(if is_word { Presented::Word(credential) } else { Presented::Malformed(credential) })
 }
 

@@ -13,17 +13,21 @@ use foldhash::quality::RandomState;
 use crate::address::host_part;
 use crate::config::AttemptQuota;
 
-/// Addresses remembered: `SETS × WAYS`, of 32 bytes each. 2 MiB, taken on the first failure.
-const SETS: usize = 8192;
+/// Addresses remembered: `SHELVES × SETS × WAYS`, of 32 bytes each. 2 MiB, of which a shelf is taken when the first of
+/// its addresses fails: a server that nobody attacks does without.
+const SHELVES: usize = 256;
+const SETS: usize = 32;
 const WAYS: usize = 8;
 
 /// What each address has failed lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FailedAttempts {
-    sets: OnceLock<Box<[Mutex<Set>]>>,
+    shelves: Box<[OnceLock<Shelf>]>,
     /// Keyed at random: nobody can aim at the set of somebody else.
     hasher: RandomState,
 }
+
+type Shelf = Box<[Mutex<Set>]>;
 
 /// The addresses that share a hash.
 type Set = [Record; WAYS];
@@ -38,6 +42,13 @@ struct Record {
     failures: u32,
 }
 
+impl Default for FailedAttempts {
+    fn default() -> Self {
+        let shelves = (0..SHELVES).map(|_| OnceLock::new()).collect();
+        FailedAttempts { shelves, hasher: RandomState::default() }
+    }
+}
+
 impl FailedAttempts {
     /// Notes a failure at `now`, in nanoseconds of the monotonic clock.
     ///
@@ -46,9 +57,10 @@ impl FailedAttempts {
     /// The address had as many as it may: how long it is until they count no more. This one was not counted.
     pub(super) fn note(&self, address: IpAddr, quota: AttemptQuota, now: u64) -> Result<(), Duration> {
         let address = bits(address);
-        let sets = self.sets.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
-        let index = usize::try_from(self.hasher.hash_one(address)).unwrap_or(usize::MAX) % SETS;
-        let Some(set) = sets.get(index) else { return Ok(()) };
+        let hash = usize::try_from(self.hasher.hash_one(address)).unwrap_or(usize::MAX);
+        let Some(shelf) = self.shelves.get(hash % SHELVES) else { return Ok(()) };
+        let sets = shelf.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
+        let Some(set) = sets.get(hash / SHELVES % SETS) else { return Ok(()) };
         let mut set = set.lock().unwrap_or_else(PoisonError::into_inner);
         let per = u64::try_from(quota.per.as_nanos()).unwrap_or(u64::MAX);
         let is_over = |record: &Record| now.saturating_sub(record.since) >= per;
@@ -113,6 +125,16 @@ mod tests {
     }
 
     #[test]
+    fn a_few_addresses_take_little_memory() {
+        let attempts = FailedAttempts::default();
+        for host in 1..=9 {
+            assert_eq!(attempts.note(address(&format!("192.0.2.{host}")), QUOTA, 0), Ok(()));
+        }
+        let taken = attempts.shelves.iter().filter(|shelf| shelf.get().is_some()).count();
+        assert!((1..=9).contains(&taken), "{taken} shelves");
+    }
+
+    #[test]
     fn one_host_of_ipv6_has_one_count() {
         let attempts = FailedAttempts::default();
         for host in 1..=3 {
@@ -130,8 +152,8 @@ mod tests {
         for host in 0..1_000_000u32 {
             let _counted = attempts.note(IpAddr::V4(host.into()), QUOTA, 2);
         }
-        let sets = attempts.sets.get().unwrap();
-        assert_eq!(sets.iter().map(|set| set.lock().unwrap().len()).sum::<usize>(), SETS * WAYS);
+        let sets = attempts.shelves.iter().flat_map(|shelf| shelf.get().unwrap());
+        assert_eq!(sets.map(|set| set.lock().unwrap().len()).sum::<usize>(), SHELVES * SETS * WAYS);
         assert!(attempts.note(offender, QUOTA, 3).is_err(), "those with fewer failures went first");
     }
 }

@@ -66,7 +66,7 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
     let exchanges = peer.exchanges.clone();
     let serving = match stream {
         Stream::Unix(stream) => UnixStream::from_std(stream).map(|stream| begin(stream, tls, peer, shutdown)),
-        Stream::Tcp(stream) => undelayed(stream).map(|stream| begin(stream, tls, peer, shutdown)),
+        Stream::Tcp(stream) => TcpStream::from_std(stream).map(|stream| begin(stream, tls, peer, shutdown)),
     };
     let served = match serving {
         Ok(serving) => tokio::select! {
@@ -84,12 +84,6 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
 
 /// A stage of a connection.
 type Serving = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
-
-fn undelayed(stream: std::net::TcpStream) -> io::Result<TcpStream> {
-    // Small writes of a stream must not wait for an acknowledgement.
-    stream.set_nodelay(true)?;
-    TcpStream::from_std(stream)
-}
 
 fn begin<S>(
     stream: S,
@@ -264,7 +258,11 @@ where
             ended = &mut *connection => break ended.map_err(io::Error::other),
             // hyper has had its turn, and waits.
             () = poll_fn(|_| if exchanges.may_rest() { Poll::Ready(()) } else { Poll::Pending }) => true,
-            () = drained.as_mut() => false,
+            // A request in service ends its connection with its answer; so nothing is looked for meanwhile.
+            () = poll_fn(|cx| match exchanges.are_none() {
+                true => drained.as_mut().poll(cx),
+                false => Poll::Pending,
+            }) => false,
         };
         if !at_rest {
             Pin::new(&mut *connection).graceful_shutdown();

@@ -1,7 +1,8 @@
 //! Listening sockets, and the loop that accepts from one.
 //!
 //! One thread accepts for all listeners and hands each connection to the worker that has the fewest: that
-//! spreads few connections as evenly as many, on unix sockets too (docs/decisions/002).
+//! spreads few connections as evenly as many, on unix sockets too (docs/decisions/002). Where there is one worker, that
+//! thread is its own.
 //! Invariants: no error of accept ends a listener; a connection that the kernel has queued when the process is told to
 //! stop is served.
 
@@ -12,9 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::SocketFlags;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::crowd::{Crowd, Member};
@@ -93,6 +96,10 @@ impl Bound {
             (None, Address::Unix(path)) => (bind_unix(path)?, Local::Unix(path.clone())),
         };
         socket.set_nonblocking(true)?;
+        if matches!(local, Local::Tcp(_)) {
+            // Small writes of a stream must not wait for an acknowledgement. All its connections have it from here.
+            socket.set_tcp_nodelay(true)?;
+        }
         Ok(Bound { socket, tls, local, is_inherited })
     }
 
@@ -203,9 +210,7 @@ pub(crate) async fn accept_loop<A: Fn(Accepted)>(
     if let Local::Unix(path) = &local {
         let _gone_already = std::fs::remove_file(path);
     }
-    if let Err(error) = serve_out(listener, &intake, tls.as_ref()).await {
-        tracing::debug!(listener = %local, %error, "the queue of a listener could not be served out");
-    }
+    serve_out(&listener, &intake, tls.as_ref()).await;
 }
 
 async fn accept_all<A: Fn(Accepted)>(
@@ -237,82 +242,56 @@ async fn accept_all<A: Fn(Accepted)>(
 }
 
 /// Takes every connection that waits in the kernel's queue. Closing the socket would reset them.
-async fn serve_out<A: Fn(Accepted)>(
-    listener: Listener,
-    intake: &Intake<A>,
-    tls: Option<&Swappable>,
-) -> io::Result<()> {
-    let listener = listener.unwatched()?;
+async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, tls: Option<&Swappable>) {
     loop {
-        let Ok(permit) = intake.permits.clone().acquire_owned().await else { return Ok(()) };
-        match listener.accept() {
+        let Ok(permit) = intake.permits.clone().acquire_owned().await else { return };
+        match listener.accept_now() {
             Ok((stream, peer)) => intake.take(stream, peer, tls, permit),
             Err(error) if is_of_one_connection(&error) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // Out of descriptors, most likely: connections end all the time now. The drain's end is ours, too.
             Err(_) => tokio::time::sleep(MIN_BACKOFF).await,
         }
     }
 }
 
-/// A listening socket of either kind, on a runtime.
-pub(crate) enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+/// A listening socket on a runtime. Its connections are on none: each is one's for its whole life, perhaps another's.
+pub(crate) struct Listener {
+    socket: AsyncFd<Socket>,
+    is_tcp: bool,
 }
 
 impl Listener {
+    #[allow(
+        deprecated,
+        reason = "in favour of an unsafe constructor, for types that could change descriptors: a `Socket` can't"
+    )]
     fn new(socket: Socket, local: &Local) -> io::Result<Self> {
-        match local {
-            Local::Tcp(_) => TcpListener::from_std(socket.into()).map(Listener::Tcp),
-            Local::Unix(_) => UnixListener::from_std(socket.into()).map(Listener::Unix),
-        }
+        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+        Ok(Listener { socket, is_tcp: matches!(local, Local::Tcp(_)) })
     }
 
-    /// The socket off the runtime: what it knows of the queue may be older than the queue.
-    fn unwatched(self) -> io::Result<Unwatched> {
-        Ok(match self {
-            Listener::Tcp(listener) => Unwatched::Tcp(listener.into_std()?),
-            Listener::Unix(listener) => Unwatched::Unix(listener.into_std()?),
-        })
-    }
-
-    /// Accepts, and takes the connection off this runtime again: it is another one's from here on.
     pub(crate) async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
-        match self {
-            Listener::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                Ok((Stream::Tcp(stream.into_std()?), Some(peer.ip())))
-            }
-            Listener::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream.into_std()?), None))
-            }
-        }
+        self.socket.async_io(Interest::READABLE, |socket| accept(socket, self.is_tcp)).await
+    }
+
+    /// Accepts at once, whatever the runtime knows of the queue: that may be older than the queue. `WouldBlock` where
+    /// it is empty.
+    fn accept_now(&self) -> io::Result<(Stream, Option<IpAddr>)> {
+        accept(self.socket.get_ref(), self.is_tcp)
     }
 }
 
-/// A listening socket on no runtime, which says `WouldBlock` where its queue is empty.
-enum Unwatched {
-    Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener),
-}
-
-impl Unwatched {
-    fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
-        match self {
-            Unwatched::Tcp(listener) => {
-                let (stream, peer) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok((Stream::Tcp(stream), Some(peer.ip())))
-            }
-            Unwatched::Unix(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok((Stream::Unix(stream), None))
-            }
-        }
+fn accept(socket: &Socket, is_tcp: bool) -> io::Result<(Stream, Option<IpAddr>)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (connection, peer) = rustix::net::acceptfrom_with(socket, flags)?;
+    if !is_tcp {
+        return Ok((Stream::Unix(connection.into()), None));
     }
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    // Nobody without an address, who would be taken for a neighbour on a unix socket.
+    let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((Stream::Tcp(connection.into()), Some(peer.ip())))
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

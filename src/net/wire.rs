@@ -8,7 +8,7 @@
 
 mod write;
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,12 +17,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::frames::{FrameMeter, Worth, with_header_list};
 use super::linger::Linger;
 use super::phase::{HeadSeen, Phase, WireTimeouts};
 use super::presence::Peered;
+use crate::alarm::Alarm;
 use crate::exchange::Exchanges;
 
 /// Makes the answer in the place of one of hyper's own refusals. Gets hyper's status, and what has come of the head.
@@ -69,7 +70,8 @@ pub(crate) struct Wire<S: Peered> {
     is_overdue: bool,
     /// The exchanges that had begun when the phase was last looked at.
     seen: usize,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// One for all phases.
+    alarm: Alarm,
     /// When to look next whether a client whose body waits unread has left.
     probe_at: Option<Instant>,
     /// Since when more has been unread behind a request than the kernel takes.
@@ -108,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             has_ended: false,
             is_overdue: false,
             seen: 0,
-            timer: None,
+            alarm: Alarm::default(),
             probe_at: None,
             behind_since: None,
             write_blocked: None,
@@ -228,11 +230,11 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             && !self.is_closing
             && since + REST_AFTER < deadline
         {
-            ready!(self.poll_timer(cx, since + REST_AFTER));
+            ready!(self.alarm.poll(cx, since + REST_AFTER));
             self.has_rest = true;
             self.exchanges.note_rest(true);
         }
-        self.poll_timer(cx, deadline)
+        self.alarm.poll(cx, deadline)
     }
 
     /// Ends a connection that floods us with frames.
@@ -243,22 +245,6 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         match frames.takes(bytes, worth, std::time::Instant::now()) {
             true => Poll::Ready(Ok(())),
             false => Poll::Ready(Err(io::Error::other("a flood of HTTP/2 frames that carry nothing"))),
-        }
-    }
-
-    /// Ready at the deadline. One timer serves all phases; it is set again only when it fires early or the
-    /// deadline has come nearer.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
         }
     }
 
@@ -280,7 +266,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             self.probe_at = Some(now + PROBE_INTERVAL);
         }
         let due = self.probe_at.unwrap_or(due);
-        if self.poll_timer(cx, due).is_ready() {
+        if self.alarm.poll(cx, due).is_ready() {
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -357,7 +343,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             return polled;
         }
         let since = *self.write_blocked.get_or_insert_with(Instant::now);
-        ready!(self.poll_timer(cx, since + self.timeouts.idle));
+        ready!(self.alarm.poll(cx, since + self.timeouts.idle));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

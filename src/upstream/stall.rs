@@ -1,23 +1,33 @@
 //! Notices that nothing has moved for a while, at the price of one timer only where something waits.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
+
+use crate::alarm::Alarm;
 
 /// Measures each wait on its own: from the first poll that found nothing until the next progress.
 #[derive(Debug)]
 pub(crate) struct StallTimer {
     limit: Duration,
     waiting_since: Option<Instant>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 impl StallTimer {
     pub(crate) fn new(limit: Duration) -> Self {
-        StallTimer { limit, waiting_since: None, sleep: None }
+        StallTimer::on(Alarm::default(), limit)
+    }
+
+    /// On a timer that has served another wait.
+    pub(crate) fn on(alarm: Alarm, limit: Duration) -> Self {
+        StallTimer { limit, waiting_since: None, alarm }
+    }
+
+    /// The timer, for the next wait.
+    pub(crate) fn take_alarm(&mut self) -> Alarm {
+        std::mem::take(&mut self.alarm)
     }
 
     /// Something moved: the next wait starts from nothing.
@@ -30,21 +40,10 @@ impl StallTimer {
         self.waiting_since = self.waiting_since.max(Some(since));
     }
 
-    /// Ready once this wait has lasted for the limit. The timer is made on the first wait, and set anew only
-    /// when it fires early, not on each progress.
+    /// Ready once this wait has lasted for the limit.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let deadline = since + self.limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        loop {
-            if sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
-        }
+        self.alarm.poll(cx, since + self.limit)
     }
 }
 

@@ -90,9 +90,13 @@ pub(crate) enum UploadFailure {
     Broken,
 }
 
-/// What the request path can see of an upload that the connection to upstream drives.
+/// What the request path can see of an upload that the connection to upstream drives. Of a request without a body there
+/// is nothing to see.
+#[derive(Clone, Debug)]
+pub(crate) struct UploadProgress(Option<Arc<Progress>>);
+
 #[derive(Debug)]
-pub(crate) struct UploadProgress {
+struct Progress {
     started: Instant,
     /// Nanoseconds from `started` until something last moved.
     last_moved: AtomicU64,
@@ -112,9 +116,9 @@ const TOO_LARGE: u8 = 3;
 const STALLED: u8 = 4;
 const BROKEN: u8 = 5;
 
-impl UploadProgress {
+impl Progress {
     fn new() -> Self {
-        UploadProgress {
+        Progress {
             started: Instant::now(),
             last_moved: AtomicU64::new(0),
             state: AtomicU8::new(MOVING),
@@ -130,30 +134,44 @@ impl UploadProgress {
         self.state.store(state, Ordering::Relaxed);
     }
 
-    /// When the upload last moved.
-    pub(crate) fn last_moved(&self) -> Instant {
+    fn last_moved(&self) -> Instant {
         self.started + Duration::from_nanos(self.last_moved.load(Ordering::Relaxed))
+    }
+
+    fn state(&self) -> u8 {
+        self.state.load(Ordering::Relaxed)
+    }
+}
+
+impl UploadProgress {
+    /// When the upload last moved.
+    pub(crate) fn last_moved(&self) -> Option<Instant> {
+        Some(self.0.as_ref()?.last_moved())
     }
 
     /// The head of the answer has come. A client that is silent from here on does not stall its upload: on a
     /// stream in both directions, silence is ordinary.
     pub(crate) fn answered(&self) {
-        self.is_answered.store(true, Ordering::Relaxed);
+        if let Some(progress) = &self.0 {
+            progress.is_answered.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The answer has ended. What is left of the upload ends with it: it would outlive the right to it.
     pub(crate) fn over(&self) {
-        self.is_over.store(true, Ordering::Release);
-        self.waker.wake();
+        if let Some(progress) = &self.0 {
+            progress.is_over.store(true, Ordering::Release);
+            progress.waker.wake();
+        }
     }
 
     /// Whether it is the client, not upstream, that is being waited for.
     pub(crate) fn awaits_client(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == AWAITING_CLIENT
+        self.0.as_ref().is_some_and(|progress| progress.state() == AWAITING_CLIENT)
     }
 
     pub(crate) fn failure(&self) -> Option<UploadFailure> {
-        match self.state.load(Ordering::Relaxed) {
+        match self.0.as_ref()?.state() {
             TOO_LARGE => Some(UploadFailure::TooLarge),
             STALLED => Some(UploadFailure::Stalled),
             BROKEN => Some(UploadFailure::Broken),
@@ -162,13 +180,17 @@ impl UploadProgress {
     }
 }
 
-/// A request's body as upstream gets it.
+/// A request's body as upstream gets it; nothing where the request has none. In a box, since requests are moved from
+/// hand to hand, and few of them have a body.
 #[derive(Debug)]
-pub(crate) struct Upload {
+pub(crate) struct Upload(Option<Box<Uploading>>);
+
+#[derive(Debug)]
+struct Uploading {
     /// `None` once it has ended.
     incoming: Option<Incoming>,
     body: RequestBody,
-    progress: Arc<UploadProgress>,
+    progress: Arc<Progress>,
     exchanges: Arc<Exchanges>,
     limits: UploadLimits,
     received: u64,
@@ -202,42 +224,40 @@ impl std::error::Error for UploadAborted {}
 impl Upload {
     /// The body of a request that is in service on the connection of `exchanges`.
     pub(crate) fn new(
-        body: RequestBody,
+        body: &RequestBody,
         limits: UploadLimits,
-        exchanges: Arc<Exchanges>,
+        exchanges: &Arc<Exchanges>,
         trailers: TrailerRule,
     ) -> Self {
-        Upload {
+        if body.is_empty() {
+            return Upload(None);
+        }
+        Upload(Some(Box::new(Uploading {
             incoming: body.take(),
-            body,
-            progress: Arc::new(UploadProgress::new()),
-            exchanges,
+            body: body.clone(),
+            progress: Arc::new(Progress::new()),
+            exchanges: exchanges.clone(),
             limits,
             received: 0,
             stall: StallTimer::new(limits.idle),
             trailers,
             held: Held::default(),
-        }
+        })))
     }
 
     /// Keeps `what` for as long as the upload lives, in the place of what it kept before.
     pub(crate) fn hold(&mut self, what: Arc<dyn Send + Sync>) {
-        self.held = Held(Some(what));
+        if let Some(uploading) = &mut self.0 {
+            uploading.held = Held(Some(what));
+        }
     }
 
-    /// The exchanges of the connection that it comes from.
-    pub(crate) fn exchanges(&self) -> Arc<Exchanges> {
-        self.exchanges.clone()
+    pub(crate) fn progress(&self) -> UploadProgress {
+        UploadProgress(self.0.as_ref().map(|uploading| uploading.progress.clone()))
     }
+}
 
-    pub(crate) fn limits(&self) -> UploadLimits {
-        self.limits
-    }
-
-    pub(crate) fn progress(&self) -> Arc<UploadProgress> {
-        self.progress.clone()
-    }
-
+impl Uploading {
     fn fail(&mut self, failure: UploadFailure) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
         let state = match failure {
             UploadFailure::TooLarge => TOO_LARGE,
@@ -258,7 +278,7 @@ impl Upload {
         }
         self.progress.moved(MOVING);
         // Nothing comes behind trailers, and nobody asks for it.
-        if self.is_end_stream() || frame.is_trailers() {
+        if self.has_ended() || frame.is_trailers() {
             self.exchanges.body_read();
         }
         match frame.into_trailers() {
@@ -267,6 +287,43 @@ impl Upload {
                 Poll::Ready(Some(Ok(Frame::trailers(kept))))
             }
             Err(data) => Poll::Ready(Some(Ok(data))),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
+        let is_http2 = self.body.is_http2;
+        let Some(incoming) = self.incoming.as_mut() else {
+            self.progress.moved(DONE);
+            return Poll::Ready(None);
+        };
+        self.progress.waker.register(cx.waker());
+        if self.progress.is_over.load(Ordering::Acquire) {
+            return self.fail(UploadFailure::Broken);
+        }
+        match Pin::new(&mut *incoming).poll_frame(cx) {
+            // hyper takes a stream that was reset without an error for one that has ended.
+            Poll::Ready(None) if is_http2 && !incoming.is_end_stream() => self.fail(UploadFailure::Broken),
+            Poll::Ready(Some(Ok(frame))) => self.take(frame),
+            Poll::Ready(Some(Err(_))) => self.fail(UploadFailure::Broken),
+            Poll::Ready(None) => {
+                self.progress.moved(DONE);
+                self.exchanges.body_read();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                self.progress.state.store(AWAITING_CLIENT, Ordering::Relaxed);
+                if self.progress.is_answered.load(Ordering::Relaxed) {
+                    return Poll::Pending;
+                }
+                match self.stall.poll_stalled(cx) {
+                    Poll::Ready(()) => self.fail(UploadFailure::Stalled),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
         }
     }
 }
@@ -287,7 +344,7 @@ pub(crate) fn filtered(trailers: HeaderMap, keeps: impl Fn(&HeaderName) -> bool)
     kept
 }
 
-impl Drop for Upload {
+impl Drop for Uploading {
     fn drop(&mut self) {
         if let Some(unread) = self.incoming.take() {
             self.body.put_back(unread);
@@ -303,44 +360,15 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
-        let this = &mut *self;
-        let is_http2 = this.body.is_http2;
-        let Some(incoming) = this.incoming.as_mut() else {
-            this.progress.moved(DONE);
-            return Poll::Ready(None);
-        };
-        this.progress.waker.register(cx.waker());
-        if this.progress.is_over.load(Ordering::Acquire) {
-            return this.fail(UploadFailure::Broken);
-        }
-        match Pin::new(&mut *incoming).poll_frame(cx) {
-            // hyper takes a stream that was reset without an error for one that has ended.
-            Poll::Ready(None) if is_http2 && !incoming.is_end_stream() => this.fail(UploadFailure::Broken),
-            Poll::Ready(Some(Ok(frame))) => this.take(frame),
-            Poll::Ready(Some(Err(_))) => this.fail(UploadFailure::Broken),
-            Poll::Ready(None) => {
-                this.progress.moved(DONE);
-                this.exchanges.body_read();
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                this.progress.state.store(AWAITING_CLIENT, Ordering::Relaxed);
-                if this.progress.is_answered.load(Ordering::Relaxed) {
-                    return Poll::Pending;
-                }
-                match this.stall.poll_stalled(cx) {
-                    Poll::Ready(()) => this.fail(UploadFailure::Stalled),
-                    Poll::Pending => Poll::Pending,
-                }
-            }
-        }
+        self.0.as_mut().map_or(Poll::Ready(None), |uploading| uploading.poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.0.as_ref().is_none_or(|uploading| uploading.has_ended())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let incoming = self.0.as_ref().and_then(|uploading| uploading.incoming.as_ref());
+        incoming.map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

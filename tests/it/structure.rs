@@ -23,6 +23,7 @@ const FLOORS: &[&[&str]] = &[
     &[
         "address",
         "ago",
+        "alarm",
         "clock",
         "digest",
         "exchange",
