@@ -46,11 +46,14 @@ pub(super) const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 /// The connections of one worker, by the endpoint's id.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerPool {
-    idle: Mutex<HashMap<u64, Vec<Idle>>>,
-    multiplexed: Mutex<HashMap<u64, Vec<Arc<Multiplexed>>>>,
+    idle: Mutex<ByEndpoint<Vec<Idle>>>,
+    multiplexed: Mutex<ByEndpoint<Vec<Arc<Multiplexed>>>>,
     /// Held while a connection is made that others may share, so that a burst of requests makes one.
-    connecting: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<()>>>>,
+    connecting: Mutex<ByEndpoint<Arc<tokio::sync::Mutex<()>>>>,
 }
+
+/// Ids are numbers of ours: nobody chooses them so that they collide.
+type ByEndpoint<T> = HashMap<u64, T, foldhash::fast::RandomState>;
 
 /// The right to make a connection that others will share.
 type Turn = tokio::sync::OwnedMutexGuard<()>;
