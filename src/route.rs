@@ -3,6 +3,7 @@
 //! The first route that matches wins. What matches none is denied; the caller learns so only after its key
 //! was accepted.
 
+mod index;
 pub(crate) mod presets;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::config::{self, Access, Ambiguity, Config, Routes, Timeouts};
 use crate::limit::{Limiter, Window};
 use crate::path_pattern::{self, PathPattern};
 use crate::upstream::Upstream;
+use index::PathIndex;
 
 /// A route, compiled.
 #[derive(Debug)]
@@ -49,6 +51,7 @@ pub(crate) enum Lookup {
 #[derive(Debug)]
 pub(crate) struct RouteTable {
     routes: Vec<Arc<Route>>,
+    index: Option<PathIndex>,
     /// Whether every route names hosts, so that an unknown host is misdirected.
     all_name_hosts: bool,
 }
@@ -73,12 +76,21 @@ impl RouteTable {
             routes.push(Arc::new(compile(route, upstreams, limiter)?));
         }
         let all_name_hosts = routes.iter().all(|route| route.hosts.is_some());
-        Ok(RouteTable { routes, all_name_hosts })
+        let index = PathIndex::of(&routes);
+        Ok(RouteTable { routes, index, all_name_hosts })
     }
 
     /// Finds the route of a request; `host` is in lower case and has no port, `path` is canonical.
     pub(crate) fn find(&self, host: &str, method: &Method, path: &str) -> Lookup {
-        if let Some(route) = self.routes.iter().find(|route| route.matches(host, method, path)) {
+        let takes = |route: &Arc<Route>| route.matches(host, method, path);
+        let found = match &self.index {
+            None => self.routes.iter().find(|route| takes(route)),
+            Some(index) => {
+                let place = index.first(path, |place| self.routes.get(place).is_some_and(takes));
+                place.and_then(|place| self.routes.get(place))
+            }
+        };
+        if let Some(route) = found {
             return Lookup::Found(route.clone());
         }
         if self.all_name_hosts && !self.routes.iter().any(|route| route.matches_host(host)) {
@@ -242,7 +254,7 @@ mod tests {
     use crate::permission::Permission;
     use crate::upstream::Endpoints;
 
-    fn table(routes: &str) -> RouteTable {
+    pub(super) fn table(routes: &str) -> RouteTable {
         let source = format!(
             "listeners: [{{address: 127.0.0.1:1}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:2]}}]\nkeys: {{path: k.yaml}}\nroutes: {routes}\n"
         );

@@ -303,3 +303,40 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::Interrupted
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    fn bound(address: Address) -> Bound {
+        Bound::bind(&address, None, &mut Inherited::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_accepted_waits_for_nobody() {
+        let bound = bound(Address::Tcp("127.0.0.1:0".into()));
+        let Local::Tcp(address) = bound.local().clone() else { panic!("{:?}", bound.local()) };
+        let listener = bound.into_listener().unwrap();
+        assert_eq!(listener.accept_now().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let client = StdTcpStream::connect(address).unwrap();
+        let (Stream::Tcp(stream), peer) = listener.accept().await.unwrap() else { panic!("a unix socket") };
+        assert_eq!(stream.peer_addr().unwrap(), client.local_addr().unwrap());
+        assert_eq!(peer, Some(address.ip()));
+        // Neither a read that finds nothing nor a small write behind another one.
+        assert!(SockRef::from(&stream).nonblocking().unwrap());
+        assert!(stream.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_neighbour_on_a_unix_socket_has_no_address() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = bound(Address::Unix(path.clone())).into_listener().unwrap();
+        let _client = StdUnixStream::connect(&path).unwrap();
+        let (Stream::Unix(stream), peer) = listener.accept().await.unwrap() else { panic!("TCP") };
+        assert!(SockRef::from(&stream).nonblocking().unwrap());
+        assert_eq!(peer, None);
+    }
+}

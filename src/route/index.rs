@@ -1,0 +1,123 @@
+//! Finds the first route of many that a path may take, without asking each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::quality::RandomState;
+
+use super::Route;
+use crate::path_pattern::PathPattern;
+
+/// With fewer patterns than this, asking each is as quick.
+const WORTHWHILE: usize = 16;
+
+/// Places of routes in their table, each filed under what its paths begin with.
+#[derive(Debug)]
+pub(super) struct PathIndex {
+    /// By the whole path.
+    exact: HashMap<Box<str>, Vec<usize>, RandomState>,
+    /// By the text that all paths of a pattern begin with, up to its last slash.
+    under: HashMap<Box<str>, Vec<usize>, RandomState>,
+    /// Of the texts in `under`: what is longer is not looked for, however many slashes a path has.
+    longest: usize,
+}
+
+impl PathIndex {
+    /// An index of these routes; `None` where they have few patterns.
+    pub(super) fn of(routes: &[Arc<Route>]) -> Option<Self> {
+        let patterns: usize = routes.iter().map(|route| route.paths.len()).sum();
+        (patterns >= WORTHWHILE).then(|| Self::all(routes))
+    }
+
+    fn all(routes: &[Arc<Route>]) -> Self {
+        let mut index = PathIndex { exact: HashMap::default(), under: HashMap::default(), longest: 0 };
+        for (place, route) in routes.iter().enumerate() {
+            for (pattern, glob) in route.paths.iter().zip(&route.globs) {
+                let places = match pattern {
+                    PathPattern::Exact(path) => index.exact.entry(path.as_str().into()).or_default(),
+                    PathPattern::Under(_) | PathPattern::Glob(_) => {
+                        let beginning = beginning(glob);
+                        index.longest = index.longest.max(beginning.len());
+                        index.under.entry(beginning.into()).or_default()
+                    }
+                };
+                if places.last() != Some(&place) {
+                    places.push(place);
+                }
+            }
+        }
+        index
+    }
+
+    /// The first place at which `takes` holds, of all that may: no other route's path matches this one.
+    pub(super) fn first(&self, path: &str, takes: impl Fn(usize) -> bool) -> Option<usize> {
+        let within = path.as_bytes().iter().take(self.longest).enumerate();
+        let slashes = within.filter(|(_, byte)| **byte == b'/').map(|(at, _)| at + 1);
+        let beginnings = std::iter::once(0).chain(slashes).filter_map(|length| path.get(..length));
+        let under = beginnings.filter_map(|beginning| self.under.get(beginning));
+        let filed = self.exact.get(path).into_iter().chain(under);
+        // Each list is in the order of the routes.
+        filed.filter_map(|places| places.iter().copied().find(|place| takes(*place))).min()
+    }
+}
+
+/// What every path begins with that the glob matches, up to a slash and with it.
+fn beginning(glob: &str) -> &str {
+    let plain = glob.find(['*', '?', '[', ']', '{', '}', '!', '\\']).unwrap_or(glob.len());
+    let slash = glob.get(..plain).and_then(|plain| plain.rfind('/'));
+    glob.get(..slash.map_or(0, |slash| slash + 1)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use proptest::prelude::*;
+
+    use super::super::tests::table;
+    use super::*;
+
+    #[test]
+    fn few_routes_have_none_and_many_do() {
+        let routes = |count: usize| {
+            let routes = (0..count).map(|n| format!("{{name: r{n}, paths: [/a{n}/**], public: true}}"));
+            table(&format!("[{}]", routes.collect::<Vec<_>>().join(", ")))
+        };
+        assert!(routes(WORTHWHILE - 1).index.is_none());
+        assert!(routes(WORTHWHILE).index.is_some());
+    }
+
+    #[test]
+    fn a_pattern_is_filed_under_what_it_begins_with() {
+        for (glob, expected) in
+            [("/v1/**", "/v1/"), ("/v1/m*", "/v1/"), ("/{a,b}/x", "/"), ("/**", "/"), ("/a/b?c/d", "/a/")]
+        {
+            assert_eq!(beginning(glob), expected);
+        }
+    }
+
+    proptest! {
+        /// Whatever the routes are, the index finds the one that is found by asking each.
+        #[test]
+        fn it_finds_what_asking_each_finds(
+            globs in prop::collection::vec(
+                prop::collection::vec(prop::sample::select(vec!["a", "b", "*", "**", "a*", "?", "{a,b}"]), 1..4),
+                1..12,
+            ),
+            methods in prop::collection::vec(prop::sample::select(vec!["", "methods: [GET], ", "methods: [POST], "]), 12),
+            paths in prop::collection::vec(prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", ""]), 1..5), 8),
+        ) {
+            let routes = globs.iter().zip(&methods).enumerate().map(|(n, (segments, methods))| {
+                format!("{{name: r{n}, paths: ['/{}'], {methods}public: true}}", segments.join("/"))
+            });
+            let asking = table(&format!("[{}]", routes.collect::<Vec<_>>().join(", ")));
+            let index = PathIndex::all(&asking.routes);
+            for segments in paths {
+                let path = format!("/{}", segments.join("/"));
+                for method in [Method::GET, Method::HEAD, Method::POST] {
+                    let takes = |place: usize| asking.routes[place].matches("h", &method, &path);
+                    prop_assert_eq!(index.first(&path, takes), (0..globs.len()).find(|place| takes(*place)));
+                }
+            }
+        }
+    }
+}
