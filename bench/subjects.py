@@ -21,6 +21,8 @@ BIG = 10 * 1000 * 1000
 ANSWER = '{"object":"list","data":[{"id":"tiny","object":"model"}]}'
 
 
+# In the order that bearward likes them, so that all encrypt and hash alike.
+SUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -156,6 +158,7 @@ http {{
   client_body_buffer_size 64k; client_max_body_size 32m;
   ssl_certificate tls.crt; ssl_certificate_key tls.key; ssl_protocols TLSv1.2 TLSv1.3;
   ssl_session_cache shared:tls:10m; ssl_buffer_size 16k;
+  ssl_prefer_server_ciphers on; ssl_conf_command Ciphersuites {SUITES};
   upstream origin {{ server 127.0.0.1:{self.origin.port}; keepalive 256; keepalive_requests 1000000000; }}
   upstream events {{ server 127.0.0.1:{self.origin.events_port}; keepalive 256; }}
   server {{
@@ -187,6 +190,7 @@ global
   tune.bufsize 65536
   tune.ssl.cachesize 20000
   ssl-default-bind-options ssl-min-ver TLSv1.2
+  ssl-default-bind-ciphersuites {SUITES}
   log ring@lines local0
 ring lines
   format raw

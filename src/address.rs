@@ -1,5 +1,6 @@
-//! Addresses as what one host has: one of IPv4, a /64 of IPv6.
+//! Addresses as what one host has (one of IPv4, a /64 of IPv6), and as text.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The part of an address that stands for its host. IPv6 is cut to its /64, which is what one host is given: it may
@@ -8,5 +9,20 @@ pub(crate) fn host_part(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
         v4 => v4,
+    }
+}
+
+/// Writes an address as text, without a formatting machine: each request and each connection has one.
+pub(crate) fn write_to(out: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        // A Vec takes all that is written to it.
+        let _written = write!(out, "{address}");
+        return;
+    };
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
     }
 }

@@ -12,6 +12,7 @@ use http::header::{
 
 use smallvec::SmallVec;
 
+use crate::address;
 use crate::config::UpstreamCredential;
 use crate::gate::Permit;
 use crate::guard::Target;
@@ -169,7 +170,9 @@ fn hops(headers: &HeaderMap, origin: &Origin<'_>) -> Option<HeaderValue> {
 
 /// An address as headers have it.
 pub(crate) fn address_value(address: IpAddr) -> Option<HeaderValue> {
-    HeaderValue::try_from(address.to_canonical().to_string()).ok()
+    let mut text = Vec::with_capacity(40);
+    address::write_to(&mut text, address.to_canonical());
+    HeaderValue::try_from(text).ok()
 }
 
 /// Names that only we may say to upstream, in their `-` and `_` spellings.

@@ -60,7 +60,8 @@ enum Protocol {
 
 /// Serves a connection until it ends. Errors end it and are nobody else's concern.
 ///
-/// Each stage has a box of its own: so an idle connection holds no more than the stage that it is in needs.
+/// Each stage has a box of its own, which goes when the next begins: so an idle connection holds no more than the stage
+/// that it is in needs.
 pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Receiver<bool>) {
     let Accepted { stream, tls, permit, member, .. } = accepted;
     let exchanges = peer.exchanges.clone();
@@ -68,13 +69,16 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
         Stream::Unix(stream) => UnixStream::from_std(stream).map(|stream| begin(stream, tls, peer, shutdown)),
         Stream::Tcp(stream) => TcpStream::from_std(stream).map(|stream| begin(stream, tls, peer, shutdown)),
     };
-    let served = match serving {
-        Ok(serving) => tokio::select! {
-            biased;
-            served = serving => served,
-            () = poll_fn(|cx| exchanges.poll_cut(cx)) => Err(io::ErrorKind::ConnectionAborted.into()),
-        },
-        Err(error) => Err(error),
+    let serving = async {
+        match serving?.await? {
+            Some(http) => http.await,
+            None => Ok(()),
+        }
+    };
+    let served = tokio::select! {
+        biased;
+        served = serving => served,
+        () = poll_fn(|cx| exchanges.poll_cut(cx)) => Err(io::ErrorKind::ConnectionAborted.into()),
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended early");
@@ -83,14 +87,18 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
 }
 
 /// A stage of a connection.
-type Serving = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+type Stage<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
+/// The last one.
+type Serving = Stage<()>;
+
+/// The first stage: all that comes before HTTP. It yields the next, unless the connection has ended.
 fn begin<S>(
     stream: S,
     tls: Option<Arc<rustls::ServerConfig>>,
     peer: Peer,
     shutdown: watch::Receiver<bool>,
-) -> Serving
+) -> Stage<Option<Serving>>
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
@@ -109,17 +117,17 @@ async fn serve_plain<S>(
     peer: Peer,
     limits: Limits,
     shutdown: watch::Receiver<bool>,
-) -> io::Result<()>
+) -> io::Result<Option<Serving>>
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let sniffed = tokio::select! {
         sniffed = timeout(limits.header_timeout, sniff(&mut stream)) => sniffed,
         // A client that has sent nothing yet is not waited for much longer.
-        () = grace_is_over(shutdown.clone()) => return Ok(()),
+        () = grace_is_over(shutdown.clone()) => return Ok(None),
     };
     let (protocol, ahead) = sniffed??;
-    serve_http(stream, ahead, protocol, peer, limits, shutdown).await
+    Ok(Some(serve_http(stream, ahead, protocol, peer, limits, shutdown)))
 }
 
 async fn serve_tls<S>(
@@ -128,7 +136,7 @@ async fn serve_tls<S>(
     peer: Peer,
     limits: Limits,
     shutdown: watch::Receiver<bool>,
-) -> io::Result<()>
+) -> io::Result<Option<Serving>>
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
@@ -137,13 +145,13 @@ where
         let in_time = timeout(limits.handshake_timeout, handshake.as_mut());
         tokio::select! {
             shaken = in_time => shaken,
-            () = grace_is_over(shutdown.clone()) => return Ok(()),
+            () = grace_is_over(shutdown.clone()) => return Ok(None),
         }
     };
     let stream = shaken??;
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
-    serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown).await
+    Ok(Some(serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown)))
 }
 
 /// Ready when the process has been told to stop, and a client that has just connected had its time to ask.
@@ -276,6 +284,7 @@ where
         // Between two requests, far apart: hyper's buffers, and room for a request's course, are given back meanwhile.
         let Some(parts) = connection.into_parts() else { return Ok(()) };
         wire = parts.io.into_inner();
+        drop(exchanges.lend_alarm());
         tokio::select! {
             biased;
             more = wire.rest(parts.read_buf) => match more {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::audit::Subject;
 use super::tally::Refused;
 use super::trace::{Span, TraceContext};
+use crate::address;
 use crate::denial::Denial;
 use crate::mask::masked;
 
@@ -123,7 +124,7 @@ impl AccessLine {
         }
         if let Some(client) = self.client {
             out.extend_from_slice(b",\"client\":\"");
-            write_address(out, client);
+            address::write_to(out, client);
             out.push(b'"');
         }
         write_word(out, b",\"method\":", &masked(self.method.as_str()));
@@ -217,19 +218,6 @@ fn write_digits<const N: usize>(out: &mut Vec<u8>, mut value: u32) {
         value /= 10;
     }
     out.extend_from_slice(&digits);
-}
-
-fn write_address(out: &mut Vec<u8>, address: IpAddr) {
-    let IpAddr::V4(address) = address else {
-        let _written = write!(out, "{address}");
-        return;
-    };
-    for (index, octet) in address.octets().into_iter().enumerate() {
-        if index > 0 {
-            out.push(b'.');
-        }
-        out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-    }
 }
 
 /// Milliseconds, and thousandths of one, rounded.
