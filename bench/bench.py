@@ -94,8 +94,13 @@ def one_round(scenario, subjects, origin):
 def measure(chosen, minutes, directory):
     """Rounds for all, then for the least sure."""
     origin = Origin(directory, cores(1)[1])
-    subjects = {workers: start(directory, workers, origin) for workers in {s.workers for s in chosen}}
-    memory = {s.name: s.process.pss_kib() for s in subjects.get(1, [])}
+    subjects, memory = {}, {}
+    for workers in sorted({s.workers for s in chosen}):
+        subjects[workers] = start(directory, workers, origin)
+        if workers == 1:
+            # Before there is a second bearward, which would share the pages of the binary, as nginx does with its copy.
+            time.sleep(3)
+            memory = {s.name: s.process.pss_kib() for s in subjects[workers]}
     end = time.monotonic() + minutes * 60
     try:
         while time.monotonic() < end:

@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -291,7 +292,8 @@ impl App {
 async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instant) -> bool {
     let served_out = async { while accepting.join_next().await.is_some() {} };
     let is_served_out = timeout_at(until, served_out).await.is_ok();
-    accepting.shutdown().await;
+    // They may be a worker's business, which may be stuck.
+    let _aborted = timeout_at(until + Duration::from_secs(1), accepting.shutdown()).await;
     // The accept loops are over, and with them the other owners.
     let Some(workers) = Arc::into_inner(workers) else { return false };
     let joining = tokio::task::spawn_blocking(move || workers.join());

@@ -36,6 +36,8 @@ pub(crate) struct Exchanges {
     cut_waker: AtomicWaker,
     /// A timer that no request has at the moment.
     spare: Mutex<Option<Alarm>>,
+    /// Each request has a task of its own.
+    is_multiplexed: AtomicBool,
 }
 
 /// One request in service; dropping it ends it.
@@ -98,13 +100,21 @@ impl Exchanges {
         self.at_rest.load(Ordering::Relaxed) && self.is_quiet() && !self.may_be_sending()
     }
 
+    /// Each request has a task of its own (HTTP/2).
+    pub(crate) fn note_tasks(&self) {
+        self.is_multiplexed.store(true, Ordering::Relaxed);
+    }
+
     /// A timer for the waits of one request: the last one's, where that is over.
     pub(crate) fn lend_alarm(&self) -> Alarm {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
-    /// Keeps a timer for the next request.
+    /// Keeps a timer for the next request. Not of a task that ends with its request: the timer would keep its memory.
     pub(crate) fn keep_alarm(&self, alarm: Alarm) {
+        if self.is_multiplexed.load(Ordering::Relaxed) {
+            return;
+        }
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
     }
 

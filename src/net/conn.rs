@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -195,6 +196,7 @@ where
             Box::pin(serve_http1(Http1::new(peer, limits), Box::new(wire), shutdown))
         }
         Protocol::Http2 => {
+            peer.exchanges.note_tasks();
             let wire = wire.metered(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
             Box::pin(serve_http2(wire, peer, limits, shutdown))
         }
@@ -252,6 +254,7 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let (exchanges, mut after_shutdown) = (http.peer.exchanges.clone(), shutdown.clone());
+    let gateway = http.peer.gateway.clone();
     // From the word to stop on, every answer closes its connection. So one that is in use ends with its next answer,
     // and no request crosses the end of its connection on the way; one that is not in use ends a moment later.
     let mut drained = pin!(async {
@@ -259,6 +262,7 @@ where
         let is_fresh = exchanges.begun() == 0;
         tokio::time::sleep(if is_fresh { FRESH_GRACE } else { IDLE_GRACE }).await;
     });
+    let mut is_watched = false;
     let ended = loop {
         let mut connection = http.wake(wire);
         let at_rest = tokio::select! {
@@ -266,10 +270,14 @@ where
             ended = &mut *connection => break ended.map_err(io::Error::other),
             // hyper has had its turn, and waits.
             () = poll_fn(|_| if exchanges.may_rest() { Poll::Ready(()) } else { Poll::Pending }) => true,
-            // A request in service ends its connection with its answer; so nothing is looked for meanwhile.
-            () = poll_fn(|cx| match exchanges.are_none() {
-                true => drained.as_mut().poll(cx),
-                false => Poll::Pending,
+            // Asked at first, so that it wakes us, and then only between requests or once the process ends: a request that
+            // is in service need not pay for it.
+            () = poll_fn(|cx| {
+                if is_watched && !exchanges.are_none() && !gateway.is_draining.load(Ordering::Relaxed) {
+                    return Poll::Pending;
+                }
+                is_watched = true;
+                drained.as_mut().poll(cx)
             }) => false,
         };
         if !at_rest {

@@ -97,7 +97,8 @@ impl Bound {
         };
         socket.set_nonblocking(true)?;
         if matches!(local, Local::Tcp(_)) {
-            // Small writes of a stream must not wait for an acknowledgement. All its connections have it from here.
+            // Small writes of a stream must not wait for an acknowledgement. Connections that come from here on have it
+            // from the listener.
             socket.set_tcp_nodelay(true)?;
         }
         Ok(Bound { socket, tls, local, is_inherited })
@@ -113,7 +114,7 @@ impl Bound {
 
     /// The socket on the runtime that this is called on, without TLS: for the admin listener.
     pub(crate) fn into_listener(self) -> io::Result<Listener> {
-        Listener::new(self.socket, &self.local)
+        Listener::new(self.socket, &self.local, self.is_inherited)
     }
 }
 
@@ -190,7 +191,7 @@ pub(crate) async fn accept_loop<A: Fn(Accepted)>(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let Bound { socket, tls, local, is_inherited } = bound;
-    let listener = match Listener::new(socket, &local) {
+    let listener = match Listener::new(socket, &local, is_inherited) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(listener = %local, %error, "a listener can't be watched");
@@ -259,6 +260,8 @@ async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, tls
 pub(crate) struct Listener {
     socket: AsyncFd<Socket>,
     is_tcp: bool,
+    /// Its queue is older than this process: what waits there has the settings of then.
+    is_inherited: bool,
 }
 
 impl Listener {
@@ -266,32 +269,36 @@ impl Listener {
         deprecated,
         reason = "in favour of an unsafe constructor, for types that could change descriptors: a `Socket` can't"
     )]
-    fn new(socket: Socket, local: &Local) -> io::Result<Self> {
+    fn new(socket: Socket, local: &Local, is_inherited: bool) -> io::Result<Self> {
         let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
-        Ok(Listener { socket, is_tcp: matches!(local, Local::Tcp(_)) })
+        Ok(Listener { socket, is_tcp: matches!(local, Local::Tcp(_)), is_inherited })
     }
 
     pub(crate) async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
-        self.socket.async_io(Interest::READABLE, |socket| accept(socket, self.is_tcp)).await
+        self.socket.async_io(Interest::READABLE, |socket| self.accept_from(socket)).await
     }
 
     /// Accepts at once, whatever the runtime knows of the queue: that may be older than the queue. `WouldBlock` where
     /// it is empty.
     fn accept_now(&self) -> io::Result<(Stream, Option<IpAddr>)> {
-        accept(self.socket.get_ref(), self.is_tcp)
+        self.accept_from(self.socket.get_ref())
     }
-}
 
-fn accept(socket: &Socket, is_tcp: bool) -> io::Result<(Stream, Option<IpAddr>)> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let (connection, peer) = rustix::net::acceptfrom_with(socket, flags)?;
-    if !is_tcp {
-        return Ok((Stream::Unix(connection.into()), None));
+    fn accept_from(&self, socket: &Socket) -> io::Result<(Stream, Option<IpAddr>)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (connection, peer) = rustix::net::acceptfrom_with(socket, flags)?;
+        if !self.is_tcp {
+            return Ok((Stream::Unix(connection.into()), None));
+        }
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        // Nobody without an address, who would be taken for a neighbour on a unix socket.
+        let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
+        let stream = StdTcpStream::from(connection);
+        if self.is_inherited {
+            stream.set_nodelay(true)?;
+        }
+        Ok((Stream::Tcp(stream), Some(peer.ip())))
     }
-    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-    // Nobody without an address, who would be taken for a neighbour on a unix socket.
-    let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
-    Ok((Stream::Tcp(connection.into()), Some(peer.ip())))
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -326,6 +333,19 @@ mod tests {
         assert_eq!(peer, Some(address.ip()));
         // Neither a read that finds nothing nor a small write behind another one.
         assert!(SockRef::from(&stream).nonblocking().unwrap());
+        assert!(stream.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn nor_does_what_has_waited_in_a_queue_that_was_handed_down() {
+        let handed_down = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        handed_down.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        handed_down.listen(1).unwrap();
+        handed_down.set_nonblocking(true).unwrap();
+        let address = handed_down.local_addr().unwrap().as_socket().unwrap();
+        let _client = StdTcpStream::connect(address).unwrap();
+        let listener = Listener::new(handed_down, &Local::Tcp(address), true).unwrap();
+        let (Stream::Tcp(stream), _) = listener.accept().await.unwrap() else { panic!("a unix socket") };
         assert!(stream.nodelay().unwrap());
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 
@@ -179,6 +180,10 @@ fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
     let from_file = d.optional(&mut fields, "file", |d, node| Some(secret_in_file(d, node)));
     d.done(fields);
     let header = header.unwrap_or(http::header::AUTHORIZATION);
+    if matches!(header, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION | TE | UPGRADE | EXPECT) {
+        d.fault(node.at, format!("`{header}` says where a request goes or ends: no credential stands there"));
+        return None;
+    }
     let file = from_file.as_ref().and_then(|read| read.as_ref().map(|(file, _)| file.clone()));
     let from_file = from_file.map(|read| read.map(|(_, secret)| secret));
     let ((Some(secret), None) | (None, Some(secret))) = (from_env, from_file) else {
