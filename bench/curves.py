@@ -8,6 +8,7 @@ import contextlib
 import json
 import pathlib
 import random
+import re
 import statistics
 import tempfile
 import time
@@ -69,7 +70,7 @@ def settled(subject, count, tls=False):
 def of_kind(title, directory, origin, rounds, kinds, **options):
     """The same load on servers that differ in one thing."""
     subjects = {
-        name: Bearward(f"{title.replace(' ', '-')}-{name}", directory, origin, 1, [1], **given)
+        name: Bearward(re.sub(r"\W+", "-", f"{title} {name}"), directory, origin, 1, [1], **given)
         for name, given in kinds.items()
     }
     try:

@@ -250,6 +250,7 @@ async fn sigterm_finishes_what_is_in_flight_and_takes_nothing_new() {
     streaming.head().await;
     streaming.chunk().await.unwrap();
     gateway.signal("TERM");
+    let told = std::time::Instant::now();
     eventually("it says that it stops", || gateway.log().iter().any(|line| line.contains("stopping"))).await;
     probe("/readyz").await.assert_denied(503, "SHUTTING_DOWN");
     assert_eq!(probe("/livez").await.status, 200);
@@ -259,10 +260,14 @@ async fn sigterm_finishes_what_is_in_flight_and_takes_nothing_new() {
         }
     })
     .await;
+    // Longer than a connection that is not in use is waited for: this one, which is, ends with its answer.
+    tokio::time::sleep(std::time::Duration::from_millis(600).saturating_sub(told.elapsed())).await;
     std::fs::write(&go, "").unwrap();
     assert_eq!(streaming.chunk().await.unwrap(), b"bye!");
     assert!(streaming.chunk().await.is_none());
+    let ended = std::time::Instant::now();
     streaming.assert_closed().await;
+    assert!(ended.elapsed() < std::time::Duration::from_millis(250), "{:?}", ended.elapsed());
     assert_eq!(gateway.exit_code(), Some(0), "{:?}", gateway.log());
 }
 
