@@ -260,9 +260,9 @@ impl ResponseBody {
         }))
     }
 
-    /// Keeps the exchange open, and its record, for as long as this body lives. On HTTP/2, the answer ends only when the request has,
-    /// within bounds; HTTP/1 has its own way with what is left of one. Where the head is all of the answer, it ends at
-    /// once: a gRPC status must.
+    /// Keeps the exchange open, and its record, for as long as this body lives. On HTTP/2, the answer ends only when the
+    /// request has, within bounds; HTTP/1 has its own way with what is left of one. Where the head is all of the answer,
+    /// it ends at once: a gRPC status must.
     pub(crate) fn concluding(
         mut self,
         record: RequestRecord,

@@ -256,7 +256,7 @@ async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, tls
     }
 }
 
-/// A listening socket on a runtime. Its connections are on none: each is one's for its whole life, perhaps another's.
+/// A listening socket on a runtime. What it accepts is on none yet: a worker takes it onto its own.
 pub(crate) struct Listener {
     socket: AsyncFd<Socket>,
     is_tcp: bool,

@@ -181,7 +181,7 @@ impl UploadProgress {
 }
 
 /// A request's body as upstream gets it; nothing where the request has none. In a box, since requests are moved from
-/// hand to hand, and few of them have a body.
+/// hand to hand.
 #[derive(Debug)]
 pub(crate) struct Upload(Option<Box<Uploading>>);
 
