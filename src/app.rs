@@ -164,6 +164,7 @@ impl App {
             usage: UsageBook::new(config.metrics.key_ids),
             observers: Observers::new(logs),
             reloads: Reloads::new(Part::ALL.into_iter().map(Part::name)),
+            guests: Arc::default(),
             hooks,
         });
         let stood =

@@ -1,5 +1,7 @@
 //! The requests in service on one connection: its service begins and ends them, its wire goes by them.
 
+pub(crate) mod guests;
+pub(crate) mod stranger;
 pub(crate) mod turn;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,6 +11,7 @@ use std::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 
 use crate::alarm::Alarm;
+use stranger::Stranger;
 
 /// The requests in service on one connection, as its service and its wire both see them.
 #[derive(Debug, Default)]
@@ -38,11 +41,17 @@ pub(crate) struct Exchanges {
     spare: Mutex<Option<Alarm>>,
     /// Each request has a task of its own.
     is_multiplexed: AtomicBool,
+    /// What is counted until a good key came, and what is held against the connection.
+    pub(crate) stranger: Stranger,
 }
 
 /// One request in service; dropping it ends it.
 #[derive(Debug)]
-pub(crate) struct InService(Arc<Exchanges>);
+pub(crate) struct InService {
+    exchanges: Arc<Exchanges>,
+    /// It counts among the requests of a stranger, and whether there was room for it.
+    of_stranger: Option<bool>,
+}
 
 impl Exchanges {
     /// A request goes into service. `has_body`: one comes behind its head.
@@ -50,7 +59,7 @@ impl Exchanges {
         self.unread.store(has_body, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
-        InService(self.clone())
+        InService { exchanges: self.clone(), of_stranger: None }
     }
 
     /// Notes that a line ended with LF alone.
@@ -82,6 +91,10 @@ impl Exchanges {
     pub(crate) fn cut(&self) {
         self.cut.store(true, Ordering::Release);
         self.cut_waker.wake();
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
     }
 
     /// Ready when the connection is to end at once.
@@ -155,27 +168,43 @@ impl Exchanges {
 }
 
 impl InService {
+    /// Counts the request, which has no good key, among those that are open on this connection, unless a good key was
+    /// presented on it before. Says whether there is room for it: on HTTP/1 there always is.
+    pub(crate) fn count_as_strangers(&mut self) -> bool {
+        let Exchanges { stranger, is_multiplexed, .. } = &*self.exchanges;
+        if !is_multiplexed.load(Ordering::Relaxed) || (self.of_stranger.is_none() && stranger.is_known()) {
+            return true;
+        }
+        *self.of_stranger.get_or_insert_with(|| stranger.begins())
+    }
+
     /// This request's answer was broken off, and its end is the connection's own: whoever speaks HTTP/1.0 would take the one
     /// for the other.
     pub(crate) fn break_off(&self) {
-        self.0.broken_off.store(true, Ordering::Relaxed);
+        self.exchanges.broken_off.store(true, Ordering::Relaxed);
     }
 
     /// What follows on the connection is another protocol.
     pub(crate) fn becomes_tunnel(&self) {
-        self.0.is_tunnel.store(true, Ordering::Relaxed);
+        self.exchanges.is_tunnel.store(true, Ordering::Relaxed);
     }
 
     /// A frame of this request's answer was handed out, on HTTP/2.
     pub(crate) fn answered(&self, bytes: usize) {
-        self.0.frames.fetch_add(1, Ordering::Relaxed);
-        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.exchanges.frames.fetch_add(1, Ordering::Relaxed);
+        self.exchanges.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
 impl Drop for InService {
     fn drop(&mut self) {
-        self.0.unflushed.store(true, Ordering::Relaxed);
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        if self.of_stranger.is_some() {
+            self.exchanges.stranger.ends();
+        }
+        if !self.exchanges.stranger.is_known() {
+            self.exchanges.stranger.note_idle();
+        }
+        self.exchanges.unflushed.store(true, Ordering::Relaxed);
+        self.exchanges.active.fetch_sub(1, Ordering::Relaxed);
     }
 }

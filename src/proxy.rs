@@ -4,7 +4,6 @@
 //! and its order matters: a stranger can't map routes (401 before 404), and a forbidden call burns no quota
 //! (403 before 429).
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -22,7 +21,8 @@ use jiff::Timestamp;
 use crate::clock::Clock;
 use crate::config::{Access, Ambiguity};
 use crate::denial::{Code, Denial};
-use crate::exchange::{Exchanges, InService};
+use crate::exchange::guests::Guests;
+use crate::exchange::{Exchanges, InService, stranger};
 use crate::forward::body::ResponseBody;
 use crate::forward::headers::{Origin, is_harmless_trailer};
 use crate::forward::tunnel::OpenTunnel;
@@ -57,6 +57,8 @@ pub(crate) struct Gateway {
     pub(crate) usage: UsageBook,
     pub(crate) observers: Observers,
     pub(crate) reloads: Reloads,
+    /// Connections on which no good key was presented yet.
+    pub(crate) guests: Arc<Guests>,
     pub(crate) hooks: Hooks,
 }
 
@@ -90,6 +92,7 @@ struct Course {
     standing: Option<Standing>,
     times: Times,
     trace: Option<TraceContext>,
+    in_service: InService,
 }
 
 /// Answers one request, whatever happens in it.
@@ -99,7 +102,7 @@ struct Course {
 pub(crate) fn serve(
     peer: Arc<Peer>,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+) -> impl Future<Output = Result<Response<ResponseBody>, StreamRefused>> {
     let (mut parts, body) = request.into_parts();
     let body = RequestBody::new(body, parts.version);
     let in_service = peer.exchanges.begin(!body.is_empty());
@@ -117,6 +120,7 @@ pub(crate) fn serve(
         standing: None,
         times: Times::default(),
         trace,
+        in_service,
     };
     let caller = Caller {
         is_grpc: is_grpc(&parts.headers),
@@ -130,7 +134,7 @@ pub(crate) fn serve(
             AssertUnwindSafe(handling).catch_unwind().await
         };
         let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
-        Ok(course.conclude(&peer, &caller, outcome, in_service, body))
+        course.conclude(&peer, &caller, outcome, body)
     }
 }
 
@@ -161,7 +165,12 @@ async fn handle(
     let now = clock.wall();
     let is_public = matches!(&lookup, Lookup::Found(route) if route.access == Access::Public);
     match is_public {
-        true => gate::pass_unasked(&parts.headers, &snapshot)?,
+        true => {
+            gate::pass_unasked(&parts.headers, &snapshot)?;
+            if !course.in_service.count_as_strangers() {
+                return Err(Denial::too_many_in_flight(stranger::STREAMS));
+            }
+        }
         false => course.identify(peer, &parts.headers, &client, now)?,
     }
     let route = match lookup {
@@ -277,6 +286,7 @@ impl Course {
             self.record.owned(owner.usage(usage));
         }
         self.principal = Some(outcome?);
+        peer.exchanges.stranger.note_good_key();
         Ok(())
     }
 
@@ -289,14 +299,23 @@ impl Course {
     }
 
     /// Makes the answer, with what every answer carries.
+    ///
+    /// # Errors
+    ///
+    /// A stranger has too many requests open on its connection: there is no answer, and it may ask again.
     fn conclude(
         mut self,
         peer: &Peer,
         caller: &Caller,
         outcome: Result<Forwarded, Denial>,
-        in_service: InService,
         body: RequestBody,
-    ) -> Response<ResponseBody> {
+    ) -> Result<Response<ResponseBody>, StreamRefused> {
+        if self.principal.is_none() && !self.in_service.count_as_strangers() {
+            self.record.denied(&Denial::too_many_in_flight(stranger::STREAMS));
+            peer.exchanges.stranger.note_abuse();
+            return Err(StreamRefused);
+        }
+        let in_service = self.in_service;
         let standing = self.standing.take().or_else(|| {
             let principal = self.principal.as_ref()?;
             gate::standing(principal, self.route.as_ref(), &self.snapshot, &peer.gateway.limiter)
@@ -344,7 +363,18 @@ impl Course {
         } else if !is_tunnel && (is_draining || (caller.is_chunked && peer.exchanges.may_end_in_two_ways())) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response
+        Ok(response)
+    }
+}
+
+/// A stream of HTTP/2 that is reset with REFUSED_STREAM: nothing was done for it (RFC 9113, section 8.7).
+#[derive(Debug)]
+pub(crate) struct StreamRefused;
+
+impl From<StreamRefused> for Box<dyn std::error::Error + Send + Sync> {
+    fn from(_: StreamRefused) -> Self {
+        // hyper looks for the reason in an error of h2's.
+        Box::new(h2::Error::from(h2::Reason::REFUSED_STREAM))
     }
 }
 

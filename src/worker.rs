@@ -131,10 +131,13 @@ async fn serve(
             tunnel: Arc::default(),
             over_limit: accepted.over_limit,
         };
-        let shutdown = shutdown.clone();
+        let (exchanges, shutdown) = (peer.exchanges.clone(), shutdown.clone());
+        if accepted.may_make_room {
+            gateway.guests.enter(accepted.peer, &exchanges);
+        }
         connections.spawn(async move {
             conn::serve(accepted, peer, shutdown).await;
-            drop(share);
+            drop((exchanges.stranger.take_off_the_list(), share));
         });
         // Those that have ended leave no trace in the set.
         while connections.try_join_next().is_some() {}

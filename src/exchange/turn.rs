@@ -6,12 +6,19 @@
 //! without any would not be noticed: `http2::a_client_that_opens_no_window_holds_nothing_for_ever` would tell.
 
 use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
 
 /// Who must act for an answer to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// A frame was handed out: the client has to make room for it.
+    /// A frame of upstream's answer was handed out: the client has to make room for it.
     Client,
+    /// A frame of an answer of our own was.
+    ClientOfOurs,
     /// The body waits for more: upstream has to send it.
     Upstream,
 }
@@ -28,4 +35,41 @@ pub(crate) fn leave(turn: Turn) {
 /// The last word that was left since the last look; `None` where no body was polled.
 pub(crate) fn look() -> Option<Turn> {
     LAST.take()
+}
+
+/// Ends one HTTP/2 stream, from outside of its task.
+#[derive(Debug, Default)]
+pub(crate) struct StreamCut {
+    is_cut: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl StreamCut {
+    /// Resets the stream, whatever it waits for.
+    pub(crate) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Ready when the stream is to end.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.is_cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+thread_local! {
+    static ASKED_FOR: Cell<Option<Arc<StreamCut>>> = const { Cell::new(None) };
+}
+
+/// A handle by which the stream that is being polled can be ended. Its task takes the other half when its poll is over.
+pub(crate) fn ask_for_cut() -> Arc<StreamCut> {
+    let cut = Arc::<StreamCut>::default();
+    ASKED_FOR.set(Some(cut.clone()));
+    cut
+}
+
+/// The handle that was asked for since the last look.
+pub(crate) fn asked_cut() -> Option<Arc<StreamCut>> {
+    ASKED_FOR.take()
 }

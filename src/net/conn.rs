@@ -1,6 +1,5 @@
 //! One connection: its TLS handshake, its protocol, and its requests until it ends.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
@@ -33,7 +32,7 @@ use crate::exchange::Exchanges;
 use crate::forward::body::ResponseBody;
 use crate::observe::observer::Observer;
 use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
-use crate::proxy::{self, Peer};
+use crate::proxy::{self, Peer, StreamRefused};
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -233,7 +232,7 @@ impl Http1 {
     ) -> Box<
         UpgradeableConnection<
             TokioIo<W>,
-            impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: Send> + use<W>,
+            impl HttpService<Incoming, ResBody = ResponseBody, Error = StreamRefused, Future: Send> + use<W>,
         >,
     >
     where
@@ -331,7 +330,7 @@ where
     let peer = Arc::new(peer);
     let exchanges = peer.exchanges.clone();
     let service = service_fn(move |request| proxy::serve(peer.clone(), request));
-    let connection = http2::Builder::new(StreamExecutor { limit: limits.idle_timeout })
+    let connection = http2::Builder::new(StreamExecutor { limit: limits.idle_timeout, exchanges: exchanges.clone() })
         // Work at once; what is opened beyond is refused.
         .max_concurrent_streams(MAX_STREAMS)
         // Rapid reset (CVE-2023-44487): streams that were reset before we took them up. More end the connection.

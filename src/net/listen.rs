@@ -72,6 +72,8 @@ pub(crate) struct Accepted {
     pub(crate) member: Option<Member>,
     /// The address has more than this many: every request is refused.
     pub(crate) over_limit: Option<usize>,
+    /// It may be ended for the sake of another one, until a good key was presented on it.
+    pub(crate) may_make_room: bool,
 }
 
 /// A connection that belongs to no runtime yet.
@@ -180,7 +182,24 @@ impl<A: Fn(Accepted)> Intake<A> {
             return;
         }
         let tls = tls.map(|tls| tls.load().config.clone());
-        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit });
+        let may_make_room = counted.is_some() || peer.is_none();
+        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, may_make_room });
+    }
+
+    /// A place for a connection that is queued, if one is free; `None` where a connection would make room for it.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            Err(_) if self.gateway.guests.may_make_room() => None,
+            // Under overload, callers queue in the kernel, not in our memory.
+            Err(_) => self.permits.clone().acquire_owned().await.ok(),
+        }
+    }
+
+    /// A place for a connection from this address, for which another one makes room.
+    async fn place_of_another(&self, peer: Option<IpAddr>) -> Option<OwnedSemaphorePermit> {
+        self.gateway.guests.make_room(peer);
+        self.permits.clone().acquire_owned().await.ok()
     }
 }
 
@@ -224,12 +243,17 @@ async fn accept_all<A: Fn(Accepted)>(
     loop {
         // A listener that nobody connects to holds no permit: the permits are for connections alone.
         let Ok(queued) = listener.queued().await else { return };
-        // The permit comes before accept: under overload, callers queue in the kernel, not in our memory.
-        let Ok(permit) = intake.permits.clone().acquire_owned().await else { return };
+        // The permit comes before accept. Where a connection is to make room, the newcomer's address has a say in which.
+        let permit = intake.place().await;
         let Some(accepted) = queued.accept() else { continue };
         match accepted {
             Ok((stream, peer)) => {
                 backoff = Duration::ZERO;
+                let permit = match permit {
+                    Some(permit) => Some(permit),
+                    None => intake.place_of_another(peer).await,
+                };
+                let Some(permit) = permit else { return };
                 intake.take(stream, peer, tls, permit);
             }
             // The one connection is gone; the listener is well.

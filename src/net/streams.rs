@@ -1,24 +1,32 @@
-//! The tasks of HTTP/2 streams: each ends when its client makes no room for the next 16 KiB of its answer for too long.
+//! The tasks of HTTP/2 streams. Each ends when its client makes no room for its answer for too long, or when whoever gave
+//! the stream its right takes that away.
 //!
 //! Without that, a client that never opens its window would hold an upstream, its key's place and the drain for as long
 //! as it likes. Dropping the task resets the one stream; the others on the connection go on.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 
-use crate::exchange::turn::{self, Turn};
+use crate::exchange::Exchanges;
+use crate::exchange::turn::{self, StreamCut, Turn};
 use crate::upstream::stall::StallTimer;
+
+/// An answer of our own is small. A client that makes no room for it within this time does not want it.
+const OUR_ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Runs the streams of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct StreamExecutor {
-    /// The longest time that a client may take nothing of an answer.
+    /// The longest time that a client may take nothing of upstream's answer.
     pub(super) limit: Duration,
+    /// Those of the connection.
+    pub(super) exchanges: Arc<Exchanges>,
 }
 
 impl<F> Executor<F> for StreamExecutor
@@ -26,8 +34,7 @@ where
     F: Future + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let watched = Watched { stream, awaits_client: false, stall: StallTimer::new(self.limit) };
-        drop(tokio::spawn(watched));
+        drop(tokio::spawn(Watched::new(stream, self.limit, self.exchanges.clone())));
     }
 }
 
@@ -36,8 +43,16 @@ pin_project! {
     struct Watched<F> {
         #[pin]
         stream: F,
-        awaits_client: bool,
+        turn: Turn,
         stall: StallTimer,
+        cut: Option<Arc<StreamCut>>,
+        exchanges: Arc<Exchanges>,
+    }
+}
+
+impl<F> Watched<F> {
+    fn new(stream: F, limit: Duration, exchanges: Arc<Exchanges>) -> Self {
+        Watched { stream, turn: Turn::Upstream, stall: StallTimer::new(limit), cut: None, exchanges }
     }
 }
 
@@ -46,17 +61,29 @@ impl<F: Future> Future for Watched<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        let _of_another_stream = turn::look();
+        let _of_another_stream = (turn::look(), turn::asked_cut());
         if this.stream.poll(cx).is_ready() {
             return Poll::Ready(());
         }
+        if let Some(cut) = turn::asked_cut() {
+            *this.cut = Some(cut);
+        }
+        if let Some(cut) = this.cut
+            && cut.poll(cx).is_ready()
+        {
+            return Poll::Ready(());
+        }
         if let Some(turn) = turn::look() {
-            *this.awaits_client = turn == Turn::Client;
+            if turn == Turn::ClientOfOurs && *this.turn != turn {
+                *this.stall = StallTimer::new(OUR_ANSWER_TIME);
+            }
+            *this.turn = turn;
             this.stall.progressed();
         }
-        match *this.awaits_client {
-            true => this.stall.poll_stalled(cx),
-            false => Poll::Pending,
+        match this.turn {
+            Turn::Upstream => Poll::Pending,
+            Turn::Client => this.stall.poll_stalled(cx),
+            Turn::ClientOfOurs => this.stall.poll_stalled(cx).map(|()| this.exchanges.stranger.note_abuse()),
         }
     }
 }
@@ -88,7 +115,7 @@ mod tests {
         let limit = Duration::from_secs(10);
         let watched = |script: &[Option<Turn>]| {
             let stream = Scripted(script.iter().rev().copied().collect());
-            Watched { stream, awaits_client: false, stall: StallTimer::new(limit) }
+            Watched::new(stream, limit, Arc::default())
         };
         let started = Instant::now();
         watched(&[None, Some(Turn::Client)]).await_with(Duration::from_secs(1)).await;
@@ -96,6 +123,50 @@ mod tests {
         let waits_for_upstream = watched(&[Some(Turn::Client), Some(Turn::Upstream)]);
         let polled = tokio::time::timeout(limit * 100, waits_for_upstream.await_with(limit / 2)).await;
         assert!(polled.is_err(), "it is upstream's turn");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_our_own_is_given_up_sooner_and_counts_against_the_connection() {
+        let exchanges = Arc::<Exchanges>::default();
+        let started = Instant::now();
+        for _ in 0..64 {
+            let stream = Scripted(vec![Some(Turn::ClientOfOurs)]);
+            let watched = Watched::new(stream, Duration::from_secs(75), exchanges.clone());
+            watched.await_with(OUR_ANSWER_TIME).await;
+        }
+        assert_eq!(started.elapsed(), 64 * OUR_ANSWER_TIME);
+        std::future::poll_fn(|cx| exchanges.stranger.poll_out_of_patience(cx)).await;
+    }
+
+    #[tokio::test]
+    async fn one_stream_is_cut_and_no_other() {
+        let (mut cuts, executor) = (Vec::new(), executor());
+        let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
+        let (asked, mut handles) = tokio::sync::mpsc::unbounded_channel();
+        for number in 0..2 {
+            let (ended, asked) = (ended.clone(), asked.clone());
+            executor.execute(async move {
+                let _told = Told(number, ended);
+                let _there = asked.send(turn::ask_for_cut());
+                std::future::pending::<()>().await;
+            });
+            cuts.push(handles.recv().await.unwrap());
+        }
+        cuts[1].cut();
+        assert_eq!(ends.recv().await, Some(1));
+        assert!(ends.try_recv().is_err());
+    }
+
+    struct Told(usize, tokio::sync::mpsc::UnboundedSender<usize>);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _nobody = self.1.send(self.0);
+        }
+    }
+
+    fn executor() -> StreamExecutor {
+        StreamExecutor { limit: Duration::from_secs(1), exchanges: Arc::default() }
     }
 
     impl Watched<Scripted> {
@@ -113,7 +184,7 @@ mod tests {
     async fn the_executor_runs_streams() {
         let notify = Arc::new(tokio::sync::Notify::new());
         let told = notify.clone();
-        StreamExecutor { limit: Duration::from_secs(1) }.execute(async move { told.notify_one() });
+        executor().execute(async move { told.notify_one() });
         notify.notified().await;
     }
 }

@@ -1,0 +1,130 @@
+//! Connections on which no good key was presented yet, and which of them makes room when all places are taken.
+//!
+//! Whoever fills the places with idle connections pushes out connections of its own address first. Otherwise the one that
+//! has been idle for longest goes. A connection with a request in service stays, and so does one of a trusted proxy.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Exchanges;
+use crate::address::host_part;
+
+/// Connections that are compared at most, from the oldest on: the search has to be short just when there are many.
+const COMPARED: usize = 256;
+
+/// All such connections.
+#[derive(Debug, Default)]
+pub(crate) struct Guests(Mutex<Listed>);
+
+/// `None` as an address is a neighbour on a unix socket.
+#[derive(Debug, Default)]
+struct Listed {
+    /// Counts up: a smaller number is an older connection.
+    next: u64,
+    by_age: BTreeMap<u64, Arc<Exchanges>>,
+    by_address: BTreeMap<(Option<IpAddr>, u64), Arc<Exchanges>>,
+}
+
+/// A connection's entry; dropping it takes the connection off the list.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    guests: Arc<Guests>,
+    address: Option<IpAddr>,
+    number: u64,
+}
+
+impl Guests {
+    /// Lists a connection until a good key is presented on it. Of IPv6, a /64 is one address.
+    pub(crate) fn enter(self: &Arc<Self>, address: Option<IpAddr>, exchanges: &Arc<Exchanges>) {
+        let address = address.map(host_part);
+        let number = {
+            let mut listed = self.lock();
+            let number = listed.next;
+            listed.next += 1;
+            listed.by_age.insert(number, exchanges.clone());
+            listed.by_address.insert((address, number), exchanges.clone());
+            number
+        };
+        exchanges.stranger.enlist(Guest { guests: self.clone(), address, number });
+    }
+
+    /// Ends one connection to make room for another one, from `address`. Says whether there was one to end.
+    pub(crate) fn make_room(&self, address: Option<IpAddr>) -> bool {
+        let address = address.map(host_part);
+        let listed = self.lock();
+        let own = listed.by_address.range((address, 0)..=(address, u64::MAX));
+        let found = longest_idle(own.map(|(_, exchanges)| exchanges))
+            .or_else(|| longest_idle(listed.by_age.values()));
+        let found = found.cloned();
+        // Its end takes it off the list, which takes the lock.
+        drop(listed);
+        found.inspect(|exchanges| exchanges.cut()).is_some()
+    }
+
+    /// Whether a connection is listed that could make room.
+    pub(crate) fn may_make_room(&self) -> bool {
+        longest_idle(self.lock().by_age.values()).is_some()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Listed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn longest_idle<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
+    let idle = exchanges.take(COMPARED).filter(|exchanges| exchanges.are_none() && !exchanges.is_cut());
+    idle.min_by_key(|exchanges| exchanges.stranger.idle_since())
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut listed = self.guests.lock();
+        listed.by_age.remove(&self.number);
+        listed.by_address.remove(&(self.address, self.number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn connection(guests: &Arc<Guests>, address: &str) -> Arc<Exchanges> {
+        let exchanges = Arc::<Exchanges>::default();
+        guests.enter(Some(address.parse().unwrap()), &exchanges);
+        // Each is younger than the one before by the clock, too.
+        std::thread::sleep(Duration::from_millis(2));
+        exchanges
+    }
+
+    fn ends(connections: &[&Arc<Exchanges>]) -> Vec<bool> {
+        connections.iter().map(|exchanges| exchanges.is_cut()).collect()
+    }
+
+    #[test]
+    fn an_address_pushes_out_its_own_and_then_the_longest_idle_goes() {
+        let guests = Arc::<Guests>::default();
+        let others = connection(&guests, "192.0.2.1");
+        let (first, second) = (connection(&guests, "192.0.2.2"), connection(&guests, "192.0.2.2"));
+        assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())));
+        assert_eq!(ends(&[&others, &first, &second]), [false, true, false]);
+        assert!(guests.make_room(Some("192.0.2.3".parse().unwrap())));
+        assert_eq!(ends(&[&others, &first, &second]), [true, true, false]);
+    }
+
+    #[test]
+    fn neither_a_key_holder_nor_a_request_in_service_makes_room() {
+        let guests = Arc::<Guests>::default();
+        let (holder, busy) = (connection(&guests, "192.0.2.1"), connection(&guests, "192.0.2.1"));
+        holder.stranger.note_good_key();
+        let in_service = busy.begin(false);
+        assert!(!guests.may_make_room() && !guests.make_room(Some("192.0.2.1".parse().unwrap())));
+        drop(in_service);
+        assert!(guests.may_make_room() && guests.make_room(None));
+        assert_eq!(ends(&[&holder, &busy]), [false, true]);
+        drop(busy.stranger.take_off_the_list());
+        assert!(guests.lock().by_age.is_empty() && guests.lock().by_address.is_empty());
+    }
+}

@@ -1,0 +1,112 @@
+//! What a connection may hold before a good key was presented on it, and what ends it.
+//!
+//! On HTTP/2 a request costs its sender a few bytes, and an answer that nobody reads costs us some kilobytes for as long as
+//! it waits. So a client without a good key has few requests open at a time, and a connection that leaves many of our own
+//! answers unread is ended, whoever has opened it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures_util::task::AtomicWaker;
+
+use super::guests::Guest;
+
+/// Requests that a client without a good key may have open on one HTTP/2 connection. More are refused with
+/// REFUSED_STREAM, after which a client may ask again (RFC 9113, section 8.7).
+pub(crate) const STREAMS: usize = 32;
+/// Requests that were refused so, or whose answers were given up unread, before the connection is ended.
+const PATIENCE: usize = 64;
+
+/// What times of connections are counted from.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// A connection's standing.
+#[derive(Debug, Default)]
+pub(crate) struct Stranger {
+    /// A good key was presented.
+    is_known: AtomicBool,
+    /// Requests without a good key that are open.
+    open: AtomicUsize,
+    /// Answers that were given up unread, and requests beyond [`STREAMS`].
+    abuses: AtomicUsize,
+    waker: AtomicWaker,
+    /// Milliseconds from [`START`] until a request without a good key last ended.
+    idle_since: AtomicU64,
+    /// Its entry among the connections that make room.
+    guest: Mutex<Option<Guest>>,
+}
+
+impl Stranger {
+    /// A good key was presented: what follows is its holder's.
+    pub(crate) fn note_good_key(&self) {
+        if !self.is_known() {
+            self.is_known.store(true, Ordering::Relaxed);
+            drop(self.take_off_the_list());
+        }
+    }
+
+    /// The connection may be ended to make room for another one.
+    pub(super) fn enlist(&self, guest: Guest) {
+        self.note_idle();
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest);
+    }
+
+    /// The connection makes no room any more: it has a good key, or has ended.
+    pub(crate) fn take_off_the_list(&self) -> Option<Guest> {
+        self.guest.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The connection idles from now on.
+    pub(super) fn note_idle(&self) {
+        let since = u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.idle_since.store(since, Ordering::Relaxed);
+    }
+
+    /// Since when it idles, if it does: a smaller number is longer ago.
+    pub(super) fn idle_since(&self) -> u64 {
+        self.idle_since.load(Ordering::Relaxed)
+    }
+
+    /// Whether a good key was presented.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Relaxed)
+    }
+
+    /// One more request is open. Says whether there is room for it.
+    pub(super) fn begins(&self) -> bool {
+        self.open.fetch_add(1, Ordering::Relaxed) < STREAMS
+    }
+
+    pub(super) fn ends(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// An answer of ours was given up unread, or a request was refused for want of room.
+    pub(crate) fn note_abuse(&self) {
+        if self.abuses.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE {
+            self.waker.wake();
+        }
+    }
+
+    /// Ready when the connection is to be ended for what its client left unread.
+    pub(crate) fn poll_out_of_patience(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.abuses.load(Ordering::Relaxed) >= PATIENCE { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_has_few_requests_open_and_each_comes_back() {
+        let stranger = Stranger::default();
+        assert!((0..STREAMS).all(|_| stranger.begins()));
+        assert!(!stranger.begins());
+        (0..2).for_each(|_| stranger.ends());
+        assert!(stranger.begins());
+    }
+}
