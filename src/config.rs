@@ -19,7 +19,7 @@ use http::uri::{Authority, PathAndQuery};
 use ipnet::IpNet;
 
 pub use fault::{Fault, Faults, Position};
-pub(crate) use limits::{AttemptQuota, Limits, Quota};
+pub(crate) use limits::{AttemptQuota, Limits, PublicLimits, Quota};
 pub(crate) use log::{Log, LogFormat, LogTarget, Metrics, Traces};
 
 use crate::digest::sha256;

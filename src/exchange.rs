@@ -24,6 +24,9 @@ pub(crate) struct Exchanges {
     /// On HTTP/2, frames of answers handed out, and the bytes in them.
     frames: AtomicUsize,
     bytes: AtomicUsize,
+    /// On HTTP/2, answers that have begun on the wire and not ended, and how often a part of a body was written.
+    unsent: AtomicUsize,
+    written: AtomicUsize,
     /// The latest request has a body that was not read to its end.
     unread: AtomicBool,
     /// A line has ended with LF alone somewhere in what the client sent.
@@ -140,6 +143,19 @@ impl Exchanges {
         (self.frames.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
+    /// Notes how many answers have begun on the wire and not ended, and whether a part of one was written.
+    pub(crate) fn note_unsent(&self, answers: usize, has_data: bool) {
+        self.unsent.store(answers, Ordering::Relaxed);
+        if has_data {
+            self.written.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// On HTTP/2, answers that have begun on the wire and not ended, and a number that changes when a part of one is written.
+    pub(crate) fn unsent(&self) -> (usize, usize) {
+        (self.unsent.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn begun(&self) -> usize {
         self.begun.load(Ordering::Relaxed)
     }
@@ -171,11 +187,11 @@ impl InService {
     /// Counts the request, which has no good key, among those that are open on this connection, unless a good key was
     /// presented on it before. Says whether there is room for it: on HTTP/1 there always is.
     pub(crate) fn count_as_strangers(&mut self) -> bool {
-        let Exchanges { stranger, is_multiplexed, .. } = &*self.exchanges;
+        let Exchanges { stranger, is_multiplexed, unsent, .. } = &*self.exchanges;
         if !is_multiplexed.load(Ordering::Relaxed) || (self.of_stranger.is_none() && stranger.is_known()) {
             return true;
         }
-        *self.of_stranger.get_or_insert_with(|| stranger.begins())
+        *self.of_stranger.get_or_insert_with(|| stranger.begins(unsent.load(Ordering::Relaxed)))
     }
 
     /// This request's answer was broken off, and its end is the connection's own: whoever speaks HTTP/1.0 would take the one

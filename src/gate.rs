@@ -18,7 +18,7 @@ use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
 use crate::keys::cache::{KeyCache, LiveKey, Revocation};
 use crate::keys::{ApiKey, Circumstances, KeyHash, Permission};
-use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Place, Standing, Window};
+use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Place, PublicPlace, Standing, Window};
 use crate::observe::audit::Suspicion;
 use crate::observe::usage::UsageBook;
 use crate::route::Route;
@@ -49,6 +49,7 @@ pub(crate) struct Permit {
     principal: Option<Principal>,
     route: Arc<Route>,
     _place: Place,
+    _public: Option<PublicPlace>,
     _of_key: Option<ConcurrencyPermit>,
 }
 
@@ -180,20 +181,24 @@ pub(crate) fn may_use(key: &ApiKey, permission: Permission, route: &str) -> Resu
     }
 }
 
-/// Charges the limits, all or none, and makes the permit.
+/// Charges the limits, all or none, and makes the permit. `address`: the client's, for what needs no key.
 ///
 /// # Errors
 ///
 /// 429, or 503 where the whole process has no room; nothing was charged then.
 pub(crate) fn admit(
     authorized: Authorized,
+    address: Option<IpAddr>,
     snapshot: &Snapshot,
     limiter: &Limiter,
 ) -> Result<(Permit, Option<Standing>), Denial> {
     let Authorized { principal, route } = authorized;
-    let place = limiter.enter(snapshot.limits.in_flight).map_err(Denial::too_many_in_flight)?;
+    let all = snapshot.limits.in_flight;
+    let place = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
     let Some(Principal { live, .. }) = &principal else {
-        return Ok((Permit { principal, route, _place: place, _of_key: None }, None));
+        let public = limiter.enter_public(address, all).map_err(Denial::too_many_in_flight)?;
+        let permit = Permit { principal, route, _place: place, _public: Some(public), _of_key: None };
+        return Ok((permit, None));
     };
     let limits = live.limits(limiter);
     let of_key = match live.key.max_concurrent().or(snapshot.default_max_concurrent) {
@@ -207,7 +212,7 @@ pub(crate) fn admit(
             None => None,
         }
     };
-    Ok((Permit { principal, route, _place: place, _of_key: of_key }, standing))
+    Ok((Permit { principal, route, _place: place, _public: None, _of_key: of_key }, standing))
 }
 
 fn refuse(refusal: Exhausted) -> Denial {

@@ -20,8 +20,8 @@ use smallvec::SmallVec;
 
 use attempts::FailedAttempts;
 pub(crate) use gcra::Window;
-pub(crate) use places::Place;
-use places::Places;
+pub(crate) use places::{Place, PublicPlace};
+use places::{Places, PublicPlaces};
 
 use crate::clock::Clock;
 use crate::config::{AttemptQuota, Quota};
@@ -34,6 +34,7 @@ pub(crate) struct Limiter {
     windows: DashMap<(Option<String>, Quota), Arc<Window>>,
     attempts: FailedAttempts,
     places: Places,
+    public: PublicPlaces,
     /// Requests in flight that the process can carry, whatever the configuration wants.
     capacity: usize,
 }
@@ -92,6 +93,7 @@ impl Limiter {
             windows: DashMap::new(),
             attempts: FailedAttempts::default(),
             places: Places::default(),
+            public: PublicPlaces::default(),
             capacity,
         }
     }
@@ -113,6 +115,15 @@ impl Limiter {
     pub(crate) fn enter(&self, limit: usize) -> Result<Place, usize> {
         let limit = limit.min(self.capacity);
         self.places.enter(limit).ok_or(limit)
+    }
+
+    /// A request without a key goes into flight, from this address. `limit`: the requests of all that may be there.
+    ///
+    /// # Errors
+    ///
+    /// How many without a key are there already: all that may be.
+    pub(crate) fn enter_public(&self, address: Option<IpAddr>, limit: usize) -> Result<PublicPlace, usize> {
+        self.public.enter(address, limit.min(self.capacity))
     }
 
     /// The state of the key with this id.

@@ -3,6 +3,7 @@
 pub(crate) mod conn;
 pub(crate) mod crowd;
 mod frames;
+mod http2;
 pub(crate) mod inherited;
 mod linger;
 pub(crate) mod listen;

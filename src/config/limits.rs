@@ -55,6 +55,23 @@ pub(crate) struct Limits {
     pub(crate) idle_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) drain_timeout: Duration,
+    /// Of requests without a key.
+    pub(crate) public: PublicLimits,
+}
+
+/// What a request without a key may cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PublicLimits {
+    /// From its head to the end of its answer.
+    pub(crate) total: Duration,
+    /// Its body, where the route does not say.
+    pub(crate) body_bytes: u64,
+}
+
+impl Default for PublicLimits {
+    fn default() -> Self {
+        PublicLimits { total: Duration::from_secs(30), body_bytes: 1024 * 1024 }
+    }
 }
 
 impl Default for Limits {
@@ -73,6 +90,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(75),
             handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
+            public: PublicLimits::default(),
         }
     }
 }

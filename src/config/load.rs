@@ -14,7 +14,7 @@ use super::fault::{Fault, Faults};
 use super::tree::{self, Kind, Node, Quoting};
 use super::{
     Address, Admin, AgeAction, AttemptQuota, Auth, CertificatePair, Config, Keys, Limits, Listener, MaxAge,
-    Preset, Quota, Routes, Tls, TlsVersion, TrustedProxies, Watch,
+    Preset, PublicLimits, Quota, Routes, Tls, TlsVersion, TrustedProxies, Watch,
 };
 use observing::{log, metrics, traces};
 use routes::{host, routes};
@@ -313,6 +313,7 @@ fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<Limits> {
         idle_timeout: duration(d, f, "idle_timeout", default.idle_timeout),
         handshake_timeout: duration(d, f, "handshake_timeout", default.handshake_timeout),
         drain_timeout: duration(d, f, "drain_timeout", default.drain_timeout),
+        public: d.optional(f, "public", public_limits).unwrap_or_default(),
     };
     d.done(fields);
     for (name, size) in [("header_bytes", limits.header_bytes), ("uri_bytes", limits.uri_bytes)] {
@@ -321,6 +322,15 @@ fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<Limits> {
         }
     }
     Some(limits)
+}
+
+fn public_limits(d: &mut Decoder<'_>, node: &Node) -> Option<PublicLimits> {
+    let mut fields = d.fields(node, "limits.public")?;
+    let default = PublicLimits::default();
+    let total = d.optional(&mut fields, "total", Decoder::duration).unwrap_or(default.total);
+    let body_bytes = d.optional(&mut fields, "body_bytes", Decoder::size).unwrap_or(default.body_bytes);
+    d.done(fields);
+    Some(PublicLimits { total, body_bytes })
 }
 
 fn trusted_proxies(d: &mut Decoder<'_>, node: &Node) -> Option<TrustedProxies> {

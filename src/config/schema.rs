@@ -192,6 +192,14 @@ fn limits() -> Value {
             "idle_timeout": duration("Between requests of a connection"),
             "handshake_timeout": duration("For a TLS handshake"),
             "drain_timeout": duration("For what is in flight when the server stops"),
+            "public": section(
+                "Requests without a key, on public routes",
+                &[],
+                json!({
+                    "total": duration("From a request's head to the end of its answer; then 408 or 504, or a cut answer"),
+                    "body_bytes": size("A request's body, where the route has no max_body; past it 413"),
+                }),
+            ),
         }),
     )
 }
@@ -337,6 +345,7 @@ mod tests {
             ),
             ("/properties/routes/anyOf/1/items/properties/timeouts", route("timeouts: {unheard_of: 1}")),
             ("/properties/limits", but("", "limits: {unheard_of: 1}")),
+            ("/properties/limits/properties/public", but("", "limits: {public: {unheard_of: 1}}")),
             ("/properties/log", but("", "log: {unheard_of: 1}")),
             ("/properties/metrics", but("", "metrics: {unheard_of: 1}")),
             ("/properties/traces", but("", "traces: {endpoint: 'http://a:1', unheard_of: 1}")),

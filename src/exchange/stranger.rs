@@ -74,9 +74,9 @@ impl Stranger {
         self.is_known.load(Ordering::Relaxed)
     }
 
-    /// One more request is open. Says whether there is room for it.
-    pub(super) fn begins(&self) -> bool {
-        self.open.fetch_add(1, Ordering::Relaxed) < STREAMS
+    /// One more request is open, beside answers that have not gone out whole. Says whether there is room for it.
+    pub(super) fn begins(&self, unsent: usize) -> bool {
+        self.open.fetch_add(1, Ordering::Relaxed).max(unsent) < STREAMS
     }
 
     pub(super) fn ends(&self) {
@@ -104,9 +104,11 @@ mod tests {
     #[test]
     fn a_stranger_has_few_requests_open_and_each_comes_back() {
         let stranger = Stranger::default();
-        assert!((0..STREAMS).all(|_| stranger.begins()));
-        assert!(!stranger.begins());
+        assert!((0..STREAMS).all(|_| stranger.begins(0)));
+        assert!(!stranger.begins(0));
         (0..2).for_each(|_| stranger.ends());
-        assert!(stranger.begins());
+        assert!(stranger.begins(0));
+        (0..2).for_each(|_| stranger.ends());
+        assert!(!stranger.begins(STREAMS), "what has not gone out counts, too");
     }
 }

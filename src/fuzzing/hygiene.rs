@@ -83,7 +83,7 @@ pub fn hygiene(bytes: &[u8]) {
     // Two credentials: refused.
     let Ok(principal) = found.outcome else { return };
     let authorized = gate::authorize(Some(principal), route).unwrap();
-    let (permit, _) = gate::admit(authorized, &snapshot, &gateway.limiter).unwrap();
+    let (permit, _) = gate::admit(authorized, None, &snapshot, &gateway.limiter).unwrap();
     let request_id = HeaderValue::from_static("our-id");
     let peer_value = peer.and_then(headers::address_value);
     let origin = Origin {

@@ -62,7 +62,7 @@ impl Steps {
             gate::authenticate(&self.parts.headers, &self.client, &snapshot, keys, limiter, clock.wall());
         let Ok(principal) = asks.outcome else { panic!("refused") };
         let authorized = gate::authorize(Some(principal), route).unwrap();
-        let (permit, _) = gate::admit(authorized, &snapshot, limiter).unwrap();
+        let (permit, _) = gate::admit(authorized, None, &snapshot, limiter).unwrap();
         (target, permit)
     }
 

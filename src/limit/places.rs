@@ -1,7 +1,11 @@
-//! The requests that the whole process has in flight.
+//! The requests that the whole process has in flight, and those without a key among them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::address::host_part;
 
 /// Counts requests in flight, up to a bound.
 #[derive(Clone, Debug, Default)]
@@ -28,9 +32,87 @@ impl Drop for Place {
     }
 }
 
+/// Of the places of all requests, those without a key have a quarter, and one address a quarter of that: whoever needs no
+/// key to ask never keeps key holders out.
+const PUBLIC_SHARE: usize = 4;
+
+/// Counts the requests without a key in flight, of each address and in all. It holds no more entries than there are
+/// requests.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PublicPlaces(Arc<Mutex<Public>>);
+
+#[derive(Debug, Default)]
+struct Public {
+    all: usize,
+    /// By address; of IPv6, a /64 is one. `None` is whoever has none, behind a unix socket.
+    by_address: HashMap<Option<IpAddr>, usize>,
+}
+
+/// The place of one request without a key; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct PublicPlace {
+    places: PublicPlaces,
+    address: Option<IpAddr>,
+}
+
+impl PublicPlaces {
+    /// Takes a place for a request without a key, where all requests have `limit` places.
+    ///
+    /// # Errors
+    ///
+    /// How many places there are, for the address or for all such requests.
+    pub(super) fn enter(&self, address: Option<IpAddr>, limit: usize) -> Result<PublicPlace, usize> {
+        let address = address.map(host_part);
+        let share = (limit / PUBLIC_SHARE).max(1);
+        // A unix socket's neighbour is a proxy as a rule, with many clients behind it.
+        let of_address = if address.is_some() { (share / PUBLIC_SHARE).max(1) } else { share };
+        let mut public = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if public.all >= share {
+            return Err(share);
+        }
+        let count = public.by_address.entry(address).or_default();
+        if *count >= of_address {
+            return Err(of_address);
+        }
+        *count += 1;
+        public.all += 1;
+        Ok(PublicPlace { places: self.clone(), address })
+    }
+}
+
+impl Drop for PublicPlace {
+    fn drop(&mut self) {
+        let mut public = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        public.all -= 1;
+        if let Some(count) = public.by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                public.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_without_a_key_have_a_share_and_one_address_a_share_of_that() {
+        let places = PublicPlaces::default();
+        let enter = |address: &str| places.enter(Some(address.parse().unwrap()), 64);
+        let held: Vec<PublicPlace> =
+            (0..4).map(|host| enter(&format!("2001:db8::{host}")).unwrap()).collect();
+        assert_eq!(enter("2001:db8::ffff").unwrap_err(), 4, "one network of IPv6 is one address");
+        let others: Vec<PublicPlace> =
+            (0..12).map(|host| enter(&format!("192.0.2.{host}")).unwrap()).collect();
+        assert_eq!(enter("192.0.2.99").unwrap_err(), 16, "the share of all");
+        drop(held);
+        let _again = enter("192.0.2.99").unwrap();
+        drop(others);
+        assert_eq!(places.0.lock().unwrap().by_address.len(), 1);
+        assert!(places.enter(None, 1).is_ok(), "at least one");
+    }
 
     #[test]
     fn there_are_no_more_places_than_that_and_each_comes_back() {

@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, UpgradeableConnection};
-use hyper::server::conn::http2;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -21,10 +20,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::http2;
+use super::linger::Returning;
 use super::listen::{Accepted, Stream};
 use super::phase::WireTimeouts;
 use super::presence::Peered;
-use super::streams::StreamExecutor;
 use super::wire::{Refuse, Wire};
 use crate::config::Limits;
 use crate::denial::Denial;
@@ -38,19 +38,12 @@ use crate::proxy::{self, Peer, StreamRefused};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The headers that hyper's HTTP/1 takes unless told otherwise.
 const HYPERS_HEADER_COUNT: usize = 100;
-/// Streams that a client may have open on a connection.
-const MAX_STREAMS: u32 = 200;
-
-/// See where they are used; h2's own defaults are 20 and 1024.
-const MAX_STREAMS_TAKEN_BACK: usize = 20;
-const MAX_STREAMS_BROKEN: usize = 128;
-
 /// When the process stops, a client that has just connected may still ask for this long,
 const FRESH_GRACE: Duration = Duration::from_secs(1);
 /// … and one that has asked before for this long.
 const IDLE_GRACE: Duration = Duration::from_millis(300);
 /// A client that is refused whatever it asks gets this long to ask.
-const REFUSAL_TIME: Duration = Duration::from_secs(2);
+pub(super) const REFUSAL_TIME: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
@@ -188,16 +181,22 @@ where
 {
     let exchanges = peer.exchanges.clone();
     let timeouts = WireTimeouts { header: limits.header_timeout, idle: limits.idle_timeout };
-    let wire = Wire::new(stream, ahead, exchanges, timeouts);
     match protocol {
         Protocol::Http1 => {
+            let wire = Wire::new(stream, ahead, exchanges, timeouts);
             let wire = wire.refusing(refusals(peer.observer.clone(), peer.address, limits));
             Box::pin(serve_http1(Http1::new(peer, limits), Box::new(wire), shutdown))
         }
         Protocol::Http2 => {
             peer.exchanges.note_tasks();
+            let (stream, left_behind) = Returning::new(stream);
+            let wire = Wire::new(stream, ahead, exchanges, timeouts);
             let wire = wire.metered(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-            Box::pin(serve_http2(wire, peer, limits, shutdown))
+            Box::pin(async move {
+                let ended = http2::serve(wire, peer, limits, shutdown).await;
+                left_behind.say_farewell().await;
+                ended
+            })
         }
     }
 }
@@ -317,69 +316,8 @@ where
     ended
 }
 
-async fn serve_http2<S>(
-    wire: Wire<S>,
-    peer: Peer,
-    limits: Limits,
-    mut shutdown: watch::Receiver<bool>,
-) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
-{
-    let is_over_limit = peer.over_limit.is_some();
-    let peer = Arc::new(peer);
-    let exchanges = peer.exchanges.clone();
-    let service = service_fn(move |request| proxy::serve(peer.clone(), request));
-    let connection = http2::Builder::new(StreamExecutor { limit: limits.idle_timeout, exchanges: exchanges.clone() })
-        // Work at once; what is opened beyond is refused.
-        .max_concurrent_streams(MAX_STREAMS)
-        // Rapid reset (CVE-2023-44487): streams that were reset before we took them up. More end the connection.
-        .max_pending_accept_reset_streams(MAX_STREAMS_TAKEN_BACK)
-        // MadeYouReset (CVE-2025-8671): streams that a client's errors have made us reset. More end the connection.
-        .max_local_error_reset_streams(MAX_STREAMS_BROKEN)
-        // An HPACK bomb, and CONTINUATION without end: h2 counts both by this. Our guard refuses at `header_bytes`,
-        // which is what is announced, with a body that says so; past four times that, h2 refuses without one.
-        .max_header_list_size(u32::try_from(limits.header_bytes.saturating_mul(4)).unwrap_or(u32::MAX))
-        // The table that a client may have us keep.
-        .header_table_size(4096)
-        // What has to be kept of one frame. It is also the share of a connection that one stream has at a time.
-        .max_frame_size(16 * 1024)
-        // What a client may send ahead of a slow upstream, for a stream and for all.
-        .initial_stream_window_size(256 * 1024)
-        .initial_connection_window_size(1024 * 1024)
-        // What upstream may send ahead of a slow client, for a stream.
-        .max_send_buf_size(128 * 1024)
-        // Floods of PING, SETTINGS and their like are the wire's business; streams that a client stalls, their task's.
-        .serve_connection(TokioIo::new(wire), service);
-    let mut connection = Box::pin(connection);
-    let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_none);
-    // What is refused whatever it asks goes, though HTTP/2 has no `Connection: close`.
-    let expelled = async {
-        match is_over_limit {
-            true => tokio::time::sleep(REFUSAL_TIME).await,
-            false => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        ended = connection.as_mut() => return ended.map_err(io::Error::other),
-        () = expelled => return Ok(()),
-        _stopped = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
-        () = idle => connection.as_mut().graceful_shutdown(),
-    }
-    // A client that never closes its side is not waited for.
-    let farewell = async {
-        watch_idle(&exchanges, Duration::from_secs(5), Exchanges::are_none).await;
-    };
-    tokio::select! {
-        biased;
-        ended = connection => ended.map_err(io::Error::other),
-        () = farewell => Ok(()),
-    }
-}
-
 /// Ends when the connection has been idle, as `is_idle` has it, and no request has come for `limit`.
-async fn watch_idle(exchanges: &Exchanges, limit: Duration, is_idle: fn(&Exchanges) -> bool) {
+pub(super) async fn watch_idle(exchanges: &Exchanges, limit: Duration, is_idle: fn(&Exchanges) -> bool) {
     let mut seen = exchanges.begun();
     let mut since = Instant::now();
     loop {

@@ -13,8 +13,14 @@ const PREFACE: usize = 24;
 const HEADER: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
 const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+/// Flags (RFC 9113, sections 6.1, 6.2 and 6.10).
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
 
 /// Frames that may come at any time beyond what is earned,
 const BURST: f64 = 2000.0;
@@ -32,15 +38,82 @@ const PER_FRAME: f64 = 4.0;
 /// … and more where it is a large one: one for so many bytes.
 const BYTES_EACH: f64 = 1024.0;
 
-/// A connection's frames so far.
+/// What a frame's header says (RFC 9113, section 4.1).
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+impl Head {
+    fn of([high, middle, low, kind, flags, s1, s2, s3, s4]: [u8; HEADER]) -> Self {
+        let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        // The highest bit is reserved.
+        Head { length, kind, flags, stream: u32::from_be_bytes([s1 & 0x7f, s2, s3, s4]) }
+    }
+
+    /// A part of a header block, which ends with END_HEADERS.
+    fn is_of_block(self) -> bool {
+        matches!(self.kind, HEADERS | PUSH_PROMISE | CONTINUATION)
+    }
+}
+
+/// Finds the frames in bytes that come in pieces.
 #[derive(Debug)]
-pub(super) struct FrameMeter {
+struct Walk {
     /// Bytes of the current frame that are still to come.
     payload: usize,
     header: [u8; HEADER],
     header_length: usize,
+}
+
+impl Walk {
+    /// `skipped`: bytes before the first frame.
+    fn new(skipped: usize) -> Self {
+        Walk { payload: skipped, header: [0; HEADER], header_length: 0 }
+    }
+
+    /// Goes on to the end of the next frame's header; `None` where the bytes end before it.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
+        let skipped = self.payload.min(bytes.len());
+        self.payload -= skipped;
+        let rest = bytes.get(skipped..).unwrap_or_default();
+        let missing = if self.payload > 0 { 0 } else { HEADER - self.header_length };
+        let (head, rest) = rest.split_at(missing.min(rest.len()));
+        if let Some(room) = self.header.get_mut(self.header_length..self.header_length + head.len()) {
+            room.copy_from_slice(head);
+        }
+        self.header_length += head.len();
+        *bytes = rest;
+        if self.header_length < HEADER {
+            return None;
+        }
+        self.header_length = 0;
+        let head = Head::of(self.header);
+        self.payload = head.length;
+        Some(head)
+    }
+
+    /// Whether a frame has begun that has not ended.
+    fn is_amid(&self) -> bool {
+        self.header_length > 0 || self.payload > 0
+    }
+}
+
+/// A connection's frames so far, as its client sends them.
+#[derive(Debug)]
+pub(super) struct FrameMeter {
+    walk: Walk,
     /// The first frame has come: it must be SETTINGS (RFC 9113, section 3.4).
     has_begun: bool,
+    /// A header block has begun that has not ended.
+    is_in_block: bool,
+    /// The current frame is a part of a body.
+    is_in_data: bool,
+    /// Since when a head, or another frame that is no part of a body, is incomplete.
+    incomplete_since: Option<Instant>,
     budget: f64,
     refilled: Instant,
     earned: f64,
@@ -64,46 +137,58 @@ impl Worth {
 impl FrameMeter {
     pub(super) fn new() -> Self {
         FrameMeter {
-            payload: PREFACE,
-            header: [0; HEADER],
-            header_length: 0,
+            walk: Walk::new(PREFACE),
             has_begun: false,
+            is_in_block: false,
+            is_in_data: false,
+            incomplete_since: None,
             budget: BURST,
             refilled: Instant::now(),
             earned: 0.0,
         }
     }
 
-    /// Counts the frames in bytes that have arrived. Says whether the connection may go on.
-    pub(super) fn takes(&mut self, mut bytes: &[u8], worth: Worth, now: Instant) -> bool {
+    /// Since when the client owes the rest of a head, or of another frame that is no part of a body.
+    pub(super) fn incomplete_since(&self) -> Option<Instant> {
+        self.incomplete_since
+    }
+
+    /// Counts the frames in bytes that have arrived, and notes in `answers` those that their client has reset. Says whether
+    /// the connection may go on.
+    pub(super) fn takes(
+        &mut self,
+        mut bytes: &[u8],
+        answers: &mut OpenAnswers,
+        worth: Worth,
+        now: Instant,
+    ) -> bool {
         let mut idle_frames = 0.0;
         while !bytes.is_empty() {
-            let skipped = self.payload.min(bytes.len());
-            self.payload -= skipped;
-            let rest = bytes.get(skipped..).unwrap_or_default();
-            let missing = if self.payload > 0 { 0 } else { HEADER - self.header_length };
-            let (head, rest) = rest.split_at(missing.min(rest.len()));
-            if let Some(room) = self.header.get_mut(self.header_length..self.header_length + head.len()) {
-                room.copy_from_slice(head);
+            let Some(head) = self.walk.next(&mut bytes) else { break };
+            if !self.has_begun && head.kind != SETTINGS {
+                return false;
             }
-            self.header_length += head.len();
-            if self.header_length == HEADER {
-                self.header_length = 0;
-                let [high, middle, low, kind, ..] = self.header;
-                self.payload = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-                if !self.has_begun && kind != SETTINGS {
-                    return false;
+            self.has_begun = true;
+            self.is_in_data = head.kind == DATA;
+            if !self.is_in_block {
+                self.incomplete_since = None;
+            }
+            if head.is_of_block() {
+                self.is_in_block = head.flags & END_HEADERS == 0;
+            }
+            idle_frames += match head.kind {
+                DATA if head.length > 0 => 0.0,
+                HEADERS => 0.0,
+                WINDOW_UPDATE => PER_WINDOW,
+                RST_STREAM => {
+                    answers.over(head.stream);
+                    1.0
                 }
-                self.has_begun = true;
-                idle_frames += match kind {
-                    DATA if self.payload > 0 => 0.0,
-                    HEADERS => 0.0,
-                    WINDOW_UPDATE => PER_WINDOW,
-                    _ => 1.0,
-                };
-            }
-            bytes = rest;
+                _ => 1.0,
+            };
         }
+        let is_owed = self.is_in_block || (self.walk.is_amid() && !self.is_in_data);
+        self.incomplete_since = is_owed.then(|| self.incomplete_since.unwrap_or(now));
         if idle_frames == 0.0 {
             return true;
         }
@@ -119,6 +204,55 @@ impl FrameMeter {
         let by_time = (self.budget + elapsed * PER_SECOND).min(BURST.max(self.budget));
         self.budget = (by_time + (earned - self.earned)).min(MOST);
         self.earned = earned;
+    }
+}
+
+/// Streams whose answers have begun and not ended, as they stand on the wire.
+///
+/// Where a client makes no room, h2 keeps the rest of an answer whose stream is over for everybody else. Nothing tells of
+/// it but what was written.
+#[derive(Debug)]
+pub(super) struct OpenAnswers {
+    walk: Walk,
+    streams: Vec<u32>,
+}
+
+impl OpenAnswers {
+    pub(super) fn new() -> Self {
+        OpenAnswers { walk: Walk::new(0), streams: Vec::new() }
+    }
+
+    /// Notes the frames in bytes that were written. Says whether there was one of a body among them.
+    pub(super) fn wrote(&mut self, mut bytes: &[u8]) -> bool {
+        let mut has_data = false;
+        while !bytes.is_empty() {
+            let Some(head) = self.walk.next(&mut bytes) else { break };
+            match head.kind {
+                HEADERS | DATA => {
+                    has_data |= head.kind == DATA;
+                    match head.flags & END_STREAM {
+                        0 if head.kind == HEADERS => self.streams.push(head.stream),
+                        0 => {}
+                        _ => self.over(head.stream),
+                    }
+                }
+                RST_STREAM => self.over(head.stream),
+                _ => {}
+            }
+        }
+        has_data
+    }
+
+    /// The stream has ended, whoever has ended it.
+    fn over(&mut self, stream: u32) {
+        // The latest is the likeliest.
+        if let Some(place) = self.streams.iter().rposition(|open| *open == stream) {
+            self.streams.swap_remove(place);
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.streams.len()
     }
 }
 
@@ -162,20 +296,102 @@ mod tests {
         let first = |kind: u8| {
             let mut meter = FrameMeter::new();
             let now = meter.refilled;
-            meter.takes(&[&[0; PREFACE], &frame(kind, 4)[..]].concat(), Worth::default(), now)
+            let bytes = [&[0; PREFACE], &frame(kind, 4)[..]].concat();
+            meter.takes(&bytes, &mut OpenAnswers::new(), Worth::default(), now)
         };
         assert!(first(SETTINGS) && !first(HEADERS) && !first(DATA) && !first(6));
+    }
+
+    impl FrameMeter {
+        fn takes_from(&mut self, bytes: &[u8], worth: Worth, now: Instant) -> bool {
+            self.takes(bytes, &mut OpenAnswers::new(), worth, now)
+        }
+    }
+
+    fn flagged(kind: u8, flags: u8, stream: u8, length: usize) -> Vec<u8> {
+        let mut frame = frame(kind, length);
+        (frame[4], frame[8]) = (flags, stream);
+        frame
+    }
+
+    /// Whether the client owes the rest of something once these bytes have come, in pieces of any size.
+    fn owes(bytes: &[u8]) -> bool {
+        let answers = [1, 2, 5, 9, 1000].map(|piece| {
+            let mut meter = FrameMeter::new();
+            let start = meter.refilled;
+            for (number, piece) in
+                begun().iter().chain(bytes).copied().collect::<Vec<_>>().chunks(piece).enumerate()
+            {
+                let now = start + Duration::from_millis(number as u64);
+                assert!(meter.takes_from(piece, Worth::default(), now));
+            }
+            meter.incomplete_since().is_some()
+        });
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+        answers[0]
+    }
+
+    #[test]
+    fn the_rest_of_a_head_is_owed_and_that_of_a_body_is_not() {
+        let whole = flagged(HEADERS, END_HEADERS, 1, 20);
+        let open = flagged(HEADERS, 0, 1, 20);
+        let last = flagged(CONTINUATION, END_HEADERS, 1, 20);
+        let data = frame(DATA, 100);
+        for complete in [&[][..], &whole, &[&open[..], &last].concat(), &data, &data[..50]] {
+            assert!(!owes(complete), "{complete:?}");
+        }
+        let more = flagged(CONTINUATION, 0, 1, 0).repeat(3);
+        for partial in
+            [&open[..], &whole[..15], &whole[..5], &[&open[..], &more].concat(), &frame(6, 8)[..10]]
+        {
+            assert!(owes(partial), "{partial:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_drips_is_incomplete_since_its_beginning_and_a_new_one_since_its_own() {
+        let mut meter = FrameMeter::new();
+        let start = meter.refilled;
+        let at = |second: u64| start + Duration::from_secs(second);
+        assert!(meter.takes_from(&begun(), Worth::default(), at(0)));
+        let (open, last) = (flagged(HEADERS, 0, 1, 4), flagged(CONTINUATION, END_HEADERS, 1, 4));
+        assert!(meter.takes_from(&open, Worth::default(), at(1)));
+        assert!(meter.takes_from(&flagged(CONTINUATION, 0, 1, 4), Worth::default(), at(5)));
+        assert_eq!(meter.incomplete_since(), Some(at(1)));
+        assert!(meter.takes_from(&[&last[..], &open].concat(), Worth::default(), at(9)));
+        assert_eq!(meter.incomplete_since(), Some(at(9)));
+    }
+
+    #[test]
+    fn an_answer_is_open_until_its_end_is_written_or_either_side_resets_it() {
+        let mut answers = OpenAnswers::new();
+        let heads: Vec<u8> =
+            [1, 3, 5, 7].iter().flat_map(|id| flagged(HEADERS, END_HEADERS, *id, 30)).collect();
+        for piece in heads.chunks(7) {
+            assert!(!answers.wrote(piece));
+        }
+        assert_eq!(answers.count(), 4);
+        assert!(answers.wrote(&flagged(DATA, 0, 1, 10)));
+        assert!(answers.wrote(&flagged(DATA, END_STREAM, 1, 10)));
+        answers.wrote(&flagged(RST_STREAM, 0, 3, 4));
+        answers.wrote(&flagged(HEADERS, END_HEADERS | END_STREAM, 5, 4));
+        assert_eq!(answers.count(), 1);
+        let mut meter = FrameMeter::new();
+        let reset = [begun(), flagged(RST_STREAM, 0, 7, 4)].concat();
+        let now = meter.refilled;
+        assert!(meter.takes(&reset, &mut answers, Worth::default(), now));
+        assert_eq!(answers.count(), 0);
     }
 
     /// How many of these frames a connection takes, in pieces of this size.
     fn taken(frame: &[u8], piece: usize, worth: Worth) -> usize {
         let mut meter = FrameMeter::new();
         let now = meter.refilled;
-        assert!(meter.takes(&begun(), worth, now));
+        assert!(meter.takes_from(&begun(), worth, now));
         let mut frames = 1;
         while frames < 50_000 {
             for piece in frame.chunks(piece) {
-                if !meter.takes(piece, worth, now) {
+                if !meter.takes_from(piece, worth, now) {
                     return frames;
                 }
             }
@@ -219,11 +435,15 @@ mod tests {
         assert_eq!(taken(&ping, 100, Worth { bytes: usize::MAX, ..Worth::default() }), 20_000);
         let mut meter = FrameMeter::new();
         let start = meter.refilled;
-        assert!(meter.takes(&begun(), Worth::default(), start));
+        assert!(meter.takes_from(&begun(), Worth::default(), start));
         let pings = ping.repeat(100);
         // Two hundred a second for an hour are nobody's harm.
         for half_second in 0..7200 {
-            assert!(meter.takes(&pings, Worth::default(), start + Duration::from_millis(500) * half_second));
+            assert!(meter.takes_from(
+                &pings,
+                Worth::default(),
+                start + Duration::from_millis(500) * half_second
+            ));
         }
     }
 }

@@ -1,15 +1,22 @@
-//! The end of a connection whose client still sends.
+//! The end of a connection whose client may still send.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::presence::Peered;
 
 /// A client that still sends while it is refused may do so for this long, unread.
 const TIME: Duration = Duration::from_secs(5);
+/// A client of HTTP/2 has this long to close its side when its connection ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// … and this much.
 const BYTES: usize = 64 * 1024 * 1024;
 
@@ -26,6 +33,11 @@ impl Linger {
         Linger { over: Box::pin(sleep(TIME)), budget: BYTES }
     }
 
+    /// For the end of an HTTP/2 connection.
+    fn briefly() -> Self {
+        Linger { over: Box::pin(sleep(FAREWELL)), budget: BYTES }
+    }
+
     /// Ready when the client has ended, too, or had enough of both.
     pub(super) fn poll<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0u8; 8192];
@@ -38,5 +50,93 @@ impl Linger {
             }
         }
         Poll::Ready(())
+    }
+}
+
+/// A stream that is not closed when it is dropped: it is left behind, so that its connection can be ended in order whoever
+/// has dropped it.
+#[derive(Debug)]
+pub(super) struct Returning<S> {
+    /// There until it is dropped.
+    stream: Option<S>,
+    place: Arc<Mutex<Option<S>>>,
+}
+
+/// Where a stream is left behind.
+#[derive(Debug)]
+pub(super) struct Reclaimed<S>(Arc<Mutex<Option<S>>>);
+
+impl<S> Returning<S> {
+    pub(super) fn new(stream: S) -> (Self, Reclaimed<S>) {
+        let place = Arc::default();
+        (Returning { stream: Some(stream), place: Arc::clone(&place) }, Reclaimed(place))
+    }
+}
+
+impl<S> Drop for Returning<S> {
+    fn drop(&mut self) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+    }
+}
+
+impl<S> Reclaimed<S> {
+    /// Closes our side (on TLS with close_notify), and reads what the client sends until it closes its own, for a second at
+    /// most. A socket that is closed with bytes unread is reset, and the end of the last answer may be lost with it.
+    pub(super) async fn say_farewell(self)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut stream) = stream else { return };
+        // A client that takes nothing more is not waited for.
+        let closed = timeout(FAREWELL, stream.shutdown()).await;
+        if matches!(closed, Ok(Ok(()))) {
+            let mut linger = Linger::briefly();
+            poll_fn(|cx| linger.poll(&mut stream, cx)).await;
+        }
+    }
+}
+
+impl<S: Unpin> Returning<S> {
+    fn stream(self: Pin<&mut Self>) -> io::Result<Pin<&mut S>> {
+        self.get_mut().stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Returning<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Returning<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(cx)
+    }
+}
+
+impl<S: Peered> Peered for Returning<S> {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.stream.as_ref().and_then(Peered::socket)
     }
 }

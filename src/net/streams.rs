@@ -18,7 +18,7 @@ use crate::exchange::turn::{self, StreamCut, Turn};
 use crate::upstream::stall::StallTimer;
 
 /// An answer of our own is small. A client that makes no room for it within this time does not want it.
-const OUR_ANSWER_TIME: Duration = Duration::from_secs(2);
+pub(super) const OUR_ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Runs the streams of a connection.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::frames::{FrameMeter, Worth, with_header_list};
+use super::frames::{FrameMeter, OpenAnswers, Worth, with_header_list};
 use super::linger::Linger;
 use super::phase::{HeadSeen, Phase, WireTimeouts};
 use super::presence::Peered;
@@ -37,6 +37,14 @@ const MOST_BEHIND: u64 = 64 * 1024;
 const REST_AFTER: Duration = Duration::from_secs(1);
 /// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
 const TURN_BYTES: usize = 128 * 1024;
+
+/// What is known of the frames of HTTP/2, either way.
+#[derive(Debug)]
+struct Frames {
+    received: FrameMeter,
+    answers: OpenAnswers,
+}
+
 pub(crate) struct Wire<S: Peered> {
     stream: S,
     /// Bytes read ahead, to tell HTTP/1 from HTTP/2; hyper gets them first.
@@ -48,7 +56,7 @@ pub(crate) struct Wire<S: Peered> {
     /// What goes out before anything else: our refusal, or our settings.
     queued: Bytes,
     /// Under HTTP/2, what is counted of its frames.
-    frames: Option<FrameMeter>,
+    frames: Option<Box<Frames>>,
     /// The size of a header list that is said to be taken, until it was said.
     header_list: Option<u32>,
     /// Bytes read since there was nothing to read.
@@ -120,14 +128,20 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Waits for more in hyper's place, which has left `unparsed`: no head, but empty lines perhaps. Says whether there
-    /// is more; if not, the stream has ended, or was idle for too long.
+    /// Waits for more in hyper's place, which has left `unparsed`: empty lines perhaps, or the beginning of a head that came
+    /// along with the request before it. Says whether there is more; if not, the stream has ended, or the wait for the rest of
+    /// that head or for a new one took too long.
     ///
     /// # Errors
     ///
     /// What the system or TLS said.
     pub(crate) async fn rest(&mut self, unparsed: Bytes) -> io::Result<bool> {
         self.exchanges.note_rest(false);
+        if let Phase::Idle { since } = self.phase
+            && !HeadSeen::is_blank(&unparsed)
+        {
+            self.phase = Phase::Head { since, seen: HeadSeen::default().and(&unparsed) };
+        }
         let unread = std::mem::take(&mut self.ahead);
         let more = match unread.is_empty() {
             true => poll_fn(|cx| self.poll_more(cx)).await?,
@@ -156,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
 
     /// Watches over the frames of HTTP/2, and says in hyper's place how large a header list is taken.
     pub(crate) fn metered(mut self, header_list: u32) -> Self {
-        self.frames = Some(FrameMeter::new());
+        self.frames = Some(Box::new(Frames { received: FrameMeter::new(), answers: OpenAnswers::new() }));
         self.header_list = Some(header_list);
         self
     }
@@ -210,10 +224,12 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     }
 
     /// When the wait that hyper is in must end; `None` while a request is in service, which has timers of
-    /// its own, and under HTTP/2 behind its preface, where `conn` watches.
+    /// its own, and under HTTP/2 where no frame is incomplete: `http2` watches then.
     fn read_deadline(&mut self) -> Option<Instant> {
-        if self.refuse.is_none() {
-            return self.first_bytes_by;
+        if let Some(frames) = &self.frames {
+            let owed_since = frames.received.incomplete_since().map(Instant::from_std);
+            let head_by = owed_since.map(|since| since + self.timeouts.header);
+            return head_by.into_iter().chain(self.first_bytes_by).min();
         }
         if !self.exchanges.are_none() {
             return None;
@@ -242,9 +258,20 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let Some(frames) = &mut self.frames else { return Poll::Ready(Ok(())) };
         let (answered, sent) = self.exchanges.handed_out();
         let worth = Worth { requests: self.exchanges.begun(), frames: answered, bytes: sent };
-        match frames.takes(bytes, worth, std::time::Instant::now()) {
+        let Frames { received, answers } = &mut **frames;
+        let goes_on = received.takes(bytes, answers, worth, std::time::Instant::now());
+        self.exchanges.note_unsent(answers.count(), false);
+        match goes_on {
             true => Poll::Ready(Ok(())),
             false => Poll::Ready(Err(io::Error::other("a flood of HTTP/2 frames that carry nothing"))),
+        }
+    }
+
+    /// Notes what of HTTP/2 was written.
+    fn wrote(&mut self, bytes: &[u8]) {
+        if let Some(frames) = &mut self.frames {
+            let has_data = frames.answers.wrote(bytes);
+            self.exchanges.note_unsent(frames.answers.count(), has_data);
         }
     }
 
@@ -313,7 +340,11 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let Some(header_list) = self.header_list.take() else { return false };
         let settings = with_header_list(hypers, header_list);
         self.queued = settings.unwrap_or_default();
-        !self.queued.is_empty()
+        let is_announced = !self.queued.is_empty();
+        if is_announced {
+            self.wrote(hypers);
+        }
+        is_announced
     }
 
     /// Sends what is queued. Where nothing is, a write that is blocked stays so: it has made no progress.

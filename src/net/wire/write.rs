@@ -20,6 +20,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         }
         ready!(this.send_queued(cx))?;
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(written)) = &polled {
+            this.wrote(buf.get(..*written).unwrap_or_default());
+        }
         this.watch_write(cx, polled)
     }
 
@@ -40,6 +43,14 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         }
         ready!(this.send_queued(cx))?;
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(written)) = &polled {
+            let mut left = *written;
+            for buf in bufs {
+                let (of_buf, _) = buf.split_at(left.min(buf.len()));
+                this.wrote(of_buf);
+                left -= of_buf.len();
+            }
+        }
         this.watch_write(cx, polled)
     }
 
@@ -77,7 +88,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
             let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
             ready!(this.watch_write(cx, shut))?;
         }
-        if this.has_refused || this.exchanges.may_be_sending() {
+        // Of HTTP/2, whoever serves the connection says farewell.
+        let is_http1 = this.refuse.is_some();
+        if is_http1 && (this.has_refused || this.exchanges.may_be_sending()) {
             let linger = this.lingering.get_or_insert_with(Linger::new);
             return linger.poll(&mut this.stream, cx).map(Ok);
         }

@@ -1,0 +1,150 @@
+//! A connection of HTTP/2: what a client may ask of it, and how it ends.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::conn::{REFUSAL_TIME, watch_idle};
+use super::presence::Peered;
+use super::streams::{OUR_ANSWER_TIME, StreamExecutor};
+use super::wire::Wire;
+use crate::alarm::Alarm;
+use crate::config::Limits;
+use crate::exchange::Exchanges;
+use crate::proxy::{self, Peer};
+
+/// Streams that a client may have open on a connection.
+const MAX_STREAMS: u32 = 200;
+/// Streams that were reset before they were served; h2's own default is 20.
+const MAX_STREAMS_TAKEN_BACK: usize = 20;
+/// Streams that a client's errors made us reset; h2's own default is 1024.
+const MAX_STREAMS_BROKEN: usize = 128;
+
+/// A client that left many answers unread has this long to end what is open when its connection is ended.
+const ABUSE_GRACE: Duration = Duration::from_secs(2);
+/// A client without a good key has this long in all to take the last bytes of its answers.
+const STRANGER_TIME: Duration = Duration::from_secs(30);
+/// A client that ends nothing and sends nothing after GOAWAY is waited for this long.
+const FAREWELL_GRACE: Duration = Duration::from_secs(5);
+
+/// Serves the connection until it ends.
+pub(super) async fn serve<S>(
+    wire: Wire<S>,
+    peer: Peer,
+    limits: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
+{
+    let is_over_limit = peer.over_limit.is_some();
+    let peer = Arc::new(peer);
+    let exchanges = peer.exchanges.clone();
+    // In a box, which goes when the head of the answer is there: a stream whose client takes nothing holds little.
+    let service = service_fn(move |request| Box::pin(proxy::serve(peer.clone(), request)));
+    let streams = StreamExecutor { limit: limits.idle_timeout, exchanges: exchanges.clone() };
+    let connection = builder(streams, &limits).serve_connection(TokioIo::new(wire), service);
+    let mut connection = Box::pin(connection);
+    let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_none);
+    // What is refused whatever it asks goes, though HTTP/2 has no `Connection: close`.
+    let expelled = async {
+        match is_over_limit {
+            true => sleep(REFUSAL_TIME).await,
+            false => std::future::pending().await,
+        }
+    };
+    let mut tails = Tails::new(limits.idle_timeout);
+    let is_abused = tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended.map_err(io::Error::other),
+        () = expelled => return Ok(()),
+        () = poll_fn(|cx| exchanges.stranger.poll_out_of_patience(cx)) => true,
+        () = poll_fn(|cx| tails.poll_stalled(cx, &exchanges)) => true,
+        _stopped = shutdown.wait_for(|stop| *stop) => false,
+        () = idle => false,
+    };
+    connection.as_mut().graceful_shutdown();
+    // A client that never closes its side is not waited for.
+    let farewell = async {
+        match is_abused {
+            true => sleep(ABUSE_GRACE).await,
+            false => watch_idle(&exchanges, FAREWELL_GRACE, Exchanges::are_none).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = connection => ended.map_err(io::Error::other),
+        () = farewell => Ok(()),
+    }
+}
+
+/// The last bytes of answers whose streams are over for us: h2 keeps them for a client that makes no room.
+///
+/// Looked at after each turn of the connection. Whoever has sent such a connection no good key has little time for them.
+struct Tails {
+    /// For a client with a good key.
+    limit: Duration,
+    /// Since when there are such bytes, and since when nothing of them has gone out.
+    since: Option<(Instant, Instant)>,
+    /// What was unsent then.
+    seen: (usize, usize),
+    alarm: Alarm,
+}
+
+impl Tails {
+    fn new(limit: Duration) -> Self {
+        Tails { limit, since: None, seen: (0, 0), alarm: Alarm::default() }
+    }
+
+    /// Ready when the client has taken nothing of them for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>, exchanges: &Exchanges) -> Poll<()> {
+        let unsent = exchanges.unsent();
+        if unsent.0 == 0 || !exchanges.are_none() {
+            self.since = None;
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        let (first, last) = self.since.unwrap_or((now, now));
+        let last = if unsent == self.seen { last } else { now };
+        (self.since, self.seen) = (Some((first, last)), unsent);
+        let by = match exchanges.stranger.is_known() {
+            true => last + self.limit,
+            false => (last + OUR_ANSWER_TIME).min(first + STRANGER_TIME),
+        };
+        self.alarm.poll(cx, by)
+    }
+}
+
+fn builder(streams: StreamExecutor, limits: &Limits) -> http2::Builder<StreamExecutor> {
+    let mut builder = http2::Builder::new(streams);
+    builder
+        // Work at once; what is opened beyond is refused.
+        .max_concurrent_streams(MAX_STREAMS)
+        // Rapid reset (CVE-2023-44487): streams that were reset before we took them up. More end the connection.
+        .max_pending_accept_reset_streams(MAX_STREAMS_TAKEN_BACK)
+        // MadeYouReset (CVE-2025-8671): streams that a client's errors have made us reset. More end the connection.
+        .max_local_error_reset_streams(MAX_STREAMS_BROKEN)
+        // An HPACK bomb, and CONTINUATION without end: h2 counts both by this. Our guard refuses at `header_bytes`,
+        // which is what is announced, with a body that says so; past four times that, h2 refuses without one.
+        .max_header_list_size(u32::try_from(limits.header_bytes.saturating_mul(4)).unwrap_or(u32::MAX))
+        // The table that a client may have us keep.
+        .header_table_size(4096)
+        // What has to be kept of one frame. It is also the share of a connection that one stream has at a time.
+        .max_frame_size(16 * 1024)
+        // What a client may send ahead of a slow upstream, for a stream and for all.
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        // What upstream may send ahead of a slow client, for a stream.
+        .max_send_buf_size(128 * 1024);
+    // Floods of PING, SETTINGS and their like are the wire's business; streams that a client stalls, their task's.
+    builder
+}
