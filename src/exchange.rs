@@ -200,6 +200,11 @@ impl InService {
         self.exchanges.broken_off.store(true, Ordering::Relaxed);
     }
 
+    /// The body of this request was read to its end.
+    pub(crate) fn body_read(&self) {
+        self.exchanges.body_read();
+    }
+
     /// What follows on the connection is another protocol.
     pub(crate) fn becomes_tunnel(&self) {
         self.exchanges.is_tunnel.store(true, Ordering::Relaxed);

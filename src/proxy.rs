@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -23,7 +23,7 @@ use crate::config::{Access, Ambiguity};
 use crate::denial::{Code, Denial};
 use crate::exchange::guests::Guests;
 use crate::exchange::{Exchanges, InService, stranger};
-use crate::forward::body::ResponseBody;
+use crate::forward::body::{ResponseBody, Rest};
 use crate::forward::headers::{Origin, is_harmless_trailer};
 use crate::forward::tunnel::OpenTunnel;
 use crate::forward::{self, Forwarded, Passage, upgrade};
@@ -126,6 +126,7 @@ pub(crate) fn serve(
         is_grpc: is_grpc(&parts.headers),
         is_head: parts.method == Method::HEAD,
         is_chunked: parts.version != Version::HTTP_2 && parts.headers.contains_key(TRANSFER_ENCODING),
+        is_short: is_short(&parts, &body),
         version: parts.version,
     };
     async move {
@@ -266,7 +267,29 @@ struct Caller {
     is_head: bool,
     /// The end of its body is a matter of HTTP/1.1's chunks.
     is_chunked: bool,
+    /// What of its body nobody has read may be read and forgotten.
+    is_short: bool,
     version: Version,
+}
+
+impl Caller {
+    /// What becomes of the request's body where the answer is there before all of it was read.
+    fn rest(&self, exchanges: &Exchanges) -> Rest {
+        let is_left = self.version != Version::HTTP_2 && (self.is_head || !exchanges.may_be_sending());
+        if self.is_short && !is_left { Rest::IsRead } else { Rest::IsLeft }
+    }
+}
+
+/// Whether the body of a request is read to its end for the sake of its connection, where nobody else reads it.
+///
+/// On HTTP/1, only one whose length is known and small: a longer one may cost more than a connection. A client that waits
+/// for 100 (RFC 9110, section 10.1.1) may send none after a refusal, so that nobody could tell what comes next.
+fn is_short(parts: &Parts, body: &RequestBody) -> bool {
+    const BYTES: u64 = 64 * 1024;
+    parts.version == Version::HTTP_2
+        || (!body.is_empty()
+            && body.exact_length().is_some_and(|length| length <= BYTES)
+            && !parts.headers.contains_key(EXPECT))
 }
 
 impl Course {
@@ -331,13 +354,20 @@ impl Course {
             }
             Ok(Forwarded::Answer(response)) => {
                 self.record.status(response.status());
-                response.map(|answer| answer.concluding(self.record, in_service, body, caller.version))
+                let rest = caller.rest(&peer.exchanges);
+                response.map(|answer| answer.concluding(self.record, in_service, body, caller.version, rest))
             }
             Err(denial) => {
                 self.record.denied(&denial);
                 // Of a body that has stalled there is no rest to wait for.
                 let is_stalled = denial.code() == Code::RequestTimeout;
                 let mut response = if caller.is_grpc { denial.into_grpc() } else { denial.into_http() };
+                let is_kept = !is_stalled && (is_http2 || !response.headers().contains_key(CONNECTION));
+                let rest = if is_kept { caller.rest(&peer.exchanges) } else { Rest::IsLeft };
+                if rest == Rest::IsLeft && peer.exchanges.may_be_sending() {
+                    // Else a client that shares its connection would take it for a kept one, and lose its next request.
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 if caller.is_head {
                     // The length of what is not sent (RFC 9110, section 9.3.2).
                     let length = std::mem::take(response.body_mut()).len();
@@ -345,8 +375,7 @@ impl Course {
                 }
                 response.map(|bytes| {
                     let answer = ResponseBody::own(bytes);
-                    let answer = answer.concluding(self.record, in_service, body, caller.version);
-                    if is_stalled { answer.at_once() } else { answer }
+                    answer.concluding(self.record, in_service, body, caller.version, rest)
                 })
             }
         };

@@ -127,14 +127,11 @@ async fn serve(
             address: accepted.peer,
             address_value: accepted.peer.and_then(address_value),
             is_tls: accepted.tls.is_some(),
-            exchanges: Arc::default(),
+            exchanges: accepted.exchanges.clone(),
             tunnel: Arc::default(),
             over_limit: accepted.over_limit,
         };
         let (exchanges, shutdown) = (peer.exchanges.clone(), shutdown.clone());
-        if accepted.may_make_room {
-            gateway.guests.enter(accepted.peer, &exchanges);
-        }
         connections.spawn(async move {
             conn::serve(accepted, peer, shutdown).await;
             drop((exchanges.stranger.take_off_the_list(), share));

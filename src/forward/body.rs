@@ -3,7 +3,7 @@
 //! Frames pass as they come. Everything that must last exactly as long as the answer lives in here: the key's
 //! place among the requests in flight, the connection to upstream, and the record for the access log.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -70,7 +70,8 @@ pub(crate) struct Download {
     /// … even if nobody reads them.
     _cutter: Option<Cutter>,
     lease: Option<Lease>,
-    _permit: Permit,
+    /// Until upstream's answer is whole: a client that takes it slowly keeps no place from others.
+    permit: Option<Permit>,
 }
 
 /// Ends the client's connection when a key has gone and its answer is still open a moment later: a client that reads
@@ -84,7 +85,7 @@ const CUT_GRACE: Duration = Duration::from_millis(500);
 impl Cutter {
     fn new(mut revocation: Revocation, exchanges: Arc<Exchanges>) -> Self {
         let watching = tokio::spawn(async move {
-            std::future::poll_fn(|cx| revocation.poll(cx)).await;
+            poll_fn(|cx| revocation.poll(cx)).await;
             sleep(CUT_GRACE).await;
             exchanges.cut();
         });
@@ -150,7 +151,7 @@ impl Download {
             revocation,
             _cutter: cutter,
             lease: Some(lease),
-            _permit: permit,
+            permit: Some(permit),
         };
         if download.incoming.is_end_stream() {
             download.release();
@@ -163,9 +164,10 @@ impl Download {
         self.lease.as_ref().is_some_and(Lease::is_http2)
     }
 
-    /// The answer is complete: the connection may serve the next request.
+    /// The answer is complete: the connection may serve the next request, and another one may have the place.
     fn release(&mut self) {
         self.upload.over();
+        self.permit = None;
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
@@ -260,29 +262,23 @@ impl ResponseBody {
         }))
     }
 
-    /// Keeps the exchange open, and its record, for as long as this body lives. On HTTP/2, the answer ends only when the
-    /// request has, within bounds; HTTP/1 has its own way with what is left of one. Where the head is all of the answer,
-    /// it ends at once: a gRPC status must.
+    /// Keeps the exchange open, and its record, for as long as this body lives. `rest`: whether the answer ends only when
+    /// the request has, within bounds. Where the head is all of the answer, it ends at once: a gRPC status must.
     pub(crate) fn concluding(
         mut self,
         record: RequestRecord,
         in_service: InService,
         request: RequestBody,
         version: Version,
+        rest: Rest,
     ) -> Self {
         let answer = &mut *self.0;
         answer.record = Some(record);
         answer.is_http2 = version == Version::HTTP_2;
         answer.ends_with_connection = version == Version::HTTP_10;
-        let drains = answer.is_http2 && !request.is_empty() && !answer.source.has_ended();
+        let drains = rest == Rest::IsRead && !request.is_empty() && !answer.source.has_ended();
         answer.rest = drains.then(|| Drain::new(request.clone()));
         answer.exchange = Some((in_service, request));
-        self
-    }
-
-    /// Waits for nothing of the request.
-    pub(crate) fn at_once(mut self) -> Self {
-        self.0.rest = None;
         self
     }
 }
@@ -337,6 +333,18 @@ impl Answer {
         error
     }
 
+    /// On HTTP/1, hyper drops an answer as soon as its last byte is written: what is left of the request is read behind it, and
+    /// the exchange lasts as long.
+    fn read_rest(&mut self) {
+        if let (Some(mut rest), Some((in_service, _))) = (self.rest.take(), self.exchange.take()) {
+            tokio::spawn(async move {
+                if poll_fn(|cx| rest.poll(cx)).await {
+                    in_service.body_read();
+                }
+            });
+        }
+    }
+
     fn finish(&mut self) {
         if let Some(mut record) = self.record.take() {
             record.completed();
@@ -363,8 +371,8 @@ impl Body for ResponseBody {
             Source::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Upstream(download) => download.poll_frame(cx),
         };
-        if let (Poll::Ready(None), Some(rest)) = (&polled, &mut this.rest) {
-            ready!(rest.poll(cx));
+        if let (Poll::Ready(None), Some(rest), true) = (&polled, &mut this.rest, this.is_http2) {
+            let _whole_or_not = ready!(rest.poll(cx));
             this.rest = None;
         }
         match polled {
@@ -388,7 +396,7 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.rest.is_none() && self.0.left.is_empty() && self.0.source.has_ended()
+        (self.0.rest.is_none() || !self.0.is_http2) && self.0.left.is_empty() && self.0.source.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -422,15 +430,26 @@ impl Drop for Answer {
         // A body without a byte left is dropped without another poll: that is its end, not the caller's leaving.
         if self.left.is_empty() && self.source.has_ended() {
             self.finish();
+            self.read_rest();
         }
     }
+}
+
+/// What becomes of a request that is not read to its end when its answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// It is read and forgotten, within bounds, before the answer ends.
+    IsRead,
+    /// HTTP/1 has its own way with it: the connection ends.
+    IsLeft,
 }
 
 /// Reads and forgets what is left of a request.
 ///
 /// An HTTP/2 stream that ends while its request is still coming must be reset, and common clients (curl before
 /// 8, for one) take the answer for lost then, though RFC 9113, section 8.1 says that it is not. Most such
-/// requests have a small body right behind their head: taking it in costs nothing. Larger ones are reset.
+/// requests have a small body right behind their head: taking it in costs nothing. Larger ones are reset. On HTTP/1 it is
+/// the connection that goes on behind a short body, and would have to be closed otherwise.
 #[derive(Debug)]
 struct Drain {
     request: RequestBody,
@@ -447,24 +466,28 @@ impl Drain {
         Drain { request, incoming: None, budget: DRAIN_BYTES, until: None }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when no more is read: whether all was.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.incoming.is_none() {
             self.incoming = self.request.take();
         }
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(()) };
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(false) };
+        if incoming.is_end_stream() {
+            return Poll::Ready(true);
+        }
         let until = self.until.get_or_insert_with(|| Box::pin(sleep(DRAIN_TIME)));
         while until.as_mut().poll(cx).is_pending() {
-            match Pin::new(&mut *incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
+            match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                Some(Ok(frame)) => {
                     let length = frame.data_ref().map_or(0, Bytes::len);
                     let Some(budget) = self.budget.checked_sub(length) else { break };
                     self.budget = budget;
                 }
-                Poll::Ready(_) => break,
-                Poll::Pending => return Poll::Pending,
+                Some(Err(_)) => break,
+                None => return Poll::Ready(true),
             }
         }
-        Poll::Ready(())
+        Poll::Ready(false)
     }
 }
 

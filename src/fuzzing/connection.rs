@@ -127,7 +127,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         permit,
         member: None,
         over_limit: None,
-        may_make_room: false,
+        exchanges: Arc::default(),
     };
     let (_stop, shutdown) = watch::channel(false);
     let serving = tokio::spawn(conn::serve(accepted, peer, shutdown));

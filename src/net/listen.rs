@@ -24,6 +24,7 @@ use super::crowd::{Crowd, Member};
 use super::inherited::Inherited;
 use super::tls::Swappable;
 use crate::config::Address;
+use crate::exchange::Exchanges;
 use crate::proxy::Gateway;
 
 /// The kernel's queue of connections that nobody has accepted yet.
@@ -72,8 +73,8 @@ pub(crate) struct Accepted {
     pub(crate) member: Option<Member>,
     /// The address has more than this many: every request is refused.
     pub(crate) over_limit: Option<usize>,
-    /// It may be ended for the sake of another one, until a good key was presented on it.
-    pub(crate) may_make_room: bool,
+    /// The requests that will be in service on it.
+    pub(crate) exchanges: Arc<Exchanges>,
 }
 
 /// A connection that belongs to no runtime yet.
@@ -182,8 +183,12 @@ impl<A: Fn(Accepted)> Intake<A> {
             return;
         }
         let tls = tls.map(|tls| tls.load().config.clone());
-        let may_make_room = counted.is_some() || peer.is_none();
-        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, may_make_room });
+        let exchanges = Arc::<Exchanges>::default();
+        if counted.is_some() || peer.is_none() {
+            // Until a good key is presented on it, it may be ended for the sake of another one.
+            self.gateway.guests.enter(peer, &exchanges);
+        }
+        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, exchanges });
     }
 
     /// A place for a connection that is queued, if one is free; `None` where a connection would make room for it.

@@ -46,6 +46,13 @@ impl RequestBody {
             .map_or(0, |body| body.size_hint().lower())
     }
 
+    /// The length that it has by its own word; `None` where it says none.
+    pub(crate) fn exact_length(&self) -> Option<u64> {
+        let Some(slot) = &self.slot else { return Some(0) };
+        let body = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        body.as_ref().and_then(|body| body.size_hint().exact())
+    }
+
     pub(crate) fn take(&self) -> Option<Incoming> {
         self.slot.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

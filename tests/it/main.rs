@@ -29,6 +29,7 @@ mod page;
 mod process;
 mod reload;
 mod resources;
+mod strangers;
 mod structure;
 mod tls;
 mod upgrades;
