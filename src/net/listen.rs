@@ -17,7 +17,7 @@ use rustix::net::SocketFlags;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::crowd::{Crowd, Member};
@@ -222,9 +222,12 @@ async fn accept_all<A: Fn(Accepted)>(
 ) {
     let mut backoff = Duration::ZERO;
     loop {
+        // A listener that nobody connects to holds no permit: the permits are for connections alone.
+        let Ok(queued) = listener.queued().await else { return };
         // The permit comes before accept: under overload, callers queue in the kernel, not in our memory.
         let Ok(permit) = intake.permits.clone().acquire_owned().await else { return };
-        match listener.accept().await {
+        let Some(accepted) = queued.accept() else { continue };
+        match accepted {
             Ok((stream, peer)) => {
                 backoff = Duration::ZERO;
                 intake.take(stream, peer, tls, permit);
@@ -278,6 +281,11 @@ impl Listener {
         self.socket.async_io(Interest::READABLE, |socket| self.accept_from(socket)).await
     }
 
+    /// Waits until a connection is queued, and leaves it there.
+    async fn queued(&self) -> io::Result<Queued<'_>> {
+        Ok(Queued { ready: self.socket.readable().await?, listener: self })
+    }
+
     /// Accepts at once, whatever the runtime knows of the queue: that may be older than the queue. `WouldBlock` where
     /// it is empty.
     fn accept_now(&self) -> io::Result<(Stream, Option<IpAddr>)> {
@@ -298,6 +306,20 @@ impl Listener {
             stream.set_nodelay(true)?;
         }
         Ok((Stream::Tcp(stream), Some(peer.ip())))
+    }
+}
+
+/// A connection in the kernel's queue.
+struct Queued<'l> {
+    ready: AsyncFdReadyGuard<'l, Socket>,
+    listener: &'l Listener,
+}
+
+impl Queued<'_> {
+    /// Accepts it; `None` where it has gone again.
+    fn accept(mut self) -> Option<io::Result<(Stream, Option<IpAddr>)>> {
+        let listener = self.listener;
+        self.ready.try_io(|socket| listener.accept_from(socket.get_ref())).ok()
     }
 }
 

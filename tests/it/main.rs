@@ -24,6 +24,7 @@ mod http2;
 mod invalid;
 mod keys;
 mod limits;
+mod listeners;
 mod page;
 mod process;
 mod reload;

@@ -76,6 +76,11 @@ impl Raw {
         Raw { stream: Box::new(stream), buffer: Vec::new() }
     }
 
+    /// A client on a connection that a test has made itself.
+    pub fn over(stream: TcpStream) -> Self {
+        Raw { stream: Box::new(stream), buffer: Vec::new() }
+    }
+
     pub async fn connect_tls(address: SocketAddr, ca: &str, protocol: &str) -> Self {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
