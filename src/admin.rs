@@ -12,7 +12,7 @@ mod path;
 pub(crate) mod scrape;
 pub(crate) mod status;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -39,6 +39,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 
+use crate::address::host_part;
 use crate::config::Limits;
 use crate::config::fault::Faults;
 use crate::denial::Denial;
@@ -121,7 +122,7 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
                     tokio::spawn(connection(UnixStream::from_std(stream)?, visitor, exchanges.clone()))
                 }
             };
-            visits.add(visit.abort_handle(), exchanges);
+            visits.add(Visit { task: visit.abort_handle(), exchanges, host: peer.map(host_part) });
             Ok(())
         });
         // No connection that fails ends the listener.
@@ -133,20 +134,34 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
 
 /// The connections that are open, oldest first.
 #[derive(Default)]
-struct Visits(VecDeque<(AbortHandle, Arc<Exchanges>)>);
+struct Visits(VecDeque<Visit>);
+
+/// An open connection.
+struct Visit {
+    task: AbortHandle,
+    exchanges: Arc<Exchanges>,
+    /// The host that it is from; `None` behind a unix socket.
+    host: Option<IpAddr>,
+}
 
 impl Visits {
-    /// Takes one more. Past the most, the oldest that asks nothing goes, so that nobody who holds connections open keeps a
-    /// probe waiting; where all ask something, the new one goes.
-    fn add(&mut self, visit: AbortHandle, exchanges: Arc<Exchanges>) {
-        self.0.retain(|(visit, _)| !visit.is_finished());
-        self.0.push_back((visit, exchanges));
-        if self.0.len() > MAX_CONNECTIONS {
-            let idle = self.0.iter().position(|(_, exchanges)| exchanges.are_none());
-            let last = self.0.len() - 1;
-            if let Some((visit, _)) = self.0.remove(idle.unwrap_or(last)) {
-                visit.abort();
-            }
+    /// Adds a connection. Past the most, one of the address that has most of them ends: its oldest that asks nothing, or
+    /// its newest where all ask something. So an address that floods the listener pushes out its own connections, and
+    /// nobody who holds connections open keeps the probe of another address waiting.
+    fn add(&mut self, visit: Visit) {
+        self.0.retain(|visit| !visit.task.is_finished());
+        self.0.push_back(visit);
+        if self.0.len() <= MAX_CONNECTIONS {
+            return;
+        }
+        let mut counts: HashMap<Option<IpAddr>, usize> = HashMap::new();
+        self.0.iter().for_each(|visit| *counts.entry(visit.host).or_default() += 1);
+        let most = counts.values().copied().max();
+        let is_of_most = |visit: &Visit| counts.get(&visit.host).copied() == most;
+        let idle = self.0.iter().position(|visit| is_of_most(visit) && visit.exchanges.are_none());
+        let ends = idle.or_else(|| self.0.iter().rposition(is_of_most));
+        if let Some(visit) = ends.and_then(|index| self.0.remove(index)) {
+            visit.task.abort();
         }
     }
 }
