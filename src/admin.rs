@@ -170,7 +170,7 @@ async fn connection<S>(stream: S, visitor: Visitor, exchanges: Arc<Exchanges>)
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
-    let timeouts = WireTimeouts { header: HEADER_TIMEOUT, idle: IDLE_TIMEOUT };
+    let timeouts = WireTimeouts { header: HEADER_TIMEOUT, idle: IDLE_TIMEOUT, client_stall: IDLE_TIMEOUT };
     let refuse = conn::refusals(visitor.admin.observer.clone(), visitor.peer, Limits::default());
     let wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
     let visitor = Arc::new(visitor);

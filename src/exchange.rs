@@ -1,5 +1,6 @@
 //! The requests in service on one connection: its service begins and ends them, its wire goes by them.
 
+pub(crate) mod cut;
 pub(crate) mod turn;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,6 +10,7 @@ use std::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 
 use crate::alarm::Alarm;
+use cut::Cut;
 
 /// The requests in service on one connection, as its service and its wire both see them.
 #[derive(Debug, Default)]
@@ -34,6 +36,8 @@ pub(crate) struct Exchanges {
     /// The connection is to end at once, and who is woken up then.
     cut: AtomicBool,
     cut_waker: AtomicWaker,
+    /// Why the server ends the connection with requests in service, if it does.
+    cut_for: cut::OfConnection,
     /// A timer that no request has at the moment.
     spare: Mutex<Option<Alarm>>,
     /// Each request has a task of its own.
@@ -79,7 +83,8 @@ impl Exchanges {
     }
 
     /// Ends the connection, whatever it is at.
-    pub(crate) fn cut(&self) {
+    pub(crate) fn cut(&self, why: Cut) {
+        self.cut_for.note(why);
         self.cut.store(true, Ordering::Release);
         self.cut_waker.wake();
     }
@@ -88,6 +93,16 @@ impl Exchanges {
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.cut_waker.register(cx.waker());
         if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// The connection ends with requests in service, for this reason.
+    pub(crate) fn ends_for(&self, why: Cut) {
+        self.cut_for.note(why);
+    }
+
+    /// Why the server ends the connection, if it does.
+    pub(crate) fn cut_for(&self) -> Option<Cut> {
+        self.cut_for.reason()
     }
 
     /// Nothing has come for a while, or something has again.
@@ -159,6 +174,11 @@ impl InService {
     /// for the other.
     pub(crate) fn break_off(&self) {
         self.0.broken_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Why the server ends the connection, if it does.
+    pub(crate) fn cut_for(&self) -> Option<Cut> {
+        self.0.cut_for()
     }
 
     /// What follows on the connection is another protocol.

@@ -10,6 +10,7 @@ mod line;
 pub(crate) mod log;
 pub(crate) mod metrics;
 pub(crate) mod observer;
+mod outcome;
 pub(crate) mod reloads;
 pub(crate) mod tally;
 pub(crate) mod trace;
@@ -23,11 +24,14 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::denial::{Code, Denial};
+use crate::exchange::Exchanges;
+use crate::exchange::cut::{self, Cut};
 use audit::Suspicion;
 use line::AccessLine;
 use log::LogWriter;
 pub(crate) use log::Logs;
 use observer::Observer;
+pub(crate) use outcome::Outcome;
 use tally::Finished;
 use trace::TraceContext;
 use usage::{KeyLabel, Usage};
@@ -89,6 +93,10 @@ struct OpenRecord {
     observer: Arc<Observer>,
     started: Instant,
     line: AccessLine,
+    /// How it has ended, once it has.
+    outcome: Option<Outcome>,
+    /// Those of its connection, which know why the server ends that.
+    exchanges: Option<Arc<Exchanges>>,
     /// Of the key that the request has a secret of, a good one or not.
     usage: Option<Arc<Usage>>,
     times: Times,
@@ -141,12 +149,19 @@ impl RequestRecord {
             observer: observer.clone(),
             started: Instant::now(),
             line,
+            outcome: None,
+            exchanges: None,
             usage: None,
             times: Times::default(),
             context: None,
             decided: None,
             first_byte: None,
         }))
+    }
+
+    /// The connection that the request is on.
+    pub(crate) fn within(&mut self, exchanges: &Arc<Exchanges>) {
+        self.0.exchanges = Some(exchanges.clone());
     }
 
     pub(crate) fn client(&mut self, client: Option<IpAddr>) {
@@ -184,6 +199,7 @@ impl RequestRecord {
     }
 
     pub(crate) fn denied(&mut self, denial: &Denial) {
+        self.0.ends(Outcome::of_denial(denial.code()));
         let OpenRecord { observer, line, usage, .. } = &mut *self.0;
         line.code = Some(denial.code().name());
         line.cause = denial.cause().map(with_sources);
@@ -227,12 +243,17 @@ impl RequestRecord {
 
     /// The answer went out whole.
     pub(crate) fn completed(&mut self) {
-        self.0.line.outcome = "completed";
+        self.0.ends(Outcome::Complete);
     }
 
-    /// The answer was cut short by upstream.
-    pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) {
-        self.0.line.outcome = "upstream_failed";
+    /// The answer is cut, and is not whole.
+    pub(crate) fn cut(&mut self, why: Cut) {
+        self.0.ends(why.into());
+    }
+
+    /// The answer was cut short, by upstream or by what it depends on.
+    pub(crate) fn failed(&mut self, outcome: Outcome, error: &(dyn std::error::Error + 'static)) {
+        self.0.ends(outcome);
         self.0.line.cause = Some(with_sources(error));
     }
 }
@@ -245,10 +266,21 @@ impl std::fmt::Debug for OpenRecord {
 }
 
 impl OpenRecord {
+    /// Notes how the request has ended. What is noted first is what it ended by.
+    fn ends(&mut self, outcome: Outcome) {
+        self.outcome.get_or_insert(outcome);
+    }
+
+    /// How the request, which is dropped now, has ended.
+    fn outcome(&self) -> Outcome {
+        let of_connection = || self.exchanges.as_ref().and_then(|exchanges| exchanges.cut_for());
+        self.outcome.unwrap_or_else(|| Outcome::of_dropped(cut::current().or_else(of_connection)))
+    }
+
     /// Where the request's access line goes. What was refused, or failed, always has one.
     fn access_writer(&self) -> Option<&Arc<LogWriter>> {
         let Logs { access, access_sample, .. } = &self.observer.logs;
-        let went_well = (100..400).contains(&self.line.status) && self.line.outcome == "completed";
+        let went_well = (100..400).contains(&self.line.status) && self.line.outcome == Outcome::Complete;
         let is_told = !went_well || *access_sample >= 1.0 || fastrand::f64() < *access_sample;
         access.as_ref().filter(|_| is_told)
     }
@@ -256,6 +288,7 @@ impl OpenRecord {
 
 impl Drop for OpenRecord {
     fn drop(&mut self) {
+        self.line.outcome = self.outcome();
         let (line, took) = (&self.line, self.started.elapsed());
         let (route, upstream) = line.way.as_ref().map(|(route, upstream)| (route, upstream)).unzip();
         let finished = Finished {

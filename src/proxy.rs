@@ -107,6 +107,7 @@ pub(crate) fn serve(
     let path = parts.uri.path();
     let mut record =
         RequestRecord::open(&peer.observer, &request_id, peer.address, &parts.method, path, parts.version);
+    record.within(&peer.exchanges);
     let trace = record.trace(&parts.headers);
     let mut course = Course {
         snapshot: peer.gateway.snapshot.load_full(),

@@ -188,7 +188,11 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let exchanges = peer.exchanges.clone();
-    let timeouts = WireTimeouts { header: limits.header_timeout, idle: limits.idle_timeout };
+    let timeouts = WireTimeouts {
+        header: limits.header_timeout,
+        idle: limits.idle_timeout,
+        client_stall: limits.client_stall_timeout,
+    };
     let wire = Wire::new(stream, ahead, exchanges, timeouts);
     match protocol {
         Protocol::Http1 => {
@@ -331,7 +335,7 @@ where
     let peer = Arc::new(peer);
     let exchanges = peer.exchanges.clone();
     let service = service_fn(move |request| proxy::serve(peer.clone(), request));
-    let connection = http2::Builder::new(StreamExecutor { limit: limits.idle_timeout })
+    let connection = http2::Builder::new(StreamExecutor { limit: limits.client_stall_timeout })
         // Work at once; what is opened beyond is refused.
         .max_concurrent_streams(MAX_STREAMS)
         // Rapid reset (CVE-2023-44487): streams that were reset before we took them up. More end the connection.

@@ -5,12 +5,13 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 
+use crate::exchange::cut::{self, Cut};
 use crate::exchange::turn::{self, Turn};
 use crate::upstream::stall::StallTimer;
 
@@ -26,7 +27,8 @@ where
     F: Future + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let watched = Watched { stream, awaits_client: false, stall: StallTimer::new(self.limit) };
+        let watched =
+            Watched { stream: Some(stream), awaits_client: false, stall: StallTimer::new(self.limit) };
         drop(tokio::spawn(watched));
     }
 }
@@ -35,7 +37,7 @@ pin_project! {
     /// A stream, given up once its client has stalled it.
     struct Watched<F> {
         #[pin]
-        stream: F,
+        stream: Option<F>,
         awaits_client: bool,
         stall: StallTimer,
     }
@@ -45,19 +47,22 @@ impl<F: Future> Future for Watched<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
+        let mut this = self.project();
         let _of_another_stream = turn::look();
-        if this.stream.poll(cx).is_ready() {
+        let Some(stream) = this.stream.as_mut().as_pin_mut() else { return Poll::Ready(()) };
+        if stream.poll(cx).is_ready() {
             return Poll::Ready(());
         }
         if let Some(turn) = turn::look() {
             *this.awaits_client = turn == Turn::Client;
             this.stall.progressed();
         }
-        match *this.awaits_client {
-            true => this.stall.poll_stalled(cx),
-            false => Poll::Pending,
+        if !*this.awaits_client {
+            return Poll::Pending;
         }
+        ready!(this.stall.poll_stalled(cx));
+        cut::because(Cut::ClientStalled, || this.stream.set(None));
+        Poll::Ready(())
     }
 }
 
@@ -88,7 +93,7 @@ mod tests {
         let limit = Duration::from_secs(10);
         let watched = |script: &[Option<Turn>]| {
             let stream = Scripted(script.iter().rev().copied().collect());
-            Watched { stream, awaits_client: false, stall: StallTimer::new(limit) }
+            Watched { stream: Some(stream), awaits_client: false, stall: StallTimer::new(limit) }
         };
         let started = Instant::now();
         watched(&[None, Some(Turn::Client)]).await_with(Duration::from_secs(1)).await;

@@ -10,6 +10,7 @@ use http::{HeaderValue, Method};
 use jiff::Timestamp;
 
 use super::audit::Subject;
+use super::outcome::Outcome;
 use super::tally::Refused;
 use super::trace::{Span, TraceContext};
 use crate::address;
@@ -32,7 +33,7 @@ pub(super) struct AccessLine {
     /// The names of the route and of its upstream.
     pub(super) way: Option<(Arc<str>, Arc<str>)>,
     pub(super) bytes_sent: u64,
-    pub(super) outcome: &'static str,
+    pub(super) outcome: Outcome,
 }
 
 impl AccessLine {
@@ -55,8 +56,8 @@ impl AccessLine {
             key_id: None,
             way: None,
             bytes_sent: 0,
-            // What stays if nothing else is said: the request was dropped before it was answered in full.
-            outcome: "client_left",
+            // Until the record is dropped, which decides it.
+            outcome: Outcome::ClientLeft,
         }
     }
 
@@ -82,7 +83,7 @@ impl AccessLine {
 
     /// What a collector of traces is told.
     pub(super) fn span(&self, context: TraceContext, took: Duration) -> Span {
-        let went_wrong = (self.outcome != "completed").then_some(self.outcome);
+        let went_wrong = (self.outcome != Outcome::Complete).then(|| self.outcome.word());
         let (route, upstream) = self.way.clone().unzip();
         Span {
             context,
@@ -143,7 +144,7 @@ impl AccessLine {
         write_number(out, b",\"duration_ms\":", whole);
         out.push(b'.');
         write_digits::<3>(out, thousandths);
-        write_word(out, b",\"outcome\":", self.outcome);
+        write_word(out, b",\"outcome\":", self.outcome.word());
         out.push(b'}');
     }
 
@@ -161,7 +162,7 @@ impl AccessLine {
             masked(&self.path).escape_debug(),
             took.as_secs_f64() * 1e3,
             self.bytes_sent,
-            self.outcome,
+            self.outcome.word(),
             super::optional("code", self.code),
             super::optional("cause", self.cause.as_deref()),
             super::optional("key", self.key_id.as_ref().map(of)),
