@@ -50,7 +50,7 @@ use crate::net::phase::WireTimeouts;
 use crate::net::presence::Peered;
 use crate::net::tls::Swappable;
 use crate::net::wire::Wire;
-use crate::observe::audit::refused_at_admin;
+use crate::observe::audit::{Subject, refused_at_admin};
 use crate::observe::history::History;
 use crate::observe::observer::Observer;
 use crate::observe::{self, X_REQUEST_ID, metrics};
@@ -204,11 +204,19 @@ impl Visitor {
     async fn answer(&self, request: Request<Incoming>) -> Response<AdminBody> {
         let request_id = observe::request_id(request.headers());
         let (parts, body) = request.into_parts();
-        let answer = self.decide(&parts, body, &request_id).await;
+        let mut actor = None;
+        let answer = self.decide(&parts, body, &request_id, &mut actor).await;
         if let Err(denial) = &answer {
-            let (peer, method) = (self.peer.map(|peer| peer.to_canonical()), &parts.method);
-            let audit = self.admin.gateway.observers.logs().audit.as_ref();
-            refused_at_admin(audit, denial, peer, method, parts.uri.path(), &request_id);
+            let is_known = matches!(actor, Some(Actor::Token | Actor::Key(_)));
+            let subject = Subject {
+                request_id: request_id.to_str().unwrap_or_default(),
+                client: self.peer.map(|peer| peer.to_canonical()),
+                method: &parts.method,
+                path: parts.uri.path(),
+                key_id: None,
+                route: Some("admin"),
+            };
+            refused_at_admin(self.admin.gateway.observers.logs(), denial, is_known, subject);
         }
         let is_page = matches!(AdminPath::find(parts.uri.path()), Some(AdminPath::Page));
         let mut response = answer.unwrap_or_else(|denial| denial.into_http().map(whole));
@@ -230,6 +238,7 @@ impl Visitor {
         parts: &Parts,
         body: Incoming,
         request_id: &HeaderValue,
+        known: &mut Option<Actor>,
     ) -> Result<Response<AdminBody>, Denial> {
         let found = AdminPath::find(parts.uri.path());
         let is_look = matches!(parts.method, Method::GET | Method::HEAD);
@@ -246,6 +255,7 @@ impl Visitor {
             }
             false => self.authorize(&parts.headers, false).await?,
         };
+        *known = Some(actor.clone());
         let path = found.ok_or_else(|| Denial::route_not_found(parts.method.as_str(), parts.uri.path()))?;
         if !path.takes(&parts.method) {
             return Err(Denial::other_methods(path.methods()));

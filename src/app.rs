@@ -236,6 +236,8 @@ impl App {
         } = self;
         std::thread::Builder::new().name("reload".to_owned()).spawn(move || reloader.run())?;
         tokio::spawn(checks::run(gateway.clone()));
+        let logs = gateway.observers.logs().clone();
+        tokio::spawn(async move { logs.keep_telling_left_out().await });
         if let Some(bound) = admin {
             let observer = gateway.observers.apart();
             let (gateway, reload) = (gateway.clone(), reload.clone());
@@ -274,7 +276,9 @@ impl App {
         // The thread may be in the midst of a large file; nothing waits for it.
         tokio::spawn(async move { reload.stop().await });
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
-        Ok(finish(accepting, workers, until).await)
+        let is_finished = finish(accepting, workers, until).await;
+        gateway.observers.logs().tell_left_out_at_the_end();
+        Ok(is_finished)
     }
 
     fn announce(&self) {

@@ -278,6 +278,7 @@ impl Course {
             self.record.owned(owner.usage(usage));
         }
         self.principal = Some(outcome?);
+        self.record.accepted();
         Ok(())
     }
 
