@@ -12,7 +12,7 @@ mod path;
 pub(crate) mod scrape;
 pub(crate) mod status;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -39,6 +39,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 
+use crate::address::host_part;
 use crate::config::Limits;
 use crate::config::fault::Faults;
 use crate::denial::Denial;
@@ -49,7 +50,7 @@ use crate::net::phase::WireTimeouts;
 use crate::net::presence::Peered;
 use crate::net::tls::Swappable;
 use crate::net::wire::Wire;
-use crate::observe::audit::refused_at_admin;
+use crate::observe::audit::{Subject, refused_at_admin};
 use crate::observe::history::History;
 use crate::observe::observer::Observer;
 use crate::observe::{self, X_REQUEST_ID, metrics};
@@ -121,7 +122,7 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
                     tokio::spawn(connection(UnixStream::from_std(stream)?, visitor, exchanges.clone()))
                 }
             };
-            visits.add(visit.abort_handle(), exchanges);
+            visits.add(Visit { task: visit.abort_handle(), exchanges, host: peer.map(host_part) });
             Ok(())
         });
         // No connection that fails ends the listener.
@@ -133,20 +134,34 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
 
 /// The connections that are open, oldest first.
 #[derive(Default)]
-struct Visits(VecDeque<(AbortHandle, Arc<Exchanges>)>);
+struct Visits(VecDeque<Visit>);
+
+/// An open connection.
+struct Visit {
+    task: AbortHandle,
+    exchanges: Arc<Exchanges>,
+    /// The host that it is from; `None` behind a unix socket.
+    host: Option<IpAddr>,
+}
 
 impl Visits {
-    /// Takes one more. Past the most, the oldest that asks nothing goes, so that nobody who holds connections open keeps a
-    /// probe waiting; where all ask something, the new one goes.
-    fn add(&mut self, visit: AbortHandle, exchanges: Arc<Exchanges>) {
-        self.0.retain(|(visit, _)| !visit.is_finished());
-        self.0.push_back((visit, exchanges));
-        if self.0.len() > MAX_CONNECTIONS {
-            let idle = self.0.iter().position(|(_, exchanges)| exchanges.are_none());
-            let last = self.0.len() - 1;
-            if let Some((visit, _)) = self.0.remove(idle.unwrap_or(last)) {
-                visit.abort();
-            }
+    /// Adds a connection. Past the most, one of the address that has most of them ends: its oldest that asks nothing, or
+    /// its newest where all ask something. So an address that floods the listener pushes out its own connections, and
+    /// nobody who holds connections open keeps the probe of another address waiting.
+    fn add(&mut self, visit: Visit) {
+        self.0.retain(|visit| !visit.task.is_finished());
+        self.0.push_back(visit);
+        if self.0.len() <= MAX_CONNECTIONS {
+            return;
+        }
+        let mut counts: HashMap<Option<IpAddr>, usize> = HashMap::new();
+        self.0.iter().for_each(|visit| *counts.entry(visit.host).or_default() += 1);
+        let most = counts.values().copied().max();
+        let is_of_most = |visit: &Visit| counts.get(&visit.host).copied() == most;
+        let idle = self.0.iter().position(|visit| is_of_most(visit) && visit.exchanges.are_none());
+        let ends = idle.or_else(|| self.0.iter().rposition(is_of_most));
+        if let Some(visit) = ends.and_then(|index| self.0.remove(index)) {
+            visit.task.abort();
         }
     }
 }
@@ -155,7 +170,7 @@ async fn connection<S>(stream: S, visitor: Visitor, exchanges: Arc<Exchanges>)
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
-    let timeouts = WireTimeouts { header: HEADER_TIMEOUT, idle: IDLE_TIMEOUT };
+    let timeouts = WireTimeouts { header: HEADER_TIMEOUT, idle: IDLE_TIMEOUT, client_stall: IDLE_TIMEOUT };
     let refuse = conn::refusals(visitor.admin.observer.clone(), visitor.peer, Limits::default());
     let wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
     let visitor = Arc::new(visitor);
@@ -189,11 +204,19 @@ impl Visitor {
     async fn answer(&self, request: Request<Incoming>) -> Response<AdminBody> {
         let request_id = observe::request_id(request.headers());
         let (parts, body) = request.into_parts();
-        let answer = self.decide(&parts, body, &request_id).await;
+        let mut actor = None;
+        let answer = self.decide(&parts, body, &request_id, &mut actor).await;
         if let Err(denial) = &answer {
-            let (peer, method) = (self.peer.map(|peer| peer.to_canonical()), &parts.method);
-            let audit = self.admin.gateway.observers.logs().audit.as_ref();
-            refused_at_admin(audit, denial, peer, method, parts.uri.path(), &request_id);
+            let is_known = matches!(actor, Some(Actor::Token | Actor::Key(_)));
+            let subject = Subject {
+                request_id: request_id.to_str().unwrap_or_default(),
+                client: self.peer.map(|peer| peer.to_canonical()),
+                method: &parts.method,
+                path: parts.uri.path(),
+                key_id: None,
+                route: Some("admin"),
+            };
+            refused_at_admin(self.admin.gateway.observers.logs(), denial, is_known, subject);
         }
         let is_page = matches!(AdminPath::find(parts.uri.path()), Some(AdminPath::Page));
         let mut response = answer.unwrap_or_else(|denial| denial.into_http().map(whole));
@@ -215,6 +238,7 @@ impl Visitor {
         parts: &Parts,
         body: Incoming,
         request_id: &HeaderValue,
+        known: &mut Option<Actor>,
     ) -> Result<Response<AdminBody>, Denial> {
         let found = AdminPath::find(parts.uri.path());
         let is_look = matches!(parts.method, Method::GET | Method::HEAD);
@@ -231,6 +255,7 @@ impl Visitor {
             }
             false => self.authorize(&parts.headers, false).await?,
         };
+        *known = Some(actor.clone());
         let path = found.ok_or_else(|| Denial::route_not_found(parts.method.as_str(), parts.uri.path()))?;
         if !path.takes(&parts.method) {
             return Err(Denial::other_methods(path.methods()));

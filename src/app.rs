@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin;
@@ -48,6 +48,8 @@ use crate::worker::Workers;
 
 /// Descriptors kept back for reloads, logs and the admin listener.
 const RESERVED_DESCRIPTORS: u64 = 128;
+/// Workers get this long to cut what is in flight at the drain's end, with a line in the access log for each request.
+const CUT_TIME: Duration = Duration::from_secs(1);
 
 /// A server that is ready to run: keys read, certificates loaded, sockets bound.
 pub struct App {
@@ -235,6 +237,8 @@ impl App {
         } = self;
         std::thread::Builder::new().name("reload".to_owned()).spawn(move || reloader.run())?;
         tokio::spawn(checks::run(gateway.clone()));
+        let logs = gateway.observers.logs().clone();
+        tokio::spawn(async move { logs.keep_telling_left_out().await });
         if let Some(bound) = admin {
             let observer = gateway.observers.apart();
             let (gateway, reload) = (gateway.clone(), reload.clone());
@@ -273,7 +277,9 @@ impl App {
         // The thread may be in the midst of a large file; nothing waits for it.
         tokio::spawn(async move { reload.stop().await });
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
-        Ok(finish(accepting, workers, until).await)
+        let is_finished = finish(accepting, workers, until).await;
+        gateway.observers.logs().tell_left_out_at_the_end();
+        Ok(is_finished)
     }
 
     fn announce(&self) {
@@ -294,13 +300,19 @@ async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instan
     let served_out = async { while accepting.join_next().await.is_some() {} };
     let is_served_out = timeout_at(until, served_out).await.is_ok();
     // They may be a worker's business, which may be stuck.
-    let _aborted = timeout_at(until + Duration::from_secs(1), accepting.shutdown()).await;
+    let _aborted = timeout_at(until + CUT_TIME, accepting.shutdown()).await;
+    let cutter = workers.cutter();
     // The accept loops are over, and with them the other owners.
-    let Some(workers) = Arc::into_inner(workers) else { return false };
-    let joining = tokio::task::spawn_blocking(move || workers.join());
-    let is_finished = timeout_at(until, joining).await.is_ok() && is_served_out;
+    let joining = Arc::into_inner(workers).map(|workers| spawn_blocking(move || workers.join()));
+    let Some(mut joining) = joining else {
+        cutter.cut();
+        return false;
+    };
+    let is_finished = timeout_at(until, &mut joining).await.is_ok() && is_served_out;
     if !is_finished {
         tracing::warn!("the drain timeout is over; what is still in flight is cut");
+        cutter.cut();
+        let _joined = timeout_at(Instant::now() + CUT_TIME, joining).await;
     }
     is_finished
 }

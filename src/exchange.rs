@@ -1,5 +1,6 @@
 //! The requests in service on one connection: its service begins and ends them, its wire goes by them.
 
+pub(crate) mod cut;
 pub(crate) mod guests;
 pub(crate) mod stranger;
 pub(crate) mod turn;
@@ -11,6 +12,7 @@ use std::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 
 use crate::alarm::Alarm;
+use cut::Cut;
 use stranger::Stranger;
 
 /// The requests in service on one connection, as its service and its wire both see them.
@@ -40,6 +42,8 @@ pub(crate) struct Exchanges {
     /// The connection is to end at once, and who is woken up then.
     cut: AtomicBool,
     cut_waker: AtomicWaker,
+    /// Why the server ends the connection with requests in service, if it does.
+    cut_for: cut::OfConnection,
     /// A timer that no request has at the moment.
     spare: Mutex<Option<Alarm>>,
     /// Each request has a task of its own.
@@ -91,7 +95,8 @@ impl Exchanges {
     }
 
     /// Ends the connection, whatever it is at.
-    pub(crate) fn cut(&self) {
+    pub(crate) fn cut(&self, why: Cut) {
+        self.cut_for.note(why);
         self.cut.store(true, Ordering::Release);
         self.cut_waker.wake();
     }
@@ -104,6 +109,16 @@ impl Exchanges {
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.cut_waker.register(cx.waker());
         if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// The connection ends with requests in service, for this reason.
+    pub(crate) fn ends_for(&self, why: Cut) {
+        self.cut_for.note(why);
+    }
+
+    /// Why the server ends the connection, if it does.
+    pub(crate) fn cut_for(&self) -> Option<Cut> {
+        self.cut_for.reason()
     }
 
     /// Nothing has come for a while, or something has again.
@@ -203,6 +218,11 @@ impl InService {
     /// The body of this request was read to its end.
     pub(crate) fn body_read(&self) {
         self.exchanges.body_read();
+    }
+
+    /// Why the server ends the connection, if it does.
+    pub(crate) fn cut_for(&self) -> Option<Cut> {
+        self.exchanges.cut_for()
     }
 
     /// What follows on the connection is another protocol.

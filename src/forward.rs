@@ -6,6 +6,7 @@
 
 pub(crate) mod body;
 pub(crate) mod headers;
+mod outcome;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 

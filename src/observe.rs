@@ -10,7 +10,10 @@ mod line;
 pub(crate) mod log;
 pub(crate) mod metrics;
 pub(crate) mod observer;
+mod outcome;
 pub(crate) mod reloads;
+mod shown;
+pub(crate) mod strangers;
 pub(crate) mod tally;
 pub(crate) mod trace;
 pub(crate) mod usage;
@@ -23,11 +26,15 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::denial::{Code, Denial};
+use crate::exchange::Exchanges;
+use crate::exchange::cut::{self, Cut};
 use audit::Suspicion;
 use line::AccessLine;
 use log::LogWriter;
 pub(crate) use log::Logs;
 use observer::Observer;
+pub(crate) use outcome::Outcome;
+use strangers::Kind;
 use tally::Finished;
 use trace::TraceContext;
 use usage::{KeyLabel, Usage};
@@ -89,6 +96,14 @@ struct OpenRecord {
     observer: Arc<Observer>,
     started: Instant,
     line: AccessLine,
+    /// How it has ended, once it has.
+    outcome: Option<Outcome>,
+    /// Those of its connection, which know why the server ends that.
+    exchanges: Option<Arc<Exchanges>>,
+    /// A key was accepted: its lines are never left out.
+    is_of_key: bool,
+    /// Whether a request without one has lines, once that was decided.
+    is_told: Option<bool>,
     /// Of the key that the request has a secret of, a good one or not.
     usage: Option<Arc<Usage>>,
     times: Times,
@@ -141,12 +156,21 @@ impl RequestRecord {
             observer: observer.clone(),
             started: Instant::now(),
             line,
+            outcome: None,
+            exchanges: None,
+            is_of_key: false,
+            is_told: None,
             usage: None,
             times: Times::default(),
             context: None,
             decided: None,
             first_byte: None,
         }))
+    }
+
+    /// The connection that the request is on.
+    pub(crate) fn within(&mut self, exchanges: &Arc<Exchanges>) {
+        self.0.exchanges = Some(exchanges.clone());
     }
 
     pub(crate) fn client(&mut self, client: Option<IpAddr>) {
@@ -169,7 +193,13 @@ impl RequestRecord {
         self.0.usage = Some(usage.clone());
     }
 
+    /// The request's key was accepted.
+    pub(crate) fn accepted(&mut self) {
+        self.0.is_of_key = true;
+    }
+
     pub(crate) fn path(&mut self, path: &str) {
+        let path = shown::kept_path(path);
         if *self.0.line.path != *path {
             self.0.line.path = path.into();
         }
@@ -184,16 +214,21 @@ impl RequestRecord {
     }
 
     pub(crate) fn denied(&mut self, denial: &Denial) {
+        self.0.ends(Outcome::of_denial(denial.code()));
         let OpenRecord { observer, line, usage, .. } = &mut *self.0;
         line.code = Some(denial.code().name());
-        line.cause = denial.cause().map(with_sources);
+        line.cause = denial.cause().map(|cause| shown::reason(&with_sources(cause)));
         line.status = denial.code().status().as_u16();
         let policy = denial.detail("policy").filter(|_| denial.code() == Code::RateLimitExceeded);
         observer.refused(line.refused(denial), policy);
         if let Some(usage) = usage {
             usage.refused(denial.code());
         }
-        if let Some((writer, line)) = self.audited() {
+        if audit::is_of_caller(denial)
+            && self.0.observer.logs.audit.is_some()
+            && self.0.tells(Kind::Audit)
+            && let Some((writer, line)) = self.audited()
+        {
             audit::refused(writer, line.subject(), denial);
         }
     }
@@ -227,13 +262,18 @@ impl RequestRecord {
 
     /// The answer went out whole.
     pub(crate) fn completed(&mut self) {
-        self.0.line.outcome = "completed";
+        self.0.ends(Outcome::Complete);
     }
 
-    /// The answer was cut short by upstream.
-    pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) {
-        self.0.line.outcome = "upstream_failed";
-        self.0.line.cause = Some(with_sources(error));
+    /// The answer is cut, and is not whole.
+    pub(crate) fn cut(&mut self, why: Cut) {
+        self.0.ends(why.into());
+    }
+
+    /// The answer was cut short, by upstream or by what it depends on.
+    pub(crate) fn failed(&mut self, outcome: Outcome, error: &(dyn std::error::Error + 'static)) {
+        self.0.ends(outcome);
+        self.0.line.cause = Some(shown::reason(&with_sources(error)));
     }
 }
 
@@ -245,17 +285,43 @@ impl std::fmt::Debug for OpenRecord {
 }
 
 impl OpenRecord {
-    /// Where the request's access line goes. What was refused, or failed, always has one.
-    fn access_writer(&self) -> Option<&Arc<LogWriter>> {
+    /// Notes how the request has ended. What is noted first is what it ended by.
+    fn ends(&mut self, outcome: Outcome) {
+        self.outcome.get_or_insert(outcome);
+    }
+
+    /// How the request, which is dropped now, has ended.
+    fn outcome(&self) -> Outcome {
+        let of_connection = || self.exchanges.as_ref().and_then(|exchanges| exchanges.cut_for());
+        self.outcome.unwrap_or_else(|| Outcome::of_dropped(cut::current().or_else(of_connection)))
+    }
+
+    /// Whether the request has a line in this log: always where a key was accepted, else as the strangers' lines allow.
+    fn tells(&mut self, kind: Kind) -> bool {
+        if self.is_of_key {
+            return true;
+        }
+        let (client, now) = (self.line.client, Instant::now());
+        let strangers = &self.observer.logs.strangers;
+        let is_told = *self.is_told.get_or_insert_with(|| strangers.may_tell(client, now));
+        if !is_told {
+            strangers.leave_out(kind, client, now);
+        }
+        is_told
+    }
+
+    /// Whether the request has an access line. What was refused, or failed, is no matter of the sample.
+    fn has_access_line(&mut self) -> bool {
         let Logs { access, access_sample, .. } = &self.observer.logs;
-        let went_well = (100..400).contains(&self.line.status) && self.line.outcome == "completed";
-        let is_told = !went_well || *access_sample >= 1.0 || fastrand::f64() < *access_sample;
-        access.as_ref().filter(|_| is_told)
+        let went_well = (100..400).contains(&self.line.status) && self.line.outcome == Outcome::Complete;
+        let is_sampled = !went_well || *access_sample >= 1.0 || fastrand::f64() < *access_sample;
+        access.is_some() && is_sampled && self.tells(Kind::Access)
     }
 }
 
 impl Drop for OpenRecord {
     fn drop(&mut self) {
+        self.line.outcome = self.outcome();
         let (line, took) = (&self.line, self.started.elapsed());
         let (route, upstream) = line.way.as_ref().map(|(route, upstream)| (route, upstream)).unzip();
         let finished = Finished {
@@ -274,7 +340,10 @@ impl Drop for OpenRecord {
         if let (Some(tracer), Some(context)) = (&self.observer.logs.traces, self.context) {
             tracer.tell(context, || self.line.span(context, took));
         }
-        let Some(writer) = self.access_writer() else { return };
+        if !self.has_access_line() {
+            return;
+        }
+        let (line, Some(writer)) = (&self.line, &self.observer.logs.access) else { return };
         writer.access(|out, is_json| match is_json {
             true => line.write_json(out, took, self.context.as_ref()),
             false => line.write_pretty(out, took),

@@ -110,6 +110,7 @@ pub(crate) fn serve(
     let path = parts.uri.path();
     let mut record =
         RequestRecord::open(&peer.observer, &request_id, peer.address, &parts.method, path, parts.version);
+    record.within(&peer.exchanges);
     let trace = record.trace(&parts.headers);
     let mut course = Course {
         snapshot: peer.gateway.snapshot.load_full(),
@@ -310,6 +311,7 @@ impl Course {
         }
         self.principal = Some(outcome?);
         peer.exchanges.stranger.note_good_key();
+        self.record.accepted();
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::exchange::cut::{self, Cut};
 use crate::forward::headers::address_value;
 use crate::net::conn;
 use crate::net::listen::Accepted;
@@ -22,7 +23,22 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All workers, as the accepting thread sees them.
 #[derive(Debug)]
-pub(crate) struct Workers(Vec<Worker>);
+pub(crate) struct Workers {
+    all: Vec<Worker>,
+    /// Says that what is still in flight is cut.
+    cut: watch::Sender<bool>,
+}
+
+/// Cuts what workers have in flight.
+#[derive(Debug)]
+pub(crate) struct Cutter(watch::Sender<bool>);
+
+impl Cutter {
+    /// Each request that is cut has its line in the access log all the same.
+    pub(crate) fn cut(&self) {
+        self.0.send_replace(true);
+    }
+}
 
 #[derive(Debug)]
 struct Worker {
@@ -53,17 +69,23 @@ impl Workers {
         gateway: &Arc<Gateway>,
         shutdown: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
-        let mut workers = Vec::with_capacity(count);
+        let mut all = Vec::with_capacity(count);
+        let (cut, cutting) = watch::channel(false);
         for number in 0..count {
-            workers.push(Worker::start(number, gateway.clone(), shutdown.clone())?);
+            all.push(Worker::start(number, gateway.clone(), shutdown.clone(), cutting.clone())?);
         }
-        Ok(Workers(workers))
+        Ok(Workers { all, cut })
+    }
+
+    /// What cuts their connections, whoever owns them by then.
+    pub(crate) fn cutter(&self) -> Cutter {
+        Cutter(self.cut.clone())
     }
 
     /// Hands a connection to the worker that has the fewest. The inbox needs no bound of its own: each
     /// connection in it holds one of the permits that bound them all.
     pub(crate) fn assign(&self, accepted: Accepted) {
-        let Some(worker) = self.0.iter().min_by_key(|worker| worker.observer.connections()) else {
+        let Some(worker) = self.all.iter().min_by_key(|worker| worker.observer.connections()) else {
             return;
         };
         worker.observer.connected();
@@ -76,7 +98,7 @@ impl Workers {
     /// Where connections are to be accepted. A worker that is alone does so itself: so none crosses from thread to thread.
     /// Of several none has the others' business on top of its own.
     pub(crate) fn acceptor(&self) -> tokio::runtime::Handle {
-        match self.0.as_slice() {
+        match self.all.as_slice() {
             [alone] => alone.runtime.clone(),
             _ => tokio::runtime::Handle::current(),
         }
@@ -84,7 +106,7 @@ impl Workers {
 
     /// Waits until every connection of every worker has ended.
     pub(crate) fn join(self) {
-        for Worker { inbox, thread, .. } in self.0 {
+        for Worker { inbox, thread, .. } in self.all {
             drop(inbox);
             if thread.join().is_err() {
                 tracing::error!("a worker panicked");
@@ -94,7 +116,12 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(number: usize, gateway: Arc<Gateway>, shutdown: watch::Receiver<bool>) -> io::Result<Self> {
+    fn start(
+        number: usize,
+        gateway: Arc<Gateway>,
+        shutdown: watch::Receiver<bool>,
+        mut cut: watch::Receiver<bool>,
+    ) -> io::Result<Self> {
         let (inbox, incoming) = mpsc::unbounded_channel();
         // Made here, so that a failure is the caller's to tell.
         let observer = gateway.observers.join();
@@ -102,8 +129,16 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            runtime.block_on(serve(incoming, gateway, of_thread, shutdown));
-            // Connections to upstream that are still open end here, with the runtime.
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = serve(incoming, gateway, of_thread, shutdown) => {}
+                    Ok(_cut) = cut.wait_for(|cut| *cut) => {}
+                }
+            });
+            // Connections that are still open end here, with the runtime: those to upstream, and those of clients where the
+            // drain's time is over.
+            cut::because(Cut::Drained, || drop(runtime));
         })?;
         Ok(Worker { inbox, observer, runtime: handle, thread })
     }

@@ -191,7 +191,7 @@ impl Change {
         let subject = Subject {
             request_id: self.request_id.to_str().unwrap_or_default(),
             client: self.peer,
-            method: self.method.as_str(),
+            method: &self.method,
             path: &self.path,
             key_id: Some(key_id),
             route: Some("bearward:admin"),

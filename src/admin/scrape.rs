@@ -77,6 +77,7 @@ pub(super) fn encoded(admin: &Admin) -> String {
         endpoints: endpoints(gateway),
         certificates: certificates(admin),
         lost_lines: gateway.observers.logs().lost().collect(),
+        left_out_lines: gateway.observers.logs().left_out(),
         lost_spans: gateway.observers.logs().lost_spans(),
     }
     .encoded()

@@ -71,6 +71,13 @@ pub(super) fn status(admin: &Admin) -> Value {
         .collect();
     let lost: Map<String, Value> =
         gateway.observers.logs().lost().map(|(log, count)| (log, json!(count))).collect();
+    let left_out: Map<String, Value> = gateway
+        .observers
+        .logs()
+        .left_out()
+        .map(|(log, count)| (log.to_owned(), json!(count)))
+        .into_iter()
+        .collect();
     let is_draining = gateway.is_draining.load(Ordering::Relaxed);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -108,6 +115,7 @@ pub(super) fn status(admin: &Admin) -> Value {
             "expires_at": certificate.not_after.to_string(),
         })).collect::<Vec<_>>(),
         "log_lines_dropped": lost,
+        "log_lines_left_out": left_out,
         "trend": trend(admin),
         "store": store(&gateway.snapshot.load().keys_path),
     })

@@ -53,6 +53,8 @@ pub(crate) struct Limits {
     pub(crate) header_timeout: Duration,
     pub(crate) body_idle_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    /// For a client that takes nothing of its answer.
+    pub(crate) client_stall_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) drain_timeout: Duration,
     /// Of requests without a key.
@@ -88,6 +90,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             body_idle_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
+            client_stall_timeout: Duration::from_secs(300),
             handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
             public: PublicLimits::default(),

@@ -311,6 +311,7 @@ fn limits(d: &mut Decoder<'_>, node: &Node) -> Option<Limits> {
         header_timeout: duration(d, f, "header_timeout", default.header_timeout),
         body_idle_timeout: duration(d, f, "body_idle_timeout", default.body_idle_timeout),
         idle_timeout: duration(d, f, "idle_timeout", default.idle_timeout),
+        client_stall_timeout: duration(d, f, "client_stall_timeout", default.client_stall_timeout),
         handshake_timeout: duration(d, f, "handshake_timeout", default.handshake_timeout),
         drain_timeout: duration(d, f, "drain_timeout", default.drain_timeout),
         public: d.optional(f, "public", public_limits).unwrap_or_default(),

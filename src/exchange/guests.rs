@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Exchanges;
+use super::cut::Cut;
 use crate::address::host_part;
 
 /// Connections that are compared at most, from the oldest on: the search has to be short just when there are many.
@@ -59,7 +60,7 @@ impl Guests {
         let found = found.cloned();
         // Its end takes it off the list, which takes the lock.
         drop(listed);
-        found.inspect(|exchanges| exchanges.cut()).is_some()
+        found.inspect(|exchanges| exchanges.cut(Cut::MadeRoom)).is_some()
     }
 
     /// Whether a connection is listed that could make room.

@@ -6,11 +6,12 @@
 //! without any would not be noticed: `http2::a_client_that_opens_no_window_holds_nothing_for_ever` would tell.
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+
+use super::cut::Cut;
 
 /// Who must act for an answer to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,21 +41,21 @@ pub(crate) fn look() -> Option<Turn> {
 /// Ends one HTTP/2 stream, from outside of its task.
 #[derive(Debug, Default)]
 pub(crate) struct StreamCut {
-    is_cut: AtomicBool,
+    why: OnceLock<Cut>,
     waker: AtomicWaker,
 }
 
 impl StreamCut {
-    /// Resets the stream, whatever it waits for.
-    pub(crate) fn cut(&self) {
-        self.is_cut.store(true, Ordering::Release);
+    /// Resets the stream, whatever it waits for. The first reason stays.
+    pub(crate) fn cut(&self, why: Cut) {
+        let _earlier_one_stays = self.why.set(why);
         self.waker.wake();
     }
 
-    /// Ready when the stream is to end.
-    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready with the reason when the stream is to end.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Cut> {
         self.waker.register(cx.waker());
-        if self.is_cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        self.why.get().map_or(Poll::Pending, |why| Poll::Ready(*why))
     }
 }
 

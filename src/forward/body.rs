@@ -18,6 +18,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::headers::is_harmless_answer_trailer;
 use crate::alarm::Alarm;
+use crate::exchange::cut::Cut;
 use crate::exchange::turn::{self, Turn};
 use crate::exchange::{Exchanges, InService};
 use crate::gate::Permit;
@@ -87,7 +88,7 @@ impl Cutter {
         let watching = tokio::spawn(async move {
             poll_fn(|cx| revocation.poll(cx)).await;
             sleep(CUT_GRACE).await;
-            exchanges.cut();
+            exchanges.cut(Cut::Revoked);
         });
         Cutter(watching.abort_handle())
     }
@@ -325,7 +326,7 @@ impl Answer {
     /// Notes why the answer is not whole.
     fn broken_off(&mut self, error: DownloadFailed) -> DownloadFailed {
         if let Some(mut record) = self.record.take() {
-            record.failed(&error);
+            record.failed(error.outcome(), &error);
         }
         if let Some((in_service, _)) = self.exchange.as_ref().filter(|_| self.ends_with_connection) {
             in_service.break_off();

@@ -6,7 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::body::DownloadFailed;
 use crate::exchange::InService;
+use crate::exchange::cut::Cut;
 use crate::gate::Permit;
 use crate::keys::cache::Revocation;
 use crate::observe::RequestRecord;
@@ -56,8 +57,9 @@ impl OpenTunnel {
         let OpenTunnel { tunnel, mut record, in_service } = self;
         let Tunnel { client, upstream, idle, mut revocation, permit, at } = tunnel;
         let Ok((client, upstream)) = futures_util::future::try_join(client, upstream).await else { return };
-        let activity = Arc::new(Activity { started: Instant::now(), moved: AtomicU64::new(0) });
-        let (mut client, mut upstream) = (Watched::new(client, &activity), Watched::new(upstream, &activity));
+        let activity = Arc::new(Activity::new());
+        let mut client = Watched::new(client, Side::Client, &activity);
+        let mut upstream = Watched::new(upstream, Side::Upstream, &activity);
         let revoked = std::future::poll_fn(|cx| match &mut revocation {
             Some(revocation) => revocation.poll(cx),
             None => Poll::Pending,
@@ -66,16 +68,16 @@ impl OpenTunnel {
             copied = copy_bidirectional(&mut client, &mut upstream) => Ended::Copied(copied),
             () = activity.has_ceased(idle) => Ended::Cut(DownloadFailed::Stalled),
             () = revoked => Ended::Cut(DownloadFailed::KeyRevoked),
-            () = over => Ended::Copied(Ok((0, 0))),
+            () = over => Ended::Drained,
         };
-        match ended {
-            Ended::Copied(Ok((_up, down))) => {
-                record.sent(usize::try_from(down).unwrap_or(usize::MAX));
-                record.completed();
-            }
+        record.sent(usize::try_from(activity.down.load(Ordering::Relaxed)).unwrap_or(usize::MAX));
+        match (ended, in_service.cut_for()) {
+            (Ended::Drained, _) => record.cut(Cut::Drained),
+            (Ended::Cut(why), _) => record.failed(why.outcome(), &why),
+            // The client's side broke because the server had given it up.
+            (Ended::Copied(Err(_)), Some(why)) => record.cut(why),
             // Tunnels end by a broken connection as often as by a clean one.
-            Ended::Copied(Err(_)) => record.completed(),
-            Ended::Cut(why) => record.failed(&why),
+            (Ended::Copied(_), _) => record.completed(),
         }
         drop((client, upstream, permit, at, record, in_service));
     }
@@ -84,42 +86,66 @@ impl OpenTunnel {
 enum Ended {
     Copied(io::Result<(u64, u64)>),
     Cut(DownloadFailed),
+    Drained,
 }
 
-/// When a byte last moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Upstream,
+}
+
+/// When a byte last moved, and what has come from upstream.
 struct Activity {
     started: Instant,
     /// Nanoseconds from `started`.
     moved: AtomicU64,
+    /// Bytes that the client was sent.
+    down: AtomicU64,
+    /// The client takes nothing at the moment.
+    client_is_blocked: AtomicBool,
 }
 
 impl Activity {
+    fn new() -> Self {
+        Activity {
+            started: Instant::now(),
+            moved: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            client_is_blocked: AtomicBool::new(false),
+        }
+    }
+
     fn note(&self) {
         let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.moved.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Ready when nothing has moved for `limit`.
+    /// Ready when nothing has moved for `limit`. A client that takes nothing has a longer time, which the wire watches:
+    /// upstream's silence is no sign of upstream then.
     async fn has_ceased(&self, limit: Duration) {
         loop {
             let moved = self.moved.load(Ordering::Relaxed);
             tokio::time::sleep_until(self.started + Duration::from_nanos(moved) + limit).await;
-            if self.moved.load(Ordering::Relaxed) == moved {
+            if self.client_is_blocked.load(Ordering::Relaxed) {
+                tokio::time::sleep(limit).await;
+            } else if self.moved.load(Ordering::Relaxed) == moved {
                 return;
             }
         }
     }
 }
 
-/// One side of a tunnel, whose reads are noted.
+/// One side of a tunnel, whose reads are noted, and the client's writes.
 struct Watched {
     inner: TokioIo<Upgraded>,
+    side: Side,
     activity: Arc<Activity>,
 }
 
 impl Watched {
-    fn new(side: Upgraded, activity: &Arc<Activity>) -> Self {
-        Watched { inner: TokioIo::new(side), activity: activity.clone() }
+    fn new(io: Upgraded, side: Side, activity: &Arc<Activity>) -> Self {
+        Watched { inner: TokioIo::new(io), side, activity: activity.clone() }
     }
 }
 
@@ -140,7 +166,15 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if self.side == Side::Client {
+            self.activity.client_is_blocked.store(written.is_pending(), Ordering::Relaxed);
+            if let Poll::Ready(Ok(bytes)) = written {
+                self.activity.down.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.activity.note();
+            }
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -180,7 +180,11 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let exchanges = peer.exchanges.clone();
-    let timeouts = WireTimeouts { header: limits.header_timeout, idle: limits.idle_timeout };
+    let timeouts = WireTimeouts {
+        header: limits.header_timeout,
+        idle: limits.idle_timeout,
+        client_stall: limits.client_stall_timeout,
+    };
     match protocol {
         Protocol::Http1 => {
             let wire = Wire::new(stream, ahead, exchanges, timeouts);

@@ -51,7 +51,7 @@ where
     let exchanges = peer.exchanges.clone();
     // In a box, which goes when the head of the answer is there: a stream whose client takes nothing holds little.
     let service = service_fn(move |request| Box::pin(proxy::serve(peer.clone(), request)));
-    let streams = StreamExecutor { limit: limits.idle_timeout, exchanges: exchanges.clone() };
+    let streams = StreamExecutor { limit: limits.client_stall_timeout, exchanges: exchanges.clone() };
     let connection = builder(streams, &limits).serve_connection(TokioIo::new(wire), service);
     let mut connection = Box::pin(connection);
     let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_none);
@@ -62,7 +62,7 @@ where
             false => std::future::pending().await,
         }
     };
-    let mut tails = Tails::new(limits.idle_timeout);
+    let mut tails = Tails::new(limits.client_stall_timeout);
     let is_abused = tokio::select! {
         biased;
         ended = connection.as_mut() => return ended.map_err(io::Error::other),

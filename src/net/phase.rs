@@ -9,8 +9,10 @@ use tokio::time::Instant;
 pub(crate) struct WireTimeouts {
     /// From a head's first byte to its last; for the first head, from the start of the connection.
     pub(crate) header: Duration,
-    /// Without a request; also without progress of a write.
+    /// Without a request.
     pub(crate) idle: Duration,
+    /// Without progress of a write of an answer.
+    pub(crate) client_stall: Duration,
 }
 
 /// How much has come of a head.

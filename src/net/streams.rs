@@ -7,13 +7,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 
 use crate::exchange::Exchanges;
+use crate::exchange::cut::{self, Cut};
 use crate::exchange::turn::{self, StreamCut, Turn};
 use crate::upstream::stall::StallTimer;
 
@@ -42,7 +43,7 @@ pin_project! {
     /// A stream, given up once its client has stalled it.
     struct Watched<F> {
         #[pin]
-        stream: F,
+        stream: Option<F>,
         turn: Turn,
         stall: StallTimer,
         cut: Option<Arc<StreamCut>>,
@@ -52,7 +53,7 @@ pin_project! {
 
 impl<F> Watched<F> {
     fn new(stream: F, limit: Duration, exchanges: Arc<Exchanges>) -> Self {
-        Watched { stream, turn: Turn::Upstream, stall: StallTimer::new(limit), cut: None, exchanges }
+        Watched { stream: Some(stream), turn: Turn::Upstream, stall: StallTimer::new(limit), cut: None, exchanges }
     }
 }
 
@@ -60,17 +61,19 @@ impl<F: Future> Future for Watched<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
+        let mut this = self.project();
         let _of_another_stream = (turn::look(), turn::asked_cut());
-        if this.stream.poll(cx).is_ready() {
+        let Some(stream) = this.stream.as_mut().as_pin_mut() else { return Poll::Ready(()) };
+        if stream.poll(cx).is_ready() {
             return Poll::Ready(());
         }
         if let Some(cut) = turn::asked_cut() {
             *this.cut = Some(cut);
         }
         if let Some(cut) = this.cut
-            && cut.poll(cx).is_ready()
+            && let Poll::Ready(why) = cut.poll(cx)
         {
+            cut::because(why, || this.stream.set(None));
             return Poll::Ready(());
         }
         if let Some(turn) = turn::look() {
@@ -80,11 +83,16 @@ impl<F: Future> Future for Watched<F> {
             *this.turn = turn;
             this.stall.progressed();
         }
-        match this.turn {
-            Turn::Upstream => Poll::Pending,
-            Turn::Client => this.stall.poll_stalled(cx),
-            Turn::ClientOfOurs => this.stall.poll_stalled(cx).map(|()| this.exchanges.stranger.note_abuse()),
+        let why = match this.turn {
+            Turn::Upstream => return Poll::Pending,
+            Turn::Client | Turn::ClientOfOurs => Cut::ClientStalled,
+        };
+        ready!(this.stall.poll_stalled(cx));
+        if *this.turn == Turn::ClientOfOurs {
+            this.exchanges.stranger.note_abuse();
         }
+        cut::because(why, || this.stream.set(None));
+        Poll::Ready(())
     }
 }
 
@@ -152,7 +160,7 @@ mod tests {
             });
             cuts.push(handles.recv().await.unwrap());
         }
-        cuts[1].cut();
+        cuts[1].cut(Cut::Revoked);
         assert_eq!(ends.recv().await, Some(1));
         assert!(ends.try_recv().is_err());
     }

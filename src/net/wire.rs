@@ -25,6 +25,7 @@ use super::phase::{HeadSeen, Phase, WireTimeouts};
 use super::presence::Peered;
 use crate::alarm::Alarm;
 use crate::exchange::Exchanges;
+use crate::exchange::cut::Cut;
 
 /// Makes the answer in the place of one of hyper's own refusals. Gets hyper's status, and what has come of the head.
 pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
@@ -367,14 +368,17 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Judges a write that may be blocked: a reader that takes nothing for the idle time is given up.
+    /// Judges a write that may be blocked: a client that takes nothing of its answer for `client_stall` is given up, and
+    /// one that has asked for nothing, and takes none of what the server says by itself, after the idle time.
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.write_blocked = None;
             return polled;
         }
         let since = *self.write_blocked.get_or_insert_with(Instant::now);
-        ready!(self.alarm.poll(cx, since + self.timeouts.idle));
+        let limit = if self.exchanges.is_quiet() { self.timeouts.idle } else { self.timeouts.client_stall };
+        ready!(self.alarm.poll(cx, since + limit));
+        self.exchanges.ends_for(Cut::ClientStalled);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

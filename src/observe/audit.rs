@@ -3,15 +3,14 @@
 //! Invariant: a line holds key ids, never a secret or a digest, and the path without its query.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::time::Instant;
 
-use http::{HeaderValue, Method};
+use http::Method;
 use serde::Serialize;
 
-use super::LogWriter;
-use super::{optional, timestamp, with_sources};
+use super::strangers::Kind;
+use super::{LogWriter, Logs, optional, shown, timestamp, with_sources};
 use crate::denial::Denial;
-use crate::mask::masked;
 
 /// What is worth a look although it was let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +38,7 @@ impl Suspicion {
 pub(crate) struct Subject<'a> {
     pub(crate) request_id: &'a str,
     pub(crate) client: Option<IpAddr>,
-    pub(crate) method: &'a str,
+    pub(crate) method: &'a Method,
     pub(crate) path: &'a str,
     pub(crate) key_id: Option<&'a str>,
     pub(crate) route: Option<&'a str>,
@@ -66,11 +65,13 @@ struct AuditLine<'a> {
     route: Option<&'a str>,
 }
 
-/// Tells that a caller was refused. What upstream or the server itself brought about is no caller's doing.
+/// Whether a refusal is the caller's doing, and not upstream's or the server's own: the audit has no others.
+pub(super) fn is_of_caller(denial: &Denial) -> bool {
+    denial.code().status().is_client_error()
+}
+
+/// Tells that a caller was refused.
 pub(super) fn refused(writer: &LogWriter, subject: Subject<'_>, denial: &Denial) {
-    if !denial.code().status().is_client_error() {
-        return;
-    }
     let reason = denial.cause().map(with_sources).unwrap_or_else(|| denial.message().to_owned());
     tell(writer, subject, "refused", Some(denial.code().name()), Some(reason));
 }
@@ -79,20 +80,15 @@ pub(super) fn suspected(writer: &LogWriter, subject: Subject<'_>, suspicion: Sus
     tell(writer, subject, suspicion.event(), None, None);
 }
 
-/// Tells that somebody was refused at the admin listener.
-pub(crate) fn refused_at_admin(
-    writer: Option<&Arc<LogWriter>>,
-    denial: &Denial,
-    client: Option<IpAddr>,
-    method: &Method,
-    path: &str,
-    request_id: &HeaderValue,
-) {
-    let Some(writer) = writer else { return };
-    let request_id = request_id.to_str().unwrap_or_default();
-    let subject =
-        Subject { request_id, client, method: method.as_str(), path, key_id: None, route: Some("admin") };
-    refused(writer, subject, denial);
+/// Tells that somebody was refused at the admin listener. `is_known`: they have shown the admin token, or a key.
+pub(crate) fn refused_at_admin(logs: &Logs, denial: &Denial, is_known: bool, subject: Subject<'_>) {
+    let Some(writer) = logs.audit.as_ref().filter(|_| is_of_caller(denial)) else { return };
+    let (client, now) = (subject.client, Instant::now());
+    if is_known || logs.strangers.may_tell(client, now) {
+        refused(writer, subject, denial);
+    } else {
+        logs.strangers.leave_out(Kind::Audit, client, now);
+    }
 }
 
 /// What was done to a key over the admin API.
@@ -128,8 +124,8 @@ fn tell(
     reason: Option<String>,
 ) {
     let Subject { request_id, client, method, path, key_id, route } = subject;
-    let (method, path) = (&*masked(method), &*masked(path));
-    let reason = reason.map(|reason| masked(&reason).into_owned());
+    let (method, path) = (&*shown::method(method), &*shown::path(path));
+    let reason = reason.map(|reason| shown::reason(&reason));
     let (timestamp, level, message) = (timestamp(), "WARN", "audit");
     let line = AuditLine {
         timestamp,
@@ -159,7 +155,7 @@ fn pretty(line: &AuditLine<'_>) -> String {
         // Escaped, so that a path can't forge a line.
         line.path.escape_debug(),
         optional("code", line.code),
-        optional("reason", line.reason.as_ref().map(|reason| reason.escape_debug().to_string()).as_deref()),
+        optional("reason", line.reason.as_deref().map(shown::visible).as_deref()),
         optional("key", line.key_id),
         optional("route", line.route),
         optional("client", client.as_deref()),

@@ -10,18 +10,19 @@ use http::{HeaderValue, Method};
 use jiff::Timestamp;
 
 use super::audit::Subject;
+use super::outcome::Outcome;
+use super::shown;
 use super::tally::Refused;
 use super::trace::{Span, TraceContext};
 use crate::address;
 use crate::denial::Denial;
-use crate::mask::masked;
 
 /// What is told of a request.
 pub(super) struct AccessLine {
     pub(super) request_id: HeaderValue,
     pub(super) client: Option<IpAddr>,
     pub(super) method: Method,
-    /// Raw until the canonical one is known; without its query, which is never told. A copy: a slice would keep all of
+    /// Raw until the canonical one is known; without its query, which is never told, and cut where it is long. A copy: a slice would keep all of
     /// the request's head for as long as the answer streams.
     pub(super) path: Box<str>,
     pub(super) protocol: &'static str,
@@ -32,7 +33,7 @@ pub(super) struct AccessLine {
     /// The names of the route and of its upstream.
     pub(super) way: Option<(Arc<str>, Arc<str>)>,
     pub(super) bytes_sent: u64,
-    pub(super) outcome: &'static str,
+    pub(super) outcome: Outcome,
 }
 
 impl AccessLine {
@@ -47,7 +48,7 @@ impl AccessLine {
             request_id,
             client,
             method,
-            path: path.into(),
+            path: shown::kept_path(path).into(),
             protocol,
             status: 0,
             code: None,
@@ -55,8 +56,8 @@ impl AccessLine {
             key_id: None,
             way: None,
             bytes_sent: 0,
-            // What stays if nothing else is said: the request was dropped before it was answered in full.
-            outcome: "client_left",
+            // Until the record is dropped, which decides it.
+            outcome: Outcome::ClientLeft,
         }
     }
 
@@ -70,11 +71,11 @@ impl AccessLine {
             sequence: 0,
             at: Timestamp::now(),
             code: denial.code().name(),
-            reason: self.cause.clone().unwrap_or_else(|| denial.message().to_owned()),
+            reason: shown::visible(self.cause.as_deref().unwrap_or(denial.message())).into_owned(),
             request_id: of(&self.request_id).to_owned(),
             client: self.client,
-            method: masked(self.method.as_str()).into_owned(),
-            path: masked(&self.path).into_owned(),
+            method: shown::method(&self.method).into_owned(),
+            path: shown::visible(&shown::path(&self.path)).into_owned(),
             key_id: self.key_id.as_ref().map(|key_id| of(key_id).to_owned()),
             route: self.route().map(str::to_owned),
         }
@@ -82,14 +83,14 @@ impl AccessLine {
 
     /// What a collector of traces is told.
     pub(super) fn span(&self, context: TraceContext, took: Duration) -> Span {
-        let went_wrong = (self.outcome != "completed").then_some(self.outcome);
+        let went_wrong = (self.outcome != Outcome::Complete).then(|| self.outcome.word());
         let (route, upstream) = self.way.clone().unzip();
         Span {
             context,
             ended: SystemTime::now(),
             took,
-            method: self.method.as_str().to_owned(),
-            path: self.path.to_string(),
+            method: shown::method(&self.method).into_owned(),
+            path: shown::path(&self.path).into_owned(),
             protocol: self.protocol,
             status: self.status,
             client: self.client,
@@ -106,7 +107,7 @@ impl AccessLine {
         Subject {
             request_id: of(&self.request_id),
             client: self.client,
-            method: self.method.as_str(),
+            method: &self.method,
             path: &self.path,
             key_id: self.key_id.as_ref().map(of),
             route: self.route(),
@@ -127,8 +128,8 @@ impl AccessLine {
             address::write_to(out, client);
             out.push(b'"');
         }
-        write_word(out, b",\"method\":", &masked(self.method.as_str()));
-        write_field(out, b",\"path\":", Some(&masked(&self.path)));
+        write_word(out, b",\"method\":", &shown::method(&self.method));
+        write_field(out, b",\"path\":", Some(&shown::path(&self.path)));
         write_word(out, b",\"protocol\":", self.protocol);
         write_number(out, b",\"status\":", self.status.into());
         write_field(out, b",\"code\":", self.code);
@@ -143,7 +144,7 @@ impl AccessLine {
         write_number(out, b",\"duration_ms\":", whole);
         out.push(b'.');
         write_digits::<3>(out, thousandths);
-        write_word(out, b",\"outcome\":", self.outcome);
+        write_word(out, b",\"outcome\":", self.outcome.word());
         out.push(b'}');
     }
 
@@ -156,14 +157,14 @@ impl AccessLine {
             out,
             "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{} id={}",
             self.status,
-            masked(self.method.as_str()),
+            shown::method(&self.method),
             // Escaped, so that a path can't forge a line.
-            masked(&self.path).escape_debug(),
+            shown::path(&self.path).escape_debug(),
             took.as_secs_f64() * 1e3,
             self.bytes_sent,
-            self.outcome,
+            self.outcome.word(),
             super::optional("code", self.code),
-            super::optional("cause", self.cause.as_deref()),
+            super::optional("cause", self.cause.as_deref().map(shown::visible).as_deref()),
             super::optional("key", self.key_id.as_ref().map(of)),
             super::optional("route", self.route()),
             super::optional("client", client.as_deref()),

@@ -4,17 +4,25 @@ mod sink;
 mod writer;
 
 use std::io::{self, IsTerminal, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
+use super::strangers::{Kind, LeftOut, Strangers, Whose};
+use super::timestamp;
 use super::trace::Tracer;
 use crate::config::{Log, LogFormat, LogTarget};
 use sink::Sink;
 use writer::LogGuard;
 pub(crate) use writer::LogWriter;
+
+/// How often it is looked whether lines were left out.
+const LEFT_OUT_LOOK: Duration = Duration::from_secs(1);
 
 /// Where lines of requests go, if anywhere.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +33,8 @@ pub(crate) struct Logs {
     pub(crate) audit: Option<Arc<LogWriter>>,
     /// Of the requests that went well, the share that has a line.
     pub(super) access_sample: f64,
+    /// How many requests without a good key have lines.
+    pub(crate) strangers: Arc<Strangers>,
     /// Where spans go, if anywhere.
     pub(super) traces: Option<Arc<Tracer>>,
     /// All destinations, with their names.
@@ -47,9 +57,81 @@ impl Logs {
         self.all.iter().for_each(|(_, writer)| writer.reopen());
     }
 
+    /// Tells of the lines that were left out, in each log of its own, for as long as the process lives.
+    pub(crate) async fn keep_telling_left_out(&self) {
+        let mut tick = tokio::time::interval(LEFT_OUT_LOOK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.tell_left_out(self.strangers.ended(Some(Instant::now())));
+        }
+    }
+
+    /// Tells of the lines that were left out and not told of yet: the process ends.
+    pub(crate) fn tell_left_out_at_the_end(&self) {
+        self.tell_left_out(self.strangers.ended(None));
+    }
+
+    fn tell_left_out(&self, all: Vec<LeftOut>) {
+        for left_out in all {
+            let writer = match left_out.kind {
+                Kind::Access => &self.access,
+                Kind::Audit => &self.audit,
+            };
+            if let Some(writer) = writer {
+                writer.audit(&LeftOutLine::of(&left_out), LeftOutLine::pretty);
+            }
+        }
+    }
+
+    /// Lines about strangers that were left out since the start, by log.
+    pub(crate) fn left_out(&self) -> [(&'static str, u64); 2] {
+        Kind::ALL.map(|kind| (kind.name(), self.strangers.left_out(kind)))
+    }
+
     /// Lines that nobody will read, by destination.
     pub(crate) fn lost(&self) -> impl Iterator<Item = (String, u64)> {
         self.all.iter().map(|(target, writer)| (target.to_string(), writer.lost()))
+    }
+}
+
+/// A line about lines that are not there.
+#[derive(Debug, Serialize)]
+struct LeftOutLine {
+    timestamp: String,
+    level: &'static str,
+    message: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'static str>,
+    /// An address, a /64 of IPv6, `unix sockets` or `other addresses`.
+    of: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<IpAddr>,
+    lines: u64,
+    seconds: u64,
+}
+
+impl LeftOutLine {
+    fn of(left_out: &LeftOut) -> Self {
+        let LeftOut { kind, of, lines, seconds } = *left_out;
+        // What is read by `message`, as audit lines are, is found by it.
+        let (message, event) = match kind {
+            Kind::Access => ("left_out", None),
+            Kind::Audit => ("audit", Some("left_out")),
+        };
+        let client = match of {
+            Whose::Address(address) => Some(address),
+            Whose::UnixSockets | Whose::Others => None,
+        };
+        let timestamp = timestamp();
+        LeftOutLine { timestamp, level: "WARN", message, event, of: of.to_string(), client, lines, seconds }
+    }
+
+    fn pretty(&self) -> String {
+        let LeftOutLine { timestamp, level, of, lines, seconds, .. } = self;
+        format!(
+            "{timestamp} {level:>5} {lines} more refusals or requests without a key of {of} in {seconds} s"
+        )
     }
 }
 
@@ -79,7 +161,7 @@ impl Write for EventWriter {
 
 impl Drop for EventWriter {
     fn drop(&mut self) {
-        self.writer.event(&self.line);
+        self.writer.event(&mut self.line);
     }
 }
 
@@ -155,6 +237,7 @@ pub(crate) fn start(config: &Log) -> Result<(Logs, LogGuards), (LogTarget, io::E
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(ours).with_filter(level));
     // A second start in one process (tests) keeps the first one's log.
     let _already_started = tracing::subscriber::set_global_default(subscriber);
-    let logs = Logs { access, audit, access_sample: config.access_sample, traces: None, all: opened.all };
+    let logs =
+        Logs { access, audit, access_sample: config.access_sample, all: opened.all, ..Logs::default() };
     Ok((logs, LogGuards { _guards: opened.guards }))
 }

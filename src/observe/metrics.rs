@@ -39,6 +39,8 @@ pub(crate) struct Scrape {
     pub(crate) certificates: Vec<Certificate>,
     /// Lines that nobody will read, by destination.
     pub(crate) lost_lines: Vec<(String, u64)>,
+    /// Lines about strangers that were left out, by log.
+    pub(crate) left_out_lines: [(&'static str, u64); 2],
     /// Spans that nobody will see, where there are any to see.
     pub(crate) lost_spans: Option<u64>,
 }
@@ -174,6 +176,11 @@ impl Scrape {
             sheet.counter("log_lines_dropped", "Log lines that nobody will read, by destination")?;
         for (log, count) in &self.lost_lines {
             counted(&mut family, &[("log", log)], *count)?;
+        }
+        let help = "Lines about requests without a good key that were left out for their number, by log";
+        let mut family = sheet.counter("log_lines_left_out", help)?;
+        for (log, count) in self.left_out_lines {
+            counted(&mut family, &[("log", log)], count)?;
         }
         if let Some(count) = self.lost_spans {
             let mut family = sheet.counter("spans_dropped", "Spans that the collector did not take")?;
@@ -316,6 +323,7 @@ mod tests {
             endpoints: Vec::new(),
             certificates: Vec::new(),
             lost_lines: vec![("stderr".to_owned(), 7)],
+            left_out_lines: [("access", 5), ("audit", 0)],
             lost_spans: Some(3),
         };
         let text = scrape.encoded();
@@ -324,6 +332,7 @@ mod tests {
             "bearward_connections 3.0",
             "bearward_reload_success{part=\"keys\"} 1.0",
             "bearward_log_lines_dropped_total{log=\"stderr\"} 7",
+            "bearward_log_lines_left_out_total{log=\"access\"} 5",
             "bearward_spans_dropped_total 3",
             "bearward_key_expires_in_seconds{key_id=\"key_\\\"}\\n#\"}",
             "bearward_added_seconds_bucket{le=\"+Inf\"} 0",

@@ -97,6 +97,7 @@ pub(super) struct Span {
     pub(super) context: TraceContext,
     pub(super) ended: SystemTime,
     pub(super) took: Duration,
+    /// As they are shown: bounded, and without tokens.
     pub(super) method: String,
     pub(super) path: String,
     pub(super) protocol: &'static str,

@@ -345,7 +345,9 @@ async fn a_client_that_opens_no_window_holds_nothing_for_ever() {
     let upstream = Upstream::answering(answer_of(&large)).await;
     let gateway = Gateway::guarding(&upstream)
         .key("ci", "permissions: [read], max_concurrent: 1")
-        .config("auth: {headers: [authorization, x-api-key]}\nroutes: any\nlimits: {idle_timeout: 400ms}")
+        .config(
+            "auth: {headers: [authorization, x-api-key]}\nroutes: any\nlimits: {client_stall_timeout: 400ms}",
+        )
         .start()
         .await;
     let key = gateway.token("ci");
@@ -398,7 +400,7 @@ async fn an_answer_that_waits_for_upstream_is_not_taken_for_a_stalled_client() {
         Some(stream)
     })
     .await;
-    let gateway = gateway(&upstream, "limits: {idle_timeout: 300ms}").await;
+    let gateway = gateway(&upstream, "limits: {client_stall_timeout: 300ms}").await;
     let client = gateway.client(true);
     let answer = client.get(gateway.url("/x")).bearer_auth(gateway.token("ci")).send().await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "hiall");
@@ -410,7 +412,7 @@ async fn a_slow_reader_that_goes_on_reading_gets_all_of_it() {
     const LENGTH: usize = 700_000;
     const ROOM: u32 = 35_000;
     let upstream = Upstream::answering(answer_of(&"x".repeat(LENGTH))).await;
-    let gateway = gateway(&upstream, "limits: {idle_timeout: 600ms}").await;
+    let gateway = gateway(&upstream, "limits: {client_stall_timeout: 600ms}").await;
     let mut frames = Frames::over(gateway.raw().await, &[(4, ROOM)]).await;
     frames.send(frame(WINDOW_UPDATE, 0, 0, &(1u32 << 24).to_be_bytes())).await;
     frames.send(headers(1, END_STREAM, &request("/x", gateway.token("ci"), &[]))).await;

@@ -170,7 +170,7 @@ async fn no_secret_and_no_hash_is_in_the_log() {
         (first["status"].as_u64(), first["path"].as_str(), first["route"].as_str()),
         (Some(200), Some("/v1/models"), Some("models"))
     );
-    assert_eq!(first["outcome"], "completed");
+    assert_eq!(first["outcome"], "complete");
 }
 
 #[test]

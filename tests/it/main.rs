@@ -25,6 +25,8 @@ mod invalid;
 mod keys;
 mod limits;
 mod listeners;
+mod logs;
+mod outcomes;
 mod page;
 mod process;
 mod reload;

@@ -247,7 +247,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
     for is_tls in [false, true] {
         let gateway = Gateway::guarding(&upstream)
             .key("ci", "permissions: [read], max_concurrent: 1")
-            .config("limits: {idle_timeout: 300ms}");
+            .config("limits: {client_stall_timeout: 300ms}");
         let gateway = if is_tls { gateway.tls() } else { gateway }.start().await;
         let mut raw = gateway.raw().await;
         raw.send(format!("{GET}{}\r\n", gateway.bearer("ci"))).await;

@@ -11,7 +11,7 @@ async fn wired(limit: Duration) -> (TcpStream, Wire<TcpStream>, Arc<Exchanges>) 
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     let exchanges = Arc::new(Exchanges::default());
-    let timeouts = WireTimeouts { header: limit, idle: limit };
+    let timeouts = WireTimeouts { header: limit, idle: limit, client_stall: limit };
     let refuse: Refuse = Box::new(|_, _| Bytes::new());
     let wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
     (client, wire, exchanges)

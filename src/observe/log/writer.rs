@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::super::shown::escape_hidden;
 use super::sink::Sink;
 
 /// Access lines past this many bytes that wait to be written are dropped, lines of the audit past half as many again, and
@@ -87,6 +88,7 @@ impl LogWriter {
         let mut line = SCRATCH.take();
         line.clear();
         write(&mut line, self.is_json);
+        escape_hidden(&mut line, self.is_json);
         line.push(b'\n');
         self.queue(&line, MAX_WAITING, false);
         SCRATCH.set(line);
@@ -99,11 +101,13 @@ impl LogWriter {
         } else {
             pretty(line).into_bytes()
         };
+        escape_hidden(&mut text, self.is_json);
         text.push(b'\n');
         self.queue(&text, MAX_WAITING + MAX_WAITING / 2, false);
     }
 
-    pub(super) fn event(&self, line: &[u8]) {
+    pub(super) fn event(&self, line: &mut Vec<u8>) {
+        escape_hidden(line, self.is_json);
         self.queue(line, 2 * MAX_WAITING, true);
     }
 
@@ -267,7 +271,7 @@ mod tests {
         let line = "x".repeat(1024 * 1024);
         for _ in 0..64 {
             writer.access(|out, _| out.extend_from_slice(line.as_bytes()));
-            writer.event(line.as_bytes());
+            writer.event(&mut line.clone().into_bytes());
         }
         {
             let waiting = writer.shared.waiting.lock().unwrap();

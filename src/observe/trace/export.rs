@@ -19,7 +19,6 @@ use tokio::net::TcpStream;
 
 use super::{Span, TraceContext, span_hex, text};
 use crate::config::Traces;
-use crate::mask::masked;
 
 /// Spans that wait to be sent.
 const MAX_WAITING: usize = 8192;
@@ -208,10 +207,10 @@ fn span(span: &Span) -> Value {
     let nanos =
         |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos().to_string();
     let began = span.ended.checked_sub(span.took).unwrap_or(SystemTime::UNIX_EPOCH);
-    let (method, path) = (masked(&span.method), masked(&span.path));
+    let Span { method, path, .. } = span;
     let mut attributes = vec![
-        word("http.request.method", &method),
-        word("url.path", &path),
+        word("http.request.method", method),
+        word("url.path", path),
         word("network.protocol.name", "http"),
         word("network.protocol.version", span.protocol.trim_start_matches("HTTP/")),
         word("bearward.request_id", &span.request_id),

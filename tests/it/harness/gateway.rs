@@ -203,11 +203,8 @@ impl Gateway {
         let of_thread = lines.clone();
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                if let Ok(event) = serde_json::from_str::<serde_json::Value>(&line)
-                    && let Some(address) = event["address"].as_str()
-                    && let Ok(address) = address.parse::<SocketAddr>()
-                {
-                    let _gone = found.send((event["message"] == "admin listening", address));
+                if let Some((message, address)) = listening(&line) {
+                    let _gone = found.send((message == "admin listening", address));
                 }
                 of_thread.lock().unwrap().push(line);
             }
@@ -220,6 +217,17 @@ impl Gateway {
         let admin = Some(next()).filter(|(is_admin, _)| *is_admin).map(|(_, address)| address);
         Binary { door: Door { address, ca, tokens }, admin, child, directory, lines }
     }
+}
+
+/// What an event says of a listener, in either form of the log.
+fn listening(line: &str) -> Option<(String, SocketAddr)> {
+    if let Ok(event) = serde_json::from_str::<serde_json::Value>(line) {
+        let address = event["address"].as_str()?.parse().ok()?;
+        return Some((event["message"].as_str()?.to_owned(), address));
+    }
+    let (before, after) = line.split_once("listening address=")?;
+    let message = if before.ends_with("admin ") { "admin listening" } else { "listening" };
+    Some((message.to_owned(), after.split(' ').next()?.parse().ok()?))
 }
 
 /// What a test does with a gateway, whichever way it was started.

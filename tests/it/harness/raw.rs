@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 
 use super::in_time;
 
@@ -79,6 +80,11 @@ impl Raw {
     /// A client on a connection that a test has made itself.
     pub fn over(stream: TcpStream) -> Self {
         Raw { stream: Box::new(stream), buffer: Vec::new() }
+    }
+
+    /// A client that reads what comes on a connection that another part of the test writes to.
+    pub fn over_half(read: OwnedReadHalf) -> Self {
+        Raw { stream: Box::new(tokio::io::join(read, tokio::io::sink())), buffer: Vec::new() }
     }
 
     pub async fn connect_tls(address: SocketAddr, ca: &str, protocol: &str) -> Self {

@@ -1,0 +1,82 @@
+//! Why the server ends an exchange whose answer is not over: told to the exchange's record, which would take the client
+//! for gone otherwise.
+//!
+//! Where one drop ends exchanges, as that of a stream's task or of a worker's runtime does, the reason is left on the
+//! thread for as long as the drop takes. Where the exchanges end later, in tasks of their own, it is left with the
+//! connection.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+/// The reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// The client took nothing of its answer for `limits.client_stall_timeout`.
+    ClientStalled,
+    /// The key was revoked.
+    Revoked,
+    /// The key's time has passed.
+    #[allow(dead_code, reason = "whoever watches the ends of keys gives it")]
+    Expired,
+    /// The process stops, and the drain's time is over.
+    Drained,
+    /// The connection of a client without a good key made room for another one.
+    MadeRoom,
+    /// A request without a key has had its time (`limits.public.total`).
+    OutOfTime,
+}
+
+thread_local! {
+    static ON_THIS_THREAD: Cell<Option<Cut>> = const { Cell::new(None) };
+}
+
+/// Runs `end`; the exchanges that it drops were cut for this reason.
+pub(crate) fn because<T>(cut: Cut, end: impl FnOnce() -> T) -> T {
+    let before = ON_THIS_THREAD.replace(Some(cut));
+    let ended = end();
+    ON_THIS_THREAD.set(before);
+    ended
+}
+
+/// The reason of the drop that runs on this thread, where it has one.
+pub(crate) fn current() -> Option<Cut> {
+    ON_THIS_THREAD.get()
+}
+
+/// The reason that a whole connection ends. The first one stays.
+#[derive(Debug, Default)]
+pub(super) struct OfConnection(OnceLock<Cut>);
+
+impl OfConnection {
+    pub(super) fn note(&self, cut: Cut) {
+        let _earlier_one_stays = self.0.set(cut);
+    }
+
+    pub(super) fn reason(&self) -> Option<Cut> {
+        self.0.get().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_lasts_as_long_as_the_drop() {
+        assert_eq!(current(), None);
+        because(Cut::Drained, || {
+            because(Cut::ClientStalled, || assert_eq!(current(), Some(Cut::ClientStalled)));
+            assert_eq!(current(), Some(Cut::Drained));
+        });
+        assert_eq!(current(), None);
+    }
+
+    #[test]
+    fn the_first_reason_of_a_connection_stays() {
+        let reason = OfConnection::default();
+        assert_eq!(reason.reason(), None);
+        reason.note(Cut::Revoked);
+        reason.note(Cut::ClientStalled);
+        assert_eq!(reason.reason(), Some(Cut::Revoked));
+    }
+}

@@ -1,0 +1,90 @@
+//! How a request ended, as its access line says: a closed set, decided here alone.
+
+use crate::denial::Code;
+use crate::exchange::cut::Cut;
+
+/// Declares the closed set of outcomes: variant and word.
+macro_rules! outcomes {
+    ($($(#[$doc:meta])* $variant:ident $word:literal;)*) => {
+        /// How a request ended.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Outcome { $($(#[$doc])* $variant),* }
+
+        impl Outcome {
+            /// The word in the access log.
+            pub(crate) fn word(self) -> &'static str {
+                match self { $(Outcome::$variant => $word),* }
+            }
+        }
+    };
+}
+
+outcomes! {
+    /// The answer went out whole.
+    Complete "complete";
+    /// The answer is a refusal of our own.
+    Refused "refused";
+    /// The client went before its answer was over.
+    ClientLeft "client_left";
+    /// The client took nothing for `limits.client_stall_timeout`.
+    ClientStalled "client_stalled";
+    /// The key was revoked while its answer was open.
+    Revoked "revoked";
+    /// The key's time passed while its answer was open.
+    Expired "expired";
+    /// The process stopped, and the answer lasted longer than the drain.
+    Drained "drained";
+    /// Upstream could not be reached, or broke off.
+    UpstreamFailed "upstream_failed";
+    /// Upstream was silent for too long.
+    UpstreamTimeout "upstream_timeout";
+}
+
+impl Outcome {
+    /// Of a request that got an answer of our own.
+    pub(super) fn of_denial(code: Code) -> Self {
+        match code {
+            Code::UpstreamUnreachable | Code::UpstreamProtocolError | Code::UpstreamUnavailable => {
+                Outcome::UpstreamFailed
+            }
+            Code::UpstreamTimeout => Outcome::UpstreamTimeout,
+            _ => Outcome::Refused,
+        }
+    }
+
+    /// Of a request that was dropped before it ended in any other way. `cut`: why the server did so, if it did.
+    pub(super) fn of_dropped(cut: Option<Cut>) -> Self {
+        cut.map_or(Outcome::ClientLeft, Outcome::from)
+    }
+}
+
+impl From<Cut> for Outcome {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::ClientStalled => Outcome::ClientStalled,
+            Cut::Revoked => Outcome::Revoked,
+            Cut::Expired => Outcome::Expired,
+            Cut::Drained => Outcome::Drained,
+            Cut::MadeRoom => Outcome::Refused,
+            Cut::OutOfTime => Outcome::ClientStalled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_a_refusal_but_those_of_upstreams_doing() {
+        let of_upstream: Vec<&str> = Code::ALL
+            .iter()
+            .filter(|code| Outcome::of_denial(**code) != Outcome::Refused)
+            .map(|code| code.name())
+            .collect();
+        assert_eq!(
+            of_upstream,
+            ["UPSTREAM_UNREACHABLE", "UPSTREAM_PROTOCOL_ERROR", "UPSTREAM_TIMEOUT", "UPSTREAM_UNAVAILABLE"]
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! Text that somebody else chose, as logs, traces and the admin API show it: bounded, without tokens, and without
+//! characters that hide or reorder what stands beside them.
+
+use std::borrow::Cow;
+
+use http::Method;
+
+use crate::mask::masked;
+
+/// Bytes of a path that are shown.
+const MAX_PATH: usize = 256;
+/// … of a method,
+const MAX_METHOD: usize = 32;
+/// … and of a reason, which may quote what a peer sent.
+const MAX_REASON: usize = 512;
+
+/// A path, not masked yet: for a record, which keeps it.
+pub(super) fn kept_path(path: &str) -> Cow<'_, str> {
+    cut(path, MAX_PATH)
+}
+
+pub(super) fn path(path: &str) -> Cow<'_, str> {
+    match cut(path, MAX_PATH) {
+        Cow::Borrowed(path) => masked(path),
+        Cow::Owned(path) => Cow::Owned(masked(&path).into_owned()),
+    }
+}
+
+pub(super) fn method(method: &Method) -> Cow<'_, str> {
+    match cut(method.as_str(), MAX_METHOD) {
+        Cow::Borrowed(method) => masked(method),
+        Cow::Owned(method) => Cow::Owned(masked(&method).into_owned()),
+    }
+}
+
+pub(super) fn reason(reason: &str) -> String {
+    masked(&cut(reason, MAX_REASON)).into_owned()
+}
+
+/// The text, or its beginning with a mark that says how long it was.
+fn cut(text: &str, limit: usize) -> Cow<'_, str> {
+    if text.len() <= limit || is_cut(text, limit) {
+        return Cow::Borrowed(text);
+    }
+    let shown = text.get(..text.floor_char_boundary(limit)).unwrap_or_default();
+    Cow::Owned(format!("{shown}…[{} bytes]", text.len()))
+}
+
+/// Whether the text was cut before: it has its mark where the limit is, and is longer by that alone.
+fn is_cut(text: &str, limit: usize) -> bool {
+    let Some((shown, mark)) = text.rsplit_once('…') else { return false };
+    let digits = mark.strip_prefix('[').and_then(|rest| rest.strip_suffix(" bytes]"));
+    let is_mark =
+        digits.is_some_and(|digits| digits.len() < 20 && digits.bytes().all(|b| b.is_ascii_digit()));
+    is_mark && shown.len() <= limit && shown.len() + 4 > limit
+}
+
+/// Whether a character is not seen, or changes how others are seen: controls, zero-width characters, separators of lines,
+/// and those that turn the direction of text (Unicode Standard Annex 9; Trojan Source, CVE-2021-42574).
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// The text with every hidden character in its escaped form: for people.
+pub(super) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_hidden(c) {
+            true => shown.extend(c.escape_unicode()),
+            false => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Escapes what is hidden in a finished line, whoever wrote it. `is_json`: it is a JSON text, in which such characters
+/// stand in strings alone, and C0 controls are escaped already.
+pub(super) fn escape_hidden(line: &mut Vec<u8>, is_json: bool) {
+    // All bytes are looked at, whatever the first ones are: so the compiler takes many at a time.
+    if !line.iter().fold(false, |any, byte| any | (*byte >= 0x7f)) {
+        return;
+    }
+    let text = String::from_utf8_lossy(line);
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            // The end of the line, and what a writer for people has put there.
+            c if c.is_ascii() && c != '\u{7f}' => escaped.push(c),
+            c if !is_hidden(c) => escaped.push(c),
+            c if is_json => {
+                let units = &mut [0; 2];
+                c.encode_utf16(units).iter().for_each(|unit| escaped.push_str(&format!("\\u{unit:04x}")));
+            }
+            c => escaped.extend(c.escape_unicode()),
+        }
+    }
+    *line = escaped.into_bytes();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HIDDEN: &[char] = &[
+        '\u{7f}',
+        '\u{80}',
+        '\u{85}',
+        '\u{9b}',
+        '\u{9f}',
+        '\u{ad}',
+        '\u{61c}',
+        '\u{200b}',
+        '\u{200d}',
+        '\u{200e}',
+        '\u{200f}',
+        '\u{2028}',
+        '\u{2029}',
+        '\u{202a}',
+        '\u{202b}',
+        '\u{202c}',
+        '\u{202d}',
+        '\u{202e}',
+        '\u{2060}',
+        '\u{2066}',
+        '\u{2067}',
+        '\u{2068}',
+        '\u{2069}',
+        '\u{feff}',
+        '\u{e0041}',
+    ];
+
+    #[test]
+    fn what_is_hidden_is_escaped_in_both_forms_of_a_line() {
+        for hidden in HIDDEN {
+            let text = format!("/a{hidden}b");
+            let mut json = serde_json::to_vec(&text).unwrap();
+            escape_hidden(&mut json, true);
+            assert!(json.is_ascii(), "{json:?}");
+            assert_eq!(serde_json::from_slice::<String>(&json).unwrap(), text, "the text is the same");
+            let mut pretty = text.clone().into_bytes();
+            escape_hidden(&mut pretty, false);
+            let expected = format!("/a\\u{{{:x}}}b", u32::from(*hidden));
+            assert_eq!(String::from_utf8(pretty).unwrap(), expected);
+            assert_eq!(visible(&text), expected);
+        }
+        for plain in ["ünïcödé", "模型", "/v1/models\n", "\t"] {
+            let mut line = plain.as_bytes().to_vec();
+            escape_hidden(&mut line, false);
+            assert_eq!(line, plain.as_bytes());
+        }
+        assert_eq!(visible("a\nb\u{1b}[1m"), "a\\u{a}b\\u{1b}[1m");
+    }
+
+    #[test]
+    fn what_is_long_is_cut_once_and_says_so() {
+        let long = format!("/{}", "x".repeat(4095));
+        let shown = path(&long).into_owned();
+        assert_eq!(shown, format!("/{}…[4096 bytes]", "x".repeat(255)));
+        assert_eq!(path(&shown), shown);
+        let wide = path(&format!("/{}", "😀".repeat(200))).into_owned();
+        assert_eq!(
+            (wide.chars().count(), path(&wide).into_owned()),
+            (64 + "…[801 bytes]".chars().count(), wide.clone())
+        );
+        assert_eq!(path(&"ü".repeat(200)), format!("{}…[400 bytes]", "ü".repeat(128)));
+        let exact = "x".repeat(256);
+        assert_eq!(path(&exact), exact);
+        let whole = Method::from_bytes(&[b'A'; 5000]).unwrap();
+        assert_eq!(method(&whole), format!("{}…[5000 bytes]", "A".repeat(32)));
+        assert_eq!(reason(&"y".repeat(9999)).len(), 512 + "…[9999 bytes]".len());
+    }
+
+    /// A token is known by its beginning: where that is cut off, nothing of the rest is left.
+    #[test]
+    fn no_cut_uncovers_a_token() {
+        let token = "bwk_4f9Zk2Qx7B_abcdefghijabcdefghijabcdefghijab012345";
+        for before in 200..260 {
+            let shown = path(&format!("{}{token}{}", "x".repeat(before), "y".repeat(300))).into_owned();
+            assert!(!shown.contains("7B_a"), "{shown}");
+        }
+    }
+}
