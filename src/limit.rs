@@ -105,6 +105,11 @@ impl Limiter {
         self.attempts.note(address, quota, self.clock.monotonic_nanos())
     }
 
+    /// How long an address has to wait that has presented as many bad keys as it may.
+    pub(crate) fn attempts_exhausted(&self, address: IpAddr, quota: AttemptQuota) -> Option<Duration> {
+        self.attempts.waits(address, quota, self.clock.monotonic_nanos())
+    }
+
     /// A request goes into flight, one of `limit` at most.
     ///
     /// # Errors

@@ -20,8 +20,7 @@ use super::headers::is_harmless_answer_trailer;
 use crate::alarm::Alarm;
 use crate::exchange::turn::{self, Turn};
 use crate::exchange::{Exchanges, InService};
-use crate::gate::Permit;
-use crate::keys::cache::Revocation;
+use crate::gate::{Ended, Permit, Revocation};
 use crate::observe::RequestRecord;
 use crate::upstream::pool::Lease;
 use crate::upstream::stall::StallTimer;
@@ -107,8 +106,10 @@ const PIECE: usize = 16 * 1024;
 pub(crate) enum DownloadFailed {
     /// Nothing moved for longer than upstream's `timeouts.idle`.
     Stalled,
-    /// The key was revoked, and open answers end with their key.
+    /// The key was revoked, or narrowed so that it may not have this answer, and open answers end with their key.
     KeyRevoked,
+    /// The key has expired, or its secret's grace or age has ended, and open answers end with their key.
+    KeyExpired,
     /// Upstream ended the stream before the answer was whole.
     Truncated,
     /// Upstream broke off, or its framing did.
@@ -121,12 +122,22 @@ impl std::fmt::Display for DownloadFailed {
             DownloadFailed::Stalled => f.write_str("nothing moved for too long"),
             DownloadFailed::Truncated => f.write_str("upstream ended the stream early"),
             DownloadFailed::KeyRevoked => f.write_str("the key was revoked"),
+            DownloadFailed::KeyExpired => f.write_str("the key has expired"),
             DownloadFailed::Broken(error) => write!(f, "upstream broke off: {error}"),
         }
     }
 }
 
 impl std::error::Error for DownloadFailed {}
+
+impl From<Ended> for DownloadFailed {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Revoked => DownloadFailed::KeyRevoked,
+            Ended::Expired(_) => DownloadFailed::KeyExpired,
+        }
+    }
+}
 
 impl Download {
     /// `revocations`: where open answers end with their key; the second is for a client that reads nothing.
@@ -173,11 +184,11 @@ impl Download {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DownloadFailed>>> {
         if let Some(revocation) = &mut self.revocation
-            && revocation.poll(cx).is_ready()
+            && let Poll::Ready(ended) = revocation.poll(cx)
         {
             self.revocation = None;
             self.lease = None;
-            return Poll::Ready(Some(Err(DownloadFailed::KeyRevoked)));
+            return Poll::Ready(Some(Err(ended.into())));
         }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {

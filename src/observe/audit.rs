@@ -42,6 +42,10 @@ pub(crate) struct Subject<'a> {
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
     pub(crate) key_id: Option<&'a str>,
+    /// The id that a forged token claims.
+    pub(crate) claimed_key_id: Option<&'a str>,
+    /// The id that the answer named the credential by, where that is not the key's.
+    pub(crate) credential_id: Option<&'a str>,
     pub(crate) route: Option<&'a str>,
 }
 
@@ -62,6 +66,10 @@ struct AuditLine<'a> {
     path: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claimed_key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
 }
@@ -90,8 +98,9 @@ pub(crate) fn refused_at_admin(
 ) {
     let Some(writer) = writer else { return };
     let request_id = request_id.to_str().unwrap_or_default();
-    let subject =
-        Subject { request_id, client, method: method.as_str(), path, key_id: None, route: Some("admin") };
+    let (method, route) = (method.as_str(), Some("admin"));
+    let (key_id, claimed_key_id, credential_id) = (None, None, None);
+    let subject = Subject { request_id, client, method, path, key_id, claimed_key_id, credential_id, route };
     refused(writer, subject, denial);
 }
 
@@ -127,7 +136,7 @@ fn tell(
     code: Option<&'static str>,
     reason: Option<String>,
 ) {
-    let Subject { request_id, client, method, path, key_id, route } = subject;
+    let Subject { request_id, client, method, path, key_id, claimed_key_id, credential_id, route } = subject;
     let (method, path) = (&*masked(method), &*masked(path));
     let reason = reason.map(|reason| masked(&reason).into_owned());
     let (timestamp, level, message) = (timestamp(), "WARN", "audit");
@@ -143,6 +152,8 @@ fn tell(
         method,
         path,
         key_id,
+        claimed_key_id,
+        credential_id,
         route,
     };
     writer.audit(&line, pretty);
@@ -151,7 +162,7 @@ fn tell(
 fn pretty(line: &AuditLine<'_>) -> String {
     let client = line.client.map(|client| client.to_string());
     format!(
-        "{} {:>5} audit {} {} {}{}{}{}{}{} id={}",
+        "{} {:>5} audit {} {} {}{}{}{}{}{}{}{} id={}",
         line.timestamp,
         line.level,
         line.event,
@@ -161,6 +172,8 @@ fn pretty(line: &AuditLine<'_>) -> String {
         optional("code", line.code),
         optional("reason", line.reason.as_ref().map(|reason| reason.escape_debug().to_string()).as_deref()),
         optional("key", line.key_id),
+        optional("claimed_key", line.claimed_key_id),
+        optional("credential", line.credential_id),
         optional("route", line.route),
         optional("client", client.as_deref()),
         line.request_id,
