@@ -2,7 +2,9 @@
 //! connection is accepted.
 
 mod checks;
+mod upkeep;
 mod warnings;
+mod weakness;
 
 use std::fmt;
 use std::future::Future;
@@ -237,6 +239,7 @@ impl App {
         } = self;
         std::thread::Builder::new().name("reload".to_owned()).spawn(move || reloader.run())?;
         tokio::spawn(checks::run(gateway.clone()));
+        tokio::spawn(upkeep::run(gateway.clone()));
         if let Some(bound) = admin {
             let observer = gateway.observers.apart();
             let (gateway, reload) = (gateway.clone(), reload.clone());
