@@ -214,6 +214,8 @@ impl Visitor {
                 method: &parts.method,
                 path: parts.uri.path(),
                 key_id: None,
+                claimed_key_id: None,
+                credential_id: None,
                 route: Some("admin"),
             };
             refused_at_admin(self.admin.gateway.observers.logs(), denial, is_known, subject);

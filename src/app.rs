@@ -2,7 +2,9 @@
 //! connection is accepted.
 
 mod checks;
+mod upkeep;
 mod warnings;
+mod weakness;
 
 use std::fmt;
 use std::future::Future;
@@ -28,6 +30,7 @@ use crate::config::{Address, Admin, Config, Limits};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
 use crate::keys::directory::LastGood;
+use crate::keys::id_secret::IdSecret;
 use crate::keys::set::{KeySet, Reading};
 use crate::keys::store::Store;
 use crate::limit::Limiter;
@@ -134,9 +137,11 @@ impl App {
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
         let Surroundings { logs, mut inherited } = surroundings;
+        // Made, if it is, before the state of the store's directory is noted.
+        let ids = IdSecret::for_service(&config.keys);
         // Noted before anything is read: what changes from here on is found by the first look.
         let baseline = Baseline::of(config);
-        let prepared = Prepared::new(config, &clock)?;
+        let prepared = Prepared::new(config, ids, &clock)?;
         for warning in &prepared.warnings {
             tracing::warn!("{warning}");
         }
@@ -239,6 +244,7 @@ impl App {
         tokio::spawn(checks::run(gateway.clone()));
         let logs = gateway.observers.logs().clone();
         tokio::spawn(async move { logs.keep_telling_left_out().await });
+        tokio::spawn(upkeep::run(gateway.clone()));
         if let Some(bound) = admin {
             let observer = gateway.observers.apart();
             let (gateway, reload) = (gateway.clone(), reload.clone());
@@ -333,9 +339,17 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Reads all files that the configuration names, and tells all that is wrong with them.
-    pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, Faults> {
+    pub(crate) fn new(
+        config: &Config,
+        ids: Result<Arc<IdSecret>, Fault>,
+        clock: &Clock,
+    ) -> Result<Self, Faults> {
         let mut faults = Vec::new();
-        let set = read_keys(config).unwrap_or_else(|of_keys| {
+        let ids = ids.unwrap_or_else(|fault| {
+            faults.push(fault);
+            Arc::new(IdSecret::random())
+        });
+        let set = read_keys(config, &ids).unwrap_or_else(|of_keys| {
             faults.extend(of_keys.0);
             KeySet::default()
         });
@@ -351,7 +365,7 @@ impl Prepared {
         }
         let limiter = Limiter::new(clock.clone(), carried_by_descriptors());
         let endpoints = Endpoints::default();
-        match Snapshot::new(config, &limiter, &endpoints) {
+        match Snapshot::new(config, ids, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
                 let warnings = warnings::of(config, &set, &snapshot, &tls);
                 let keys = KeyCache::from(&set);
@@ -365,6 +379,11 @@ impl Prepared {
                 Err(Faults(faults))
             }
         }
+    }
+
+    /// The same for a look: nothing is written, and nothing is started.
+    pub(crate) fn of(config: &Config, clock: &Clock) -> Result<Self, Faults> {
+        Self::new(config, IdSecret::for_check(&config.keys), clock)
     }
 
     /// How many secrets open something.
@@ -382,10 +401,10 @@ fn token_fault(path: &Path) -> Option<Fault> {
     }
 }
 
-fn read_keys(config: &Config) -> Result<KeySet, Faults> {
+fn read_keys(config: &Config, ids: &IdSecret) -> Result<KeySet, Faults> {
     let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
     let nothing = Default::default();
-    store.load(Reading::first(&nothing))
+    store.load(Reading::first(&nothing, ids))
 }
 
 /// Binds the admin listener.

@@ -158,7 +158,7 @@ fn manual() -> Result<(), Failure> {
 fn holds_token(argument: &OsStr) -> bool {
     let bytes = argument.as_encoded_bytes();
     let last_word = bytes.rsplit(|byte| matches!(byte, b'=' | b' ')).next().unwrap_or_default();
-    Credential::new(last_word).is_token()
+    Credential::new(last_word).token_id().is_some()
 }
 
 fn complain(message: &str, code: u8) -> ExitCode {

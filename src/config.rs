@@ -4,6 +4,7 @@
 
 pub(crate) mod decode;
 pub(crate) mod fault;
+mod keys;
 mod limits;
 pub(crate) mod load;
 mod log;
@@ -19,6 +20,7 @@ use http::uri::{Authority, PathAndQuery};
 use ipnet::IpNet;
 
 pub use fault::{Fault, Faults, Position};
+pub(crate) use keys::{AgeAction, Auth, Conflict, ID_SECRET_LENGTH, Keys, MaxAge, SecretValue, Watch};
 pub(crate) use limits::{AttemptQuota, Limits, PublicLimits, Quota};
 pub(crate) use log::{Log, LogFormat, LogTarget, Metrics, Traces};
 
@@ -139,54 +141,6 @@ pub(crate) struct CertificatePair {
 pub(crate) enum TlsVersion {
     V1_2,
     V1_3,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Keys {
-    pub(crate) path: PathBuf,
-    /// Whether the store may be a list of tokens as they are.
-    pub(crate) allow_plaintext: bool,
-    pub(crate) max_age: Option<MaxAge>,
-    /// Keys of other environments are refused.
-    pub(crate) environment: Option<String>,
-    /// Whether a key that goes takes its open answers with it.
-    pub(crate) cut_open_streams: bool,
-    pub(crate) watch: Watch,
-}
-
-/// How old a key may be, counted from the making of its current secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MaxAge {
-    pub(crate) age: Duration,
-    pub(crate) action: AgeAction,
-}
-
-/// What happens to a key that is older.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum AgeAction {
-    /// It is let in, and told of.
-    #[default]
-    Warn,
-    Refuse,
-}
-
-/// How changes of files are noticed where the system does not tell of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Watch {
-    /// All files are looked at again after this long.
-    pub(crate) poll: Duration,
-}
-
-impl Default for Watch {
-    fn default() -> Self {
-        Watch { poll: Duration::from_secs(10) }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Auth {
-    /// Headers that a key may stand in, in the order they are looked at.
-    pub(crate) headers: Vec<HeaderName>,
 }
 
 #[derive(Clone, Debug)]

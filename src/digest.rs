@@ -1,6 +1,7 @@
-//! SHA-256 (FIPS 180-4), by the library that TLS has its own from.
+//! SHA-256 (FIPS 180-4) and HMAC with it (RFC 2104), by the library that TLS has its own from.
 
 use aws_lc_rs::digest::{self, Context, SHA256};
+use aws_lc_rs::hmac;
 
 /// The digest of `bytes`.
 pub(crate) fn sha256(bytes: impl AsRef<[u8]>) -> [u8; 32] {
@@ -24,7 +25,29 @@ impl Sha256 {
     }
 }
 
-fn sized(digest: digest::Digest) -> [u8; 32] {
+/// A secret that HMACs are made with.
+pub(crate) struct HmacKey(hmac::Key);
+
+impl HmacKey {
+    pub(crate) fn new(secret: &[u8]) -> Self {
+        HmacKey(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+
+    /// The HMAC of these parts, one behind the other.
+    pub(crate) fn sign(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.0);
+        parts.iter().for_each(|part| context.update(part));
+        sized(context.sign())
+    }
+}
+
+impl std::fmt::Debug for HmacKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HmacKey(…)")
+    }
+}
+
+fn sized(digest: impl AsRef<[u8]>) -> [u8; 32] {
     let mut sized = [0; 32];
     for (to, from) in sized.iter_mut().zip(digest.as_ref()) {
         *to = *from;
@@ -44,5 +67,12 @@ mod tests {
         parts.update("a");
         parts.update(b"bc");
         assert_eq!(parts.finish(), sha256(b"abc"));
+    }
+
+    #[test]
+    fn it_is_hmac_sha_256() {
+        // RFC 4231, section 4.3.
+        let signed = HmacKey::new(b"Jefe").sign(&[b"what do ya want ", b"for nothing?"]);
+        assert_eq!(signed[..8], [0x5b, 0xdc, 0xc1, 0x46, 0xbf, 0x60, 0x75, 0x4e]);
     }
 }

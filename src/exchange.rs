@@ -136,6 +136,11 @@ impl Exchanges {
         self.is_multiplexed.store(true, Ordering::Relaxed);
     }
 
+    /// Whether each request has a task of its own.
+    pub(crate) fn is_multiplexed(&self) -> bool {
+        self.is_multiplexed.load(Ordering::Relaxed)
+    }
+
     /// A timer for the waits of one request: the last one's, where that is over.
     pub(crate) fn lend_alarm(&self) -> Alarm {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
@@ -143,7 +148,7 @@ impl Exchanges {
 
     /// Keeps a timer for the next request. Not of a task that ends with its request: the timer would keep its memory.
     pub(crate) fn keep_alarm(&self, alarm: Alarm) {
-        if self.is_multiplexed.load(Ordering::Relaxed) {
+        if self.is_multiplexed() {
             return;
         }
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
@@ -202,8 +207,8 @@ impl InService {
     /// Counts the request, which has no good key, among those that are open on this connection, unless a good key was
     /// presented on it before. Says whether there is room for it: on HTTP/1 there always is.
     pub(crate) fn count_as_strangers(&mut self) -> bool {
-        let Exchanges { stranger, is_multiplexed, unsent, .. } = &*self.exchanges;
-        if !is_multiplexed.load(Ordering::Relaxed) || (self.of_stranger.is_none() && stranger.is_known()) {
+        let Exchanges { stranger, unsent, .. } = &*self.exchanges;
+        if !self.exchanges.is_multiplexed() || (self.of_stranger.is_none() && stranger.is_known()) {
             return true;
         }
         *self.of_stranger.get_or_insert_with(|| stranger.begins(unsent.load(Ordering::Relaxed)))

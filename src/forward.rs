@@ -28,9 +28,8 @@ use crate::alarm::Alarm;
 use crate::config::Timeouts;
 use crate::denial::Denial;
 use crate::exchange::Exchanges;
-use crate::gate::Permit;
+use crate::gate::{Ended, Permit, Revocation};
 use crate::guard::Target;
-use crate::keys::cache::Revocation;
 use crate::observe::Times;
 use crate::upstream::connect::Flooded;
 use crate::upstream::pool::{Lease, Sent, WorkerPool};
@@ -112,7 +111,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
             let mut sending = pin!(exchange.send(&mut request, pool, &mut times.connecting, &mut alarm));
             // Given up once the key is gone.
             poll_fn(|cx| match revocation.as_mut().map(|revocation| revocation.poll(cx)) {
-                Some(Poll::Ready(())) => Poll::Ready(Err(revoked(&permit))),
+                Some(Poll::Ready(ended)) => Poll::Ready(Err(over(&permit, ended, &progress))),
                 _ => sending.as_mut().poll(cx),
             })
             .await
@@ -160,9 +159,20 @@ fn request_for(
     request
 }
 
-fn revoked(permit: &Permit) -> Denial {
-    let key_id = permit.principal().map(|principal| principal.key().key.id());
-    Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was asked")
+/// The right to the request ended before upstream answered.
+fn over(permit: &Permit, ended: Ended, progress: &UploadProgress) -> Denial {
+    match ended {
+        Ended::Expired(end) => Denial::expired_key(end).caused_by("expired while upstream was asked"),
+        Ended::Revoked => {
+            let key_id = permit.principal().map(|principal| principal.key().key.id());
+            Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was asked")
+        }
+        Ended::OutOfTime(total) if progress.awaits_client() => Denial::body_stalled(total),
+        Ended::OutOfTime(_) => {
+            let denial = Denial::upstream_timeout(&permit.route().upstream.name);
+            denial.not_to_be_retried().caused_by("a request without a key has had its time")
+        }
+    }
 }
 
 /// Makes the tunnel of a 101 that was asked for.

@@ -5,25 +5,31 @@
 //! Invariant: a [`Permit`] exists only if every check passed; `forward` takes nothing else.
 
 mod credential;
+mod revocation;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::config::Access;
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
-use crate::keys::cache::{KeyCache, LiveKey, Revocation};
-use crate::keys::{ApiKey, Circumstances, KeyHash, Permission};
+use crate::keys::cache::{KeyCache, LiveKey, Match};
+use crate::keys::{ApiKey, Circumstances, Credential, Form, KeyHash, Permission};
 use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Place, PublicPlace, Standing, Window};
 use crate::observe::audit::Suspicion;
+use crate::observe::naming::Naming;
 use crate::observe::usage::UsageBook;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
-use credential::Presented;
+pub(crate) use credential::harmless_protocols;
+use credential::{Found, Presented};
+use revocation::Judgement;
+pub(crate) use revocation::{Ended, Revocation};
 
 /// Somebody whose key is good.
 #[derive(Clone, Debug)]
@@ -69,8 +75,8 @@ impl std::error::Error for Refusal {}
 
 /// What an authentication found, for the log as well as for the decision.
 pub(crate) struct Authentication {
-    /// The id that answers and the log name the credential by; `None` where there was none.
-    pub(crate) key_id: Option<HeaderValue>,
+    /// What the log names the credential by.
+    pub(crate) named: Naming,
     /// The key that the credential is a secret of, a good one or not.
     pub(crate) owner: Option<Arc<LiveKey>>,
     pub(crate) outcome: Result<Principal, Denial>,
@@ -78,7 +84,8 @@ pub(crate) struct Authentication {
 
 /// Finds out who asks.
 ///
-/// `now`: by the wall clock. An address that keeps guessing is told to wait. A good key of the same address is never looked at that way.
+/// `now`: by the wall clock. An address that keeps guessing is told to wait: until then, what is no bearward token is not
+/// looked up, so that a right guess tells nothing. A good token of the same address is let in all the same.
 pub(crate) fn authenticate(
     headers: &HeaderMap,
     client: &Client,
@@ -87,73 +94,169 @@ pub(crate) fn authenticate(
     limiter: &Limiter,
     now: Timestamp,
 ) -> Authentication {
-    let presented = match credential::find(headers, &snapshot.credential_headers) {
-        Ok(presented) => presented,
-        Err(denial) => return Authentication { key_id: None, owner: None, outcome: Err(denial) },
-    };
-    let credential = match presented {
-        Presented::Word(credential) => credential,
-        Presented::Malformed(credential) => return refused(credential.key_id(), "malformed"),
-    };
-    let (hash, found) = match keys.open(&credential) {
+    let found = match credential::find(headers, &snapshot.auth) {
         Ok(found) => found,
-        Err(unopened) => {
-            let refused = refused(credential.key_id(), unopened.name());
-            return after_guess(refused, client, snapshot, limiter);
-        }
+        Err(denial) => return Authentication::refused(Naming::Nothing, denial),
     };
-    let circumstances = Circumstances {
-        now,
-        environment: snapshot.environment.as_deref(),
-        address: client.address,
-        max_age: snapshot.max_age,
+    let lookup = Lookup { client, snapshot, keys, limiter };
+    let opened = match found.others.is_empty() {
+        true => lookup.open(found.first).map_err(|unopened| lookup.after_guess(unopened)),
+        false => lookup.open_one_of(found),
     };
-    let key_id = Some(found.key.headers().key_id.clone());
-    match found.key.key.validity(found.rotated_out, &circumstances) {
-        Ok(()) => {
-            let is_rotated_out = found.rotated_out.is_some();
-            let owner = Some(found.key.clone());
-            Authentication { key_id, owner, outcome: Ok(Principal { live: found.key, hash, is_rotated_out }) }
+    match opened {
+        Ok(opened) => opened.judged(client, snapshot, now),
+        Err(refused) => refused,
+    }
+}
+
+/// What a credential is looked up with.
+#[derive(Clone, Copy)]
+struct Lookup<'a> {
+    client: &'a Client,
+    snapshot: &'a Snapshot,
+    keys: &'a KeyCache,
+    limiter: &'a Limiter,
+}
+
+/// A credential that is the secret of a key, a good one or not.
+struct Opened {
+    credential: Credential,
+    hash: KeyHash,
+    found: Match,
+}
+
+/// A credential that opens nothing.
+struct Unopened {
+    credential: Credential,
+    form: Form,
+    reason: &'static str,
+    /// Whether it was looked up, or could have been: that is a guess.
+    is_guess: bool,
+    /// How long its address has to wait, where it was not looked up for that.
+    wait: Option<Duration>,
+}
+
+impl Lookup<'_> {
+    fn open(&self, presented: Presented) -> Result<Opened, Unopened> {
+        let credential = match presented {
+            Presented::Word(credential) => credential,
+            Presented::Malformed(credential) => {
+                let (form, reason) = (Form::Foreign, "malformed");
+                return Err(Unopened { credential, form, reason, is_guess: false, wait: None });
+            }
+        };
+        let form = credential.form();
+        if form != Form::Token
+            && let Some(wait) = self.wait()
+        {
+            let reason = "not looked up, after too many failed attempts";
+            return Err(Unopened { credential, form, reason, is_guess: false, wait: Some(wait) });
         }
-        Err(invalidity) => {
-            let denial = match invalidity.end() {
-                Some(end) => Denial::expired_key(end),
-                None => Denial::invalid_key(&credential.key_id()),
-            };
-            let denial = denial.caused_by(Refusal { reason: invalidity.name() });
-            Authentication { key_id, owner: Some(found.key), outcome: Err(denial) }
+        match self.keys.open_as(form, &credential) {
+            Ok((hash, found)) => Ok(Opened { credential, hash, found }),
+            Err(why) => Err(Unopened { credential, form, reason: why.name(), is_guess: true, wait: None }),
         }
+    }
+
+    /// Opens the one of several credentials that is a key. Where none is, all of them were guesses; where two are, nobody
+    /// knows which of them is meant.
+    fn open_one_of(&self, found: Found) -> Result<Opened, Authentication> {
+        let (mut opened, mut unopened) = (None, Vec::new());
+        for presented in std::iter::once(found.first).chain(found.others) {
+            match self.open(presented) {
+                Ok(one) if opened.is_none() => opened = Some(one),
+                Ok(_) => {
+                    let denial = Denial::bad_request("Two different keys");
+                    return Err(Authentication::refused(Naming::Nothing, denial));
+                }
+                Err(one) => unopened.push(one),
+            }
+        }
+        if let Some(opened) = opened {
+            return Ok(opened);
+        }
+        let mut refused: Vec<_> = unopened.into_iter().map(|one| self.after_guess(one)).collect();
+        let is_limited = |refused: &Authentication| matches!(&refused.outcome, Err(denial) if denial.code() == Code::TooManyFailedAttempts);
+        let told = refused.iter().position(is_limited).unwrap_or_default();
+        Err(refused.swap_remove(told))
+    }
+
+    /// How long the client's address has to wait, if it has.
+    fn wait(&self) -> Option<Duration> {
+        self.limiter.attempts_exhausted(self.client.address?, self.snapshot.failed_attempts?)
+    }
+
+    /// Counts a guess: one word that opens nothing. Who holds the secret of a key that is not good any more guesses
+    /// nothing, and is told so as often as asked.
+    fn after_guess(&self, unopened: Unopened) -> Authentication {
+        let Unopened { credential, form, reason, is_guess, wait } = unopened;
+        let id = self.snapshot.ids.key_id(&credential);
+        let denial = Denial::invalid_key(&id).caused_by(Refusal { reason });
+        let of_address = || {
+            let (address, quota) = (self.client.address?, self.snapshot.failed_attempts?);
+            self.limiter.failed_attempt(address, quota).err()
+        };
+        let wait = if is_guess { of_address() } else { wait };
+        let denial = match wait {
+            Some(wait) => Denial::too_many_failed_attempts(wait).in_place_of(denial),
+            None => denial,
+        };
+        let named = match form {
+            // Anybody can make a token with the id of a key in it.
+            Form::Token => Naming::Claimed(id.into()),
+            Form::Mistyped | Form::Foreign => Naming::Unknown(id.into()),
+        };
+        Authentication::refused(named, denial)
+    }
+}
+
+impl Opened {
+    /// Whether the key is good, here and now.
+    fn judged(self, client: &Client, snapshot: &Snapshot, now: Timestamp) -> Authentication {
+        let Opened { credential, hash, found } = self;
+        let circumstances = Circumstances {
+            now,
+            environment: snapshot.environment.as_deref(),
+            address: client.address,
+            max_age: snapshot.max_age,
+        };
+        let key_id = found.key.headers().key_id.clone();
+        let invalidity = match found.key.key.validity(found.rotated_out, &circumstances) {
+            Ok(()) => {
+                let (is_rotated_out, owner) = (found.rotated_out.is_some(), Some(found.key.clone()));
+                let outcome = Ok(Principal { live: found.key, hash, is_rotated_out });
+                return Authentication { named: Naming::Key(key_id), owner, outcome };
+            }
+            Err(invalidity) => invalidity,
+        };
+        // The answer names the credential as if no key had it: it must not tell that one has.
+        let presented = snapshot.ids.key_id(&credential);
+        let denial = match invalidity.end() {
+            Some(end) => Denial::expired_key(end),
+            None => Denial::invalid_key(&presented),
+        };
+        let denial = denial.caused_by(Refusal { reason: invalidity.name() });
+        let named = match presented == found.key.key.id() {
+            true => Naming::Key(key_id),
+            false => Naming::KeyBy(Box::new((key_id, presented))),
+        };
+        Authentication { named, owner: Some(found.key), outcome: Err(denial) }
+    }
+}
+
+impl Authentication {
+    fn refused(named: Naming, denial: Denial) -> Self {
+        Authentication { named, owner: None, outcome: Err(denial) }
     }
 }
 
 /// Lets somebody through whom nobody asks for a key. Two credentials are refused all the same: what stands
 /// behind us could go by the other one.
 pub(crate) fn pass_unasked(headers: &HeaderMap, snapshot: &Snapshot) -> Result<(), Denial> {
-    match credential::find(headers, &snapshot.credential_headers) {
+    match credential::find(headers, &snapshot.auth) {
         Err(denial) if denial.code() == Code::BadRequest => Err(denial),
         _ => Ok(()),
     }
-}
-
-/// Counts a guess: one word that opens nothing. Who holds the secret of a key that is not good any more guesses nothing,
-/// and is told so as often as asked.
-fn after_guess(
-    refused: Authentication,
-    client: &Client,
-    snapshot: &Snapshot,
-    limiter: &Limiter,
-) -> Authentication {
-    let (Some(address), Some(quota)) = (client.address, snapshot.failed_attempts) else { return refused };
-    let Err(retry_after) = limiter.failed_attempt(address, quota) else { return refused };
-    let outcome =
-        refused.outcome.map_err(|denial| Denial::too_many_failed_attempts(retry_after).in_place_of(denial));
-    Authentication { outcome, ..refused }
-}
-
-fn refused(key_id: String, reason: &'static str) -> Authentication {
-    let denial = Denial::invalid_key(&key_id).caused_by(Refusal { reason });
-    // An id is visible ASCII, whatever the credential is.
-    Authentication { key_id: HeaderValue::try_from(key_id).ok(), owner: None, outcome: Err(denial) }
 }
 
 /// Whether the principal may use the route; `None` is somebody without a key.
@@ -272,11 +375,6 @@ impl Principal {
     pub(crate) fn key(&self) -> &LiveKey {
         &self.live
     }
-
-    /// Ready once the secret that was presented opens nothing any more.
-    pub(crate) fn revocation(&self, keys: &Arc<KeyCache>) -> Revocation {
-        keys.revocation(self.hash)
-    }
 }
 
 impl Permit {
@@ -286,5 +384,31 @@ impl Permit {
 
     pub(crate) fn route(&self) -> &Route {
         &self.route
+    }
+
+    /// Ready once the request would not be let in any more, where open ones end with their key. A request without a key ends
+    /// when it has had its time, wherever.
+    pub(crate) fn revocation(
+        &self,
+        keys: &Arc<KeyCache>,
+        clock: &Clock,
+        address: Option<IpAddr>,
+        snapshot: &Snapshot,
+    ) -> Option<Revocation> {
+        let Some(principal) = &self.principal else {
+            return Some(Revocation::after(snapshot.limits.public.total));
+        };
+        if !snapshot.cut_open_streams {
+            return None;
+        }
+        Some(Revocation::new(Judgement {
+            keys: keys.clone(),
+            clock: clock.clone(),
+            hash: principal.hash,
+            address,
+            environment: snapshot.environment.clone(),
+            max_age: snapshot.max_age,
+            route: self.route.clone(),
+        }))
     }
 }

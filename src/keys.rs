@@ -6,8 +6,10 @@
 pub(crate) mod cache;
 pub(crate) mod directory;
 pub(crate) mod edit;
+pub(crate) mod id_secret;
 mod jsonl;
 pub(crate) mod outlook;
+pub(crate) mod placeholder;
 pub(crate) mod record;
 pub(crate) mod ring;
 pub(crate) mod rotation;
@@ -28,7 +30,7 @@ use crate::config::{AgeAction, MaxAge, Quota};
 pub(crate) use crate::permission::{Permission, Permissions};
 pub(crate) use record::KeyRecord;
 pub(crate) use text::is_presentable;
-pub(crate) use token::{Credential, KeyHash};
+pub(crate) use token::{Credential, Form, KeyHash};
 
 /// One key as requests are judged by it. Of its digests it holds those of rotated-out secrets alone.
 ///
@@ -316,6 +318,17 @@ impl ApiKey {
             (_, Some(end)) if now >= end => Err(Invalidity::RotatedOut(end)),
             _ => Ok(()),
         }
+    }
+
+    /// The first end that is ahead of a secret which is valid now: the key's, that of the secret's grace, or that of its age.
+    pub(crate) fn next_end(
+        &self,
+        rotated_out: Option<Timestamp>,
+        max_age: Option<MaxAge>,
+    ) -> Option<Timestamp> {
+        let refused_age = max_age.filter(|max_age| max_age.action == AgeAction::Refuse);
+        let end_of_age = refused_age.and_then(|max_age| self.end_of_age(max_age.age));
+        [self.expires_at(), rotated_out, end_of_age].into_iter().flatten().min()
     }
 
     /// When the current secret is older than `age`; `None` where it is not known when it was made.

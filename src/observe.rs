@@ -9,6 +9,7 @@ pub(crate) mod history;
 mod line;
 pub(crate) mod log;
 pub(crate) mod metrics;
+pub(crate) mod naming;
 pub(crate) mod observer;
 mod outcome;
 pub(crate) mod reloads;
@@ -32,6 +33,7 @@ use audit::Suspicion;
 use line::AccessLine;
 use log::LogWriter;
 pub(crate) use log::Logs;
+use naming::Naming;
 use observer::Observer;
 pub(crate) use outcome::Outcome;
 use strangers::Kind;
@@ -177,14 +179,23 @@ impl RequestRecord {
         self.0.line.client = client;
     }
 
-    pub(crate) fn key_id(&mut self, key_id: Option<HeaderValue>) {
-        self.0.line.key_id = key_id;
+    pub(crate) fn named(&mut self, named: Naming) {
+        self.0.line.named = named;
     }
 
-    /// Finds the request's context in a trace, where traces are told of.
-    pub(crate) fn trace(&mut self, headers: &HeaderMap) -> Option<TraceContext> {
+    /// Begins a trace of the request's own, where traces are configured.
+    pub(crate) fn trace(&mut self) -> Option<TraceContext> {
         let tracer = self.0.observer.logs.traces.as_ref()?;
-        self.0.context = Some(tracer.context(headers));
+        self.0.context = Some(tracer.begin());
+        self.0.context
+    }
+
+    /// Goes on with the caller's trace instead, and with the caller's word on whether it is recorded. For callers that are
+    /// trusted alone: any stranger can ask for a record of everything.
+    pub(crate) fn continue_trace(&mut self, headers: &HeaderMap) -> Option<TraceContext> {
+        if let Some(context) = &mut self.0.context {
+            context.continue_from(headers);
+        }
         self.0.context
     }
 

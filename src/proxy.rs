@@ -111,7 +111,7 @@ pub(crate) fn serve(
     let mut record =
         RequestRecord::open(&peer.observer, &request_id, peer.address, &parts.method, path, parts.version);
     record.within(&peer.exchanges);
-    let trace = record.trace(&parts.headers);
+    let trace = record.trace();
     let mut course = Course {
         snapshot: peer.gateway.snapshot.load_full(),
         record,
@@ -152,6 +152,9 @@ async fn handle(
     let snapshot = course.snapshot.clone();
     let client = client::client(&parts.headers, peer.address, &snapshot.trusted_proxies);
     course.record.client(client.address);
+    if client.via_trusted {
+        course.continue_trace(&parts.headers);
+    }
 
     if let Some(limit) = peer.over_limit {
         return Err(Denial::too_many_connections(limit));
@@ -200,9 +203,8 @@ async fn handle(
         secret_headers: &snapshot.secret_headers,
     };
     let upload = upload(peer, &snapshot, body, limits);
-    let cut = permit.principal().filter(|_| snapshot.cut_open_streams);
-    let revocation = cut.map(|principal| principal.revocation(keys));
-    let last_resort = cut.map(|principal| principal.revocation(keys));
+    let revocation = || permit.revocation(keys, clock, client.address, &snapshot);
+    let (revocation, last_resort) = (revocation(), revocation());
     forward::forward(Passage {
         permit,
         parts,
@@ -252,12 +254,17 @@ fn upload_limits(
     body: &RequestBody,
     is_grpc: bool,
 ) -> Result<UploadLimits, Denial> {
-    let bytes = route.max_body.unwrap_or(snapshot.limits.body_bytes);
+    let limits = &snapshot.limits;
+    let bytes = match route.access {
+        Access::Public => limits.public.body_bytes.min(limits.body_bytes),
+        Access::Needs(_) => limits.body_bytes,
+    };
+    let bytes = route.max_body.unwrap_or(bytes);
     if body.least_length() > bytes {
         return Err(Denial::body_too_large(bytes));
     }
     // A gRPC stream in both directions may be silent for long, and some servers answer only with their first message.
-    let idle = snapshot.limits.body_idle_timeout;
+    let idle = limits.body_idle_timeout;
     let idle = if is_grpc { idle.max(route.timeouts.idle) } else { idle };
     Ok(UploadLimits { bytes, idle })
 }
@@ -303,16 +310,24 @@ impl Course {
         now: Timestamp,
     ) -> Result<(), Denial> {
         let Gateway { keys, limiter, usage, .. } = &*peer.gateway;
-        let Authentication { key_id, owner, outcome } =
+        let Authentication { named, owner, outcome } =
             gate::authenticate(headers, client, &self.snapshot, keys, limiter, now);
-        self.record.key_id(key_id);
+        self.record.named(named);
         if let Some(owner) = owner {
             self.record.owned(owner.usage(usage));
         }
         self.principal = Some(outcome?);
         peer.exchanges.stranger.note_good_key();
         self.record.accepted();
+        self.continue_trace(headers);
         Ok(())
+    }
+
+    /// Takes the word of a caller that is trusted, or has a good key, on the trace that the request belongs to.
+    fn continue_trace(&mut self, headers: &HeaderMap) {
+        if self.trace.is_some() {
+            self.trace = self.record.continue_trace(headers);
+        }
     }
 
     /// Notes that a key was let in, and tells what of that is worth a look.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use crate::config::fault::{Fault, Faults};
-use crate::config::{AttemptQuota, Config, Limits, MaxAge, TrustedProxies};
+use crate::config::{AttemptQuota, Auth, Config, Limits, MaxAge, TrustedProxies};
+use crate::keys::id_secret::IdSecret;
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
 use crate::upstream::{Endpoints, Upstream};
@@ -28,8 +29,10 @@ pub(crate) struct Snapshot {
     pub(crate) max_age: Option<MaxAge>,
     /// Whether a key that goes takes its open answers with it.
     pub(crate) cut_open_streams: bool,
-    /// Where a key may stand, in order.
-    pub(crate) credential_headers: Vec<HeaderName>,
+    /// What names credentials that carry no id.
+    pub(crate) ids: Arc<IdSecret>,
+    /// Where a key may stand.
+    pub(crate) auth: Auth,
     /// These, and those that upstreams get credentials of ours in: nothing of a caller's passes in one.
     pub(crate) secret_headers: Arc<[HeaderName]>,
     /// How many bad keys an address may present.
@@ -46,7 +49,12 @@ impl Snapshot {
     /// # Errors
     ///
     /// All that is wrong with the files that its upstreams name.
-    pub(crate) fn new(config: &Config, limiter: &Limiter, endpoints: &Endpoints) -> Result<Self, Faults> {
+    pub(crate) fn new(
+        config: &Config,
+        ids: Arc<IdSecret>,
+        limiter: &Limiter,
+        endpoints: &Endpoints,
+    ) -> Result<Self, Faults> {
         let mut faults = Vec::new();
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
@@ -69,7 +77,8 @@ impl Snapshot {
             environment: config.keys.environment.clone(),
             max_age: config.keys.max_age,
             cut_open_streams: config.keys.cut_open_streams,
-            credential_headers: config.auth.headers.clone(),
+            ids,
+            auth: config.auth.clone(),
             secret_headers: secret_headers(config),
             failed_attempts: config.failed_attempts,
             default_windows: config.rate_limits.iter().map(|quota| limiter.window(None, *quota)).collect(),

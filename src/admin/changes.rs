@@ -141,7 +141,8 @@ impl Change {
     ) -> Result<Response<AdminBody>, Denial> {
         let wanted: NewKey =
             content(body, headers).await?.ok_or_else(|| Denial::bad_content("A body is needed"))?;
-        let mut response = self.edit(KeyChange::Created, move |path, _, _| create(path, wanted)).await?;
+        let mut response =
+            self.edit(KeyChange::Created, move |path, _, admin| create(path, wanted, admin)).await?;
         *response.status_mut() = StatusCode::CREATED;
         Ok(response)
     }
@@ -156,11 +157,11 @@ impl Change {
     }
 
     pub(super) async fn revoke(self) -> Result<Response<AdminBody>, Denial> {
-        self.edit(KeyChange::Revoked, |path, id, _| revoke(path, id)).await
+        self.edit(KeyChange::Revoked, |path, id, admin| revoke(path, id, admin)).await
     }
 
     pub(super) async fn delete(self) -> Result<Response<AdminBody>, Denial> {
-        self.edit(KeyChange::Deleted, |path, id, _| delete(path, id)).await
+        self.edit(KeyChange::Deleted, |path, id, admin| delete(path, id, admin)).await
     }
 
     /// Changes the store, tells the audit, and has the store read again. All of it is done even if whoever asked is gone
@@ -194,6 +195,8 @@ impl Change {
             method: &self.method,
             path: &self.path,
             key_id: Some(key_id),
+            claimed_key_id: None,
+            credential_id: None,
             route: Some("bearward:admin"),
         };
         changed(writer, change, subject, self.actor.name());
@@ -216,11 +219,15 @@ fn told(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
     data(&told)
 }
 
-fn create(path: &Path, wanted: NewKey) -> Result<Done, Denial> {
+fn open(path: &Path, admin: &Admin) -> Result<Editor, EditError> {
+    Editor::open(path, admin.gateway.snapshot.load().ids.clone())
+}
+
+fn create(path: &Path, wanted: NewKey, admin: &Admin) -> Result<Done, Denial> {
     let token = new_token(None)?;
     let record = record(wanted, &token)?;
     let refused = |error| refused(error, path, "create --permissions …");
-    Editor::open(path).map_err(refused)?.add(std::slice::from_ref(&record)).map_err(refused)?;
+    open(path, admin).map_err(refused)?.add(std::slice::from_ref(&record)).map_err(refused)?;
     Ok(Done { key_id: record.id, token: Some(token) })
 }
 
@@ -237,7 +244,7 @@ fn rotate(path: &Path, id: &str, asked: &RotationRequest, admin: &Admin) -> Resu
     let refused_age =
         max_age.filter(|max_age| max_age.action == AgeAction::Refuse).map(|max_age| max_age.age);
     let refused = |error| refused(error, path, &format!("rotate {id}"));
-    let editor = Editor::open(path).map_err(refused)?;
+    let editor = open(path, admin).map_err(refused)?;
     let found = find(&editor, id)?;
     let token = new_token(Some(&found.record.id))?;
     let rotation = Rotation { now, grace_end, expires_at, refused_age };
@@ -251,9 +258,9 @@ fn rotate(path: &Path, id: &str, asked: &RotationRequest, admin: &Admin) -> Resu
     Ok(Done { key_id: after.id, token: Some(token) })
 }
 
-fn revoke(path: &Path, id: &str) -> Result<Done, Denial> {
+fn revoke(path: &Path, id: &str, admin: &Admin) -> Result<Done, Denial> {
     let refused = |error| refused(error, path, &format!("revoke {id}"));
-    let editor = Editor::open(path).map_err(refused)?;
+    let editor = open(path, admin).map_err(refused)?;
     let found = find(&editor, id)?;
     if !found.record.disabled {
         let after = KeyRecord { disabled: true, ..found.record.clone() };
@@ -262,9 +269,9 @@ fn revoke(path: &Path, id: &str) -> Result<Done, Denial> {
     Ok(Done { key_id: found.record.id, token: None })
 }
 
-fn delete(path: &Path, id: &str) -> Result<Done, Denial> {
+fn delete(path: &Path, id: &str, admin: &Admin) -> Result<Done, Denial> {
     let refused = |error| refused(error, path, &format!("delete {id}"));
-    let editor = Editor::open(path).map_err(refused)?;
+    let editor = open(path, admin).map_err(refused)?;
     let found = find(&editor, id)?;
     editor.delete(&found).map_err(refused)?;
     Ok(Done { key_id: found.record.id, token: None })

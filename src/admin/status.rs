@@ -177,6 +177,7 @@ pub(super) fn refusal(refused: &Refused) -> Value {
         "method": refused.method,
         "path": refused.path,
         "key_id": refused.key_id,
+        "claimed_key_id": refused.claimed_key_id,
         "route": refused.route,
     })
 }

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use zeroize::Zeroizing;
 
 use super::carried_by_descriptors;
+use super::weakness::weakness;
 use crate::config::{AgeAction, Config};
 use crate::keys::set::KeySet;
 use crate::keys::store::Store;
@@ -30,6 +32,7 @@ pub(super) fn of(
     tls: &[Option<Arc<ListenerTls>>],
 ) -> Vec<String> {
     let mut warnings = of_files(config);
+    warnings.extend(of_admin_token(config));
     warnings.extend(of_certificates(tls));
     warnings.extend(snapshot.routes.shadows().map(|shadow| of_route(&shadow)));
     warnings.extend(of_descriptors(config));
@@ -48,6 +51,8 @@ fn of_files(config: &Config) -> Vec<String> {
     }
     let mut secret: Vec<&Path> = vec![keys];
     secret.extend(config.admin.as_ref().and_then(|admin| admin.token_file.as_deref()));
+    let id_secret = config.keys.id_secret.as_ref();
+    secret.extend(id_secret.and_then(|secret| secret.file.as_ref()).map(|file| file.path.as_path()));
     let pairs =
         config.listeners.iter().flat_map(|listener| listener.tls.iter().flat_map(|tls| &tls.certificates));
     secret.extend(pairs.map(|pair| pair.private_key.as_path()));
@@ -73,6 +78,14 @@ fn of_files(config: &Config) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// Of an admin token that may be guessed: it changes keys, and nobody counts guesses of it for long.
+fn of_admin_token(config: &Config) -> Option<String> {
+    let path = config.admin.as_ref()?.token_file.as_ref()?;
+    let token = Zeroizing::new(fs::read_to_string(path).ok()?);
+    let why = weakness(token.trim())?;
+    Some(format!("the admin token in {} {why}; `openssl rand -hex 32` makes one", path.display()))
 }
 
 /// Where something is mounted (proc(5), `mountinfo`: the fifth field).

@@ -23,7 +23,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let path = config_path(self.config)?;
-        let prepared = Config::load(&path).and_then(|config| Prepared::new(&config, &Clock::system()));
+        let prepared = Config::load(&path).and_then(|config| Prepared::of(&config, &Clock::system()));
         let prepared = prepared.and_then(|prepared| match prepared.refused.0.is_empty() {
             true => Ok(prepared),
             false => Err(prepared.refused),

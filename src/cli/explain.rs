@@ -97,7 +97,7 @@ impl Explain {
             .into_parts();
         let file = config_path(self.config.clone())?;
         let prepared = Config::load(&file)
-            .and_then(|config| Prepared::new(&config, &Clock::system()))
+            .and_then(|config| Prepared::of(&config, &Clock::system()))
             .map_err(|faults| Failure::InConfig(faults, file))?;
         let key = self.key.as_deref().map(|key| find_key(&prepared, key)).transpose()?;
         let mut told = Told::default();

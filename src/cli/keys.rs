@@ -13,6 +13,7 @@ mod verify;
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -22,6 +23,9 @@ use super::{Failure, config_path, print, say};
 use crate::config::Config;
 use crate::config::decode::parse_duration;
 use crate::keys::edit::{EditError, Editor};
+use crate::keys::id_secret::IdSecret;
+use crate::keys::placeholder;
+use crate::keys::store::Store;
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord, Permission};
 
@@ -89,6 +93,25 @@ impl StoreArgument {
             Some(path) => Ok(path.clone()),
             None => Ok(Config::load(&config_path(self.config.clone())?)?.keys.path),
         }
+    }
+
+    /// What names credentials that carry no id: the secret that a server of this store has.
+    fn ids(&self) -> Result<Arc<IdSecret>, Failure> {
+        let config = self.configuration()?;
+        Ok(IdSecret::for_command(config.as_ref().map(|config| &config.keys), &self.path()?)?)
+    }
+
+    /// The same, where the store is one whose keys are named by it.
+    fn ids_of_store(&self) -> Result<Arc<IdSecret>, Failure> {
+        match Store::at(&self.path()?)? {
+            Store::Text(_) => self.ids(),
+            _ => Ok(Arc::new(IdSecret::random())),
+        }
+    }
+
+    /// The store, open for a change.
+    fn editor(&self) -> Result<Editor, Failure> {
+        Ok(Editor::open(&self.path()?, self.ids_of_store()?)?)
     }
 
     /// The configuration, where one is named, or has to name the store.
@@ -167,6 +190,13 @@ fn read_token(command: &str) -> Result<Zeroizing<String>, Failure> {
 
 fn hash() -> Result<(), Failure> {
     let token = read_token("hash")?;
+    if let Some(placeholder) = placeholder::find(&token) {
+        let place = token.get(..placeholder.offset).unwrap_or_default().chars().count() + 1;
+        return Err(Failure::Usage(format!(
+            "standard input, column {place}: {}; {}",
+            placeholder.what, placeholder.hint
+        )));
+    }
     print(&format!("{}\n", KeyHash::of(token.as_bytes()).to_stored()))
 }
 

@@ -1,5 +1,6 @@
 //! Decodes a configuration file: one function a section, defaults from `config`.
 
+mod keys;
 mod observing;
 mod routes;
 mod upstreams;
@@ -7,15 +8,14 @@ mod upstreams;
 use std::path::Path;
 use std::time::Duration;
 
-use http::HeaderName;
-
 use super::decode::{Decoder, Environment, Fields};
 use super::fault::{Fault, Faults};
 use super::tree::{self, Kind, Node, Quoting};
 use super::{
-    Address, Admin, AgeAction, AttemptQuota, Auth, CertificatePair, Config, Keys, Limits, Listener, MaxAge,
-    Preset, PublicLimits, Quota, Routes, Tls, TlsVersion, TrustedProxies, Watch,
+    Address, Admin, AttemptQuota, CertificatePair, Config, Limits, Listener, Preset, PublicLimits, Quota,
+    Routes, Tls, TlsVersion, TrustedProxies,
 };
+use keys::{auth, keys};
 use observing::{log, metrics, traces};
 use routes::{host, routes};
 use upstreams::upstreams;
@@ -70,7 +70,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
         listeners: listeners?,
         admin: admin.unwrap_or_else(|| Some(Admin::default())),
         keys: keys?,
-        auth: auth.unwrap_or_else(|| Auth { headers: vec![http::header::AUTHORIZATION] }),
+        auth: auth.unwrap_or_default(),
         rate_limits: rate_limits.unwrap_or_default(),
         max_concurrent,
         failed_attempts: failed_attempts.unwrap_or_else(|| Some(AttemptQuota::default())),
@@ -184,52 +184,6 @@ fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Admin>> {
     let address = address.unwrap_or(Some(default.address));
     let ready_with_upstreams = ready_with_upstreams.unwrap_or(default.ready_with_upstreams);
     Some(address.map(|address| Admin { address, token_file, hosts, ready_with_upstreams }))
-}
-
-fn keys(d: &mut Decoder<'_>, node: &Node) -> Option<Keys> {
-    let mut fields = d.fields(node, "keys")?;
-    let path = d.required(&mut fields, "path", Decoder::path);
-    let allow_plaintext = d.optional(&mut fields, "allow_plaintext", Decoder::boolean);
-    let environment = d.optional(&mut fields, "environment", Decoder::word);
-    let age = d.optional(&mut fields, "max_age", Decoder::duration);
-    let actions = [("warn", AgeAction::Warn), ("refuse", AgeAction::Refuse)];
-    let action =
-        d.optional(&mut fields, "max_age_action", |d, node| Some((node.at, d.one_of(node, &actions)?)));
-    let cut_open_streams = d.optional(&mut fields, "cut_open_streams", Decoder::boolean);
-    let watch = d.optional(&mut fields, "watch", watch);
-    d.done(fields);
-    if let (None, Some((at, AgeAction::Refuse))) = (age, action) {
-        // A rule that nobody is held to would be believed in.
-        d.fault(at, "keys past an age are to be refused, and no `max_age` is named").hint =
-            Some("as in `max_age: 90d`".to_owned());
-    }
-    let action = action.map(|(_, action)| action).unwrap_or_default();
-    Some(Keys {
-        path: path?,
-        allow_plaintext: allow_plaintext.unwrap_or(false),
-        max_age: age.map(|age| MaxAge { age, action }),
-        environment,
-        cut_open_streams: cut_open_streams.unwrap_or(false),
-        watch: watch.unwrap_or_default(),
-    })
-}
-
-fn watch(d: &mut Decoder<'_>, node: &Node) -> Option<Watch> {
-    let mut fields = d.fields(node, "keys.watch")?;
-    let poll = d.optional(&mut fields, "poll", Decoder::duration);
-    d.done(fields);
-    Some(poll.map_or_else(Watch::default, |poll| Watch { poll }))
-}
-
-fn auth(d: &mut Decoder<'_>, node: &Node) -> Option<Auth> {
-    let mut fields = d.fields(node, "auth")?;
-    let headers = d.required(&mut fields, "headers", |d, node| non_empty(d, node, header_name));
-    d.done(fields);
-    Some(Auth { headers: headers? })
-}
-
-fn header_name(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
-    d.parsed(node, "a header's name", "as in authorization or x-api-key")
 }
 
 /// `{requests: 600, per: 1m, burst: 60}`.

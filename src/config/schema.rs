@@ -21,6 +21,16 @@ pub(crate) fn of_config() -> Value {
             "keys": keys(),
             "auth": section("Where a key may stand", &[], json!({
                 "headers": {"type": "array", "items": text("A header"), "default": ["authorization"]},
+                "conflict": one_of(
+                    "Whether a request with two different credentials is refused, or the one that is a key counts",
+                    &["refuse", "any"],
+                    "refuse",
+                ),
+                "basic": flag("Whether the password of a Basic credential is taken as the key", false),
+                "websocket_protocol": flag(
+                    "Whether `Sec-WebSocket-Protocol: openai-insecure-api-key.KEY` is taken as the key",
+                    false,
+                ),
             })),
             "rate_limits": quotas("What a key has that names no limits"),
             "max_concurrent": number("Requests in flight at once of a key that names no limit", 1),
@@ -95,7 +105,11 @@ fn keys() -> Value {
             "environment": text("Only keys with this label are let in"),
             "max_age": duration("How old a secret may be"),
             "max_age_action": one_of("Whether older ones are told of, or refused", &["warn", "refuse"], "warn"),
-            "cut_open_streams": flag("Whether open answers end with a key that goes", false),
+            "cut_open_streams": flag("Whether open answers and tunnels end with their key", false),
+            "id_secret": section("What the ids of credentials that carry none are made with", &[], json!({
+                "env": text("An environment variable that holds it"),
+                "file": text("A file that holds it, at least 32 characters"),
+            })),
             "watch": section("How changes are noticed", &[], json!({
                 "poll": duration("All files are looked at so often, beside what the system tells"),
             })),
@@ -324,6 +338,10 @@ mod tests {
             ("/properties/admin/anyOf/1", but("", "admin: {unheard_of: 1}")),
             ("/properties/keys", but(KEYS, "keys: {path: k.yaml, unheard_of: 1}")),
             ("/properties/keys/properties/watch", but(KEYS, "keys: {path: k.yaml, watch: {unheard_of: 1}}")),
+            (
+                "/properties/keys/properties/id_secret",
+                but(KEYS, "keys: {path: k.yaml, id_secret: {unheard_of: 1}}"),
+            ),
             ("/properties/auth", but("", "auth: {unheard_of: 1}")),
             (
                 "/properties/rate_limits/items",

@@ -16,7 +16,6 @@ pub(crate) enum Cut {
     /// The key was revoked.
     Revoked,
     /// The key's time has passed.
-    #[allow(dead_code, reason = "whoever watches the ends of keys gives it")]
     Expired,
     /// The process stops, and the drain's time is over.
     Drained,

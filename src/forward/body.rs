@@ -21,8 +21,7 @@ use crate::alarm::Alarm;
 use crate::exchange::cut::Cut;
 use crate::exchange::turn::{self, Turn};
 use crate::exchange::{Exchanges, InService};
-use crate::gate::Permit;
-use crate::keys::cache::Revocation;
+use crate::gate::{Ended, Permit, Revocation};
 use crate::observe::RequestRecord;
 use crate::upstream::pool::Lease;
 use crate::upstream::stall::StallTimer;
@@ -71,12 +70,12 @@ pub(crate) struct Download {
     /// … even if nobody reads them.
     _cutter: Option<Cutter>,
     lease: Option<Lease>,
-    /// Until upstream's answer is whole: a client that takes it slowly keeps no place from others.
+    /// Held until upstream's answer is whole: a client that takes it slowly keeps no place from others.
     permit: Option<Permit>,
 }
 
-/// Ends the client's connection when a key has gone and its answer is still open a moment later: a client that reads
-/// nothing has its answer's body polled by nobody.
+/// Ends an answer that is still open a moment after the right to it has ended: where its client reads nothing, nobody polls
+/// its body. On HTTP/2 that ends the one stream, on HTTP/1 the connection.
 #[derive(Debug)]
 struct Cutter(AbortHandle);
 
@@ -85,10 +84,14 @@ const CUT_GRACE: Duration = Duration::from_millis(500);
 
 impl Cutter {
     fn new(mut revocation: Revocation, exchanges: Arc<Exchanges>) -> Self {
+        let stream = exchanges.is_multiplexed().then(turn::ask_for_cut);
         let watching = tokio::spawn(async move {
-            poll_fn(|cx| revocation.poll(cx)).await;
+            let why = poll_fn(|cx| revocation.poll(cx)).await.into();
             sleep(CUT_GRACE).await;
-            exchanges.cut(Cut::Revoked);
+            match stream {
+                Some(stream) => stream.cut(why),
+                None => exchanges.cut(why),
+            }
         });
         Cutter(watching.abort_handle())
     }
@@ -109,8 +112,12 @@ const PIECE: usize = 16 * 1024;
 pub(crate) enum DownloadFailed {
     /// Nothing moved for longer than upstream's `timeouts.idle`.
     Stalled,
-    /// The key was revoked, and open answers end with their key.
+    /// The key was revoked, or narrowed so that it may not have this answer, and open answers end with their key.
     KeyRevoked,
+    /// The key has expired, or its secret's grace or age has ended, and open answers end with their key.
+    KeyExpired,
+    /// A request without a key has had its time.
+    OutOfTime,
     /// Upstream ended the stream before the answer was whole.
     Truncated,
     /// Upstream broke off, or its framing did.
@@ -123,12 +130,34 @@ impl std::fmt::Display for DownloadFailed {
             DownloadFailed::Stalled => f.write_str("nothing moved for too long"),
             DownloadFailed::Truncated => f.write_str("upstream ended the stream early"),
             DownloadFailed::KeyRevoked => f.write_str("the key was revoked"),
+            DownloadFailed::KeyExpired => f.write_str("the key has expired"),
+            DownloadFailed::OutOfTime => f.write_str("a request without a key has had its time"),
             DownloadFailed::Broken(error) => write!(f, "upstream broke off: {error}"),
         }
     }
 }
 
 impl std::error::Error for DownloadFailed {}
+
+impl From<Ended> for DownloadFailed {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Revoked => DownloadFailed::KeyRevoked,
+            Ended::Expired(_) => DownloadFailed::KeyExpired,
+            Ended::OutOfTime(_) => DownloadFailed::OutOfTime,
+        }
+    }
+}
+
+impl From<Ended> for Cut {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Revoked => Cut::Revoked,
+            Ended::Expired(_) => Cut::Expired,
+            Ended::OutOfTime(_) => Cut::OutOfTime,
+        }
+    }
+}
 
 impl Download {
     /// `revocations`: where open answers end with their key; the second is for a client that reads nothing.
@@ -176,11 +205,11 @@ impl Download {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DownloadFailed>>> {
         if let Some(revocation) = &mut self.revocation
-            && revocation.poll(cx).is_ready()
+            && let Poll::Ready(ended) = revocation.poll(cx)
         {
             self.revocation = None;
             self.lease = None;
-            return Poll::Ready(Some(Err(DownloadFailed::KeyRevoked)));
+            return Poll::Ready(Some(Err(ended.into())));
         }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {

@@ -6,15 +6,15 @@
 use std::net::IpAddr;
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    SEC_WEBSOCKET_PROTOCOL, TE, TRANSFER_ENCODING,
 };
 
 use smallvec::SmallVec;
 
 use crate::address;
 use crate::config::UpstreamCredential;
-use crate::gate::Permit;
+use crate::gate::{Permit, harmless_protocols};
 use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::observe::X_REQUEST_ID;
@@ -29,7 +29,7 @@ const KEY_NAME: HeaderName = HeaderName::from_static("x-bearward-key-name");
 const ENVIRONMENT: HeaderName = HeaderName::from_static("x-bearward-environment");
 
 /// Room for the headers that we set on a request.
-const OUR_REQUEST_HEADERS: usize = 10;
+const OUR_REQUEST_HEADERS: usize = 11;
 
 /// Where a request came from, for the headers that say so.
 #[derive(Debug)]
@@ -59,11 +59,15 @@ pub(crate) fn prepare_request(
             || is_reserved_to_us(name)
             || match has_underscore(name.as_str()) {
                 true => is_alias(name, is_secret),
-                false => is_hop_by_hop(name) || matches!(*name, EXPECT | CONTENT_LENGTH),
+                false => {
+                    is_hop_by_hop(name) || matches!(*name, EXPECT | CONTENT_LENGTH | SEC_WEBSOCKET_PROTOCOL)
+                }
             }
     };
     let unwanted = unwanted(headers, is_dropped);
     let wants_trailers = unwanted.contains(&TE) && accepts_trailers(headers);
+    // A browser's key may stand among them, whether it was asked for there or not.
+    let protocols = unwanted.contains(&SEC_WEBSOCKET_PROTOCOL).then(|| harmless_protocols(headers)).flatten();
     remove(headers, unwanted);
     join_cookies(headers);
 
@@ -73,6 +77,9 @@ pub(crate) fn prepare_request(
     headers.insert(X_REQUEST_ID, origin.request_id.clone());
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocols) = protocols {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, protocols);
     }
     forwarded.write_to(headers);
     if let Some(trace) = origin.trace {
@@ -110,7 +117,7 @@ pub(crate) fn is_harmless_trailer(name: &HeaderName) -> bool {
     !name.as_str().contains('_')
         && !is_hop_by_hop(name)
         && !is_reserved_to_us(name)
-        && !matches!(*name, CONTENT_LENGTH | HOST | AUTHORIZATION | EXPECT | COOKIE)
+        && !matches!(*name, CONTENT_LENGTH | HOST | AUTHORIZATION | EXPECT | COOKIE | SEC_WEBSOCKET_PROTOCOL)
         && *name != HeaderName::from_static("content-encoding")
         && *name != HeaderName::from_static("content-type")
         && *name != HeaderName::from_static("set-cookie")
@@ -175,12 +182,18 @@ pub(crate) fn address_value(address: IpAddr) -> Option<HeaderValue> {
     HeaderValue::try_from(text).ok()
 }
 
+/// Headers that API clients send their keys in. None of them passes, whether `auth.headers` names it or not: a key that a
+/// client sends in several must not reach the upstream in one of them.
+const CREDENTIALS: [&str; 6] =
+    ["authorization", "x-api-key", "api-key", "x-goog-api-key", "x-litellm-api-key", "x-auth-token"];
+
 /// Names that only we may say to upstream, in their `-` and `_` spellings.
 fn is_reserved_to_us(name: &HeaderName) -> bool {
     let is_ours = |name: &str| {
         is_identity(name)
             || name.starts_with("x-forwarded-")
-            || matches!(name, "forwarded" | "x-real-ip" | "authorization" | "x-api-key" | "x-request-id")
+            || CREDENTIALS.contains(&name)
+            || matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
     };
     let name = name.as_str();
     // Most names are told apart by their first letter, and few have an underscore.
@@ -210,7 +223,7 @@ fn is_alias(name: &HeaderName, is_protected: impl Fn(&HeaderName) -> bool) -> bo
         return false;
     }
     let spelled = name.as_str().replace('_', "-");
-    let standard = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION];
+    let standard = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, SEC_WEBSOCKET_PROTOCOL];
     HeaderName::try_from(spelled).is_ok_and(|name| is_protected(&name) || standard.contains(&name))
 }
 
@@ -285,7 +298,8 @@ mod tests {
             assert!(is_identity(name), "{name}");
         }
         assert!(!is_identity("x-bearwar"));
-        for name in ["x_forwarded_for", "x-real_ip", "x_api_key", "forwarded", "x-forwarded-port"] {
+        for name in ["x_forwarded_for", "x-real_ip", "x_api_key", "api_key", "forwarded", "x-forwarded-port"]
+        {
             assert!(is_reserved_to_us(&HeaderName::from_static(name)), "{name}");
         }
         assert!(!is_reserved_to_us(&HeaderName::from_static("x_custom")));
@@ -301,6 +315,9 @@ mod tests {
             "x-bearward-key-id",
             "cookie",
             "content_length",
+            "api-key",
+            "x-litellm-api-key",
+            "sec-websocket-protocol",
         ] {
             assert!(!is_harmless_trailer(&HeaderName::from_static(name)), "{name}");
         }

@@ -7,8 +7,9 @@ impl DownloadFailed {
     /// The outcome of the request that this happened to.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            DownloadFailed::Stalled => Outcome::UpstreamTimeout,
+            DownloadFailed::Stalled | DownloadFailed::OutOfTime => Outcome::UpstreamTimeout,
             DownloadFailed::KeyRevoked => Outcome::Revoked,
+            DownloadFailed::KeyExpired => Outcome::Expired,
             DownloadFailed::Truncated | DownloadFailed::Broken(_) => Outcome::UpstreamFailed,
         }
     }

@@ -18,8 +18,7 @@ use tokio::time::Instant;
 use super::body::DownloadFailed;
 use crate::exchange::InService;
 use crate::exchange::cut::Cut;
-use crate::gate::Permit;
-use crate::keys::cache::Revocation;
+use crate::gate::{Permit, Revocation};
 use crate::observe::RequestRecord;
 use crate::upstream::health::AtEndpoint;
 
@@ -67,7 +66,7 @@ impl OpenTunnel {
         let ended = tokio::select! {
             copied = copy_bidirectional(&mut client, &mut upstream) => Ended::Copied(copied),
             () = activity.has_ceased(idle) => Ended::Cut(DownloadFailed::Stalled),
-            () = revoked => Ended::Cut(DownloadFailed::KeyRevoked),
+            ended = revoked => Ended::Cut(ended.into()),
             () = over => Ended::Drained,
         };
         record.sent(usize::try_from(activity.down.load(Ordering::Relaxed)).unwrap_or(usize::MAX));

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::config::fault::Faults;
+use crate::keys::id_secret::IdSecret;
 use crate::keys::set::Reading;
 use crate::keys::store::Store;
 use crate::{Config, KeyRing};
@@ -17,8 +18,9 @@ pub fn keys(bytes: &[u8]) {
     // A file of a directory may hold one key alone.
     let store = if name == "part.yaml" { directory.path() } else { &path };
     let store = Store::at(store).unwrap();
-    let loaded = store.load(Reading::first(&Default::default()));
-    let described = store.records();
+    let ids = IdSecret::random();
+    let loaded = store.load(Reading::first(&Default::default(), &ids));
+    let described = store.records(&ids);
     match (&loaded, &described) {
         (Ok(set), Ok(records)) if set.refused.is_empty() => {
             assert_eq!(set.keys, records.len(), "both ways of reading find the same keys");

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::keys::cache::KeyCache;
+use crate::keys::id_secret::IdSecret;
 use crate::keys::set::Reading;
 use crate::keys::store::Store;
 use crate::{Credential, Token};
@@ -10,8 +11,8 @@ use crate::{Credential, Token};
 /// Takes the bytes as a credential.
 pub fn token(bytes: &[u8]) {
     let credential = Credential::new(bytes);
-    assert_eq!(credential.is_token(), is_token(bytes), "two readings of the format differ");
-    let id = credential.key_id();
+    assert_eq!(credential.token_id().is_some(), is_token(bytes), "two readings of the format differ");
+    let id = IdSecret::random().key_id(&credential);
     let digits = id.strip_prefix("key_").unwrap();
     assert!(digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_alphanumeric()), "{id}");
     let (cache, live) = keys();
@@ -37,7 +38,8 @@ fn keys() -> &'static (KeyCache, Vec<String>) {
         let path = directory.path().join("keys.txt");
         let live: Vec<String> = (0..5).map(|_| Token::generate().unwrap().reveal().to_owned()).collect();
         std::fs::write(&path, live.join("\n")).unwrap();
-        let set = Store::at(&path).unwrap().load(Reading::first(&Default::default())).unwrap();
+        let set =
+            Store::at(&path).unwrap().load(Reading::first(&Default::default(), &IdSecret::random())).unwrap();
         (KeyCache::from(&set), live)
     })
 }

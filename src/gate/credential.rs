@@ -1,10 +1,17 @@
 //! What a request presents as its key.
 
-use http::header::AUTHORIZATION;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use zeroize::Zeroizing;
 
+use crate::config::{Auth, Conflict};
 use crate::denial::Denial;
 use crate::keys::Credential;
+
+/// What a browser puts before its key among the protocols of a WebSocket: it can set no header there.
+const PROTOCOL_PREFIX: &[u8] = b"openai-insecure-api-key.";
 
 /// A credential as it was presented.
 #[derive(Debug)]
@@ -16,6 +23,15 @@ pub(super) enum Presented {
 }
 
 impl Presented {
+    fn of(key: &[u8]) -> Option<Self> {
+        if key.is_empty() {
+            return None;
+        }
+        let credential = Credential::new(key);
+        let is_word = memchr::memchr3(b' ', b'\t', b',', key).is_none();
+        Some(if is_word { Presented::Word(credential) } else { Presented::Malformed(credential) })
+    }
+
     fn credential(&self) -> &Credential {
         match self {
             Presented::Word(credential) | Presented::Malformed(credential) => credential,
@@ -23,52 +39,127 @@ impl Presented {
     }
 }
 
-/// Finds the request's one credential in the headers that are accepted. The query, cookies and
+/// The credentials of a request. There is more than one only where the configuration lets the one that is a key count.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) first: Presented,
+    /// Those that differ from the first, and from each other.
+    pub(super) others: Vec<Presented>,
+}
+
+/// Finds the request's credentials where the configuration accepts them. The query, cookies and
 /// Proxy-Authorization are never looked at.
 ///
 /// # Errors
 ///
-/// 400 where a header stands twice or two headers differ; 401 where there is none.
-pub(super) fn find(headers: &HeaderMap, accepted: &[HeaderName]) -> Result<Presented, Denial> {
-    let mut found: Option<Presented> = None;
-    for name in accepted {
+/// 400 where a header stands twice, or two credentials differ and `auth.conflict` is `refuse`; 401 where there is none.
+pub(super) fn find(headers: &HeaderMap, auth: &Auth) -> Result<Found, Denial> {
+    let mut found: Option<Found> = None;
+    for name in &auth.headers {
         let mut values = headers.get_all(name).iter();
         let Some(value) = values.next() else { continue };
         if values.next().is_some() {
-            return Err(Denial::bad_part("A credential header stands twice", "header", name.as_str()));
+            return Err(stands_twice(name));
         }
-        let Some(presented) = read(name, value) else { continue };
-        match &found {
-            None => found = Some(presented),
-            Some(first) if first.credential().same_as(presented.credential()) => {}
-            Some(_) => return Err(Denial::bad_request("Two different credentials")),
+        if let Some(presented) = read(name, value, auth.basic) {
+            add(&mut found, presented, auth.conflict)?;
         }
     }
-    found.ok_or_else(|| Denial::missing_key(&canonical_name(accepted.first())))
+    if auth.websocket_protocol
+        && let Some(presented) = in_protocols(headers)?
+    {
+        add(&mut found, presented, auth.conflict)?;
+    }
+    found.ok_or_else(|| Denial::missing_key(&canonical_name(auth.headers.first())))
 }
 
-fn read(name: &HeaderName, value: &HeaderValue) -> Option<Presented> {
+fn stands_twice(name: &HeaderName) -> Denial {
+    Denial::bad_part("A credential header stands twice", "header", name.as_str())
+}
+
+/// Takes in one more credential, which may be the same as one before.
+fn add(found: &mut Option<Found>, presented: Presented, conflict: Conflict) -> Result<(), Denial> {
+    let Some(found) = found else {
+        *found = Some(Found { first: presented, others: Vec::new() });
+        return Ok(());
+    };
+    let is_same = |known: &Presented| known.credential().same_as(presented.credential());
+    if is_same(&found.first) || found.others.iter().any(is_same) {
+        return Ok(());
+    }
+    match conflict {
+        Conflict::Refuse => Err(Denial::bad_request("Two different credentials")),
+        Conflict::Any => {
+            found.others.push(presented);
+            Ok(())
+        }
+    }
+}
+
+fn read(name: &HeaderName, value: &HeaderValue, takes_basic: bool) -> Option<Presented> {
     let text = trim(value.as_bytes());
-    let key = if *name == AUTHORIZATION { bearer(text)? } else { text };
-    if key.is_empty() {
-        return None;
+    if let Some(key) = behind_scheme(text, b"bearer") {
+        return Presented::of(key);
     }
-    let credential = Credential::new(key);
-    let is_word = memchr::memchr3(b' ', b'\t', b',', key).is_none();
-    Some(if is_word { Presented::Word(credential) } else { Presented::Malformed(credential) })
+    if *name != AUTHORIZATION {
+        return Presented::of(text);
+    }
+    let coded = behind_scheme(text, b"basic").filter(|coded| takes_basic && !coded.is_empty())?;
+    match password(coded) {
+        Some(password) => Presented::of(&password),
+        None => Some(Presented::Malformed(Credential::new(coded))),
+    }
 }
 
-/// What stands behind the scheme, if that is Bearer in any case (RFC 9110, section 11.1).
-fn bearer(text: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = text.split_at_checked(6)?;
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
+/// What stands behind a scheme in any case (RFC 9110, section 11.1). A space separates the two: a TAB in its place stays, and
+/// makes the credential malformed, since servers differ in whether it separates anything.
+fn behind_scheme<'t>(text: &'t [u8], scheme: &[u8]) -> Option<&'t [u8]> {
+    let (named, rest) = text.split_at_checked(scheme.len())?;
+    if !named.eq_ignore_ascii_case(scheme) {
         return None;
     }
     match rest.first() {
-        None => Some(rest),
-        Some(b' ' | b'\t') => Some(trim(rest)),
+        Some(b' ') => Some(trim(rest)),
+        None | Some(b'\t') => Some(rest),
         Some(_) => None,
     }
+}
+
+/// The password of a Basic credential (RFC 7617).
+fn password(coded: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let decoded = Zeroizing::new(STANDARD.decode(coded).ok()?);
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    Some(Zeroizing::new(decoded.get(colon + 1..)?.to_vec()))
+}
+
+/// The key among the protocols of a WebSocket.
+///
+/// # Errors
+///
+/// 400 where there are two.
+fn in_protocols(headers: &HeaderMap) -> Result<Option<Presented>, Denial> {
+    let mut keys = protocols(headers).filter_map(|protocol| protocol.strip_prefix(PROTOCOL_PREFIX));
+    let key = keys.next();
+    match keys.next() {
+        Some(_) => Err(stands_twice(&SEC_WEBSOCKET_PROTOCOL)),
+        None => Ok(key.and_then(Presented::of)),
+    }
+}
+
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(trim)
+}
+
+/// The protocols of a WebSocket without those that hold a key, in any spelling; `None` where there is no other.
+pub(crate) fn harmless_protocols(headers: &HeaderMap) -> Option<HeaderValue> {
+    let is_key = |protocol: &[u8]| {
+        let start = protocol.get(..PROTOCOL_PREFIX.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(PROTOCOL_PREFIX))
+    };
+    let others: Vec<&[u8]> =
+        protocols(headers).filter(|protocol| !protocol.is_empty() && !is_key(protocol)).collect();
+    HeaderValue::from_bytes(&others.join(&b", "[..])).ok().filter(|others| !others.is_empty())
 }
 
 /// Without the optional white space of RFC 9110 around it.
@@ -95,40 +186,110 @@ mod tests {
 
     const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-    /// `Ok(true)`: a word; `Ok(false)`: malformed; `Err`: the status.
-    fn found(fields: &[(&'static str, &str)]) -> Result<bool, u16> {
+    fn auth() -> Auth {
+        Auth { headers: vec![AUTHORIZATION, X_API_KEY], ..Auth::default() }
+    }
+
+    /// The words that were found, a malformed one in brackets, or the status.
+    fn found(auth: &Auth, fields: &[(&'static str, &str)]) -> Result<String, u16> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        match find(&headers, &[AUTHORIZATION, X_API_KEY]) {
-            Ok(presented) => Ok(matches!(presented, Presented::Word(_))),
-            Err(denial) => Err(denial.code().status().as_u16()),
-        }
+        let found = find(&headers, auth).map_err(|denial| denial.code().status().as_u16())?;
+        let shown = |presented: &Presented| {
+            let text = String::from_utf8_lossy(presented.credential().as_bytes()).into_owned();
+            if matches!(presented, Presented::Word(_)) { text } else { format!("[{text}]") }
+        };
+        let all: Vec<_> = std::iter::once(&found.first).chain(&found.others).map(shown).collect();
+        Ok(all.join(" and "))
     }
 
     #[test]
     fn credentials_in_all_their_forms() {
-        let auth = |value| found(&[("authorization", value)]);
-        for word in ["Bearer x", "bearer x", "BEARER \t x \t", " Bearer x"] {
-            assert_eq!(auth(word), Ok(true), "{word:?}");
+        let cases = [
+            ("authorization", "Bearer x", Ok("x")),
+            ("authorization", "bearer   x", Ok("x")),
+            ("authorization", "BEARER x \t", Ok("x")),
+            ("authorization", " \t Bearer x", Ok("x")),
+            ("authorization", "", Err(401)),
+            ("authorization", "Bearer", Err(401)),
+            ("authorization", "Bearer ", Err(401)),
+            ("authorization", "Bearer\t", Err(401)),
+            ("authorization", "Basic eDp5", Err(401)),
+            ("authorization", "Bearerx", Err(401)),
+            ("authorization", "x", Err(401)),
+            ("authorization", "Token x", Err(401)),
+            ("authorization", "Bearer a b", Ok("[a b]")),
+            ("authorization", "Bearer a,b", Ok("[a,b]")),
+            ("authorization", "Bearer Bearer a", Ok("[Bearer a]")),
+            ("authorization", "Bearer\tx", Ok("[\tx]")),
+            ("authorization", "Bearer \tx", Ok("x")),
+            ("x-api-key", "x", Ok("x")),
+            ("x-api-key", "Bearer x", Ok("x")),
+            ("x-api-key", "bEARER  x", Ok("x")),
+            ("x-api-key", "Bearer", Err(401)),
+            ("x-api-key", "Bearer\tx", Ok("[\tx]")),
+            ("x-api-key", "Bearerx", Ok("Bearerx")),
+            ("x-api-key", "Basic eDp5", Ok("[Basic eDp5]")),
+        ];
+        for (name, value, expected) in cases {
+            assert_eq!(found(&auth(), &[(name, value)]), expected.map(str::to_owned), "{name}: {value:?}");
         }
-        for missing in ["", "Bearer", "Bearer ", "Basic x", "Bearerx", "x", "Token x", "Bearer\t"] {
-            assert_eq!(auth(missing), Err(401), "{missing:?}");
-        }
-        for malformed in ["Bearer a b", "Bearer a,b", "Bearer a, Bearer b", "Bearer Bearer a"] {
-            assert_eq!(auth(malformed), Ok(false), "{malformed:?}");
+    }
+
+    #[test]
+    fn the_password_of_basic_is_the_key_where_that_is_configured() {
+        let basic = Auth { basic: true, ..auth() };
+        let cases = [
+            ("Basic dXNlcjpzay1vbmU=", Ok("sk-one")),
+            ("bAsIc   dXNlcjpzay1vbmU=", Ok("sk-one")),
+            // The name may be empty, and the password may have a colon in it.
+            ("Basic OnNrOm9uZQ==", Ok("sk:one")),
+            ("Basic dXNlcjo=", Err(401)),
+            ("Basic dXNlcjphIGI=", Ok("[a b]")),
+            ("Basic", Err(401)),
+            ("Basic dXNlcg==", Ok("[dXNlcg==]")),
+            ("Basic %%%", Ok("[%%%]")),
+            ("Basic dXNlcjpzay1vbmU= x", Ok("[dXNlcjpzay1vbmU= x]")),
+            ("Bearer x", Ok("x")),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(found(&basic, &[("authorization", value)]), expected.map(str::to_owned), "{value}");
         }
     }
 
     #[test]
     fn one_credential_and_no_more() {
-        assert_eq!(found(&[]), Err(401));
-        assert_eq!(found(&[("x-api-key", "x")]), Ok(true));
-        assert_eq!(found(&[("authorization", "Bearer x"), ("x-api-key", "x")]), Ok(true));
-        assert_eq!(found(&[("authorization", "Bearer x"), ("x-api-key", "y")]), Err(400));
-        assert_eq!(found(&[("authorization", "Bearer x"), ("authorization", "Bearer x")]), Err(400));
-        assert_eq!(found(&[("cookie", "x"), ("proxy-authorization", "Bearer x")]), Err(401));
+        let strict = |fields: &[(&'static str, &str)]| found(&auth(), fields);
+        assert_eq!(strict(&[]), Err(401));
+        assert_eq!(strict(&[("authorization", "Bearer x"), ("x-api-key", "Bearer x")]), Ok("x".to_owned()));
+        assert_eq!(strict(&[("authorization", "Bearer x"), ("x-api-key", "y")]), Err(400));
+        assert_eq!(strict(&[("authorization", "Bearer x"), ("authorization", "Bearer x")]), Err(400));
+        assert_eq!(strict(&[("cookie", "x"), ("proxy-authorization", "Bearer x")]), Err(401));
+        let any = Auth { conflict: Conflict::Any, ..auth() };
+        let both = [("authorization", "Bearer x"), ("x-api-key", "y")];
+        assert_eq!(found(&any, &both), Ok("x and y".to_owned()));
+        let twice = [("authorization", "Bearer x"), ("authorization", "Bearer y")];
+        assert_eq!(found(&any, &twice), Err(400), "one header that stands twice is ambiguous all the same");
+    }
+
+    #[test]
+    fn a_browsers_key_stands_among_the_protocols_of_a_websocket() {
+        let with = Auth { websocket_protocol: true, ..auth() };
+        const NAME: &str = "sec-websocket-protocol";
+        let cases: [(&[(&'static str, &str)], Result<&str, u16>); 6] = [
+            (&[(NAME, "openai-insecure-api-key.sk-one")], Ok("sk-one")),
+            (&[(NAME, "realtime, openai-insecure-api-key.sk-one,v1")], Ok("sk-one")),
+            (&[(NAME, "realtime"), (NAME, "openai-insecure-api-key.sk-one")], Ok("sk-one")),
+            (&[(NAME, "realtime, openai-insecure-api-key.")], Err(401)),
+            (&[(NAME, "openai-insecure-api-key.a, openai-insecure-api-key.b")], Err(400)),
+            (&[(NAME, "openai-insecure-api-key.a"), ("x-api-key", "b")], Err(400)),
+        ];
+        for (fields, expected) in cases {
+            assert_eq!(found(&with, fields), expected.map(str::to_owned), "{fields:?}");
+        }
+        assert_eq!(found(&auth(), &[(NAME, "openai-insecure-api-key.sk-one")]), Err(401));
     }
 
     #[test]

@@ -4,13 +4,9 @@
 
 mod builder;
 
-use std::fmt;
-use std::future::Future;
 use std::hash::{BuildHasher, BuildHasherDefault, RandomState};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -23,7 +19,7 @@ use tokio::sync::watch;
 pub(super) use builder::SetBuilder;
 
 use super::set::KeySet;
-use super::token::DigestHasher;
+use super::token::{DigestHasher, Form};
 use crate::keys::{ApiKey, Credential, KeyHash, KeyRecord};
 use crate::limit::{KeyState, Limiter, Window};
 use crate::observe::usage::{Usage, UsageBook};
@@ -163,8 +159,8 @@ pub(crate) struct KeyCache {
     hashing: Hashing,
     /// The keys of a file of lines in their order: most lines of the next one are the same.
     order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
-    /// Sends a word when keys have left or were turned off.
-    losses: watch::Sender<()>,
+    /// Sends a word when keys have left or were changed.
+    changes: watch::Sender<()>,
 }
 
 /// What texts are told apart by, keyed by chance: nobody outside can make two look alike.
@@ -203,22 +199,6 @@ impl From<&KeySet> for KeyCache {
     }
 }
 
-/// Ready once a secret opens nothing any more.
-pub(crate) struct Revocation(Pin<Box<dyn Future<Output = ()> + Send>>);
-
-impl Revocation {
-    /// Polls it; ready once, and then not to be polled again.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(cx)
-    }
-}
-
-impl fmt::Debug for Revocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Revocation")
-    }
-}
-
 impl KeyCache {
     fn with_room(room: usize) -> Self {
         KeyCache {
@@ -226,7 +206,7 @@ impl KeyCache {
             generation: AtomicU32::new(0),
             hashing: Hashing::default(),
             order: Mutex::default(),
-            losses: watch::Sender::new(()),
+            changes: watch::Sender::new(()),
         }
     }
 
@@ -254,7 +234,7 @@ impl KeyCache {
             difference.removed = gone.len();
         }
         if difference.removed + difference.changed > 0 {
-            self.losses.send_replace(());
+            self.changes.send_replace(());
         }
         difference
     }
@@ -272,18 +252,9 @@ impl KeyCache {
         labels.chain(record.hashes().map(|hash| hash.head())).collect()
     }
 
-    /// Ready once the secret with this digest is gone, or its key is turned off.
-    pub(crate) fn revocation(self: &Arc<Self>, hash: KeyHash) -> Revocation {
-        let (keys, mut losses) = (self.clone(), self.losses.subscribe());
-        Revocation(Box::pin(async move {
-            // The look comes after the subscription, so that nothing goes unseen between the two.
-            while keys.find(&hash).is_some_and(|found| !found.key.key.disabled) {
-                // The sender lives in `keys`.
-                if losses.changed().await.is_err() {
-                    return;
-                }
-            }
-        }))
+    /// Changes whenever keys have left, or have become other ones.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// What a credential opens, by its digest.
@@ -292,7 +263,16 @@ impl KeyCache {
     ///
     /// Nothing. A token that was mistyped is refused before any look-up.
     pub(crate) fn open(&self, credential: &Credential) -> Result<(KeyHash, Match), Unopened> {
-        if credential.is_mistyped() {
+        self.open_as(credential.form(), credential)
+    }
+
+    /// [`KeyCache::open`] for a credential whose form is known.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyCache::open`].
+    pub(crate) fn open_as(&self, form: Form, credential: &Credential) -> Result<(KeyHash, Match), Unopened> {
+        if form == Form::Mistyped {
             return Err(Unopened::Mistyped);
         }
         let hash = credential.hash();
@@ -385,21 +365,18 @@ mod tests {
         assert_eq!((rotated_out(new), rotated_out(old), cache.len()), (Some(None), None, 1));
     }
 
-    #[tokio::test]
-    async fn a_revocation_is_told_to_whom_it_concerns_alone() {
-        let cache = Arc::new(KeyCache::default());
+    #[test]
+    fn a_change_is_told_and_what_stays_as_it_was_is_none() {
+        let cache = KeyCache::default();
         replace(&cache, &["a", "b"]);
-        let mut of_a = cache.revocation(KeyHash::of(b"a"));
-        let mut of_b = cache.revocation(KeyHash::of(b"b"));
-        let look = async |revocation: &mut Revocation| {
-            std::future::poll_fn(|cx| Poll::Ready(revocation.poll(cx))).await.is_ready()
-        };
-        assert!(!look(&mut of_a).await && !look(&mut of_b).await);
-        replace(&cache, &["b"]);
-        assert!(look(&mut of_a).await && !look(&mut of_b).await);
+        let mut changes = cache.changes();
+        replace(&cache, &["a", "b", "c"]);
+        assert!(!changes.has_changed().unwrap(), "a key that is added ends nothing");
+        replace(&cache, &["b", "c"]);
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
         let off = KeyRecord { disabled: true, ..record("b") };
-        cache.replace(&set(&cache, &[off]));
-        assert!(look(&mut of_b).await);
-        assert!(look(&mut cache.revocation(KeyHash::of(b"nobody"))).await);
+        cache.replace(&set(&cache, &[off, record("c")]));
+        assert!(changes.has_changed().unwrap());
     }
 }

@@ -174,6 +174,7 @@ impl Taken {
 mod tests {
     use super::*;
     use crate::keys::cache::KeyCache;
+    use crate::keys::id_secret::IdSecret;
     use crate::keys::set::Pace;
 
     struct Directory {
@@ -198,7 +199,12 @@ mod tests {
         /// The ids that are live, and the files that were refused.
         fn load(&mut self) -> (Vec<String>, Vec<String>) {
             let known = KeyCache::default();
-            let reading = Reading { known: &known, last_good: &self.last_good, pace: Pace::Fast(1) };
+            let reading = Reading {
+                known: &known,
+                last_good: &self.last_good,
+                ids: &IdSecret::random(),
+                pace: Pace::Fast(1),
+            };
             let set = load(self.root.path(), reading).unwrap();
             let mut ids: Vec<_> =
                 set.entries.iter().map(|(_, live)| live.key.id()["key_".len()..].to_owned()).collect();
@@ -277,7 +283,12 @@ mod tests {
     fn a_directory_without_a_good_key_is_a_fault() {
         let directory = Directory::new();
         let known = KeyCache::default();
-        let empty = Reading { known: &known, last_good: &directory.last_good, pace: Pace::Fast(1) };
+        let empty = Reading {
+            known: &known,
+            last_good: &directory.last_good,
+            ids: &IdSecret::random(),
+            pace: Pace::Fast(1),
+        };
         assert_eq!(load(directory.root.path(), empty).unwrap_err().0.len(), 1);
         directory.write_raw("a", "id: x\n");
         assert!(load(directory.root.path(), empty).unwrap_err().0.len() > 1);

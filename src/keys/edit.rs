@@ -14,10 +14,12 @@ mod text;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use disk::Locked;
 
 use super::directory::files;
+use super::id_secret::IdSecret;
 use super::record::KeyRecord;
 use super::store::{self, Store};
 use super::yaml;
@@ -77,6 +79,7 @@ pub(crate) fn why_unwritable(path: &Path) -> Option<String> {
 #[derive(Debug)]
 pub(crate) struct Editor {
     store: Store,
+    ids: Arc<IdSecret>,
     locked: Locked,
 }
 
@@ -89,8 +92,8 @@ pub(crate) struct Found {
 }
 
 impl Editor {
-    /// Locks a store, and clears what a command that was killed may have left.
-    pub(crate) fn open(path: &Path) -> Result<Self, EditError> {
+    /// Locks a store, and clears what a command that was killed may have left. `ids`: what names the keys of a plain list.
+    pub(crate) fn open(path: &Path, ids: Arc<IdSecret>) -> Result<Self, EditError> {
         let store = Store::at(path)?;
         let directory = match &store {
             Store::Directory(directory) => directory.clone(),
@@ -101,7 +104,7 @@ impl Editor {
             Store::Directory(directory) => Store::Directory(directory),
             _ => Store::at(&disk::resolved(path)?)?,
         };
-        Ok(Editor { store, locked })
+        Ok(Editor { store, ids, locked })
     }
 
     /// Where the store is.
@@ -128,13 +131,13 @@ impl Editor {
             Store::JsonLines(_) | Store::Text(_) if fs::metadata(path).is_ok_and(|file| file.len() == 0) => {
                 Vec::new()
             }
-            store => store.records()?,
+            store => store.records(&self.ids)?,
         })
     }
 
     /// The key with this id, or this name.
     pub(crate) fn find(&self, key: &str) -> Result<Found, EditError> {
-        find(&self.store, key)
+        find(&self.store, key, &self.ids)
     }
 
     /// Adds keys.
@@ -214,7 +217,7 @@ impl Editor {
                 file,
                 Some(&source),
                 Some(text),
-                |text| super::text::parse(file, text),
+                |text| super::text::parse(file, text, &self.ids),
                 &expected,
             );
         }
@@ -255,14 +258,14 @@ impl Editor {
 }
 
 /// The key with this id, or this name, in a store that need not be locked for a look.
-pub(crate) fn find(store: &Store, key: &str) -> Result<Found, EditError> {
+pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, EditError> {
     let is_it = |record: &KeyRecord| record.id == key || record.name.as_deref() == Some(key);
     let path = store.path();
     let found = |record| Found { record, file: path.to_owned() };
     let mut found: Vec<Found> = match store {
         Store::Directory(directory) => find_in_files(directory, is_it)?,
         Store::JsonLines(_) => lines::find(path, key)?.into_iter().map(found).collect(),
-        Store::Yaml(_) | Store::Text(_) => store.records()?.into_iter().filter(is_it).map(found).collect(),
+        Store::Yaml(_) | Store::Text(_) => store.records(ids)?.into_iter().filter(is_it).map(found).collect(),
     };
     // An id goes before a name.
     found.sort_by_key(|found| found.record.id != key);

@@ -249,6 +249,7 @@ mod tests {
     use crate::keys::ApiKey;
     use crate::keys::cache::KeyCache;
     use crate::keys::directory::LastGood;
+    use crate::keys::id_secret::IdSecret;
 
     fn write(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
@@ -265,7 +266,10 @@ mod tests {
     }
 
     fn load_at(path: &Path, known: &KeyCache) -> Result<KeySet, Faults> {
-        load(path, Reading { known, last_good: &LastGood::new(), pace: Pace::Fast(3) })
+        load(
+            path,
+            Reading { known, last_good: &LastGood::new(), ids: &IdSecret::random(), pace: Pace::Fast(3) },
+        )
     }
 
     fn load_text(text: &str) -> Result<KeySet, Faults> {
@@ -408,7 +412,12 @@ mod tests {
                 text.pop();
             }
             std::fs::write(file.path(), text.concat()).unwrap();
-            let reading = Reading { known: &cache, last_good: &LastGood::new(), pace: Pace::Considerate };
+            let reading = Reading {
+                known: &cache,
+                last_good: &LastGood::new(),
+                ids: &IdSecret::random(),
+                pace: Pace::Considerate,
+            };
             cache.replace(&load(file.path(), reading).unwrap());
             assert_eq!(cache.len(), lines.len(), "round {round}");
             for (id, off) in &lines {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::Credential;
 use super::cache::KeyCache;
+use super::id_secret::IdSecret;
 use super::set::Reading;
 use super::store::Store;
 use crate::config::fault::Faults;
@@ -23,7 +24,9 @@ impl KeyRing {
     /// All that is wrong with it. A directory with a bad file is refused as well.
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let nothing = Default::default();
-        let set = Store::at(path)?.load(Reading::first(&nothing))?;
+        // It names no key to anybody but its caller.
+        let ids = IdSecret::random();
+        let set = Store::at(path)?.load(Reading::first(&nothing, &ids))?;
         let cache = KeyCache::from(&set);
         match set.refused.is_empty() {
             true => Ok(KeyRing { cache, keys: set.keys }),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::KeyHash;
 use super::cache::{Hashing, KeyCache, LiveKey};
 use super::directory::LastGood;
+use super::id_secret::IdSecret;
 use crate::config::fault::Fault;
 
 /// What is new or changed, by the digests of all secrets; what stays is marked in the cache.
@@ -33,6 +34,8 @@ pub(crate) struct Reading<'a> {
     /// The keys in service.
     pub(crate) known: &'a KeyCache,
     pub(crate) last_good: &'a LastGood,
+    /// What names the keys of a plain list.
+    pub(crate) ids: &'a IdSecret,
     pub(crate) pace: Pace,
 }
 
@@ -47,8 +50,8 @@ pub(crate) enum Pace {
 
 impl<'a> Reading<'a> {
     /// A first reading: nothing is in service, and nothing else wants the processors.
-    pub(crate) fn first(nothing: &'a (KeyCache, LastGood)) -> Self {
+    pub(crate) fn first(nothing: &'a (KeyCache, LastGood), ids: &'a IdSecret) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Reading { known: &nothing.0, last_good: &nothing.1, pace: Pace::Fast(threads) }
+        Reading { known: &nothing.0, last_good: &nothing.1, ids, pace: Pace::Fast(threads) }
     }
 }

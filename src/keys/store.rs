@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::cache::SetBuilder;
+use super::id_secret::IdSecret;
 use super::set::{KeySet, Reading};
 use super::{KeyRecord, directory, jsonl, text, yaml};
 use crate::config::fault::{Fault, Faults};
@@ -69,17 +70,17 @@ impl Store {
             Store::JsonLines(path) => jsonl::load(path, reading),
             Store::Directory(path) => directory::load(path, reading),
             Store::Yaml(_) | Store::Text(_) => {
-                Ok(SetBuilder::new(reading.known).add_all(&self.records()?).finish())
+                Ok(SetBuilder::new(reading.known).add_all(&self.records(reading.ids)?).finish())
             }
         }
     }
 
-    /// Every key as the store describes it, or all that is wrong.
-    pub(crate) fn records(&self) -> Result<Vec<KeyRecord>, Faults> {
+    /// Every key as the store describes it, or all that is wrong. `ids`: what names the keys of a plain list.
+    pub(crate) fn records(&self, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
         match self {
             Store::Yaml(path) => yaml::parse(path, &read(path)?),
             Store::JsonLines(path) => jsonl::records(path),
-            Store::Text(path) => text::parse(path, &read(path)?),
+            Store::Text(path) => text::parse(path, &read(path)?, ids),
             Store::Directory(path) => directory::records(path),
         }
     }

@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::digest::{Sha256, sha256};
+use crate::digest::sha256;
 
 const PREFIX: &str = "bwk_";
 const ID_LENGTH: usize = 10;
@@ -93,35 +93,29 @@ impl Credential {
         self.0.len()
     }
 
-    /// Whether it is a bearward token with a right checksum.
-    pub(crate) fn is_token(&self) -> bool {
-        str::from_utf8(&self.0).is_ok_and(|text| token_id(text).is_some())
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What it looks like, before any look-up.
+    pub(crate) fn form(&self) -> Form {
+        let Ok(text) = std::str::from_utf8(&self.0) else { return Form::Foreign };
+        match text.len() == TOKEN_LENGTH && text.starts_with(PREFIX) {
+            true if token_id(text).is_some() => Form::Token,
+            true => Form::Mistyped,
+            false => Form::Foreign,
+        }
     }
 
     /// Whether it looks like a bearward token but its checksum is wrong: a typing mistake, which
     /// no look-up can find.
     pub fn is_mistyped(&self) -> bool {
-        let Ok(text) = std::str::from_utf8(&self.0) else { return false };
-        text.len() == TOKEN_LENGTH && text.starts_with(PREFIX) && token_id(text).is_none()
+        self.form() == Form::Mistyped
     }
 
-    /// The id that answers and logs name it by: the id inside a bearward token whose checksum is
-    /// right, else one derived from a digest: stable, not reversible, and unrelated to the stored one.
-    pub fn key_id(&self) -> String {
-        if let Ok(text) = std::str::from_utf8(&self.0)
-            && let Some(id) = token_key_id(text)
-        {
-            return id;
-        }
-        let mut digest = Sha256::new();
-        digest.update(b"bearward key id\0");
-        digest.update(self.0.as_slice());
-        let digest = digest.finish();
-        let mut number = [0u8; 16];
-        for (to, from) in number.iter_mut().zip(digest) {
-            *to = from;
-        }
-        format!("key_{}", base62(u128::from_be_bytes(number), ID_LENGTH))
+    /// The id inside a bearward token whose checksum is right. Whoever presents the token has chosen it.
+    pub fn token_id(&self) -> Option<String> {
+        token_key_id(std::str::from_utf8(&self.0).ok()?)
     }
 
     /// Whether both are the same bytes, in constant time.
@@ -134,6 +128,17 @@ impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credential(…)")
     }
+}
+
+/// What a credential looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A bearward token with a right checksum.
+    Token,
+    /// A bearward token with a wrong checksum.
+    Mistyped,
+    /// Anything else: a key from elsewhere, perhaps.
+    Foreign,
 }
 
 /// The SHA-256 of a token: the only form in which a key is kept, and the only map key.
@@ -256,6 +261,15 @@ fn token_key_id(token: &str) -> Option<String> {
     token_id(token).map(|id| format!("key_{id}"))
 }
 
+/// An id of ten base62 characters, made of a digest.
+pub(super) fn derived_id(digest: [u8; 32]) -> String {
+    let mut number = [0u8; 16];
+    for (to, from) in number.iter_mut().zip(digest) {
+        *to = from;
+    }
+    format!("key_{}", base62(u128::from_be_bytes(number), ID_LENGTH))
+}
+
 /// CRC-32 (zlib's) in base62, most significant first, padded with `0` to six characters.
 fn checksum(signed: &[u8]) -> [u8; CHECKSUM_LENGTH] {
     let mut number = crc32fast::hash(signed);
@@ -337,12 +351,10 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_credential_gets_a_stable_id_that_is_not_its_hash() {
-        let credential = Credential::new(b"sk-something-else");
-        let id = credential.key_id();
-        assert_eq!(id, Credential::new(b"sk-something-else").key_id());
-        assert_eq!(id.len(), 14);
-        assert!(is_key_id(&id));
+    fn only_a_token_has_an_id_of_its_own() {
+        let foreign = Credential::new(b"sk-something-else");
+        assert_eq!((foreign.form(), foreign.token_id()), (Form::Foreign, None));
+        assert!(is_key_id(&derived_id([255; 32])) && derived_id([0; 32]).len() == 14);
     }
 
     #[test]
@@ -376,15 +388,14 @@ mod tests {
         #[test]
         fn any_bytes_at_all_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let credential = Credential::new(&bytes);
-            prop_assert!(is_key_id(&credential.key_id()));
-            let _ = credential.is_mistyped();
+            prop_assert_eq!(credential.form() == Form::Token, credential.token_id().is_some());
         }
 
         #[test]
         fn a_generated_token_is_read_back(_round in 0..50u8) {
             let token = Token::generate().unwrap();
             let credential = Credential::new(token.reveal().as_bytes());
-            prop_assert_eq!(credential.key_id(), token.key_id());
+            prop_assert_eq!(credential.token_id(), Some(token.key_id()));
             prop_assert!(!credential.is_mistyped());
         }
     }

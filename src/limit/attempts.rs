@@ -1,6 +1,6 @@
 //! Addresses that keep presenting bad keys.
 //!
-//! Invariants: a good key is never refused for its address; memory has a bound, however many addresses come. Past the
+//! Invariants: a good bearward token is never refused for its address; memory has a bound, however many addresses come. Past the
 //! bound, those with the fewest failures are forgotten.
 
 use std::hash::BuildHasher;
@@ -50,6 +50,23 @@ impl Default for FailedAttempts {
 }
 
 impl FailedAttempts {
+    /// How long an address has to wait, where it has failed as often as it may. Nothing is counted.
+    pub(super) fn waits(&self, address: IpAddr, quota: AttemptQuota, now: u64) -> Option<Duration> {
+        let address = bits(address);
+        let (shelf, set) = self.place(address);
+        let set = self.shelves.get(shelf)?.get()?.get(set)?;
+        let set = set.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = set.iter().find(|record| record.failures > 0 && record.address == address)?;
+        let end = record.since.saturating_add(nanos(quota.per));
+        (record.failures >= quota.per_address && now < end).then(|| Duration::from_nanos(end - now))
+    }
+
+    /// The numbers of the shelf, and of the set on it, that an address belongs to.
+    fn place(&self, address: u128) -> (usize, usize) {
+        let hash = usize::try_from(self.hasher.hash_one(address)).unwrap_or(usize::MAX);
+        (hash % SHELVES, hash / SHELVES % SETS)
+    }
+
     /// Notes a failure at `now`, in nanoseconds of the monotonic clock.
     ///
     /// # Errors
@@ -57,12 +74,12 @@ impl FailedAttempts {
     /// The address had as many as it may: how long it is until they count no more. This one was not counted.
     pub(super) fn note(&self, address: IpAddr, quota: AttemptQuota, now: u64) -> Result<(), Duration> {
         let address = bits(address);
-        let hash = usize::try_from(self.hasher.hash_one(address)).unwrap_or(usize::MAX);
-        let Some(shelf) = self.shelves.get(hash % SHELVES) else { return Ok(()) };
+        let (shelf, set) = self.place(address);
+        let Some(shelf) = self.shelves.get(shelf) else { return Ok(()) };
         let sets = shelf.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
-        let Some(set) = sets.get(hash / SHELVES % SETS) else { return Ok(()) };
+        let Some(set) = sets.get(set) else { return Ok(()) };
         let mut set = set.lock().unwrap_or_else(PoisonError::into_inner);
-        let per = u64::try_from(quota.per.as_nanos()).unwrap_or(u64::MAX);
+        let per = nanos(quota.per);
         let is_over = |record: &Record| now.saturating_sub(record.since) >= per;
         let Some(record) = find(&mut set, address, is_over) else { return Ok(()) };
         if record.address != address || record.failures == 0 || is_over(record) {
@@ -88,6 +105,10 @@ fn find(set: &mut Set, address: u128, is_over: impl Fn(&Record) -> bool) -> Opti
         true => (0, 0),
         false => (record.failures, record.since),
     })
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn bits(address: IpAddr) -> u128 {
@@ -116,6 +137,9 @@ mod tests {
             assert_eq!(attempts.note(here, QUOTA, second * SECOND), Ok(()));
         }
         assert_eq!(attempts.note(here, QUOTA, 10 * SECOND), Err(Duration::from_secs(50)));
+        assert_eq!(attempts.waits(here, QUOTA, 10 * SECOND), Some(Duration::from_secs(50)));
+        assert_eq!(attempts.waits(there, QUOTA, 10 * SECOND), None);
+        assert_eq!(attempts.waits(here, QUOTA, 60 * SECOND), None);
         assert_eq!(
             attempts.note(address("::ffff:192.0.2.1"), QUOTA, 59 * SECOND),
             Err(Duration::from_secs(1))

@@ -53,7 +53,13 @@ pin_project! {
 
 impl<F> Watched<F> {
     fn new(stream: F, limit: Duration, exchanges: Arc<Exchanges>) -> Self {
-        Watched { stream: Some(stream), turn: Turn::Upstream, stall: StallTimer::new(limit), cut: None, exchanges }
+        Watched {
+            stream: Some(stream),
+            turn: Turn::Upstream,
+            stall: StallTimer::new(limit),
+            cut: None,
+            exchanges,
+        }
     }
 }
 

@@ -36,6 +36,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const MOST_BEHIND: u64 = 64 * 1024;
 /// A connection that is idle for this long rests: hyper goes, with its buffers, until more comes.
 const REST_AFTER: Duration = Duration::from_secs(1);
+/// A client without a good key that takes nothing at all is given up after this long.
+const STRANGER_STALL: Duration = Duration::from_secs(10);
 /// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
 const TURN_BYTES: usize = 128 * 1024;
 
@@ -376,7 +378,12 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             return polled;
         }
         let since = *self.write_blocked.get_or_insert_with(Instant::now);
-        let limit = if self.exchanges.is_quiet() { self.timeouts.idle } else { self.timeouts.client_stall };
+        let limit = match (self.exchanges.is_quiet(), self.exchanges.stranger.is_known()) {
+            (true, true) => self.timeouts.idle,
+            (true, false) => self.timeouts.idle.min(STRANGER_STALL),
+            (false, true) => self.timeouts.client_stall,
+            (false, false) => self.timeouts.client_stall.min(STRANGER_STALL),
+        };
         ready!(self.alarm.poll(cx, since + limit));
         self.exchanges.ends_for(Cut::ClientStalled);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))

@@ -41,6 +41,10 @@ pub(crate) struct Subject<'a> {
     pub(crate) method: &'a Method,
     pub(crate) path: &'a str,
     pub(crate) key_id: Option<&'a str>,
+    /// The id that a forged token claims.
+    pub(crate) claimed_key_id: Option<&'a str>,
+    /// The id that the answer named the credential by, where that is not the key's.
+    pub(crate) credential_id: Option<&'a str>,
     pub(crate) route: Option<&'a str>,
 }
 
@@ -61,6 +65,10 @@ struct AuditLine<'a> {
     path: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claimed_key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
 }
@@ -123,7 +131,7 @@ fn tell(
     code: Option<&'static str>,
     reason: Option<String>,
 ) {
-    let Subject { request_id, client, method, path, key_id, route } = subject;
+    let Subject { request_id, client, method, path, key_id, claimed_key_id, credential_id, route } = subject;
     let (method, path) = (&*shown::method(method), &*shown::path(path));
     let reason = reason.map(|reason| shown::reason(&reason));
     let (timestamp, level, message) = (timestamp(), "WARN", "audit");
@@ -139,6 +147,8 @@ fn tell(
         method,
         path,
         key_id,
+        claimed_key_id,
+        credential_id,
         route,
     };
     writer.audit(&line, pretty);
@@ -147,7 +157,7 @@ fn tell(
 fn pretty(line: &AuditLine<'_>) -> String {
     let client = line.client.map(|client| client.to_string());
     format!(
-        "{} {:>5} audit {} {} {}{}{}{}{}{} id={}",
+        "{} {:>5} audit {} {} {}{}{}{}{}{}{}{} id={}",
         line.timestamp,
         line.level,
         line.event,
@@ -157,6 +167,8 @@ fn pretty(line: &AuditLine<'_>) -> String {
         optional("code", line.code),
         optional("reason", line.reason.as_deref().map(shown::visible).as_deref()),
         optional("key", line.key_id),
+        optional("claimed_key", line.claimed_key_id),
+        optional("credential", line.credential_id),
         optional("route", line.route),
         optional("client", client.as_deref()),
         line.request_id,

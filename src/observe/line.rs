@@ -10,6 +10,7 @@ use http::{HeaderValue, Method};
 use jiff::Timestamp;
 
 use super::audit::Subject;
+use super::naming::Naming;
 use super::outcome::Outcome;
 use super::shown;
 use super::tally::Refused;
@@ -29,7 +30,7 @@ pub(super) struct AccessLine {
     pub(super) status: u16,
     pub(super) code: Option<&'static str>,
     pub(super) cause: Option<String>,
-    pub(super) key_id: Option<HeaderValue>,
+    pub(super) named: Naming,
     /// The names of the route and of its upstream.
     pub(super) way: Option<(Arc<str>, Arc<str>)>,
     pub(super) bytes_sent: u64,
@@ -53,7 +54,7 @@ impl AccessLine {
             status: 0,
             code: None,
             cause: None,
-            key_id: None,
+            named: Naming::Nothing,
             way: None,
             bytes_sent: 0,
             // Until the record is dropped, which decides it.
@@ -76,7 +77,8 @@ impl AccessLine {
             client: self.client,
             method: shown::method(&self.method).into_owned(),
             path: shown::visible(&shown::path(&self.path)).into_owned(),
-            key_id: self.key_id.as_ref().map(|key_id| of(key_id).to_owned()),
+            key_id: self.named.key_id().map(str::to_owned),
+            claimed_key_id: self.named.claimed_key_id().map(str::to_owned),
             route: self.route().map(str::to_owned),
         }
     }
@@ -96,7 +98,7 @@ impl AccessLine {
             client: self.client,
             route,
             upstream,
-            key_id: self.key_id.as_ref().map(|key_id| of(key_id).to_owned()),
+            key_id: self.named.key_id().map(str::to_owned),
             request_id: of(&self.request_id).to_owned(),
             error: self.code.or(went_wrong),
         }
@@ -109,7 +111,9 @@ impl AccessLine {
             client: self.client,
             method: &self.method,
             path: &self.path,
-            key_id: self.key_id.as_ref().map(of),
+            key_id: self.named.key_id(),
+            claimed_key_id: self.named.claimed_key_id(),
+            credential_id: self.named.credential_id(),
             route: self.route(),
         }
     }
@@ -134,9 +138,10 @@ impl AccessLine {
         write_number(out, b",\"status\":", self.status.into());
         write_field(out, b",\"code\":", self.code);
         write_field(out, b",\"cause\":", self.cause.as_deref());
-        if let Some(key_id) = &self.key_id {
-            write_word(out, b",\"key_id\":", of(key_id));
+        if let Some(key_id) = self.named.key_id() {
+            write_word(out, b",\"key_id\":", key_id);
         }
+        write_field(out, b",\"claimed_key_id\":", self.named.claimed_key_id());
         write_field(out, b",\"route\":", self.route());
         write_field(out, b",\"upstream\":", self.way.as_ref().map(|(_, upstream)| &**upstream));
         write_number(out, b",\"bytes_sent\":", self.bytes_sent);
@@ -155,7 +160,7 @@ impl AccessLine {
         // A Vec takes all that is written to it.
         let _written = write!(
             out,
-            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{} id={}",
+            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{}{} id={}",
             self.status,
             shown::method(&self.method),
             // Escaped, so that a path can't forge a line.
@@ -165,7 +170,8 @@ impl AccessLine {
             self.outcome.word(),
             super::optional("code", self.code),
             super::optional("cause", self.cause.as_deref().map(shown::visible).as_deref()),
-            super::optional("key", self.key_id.as_ref().map(of)),
+            super::optional("key", self.named.key_id()),
+            super::optional("claimed_key", self.named.claimed_key_id()),
             super::optional("route", self.route()),
             super::optional("client", client.as_deref()),
             of(&self.request_id),
@@ -285,7 +291,7 @@ mod tests {
     fn a_line_is_json_with_the_documented_fields() {
         let mut line = line();
         line.way = Some(("chat".into(), "model".into()));
-        line.key_id = Some(HeaderValue::from_static("key_a"));
+        line.named = Naming::Key(HeaderValue::from_static("key_a"));
         let mut told = json(&line);
         let timestamp: Timestamp = told["timestamp"].as_str().unwrap().parse().unwrap();
         assert!((Timestamp::now().as_second() - timestamp.as_second()).abs() < 5);

@@ -108,6 +108,8 @@ pub(crate) struct Refused {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) key_id: Option<String>,
+    /// The id that a forged token claimed.
+    pub(crate) claimed_key_id: Option<String>,
     pub(crate) route: Option<String>,
 }
 
@@ -238,6 +240,7 @@ mod tests {
             method: String::new(),
             path: String::new(),
             key_id: None,
+            claimed_key_id: None,
             route: None,
         }
     }

@@ -31,22 +31,22 @@ pub(crate) struct TraceContext {
 }
 
 impl TraceContext {
-    /// Goes on with the caller's trace, or begins one, of which the share `sample` is recorded.
-    pub(super) fn of(headers: &HeaderMap, sample: f64) -> Self {
-        let span = fastrand::u64(1..);
+    /// Begins a trace; the share `sample` of them is recorded.
+    pub(super) fn begin(sample: f64) -> Self {
+        let is_sampled = sample >= 1.0 || fastrand::f64() < sample;
+        TraceContext { trace: fastrand::u128(1..), parent: None, span: fastrand::u64(1..), is_sampled }
+    }
+
+    /// Goes on with the caller's trace, where it has one, and with its decision on the record.
+    pub(super) fn continue_from(&mut self, headers: &HeaderMap) {
         let mut given = headers.get_all(TRACEPARENT).iter();
         let caller = match (given.next(), given.next()) {
             (Some(value), None) => parse(value.as_bytes()),
             _ => None,
         };
-        match caller {
-            Some((trace, parent, flags)) => {
-                TraceContext { trace, parent: Some(parent), span, is_sampled: flags & SAMPLED != 0 }
-            }
-            None => {
-                let is_sampled = sample >= 1.0 || fastrand::f64() < sample;
-                TraceContext { trace: fastrand::u128(1..), parent: None, span, is_sampled }
-            }
+        if let Some((trace, parent, flags)) = caller {
+            let is_sampled = flags & SAMPLED != 0;
+            *self = TraceContext { trace, parent: Some(parent), is_sampled, ..*self };
         }
     }
 
@@ -121,7 +121,9 @@ mod tests {
         values.iter().for_each(|value| {
             headers.append("traceparent", HeaderValue::from_static(value));
         });
-        TraceContext::of(&headers, 0.0)
+        let mut context = TraceContext::begin(0.0);
+        context.continue_from(&headers);
+        context
     }
 
     const GIVEN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -1,8 +1,9 @@
 //! What is remembered of each key's use, by its id, across all reloads.
 //!
-//! In memory alone, and bounded: by the keys that were used, and for each by [`MAX_ADDRESSES`].
+//! In memory alone, and bounded: by the keys that are used, and for each by [`MAX_ADDRESSES`]. What is remembered of a key
+//! that is gone is forgotten after [`RETENTION`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,8 @@ use crate::denial::Code;
 
 /// Addresses that are remembered of one key; past them, new ones are no news.
 const MAX_ADDRESSES: usize = 64;
+/// A key that is gone may come back for so long with its history: a file may be written in two steps.
+const RETENTION: Duration = Duration::from_secs(3600);
 /// What is told of a key again and again is told so often.
 const TELLING_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -47,8 +50,37 @@ impl UsageBook {
         self.by_id.get(key_id).map(|usage| usage.value().clone())
     }
 
+    /// The ids of keys that no request and no key in service has a hold on.
+    pub(crate) fn unheld(&self) -> impl Iterator<Item = String> + '_ {
+        let unheld = self.by_id.iter().filter(|entry| Arc::strong_count(entry.value()) == 1);
+        unheld.map(|entry| entry.key().clone())
+    }
+
+    /// Forgets those of the keys that are `gone` which have been so for long. `now`: nanoseconds of a monotonic clock.
+    pub(crate) fn forget(&self, gone: &HashSet<String>, now: u64) {
+        let retention = u64::try_from(RETENTION.as_nanos()).unwrap_or(u64::MAX);
+        self.by_id.retain(|id, usage| {
+            // Looked at again under the map's own lock: nobody takes hold of it meanwhile.
+            if Arc::strong_count(usage) > 1 || !gone.contains(id) {
+                usage.gone_since.store(0, Ordering::Relaxed);
+                return true;
+            }
+            // Zero stands for not gone.
+            let since = match usage.gone_since.load(Ordering::Relaxed) {
+                0 => now.max(1),
+                since => since,
+            };
+            usage.gone_since.store(since, Ordering::Relaxed);
+            now.saturating_sub(since) < retention
+        });
+    }
+
     fn label(&self, key_id: &str) -> KeyLabel {
         let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
+        // A key that was forgotten and came back has the label that it had.
+        if let Some(number) = labelled.iter().position(|id| &**id == key_id) {
+            return KeyLabel::Id(number);
+        }
         if labelled.len() >= self.max_labels {
             return KeyLabel::Other;
         }
@@ -87,6 +119,8 @@ pub(crate) struct Usage {
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     old_secret: Telling,
     old_age: Telling,
+    /// Since when no key has this id, in nanoseconds of a monotonic clock; zero while one has.
+    gone_since: AtomicU64,
 }
 
 /// Where a key was used from. The one that came last is at hand: most keys are used from one place at a time.
@@ -213,6 +247,40 @@ mod tests {
         assert_eq!(labels, [KeyLabel::Id(0), KeyLabel::Id(1), KeyLabel::Id(0), KeyLabel::Other]);
         assert_eq!(book.labelled(), ["key_a".into(), "key_b".into()]);
         assert!(book.find("key_d").is_none());
+    }
+
+    #[test]
+    fn a_key_that_is_gone_is_forgotten_after_a_while_and_no_other() {
+        let book = UsageBook::new(1);
+        let held = book.of("key_held");
+        for id in ["key_gone", "key_in_service", "key_back"] {
+            book.of(id);
+        }
+        let ids = || {
+            let mut ids: Vec<String> = book.by_id.iter().map(|entry| entry.key().clone()).collect();
+            ids.sort();
+            ids
+        };
+        let unheld: HashSet<String> = book.unheld().collect();
+        assert_eq!(unheld.len(), 3, "the one that a request holds is none of them");
+        let gone = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<HashSet<_>>();
+        let hour = u64::try_from(RETENTION.as_nanos()).unwrap();
+        book.forget(&gone(&["key_gone", "key_back", "key_held"]), 5);
+        book.forget(&gone(&["key_gone", "key_held"]), 4 + hour);
+        assert_eq!(ids(), ["key_back", "key_gone", "key_held", "key_in_service"], "its time is not over");
+        book.forget(&gone(&["key_gone", "key_back", "key_held"]), 5 + hour);
+        assert_eq!(ids(), ["key_back", "key_held", "key_in_service"], "one that came back begins anew");
+        drop(held);
+        for later in [hour, 2 * hour] {
+            book.forget(&gone(&["key_held", "key_back"]), 5 + hour + later);
+        }
+        assert_eq!(ids(), ["key_in_service"]);
+        assert_eq!(
+            book.of("key_held").label(),
+            KeyLabel::Id(0),
+            "its label in metrics is the one that it had"
+        );
+        assert_eq!(book.labelled().len(), 1);
     }
 
     #[test]

@@ -41,7 +41,8 @@ impl Baseline {
 fn read_with(config: &Config) -> Vec<ReadFile> {
     let credentials =
         config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref()?.file.clone());
-    config.source.iter().cloned().chain(credentials).collect()
+    let id_secret = config.keys.id_secret.iter().filter_map(|secret| secret.file.clone());
+    config.source.iter().cloned().chain(credentials).chain(id_secret).collect()
 }
 
 fn files_of(part: Part, config: &Config, listeners: &[Listener]) -> Vec<PathBuf> {

@@ -7,6 +7,7 @@ use super::watch::{digest_of, openable};
 use super::{ASKED_SETTLE, Baseline, Part, Reloader, Running};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
+use crate::keys::id_secret::IdSecret;
 use crate::keys::set::{KeySet, Pace, Reading};
 use crate::keys::store::Store;
 use crate::net::tls::{self, ListenerTls};
@@ -37,7 +38,7 @@ impl Reloader {
         openable(sets.flat_map(|(_, set)| set.files()))?;
         Ok(match part {
             Part::Config => Ready::Config(Box::new(self.read_config()?)),
-            Part::Keys => Ready::Keys(self.read_keys(&self.config)?),
+            Part::Keys => Ready::Keys(self.read_keys(&self.config, &self.gateway.snapshot.load().ids)?),
             Part::Certificates => self.read_certificates(),
         })
     }
@@ -61,7 +62,11 @@ impl Reloader {
         }
         let reads_keys =
             is_elsewhere(Part::Keys) || config.keys.allow_plaintext != self.config.keys.allow_plaintext;
-        let keys = reads_keys.then(|| self.read_keys(&config)).transpose()?;
+        let serving = self.gateway.snapshot.load().ids.clone();
+        let ids = serving.renewed(&config.keys, &self.config.keys)?;
+        // The ids of a plain list are made with it.
+        let reads_keys = reads_keys || !Arc::ptr_eq(&ids, &serving);
+        let keys = reads_keys.then(|| self.read_keys(&config, &ids)).transpose()?;
         let reads_certificates = is_elsewhere(Part::Certificates);
         let mut certificates = Vec::with_capacity(listeners.len());
         for (wanted, running) in listeners.iter().zip(&self.listeners) {
@@ -69,13 +74,14 @@ impl Reloader {
             let section = wanted.tls.as_ref().filter(|_| is_other);
             certificates.push(section.map(tls::server_config).transpose()?);
         }
-        let compiled = Snapshot::new(&config, &self.gateway.limiter, &self.gateway.endpoints)?;
+        let compiled = Snapshot::new(&config, ids, &self.gateway.limiter, &self.gateway.endpoints)?;
         Ok(ReadyConfig { config, listeners, baseline, keys, certificates, compiled })
     }
 
-    fn read_keys(&self, config: &Config) -> Result<KeySet, Faults> {
+    fn read_keys(&self, config: &Config, ids: &IdSecret) -> Result<KeySet, Faults> {
         let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
-        store.load(Reading { known: &self.gateway.keys, last_good: &self.last_good, pace: Pace::Considerate })
+        let (known, last_good) = (&*self.gateway.keys, &self.last_good);
+        store.load(Reading { known, last_good, ids, pace: Pace::Considerate })
     }
 
     /// A listener's certificates are its own affair: what is wrong with them does not hold up the others'.

@@ -192,7 +192,7 @@ async fn credentials() {
     let cases = [
         (format!("Authorization: Bearer {token}"), Forwarded("/x")),
         (format!("authorization:bEARER \t {token} \t"), Forwarded("/x")),
-        (format!("Authorization: Bearer\t{token}"), Forwarded("/x")),
+        (format!("Authorization: Bearer\t{token}"), Refused(401)),
         (format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {token}"), R400),
         (format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {other}"), R400),
         (format!("Authorization: Bearer {token}\r\nauthorization: Basic eDp5"), R400),

@@ -21,6 +21,7 @@ mod framing;
 mod guard;
 mod harness;
 mod http2;
+mod identity;
 mod invalid;
 mod keys;
 mod limits;

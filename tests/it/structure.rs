@@ -117,6 +117,7 @@ fn the_example_configuration_is_valid_and_shows_the_defaults() {
     let environment = |name: &str| match name {
         "PORT" => Some("8443".to_owned()),
         "UPSTREAM_KEY" => Some("secret".to_owned()),
+        "ID_SECRET" => Some("0123456789abcdef0123456789abcdef".to_owned()),
         _ => None,
     };
     bearward::Config::parse(&path, &whole, &environment).unwrap_or_else(|faults| panic!("{faults}"));

@@ -155,6 +155,7 @@ pub(super) struct Refusal {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) key_id: Option<String>,
+    pub(super) claimed_key_id: Option<String>,
 }
 
 pub(super) struct ShownCertificate {
@@ -243,9 +244,10 @@ impl Refusal {
 
     pub(super) fn who(&self) -> String {
         let from = self.client.as_deref().unwrap_or("a unix socket");
-        match &self.key_id {
-            Some(key) => format!("{key} from {from}"),
-            None => format!("no key, from {from}"),
+        match (&self.key_id, &self.claimed_key_id) {
+            (Some(key), _) => format!("{key} from {from}"),
+            (None, Some(claimed)) => format!("a token that claims {claimed}, from {from}"),
+            (None, None) => format!("no key, from {from}"),
         }
     }
 

@@ -25,7 +25,7 @@ struct KeyArgument {
 impl KeyArgument {
     /// Its store, open for a change, and the key in it.
     fn open(&self) -> Result<(Editor, Found), Failure> {
-        let editor = Editor::open(&self.store.path()?)?;
+        let editor = self.store.editor()?;
         let found = editor.find(&self.key)?;
         Ok((editor, found))
     }

@@ -10,7 +10,6 @@ use super::{StoreArgument, ahead, named, now, permission, show_secret};
 use crate::cli::{Failure, say};
 use crate::config::Quota;
 use crate::config::decode::parse_duration;
-use crate::keys::edit::Editor;
 use crate::keys::record::is_label;
 use crate::keys::token::Token;
 use crate::keys::{KeyRecord, Permission, Permissions};
@@ -111,7 +110,7 @@ impl Create {
         let path = self.store.path()?;
         let token = Token::generate().map_err(|error| Failure::Failed(format!("no randomness: {error}")))?;
         let record = self.record(&token)?;
-        let editor = Editor::open(&path)?;
+        let editor = self.store.editor()?;
         let written = editor.add(std::slice::from_ref(&record));
         if written.is_ok() {
             say(&format!(

@@ -13,7 +13,6 @@ use super::sources::{self, Format, Presented, Source};
 use super::{StoreArgument, permission};
 use crate::cli::{Failure, say};
 use crate::config::Quota;
-use crate::keys::edit::Editor;
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord, Permission, Permissions};
 
@@ -57,7 +56,7 @@ impl Import {
         for left_out in &found.left_out {
             say(&format!("bearward: left out: {left_out}"));
         }
-        let editor = Editor::open(&path)?;
+        let editor = self.store.editor()?;
         let there = editor.records()?;
         let mut names: HashSet<String> = there.iter().filter_map(|record| record.name.clone()).collect();
         let mut hashes: HashSet<KeyHash> = there.iter().flat_map(KeyRecord::hashes).collect();
@@ -108,14 +107,20 @@ impl Import {
 
     fn record(&self, source: &Source, names: &mut HashSet<String>) -> Result<KeyRecord, Failure> {
         let permissions = Permissions::from_iter(self.permissions.iter().copied());
-        let mut record = match &source.secret {
-            Presented::Token(token) => KeyRecord::new(token.key_id(), token.hash(), permissions),
-            Presented::Hash(hash) => {
-                let id =
-                    Token::generate().map_err(|error| Failure::Failed(format!("no randomness: {error}")))?;
-                KeyRecord::new(id.key_id(), *hash, permissions)
+        // A bearward token has its id inside. Any other key gets a random one: one that were made of the key would help
+        // whoever guesses it.
+        let of_token = match &source.secret {
+            Presented::Token(token) => token.token_id(),
+            Presented::Hash(_) => None,
+        };
+        let id = match of_token {
+            Some(id) => id,
+            None => {
+                let made = Token::generate();
+                made.map_err(|error| Failure::Failed(format!("no randomness: {error}")))?.key_id()
             }
         };
+        let mut record = KeyRecord::new(id, source.hash(), permissions);
         // When its secret was made nobody says: it is due for rotation.
         self.terms.put_on(&mut record)?;
         // The list's own word on a key is narrower than what is said for all of them.

@@ -30,7 +30,8 @@ impl Verify {
         let (config, path) = (self.store.configuration()?, self.store.path()?);
         let credential = Credential::new(read_token("verify")?.as_bytes());
         let nothing = Default::default();
-        let set = Store::at(&path)?.load(Reading::first(&nothing))?;
+        let ids = self.store.ids()?;
+        let set = Store::at(&path)?.load(Reading::first(&nothing, &ids))?;
         let found = match KeyCache::from(&set).open(&credential) {
             Ok((_, found)) => found,
             Err(unopened) => {
@@ -40,7 +41,7 @@ impl Verify {
                     }
                     Unopened::Unknown => format!("no key of {} opens with it", path.display()),
                 };
-                return self.told(credential.key_id(), Some((unopened.name(), why)), None);
+                return self.told(ids.key_id(&credential), Some((unopened.name(), why)), None);
             }
         };
         let keys = config.as_ref().map(|config| &config.keys);

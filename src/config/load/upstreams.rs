@@ -6,7 +6,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODI
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 
-use super::{header_name, non_empty};
+use super::keys::header_name;
+use super::non_empty;
 use crate::config::decode::Decoder;
 use crate::config::tree::Node;
 use crate::config::{
@@ -206,7 +207,7 @@ fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
     Some(UpstreamCredential { header, value, file })
 }
 
-fn secret_in_variable(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+pub(super) fn secret_in_variable(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     let name = d.word(node)?;
     let value = d.variable(&name);
     if value.is_none() {
@@ -216,7 +217,7 @@ fn secret_in_variable(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     value
 }
 
-fn secret_in_file(d: &mut Decoder<'_>, node: &Node) -> Option<(ReadFile, String)> {
+pub(super) fn secret_in_file(d: &mut Decoder<'_>, node: &Node) -> Option<(ReadFile, String)> {
     let path = d.path(node)?;
     match std::fs::read_to_string(&path) {
         Ok(value) => Some((ReadFile::new(&path, &value), value)),

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::disk::Locked;
 use super::{EditError, entry, refused, text};
 use crate::config::fault::Faults;
+use crate::keys::id_secret::IdSecret;
 use crate::keys::record::KeyRecord;
 use crate::keys::set::{KeySet, Reading};
 use crate::keys::{Credential, KeyHash, jsonl};
@@ -12,7 +13,8 @@ use crate::stamp::Stamp;
 
 fn load(path: &Path) -> Result<KeySet, Faults> {
     let nothing = Default::default();
-    jsonl::load(path, Reading::first(&nothing))
+    // Each line has its own id.
+    jsonl::load(path, Reading::first(&nothing, &IdSecret::random()))
 }
 
 /// The keys of a JSON Lines file with this id or name.

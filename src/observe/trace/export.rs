@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderMap};
+use http::header::{CONTENT_TYPE, HOST};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -57,9 +57,9 @@ pub(crate) struct TracerGuard {
 }
 
 impl Tracer {
-    /// Where a request with these headers stands.
-    pub(in crate::observe) fn context(&self, headers: &HeaderMap) -> TraceContext {
-        TraceContext::of(headers, self.sample)
+    /// A request's own trace, which may go on from its caller's.
+    pub(in crate::observe) fn begin(&self) -> TraceContext {
+        TraceContext::begin(self.sample)
     }
 
     /// Queues the span, where its trace is recorded.

@@ -232,6 +232,11 @@ fn listening(line: &str) -> Option<(String, SocketAddr)> {
 
 /// What a test does with a gateway, whichever way it was started.
 impl Door {
+    /// Of a server that a test has started itself.
+    pub fn at(address: SocketAddr) -> Self {
+        Door { address, ca: None, tokens: HashMap::new() }
+    }
+
     pub fn token(&self, name: &str) -> &str {
         self.tokens.get(name).unwrap_or_else(|| panic!("no key {name}"))
     }

@@ -1,0 +1,126 @@
+//! Whether a secret may be guessed.
+//!
+//! Nobody can see how a secret was made. What is found here is what people type: short ones, usual words, patterns.
+
+use std::collections::BTreeMap;
+
+use crate::keys::placeholder;
+
+/// Twenty random characters have more than a hundred bits.
+const SHORTEST: usize = 20;
+/// The least that the frequencies of its characters must promise, in bits. Random hex of the shortest length has about 70.
+const LEAST_BITS: f64 = 60.0;
+/// What must be left of a secret without its usual words, in characters.
+const LEAST_REST: usize = 16;
+const WORDS: [&str; 24] = [
+    "admin",
+    "administrator",
+    "bearward",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "changeme",
+    "change",
+    "default",
+    "root",
+    "test",
+    "demo",
+    "example",
+    "letmein",
+    "welcome",
+    "qwerty",
+    "master",
+    "access",
+    "apikey",
+    "key",
+    "the",
+    "your",
+    "my",
+];
+
+/// Says what makes a secret weak, as what stands behind its name; nothing where it seems strong.
+pub(super) fn weakness(secret: &str) -> Option<&'static str> {
+    if placeholder::find(secret).is_some() {
+        return Some("is a placeholder");
+    }
+    if secret.chars().count() < SHORTEST {
+        return Some("has less than 20 characters");
+    }
+    if rest(secret) < LEAST_REST {
+        return Some("is made of usual words");
+    }
+    (bits(secret) < LEAST_BITS || is_walk(secret)).then_some("follows a pattern")
+}
+
+/// The letters and digits that are left without usual words.
+fn rest(secret: &str) -> usize {
+    let folded = secret.to_ascii_lowercase();
+    // The longest first: `administrator` before `admin`.
+    let mut words = WORDS;
+    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+    let rest = words.iter().fold(folded, |rest, word| rest.replace(word, " "));
+    rest.chars().filter(char::is_ascii_alphanumeric).count()
+}
+
+/// The entropy of its characters by their frequencies (Shannon), of all of them together.
+fn bits(secret: &str) -> f64 {
+    let mut counts: BTreeMap<char, f64> = BTreeMap::new();
+    for c in secret.chars() {
+        *counts.entry(c).or_default() += 1.0;
+    }
+    let length: f64 = counts.values().sum();
+    counts.values().map(|count| count * (length / count).log2()).sum()
+}
+
+/// Whether most characters are one further than the one before, as in `abcdef` or `987654`, or stand a period earlier,
+/// as in `a1b2a1b2`.
+fn is_walk(secret: &str) -> bool {
+    let codes: Vec<i64> = secret.chars().map(|c| i64::from(u32::from(c))).collect();
+    let steps: Vec<i64> = codes.iter().zip(codes.iter().skip(1)).map(|(a, b)| b - a).collect();
+    let walked = steps.iter().filter(|step| step.abs() <= 1).count();
+    let repeats = |period: usize| {
+        let again = codes.iter().zip(codes.iter().skip(period)).filter(|(a, b)| a == b).count();
+        again * 4 >= (codes.len() - period) * 3
+    };
+    walked * 2 > steps.len() || (1..=codes.len() / 2).any(repeats)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_type_is_weak_and_what_machines_make_is_not() {
+        for weak in [
+            "",
+            "admin",
+            "hunter2",
+            "the-admin-token",
+            "correct-horse",
+            "0123456789abcdef",
+            "adminadminadminadmin",
+            "my-secret-admin-token-2026",
+            "Password-Password-Password1",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "abcdefghijklmnopqrstuvwxyz",
+            "01234567890123456789012345678901",
+            "a1b2c3a1b2c3a1b2c3a1b2c3",
+            "change-me-change-me-change-me",
+            "${ADMIN_TOKEN}-and-much-more-than-that",
+            "zyxwvutsrqponmlkjihgfedcba",
+            "deadbeefdeadbeefdeadbeefdeadbeef",
+        ] {
+            assert!(weakness(weak).is_some(), "{weak}");
+        }
+        for _ in 0..200 {
+            let token = crate::keys::token::Token::generate().unwrap();
+            let hex =
+                |bytes: usize| (0..bytes).map(|_| format!("{:02x}", fastrand::u8(..))).collect::<String>();
+            for strong in [token.reveal()[15..47].to_owned(), token.reveal().to_owned(), hex(16), hex(32)] {
+                assert_eq!(weakness(&strong), None, "{strong}");
+            }
+        }
+        assert_eq!(weakness("7Jx-quoted-horse-Battery-staple-91"), None, "a long phrase is no usual word");
+    }
+}

@@ -1,0 +1,100 @@
+//! `keys` and `auth`: where keys are kept, and where requests present them.
+
+use http::HeaderName;
+use zeroize::Zeroizing;
+
+use super::non_empty;
+use super::upstreams::{secret_in_file, secret_in_variable};
+use crate::config::decode::Decoder;
+use crate::config::tree::Node;
+use crate::config::{AgeAction, Auth, Conflict, ID_SECRET_LENGTH, Keys, MaxAge, SecretValue, Watch};
+
+pub(super) fn keys(d: &mut Decoder<'_>, node: &Node) -> Option<Keys> {
+    let mut fields = d.fields(node, "keys")?;
+    let path = d.required(&mut fields, "path", Decoder::path);
+    let allow_plaintext = d.optional(&mut fields, "allow_plaintext", Decoder::boolean);
+    let environment = d.optional(&mut fields, "environment", Decoder::word);
+    let age = d.optional(&mut fields, "max_age", Decoder::duration);
+    let actions = [("warn", AgeAction::Warn), ("refuse", AgeAction::Refuse)];
+    let action =
+        d.optional(&mut fields, "max_age_action", |d, node| Some((node.at, d.one_of(node, &actions)?)));
+    let cut_open_streams = d.optional(&mut fields, "cut_open_streams", Decoder::boolean);
+    let id_secret = d.optional(&mut fields, "id_secret", |d, node| Some(id_secret(d, node)));
+    let watch = d.optional(&mut fields, "watch", watch);
+    d.done(fields);
+    // A faulty section must not turn into none.
+    let id_secret = id_secret.map_or(Some(None), |section| section.map(Some))?;
+    if let (None, Some((at, AgeAction::Refuse))) = (age, action) {
+        // A rule that nobody is held to would be believed in.
+        d.fault(at, "keys past an age are to be refused, and no `max_age` is named").hint =
+            Some("as in `max_age: 90d`".to_owned());
+    }
+    let action = action.map(|(_, action)| action).unwrap_or_default();
+    Some(Keys {
+        path: path?,
+        allow_plaintext: allow_plaintext.unwrap_or(false),
+        max_age: age.map(|age| MaxAge { age, action }),
+        environment,
+        cut_open_streams: cut_open_streams.unwrap_or(false),
+        id_secret,
+        watch: watch.unwrap_or_default(),
+    })
+}
+
+fn watch(d: &mut Decoder<'_>, node: &Node) -> Option<Watch> {
+    let mut fields = d.fields(node, "keys.watch")?;
+    let poll = d.optional(&mut fields, "poll", Decoder::duration);
+    d.done(fields);
+    Some(poll.map_or_else(Watch::default, |poll| Watch { poll }))
+}
+
+/// `{file: PATH}` or `{env: NAME}`.
+fn id_secret(d: &mut Decoder<'_>, node: &Node) -> Option<SecretValue> {
+    let mut fields = d.fields(node, "keys.id_secret")?;
+    let from_env = d.optional(&mut fields, "env", |d, node| Some(secret_in_variable(d, node)));
+    let from_file = d.optional(&mut fields, "file", |d, node| Some(secret_in_file(d, node)));
+    d.done(fields);
+    let (file, value) = match (from_env, from_file) {
+        (Some(value), None) => (None, value?),
+        (None, Some(read)) => read.map(|(file, value)| (Some(file), value))?,
+        _ => {
+            d.fault(node.at, "the secret of key ids needs one of `env` and `file`");
+            return None;
+        }
+    };
+    let value = Zeroizing::new(value);
+    let secret = value.trim();
+    if secret.len() < ID_SECRET_LENGTH {
+        let message = match secret.is_empty() {
+            true => "the secret of key ids is empty".to_owned(),
+            false => format!("the secret of key ids has less than {ID_SECRET_LENGTH} characters"),
+        };
+        d.fault(node.at, message).hint = Some("`openssl rand -hex 32` makes one".to_owned());
+        return None;
+    }
+    Some(SecretValue::new(secret, file))
+}
+
+const CONFLICTS: [(&str, Conflict); 2] = [("refuse", Conflict::Refuse), ("any", Conflict::Any)];
+
+pub(super) fn auth(d: &mut Decoder<'_>, node: &Node) -> Option<Auth> {
+    let mut fields = d.fields(node, "auth")?;
+    let f = &mut fields;
+    let default = Auth::default();
+    let auth = Auth {
+        headers: d
+            .optional(f, "headers", |d, node| non_empty(d, node, header_name))
+            .unwrap_or(default.headers),
+        conflict: d.optional(f, "conflict", |d, node| d.one_of(node, &CONFLICTS)).unwrap_or(default.conflict),
+        basic: d.optional(f, "basic", Decoder::boolean).unwrap_or(default.basic),
+        websocket_protocol: d
+            .optional(f, "websocket_protocol", Decoder::boolean)
+            .unwrap_or(default.websocket_protocol),
+    };
+    d.done(fields);
+    Some(auth)
+}
+
+pub(super) fn header_name(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
+    d.parsed(node, "a header's name", "as in authorization or x-api-key")
+}

@@ -1,0 +1,608 @@
+//! Who a caller is taken for: the forms of a credential, the ids that name it, and how long it counts.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use bearward::Token;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::mutants::signed;
+use crate::harness::{Answer, Binary, Door, Gateway, Raw, Running, Upstream, answer_of, eventually, in_time};
+
+const AUDIT: &str = "log: {format: json, audit: true}";
+
+/// The lines of the audit, as JSON.
+fn audit(gateway: &Binary) -> Vec<Value> {
+    let lines = gateway.log();
+    let parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    parsed.filter(|line| line["message"] == "audit").collect()
+}
+
+async fn asks(gateway: &Door, fields: &str) -> Answer {
+    gateway.sends(format!("GET /v1/models HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n\r\n")).await
+}
+
+fn key_id(answer: &Answer) -> String {
+    answer.json()["error"]["details"]["key_id"].as_str().unwrap().to_owned()
+}
+
+/// A token whose checksum is right, with the id of another one.
+fn forged(of: &str) -> String {
+    let other = Token::generate().unwrap();
+    let body = [&of.as_bytes()[..15], &other.reveal().as_bytes()[15..47]].concat();
+    String::from_utf8(signed(&body)).unwrap()
+}
+
+#[tokio::test]
+async fn two_installations_name_one_unknown_credential_by_different_ids() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let start = || Gateway::guarding(&upstream).key("ci", "permissions: [read]").start();
+    let (one, other) = (start().await, start().await);
+    let id = key_id(&asks(&one, "Authorization: Bearer password").await);
+    assert_eq!(id, key_id(&asks(&one, "Authorization: Bearer password").await));
+    assert_ne!(id, key_id(&asks(&other, "Authorization: Bearer password").await));
+    let is_base62 = id.strip_prefix("key_").is_some_and(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()));
+    assert!(is_base62 && id.len() == 14, "{id}");
+}
+
+fn bearward(arguments: &[&str], input: &str) -> Output {
+    use std::io::Write;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bearward"));
+    command.args(arguments).env_remove("BEARWARD_CONFIG");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// A gateway in front of nothing, with these fields of `keys`, as a configuration in `directory`.
+fn configured(directory: &Path, store: &str, fields: &str) -> String {
+    let path = directory.join("bearward.yaml");
+    let store = directory.join(store);
+    let text = format!(
+        "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]\nkeys: {{path: \"{}\"{fields}}}\nadmin: off\n",
+        store.display()
+    );
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn commands_and_the_server_give_a_plain_key_the_same_id() {
+    for fields in ["", ", id_secret: {file: SECRET}"] {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("id.secret");
+        std::fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
+        let fields = format!(", allow_plaintext: true{}", fields.replace("SECRET", secret.to_str().unwrap()));
+        std::fs::write(directory.path().join("keys.txt"), "sk-the-only-key-there-is\n").unwrap();
+        let config = configured(directory.path(), "keys.txt", &fields);
+        let listed = bearward(&["keys", "list", "--json", "--config", &config], "");
+        let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+        let id = listed[0]["id"].as_str().unwrap().to_owned();
+        let verified =
+            bearward(&["keys", "verify", "--json", "--config", &config], "sk-the-only-key-there-is");
+        let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
+        assert_eq!(verified["key_id"], id.as_str());
+        // The server says it of the same credential once the key is gone from its list.
+        std::fs::write(directory.path().join("keys.txt"), "sk-another-key-there-is\n").unwrap();
+        let server = Served::start(&config);
+        let told =
+            key_id(&asks(&server.door().await, "Authorization: Bearer sk-the-only-key-there-is").await);
+        assert_eq!(told, id, "{fields}");
+        let verified =
+            bearward(&["keys", "verify", "--json", "--config", &config], "sk-the-only-key-there-is");
+        let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
+        assert_eq!(verified["key_id"], id.as_str(), "of an unknown credential, too");
+        let is_kept = directory.path().join(".bearward-id-secret").exists();
+        assert_eq!(is_kept, !fields.contains("id_secret"), "a configured one leaves no other behind");
+    }
+}
+
+/// A server of its own, by its configuration.
+struct Served {
+    child: std::process::Child,
+    address: std::net::SocketAddr,
+}
+
+impl Served {
+    fn start(config: &str) -> Self {
+        use std::io::BufRead;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bearward"));
+        command.args(["run", "--config", config]).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            let event: Value = serde_json::from_str(&line).ok()?;
+            event["address"].as_str()?.parse().ok()
+        });
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Served { child, address: address.expect("it does not listen") }
+    }
+
+    async fn door(&self) -> Door {
+        Door::at(self.address)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped_already = self.child.wait();
+    }
+}
+
+#[test]
+fn a_secret_of_ids_that_is_none_is_a_fault_of_the_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let created = bearward(
+        &[
+            "keys",
+            "create",
+            "--permissions",
+            "read",
+            "--keys",
+            directory.path().join("k.yaml").to_str().unwrap(),
+        ],
+        "",
+    );
+    assert!(created.status.success());
+    let file = |name: &str, content: &str| {
+        std::fs::write(directory.path().join(name), content).unwrap();
+        format!("{{file: \"{}\"}}", directory.path().join(name).display())
+    };
+    let cases = [
+        (file("empty", "\n"), "is empty"),
+        (file("short", "0123456789abcdef\n"), "less than 32"),
+        ("{file: /nowhere/at/all}".to_owned(), "can't be read"),
+        ("{env: NO_SUCH_VARIABLE}".to_owned(), "is not set"),
+        ("{}".to_owned(), "one of `env` and `file`"),
+        ("{env: HOME, file: /dev/null}".to_owned(), ""),
+        ("secret".to_owned(), "map of fields"),
+    ];
+    for (section, told) in cases {
+        let config = configured(directory.path(), "k.yaml", &format!(", id_secret: {section}"));
+        let output = bearward(&["check", "--config", &config], "");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{section}: {said}");
+        assert!(said.contains(told) && said.contains("bearward.yaml:3:"), "{section}: {said}");
+        assert!(!said.contains("0123456789"), "{said}");
+    }
+    let config = configured(directory.path(), "k.yaml", "");
+    assert!(bearward(&["check", "--config", &config], "").status.success());
+    assert!(!directory.path().join(".bearward-id-secret").exists(), "check writes nothing");
+    std::os::unix::fs::symlink("/etc/hostname", directory.path().join(".bearward-id-secret")).unwrap();
+    let output = bearward(&["check", "--config", &config], "");
+    assert_eq!(output.status.code(), Some(78), "a link is not followed");
+}
+
+#[tokio::test]
+async fn a_forged_id_is_never_told_as_the_keys() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway =
+        Gateway::guarding(&upstream).key("ci", "permissions: [read]").config(AUDIT).start_binary().await;
+    let forged = forged(gateway.token("ci"));
+    let id = format!("key_{}", &forged[4..14]);
+    let answer = asks(&gateway, &format!("Authorization: Bearer {forged}")).await;
+    answer.assert_denied(401, "INVALID_API_KEY");
+    assert_eq!(key_id(&answer), id, "the id inside it is the caller's own word");
+    let unknown = key_id(&asks(&gateway, "Authorization: Bearer sk-unknown").await);
+    gateway.get("/v1/models", "ci").await;
+    eventually("all is told", || audit(&gateway).len() >= 2 && gateway.access_lines().len() == 3).await;
+    let lines = audit(&gateway);
+    assert_eq!(lines[0]["claimed_key_id"], id.as_str(), "{lines:?}");
+    assert!(lines[0].get("key_id").is_none(), "{lines:?}");
+    assert_eq!((&lines[1]["key_id"], lines[1].get("claimed_key_id")), (&Value::from(unknown), None));
+    let access = gateway.access_lines();
+    let named: Vec<_> = access.iter().map(|line| line.get("key_id").is_some()).collect();
+    assert_eq!(named, [false, true, true], "{access:?}");
+    assert_eq!(access[0]["claimed_key_id"], id.as_str());
+}
+
+#[tokio::test]
+async fn a_refused_foreign_key_is_told_by_one_id_and_found_by_the_other() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let hash = bearward::KeyHash::of(b"sk-foreign").to_stored();
+    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").config(AUDIT);
+    let gateway = gateway.start_binary().await;
+    let keys = gateway.directory.path().join("keys.yaml");
+    let more = format!("  - {{id: key_imported, hash: \"{hash}\", permissions: [read], disabled: true}}\n");
+    let text = std::fs::read_to_string(&keys).unwrap() + &more;
+    std::fs::write(&keys, text).unwrap();
+    gateway.signal("HUP");
+    eventually("the key is known", || gateway.log().iter().any(|line| line.contains("keys reloaded"))).await;
+    let id = key_id(&asks(&gateway, "Authorization: Bearer sk-foreign").await);
+    assert_ne!(id, "key_imported", "that a key has this secret is not told");
+    eventually("it is told", || !audit(&gateway).is_empty()).await;
+    let line = &audit(&gateway)[0];
+    assert_eq!((&line["key_id"], &line["credential_id"]), (&"key_imported".into(), &id.into()), "{line}");
+}
+
+#[tokio::test]
+async fn a_limited_address_gets_no_look_up_for_what_is_no_token() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let (gateway, hands) = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("failed_attempts: {per_address: 3, per: 1m}\ntrusted_proxies: [127.0.0.0/8]")
+        .clock("2026-11-23T00:00:00Z");
+    let gateway = gateway.start().await;
+    let hash = bearward::KeyHash::of(b"sk-weak").to_stored();
+    let text = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    gateway.rename_in(
+        "keys.yaml",
+        &format!("{text}  - {{id: key_weak, hash: \"{hash}\", permissions: [read]}}\n"),
+    );
+    gateway.reload().await;
+    let from =
+        |address: &str, token: &str| format!("X-Forwarded-For: {address}\r\nAuthorization: Bearer {token}");
+    assert_eq!(asks(&gateway, &from("192.0.2.1", "sk-weak")).await.status, 200);
+    for guess in 0..3 {
+        let answer = asks(&gateway, &from("192.0.2.1", &format!("sk-{guess}"))).await;
+        answer.assert_denied(401, "INVALID_API_KEY");
+    }
+    // The right guess is answered as the wrong ones are.
+    for guess in ["sk-wrong", "sk-weak"] {
+        let answer = asks(&gateway, &from("192.0.2.1", guess)).await;
+        answer.assert_denied(429, "TOO_MANY_FAILED_ATTEMPTS");
+        assert_eq!(answer.header("retry-after"), Some("60"));
+    }
+    assert_eq!(
+        asks(&gateway, &from("192.0.2.1", gateway.token("ci"))).await.status,
+        200,
+        "a good token is let in"
+    );
+    assert_eq!(
+        asks(&gateway, &from("192.0.2.2", "sk-weak")).await.status,
+        200,
+        "and so is every other address"
+    );
+    hands.advance(Duration::from_secs(60));
+    assert_eq!(asks(&gateway, &from("192.0.2.1", "sk-weak")).await.status, 200);
+}
+
+async fn with_auth(upstream: &Upstream, auth: &str) -> Running {
+    Gateway::guarding(upstream)
+        .key("ci", "permissions: [read]")
+        .key("other", "permissions: [read]")
+        .config(&format!(
+            "auth: {auth}\nroutes: [{{name: a, paths: [/**], permission: read, upgrades: [websocket]}}]"
+        ))
+        .start()
+        .await
+}
+
+fn basic(password: &str) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(format!("user:{password}"))
+}
+
+#[tokio::test]
+async fn a_key_is_found_in_all_the_forms_that_are_configured() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let lax = "{headers: [authorization, x-api-key, x-litellm-api-key], conflict: any, basic: true, websocket_protocol: true}";
+    let strict = "{headers: [authorization, x-api-key, x-litellm-api-key]}";
+    // The fields, and the statuses under the one and the other.
+    let cases = [
+        ("Authorization: Bearer CI", 200, 200),
+        ("X-Litellm-Api-Key: Bearer CI", 200, 200),
+        ("X-Litellm-Api-Key: CI", 200, 200),
+        ("X-Api-Key: bEARER CI", 200, 200),
+        ("Authorization: Bearer\tCI", 401, 401),
+        ("X-Api-Key: Bearer\tCI", 401, 401),
+        ("Authorization: Bearer other\r\nX-Api-Key: CI", 200, 400),
+        ("Authorization: Bearer CI\r\nX-Api-Key: other", 200, 400),
+        ("Authorization: Bearer CI\r\nX-Api-Key: CI", 200, 200),
+        ("Authorization: Bearer CI\r\nX-Api-Key: OTHER", 400, 400),
+        ("Authorization: Bearer CI\r\nAuthorization: Bearer other", 400, 400),
+        ("Authorization: Bearer one\r\nX-Api-Key: two", 401, 400),
+        ("Authorization: Basic BASIC", 200, 401),
+        ("Authorization: Basic BASIC\r\nX-Api-Key: other", 200, 401),
+        ("Authorization: Basic eDp5", 401, 401),
+        ("Sec-WebSocket-Protocol: openai-insecure-api-key.CI", 200, 401),
+        ("Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.CI", 200, 401),
+        ("Sec-WebSocket-Protocol: openai-insecure-api-key.CI, openai-insecure-api-key.OTHER", 400, 401),
+        ("Sec-WebSocket-Protocol: openai-insecure-api-key.OTHER\r\nX-Api-Key: CI", 400, 200),
+        ("Api-Key: CI", 401, 401),
+        ("Proxy-Authorization: Bearer CI", 401, 401),
+    ];
+    let (lax, strict) = (with_auth(&upstream, lax).await, with_auth(&upstream, strict).await);
+    for (fields, in_lax, in_strict) in cases {
+        for (gateway, status) in [(&lax, in_lax), (&strict, in_strict)] {
+            upstream.forget();
+            let (ci, other) = (gateway.token("ci"), gateway.token("other"));
+            let sent = fields.replace("CI", ci).replace("OTHER", other).replace("BASIC", &basic(ci));
+            let answer = asks(gateway, &sent).await;
+            assert_eq!(answer.status, status, "{fields}: {}", String::from_utf8_lossy(&answer.body));
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            assert!(!text.contains(ci) && !text.contains(other), "nothing of it is echoed: {fields}");
+            for request in upstream.requests() {
+                let said = request.head;
+                let holds = |secret: &str| said.contains(secret);
+                assert!(
+                    !holds(ci) && !holds(other) && !holds("other") && !holds(&basic(ci)),
+                    "{fields}: {said}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_header_that_keys_are_sent_in_reaches_the_upstream() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config(
+            "routes: [{name: open, paths: [/open], public: true}, {name: a, paths: [/**], permission: read}]",
+        )
+        .start()
+        .await;
+    let names = [
+        "x-api-key",
+        "api-key",
+        "x-litellm-api-key",
+        "x-goog-api-key",
+        "x_litellm_api_key",
+        "api_key",
+        "proxy-authorization",
+    ];
+    for name in names {
+        for (path, bearer) in [("/x", gateway.bearer("ci")), ("/open", String::new())] {
+            upstream.forget();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{bearer}{name}: sk-secret\r\n\r\n");
+            assert_eq!(gateway.sends(request).await.status, 200, "{name}");
+            assert!(!upstream.only_request().head.contains("sk-secret"), "{name}: {path}");
+        }
+        // Nor behind a body.
+        upstream.forget();
+        let head = format!("POST /x HTTP/1.1\r\nHost: a\r\n{}", gateway.bearer("ci"));
+        let framing =
+            format!("Transfer-Encoding: chunked\r\nTrailer: {name}\r\n\r\n0\r\n{name}: sk-secret\r\n\r\n");
+        assert_eq!(gateway.sends(head + &framing).await.status, 200, "{name}");
+        assert!(!upstream.only_request().trailers.contains("sk-secret"), "{name}");
+    }
+    // A browser's key is taken out whether it is asked for or not.
+    upstream.forget();
+    let protocols = "Sec-WebSocket-Protocol: a, openai-insecure-api-key.sk-secret,b\r\nSec-WebSocket-Protocol: OPENAI-INSECURE-API-KEY.sk-secret";
+    let request = format!("GET /open HTTP/1.1\r\nHost: a\r\n{protocols}\r\n\r\n");
+    assert_eq!(gateway.sends(request).await.status, 200);
+    assert_eq!(upstream.only_request().headers("sec-websocket-protocol"), ["a, b"]);
+    upstream.forget();
+    let request =
+        "GET /open HTTP/1.1\r\nHost: a\r\nSec_WebSocket_Protocol: openai-insecure-api-key.sk-secret\r\n\r\n";
+    assert_eq!(gateway.sends(request).await.status, 200);
+    assert!(!upstream.only_request().head.contains("sk-secret"));
+}
+
+#[tokio::test]
+async fn a_browser_opens_a_websocket_with_its_key_among_the_protocols() {
+    let upstream = Upstream::acting(|request, mut stream| async move {
+        let chosen = request.header("sec-websocket-protocol").and_then(|all| all.split(',').next());
+        let chosen = chosen.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{chosen}\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.ok()?;
+        let mut bytes = [0; 64];
+        let length = stream.read(&mut bytes).await.ok()?;
+        stream.write_all(&bytes[..length]).await.ok()?;
+        None
+    })
+    .await;
+    let gateway = with_auth(&upstream, "{websocket_protocol: true}").await;
+    for (others, chosen) in [("realtime, ", Some("realtime")), ("", None)] {
+        upstream.forget();
+        let mut raw = gateway.raw().await;
+        let token = gateway.token("ci");
+        raw.send(format!(
+            "GET /v1/realtime HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: {others}openai-insecure-api-key.{token}\r\n\r\n"
+        ))
+        .await;
+        let head = raw.head().await;
+        assert_eq!((head.status, head.header("sec-websocket-protocol")), (101, chosen));
+        assert!(!upstream.only_request().head.contains(token));
+        raw.send("ping\r\n").await;
+        assert_eq!(raw.line().await.unwrap(), "ping");
+    }
+}
+
+/// An upstream whose answers begin and never end; what asks for an upgrade gets it.
+async fn endless() -> Upstream {
+    Upstream::acting(|request, mut stream| async move {
+        let head = match request.header("upgrade") {
+            Some(_) => {
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+            }
+            None => "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n",
+        };
+        stream.write_all(head.as_bytes()).await.ok()?;
+        let mut bytes = [0; 64];
+        while stream.read(&mut bytes).await.ok()? > 0 {}
+        None
+    })
+    .await
+}
+
+/// An answer and a tunnel that are open by one key.
+async fn opened(gateway: &Running, bearer: &str) -> (Raw, Raw) {
+    let head = |more: &str| format!("GET /v1/x HTTP/1.1\r\nHost: a\r\n{bearer}{more}\r\n");
+    let mut answer = gateway.raw().await;
+    answer.send(head("")).await;
+    assert_eq!(answer.head().await.status, 200);
+    answer.chunk().await.unwrap();
+    let mut tunnel = gateway.raw().await;
+    tunnel.send(head("Connection: Upgrade\r\nUpgrade: websocket\r\n")).await;
+    assert_eq!(tunnel.head().await.status, 101);
+    (answer, tunnel)
+}
+
+const CUT: &str = "cut_open_streams: true, environment: production, max_age: 90d, max_age_action: refuse";
+const ROUTE: &str = "routes: [{name: chat, paths: [/**], permission: read, upgrades: [websocket]}]";
+const FIELDS: &str = "permissions: [read], environment: production, created_at: 2026-11-23T00:00:00Z";
+
+#[tokio::test]
+async fn what_is_open_ends_when_a_change_lets_it_in_no_longer() {
+    let upstream = endless().await;
+    let gateway = Gateway::guarding(&upstream)
+        .keys(CUT)
+        .key("ci", FIELDS)
+        .key("stays", FIELDS)
+        .config(ROUTE)
+        .clock("2026-11-23T00:00:01Z")
+        .0
+        .start()
+        .await;
+    let original = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    let (mut kept, _tunnel) = opened(&gateway, &gateway.bearer("stays")).await;
+    let narrowings = [
+        "allow_from: [192.0.2.0/24]",
+        "routes: [other]",
+        "disabled: true",
+        "not_before: 2027-01-01T00:00:00Z",
+        "expires_at: 2026-01-01T00:00:00Z",
+    ];
+    let replaced = [
+        ("permissions: [read]", "permissions: [webhook]"),
+        ("environment: production", "environment: staging"),
+        ("created_at: 2026-11-23T00:00:00Z", "created_at: 2026-01-01T00:00:00Z"),
+        ("created_at: 2026-11-23T00:00:00Z", "max_concurrent: 9"),
+    ];
+    let ci = original.lines().find(|line| line.contains("name: ci,")).unwrap();
+    let narrowed = narrowings.map(|narrowing| ci.replace("name: ci,", &format!("name: ci, {narrowing},")));
+    let narrowed = narrowed.into_iter().chain(replaced.map(|(from, to)| ci.replace(from, to)));
+    for narrowed in narrowed.chain([String::new()]) {
+        assert_ne!(narrowed, ci);
+        let (mut answer, mut tunnel) = opened(&gateway, &gateway.bearer("ci")).await;
+        gateway.rename_in("keys.yaml", &original.replace(ci, &narrowed));
+        assert!(in_time("the answer ends", answer.chunk()).await.is_none(), "{narrowed}");
+        in_time("the tunnel ends", tunnel.assert_ended()).await;
+        gateway.rename_in("keys.yaml", &original);
+        assert_eq!(gateway.reload().await.status, 200);
+    }
+    // A change that still lets it in ends nothing.
+    let (mut answer, _tunnel) = opened(&gateway, &gateway.bearer("ci")).await;
+    let wider =
+        ci.replace("name: ci,", "name: ci, allow_from: [127.0.0.0/8], routes: [chat], max_concurrent: 5,");
+    gateway.rename_in("keys.yaml", &original.replace(ci, &wider));
+    assert_eq!(gateway.reload().await.json()["data"]["keys"], "applied");
+    for raw in [&mut answer, &mut kept] {
+        let more = tokio::time::timeout(Duration::from_millis(100), raw.chunk()).await;
+        assert!(more.is_err(), "it goes on");
+    }
+}
+
+#[tokio::test]
+async fn what_is_open_ends_at_the_very_time_its_key_does() {
+    let upstream = endless().await;
+    let old = Token::generate().unwrap();
+    let soon = |seconds: i64| {
+        let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+        jiff::Timestamp::from_second(end.as_second()).unwrap()
+    };
+    let end = soon(3);
+    let previous = format!(
+        "permissions: [read], previous: [{{hash: \"{}\", expires_at: {end}}}]",
+        old.hash().to_stored()
+    );
+    let gateway = Gateway::guarding(&upstream)
+        .keys("cut_open_streams: true, max_age: 1d, max_age_action: refuse")
+        .key("ends", &format!("permissions: [read], created_at: {}, expires_at: {end}", soon(0)))
+        .key("rotated", &format!("{previous}, created_at: {}", soon(0)))
+        .key("aged", &format!("permissions: [read], created_at: {}", soon(3 - 86_400)))
+        .key("stays", &format!("permissions: [read], created_at: {}", soon(0)))
+        .config(ROUTE)
+        .start()
+        .await;
+    let (mut stays, _tunnel) = opened(&gateway, &gateway.bearer("stays")).await;
+    let (mut new_secret, _its_tunnel) = opened(&gateway, &gateway.bearer("rotated")).await;
+    let mut ending = Vec::new();
+    for bearer in [
+        gateway.bearer("ends"),
+        format!("Authorization: Bearer {}\r\n", old.reveal()),
+        gateway.bearer("aged"),
+    ] {
+        ending.push(opened(&gateway, &bearer).await);
+    }
+    // An answer that has not begun is refused with the reason.
+    for (mut answer, mut tunnel) in ending {
+        assert!(in_time("the answer ends", answer.chunk()).await.is_none());
+        tunnel.assert_ended().await;
+        let late = jiff::Timestamp::now().duration_since(end);
+        assert!(late.as_secs_f64() >= 0.0, "no earlier than its key: {late}");
+        assert!(late.as_secs_f64() < 1.5, "{late}");
+    }
+    for raw in [&mut stays, &mut new_secret] {
+        assert!(tokio::time::timeout(Duration::from_millis(50), raw.chunk()).await.is_err(), "it goes on");
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_key_ends_before_the_answer_is_told_so() {
+    let upstream = Upstream::acting(|_, stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+        None
+    })
+    .await;
+    let (gateway, hands) = Gateway::guarding(&upstream)
+        .keys("cut_open_streams: true")
+        .key("ci", "permissions: [read], expires_at: 2026-11-23T01:00:00Z")
+        .clock("2026-11-23T00:00:00Z");
+    let gateway = gateway.start().await;
+    let mut raw = gateway.raw().await;
+    raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+    eventually("it is at upstream", || upstream.requests().len() == 1).await;
+    // The wall clock is set forward: no timer knows of it.
+    hands.set_wall("2026-11-23T02:00:00Z".parse().unwrap());
+    raw.answer().await.assert_denied(401, "EXPIRED_API_KEY");
+}
+
+#[tokio::test]
+async fn a_strangers_traceparent_makes_no_span() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    // The collector is nowhere: what is sampled shows in what upstream is told.
+    let routes =
+        "routes: [{name: open, paths: [/open], public: true}, {name: a, paths: [/**], permission: read}]";
+    let traces = "traces: {endpoint: 'http://127.0.0.1:1', sample: 0}";
+    let start = async |more: &str| {
+        Gateway::guarding(&upstream)
+            .key("ci", "permissions: [read]")
+            .config(&format!("{routes}\n{traces}\n{more}"))
+            .start_binary()
+            .await
+    };
+    let (gateway, behind_proxy) = (start("").await, start("trusted_proxies: [127.0.0.0/8]").await);
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let ask = async |gateway: &Binary, path: &str, bearer: &str| {
+        upstream.forget();
+        let given = format!("traceparent: 00-{trace}-b7ad6b7169203331-01\r\ntracestate: a=b\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{bearer}{given}\r\n");
+        assert_eq!(gateway.sends(request).await.status, 200);
+        let seen = upstream.only_request();
+        let told = seen.header("traceparent").unwrap().to_owned();
+        (told.contains(trace), told.ends_with("-01"), seen.header("tracestate").is_some())
+    };
+    assert_eq!(ask(&gateway, "/open", "").await, (false, false, false), "a stranger's");
+    let bad = "Authorization: Bearer sk-nobody\r\n";
+    assert_eq!(ask(&gateway, "/open", bad).await, (false, false, false), "a bad key's");
+    assert_eq!(ask(&gateway, "/x", &gateway.bearer("ci")).await, (true, true, true), "a good key's");
+    assert_eq!(ask(&behind_proxy, "/open", "").await, (true, true, true), "a trusted proxy's");
+}
+
+#[test]
+fn ids_of_imported_keys_are_random() {
+    let directory = tempfile::tempdir().unwrap();
+    let ids = |store: &str| {
+        let store = directory.path().join(store);
+        let store = store.to_str().unwrap();
+        let imported = bearward(&["keys", "import", "-", "--keys", store], "sk-one-of-them-here\n");
+        assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+        let listed = bearward(&["keys", "list", "--json", "--keys", store], "");
+        let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+        listed[0]["id"].as_str().unwrap().to_owned()
+    };
+    let ids: HashSet<String> = ["a.yaml", "b.yaml", "c.jsonl"].map(ids).into_iter().collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+}
