@@ -8,6 +8,7 @@ pub(crate) mod directory;
 pub(crate) mod edit;
 mod jsonl;
 pub(crate) mod outlook;
+pub(crate) mod placeholder;
 pub(crate) mod record;
 pub(crate) mod ring;
 pub(crate) mod rotation;

@@ -22,6 +22,7 @@ use super::{Failure, config_path, print, say};
 use crate::config::Config;
 use crate::config::decode::parse_duration;
 use crate::keys::edit::{EditError, Editor};
+use crate::keys::placeholder;
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord, Permission};
 
@@ -167,6 +168,13 @@ fn read_token(command: &str) -> Result<Zeroizing<String>, Failure> {
 
 fn hash() -> Result<(), Failure> {
     let token = read_token("hash")?;
+    if let Some(placeholder) = placeholder::find(&token) {
+        let place = token.get(..placeholder.offset).unwrap_or_default().chars().count() + 1;
+        return Err(Failure::Usage(format!(
+            "standard input, column {place}: {}; {}",
+            placeholder.what, placeholder.hint
+        )));
+    }
     print(&format!("{}\n", KeyHash::of(token.as_bytes()).to_stored()))
 }
 

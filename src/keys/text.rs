@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::record::KeyRecord;
-use super::{Credential, Permission, Permissions};
+use super::{Credential, Permission, Permissions, placeholder};
 use crate::config::fault::{Fault, Faults, Position};
 
 /// What every key of a plain list may do: what it could do where it comes from, short of administration.
@@ -16,14 +16,21 @@ pub(crate) fn parse(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults>
     let mut faults = Vec::new();
     let mut seen = std::collections::HashMap::new();
     for (number, line) in source.lines().enumerate() {
-        let at = Position { line: number + 1, column: 1 };
         let token = line.trim();
         if token.is_empty() || token.starts_with('#') {
             continue;
         }
-        let mut fault = |message: &str, hint: String| {
+        let start = line.len() - line.trim_start().len();
+        let mut fault_at = |offset: usize, message: &str, hint: String| {
+            let column = line.get(..start + offset).unwrap_or_default().chars().count() + 1;
+            let at = Position { line: number + 1, column };
             faults.push(Fault::at(path, at, message).hint(hint));
         };
+        if let Some(placeholder) = placeholder::find(token) {
+            fault_at(placeholder.offset, placeholder.what, placeholder.hint.to_owned());
+            continue;
+        }
+        let mut fault = |message: &str, hint: String| fault_at(0, message, hint);
         match is_presentable(token).then(|| Credential::new(token.as_bytes())) {
             None => {
                 fault("this is not a token", "one printable ASCII word a line, without commas".to_owned())

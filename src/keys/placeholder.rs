@@ -1,0 +1,253 @@
+//! Text that stands where a secret should and is none: a template that nobody filled in, or another file's syntax.
+//!
+//! A template's text is in its repository, so as a key it would let in everybody who can read that. Weak keys are not
+//! judged here. Called for every raw token that is read: stores of plain tokens, imports, `keys hash`.
+//! Invariant: what is returned never holds a part of the text.
+
+/// Why a text is no secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placeholder {
+    /// What it is, as the message of a fault.
+    pub(crate) what: &'static str,
+    /// What to do.
+    pub(crate) hint: &'static str,
+    /// Where in the text that can be seen, in bytes.
+    pub(crate) offset: usize,
+}
+
+/// Finds where a text shows that it is no secret.
+type Sign = fn(&str) -> Option<usize>;
+
+const RENDER: &str = "render the template first: a key is the secret itself";
+const BARE: &str = "write the secret alone, without what stands around it";
+const REFERENCE: &str = "write the secret itself: references are not looked up";
+
+/// Each sign with what it shows. The first one that is found is reported.
+const SIGNS: [(Sign, &str, &str); 14] = [
+    (|text| text.find("${"), "a variable in `${…}`, not its value", RENDER),
+    (
+        |text| text.find("{{").or_else(|| text.find("}}")),
+        "a template in `{{…}}`, not what it stands for",
+        RENDER,
+    ),
+    (|text| text.find("<%"), "a template in `<%…%>`, not what it stands for", RENDER),
+    (
+        |text| enclosed(text, '%', '%').filter(|_| is_name(text.trim_matches('%'))),
+        "a variable in `%…%`, not its value",
+        RENDER,
+    ),
+    (variable, "a variable with `$`, not its value", RENDER),
+    (
+        password_hash,
+        "the hash of a password, as in an htpasswd file",
+        "the secret itself is needed; the hash of it opens nothing",
+    ),
+    (
+        key_hash,
+        "a hash, not a token",
+        "a store of tokens holds the tokens themselves; keys.yaml holds hashes",
+    ),
+    (angle_brackets, "a placeholder in `<…>`", "put the secret in its place"),
+    (quotes, "a value in quotes", BARE),
+    (assignment, "`NAME=value`, not a value alone", BARE),
+    (reference, "a reference to a secret, not the secret", REFERENCE),
+    (header, "a header's value, not a token", BARE),
+    (structure, "a piece of another kind of file", "one token a line"),
+    (filler, "a placeholder's usual text", "put the secret in its place"),
+];
+
+/// Says why `text` (a line or a value, trimmed) is clearly no secret; `None` where it may be one.
+///
+/// ```text
+/// ${API_KEY}   {{ .Values.key }}   %KEY%   $KEY   <your-api-key>   "sk-quoted"   API_KEY=sk-1   Bearer sk-1
+/// ann:$apr1$…  sha256:…            os.environ/KEY   op://vault/key  sk-xxxxxxxx   changeme
+/// ```
+pub(crate) fn find(text: &str) -> Option<Placeholder> {
+    SIGNS.iter().find_map(|(sign, what, hint)| Some(Placeholder { what, hint, offset: sign(text)? }))
+}
+
+fn is_name(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+fn starts_with(text: &str, start: &str) -> bool {
+    text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
+}
+
+/// Something between two marks, which are the first and the last character.
+fn enclosed(text: &str, open: char, close: char) -> Option<usize> {
+    let inner = text.strip_prefix(open)?.strip_suffix(close)?;
+    (!inner.is_empty()).then_some(0)
+}
+
+/// `$NAME` or `$(command)`, alone or behind something that ends in no character of a name.
+fn variable(text: &str) -> Option<usize> {
+    let at = text.find("$(").or_else(|| Some(0).filter(|_| text.starts_with('$')))?;
+    let behind = text.get(at + 1..)?;
+    (behind.starts_with('(') || is_name(behind)).then_some(at)
+}
+
+/// `user:$apr1$…`, `user:{SHA}…`, or such a hash alone (crypt(5), htpasswd).
+fn password_hash(text: &str) -> Option<usize> {
+    const MARKS: [&str; 12] = [
+        "$apr1$", "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$argon2", "{SHA}", "{SSHA}", "{CRYPT}",
+    ];
+    let at = text.find(':').map_or(0, |colon| colon + 1);
+    let starts_at =
+        |at: usize| MARKS.iter().any(|mark| text.get(at..).is_some_and(|rest| starts_with(rest, mark)));
+    [at, 0].into_iter().find(|at| starts_at(*at))
+}
+
+/// `sha256:` and 64 hex digits: what other stores hold of a key.
+fn key_hash(text: &str) -> Option<usize> {
+    super::KeyHash::parse(text).map(|_hash| 0)
+}
+
+fn angle_brackets(text: &str) -> Option<usize> {
+    let open = text.find('<')?;
+    text.get(open..)?.contains('>').then_some(open)
+}
+
+fn quotes(text: &str) -> Option<usize> {
+    let is_quote = |c: char| matches!(c, '"' | '\'' | '`');
+    match text.starts_with(is_quote) {
+        true => Some(0),
+        false => text.char_indices().last().filter(|(_, last)| is_quote(*last)).map(|(at, _)| at),
+    }
+}
+
+/// `NAME=value`, with or without `export`. The padding of base64 is no value.
+fn assignment(text: &str) -> Option<usize> {
+    let (name, value) = text.split_once('=')?;
+    let name = name.trim_end();
+    let name = name.strip_prefix("export ").or_else(|| name.strip_prefix("set ")).unwrap_or(name);
+    (is_name(name.trim_start()) && !value.trim_start_matches('=').is_empty()).then_some(0)
+}
+
+/// What other programs look up: LiteLLM, 1Password, Vault, cloud secret managers, SOPS.
+fn reference(text: &str) -> Option<usize> {
+    const STARTS: [&str; 8] =
+        ["os.environ/", "op://", "vault:", "arn:aws:", "ENC[", "@Microsoft.KeyVault(", "env://", "secret://"];
+    STARTS.iter().any(|start| starts_with(text, start)).then_some(0)
+}
+
+fn header(text: &str) -> Option<usize> {
+    ["bearer ", "basic ", "authorization:", "x-api-key:"]
+        .iter()
+        .any(|start| starts_with(text, start))
+        .then_some(0)
+}
+
+/// JSON, YAML and PEM, of which each line would be a token.
+fn structure(text: &str) -> Option<usize> {
+    let is_name_of_field = || text.strip_suffix(':').is_some_and(is_name);
+    let is_mark = || text.len() > 1 && text.bytes().all(|byte| byte == b'-' || byte == b'.');
+    let starts = text.starts_with(['{', '}', '[', ']']) || text.starts_with("-----BEGIN");
+    (starts || is_name_of_field() || is_mark()).then_some(0)
+}
+
+/// What documentation puts in the place of a key.
+fn filler(text: &str) -> Option<usize> {
+    const USUAL: [&str; 8] = [
+        "changeme",
+        "replaceme",
+        "yourapikey",
+        "yourapikeyhere",
+        "yourkeyhere",
+        "yoursecretkey",
+        "insertyourkeyhere",
+        "placeholder",
+    ];
+    let folded: String =
+        text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    let core = folded.strip_prefix("sk").unwrap_or(&folded);
+    let is_usual = USUAL.contains(&core) || USUAL.contains(&folded.as_str());
+    // `sk-xxxxxxxx`, `sk-****`, `sk-...`.
+    let last = text.rsplit('-').next().unwrap_or_default();
+    let is_masked =
+        last.len() > 2 && ["x", "X", "*", "."].iter().any(|mark| last.replace(mark, "").is_empty());
+    (is_usual || is_masked).then_some(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_clearly_no_secret_is_found_with_its_place() {
+        for (text, at, what) in [
+            ("${API_KEY}", 0, "`${…}`"),
+            ("Bearer ${OLLAMA_KEY}", 7, "`${…}`"),
+            ("sk-${KEY:-none}", 3, "`${…}`"),
+            ("{{ .Values.key }}", 0, "`{{…}}`"),
+            ("{{API_KEY}}", 0, "`{{…}}`"),
+            ("<%= ENV['KEY'] %>", 0, "`<%…%>`"),
+            ("%API_KEY%", 0, "`%…%`"),
+            ("$API_KEY", 0, "`$`"),
+            ("$(cat key)", 0, "`$`"),
+            ("ann:$apr1$gxq1$Oz4M", 4, "htpasswd"),
+            ("ann:$2y$05$abcdefghijklmnopqrstuv", 4, "htpasswd"),
+            ("ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", 4, "htpasswd"),
+            ("$2b$12$abcdefghijklmnopqrstuv", 0, "htpasswd"),
+            ("sha256:0000000000000000000000000000000000000000000000000000000000000001", 0, "a hash"),
+            ("<your-api-key>", 0, "`<…>`"),
+            ("sk-<your-key>", 3, "`<…>`"),
+            ("\"sk-quoted\"", 0, "quotes"),
+            ("'sk-quoted'", 0, "quotes"),
+            ("sk-half\"", 7, "quotes"),
+            ("API_KEY=sk-1", 0, "NAME=value"),
+            ("export api_key = sk-1", 0, "NAME=value"),
+            ("os.environ/OPENAI_API_KEY", 0, "reference"),
+            ("op://vault/item/key", 0, "reference"),
+            ("vault:secret/data/key#value", 0, "reference"),
+            ("ENC[AES256_GCM]", 0, "reference"),
+            ("Bearer sk-1", 0, "header"),
+            ("x-api-key: sk-1", 0, "header"),
+            ("{\"id\":\"key_a\"}", 0, "another kind of file"),
+            ("[YOUR_API_KEY]", 0, "another kind of file"),
+            ("keys:", 0, "another kind of file"),
+            ("---", 0, "another kind of file"),
+            ("-----BEGIN", 0, "another kind of file"),
+            ("changeme", 0, "usual"),
+            ("CHANGE_ME", 0, "usual"),
+            ("your-api-key-here", 0, "usual"),
+            ("sk-your-api-key", 0, "usual"),
+            ("sk-xxxxxxxxxxxx", 0, "usual"),
+            ("sk-****", 0, "usual"),
+            ("sk-...", 0, "usual"),
+        ] {
+            let found = find(text).unwrap_or_else(|| panic!("{text} is taken for a secret"));
+            assert_eq!(found.offset, at, "{text}");
+            assert!(found.what.contains(what), "{text}: {}", found.what);
+        }
+    }
+
+    #[test]
+    fn weak_and_odd_keys_are_keys() {
+        for text in [
+            "secret",
+            "test",
+            "1",
+            "sk-1234567890abcdef",
+            "bwk_4f9Zk2Qx7B_00000000000000000000000000000000000000",
+            "QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+            "abcd=",
+            "user:password",
+            "id.secret",
+            "a$b",
+            "pa$$word",
+            "100%",
+            "50%-off-50%",
+            "hf_xx",
+            "sk-proj-abc_DEF-123",
+            "gsk_xxx1",
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "eyJhbGciOiJIUzI1NiJ9.e30.ZRrHA1JJJW8opsbCGfG_HACGpVUMN_a9IV7pAx_Zmeo",
+            "a<b",
+            "key-changeme-2026",
+        ] {
+            assert_eq!(find(text), None, "{text}");
+        }
+    }
+}
