@@ -7,7 +7,7 @@ use super::watch::{digest_of, openable};
 use super::{ASKED_SETTLE, Baseline, Part, Reloader, Running};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
-use crate::keys::set::{KeySet, Pace, Reading};
+use crate::keys::set::{AtFault, KeySet, Pace, Reading};
 use crate::keys::store::Store;
 use crate::net::tls::{self, ListenerTls};
 use crate::snapshot::Snapshot;
@@ -37,7 +37,7 @@ impl Reloader {
         openable(sets.flat_map(|(_, set)| set.files()))?;
         Ok(match part {
             Part::Config => Ready::Config(Box::new(self.read_config()?)),
-            Part::Keys => Ready::Keys(self.read_keys(&self.config)?),
+            Part::Keys => Ready::Keys(self.read_keys(&self.config, AtFault::Held)?),
             Part::Certificates => self.read_certificates(),
         })
     }
@@ -61,7 +61,8 @@ impl Reloader {
         }
         let reads_keys =
             is_elsewhere(Part::Keys) || config.keys.allow_plaintext != self.config.keys.allow_plaintext;
-        let keys = reads_keys.then(|| self.read_keys(&config)).transpose()?;
+        // What is elsewhere has no last good form.
+        let keys = reads_keys.then(|| self.read_keys(&config, AtFault::Refused)).transpose()?;
         let reads_certificates = is_elsewhere(Part::Certificates);
         let mut certificates = Vec::with_capacity(listeners.len());
         for (wanted, running) in listeners.iter().zip(&self.listeners) {
@@ -73,9 +74,10 @@ impl Reloader {
         Ok(ReadyConfig { config, listeners, baseline, keys, certificates, compiled })
     }
 
-    fn read_keys(&self, config: &Config) -> Result<KeySet, Faults> {
+    fn read_keys(&self, config: &Config, at_fault: AtFault) -> Result<KeySet, Faults> {
         let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
-        store.load(Reading { known: &self.gateway.keys, last_good: &self.last_good, pace: Pace::Considerate })
+        let (known, last_good) = (&self.gateway.keys, &self.last_good);
+        store.load(Reading { known, last_good, at_fault, pace: Pace::Considerate })
     }
 
     /// A listener's certificates are its own affair: what is wrong with them does not hold up the others'.
