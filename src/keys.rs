@@ -4,6 +4,7 @@
 //! command line by [`edit`].
 
 pub(crate) mod cache;
+mod claim;
 pub(crate) mod directory;
 pub(crate) mod edit;
 pub(crate) mod id_secret;
@@ -14,6 +15,7 @@ pub(crate) mod record;
 pub(crate) mod ring;
 pub(crate) mod rotation;
 pub(crate) mod set;
+mod settle;
 pub(crate) mod store;
 mod text;
 pub(crate) mod token;

@@ -59,7 +59,7 @@ struct NewKey {
     #[serde(default, deserialize_with = "given", skip_serializing)]
     expires_in: Option<String>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    rate_limits: Option<Vec<NewQuota>>,
+    rate_limits: Option<NewLimits>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     max_concurrent: Option<Whole>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
@@ -68,6 +68,29 @@ struct NewKey {
     routes: Option<Vec<String>>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     metadata: Option<BTreeMap<String, String>>,
+}
+
+/// A new key's own limits, or the word for none: then the defaults do not hold for it.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+enum NewLimits {
+    Quotas(Vec<NewQuota>),
+    None(NoLimits),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+enum NoLimits {
+    #[serde(rename = "none")]
+    None,
+}
+
+impl NewLimits {
+    fn quotas(&self) -> &[NewQuota] {
+        match self {
+            NewLimits::Quotas(quotas) => quotas,
+            NewLimits::None(NoLimits::None) => &[],
+        }
+    }
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -294,7 +317,8 @@ fn record(wanted: NewKey, token: &Token) -> Result<KeyRecord, Denial> {
     if expires_in.is_some() && wanted.expires_at.is_some() {
         return Err(Denial::bad_content("`expires_in` and `expires_at` say the same; one is enough"));
     }
-    let quotas: Vec<Quota> = wanted.rate_limits.iter().flatten().filter_map(NewQuota::quota).collect();
+    let asked = wanted.rate_limits.iter().flat_map(NewLimits::quotas);
+    let quotas: Vec<Quota> = asked.filter_map(NewQuota::quota).collect();
     if !quotas.iter().all(Quota::is_countable) {
         return Err(Denial::key_conflict("A burst takes more than a century to be full again"));
     }

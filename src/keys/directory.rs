@@ -1,20 +1,23 @@
 //! A directory of key files: a mounted Secret or ConfigMap, or one that people keep.
 //!
-//! A file that is bad is left out alone, or stays as it was when it was good last; the others are live. Names that begin
+//! An entry at fault is left out alone, or stays as it was when it was good last; the others are live. Names that begin
 //! with a dot, or end with `~`, are not looked at: the kubelet's `..data`, editors' and our own temporary files.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::cache::SetBuilder;
+use super::cache::KeyCache;
+use super::claim::Claim;
+use super::id_secret::IdSecret;
 use super::record::KeyRecord;
-use super::set::{KeySet, Reading};
-use super::{KeyHash, store, yaml};
-use crate::config::fault::{Fault, Faults};
+use super::set::{AtFault, KeySet, Reading};
+use super::settle::{self, Entry, Excluded, Twin, Unread};
+use super::{store, yaml};
+use crate::config::fault::{Fault, Faults, Position};
 
-/// What each file held when it was good last.
-pub(crate) type LastGood = BTreeMap<PathBuf, Vec<KeyRecord>>;
+/// The ids of the keys in service that each file gave.
+pub(crate) type LastGood = BTreeMap<PathBuf, Vec<String>>;
 
 /// The files of a directory, in the order of their names.
 pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -32,25 +35,26 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads all files for service.
+/// Reads all files for service. A directory without files lets nobody in.
 pub(super) fn load(directory: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
-    let (last_good, refused) = settle(parse_all(directory)?, reading.last_good);
-    if last_good.values().all(Vec::is_empty) {
-        return Err(none(directory, refused));
+    let parts = parts(directory)?;
+    let is_readable = parts.is_empty() || parts.iter().any(|part| part.entries.is_ok());
+    let Settled { set, given } = settle(parts, reading)?;
+    if set.keys == 0 && !set.refused.is_empty() && (!is_readable || reading.at_fault == AtFault::Refused) {
+        return Err(none(directory, set.refused));
     }
-    let mut set = SetBuilder::new(reading.known).add_all(last_good.values().flatten()).finish();
-    (set.refused, set.last_good) = (refused, last_good);
-    Ok(set)
+    Ok(KeySet { last_good: given, ..set })
 }
 
 /// All keys of all files, where all are good.
-pub(super) fn records(directory: &Path) -> Result<Vec<KeyRecord>, Faults> {
-    let (good, refused) = settle(parse_all(directory)?, &LastGood::new());
-    match refused.is_empty() {
-        true if good.values().all(Vec::is_empty) => Err(none(directory, refused)),
-        true => Ok(good.into_values().flatten().collect()),
-        false => Err(Faults(refused)),
+pub(super) fn records(directory: &Path, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
+    let nothing = Default::default();
+    let Settled { set, .. } = settle(parts(directory)?, Reading::first(&nothing, ids))?;
+    if !set.refused.is_empty() {
+        return Err(Faults(set.refused));
     }
+    let entries = parts(directory)?.into_iter().filter_map(|part| part.entries.ok()).flatten();
+    Ok(entries.filter_map(|entry| entry.read.ok()).collect())
 }
 
 fn none(directory: &Path, refused: Vec<Fault>) -> Faults {
@@ -59,132 +63,170 @@ fn none(directory: &Path, refused: Vec<Fault>) -> Faults {
     Faults(std::iter::once(none).chain(refused).collect())
 }
 
-type Parsed = (PathBuf, Result<Vec<KeyRecord>, Faults>);
-
-fn parse_all(directory: &Path) -> Result<Vec<Parsed>, Fault> {
-    let unreadable = |error| Fault::of_file(directory, format!("the key directory can't be read: {error}"));
-    let parse = |path: PathBuf| {
-        let records = store::read(&path).map_err(Faults::from);
-        let records = records.and_then(|source| yaml::parse_part(&path, &source));
-        (path, records)
-    };
-    Ok(files(directory).map_err(unreadable)?.into_iter().map(parse).collect())
+/// A file of a directory.
+struct Part {
+    path: PathBuf,
+    /// An error is one of the file as a whole.
+    entries: Result<Vec<Entry>, Faults>,
+    /// What is wrong beside the entries.
+    faults: Vec<Fault>,
 }
 
-/// Finds what each file gives: what it holds, or held last where that is bad.
+fn parts(directory: &Path) -> Result<Vec<Part>, Fault> {
+    let unreadable = |error| Fault::of_file(directory, format!("the key directory can't be read: {error}"));
+    let part = |path: PathBuf| {
+        let source = store::read(&path).map_err(Faults::from);
+        match source.and_then(|source| yaml::entries_of_part(&path, &source)) {
+            Ok((entries, faults)) => Part { path, entries: Ok(entries), faults },
+            Err(faults) => Part { path, entries: Err(faults), faults: Vec::new() },
+        }
+    };
+    Ok(files(directory).map_err(unreadable)?.into_iter().map(part).collect())
+}
+
+struct Settled {
+    set: KeySet,
+    /// Which keys come from which file.
+    given: LastGood,
+}
+
+/// Finds what each file gives: what it holds, or gave last where that is at fault.
 ///
-/// What stands in two files counts in the one that had it before, however that one has changed; the other is bad then. Where
-/// neither had it, both are bad: one may be an old copy, in which the key was not revoked yet.
-fn settle(parsed: Vec<Parsed>, before: &LastGood) -> (LastGood, Vec<Fault>) {
-    let mut faults = Vec::new();
-    let (mut staying, mut owners, mut new) = (LastGood::new(), Vec::new(), Vec::new());
-    for (path, records) in parsed {
-        let known = before.get(&path);
-        match records {
-            Ok(records) if known == Some(&records) => drop(staying.insert(path, records)),
-            Ok(records) if known.is_some_and(|known| share_any(known, &records)) => {
-                owners.push((path, records))
+/// A key that stands in two files counts in the one that gave it before, however that one has changed; the other is at
+/// fault. Where neither gave it, both are: one may be an old copy, in which the key was not revoked yet.
+fn settle(parts: Vec<Part>, reading: Reading<'_>) -> Result<Settled, Faults> {
+    let (mut faults, mut whole) = (Vec::new(), Vec::new());
+    let (mut entries, mut files) = (Vec::new(), Vec::new());
+    for Part { path, entries: of_part, faults: beside } in parts {
+        faults.extend(beside);
+        match of_part {
+            Ok(of_part) => {
+                files.extend(std::iter::repeat_n(path, of_part.len()));
+                entries.extend(of_part);
             }
-            Ok(records) => new.push((path, records)),
             Err(of_file) => {
                 faults.extend(of_file.0);
-                staying.insert(path.clone(), known.cloned().unwrap_or_default());
+                whole.push(path);
             }
         }
     }
-    loop {
-        let mut taken = Taken::default();
-        // They were live side by side, so there is nothing between them.
-        staying.values().flatten().for_each(|record| taken.take(record));
-        let bad_owners = taken.take_free(&mut owners, |_| false);
-        let twins = Taken::twice(&new);
-        let bad = taken.take_free(&mut new, |record| !twins.is_free(record));
-        let is_done = bad_owners.is_empty() && bad.is_empty();
-        for path in bad_owners.into_iter().chain(bad) {
-            let message = "has a key whose id, name or hash another file of the directory has, too";
-            faults.push(Fault::of_file(&path, message).hint("keep one of them"));
-            let known = before.get(&path).cloned().unwrap_or_default();
-            staying.insert(path, known);
+    name_by_file(&mut entries, &files, reading);
+    // A file that can't be read speaks of every key that it gave.
+    for path in &whole {
+        for id in reading.last_good.get(path).into_iter().flatten() {
+            let unread = Unread { claim: Claim::of_id(id), faults: Vec::new(), is_foreign: false };
+            entries.push(Entry { at: Position::default(), read: Err(unread) });
+            files.push(path.clone());
         }
-        // What stays as it was may stand in the way of others that are new.
-        if is_done {
-            staying.extend(owners);
-            staying.extend(new);
-            return (staying, Faults::sorted(faults).0);
+    }
+    let fault = |number: usize, _: &Entry| shared(files.get(number).map_or(Path::new(""), |path| path));
+    let before = Before { last_good: reading.last_good, entries: &entries, files: &files };
+    let mut excluded = Excluded::default();
+    excluded.take(before.copies(reading.known, fault));
+    let (built, excluded, held) = settle::set(reading.known, reading.at_fault, &entries, excluded, fault)?;
+    let good = entries.iter().zip(&files).enumerate();
+    let good = good.filter(|(number, _)| !excluded.entries.contains(number));
+    let good = good.filter_map(|(_, (entry, file))| Some((file, entry.read.as_ref().ok()?.id.clone())));
+    let held = held.into_iter().filter_map(|(number, id)| Some((files.get(number)?, id)));
+    let mut given = LastGood::new();
+    for (file, id) in good.chain(held) {
+        given.entry(file.clone()).or_default().push(id);
+    }
+    let mut set = built.finish();
+    faults.extend(excluded.faults.into_iter().chain(settle::faults_of(entries)));
+    set.refused = Faults::sorted(faults).0;
+    set.refused.dedup();
+    Ok(Settled { set, given })
+}
+
+/// Of a file that gave one key, and has one entry that does not say whose it is, the file itself says so.
+fn name_by_file(entries: &mut [Entry], files: &[PathBuf], reading: Reading<'_>) {
+    let mut counts: HashMap<&Path, usize> = HashMap::new();
+    files.iter().for_each(|path| *counts.entry(path).or_default() += 1);
+    for (entry, path) in entries.iter_mut().zip(files) {
+        let Err(unread) = &mut entry.read else { continue };
+        if counts.get(path.as_path()) == Some(&1)
+            && let Some([only]) = reading.last_good.get(path).map(Vec::as_slice)
+            && !names_any(&unread.claim, reading)
+        {
+            unread.claim = Claim::of_id(only);
         }
     }
 }
 
-fn share_any(before: &[KeyRecord], after: &[KeyRecord]) -> bool {
-    let is_of = |record: &KeyRecord| before.iter().any(|old| old.id == record.id || old.hash == record.hash);
-    after.iter().any(is_of)
+fn shared(path: &Path) -> Fault {
+    let message = "has a key whose id, name or hash another file of the directory has, too";
+    Fault::of_file(path, message).hint("keep one of them")
 }
 
-/// What may stand but once in a directory.
-#[derive(Default)]
-struct Taken {
-    ids: HashSet<String>,
-    names: HashSet<String>,
-    hashes: HashSet<KeyHash>,
+/// What files gave before, and what they speak of now.
+struct Before<'a> {
+    last_good: &'a LastGood,
+    entries: &'a [Entry],
+    files: &'a [PathBuf],
 }
 
-impl Taken {
-    /// What stands in more than one of these files.
-    fn twice(files: &[(PathBuf, Vec<KeyRecord>)]) -> Self {
-        let (mut once, mut twice) = (Taken::default(), Taken::default());
-        for (_, records) in files {
-            records.iter().filter(|record| !once.is_free(record)).for_each(|record| twice.take(record));
-            records.iter().for_each(|record| once.take(record));
+impl Before<'_> {
+    /// Entries that are about a key of another file, which still speaks of it.
+    fn copies(&self, known: &KeyCache, fault: impl Fn(usize, &Entry) -> Fault) -> Vec<Twin> {
+        let claims: Vec<Claim> = self.entries.iter().map(Entry::claim).collect();
+        let about: Vec<Vec<String>> = claims.iter().map(|claim| ids_of(claim, known)).collect();
+        let mut owners: HashMap<&str, &Path> = HashMap::new();
+        for (path, ids) in about.iter().zip(self.files).map(|(ids, path)| (path, ids)) {
+            let gave = |id: &&String| self.last_good.get(path).is_some_and(|given| given.contains(id));
+            owners.extend(ids.iter().filter(gave).map(|id| (id.as_str(), path.as_path())));
         }
-        twice
+        let is_copy = |number: usize, path: &Path| {
+            let ids = about.get(number).into_iter().flatten();
+            ids.filter_map(|id| owners.get(id.as_str())).any(|owner| *owner != path)
+        };
+        let numbered = self.entries.iter().zip(self.files).enumerate();
+        let copies = numbered.filter(|(number, (_, path))| is_copy(*number, path));
+        let twin = |(number, (entry, _)): (usize, (&Entry, &PathBuf))| Twin {
+            entry: number,
+            is_owner: false,
+            fault: fault(number, entry),
+        };
+        copies.map(twin).collect()
     }
+}
 
-    /// Takes what is free of the files, and leaves those in; says which are not.
-    fn take_free(
-        &mut self,
-        files: &mut Vec<(PathBuf, Vec<KeyRecord>)>,
-        is_barred: impl Fn(&KeyRecord) -> bool,
-    ) -> Vec<PathBuf> {
-        let mut bad = Vec::new();
-        files.retain(|(path, records)| {
-            let is_free = records.iter().all(|record| self.is_free(record) && !is_barred(record));
-            match is_free {
-                true => records.iter().for_each(|record| self.take(record)),
-                false => bad.push(path.clone()),
-            }
-            is_free
-        });
-        bad
-    }
+/// Whether an entry says itself which key in service it is about.
+fn names_any(claim: &Claim, reading: Reading<'_>) -> bool {
+    let given = |id: &str| reading.last_good.values().flatten().any(|known| known == id);
+    claim.id.as_deref().is_some_and(given)
+        || claim.hashes.iter().any(|hash| reading.known.find(hash).is_some())
+}
 
-    fn is_free(&self, record: &KeyRecord) -> bool {
-        !self.ids.contains(&record.id)
-            && !record.name.as_ref().is_some_and(|name| self.names.contains(name))
-            && !record.hashes().any(|hash| self.hashes.contains(&hash))
-    }
-
-    fn take(&mut self, record: &KeyRecord) {
-        self.ids.insert(record.id.clone());
-        self.names.extend(record.name.clone());
-        self.hashes.extend(record.hashes());
-    }
+/// The keys in service that an entry is about: by its id, and by every hash.
+fn ids_of(claim: &Claim, known: &KeyCache) -> Vec<String> {
+    let opened = claim.hashes.iter().filter_map(|hash| Some(known.find(hash)?.key.key.id().to_owned()));
+    claim.id.iter().map(|id| id.to_string()).chain(opened).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::cache::KeyCache;
-    use crate::keys::id_secret::IdSecret;
+    use crate::keys::KeyHash;
     use crate::keys::set::Pace;
 
     struct Directory {
         root: tempfile::TempDir,
         last_good: LastGood,
+        known: KeyCache,
+        ids: IdSecret,
+        at_fault: AtFault,
     }
 
     impl Directory {
         fn new() -> Self {
-            Directory { root: tempfile::tempdir().unwrap(), last_good: LastGood::new() }
+            Directory {
+                root: tempfile::tempdir().unwrap(),
+                last_good: LastGood::new(),
+                known: KeyCache::default(),
+                ids: IdSecret::random(),
+                at_fault: AtFault::Refused,
+            }
         }
 
         fn write(&self, name: &str, id: &str, secret: &str) {
@@ -196,18 +238,24 @@ mod tests {
             fs::write(self.root.path().join(name), text).unwrap();
         }
 
+        fn reading(&self) -> Reading<'_> {
+            Reading {
+                known: &self.known,
+                last_good: &self.last_good,
+                ids: &self.ids,
+                at_fault: self.at_fault,
+                pace: Pace::Fast(1),
+            }
+        }
+
         /// The ids that are live, and the files that were refused.
         fn load(&mut self) -> (Vec<String>, Vec<String>) {
-            let known = KeyCache::default();
-            let reading = Reading {
-                known: &known,
-                last_good: &self.last_good,
-                ids: &IdSecret::random(),
-                pace: Pace::Fast(1),
-            };
-            let set = load(self.root.path(), reading).unwrap();
-            let mut ids: Vec<_> =
-                set.entries.iter().map(|(_, live)| live.key.id()["key_".len()..].to_owned()).collect();
+            let set = load(self.root.path(), self.reading()).unwrap();
+            self.known.replace(&set);
+            assert_eq!(self.known.len(), set.entries.len() + set.kept);
+            self.at_fault = AtFault::Held;
+            let mut ids = Vec::new();
+            self.known.for_each(|live| ids.push(live.key.id()["key_".len()..].to_owned()));
             ids.sort();
             let refused =
                 set.refused.iter().map(|fault| fault.file.file_name().unwrap().to_str().unwrap().to_owned());
@@ -231,8 +279,10 @@ mod tests {
         directory.write_raw(".hidden", "nonsense");
         fs::create_dir(directory.root.path().join("..data")).unwrap();
         assert_eq!(directory.load(), (words("a b"), words("c")));
-        directory.write_raw("b", "id: key_b\nhash: nonsense\n");
-        assert_eq!(directory.load(), (words("a b"), words("b c")));
+        for bad in ["id: key_b\nhash: nonsense\n", "id: x\n", "keys: [1]\n", "nonsense", "", "keys:\n"] {
+            directory.write_raw("b", bad);
+            assert_eq!(directory.load(), (words("a b"), words("b c")), "{bad}");
+        }
         fs::remove_file(directory.root.path().join("b")).unwrap();
         directory.write("c", "c", "3");
         assert_eq!(directory.load(), (words("a c"), words("")));
@@ -256,10 +306,11 @@ mod tests {
         directory.write("a", "y", "3");
         directory.write("b", "x", "2");
         assert_eq!(directory.load(), (words("x y"), words("")));
-        // One takes what a bad one had: both stay as they were.
+        // One takes what a bad one had, which stays as it was; what the first one had is deleted.
         directory.write("a", "x", "9");
         directory.write_raw("b", "nonsense");
-        assert_eq!(directory.load(), (words("x y"), words("a b")));
+        assert_eq!(directory.load(), (words("x"), words("a b")));
+        assert!(directory.known.find(&KeyHash::of(b"9")).is_none());
     }
 
     #[test]
@@ -272,26 +323,58 @@ mod tests {
         let hash = KeyHash::of(b"1").to_stored();
         directory.write_raw("b", &format!("id: key_x\nhash: {hash}\npermissions: [read]\ndisabled: true\n"));
         assert_eq!(directory.load(), (words("x"), words("a-copy")));
-        assert!(directory.last_good.values().flatten().all(|record| record.disabled));
+        directory.known.for_each(|live| assert!(live.key.disabled, "its own file counts"));
         // Nobody knows at a start which of them is the copy.
         directory.write("c", "c", "2");
-        directory.last_good = LastGood::new();
+        directory = Directory { root: directory.root, ..Directory::new() };
         assert_eq!(directory.load(), (words("c"), words("a-copy b")));
     }
 
     #[test]
-    fn a_directory_without_a_good_key_is_a_fault() {
+    fn a_directory_of_bad_files_is_a_fault_and_one_without_files_is_empty() {
         let directory = Directory::new();
-        let known = KeyCache::default();
-        let empty = Reading {
-            known: &known,
-            last_good: &directory.last_good,
-            ids: &IdSecret::random(),
-            pace: Pace::Fast(1),
-        };
-        assert_eq!(load(directory.root.path(), empty).unwrap_err().0.len(), 1);
+        assert_eq!(load(directory.root.path(), directory.reading()).unwrap().keys, 0);
         directory.write_raw("a", "id: x\n");
-        assert!(load(directory.root.path(), empty).unwrap_err().0.len() > 1);
-        assert!(load(&directory.root.path().join("none"), empty).is_err());
+        assert!(load(directory.root.path(), directory.reading()).unwrap_err().0.len() > 1);
+        assert!(load(&directory.root.path().join("none"), directory.reading()).is_err());
+    }
+
+    #[test]
+    fn a_fault_in_one_entry_of_a_file_holds_up_that_entry_alone() {
+        let mut directory = Directory::new();
+        let entry = |id: &str, more: &str| {
+            let hash = KeyHash::of(id.as_bytes()).to_stored();
+            format!("- {{id: key_{id}, hash: \"{hash}\", permissions: [read]{more}}}\n")
+        };
+        let keys = |entries: &[String]| format!("keys:\n{}", entries.concat());
+        directory.write_raw("a", &keys(&[entry("a", ""), entry("b", ""), entry("c", "")]));
+        directory.write("d", "d", "4");
+        assert_eq!(directory.load(), (words("a b c d"), words("")));
+        directory.write_raw("a", &keys(&[entry("a", ", routes:"), entry("c", ", disabled: true")]));
+        assert_eq!(directory.load(), (words("a c d"), words("a")));
+        let c = directory.known.find(&KeyHash::of(b"c")).unwrap();
+        assert!(c.key.key.disabled);
+        // As long as the file can't be read, its keys stay, and the copy of one elsewhere does not count.
+        directory.write_raw("a", "keys: [");
+        directory.write_raw("b", &keys(&[entry("c", "")]));
+        assert_eq!(directory.load(), (words("a c d"), words("a b")));
+        assert!(directory.known.find(&KeyHash::of(b"c")).unwrap().key.key.disabled);
+        fs::remove_file(directory.root.path().join("a")).unwrap();
+        assert_eq!(directory.load(), (words("c d"), words("")));
+        assert!(!directory.known.find(&KeyHash::of(b"c")).unwrap().key.key.disabled);
+    }
+
+    #[test]
+    fn files_that_can_not_be_read_change_nothing_and_no_files_are_no_keys() {
+        let mut directory = Directory::new();
+        directory.write("a", "a", "1");
+        assert_eq!(directory.load(), (words("a"), words("")));
+        fs::remove_file(directory.root.path().join("a")).unwrap();
+        directory.write_raw("b", "<html>");
+        directory.write_raw("c", "");
+        assert_eq!(load(directory.root.path(), directory.reading()).unwrap_err().0.len(), 3);
+        fs::remove_file(directory.root.path().join("b")).unwrap();
+        fs::remove_file(directory.root.path().join("c")).unwrap();
+        assert_eq!(directory.load(), (words(""), words("")));
     }
 }

@@ -7,51 +7,95 @@
 
 mod blocks;
 mod line;
+mod loading;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::str;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
 
 use super::cache::{KeyCache, SetBuilder};
+use super::claim::Claim;
 use super::record::{self, KeyRecord, Unique};
-use super::set::{KeySet, Pace, Reading};
-use super::{KeyHash, Terms};
+use super::set::{AtFault, KeySet, Pace, Reading};
+use super::settle::{self, Excluded, Twin, Unread, settled};
 use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults, Position};
-use crate::config::tree::{self, Quoting};
-use blocks::{BLOCK, Blocks, MAX_LINE, lines, too_long};
+use crate::config::tree::{self, Kind, Quoting};
+use blocks::{BLOCK, Blocks, MAX_LINE, too_long};
 pub(super) use blocks::{each_line, each_raw_line};
 pub(super) use line::is_of;
-use line::{Instants, Line};
+use loading::{Findings, Loading};
 
-/// What is read at a time while requests are served …
+/// What is read at a time while requests are served.
 const SHORT_BLOCK: usize = 64 * 1024;
-/// … and behind so much work, a rest as long: a request waits for that, and not for the system's time slice.
-const STRETCH: Duration = Duration::from_micros(200);
-/// After this long, that the change is soon live counts for more.
-const CONSIDERATION: Duration = Duration::from_millis(1200);
-/// More faults than anybody reads; past them the reading ends.
+/// More faults than anybody reads. Where all of a file has to be good, the reading ends with them.
 const MAX_FAULTS: usize = 100;
-/// Different sets of terms that are remembered by their text.
-const MAX_TERMS: usize = 10_000;
 
 /// Reads a file for service.
 pub(super) fn load(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
+    match reading.at_fault {
+        AtFault::Refused => load_good(path, reading),
+        AtFault::Held => load_held(path, reading),
+    }
+}
+
+/// Reads a file all of which has to be good.
+fn load_good(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
+    let (mut set, findings) = pass(path, reading, &HashSet::new())?;
+    let twins = set.twins();
+    let mut faults = findings.sorted();
+    if faults.is_empty() && !twins.is_empty() {
+        faults = duplicates(path, reading.known, &twins)?;
+    }
+    match faults.is_empty() {
+        true => Ok(KeySet { is_blank: findings.lines == 0, ..set.finish() }),
+        false => Err(Faults(faults)),
+    }
+}
+
+/// Reads a file for a server that has its keys in service: a line at fault keeps the last good form of its key.
+fn load_held(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
+    let mut excluded = Excluded::default();
+    let (mut set, mut findings) = settled(
+        &mut excluded,
+        |excluded| {
+            let (set, findings) = pass(path, reading, excluded)?;
+            // Not one of its lines is an object, or the end of the file is missing: it is not a list of keys.
+            let is_foreign = findings.lines > 0 && findings.foreign == findings.lines;
+            if is_foreign || findings.is_cut {
+                return Err(Faults(findings.sorted()));
+            }
+            Ok((set, findings))
+        },
+        |(set, _)| set.twins(),
+        |(set, _), labels, excluded| twins(path, reading.known, set, labels, excluded),
+    )?;
+    set.hold(&findings.claims);
+    findings.faults.append(&mut excluded.faults);
+    let is_blank = findings.lines == 0;
+    Ok(KeySet { is_blank, refused: findings.sorted(), ..set.finish() })
+}
+
+/// Reads all lines but those that are excluded, and builds the set of them.
+fn pass<'k>(
+    path: &Path,
+    reading: Reading<'k>,
+    excluded: &HashSet<usize>,
+) -> Result<(SetBuilder<'k>, Findings), Faults> {
     let mut set = SetBuilder::new(reading.known);
     let (threads, step) = match reading.pace {
         Pace::Fast(threads) => (threads.max(1), BLOCK),
         Pace::Considerate => (1, SHORT_BLOCK),
     };
     let blocks = Mutex::new(Blocks::open(path, step)?);
-    let failed = Mutex::new(Vec::new());
+    let failed = Mutex::new(Findings::default());
     let mut parts = Vec::new();
     std::thread::scope(|scope| {
         let (blocks, failed) = (&blocks, &failed);
         let mut work = (0..threads).map(|_| {
-            let part = set.part();
-            move || Loading::new(part).run(path, blocks, failed, reading.pace)
+            let loading = Loading::new(set.part(), reading.at_fault, excluded);
+            move || loading.run(path, blocks, failed, reading.pace)
         });
         let own = work.next();
         let others: Vec<_> = work.map(|work| scope.spawn(work)).collect();
@@ -62,17 +106,11 @@ pub(super) fn load(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> 
         return Err(Fault::of_file(path, "an internal error; the log has more").into());
     }
     parts.into_iter().for_each(|part| set.join(part));
-    let mut faults = Faults::sorted(failed.into_inner().unwrap_or_else(PoisonError::into_inner)).0;
-    faults.truncate(MAX_FAULTS);
-    let twins = set.twins();
-    if faults.is_empty() && !twins.is_empty() {
-        faults = duplicates(path, reading.known, &twins)?;
+    let findings = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match &findings.unreadable {
+        Some(fault) => Err(fault.clone().into()),
+        None => Ok((set, findings)),
     }
-    let set = set.finish();
-    if faults.is_empty() && set.keys == 0 {
-        faults.push(Fault::of_file(path, "the key file has no keys"));
-    }
-    if faults.is_empty() { Ok(set) } else { Err(Faults(faults)) }
 }
 
 /// Every key as it is described, the long way.
@@ -81,7 +119,10 @@ pub(super) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
     let mut records = Vec::new();
     let mut unique = Unique::default();
     each_line(path, |number, line| {
-        records.extend(decode(path, number, line, &mut unique, &mut faults));
+        match decode(path, number, line, &mut unique) {
+            Ok(record) => records.push(record),
+            Err(unread) => faults.extend(unread.faults),
+        }
         faults.len() < MAX_FAULTS
     })?;
     if faults.is_empty() { Ok(records) } else { Err(Faults(faults)) }
@@ -89,35 +130,32 @@ pub(super) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
 
 /// One line as a key, if it is one.
 pub(super) fn record(path: &Path, line: &[u8]) -> Option<KeyRecord> {
-    long_way(path, 1, line, &mut Vec::new())
+    long_way(path, 1, line).ok()
 }
 
-fn decode(
-    path: &Path,
-    number: usize,
-    line: &[u8],
-    unique: &mut Unique,
-    faults: &mut Vec<Fault>,
-) -> Option<KeyRecord> {
+fn decode(path: &Path, number: usize, line: &[u8], unique: &mut Unique) -> Result<KeyRecord, Unread> {
+    let foreign = |fault| Unread { claim: Claim::of_line(line), faults: vec![fault], is_foreign: true };
     if line.len() > MAX_LINE {
-        faults.push(too_long(path, number));
-        return None;
+        return Err(foreign(too_long(path, number)));
     }
     let Ok(text) = str::from_utf8(line) else {
-        faults.push(Fault::at(path, Position { line: number, column: 1 }, "not UTF-8"));
-        return None;
+        return Err(foreign(Fault::at(path, Position { line: number, column: 1 }, "not UTF-8")));
     };
-    let node = tree::from_json(path, text, number).map_err(|fault| faults.push(fault)).ok()?;
+    let node = tree::from_json(path, text, number).map_err(foreign)?;
     let mut decoder = Decoder::new(path, Quoting::Never, None);
     let record = record::decode(&mut decoder, &node, unique);
-    let has_faults = !decoder.faults.is_empty();
-    faults.append(&mut decoder.faults);
-    record.filter(|_| !has_faults)
+    let faults = decoder.faults;
+    let is_foreign = !matches!(node.kind, Kind::Map(_));
+    record.filter(|_| faults.is_empty()).ok_or_else(|| Unread {
+        claim: Claim::of_node(&node),
+        faults,
+        is_foreign,
+    })
 }
 
 /// One line by itself; what it has in common with others is looked at elsewhere.
-fn long_way(path: &Path, number: usize, line: &[u8], faults: &mut Vec<Fault>) -> Option<KeyRecord> {
-    decode(path, number, line, &mut Unique::default(), faults)
+fn long_way(path: &Path, number: usize, line: &[u8]) -> Result<KeyRecord, Unread> {
+    decode(path, number, line, &mut Unique::default())
 }
 
 /// Where the duplicates are that were found to be there. Lines that have no label in common with any are not read, since
@@ -126,10 +164,10 @@ fn duplicates(path: &Path, known: &KeyCache, twins: &HashSet<u64>) -> Result<Vec
     let mut faults = Vec::new();
     let mut unique = Unique::default();
     each_line(path, |number, line| {
-        if let Some(record) = long_way(path, number, line, &mut Vec::new())
-            && known.labels_of(&record).iter().any(|label| twins.contains(label))
+        if long_way(path, number, line).is_ok_and(|record| has_any(known, &record, twins))
+            && let Err(unread) = decode(path, number, line, &mut unique)
         {
-            decode(path, number, line, &mut unique, &mut faults);
+            faults.extend(unread.faults);
         }
         faults.len() < MAX_FAULTS
     })?;
@@ -137,119 +175,39 @@ fn duplicates(path: &Path, known: &KeyCache, twins: &HashSet<u64>) -> Result<Vec
     Ok(faults)
 }
 
-struct Loading<'k> {
-    set: SetBuilder<'k>,
-    /// By the text of what narrows a key.
-    terms: HashMap<String, Option<Arc<Terms>>>,
-    /// Where such a text is put together.
-    text: String,
-    created_at: Instants,
-    expires_at: Instants,
+/// The lines that have one of these labels, of those that count so far.
+fn twins(
+    path: &Path,
+    known: &KeyCache,
+    set: &SetBuilder<'_>,
+    labels: &HashSet<u64>,
+    excluded: &HashSet<usize>,
+) -> Result<Vec<Twin>, Faults> {
+    let mut twins = Vec::new();
+    each_line(path, |number, line| {
+        if !excluded.contains(&number)
+            && let Ok(record) = long_way(path, number, line)
+            && has_any(known, &record, labels)
+        {
+            let fault = settle::shared(path, Position { line: number, column: 1 });
+            twins.push(Twin { entry: number, is_owner: set.is_owner(&record), fault });
+        }
+        true
+    })?;
+    Ok(twins)
 }
 
-impl<'k> Loading<'k> {
-    fn new(set: SetBuilder<'k>) -> Self {
-        let (created_at, expires_at) = Default::default();
-        Loading { set, terms: HashMap::new(), text: String::new(), created_at, expires_at }
-    }
-
-    /// Takes blocks until there are none, or somebody has found too many faults.
-    fn run(
-        mut self,
-        path: &Path,
-        blocks: &Mutex<Blocks<'_>>,
-        failed: &Mutex<Vec<Fault>>,
-        pace: Pace,
-    ) -> SetBuilder<'k> {
-        let (mut block, mut faults) = (Vec::new(), Vec::new());
-        let started = Instant::now();
-        let mut rested = started;
-        loop {
-            let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next(&mut block);
-            let first = match next {
-                Ok(Some(first)) => first,
-                Ok(None) => break,
-                Err(fault) => {
-                    faults.push(fault);
-                    break;
-                }
-            };
-            for (index, line) in lines(&block).enumerate() {
-                let line = line.trim_ascii();
-                if !line.is_empty() && faults.len() < MAX_FAULTS {
-                    self.take(path, first + index, line, &mut faults);
-                }
-            }
-            let is_considerate = pace == Pace::Considerate && started.elapsed() < CONSIDERATION;
-            if is_considerate && rested.elapsed() >= STRETCH {
-                std::thread::sleep(STRETCH);
-                rested = Instant::now();
-            }
-            if faults.len() >= MAX_FAULTS || failed.lock().is_ok_and(|failed| failed.len() >= MAX_FAULTS) {
-                break;
-            }
-        }
-        failed.lock().unwrap_or_else(PoisonError::into_inner).append(&mut faults);
-        self.set
-    }
-
-    fn take(&mut self, path: &Path, number: usize, line: &[u8], faults: &mut Vec<Fault>) {
-        let fingerprint = self.set.fingerprint(line);
-        let is_taken =
-            self.keep(line, fingerprint) || line.len() <= MAX_LINE && self.take_short(line, fingerprint);
-        if !is_taken && let Some(record) = long_way(path, number, line, faults) {
-            self.take_record(&record, line, fingerprint);
-        }
-    }
-
-    /// Takes a line that has not changed without reading it: most of a million have not.
-    fn keep(&mut self, line: &[u8], fingerprint: u64) -> bool {
-        const MARK: &[u8] = b"sha256:";
-        if self.set.keep_next(fingerprint) {
-            return true;
-        }
-        let Some(start) = memchr::memmem::find(line, MARK) else { return false };
-        let text = line.get(start..start + MARK.len() + 64).and_then(|text| str::from_utf8(text).ok());
-        text.and_then(KeyHash::parse).is_some_and(|hash| self.set.keep(&hash, fingerprint))
-    }
-
-    /// Takes a line the short way, if it can go there.
-    fn take_short(&mut self, line: &[u8], fingerprint: u64) -> bool {
-        let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return false };
-        let terms = match line.terms_text(&mut self.text) {
-            false => None,
-            true => match self.terms.get(&self.text) {
-                Some(terms) => terms.clone(),
-                None => return false,
-            },
-        };
-        let Some((hash, draft)) = line.draft(terms, &mut self.created_at, &mut self.expires_at) else {
-            return false;
-        };
-        self.set.add(hash, draft, fingerprint);
-        true
-    }
-
-    /// Takes what came the long way, and remembers its terms, so that others like it can go the short one.
-    fn take_record(&mut self, record: &KeyRecord, line: &[u8], fingerprint: u64) {
-        let draft = record.draft();
-        if record.previous.is_empty()
-            && self.terms.len() < MAX_TERMS
-            && serde_json::from_slice::<Line<'_>>(line).is_ok_and(|line| line.terms_text(&mut self.text))
-        {
-            self.terms.insert(self.text.clone(), draft.terms.clone());
-        }
-        self.set.add(record.hash, draft, fingerprint);
-    }
+fn has_any(known: &KeyCache, record: &KeyRecord, labels: &HashSet<u64>) -> bool {
+    known.labels_of(record).iter().any(|label| labels.contains(label))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::ApiKey;
     use crate::keys::cache::KeyCache;
     use crate::keys::directory::LastGood;
     use crate::keys::id_secret::IdSecret;
+    use crate::keys::{ApiKey, KeyHash};
 
     fn write(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
@@ -265,11 +223,14 @@ mod tests {
         format!("{{\"id\":\"key_{id}\",\"hash\":\"{}\",\"permissions\":[\"read\"]{more}}}\n", hash(id))
     }
 
+    fn reading(known: &KeyCache, at_fault: AtFault, pace: Pace) -> Reading<'_> {
+        static NONE: LastGood = LastGood::new();
+        static IDS: std::sync::LazyLock<IdSecret> = std::sync::LazyLock::new(IdSecret::random);
+        Reading { known, last_good: &NONE, ids: &IDS, at_fault, pace }
+    }
+
     fn load_at(path: &Path, known: &KeyCache) -> Result<KeySet, Faults> {
-        load(
-            path,
-            Reading { known, last_good: &LastGood::new(), ids: &IdSecret::random(), pace: Pace::Fast(3) },
-        )
+        load(path, reading(known, AtFault::Refused, Pace::Fast(3)))
     }
 
     fn load_text(text: &str) -> Result<KeySet, Faults> {
@@ -294,10 +255,10 @@ mod tests {
             // The second of two alike has its terms known already, and goes the short way.
             let (first, second) = (with("a"), with("b"));
             let file = write(&second);
-            let nothing = KeyCache::default();
-            let mut loading = Loading::new(SetBuilder::new(&nothing));
+            let (nothing, none) = (KeyCache::default(), HashSet::new());
+            let mut loading = Loading::new(SetBuilder::new(&nothing), AtFault::Refused, &none);
             if !fields.contains("previous") {
-                let record = long_way(file.path(), 1, first.trim().as_bytes(), &mut Vec::new()).unwrap();
+                let record = long_way(file.path(), 1, first.trim().as_bytes()).unwrap();
                 loading.take_record(&record, first.trim().as_bytes(), 1);
                 let is_short = loading.take_short(second.trim().as_bytes(), 1);
                 assert!(is_short || fields.contains("\"n\":1"), "{fields}");
@@ -356,7 +317,7 @@ mod tests {
     fn a_cut_line_no_keys_and_endless_faults_are_refused() {
         let cut = line("a", "");
         assert!(load_text(&cut[..cut.len() - 5]).unwrap_err().to_string().contains("too early"));
-        assert!(load_text("\n").is_err());
+        assert!(load_text("\n").is_ok_and(|set| set.is_blank && set.keys == 0));
         assert!(load_text("[]\n").is_err());
         assert!(load_text("key: value\n").is_err());
         assert_eq!(load_text(&"x\n".repeat(100_000)).unwrap_err().0.len(), MAX_FAULTS);
@@ -412,12 +373,7 @@ mod tests {
                 text.pop();
             }
             std::fs::write(file.path(), text.concat()).unwrap();
-            let reading = Reading {
-                known: &cache,
-                last_good: &LastGood::new(),
-                ids: &IdSecret::random(),
-                pace: Pace::Considerate,
-            };
+            let reading = reading(&cache, AtFault::Held, Pace::Considerate);
             cache.replace(&load(file.path(), reading).unwrap());
             assert_eq!(cache.len(), lines.len(), "round {round}");
             for (id, off) in &lines {

@@ -22,9 +22,13 @@ pub(crate) struct KeySet {
     pub(super) order: Arc<Vec<Arc<LiveKey>>>,
     /// Keys in all, of which some have several secrets.
     pub(crate) keys: usize,
-    /// What is wrong with those files of a directory that were left out, or stay as they were.
+    /// How many of these are in their last good form, since their entries are at fault.
+    pub(crate) held: usize,
+    /// What is wrong with entries, or with files of a directory, that were left out or stay in their last good form.
     pub(crate) refused: Vec<Fault>,
-    /// What a directory's files held that were good.
+    /// It is of a file of lines that has none. Such a file may be about to be written.
+    pub(crate) is_blank: bool,
+    /// Which keys each file of a directory has in service.
     pub(crate) last_good: LastGood,
 }
 
@@ -36,7 +40,17 @@ pub(crate) struct Reading<'a> {
     pub(crate) last_good: &'a LastGood,
     /// What names the keys of a plain list.
     pub(crate) ids: &'a IdSecret,
+    pub(crate) at_fault: AtFault,
     pub(crate) pace: Pace,
+}
+
+/// What becomes of an entry that is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtFault {
+    /// The store is refused with it: there is no last good form, or it is another store's.
+    Refused,
+    /// The key stays in its last good form.
+    Held,
 }
 
 /// How a large store is read.
@@ -52,6 +66,12 @@ impl<'a> Reading<'a> {
     /// A first reading: nothing is in service, and nothing else wants the processors.
     pub(crate) fn first(nothing: &'a (KeyCache, LastGood), ids: &'a IdSecret) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Reading { known: &nothing.0, last_good: &nothing.1, ids, pace: Pace::Fast(threads) }
+        Reading {
+            known: &nothing.0,
+            last_good: &nothing.1,
+            ids,
+            at_fault: AtFault::Refused,
+            pace: Pace::Fast(threads),
+        }
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::cache::SetBuilder;
 use super::id_secret::IdSecret;
-use super::set::{KeySet, Reading};
-use super::{KeyRecord, directory, jsonl, text, yaml};
+use super::set::{AtFault, KeySet, Reading};
+use super::{KeyRecord, directory, jsonl, settle, text, yaml};
 use crate::config::fault::{Fault, Faults};
 
 /// No honest file that is read whole is larger; a million keys belong into JSON Lines.
@@ -69,10 +69,26 @@ impl Store {
         match self {
             Store::JsonLines(path) => jsonl::load(path, reading),
             Store::Directory(path) => directory::load(path, reading),
-            Store::Yaml(_) | Store::Text(_) => {
-                Ok(SetBuilder::new(reading.known).add_all(&self.records(reading.ids)?).finish())
+            Store::Yaml(path) if reading.at_fault == AtFault::Held => {
+                let (entries, beside) = yaml::entries(path, &read(path)?)?;
+                settle::of_file(path, reading.known, entries, beside)
             }
+            Store::Text(path) => {
+                let entries = text::entries(path, &read(path)?, reading.ids);
+                let is_blank = entries.is_empty();
+                let set = match reading.at_fault {
+                    AtFault::Held => settle::of_file(path, reading.known, entries, Vec::new())?,
+                    AtFault::Refused => self.good(reading)?,
+                };
+                Ok(KeySet { is_blank, ..set })
+            }
+            Store::Yaml(_) => self.good(reading),
         }
+    }
+
+    /// All keys, where all of the store is good.
+    fn good(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
+        Ok(SetBuilder::new(reading.known).add_all(&self.records(reading.ids)?).finish())
     }
 
     /// Every key as the store describes it, or all that is wrong. `ids`: what names the keys of a plain list.
@@ -81,7 +97,7 @@ impl Store {
             Store::Yaml(path) => yaml::parse(path, &read(path)?),
             Store::JsonLines(path) => jsonl::records(path),
             Store::Text(path) => text::parse(path, &read(path)?, ids),
-            Store::Directory(path) => directory::records(path),
+            Store::Directory(path) => directory::records(path, ids),
         }
     }
 
@@ -113,6 +129,16 @@ pub(in crate::keys) fn open(path: &Path) -> Result<fs::File, Fault> {
     }
 }
 
+/// The mark that editors of some systems put in front of UTF-8 (U+FEFF). It is no part of the text.
+pub(crate) const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+fn without_mark(source: String) -> String {
+    match source.strip_prefix(BYTE_ORDER_MARK) {
+        Some(text) => text.to_owned(),
+        None => source,
+    }
+}
+
 /// The text of a file of keys.
 pub(super) fn read(path: &Path) -> Result<String, Fault> {
     let file = open(path)?;
@@ -126,7 +152,7 @@ pub(super) fn read(path: &Path) -> Result<String, Fault> {
     let mut source = String::new();
     match file.take(MAX_BYTES + 1).read_to_string(&mut source) {
         Ok(length) if length as u64 > MAX_BYTES => too_large(),
-        Ok(_) => Ok(source),
+        Ok(_) => Ok(without_mark(source)),
         Err(error) => Err(unreadable(path, &error)),
     }
 }

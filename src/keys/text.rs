@@ -1,65 +1,83 @@
 //! The plain list: one raw token a line, as llama.cpp's `--api-key-file` has it. For moving over: its keys have an id that
 //! is made of them, no name, and may read and write.
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use super::claim::Claim;
 use super::id_secret::IdSecret;
 use super::record::KeyRecord;
+use super::settle::{Entry, Unread};
+use super::token::mistyped_id;
 use super::{Credential, Permission, Permissions, placeholder};
 use crate::config::fault::{Fault, Faults, Position};
 
 /// What every key of a plain list may do: what it could do where it comes from, short of administration.
 pub(crate) const PERMISSIONS: [Permission; 2] = [Permission::Read, Permission::Write];
 
-/// Reads a list of tokens. Lines that are empty, or begin with `#`, are none.
+/// Reads a list of tokens, or says all that is wrong with it. A list may be empty. `ids`: what names its keys.
 pub(crate) fn parse(path: &Path, source: &str, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
     let mut records: Vec<KeyRecord> = Vec::new();
     let mut faults = Vec::new();
-    let mut seen = std::collections::HashMap::new();
-    for (number, line) in source.lines().enumerate() {
-        let token = line.trim();
-        if token.is_empty() || token.starts_with('#') {
-            continue;
-        }
-        let start = line.len() - line.trim_start().len();
-        let mut fault_at = |offset: usize, message: &str, hint: String| {
-            let column = line.get(..start + offset).unwrap_or_default().chars().count() + 1;
-            let at = Position { line: number + 1, column };
-            faults.push(Fault::at(path, at, message).hint(hint));
-        };
-        if let Some(placeholder) = placeholder::find(token) {
-            fault_at(placeholder.offset, placeholder.what, placeholder.hint.to_owned());
-            continue;
-        }
-        let mut fault = |message: &str, hint: String| fault_at(0, message, hint);
-        match is_presentable(token).then(|| Credential::new(token.as_bytes())) {
-            None => {
-                fault("this is not a token", "one printable ASCII word a line, without commas".to_owned())
-            }
-            Some(token) if token.is_mistyped() => {
-                fault(
-                    "a bearward token with a wrong checksum",
-                    "a character of it was lost or changed".to_owned(),
-                );
-            }
-            Some(token) => {
-                if let Some(first) = seen.insert(token.hash(), number + 1) {
-                    fault("this token stands twice", format!("it stands first in line {first}"));
+    let mut seen = HashMap::new();
+    for entry in entries(path, source, ids) {
+        match entry.read {
+            Err(unread) => faults.extend(unread.faults),
+            Ok(record) => {
+                if let Some(first) = seen.insert(record.hash, entry.at.line) {
+                    let fault = Fault::at(path, entry.at, "this token stands twice");
+                    faults.push(fault.hint(format!("it stands first in line {first}")));
                 }
-                records.push(KeyRecord::new(
-                    ids.key_id(&token),
-                    token.hash(),
-                    Permissions::from_iter(PERMISSIONS),
-                ));
+                records.push(record);
             }
         }
     }
-    if !faults.is_empty() {
-        return Err(Faults(faults));
+    if faults.is_empty() { Ok(records) } else { Err(Faults(faults)) }
+}
+
+/// Reads each line by itself. Lines that are empty, or begin with `#`, are none.
+pub(super) fn entries(path: &Path, source: &str, ids: &IdSecret) -> Vec<Entry> {
+    let lines = source.lines().enumerate();
+    lines.filter_map(|(number, line)| entry(path, number + 1, line, ids)).collect()
+}
+
+fn entry(path: &Path, number: usize, line: &str, ids: &IdSecret) -> Option<Entry> {
+    let text = line.trim();
+    if text.is_empty() || text.starts_with('#') {
+        return None;
     }
-    match records.is_empty() {
-        false => Ok(records),
-        true => Err(Fault::of_file(path, "the key file has no keys").into()),
+    let start = line.len() - line.trim_start().len();
+    let place = |offset: usize| {
+        let column = line.get(..start + offset).unwrap_or_default().chars().count() + 1;
+        Position { line: number, column }
+    };
+    let read = token(text).map_err(|(offset, message, hint, claim)| Unread {
+        claim,
+        faults: vec![Fault::at(path, place(offset), message).hint(hint)],
+        is_foreign: true,
+    });
+    let record = |token: Credential| {
+        KeyRecord::new(ids.key_id(&token), token.hash(), Permissions::from_iter(PERMISSIONS))
+    };
+    Some(Entry { at: place(0), read: read.map(record) })
+}
+
+/// A token; or where in the line the fault is, what it is, what would be right, and whose key it may be.
+fn token(text: &str) -> Result<Credential, (usize, &'static str, &'static str, Claim)> {
+    if let Some(placeholder) = placeholder::find(text) {
+        return Err((placeholder.offset, placeholder.what, placeholder.hint, Claim::default()));
+    }
+    if !is_presentable(text) {
+        let hint = "one printable ASCII word a line, without commas";
+        return Err((0, "this is not a token", hint, Claim::default()));
+    }
+    let token = Credential::new(text.as_bytes());
+    match mistyped_id(text).filter(|_| token.is_mistyped()) {
+        None => Ok(token),
+        Some(id) => {
+            let hint = "a character of it was lost or changed";
+            Err((0, "a bearward token with a wrong checksum", hint, Claim::of_id(&id)))
+        }
     }
 }
 
@@ -91,6 +109,6 @@ mod tests {
         let lines: Vec<_> = faults.0.iter().map(|fault| fault.at.line).collect();
         assert_eq!(lines, [2, 3, 4, 5]);
         assert!(!faults.to_string().contains("secret"), "{faults}");
-        assert!(parse(Path::new("k.txt"), "# none\n", &IdSecret::random()).is_err());
+        assert_eq!(parse(Path::new("k.txt"), "# none\n", &IdSecret::random()), Ok(Vec::new()));
     }
 }

@@ -239,6 +239,12 @@ pub(crate) fn is_key_id(id: &str) -> bool {
         && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
+/// The public id inside what has the length and the prefix of a bearward token, whatever its checksum.
+pub(crate) fn mistyped_id(token: &str) -> Option<String> {
+    let id = token.strip_prefix(PREFIX)?.get(..ID_LENGTH)?;
+    Some(format!("key_{id}")).filter(|id| token.len() == TOKEN_LENGTH && is_key_id(id))
+}
+
 /// The id inside a well-formed bearward token whose checksum is right, without `key_`.
 fn token_id(token: &str) -> Option<&str> {
     if token.len() != TOKEN_LENGTH {

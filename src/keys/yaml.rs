@@ -2,31 +2,93 @@
 
 use std::path::Path;
 
+use super::claim::Claim;
 use super::record::{self, KeyRecord, Unique};
+use super::settle::{Entry, Unread};
 use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults};
-use crate::config::tree::{self, Key, Kind, Node, Quoting};
+use crate::config::tree::{self, Kind, Node, Quoting};
 
-/// Reads a key file whole, or says all that is wrong with it. A file without keys is a fault:
-/// nothing could pass, which nobody means.
+/// Reads a key file whole, or says all that is wrong with it. `keys: []` is a list without keys; a file without a list is
+/// a fault, since a template may have rendered nothing.
 pub(crate) fn parse(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
-    read(path, source, |decoder, root| key_list(decoder, root, false))
+    read(path, source, |decoder, root| key_list(decoder, root))
 }
 
-/// As [`parse`], of a file that is about to get its first key: there may be none.
+/// As [`parse`], of a file that is about to get its first key: there may be no list.
 pub(crate) fn parse_any(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
     match tree::parse(path, source, Quoting::Never)? {
         None => Ok(Vec::new()),
         // Comments, or `---` alone.
         Some(root) if root.is_null() => Ok(Vec::new()),
-        Some(_) => read(path, source, |decoder, root| key_list(decoder, root, true)),
+        Some(root) if is_without_list(&root) => Ok(Vec::new()),
+        Some(_) => parse(path, source),
     }
+}
+
+/// Whether a file is `keys:` and nothing more.
+fn is_without_list(root: &Node) -> bool {
+    matches!(&root.kind, Kind::Map(fields) if matches!(fields.as_slice(), [(key, node)] if key.name == "keys" && node.is_null()))
+}
+
+/// Reads the entries of a key file each by itself, with what is wrong beside them.
+///
+/// # Errors
+///
+/// The file can't be read as a list of entries.
+pub(super) fn entries(path: &Path, source: &str) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
+    list_of(path, &root(path, source)?)
+}
+
+/// As [`entries`], of a file of a directory: a key file, or one key.
+pub(super) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
+    let root = root(path, source)?;
+    let only = match is_list(&root) {
+        true => return list_of(path, &root),
+        false => entry(path, &root),
+    };
+    match only.read {
+        Err(unread) if unread.is_foreign => Err(Faults(unread.faults)),
+        read => Ok((vec![Entry { read, ..only }], Vec::new())),
+    }
+}
+
+fn root(path: &Path, source: &str) -> Result<Node, Faults> {
+    match tree::parse(path, source, Quoting::Never)? {
+        Some(root) if !root.is_null() => Ok(root),
+        _ => Err(Fault::of_file(path, "the key file is empty").hint(NO_LIST_HINT).into()),
+    }
+}
+
+fn list_of(path: &Path, root: &Node) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
+    let mut decoder = Decoder::new(path, Quoting::Never, None);
+    let entries = decoder.fields(root, "a key file").and_then(|mut fields| {
+        let entries = decoder.required(&mut fields, "keys", |decoder, node| {
+            decoder.list(node, |_, node| Some(entry(path, node)))
+        });
+        decoder.done(fields);
+        entries
+    });
+    let faults = Faults::sorted(decoder.faults);
+    entries.map(|entries| (entries, faults.0.clone())).ok_or(faults)
+}
+
+fn entry(path: &Path, node: &Node) -> Entry {
+    let mut decoder = Decoder::new(path, Quoting::Never, None);
+    let record = record::decode(&mut decoder, node, &mut Unique::default());
+    let faults = decoder.faults;
+    let unread = || Unread {
+        claim: Claim::of_node(node),
+        is_foreign: !matches!(node.kind, Kind::Map(_)),
+        faults: faults.clone(),
+    };
+    Entry { at: node.at, read: record.filter(|_| faults.is_empty()).ok_or_else(unread) }
 }
 
 /// As [`parse`], of a file of a directory: a key file, or one key.
 pub(crate) fn parse_part(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
     read(path, source, |decoder, root| match is_list(root) {
-        true => key_list(decoder, root, false),
+        true => key_list(decoder, root),
         false => Some(vec![record::decode(decoder, root, &mut Unique::default())?]),
     })
 }
@@ -42,7 +104,7 @@ fn read(
     decode: impl FnOnce(&mut Decoder<'_>, &Node) -> Option<Vec<KeyRecord>>,
 ) -> Result<Vec<KeyRecord>, Faults> {
     let Some(root) = tree::parse(path, source, Quoting::Never)? else {
-        return Err(Fault::of_file(path, "the key file is empty").into());
+        return Err(Fault::of_file(path, "the key file is empty").hint(NO_LIST_HINT).into());
     };
     let mut decoder = Decoder::new(path, Quoting::Never, None);
     match decode(&mut decoder, &root) {
@@ -51,21 +113,13 @@ fn read(
     }
 }
 
-fn key_list(decoder: &mut Decoder<'_>, root: &Node, may_be_empty: bool) -> Option<Vec<KeyRecord>> {
+/// What stands in a file that lets nobody in.
+const NO_LIST_HINT: &str = "`keys: []` is a list without keys, which lets nobody in";
+
+fn key_list(decoder: &mut Decoder<'_>, root: &Node) -> Option<Vec<KeyRecord>> {
     let mut fields = decoder.fields(root, "a key file")?;
     let mut unique = Unique::default();
-    let is_null = |(key, node): &(Key, Node)| key.name == "keys" && node.is_null();
-    if may_be_empty && matches!(&root.kind, Kind::Map(fields) if fields.iter().any(is_null)) {
-        decoder.optional(&mut fields, "keys", |_, _| Some(()));
-        decoder.done(fields);
-        return Some(Vec::new());
-    }
     let records = decoder.required(&mut fields, "keys", |decoder, node| {
-        if !may_be_empty && matches!(&node.kind, Kind::List(items) if items.is_empty()) {
-            decoder.fault(node.at, "the key file has no keys").hint =
-                Some("`bearward keys create --permissions read` makes one".to_owned());
-            return None;
-        }
         decoder.list(node, |decoder, node| record::decode(decoder, node, &mut unique))
     });
     decoder.done(fields);
@@ -122,10 +176,18 @@ mod tests {
     }
 
     #[test]
-    fn no_keys_is_a_fault() {
-        for source in ["", "keys:\n", "keys: []\n", "# nothing\n"] {
-            assert!(parse(Path::new("keys.yaml"), source).is_err(), "{source:?}");
-            assert_eq!(parse_any(Path::new("keys.yaml"), source), Ok(Vec::new()), "{source:?}");
+    fn an_empty_list_is_one_and_no_list_is_a_fault() {
+        for (source, is_list) in
+            [("", false), ("keys:\n", false), ("keys: []\n", true), ("# nothing\n", false), ("---\n", false)]
+        {
+            let path = Path::new("keys.yaml");
+            assert_eq!(parse(path, source).is_ok(), is_list, "{source:?}");
+            assert_eq!(
+                entries(path, source).is_ok_and(|(entries, _)| entries.is_empty()),
+                is_list,
+                "{source:?}"
+            );
+            assert_eq!(parse_any(path, source), Ok(Vec::new()), "{source:?}");
         }
     }
 

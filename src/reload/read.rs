@@ -8,7 +8,7 @@ use super::{ASKED_SETTLE, Baseline, Part, Reloader, Running};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
 use crate::keys::id_secret::IdSecret;
-use crate::keys::set::{KeySet, Pace, Reading};
+use crate::keys::set::{AtFault, KeySet, Pace, Reading};
 use crate::keys::store::Store;
 use crate::net::tls::{self, ListenerTls};
 use crate::snapshot::Snapshot;
@@ -38,7 +38,10 @@ impl Reloader {
         openable(sets.flat_map(|(_, set)| set.files()))?;
         Ok(match part {
             Part::Config => Ready::Config(Box::new(self.read_config()?)),
-            Part::Keys => Ready::Keys(self.read_keys(&self.config, &self.gateway.snapshot.load().ids)?),
+            Part::Keys => {
+                let ids = self.gateway.snapshot.load().ids.clone();
+                Ready::Keys(self.read_keys(&self.config, &ids, AtFault::Held)?)
+            }
             Part::Certificates => self.read_certificates(),
         })
     }
@@ -66,7 +69,8 @@ impl Reloader {
         let ids = serving.renewed(&config.keys, &self.config.keys)?;
         // The ids of a plain list are made with it.
         let reads_keys = reads_keys || !Arc::ptr_eq(&ids, &serving);
-        let keys = reads_keys.then(|| self.read_keys(&config, &ids)).transpose()?;
+        // What is elsewhere has no last good form.
+        let keys = reads_keys.then(|| self.read_keys(&config, &ids, AtFault::Refused)).transpose()?;
         let reads_certificates = is_elsewhere(Part::Certificates);
         let mut certificates = Vec::with_capacity(listeners.len());
         for (wanted, running) in listeners.iter().zip(&self.listeners) {
@@ -78,10 +82,10 @@ impl Reloader {
         Ok(ReadyConfig { config, listeners, baseline, keys, certificates, compiled })
     }
 
-    fn read_keys(&self, config: &Config, ids: &IdSecret) -> Result<KeySet, Faults> {
+    fn read_keys(&self, config: &Config, ids: &IdSecret, at_fault: AtFault) -> Result<KeySet, Faults> {
         let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
-        let (known, last_good) = (&*self.gateway.keys, &self.last_good);
-        store.load(Reading { known, last_good, ids, pace: Pace::Considerate })
+        let (known, last_good) = (&self.gateway.keys, &self.last_good);
+        store.load(Reading { known, last_good, ids, at_fault, pace: Pace::Considerate })
     }
 
     /// A listener's certificates are its own affair: what is wrong with them does not hold up the others'.

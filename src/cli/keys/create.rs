@@ -10,7 +10,7 @@ use super::{StoreArgument, ahead, named, now, permission, show_secret};
 use crate::cli::{Failure, say};
 use crate::config::Quota;
 use crate::config::decode::parse_duration;
-use crate::keys::record::is_label;
+use crate::keys::record::{NO_LIMITS, is_label};
 use crate::keys::token::Token;
 use crate::keys::{KeyRecord, Permission, Permissions};
 
@@ -46,7 +46,7 @@ pub(super) struct TermsArguments {
     /// How long the key lives, as in 90d
     #[arg(long, value_name = "DURATION")]
     expires_in: Option<String>,
-    /// A rate limit, as in 600/1m or 600/1m/60 with a burst; may stand several times
+    /// A rate limit, as in 600/1m or 600/1m/60 with a burst; may stand several times; `none`: the defaults do not hold
     #[arg(long, value_name = "N/TIME")]
     rate: Vec<String>,
     /// How many requests of the --rate may come at once
@@ -165,6 +165,9 @@ impl TermsArguments {
     }
 
     fn quotas(&self) -> Result<Vec<Quota>, Failure> {
+        if self.burst.is_none() && self.rate == [NO_LIMITS] {
+            return Ok(Vec::new());
+        }
         let quotas = self.rate.iter().map(|rate| quota(rate)).collect::<Option<Vec<_>>>();
         let usage =
             |message: &str| Failure::Usage(format!("--rate {}: {message}", self.rate.join(" --rate ")));

@@ -1,11 +1,12 @@
 //! Builds the set of keys that is put in the place of the one in service.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::{KeyCache, LiveKey};
+use crate::keys::claim::Claim;
 use crate::keys::set::KeySet;
 use crate::keys::{Draft, KeyHash, KeyRecord};
 
@@ -182,6 +183,70 @@ impl<'a> SetBuilder<'a> {
             }
         }
         std::mem::take(&mut self.twins)
+    }
+
+    /// Keeps the keys in service that entries at fault are about, in their last good form. Says of each entry the id of the
+    /// key that it keeps. All that is good is added before.
+    ///
+    /// What is good goes first: where a good entry has the id of such a key, or a secret of it, that entry counts.
+    pub(in crate::keys) fn hold(&mut self, claims: &[(usize, Claim)]) -> Vec<(usize, String)> {
+        if claims.is_empty() {
+            return Vec::new();
+        }
+        let by_id = self.in_service_by_id(claims);
+        let labels = &self.known.hashing.labels;
+        let ids: HashSet<u64> = self.new.ids.iter().copied().collect();
+        let hashes: HashSet<KeyHash> = self.set.entries.iter().map(|(hash, _)| *hash).collect();
+        let (mut held, mut kept) = (Vec::new(), HashSet::new());
+        for (entry, claim) in claims {
+            let of_id = claim.id.as_ref().and_then(|id| by_id.get(id));
+            let of_hash = || self.opened_by(claim).and_then(|live| by_id.get(live.key.id()));
+            let Some((hash, live)) = of_id.or_else(of_hash) else { continue };
+            let id = live.key.id();
+            let is_written = ids.contains(&labels.hash_one(id))
+                || hashes.contains(hash)
+                || live.key.previous().iter().any(|secret| hashes.contains(&secret.hash));
+            if is_written || live.is_of(self.generation) && !kept.contains(id) {
+                continue;
+            }
+            held.push((*entry, id.to_owned()));
+            if kept.insert(id.to_owned()) {
+                live.generation.store(self.generation, Ordering::Relaxed);
+                self.set.kept += 1 + live.key.previous().len();
+                self.set.keys += 1;
+                self.set.held += 1;
+            }
+        }
+        held
+    }
+
+    /// The key in service that one of the hashes of an entry opens.
+    fn opened_by(&self, claim: &Claim) -> Option<Arc<LiveKey>> {
+        claim.hashes.iter().find_map(|hash| Some(self.known.find(hash)?.key))
+    }
+
+    /// The keys in service that claims are about, with their current hash. One pass over all of them, however many there
+    /// are.
+    fn in_service_by_id(&self, claims: &[(usize, Claim)]) -> HashMap<Box<str>, (KeyHash, Arc<LiveKey>)> {
+        let opened: Vec<Arc<LiveKey>> =
+            claims.iter().filter_map(|(_, claim)| self.opened_by(claim)).collect();
+        let named = claims.iter().filter_map(|(_, claim)| claim.id.as_deref());
+        let wanted: HashSet<&str> = named.chain(opened.iter().map(|live| live.key.id())).collect();
+        let mut found = HashMap::new();
+        for entry in &self.known.by_hash {
+            let (hash, live) = (entry.key(), entry.value());
+            if wanted.contains(live.key.id()) && live.key.rotated_out(hash).is_none() {
+                found.insert(live.key.id().into(), (*hash, live.clone()));
+            }
+        }
+        found
+    }
+
+    /// Whether a key in service has this id and one of these secrets: then an entry with both is the one that it had before.
+    pub(in crate::keys) fn is_owner(&self, record: &KeyRecord) -> bool {
+        record
+            .hashes()
+            .any(|hash| self.known.find(&hash).is_some_and(|found| found.key.key.id() == record.id))
     }
 
     pub(in crate::keys) fn finish(mut self) -> KeySet {

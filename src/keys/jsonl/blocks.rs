@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::config::fault::{Fault, Position};
-use crate::keys::store::{open, unreadable};
+use crate::keys::store::{BYTE_ORDER_MARK, open, unreadable};
 
 /// No honest line is longer.
 pub(super) const MAX_LINE: usize = 64 * 1024;
@@ -86,6 +86,9 @@ impl<'p> Blocks<'p> {
                 None if block.len() > MAX_LINE => return Err(too_long(self.path, self.line)),
                 None => {}
             }
+        }
+        if self.line == 1 && block.starts_with(BYTE_ORDER_MARK.as_bytes()) {
+            block.drain(..BYTE_ORDER_MARK.len());
         }
         let first = self.line;
         self.line += memchr::memchr_iter(b'\n', block).count();

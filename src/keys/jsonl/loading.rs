@@ -1,0 +1,202 @@
+//! The lines of a file, taken into a set: those that have not changed without being read, others the short way or the long.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::str;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::de::IgnoredAny;
+
+use super::blocks::{Blocks, MAX_LINE, lines};
+use super::line::{Instants, Line};
+use super::{MAX_FAULTS, long_way};
+use crate::config::fault::{Fault, Faults};
+use crate::keys::cache::SetBuilder;
+use crate::keys::claim::Claim;
+use crate::keys::set::{AtFault, Pace};
+use crate::keys::{KeyHash, KeyRecord, Terms};
+
+/// Behind so much work, the thread rests as long: a request waits for that, and not for the system's time slice.
+const STRETCH: Duration = Duration::from_micros(200);
+/// After this long, that the change is soon live counts for more.
+const CONSIDERATION: Duration = Duration::from_millis(1200);
+/// Different sets of terms that are remembered by their text.
+const MAX_TERMS: usize = 10_000;
+
+/// What was found beside good lines.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// Lines with something in them.
+    pub(super) lines: usize,
+    /// Those of them that are no JSON object.
+    pub(super) foreign: usize,
+    /// The last line ends in the middle: something was writing the file, or it is cut.
+    pub(super) is_cut: bool,
+    /// Why the reading ended before the file did.
+    pub(super) unreadable: Option<Fault>,
+    /// The first of them.
+    pub(super) faults: Vec<Fault>,
+    /// Of each line that does not count, by its number, whose key it is.
+    pub(super) claims: Vec<(usize, Claim)>,
+}
+
+impl Findings {
+    fn join(&mut self, mut part: Findings) {
+        self.lines += part.lines;
+        self.foreign += part.foreign;
+        self.is_cut |= part.is_cut;
+        self.unreadable = self.unreadable.take().or(part.unreadable);
+        self.faults.append(&mut part.faults);
+        self.claims.append(&mut part.claims);
+    }
+
+    fn is_full(&self) -> bool {
+        self.faults.len() >= MAX_FAULTS
+    }
+
+    /// As many faults as anybody reads, in the order of the file.
+    pub(super) fn sorted(&self) -> Vec<Fault> {
+        let mut faults = Faults::sorted(self.faults.clone()).0;
+        faults.truncate(MAX_FAULTS);
+        faults
+    }
+}
+
+/// A part of a set, and what one thread needs to read lines into it.
+pub(super) struct Loading<'k, 'e> {
+    pub(super) set: SetBuilder<'k>,
+    at_fault: AtFault,
+    /// Lines that are good by themselves and do not count.
+    excluded: &'e HashSet<usize>,
+    findings: Findings,
+    /// By the text of what narrows a key.
+    terms: HashMap<String, Option<Arc<Terms>>>,
+    /// Where such a text is put together.
+    text: String,
+    created_at: Instants,
+    expires_at: Instants,
+}
+
+impl<'k, 'e> Loading<'k, 'e> {
+    pub(super) fn new(set: SetBuilder<'k>, at_fault: AtFault, excluded: &'e HashSet<usize>) -> Self {
+        let (created_at, expires_at) = Default::default();
+        let (findings, terms, text) = Default::default();
+        Loading { set, at_fault, excluded, findings, terms, text, created_at, expires_at }
+    }
+
+    /// Takes blocks until there are none; where all has to be good, until somebody has found too many faults.
+    pub(super) fn run(
+        mut self,
+        path: &Path,
+        blocks: &Mutex<Blocks<'_>>,
+        failed: &Mutex<Findings>,
+        pace: Pace,
+    ) -> SetBuilder<'k> {
+        let mut block = Vec::new();
+        let started = Instant::now();
+        let mut rested = started;
+        let must_be_good = self.at_fault == AtFault::Refused;
+        loop {
+            let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next(&mut block);
+            let first = match next {
+                Ok(Some(first)) => first,
+                Ok(None) => break,
+                Err(fault) => {
+                    self.findings.unreadable = Some(fault);
+                    break;
+                }
+            };
+            for (index, line) in lines(&block).enumerate() {
+                if !(must_be_good && self.findings.is_full()) {
+                    self.take(path, first + index, line);
+                }
+            }
+            let is_considerate = pace == Pace::Considerate && started.elapsed() < CONSIDERATION;
+            if is_considerate && rested.elapsed() >= STRETCH {
+                std::thread::sleep(STRETCH);
+                rested = Instant::now();
+            }
+            let is_enough = self.findings.is_full() || failed.lock().is_ok_and(|failed| failed.is_full());
+            if must_be_good && is_enough {
+                break;
+            }
+        }
+        failed.lock().unwrap_or_else(PoisonError::into_inner).join(self.findings);
+        self.set
+    }
+
+    fn take(&mut self, path: &Path, number: usize, with_end: &[u8]) {
+        let line = with_end.trim_ascii();
+        if line.is_empty() {
+            return;
+        }
+        self.findings.lines += 1;
+        if self.excluded.contains(&number) {
+            let claim = long_way(path, number, line).map(|record| Claim::of_record(&record));
+            self.findings.claims.push((number, claim.unwrap_or_else(|unread| unread.claim)));
+            return;
+        }
+        let fingerprint = self.set.fingerprint(line);
+        if self.keep(line, fingerprint) || line.len() <= MAX_LINE && self.take_short(line, fingerprint) {
+            return;
+        }
+        match long_way(path, number, line) {
+            Ok(record) => self.take_record(&record, line, fingerprint),
+            Err(unread) => {
+                self.findings.foreign += usize::from(unread.is_foreign);
+                // Only the last line of a file may have no end.
+                self.findings.is_cut |= unread.is_foreign && !with_end.ends_with(b"\n") && is_cut(line);
+                if !self.findings.is_full() {
+                    self.findings.faults.extend(unread.faults);
+                }
+                self.findings.claims.push((number, unread.claim));
+            }
+        }
+    }
+
+    /// Takes a line that has not changed without reading it: most of a million have not.
+    fn keep(&mut self, line: &[u8], fingerprint: u64) -> bool {
+        const MARK: &[u8] = b"sha256:";
+        if self.set.keep_next(fingerprint) {
+            return true;
+        }
+        let Some(start) = memchr::memmem::find(line, MARK) else { return false };
+        let text = line.get(start..start + MARK.len() + 64).and_then(|text| str::from_utf8(text).ok());
+        text.and_then(KeyHash::parse).is_some_and(|hash| self.set.keep(&hash, fingerprint))
+    }
+
+    /// Takes a line the short way, if it can go there.
+    pub(super) fn take_short(&mut self, line: &[u8], fingerprint: u64) -> bool {
+        let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return false };
+        let terms = match line.terms_text(&mut self.text) {
+            false => None,
+            true => match self.terms.get(&self.text) {
+                Some(terms) => terms.clone(),
+                None => return false,
+            },
+        };
+        let Some((hash, draft)) = line.draft(terms, &mut self.created_at, &mut self.expires_at) else {
+            return false;
+        };
+        self.set.add(hash, draft, fingerprint);
+        true
+    }
+
+    /// Takes what came the long way, and remembers its terms, so that others like it can go the short one.
+    pub(super) fn take_record(&mut self, record: &KeyRecord, line: &[u8], fingerprint: u64) {
+        let draft = record.draft();
+        if record.previous.is_empty()
+            && self.terms.len() < MAX_TERMS
+            && serde_json::from_slice::<Line<'_>>(line).is_ok_and(|line| line.terms_text(&mut self.text))
+        {
+            self.terms.insert(self.text.clone(), draft.terms.clone());
+        }
+        self.set.add(record.hash, draft, fingerprint);
+    }
+}
+
+/// Whether a line is the beginning of JSON.
+fn is_cut(line: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(line).is_err_and(|error| error.is_eof())
+}

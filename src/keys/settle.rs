@@ -1,0 +1,162 @@
+//! Finds what of a store counts where some of its entries are at fault (docs/decisions/023).
+//!
+//! A good entry counts. Of entries that share an id, a name or a hash, the one counts whose key had that before; where
+//! none or several had it, none counts. An entry that does not count keeps the last good form of its key.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::cache::{KeyCache, SetBuilder};
+use super::claim::Claim;
+use super::record::KeyRecord;
+use super::set::{AtFault, KeySet};
+use crate::config::fault::{Fault, Faults, Position};
+
+/// An entry of a store that is read whole.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) at: Position,
+    pub(super) read: Result<KeyRecord, Unread>,
+}
+
+/// An entry that could not be read.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub(super) claim: Claim,
+    pub(super) faults: Vec<Fault>,
+    /// It does not even have the form of an entry.
+    pub(super) is_foreign: bool,
+}
+
+impl Entry {
+    pub(super) fn claim(&self) -> Claim {
+        match &self.read {
+            Ok(record) => Claim::of_record(record),
+            Err(unread) => unread.claim.clone(),
+        }
+    }
+}
+
+/// An entry that shares something with another one.
+#[derive(Debug)]
+pub(super) struct Twin {
+    pub(super) entry: usize,
+    pub(super) is_owner: bool,
+    pub(super) fault: Fault,
+}
+
+pub(super) fn shared(path: &Path, at: Position) -> Fault {
+    Fault::at(path, at, "this entry has an id, a name or a hash that another one has, too")
+        .hint("keep one of them")
+}
+
+/// Entries that are good by themselves and do not count, with what is wrong with each.
+#[derive(Debug, Default)]
+pub(super) struct Excluded {
+    pub(super) entries: HashSet<usize>,
+    pub(super) faults: Vec<Fault>,
+}
+
+impl Excluded {
+    /// Takes those out that are not where the key was before; where all are, all of them.
+    pub(super) fn take(&mut self, twins: Vec<Twin>) {
+        let are_owners = twins.iter().all(|twin| twin.is_owner);
+        for twin in twins.into_iter().filter(|twin| are_owners || !twin.is_owner) {
+            if self.entries.insert(twin.entry) {
+                self.faults.push(twin.fault);
+            }
+        }
+    }
+}
+
+/// Builds a set pass by pass, until its entries share nothing. `pass`: adds all entries but these; `twins_of`: finds the
+/// entries that have one of these labels.
+pub(super) fn settled<T>(
+    excluded: &mut Excluded,
+    mut pass: impl FnMut(&HashSet<usize>) -> Result<T, Faults>,
+    mut labels_of: impl FnMut(&mut T) -> HashSet<u64>,
+    mut twins_of: impl FnMut(&T, &HashSet<u64>, &HashSet<usize>) -> Result<Vec<Twin>, Faults>,
+) -> Result<T, Faults> {
+    loop {
+        let mut built = pass(&excluded.entries)?;
+        let labels = labels_of(&mut built);
+        if labels.is_empty() {
+            return Ok(built);
+        }
+        let twins = twins_of(&built, &labels, &excluded.entries)?;
+        // None: two labels had the same 64 bits by chance.
+        if twins.is_empty() {
+            return Ok(built);
+        }
+        excluded.take(twins);
+    }
+}
+
+/// What of these entries counts, and the id of the key that each entry that does not count keeps. `fault`: what is said of
+/// an entry that shares something.
+pub(super) fn set<'k>(
+    known: &'k KeyCache,
+    at_fault: AtFault,
+    entries: &[Entry],
+    mut excluded: Excluded,
+    fault: impl Fn(usize, &Entry) -> Fault,
+) -> Result<(SetBuilder<'k>, Excluded, Vec<(usize, String)>), Faults> {
+    let good = |excluded: &HashSet<usize>| {
+        let entries = entries.iter().enumerate().filter(|(number, _)| !excluded.contains(number));
+        entries
+            .filter_map(|(number, entry)| Some((number, entry, entry.read.as_ref().ok()?)))
+            .collect::<Vec<_>>()
+    };
+    let mut built = settled(
+        &mut excluded,
+        |excluded| {
+            let records = good(excluded).into_iter().map(|(_, _, record)| record);
+            Ok(SetBuilder::new(known).add_all(records))
+        },
+        SetBuilder::twins,
+        |built, labels, excluded| {
+            let twins = good(excluded).into_iter();
+            let twins = twins
+                .filter(|(_, _, record)| known.labels_of(record).iter().any(|label| labels.contains(label)));
+            let twin = |(number, entry, record): (usize, &Entry, &KeyRecord)| Twin {
+                entry: number,
+                is_owner: built.is_owner(record),
+                fault: fault(number, entry),
+            };
+            Ok(twins.map(twin).collect())
+        },
+    )?;
+    let faulty = entries.iter().enumerate();
+    let faulty = faulty.filter(|(number, entry)| entry.read.is_err() || excluded.entries.contains(number));
+    let claims: Vec<(usize, Claim)> = faulty.map(|(number, entry)| (number, entry.claim())).collect();
+    let held = match at_fault {
+        AtFault::Held => built.hold(&claims),
+        AtFault::Refused => Vec::new(),
+    };
+    Ok((built, excluded, held))
+}
+
+/// Reads a file of entries for a server that has its keys in service already.
+pub(super) fn of_file(
+    path: &Path,
+    known: &KeyCache,
+    entries: Vec<Entry>,
+    more: Vec<Fault>,
+) -> Result<KeySet, Faults> {
+    let mut faults = more;
+    let is_foreign = |entry: &Entry| matches!(&entry.read, Err(unread) if unread.is_foreign);
+    if !entries.is_empty() && entries.iter().all(is_foreign) {
+        return Err(Faults::sorted(faults_of(entries).chain(faults).collect()));
+    }
+    let (built, excluded, _held) =
+        set(known, AtFault::Held, &entries, Excluded::default(), |_, entry| shared(path, entry.at))?;
+    faults.extend(excluded.faults.into_iter().chain(faults_of(entries)));
+    let mut set = built.finish();
+    set.refused = Faults::sorted(faults).0;
+    Ok(set)
+}
+
+/// What is wrong with entries by themselves.
+pub(super) fn faults_of(entries: Vec<Entry>) -> impl Iterator<Item = Fault> {
+    entries.into_iter().filter_map(|entry| entry.read.err()).flat_map(|unread| unread.faults)
+}
