@@ -345,7 +345,10 @@ impl Answer {
         }
         // HTTP/1 has nobody who asks.
         if self.is_http2 {
-            turn::leave(Turn::Client);
+            turn::leave(match self.source {
+                Source::Own(_) => Turn::ClientOfOurs,
+                Source::Upstream(_) => Turn::Client,
+            });
             if let Some((in_service, _)) = &self.exchange {
                 in_service.answered(bytes);
             }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::frames::{
     DATA, END_STREAM, End, Frames, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE, block, frame, headers, request,
@@ -28,7 +28,9 @@ async fn gateway(upstream: &Upstream, config: &str) -> Running {
 async fn that_hangs() -> Upstream {
     Upstream::acting(|request, mut stream| async move {
         if request.target() != "/x" {
-            std::future::pending::<()>().await;
+            // Until the gateway closes.
+            let _nothing = stream.read(&mut [0; 1]).await;
+            return None;
         }
         stream.write_all(answer_of("hi").as_bytes()).await.ok()?;
         Some(stream)
