@@ -11,7 +11,7 @@ use super::cache::KeyCache;
 use super::claim::Claim;
 use super::record::KeyRecord;
 use super::set::{AtFault, KeySet, Reading};
-use super::settle::{self, Entry, Excluded, Twin, Unread};
+use super::settle::{self, Counted, Entry, Excluded, Twin, Unread};
 use super::{store, yaml};
 use crate::config::fault::{Fault, Faults, Position};
 
@@ -122,7 +122,8 @@ fn settle(parts: Vec<Part>, reading: Reading<'_>) -> Result<Settled, Faults> {
     let before = Before { last_good: reading.last_good, entries: &entries, files: &files };
     let mut excluded = Excluded::default();
     excluded.take(before.copies(reading.known, fault));
-    let (built, excluded, held) = settle::set(reading.known, reading.at_fault, &entries, excluded, fault)?;
+    let Counted { built, excluded, held } =
+        settle::set(reading.known, reading.at_fault, &entries, excluded, fault)?;
     let good = entries.iter().zip(&files).enumerate();
     let good = good.filter(|(number, _)| !excluded.entries.contains(number));
     let good = good.filter_map(|(_, (entry, file))| Some((file, entry.read.as_ref().ok()?.id.clone())));

@@ -92,6 +92,14 @@ pub(super) fn settled<T>(
     }
 }
 
+/// What of a store counts.
+pub(super) struct Counted<'k> {
+    pub(super) built: SetBuilder<'k>,
+    pub(super) excluded: Excluded,
+    /// The ids of keys that stay in their last good form, by the entry that is about them.
+    pub(super) held: Vec<(usize, String)>,
+}
+
 /// What of these entries counts, and the id of the key that each entry that does not count keeps. `fault`: what is said of
 /// an entry that shares something.
 pub(super) fn set<'k>(
@@ -100,7 +108,7 @@ pub(super) fn set<'k>(
     entries: &[Entry],
     mut excluded: Excluded,
     fault: impl Fn(usize, &Entry) -> Fault,
-) -> Result<(SetBuilder<'k>, Excluded, Vec<(usize, String)>), Faults> {
+) -> Result<Counted<'k>, Faults> {
     let good = |excluded: &HashSet<usize>| {
         let entries = entries.iter().enumerate().filter(|(number, _)| !excluded.contains(number));
         entries
@@ -133,7 +141,7 @@ pub(super) fn set<'k>(
         AtFault::Held => built.hold(&claims),
         AtFault::Refused => Vec::new(),
     };
-    Ok((built, excluded, held))
+    Ok(Counted { built, excluded, held })
 }
 
 /// Reads a file of entries for a server that has its keys in service already.
@@ -148,7 +156,7 @@ pub(super) fn of_file(
     if !entries.is_empty() && entries.iter().all(is_foreign) {
         return Err(Faults::sorted(faults_of(entries).chain(faults).collect()));
     }
-    let (built, excluded, _held) =
+    let Counted { built, excluded, .. } =
         set(known, AtFault::Held, &entries, Excluded::default(), |_, entry| shared(path, entry.at))?;
     faults.extend(excluded.faults.into_iter().chain(faults_of(entries)));
     let mut set = built.finish();

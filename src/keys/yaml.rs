@@ -12,7 +12,7 @@ use crate::config::tree::{self, Kind, Node, Quoting};
 /// Reads a key file whole, or says all that is wrong with it. `keys: []` is a list without keys; a file without a list is
 /// a fault, since a template may have rendered nothing.
 pub(crate) fn parse(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
-    read(path, source, |decoder, root| key_list(decoder, root))
+    read(path, source, key_list)
 }
 
 /// As [`parse`], of a file that is about to get its first key: there may be no list.
