@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::cache::KeyCache;
 use super::claim::Claim;
 use super::record::KeyRecord;
-use super::set::{AtFault, KeySet, Reading};
+use super::set::{KeySet, Reading};
 use super::settle::{self, Counted, Entry, Excluded, Twin, Unread};
 use super::{store, yaml};
 use crate::config::fault::{Fault, Faults, Position};
@@ -36,12 +36,8 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Reads all files for service. A directory without files lets nobody in.
 pub(super) fn load(directory: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
-    let parts = parts(directory)?;
-    let is_readable = parts.is_empty() || parts.iter().any(|part| part.entries.is_ok());
-    let Settled { set, given } = settle(parts, reading)?;
-    if set.keys == 0 && !set.refused.is_empty() && (!is_readable || reading.at_fault == AtFault::Refused) {
-        return Err(none(directory, set.refused));
-    }
+    let Settled { set, given } = settle(parts(directory)?, reading)?;
+    let set = settle::unless_nothing_counts(set).map_err(|faults| none(directory, faults.0))?;
     Ok(KeySet { last_good: given, ..set })
 }
 
@@ -113,7 +109,7 @@ fn settle(parts: Vec<Part>, reading: Reading<'_>) -> Result<Settled, Faults> {
     // A file that can't be read speaks of every key that it gave.
     for path in &whole {
         for id in reading.last_good.get(path).into_iter().flatten() {
-            let unread = Unread { claim: Claim::of_id(id), faults: Vec::new(), is_foreign: false };
+            let unread = Unread { claim: Claim::of_id(id), faults: Vec::new() };
             entries.push(Entry { at: Position::default(), read: Err(unread) });
             files.push(path.clone());
         }
@@ -208,7 +204,7 @@ fn ids_of(claim: &Claim, known: &KeyCache) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::keys::KeyHash;
-    use crate::keys::set::Pace;
+    use crate::keys::set::{AtFault, Pace};
 
     struct Directory {
         root: tempfile::TempDir,

@@ -53,7 +53,6 @@ fn entry(path: &Path, number: usize, line: &str) -> Option<Entry> {
     let read = token(text).map_err(|(offset, message, hint, claim)| Unread {
         claim,
         faults: vec![Fault::at(path, place(offset), message).hint(hint)],
-        is_foreign: true,
     });
     let record =
         |token: Credential| KeyRecord::new(token.key_id(), token.hash(), Permissions::from_iter(PERMISSIONS));
