@@ -309,7 +309,10 @@ impl Visitor {
                 Err(Denial::shutting_down())
             }
             Probe::Ready if !status::is_ready(&self.admin).await => Err(Denial::upstream_unavailable()),
-            Probe::Ready => Ok(typed("{\"status\":\"ready\"}\n".to_owned(), "application/json")),
+            Probe::Ready => {
+                let told = status::readiness(&self.admin.gateway.reloads);
+                Ok(typed(format!("{told}\n"), "application/json"))
+            }
         }
     }
 

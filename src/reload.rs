@@ -1,7 +1,7 @@
 //! Configuration, keys and certificates while traffic runs: a thread of its own watches their files, reads what has
 //! changed whole, and applies it or leaves all as it was.
 //!
-//! Invariant: a file that is wrong changes nothing. Each of the three parts stands by itself, so that a broken
+//! Invariant: a file that can't be read changes nothing, and an entry at fault changes nothing of its key. Each of the three parts stands by itself, so that a broken
 //! certificate does not hold up a revocation.
 
 mod files;
@@ -23,6 +23,7 @@ use crate::keys::cache::Difference;
 use crate::keys::directory::LastGood;
 use crate::keys::set::KeySet;
 use crate::net::tls::{ListenerTls, Swappable};
+use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;
 pub(crate) use files::Baseline;
 use handle::Message;
@@ -38,6 +39,9 @@ const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What changed while it was read is looked at again so soon.
 const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
+/// A key file without lines lets nobody in once it has stood still for this long: whoever writes one anew may begin by
+/// emptying it.
+const BLANK_PATIENCE: Duration = Duration::from_secs(5);
 /// What waits to be heard; more is noted as missed.
 const INBOX: usize = 1024;
 
@@ -48,6 +52,19 @@ enum Heard {
     /// Something that makes a look due.
     Change,
     Stop,
+}
+
+/// Why a part was not taken, or not all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refusal {
+    faults: Faults,
+    extent: Extent,
+}
+
+impl From<Faults> for Refusal {
+    fn from(faults: Faults) -> Self {
+        Refusal { faults, extent: Extent::Whole }
+    }
 }
 
 /// A listener that is bound, with the certificates that it has now.
@@ -75,10 +92,12 @@ pub(crate) struct Reloader {
     config: Config,
     listeners: Vec<Running>,
     sets: Vec<(Part, FileSet)>,
-    /// The faults of each part that stands refused, so that they are told once.
-    refused: Vec<(Part, Faults)>,
-    /// What the files of a key directory held when they were good.
+    /// What each part stands refused for, so that it is told once.
+    refused: Vec<(Part, Refusal)>,
+    /// Which keys each file of a key directory has in service.
     last_good: LastGood,
+    /// A key file without lines, in this state since then.
+    blank: Option<(Stamps, Instant)>,
     needs_restart: Vec<&'static str>,
     generation: u64,
     directories: Directories,
@@ -115,6 +134,7 @@ impl Reloader {
             sets: Part::ALL.into_iter().zip(sets).collect(),
             refused: Vec::new(),
             last_good,
+            blank: None,
             needs_restart: Vec::new(),
             generation: 0,
             directories,
@@ -122,8 +142,7 @@ impl Reloader {
             inbox,
         };
         if !refused.0.is_empty() {
-            reloader.tell_refusal(Part::Keys, &refused);
-            reloader.gateway.reloads.refused(Part::Keys.name(), 0, &refused);
+            reloader.refuse(Part::Keys, Refusal { faults: refused, extent: Extent::Entries { held: 0 } });
         }
         (reloader, Handle(sender))
     }
@@ -213,8 +232,9 @@ impl Reloader {
         for part in Part::ALL {
             let mut look = self.set(part).map_or(Look::Same, |set| set.look(Instant::now(), is_poll));
             // What could not be read may have been a passing fault.
-            let stands_refused = is_poll && self.stands_refused(part);
-            if look == Look::Changed || (look == Look::Same && stands_refused) {
+            let is_due = is_poll && self.may_have_passed(part)
+                || part == Part::Keys && self.blank_for().is_some_and(|left| left.is_zero());
+            if look == Look::Changed || (look == Look::Same && is_due) {
                 look = match self.reload(part) {
                     Some(_done) => Look::Same,
                     None => Look::Changing(UNSETTLED_LOOK),
@@ -224,7 +244,21 @@ impl Reloader {
                 again = Some(again.map_or(wait, |earlier| earlier.min(wait)));
             }
         }
-        again
+        let of_blank = self.blank_for();
+        again.into_iter().chain(of_blank).min()
+    }
+
+    /// How long a key file without lines has to stand still yet before it lets nobody in.
+    fn blank_for(&self) -> Option<Duration> {
+        let (_, since) = self.blank.as_ref()?;
+        Some(BLANK_PATIENCE.saturating_sub(since.elapsed()))
+    }
+
+    /// Whether a part that stands refused may be good by now though nothing has touched it.
+    fn may_have_passed(&self, part: Part) -> bool {
+        let mut refused = self.refused.iter().filter(|(refused, _)| *refused == part);
+        // Of entries it is known what they are; those of a directory may be files that could not be read.
+        refused.any(|(_, refusal)| refusal.extent == Extent::Whole || self.config.keys.path.is_dir())
     }
 
     fn stands_refused(&self, part: Part) -> bool {
@@ -290,42 +324,54 @@ impl Reloader {
             set.forget();
             return None;
         }
-        let outcome = match ready.and_then(|ready| self.apply(ready)) {
+        if part == Part::Keys && ready.is_err() {
+            self.blank = None;
+        }
+        let outcome = match ready.map_err(Refusal::from).and_then(|ready| self.apply(ready)) {
             Ok(()) => {
                 self.refused.retain(|(refused, _)| *refused != part);
                 self.generation += 1;
                 self.gateway.reloads.applied(part.name(), self.generation);
                 Outcome::Applied
             }
-            Err(faults) => {
-                self.tell_refusal(part, &faults);
-                self.gateway.reloads.refused(part.name(), self.generation, &faults);
-                Outcome::Refused(faults)
-            }
+            Err(refusal) => Outcome::Refused(self.refuse(part, refusal)),
         };
         Some(outcome)
     }
 
-    fn tell_refusal(&mut self, part: Part, faults: &Faults) {
-        let is_told = self.refused.iter().any(|(refused, known)| *refused == part && known == faults);
-        if is_told {
-            return;
+    /// Takes note of a refusal, and tells of it unless that was done.
+    fn refuse(&mut self, part: Part, refusal: Refusal) -> Faults {
+        self.gateway.reloads.refused(part.name(), self.generation, refusal.extent, &refusal.faults);
+        let faults = refusal.faults.clone();
+        if !self.refused.iter().any(|(refused, known)| *refused == part && *known == refusal) {
+            Self::tell_refusal(part, &refusal);
+            self.refused.retain(|(refused, _)| *refused != part);
+            self.refused.push((part, refusal));
         }
-        for fault in &faults.0 {
+        faults
+    }
+
+    fn tell_refusal(part: Part, refusal: &Refusal) {
+        let stays = match refusal.extent {
+            Extent::Whole => "refused; what was good before stays",
+            Extent::Entries { .. } => "an entry was refused; its last good form stays, all others count",
+        };
+        for fault in &refusal.faults.0 {
             let file = fault.file.display();
             let (part, line, column) = (part.name(), fault.at.line, fault.at.column);
             let hint = fault.hint.as_deref();
-            tracing::error!(part, %file, line, column, fault = fault.message, hint, "refused; what was good before stays");
+            tracing::error!(part, %file, line, column, fault = fault.message, hint, "{stays}");
         }
-        self.refused.retain(|(refused, _)| *refused != part);
-        self.refused.push((part, faults.clone()));
     }
 
     /// Puts what was read in the place of what was there.
-    fn apply(&mut self, ready: Ready) -> Result<(), Faults> {
+    fn apply(&mut self, ready: Ready) -> Result<(), Refusal> {
         match ready {
             Ready::Config(ready) => self.apply_config(*ready),
-            Ready::Keys(set) => return self.apply_keys(set),
+            Ready::Keys(set) => {
+                self.has_stood_blank(&set)?;
+                return self.apply_keys(set);
+            }
             Ready::Certificates(good, faults) => {
                 for (number, config, digest) in good {
                     let Some(running) = self.listeners.get_mut(number) else { continue };
@@ -333,15 +379,38 @@ impl Reloader {
                     tracing::info!(listener = %running.listener.address, "certificates reloaded");
                 }
                 if !faults.is_empty() {
-                    return Err(Faults(faults));
+                    return Err(Faults(faults).into());
                 }
             }
         }
         Ok(())
     }
 
-    /// Files of a directory that are bad are told; the others' keys are live.
-    fn apply_keys(&mut self, set: KeySet) -> Result<(), Faults> {
+    fn stamps_of_keys(&self) -> Stamps {
+        Stamps::of(std::slice::from_ref(&self.config.keys.path))
+    }
+
+    /// Whether a file without lines is known to be meant so.
+    fn has_stood_blank(&mut self, set: &KeySet) -> Result<(), Refusal> {
+        if !set.is_blank || self.gateway.keys.len() == 0 {
+            self.blank = None;
+            return Ok(());
+        }
+        let stamps = self.stamps_of_keys();
+        let since = match self.blank.take() {
+            Some((known, since)) if known == stamps => since,
+            _ => Instant::now(),
+        };
+        if since.elapsed() >= BLANK_PATIENCE {
+            return Ok(());
+        }
+        self.blank = Some((stamps, since));
+        let message = "the key file has no keys; once it has stood still for 5 s, nobody is let in";
+        Err(Faults::from(Fault::of_file(&self.config.keys.path, message)).into())
+    }
+
+    /// Entries at fault are told; the others' keys are live.
+    fn apply_keys(&mut self, set: KeySet) -> Result<(), Refusal> {
         let difference = self.gateway.keys.replace(&set);
         let (added, changed, removed) = (difference.added, difference.changed, difference.removed);
         let (keys, secrets) = (set.keys, self.gateway.keys.len());
@@ -349,7 +418,11 @@ impl Reloader {
             tracing::info!(added, changed, removed, keys, secrets, "keys reloaded");
         }
         self.last_good = set.last_good;
-        if set.refused.is_empty() { Ok(()) } else { Err(Faults(set.refused)) }
+        if set.refused.is_empty() {
+            return Ok(());
+        }
+        self.generation += u64::from(difference != Difference::default());
+        Err(Refusal { faults: Faults(set.refused), extent: Extent::Entries { held: set.held } })
     }
 
     fn apply_config(&mut self, ready: ReadyConfig) {
@@ -359,10 +432,9 @@ impl Reloader {
         self.gateway.reloads.needs_restart(&self.needs_restart);
         endpoints.keep_only(&compiled.upstreams);
         snapshot.store(Arc::new(compiled));
-        if let Some(Err(faults)) = keys.map(|set| self.apply_keys(set)) {
+        if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
             // Files of a directory, the others of which are good: no fault of the configuration.
-            self.tell_refusal(Part::Keys, &faults);
-            self.gateway.reloads.refused(Part::Keys.name(), self.generation, &faults);
+            self.refuse(Part::Keys, refusal);
         }
         for ((running, wanted), certificate) in self.listeners.iter_mut().zip(listeners).zip(certificates) {
             running.listener = wanted;

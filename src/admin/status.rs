@@ -15,7 +15,7 @@ use crate::keys::edit::why_unwritable;
 use crate::keys::outlook::Outlook;
 use crate::observe::history::STEP;
 use crate::observe::observer::Levels;
-use crate::observe::reloads::{PartState, State};
+use crate::observe::reloads::{PartState, Reloads, State};
 use crate::observe::tally::Refused;
 use crate::snapshot::Snapshot;
 
@@ -52,11 +52,32 @@ impl Reachable {
     }
 }
 
-/// Whether requests may come: with keys, and, where the configuration makes it depend on that, with an endpoint of every
-/// upstream that can be connected to.
+/// Whether requests may come: where the configuration makes it depend on that, only with an endpoint of every upstream
+/// that can be connected to. A store without keys is one that somebody has emptied, and no reason to send requests
+/// elsewhere.
 pub(super) async fn is_ready(admin: &Admin) -> bool {
     let snapshot = admin.gateway.snapshot.load_full();
-    admin.gateway.keys.len() > 0 && (!admin.ready_with_upstreams || admin.reachable.look(&snapshot).await)
+    !admin.ready_with_upstreams || admin.reachable.look(&snapshot).await
+}
+
+/// What a probe is told of a server that is ready: what of it is older than what is on disk, where anything is.
+pub(super) fn readiness(reloads: &Reloads) -> Value {
+    let now = Timestamp::now();
+    let mut told = Map::from_iter([("status".to_owned(), json!("ready"))]);
+    for part in reloads.state().parts {
+        let mut of_part = Map::new();
+        if let (Some(since), Some(seconds)) = (part.stale_since(), part.stale_seconds(now)) {
+            of_part.insert("stale_since".to_owned(), json!(since.to_string()));
+            of_part.insert("stale_seconds".to_owned(), json!(seconds));
+            of_part.insert("loaded_at".to_owned(), json!(part.loaded_at.to_string()));
+        } else if part.mismatch.is_some() {
+            of_part.insert("held".to_owned(), json!(part.held()));
+        } else {
+            continue;
+        }
+        told.insert(part.part.to_owned(), Value::Object(of_part));
+    }
+    Value::Object(told)
 }
 
 pub(super) fn status(admin: &Admin) -> Value {
@@ -83,7 +104,7 @@ pub(super) fn status(admin: &Admin) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "started_at": admin.started.to_string(),
         "uptime_seconds": Timestamp::now().duration_since(admin.started).as_secs().max(0),
-        "is_ready": !is_draining && gateway.keys.len() > 0 && admin.reachable.last(),
+        "is_ready": !is_draining && admin.reachable.last(),
         "is_draining": is_draining,
         "generation": generation,
         "reloads": parts.iter().map(reload).collect::<Vec<_>>(),
@@ -144,14 +165,17 @@ fn store(path: &Path) -> Value {
 }
 
 fn reload(state: &PartState) -> Value {
-    let (refused_at, faults) = match &state.fault {
-        Some((at, faults)) => (Some(at.to_string()), faults.as_json().collect()),
+    let (refused_at, faults) = match &state.mismatch {
+        Some(mismatch) => (Some(mismatch.refused_at.to_string()), mismatch.faults.as_json().collect()),
         None => (None, Vec::new()),
     };
     json!({
         "part": state.part,
-        "is_current": state.fault.is_none(),
+        "is_current": state.mismatch.is_none(),
         "loaded_at": state.loaded_at.to_string(),
+        "stale_since": state.stale_since().map(|since| since.to_string()),
+        "stale_seconds": state.stale_seconds(Timestamp::now()),
+        "held": state.held(),
         "applied": state.applied,
         "refused": state.refused,
         "refused_at": refused_at,

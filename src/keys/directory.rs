@@ -11,8 +11,8 @@ use super::cache::KeyCache;
 use super::claim::Claim;
 use super::id_secret::IdSecret;
 use super::record::KeyRecord;
-use super::set::{AtFault, KeySet, Reading};
-use super::settle::{self, Entry, Excluded, Twin, Unread};
+use super::set::{KeySet, Reading};
+use super::settle::{self, Counted, Entry, Excluded, Twin, Unread};
 use super::{store, yaml};
 use crate::config::fault::{Fault, Faults, Position};
 
@@ -37,12 +37,8 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Reads all files for service. A directory without files lets nobody in.
 pub(super) fn load(directory: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
-    let parts = parts(directory)?;
-    let is_readable = parts.is_empty() || parts.iter().any(|part| part.entries.is_ok());
-    let Settled { set, given } = settle(parts, reading)?;
-    if set.keys == 0 && !set.refused.is_empty() && (!is_readable || reading.at_fault == AtFault::Refused) {
-        return Err(none(directory, set.refused));
-    }
+    let Settled { set, given } = settle(parts(directory)?, reading)?;
+    let set = settle::unless_nothing_counts(set).map_err(|faults| none(directory, faults.0))?;
     Ok(KeySet { last_good: given, ..set })
 }
 
@@ -114,7 +110,7 @@ fn settle(parts: Vec<Part>, reading: Reading<'_>) -> Result<Settled, Faults> {
     // A file that can't be read speaks of every key that it gave.
     for path in &whole {
         for id in reading.last_good.get(path).into_iter().flatten() {
-            let unread = Unread { claim: Claim::of_id(id), faults: Vec::new(), is_foreign: false };
+            let unread = Unread { claim: Claim::of_id(id), faults: Vec::new() };
             entries.push(Entry { at: Position::default(), read: Err(unread) });
             files.push(path.clone());
         }
@@ -123,7 +119,8 @@ fn settle(parts: Vec<Part>, reading: Reading<'_>) -> Result<Settled, Faults> {
     let before = Before { last_good: reading.last_good, entries: &entries, files: &files };
     let mut excluded = Excluded::default();
     excluded.take(before.copies(reading.known, fault));
-    let (built, excluded, held) = settle::set(reading.known, reading.at_fault, &entries, excluded, fault)?;
+    let Counted { built, excluded, held } =
+        settle::set(reading.known, reading.at_fault, &entries, excluded, fault)?;
     let good = entries.iter().zip(&files).enumerate();
     let good = good.filter(|(number, _)| !excluded.entries.contains(number));
     let good = good.filter_map(|(_, (entry, file))| Some((file, entry.read.as_ref().ok()?.id.clone())));
@@ -208,7 +205,7 @@ fn ids_of(claim: &Claim, known: &KeyCache) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::keys::KeyHash;
-    use crate::keys::set::Pace;
+    use crate::keys::set::{AtFault, Pace};
 
     struct Directory {
         root: tempfile::TempDir,

@@ -8,6 +8,7 @@ mod entry;
 mod layout;
 mod lines;
 mod list;
+mod lock;
 mod places;
 mod text;
 
@@ -54,8 +55,8 @@ fn refused<T>(message: impl Into<String>) -> Result<T, EditError> {
 
 fn last<T>(record: &KeyRecord) -> Result<T, EditError> {
     refused(format!(
-        "{} is the last key: a running server refuses a store without keys and would let it in for ever; `bearward keys \
-         revoke {0}` turns it off",
+        "{} is the last key, and a store without keys lets nobody in; `bearward keys revoke {0}` turns it off and keeps \
+         its record; to empty the store, edit it by hand (`keys: []`)",
         record.id
     ))
 }

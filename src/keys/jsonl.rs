@@ -21,7 +21,7 @@ use super::set::{AtFault, KeySet, Pace, Reading};
 use super::settle::{self, Excluded, Twin, Unread, settled};
 use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults, Position};
-use crate::config::tree::{self, Kind, Quoting};
+use crate::config::tree::{self, Quoting};
 use blocks::{BLOCK, Blocks, MAX_LINE, too_long};
 pub(super) use blocks::{each_line, each_raw_line};
 pub(super) use line::is_of;
@@ -61,12 +61,10 @@ fn load_held(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
         &mut excluded,
         |excluded| {
             let (set, findings) = pass(path, reading, excluded)?;
-            // Not one of its lines is an object, or the end of the file is missing: it is not a list of keys.
-            let is_foreign = findings.lines > 0 && findings.foreign == findings.lines;
-            if is_foreign || findings.is_cut {
-                return Err(Faults(findings.sorted()));
+            match findings.is_cut {
+                true => Err(Faults(findings.sorted())),
+                false => Ok((set, findings)),
             }
-            Ok((set, findings))
         },
         |(set, _)| set.twins(),
         |(set, _), labels, excluded| twins(path, reading.known, set, labels, excluded),
@@ -74,7 +72,7 @@ fn load_held(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
     set.hold(&findings.claims);
     findings.faults.append(&mut excluded.faults);
     let is_blank = findings.lines == 0;
-    Ok(KeySet { is_blank, refused: findings.sorted(), ..set.finish() })
+    settle::unless_nothing_counts(KeySet { is_blank, refused: findings.sorted(), ..set.finish() })
 }
 
 /// Reads all lines but those that are excluded, and builds the set of them.
@@ -134,7 +132,7 @@ pub(super) fn record(path: &Path, line: &[u8]) -> Option<KeyRecord> {
 }
 
 fn decode(path: &Path, number: usize, line: &[u8], unique: &mut Unique) -> Result<KeyRecord, Unread> {
-    let foreign = |fault| Unread { claim: Claim::of_line(line), faults: vec![fault], is_foreign: true };
+    let foreign = |fault| Unread { claim: Claim::of_line(line), faults: vec![fault] };
     if line.len() > MAX_LINE {
         return Err(foreign(too_long(path, number)));
     }
@@ -145,12 +143,7 @@ fn decode(path: &Path, number: usize, line: &[u8], unique: &mut Unique) -> Resul
     let mut decoder = Decoder::new(path, Quoting::Never, None);
     let record = record::decode(&mut decoder, &node, unique);
     let faults = decoder.faults;
-    let is_foreign = !matches!(node.kind, Kind::Map(_));
-    record.filter(|_| faults.is_empty()).ok_or_else(|| Unread {
-        claim: Claim::of_node(&node),
-        faults,
-        is_foreign,
-    })
+    record.filter(|_| faults.is_empty()).ok_or_else(|| Unread { claim: Claim::of_node(&node), faults })
 }
 
 /// One line by itself; what it has in common with others is looked at elsewhere.

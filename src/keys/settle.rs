@@ -1,7 +1,8 @@
 //! Finds what of a store counts where some of its entries are at fault (docs/decisions/023).
 //!
 //! A good entry counts. Of entries that share an id, a name or a hash, the one counts whose key had that before; where
-//! none or several had it, none counts. An entry that does not count keeps the last good form of its key.
+//! none or several had it, none counts. An entry that does not count keeps the last good form of its key. A store at fault
+//! of which nothing at all counts changes nothing.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -24,8 +25,6 @@ pub(super) struct Entry {
 pub(super) struct Unread {
     pub(super) claim: Claim,
     pub(super) faults: Vec<Fault>,
-    /// It does not even have the form of an entry.
-    pub(super) is_foreign: bool,
 }
 
 impl Entry {
@@ -92,6 +91,14 @@ pub(super) fn settled<T>(
     }
 }
 
+/// What of a store counts.
+pub(super) struct Counted<'k> {
+    pub(super) built: SetBuilder<'k>,
+    pub(super) excluded: Excluded,
+    /// The ids of keys that stay in their last good form, by the entry that is about them.
+    pub(super) held: Vec<(usize, String)>,
+}
+
 /// What of these entries counts, and the id of the key that each entry that does not count keeps. `fault`: what is said of
 /// an entry that shares something.
 pub(super) fn set<'k>(
@@ -100,7 +107,7 @@ pub(super) fn set<'k>(
     entries: &[Entry],
     mut excluded: Excluded,
     fault: impl Fn(usize, &Entry) -> Fault,
-) -> Result<(SetBuilder<'k>, Excluded, Vec<(usize, String)>), Faults> {
+) -> Result<Counted<'k>, Faults> {
     let good = |excluded: &HashSet<usize>| {
         let entries = entries.iter().enumerate().filter(|(number, _)| !excluded.contains(number));
         entries
@@ -133,7 +140,7 @@ pub(super) fn set<'k>(
         AtFault::Held => built.hold(&claims),
         AtFault::Refused => Vec::new(),
     };
-    Ok((built, excluded, held))
+    Ok(Counted { built, excluded, held })
 }
 
 /// Reads a file of entries for a server that has its keys in service already.
@@ -144,16 +151,20 @@ pub(super) fn of_file(
     more: Vec<Fault>,
 ) -> Result<KeySet, Faults> {
     let mut faults = more;
-    let is_foreign = |entry: &Entry| matches!(&entry.read, Err(unread) if unread.is_foreign);
-    if !entries.is_empty() && entries.iter().all(is_foreign) {
-        return Err(Faults::sorted(faults_of(entries).chain(faults).collect()));
-    }
-    let (built, excluded, _held) =
+    let Counted { built, excluded, .. } =
         set(known, AtFault::Held, &entries, Excluded::default(), |_, entry| shared(path, entry.at))?;
     faults.extend(excluded.faults.into_iter().chain(faults_of(entries)));
     let mut set = built.finish();
     set.refused = Faults::sorted(faults).0;
-    Ok(set)
+    unless_nothing_counts(set)
+}
+
+/// A store that is at fault, and of which nothing counts, is no list of these keys: it changes nothing.
+pub(super) fn unless_nothing_counts(set: KeySet) -> Result<KeySet, Faults> {
+    match set.keys == 0 && !set.refused.is_empty() {
+        true => Err(Faults(set.refused)),
+        false => Ok(set),
+    }
 }
 
 /// What is wrong with entries by themselves.

@@ -54,7 +54,6 @@ fn entry(path: &Path, number: usize, line: &str, ids: &IdSecret) -> Option<Entry
     let read = token(text).map_err(|(offset, message, hint, claim)| Unread {
         claim,
         faults: vec![Fault::at(path, place(offset), message).hint(hint)],
-        is_foreign: true,
     });
     let record = |token: Credential| {
         KeyRecord::new(ids.key_id(&token), token.hash(), Permissions::from_iter(PERMISSIONS))

@@ -12,7 +12,7 @@ use crate::config::tree::{self, Kind, Node, Quoting};
 /// Reads a key file whole, or says all that is wrong with it. `keys: []` is a list without keys; a file without a list is
 /// a fault, since a template may have rendered nothing.
 pub(crate) fn parse(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
-    read(path, source, |decoder, root| key_list(decoder, root))
+    read(path, source, key_list)
 }
 
 /// As [`parse`], of a file that is about to get its first key: there may be no list.
@@ -48,7 +48,8 @@ pub(super) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, 
         false => entry(path, &root),
     };
     match only.read {
-        Err(unread) if unread.is_foreign => Err(Faults(unread.faults)),
+        // Not even a map of fields.
+        Err(unread) if !matches!(root.kind, Kind::Map(_)) => Err(Faults(unread.faults)),
         read => Ok((vec![Entry { read, ..only }], Vec::new())),
     }
 }
@@ -77,11 +78,7 @@ fn entry(path: &Path, node: &Node) -> Entry {
     let mut decoder = Decoder::new(path, Quoting::Never, None);
     let record = record::decode(&mut decoder, node, &mut Unique::default());
     let faults = decoder.faults;
-    let unread = || Unread {
-        claim: Claim::of_node(node),
-        is_foreign: !matches!(node.kind, Kind::Map(_)),
-        faults: faults.clone(),
-    };
+    let unread = || Unread { claim: Claim::of_node(node), faults: faults.clone() };
     Entry { at: node.at, read: record.filter(|_| faults.is_empty()).ok_or_else(unread) }
 }
 

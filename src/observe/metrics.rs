@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::histogram::Histogram;
 use super::observer::Levels;
-use super::reloads::State;
+use super::reloads::{PartState, State};
 use super::tally::{STATUS_CLASSES, Tally};
 use super::usage::KeyLabel;
 use crate::denial::Code;
@@ -215,7 +215,7 @@ impl Scrape {
         let help = "Whether what is on disk is what is served: 0 where the last reload was refused";
         let mut family = sheet.gauge("reload_success", help)?;
         for part in parts {
-            let is_good = if part.fault.is_none() { 1.0 } else { 0.0 };
+            let is_good = if part.mismatch.is_none() { 1.0 } else { 0.0 };
             valued(&mut family, &[("part", part.part)], is_good)?;
         }
         let help = "When the part was last loaded, in seconds since 1970";
@@ -223,6 +223,15 @@ impl Scrape {
         for part in parts {
             valued(&mut family, &[("part", part.part)], seconds(part.loaded_at))?;
         }
+        let help =
+            "How long nothing of a part that is on disk counts, since it can't be read; 0 where it can";
+        let mut family = sheet.gauge("reload_stale_seconds", help)?;
+        let now = Timestamp::now();
+        for part in parts {
+            valued(&mut family, &[("part", part.part)], part.stale_seconds(now).unwrap_or_default() as f64)?;
+        }
+        let help = "Keys in their last good form, since their entries in the store are at fault";
+        sheet.level("keys_held", help, parts.iter().map(PartState::held).sum::<usize>() as f64)?;
         sheet.level(
             "generation",
             "Counts the changes that were applied since the start",
@@ -331,6 +340,8 @@ mod tests {
             "# TYPE bearward_requests counter",
             "bearward_connections 3.0",
             "bearward_reload_success{part=\"keys\"} 1.0",
+            "bearward_reload_stale_seconds{part=\"keys\"} 0.0",
+            "bearward_keys_held 0.0",
             "bearward_log_lines_dropped_total{log=\"stderr\"} 7",
             "bearward_log_lines_left_out_total{log=\"access\"} 5",
             "bearward_spans_dropped_total 3",

@@ -26,30 +26,80 @@ pub(crate) struct PartState {
     pub(crate) part: &'static str,
     pub(crate) applied: u64,
     pub(crate) refused: u64,
-    /// When it was last loaded.
+    /// When it was last loaded, with or without entries at fault.
     pub(crate) loaded_at: Timestamp,
-    /// Why what is on disk is not what is served, and since when that is tried.
-    pub(crate) fault: Option<(Timestamp, Faults)>,
+    /// Why what is on disk is not what is served.
+    pub(crate) mismatch: Option<Mismatch>,
+}
+
+/// What is on disk is not what is served.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Mismatch {
+    /// When that was first found.
+    pub(crate) since: Timestamp,
+    /// When it was last found.
+    pub(crate) refused_at: Timestamp,
+    pub(crate) extent: Extent,
+    pub(crate) faults: Faults,
+}
+
+/// How much of a part is not what is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of it: nothing on disk counts.
+    Whole,
+    /// Entries at fault; so many keys stay in their last good form.
+    Entries { held: usize },
+}
+
+impl PartState {
+    /// Since when nothing that is on disk counts.
+    pub(crate) fn stale_since(&self) -> Option<Timestamp> {
+        let mismatch = self.mismatch.as_ref().filter(|mismatch| mismatch.extent == Extent::Whole);
+        mismatch.map(|mismatch| mismatch.since)
+    }
+
+    /// For how many seconds that has been so; none where it is not.
+    pub(crate) fn stale_seconds(&self, now: Timestamp) -> Option<u64> {
+        let since = self.stale_since()?;
+        Some(u64::try_from(now.duration_since(since).as_secs()).unwrap_or_default())
+    }
+
+    /// Keys that stay in their last good form, since their entries are at fault.
+    pub(crate) fn held(&self) -> usize {
+        match &self.mismatch {
+            Some(Mismatch { extent: Extent::Entries { held }, .. }) => *held,
+            _ => 0,
+        }
+    }
 }
 
 impl Reloads {
     /// All `parts` were loaded just now: without that, nothing starts.
     pub(crate) fn new(parts: impl Iterator<Item = &'static str>) -> Self {
         let loaded_at = Timestamp::now();
-        let loaded = |part| PartState { part, applied: 0, refused: 0, loaded_at, fault: None };
+        let loaded = |part| PartState { part, applied: 0, refused: 0, loaded_at, mismatch: None };
         let state = State { generation: 0, parts: parts.map(loaded).collect(), needs_restart: Vec::new() };
         Reloads(Mutex::new(state))
     }
 
     pub(crate) fn applied(&self, part: &'static str, generation: u64) {
         self.change(part, generation, |state| {
-            (state.applied, state.loaded_at, state.fault) = (state.applied + 1, Timestamp::now(), None);
+            (state.applied, state.loaded_at, state.mismatch) = (state.applied + 1, Timestamp::now(), None);
         });
     }
 
-    pub(crate) fn refused(&self, part: &'static str, generation: u64, faults: &Faults) {
+    pub(crate) fn refused(&self, part: &'static str, generation: u64, extent: Extent, faults: &Faults) {
+        let now = Timestamp::now();
         self.change(part, generation, |state| {
-            (state.refused, state.fault) = (state.refused + 1, Some((Timestamp::now(), faults.clone())));
+            let is_whole = |extent: Extent| extent == Extent::Whole;
+            let known = state.mismatch.as_ref().filter(|known| is_whole(known.extent) == is_whole(extent));
+            let since = known.map_or(now, |known| known.since);
+            state.refused += 1;
+            if !is_whole(extent) {
+                state.loaded_at = now;
+            }
+            state.mismatch = Some(Mismatch { since, refused_at: now, extent, faults: faults.clone() });
         });
     }
 
@@ -74,6 +124,7 @@ impl Reloads {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use super::*;
     use crate::config::fault::Fault;
@@ -81,12 +132,21 @@ mod tests {
     #[test]
     fn a_refused_reload_turns_its_own_part_alone() {
         let reloads = Reloads::new(["keys", "config"].into_iter());
-        reloads.refused("keys", 0, &Fault::of_file(Path::new("keys.yaml"), "is broken").into());
+        let broken = Fault::of_file(Path::new("keys.yaml"), "is broken").into();
+        reloads.refused("keys", 0, Extent::Whole, &broken);
         reloads.applied("config", 1);
         let State { generation, parts, .. } = reloads.state();
-        let told = parts.iter().map(|part| (part.applied, part.refused, part.fault.is_some()));
+        let told = parts.iter().map(|part| (part.applied, part.refused, part.mismatch.is_some()));
         assert_eq!((generation, told.collect::<Vec<_>>()), (1, vec![(0, 1, true), (1, 0, false)]));
+        let since = parts[0].stale_since().unwrap();
+        reloads.refused("keys", 1, Extent::Whole, &broken);
+        let keys = reloads.state().parts.remove(0);
+        assert_eq!(keys.stale_since(), Some(since), "it is stale since the first time");
+        assert_eq!(keys.stale_seconds(since + Duration::from_secs(7)), Some(7));
+        reloads.refused("keys", 1, Extent::Entries { held: 2 }, &broken);
+        let keys = reloads.state().parts.remove(0);
+        assert_eq!((keys.stale_since(), keys.held()), (None, 2), "its other entries count");
         reloads.applied("keys", 2);
-        assert_eq!(reloads.state().parts[0].fault, None);
+        assert_eq!(reloads.state().parts[0].mismatch, None);
     }
 }

@@ -32,6 +32,7 @@ mod page;
 mod process;
 mod reload;
 mod resources;
+mod stores;
 mod strangers;
 mod structure;
 mod tls;

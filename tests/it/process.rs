@@ -66,7 +66,7 @@ fn without_keys_nothing_starts() {
     let missing = run();
     assert_eq!(missing.status.code(), Some(78));
     assert!(stderr(&missing).contains("bearward keys create"), "{}", stderr(&missing));
-    for content in ["", "keys: []\n", "keys: [{id: key_a}]\n"] {
+    for content in ["", "keys:\n", "keys: [{id: key_a}]\n"] {
         std::fs::write(&keys, content).unwrap();
         assert_eq!(run().status.code(), Some(78), "{content:?}");
     }

@@ -45,6 +45,9 @@ pub(super) struct Reload {
     pub(super) is_current: bool,
     pub(super) loaded_at: Timestamp,
     pub(super) refused_at: Option<Timestamp>,
+    /// Since when nothing that is on disk counts; none where entries alone are at fault.
+    pub(super) stale_since: Option<Timestamp>,
+    pub(super) held: u64,
     pub(super) faults: Vec<Fault>,
 }
 

@@ -1,22 +1,19 @@
 //! The file system's part: one writer at a time, and a file that is the old one or the new one, never half of one.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, Gid, Uid};
 use tempfile::NamedTempFile;
 
 use super::EditError;
+use super::lock::WriteLock;
 
 /// Temporary files are named so; whoever holds the lock knows that one that is there was left behind.
 const PREFIX: &str = ".bearward-";
 const SUFFIX: &str = ".tmp";
-/// A command that holds the lock for longer is stuck: one that changes a million keys takes seconds.
-const LOCK_PATIENCE: Duration = Duration::from_secs(120);
-const LOCK_LOOK: Duration = Duration::from_millis(5);
 /// More symbolic links than this are a loop.
 const MAX_LINKS: usize = 40;
 
@@ -26,17 +23,20 @@ pub(super) struct Locked {
     directory: PathBuf,
     /// It is of a Secret or ConfigMap: looked at, and not written to.
     is_mounted: bool,
-    /// The lock is the directory's own: it leaves no file behind, and two names of one file share it.
-    _lock: File,
+    /// `None` where nothing can be written: there is nothing to keep others from.
+    lock: Option<WriteLock>,
 }
 
 impl Locked {
     /// Waits for the lock, and clears what a command that was killed has left.
     pub(super) fn new(directory: &Path, is_mounted: bool) -> Result<Self, EditError> {
         let failed = |doing: &str, error: &io::Error| in_words(doing, directory, error);
-        let lock = File::open(directory).map_err(|error| failed("open", &error))?;
-        await_lock(&lock, directory)?;
         let left = fs::read_dir(directory).map_err(|error| failed("read", &error))?.filter_map(Result::ok);
+        let is_written_to = !is_mounted && why_unwritable(directory).is_none();
+        let lock = is_written_to.then(|| WriteLock::take(directory)).transpose()?;
+        if lock.is_none() {
+            return Ok(Locked { directory: directory.to_owned(), is_mounted, lock });
+        }
         for entry in left {
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -45,7 +45,7 @@ impl Locked {
                 let _read_only = fs::remove_file(entry.path());
             }
         }
-        Ok(Locked { directory: directory.to_owned(), is_mounted, _lock: lock })
+        Ok(Locked { directory: directory.to_owned(), is_mounted, lock })
     }
 
     /// Puts a file of this directory in the place of `path`, durable before it is seen. Mode and owner stay; a new one is
@@ -63,7 +63,7 @@ impl Locked {
 
     /// A temporary file that will take the place of `path`.
     pub(super) fn begin(&self, path: &Path) -> Result<Writing, EditError> {
-        self.refuse_mounted(path)?;
+        self.refuse_unlocked(path)?;
         let failed = |error: io::Error| unwritable(path, &error);
         // A file of a directory may be a link to one elsewhere.
         let path = resolved(path)?;
@@ -75,10 +75,19 @@ impl Locked {
 
     /// Removes a file.
     pub(super) fn remove(&self, path: &Path) -> Result<(), EditError> {
-        self.refuse_mounted(path)?;
+        self.refuse_unlocked(path)?;
         fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
         sync(&self.directory);
         Ok(())
+    }
+
+    /// Nothing is written without the lock, wherever a link of the directory may lead.
+    fn refuse_unlocked(&self, path: &Path) -> Result<(), EditError> {
+        self.refuse_mounted(path)?;
+        match self.lock {
+            Some(_) => Ok(()),
+            None => Err(unwritable(path, &io::ErrorKind::PermissionDenied.into())),
+        }
     }
 
     /// A change of what the kubelet writes would be lost, or refused.
@@ -97,24 +106,6 @@ impl Locked {
                  `kubectl create secret generic NAME --from-file={file} --dry-run=client -o yaml | kubectl apply -f -`"
             ),
         })
-    }
-}
-
-/// Waits for whoever writes at the moment, and not for ever.
-fn await_lock(lock: &File, directory: &Path) -> Result<(), EditError> {
-    let until = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_LOOK),
-            Err(TryLockError::WouldBlock) => {
-                let directory = directory.display();
-                return super::refused(format!(
-                    "another command has held {directory} locked for minutes; nothing was changed"
-                ));
-            }
-            Err(TryLockError::Error(error)) => return Err(in_words("lock", directory, &error)),
-        }
     }
 }
 

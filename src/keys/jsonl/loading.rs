@@ -29,8 +29,6 @@ const MAX_TERMS: usize = 10_000;
 pub(super) struct Findings {
     /// Lines with something in them.
     pub(super) lines: usize,
-    /// Those of them that are no JSON object.
-    pub(super) foreign: usize,
     /// The last line ends in the middle: something was writing the file, or it is cut.
     pub(super) is_cut: bool,
     /// Why the reading ended before the file did.
@@ -44,7 +42,6 @@ pub(super) struct Findings {
 impl Findings {
     fn join(&mut self, mut part: Findings) {
         self.lines += part.lines;
-        self.foreign += part.foreign;
         self.is_cut |= part.is_cut;
         self.unreadable = self.unreadable.take().or(part.unreadable);
         self.faults.append(&mut part.faults);
@@ -144,9 +141,8 @@ impl<'k, 'e> Loading<'k, 'e> {
         match long_way(path, number, line) {
             Ok(record) => self.take_record(&record, line, fingerprint),
             Err(unread) => {
-                self.findings.foreign += usize::from(unread.is_foreign);
                 // Only the last line of a file may have no end.
-                self.findings.is_cut |= unread.is_foreign && !with_end.ends_with(b"\n") && is_cut(line);
+                self.findings.is_cut |= !with_end.ends_with(b"\n") && is_cut(line);
                 if !self.findings.is_full() {
                     self.findings.faults.extend(unread.faults);
                 }

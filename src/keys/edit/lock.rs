@@ -1,0 +1,147 @@
+//! The lock of a store: one writer at a time, and nobody who can't write is able to hold it (docs/decisions/024).
+//!
+//! A lock on the directory itself could be held by whoever can read it, for ever. So it is on a file of its own, which
+//! only those can open who can write to the directory.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Gid, OFlags, Uid};
+
+use super::{EditError, disk};
+
+/// The lock's file, beside the keys. It stays: were it removed, two commands could hold locks on two files of one name.
+const NAME: &str = ".bearward.lock";
+/// A command that holds the lock for longer is stuck: one that changes a million keys takes seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Held for as long as this lives.
+#[derive(Debug)]
+pub(super) struct WriteLock(#[expect(dead_code, reason = "the lock ends with the file")] File);
+
+impl WriteLock {
+    /// Waits for whoever writes at the moment, and not for ever.
+    pub(super) fn take(directory: &Path) -> Result<Self, EditError> {
+        let path = directory.join(NAME);
+        let failed = |error: io::Error| disk::in_words("lock", &path, &error);
+        let of_directory = fs::metadata(directory).map_err(failed)?;
+        let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+        let mode = mode_for(of_directory.mode());
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .custom_flags(flags)
+            .open(&path)
+            .map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
+        if !found.is_file() || found.nlink() != 1 {
+            return super::refused(format!("{} is not a file of bearward's own; remove it", path.display()));
+        }
+        own(&file, &found, &of_directory, mode).map_err(failed)?;
+        await_lock(&file, &path)?;
+        Ok(WriteLock(file))
+    }
+}
+
+/// Whoever may write to the directory may take the lock, and nobody else may even open it.
+fn mode_for(directory: u32) -> u32 {
+    0o600 | if directory & 0o020 != 0 { 0o060 } else { 0 }
+}
+
+/// Gives a lock file the owner of its directory, where root made it, and takes from others what lets them open it.
+fn own(file: &File, found: &fs::Metadata, directory: &fs::Metadata, mode: u32) -> io::Result<()> {
+    let own_id = rustix::process::geteuid();
+    if own_id.is_root() && (found.uid(), found.gid()) != (directory.uid(), directory.gid()) {
+        let (uid, gid) = (Uid::from_raw(directory.uid()), Gid::from_raw(directory.gid()));
+        rustix::fs::fchown(file, Some(uid), Some(gid))?;
+    } else if found.uid() == own_id.as_raw() && mode & 0o060 != 0 && found.gid() != directory.gid() {
+        // Others of the directory's group write there as well. Where that is not ours, they can't.
+        let _not_ours = rustix::fs::fchown(file, None, Some(Gid::from_raw(directory.gid())));
+    }
+    let may_change = own_id.is_root() || found.uid() == own_id.as_raw();
+    if may_change && found.mode() & 0o777 != mode {
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+fn await_lock(lock: &File, path: &Path) -> Result<(), EditError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) => {
+                return super::refused(format!(
+                    "another command has held {} locked for {} seconds (`fuser {0}` names it); nothing was changed",
+                    path.display(),
+                    PATIENCE.as_secs()
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(disk::in_words("lock", path, &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode_of(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn only_writers_of_the_directory_can_open_the_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        for (of_directory, expected) in [(0o755, 0o600), (0o775, 0o660), (0o777, 0o660), (0o700, 0o600)] {
+            fs::set_permissions(directory.path(), fs::Permissions::from_mode(of_directory)).unwrap();
+            WriteLock::take(directory.path()).unwrap();
+            assert_eq!(mode_of(&path), expected, "{of_directory:o}");
+        }
+        // One that somebody has made too open is closed.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        WriteLock::take(directory.path()).unwrap();
+        assert_eq!(mode_of(&path), 0o600);
+    }
+
+    #[test]
+    fn what_lies_in_the_place_of_the_lock_is_neither_followed_nor_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        let target = directory.path().join("target");
+        fs::write(&target, "x").unwrap();
+        symlink(&target, &path).unwrap();
+        assert!(WriteLock::take(directory.path()).is_err(), "a link");
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&target, &path).unwrap();
+        assert!(WriteLock::take(directory.path()).is_err(), "another name of a file");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(WriteLock::take(directory.path()).is_err(), "a directory");
+        fs::remove_dir(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(WriteLock::take(directory.path()).is_err(), "a pipe");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "x");
+    }
+
+    #[test]
+    fn one_holds_it_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = WriteLock::take(directory.path()).unwrap();
+        let file = File::options().write(true).open(directory.path().join(NAME)).unwrap();
+        assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(first);
+        file.try_lock().unwrap();
+    }
+}

@@ -1,0 +1,187 @@
+//! Keys made and changed by commands and over the admin API, where a store is locked or a field is empty.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Files, Form, Served, entry};
+use crate::harness::Raw;
+
+fn bearward(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bearward"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that refuses its arguments does not read.
+    let _unread = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn whoever_can_read_a_store_can_not_keep_others_from_changing_it() {
+    for form in [Form::Yaml, Form::JsonLines, Form::Directory] {
+        let files = Files::new(form);
+        files.write(&[entry("a", ""), entry("b", "")]);
+        let store = files.store();
+        let directory = if form == Form::Directory { store.as_path() } else { store.parent().unwrap() };
+        // All that a reader can lock: the directory, and each file in it.
+        let mut locks = vec![fs::File::open(directory).unwrap()];
+        let readable = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        locks.extend(readable.filter(|path| path.is_file()).map(|path| fs::File::open(path).unwrap()));
+        locks.iter().for_each(|lock| lock.lock().unwrap());
+        let began = Instant::now();
+        let revoked = bearward(&["keys", "revoke", "key_a", "--keys", store.to_str().unwrap()], "");
+        assert!(revoked.status.success(), "{form:?}: {}", String::from_utf8_lossy(&revoked.stderr));
+        assert!(began.elapsed() < Duration::from_secs(10), "{form:?}: {:?}", began.elapsed());
+        let lock = directory.join(".bearward.lock");
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&lock).unwrap());
+        assert_eq!(mode & 0o077, 0, "nobody else can open the lock itself");
+    }
+}
+
+#[test]
+fn empty_arguments_make_no_key() {
+    let files = Files::new(Form::Yaml);
+    files.write(&[entry("a", "")]);
+    let store = files.store();
+    let before = fs::read_to_string(&store).unwrap();
+    for arguments in [
+        ["--allow-from", ""],
+        ["--allow-from", ","],
+        ["--routes", ""],
+        ["--routes", "chat,"],
+        ["--rate", ""],
+        ["--max-concurrent", ""],
+        ["--max-concurrent", "0"],
+        ["--expires-in", ""],
+        ["--expires-in", "0d"],
+        ["--environment", ""],
+        ["--name", ""],
+        ["--metadata", ""],
+        ["--permissions", ""],
+    ] {
+        let mut all = vec!["keys", "create", "--keys", store.to_str().unwrap(), arguments[0], arguments[1]];
+        if arguments[0] != "--permissions" {
+            all.extend(["--permissions", "read"]);
+        }
+        let made = bearward(&all, "");
+        assert_eq!(made.status.code(), Some(2), "{arguments:?}: {}", String::from_utf8_lossy(&made.stderr));
+        assert!(made.stdout.is_empty(), "{arguments:?}: no secret is shown");
+    }
+    assert_eq!(fs::read_to_string(&store).unwrap(), before);
+}
+
+#[test]
+fn a_key_without_limits_is_made_and_read_again() {
+    for form in [Form::Yaml, Form::JsonLines, Form::Directory] {
+        let files = Files::new(form);
+        files.write(&[entry("a", "")]);
+        let store = files.store();
+        let store = store.to_str().unwrap();
+        let made = bearward(
+            &["keys", "create", "--keys", store, "--permissions", "read", "--name", "n", "--rate", "none"],
+            "",
+        );
+        assert!(made.status.success(), "{form:?}: {}", String::from_utf8_lossy(&made.stderr));
+        let shown = bearward(&["keys", "list", "--keys", store, "--json"], "");
+        let listed: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        let made = listed.as_array().unwrap().iter().find(|key| key["name"] == "n").unwrap();
+        assert_eq!(made["rate_limits"], serde_json::json!([]), "{form:?}: null would be the defaults");
+    }
+}
+
+#[test]
+fn what_is_clearly_no_secret_is_not_hashed() {
+    for (text, place) in [
+        ("${API_KEY}", "column 1"),
+        ("sk-<your-key>", "column 4"),
+        ("\"sk-quoted\"", "column 1"),
+        ("API_KEY=sk-1", "column 1"),
+        ("ann:$apr1$gxq1$Oz4M", "column 5"),
+        ("%API_KEY%", "column 1"),
+    ] {
+        let hashed = bearward(&["keys", "hash"], text);
+        let said = String::from_utf8(hashed.stderr).unwrap();
+        assert_eq!((hashed.status.code(), hashed.stdout.is_empty()), (Some(2), true), "{text}: {said}");
+        assert!(said.contains(place) && !said.contains("sk-1") && !said.contains("gxq1"), "{text}: {said}");
+    }
+    assert!(bearward(&["keys", "hash"], "secret").status.success(), "a weak key is a key");
+}
+
+#[tokio::test]
+async fn empty_fields_make_no_key_over_the_admin_api() {
+    let served = Served::of(Form::Yaml, &[entry("a", "")]).await;
+    let create = async |body: &str| {
+        let mut raw = Raw::connect(served.admin).await;
+        raw.send(format!(
+            "POST /api/v1/keys HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer the-admin-token\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+        .await;
+        raw.answer().await
+    };
+    let before = fs::read_to_string(served.files.store()).unwrap();
+    for field in [
+        "\"allow_from\":null",
+        "\"allow_from\":[]",
+        "\"allow_from\":\"\"",
+        "\"routes\":null",
+        "\"routes\":[]",
+        "\"routes\":[\"\"]",
+        "\"expires_at\":null",
+        "\"expires_at\":\"\"",
+        "\"expires_in\":null",
+        "\"expires_in\":\"\"",
+        "\"not_before\":null",
+        "\"environment\":null",
+        "\"environment\":\"\"",
+        "\"max_concurrent\":null",
+        "\"max_concurrent\":0",
+        "\"rate_limits\":null",
+        "\"rate_limits\":[]",
+        "\"rate_limits\":\"\"",
+        "\"rate_limits\":\"all\"",
+        "\"permissions\":[]",
+        "\"permissions\":null",
+        "\"name\":\"\"",
+    ] {
+        let permissions = if field.contains("permissions") { "" } else { ",\"permissions\":[\"read\"]" };
+        let answer = create(&format!("{{{field}{permissions}}}")).await;
+        answer.assert_denied(400, "BAD_REQUEST");
+    }
+    assert_eq!(fs::read_to_string(served.files.store()).unwrap(), before);
+    let made = create("{\"permissions\":[\"read\"],\"rate_limits\":\"none\"}").await;
+    assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.body));
+    assert!(fs::read_to_string(served.files.store()).unwrap().contains("rate_limits: none"));
+    let secret = made.json()["data"]["secret"].as_str().unwrap().to_owned();
+    assert_eq!(served.get(&secret).await.header("ratelimit"), None, "the defaults do not hold for it");
+}
+
+#[test]
+fn an_entry_is_put_into_an_empty_store_of_every_kind() {
+    for (form, content) in [
+        (Form::Yaml, "keys: []\n"),
+        (Form::Yaml, ""),
+        (Form::Yaml, "keys:\n"),
+        (Form::JsonLines, ""),
+        (Form::JsonLines, "\n"),
+    ] {
+        let files = Files::new(form);
+        files.write_raw(content);
+        let store = files.store();
+        let made =
+            bearward(&["keys", "create", "--keys", store.to_str().unwrap(), "--permissions", "read"], "");
+        assert!(made.status.success(), "{form:?}: {}", String::from_utf8_lossy(&made.stderr));
+        assert!(is_listed(&store), "{form:?} {content:?}");
+    }
+}
+
+fn is_listed(store: &Path) -> bool {
+    let listed = bearward(&["keys", "list", "--keys", store.to_str().unwrap(), "--json"], "");
+    serde_json::from_slice::<serde_json::Value>(&listed.stdout).unwrap().as_array().unwrap().len() == 1
+}
