@@ -681,3 +681,23 @@ fn check_warns_of_an_admin_token_that_may_be_guessed() {
         assert!(!said.contains(content), "{said}");
     }
 }
+
+#[tokio::test]
+async fn what_a_browser_sends_by_itself_changes_nothing_over_the_admin_listener() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("boss", "permissions: [admin]")
+        .config("auth: {basic: true, websocket_protocol: true, conflict: any}")
+        .start()
+        .await;
+    let boss = gateway.token("boss").to_owned();
+    let change = async |credential: &str| {
+        let mut raw = Raw::connect(gateway.admin).await;
+        let head = "POST /api/v1/reload HTTP/1.1\r\nHost: localhost";
+        raw.send(format!("{head}\r\n{credential}\r\nContent-Length: 0\r\n\r\n")).await;
+        raw.answer().await.status
+    };
+    assert_eq!(change(&format!("Authorization: Basic {}", basic(&boss))).await, 401);
+    assert_eq!(change(&format!("Sec-WebSocket-Protocol: openai-insecure-api-key.{boss}")).await, 401);
+    assert_eq!(change(&format!("Authorization: Bearer {boss}")).await, 200);
+}
