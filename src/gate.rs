@@ -15,7 +15,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 
 use crate::clock::Clock;
-use crate::config::Access;
+use crate::config::{Access, Auth};
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
 use crate::keys::cache::{KeyCache, LiveKey, Match};
@@ -84,17 +84,18 @@ pub(crate) struct Authentication {
 
 /// Finds out who asks.
 ///
-/// `now`: by the wall clock. An address that keeps guessing is told to wait: until then, what is no bearward token is not
+/// `auth`: where a key may stand; `now`: by the wall clock. An address that keeps guessing is told to wait: until then, what is no bearward token is not
 /// looked up, so that a right guess tells nothing. A good token of the same address is let in all the same.
 pub(crate) fn authenticate(
     headers: &HeaderMap,
+    auth: &Auth,
     client: &Client,
     snapshot: &Snapshot,
     keys: &KeyCache,
     limiter: &Limiter,
     now: Timestamp,
 ) -> Authentication {
-    let found = match credential::find(headers, &snapshot.auth) {
+    let found = match credential::find(headers, auth) {
         Ok(found) => found,
         Err(denial) => return Authentication::refused(Naming::Nothing, denial),
     };

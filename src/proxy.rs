@@ -311,7 +311,7 @@ impl Course {
     ) -> Result<(), Denial> {
         let Gateway { keys, limiter, usage, .. } = &*peer.gateway;
         let Authentication { named, owner, outcome } =
-            gate::authenticate(headers, client, &self.snapshot, keys, limiter, now);
+            gate::authenticate(headers, &self.snapshot.auth, client, &self.snapshot, keys, limiter, now);
         self.record.named(named);
         if let Some(owner) = owner {
             self.record.owned(owner.usage(usage));

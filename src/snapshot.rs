@@ -33,6 +33,8 @@ pub(crate) struct Snapshot {
     pub(crate) ids: Arc<IdSecret>,
     /// Where a key may stand.
     pub(crate) auth: Auth,
+    /// The same on the admin listener: in a header that a browser never sends by itself, wherever a page leads it.
+    pub(crate) admin_auth: Auth,
     /// These, and those that upstreams get credentials of ours in: nothing of a caller's passes in one.
     pub(crate) secret_headers: Arc<[HeaderName]>,
     /// How many bad keys an address may present.
@@ -79,6 +81,7 @@ impl Snapshot {
             cut_open_streams: config.keys.cut_open_streams,
             ids,
             auth: config.auth.clone(),
+            admin_auth: Auth { headers: config.auth.headers.clone(), ..Auth::default() },
             secret_headers: secret_headers(config),
             failed_attempts: config.failed_attempts,
             default_windows: config.rate_limits.iter().map(|quota| limiter.window(None, *quota)).collect(),

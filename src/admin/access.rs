@@ -80,8 +80,10 @@ impl Visitor {
         }
         let Gateway { snapshot, keys, limiter, clock, .. } = &*self.admin.gateway;
         let client = Client { address: self.peer.map(|peer| peer.to_canonical()), via_trusted: false };
-        let principal =
-            gate::authenticate(headers, &client, &snapshot.load(), keys, limiter, clock.wall()).outcome?;
+        let snapshot = snapshot.load();
+        let (auth, now) = (&snapshot.admin_auth, clock.wall());
+        let asks = gate::authenticate(headers, auth, &client, &snapshot, keys, limiter, now);
+        let principal = asks.outcome?;
         let key = &principal.key().key;
         let [all, metrics] = ROUTES;
         gate::may_use(key, Permission::Admin, all).or_else(|denial| match scrapes {

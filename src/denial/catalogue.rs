@@ -77,7 +77,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Code::TooManyFailedAttempts,
         Entry {
             meaning: "The address has presented too many keys that open nothing.",
-            caller: "Correct the key, and wait as long as Retry-After says. A good key is let in at once.",
+            caller: "Correct the key, and wait as long as Retry-After says. A good key of bearward's own (bwk_…) is let in at once, one from elsewhere after that.",
             operator: "Somebody guesses, or a client has an old key: the audit log shows which. failed_attempts sets the limit; behind a \
              proxy, trusted_proxies tells clients apart.",
         },

@@ -74,6 +74,7 @@ pub fn hygiene(bytes: &[u8]) {
     };
     let found = gate::authenticate(
         &parts.headers,
+        &snapshot.auth,
         &client,
         &snapshot,
         &gateway.keys,

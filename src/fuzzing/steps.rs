@@ -58,8 +58,15 @@ impl Steps {
         else {
             panic!("no route")
         };
-        let asks =
-            gate::authenticate(&self.parts.headers, &self.client, &snapshot, keys, limiter, clock.wall());
+        let asks = gate::authenticate(
+            &self.parts.headers,
+            &snapshot.auth,
+            &self.client,
+            &snapshot,
+            keys,
+            limiter,
+            clock.wall(),
+        );
         let Ok(principal) = asks.outcome else { panic!("refused") };
         let authorized = gate::authorize(Some(principal), route).unwrap();
         let (permit, _) = gate::admit(authorized, None, &snapshot, limiter).unwrap();

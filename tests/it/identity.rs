@@ -606,3 +606,98 @@ fn ids_of_imported_keys_are_random() {
     let ids: HashSet<String> = ["a.yaml", "b.yaml", "c.jsonl"].map(ids).into_iter().collect();
     assert_eq!(ids.len(), 3, "{ids:?}");
 }
+
+/// Imports a list, and says with which code, what was said, and the keys that are in the store then.
+fn import(list: &str, arguments: &[&str]) -> (Option<i32>, String, Vec<Value>) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("keys.yaml");
+    let store = store.to_str().unwrap();
+    let output = bearward(&[&["keys", "import", "-", "--keys", store], arguments].concat(), list);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let listed = bearward(&["keys", "list", "--json", "--keys", store], "");
+    let keys = serde_json::from_slice::<Value>(&listed.stdout).ok();
+    (output.status.code(), told, keys.and_then(|keys| keys.as_array().cloned()).unwrap_or_default())
+}
+
+#[test]
+fn an_import_takes_what_fits_and_tells_all_else() {
+    let litellm = "[{\"key\": \"sk-one-of-our-keys\", \"key_alias\": \"one\", \"rpm_limit\": 60},\n {\"key\": \"sk-two-SECRET-keys\", \"key_alias\": \"two\", \"models\": [\"gpt-4\"]},\n {\"key\": \"sk-three-of-our-keys\", \"key_alias\": \"three\", \"blocked\": true}]";
+    let nginx = "map $http_authorization $who {\n  \"Bearer sk-one-of-our-keys\" one;\n  \"Bearer ${SECRET}\" 1;\n}\n";
+    let kong = "_format_version: '3.0'\nconsumers:\n- {username: one, keyauth_credentials: [{key: sk-one-of-our-keys}]}\n- {username: two, keyauth_credentials: [{key: sk-two-SECRET-keys}], acls: [{group: a}]}\n- {username: three, keyauth_credentials: [{key: sk-SECRET, ttl: 5}]}\n";
+    let apisix = "consumers:\n- {username: one, plugins: {key-auth: {key: sk-one-of-our-keys}}}\n- {username: two, plugins: {key-auth: {key: sk-two-SECRET}, limit-req: {rate: 0.5, burst: 1, key: consumer_name}}}\n";
+    let agentgateway = "binds:\n- listeners:\n  - routes:\n    - policies: {apiKey: {keys: [{key: sk-one-of-our-keys, metadata: {user: one}}, {key: '<SECRET>'}]}}\n";
+    let cases = [
+        ("litellm", litellm, 2, "entry 2 (line 2): narrowed by `models`"),
+        ("nginx", nginx, 1, "line 3: a variable in `${…}`"),
+        ("lines", "sk-one-of-our-keys\nSECRET word\n", 1, "line 2: this is not a token"),
+        ("kong", kong, 2, "line 5: narrowed by `ttl`"),
+        ("apisix", apisix, 1, "line 3: narrowed by `limit-req`"),
+        ("agentgateway", agentgateway, 1, "line 4: a placeholder"),
+    ];
+    for (format, list, count, told) in cases {
+        for arguments in [&[][..], &["--format", format]] {
+            let (code, said, keys) = import(list, arguments);
+            assert_eq!((code, keys.len()), (Some(1), count), "{format}: {said}");
+            assert!(said.contains(told), "{format}: {said}");
+            assert!(!said.contains("SECRET"), "{said}");
+        }
+        let (code, said, keys) = import(list, &["--partial"]);
+        assert_eq!((code, keys.len()), (Some(0), count), "{format}: {said}");
+    }
+    let (_, _, keys) = import(litellm, &["--rate", "30/1m", "--partial"]);
+    let named = |name: &str| keys.iter().find(|key| key["name"] == name).unwrap();
+    assert_eq!(named("one")["rate_limits"][0]["requests"], 30, "the tighter one holds");
+    assert_eq!(named("three")["disabled"], true);
+    let (code, said, keys) = import("- {key: sk-SECRET, max_budget: 5}\n", &[]);
+    assert!((code, keys.len()) == (Some(1), 0) && said.contains("nothing was imported"), "{said}");
+    let (code, _, keys) = import("sk-one-of-our-keys\nsk-two-of-our-keys\n", &[]);
+    assert_eq!((code, keys.len()), (Some(0), 2));
+}
+
+#[test]
+fn check_warns_of_an_admin_token_that_may_be_guessed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("keys.yaml");
+    bearward(&["keys", "create", "--permissions", "read", "--keys", store.to_str().unwrap()], "");
+    let token = directory.path().join("admin.token");
+    let config = configured(directory.path(), "keys.yaml", "");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let admin = format!("admin: {{token_file: \"{}\"}}", token.display());
+    std::fs::write(&config, text.replace("admin: off", &admin)).unwrap();
+    let made = Token::generate().unwrap();
+    let cases = [
+        ("hunter2", true),
+        ("admin-admin-admin-admin-admin", true),
+        ("01234567890123456789012345678901", true),
+        (made.reveal(), false),
+        ("9f86d081884c7d659a2feaa0c55ad015", false),
+    ];
+    for (content, is_weak) in cases {
+        std::fs::write(&token, format!("{content}\n")).unwrap();
+        let output = bearward(&["check", "--config", &config], "");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "a warning is no fault: {said}");
+        assert_eq!(said.contains("the admin token in"), is_weak, "{content}: {said}");
+        assert!(!said.contains(content), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_browser_sends_by_itself_changes_nothing_over_the_admin_listener() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("boss", "permissions: [admin]")
+        .config("auth: {basic: true, websocket_protocol: true, conflict: any}")
+        .start()
+        .await;
+    let boss = gateway.token("boss").to_owned();
+    let change = async |credential: &str| {
+        let mut raw = Raw::connect(gateway.admin).await;
+        let head = "POST /api/v1/reload HTTP/1.1\r\nHost: localhost";
+        raw.send(format!("{head}\r\n{credential}\r\nContent-Length: 0\r\n\r\n")).await;
+        raw.answer().await.status
+    };
+    assert_eq!(change(&format!("Authorization: Basic {}", basic(&boss))).await, 401);
+    assert_eq!(change(&format!("Sec-WebSocket-Protocol: openai-insecure-api-key.{boss}")).await, 401);
+    assert_eq!(change(&format!("Authorization: Bearer {boss}")).await, 200);
+}

@@ -141,6 +141,11 @@ impl Create {
 }
 
 impl TermsArguments {
+    /// Whether keys are narrowed to named routes.
+    pub(super) fn names_routes(&self) -> bool {
+        !self.routes.is_empty()
+    }
+
     /// Narrows a key as the arguments say.
     pub(super) fn put_on(&self, record: &mut KeyRecord) -> Result<(), Failure> {
         if let Some(environment) = label("--environment", self.environment.as_ref())? {

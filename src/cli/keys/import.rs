@@ -3,16 +3,14 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
 use super::create::TermsArguments;
-use super::sources::{self, Format, Presented, Source};
+use super::sources::{self, Format, Options, Presented, Source, Terms, limits};
 use super::{StoreArgument, permission};
 use crate::cli::{Failure, say};
-use crate::config::Quota;
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord, Permission, Permissions};
 
@@ -33,6 +31,9 @@ pub(super) struct Import {
     /// Of a .env: the variables that are keys [default: those that end in API_KEY, API_KEYS or MASTER_KEY]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     variable: Vec<String>,
+    /// Succeed although keys of the list were left out
+    #[arg(long)]
+    partial: bool,
     #[command(flatten)]
     terms: TermsArguments,
     #[command(flatten)]
@@ -52,38 +53,49 @@ impl Import {
                 "{list}: {message} (read as `{form}`, which --format changes); nothing was imported"
             ))
         };
-        let found = sources::read(format, &text, &self.variable).map_err(of_list)?;
-        for left_out in &found.left_out {
-            say(&format!("bearward: left out: {left_out}"));
-        }
+        let options = Options { variables: &self.variable, names_routes: self.terms.names_routes() };
+        let mut found = sources::read(format, &text, options).map_err(of_list)?;
+        found.leave_out_ambiguous();
         let editor = self.store.editor()?;
-        let there = editor.records()?;
-        let mut names: HashSet<String> = there.iter().filter_map(|record| record.name.clone()).collect();
-        let mut hashes: HashSet<KeyHash> = there.iter().flat_map(KeyRecord::hashes).collect();
-        let mut records: Vec<KeyRecord> = Vec::new();
-        for source in found.keys.iter().filter(|source| hashes.insert(source.hash())) {
-            records.push(self.record(source, &mut names)?);
+        let mut taken = Taken::of(&editor.records()?);
+        let (mut records, mut known): (Vec<KeyRecord>, usize) = (Vec::new(), 0);
+        for source in std::mem::take(&mut found.keys) {
+            match taken.hashes.insert(source.hash()) {
+                false => known += 1,
+                true => match self.record(&source, &mut taken)? {
+                    Ok(record) => records.push(record),
+                    Err(why) => found.left_out.push(why),
+                },
+            }
         }
-        let known = found.keys.len() - records.len();
+        found.passed_over.iter().for_each(|note| say(&format!("bearward: passed over: {note}")));
+        found.left_out.iter().for_each(|note| say(&format!("bearward: left out: {note}")));
         if known > 0 {
             say(&format!("bearward: {known} there already"));
         }
-        let short = found.keys.iter().filter(|source| source.is_short()).count();
+        let short = taken.short;
         if short > 0 {
             say(&format!(
                 "bearward: {short} with less than 16 characters, which may be guessed: rotate soon"
             ));
         }
-        if records.is_empty() {
-            return match found.keys.is_empty() {
-                true => Err(of_list("no keys in it".to_owned())),
-                false => Ok(()),
-            };
+        let (count, left_out) = (records.len(), found.left_out.len());
+        if count + left_out + known == 0 {
+            return Err(of_list("no keys in it".to_owned()));
         }
-        editor.add(&records)?;
-        let count = records.len();
-        say(&format!("bearward: {count} imported into {}, as hashes; the list can go", path.display()));
-        Ok(())
+        if count > 0 {
+            editor.add(&records)?;
+            let rest = if left_out == 0 { "; the list can go" } else { "" };
+            say(&format!("bearward: {count} imported into {}, as hashes{rest}", path.display()));
+        }
+        match left_out {
+            0 => Ok(()),
+            _ if self.partial => Ok(()),
+            _ if count + known == 0 => Err(of_list(format!("all {left_out} left out, as told above"))),
+            _ => Err(Failure::Failed(format!(
+                "{left_out} left out, as told above; the others are imported (--partial makes this a success)"
+            ))),
+        }
     }
 
     fn text(&self) -> Result<Zeroizing<String>, Failure> {
@@ -105,9 +117,10 @@ impl Import {
         Ok(text)
     }
 
-    fn record(&self, source: &Source, names: &mut HashSet<String>) -> Result<KeyRecord, Failure> {
+    /// The key as it goes into the store, or why it is left out.
+    fn record(&self, source: &Source, taken: &mut Taken) -> Result<Result<KeyRecord, String>, Failure> {
         let permissions = Permissions::from_iter(self.permissions.iter().copied());
-        // A bearward token has its id inside. Any other key gets a random one: one that were made of the key would help
+        // A bearward token has its id inside. Any other key gets a random one: one that was made of the key would help
         // whoever guesses it.
         let of_token = match &source.secret {
             Presented::Token(token) => token.token_id(),
@@ -120,19 +133,59 @@ impl Import {
                 made.map_err(|error| Failure::Failed(format!("no randomness: {error}")))?.key_id()
             }
         };
+        if !taken.ids.insert(id.clone()) {
+            return Ok(Err(format!("{id}: the store has this id with another secret")));
+        }
         let mut record = KeyRecord::new(id, source.hash(), permissions);
         // When its secret was made nobody says: it is due for rotation.
         self.terms.put_on(&mut record)?;
-        // The list's own word on a key is narrower than what is said for all of them.
-        if let Some(requests) = source.per_minute {
-            let per = Duration::from_secs(60);
-            record.rate_limits = Some(vec![Quota { requests, per, burst: Quota::default_burst(requests) }]);
+        if let Err(why) = narrow(&mut record, &source.terms) {
+            return Ok(Err(format!("{}: {why}", record.id)));
         }
-        record.max_concurrent = source.max_concurrent.or(record.max_concurrent);
-        record.expires_at = source.expires_at.or(record.expires_at);
-        record.disabled = source.disabled;
-        record.name = source.name.as_ref().map(|name| free(name, names));
-        Ok(record)
+        taken.short += usize::from(source.is_short());
+        record.name = source.name.as_ref().map(|name| free(name, &mut taken.names));
+        Ok(Ok(record))
+    }
+}
+
+/// Narrows a key by what its list says, beside what is said for all of them: of both, the tighter one holds.
+fn narrow(record: &mut KeyRecord, terms: &Terms) -> Result<(), &'static str> {
+    for quota in &terms.rate_limits {
+        limits::add(record.rate_limits.get_or_insert_default(), *quota);
+    }
+    let tighter = |one: Option<u32>, other: Option<u32>| one.into_iter().chain(other).min();
+    record.max_concurrent = tighter(record.max_concurrent, terms.max_concurrent);
+    record.expires_at = record.expires_at.into_iter().chain(terms.expires_at).min();
+    if let Some(allowed) = &terms.allow_from {
+        record.allow_from = match record.allow_from.is_empty() {
+            true => allowed.clone(),
+            false => limits::in_both(&record.allow_from, allowed),
+        };
+        if record.allow_from.is_empty() {
+            return Err("no address is allowed both by its list and by --allow-from");
+        }
+    }
+    record.disabled = terms.disabled;
+    Ok(())
+}
+
+/// What the store has, and what has been taken of it for new keys.
+struct Taken {
+    ids: HashSet<String>,
+    names: HashSet<String>,
+    hashes: HashSet<KeyHash>,
+    /// New keys that may be guessed.
+    short: usize,
+}
+
+impl Taken {
+    fn of(records: &[KeyRecord]) -> Self {
+        Taken {
+            ids: records.iter().map(|record| record.id.clone()).collect(),
+            names: records.iter().filter_map(|record| record.name.clone()).collect(),
+            hashes: records.iter().flat_map(KeyRecord::hashes).collect(),
+            short: 0,
+        }
     }
 }
 

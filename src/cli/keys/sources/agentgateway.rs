@@ -1,0 +1,90 @@
+//! agentgateway's configuration: the `apiKey` policies of listeners and routes.
+
+use super::tree::{fields, given, items, list, narrowed, scalar, text, unknown};
+use super::{Source, Sources, Terms};
+use crate::config::tree::Node;
+
+/// A policy with keys, and whether it holds for one route alone.
+struct Policy<'n> {
+    keys: &'n [Node],
+    is_of_route: bool,
+}
+
+pub(super) fn is_one(root: &Node) -> bool {
+    let mut policies = Vec::new();
+    collect(root, false, &mut policies);
+    !policies.is_empty()
+}
+
+/// `names_routes`: the imported keys are narrowed to routes of ours.
+pub(super) fn read(root: &Node, names_routes: bool) -> Sources {
+    let mut sources = Sources::default();
+    let mut policies = Vec::new();
+    collect(root, false, &mut policies);
+    let has_several = routes(root) > 1;
+    let decides = mentions(root, "apiKey.");
+    for policy in policies {
+        for entry in policy.keys {
+            let at = format!("line {}", entry.at.line);
+            let source = match () {
+                () if decides => {
+                    Err("an expression of the file decides by its metadata, which can't be carried over"
+                        .to_owned())
+                }
+                () if policy.is_of_route && has_several && !names_routes => {
+                    Err("it opens one route of several; `--routes` says which it may use here".to_owned())
+                }
+                () => key(entry),
+            };
+            // The same key may stand at several routes.
+            let is_there = |source: &Source| sources.keys.iter().any(|known| known.hash() == source.hash());
+            if !source.as_ref().is_ok_and(is_there) {
+                sources.take(at, source);
+            }
+        }
+    }
+    sources
+}
+
+fn key(entry: &Node) -> Result<Source, String> {
+    if let Some(field) = unknown(entry, &["key", "keyHash", "metadata"]) {
+        return Err(narrowed(field));
+    }
+    let metadata = given(entry, "metadata");
+    let name = metadata.and_then(|metadata| ["name", "user"].iter().find_map(|field| text(metadata, field)));
+    match (text(entry, "key"), text(entry, "keyHash")) {
+        (Some(key), None) => Source::of(key, name, Terms::default()),
+        (None, Some(hash)) => match hash.strip_prefix("sha256:") {
+            Some(digest) => Source::of_digest(&digest.to_ascii_lowercase(), name, Terms::default()),
+            None => Err("a salted hash: the secret itself is needed".to_owned()),
+        },
+        _ => Err("one of `key` and `keyHash` is needed".to_owned()),
+    }
+}
+
+/// Finds the policies, wherever they stand.
+fn collect<'n>(node: &'n Node, is_of_route: bool, found: &mut Vec<Policy<'n>>) {
+    for (name, value) in fields(node) {
+        if name.name == "apiKey" && given(value, "keys").is_some() {
+            found.push(Policy { keys: list(value, "keys"), is_of_route });
+        }
+        collect(value, is_of_route || name.name == "routes", found);
+    }
+    items(node).iter().for_each(|item| collect(item, is_of_route, found));
+}
+
+fn routes(node: &Node) -> usize {
+    let own = |(name, value): &(crate::config::tree::Key, Node)| match name.name.as_str() {
+        "routes" => items(value).len(),
+        _ => 0,
+    };
+    let of_fields = fields(node).iter().map(|field| own(field) + routes(&field.1));
+    of_fields.sum::<usize>() + items(node).iter().map(routes).sum::<usize>()
+}
+
+/// Whether some text of the file has this in it.
+fn mentions(node: &Node, what: &str) -> bool {
+    scalar(node).is_some_and(|text| text.contains(what))
+        || fields(node).iter().any(|(_, value)| mentions(value, what))
+        || items(node).iter().any(|item| mentions(item, what))
+}

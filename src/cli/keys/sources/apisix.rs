@@ -1,0 +1,148 @@
+//! APISIX: consumers with the plugin `key-auth`, as the standalone configuration or the Admin API has them.
+
+use super::limits::{add, networks, quota, quota_with};
+use super::tree::{boolean, count, fields, given, items, list, narrowed, scalar, text, unknown};
+use super::{Source, Sources, Terms};
+use crate::config::tree::Node;
+
+/// Plugins that narrow nobody: logs and identifiers.
+const HARMLESS: [&str; 6] =
+    ["request-id", "prometheus", "file-logger", "http-logger", "opentelemetry", "real-ip"];
+const CONSUMER: [&str; 8] =
+    ["username", "desc", "labels", "plugins", "create_time", "update_time", "id", "credentials"];
+/// What a limit may count by: the consumer, or (by default, and then what it grants to all addresses together is no less)
+/// the address.
+const COUNTED_BY: [&str; 2] = ["consumer_name", "remote_addr"];
+
+pub(super) fn is_one(root: &Node) -> bool {
+    consumers(root).iter().any(|consumer| given(consumer, "username").is_some())
+}
+
+/// The consumers: of the standalone file, or of an answer of the Admin API.
+fn consumers(root: &Node) -> Vec<&Node> {
+    let listed = match given(root, "consumers") {
+        Some(consumers) => items(consumers),
+        None if !list(root, "list").is_empty() => list(root, "list"),
+        None => items(root),
+    };
+    listed.iter().map(|item| given(item, "value").unwrap_or(item)).collect()
+}
+
+pub(super) fn read(root: &Node) -> Sources {
+    let mut sources = Sources::default();
+    let restricts = has_field(root, "consumer-restriction");
+    for consumer in consumers(root) {
+        let at = format!("line {}", consumer.at.line);
+        let name = text(consumer, "username");
+        let terms = match restricts {
+            true => Err("the plugin `consumer-restriction` says what its consumer may use, which can't be carried over".to_owned()),
+            false => terms(consumer),
+        };
+        let own = given(consumer, "plugins").and_then(|plugins| given(plugins, "key-auth"));
+        // Since APISIX 3.11 a consumer may have credentials of its own, each with its plugin.
+        let more = list(consumer, "credentials").iter().filter_map(|credential| {
+            given(credential, "plugins").and_then(|plugins| given(plugins, "key-auth"))
+        });
+        let all: Vec<&Node> = own.into_iter().chain(more).collect();
+        if all.is_empty() {
+            sources.pass_over(&at, "a consumer without `key-auth`");
+        }
+        for plugin in all {
+            let at = format!("line {}", plugin.at.line);
+            sources.take(at, terms.clone().and_then(|terms| key(plugin, name, terms)));
+        }
+    }
+    sources
+}
+
+fn key(plugin: &Node, name: Option<&str>, mut terms: Terms) -> Result<Source, String> {
+    if let Some(field) = unknown(plugin, &["key", "header", "query", "hide_credentials", "_meta"]) {
+        return Err(narrowed(field));
+    }
+    terms.disabled |= is_off(plugin);
+    match text(plugin, "key") {
+        Some(key) if is_reference(key) => {
+            Err("a reference to a secret, not the secret; write the secret itself".to_owned())
+        }
+        Some(key) => Source::of(key, name, terms),
+        None => Err("no `key`".to_owned()),
+    }
+}
+
+/// `$secret://…`, `$env://…`, in any case.
+fn is_reference(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    key.starts_with('$') && key.contains("://")
+}
+
+/// `_meta: {disable: true}`.
+fn is_off(plugin: &Node) -> bool {
+    given(plugin, "_meta").and_then(|meta| given(meta, "disable")).and_then(boolean) == Some(true)
+}
+
+fn terms(consumer: &Node) -> Result<Terms, String> {
+    if let Some(field) = unknown(consumer, &CONSUMER) {
+        return Err(narrowed(field));
+    }
+    let mut terms = Terms::default();
+    for (name, plugin) in given(consumer, "plugins").map(fields).unwrap_or_default() {
+        let name = name.name.as_str();
+        if name != "key-auth" && !HARMLESS.contains(&name) && !is_off(plugin) {
+            plugin_terms(name, plugin, &mut terms).ok_or_else(|| narrowed(name))?;
+        }
+    }
+    Ok(terms)
+}
+
+/// Takes in what a plugin narrows by; `None` where that can't be said here.
+fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
+    let is_known = |known: &[&str]| unknown(plugin, &[known, &ANSWERS].concat()).is_none();
+    let by = text(plugin, "key").unwrap_or("remote_addr");
+    let is_counted = COUNTED_BY.contains(&by) && matches!(text(plugin, "key_type"), None | Some("var"));
+    let number = |field: &str| given(plugin, field).and_then(count);
+    match name {
+        "limit-count" if is_counted && is_known(&["count", "time_window", "key", "key_type", "policy"]) => {
+            let quota = quota(number("count")?, u64::from(number("time_window")?))?;
+            add(&mut terms.rate_limits, quota);
+        }
+        "limit-req" if is_counted && is_known(&["rate", "burst", "key", "key_type", "nodelay"]) => {
+            // It lets in `burst` more than the rate at once.
+            let burst = given(plugin, "burst").and_then(scalar)?.parse::<u32>().ok()?;
+            add(&mut terms.rate_limits, quota_with(number("rate")?, 1, burst.max(1))?);
+        }
+        "limit-conn"
+            if is_counted
+                && is_known(&[
+                    "conn",
+                    "burst",
+                    "key",
+                    "key_type",
+                    "default_conn_delay",
+                    "only_use_default_delay",
+                ]) =>
+        {
+            // What is above `conn` is let in late there, and not at all here.
+            terms.max_concurrent = Some(number("conn")?);
+        }
+        "ip-restriction" if is_known(&["whitelist", "message"]) => {
+            terms.allow_from = Some(given(plugin, "whitelist").and_then(networks)?);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// What a plugin answers whom it refuses, and where it counts.
+const ANSWERS: [&str; 6] = [
+    "rejected_code",
+    "rejected_msg",
+    "show_limit_quota_header",
+    "allow_degradation",
+    "_meta",
+    "response_code",
+];
+
+fn has_field(node: &Node, name: &str) -> bool {
+    fields(node).iter().any(|(key, value)| (key.name == name && !is_off(value)) || has_field(value, name))
+        || items(node).iter().any(|item| has_field(item, name))
+}

@@ -1,0 +1,56 @@
+//! The limits of other programs in our terms.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::tree::{items, scalar};
+use crate::config::Quota;
+use crate::config::tree::Node;
+
+/// So many requests in so many seconds, with the usual burst.
+pub(super) fn quota(requests: u32, seconds: u64) -> Option<Quota> {
+    quota_with(requests, seconds, Quota::default_burst(requests))
+}
+
+pub(super) fn quota_with(requests: u32, seconds: u64, burst: u32) -> Option<Quota> {
+    let quota = Quota { requests, per: Duration::from_secs(seconds), burst };
+    (seconds > 0 && quota.is_countable()).then_some(quota)
+}
+
+/// Adds a limit; of two over the same window, the tighter one holds.
+pub(in super::super) fn add(quotas: &mut Vec<Quota>, quota: Quota) {
+    match quotas.iter_mut().find(|known| known.per == quota.per) {
+        Some(known) => {
+            known.requests = known.requests.min(quota.requests);
+            known.burst = known.burst.min(quota.burst);
+        }
+        None => quotas.push(quota),
+    }
+}
+
+/// A list of networks and addresses; `None` where one of them is neither, or there is none.
+pub(super) fn networks(node: &Node) -> Option<Vec<IpNet>> {
+    let network = |node: &Node| {
+        let text = scalar(node)?;
+        let network =
+            text.parse().ok().or_else(|| text.parse().ok().map(|address: std::net::IpAddr| address.into()));
+        network.map(|network: IpNet| network.trunc())
+    };
+    let networks = items(node).iter().map(network).collect::<Option<Vec<_>>>()?;
+    (!networks.is_empty()).then_some(networks)
+}
+
+/// What is in both of two lists of networks.
+pub(in super::super) fn in_both(one: &[IpNet], other: &[IpNet]) -> Vec<IpNet> {
+    let pairs = one.iter().flat_map(|a| other.iter().map(move |b| (a, b)));
+    let common = pairs.filter_map(|(a, b)| match () {
+        () if a.contains(b) => Some(*b),
+        () if b.contains(a) => Some(*a),
+        () => None,
+    });
+    let mut common: Vec<IpNet> = common.collect();
+    common.sort();
+    common.dedup();
+    common
+}

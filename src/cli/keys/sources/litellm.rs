@@ -1,0 +1,118 @@
+//! Keys of LiteLLM: its configuration, the answers of `/key/list`, and exports of its table of tokens.
+
+use super::limits::quota;
+use super::tree::{boolean, count, fields, given, items, narrowed, scalar, text, unknown};
+use super::{Source, Sources, Terms};
+use crate::config::tree::Node;
+
+/// Fields that narrow nothing: names, statistics, and what is read below.
+const HARMLESS: [&str; 31] = [
+    "token",
+    "key",
+    "api_key",
+    "key_name",
+    "key_alias",
+    "name",
+    "spend",
+    "user_id",
+    "user",
+    "user_email",
+    "created_at",
+    "created_by",
+    "updated_at",
+    "updated_by",
+    "last_active",
+    "last_used_at",
+    "rotation_count",
+    "rotation_interval",
+    "last_rotation_at",
+    "key_rotation_at",
+    "budget_reset_at",
+    "budget_duration",
+    "model_spend",
+    "aliases",
+    "config",
+    "metadata",
+    "expires",
+    "expires_at",
+    "blocked",
+    "rpm_limit",
+    "max_parallel_requests",
+];
+/// Parts of the metadata that narrow nothing have none of these in their names.
+const NARROWING_METADATA: [&str; 6] = ["limit", "budget", "guardrail", "model", "allowed", "blocked"];
+
+pub(super) fn read(root: &Node) -> Sources {
+    let mut sources = Sources::default();
+    let settings = given(root, "general_settings");
+    if let Some(master) = settings.and_then(|settings| text(settings, "master_key")) {
+        let source = Source::of(master, Some("master-key"), Terms::default());
+        sources.take("general_settings.master_key", source);
+    }
+    let all = ["keys", "data", "tokens"].iter().find_map(|name| given(root, name)).unwrap_or(root);
+    for (index, entry) in items(all).iter().enumerate() {
+        let at = format!("entry {} (line {})", index + 1, entry.at.line);
+        sources.take(at, entry_of(entry));
+    }
+    sources
+}
+
+fn entry_of(entry: &Node) -> Result<Source, String> {
+    if let Some(token) = scalar(entry) {
+        return match is_digest(token) {
+            true => Err("64 hex digits may be a key, or LiteLLM's hash of one; as `- key: …` it is the one, as `- token: …` \
+                         the other"
+                .to_owned()),
+            false => Source::of(token, None, Terms::default()),
+        };
+    }
+    let field = |names: &[&str]| names.iter().find_map(|name| text(entry, name));
+    let name = field(&["key_alias", "name"]);
+    let terms = terms(entry)?;
+    match (field(&["key", "api_key"]), text(entry, "token")) {
+        (Some(key), _) => Source::of(key, name, terms),
+        // LiteLLM stores and lists the SHA-256 of a key.
+        (None, Some(token)) if is_digest(token) => {
+            Source::of_digest(&token.to_ascii_lowercase(), name, terms)
+        }
+        (None, Some(token)) => Source::of(token, name, terms),
+        (None, None) => Err("neither `key` nor `token`".to_owned()),
+    }
+}
+
+fn terms(entry: &Node) -> Result<Terms, String> {
+    if let Some(field) = unknown(entry, &HARMLESS) {
+        // `auto_rotate: false` and its like say nothing.
+        let says_no = |name: &str| given(entry, name).and_then(boolean) == Some(false);
+        if !(field == "auto_rotate" && says_no(field)) {
+            return Err(narrowed(field));
+        }
+    }
+    let metadata = given(entry, "metadata").map(fields).unwrap_or_default();
+    let is_narrowing =
+        |name: &str| NARROWING_METADATA.iter().any(|part| name.to_ascii_lowercase().contains(part));
+    if metadata.iter().any(|(key, value)| is_narrowing(&key.name) && !super::tree::is_nothing(value)) {
+        return Err(narrowed("metadata"));
+    }
+    let number = |name: &str| match given(entry, name) {
+        None => Ok(None),
+        Some(value) => {
+            count(value).map(Some).ok_or_else(|| format!("`{name}` is not a number of at least 1"))
+        }
+    };
+    let mut terms = Terms { max_concurrent: number("max_parallel_requests")?, ..Terms::default() };
+    terms.rate_limits.extend(number("rpm_limit")?.and_then(|requests| quota(requests, 60)));
+    if let Some(end) = given(entry, "expires").or_else(|| given(entry, "expires_at")) {
+        let end = scalar(end).and_then(|end| end.parse().ok());
+        terms.expires_at = Some(end.ok_or("`expires` is not a time with a zone")?);
+    }
+    if let Some(blocked) = given(entry, "blocked") {
+        terms.disabled = boolean(blocked).ok_or("`blocked` is neither true nor false")?;
+    }
+    Ok(terms)
+}
+
+/// Whether it looks like a SHA-256 in hex.
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

@@ -1,0 +1,77 @@
+//! A token a line, and the variables of a `.env`.
+
+use std::io::Cursor;
+
+use super::{Source, Sources, Terms};
+use crate::keys::placeholder;
+
+pub(super) fn lines(text: &str) -> Sources {
+    let mut sources = Sources::default();
+    let tokens = || {
+        let numbered = text.lines().map(str::trim).enumerate();
+        numbered.filter(|(_, token)| !token.is_empty() && !token.starts_with('#'))
+    };
+    // One hash of a password is enough to know an htpasswd file, in which `name:secret` may look like a token.
+    let is_hash = |token: &str| placeholder::find(token).is_some_and(|sign| sign.what.contains("htpasswd"));
+    let is_htpasswd = tokens().any(|(_, token)| is_hash(token));
+    for (number, token) in tokens() {
+        let at = format!("line {}", number + 1);
+        match is_htpasswd && token.contains(':') && !is_hash(token) {
+            true => sources.leave_out(at, "a line of an htpasswd file: the secret itself is needed"),
+            false => sources.take(at, Source::of(token, None, Terms::default())),
+        }
+    }
+    sources
+}
+
+pub(super) fn env(text: &str, variables: &[String]) -> Sources {
+    let is_meant = |name: &str| match variables.is_empty() {
+        true => ["API_KEY", "API_KEYS", "MASTER_KEY"].iter().any(|end| name.ends_with(end)),
+        false => variables.iter().any(|wanted| wanted == name),
+    };
+    let mut sources = Sources::default();
+    for variable in dotenvy::from_read_iter(Cursor::new(text)) {
+        // Its own message would quote the line.
+        let Ok((name, value)) = variable else {
+            sources.leave_out("a line", "it is not NAME=value");
+            continue;
+        };
+        // What has no `_` in it may be a token that looks like a name.
+        let shown = if name.contains('_') { name.as_str() } else { "a variable" };
+        let at = match line_of(text, &name) {
+            Some(line) => format!("line {line}, {shown}"),
+            None => shown.to_owned(),
+        };
+        if !is_meant(&name) {
+            sources.pass_over(at, "--variable with its name brings it in");
+            continue;
+        }
+        if is_expanded(text, &name) {
+            let why = "a `$` in it stands for another variable; in single quotes it stands for itself";
+            sources.leave_out(at, why);
+            continue;
+        }
+        let label = name.to_lowercase().replace('_', "-");
+        for token in value.split(',').map(str::trim).filter(|token| !token.is_empty()) {
+            sources.take(&at, Source::of(token, Some(&label), Terms::default()));
+        }
+    }
+    sources
+}
+
+/// The value of a variable as it is written, where the line is its assignment.
+fn written<'t>(line: &'t str, name: &str) -> Option<&'t str> {
+    let line = line.trim_start();
+    let (left, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+    (left.trim() == name).then(|| value.trim())
+}
+
+fn line_of(text: &str, name: &str) -> Option<usize> {
+    text.lines().position(|line| written(line, name).is_some()).map(|index| index + 1)
+}
+
+/// Whether a variable's value, as it is written, has a `$` that is replaced.
+fn is_expanded(text: &str, name: &str) -> bool {
+    let mut values = text.lines().filter_map(|line| written(line, name));
+    values.any(|value| value.contains('$') && !value.starts_with('\''))
+}

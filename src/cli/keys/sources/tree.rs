@@ -1,0 +1,84 @@
+//! Looks into the YAML and JSON of other programs.
+
+use crate::config::tree::{Key, Kind, Node};
+
+/// The value of a field, where it is there and says something.
+pub(super) fn given<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
+    fields(node)
+        .iter()
+        .find(|(key, _)| key.name == name)
+        .map(|(_, value)| value)
+        .filter(|value| !is_nothing(value))
+}
+
+/// The text of a field.
+pub(super) fn text<'n>(node: &'n Node, name: &str) -> Option<&'n str> {
+    given(node, name).and_then(scalar)
+}
+
+pub(super) fn scalar(node: &Node) -> Option<&str> {
+    match &node.kind {
+        Kind::Scalar { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+/// The items of a list; none where it is something else.
+pub(super) fn items(node: &Node) -> &[Node] {
+    match &node.kind {
+        Kind::List(items) => items,
+        _ => &[],
+    }
+}
+
+/// The fields of a map; none where it is something else.
+pub(super) fn fields(node: &Node) -> &[(Key, Node)] {
+    match &node.kind {
+        Kind::Map(fields) => fields,
+        _ => &[],
+    }
+}
+
+/// The items of the list that a field is.
+pub(super) fn list<'n>(node: &'n Node, name: &str) -> &'n [Node] {
+    given(node, name).map(items).unwrap_or_default()
+}
+
+/// What says nothing: null, and what is empty.
+pub(super) fn is_nothing(node: &Node) -> bool {
+    match &node.kind {
+        Kind::List(items) => items.is_empty(),
+        Kind::Map(fields) => fields.is_empty(),
+        Kind::Scalar { text, .. } => text.is_empty() || node.is_null(),
+    }
+}
+
+/// `true` or `false`, not in quotes.
+pub(super) fn boolean(node: &Node) -> Option<bool> {
+    match &node.kind {
+        Kind::Scalar { text, plain: true } => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// A whole number of at least 1.
+pub(super) fn count(node: &Node) -> Option<u32> {
+    scalar(node)?.parse().ok().filter(|number| *number > 0)
+}
+
+/// The first field that says something and is none of `known`.
+pub(super) fn unknown<'n>(node: &'n Node, known: &[&str]) -> Option<&'n str> {
+    let mut fields = fields(node).iter();
+    let is_unknown = |(key, value): &&(Key, Node)| !known.contains(&key.name.as_str()) && !is_nothing(value);
+    fields.find(is_unknown).map(|(key, _)| key.name.as_str())
+}
+
+/// Why a key is left out that is narrowed by something that has no counterpart here.
+pub(super) fn narrowed(by: &str) -> String {
+    // A field's name may be anything where the file is none of its kind.
+    let is_plain = by.len() < 40 && by.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-');
+    match is_plain {
+        true => format!("narrowed by `{by}`, which can't be carried over; remove that if it need not be"),
+        false => "it has a field that is not known, and may narrow it".to_owned(),
+    }
+}
