@@ -2,6 +2,7 @@
 //! connection is accepted.
 
 mod checks;
+mod departures;
 mod warnings;
 
 use std::fmt;
@@ -43,6 +44,7 @@ use crate::observe::usage::UsageBook;
 use crate::proxy::Gateway;
 use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
 use crate::snapshot::Snapshot;
+use crate::threads::Duty;
 use crate::upstream::Endpoints;
 use crate::worker::Workers;
 
@@ -218,7 +220,7 @@ impl App {
     ///
     /// # Errors
     ///
-    /// A thread could not be started.
+    /// A thread could not be started, or one has ended that the server can't do without.
     pub async fn run(self, stop: impl Future<Output = ()>) -> io::Result<bool> {
         let (shutdown, stopping) = watch::channel(false);
         let workers = Arc::new(Workers::start(self.workers, &self.gateway, &stopping)?);
@@ -234,10 +236,12 @@ impl App {
             reload,
             ..
         } = self;
-        std::thread::Builder::new().name("reload".to_owned()).spawn(move || reloader.run())?;
-        tokio::spawn(checks::run(gateway.clone()));
+        let threads = gateway.observers.logs().threads.clone();
+        threads.spawn(Duty::Reload, "reload", move || reloader.run())?;
+        threads.spawn_task("health checks", checks::run(gateway.clone()));
+        threads.spawn_task("departures", departures::run(gateway.clone()));
         let logs = gateway.observers.logs().clone();
-        tokio::spawn(async move { logs.keep_telling_left_out().await });
+        threads.spawn_task("left-out lines", async move { logs.keep_telling_left_out().await });
         if let Some(bound) = admin {
             let observer = gateway.observers.apart();
             let (gateway, reload) = (gateway.clone(), reload.clone());
@@ -256,7 +260,7 @@ impl App {
                 looked_at: LookedAt::default(),
                 streams: AtomicUsize::new(0),
             };
-            tokio::spawn(admin::serve(bound, admin));
+            threads.spawn_task("admin", admin::serve(bound, admin));
         }
         let (permits, crowd) = (Arc::new(Semaphore::new(connections)), Arc::new(Crowd::default()));
         let mut accepting = JoinSet::new();
@@ -268,7 +272,11 @@ impl App {
             accepting.spawn_on(listen::accept_loop(bound, intake, stopping.clone()), &workers.acceptor());
         }
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        stop.await;
+        let broken = tokio::select! {
+            () = stop => None,
+            thread = threads.vital_ended() => Some(thread),
+            _ended = accepting.join_next() => Some("of a listener".to_owned()),
+        };
         tracing::info!("stopping: no new connections; finishing what is in flight");
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         gateway.is_draining.store(true, Ordering::Relaxed);
@@ -278,7 +286,10 @@ impl App {
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
         let is_finished = finish(accepting, workers, until).await;
         gateway.observers.logs().tell_left_out_at_the_end();
-        Ok(is_finished)
+        match broken {
+            None => Ok(is_finished),
+            Some(thread) => Err(io::Error::other(format!("the thread {thread} has ended"))),
+        }
     }
 
     fn announce(&self) {
@@ -418,3 +429,6 @@ fn carried_by_descriptors() -> usize {
     let Some(descriptors) = current else { return usize::MAX };
     usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;

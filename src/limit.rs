@@ -123,6 +123,19 @@ impl Limiter {
         self.states.entry(key_id.to_owned()).or_default().value().clone()
     }
 
+    /// Forgets the state of a key that has left the store, where it is the same as none: nobody refers to it, and all of
+    /// its windows are full again. Says whether there is none now.
+    pub(crate) fn forget(&self, key_id: &str) -> bool {
+        let now = self.clock.monotonic_nanos();
+        self.states.remove_if(key_id, |_, state| Arc::strong_count(state) == 1 && state.is_unused(now));
+        !self.states.contains_key(key_id)
+    }
+
+    /// Forgets windows that no limit has any more.
+    pub(crate) fn forget_windows(&self) {
+        self.windows.retain(|_, window| Arc::strong_count(window) > 1);
+    }
+
     /// The state of the key with this id, where it has any.
     pub(crate) fn known_state(&self, key_id: &str) -> Option<Arc<KeyState>> {
         self.states.get(key_id).map(|state| state.value().clone())
@@ -185,6 +198,12 @@ impl KeyState {
     /// Requests in flight, where these are limited.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether all windows are as if none had been used.
+    fn is_unused(&self, now: u64) -> bool {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().all(|slot| slot.arrival <= now)
     }
 
     /// Takes one of `limit` permits, or none.

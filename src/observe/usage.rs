@@ -1,8 +1,9 @@
 //! What is remembered of each key's use, by its id, across all reloads.
 //!
-//! In memory alone, and bounded: by the keys that were used, and for each by [`MAX_ADDRESSES`].
+//! In memory alone, and bounded: by the keys that were used and are in the store, or were lately, and for each by
+//! [`MAX_ADDRESSES`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,9 +23,15 @@ const TELLING_INTERVAL: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct UsageBook {
     by_id: DashMap<String, Arc<Usage>>,
-    /// The ids that metrics name, each at its label's place.
-    labelled: Mutex<Vec<Arc<str>>>,
+    labelled: Mutex<Labelled>,
     max_labels: usize,
+}
+
+/// The ids that metrics name, by their labels' numbers. No number is given twice.
+#[derive(Debug, Default)]
+struct Labelled {
+    by_number: BTreeMap<usize, Arc<str>>,
+    next: usize,
 }
 
 impl UsageBook {
@@ -49,16 +56,34 @@ impl UsageBook {
 
     fn label(&self, key_id: &str) -> KeyLabel {
         let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
-        if labelled.len() >= self.max_labels {
+        if labelled.by_number.len() >= self.max_labels {
             return KeyLabel::Other;
         }
-        labelled.push(key_id.into());
-        KeyLabel::Id(labelled.len() - 1)
+        let number = labelled.next;
+        labelled.next += 1;
+        labelled.by_number.insert(number, key_id.into());
+        KeyLabel::Id(number)
     }
 
-    /// The ids that labels stand for.
-    pub(crate) fn labelled(&self) -> Vec<Arc<str>> {
-        self.labelled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The ids that labels stand for, by their numbers.
+    pub(crate) fn labelled(&self) -> BTreeMap<usize, Arc<str>> {
+        self.labelled.lock().unwrap_or_else(PoisonError::into_inner).by_number.clone()
+    }
+
+    /// Keys that no key in service and no request refers to: those that have left the store, and those that were changed
+    /// and have not come since.
+    pub(crate) fn unreferenced(&self) -> HashSet<String> {
+        let unreferenced = self.by_id.iter().filter(|usage| Arc::strong_count(usage.value()) == 1);
+        unreferenced.map(|usage| usage.key().clone()).collect()
+    }
+
+    /// Forgets a key that has left the store, unless something refers to it again. Yields its label where it had one of
+    /// its own.
+    pub(crate) fn forget(&self, key_id: &str) -> Option<KeyLabel> {
+        let (_, usage) = self.by_id.remove_if(key_id, |_, usage| Arc::strong_count(usage) == 1)?;
+        let KeyLabel::Id(number) = usage.label else { return None };
+        self.labelled.lock().unwrap_or_else(PoisonError::into_inner).by_number.remove(&number);
+        Some(usage.label)
     }
 }
 
@@ -211,8 +236,21 @@ mod tests {
         let book = UsageBook::new(2);
         let labels = ["key_a", "key_b", "key_a", "key_c"].map(|id| book.of(id).label());
         assert_eq!(labels, [KeyLabel::Id(0), KeyLabel::Id(1), KeyLabel::Id(0), KeyLabel::Other]);
-        assert_eq!(book.labelled(), ["key_a".into(), "key_b".into()]);
+        assert_eq!(book.labelled(), [(0, "key_a".into()), (1, "key_b".into())].into());
         assert!(book.find("key_d").is_none());
+    }
+
+    #[test]
+    fn a_key_that_is_forgotten_makes_room_and_its_number_is_not_given_again() {
+        let book = UsageBook::new(1);
+        let in_service = book.of("key_a");
+        assert_eq!(book.unreferenced(), HashSet::new());
+        assert_eq!(book.forget("key_a"), None, "a request of it is under way");
+        drop(in_service);
+        assert_eq!(book.unreferenced(), ["key_a".to_owned()].into());
+        assert_eq!(book.forget("key_a"), Some(KeyLabel::Id(0)));
+        assert!(book.find("key_a").is_none() && book.labelled().is_empty());
+        assert_eq!(book.of("key_b").label(), KeyLabel::Id(1));
     }
 
     #[test]
