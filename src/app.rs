@@ -44,7 +44,7 @@ use crate::observe::usage::UsageBook;
 use crate::proxy::Gateway;
 use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
 use crate::snapshot::Snapshot;
-use crate::threads::Duty;
+use crate::threads::{Duty, Threads};
 use crate::upstream::Endpoints;
 use crate::worker::Workers;
 
@@ -238,10 +238,7 @@ impl App {
         } = self;
         let threads = gateway.observers.logs().threads.clone();
         threads.spawn(Duty::Reload, "reload", move || reloader.run())?;
-        threads.spawn_task("health checks", checks::run(gateway.clone()));
-        threads.spawn_task("departures", departures::run(gateway.clone()));
-        let logs = gateway.observers.logs().clone();
-        threads.spawn_task("left-out lines", async move { logs.keep_telling_left_out().await });
+        start_tasks(&gateway);
         if let Some(bound) = admin {
             let observer = gateway.observers.apart();
             let (gateway, reload) = (gateway.clone(), reload.clone());
@@ -272,11 +269,7 @@ impl App {
             accepting.spawn_on(listen::accept_loop(bound, intake, stopping.clone()), &workers.acceptor());
         }
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let broken = tokio::select! {
-            () = stop => None,
-            thread = threads.vital_ended() => Some(thread),
-            _ended = accepting.join_next() => Some("of a listener".to_owned()),
-        };
+        let broken = stopped(stop, &threads, &mut accepting).await;
         tracing::info!("stopping: no new connections; finishing what is in flight");
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         gateway.is_draining.store(true, Ordering::Relaxed);
@@ -286,10 +279,7 @@ impl App {
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
         let is_finished = finish(accepting, workers, until).await;
         gateway.observers.logs().tell_left_out_at_the_end();
-        match broken {
-            None => Ok(is_finished),
-            Some(thread) => Err(io::Error::other(format!("the thread {thread} has ended"))),
-        }
+        broken.map_or(Ok(is_finished), |what| Err(io::Error::other(format!("{what} has ended"))))
     }
 
     fn announce(&self) {
@@ -302,6 +292,28 @@ impl App {
         let snapshot = self.gateway.snapshot.load();
         let routes = snapshot.routes.names().count();
         tracing::info!(keys = self.gateway.keys.len(), routes, workers = self.workers, "ready");
+    }
+}
+
+/// Starts the tasks that live as long as the process, beside the admin listener.
+fn start_tasks(gateway: &Arc<Gateway>) {
+    let logs = gateway.observers.logs().clone();
+    let threads = logs.threads.clone();
+    threads.spawn_task("health checks", checks::run(gateway.clone()));
+    threads.spawn_task("departures", departures::run(gateway.clone()));
+    threads.spawn_task("left-out lines", async move { logs.keep_telling_left_out().await });
+}
+
+/// Ready when the server is to stop, or can't go on: names what has ended then.
+async fn stopped(
+    stop: impl Future<Output = ()>,
+    threads: &Threads,
+    accepting: &mut JoinSet<()>,
+) -> Option<String> {
+    tokio::select! {
+        () = stop => None,
+        thread = threads.vital_ended() => Some(format!("the thread {thread}")),
+        _ended = accepting.join_next() => Some("a listener".to_owned()),
     }
 }
 

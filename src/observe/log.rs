@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
-use super::strangers::{Kind, LeftOut, Strangers, Whose};
+use super::strangers::{Kind, LeftOut, Source, Strangers};
 use super::timestamp;
 use super::trace::Tracer;
 use crate::config::{Log, LogFormat, LogTarget};
@@ -106,7 +106,7 @@ struct LeftOutLine {
     message: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<&'static str>,
-    /// An address, a /64 of IPv6, `unix sockets` or `other addresses`.
+    /// An address, a /64 of IPv6, a key's id, `unix sockets` or `other addresses`.
     of: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<IpAddr>,
@@ -116,18 +116,18 @@ struct LeftOutLine {
 
 impl LeftOutLine {
     fn of(left_out: &LeftOut) -> Self {
-        let LeftOut { kind, of, lines, seconds } = *left_out;
+        let LeftOut { kind, lines, seconds, .. } = *left_out;
         // What is read by `message`, as audit lines are, is found by it.
         let (message, event) = match kind {
             Kind::Access => ("left_out", None),
             Kind::Audit => ("audit", Some("left_out")),
         };
-        let client = match of {
-            Whose::Address(address) => Some(address),
-            Whose::UnixSockets | Whose::Others => None,
+        let client = match left_out.of {
+            Some(Source::Address(address)) => Some(address),
+            _ => None,
         };
         let timestamp = timestamp();
-        LeftOutLine { timestamp, level: "WARN", message, event, of: of.to_string(), client, lines, seconds }
+        LeftOutLine { timestamp, level: "WARN", message, event, of: left_out.whose(), client, lines, seconds }
     }
 
     fn pretty(&self) -> String {

@@ -35,3 +35,4 @@ mod structure;
 mod tls;
 mod upgrades;
 mod upstreams;
+mod warnings;
