@@ -2,7 +2,7 @@
 //! connection is accepted.
 
 mod checks;
-mod upkeep;
+mod departures;
 mod warnings;
 mod weakness;
 
@@ -46,6 +46,7 @@ use crate::observe::usage::UsageBook;
 use crate::proxy::Gateway;
 use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
 use crate::snapshot::Snapshot;
+use crate::threads::{Duty, Threads};
 use crate::upstream::Endpoints;
 use crate::worker::Workers;
 
@@ -224,7 +225,7 @@ impl App {
     ///
     /// # Errors
     ///
-    /// A thread could not be started.
+    /// A thread could not be started, or one has ended that the server can't do without.
     pub async fn run(self, stop: impl Future<Output = ()>) -> io::Result<bool> {
         let (shutdown, stopping) = watch::channel(false);
         let workers = Arc::new(Workers::start(self.workers, &self.gateway, &stopping)?);
@@ -240,11 +241,9 @@ impl App {
             reload,
             ..
         } = self;
-        std::thread::Builder::new().name("reload".to_owned()).spawn(move || reloader.run())?;
-        tokio::spawn(checks::run(gateway.clone()));
-        let logs = gateway.observers.logs().clone();
-        tokio::spawn(async move { logs.keep_telling_left_out().await });
-        tokio::spawn(upkeep::run(gateway.clone()));
+        let threads = gateway.observers.logs().threads.clone();
+        threads.spawn(Duty::Reload, "reload", move || reloader.run())?;
+        start_tasks(&gateway);
         if let Some(bound) = admin {
             let observer = gateway.observers.apart();
             let (gateway, reload) = (gateway.clone(), reload.clone());
@@ -263,7 +262,7 @@ impl App {
                 looked_at: LookedAt::default(),
                 streams: AtomicUsize::new(0),
             };
-            tokio::spawn(admin::serve(bound, admin));
+            threads.spawn_task("admin", admin::serve(bound, admin));
         }
         let (permits, crowd) = (Arc::new(Semaphore::new(connections)), Arc::new(Crowd::default()));
         let mut accepting = JoinSet::new();
@@ -275,7 +274,7 @@ impl App {
             accepting.spawn_on(listen::accept_loop(bound, intake, stopping.clone()), &workers.acceptor());
         }
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        stop.await;
+        let broken = stopped(stop, &threads, &mut accepting).await;
         tracing::info!("stopping: no new connections; finishing what is in flight");
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         gateway.is_draining.store(true, Ordering::Relaxed);
@@ -285,7 +284,7 @@ impl App {
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
         let is_finished = finish(accepting, workers, until).await;
         gateway.observers.logs().tell_left_out_at_the_end();
-        Ok(is_finished)
+        broken.map_or(Ok(is_finished), |what| Err(io::Error::other(format!("{what} has ended"))))
     }
 
     fn announce(&self) {
@@ -298,6 +297,28 @@ impl App {
         let snapshot = self.gateway.snapshot.load();
         let routes = snapshot.routes.names().count();
         tracing::info!(keys = self.gateway.keys.len(), routes, workers = self.workers, "ready");
+    }
+}
+
+/// Starts the tasks that live as long as the process, beside the admin listener.
+fn start_tasks(gateway: &Arc<Gateway>) {
+    let logs = gateway.observers.logs().clone();
+    let threads = logs.threads.clone();
+    threads.spawn_task("health checks", checks::run(gateway.clone()));
+    threads.spawn_task("departures", departures::run(gateway.clone()));
+    threads.spawn_task("left-out lines", async move { logs.keep_telling_left_out().await });
+}
+
+/// Ready when the server is to stop, or can't go on: names what has ended then.
+async fn stopped(
+    stop: impl Future<Output = ()>,
+    threads: &Threads,
+    accepting: &mut JoinSet<()>,
+) -> Option<String> {
+    tokio::select! {
+        () = stop => None,
+        thread = threads.vital_ended() => Some(format!("the thread {thread}")),
+        _ended = accepting.join_next() => Some("a listener".to_owned()),
     }
 }
 
@@ -438,3 +459,6 @@ fn carried_by_descriptors() -> usize {
     let Some(descriptors) = current else { return usize::MAX };
     usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,7 @@ mod reload;
 mod route;
 mod snapshot;
 mod stamp;
+mod threads;
 mod upstream;
 mod worker;
 

@@ -140,19 +140,22 @@ impl Limiter {
         self.states.entry(key_id.to_owned()).or_default().value().clone()
     }
 
+    /// Forgets the state of a key that has left the store, where it is the same as none: nobody refers to it, and all of
+    /// its windows are full again. Says whether there is none now.
+    pub(crate) fn forget(&self, key_id: &str) -> bool {
+        let now = self.clock.monotonic_nanos();
+        self.states.remove_if(key_id, |_, state| Arc::strong_count(state) == 1 && state.is_unused(now));
+        !self.states.contains_key(key_id)
+    }
+
+    /// Forgets windows that no limit has any more.
+    pub(crate) fn forget_windows(&self) {
+        self.windows.retain(|_, window| Arc::strong_count(window) > 1);
+    }
+
     /// The state of the key with this id, where it has any.
     pub(crate) fn known_state(&self, key_id: &str) -> Option<Arc<KeyState>> {
         self.states.get(key_id).map(|state| state.value().clone())
-    }
-
-    /// Forgets the states that nobody holds and that are as good as new, and then the windows that nobody holds.
-    ///
-    /// A key that comes back finds what it had used: a state goes only once each of its windows is full again.
-    pub(crate) fn forget_unused(&self) {
-        let now = self.clock.monotonic_nanos();
-        // Under the maps' own locks: nobody takes hold of one meanwhile.
-        self.states.retain(|_, state| Arc::strong_count(state) > 1 || state.is_used(now));
-        self.windows.retain(|_, window| Arc::strong_count(window) > 1);
     }
 
     /// The window of a quota: of a route's own, or of keys. The same one for the same quota, for ever,
@@ -214,10 +217,10 @@ impl KeyState {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether it differs from a new one.
-    fn is_used(&self, now: u64) -> bool {
+    /// Whether all windows are as if none had been used.
+    fn is_unused(&self, now: u64) -> bool {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        self.in_flight() > 0 || slots.iter().any(|slot| slot.arrival > now)
+        slots.iter().all(|slot| slot.arrival <= now)
     }
 
     /// Takes one of `limit` permits, or none.
@@ -392,28 +395,6 @@ mod tests {
         assert_eq!((standing.0[0].remaining, standing.0[0].reset), (6, Duration::from_secs(4)));
         hands.advance(Duration::from_secs(4));
         assert_eq!(limiter.standing(&state, windows.iter()).0[0].remaining, 10);
-    }
-
-    #[test]
-    fn states_and_windows_of_keys_that_are_gone_are_forgotten_once_they_say_nothing() {
-        let (limiter, hands) = limiter();
-        let window = limiter.window(None, quota(60, 60, 10));
-        let held = limiter.state("key_held");
-        granted(&limiter, &limiter.state("key_gone"), &[window.clone()], 4);
-        let in_flight = limiter.state("key_in_flight").enter(1).unwrap();
-        drop(window);
-        let counts = || {
-            limiter.forget_unused();
-            (limiter.states.len(), limiter.windows.len())
-        };
-        assert_eq!(counts(), (3, 1));
-        // Four requests of sixty a minute are forgiven after four seconds.
-        hands.advance(Duration::from_millis(3_900));
-        assert_eq!(counts(), (3, 1), "a key that comes back finds what it had used");
-        hands.advance(Duration::from_millis(200));
-        assert_eq!(counts(), (2, 0));
-        drop((held, in_flight));
-        assert_eq!(counts(), (0, 0));
     }
 
     #[test]

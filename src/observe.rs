@@ -36,7 +36,7 @@ pub(crate) use log::Logs;
 use naming::Naming;
 use observer::Observer;
 pub(crate) use outcome::Outcome;
-use strangers::Kind;
+use strangers::{Kind, Source};
 use tally::Finished;
 use trace::TraceContext;
 use usage::{KeyLabel, Usage};
@@ -312,11 +312,16 @@ impl OpenRecord {
         if self.is_of_key {
             return true;
         }
-        let (client, now) = (self.line.client, Instant::now());
-        let strangers = &self.observer.logs.strangers;
-        let is_told = *self.is_told.get_or_insert_with(|| strangers.may_tell(client, now));
+        // Its address's, or those of a key that was refused.
+        let of_key = self.usage.as_ref().and(self.line.named.key_id());
+        let source = match of_key {
+            Some(id) => Source::Key(id.to_owned()),
+            None => Source::address(self.line.client),
+        };
+        let (strangers, now) = (&self.observer.logs.strangers, Instant::now());
+        let is_told = *self.is_told.get_or_insert_with(|| strangers.may_tell(&source, now));
         if !is_told {
-            strangers.leave_out(kind, client, now);
+            strangers.leave_out(kind, &source, now);
         }
         is_told
     }

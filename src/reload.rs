@@ -25,6 +25,7 @@ use crate::keys::set::KeySet;
 use crate::net::tls::{ListenerTls, Swappable};
 use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;
+use crate::threads::Ended;
 pub(crate) use files::Baseline;
 use handle::Message;
 pub(crate) use handle::{Handle, Outcome, Part, Report};
@@ -148,7 +149,7 @@ impl Reloader {
     }
 
     /// Watches and reloads until it is told to stop.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self) -> Ended {
         let poll = self.config.keys.watch.poll;
         self.watch();
         // What changed between the first reading and the watch is found here.
@@ -158,11 +159,11 @@ impl Reloader {
             let wait = next_look.min(next_poll).saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return Ended::Early,
                 Ok(message) => match self.take(message) {
                     Heard::Nothing => {}
                     Heard::Change => next_look = Instant::now(),
-                    Heard::Stop => return,
+                    Heard::Stop => return Ended::Asked,
                 },
             }
             let now = Instant::now();

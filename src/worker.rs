@@ -16,6 +16,7 @@ use crate::net::conn;
 use crate::net::listen::Accepted;
 use crate::observe::observer::Observer;
 use crate::proxy::{Gateway, Peer};
+use crate::threads::{Duty, Ended};
 use crate::upstream::pool::WorkerPool;
 
 /// How often a worker looks for connections to upstream that have been idle for too long.
@@ -108,9 +109,8 @@ impl Workers {
     pub(crate) fn join(self) {
         for Worker { inbox, thread, .. } in self.all {
             drop(inbox);
-            if thread.join().is_err() {
-                tracing::error!("a worker panicked");
-            }
+            // One that panicked was told of when it did.
+            let _told = thread.join();
         }
     }
 }
@@ -128,7 +128,8 @@ impl Worker {
         let of_thread = observer.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let threads = gateway.observers.logs().threads.clone();
+        let thread = threads.spawn(Duty::Worker, &format!("worker-{number}"), move || {
             runtime.block_on(async {
                 tokio::select! {
                     biased;
@@ -139,6 +140,8 @@ impl Worker {
             // Connections that are still open end here, with the runtime: those to upstream, and those of clients where the
             // drain's time is over.
             cut::because(Cut::Drained, || drop(runtime));
+            // The inbox is closed when the process ends, and not before.
+            Ended::Asked
         })?;
         Ok(Worker { inbox, observer, runtime: handle, thread })
     }

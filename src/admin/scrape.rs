@@ -78,6 +78,7 @@ pub(super) fn encoded(admin: &Admin) -> String {
         certificates: certificates(admin),
         lost_lines: gateway.observers.logs().lost().collect(),
         left_out_lines: gateway.observers.logs().left_out(),
+        ended_threads: gateway.observers.logs().threads.ended().collect(),
         lost_spans: gateway.observers.logs().lost_spans(),
     }
     .encoded()

@@ -47,7 +47,7 @@ impl Run {
             .map_err(|(target, error)| Failure::Failed(format!("can't log to {target}: {error}")))?;
         let (logs, _sent_at_the_end) = match &config.traces {
             Some(traces) => {
-                let (tracer, guard) = trace::start(traces)?;
+                let (tracer, guard) = trace::start(traces, &logs.threads)?;
                 (logs.traced_by(tracer), Some(guard))
             }
             None => (logs, None),

@@ -13,10 +13,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
-use super::strangers::{Kind, LeftOut, Strangers, Whose};
+use super::strangers::{Kind, LeftOut, Source, Strangers};
 use super::timestamp;
 use super::trace::Tracer;
 use crate::config::{Log, LogFormat, LogTarget};
+use crate::threads::Threads;
 use sink::Sink;
 use writer::LogGuard;
 pub(crate) use writer::LogWriter;
@@ -33,6 +34,8 @@ pub(crate) struct Logs {
     pub(crate) audit: Option<Arc<LogWriter>>,
     /// Of the requests that went well, the share that has a line.
     pub(super) access_sample: f64,
+    /// The threads of the process, those of the logs among them.
+    pub(crate) threads: Threads,
     /// How many requests without a good key have lines.
     pub(crate) strangers: Arc<Strangers>,
     /// Where spans go, if anywhere.
@@ -103,7 +106,7 @@ struct LeftOutLine {
     message: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<&'static str>,
-    /// An address, a /64 of IPv6, `unix sockets` or `other addresses`.
+    /// An address, a /64 of IPv6, a key's id, `unix sockets` or `other addresses`.
     of: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<IpAddr>,
@@ -113,18 +116,18 @@ struct LeftOutLine {
 
 impl LeftOutLine {
     fn of(left_out: &LeftOut) -> Self {
-        let LeftOut { kind, of, lines, seconds } = *left_out;
+        let LeftOut { kind, lines, seconds, .. } = *left_out;
         // What is read by `message`, as audit lines are, is found by it.
         let (message, event) = match kind {
             Kind::Access => ("left_out", None),
             Kind::Audit => ("audit", Some("left_out")),
         };
-        let client = match of {
-            Whose::Address(address) => Some(address),
-            Whose::UnixSockets | Whose::Others => None,
+        let client = match left_out.of {
+            Some(Source::Address(address)) => Some(address),
+            _ => None,
         };
         let timestamp = timestamp();
-        LeftOutLine { timestamp, level: "WARN", message, event, of: of.to_string(), client, lines, seconds }
+        LeftOutLine { timestamp, level: "WARN", message, event, of: left_out.whose(), client, lines, seconds }
     }
 
     fn pretty(&self) -> String {
@@ -179,6 +182,7 @@ impl MakeWriter<'_> for Events {
 /// The destinations that are open.
 struct Opened<'a> {
     config: &'a Log,
+    threads: Threads,
     all: Vec<(LogTarget, Arc<LogWriter>)>,
     guards: Vec<LogGuard>,
 }
@@ -195,7 +199,7 @@ impl Opened<'_> {
             LogTarget::File(path) => Sink::file(path),
         };
         let is_json = self.is_json(target);
-        let opened = sink.and_then(|sink| LogWriter::new(&target.to_string(), sink, is_json));
+        let opened = sink.and_then(|sink| LogWriter::new(&target.to_string(), sink, is_json, &self.threads));
         let (writer, guard) = opened.map_err(|error| (target.clone(), error))?;
         self.guards.push(guard);
         self.all.push((target.clone(), writer.clone()));
@@ -218,7 +222,7 @@ impl Opened<'_> {
 ///
 /// A destination that can't be opened, or a thread that could not be started.
 pub(crate) fn start(config: &Log) -> Result<(Logs, LogGuards), (LogTarget, io::Error)> {
-    let mut opened = Opened { config, all: Vec::new(), guards: Vec::new() };
+    let mut opened = Opened { config, threads: Threads::default(), all: Vec::new(), guards: Vec::new() };
     let events = opened.writer(&LogTarget::Stderr)?;
     let access = config.access.then(|| opened.writer(&config.access_to)).transpose()?;
     let audit = config.audit.then(|| opened.writer(&config.audit_to)).transpose()?;
@@ -237,7 +241,13 @@ pub(crate) fn start(config: &Log) -> Result<(Logs, LogGuards), (LogTarget, io::E
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(ours).with_filter(level));
     // A second start in one process (tests) keeps the first one's log.
     let _already_started = tracing::subscriber::set_global_default(subscriber);
-    let logs =
-        Logs { access, audit, access_sample: config.access_sample, all: opened.all, ..Logs::default() };
+    let logs = Logs {
+        access,
+        audit,
+        access_sample: config.access_sample,
+        threads: opened.threads,
+        all: opened.all,
+        ..Logs::default()
+    };
     Ok((logs, LogGuards { _guards: opened.guards }))
 }

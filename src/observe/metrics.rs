@@ -5,6 +5,7 @@
 
 mod process;
 
+use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ pub(crate) struct Scrape {
     pub(crate) tally: Tally,
     pub(crate) levels: Levels,
     /// The ids that labels of keys stand for.
-    pub(crate) key_ids: Vec<Arc<str>>,
+    pub(crate) key_ids: BTreeMap<usize, Arc<str>>,
     pub(crate) reloads: State,
     pub(crate) keys: Keys,
     pub(crate) endpoints: Vec<Endpoint>,
@@ -41,6 +42,8 @@ pub(crate) struct Scrape {
     pub(crate) lost_lines: Vec<(String, u64)>,
     /// Lines about strangers that were left out, by log.
     pub(crate) left_out_lines: [(&'static str, u64); 2],
+    /// Threads that ended while the process ran, by what they were for.
+    pub(crate) ended_threads: Vec<(&'static str, u64)>,
     /// Spans that nobody will see, where there are any to see.
     pub(crate) lost_spans: Option<u64>,
 }
@@ -117,7 +120,11 @@ impl Scrape {
                 let key_id = match key {
                     KeyLabel::None => "none",
                     KeyLabel::Other => "other",
-                    KeyLabel::Id(number) => self.key_ids.get(*number).map_or("other", |id| &**id),
+                    KeyLabel::Id(number) => match self.key_ids.get(number) {
+                        Some(id) => &**id,
+                        // The key was forgotten between the two looks.
+                        None => continue,
+                    },
                 };
                 for (class, count) in STATUS_CLASSES.iter().zip(classes).filter(|(_, count)| **count > 0) {
                     let labels = [("key_id", key_id), ("route", &**route), ("status", class)];
@@ -132,8 +139,8 @@ impl Scrape {
             counted(&mut family, &[("code", code.name())], count)?;
         }
         let mut family = sheet.counter("limit_refusals", "Requests that a rate limit refused, by policy")?;
-        for (policy, count) in &self.tally.exhausted {
-            counted(&mut family, &[("policy", &**policy)], *count)?;
+        for (policy, exhausted) in &self.tally.exhausted {
+            counted(&mut family, &[("policy", &**policy)], exhausted.count)?;
         }
         Ok(())
     }
@@ -181,6 +188,10 @@ impl Scrape {
         let mut family = sheet.counter("log_lines_left_out", help)?;
         for (log, count) in self.left_out_lines {
             counted(&mut family, &[("log", log)], count)?;
+        }
+        let mut family = sheet.counter("threads_ended", "Threads that ended while the process runs")?;
+        for (thread, count) in &self.ended_threads {
+            counted(&mut family, &[("thread", thread)], *count)?;
         }
         if let Some(count) = self.lost_spans {
             let mut family = sheet.counter("spans_dropped", "Spans that the collector did not take")?;
@@ -326,13 +337,14 @@ mod tests {
         let scrape = Scrape {
             tally: Tally::default(),
             levels: Levels { connections: 3, ..Levels::default() },
-            key_ids: Vec::new(),
+            key_ids: BTreeMap::new(),
             reloads: Reloads::new(["keys"].into_iter()).state(),
             keys: Keys { next_ends: vec![("key_\"}\n#".to_owned(), Timestamp::MAX)], ..Keys::default() },
             endpoints: Vec::new(),
             certificates: Vec::new(),
             lost_lines: vec![("stderr".to_owned(), 7)],
             left_out_lines: [("access", 5), ("audit", 0)],
+            ended_threads: vec![("log", 1)],
             lost_spans: Some(3),
         };
         let text = scrape.encoded();
@@ -344,6 +356,7 @@ mod tests {
             "bearward_keys_held 0.0",
             "bearward_log_lines_dropped_total{log=\"stderr\"} 7",
             "bearward_log_lines_left_out_total{log=\"access\"} 5",
+            "bearward_threads_ended_total{thread=\"log\"} 1",
             "bearward_spans_dropped_total 3",
             "bearward_key_expires_in_seconds{key_id=\"key_\\\"}\\n#\"}",
             "bearward_added_seconds_bucket{le=\"+Inf\"} 0",

@@ -1,12 +1,14 @@
 //! Who observes the requests of one worker: its logs, and its own counts.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::Logs;
 use super::histogram::{Histogram, OF_OURS};
 use super::history::Sums;
-use super::tally::{Finished, RECENT, Refused, Tally};
+use super::tally::{Finished, Gone, NO_ROUTE, RECENT, Refused, Tally};
 
 /// What a worker tells of its requests, and counts of them.
 #[derive(Debug)]
@@ -93,6 +95,9 @@ pub(crate) struct Observers {
     logs: Logs,
     sequence: Arc<AtomicU64>,
     all: Mutex<Vec<Arc<Observer>>>,
+    /// Held while all tallies are added up, or something is dropped from each: a sum over some of them would look like a
+    /// counter that was set back.
+    whole: Mutex<()>,
 }
 
 impl Observers {
@@ -122,11 +127,43 @@ impl Observers {
 
     /// What all have counted.
     pub(crate) fn tally(&self) -> Tally {
+        let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sum = Tally::default();
         for observer in self.all() {
             sum.add(&observer.tally.lock().unwrap_or_else(PoisonError::into_inner));
         }
         sum
+    }
+
+    /// The names that series have now, of routes and of upstreams.
+    pub(crate) fn named(&self) -> (HashSet<Arc<str>>, HashSet<Arc<str>>) {
+        let (mut routes, mut upstreams) = (HashSet::new(), HashSet::new());
+        for observer in self.all() {
+            let tally = observer.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            routes.extend(tally.routes.keys().filter(|route| &***route != NO_ROUTE).cloned());
+            upstreams.extend(tally.upstreams.keys().cloned());
+        }
+        (routes, upstreams)
+    }
+
+    /// Drops series: these, and those of policies that have refused nothing since `idle_since`.
+    pub(crate) fn forget(&self, mut gone: Gone, idle_since: Option<Instant>) {
+        let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all();
+        if let Some(since) = idle_since {
+            let mut busy: HashSet<Box<str>> = HashSet::new();
+            for observer in &all {
+                let tally = observer.tally.lock().unwrap_or_else(PoisonError::into_inner);
+                let idle: HashSet<&str> = tally.idle_policies(since).collect();
+                let of_tally = tally.exhausted.keys();
+                busy.extend(of_tally.clone().filter(|policy| !idle.contains(&***policy)).cloned());
+                gone.policies.extend(of_tally.cloned());
+            }
+            gone.policies.retain(|policy| !busy.contains(policy));
+        }
+        for observer in &all {
+            observer.tally.lock().unwrap_or_else(PoisonError::into_inner).forget(&gone);
+        }
     }
 
     /// What there is to draw of all, which costs no copy of a tally.

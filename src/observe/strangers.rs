@@ -2,10 +2,11 @@
 //!
 //! Whoever has no key could else fill a disk: over HTTP/2 a refused request costs a few bytes, and its lines some hundred.
 //! In each window an address has lines for so many of its requests, all strangers together for so many, and one line tells
-//! how many more there were. Requests of good keys are not counted here.
+//! how many more there were. A key that exists and is refused all the same, as one that has expired, has as many of its
+//! own: who guesses at the same address does not hide it. Requests of good keys are not counted here.
 //!
-//! Invariant: what is remembered of a window is bounded by [`REQUESTS_OF_ALL`]: an address has an entry once a request of
-//! it has lines.
+//! Invariant: what is remembered of a window is bounded by [`REQUESTS_OF_ALL`]: a source has an entry once a request of it
+//! has lines.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 use crate::address::host_part;
 
 const WINDOW: Duration = Duration::from_secs(10);
-/// Requests of one address that have lines in a window. IPv6 is counted by /64.
-const REQUESTS_OF_ADDRESS: u32 = 20;
+/// Requests of one source that have lines in a window.
+const REQUESTS_OF_SOURCE: u32 = 20;
 /// … and of all strangers together.
 const REQUESTS_OF_ALL: u32 = 500;
 
@@ -75,16 +76,29 @@ struct Window {
     began: Instant,
     /// Requests that have lines.
     requests: u32,
-    by_host: HashMap<Host, OfHost>,
-    /// Lines of hosts that have no entry.
+    by_source: HashMap<Source, OfSource>,
+    /// Lines of sources that have no entry.
     others: Lines,
 }
 
-/// Where requests come from; `None` behind a unix socket.
-type Host = Option<IpAddr>;
+/// What requests are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// A client's address; IPv6 is cut to its /64.
+    Address(IpAddr),
+    UnixSockets,
+    /// The id of a key that exists, of which a secret was shown.
+    Key(String),
+}
+
+impl Source {
+    pub(super) fn address(address: Option<IpAddr>) -> Self {
+        address.map_or(Source::UnixSockets, |address| Source::Address(host_part(address)))
+    }
+}
 
 #[derive(Debug, Default)]
-struct OfHost {
+struct OfSource {
     requests: u32,
     left_out: Lines,
 }
@@ -93,48 +107,41 @@ struct OfHost {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LeftOut {
     pub(super) kind: Kind,
-    pub(super) of: Whose,
+    /// Whose requests they are about; `None`: of sources that came when all strangers together had had their lines.
+    pub(super) of: Option<Source>,
     pub(super) lines: u64,
     pub(super) seconds: u64,
 }
 
-/// Whose requests they are about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Whose {
-    Address(IpAddr),
-    UnixSockets,
-    /// Addresses that came when all strangers together had had their lines.
-    Others,
-}
-
-impl std::fmt::Display for Whose {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Whose::Address(address @ IpAddr::V4(_)) => address.fmt(f),
-            Whose::Address(network) => write!(f, "{network}/64"),
-            Whose::UnixSockets => f.write_str("unix sockets"),
-            Whose::Others => f.write_str("other addresses"),
+impl LeftOut {
+    /// Whose requests they are about, in words.
+    pub(super) fn whose(&self) -> String {
+        match &self.of {
+            Some(Source::Address(address @ IpAddr::V4(_))) => address.to_string(),
+            Some(Source::Address(network)) => format!("{network}/64"),
+            Some(Source::UnixSockets) => "unix sockets".to_owned(),
+            Some(Source::Key(id)) => id.clone(),
+            None => "other addresses".to_owned(),
         }
     }
 }
 
 impl Strangers {
-    /// Whether a request from this address has lines.
-    pub(super) fn may_tell(&self, address: Option<IpAddr>, now: Instant) -> bool {
+    /// Whether a request of this source has lines.
+    pub(super) fn may_tell(&self, source: &Source, now: Instant) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let window = window.get_or_insert_with(|| Window::begun(now));
-        let host = address.map(host_part);
-        let of_host = window.by_host.get(&host).map_or(0, |of_host| of_host.requests);
-        if of_host >= REQUESTS_OF_ADDRESS || window.requests >= REQUESTS_OF_ALL {
+        let of_source = window.by_source.get(source).map_or(0, |of_source| of_source.requests);
+        if of_source >= REQUESTS_OF_SOURCE || window.requests >= REQUESTS_OF_ALL {
             return false;
         }
         window.requests += 1;
-        window.by_host.entry(host).or_default().requests += 1;
+        window.by_source.entry(source.clone()).or_default().requests += 1;
         true
     }
 
     /// Notes a line that is left out.
-    pub(super) fn leave_out(&self, kind: Kind, address: Option<IpAddr>, now: Instant) {
+    pub(super) fn leave_out(&self, kind: Kind, source: &Source, now: Instant) {
         let total = match kind {
             Kind::Access => &self.access,
             Kind::Audit => &self.audit,
@@ -143,8 +150,8 @@ impl Strangers {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         // A long answer may end in another window than the one in which it was decided.
         let window = window.get_or_insert_with(|| Window::begun(now));
-        match window.by_host.get_mut(&address.map(host_part)) {
-            Some(of_host) if of_host.requests >= REQUESTS_OF_ADDRESS => of_host.left_out.add(kind),
+        match window.by_source.get_mut(source) {
+            Some(of_source) if of_source.requests >= REQUESTS_OF_SOURCE => of_source.left_out.add(kind),
             _ => window.others.add(kind),
         }
     }
@@ -168,20 +175,22 @@ impl Strangers {
 
 impl Window {
     fn begun(now: Instant) -> Self {
-        Window { began: now, requests: 0, by_host: HashMap::new(), others: Lines::default() }
+        Window { began: now, requests: 0, by_source: HashMap::new(), others: Lines::default() }
     }
 
     fn left_out(self, now: Instant) -> Vec<LeftOut> {
         let seconds = now.duration_since(self.began).as_secs().max(1);
-        let of_hosts = self
-            .by_host
+        let mut sources: Vec<(Option<Source>, Lines)> = self
+            .by_source
             .into_iter()
-            .map(|(host, of_host)| (host.map_or(Whose::UnixSockets, Whose::Address), of_host.left_out));
-        let mut all: Vec<(Whose, Lines)> = of_hosts.chain([(Whose::Others, self.others)]).collect();
-        all.sort_unstable_by_key(|(of, _)| *of);
+            .map(|(source, of_source)| (Some(source), of_source.left_out))
+            .collect();
+        sources.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        sources.push((None, self.others));
         let of_kind = |kind: Kind| {
-            let all = all.iter().map(move |(of, lines)| (*of, lines.of(kind)));
-            all.filter(|(_, lines)| *lines > 0).map(move |(of, lines)| LeftOut { kind, of, lines, seconds })
+            let all = sources.iter().map(move |(of, lines)| (of, lines.of(kind)));
+            let left_out = all.filter(|(_, lines)| *lines > 0);
+            left_out.map(move |(of, lines)| LeftOut { kind, of: of.clone(), lines, seconds })
         };
         Kind::ALL.into_iter().flat_map(of_kind).collect()
     }
@@ -191,17 +200,17 @@ impl Window {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> Option<IpAddr> {
-        Some(text.parse().unwrap())
+    fn address(text: &str) -> Source {
+        Source::address(Some(text.parse().unwrap()))
     }
 
     /// How many of so many requests have lines; the others' are left out.
-    fn told(strangers: &Strangers, now: Instant, addresses: impl Iterator<Item = Option<IpAddr>>) -> usize {
+    fn told(strangers: &Strangers, now: Instant, sources: impl Iterator<Item = Source>) -> usize {
         let mut told = 0;
-        for address in addresses {
-            match strangers.may_tell(address, now) {
+        for source in sources {
+            match strangers.may_tell(&source, now) {
                 true => told += 1,
-                false => strangers.leave_out(Kind::Access, address, now),
+                false => strangers.leave_out(Kind::Access, &source, now),
             }
         }
         told
@@ -211,42 +220,44 @@ mod tests {
     fn an_address_has_so_many_requests_told_and_then_a_count() {
         let (strangers, start) = (Strangers::default(), Instant::now());
         assert_eq!(told(&strangers, start, (0..1000).map(|_| address("192.0.2.1"))), 20);
-        assert_eq!(told(&strangers, start, (0..1000).map(|_| None)), 20);
+        assert_eq!(told(&strangers, start, (0..1000).map(|_| Source::UnixSockets)), 20);
+        assert_eq!(told(&strangers, start, (0..1000).map(|_| Source::Key("key_a".to_owned()))), 20);
         let of_a_network = |host: usize| address(&format!("2001:db8::{host:x}"));
         assert_eq!(told(&strangers, start, (1..=1000).map(of_a_network)), 20, "one host has a whole /64");
         assert_eq!(told(&strangers, start, [address("192.0.2.2")].into_iter()), 1);
-        strangers.leave_out(Kind::Audit, address("192.0.2.1"), start);
+        strangers.leave_out(Kind::Audit, &address("192.0.2.1"), start);
         assert_eq!(strangers.ended(Some(start + WINDOW / 2)), []);
         let left_out = strangers.ended(Some(start + WINDOW));
         let told: Vec<String> = left_out
             .iter()
             .map(|left_out| {
-                let LeftOut { kind, of, lines, seconds } = left_out;
-                format!("{} {lines} more of {of} in {seconds} s", kind.name())
+                let LeftOut { kind, lines, seconds, .. } = left_out;
+                format!("{} {lines} more of {} in {seconds} s", kind.name(), left_out.whose())
             })
             .collect();
         let expected = [
             "access 980 more of 192.0.2.1 in 10 s",
             "access 980 more of 2001:db8::/64 in 10 s",
             "access 980 more of unix sockets in 10 s",
+            "access 980 more of key_a in 10 s",
             "audit 1 more of 192.0.2.1 in 10 s",
         ];
         assert_eq!(told, expected);
-        assert_eq!((strangers.left_out(Kind::Access), strangers.left_out(Kind::Audit)), (2940, 1));
-        assert!(strangers.may_tell(address("192.0.2.1"), start + WINDOW), "the next window is its own");
+        assert_eq!((strangers.left_out(Kind::Access), strangers.left_out(Kind::Audit)), (3920, 1));
+        assert!(strangers.may_tell(&address("192.0.2.1"), start + WINDOW), "the next window is its own");
     }
 
     #[test]
     fn however_many_addresses_come_lines_and_memory_are_bounded() {
         let (strangers, start) = (Strangers::default(), Instant::now());
-        let many = (0..1_000_000u32).map(|host| Some(IpAddr::V4(host.into())));
+        let many = (0..1_000_000u32).map(|host| Source::address(Some(IpAddr::V4(host.into()))));
         assert_eq!(told(&strangers, start, many), 500);
         let window = strangers.window.lock().unwrap();
-        assert_eq!(window.as_ref().unwrap().by_host.len(), 500);
+        assert_eq!(window.as_ref().unwrap().by_source.len(), 500);
         drop(window);
         let left_out = strangers.ended(None);
         assert_eq!(left_out.len(), 1);
-        assert_eq!((left_out[0].of, left_out[0].lines), (Whose::Others, 999_500));
+        assert_eq!((left_out[0].whose(), left_out[0].lines), ("other addresses".to_owned(), 999_500));
         assert_eq!(strangers.ended(None), []);
     }
 }

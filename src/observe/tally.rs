@@ -1,12 +1,12 @@
 //! What one worker has counted of its requests. Nobody else writes it; who reads adds up those of all workers.
 //!
 //! Invariant: what it holds is bounded by the configuration: names of routes, of upstreams and of policies, the keys that
-//! metrics tell apart, and the last [`RECENT`] refusals.
+//! metrics tell apart, and the last [`RECENT`] refusals. What has left the configuration is forgotten after a while.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ pub(crate) const RECENT: usize = 100;
 /// Policies that are told apart; those of a million keys might be many.
 const MAX_POLICIES: usize = 100;
 /// What a route is called where none was found, or none was looked for.
-const NO_ROUTE: &str = "none";
+pub(super) const NO_ROUTE: &str = "none";
 const OTHER_POLICY: &str = "other";
 
 /// What became of a request, as statuses are told apart.
@@ -37,11 +37,13 @@ pub(crate) struct Tally {
     /// By code.
     pub(crate) refusals: BTreeMap<&'static str, u64>,
     /// By policy.
-    pub(crate) exhausted: BTreeMap<Box<str>, u64>,
+    pub(crate) exhausted: BTreeMap<Box<str>, Exhausted>,
     /// The last ones, oldest first.
     pub(crate) recent: VecDeque<Arc<Refused>>,
     /// How many there have been, those included.
     refused: u64,
+    /// All requests that are over, those of routes that are forgotten included.
+    finished: u64,
 }
 
 impl Default for Tally {
@@ -54,8 +56,17 @@ impl Default for Tally {
             exhausted: BTreeMap::new(),
             recent: VecDeque::new(),
             refused: 0,
+            finished: 0,
         }
     }
+}
+
+/// Refusals by one policy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exhausted {
+    pub(crate) count: u64,
+    /// When the last of them was.
+    last: Instant,
 }
 
 /// Requests of one route.
@@ -130,6 +141,7 @@ pub(super) struct Finished<'a> {
 
 impl Tally {
     pub(super) fn finish(&mut self, finished: &Finished<'_>) {
+        self.finished += 1;
         let of_route = named(&mut self.routes, finished.route);
         let classes = of_route.requests.entry(finished.key).or_default();
         if let Some(count) = classes.get_mut(usize::from(finished.status / 100)) {
@@ -155,7 +167,7 @@ impl Tally {
         if let Some(policy) = policy {
             let is_full = self.exhausted.len() >= MAX_POLICIES && !self.exhausted.contains_key(policy);
             let policy = if is_full { OTHER_POLICY } else { policy };
-            *self.exhausted.entry(policy.into()).or_default() += 1;
+            self.exhaust(policy.into(), Exhausted { count: 1, last: Instant::now() });
         }
         if self.recent.len() >= RECENT {
             self.recent.pop_front();
@@ -187,19 +199,48 @@ impl Tally {
             ours.response.add(&theirs.response);
         }
         self.added.add(&other.added);
+        self.finished += other.finished;
         for (code, count) in &other.refusals {
             *self.refusals.entry(code).or_default() += count;
         }
         for (policy, count) in &other.exhausted {
-            *self.exhausted.entry(policy.clone()).or_default() += count;
+            self.exhaust(policy.clone(), *count);
         }
     }
 
     /// All requests that are over.
     pub(crate) fn requests(&self) -> u64 {
-        let classes = self.routes.values().flat_map(|of_route| of_route.requests.values());
-        classes.flatten().sum()
+        self.finished
     }
+
+    fn exhaust(&mut self, policy: Box<str>, more: Exhausted) {
+        let of_policy = self.exhausted.entry(policy).or_insert(Exhausted { count: 0, last: more.last });
+        *of_policy = Exhausted { count: of_policy.count + more.count, last: of_policy.last.max(more.last) };
+    }
+
+    /// The policies that have refused nothing since.
+    pub(super) fn idle_policies(&self, since: Instant) -> impl Iterator<Item = &str> {
+        self.exhausted.iter().filter(move |(_, of)| of.last < since).map(|(policy, _)| &**policy)
+    }
+
+    /// Drops the series of these.
+    pub(super) fn forget(&mut self, gone: &Gone) {
+        self.routes.retain(|route, _| !gone.routes.contains(route));
+        self.upstreams.retain(|upstream, _| !gone.upstreams.contains(upstream));
+        for of_route in self.routes.values_mut() {
+            of_route.requests.retain(|key, _| !gone.keys.contains(key));
+        }
+        self.exhausted.retain(|policy, _| !gone.policies.contains(&**policy));
+    }
+}
+
+/// Whose series are dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    pub(crate) routes: HashSet<Arc<str>>,
+    pub(crate) upstreams: HashSet<Arc<str>>,
+    pub(crate) keys: HashSet<KeyLabel>,
+    pub(super) policies: HashSet<Box<str>>,
 }
 
 /// What is counted under a name, from now on at the latest.
@@ -260,7 +301,7 @@ mod tests {
         assert_eq!(of_chat.requests[&KeyLabel::None], [0, 0, 0, 0, 1, 0]);
         assert_eq!((of_chat.duration.count(), one.requests()), (3, 3));
         assert_eq!(one.refusals["RATE_LIMIT_EXCEEDED"], 2);
-        assert_eq!(one.exhausted["requests-1m"], 2);
+        assert_eq!(one.exhausted["requests-1m"].count, 2);
     }
 
     #[test]
@@ -271,6 +312,6 @@ mod tests {
         }
         assert_eq!((tally.recent.len(), tally.recent[0].sequence), (RECENT, 200));
         assert_eq!(tally.exhausted.len(), MAX_POLICIES + 1);
-        assert_eq!(tally.exhausted["other"], 200);
+        assert_eq!(tally.exhausted["other"].count, 200);
     }
 }

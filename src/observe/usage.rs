@@ -1,7 +1,7 @@
 //! What is remembered of each key's use, by its id, across all reloads.
 //!
-//! In memory alone, and bounded: by the keys that are used, and for each by [`MAX_ADDRESSES`]. What is remembered of a key
-//! that is gone is forgotten after [`RETENTION`].
+//! In memory alone, and bounded: by the keys that were used and are in the store, or were lately, and for each by
+//! [`MAX_ADDRESSES`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -16,8 +16,6 @@ use crate::denial::Code;
 
 /// Addresses that are remembered of one key; past them, new ones are no news.
 const MAX_ADDRESSES: usize = 64;
-/// A key that is gone may come back for so long with its history: a file may be written in two steps.
-const RETENTION: Duration = Duration::from_secs(3600);
 /// What is told of a key again and again is told so often.
 const TELLING_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -25,9 +23,15 @@ const TELLING_INTERVAL: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct UsageBook {
     by_id: DashMap<String, Arc<Usage>>,
-    /// The ids that metrics name, each at its label's place.
-    labelled: Mutex<Vec<Arc<str>>>,
+    labelled: Mutex<Labelled>,
     max_labels: usize,
+}
+
+/// The ids that metrics name, by their labels' numbers. No number is given twice.
+#[derive(Debug, Default)]
+struct Labelled {
+    by_number: BTreeMap<usize, Arc<str>>,
+    next: usize,
 }
 
 impl UsageBook {
@@ -50,47 +54,36 @@ impl UsageBook {
         self.by_id.get(key_id).map(|usage| usage.value().clone())
     }
 
-    /// The ids of keys that no request and no key in service has a hold on.
-    pub(crate) fn unheld(&self) -> impl Iterator<Item = String> + '_ {
-        let unheld = self.by_id.iter().filter(|entry| Arc::strong_count(entry.value()) == 1);
-        unheld.map(|entry| entry.key().clone())
-    }
-
-    /// Forgets those of the keys that are `gone` which have been so for long. `now`: nanoseconds of a monotonic clock.
-    pub(crate) fn forget(&self, gone: &HashSet<String>, now: u64) {
-        let retention = u64::try_from(RETENTION.as_nanos()).unwrap_or(u64::MAX);
-        self.by_id.retain(|id, usage| {
-            // Looked at again under the map's own lock: nobody takes hold of it meanwhile.
-            if Arc::strong_count(usage) > 1 || !gone.contains(id) {
-                usage.gone_since.store(0, Ordering::Relaxed);
-                return true;
-            }
-            // Zero stands for not gone.
-            let since = match usage.gone_since.load(Ordering::Relaxed) {
-                0 => now.max(1),
-                since => since,
-            };
-            usage.gone_since.store(since, Ordering::Relaxed);
-            now.saturating_sub(since) < retention
-        });
-    }
-
     fn label(&self, key_id: &str) -> KeyLabel {
         let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
-        // A key that was forgotten and came back has the label that it had.
-        if let Some(number) = labelled.iter().position(|id| &**id == key_id) {
-            return KeyLabel::Id(number);
-        }
-        if labelled.len() >= self.max_labels {
+        if labelled.by_number.len() >= self.max_labels {
             return KeyLabel::Other;
         }
-        labelled.push(key_id.into());
-        KeyLabel::Id(labelled.len() - 1)
+        let number = labelled.next;
+        labelled.next += 1;
+        labelled.by_number.insert(number, key_id.into());
+        KeyLabel::Id(number)
     }
 
-    /// The ids that labels stand for.
-    pub(crate) fn labelled(&self) -> Vec<Arc<str>> {
-        self.labelled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The ids that labels stand for, by their numbers.
+    pub(crate) fn labelled(&self) -> BTreeMap<usize, Arc<str>> {
+        self.labelled.lock().unwrap_or_else(PoisonError::into_inner).by_number.clone()
+    }
+
+    /// Keys that no key in service and no request refers to: those that have left the store, and those that were changed
+    /// and have not come since.
+    pub(crate) fn unreferenced(&self) -> HashSet<String> {
+        let unreferenced = self.by_id.iter().filter(|usage| Arc::strong_count(usage.value()) == 1);
+        unreferenced.map(|usage| usage.key().clone()).collect()
+    }
+
+    /// Forgets a key that has left the store, unless something refers to it again. Yields its label where it had one of
+    /// its own.
+    pub(crate) fn forget(&self, key_id: &str) -> Option<KeyLabel> {
+        let (_, usage) = self.by_id.remove_if(key_id, |_, usage| Arc::strong_count(usage) == 1)?;
+        let KeyLabel::Id(number) = usage.label else { return None };
+        self.labelled.lock().unwrap_or_else(PoisonError::into_inner).by_number.remove(&number);
+        Some(usage.label)
     }
 }
 
@@ -119,8 +112,6 @@ pub(crate) struct Usage {
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     old_secret: Telling,
     old_age: Telling,
-    /// Since when no key has this id, in nanoseconds of a monotonic clock; zero while one has.
-    gone_since: AtomicU64,
 }
 
 /// Where a key was used from. The one that came last is at hand: most keys are used from one place at a time.
@@ -245,42 +236,21 @@ mod tests {
         let book = UsageBook::new(2);
         let labels = ["key_a", "key_b", "key_a", "key_c"].map(|id| book.of(id).label());
         assert_eq!(labels, [KeyLabel::Id(0), KeyLabel::Id(1), KeyLabel::Id(0), KeyLabel::Other]);
-        assert_eq!(book.labelled(), ["key_a".into(), "key_b".into()]);
+        assert_eq!(book.labelled(), [(0, "key_a".into()), (1, "key_b".into())].into());
         assert!(book.find("key_d").is_none());
     }
 
     #[test]
-    fn a_key_that_is_gone_is_forgotten_after_a_while_and_no_other() {
+    fn a_key_that_is_forgotten_makes_room_and_its_number_is_not_given_again() {
         let book = UsageBook::new(1);
-        let held = book.of("key_held");
-        for id in ["key_gone", "key_in_service", "key_back"] {
-            book.of(id);
-        }
-        let ids = || {
-            let mut ids: Vec<String> = book.by_id.iter().map(|entry| entry.key().clone()).collect();
-            ids.sort();
-            ids
-        };
-        let unheld: HashSet<String> = book.unheld().collect();
-        assert_eq!(unheld.len(), 3, "the one that a request holds is none of them");
-        let gone = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<HashSet<_>>();
-        let hour = u64::try_from(RETENTION.as_nanos()).unwrap();
-        book.forget(&gone(&["key_gone", "key_back", "key_held"]), 5);
-        book.forget(&gone(&["key_gone", "key_held"]), 4 + hour);
-        assert_eq!(ids(), ["key_back", "key_gone", "key_held", "key_in_service"], "its time is not over");
-        book.forget(&gone(&["key_gone", "key_back", "key_held"]), 5 + hour);
-        assert_eq!(ids(), ["key_back", "key_held", "key_in_service"], "one that came back begins anew");
-        drop(held);
-        for later in [hour, 2 * hour] {
-            book.forget(&gone(&["key_held", "key_back"]), 5 + hour + later);
-        }
-        assert_eq!(ids(), ["key_in_service"]);
-        assert_eq!(
-            book.of("key_held").label(),
-            KeyLabel::Id(0),
-            "its label in metrics is the one that it had"
-        );
-        assert_eq!(book.labelled().len(), 1);
+        let in_service = book.of("key_a");
+        assert_eq!(book.unreferenced(), HashSet::new());
+        assert_eq!(book.forget("key_a"), None, "a request of it is under way");
+        drop(in_service);
+        assert_eq!(book.unreferenced(), ["key_a".to_owned()].into());
+        assert_eq!(book.forget("key_a"), Some(KeyLabel::Id(0)));
+        assert!(book.find("key_a").is_none() && book.labelled().is_empty());
+        assert_eq!(book.of("key_b").label(), KeyLabel::Id(1));
     }
 
     #[test]

@@ -38,3 +38,4 @@ mod structure;
 mod tls;
 mod upgrades;
 mod upstreams;
+mod warnings;

@@ -32,6 +32,7 @@ const FLOORS: &[&[&str]] = &[
         "path_pattern",
         "permission",
         "stamp",
+        "threads",
     ],
 ];
 
@@ -91,6 +92,18 @@ fn no_file_grows_past_what_one_can_read() {
         let lines = product.lines().count();
         assert!(lines <= 480, "{} has {lines} lines", path.display());
     }
+}
+
+/// A thread that is started anywhere else could end unseen; those of a scope are joined by it.
+#[test]
+fn threads_are_started_in_one_place() {
+    let started = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        let product = text.split("#[cfg(test)]").next().unwrap();
+        ["thread::spawn", "thread::Builder"].iter().any(|start| product.contains(start))
+    };
+    let all: Vec<PathBuf> = all_sources().into_iter().filter(started).collect();
+    assert_eq!(all, [root().join("src/threads.rs")]);
 }
 
 #[test]

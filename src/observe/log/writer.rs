@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::super::shown::escape_hidden;
 use super::sink::Sink;
+use crate::threads::{Duty, Ended, Threads};
 
 /// Access lines past this many bytes that wait to be written are dropped, lines of the audit past half as many again, and
 /// lines of events past twice as many.
@@ -69,7 +70,12 @@ pub(super) struct LogGuard {
 
 impl LogWriter {
     /// A writer to `sink`, and the guard that flushes it.
-    pub(super) fn new(name: &str, sink: Sink, is_json: bool) -> io::Result<(Arc<Self>, LogGuard)> {
+    pub(super) fn new(
+        name: &str,
+        sink: Sink,
+        is_json: bool,
+        threads: &Threads,
+    ) -> io::Result<(Arc<Self>, LogGuard)> {
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             waiting: Mutex::default(),
@@ -77,7 +83,11 @@ impl LogWriter {
             lost: AtomicU64::new(0),
         });
         let of_thread = shared.clone();
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || write_batches(&of_thread, sink))?;
+        threads.spawn(Duty::Log, "log", move || {
+            let _closed_whichever_way_it_ends = Closing(&of_thread);
+            write_batches(&of_thread, sink);
+            Ended::Asked
+        })?;
         let guard = LogGuard { shared: shared.clone() };
         Ok((Arc::new(LogWriter { shared, is_json }), guard))
     }
@@ -114,7 +124,7 @@ impl LogWriter {
     /// `room`: with more than this many bytes waiting, the line is dropped.
     fn queue(&self, line: &[u8], room: usize, is_urgent: bool) {
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.lines.len() + line.len() > room {
+        if waiting.is_closed || waiting.lines.len() + line.len() > room {
             drop(waiting);
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             return;
@@ -166,8 +176,13 @@ impl Shared {
         Batch { lines: std::mem::replace(&mut waiting.lines, spare), reopens, is_closing: waiting.is_closing }
     }
 
+    /// What comes from here on is lost, and counted, as is what waits.
     fn close(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.is_closed = true;
+        let left = memchr::memchr_iter(b'\n', &std::mem::take(&mut waiting.lines)).count();
+        drop(waiting);
+        self.lost.fetch_add(left as u64, Ordering::Relaxed);
         self.changed.notify_all();
     }
 }
@@ -186,13 +201,21 @@ fn write_batches(shared: &Shared, mut sink: Sink) {
         }
         losses.tell(shared, written.err().map(|(_, error)| error));
         if is_closing && lines.is_empty() {
-            shared.close();
             return;
         }
         if lines.capacity() <= KEPT {
             lines.clear();
             spare = lines;
         }
+    }
+}
+
+/// Notes, when it is dropped, that nobody writes any more.
+struct Closing<'s>(&'s Shared);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -267,7 +290,8 @@ mod tests {
     fn a_reader_that_takes_nothing_costs_lines_and_not_memory() {
         let gate = Arc::new(Mutex::new(()));
         let held = gate.lock().unwrap();
-        let (writer, guard) = LogWriter::new("test", Sink::of(Blocked(gate.clone())), false).unwrap();
+        let (writer, guard) =
+            LogWriter::new("test", Sink::of(Blocked(gate.clone())), false, &Threads::default()).unwrap();
         let line = "x".repeat(1024 * 1024);
         for _ in 0..64 {
             writer.access(|out, _| out.extend_from_slice(line.as_bytes()));
@@ -285,7 +309,8 @@ mod tests {
     #[test]
     fn all_lines_are_written_before_the_guard_is_gone() {
         let sink = Kept::default();
-        let (writer, guard) = LogWriter::new("test", Sink::of(sink.clone()), true).unwrap();
+        let (writer, guard) =
+            LogWriter::new("test", Sink::of(sink.clone()), true, &Threads::default()).unwrap();
         for number in 0..1000 {
             writer.access(|out, _| out.extend_from_slice(number.to_string().as_bytes()));
         }
@@ -306,9 +331,38 @@ mod tests {
         }
     }
 
+    /// Ends its thread.
+    struct Broken;
+
+    impl Write for Broken {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            panic!("a test asked for this")
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_is_seen_and_the_lines_behind_it_are_counted() {
+        let threads = Threads::default();
+        let (writer, guard) = LogWriter::new("test", Sink::of(Broken), true, &threads).unwrap();
+        writer.access(|out, _| out.extend_from_slice(b"the last one"));
+        while threads.ended().all(|(_, count)| count == 0) {
+            std::thread::yield_now();
+        }
+        for _ in 0..10 {
+            writer.access(|out, _| out.extend_from_slice(b"nobody writes it"));
+        }
+        assert_eq!(writer.lost(), 10);
+        assert!(writer.shared.waiting.lock().unwrap().lines.is_empty());
+        drop(guard);
+    }
+
     #[test]
     fn lines_that_cannot_be_written_are_counted() {
-        let (writer, guard) = LogWriter::new("test", Sink::of(Full), true).unwrap();
+        let (writer, guard) = LogWriter::new("test", Sink::of(Full), true, &Threads::default()).unwrap();
         for number in 0..1000 {
             writer.access(|out, _| out.extend_from_slice(number.to_string().as_bytes()));
         }

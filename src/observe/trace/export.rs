@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 
 use super::{Span, TraceContext, span_hex, text};
 use crate::config::Traces;
+use crate::threads::{Duty, Ended, Threads};
 
 /// Spans that wait to be sent.
 const MAX_WAITING: usize = 8192;
@@ -90,7 +91,7 @@ impl Drop for TracerGuard {
 /// # Errors
 ///
 /// The thread, or its runtime, could not be started.
-pub(crate) fn start(config: &Traces) -> io::Result<(Arc<Tracer>, TracerGuard)> {
+pub(crate) fn start(config: &Traces, threads: &Threads) -> io::Result<(Arc<Tracer>, TracerGuard)> {
     let (sender, spans) = mpsc::sync_channel(MAX_WAITING);
     let lost = Arc::new(AtomicU64::new(0));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -103,9 +104,11 @@ pub(crate) fn start(config: &Traces) -> io::Result<(Arc<Tracer>, TracerGuard)> {
         next_told: None,
     };
     let (alive, over) = mpsc::channel();
-    std::thread::Builder::new().name("traces".to_owned()).spawn(move || {
+    let closing = is_closing.clone();
+    threads.spawn(Duty::Traces, "traces", move || {
         exporter.run(&spans, &runtime);
         drop(alive);
+        if closing.load(Ordering::Acquire) { Ended::Asked } else { Ended::Early }
     })?;
     let guard = TracerGuard { sender: sender.clone(), is_closing, over };
     Ok((Arc::new(Tracer { sender, sample: config.sample, lost }), guard))

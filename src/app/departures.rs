@@ -1,0 +1,191 @@
+//! Forgets what is remembered of keys, routes and upstreams some time after they have left: their series in metrics, their
+//! use, the state of their limits. Else a process that is never restarted would keep those of every name that there ever
+//! was.
+//!
+//! A name that comes back within that time finds all as it was. One that comes back later begins at zero, which Prometheus
+//! takes for a counter that was reset: its series had ended by then.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::observe::tally::Gone;
+use crate::proxy::Gateway;
+
+/// What has left is remembered for so long: several times as long as the slowest scraper waits, so that its last requests
+/// are in a scrape.
+const KEPT: Duration = Duration::from_secs(3600);
+/// … and a policy of a limit that has refused nothing: which limits refer to it is not looked for.
+const POLICY_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Something with a name of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Named {
+    Key(String),
+    Route(Arc<str>),
+    Upstream(Arc<str>),
+}
+
+/// What has left, and when that was noticed.
+#[derive(Debug, Default)]
+pub(super) struct Departures(HashMap<Named, Instant>);
+
+/// Looks for as long as the process lives.
+pub(super) async fn run(gateway: Arc<Gateway>) {
+    let mut departures = Departures::default();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let gateway = gateway.clone();
+        // A million keys take their time, which is no request's.
+        let looked = tokio::task::spawn_blocking(move || {
+            departures.look(&gateway, Instant::now());
+            departures
+        });
+        departures = looked.await.unwrap_or_default();
+    }
+}
+
+impl Departures {
+    fn look(&mut self, gateway: &Gateway, now: Instant) {
+        let left = left(gateway);
+        self.0.retain(|named, _| left.contains(named));
+        left.into_iter().for_each(|named| {
+            self.0.entry(named).or_insert(now);
+        });
+        let mut gone = Gone::default();
+        for (named, _) in self.0.iter().filter(|(_, since)| now >= **since + KEPT) {
+            match named {
+                Named::Route(route) => gone.routes.extend([route.clone()]),
+                Named::Upstream(upstream) => gone.upstreams.extend([upstream.clone()]),
+                Named::Key(id) => {
+                    // A state that is still charged is looked at again: to forget it would grant what was used.
+                    if gateway.limiter.forget(id) {
+                        gone.keys.extend(gateway.usage.forget(id));
+                    }
+                }
+            }
+        }
+        gateway.limiter.forget_windows();
+        gateway.observers.forget(gone, now.checked_sub(POLICY_KEPT));
+    }
+}
+
+/// What is remembered, and has left.
+fn left(gateway: &Gateway) -> HashSet<Named> {
+    let mut keys = gateway.usage.unreferenced();
+    if !keys.is_empty() {
+        gateway.keys.for_each(|live| {
+            keys.remove(live.key.id());
+        });
+    }
+    let snapshot = gateway.snapshot.load();
+    let (mut routes, mut upstreams) = gateway.observers.named();
+    routes.retain(|route| !snapshot.routes.names().any(|known| known == &**route));
+    upstreams.retain(|upstream| !snapshot.upstreams.iter().any(|known| known.name == *upstream));
+    let keys = keys.into_iter().map(Named::Key);
+    let routes = routes.into_iter().map(Named::Route);
+    keys.chain(routes).chain(upstreams.into_iter().map(Named::Upstream)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Method, StatusCode, Version};
+
+    use super::*;
+    use crate::app::App;
+    use crate::clock::Clock;
+    use crate::config::Config;
+    use crate::hooks::Hooks;
+    use crate::keys::set::KeySet;
+    use crate::keys::token::Token;
+    use crate::observe::RequestRecord;
+
+    fn gateway() -> Arc<Gateway> {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = directory.path().join("keys.yaml");
+        let key = |id: &str| {
+            let hash = Token::generate().unwrap().hash().to_stored();
+            format!("  - {{id: {id}, hash: \"{hash}\", permissions: [read]}}\n")
+        };
+        std::fs::write(&keys, format!("keys:\n{}{}", key("key_stays"), key("key_goes"))).unwrap();
+        let source = format!(
+            "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: stays, endpoints: [http://127.0.0.1:1]}}]\n\
+             keys: {{path: {}}}\nadmin: off\nroutes: [{{name: stays, paths: [/**], permission: read}}]\n",
+            keys.display()
+        );
+        let config = Config::parse(&directory.path().join("bearward.yaml"), &source, &|_| None).unwrap();
+        App::bind(&config, Clock::system(), Hooks::default()).unwrap().gateway()
+    }
+
+    /// A request that is over, with this name for its key, its route and its upstream.
+    fn request(gateway: &Gateway, name: &str) {
+        let observer = gateway.observers.join();
+        let id = HeaderValue::from_static("r");
+        let mut record = RequestRecord::open(&observer, &id, None, &Method::GET, "/", Version::HTTP_11);
+        record.owned(&gateway.usage.of(&format!("key_{name}")));
+        record.route(&name.into(), &name.into());
+        let now = Instant::now();
+        let times = crate::observe::Times { ready: Some(now), back: Some(now), connecting: None };
+        record.status(StatusCode::OK);
+        record.decided(times);
+        record.completed();
+    }
+
+    fn names(gateway: &Gateway) -> (Vec<String>, Vec<String>, Vec<String>) {
+        let tally = gateway.observers.tally();
+        let sorted = |names: &mut dyn Iterator<Item = &Arc<str>>| {
+            let mut names: Vec<String> = names.map(|name| name.to_string()).collect();
+            names.sort();
+            names
+        };
+        let labelled = gateway.usage.labelled();
+        (
+            sorted(&mut tally.routes.keys()),
+            sorted(&mut tally.upstreams.keys()),
+            sorted(&mut labelled.values()),
+        )
+    }
+
+    #[test]
+    fn what_has_left_is_forgotten_after_an_hour_and_what_stays_is_not() {
+        let (gateway, start) = (gateway(), Instant::now());
+        ["stays", "goes"].into_iter().for_each(|name| request(&gateway, name));
+        let (mut departures, both) = (Departures::default(), ["goes".to_owned(), "stays".to_owned()]);
+        let keys = ["key_goes".to_owned(), "key_stays".to_owned()];
+        departures.look(&gateway, start);
+        departures.look(&gateway, start + 2 * KEPT);
+        assert_eq!(names(&gateway), ([both[1].clone()].into(), [both[1].clone()].into(), keys.to_vec()));
+        // The key has left now; its series outlive it by an hour.
+        assert!(gateway.keys.len() == 2 && gateway.keys.replace(&KeySet::default()).removed == 2);
+        let left = start + 3 * KEPT;
+        departures.look(&gateway, left);
+        departures.look(&gateway, left + KEPT / 2);
+        assert_eq!(names(&gateway).2, keys);
+        assert_eq!(gateway.observers.tally().requests(), 2);
+        // A request that is under way keeps what it will be counted by.
+        let in_use = gateway.usage.of("key_stays");
+        departures.look(&gateway, left + KEPT);
+        assert_eq!(names(&gateway).2, [keys[1].clone()]);
+        drop(in_use);
+        departures.look(&gateway, left + KEPT);
+        departures.look(&gateway, left + 2 * KEPT);
+        assert_eq!(names(&gateway).2, [""; 0]);
+        let tally = gateway.observers.tally();
+        assert!(tally.routes.values().all(|of_route| of_route.requests.is_empty()), "{tally:?}");
+        assert_eq!(tally.requests(), 2, "the sum goes on: the page draws its steps");
+    }
+
+    #[test]
+    fn what_comes_back_in_time_goes_on() {
+        let (gateway, start) = (gateway(), Instant::now());
+        request(&gateway, "goes");
+        let mut departures = Departures::default();
+        departures.look(&gateway, start);
+        assert_eq!(departures.0.len(), 2, "a route and an upstream that are not configured: {departures:?}");
+        departures.0.clear();
+        departures.look(&gateway, start + KEPT);
+        assert_eq!(names(&gateway).0, ["goes"], "it was noticed anew");
+    }
+}

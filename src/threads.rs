@@ -1,0 +1,180 @@
+//! The process's own threads, and tasks that live as long as it does: each has a name, and none ends unseen.
+//!
+//! One that ends while the process runs is logged and counted in a metric. Where the process could not keep its promises
+//! without it (a worker serves its connections no more; without the reload no revocation arrives), the process stops as on
+//! SIGTERM and exits with 1, so that whoever supervises it starts it anew.
+
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+/// What a thread is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// Serves connections.
+    Worker,
+    /// Reloads configuration, keys and certificates.
+    Reload,
+    /// Writes a log.
+    Log,
+    /// Sends spans to a collector.
+    Traces,
+    /// A task beside the requests: health checks, the admin listener, what is forgotten and told by the minute.
+    Background,
+}
+
+impl Duty {
+    const ALL: [Duty; 5] = [Duty::Worker, Duty::Reload, Duty::Log, Duty::Traces, Duty::Background];
+
+    /// Its name in metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Duty::Worker => "worker",
+            Duty::Reload => "reload",
+            Duty::Log => "log",
+            Duty::Traces => "traces",
+            Duty::Background => "background",
+        }
+    }
+
+    /// Whether the process ends with it. Lines and spans that are lost are counted, and no reason to serve nobody.
+    fn is_vital(self) -> bool {
+        matches!(self, Duty::Worker | Duty::Reload)
+    }
+}
+
+/// How a thread's work came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was told to.
+    Asked,
+    /// It had nothing more to do, and nobody had told it to end.
+    Early,
+}
+
+/// What became of the threads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Threads(Arc<Record>);
+
+#[derive(Debug)]
+struct Record {
+    /// Those that ended early, in the order of [`Duty::ALL`].
+    ended: [AtomicU64; Duty::ALL.len()],
+    /// The first vital one that did.
+    vital: watch::Sender<Option<String>>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Record { ended: Default::default(), vital: watch::Sender::new(None) }
+    }
+}
+
+impl Threads {
+    /// Starts a thread.
+    ///
+    /// # Errors
+    ///
+    /// The system has no room for one more.
+    pub(crate) fn spawn(
+        &self,
+        duty: Duty,
+        name: &str,
+        work: impl FnOnce() -> Ended + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let (threads, of_thread) = (self.clone(), name.to_owned());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            match catch_unwind(AssertUnwindSafe(work)) {
+                Ok(Ended::Asked) => {}
+                Ok(Ended::Early) => threads.note(duty, &of_thread, "it returned"),
+                Err(_panic) => threads.note(duty, &of_thread, "it panicked"),
+            }
+        })
+    }
+
+    /// Starts a task that lives as long as the process, on the runtime that this is called on.
+    pub(crate) fn spawn_task(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let threads = self.clone();
+        tokio::spawn(async move {
+            let how = match AssertUnwindSafe(work).catch_unwind().await {
+                Ok(()) => "it returned",
+                Err(_panic) => "it panicked",
+            };
+            threads.note(Duty::Background, name, how);
+        });
+    }
+
+    fn note(&self, duty: Duty, name: &str, how: &'static str) {
+        let counts = Duty::ALL.iter().zip(&self.0.ended).find(|(known, _)| **known == duty);
+        if let Some((_, count)) = counts {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        let stops = duty.is_vital();
+        tracing::error!(thread = name, how, stops, "a thread has ended while the process runs");
+        if stops {
+            self.0.vital.send_if_modified(|first| {
+                let is_first = first.is_none();
+                first.get_or_insert_with(|| name.to_owned());
+                is_first
+            });
+        }
+    }
+
+    /// Ready when a thread has ended that the process can't do without; yields its name.
+    pub(crate) async fn vital_ended(&self) -> String {
+        let mut vital = self.0.vital.subscribe();
+        let ended = vital.wait_for(Option::is_some).await;
+        ended.ok().and_then(|name| name.clone()).unwrap_or_default()
+    }
+
+    /// How many have ended while the process ran, by what they were for.
+    pub(crate) fn ended(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Duty::ALL.iter().zip(&self.0.ended).map(|(duty, count)| (duty.name(), count.load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(threads: &Threads) -> Vec<(&'static str, u64)> {
+        threads.ended().filter(|(_, count)| *count > 0).collect()
+    }
+
+    #[test]
+    fn a_thread_that_was_told_to_end_is_no_news() {
+        let threads = Threads::default();
+        for duty in Duty::ALL {
+            threads.spawn(duty, "told", || Ended::Asked).unwrap().join().unwrap();
+        }
+        assert_eq!(ended(&threads), []);
+        assert!(threads.vital_ended().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn one_that_panics_or_returns_is_counted_and_a_vital_one_is_told_of() {
+        for (duty, is_vital) in
+            [(Duty::Worker, true), (Duty::Reload, true), (Duty::Log, false), (Duty::Traces, false)]
+        {
+            let threads = Threads::default();
+            threads.spawn(duty, "early", || Ended::Early).unwrap().join().unwrap();
+            assert_eq!(ended(&threads), [(duty.name(), 1)]);
+            threads.spawn(duty, "panics", || panic!("a test asked for this")).unwrap().join().unwrap();
+            assert_eq!(ended(&threads), [(duty.name(), 2)]);
+            let first = threads.vital_ended().now_or_never();
+            assert_eq!(first.as_deref(), is_vital.then_some("early"), "{duty:?}");
+        }
+        let threads = Threads::default();
+        threads.spawn_task("returns", async {});
+        threads.spawn_task("panics", async { panic!("a test asked for this") });
+        while ended(&threads) != [("background", 2)] {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What `check` warns of is allowed: whatever it is, the exit code is 0.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use bearward::Token;
+use serde_json::Value;
+
+/// A configuration that is right, and of which nothing is to be warned but what a case brings along.
+struct Case {
+    /// What of its warnings nothing else says.
+    warns: &'static [&'static str],
+    /// Fields of each key, but its id and hash.
+    keys: Vec<String>,
+    /// Lines of the configuration, at its top level.
+    config: String,
+    /// Fields of `keys`, of the listener and of `admin`.
+    more: [String; 3],
+    key_file: &'static str,
+    mode: u32,
+}
+
+fn case(warns: &'static [&'static str]) -> Case {
+    let key = "permissions: [read], created_at: 2026-01-01T00:00:00Z, expires_at: 2999-01-01T00:00:00Z";
+    Case {
+        warns,
+        keys: vec![key.to_owned()],
+        config: String::new(),
+        more: Default::default(),
+        key_file: "keys.yaml",
+        mode: 0o600,
+    }
+}
+
+impl Case {
+    fn key(mut self, fields: &str) -> Self {
+        self.keys = vec![fields.to_owned()];
+        self
+    }
+
+    fn config(mut self, yaml: &str) -> Self {
+        self.config = format!("{yaml}\n");
+        self
+    }
+
+    /// Writes its files, and has them checked; with a certificate that ends then, where one is given.
+    fn warnings(&self, directory: &Path) -> Vec<String> {
+        let path = |name: &str| directory.join(name);
+        let mut text = if self.key_file == "keys.yaml" { String::from("keys:\n") } else { String::new() };
+        for fields in &self.keys {
+            let token = Token::generate().unwrap();
+            match self.key_file {
+                "keys.txt" => writeln!(text, "{}", token.reveal()).unwrap(),
+                _ => writeln!(
+                    text,
+                    "  - {{id: {}, hash: \"{}\", {fields}}}",
+                    token.key_id(),
+                    token.hash().to_stored()
+                )
+                .unwrap(),
+            }
+        }
+        std::fs::write(path(self.key_file), text).unwrap();
+        std::fs::set_permissions(path(self.key_file), PermissionsExt::from_mode(self.mode)).unwrap();
+        let [keys, listener, admin] = &self.more;
+        let config = format!(
+            "listeners: [{{address: 127.0.0.1:0{listener}}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]\n\
+             keys: {{path: {}{keys}}}\nadmin: {{address: 127.0.0.1:0{admin}}}\n{}",
+            path(self.key_file).display(),
+            self.config
+        );
+        std::fs::write(path("bearward.yaml"), config).unwrap();
+        let check = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_bearward"));
+            command.args(["check", "--config", path("bearward.yaml").to_str().unwrap()]).args(arguments);
+            command.env_remove("BEARWARD_CONFIG").stdin(Stdio::null()).output().unwrap()
+        };
+        let told = check(&["--json"]);
+        let report: Value = serde_json::from_slice(&told.stdout).unwrap();
+        assert_eq!((told.status.code(), &report["ok"]), (Some(0), &Value::Bool(true)), "{report}");
+        let warnings: Vec<String> =
+            report["warnings"].as_array().unwrap().iter().map(|w| w.as_str().unwrap().to_owned()).collect();
+        let plain = check(&[]);
+        let said = String::from_utf8_lossy(&plain.stderr).into_owned();
+        assert_eq!(plain.status.code(), Some(0), "{said}");
+        assert!(warnings.iter().all(|warning| said.contains(&format!("warning: {warning}"))), "{said}");
+        warnings
+    }
+}
+
+/// A certificate that ends so many days from now, and its key.
+fn certificate(directory: &Path, days: i64) -> String {
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+    let end = end.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let (month, day) = (u8::try_from(end.month()).unwrap(), u8::try_from(end.day()).unwrap());
+    parameters.not_after = rcgen::date_time_ymd(i32::from(end.year()), month, day);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = parameters.self_signed(&key).unwrap();
+    let (file, of_key) = (directory.join("c.pem"), directory.join("k.pem"));
+    std::fs::write(&file, made.pem()).unwrap();
+    std::fs::write(&of_key, key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&of_key, PermissionsExt::from_mode(0o600)).unwrap();
+    format!(", tls: {{certificate: {}, private_key: {}}}", file.display(), of_key.display())
+}
+
+fn cases(directory: &Path) -> Vec<Case> {
+    let dated = "permissions: [read], created_at: 2020-01-01T00:00:00Z, expires_at: 2999-01-01T00:00:00Z";
+    let undated = "permissions: [read], expires_at: 2999-01-01T00:00:00Z";
+    let astray = format!("{undated}, routes: [nowhere]");
+    let plain = Case {
+        more: [", allow_plaintext: true".to_owned(), String::new(), String::new()],
+        key_file: "keys.txt",
+        ..case(&["holds keys as they are", "never ends"])
+    };
+    let open_to_all = Case { mode: 0o644, ..case(&["can be read by everybody"]) };
+    let of_age = |fields: &str, more: &str, warns| Case {
+        more: [format!(", max_age: 90d{more}"), String::new(), String::new()],
+        ..case(warns).key(fields)
+    };
+    let with_tls = |days, warns| Case {
+        more: [String::new(), certificate(directory, days), String::new()],
+        ..case(warns)
+    };
+    let mut cases = vec![
+        plain,
+        open_to_all,
+        case(&["never matches"]).config(
+            "routes: [{name: a, paths: [/**], permission: read}, {name: b, paths: [/b], permission: admin}]",
+        ),
+        case(&["which then need no key"]).config(
+            "routes: [{name: a, paths: [/x/*], public: true}, {name: b, paths: [/x/**], permission: read}]",
+        ),
+        case(&["the descriptors carry"]).config("limits: {connections: 1000000000}"),
+        case(&["is narrowed to the route nowhere"]).key(&astray),
+        Case { keys: vec![astray.clone(); 30], ..case(&["more warnings of this kind"]) },
+        of_age(dated, "", &["is past keys.max_age"]),
+        of_age(dated, ", max_age_action: refuse", &["and it is refused"]),
+        of_age(undated, "", &["has no created_at"]),
+        case(&["1 key never ends"]).key("permissions: [read]"),
+        Case { keys: vec!["permissions: [read]".to_owned(); 5], ..case(&["5 keys never end", ", …"]) },
+        with_tls(-3, &["clients refuse it"]),
+        with_tls(10, &["days, at"]),
+    ];
+    // A file that is mounted by itself, where this machine has one that anybody may read.
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let is_text = |path: &&str| {
+        Path::new(path).is_file() && std::fs::read_to_string(path).is_ok_and(|text| !text.trim().is_empty())
+    };
+    if let Some(point) = points.into_iter().find(is_text) {
+        let more = [String::new(), String::new(), format!(", token_file: {point}")];
+        cases.push(Case { more, ..case(&["is a mount by itself"]) });
+    }
+    cases
+}
+
+/// The texts of all warnings, as they stand in the source: of each the longest part that is always the same.
+fn texts() -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/app/warnings.rs");
+    let source = std::fs::read_to_string(path).unwrap();
+    let product = source.split("#[cfg(test)]").next().unwrap();
+    let formats = product.split("format!(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+    formats
+        .map(|rest| {
+            let text = rest.split('"').next().unwrap();
+            let constant =
+                text.split('{').map(|part| part.split_once('}').map_or(part, |(_, behind)| behind));
+            constant.max_by_key(|part| part.len()).unwrap().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn every_warning_leaves_the_exit_code_0() {
+    let mut all = Vec::new();
+    let has_mount = {
+        let directory = tempfile::tempdir().unwrap();
+        let quiet = case(&[]).warnings(directory.path());
+        assert_eq!(quiet, [""; 0], "nothing to warn of");
+        let cases = cases(directory.path());
+        cases.iter().any(|case| case.warns == ["is a mount by itself"])
+    };
+    let count = cases(tempfile::tempdir().unwrap().path()).len();
+    for number in 0..count {
+        let directory = tempfile::tempdir().unwrap();
+        let case = cases(directory.path()).swap_remove(number);
+        // The certificate that this case has is the one that was written last.
+        if !case.more[1].is_empty() {
+            let days = if case.warns == ["clients refuse it"] { -3 } else { 10 };
+            certificate(directory.path(), days);
+        }
+        let warnings = case.warnings(directory.path());
+        for expected in case.warns {
+            assert!(warnings.iter().any(|warning| warning.contains(expected)), "{expected}: {warnings:?}");
+        }
+        all.extend(warnings);
+    }
+    let texts = texts();
+    assert!(texts.len() >= 14, "{texts:?}");
+    for text in texts {
+        let is_tried = all.iter().any(|warning| warning.contains(&text));
+        assert!(is_tried || (!has_mount && text.contains("mount by itself")), "no case brings about: {text}");
+    }
+}
