@@ -2,6 +2,7 @@
 //! connection is accepted.
 
 mod checks;
+mod lookups;
 mod warnings;
 
 use std::fmt;
@@ -233,6 +234,7 @@ impl App {
             ..
         } = self;
         std::thread::Builder::new().name("reload".to_owned()).spawn(move || reloader.run())?;
+        tokio::spawn(lookups::run(gateway.clone()));
         tokio::spawn(checks::run(gateway.clone()));
         if let Some(bound) = admin {
             let observer = gateway.observers.apart();
@@ -340,6 +342,7 @@ impl Prepared {
         let endpoints = Endpoints::default();
         match Snapshot::new(config, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
+                endpoints.adopt(&snapshot.upstreams);
                 let warnings = warnings::of(config, &set, &snapshot, &tls);
                 let keys = KeyCache::from(&set);
                 let KeySet { refused, last_good, .. } = set;

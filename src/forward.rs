@@ -1,8 +1,8 @@
 //! Sends a permitted request to its upstream and brings the answer back, unbuffered.
 //!
 //! Called by `proxy` with a [`Permit`], which `gate` alone can make.
-//! Invariants: a request is sent twice only if not one byte of it was written; the path that is sent is the
-//! one that was authorized.
+//! Invariants: a request is sent twice only if not one byte of it was written, or once more if it is idempotent, has no
+//! body, and its connection was closed without an answer; the path that is sent is the one that was authorized.
 
 pub(crate) mod body;
 pub(crate) mod headers;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -31,9 +31,9 @@ use crate::gate::Permit;
 use crate::guard::Target;
 use crate::keys::cache::Revocation;
 use crate::observe::Times;
-use crate::upstream::connect::Flooded;
-use crate::upstream::pool::{Lease, Sent, WorkerPool};
-use crate::upstream::unconnected::{LeaseError, is_shortage};
+use crate::upstream::pool::{Lease, Needs, Sent, WorkerPool};
+use crate::upstream::socket::Flooded;
+use crate::upstream::unconnected::is_shortage;
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
 use body::{Download, ResponseBody};
@@ -92,7 +92,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     } = passage;
     let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
-    let progress = upload.progress();
+    let (progress, has_body) = (upload.progress(), !upload.is_end_stream());
     let mut alarm = exchanges.lend_alarm();
     let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
@@ -101,6 +101,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
             upstream: &upstream,
             timeouts: permit.route().timeouts,
             needs_http1: upgrade.is_some(),
+            has_body,
             target,
             path: &path,
             progress: &progress,
@@ -196,10 +197,31 @@ fn tunnelled(
 /// A method that usually has a body says where it has none (RFC 9110, section 8.6). All other framing is derived from
 /// the body, when the connection's protocol is known; nothing of the caller's framing is copied.
 fn tell_of_no_body(parts: &mut Parts, upload: &Upload) {
-    let has_usually = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
-    if has_usually && upload.is_end_stream() {
+    if has_usually_a_body(&parts.method) && upload.is_end_stream() {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
+}
+
+/// Whether a body has a meaning with this method. Servers commonly leave it unread with others.
+fn has_usually_a_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+/// Whether a request may be sent again though upstream may have acted on it: it asks for nothing to be done
+/// (RFC 9110, section 9.2.1), and has no body.
+fn is_repeatable(request: Option<&Request<Upload>>) -> bool {
+    request.is_some_and(|request| {
+        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+            && request.body().is_end_stream()
+    })
+}
+
+/// A repeatable request once more.
+fn again(method: Method, headers: HeaderMap) -> Request<Upload> {
+    let mut request = Request::new(Upload::none());
+    *request.method_mut() = method;
+    *request.headers_mut() = headers;
+    request
 }
 
 /// The canonical path and query, as upstream gets them.
@@ -242,6 +264,7 @@ struct Exchange<'a> {
     upstream: &'a Arc<Upstream>,
     timeouts: Timeouts,
     needs_http1: bool,
+    has_body: bool,
     target: &'a Target,
     path: &'a PathAndQuery,
     progress: &'a UploadProgress,
@@ -252,6 +275,9 @@ impl Exchange<'_> {
     /// Sends on a connection that is kept, or a new one. A connection that dies before a byte was written is
     /// replaced, and an endpoint that can't be reached by another one. `request`: where it waits until it is sent;
     /// `connecting`: how long that was for new connections.
+    ///
+    /// A request that was written is sent once more where that is harmless: it is idempotent and has no body, the
+    /// connection was used before, and upstream closed it without a byte (RFC 9110, section 9.2.2).
     async fn send(
         &self,
         request: &mut Option<Request<Upload>>,
@@ -259,29 +285,45 @@ impl Exchange<'_> {
         connecting: &mut Option<Duration>,
         alarm: &mut Alarm,
     ) -> Result<(Response<Incoming>, Lease), Denial> {
-        let mut tried = Vec::new();
+        let is_repeatable = is_repeatable(request.as_ref());
+        let (mut tried, mut is_repeated) = (Vec::new(), false);
+        // Upstream may have acted on what it got before.
+        let refuse = |denial: Denial, is_repeated| match is_repeated {
+            true => denial.not_to_be_retried(),
+            false => denial,
+        };
         loop {
-            let mut lease = self.lease(pool, &mut tried, connecting).await?;
+            let leased = self.lease(pool, &mut tried, connecting, is_repeated).await;
+            let mut lease = leased.map_err(|denial| refuse(denial, is_repeated))?;
+            let method = request.as_ref().map(|request| request.method().clone());
             let answered = {
-                let sending = pin!(self.begin(request, &mut lease)?);
+                let sending = pin!(self.begin(request, &mut lease, is_repeatable && !is_repeated)?);
                 self.answer(sending, alarm).await
             };
-            match answered {
+            let mut error = match answered {
                 Some(Ok(response)) => {
-                    self.note_success(lease.endpoint());
+                    self.upstream.note_success(lease.endpoint());
                     return Ok((response, lease));
                 }
-                Some(Err(mut error)) => match error.take_message() {
-                    Some(unsent) if lease.is_reused => *request = Some(unsent),
-                    Some(unsent) if tried.len() < self.upstream.retries => {
-                        tried.push(lease.endpoint().clone());
-                        *request = Some(unsent);
-                    }
-                    _ => return Err(self.failed(error.into_error(), &lease)),
-                },
+                Some(Err(error)) => error,
                 None => {
                     let denial = Denial::upstream_timeout(&self.upstream.name).caused_by("no answer in time");
                     return Err(told_once(denial, &lease));
+                }
+            };
+            match error.take_message() {
+                Some(unsent) if lease.is_reused => *request = Some(unsent),
+                Some(unsent) if tried.len() < self.upstream.retries => {
+                    tried.push(lease.endpoint().clone());
+                    *request = Some(unsent);
+                }
+                Some(_) => return Err(refuse(self.failed(error.into_error(), &lease), is_repeated)),
+                None => {
+                    let error = error.into_error();
+                    let unanswered = was_closed(&error).then(|| lease.take_unanswered()).flatten();
+                    let Some(headers) = unanswered else { return Err(self.failed(error, &lease)) };
+                    *request = Some(again(method.unwrap_or_default(), headers));
+                    is_repeated = true;
                 }
             }
         }
@@ -292,32 +334,35 @@ impl Exchange<'_> {
         &self,
         request: &mut Option<Request<Upload>>,
         lease: &'l mut Lease,
+        is_repeatable: bool,
     ) -> Result<impl Future<Output = Sent> + use<'l>, Denial> {
         // It is there: it was put back where it was not sent.
         let mut request = request.take().ok_or_else(Denial::internal)?;
         self.shape(&mut request, lease)?;
-        Ok(lease.send(request))
+        Ok(lease.send(request, self.timeouts.response_headers, is_repeatable))
     }
 
-    /// A connection to an endpoint that the request was not tried on yet.
+    /// A connection to an endpoint that the request was not tried on yet. `is_new`: none that was used before.
     async fn lease(
         &self,
         pool: &Arc<WorkerPool>,
         tried: &mut Vec<Arc<Endpoint>>,
         connecting: &mut Option<Duration>,
+        is_new: bool,
     ) -> Result<Lease, Denial> {
+        let needs = Needs { http1: self.needs_http1, body: self.has_body };
         loop {
-            let Some(endpoint) = self.upstream.pick(tried) else {
+            let Some(endpoint) = self.pick(tried).await? else {
                 let name = &self.upstream.name;
                 return Err(match tried.is_empty() {
                     true => Denial::upstream_unfit(name).caused_by("the health checks of all endpoints fail"),
                     false => Denial::upstream_unreachable(name).caused_by("tried on all endpoints"),
                 });
             };
-            if let Some(lease) = pool.reuse(self.upstream, &endpoint, self.needs_http1) {
+            if !is_new && let Some(lease) = pool.reuse(self.upstream, &endpoint, needs) {
                 return Ok(lease);
             }
-            let leasing = pool.lease(self.upstream, &endpoint, self.needs_http1, self.timeouts.connect);
+            let leasing = pool.lease(self.upstream, &endpoint, needs, self.timeouts.connect, tried);
             let began = Instant::now();
             // In a box: few requests need the room that it takes.
             let leased = Box::pin(leasing).await;
@@ -325,34 +370,28 @@ impl Exchange<'_> {
             let error = match leased {
                 Ok(lease) => {
                     if !lease.is_reused {
-                        self.note_success(&endpoint);
+                        self.upstream.note_success(lease.endpoint());
                     }
                     return Ok(lease);
                 }
                 Err(error) => error,
             };
-            // A server that has no HTTP/1.1 for an upgrade is well otherwise, and one that others have been waiting
-            // for, or that we have no socket for, was not asked.
-            if !self.needs_http1 && !error.is_not_its_fault() {
-                self.note_failure(&endpoint, &error);
-            }
-            tried.push(endpoint);
             if tried.len() > self.upstream.retries || !self.upstream.has_untried(tried) {
                 return Err(self.unconnected(error.into()));
             }
         }
     }
 
-    fn note_failure(&self, endpoint: &Endpoint, error: &LeaseError) {
-        let Some(ejection) = endpoint.health.failed(Instant::now()) else { return };
-        let (upstream, address, seconds) = (&*self.upstream.name, &endpoint.address, ejection.as_secs_f64());
-        tracing::warn!(upstream, endpoint = %address, %error, seconds, "an endpoint is left out for a while");
-    }
-
-    fn note_success(&self, endpoint: &Endpoint) {
-        if endpoint.health.succeeded() {
-            tracing::info!(upstream = &*self.upstream.name, endpoint = %endpoint.address, "an endpoint is back");
+    /// The endpoint to try next. Where the first look-up of all names is still under way, its end is waited for.
+    async fn pick(&self, tried: &[Arc<Endpoint>]) -> Result<Option<Arc<Endpoint>>, Denial> {
+        let picked = self.upstream.pick(tried);
+        if picked.is_some() || self.upstream.has_addresses() {
+            return Ok(picked);
         }
+        if Box::pin(self.upstream.is_found_within(self.timeouts.connect)).await {
+            return Ok(self.upstream.pick(tried));
+        }
+        Err(Denial::upstream_unreachable(&self.upstream.name).caused_by(self.upstream.why_no_address()))
     }
 
     /// The name that upstream is asked by.
@@ -361,7 +400,7 @@ impl Exchange<'_> {
     }
 
     /// Gives the request the form of the connection's protocol. It may have had the other one's before.
-    fn shape(&self, request: &mut Request<Upload>, lease: &Lease) -> Result<(), Denial> {
+    fn shape(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
         if !lease.is_http2() {
             if request.version() == Version::HTTP_2 {
                 // The other protocol has taken it away.
@@ -369,10 +408,17 @@ impl Exchange<'_> {
             }
             *request.version_mut() = Version::HTTP_11;
             *request.uri_mut() = Uri::from(self.path.clone());
-            let body = request.body();
-            if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            if request.body().is_end_stream() {
+                return Ok(());
+            }
+            if request.body().size_hint().exact().is_none() {
                 // hyper would send a GET of unknown length without its body.
                 request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+            // A server that leaves the body unread takes it for the next request on the connection: there is none.
+            if !has_usually_a_body(request.method()) || !self.upstream.reuse_after_body {
+                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                lease.is_last_use();
             }
             return Ok(());
         }
@@ -385,6 +431,7 @@ impl Exchange<'_> {
         // The authority says it, and HTTP/2 frames bodies by itself.
         request.headers_mut().remove(HOST);
         request.headers_mut().remove(TRANSFER_ENCODING);
+        request.headers_mut().remove(CONNECTION);
         Ok(())
     }
 
@@ -450,6 +497,12 @@ fn told_once(denial: Denial, lease: &Lease) -> Denial {
     if lease.has_written() { denial.not_to_be_retried() } else { denial }
 }
 
+/// Whether the connection was closed or reset, or the stream was refused unread; not whether upstream answered something.
+fn was_closed(error: &hyper::Error) -> bool {
+    let of_http2 = of_http2(error).map(|error| error.is_io() || was_refused_unread(error));
+    of_http2.unwrap_or_else(|| !error.is_parse() && !error.is_user() && !is_flood(error))
+}
+
 /// Whether what upstream sent was not HTTP.
 fn is_no_protocol(error: &hyper::Error) -> bool {
     error.is_parse() || is_flood(error) || of_http2(error).is_some_and(h2::Error::is_library)
@@ -464,10 +517,12 @@ fn is_flood(error: &hyper::Error) -> bool {
 /// Whether upstream has said that it did nothing: it refused the stream, or went away before it (RFC 9113,
 /// sections 6.8 and 8.7).
 fn was_not_acted_on(error: &hyper::Error) -> bool {
-    of_http2(error).is_some_and(|error| {
-        let is_refusal = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        error.is_remote() && (error.is_go_away() || is_refusal)
-    })
+    of_http2(error).is_some_and(was_refused_unread)
+}
+
+fn was_refused_unread(error: &h2::Error) -> bool {
+    let is_refusal = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (error.is_go_away() || is_refusal)
 }
 
 fn of_http2(error: &hyper::Error) -> Option<&h2::Error> {

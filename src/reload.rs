@@ -357,8 +357,9 @@ impl Reloader {
         let Gateway { snapshot, endpoints, .. } = &*self.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.listeners);
         self.gateway.reloads.needs_restart(&self.needs_restart);
-        endpoints.keep_only(&compiled.upstreams);
+        let upstreams = compiled.upstreams.clone();
         snapshot.store(Arc::new(compiled));
+        endpoints.adopt(&upstreams);
         if let Some(Err(faults)) = keys.map(|set| self.apply_keys(set)) {
             // Files of a directory, the others of which are good: no fault of the configuration.
             self.tell_refusal(Part::Keys, &faults);

@@ -150,7 +150,7 @@ impl Explain {
         let body = route.max_body.unwrap_or(snapshot.limits.body_bytes);
         told.step("body", format!("{} at most", bytesize::ByteSize(body)));
         let endpoints: Vec<String> =
-            route.upstream.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+            route.upstream.sets.iter().map(|set| set.address.to_string()).collect();
         let (name, sent) = (&route.upstream.name, route.upstream_path(target.path()));
         told.step("upstream", format!("{name} ({}), as {sent}", endpoints.join(", ")));
         Ok(())
