@@ -27,7 +27,7 @@ use crate::config::fault::Faults;
 use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential};
 pub(crate) use endpoints::{Endpoint, EndpointSet, Endpoints};
 use endpoints::{Looked, Named};
-use tls::ClientTls;
+use tls::{ClientTls, Doubt};
 use unconnected::LeaseError;
 
 /// A named upstream, compiled.
@@ -209,6 +209,13 @@ impl Upstream {
             format!("{} can't be looked up: {why}", named.host())
         });
         of_each.collect::<Vec<_>>().join("; ")
+    }
+
+    /// What of the certificates that are trusted will keep its endpoints from being connected to.
+    pub(crate) fn doubts(&self) -> Vec<Doubt> {
+        let https = || self.sets.iter().filter_map(|set| Some((set.address.host_and_port()?.0, set.tls()?)));
+        let hosts: Vec<&str> = https().map(|(host, _)| host).collect();
+        https().next().map(|(_, tls)| tls.doubts(&hosts)).unwrap_or_default()
     }
 
     fn named(&self) -> impl Iterator<Item = &Named> {

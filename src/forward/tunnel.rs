@@ -53,50 +53,76 @@ impl OpenTunnel {
     /// Passes bytes on until both sides have ended, one of them broke, nothing moved for too long, the key is gone,
     /// or `over` is ready.
     pub(crate) async fn run(self, over: impl Future<Output = ()>) {
-        let OpenTunnel { tunnel, mut record, in_service } = self;
+        let OpenTunnel { tunnel, record, in_service } = self;
         let Tunnel { client, upstream, idle, mut revocation, permit, at } = tunnel;
         let Ok((client, upstream)) = futures_util::future::try_join(client, upstream).await else { return };
-        let activity = Arc::new(Activity { started: Instant::now(), moved: AtomicU64::new(0) });
-        let (mut client, mut upstream) = (Watched::new(client, &activity), Watched::new(upstream, &activity));
+        let traffic = Arc::new(Traffic::new());
+        let mut told = Told { record, traffic: traffic.clone() };
+        let mut client = Watched::new(client, &traffic, Traffic::passed_down);
+        let mut upstream = Watched::new(upstream, &traffic, Traffic::passed_up);
         let revoked = std::future::poll_fn(|cx| match &mut revocation {
             Some(revocation) => revocation.poll(cx),
             None => Poll::Pending,
         });
         let ended = tokio::select! {
-            copied = copy_bidirectional(&mut client, &mut upstream) => Ended::Copied(copied),
-            () = activity.has_ceased(idle) => Ended::Cut(DownloadFailed::Stalled),
-            () = revoked => Ended::Cut(DownloadFailed::KeyRevoked),
-            () = over => Ended::Copied(Ok((0, 0))),
+            // Tunnels end by a broken connection as often as by a clean one.
+            _either_way = copy_bidirectional(&mut client, &mut upstream) => Ok(()),
+            () = traffic.has_ceased(idle) => Err(DownloadFailed::Stalled),
+            () = revoked => Err(DownloadFailed::KeyRevoked),
+            () = over => Ok(()),
         };
         match ended {
-            Ended::Copied(Ok((_up, down))) => {
-                record.sent(usize::try_from(down).unwrap_or(usize::MAX));
-                record.completed();
-            }
-            // Tunnels end by a broken connection as often as by a clean one.
-            Ended::Copied(Err(_)) => record.completed(),
-            Ended::Cut(why) => record.failed(&why),
+            Ok(()) => told.record.completed(),
+            Err(why) => told.record.failed(&why),
         }
-        drop((client, upstream, permit, at, record, in_service));
+        drop((client, upstream, permit, at, told, in_service));
     }
 }
 
-enum Ended {
-    Copied(io::Result<(u64, u64)>),
-    Cut(DownloadFailed),
+/// The record of a tunnel, with what passed, however it ends.
+struct Told {
+    record: RequestRecord,
+    traffic: Arc<Traffic>,
 }
 
-/// When a byte last moved.
-struct Activity {
+impl Drop for Told {
+    fn drop(&mut self) {
+        let (up, down) = self.traffic.passed();
+        self.record.tunnelled(up, down);
+    }
+}
+
+/// What has passed, and when a byte last moved.
+struct Traffic {
     started: Instant,
     /// Nanoseconds from `started`.
     moved: AtomicU64,
+    up: AtomicU64,
+    down: AtomicU64,
 }
 
-impl Activity {
+impl Traffic {
+    fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Traffic { started: Instant::now(), moved: zero(), up: zero(), down: zero() }
+    }
+
     fn note(&self) {
         let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.moved.store(elapsed, Ordering::Relaxed);
+    }
+
+    fn passed_up(&self, bytes: u64) {
+        self.up.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn passed_down(&self, bytes: u64) {
+        self.down.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes to upstream, and to the client.
+    fn passed(&self) -> (u64, u64) {
+        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
     }
 
     /// Ready when nothing has moved for `limit`.
@@ -111,15 +137,17 @@ impl Activity {
     }
 }
 
-/// One side of a tunnel, whose reads are noted.
+/// One side of a tunnel, whose reads are noted and whose writes are counted.
 struct Watched {
     inner: TokioIo<Upgraded>,
-    activity: Arc<Activity>,
+    traffic: Arc<Traffic>,
+    /// Counts what was written to this side.
+    count: fn(&Traffic, u64),
 }
 
 impl Watched {
-    fn new(side: Upgraded, activity: &Arc<Activity>) -> Self {
-        Watched { inner: TokioIo::new(side), activity: activity.clone() }
+    fn new(side: Upgraded, traffic: &Arc<Traffic>, count: fn(&Traffic, u64)) -> Self {
+        Watched { inner: TokioIo::new(side), traffic: traffic.clone(), count }
     }
 }
 
@@ -132,7 +160,7 @@ impl AsyncRead for Watched {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.activity.note();
+            self.traffic.note();
         }
         read
     }
@@ -140,7 +168,11 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if let Poll::Ready(Ok(bytes)) = &written {
+            (self.count)(&self.traffic, *bytes as u64);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

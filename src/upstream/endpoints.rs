@@ -147,6 +147,10 @@ impl EndpointSet {
         }
     }
 
+    pub(super) fn tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref()
+    }
+
     pub(crate) fn named(&self) -> Option<&Named> {
         match &self.members {
             Members::Fixed(_) => None,

@@ -28,6 +28,7 @@ mod page;
 mod process;
 mod reload;
 mod resources;
+mod reuse;
 mod structure;
 mod tls;
 mod upgrades;
