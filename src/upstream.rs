@@ -9,6 +9,7 @@ mod dial;
 pub(crate) mod endpoints;
 pub(crate) mod health;
 pub(crate) mod pool;
+pub(crate) mod probe;
 pub(crate) mod socket;
 pub(crate) mod stall;
 pub(crate) mod tls;

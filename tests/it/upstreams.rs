@@ -280,11 +280,16 @@ async fn a_client_that_stops_reading_does_not_hold_up_the_others_of_its_connecti
 /// An HTTPS server that answers any request with its name.
 async fn https(name: &str) -> (SocketAddr, String) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    let address = https_with(made.cert.der().clone(), made.signing_key.serialize_der(), name).await;
-    (address, made.cert.pem())
+    let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
+    (https_with(certificate, key, name, Arc::default()).await, made.cert.pem())
 }
 
-async fn https_with(certificate: CertificateDer<'static>, key: Vec<u8>, name: &str) -> SocketAddr {
+async fn https_with(
+    certificate: CertificateDer<'static>,
+    key: Vec<u8>,
+    name: &str,
+    connections: Arc<AtomicUsize>,
+) -> SocketAddr {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -299,6 +304,7 @@ async fn https_with(certificate: CertificateDer<'static>, key: Vec<u8>, name: &s
     let name = name.to_owned();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            connections.fetch_add(1, Ordering::SeqCst);
             let (acceptor, name) = (acceptor.clone(), name.clone());
             tokio::spawn(async move {
                 let mut stream = acceptor.accept(stream).await.ok()?;
@@ -571,7 +577,8 @@ async fn a_server_may_present_the_very_certificate_that_is_trusted() {
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = rcgen::KeyPair::generate().unwrap();
     let made = params.self_signed(&key).unwrap();
-    let address = https_with(made.der().clone(), key.serialize_der(), "model.internal").await;
+    let address = https_with(made.der().clone(), key.serialize_der(), "model.internal", Arc::default());
+    let address = address.await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ca.pem");
     std::fs::write(&path, made.pem()).unwrap();
@@ -590,24 +597,30 @@ async fn a_server_may_present_the_very_certificate_that_is_trusted() {
 }
 
 #[tokio::test]
-async fn a_reload_that_is_refused_leaves_connections_and_health_as_they_were() {
-    let (address, ca) = https("model.internal").await;
+async fn a_reload_that_is_refused_leaves_the_connections_as_they_were() {
+    let made = rcgen::generate_simple_self_signed(vec!["model.internal".to_owned()]).unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
+    let address = https_with(certificate, key, "model.internal", connections.clone()).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ca.pem");
-    std::fs::write(&path, &ca).unwrap();
+    std::fs::write(&path, made.cert.pem()).unwrap();
+    let fields = format!("pool: {{idle: 1h}}, tls: {{ca: {}, server_name: model.internal}}", path.display());
     let gateway = Gateway::at(&format!("https://{address}"))
         .key("ci", "permissions: [read]")
-        .upstream(&format!("tls: {{ca: {}, server_name: model.internal}}", path.display()))
+        .upstream(&fields)
         .start()
         .await;
-    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
-    let asked = async || {
-        let status = gateway.admin("GET /api/v1/status", "").await.json();
-        status["data"]["endpoints"][0]["was_asked"].as_bool().unwrap()
-    };
-    assert!(asked().await);
+    // On one connection of the client, and so by one worker.
+    let mut raw = gateway.raw().await;
+    let ask = format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"));
+    raw.send(&ask).await;
+    assert_eq!(raw.answer().await.status, 200);
     let config = std::fs::read_to_string(gateway.path("bearward.yaml")).unwrap();
-    let refused = config.replace("server_name: model.internal}}", "server_name: other.internal}}").replace(
+    // The first upstream is changed and good; the second is not.
+    let other = directory.path().join("other.pem");
+    std::fs::write(&other, format!("{}{}", made.cert.pem(), made.cert.pem())).unwrap();
+    let refused = config.replace(&path.display().to_string(), &other.display().to_string()).replace(
         "keys: {path",
         "  - {name: second, endpoints: [\"https://127.0.0.1:1\"], tls: {ca: /nowhere.pem}}\nkeys: {path",
     );
@@ -616,8 +629,9 @@ async fn a_reload_that_is_refused_leaves_connections_and_health_as_they_were() {
     gateway.reload().await.assert_denied(422, "RELOAD_REFUSED");
     gateway.rename_in("bearward.yaml", &config);
     assert_eq!(gateway.reload().await.status, 200);
-    assert!(asked().await, "what is known of the endpoint is kept");
-    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+    raw.send(&ask).await;
+    assert_eq!(raw.answer().await.status, 200);
+    assert_eq!(connections.load(Ordering::SeqCst), 1, "the kept connection serves still");
 }
 
 #[tokio::test]
