@@ -271,7 +271,9 @@ impl Endpoint {
     /// Host and port as written; `None` for a unix socket.
     pub(crate) fn authority(&self) -> Option<&str> {
         match self {
-            Endpoint::Http(authority) | Endpoint::Https(authority) | Endpoint::H2c(authority) => Some(authority),
+            Endpoint::Http(authority) | Endpoint::Https(authority) | Endpoint::H2c(authority) => {
+                Some(authority)
+            }
             Endpoint::Unix(_) => None,
         }
     }

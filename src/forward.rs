@@ -6,6 +6,7 @@
 
 pub(crate) mod body;
 pub(crate) mod headers;
+mod sending;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 
@@ -14,12 +15,12 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::{PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -31,11 +32,11 @@ use crate::gate::Permit;
 use crate::guard::Target;
 use crate::keys::cache::Revocation;
 use crate::observe::Times;
-use crate::upstream::pool::{Lease, Needs, Sent, WorkerPool};
+use crate::upstream::Upstream;
+use crate::upstream::pool::{Lease, Needs, WorkerPool};
 use crate::upstream::socket::Flooded;
 use crate::upstream::unconnected::is_shortage;
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
-use crate::upstream::{Endpoint, Upstream};
 use body::{Download, ResponseBody};
 use headers::Origin;
 use tunnel::Tunnel;
@@ -92,7 +93,8 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     } = passage;
     let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
-    let (progress, has_body) = (upload.progress(), !upload.is_end_stream());
+    let needs = Needs { http1: upgrade.is_some(), body: !upload.is_end_stream() };
+    let progress = upload.progress();
     let mut alarm = exchanges.lend_alarm();
     let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
@@ -100,8 +102,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
         let exchange = Exchange {
             upstream: &upstream,
             timeouts: permit.route().timeouts,
-            needs_http1: upgrade.is_some(),
-            has_body,
+            needs,
             target,
             path: &path,
             progress: &progress,
@@ -207,23 +208,6 @@ fn has_usually_a_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// Whether a request may be sent again though upstream may have acted on it: it asks for nothing to be done
-/// (RFC 9110, section 9.2.1), and has no body.
-fn is_repeatable(request: Option<&Request<Upload>>) -> bool {
-    request.is_some_and(|request| {
-        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
-            && request.body().is_end_stream()
-    })
-}
-
-/// A repeatable request once more.
-fn again(method: Method, headers: HeaderMap) -> Request<Upload> {
-    let mut request = Request::new(Upload::none());
-    *request.method_mut() = method;
-    *request.headers_mut() = headers;
-    request
-}
-
 /// The canonical path and query, as upstream gets them.
 fn upstream_path(permit: &Permit, target: &Target) -> Result<PathAndQuery, Denial> {
     let path = permit.route().upstream_path(target.path());
@@ -263,8 +247,7 @@ fn check_answer(response: &Response<Incoming>, upstream: &Upstream) -> Result<()
 struct Exchange<'a> {
     upstream: &'a Arc<Upstream>,
     timeouts: Timeouts,
-    needs_http1: bool,
-    has_body: bool,
+    needs: Needs,
     target: &'a Target,
     path: &'a PathAndQuery,
     progress: &'a UploadProgress,
@@ -272,169 +255,6 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Sends on a connection that is kept, or a new one. A connection that dies before a byte was written is
-    /// replaced, and an endpoint that can't be reached by another one. `request`: where it waits until it is sent;
-    /// `connecting`: how long that was for new connections.
-    ///
-    /// A request that was written is sent once more where that is harmless: it is idempotent and has no body, the
-    /// connection was used before, and upstream closed it without a byte (RFC 9110, section 9.2.2).
-    async fn send(
-        &self,
-        request: &mut Option<Request<Upload>>,
-        pool: &Arc<WorkerPool>,
-        connecting: &mut Option<Duration>,
-        alarm: &mut Alarm,
-    ) -> Result<(Response<Incoming>, Lease), Denial> {
-        let is_repeatable = is_repeatable(request.as_ref());
-        let (mut tried, mut is_repeated) = (Vec::new(), false);
-        // Upstream may have acted on what it got before.
-        let refuse = |denial: Denial, is_repeated| match is_repeated {
-            true => denial.not_to_be_retried(),
-            false => denial,
-        };
-        loop {
-            let leased = self.lease(pool, &mut tried, connecting, is_repeated).await;
-            let mut lease = leased.map_err(|denial| refuse(denial, is_repeated))?;
-            let method = request.as_ref().map(|request| request.method().clone());
-            let answered = {
-                let sending = pin!(self.begin(request, &mut lease, is_repeatable && !is_repeated)?);
-                self.answer(sending, alarm).await
-            };
-            let mut error = match answered {
-                Some(Ok(response)) => {
-                    self.upstream.note_success(lease.endpoint());
-                    return Ok((response, lease));
-                }
-                Some(Err(error)) => error,
-                None => {
-                    let denial = Denial::upstream_timeout(&self.upstream.name).caused_by("no answer in time");
-                    return Err(told_once(denial, &lease));
-                }
-            };
-            match error.take_message() {
-                Some(unsent) if lease.is_reused => *request = Some(unsent),
-                Some(unsent) if tried.len() < self.upstream.retries => {
-                    tried.push(lease.endpoint().clone());
-                    *request = Some(unsent);
-                }
-                Some(_) => return Err(refuse(self.failed(error.into_error(), &lease), is_repeated)),
-                None => {
-                    let error = error.into_error();
-                    let unanswered = was_closed(&error).then(|| lease.take_unanswered()).flatten();
-                    let Some(headers) = unanswered else { return Err(self.failed(error, &lease)) };
-                    *request = Some(again(method.unwrap_or_default(), headers));
-                    is_repeated = true;
-                }
-            }
-        }
-    }
-
-    /// Takes the request to a connection.
-    fn begin<'l>(
-        &self,
-        request: &mut Option<Request<Upload>>,
-        lease: &'l mut Lease,
-        is_repeatable: bool,
-    ) -> Result<impl Future<Output = Sent> + use<'l>, Denial> {
-        // It is there: it was put back where it was not sent.
-        let mut request = request.take().ok_or_else(Denial::internal)?;
-        self.shape(&mut request, lease)?;
-        Ok(lease.send(request, self.timeouts.response_headers, is_repeatable))
-    }
-
-    /// A connection to an endpoint that the request was not tried on yet. `is_new`: none that was used before.
-    async fn lease(
-        &self,
-        pool: &Arc<WorkerPool>,
-        tried: &mut Vec<Arc<Endpoint>>,
-        connecting: &mut Option<Duration>,
-        is_new: bool,
-    ) -> Result<Lease, Denial> {
-        let needs = Needs { http1: self.needs_http1, body: self.has_body };
-        loop {
-            let Some(endpoint) = self.pick(tried).await? else {
-                let name = &self.upstream.name;
-                return Err(match tried.is_empty() {
-                    true => Denial::upstream_unfit(name).caused_by("the health checks of all endpoints fail"),
-                    false => Denial::upstream_unreachable(name).caused_by("tried on all endpoints"),
-                });
-            };
-            if !is_new && let Some(lease) = pool.reuse(self.upstream, &endpoint, needs) {
-                return Ok(lease);
-            }
-            let leasing = pool.lease(self.upstream, &endpoint, needs, self.timeouts.connect, tried);
-            let began = Instant::now();
-            // In a box: few requests need the room that it takes.
-            let leased = Box::pin(leasing).await;
-            *connecting = Some(connecting.unwrap_or_default() + began.elapsed());
-            let error = match leased {
-                Ok(lease) => {
-                    if !lease.is_reused {
-                        self.upstream.note_success(lease.endpoint());
-                    }
-                    return Ok(lease);
-                }
-                Err(error) => error,
-            };
-            if tried.len() > self.upstream.retries || !self.upstream.has_untried(tried) {
-                return Err(self.unconnected(error.into()));
-            }
-        }
-    }
-
-    /// The endpoint to try next. Where the first look-up of all names is still under way, its end is waited for.
-    async fn pick(&self, tried: &[Arc<Endpoint>]) -> Result<Option<Arc<Endpoint>>, Denial> {
-        let picked = self.upstream.pick(tried);
-        if picked.is_some() || self.upstream.has_addresses() {
-            return Ok(picked);
-        }
-        if Box::pin(self.upstream.is_found_within(self.timeouts.connect)).await {
-            return Ok(self.upstream.pick(tried));
-        }
-        Err(Denial::upstream_unreachable(&self.upstream.name).caused_by(self.upstream.why_no_address()))
-    }
-
-    /// The name that upstream is asked by.
-    fn host(&self) -> &HeaderValue {
-        self.upstream.host.as_ref().unwrap_or(&self.target.authority)
-    }
-
-    /// Gives the request the form of the connection's protocol. It may have had the other one's before.
-    fn shape(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
-        if !lease.is_http2() {
-            if request.version() == Version::HTTP_2 {
-                // The other protocol has taken it away.
-                request.headers_mut().insert(HOST, self.host().clone());
-            }
-            *request.version_mut() = Version::HTTP_11;
-            *request.uri_mut() = Uri::from(self.path.clone());
-            if request.body().is_end_stream() {
-                return Ok(());
-            }
-            if request.body().size_hint().exact().is_none() {
-                // hyper would send a GET of unknown length without its body.
-                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-            // A server that leaves the body unread takes it for the next request on the connection: there is none.
-            if !has_usually_a_body(request.method()) || !self.upstream.reuse_after_body {
-                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                lease.is_last_use();
-            }
-            return Ok(());
-        }
-        *request.version_mut() = Version::HTTP_2;
-        let scheme = if lease.endpoint().is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
-        let uri =
-            Uri::builder().scheme(scheme).authority(self.host().as_bytes()).path_and_query(self.path.clone());
-        *request.uri_mut() =
-            uri.build().map_err(|error| Denial::bad_request("The target is not valid").caused_by(error))?;
-        // The authority says it, and HTTP/2 frames bodies by itself.
-        request.headers_mut().remove(HOST);
-        request.headers_mut().remove(TRANSFER_ENCODING);
-        request.headers_mut().remove(CONNECTION);
-        Ok(())
-    }
-
     /// Awaits the head of the answer for as long as upstream may take, counted from when it last got a byte;
     /// `None` where it took longer.
     async fn answer<T>(
@@ -495,12 +315,6 @@ impl Exchange<'_> {
 /// Once a byte was written, upstream may have acted on it.
 fn told_once(denial: Denial, lease: &Lease) -> Denial {
     if lease.has_written() { denial.not_to_be_retried() } else { denial }
-}
-
-/// Whether the connection was closed or reset, or the stream was refused unread; not whether upstream answered something.
-fn was_closed(error: &hyper::Error) -> bool {
-    let of_http2 = of_http2(error).map(|error| error.is_io() || was_refused_unread(error));
-    of_http2.unwrap_or_else(|| !error.is_parse() && !error.is_user() && !is_flood(error))
 }
 
 /// Whether what upstream sent was not HTTP.

@@ -67,6 +67,10 @@ impl Hooks {
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.on_request.is_some() || self.resolver.is_some() { "Hooks(on)" } else { "Hooks(off)" })
+        f.write_str(if self.on_request.is_some() || self.resolver.is_some() {
+            "Hooks(on)"
+        } else {
+            "Hooks(off)"
+        })
     }
 }

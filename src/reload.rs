@@ -290,7 +290,9 @@ impl Reloader {
             set.forget();
             return None;
         }
-        let outcome = match ready.and_then(|ready| self.apply(ready)) {
+        let applied = ready.and_then(|ready| self.apply(ready));
+        self.gateway.limiter.forget_unused_windows();
+        let outcome = match applied {
             Ok(()) => {
                 self.refused.retain(|(refused, _)| *refused != part);
                 self.generation += 1;

@@ -291,10 +291,9 @@ mod tests {
         let endpoints = Endpoints::default();
         let before = Arc::new(upstream("", &endpoints));
         let refused = upstream("", &endpoints);
-        let is_shared =
-            |a: &Upstream, b: &Upstream| Arc::ptr_eq(&a.endpoints()[0], &b.endpoints()[0]);
+        let is_shared = |a: &Upstream, b: &Upstream| Arc::ptr_eq(&a.endpoints()[0], &b.endpoints()[0]);
         assert!(!is_shared(&before, &refused), "what is compiled is not in use before it is adopted");
-        endpoints.adopt(&[before.clone()]);
+        endpoints.adopt(std::slice::from_ref(&before));
         let after = upstream(", retries: 0", &endpoints);
         assert!(before.endpoints().iter().zip(&after.endpoints()).all(|(a, b)| Arc::ptr_eq(a, b)));
         endpoints.adopt(&[]);

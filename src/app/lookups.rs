@@ -114,9 +114,16 @@ fn take(upstream: &Upstream, set: &EndpointSet, found: io::Result<Vec<IpAddr>>) 
     match named.ended() {
         Looked::Failed(error) if !matches!(before, Looked::Failed(_)) => match named.has_addresses() {
             true => {
-                tracing::warn!(upstream, name, error, "a name can't be looked up; its last known addresses serve");
+                tracing::warn!(
+                    upstream,
+                    name,
+                    error,
+                    "a name can't be looked up; its last known addresses serve"
+                );
             }
-            false => tracing::error!(upstream, name, error, "a name can't be looked up: it has no address yet"),
+            false => {
+                tracing::error!(upstream, name, error, "a name can't be looked up: it has no address yet")
+            }
         },
         Looked::Found if has_changed => {
             let sockets = set.endpoints().into_iter().filter_map(|endpoint| endpoint.looked_up());

@@ -8,10 +8,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Failure, config_path, print, say};
-use probe::Finding;
 use crate::app::Prepared;
 use crate::clock::Clock;
 use crate::config::Config;
+use probe::Finding;
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -42,8 +42,8 @@ impl Check {
                 let findings = probed.as_deref().unwrap_or_default();
                 warnings.extend(findings.iter().filter_map(Finding::warning));
                 let mut report = json!({"ok": true, "secrets": secrets, "faults": [], "warnings": warnings});
-                if self.probe {
-                    report["probes"] = findings.iter().map(Finding::json).collect();
+                if let Some(fields) = report.as_object_mut().filter(|_| self.probe) {
+                    fields.insert("probes".to_owned(), findings.iter().map(Finding::json).collect());
                 }
                 match self.json {
                     true => print(&format!("{report}\n")),

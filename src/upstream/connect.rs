@@ -58,9 +58,7 @@ pub(super) async fn over_tcp(
 
 async fn over_unix(endpoint: &Endpoint) -> io::Result<Connected> {
     match &endpoint.address {
-        config::Endpoint::Unix(path) => {
-            Ok(connected(Stream::Unix(UnixStream::connect(path).await?), false))
-        }
+        config::Endpoint::Unix(path) => Ok(connected(Stream::Unix(UnixStream::connect(path).await?), false)),
         _ => Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the endpoint has no address")),
     }
 }

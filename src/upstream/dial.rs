@@ -102,7 +102,8 @@ mod tests {
     async fn where_all_refuse_the_error_is_theirs() {
         let addresses = [nowhere().await, nowhere().await];
         let mut failed = Vec::new();
-        let error = dial(&addresses, Duration::from_secs(60), |index, _| failed.push(index)).await.unwrap_err();
+        let error =
+            dial(&addresses, Duration::from_secs(60), |index, _| failed.push(index)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(failed, [0, 1]);
         let none = dial(&[], Duration::from_secs(1), |_, _| {}).await;

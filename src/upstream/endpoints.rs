@@ -372,7 +372,10 @@ mod tests {
     fn the_families_of_addresses_take_turns_and_none_stands_twice() {
         let ordered = |texts| in_order(ips(texts)).map(|ip| ip.to_string()).collect::<Vec<_>>();
         assert_eq!(ordered(&["::1", "::2", "::1", "1.1.1.1"]), ["::1", "1.1.1.1", "::2"]);
-        assert_eq!(ordered(&["1.1.1.1", "1.1.1.2", "1.1.1.3", "::1"]), ["1.1.1.1", "::1", "1.1.1.2", "1.1.1.3"]);
+        assert_eq!(
+            ordered(&["1.1.1.1", "1.1.1.2", "1.1.1.3", "::1"]),
+            ["1.1.1.1", "::1", "1.1.1.2", "1.1.1.3"]
+        );
         assert!(ordered(&[]).is_empty());
     }
 

@@ -99,11 +99,15 @@ impl Probe {
         let credential = upstream.credential.as_ref().and_then(|credential| {
             Some(format!("{}: {}\r\n", credential.header, credential.value.to_str().ok()?))
         });
-        let fields = format!("host: {host}\r\nuser-agent: bearward-probe\r\n{}", credential.unwrap_or_default());
+        let fields =
+            format!("host: {host}\r\nuser-agent: bearward-probe\r\n{}", credential.unwrap_or_default());
         // Without the credential: what a caller hides in a body has none, either.
         let nested = format!("GET {marked} HTTP/1.1\r\nhost: {host}\r\nuser-agent: bearward-probe\r\n\r\n");
         Probe {
-            outer_head: format!("{method} {target} HTTP/1.1\r\n{fields}{CONTENT_LENGTH}: {}\r\n", nested.len()),
+            outer_head: format!(
+                "{method} {target} HTTP/1.1\r\n{fields}{CONTENT_LENGTH}: {}\r\n",
+                nested.len()
+            ),
             nested,
             closer: format!("GET {path} HTTP/1.1\r\n{fields}connection: close\r\n\r\n"),
         }
@@ -210,7 +214,8 @@ fn head(bytes: &[u8]) -> io::Result<Option<(usize, Body)>> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut parsed = httparse::Response::new(&mut fields);
         let rest = bytes.get(begin..).unwrap_or_default();
-        let status = parsed.parse(rest).map_err(|error| io::Error::other(format!("no HTTP answer: {error}")))?;
+        let status =
+            parsed.parse(rest).map_err(|error| io::Error::other(format!("no HTTP answer: {error}")))?;
         let httparse::Status::Complete(length) = status else { return Ok(None) };
         begin += length;
         let code = parsed.code.unwrap_or_default();
@@ -220,7 +225,8 @@ fn head(bytes: &[u8]) -> io::Result<Option<(usize, Body)>> {
         let value = |name: &str| {
             parsed.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
         };
-        let length = value("content-length").and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
+        let length =
+            value("content-length").and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
         let body = match () {
             () if code == 204 || code == 304 => Body::Length(0),
             () if value("transfer-encoding").is_some() => Body::Chunked,

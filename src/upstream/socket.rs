@@ -150,9 +150,8 @@ impl Socket {
 
     /// On HTTP/2, whether the server takes more of bodies at the moment.
     pub(super) fn has_window(&self) -> bool {
-        let has_room = |window: &Mutex<Window>| {
-            window.lock().unwrap_or_else(PoisonError::into_inner).has_room()
-        };
+        let has_room =
+            |window: &Mutex<Window>| window.lock().unwrap_or_else(PoisonError::into_inner).has_room();
         self.window.as_ref().is_none_or(has_room)
     }
 

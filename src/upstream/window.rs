@@ -133,10 +133,15 @@ mod tests {
 
     #[test]
     fn the_window_is_followed_in_whatever_pieces_the_frames_come() {
-        let sent = [vec![b'P'; PREFACE], frame(4, 0, &[]), frame(DATA, 1, &[8; 50_000]), frame(1, 3, &[0; 40])];
+        let sent =
+            [vec![b'P'; PREFACE], frame(4, 0, &[]), frame(DATA, 1, &[8; 50_000]), frame(1, 3, &[0; 40])];
         let sent = sent.concat();
-        let received =
-            [frame(4, 0, &[0; 12]), frame(8, 1, &[0, 1, 0, 0]), frame(8, 0, &[0x80, 0, 1, 0]), frame(6, 0, &[0; 8])];
+        let received = [
+            frame(4, 0, &[0; 12]),
+            frame(8, 1, &[0, 1, 0, 0]),
+            frame(8, 0, &[0x80, 0, 1, 0]),
+            frame(6, 0, &[0; 8]),
+        ];
         let received = received.concat();
         for piece in [1, 2, 3, 7, 9, 10, 13, 1000, usize::MAX] {
             let mut window = Window::default();

@@ -311,7 +311,10 @@ async fn a_server_that_takes_bodies_for_requests_is_found_by_the_probe() {
                 ("of-get", "GET") | ("of-post" | "mended", "POST") | ("slow", _) => "unread",
                 _ => "read",
             };
-            assert!(found.contains(&format!("{upstream} {method} {outcome}")), "{upstream} {method}: {found:?}");
+            assert!(
+                found.contains(&format!("{upstream} {method} {outcome}")),
+                "{upstream} {method}: {found:?}"
+            );
         }
     }
     let warnings = report["warnings"].as_array().unwrap();

@@ -157,7 +157,9 @@ async fn leaving_bodies_unread() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
                     // Whoever reads slowly answers slowly: the rest of the body has come by then.
                     let answer = answer_of(&line);
                     acted.lock().unwrap().push(line);
-                    if stream.write_all(answer.as_bytes()).await.is_err() || head.contains("connection: close") {
+                    if stream.write_all(answer.as_bytes()).await.is_err()
+                        || head.contains("connection: close")
+                    {
                         return;
                     }
                 }
