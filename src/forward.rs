@@ -93,8 +93,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     } = passage;
     let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
-    let needs = Needs { http1: upgrade.is_some(), body: !upload.is_end_stream() };
-    let progress = upload.progress();
+    let (progress, body) = (upload.progress(), !upload.is_end_stream());
     let mut alarm = exchanges.lend_alarm();
     let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
@@ -102,7 +101,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
         let exchange = Exchange {
             upstream: &upstream,
             timeouts: permit.route().timeouts,
-            needs,
+            needs: Needs { http1: upgrade.is_some(), body },
             target,
             path: &path,
             progress: &progress,
