@@ -3,6 +3,7 @@
 
 mod checks;
 mod departures;
+mod lookups;
 mod warnings;
 mod weakness;
 
@@ -305,6 +306,7 @@ fn start_tasks(gateway: &Arc<Gateway>) {
     let logs = gateway.observers.logs().clone();
     let threads = logs.threads.clone();
     threads.spawn_task("health checks", checks::run(gateway.clone()));
+    threads.spawn_task("look-ups", lookups::run(gateway.clone()));
     threads.spawn_task("departures", departures::run(gateway.clone()));
     threads.spawn_task("left-out lines", async move { logs.keep_telling_left_out().await });
 }
@@ -388,6 +390,7 @@ impl Prepared {
         let endpoints = Endpoints::default();
         match Snapshot::new(config, ids, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
+                endpoints.adopt(&snapshot.upstreams);
                 let warnings = warnings::of(config, &set, &snapshot, &tls);
                 let keys = KeyCache::from(&set);
                 let KeySet { refused, last_good, .. } = set;

@@ -162,6 +162,10 @@ pub(crate) struct Upstream {
     pub(crate) host: Option<Authority>,
     /// What the path of a request may hold beyond what is unambiguous.
     pub(crate) accept_in_path: Vec<Ambiguity>,
+    /// Whether an HTTP/1.1 connection that carried a request's body may serve another request.
+    pub(crate) reuse_after_body: bool,
+    /// How often the names of its endpoints are looked up.
+    pub(crate) resolve: Duration,
 }
 
 /// Which of several endpoints gets a request.
@@ -177,7 +181,8 @@ pub(crate) enum Balance {
 /// How an upstream is proved to be the right one, and who we are to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UpstreamTls {
-    /// The authorities that upstream's certificate may be of; the system's own where left out.
+    /// The authorities that upstream's certificate may be of, or the very certificate; the system's authorities where left
+    /// out.
     pub(crate) ca: Option<PathBuf>,
     /// The name that upstream's certificate must have; the endpoint's host where left out.
     pub(crate) server_name: Option<String>,
@@ -214,6 +219,33 @@ pub(crate) enum Endpoint {
     H2c(String),
     /// `unix:/path`, HTTP/1.1.
     Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Host and port as written; `None` for a unix socket.
+    pub(crate) fn authority(&self) -> Option<&str> {
+        match self {
+            Endpoint::Http(authority) | Endpoint::Https(authority) | Endpoint::H2c(authority) => {
+                Some(authority)
+            }
+            Endpoint::Unix(_) => None,
+        }
+    }
+
+    /// The host, an IPv6 address without its brackets, and the port, its scheme's where none is written; `None` for a
+    /// unix socket.
+    pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
+        let authority = self.authority()?;
+        let default = if matches!(self, Endpoint::Https(_)) { 443 } else { 80 };
+        let (host, port) = match authority.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+            Some((host, Ok(port))) => (host, port),
+            // An empty port is the scheme's own (RFC 3986, section 6.2.3).
+            Some((host, Err(_))) if authority.ends_with(':') => (host, default),
+            _ => (authority, default),
+        };
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        Some((bare.unwrap_or(host), port))
+    }
 }
 
 impl std::fmt::Display for Endpoint {
@@ -301,11 +333,13 @@ pub(crate) struct Pool {
     pub(crate) idle: Duration,
     /// Idle connections that a worker keeps for an endpoint.
     pub(crate) max_idle: usize,
+    /// A connection that is older takes no new request.
+    pub(crate) max_age: Duration,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Pool { idle: Duration::from_secs(4), max_idle: 256 }
+        Pool { idle: Duration::from_secs(4), max_idle: 256, max_age: Duration::from_secs(300) }
     }
 }
 

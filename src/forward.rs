@@ -1,12 +1,13 @@
 //! Sends a permitted request to its upstream and brings the answer back, unbuffered.
 //!
 //! Called by `proxy` with a [`Permit`], which `gate` alone can make.
-//! Invariants: a request is sent twice only if not one byte of it was written; the path that is sent is the
-//! one that was authorized.
+//! Invariants: a request is sent twice only if not one byte of it was written, or once more if it is idempotent, has no
+//! body, and its connection was closed without an answer; the path that is sent is the one that was authorized.
 
 pub(crate) mod body;
 pub(crate) mod headers;
 mod outcome;
+mod sending;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 
@@ -15,12 +16,12 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::{PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -31,11 +32,11 @@ use crate::exchange::Exchanges;
 use crate::gate::{Ended, Permit, Revocation};
 use crate::guard::Target;
 use crate::observe::Times;
-use crate::upstream::connect::Flooded;
-use crate::upstream::pool::{Lease, Sent, WorkerPool};
-use crate::upstream::unconnected::{LeaseError, is_shortage};
+use crate::upstream::Upstream;
+use crate::upstream::pool::{Lease, Needs, WorkerPool};
+use crate::upstream::socket::Flooded;
+use crate::upstream::unconnected::is_shortage;
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
-use crate::upstream::{Endpoint, Upstream};
 use body::{Download, ResponseBody};
 use headers::Origin;
 use tunnel::Tunnel;
@@ -92,7 +93,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     } = passage;
     let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
-    let progress = upload.progress();
+    let (progress, body) = (upload.progress(), !upload.is_end_stream());
     let mut alarm = exchanges.lend_alarm();
     let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
@@ -100,7 +101,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
         let exchange = Exchange {
             upstream: &upstream,
             timeouts: permit.route().timeouts,
-            needs_http1: upgrade.is_some(),
+            needs: Needs { http1: upgrade.is_some(), body },
             target,
             path: &path,
             progress: &progress,
@@ -207,10 +208,14 @@ fn tunnelled(
 /// A method that usually has a body says where it has none (RFC 9110, section 8.6). All other framing is derived from
 /// the body, when the connection's protocol is known; nothing of the caller's framing is copied.
 fn tell_of_no_body(parts: &mut Parts, upload: &Upload) {
-    let has_usually = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
-    if has_usually && upload.is_end_stream() {
+    if has_usually_a_body(&parts.method) && upload.is_end_stream() {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
+}
+
+/// Whether a body has a meaning with this method. Servers commonly leave it unread with others.
+fn has_usually_a_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 /// The canonical path and query, as upstream gets them.
@@ -252,7 +257,7 @@ fn check_answer(response: &Response<Incoming>, upstream: &Upstream) -> Result<()
 struct Exchange<'a> {
     upstream: &'a Arc<Upstream>,
     timeouts: Timeouts,
-    needs_http1: bool,
+    needs: Needs,
     target: &'a Target,
     path: &'a PathAndQuery,
     progress: &'a UploadProgress,
@@ -260,145 +265,6 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Sends on a connection that is kept, or a new one. A connection that dies before a byte was written is
-    /// replaced, and an endpoint that can't be reached by another one. `request`: where it waits until it is sent;
-    /// `connecting`: how long that was for new connections.
-    async fn send(
-        &self,
-        request: &mut Option<Request<Upload>>,
-        pool: &Arc<WorkerPool>,
-        connecting: &mut Option<Duration>,
-        alarm: &mut Alarm,
-    ) -> Result<(Response<Incoming>, Lease), Denial> {
-        let mut tried = Vec::new();
-        loop {
-            let mut lease = self.lease(pool, &mut tried, connecting).await?;
-            let answered = {
-                let sending = pin!(self.begin(request, &mut lease)?);
-                self.answer(sending, alarm).await
-            };
-            match answered {
-                Some(Ok(response)) => {
-                    self.note_success(lease.endpoint());
-                    return Ok((response, lease));
-                }
-                Some(Err(mut error)) => match error.take_message() {
-                    Some(unsent) if lease.is_reused => *request = Some(unsent),
-                    Some(unsent) if tried.len() < self.upstream.retries => {
-                        tried.push(lease.endpoint().clone());
-                        *request = Some(unsent);
-                    }
-                    _ => return Err(self.failed(error.into_error(), &lease)),
-                },
-                None => {
-                    let denial = Denial::upstream_timeout(&self.upstream.name).caused_by("no answer in time");
-                    return Err(told_once(denial, &lease));
-                }
-            }
-        }
-    }
-
-    /// Takes the request to a connection.
-    fn begin<'l>(
-        &self,
-        request: &mut Option<Request<Upload>>,
-        lease: &'l mut Lease,
-    ) -> Result<impl Future<Output = Sent> + use<'l>, Denial> {
-        // It is there: it was put back where it was not sent.
-        let mut request = request.take().ok_or_else(Denial::internal)?;
-        self.shape(&mut request, lease)?;
-        Ok(lease.send(request))
-    }
-
-    /// A connection to an endpoint that the request was not tried on yet.
-    async fn lease(
-        &self,
-        pool: &Arc<WorkerPool>,
-        tried: &mut Vec<Arc<Endpoint>>,
-        connecting: &mut Option<Duration>,
-    ) -> Result<Lease, Denial> {
-        loop {
-            let Some(endpoint) = self.upstream.pick(tried) else {
-                let name = &self.upstream.name;
-                return Err(match tried.is_empty() {
-                    true => Denial::upstream_unfit(name).caused_by("the health checks of all endpoints fail"),
-                    false => Denial::upstream_unreachable(name).caused_by("tried on all endpoints"),
-                });
-            };
-            if let Some(lease) = pool.reuse(self.upstream, &endpoint, self.needs_http1) {
-                return Ok(lease);
-            }
-            let leasing = pool.lease(self.upstream, &endpoint, self.needs_http1, self.timeouts.connect);
-            let began = Instant::now();
-            // In a box: few requests need the room that it takes.
-            let leased = Box::pin(leasing).await;
-            *connecting = Some(connecting.unwrap_or_default() + began.elapsed());
-            let error = match leased {
-                Ok(lease) => {
-                    if !lease.is_reused {
-                        self.note_success(&endpoint);
-                    }
-                    return Ok(lease);
-                }
-                Err(error) => error,
-            };
-            // A server that has no HTTP/1.1 for an upgrade is well otherwise, and one that others have been waiting
-            // for, or that we have no socket for, was not asked.
-            if !self.needs_http1 && !error.is_not_its_fault() {
-                self.note_failure(&endpoint, &error);
-            }
-            tried.push(endpoint);
-            if tried.len() > self.upstream.retries || !self.upstream.has_untried(tried) {
-                return Err(self.unconnected(error.into()));
-            }
-        }
-    }
-
-    fn note_failure(&self, endpoint: &Endpoint, error: &LeaseError) {
-        let Some(ejection) = endpoint.health.failed(Instant::now()) else { return };
-        let (upstream, address, seconds) = (&*self.upstream.name, &endpoint.address, ejection.as_secs_f64());
-        tracing::warn!(upstream, endpoint = %address, %error, seconds, "an endpoint is left out for a while");
-    }
-
-    fn note_success(&self, endpoint: &Endpoint) {
-        if endpoint.health.succeeded() {
-            tracing::info!(upstream = &*self.upstream.name, endpoint = %endpoint.address, "an endpoint is back");
-        }
-    }
-
-    /// The name that upstream is asked by.
-    fn host(&self) -> &HeaderValue {
-        self.upstream.host.as_ref().unwrap_or(&self.target.authority)
-    }
-
-    /// Gives the request the form of the connection's protocol. It may have had the other one's before.
-    fn shape(&self, request: &mut Request<Upload>, lease: &Lease) -> Result<(), Denial> {
-        if !lease.is_http2() {
-            if request.version() == Version::HTTP_2 {
-                // The other protocol has taken it away.
-                request.headers_mut().insert(HOST, self.host().clone());
-            }
-            *request.version_mut() = Version::HTTP_11;
-            *request.uri_mut() = Uri::from(self.path.clone());
-            let body = request.body();
-            if !body.is_end_stream() && body.size_hint().exact().is_none() {
-                // hyper would send a GET of unknown length without its body.
-                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-            return Ok(());
-        }
-        *request.version_mut() = Version::HTTP_2;
-        let scheme = if lease.endpoint().is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
-        let uri =
-            Uri::builder().scheme(scheme).authority(self.host().as_bytes()).path_and_query(self.path.clone());
-        *request.uri_mut() =
-            uri.build().map_err(|error| Denial::bad_request("The target is not valid").caused_by(error))?;
-        // The authority says it, and HTTP/2 frames bodies by itself.
-        request.headers_mut().remove(HOST);
-        request.headers_mut().remove(TRANSFER_ENCODING);
-        Ok(())
-    }
-
     /// Awaits the head of the answer for as long as upstream may take, counted from when it last got a byte;
     /// `None` where it took longer.
     async fn answer<T>(
@@ -475,10 +341,12 @@ fn is_flood(error: &hyper::Error) -> bool {
 /// Whether upstream has said that it did nothing: it refused the stream, or went away before it (RFC 9113,
 /// sections 6.8 and 8.7).
 fn was_not_acted_on(error: &hyper::Error) -> bool {
-    of_http2(error).is_some_and(|error| {
-        let is_refusal = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        error.is_remote() && (error.is_go_away() || is_refusal)
-    })
+    of_http2(error).is_some_and(was_refused_unread)
+}
+
+fn was_refused_unread(error: &h2::Error) -> bool {
+    let is_refusal = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (error.is_go_away() || is_refusal)
 }
 
 fn of_http2(error: &hyper::Error) -> Option<&h2::Error> {

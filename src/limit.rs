@@ -158,11 +158,16 @@ impl Limiter {
         self.states.get(key_id).map(|state| state.value().clone())
     }
 
-    /// The window of a quota: of a route's own, or of keys. The same one for the same quota, for ever,
-    /// so that state survives a reload that leaves the quota as it was.
+    /// The window of a quota: of a route's own, or of keys. The same one for the same quota for as long as anything has
+    /// it, so that state survives a reload that leaves the quota as it was.
     pub(crate) fn window(&self, route: Option<&str>, quota: Quota) -> Arc<Window> {
         let name = (route.map(str::to_owned), quota);
         self.windows.entry(name).or_insert_with(|| Arc::new(Window::new(route, quota))).value().clone()
+    }
+
+    /// Forgets the windows that neither a configuration nor a key has: a configuration that is refused leaves none behind.
+    pub(crate) fn forget_unused_windows(&self) {
+        self.windows.retain(|_, window| Arc::strong_count(window) > 1);
     }
 
     /// Charges all `windows` for one request, or none.
@@ -395,6 +400,22 @@ mod tests {
         assert_eq!((standing.0[0].remaining, standing.0[0].reset), (6, Duration::from_secs(4)));
         hands.advance(Duration::from_secs(4));
         assert_eq!(limiter.standing(&state, windows.iter()).0[0].remaining, 10);
+    }
+
+    #[test]
+    fn a_window_lasts_as_long_as_anything_has_it() {
+        let (limiter, _hands) = limiter();
+        let used = limiter.window(Some("a"), quota(1, 60, 1));
+        limiter.window(Some("b"), quota(1, 60, 1));
+        limiter.forget_unused_windows();
+        assert_eq!(limiter.windows.len(), 1);
+        // A key's state has it still when the route is gone.
+        let state = limiter.state("key_a");
+        limiter.charge(&state, [&used].into_iter()).unwrap();
+        drop(used);
+        limiter.forget_unused_windows();
+        let again = limiter.window(Some("a"), quota(1, 60, 1));
+        assert!(limiter.charge(&state, [&again].into_iter()).is_err(), "what was used is remembered");
     }
 
     #[test]

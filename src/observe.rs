@@ -271,6 +271,12 @@ impl RequestRecord {
         open.line.bytes_sent += bytes as u64;
     }
 
+    /// What passed through a tunnel: bytes to upstream, and to the client.
+    pub(crate) fn tunnelled(&mut self, up: u64, down: u64) {
+        self.0.line.bytes_sent += down;
+        self.0.line.bytes_received = Some(up);
+    }
+
     /// The answer went out whole.
     pub(crate) fn completed(&mut self) {
         self.0.ends(Outcome::Complete);

@@ -328,7 +328,9 @@ impl Reloader {
         if part == Part::Keys && ready.is_err() {
             self.blank = None;
         }
-        let outcome = match ready.map_err(Refusal::from).and_then(|ready| self.apply(ready)) {
+        let applied = ready.map_err(Refusal::from).and_then(|ready| self.apply(ready));
+        self.gateway.limiter.forget_unused_windows();
+        let outcome = match applied {
             Ok(()) => {
                 self.refused.retain(|(refused, _)| *refused != part);
                 self.generation += 1;
@@ -431,8 +433,9 @@ impl Reloader {
         let Gateway { snapshot, endpoints, .. } = &*self.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.listeners);
         self.gateway.reloads.needs_restart(&self.needs_restart);
-        endpoints.keep_only(&compiled.upstreams);
+        let upstreams = compiled.upstreams.clone();
         snapshot.store(Arc::new(compiled));
+        endpoints.adopt(&upstreams);
         if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
             // Files of a directory, the others of which are good: no fault of the configuration.
             self.refuse(Part::Keys, refusal);

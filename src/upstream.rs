@@ -1,34 +1,42 @@
 //! The servers behind bearward: where they are, how they fare, and the connections to them.
 //!
-//! An [`Upstream`] is part of a snapshot; its [`Endpoint`]s outlive snapshots, so that a reload forgets neither
+//! An [`Upstream`] is part of a snapshot; its endpoints ([`endpoints`]) outlive snapshots, so that a reload forgets neither
 //! connections nor health. Connections are each worker's own ([`pool`]), so that no request ever changes thread.
 
 pub(crate) mod check;
 pub(crate) mod connect;
+mod dial;
+pub(crate) mod endpoints;
 pub(crate) mod health;
 pub(crate) mod pool;
+pub(crate) mod probe;
+pub(crate) mod socket;
 pub(crate) mod stall;
 pub(crate) mod tls;
 pub(crate) mod unconnected;
 pub(crate) mod upload;
+mod window;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use smallvec::SmallVec;
 
 use crate::config::fault::Faults;
 use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential};
-use health::Health;
-use tls::ClientTls;
+pub(crate) use endpoints::{Endpoint, EndpointSet, Endpoints};
+use endpoints::{Looked, Named};
+use tls::{ClientTls, Doubt};
+use unconnected::LeaseError;
 
 /// A named upstream, compiled.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
-    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// One for each configured endpoint.
+    pub(crate) sets: Vec<Arc<EndpointSet>>,
     balance: Balance,
     /// How many endpoints have had a turn.
     turns: AtomicUsize,
@@ -42,82 +50,10 @@ pub(crate) struct Upstream {
     /// The Host that it gets; `None`: what the client named.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) accept_in_path: Vec<Ambiguity>,
-}
-
-/// One address of an upstream.
-#[derive(Debug)]
-pub(crate) struct Endpoint {
-    /// Tells pools apart; never used twice in a process.
-    pub(crate) id: u64,
-    pub(crate) address: config::Endpoint,
-    /// For `https://` alone.
-    tls: Option<ClientTls>,
-    /// It spoke HTTP/1.1 last.
-    is_http1: AtomicBool,
-    /// Shared with the endpoints of this address that went before.
-    pub(crate) health: Arc<Health>,
-}
-
-/// All endpoints in use, by upstream and address: a reload finds those again that it leaves as they were.
-#[derive(Debug, Default)]
-pub(crate) struct Endpoints(Mutex<HashMap<(String, config::Endpoint), Arc<Endpoint>>>);
-
-impl Endpoints {
-    fn find_or_make(
-        &self,
-        upstream: &str,
-        address: &config::Endpoint,
-        tls: Option<&ClientTls>,
-    ) -> Arc<Endpoint> {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = (upstream.to_owned(), address.clone());
-        let earlier = known.get(&name);
-        if let Some(same) = earlier.filter(|endpoint| endpoint.tls.as_ref() == tls) {
-            return same.clone();
-        }
-        // With another way of proving who is who, connections must not be shared; health may.
-        let health = earlier.map(|endpoint| endpoint.health.clone()).unwrap_or_default();
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let endpoint = Arc::new(Endpoint {
-            id,
-            address: address.clone(),
-            tls: tls.cloned(),
-            is_http1: AtomicBool::new(false),
-            health,
-        });
-        known.insert(name, endpoint.clone());
-        endpoint
-    }
-
-    /// Forgets the endpoints that none of these upstreams has.
-    pub(crate) fn keep_only(&self, upstreams: &[Arc<Upstream>]) {
-        let is_used = |endpoint: &Arc<Endpoint>| {
-            upstreams.iter().flat_map(|upstream| &upstream.endpoints).any(|used| Arc::ptr_eq(used, endpoint))
-        };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, endpoint| is_used(endpoint));
-    }
-}
-
-impl Endpoint {
-    /// The name that it is asked by where no client has named one.
-    fn authority(&self) -> HeaderValue {
-        use config::Endpoint::{H2c, Http, Https, Unix};
-        let authority = match &self.address {
-            Http(authority) | Https(authority) | H2c(authority) => authority.as_str(),
-            Unix(_) => "localhost",
-        };
-        HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("localhost"))
-    }
-
-    pub(crate) fn is_tls(&self) -> bool {
-        self.tls.is_some()
-    }
-
-    /// Whether a connection to it can be made within `limit`. It is closed again, and counts for nothing.
-    pub(crate) async fn is_reachable(&self, limit: Duration) -> bool {
-        tokio::time::timeout(limit, connect::connect(self, false)).await.is_ok_and(|made| made.is_ok())
-    }
+    /// Whether an HTTP/1.1 connection that carried a request's body may serve another request.
+    pub(crate) reuse_after_body: bool,
+    /// How often the names of its endpoints are looked up.
+    pub(crate) resolve: Duration,
 }
 
 impl Upstream {
@@ -129,13 +65,13 @@ impl Upstream {
     pub(crate) fn new(config: &config::Upstream, endpoints: &Endpoints) -> Result<Self, Faults> {
         let has_tls = config.endpoints.iter().any(|address| matches!(address, config::Endpoint::Https(_)));
         let tls = has_tls.then(|| ClientTls::load(&config.tls)).transpose()?;
-        let endpoints = config.endpoints.iter().map(|address| {
+        let sets = config.endpoints.iter().map(|address| {
             let tls = tls.as_ref().filter(|_| matches!(address, config::Endpoint::Https(_)));
             endpoints.find_or_make(&config.name, address, tls)
         });
         Ok(Upstream {
             name: config.name.as_str().into(),
-            endpoints: endpoints.collect(),
+            sets: sets.collect(),
             balance: config.balance,
             turns: AtomicUsize::new(0),
             retries: config.retries,
@@ -145,12 +81,23 @@ impl Upstream {
             check: config.health.clone(),
             host: config.host.as_ref().and_then(|host| HeaderValue::try_from(host.as_str()).ok()),
             accept_in_path: config.accept_in_path.clone(),
+            reuse_after_body: config.reuse_after_body,
+            resolve: config.resolve,
         })
     }
 
     /// Whether a connection can be upgraded: HTTP/2 has no upgrades.
     pub(crate) fn takes_upgrades(&self) -> bool {
-        self.endpoints.iter().all(|endpoint| !matches!(endpoint.address, config::Endpoint::H2c(_)))
+        self.sets.iter().all(|set| !matches!(set.address, config::Endpoint::H2c(_)))
+    }
+
+    /// All endpoints of the moment: a name may have other addresses later.
+    pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.sets.iter().flat_map(|set| set.endpoints()).collect()
+    }
+
+    fn visit(&self, mut visit: impl FnMut(&Arc<Endpoint>) -> bool) -> bool {
+        self.sets.iter().all(|set| set.visit(&mut visit))
     }
 
     /// The endpoint that a request goes to next, of those that it was not `tried` on; `None` where it was tried
@@ -159,46 +106,126 @@ impl Upstream {
     /// One whose time-out for failing is over gets this one request, as a probe. Where none is well, any may be
     /// tried: an endpoint that is back sooner than expected must not be missed.
     pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-        if let [only] = self.endpoints.as_slice() {
+        if let [set] = self.sets.as_slice()
+            && let Some(only) = set.fixed()
+        {
             return (tried.is_empty() && !only.health.is_unfit()).then(|| only.clone());
         }
-        let now = Instant::now();
-        let untried = || self.endpoints.iter().filter(|endpoint| is_untried(endpoint, tried));
-        if let Some(due) = untried().find(|endpoint| endpoint.health.claims_probe(now)) {
-            return Some(due.clone());
-        }
-        let well = || untried().filter(|endpoint| endpoint.health.is_well());
-        match well().count() {
-            0 => self.choose(untried, untried().count()),
-            count => self.choose(well, count),
-        }
+        // Each endpoint's health is read once: it may change meanwhile, and two readings would disagree.
+        let (mut well, mut others) = (Candidates::new(), Candidates::new());
+        let (now, mut due) = (Instant::now(), None);
+        self.visit(|endpoint| {
+            if is_untried(endpoint, tried) {
+                if endpoint.health.claims_probe(now) {
+                    due = Some(endpoint.clone());
+                } else if endpoint.health.is_well() {
+                    well.push(endpoint.clone());
+                } else {
+                    others.push(endpoint.clone());
+                }
+            }
+            due.is_none()
+        });
+        due.or_else(|| self.choose(if well.is_empty() { others } else { well }))
     }
 
     /// Whether there is an endpoint that a request was not `tried` on.
     pub(crate) fn has_untried(&self, tried: &[Arc<Endpoint>]) -> bool {
-        self.endpoints.iter().any(|endpoint| is_untried(endpoint, tried))
+        !self.visit(|endpoint| !is_untried(endpoint, tried))
     }
 
-    fn choose<'e, I>(&self, candidates: impl Fn() -> I, count: usize) -> Option<Arc<Endpoint>>
-    where
-        I: Iterator<Item = &'e Arc<Endpoint>>,
-    {
-        let chosen = match (count, self.balance) {
-            (0, _) => None,
-            (1, _) => candidates().next(),
-            (_, Balance::RoundRobin) => candidates().nth(self.turns.fetch_add(1, Ordering::Relaxed) % count),
+    fn choose(&self, mut candidates: Candidates) -> Option<Arc<Endpoint>> {
+        let index = match (candidates.len(), self.balance) {
+            (0, _) => return None,
+            (1, _) => 0,
+            (count, Balance::RoundRobin) => self.turns.fetch_add(1, Ordering::Relaxed) % count,
             // The power of two choices: nearly as even as looking at all, and no herd runs after the emptiest
             // (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
-            (_, Balance::LeastRequests) => {
+            (count, Balance::LeastRequests) => {
                 let first = fastrand::usize(..count);
                 let second = (first + fastrand::usize(1..count)) % count;
-                let (first, second) = (candidates().nth(first)?, candidates().nth(second)?);
-                Some(if second.health.in_flight() < first.health.in_flight() { second } else { first })
+                let in_flight = |index: usize| candidates.get(index).map(|one| one.health.in_flight());
+                if in_flight(second) < in_flight(first) { second } else { first }
             }
         };
-        chosen.cloned()
+        Some(candidates.swap_remove(index))
+    }
+
+    /// The endpoints that may stand in for this one while it is connected to: the other addresses of its name.
+    fn stand_ins(&self, endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {
+        if endpoint.looked_up().is_none() {
+            return Vec::new();
+        }
+        let mut others = self.set_of(endpoint).map(|set| set.endpoints()).unwrap_or_default();
+        others.retain(|other| !Arc::ptr_eq(other, endpoint) && is_untried(other, tried));
+        // In the resolver's order otherwise: the sort is stable.
+        others.sort_by_key(|other| !other.health.is_well());
+        others
+    }
+
+    fn set_of(&self, endpoint: &Arc<Endpoint>) -> Option<&Arc<EndpointSet>> {
+        self.sets.iter().find(|set| set.contains(endpoint))
+    }
+
+    /// Notes that an endpoint could not be connected to.
+    pub(crate) fn note_failure(&self, endpoint: &Arc<Endpoint>, error: &LeaseError) {
+        if endpoint.looked_up().is_some()
+            && let Some(named) = self.set_of(endpoint).and_then(|set| set.named())
+        {
+            named.suspect();
+        }
+        let Some(ejection) = endpoint.health.failed(Instant::now()) else { return };
+        let (upstream, seconds) = (&*self.name, ejection.as_secs_f64());
+        tracing::warn!(upstream, %endpoint, %error, seconds, "an endpoint is left out for a while");
+    }
+
+    /// Notes that an endpoint was connected to, or answered.
+    pub(crate) fn note_success(&self, endpoint: &Endpoint) {
+        if endpoint.health.succeeded() {
+            tracing::info!(upstream = &*self.name, %endpoint, "an endpoint is back");
+        }
+    }
+
+    /// Waits until the name of one endpoint at least was looked up, for `limit` at most.
+    ///
+    /// Returns whether there is an endpoint then.
+    pub(crate) async fn is_found_within(&self, limit: Duration) -> bool {
+        let pending = self.named().filter(|named| named.ended() == Looked::NotYet);
+        let ends: Vec<_> = pending.map(|named| Box::pin(named.first_end())).collect();
+        if !ends.is_empty() {
+            let _late = tokio::time::timeout(limit, futures_util::future::select_all(ends)).await;
+        }
+        self.has_addresses()
+    }
+
+    /// Whether there is anything to connect to.
+    pub(crate) fn has_addresses(&self) -> bool {
+        self.sets.iter().any(|set| set.named().is_none_or(Named::has_addresses))
+    }
+
+    /// Why there is nothing to connect to.
+    pub(crate) fn why_no_address(&self) -> String {
+        let of_each = self.named().map(|named| {
+            let why = named.fault().unwrap_or_else(|| "its look-up takes too long".to_owned());
+            format!("{} can't be looked up: {why}", named.host())
+        });
+        of_each.collect::<Vec<_>>().join("; ")
+    }
+
+    /// What of the certificates that are trusted will keep its endpoints from being connected to.
+    pub(crate) fn doubts(&self) -> Vec<Doubt> {
+        let https = || self.sets.iter().filter_map(|set| Some((set.address.host_and_port()?.0, set.tls()?)));
+        let hosts: Vec<&str> = https().map(|(host, _)| host).collect();
+        https().next().map(|(_, tls)| tls.doubts(&hosts)).unwrap_or_default()
+    }
+
+    fn named(&self) -> impl Iterator<Item = &Named> {
+        self.sets.iter().filter_map(|set| set.named())
     }
 }
+
+/// Endpoints that a request may go to.
+type Candidates = SmallVec<[Arc<Endpoint>; 8]>;
 
 /// Whether an endpoint may be tried, and was not yet.
 fn is_untried(endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> bool {
@@ -214,17 +241,18 @@ mod tests {
 
     fn upstream(fields: &str, endpoints: &Endpoints) -> Upstream {
         let source = format!(
-            "listeners: [{{address: 127.0.0.1:1}}]\nupstreams: [{{name: m, endpoints: [http://a:1, http://b:1, http://c:1]{fields}}}]\nkeys: {{path: k.yaml}}\n"
+            "listeners: [{{address: 127.0.0.1:1}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1, http://127.0.0.2:1, http://127.0.0.3:1]{fields}}}]\nkeys: {{path: k.yaml}}\n"
         );
         let config = Config::parse(Path::new("c.yaml"), &source, &|_| None).unwrap();
         Upstream::new(&config.upstreams[0], endpoints).unwrap()
     }
 
     fn picked(upstream: &Upstream, times: usize) -> Vec<usize> {
-        let mut counts = vec![0; upstream.endpoints.len()];
+        let all = upstream.endpoints();
+        let mut counts = vec![0; all.len()];
         for _ in 0..times {
             let endpoint = upstream.pick(&[]).unwrap();
-            counts[upstream.endpoints.iter().position(|known| Arc::ptr_eq(known, &endpoint)).unwrap()] += 1;
+            counts[all.iter().position(|known| Arc::ptr_eq(known, &endpoint)).unwrap()] += 1;
         }
         counts
     }
@@ -237,7 +265,7 @@ mod tests {
     #[test]
     fn the_busier_one_of_two_is_spared() {
         let upstream = upstream("", &Endpoints::default());
-        let _busy: Vec<_> = (0..5).map(|_| upstream.endpoints[1].health.enter()).collect();
+        let _busy: Vec<_> = (0..5).map(|_| upstream.endpoints()[1].health.enter()).collect();
         let counts = picked(&upstream, 300);
         assert_eq!(counts[1], 0, "it loses to either of the others");
         assert!(counts[0] > 60 && counts[2] > 60, "{counts:?}");
@@ -247,12 +275,12 @@ mod tests {
     fn one_that_failed_is_left_out_and_all_are_tried_where_all_failed() {
         let upstream = upstream("", &Endpoints::default());
         let now = Instant::now() + Duration::from_secs(60);
-        upstream.endpoints[0].health.failed(now);
+        upstream.endpoints()[0].health.failed(now);
         assert_eq!(picked(&upstream, 50)[0], 0);
-        upstream.endpoints[1].health.failed(now);
-        upstream.endpoints[2].health.failed(now);
+        upstream.endpoints()[1].health.failed(now);
+        upstream.endpoints()[2].health.failed(now);
         assert!(picked(&upstream, 300).iter().all(|count| *count > 0));
-        let tried: Vec<_> = upstream.endpoints.clone();
+        let tried: Vec<_> = upstream.endpoints();
         assert!(upstream.pick(&tried).is_none() && !upstream.has_untried(&tried));
         assert!(upstream.has_untried(&tried[..2]));
         assert!(upstream.pick(&tried[..2]).is_some_and(|last| Arc::ptr_eq(&last, &tried[2])));
@@ -261,10 +289,35 @@ mod tests {
     #[test]
     fn a_reload_finds_the_same_endpoints_again_and_forgets_those_that_went() {
         let endpoints = Endpoints::default();
-        let before = upstream("", &endpoints);
+        let before = Arc::new(upstream("", &endpoints));
+        let refused = upstream("", &endpoints);
+        let is_shared = |a: &Upstream, b: &Upstream| Arc::ptr_eq(&a.endpoints()[0], &b.endpoints()[0]);
+        assert!(!is_shared(&before, &refused), "what is compiled is not in use before it is adopted");
+        endpoints.adopt(std::slice::from_ref(&before));
         let after = upstream(", retries: 0", &endpoints);
-        assert!(before.endpoints.iter().zip(&after.endpoints).all(|(a, b)| Arc::ptr_eq(a, b)));
-        endpoints.keep_only(&[]);
-        assert!(!Arc::ptr_eq(&upstream("", &endpoints).endpoints[0], &after.endpoints[0]));
+        assert!(before.endpoints().iter().zip(&after.endpoints()).all(|(a, b)| Arc::ptr_eq(a, b)));
+        endpoints.adopt(&[]);
+        assert!(!is_shared(&upstream("", &endpoints), &after));
+    }
+
+    #[test]
+    fn an_endpoint_that_changes_while_one_is_chosen_costs_no_request() {
+        let upstream = upstream(", balance: round_robin", &Endpoints::default());
+        let ends = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for endpoint in upstream.endpoints() {
+                let ends = &ends;
+                scope.spawn(move || {
+                    let later = Instant::now() + Duration::from_secs(60);
+                    while !ends.load(Ordering::Relaxed) {
+                        endpoint.health.failed(later);
+                        endpoint.health.succeeded();
+                    }
+                });
+            }
+            let found = (0..200_000).all(|_| upstream.pick(&[]).is_some());
+            ends.store(true, Ordering::Relaxed);
+            assert!(found);
+        });
     }
 }

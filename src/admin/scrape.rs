@@ -9,6 +9,7 @@ use super::Admin;
 use crate::keys::outlook::{Outlook, ROTATION_AGE};
 use crate::observe::metrics::{Certificate, Endpoint, Keys, Scrape};
 use crate::proxy::Gateway;
+use crate::upstream::endpoints::Named;
 
 /// What is ahead of the keys is looked at anew after this long, or after a reload: a million keys take their time.
 const OUTLOOK_AGE: Duration = Duration::from_secs(30);
@@ -33,20 +34,40 @@ impl Cached {
     }
 }
 
-/// All endpoints, as the last requests found them.
+/// All endpoints, as the last requests found them. A name without an address is one that is not well.
 pub(super) fn endpoints(gateway: &Gateway) -> Vec<Endpoint> {
     let snapshot = gateway.snapshot.load();
-    let of_all = snapshot.upstreams.iter().flat_map(|upstream| {
-        upstream.endpoints.iter().map(|endpoint| Endpoint {
-            upstream: upstream.name.clone(),
-            address: endpoint.address.to_string(),
-            is_well: endpoint.health.is_well(),
-            is_known: endpoint.health.is_known(),
-            fault: endpoint.health.fault(),
-            in_flight: endpoint.health.in_flight(),
-        })
-    });
-    of_all.collect()
+    let mut all = Vec::new();
+    for upstream in &snapshot.upstreams {
+        for set in &upstream.sets {
+            let look_up_fault = set.named().and_then(Named::fault);
+            let before = all.len();
+            all.extend(set.endpoints().iter().map(|endpoint| Endpoint {
+                upstream: upstream.name.clone(),
+                endpoint: set.address.to_string(),
+                address: endpoint.looked_up().map(|socket| socket.to_string()),
+                is_well: endpoint.health.is_well(),
+                is_known: endpoint.health.is_known(),
+                fault: endpoint.health.fault(),
+                look_up_fault: look_up_fault.clone(),
+                in_flight: endpoint.health.in_flight(),
+            }));
+            if all.len() == before {
+                let fault = look_up_fault.as_deref().unwrap_or("it has not been looked up yet");
+                all.push(Endpoint {
+                    upstream: upstream.name.clone(),
+                    endpoint: set.address.to_string(),
+                    address: None,
+                    is_well: false,
+                    is_known: true,
+                    fault: Some(format!("no address: {fault}")),
+                    look_up_fault,
+                    in_flight: 0,
+                });
+            }
+        }
+    }
+    all
 }
 
 /// All certificates in service, where it is known when they end.

@@ -38,7 +38,8 @@ impl Reachable {
             return is_reachable;
         }
         let of_all = snapshot.upstreams.iter().map(|upstream| async {
-            let fit = upstream.endpoints.iter().filter(|endpoint| !endpoint.health.is_unfit());
+            let endpoints = upstream.endpoints();
+            let fit = endpoints.iter().filter(|endpoint| !endpoint.health.is_unfit());
             join_all(fit.map(|endpoint| endpoint.is_reachable(CONNECT_LIMIT))).await.contains(&true)
         });
         let is_reachable = !join_all(of_all).await.contains(&false);
@@ -124,10 +125,12 @@ pub(super) fn status(admin: &Admin) -> Value {
         },
         "endpoints": scrape::endpoints(gateway).into_iter().map(|endpoint| json!({
             "upstream": &*endpoint.upstream,
-            "endpoint": endpoint.address,
+            "endpoint": endpoint.endpoint,
+            "address": endpoint.address,
             "is_well": endpoint.is_well,
             "was_asked": endpoint.is_known,
             "fault": endpoint.fault,
+            "look_up_fault": endpoint.look_up_fault,
             "requests_in_flight": endpoint.in_flight,
         })).collect::<Vec<_>>(),
         "certificates": scrape::certificates(admin).into_iter().map(|certificate| json!({

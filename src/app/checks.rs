@@ -36,18 +36,19 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
         let upstreams: Vec<(Arc<Upstream>, HealthCheck)> =
             snapshot.upstreams.iter().filter_map(checked).collect();
         drop(snapshot);
+        let current: Vec<_> = upstreams.iter().flat_map(|(upstream, _)| upstream.endpoints()).collect();
         all.retain(|id, checked| {
-            let stays = endpoints(&upstreams).any(|one| one.id == *id);
+            let stays = current.iter().any(|one| one.id == *id);
             let health = &checked.endpoint.health;
             // One with other TLS goes on with the health of the one before it.
-            let is_shared = || endpoints(&upstreams).any(|one| Arc::ptr_eq(&one.health, health));
+            let is_shared = || current.iter().any(|one| Arc::ptr_eq(&one.health, health));
             if !stays && !is_shared() {
                 health.forget_checks();
             }
             stays
         });
         for (upstream, settings) in &upstreams {
-            for endpoint in &upstream.endpoints {
+            for endpoint in &upstream.endpoints() {
                 let new = || Checked::new(endpoint.clone(), settings.clone());
                 let checked = all.entry(endpoint.id).or_insert_with(new);
                 if checked.settings != *settings {
@@ -59,11 +60,6 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
         }
         tokio::time::sleep(if upstreams.is_empty() { IDLE_LOOK } else { LOOK }).await;
     }
-}
-
-/// All endpoints that are checked.
-fn endpoints(upstreams: &[(Arc<Upstream>, HealthCheck)]) -> impl Iterator<Item = &Arc<Endpoint>> {
-    upstreams.iter().flat_map(|(upstream, _)| &upstream.endpoints)
 }
 
 impl Checked {
@@ -89,18 +85,18 @@ impl Checked {
     }
 
     fn note(&mut self, upstream: &Upstream, found: Result<(), Unfit>) {
-        let (name, address, health) = (&*upstream.name, &self.endpoint.address, &self.endpoint.health);
+        let (name, endpoint, health) = (&*upstream.name, &self.endpoint, &self.endpoint.health);
         match found {
             Ok(()) => {
                 (self.failures, self.successes) = (0, self.successes.saturating_add(1));
                 if self.successes >= self.settings.successes && health.found(None) {
-                    tracing::info!(upstream = name, endpoint = %address, "an endpoint is well again");
+                    tracing::info!(upstream = name, %endpoint, "an endpoint is well again");
                 }
             }
             Err(why) => {
                 (self.failures, self.successes) = (self.failures.saturating_add(1), 0);
                 if self.failures >= self.settings.failures && health.found(Some(why.to_string())) {
-                    tracing::warn!(upstream = name, endpoint = %address, error = %why, "an endpoint is not well, and gets no requests");
+                    tracing::warn!(upstream = name, %endpoint, error = %why, "an endpoint is not well, and gets no requests");
                 }
             }
         }

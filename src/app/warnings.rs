@@ -34,6 +34,7 @@ pub(super) fn of(
     let mut warnings = of_files(config);
     warnings.extend(of_admin_token(config));
     warnings.extend(of_certificates(tls));
+    warnings.extend(of_upstreams(config, snapshot));
     warnings.extend(snapshot.routes.shadows().map(|shadow| of_route(&shadow)));
     warnings.extend(of_descriptors(config));
     warnings.extend(of_keys(config, set, snapshot));
@@ -111,6 +112,17 @@ fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
         }
     });
     told.collect()
+}
+
+/// Of certificates that upstreams are to be known by.
+fn of_upstreams(config: &Config, snapshot: &Snapshot) -> Vec<String> {
+    let compiled = config.upstreams.iter().zip(&snapshot.upstreams);
+    let of_each = compiled.filter_map(|(config, upstream)| {
+        let file = config.tls.ca.as_ref()?.display();
+        let doubts = upstream.doubts().into_iter();
+        Some(doubts.map(move |doubt| format!("{file}, `ca` of the upstream {}, {doubt}", config.name)))
+    });
+    of_each.flatten().collect()
 }
 
 fn of_route(shadow: &Shadow<'_>) -> String {

@@ -1,5 +1,7 @@
 //! `bearward check`: every fault of configuration, keys and certificates, and nothing started.
 
+mod probe;
+
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,6 +11,7 @@ use super::{Failure, config_path, print, say};
 use crate::app::Prepared;
 use crate::clock::Clock;
 use crate::config::Config;
+use probe::Finding;
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -18,6 +21,10 @@ pub(super) struct Check {
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
+    /// Also send each upstream harmless requests within bodies of requests, and tell whether it acts on them: such a
+    /// server must not get two requests on a connection
+    #[arg(long)]
+    probe: bool,
 }
 
 impl Check {
@@ -30,11 +37,21 @@ impl Check {
         });
         match prepared {
             Ok(prepared) => {
-                let (secrets, warnings) = (prepared.secrets(), &prepared.warnings);
-                let report = json!({"ok": true, "secrets": secrets, "faults": [], "warnings": warnings});
+                let (secrets, mut warnings) = (prepared.secrets(), prepared.warnings);
+                let probed = self.probe.then(|| probe::findings(&prepared.snapshot.upstreams)).transpose()?;
+                let findings = probed.as_deref().unwrap_or_default();
+                warnings.extend(findings.iter().filter_map(Finding::warning));
+                let mut report = json!({"ok": true, "secrets": secrets, "faults": [], "warnings": warnings});
+                if let Some(fields) = report.as_object_mut().filter(|_| self.probe) {
+                    fields.insert("probes".to_owned(), findings.iter().map(Finding::json).collect());
+                }
                 match self.json {
                     true => print(&format!("{report}\n")),
                     false => {
+                        findings
+                            .iter()
+                            .filter(|finding| finding.warning().is_none())
+                            .for_each(|finding| say(&finding.line()));
                         warnings.iter().for_each(|warning| say(&format!("bearward: warning: {warning}")));
                         say(&format!("{}: no faults; the keys have {secrets} secrets", path.display()));
                         Ok(())

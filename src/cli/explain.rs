@@ -149,8 +149,7 @@ impl Explain {
         told.step("limits", limits(prepared, key, &route));
         let body = route.max_body.unwrap_or(snapshot.limits.body_bytes);
         told.step("body", format!("{} at most", bytesize::ByteSize(body)));
-        let endpoints: Vec<String> =
-            route.upstream.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+        let endpoints: Vec<String> = route.upstream.sets.iter().map(|set| set.address.to_string()).collect();
         let (name, sent) = (&route.upstream.name, route.upstream_path(target.path()));
         told.step("upstream", format!("{name} ({}), as {sent}", endpoints.join(", ")));
         Ok(())

@@ -126,7 +126,7 @@ fn upstream() -> Value {
             "endpoints": list("At least one", text("http://, https://, h2c:// with host and port, or unix:/path")),
             "balance": one_of("Which endpoint gets a request: of two taken at random the one with fewer in flight, or the next", &["least_requests", "round_robin"], "least_requests"),
             "tls": section("For https:// endpoints", &[], json!({
-                "ca": text("The authorities that its certificate may be of"),
+                "ca": text("The authorities that its certificate may be of, or that very certificate"),
                 "server_name": text("The name that its certificate must have"),
                 "client_certificate": text("What we present"),
                 "client_key": text("Its key"),
@@ -141,6 +141,7 @@ fn upstream() -> Value {
             "pool": section("Connections that are kept", &[], json!({
                 "idle": duration("How long one waits for a request"),
                 "max_idle": number("How many a worker keeps", 0),
+                "max_age": with_default(duration("How old one may be that takes another request; what is in flight on it finishes"), json!("5m")),
             })),
             "health": section("A GET that each endpoint is asked again and again, with the upstream's Host and credential; one that fails it gets no requests. Not for gRPC", &["path"], json!({
                 "path": text("What a GET asks for; 2xx and 3xx are well"),
@@ -150,6 +151,8 @@ fn upstream() -> Value {
                 "successes": with_default(number("Successes one after the other that make it fit again", 1), json!(1)),
             })),
             "host": text("The Host that it gets; left out: what the client named"),
+            "reuse_after_body": flag("Whether a connection over HTTP/1.1 that carried the body of a POST, PUT or PATCH may serve another request; false for a server that leaves bodies unread, which `bearward check --probe` finds", true),
+            "resolve": with_default(duration("How often the names of its endpoints are looked up; each address is an endpoint of its own"), json!("10s")),
             "accept_in_path": {"type": "array", "default": [], "description": "What a path may hold that servers read in different ways; all else is 400", "items": {"enum": ["encoded-slash", "encoded-backslash", "semicolon"]}},
         }),
     )

@@ -53,32 +53,32 @@ impl OpenTunnel {
     /// Passes bytes on until both sides have ended, one of them broke, nothing moved for too long, the key is gone,
     /// or `over` is ready.
     pub(crate) async fn run(self, over: impl Future<Output = ()>) {
-        let OpenTunnel { tunnel, mut record, in_service } = self;
+        let OpenTunnel { tunnel, record, in_service } = self;
         let Tunnel { client, upstream, idle, mut revocation, permit, at } = tunnel;
         let Ok((client, upstream)) = futures_util::future::try_join(client, upstream).await else { return };
-        let activity = Arc::new(Activity::new());
-        let mut client = Watched::new(client, Side::Client, &activity);
-        let mut upstream = Watched::new(upstream, Side::Upstream, &activity);
+        let traffic = Arc::new(Traffic::new());
+        let mut told = Told { record, traffic: traffic.clone() };
+        let mut client = Watched::new(client, Side::Client, &traffic);
+        let mut upstream = Watched::new(upstream, Side::Upstream, &traffic);
         let revoked = std::future::poll_fn(|cx| match &mut revocation {
             Some(revocation) => revocation.poll(cx),
             None => Poll::Pending,
         });
         let ended = tokio::select! {
             copied = copy_bidirectional(&mut client, &mut upstream) => Ended::Copied(copied),
-            () = activity.has_ceased(idle) => Ended::Cut(DownloadFailed::Stalled),
+            () = traffic.has_ceased(idle) => Ended::Cut(DownloadFailed::Stalled),
             ended = revoked => Ended::Cut(ended.into()),
             () = over => Ended::Drained,
         };
-        record.sent(usize::try_from(activity.down.load(Ordering::Relaxed)).unwrap_or(usize::MAX));
         match (ended, in_service.cut_for()) {
-            (Ended::Drained, _) => record.cut(Cut::Drained),
-            (Ended::Cut(why), _) => record.failed(why.outcome(), &why),
+            (Ended::Drained, _) => told.record.cut(Cut::Drained),
+            (Ended::Cut(why), _) => told.record.failed(why.outcome(), &why),
             // The client's side broke because the server had given it up.
-            (Ended::Copied(Err(_)), Some(why)) => record.cut(why),
+            (Ended::Copied(Err(_)), Some(why)) => told.record.cut(why),
             // Tunnels end by a broken connection as often as by a clean one.
-            (Ended::Copied(_), _) => record.completed(),
+            (Ended::Copied(_), _) => told.record.completed(),
         }
-        drop((client, upstream, permit, at, record, in_service));
+        drop((client, upstream, permit, at, told, in_service));
     }
 }
 
@@ -94,23 +94,38 @@ enum Side {
     Upstream,
 }
 
-/// When a byte last moved, and what has come from upstream.
-struct Activity {
+/// The record of a tunnel, with what passed, however it ends.
+struct Told {
+    record: RequestRecord,
+    traffic: Arc<Traffic>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let (up, down) = self.traffic.passed();
+        self.record.tunnelled(up, down);
+    }
+}
+
+/// What has passed, and when a byte last moved.
+struct Traffic {
     started: Instant,
     /// Nanoseconds from `started`.
     moved: AtomicU64,
-    /// Bytes that the client was sent.
+    up: AtomicU64,
     down: AtomicU64,
     /// The client takes nothing at the moment.
     client_is_blocked: AtomicBool,
 }
 
-impl Activity {
+impl Traffic {
     fn new() -> Self {
-        Activity {
+        let zero = || AtomicU64::new(0);
+        Traffic {
             started: Instant::now(),
-            moved: AtomicU64::new(0),
-            down: AtomicU64::new(0),
+            moved: zero(),
+            up: zero(),
+            down: zero(),
             client_is_blocked: AtomicBool::new(false),
         }
     }
@@ -118,6 +133,22 @@ impl Activity {
     fn note(&self) {
         let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.moved.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// Notes a write to one side.
+    fn wrote(&self, side: Side, written: &Poll<io::Result<usize>>) {
+        if side == Side::Client {
+            self.client_is_blocked.store(written.is_pending(), Ordering::Relaxed);
+        }
+        let Poll::Ready(Ok(bytes)) = written else { return };
+        let passed = if side == Side::Client { &self.down } else { &self.up };
+        passed.fetch_add(*bytes as u64, Ordering::Relaxed);
+        self.note();
+    }
+
+    /// Bytes to upstream, and to the client.
+    fn passed(&self) -> (u64, u64) {
+        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
     }
 
     /// Ready when nothing has moved for `limit`. A client that takes nothing has a longer time, which the wire watches:
@@ -135,16 +166,16 @@ impl Activity {
     }
 }
 
-/// One side of a tunnel, whose reads are noted, and the client's writes.
+/// One side of a tunnel, whose reads are noted and whose writes are counted.
 struct Watched {
     inner: TokioIo<Upgraded>,
     side: Side,
-    activity: Arc<Activity>,
+    traffic: Arc<Traffic>,
 }
 
 impl Watched {
-    fn new(io: Upgraded, side: Side, activity: &Arc<Activity>) -> Self {
-        Watched { inner: TokioIo::new(io), side, activity: activity.clone() }
+    fn new(io: Upgraded, side: Side, traffic: &Arc<Traffic>) -> Self {
+        Watched { inner: TokioIo::new(io), side, traffic: traffic.clone() }
     }
 }
 
@@ -157,7 +188,7 @@ impl AsyncRead for Watched {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.activity.note();
+            self.traffic.note();
         }
         read
     }
@@ -166,13 +197,7 @@ impl AsyncRead for Watched {
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
-        if self.side == Side::Client {
-            self.activity.client_is_blocked.store(written.is_pending(), Ordering::Relaxed);
-            if let Poll::Ready(Ok(bytes)) = written {
-                self.activity.down.fetch_add(bytes as u64, Ordering::Relaxed);
-                self.activity.note();
-            }
-        }
+        self.traffic.wrote(self.side, &written);
         written
     }
 

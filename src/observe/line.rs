@@ -34,6 +34,8 @@ pub(super) struct AccessLine {
     /// The names of the route and of its upstream.
     pub(super) way: Option<(Arc<str>, Arc<str>)>,
     pub(super) bytes_sent: u64,
+    /// Of a tunnel alone.
+    pub(super) bytes_received: Option<u64>,
     pub(super) outcome: Outcome,
 }
 
@@ -57,6 +59,7 @@ impl AccessLine {
             named: Naming::Nothing,
             way: None,
             bytes_sent: 0,
+            bytes_received: None,
             // Until the record is dropped, which decides it.
             outcome: Outcome::ClientLeft,
         }
@@ -145,6 +148,9 @@ impl AccessLine {
         write_field(out, b",\"route\":", self.route());
         write_field(out, b",\"upstream\":", self.way.as_ref().map(|(_, upstream)| &**upstream));
         write_number(out, b",\"bytes_sent\":", self.bytes_sent);
+        if let Some(bytes) = self.bytes_received {
+            write_number(out, b",\"bytes_received\":", bytes);
+        }
         let (whole, thousandths) = millis(took);
         write_number(out, b",\"duration_ms\":", whole);
         out.push(b'.');

@@ -61,18 +61,24 @@ pub(crate) struct Keys {
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     pub(crate) upstream: Arc<str>,
-    pub(crate) address: String,
+    /// As configured.
+    pub(crate) endpoint: String,
+    /// The address, where the configuration has a name.
+    pub(crate) address: Option<String>,
     pub(crate) is_well: bool,
     /// Whether it has been asked yet.
     pub(crate) is_known: bool,
     /// Why it gets no requests, if it gets none.
     pub(crate) fault: Option<String>,
+    /// Why the last look-up of its name failed, if it did.
+    pub(crate) look_up_fault: Option<String>,
     pub(crate) in_flight: usize,
 }
 
 impl Endpoint {
-    fn labels(&self) -> [(&str, &str); 2] {
-        [("upstream", &self.upstream), ("endpoint", &self.address)]
+    fn labels(&self) -> Vec<(&str, &str)> {
+        let address = self.address.as_deref().map(|address| ("address", address));
+        [("upstream", &*self.upstream), ("endpoint", &*self.endpoint)].into_iter().chain(address).collect()
     }
 }
 
@@ -174,6 +180,14 @@ impl Scrape {
             .gauge("endpoint_up", "0 where an endpoint can't be connected to, or fails its health check")?;
         for endpoint in &self.endpoints {
             valued(&mut family, &endpoint.labels(), if endpoint.is_well { 1.0 } else { 0.0 })?;
+        }
+        let mut family = sheet.gauge(
+            "endpoint_look_up_failing",
+            "1 where the last look-up of an endpoint's name failed; its last known addresses serve",
+        )?;
+        for endpoint in &self.endpoints {
+            let is_failing = endpoint.look_up_fault.is_some();
+            valued(&mut family, &endpoint.labels(), if is_failing { 1.0 } else { 0.0 })?;
         }
         let mut family = sheet.gauge("endpoint_requests_in_flight", "Requests at an endpoint")?;
         for endpoint in &self.endpoints {

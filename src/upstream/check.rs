@@ -11,7 +11,8 @@ use http_body_util::Empty;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::connect::{Connected, Tap, connect};
+use super::connect::{Connected, connect};
+use super::socket::Tap;
 use super::{Endpoint, Upstream};
 
 /// Why an endpoint is not well.

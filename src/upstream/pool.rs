@@ -4,27 +4,30 @@
 //! Invariant: an HTTP/1.1 connection on which anything at all has arrived since its last answer is never used
 //! again, so no byte of one answer can reach the next caller.
 
+mod lease;
+mod multiplexed;
+
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
-use futures_util::future::Either;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::connect::{Connected, Socket, Tap, connect};
+use super::connect::{Connected, connect, over_tcp};
+use super::dial::{attempt_delay, dial};
 use super::health::AtEndpoint;
+use super::socket::{Socket, Tap};
 use super::unconnected::{LeaseError, is_shortage};
 use super::upload::Upload;
 use super::{Endpoint, Upstream};
+use crate::config::Pool;
+use lease::Way;
+pub(crate) use lease::{Lease, Sent};
+use multiplexed::Multiplexed;
 
 /// Past this, an answer's head is no answer.
 pub(super) const MAX_HEAD_BYTES: usize = 128 * 1024;
@@ -32,16 +35,19 @@ pub(super) const MAX_HEAD_BYTES: usize = 128 * 1024;
 pub(super) const MAX_READ_BYTES: usize = 256 * 1024;
 /// Requests at once on one HTTP/2 connection, where upstream does not say less.
 const MAX_STREAMS: usize = 100;
-/// … until it has said anything: a number that no server is likely to say.
-const UNTOLD_STREAMS: usize = 7;
-/// Who waits to share a connection waits for upstream's word on how many may: it is looked for so often,
-const SETTINGS_LOOK: Duration = Duration::from_millis(1);
-/// … and so many times.
-const SETTINGS_LOOKS: usize = 500;
 /// What upstream may send of one answer ahead of a slow client.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Room for all streams at once: a client that stops reading must not hold up the others on its connection.
 pub(super) const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+
+/// What a request needs of its connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    /// HTTP/2 will not do.
+    pub(crate) http1: bool,
+    /// Room for a body.
+    pub(crate) body: bool,
+}
 
 /// The connections of one worker, by the endpoint's id.
 #[derive(Debug, Default)]
@@ -55,6 +61,9 @@ pub(crate) struct WorkerPool {
 /// Ids are numbers of ours: nobody chooses them so that they collide.
 type ByEndpoint<T> = HashMap<u64, T, foldhash::fast::RandomState>;
 
+/// An endpoint that can't be connected to, and why.
+type Unreached = (Arc<Endpoint>, io::Error);
+
 /// The right to make a connection that others will share.
 type Turn = tokio::sync::OwnedMutexGuard<()>;
 
@@ -64,61 +73,15 @@ struct Idle {
     sender: http1::SendRequest<Upload>,
     socket: Arc<Socket>,
     since: Instant,
-    limit: Duration,
+    made: Instant,
+    limits: Pool,
 }
 
-/// An HTTP/2 connection.
-#[derive(Debug)]
-struct Multiplexed {
-    sender: http2::SendRequest<Upload>,
-    socket: Arc<Socket>,
-    streams: AtomicUsize,
-    /// What upstream's settings allow.
-    max_streams: AtomicUsize,
-    has_ended: AtomicBool,
-    /// When it last had no stream, and how long it may stay so.
-    idle_since: Mutex<Instant>,
-    limit: Duration,
-}
-
-/// A place on an HTTP/2 connection.
-#[derive(Debug)]
-struct Place(Arc<Multiplexed>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.0.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
-            *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        }
+impl Idle {
+    /// Whether it may serve another request, as far as time tells.
+    fn is_fresh(&self) -> bool {
+        self.since.elapsed() < self.limits.idle && self.made.elapsed() < self.limits.max_age
     }
-}
-
-/// What becomes of a request that was sent: the head of its answer, or itself again if nothing of it was written.
-pub(crate) type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
-
-/// A connection in use by one request. Unless it is given back, dropping it closes it, or ends its stream.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    way: Way,
-    /// Whether it served a request before, so that it may have died unseen.
-    pub(crate) is_reused: bool,
-    /// Whether another request may follow on the connection.
-    may_be_kept: bool,
-    at: AtEndpoint,
-    endpoint: Arc<Endpoint>,
-    upstream: Arc<Upstream>,
-    pool: Arc<WorkerPool>,
-}
-
-#[derive(Debug)]
-enum Way {
-    Http1 {
-        sender: http1::SendRequest<Upload>,
-        socket: Arc<Socket>,
-        /// Bytes that had been written before this request.
-        written_before: u64,
-    },
-    Http2(Arc<Place>),
 }
 
 impl WorkerPool {
@@ -127,13 +90,15 @@ impl WorkerPool {
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         endpoint: &Arc<Endpoint>,
-        needs_http1: bool,
+        needs: Needs,
     ) -> Option<Lease> {
-        let way = self.way(endpoint, needs_http1)?;
+        let way = self.way(upstream, endpoint, needs)?;
         Some(self.leased(way, true, endpoint.health.enter(), upstream, endpoint))
     }
 
-    /// A new connection to this endpoint, or one that somebody makes meanwhile.
+    /// A new connection to this endpoint or, where it is an address of a name and can't be connected to soon, to another
+    /// one of that name; or one that another request makes meanwhile. `tried`: endpoints that are out of the question;
+    /// those that can't be connected to are added, and it is noted of them.
     ///
     /// # Errors
     ///
@@ -143,36 +108,53 @@ impl WorkerPool {
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         endpoint: &Arc<Endpoint>,
-        needs_http1: bool,
+        needs: Needs,
         limit: Duration,
+        tried: &mut Vec<Arc<Endpoint>>,
     ) -> Result<Lease, LeaseError> {
         let at = endpoint.health.enter();
-        let may_share = !needs_http1 && endpoint.may_speak_http2() && !endpoint.chose_http1();
+        let may_share = !needs.http1 && endpoint.may_speak_http2() && !endpoint.chose_http1();
         let turn = match may_share {
             true => match timeout(limit, self.turn(endpoint).lock_owned()).await {
                 Ok(turn) => Some(turn),
-                Err(_elapsed) => return Err(LeaseError::Waiting),
+                Err(_elapsed) => {
+                    tried.push(endpoint.clone());
+                    return Err(LeaseError::Waiting);
+                }
             },
             false => None,
         };
         // Whoever had the turn before may have made one.
-        if may_share && let Some(way) = self.way(endpoint, needs_http1) {
+        if may_share && let Some(way) = self.way(upstream, endpoint, needs) {
             return Ok(self.leased(way, true, at, upstream, endpoint));
         }
+        let delay = |count| attempt_delay(limit, count);
         let connecting = async {
-            match self.connect(upstream, endpoint, needs_http1, turn).await {
+            match self.connect(upstream, endpoint, needs, turn, &delay, tried).await {
                 // What is kept for later has what is needed now.
-                Err(error) if is_shortage(&error) && self.let_go().await => {
-                    self.connect(upstream, endpoint, needs_http1, None).await
+                Err((_, error)) if is_shortage(&error) && self.let_go().await => {
+                    self.connect(upstream, endpoint, needs, None, &delay, tried).await
                 }
                 connected => connected,
             }
         };
-        let way = match timeout(limit, connecting).await {
-            Ok(connected) => connected?,
-            Err(_elapsed) => return Err(LeaseError::Connecting(io::ErrorKind::TimedOut.into())),
+        let connected = timeout(limit, connecting).await;
+        let connected = connected.unwrap_or_else(|_| Err((endpoint.clone(), io::ErrorKind::TimedOut.into())));
+        let (way, reached) = match connected {
+            Ok(connected) => connected,
+            Err((failed, error)) => {
+                let error = LeaseError::Connecting(error);
+                // A server that has no HTTP/1.1 for an upgrade is well otherwise, and one that we have no socket for was
+                // not asked.
+                if !needs.http1 && !error.is_not_its_fault() {
+                    upstream.note_failure(&failed, &error);
+                }
+                tried.push(failed);
+                return Err(error);
+            }
         };
-        Ok(self.leased(way, false, at, upstream, endpoint))
+        let at = if Arc::ptr_eq(&reached, endpoint) { at } else { reached.health.enter() };
+        Ok(self.leased(way, false, at, upstream, &reached))
     }
 
     /// Closes all connections that wait for a request. Says whether there were any.
@@ -185,21 +167,33 @@ impl WorkerPool {
         has_any
     }
 
+    /// Makes a connection, and returns it with the endpoint that it leads to.
     async fn connect(
         &self,
         upstream: &Upstream,
-        endpoint: &Endpoint,
-        needs_http1: bool,
+        endpoint: &Arc<Endpoint>,
+        needs: Needs,
         turn: Option<Turn>,
-    ) -> io::Result<Way> {
-        let Connected { socket, is_http2 } = connect(endpoint, needs_http1).await?;
-        if !needs_http1 {
-            endpoint.is_http1.store(!is_http2, Ordering::Relaxed);
+        delay: &(dyn Fn(usize) -> Duration + Sync),
+        tried: &mut Vec<Arc<Endpoint>>,
+    ) -> Result<(Way, Arc<Endpoint>), Unreached> {
+        let stand_ins = upstream.stand_ins(endpoint, tried);
+        let (reached, connected) = match stand_ins.is_empty() {
+            true => (endpoint.clone(), connect(endpoint, needs.http1).await),
+            false => connect_to_one_of(upstream, endpoint, stand_ins, needs, delay, tried).await?,
+        };
+        let failed = |error| (reached.clone(), error);
+        let Connected { socket, is_http2 } = connected.map_err(failed)?;
+        if !needs.http1 {
+            reached.is_http1.store(!is_http2, Ordering::Relaxed);
         }
-        match is_http2 {
-            true => self.start_http2(socket, upstream, endpoint, turn).await,
-            false => self.start_http1(socket).await,
+        if !is_http2 {
+            return Ok((start_http1(socket).await.map_err(failed)?, reached));
         }
+        let place = Multiplexed::start(socket, upstream.pool, turn).await.map_err(failed)?;
+        let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(reached.id).or_default().push(place.0.clone());
+        Ok((Way::Http2 { place: Arc::new(place), copy: None }, reached))
     }
 
     fn leased(
@@ -214,9 +208,10 @@ impl WorkerPool {
         Lease { way, is_reused, may_be_kept: true, at, endpoint, upstream, pool }
     }
 
-    fn way(&self, endpoint: &Endpoint, needs_http1: bool) -> Option<Way> {
-        let multiplexed =
-            (endpoint.may_speak_http2() && !needs_http1).then(|| self.place(endpoint)).flatten();
+    fn way(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Way> {
+        let multiplexed = (endpoint.may_speak_http2() && !needs.http1)
+            .then(|| self.place(upstream, endpoint, needs))
+            .flatten();
         multiplexed.or_else(|| self.idle(endpoint))
     }
 
@@ -227,19 +222,29 @@ impl WorkerPool {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
                 idle.get_mut(&endpoint.id)?.pop()?
             };
-            let is_fresh = candidate.since.elapsed() < candidate.limit;
-            if is_fresh && candidate.sender.is_ready() && candidate.socket.is_quiet() {
-                let Idle { sender, socket, .. } = candidate;
-                return Some(Way::Http1 { written_before: socket.written(), sender, socket });
+            if candidate.is_fresh() && candidate.sender.is_ready() && candidate.socket.is_quiet() {
+                let Idle { sender, socket, made, .. } = candidate;
+                return Some(Way::Http1 { written_before: socket.written(), sender, socket, made });
             }
         }
     }
 
-    /// A place on the first HTTP/2 connection that has one.
-    fn place(&self, endpoint: &Endpoint) -> Option<Way> {
+    /// A place on the first HTTP/2 connection that has one. A request with a body gets none where the bodies that are
+    /// there already have used up what upstream takes, unless there are as many connections as may be.
+    fn place(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Way> {
         let multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut alive = multiplexed.get(&endpoint.id)?.iter().filter(|connection| connection.is_alive());
-        alive.find_map(|connection| connection.enter()).map(|place| Way::Http2(Arc::new(place)))
+        let all = multiplexed.get(&endpoint.id)?;
+        let open = || all.iter().filter(|connection| connection.is_open());
+        let place = match needs.body {
+            false => open().find_map(Multiplexed::enter),
+            true => {
+                let mut with_room = open().filter(|connection| connection.takes_bodies());
+                let is_full = || open().count() >= upstream.pool.max_idle.max(1);
+                let first = with_room.find_map(Multiplexed::enter);
+                first.or_else(|| is_full().then(|| open().find_map(Multiplexed::enter)).flatten())
+            }
+        };
+        place.map(|place| Way::Http2 { place: Arc::new(place), copy: None })
     }
 
     fn turn(&self, endpoint: &Endpoint) -> Arc<tokio::sync::Mutex<()>> {
@@ -247,61 +252,17 @@ impl WorkerPool {
         connecting.entry(endpoint.id).or_default().clone()
     }
 
-    async fn start_http1(&self, socket: Arc<Socket>) -> io::Result<Way> {
-        let mut builder = http1::Builder::new();
-        builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
-        let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
-        let (sender, connection) = handshake.await.map_err(io::Error::other)?;
-        tokio::spawn(async move {
-            // How it ended is told to the request that was on it; between requests nobody is concerned.
-            let _ended = connection.with_upgrades().await;
-        });
-        Ok(Way::Http1 { sender, socket, written_before: 0 })
-    }
-
-    /// `turn` is held until it is known how many requests the connection takes.
-    async fn start_http2(
-        &self,
-        socket: Arc<Socket>,
-        upstream: &Upstream,
-        endpoint: &Endpoint,
-        turn: Option<Turn>,
-    ) -> io::Result<Way> {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(UNTOLD_STREAMS)
-            .max_header_list_size(MAX_HEAD_BYTES as u32);
-        let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
-        let (sender, connection) = handshake.await.map_err(io::Error::other)?;
-        let multiplexed = Arc::new(Multiplexed {
-            sender,
-            socket,
-            streams: AtomicUsize::new(1),
-            // Its maker's alone until upstream has said more.
-            max_streams: AtomicUsize::new(1),
-            has_ended: AtomicBool::new(false),
-            idle_since: Mutex::new(Instant::now()),
-            limit: upstream.pool.idle,
-        });
-        tokio::spawn(drive(connection, Arc::downgrade(&multiplexed), turn));
-        let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(endpoint.id).or_default().push(multiplexed.clone());
-        Ok(Way::Http2(Arc::new(Place(multiplexed))))
-    }
-
     /// Closes what has been idle for too long. Called now and then by the worker.
     pub(crate) fn sweep(&self) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         for connections in idle.values_mut() {
-            connections.retain(|idle| idle.since.elapsed() < idle.limit && !idle.sender.is_closed());
+            connections.retain(|idle| idle.is_fresh() && !idle.sender.is_closed());
         }
         idle.retain(|_, connections| !connections.is_empty());
         drop(idle);
         let mut multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         for connections in multiplexed.values_mut() {
-            connections.retain(|connection| connection.is_alive() && !connection.is_idle_for_too_long());
+            connections.retain(|connection| connection.is_open() && !connection.is_idle_for_too_long());
         }
         multiplexed.retain(|_, connections| !connections.is_empty());
         drop(multiplexed);
@@ -310,36 +271,47 @@ impl WorkerPool {
     }
 }
 
-/// Drives an HTTP/2 connection until it ends, and notes what upstream's settings allow.
-async fn drive(
-    mut connection: http2::Connection<TokioIo<Tap>, Upload, TokioExecutor>,
-    watched: Weak<Multiplexed>,
-    mut turn: Option<Turn>,
-) {
-    // hyper reads upstream's settings in a task of its own, and wakes nobody for them.
-    let mut looks = tokio::time::interval(SETTINGS_LOOK);
-    let mut patience = SETTINGS_LOOKS;
-    let _ended = poll_fn(|cx| {
-        let ended = Pin::new(&mut connection).poll(cx);
-        if ended.is_pending() {
-            let allowed = connection.current_max_send_streams();
-            while turn.is_some() && looks.poll_tick(cx).is_ready() {
-                patience -= 1;
-                // The others come when it is known how many this connection takes.
-                turn = turn.take().filter(|_| allowed == UNTOLD_STREAMS && patience > 0);
-            }
-            if turn.is_none()
-                && let Some(watched) = watched.upgrade()
-            {
-                watched.max_streams.store(allowed.min(MAX_STREAMS), Ordering::Relaxed);
-            }
+/// Connects to the first of an endpoint and its stand-ins that takes the connection.
+async fn connect_to_one_of(
+    upstream: &Upstream,
+    endpoint: &Arc<Endpoint>,
+    stand_ins: Vec<Arc<Endpoint>>,
+    needs: Needs,
+    delay: &(dyn Fn(usize) -> Duration + Sync),
+    tried: &mut Vec<Arc<Endpoint>>,
+) -> Result<(Arc<Endpoint>, io::Result<Connected>), Unreached> {
+    let mut candidates = stand_ins;
+    candidates.insert(0, endpoint.clone());
+    let addresses: Vec<_> = candidates.iter().filter_map(|candidate| candidate.socket).collect();
+    let mut failed = Vec::new();
+    let dialled = dial(&addresses, delay(addresses.len()), |index, error| failed.push((index, error))).await;
+    // Where all have failed, the caller notes it of the first.
+    let is_noted = |index: usize| index > 0 || dialled.is_ok();
+    for (index, error) in failed {
+        let Some(candidate) = candidates.get(index) else { continue };
+        if is_noted(index) && !is_shortage(&error) {
+            upstream.note_failure(candidate, &LeaseError::Connecting(error));
         }
-        ended
-    })
-    .await;
-    if let Some(watched) = watched.upgrade() {
-        watched.has_ended.store(true, Ordering::Relaxed);
+        if dialled.is_err() {
+            tried.push(candidate.clone());
+        }
     }
+    let (stream, index) = dialled.map_err(|error| (endpoint.clone(), error))?;
+    let reached = candidates.get(index).unwrap_or(endpoint).clone();
+    let connected = over_tcp(&reached, stream, needs.http1).await;
+    Ok((reached, connected))
+}
+
+async fn start_http1(socket: Arc<Socket>) -> io::Result<Way> {
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
+    let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
+    let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+    tokio::spawn(async move {
+        // How it ended is told to the request that was on it; between requests nobody is concerned.
+        let _ended = connection.with_upgrades().await;
+    });
+    Ok(Way::Http1 { sender, socket, written_before: 0, made: Instant::now() })
 }
 
 impl Endpoint {
@@ -351,99 +323,5 @@ impl Endpoint {
     /// Whether it chose HTTP/1.1 last, where it had the choice: its connections are not shared.
     fn chose_http1(&self) -> bool {
         self.is_http1.load(Ordering::Relaxed)
-    }
-}
-
-impl Multiplexed {
-    /// Takes a place, unless all that upstream allows are taken.
-    fn enter(self: &Arc<Self>) -> Option<Place> {
-        let before = self.streams.load(Ordering::Relaxed);
-        if before >= self.max_streams.load(Ordering::Relaxed) {
-            return None;
-        }
-        // A connection without a stream may have been closed unseen.
-        if before == 0 && self.socket.has_hung_up() {
-            self.has_ended.store(true, Ordering::Relaxed);
-            return None;
-        }
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        Some(Place(self.clone()))
-    }
-
-    /// Closed, or told to go away: nothing new is begun on it.
-    fn is_alive(&self) -> bool {
-        !self.has_ended.load(Ordering::Relaxed) && !self.sender.is_closed()
-    }
-
-    fn is_idle_for_too_long(&self) -> bool {
-        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        self.streams.load(Ordering::Relaxed) == 0 && since.elapsed() >= self.limit
-    }
-}
-
-impl Lease {
-    pub(crate) fn is_http2(&self) -> bool {
-        matches!(self.way, Way::Http2(_))
-    }
-
-    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-
-    /// Sends the request at once; the head of its answer follows.
-    pub(crate) fn send(&mut self, mut request: Request<Upload>) -> impl Future<Output = Sent> + use<'_> {
-        match &mut self.way {
-            Way::Http1 { sender, socket, .. } => {
-                socket.expects_head();
-                let answer = sender.try_send_request(request);
-                Either::Left(answer.inspect(|_| socket.head_came()))
-            }
-            Way::Http2(place) => {
-                // An upload that upstream takes no more of still has its stream, whatever became of the answer.
-                request.body_mut().hold(place.clone());
-                let answer = place.0.sender.clone().try_send_request(request);
-                Either::Right(answer.inspect(|_| place.0.socket.progressed()))
-            }
-        }
-    }
-
-    /// A frame of the answer has come.
-    pub(crate) fn progressed(&self) {
-        if let Way::Http2(place) = &self.way {
-            place.0.socket.progressed();
-        }
-    }
-
-    /// Whether upstream may have acted on this request: whether any byte of it was written. On a connection that
-    /// others write to as well, it is said to be so once it was begun.
-    pub(crate) fn has_written(&self) -> bool {
-        match &self.way {
-            Way::Http1 { socket, written_before, .. } => socket.written() > *written_before,
-            Way::Http2(_) => true,
-        }
-    }
-
-    /// No other request follows on the connection.
-    pub(crate) fn is_last_use(&mut self) {
-        self.may_be_kept = false;
-    }
-
-    /// The answer is whole: the connection may serve the next request, if it is still one.
-    pub(crate) fn give_back(self) {
-        let Way::Http1 { sender, socket, .. } = self.way else { return };
-        let settings = self.upstream.pool;
-        if !self.may_be_kept || sender.is_closed() {
-            return;
-        }
-        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let connections = idle.entry(self.endpoint.id).or_default();
-        if connections.len() < settings.max_idle {
-            connections.push(Idle { sender, socket, since: Instant::now(), limit: settings.idle });
-        }
-    }
-
-    /// The connection is a tunnel from here on; what is left of the lease is the place at its endpoint.
-    pub(crate) fn into_tunnel(self) -> AtEndpoint {
-        self.at
     }
 }

@@ -1,5 +1,7 @@
 //! TLS to upstream: whom we trust, and who we are.
 
+mod pinned;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use crate::config::UpstreamTls;
 use crate::config::fault::{Fault, Faults};
 use crate::digest::Sha256;
 use crate::pem;
+pub(crate) use pinned::Doubt;
+use pinned::{Pinned, VeryCertificate};
 
 /// An upstream's TLS, ready for use. Two are equal if they came from the same files with the same content.
 #[derive(Clone)]
@@ -24,6 +28,8 @@ pub(crate) struct ClientTls {
     /// Offers HTTP/1.1 alone, for what HTTP/2 can't do.
     http1: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
+    /// Certificates that a server may present though no authority signed them.
+    pinned: Pinned,
 }
 
 impl PartialEq for ClientTls {
@@ -48,22 +54,29 @@ impl ClientTls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let fingerprint = fingerprint(tls);
         let mut faults = Vec::new();
-        let roots = match &tls.ca {
-            Some(path) => pem::authorities(path),
-            None => Ok(Arc::new(systems_authorities())),
+        let trust = match &tls.ca {
+            Some(path) => Trust::of_file(path),
+            None => Ok(Trust { roots: Arc::new(systems_authorities()), pinned: Arc::default() }),
         };
-        let roots = roots.map_err(|fault| faults.push(fault));
+        let trust = trust.map_err(|fault| faults.push(fault));
         let client = tls.client.as_ref().map(|pair| pem::certified_key(pair, &provider)).transpose();
         let client = client.map_err(|fault| faults.push(fault));
-        let (Ok(roots), Ok(client)) = (roots, client) else { return Err(Faults(faults)) };
+        let (Ok(trust), Ok(client)) = (trust, client) else { return Err(Faults(faults)) };
         let client = client.map(|key| Arc::new(Presented(Arc::new(key))));
-        let config = |protocols: &[&[u8]]| client_config(&provider, &roots, client.as_ref(), protocols);
+        let config = |protocols: &[&[u8]]| client_config(&provider, &trust, client.as_ref(), protocols);
         Ok(ClientTls {
             fingerprint,
             any: config(&[b"h2", b"http/1.1"])?,
             http1: config(&[b"http/1.1"])?,
             server_name: tls.server_name.clone().and_then(|name| ServerName::try_from(name).ok()),
+            pinned: trust.pinned.clone(),
         })
+    }
+
+    /// What of the certificates that are trusted will keep a server with one of these names from being connected to.
+    pub(crate) fn doubts(&self, hosts: &[&str]) -> Vec<Doubt> {
+        let names: Vec<_> = hosts.iter().filter_map(|host| self.name_for(host)).collect();
+        pinned::doubts(&self.pinned, &names)
     }
 
     /// What a connection is made with. `is_http1`: where HTTP/2 is of no use.
@@ -78,20 +91,39 @@ impl ClientTls {
     }
 }
 
+/// What a server's certificate may be of.
+struct Trust {
+    roots: Arc<RootCertStore>,
+    pinned: Pinned,
+}
+
+impl Trust {
+    /// The certificates of a file: each an authority, or the server's very own.
+    fn of_file(path: &Path) -> Result<Self, Fault> {
+        Ok(Trust { roots: pem::authorities(path)?, pinned: pem::certificates(path)?.into() })
+    }
+}
+
 fn client_config(
     provider: &Arc<CryptoProvider>,
-    roots: &Arc<RootCertStore>,
+    trust: &Trust,
     client: Option<&Arc<Presented>>,
     protocols: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, Fault> {
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| Fault::of_file(Path::new("tls"), error.to_string()))?
-        .with_root_certificates(roots.clone());
+        .with_root_certificates(trust.roots.clone());
     let mut config = match client {
         Some(client) => builder.with_client_cert_resolver(client.clone()),
         None => builder.with_no_client_auth(),
     };
+    if !trust.pinned.is_empty() {
+        let verifier = VeryCertificate::new(trust, provider).map_err(|error| {
+            Fault::of_file(Path::new("tls"), format!("the authorities are of no use: {error}"))
+        })?;
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+    }
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }

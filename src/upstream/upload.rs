@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::socket::Socket;
 use super::stall::StallTimer;
 use crate::exchange::Exchanges;
 
@@ -205,7 +206,12 @@ struct Uploading {
     trailers: TrailerRule,
     /// What lasts as long as the upload does.
     held: Held,
+    /// The connection that the body goes to, where the server may leave it unread for this long.
+    waits: Option<(Arc<Socket>, Duration)>,
 }
+
+/// A body up to this length fits into what a server's kernel takes in ahead of the server.
+const SHORT_BODY: u64 = 16 * 1024;
 
 #[derive(Default)]
 struct Held(Option<Arc<dyn Send + Sync>>);
@@ -249,13 +255,26 @@ impl Upload {
             stall: StallTimer::new(limits.idle),
             trailers,
             held: Held::default(),
+            waits: None,
         })))
+    }
+
+    /// None.
+    pub(crate) fn none() -> Self {
+        Upload(None)
     }
 
     /// Keeps `what` for as long as the upload lives, in the place of what it kept before.
     pub(crate) fn hold(&mut self, what: Arc<dyn Send + Sync>) {
         if let Some(uploading) = &mut self.0 {
             uploading.held = Held(Some(what));
+        }
+    }
+
+    /// The server behind `socket` may leave a long body unread for `limit`.
+    pub(super) fn may_wait(&mut self, socket: &Arc<Socket>, limit: Duration) {
+        if let Some(uploading) = &mut self.0 {
+            uploading.waits = Some((socket.clone(), limit));
         }
     }
 
@@ -281,6 +300,11 @@ impl Uploading {
             self.received = self.received.saturating_add(data.len() as u64);
             if self.received > self.limits.bytes {
                 return self.fail(UploadFailure::TooLarge);
+            }
+            if self.received > SHORT_BODY
+                && let Some((socket, limit)) = self.waits.take()
+            {
+                socket.is_patient_for(limit);
             }
         }
         self.progress.moved(MOVING);

@@ -1,11 +1,15 @@
 //! Commands that explain: what a request would meet, what a code means, how a running process is.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
-use crate::harness::{Binary, Gateway, Upstream, answer_of, until};
+use crate::harness::{Binary, Gateway, Upstream, answer_of, in_time, until};
 
 fn bearward(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bearward"));
@@ -215,4 +219,104 @@ fn the_built_in_routes_and_the_example_warn_of_nothing_that_they_are_to_blame_fo
             warnings.iter().filter(|warning| warning.to_string().contains("route")).collect();
         assert!(report["ok"] == true && of_routes.is_empty(), "{routes}: {report}");
     }
+}
+
+/// Answers each request by its line at once, and takes an unread body for the next request, as some servers do; `slow`
+/// ones take their time for each.
+async fn careless(methods_it_reads: &'static [&'static str], pause: Duration) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut buffer, mut bytes) = (Vec::new(), [0; 4096]);
+                loop {
+                    while let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                        let head = String::from_utf8_lossy(&buffer[..end]).to_lowercase();
+                        buffer.drain(..end + 4);
+                        let method = head.split(' ').next().unwrap_or_default().to_uppercase();
+                        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                        if methods_it_reads.contains(&&*method) {
+                            let length = length.map_or(0, |length| length.parse::<usize>().unwrap());
+                            while buffer.len() < length {
+                                let read = stream.read(&mut bytes).await.ok().filter(|read| *read > 0)?;
+                                buffer.extend_from_slice(&bytes[..read]);
+                            }
+                            buffer.drain(..length);
+                        }
+                        tokio::time::sleep(pause).await;
+                        stream.write_all(answer_of("hi").as_bytes()).await.ok()?;
+                        if head.contains("connection: close") {
+                            return Some(());
+                        }
+                    }
+                    let read = stream.read(&mut bytes).await.ok().filter(|read| *read > 0)?;
+                    buffer.extend_from_slice(&bytes[..read]);
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_server_that_takes_bodies_for_requests_is_found_by_the_probe() {
+    const ALL: &[&str] = &["GET", "POST", "DELETE"];
+    let quick = Duration::ZERO;
+    let good = careless(ALL, quick).await;
+    let of_get = careless(&["POST", "DELETE"], quick).await;
+    let of_post = careless(&["GET", "DELETE"], quick).await;
+    let slow = careless(&[], Duration::from_millis(900)).await;
+    let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let token = bearward::Token::generate().unwrap();
+    let keys = format!(
+        "keys:\n  - {{id: {}, hash: \"{}\", permissions: [read]}}\n",
+        token.key_id(),
+        token.hash().to_stored()
+    );
+    std::fs::write(path("keys.yaml"), keys).unwrap();
+    let config = format!(
+        "listeners: [{{address: 127.0.0.1:0}}]\nkeys: {{path: keys.yaml}}\nupstreams:\n\
+         \x20 - {{name: good, endpoints: [\"http://{good}\"]}}\n\
+         \x20 - {{name: of-get, endpoints: [\"http://{of_get}\"]}}\n\
+         \x20 - {{name: of-post, endpoints: [\"http://{of_post}\"]}}\n\
+         \x20 - {{name: mended, endpoints: [\"http://{of_post}\"], reuse_after_body: false}}\n\
+         \x20 - {{name: slow, endpoints: [\"http://{slow}\"]}}\n\
+         \x20 - {{name: nowhere, endpoints: [\"http://{nowhere}\"]}}\n"
+    );
+    std::fs::write(path("bearward.yaml"), config).unwrap();
+    let directory = directory.path().to_owned();
+    let output = tokio::task::spawn_blocking(move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bearward"));
+        command.args(["check", "--probe", "--json", "--config", "bearward.yaml"]).current_dir(directory);
+        command.output().unwrap()
+    });
+    let output = in_time("the probe", output).await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut found = BTreeSet::new();
+    for probe in report["probes"].as_array().unwrap() {
+        let text = |name: &str| probe[name].as_str().unwrap_or_default().to_owned();
+        found.insert(format!("{} {} {}", text("upstream"), text("method"), text("outcome")));
+        let is_told = text("warning").contains("reuse_after_body: false");
+        let is_open = text("outcome") == "unread" && text("method") == "POST" && text("upstream") != "mended";
+        assert_eq!(is_told, is_open, "{probe}");
+    }
+    for upstream in ["good", "of-get", "of-post", "mended", "slow", "nowhere"] {
+        for method in ALL {
+            let outcome = match (upstream, *method) {
+                ("nowhere", _) => "unknown",
+                ("of-get", "GET") | ("of-post" | "mended", "POST") | ("slow", _) => "unread",
+                _ => "read",
+            };
+            assert!(
+                found.contains(&format!("{upstream} {method} {outcome}")),
+                "{upstream} {method}: {found:?}"
+            );
+        }
+    }
+    let warnings = report["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|warning| warning.as_str().unwrap().contains("of-post")), "{warnings:?}");
 }

@@ -32,6 +32,7 @@ mod page;
 mod process;
 mod reload;
 mod resources;
+mod reuse;
 mod stores;
 mod strangers;
 mod structure;

@@ -229,3 +229,34 @@ async fn a_tunnel_outlives_a_slow_upstream_and_the_end_of_one_direction() {
         drop(sending.await.unwrap());
     }
 }
+
+#[tokio::test]
+async fn a_tunnel_that_breaks_is_logged_with_what_passed() {
+    let upstream = Upstream::acting(|_, mut stream| async move {
+        stream.write_all(SWITCH.as_bytes()).await.ok()?;
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).await.ok()?;
+        stream.write_all(&[b'x'; 1000]).await.ok()?;
+        // A reset, once the client has what was sent.
+        stream.read_exact(&mut bytes).await.ok()?;
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok()?;
+        None
+    })
+    .await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("routes: [{name: a, paths: [/**], permission: read, upgrades: [websocket]}]")
+        .start_binary()
+        .await;
+    let mut raw = gateway.raw().await;
+    let bearer = gateway.bearer("ci");
+    raw.send(format!("GET /socket HTTP/1.1\r\nHost: a\r\n{bearer}{WEBSOCKET}\r\n")).await;
+    assert_eq!(raw.head().await.status, 101);
+    raw.send("hello").await;
+    assert_eq!(raw.bytes(1000).await.unwrap().len(), 1000);
+    raw.send("again").await;
+    eventually("the tunnel is logged", || !gateway.access_lines().is_empty()).await;
+    let line = gateway.access_lines().remove(0);
+    assert_eq!((line["status"].as_u64(), line["bytes_sent"].as_u64()), (Some(101), Some(1000)), "{line}");
+    assert_eq!(line["bytes_received"], 10, "{line}");
+}

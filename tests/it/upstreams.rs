@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -280,13 +280,23 @@ async fn a_client_that_stops_reading_does_not_hold_up_the_others_of_its_connecti
 /// An HTTPS server that answers any request with its name.
 async fn https(name: &str) -> (SocketAddr, String) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
+    (https_with(certificate, key, name, Arc::default()).await, made.cert.pem())
+}
+
+async fn https_with(
+    certificate: CertificateDer<'static>,
+    key: Vec<u8>,
+    name: &str,
+    connections: Arc<AtomicUsize>,
+) -> SocketAddr {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
+        .with_single_cert(vec![certificate], key)
         .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -294,6 +304,7 @@ async fn https(name: &str) -> (SocketAddr, String) {
     let name = name.to_owned();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            connections.fetch_add(1, Ordering::SeqCst);
             let (acceptor, name) = (acceptor.clone(), name.clone());
             tokio::spawn(async move {
                 let mut stream = acceptor.accept(stream).await.ok()?;
@@ -304,7 +315,7 @@ async fn https(name: &str) -> (SocketAddr, String) {
             });
         }
     });
-    (address, made.cert.pem())
+    address
 }
 
 #[tokio::test]
@@ -490,6 +501,137 @@ async fn an_upload_that_upstream_leaves_lying_holds_up_nobody() {
     for _ in 0..4 {
         assert_eq!(in_time("an answer", gateway.get("/v1/models", "ci")).await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn an_upload_that_upstream_leaves_lying_holds_up_no_other_upload() {
+    // One connection's window is 64 KiB here, which the upload that is left lying uses up.
+    let upstream = Http2::start(100, false).await;
+    let gateway = upstream.gateway().await;
+    gateway.get("/v1/models", "ci").await;
+    let bearer = gateway.bearer("ci");
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut raw = gateway.raw().await;
+        raw.send(format!(
+            "POST /v1/score HTTP/1.1\r\nHost: a\r\n{bearer}Content-Length: 300000\r\n\r\n{}",
+            "x".repeat(200_000)
+        ))
+        .await;
+        assert_eq!(raw.head().await.status, 200);
+        held.push(raw);
+        for _ in 0..4 {
+            let body = "x".repeat(100_000);
+            let answer = in_time("an answer", gateway.post("/v1/embeddings", "ci", &body)).await;
+            assert_eq!(answer.status, 200);
+            assert!(answer.body.starts_with(b"100000 "), "{:?}", answer.body);
+        }
+    }
+    let connections = upstream.connections.load(Ordering::SeqCst);
+    assert!(connections <= 2 * 5, "one more for each that is used up, by worker: {connections}");
+    // Where there may be one connection alone, it is shared all the same.
+    let bounded = Gateway::at(&format!("h2c://{}", upstream.address))
+        .key("ci", "permissions: [read]")
+        .upstream("pool: {max_idle: 1}")
+        .start()
+        .await;
+    assert_eq!(bounded.post("/v1/embeddings", "ci", "hi").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_past_its_age_takes_no_new_request_and_its_streams_finish() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = in_front_of(&[upstream.address], "pool: {max_age: 50ms, idle: 1h}").await;
+    let mut raw = gateway.raw().await;
+    let ask = format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"));
+    until("another connection is made", async || {
+        raw.send(&ask).await;
+        assert_eq!(raw.answer().await.status, 200);
+        upstream.connections() > 2
+    })
+    .await;
+    assert!(upstream.requests().len() > 3, "each serves what comes in its time");
+    let http2 = Http2::start(100, false).await;
+    let gateway = Gateway::at(&format!("h2c://{}", http2.address))
+        .key("ci", "permissions: [read]")
+        .upstream("pool: {max_age: 50ms, idle: 1h}")
+        .start()
+        .await;
+    let mut held = gateway.raw().await;
+    held.send(format!("GET /v1/models/held HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+    eventually("it is at upstream", || http2.at_once.load(Ordering::SeqCst) == 1).await;
+    until("other connections are made", async || {
+        assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+        http2.connections.load(Ordering::SeqCst) > 3
+    })
+    .await;
+    http2.release.add_permits(1);
+    assert_eq!(held.answer().await.status, 200);
+    assert_eq!(http2.resets.load(Ordering::SeqCst), 0);
+}
+
+/// What `openssl req -x509` makes: a certificate that signs itself and says that it is an authority.
+#[tokio::test]
+async fn a_server_may_present_the_very_certificate_that_is_trusted() {
+    let mut params = rcgen::CertificateParams::new(vec!["model.internal".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = params.self_signed(&key).unwrap();
+    let address = https_with(made.der().clone(), key.serialize_der(), "model.internal", Arc::default());
+    let address = address.await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca.pem");
+    std::fs::write(&path, made.pem()).unwrap();
+    for (name, is_right) in [("model.internal", true), ("other.internal", false)] {
+        let gateway = Gateway::at(&format!("https://{address}"))
+            .key("ci", "permissions: [read]")
+            .upstream(&format!("tls: {{ca: {}, server_name: {name}}}", path.display()))
+            .start()
+            .await;
+        let answer = gateway.get("/v1/models", "ci").await;
+        match is_right {
+            true => assert_eq!(answer.body, b"model.internal"),
+            false => answer.assert_denied(502, "UPSTREAM_UNREACHABLE"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_is_refused_leaves_the_connections_as_they_were() {
+    let made = rcgen::generate_simple_self_signed(vec!["model.internal".to_owned()]).unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
+    let address = https_with(certificate, key, "model.internal", connections.clone()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca.pem");
+    std::fs::write(&path, made.cert.pem()).unwrap();
+    let fields = format!("pool: {{idle: 1h}}, tls: {{ca: {}, server_name: model.internal}}", path.display());
+    let gateway = Gateway::at(&format!("https://{address}"))
+        .key("ci", "permissions: [read]")
+        .upstream(&fields)
+        .start()
+        .await;
+    // On one connection of the client, and so by one worker.
+    let mut raw = gateway.raw().await;
+    let ask = format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"));
+    raw.send(&ask).await;
+    assert_eq!(raw.answer().await.status, 200);
+    let config = std::fs::read_to_string(gateway.path("bearward.yaml")).unwrap();
+    // The first upstream is changed and good; the second is not.
+    let other = directory.path().join("other.pem");
+    std::fs::write(&other, format!("{}{}", made.cert.pem(), made.cert.pem())).unwrap();
+    let refused = config.replace(&path.display().to_string(), &other.display().to_string()).replace(
+        "keys: {path",
+        "  - {name: second, endpoints: [\"https://127.0.0.1:1\"], tls: {ca: /nowhere.pem}}\nkeys: {path",
+    );
+    assert_ne!(refused, config);
+    gateway.rename_in("bearward.yaml", &refused);
+    gateway.reload().await.assert_denied(422, "RELOAD_REFUSED");
+    gateway.rename_in("bearward.yaml", &config);
+    assert_eq!(gateway.reload().await.status, 200);
+    raw.send(&ask).await;
+    assert_eq!(raw.answer().await.status, 200);
+    assert_eq!(connections.load(Ordering::SeqCst), 1, "the kept connection serves still");
 }
 
 #[tokio::test]

@@ -71,9 +71,11 @@ pub(super) struct KeyCounts {
 pub(super) struct Endpoint {
     pub(super) upstream: String,
     pub(super) endpoint: String,
+    pub(super) address: Option<String>,
     pub(super) is_well: bool,
     pub(super) was_asked: bool,
     pub(super) fault: Option<String>,
+    pub(super) look_up_fault: Option<String>,
     pub(super) requests_in_flight: u64,
 }
 

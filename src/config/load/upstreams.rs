@@ -15,7 +15,9 @@ use crate::config::{
     Upstream, UpstreamCredential, UpstreamTls,
 };
 
-/// Of health checks.
+/// Between the look-ups of a name.
+const DEFAULT_RESOLVE: Duration = Duration::from_secs(10);
+/// Of health checks and look-ups.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// Two more endpoints that a request may go to.
 const DEFAULT_RETRIES: usize = 2;
@@ -51,6 +53,8 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
     let host = d.optional(f, "host", host);
     let accept_in_path =
         d.optional(f, "accept_in_path", |d, node| d.list(node, |d, node| d.one_of(node, &Ambiguity::ALL)));
+    let reuse_after_body = d.optional(f, "reuse_after_body", Decoder::boolean);
+    let resolve = d.optional(f, "resolve", pause);
     d.done(fields);
     // A faulty section must not turn into none: `?` on the inner option.
     let credential = credential.map_or(Some(None), |section| section.map(Some))?;
@@ -68,6 +72,8 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
         health,
         host,
         accept_in_path: accept_in_path.unwrap_or_default(),
+        reuse_after_body: reuse_after_body.unwrap_or(true),
+        resolve: resolve.unwrap_or(DEFAULT_RESOLVE),
     })
 }
 
@@ -268,11 +274,11 @@ fn health(d: &mut Decoder<'_>, node: &Node) -> Option<HealthCheck> {
     Some(HealthCheck { path: path?, interval, timeout, failures, successes })
 }
 
-/// A duration that asks nobody without a pause.
+/// The pause between two questions to a server, or its time to answer: never none.
 fn pause(d: &mut Decoder<'_>, node: &Node) -> Option<Duration> {
     let pause = d.duration(node)?;
     if pause < SHORTEST_PAUSE {
-        d.fault(node.at, "too short for a check").hint = Some("at least 100ms".to_owned());
+        d.fault(node.at, "too short a pause").hint = Some("at least 100ms".to_owned());
         return None;
     }
     Some(pause)
@@ -286,6 +292,7 @@ fn pool(d: &mut Decoder<'_>, node: &Node) -> Option<Pool> {
         max_idle: d
             .optional(&mut fields, "max_idle", |d, node| d.number(node, 0))
             .unwrap_or(default.max_idle),
+        max_age: d.optional(&mut fields, "max_age", Decoder::duration).unwrap_or(default.max_age),
     };
     d.done(fields);
     Some(pool)

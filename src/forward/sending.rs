@@ -1,0 +1,205 @@
+//! Brings a request to a connection: which endpoint, which connection, in which form, and whether once more.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::uri::Scheme;
+use http::{Method, Request, Response, Uri, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::{Exchange, has_usually_a_body, is_flood, of_http2, told_once, was_refused_unread};
+use crate::alarm::Alarm;
+use crate::denial::Denial;
+use crate::upstream::Endpoint;
+use crate::upstream::pool::{Lease, Sent, WorkerPool};
+use crate::upstream::upload::Upload;
+
+impl Exchange<'_> {
+    /// Sends on a connection that is kept, or a new one. A connection that dies before a byte was written is
+    /// replaced, and an endpoint that can't be reached by another one. `request`: where it waits until it is sent;
+    /// `connecting`: how long that was for new connections.
+    ///
+    /// A request that was written is sent once more where that is harmless: it is idempotent and has no body, the
+    /// connection was used before, and upstream closed it without a byte (RFC 9110, section 9.2.2).
+    pub(super) async fn send(
+        &self,
+        request: &mut Option<Request<Upload>>,
+        pool: &Arc<WorkerPool>,
+        connecting: &mut Option<Duration>,
+        alarm: &mut Alarm,
+    ) -> Result<(Response<Incoming>, Lease), Denial> {
+        let is_repeatable = is_repeatable(request.as_ref());
+        let (mut tried, mut is_repeated) = (Vec::new(), false);
+        // Upstream may have acted on what it got before.
+        let refuse = |denial: Denial, is_repeated| match is_repeated {
+            true => denial.not_to_be_retried(),
+            false => denial,
+        };
+        loop {
+            let leased = self.lease(pool, &mut tried, connecting, is_repeated).await;
+            let mut lease = leased.map_err(|denial| refuse(denial, is_repeated))?;
+            let method = request.as_ref().map(|request| request.method().clone());
+            let answered = {
+                let sending = pin!(self.begin(request, &mut lease, is_repeatable && !is_repeated)?);
+                self.answer(sending, alarm).await
+            };
+            let mut error = match answered {
+                Some(Ok(response)) => {
+                    self.upstream.note_success(lease.endpoint());
+                    return Ok((response, lease));
+                }
+                Some(Err(error)) => error,
+                None => {
+                    let denial = Denial::upstream_timeout(&self.upstream.name).caused_by("no answer in time");
+                    return Err(told_once(denial, &lease));
+                }
+            };
+            match error.take_message() {
+                Some(unsent) if lease.is_reused => *request = Some(unsent),
+                Some(unsent) if tried.len() < self.upstream.retries => {
+                    tried.push(lease.endpoint().clone());
+                    *request = Some(unsent);
+                }
+                Some(_) => return Err(refuse(self.failed(error.into_error(), &lease), is_repeated)),
+                None => {
+                    let error = error.into_error();
+                    let unanswered = was_closed(&error).then(|| lease.take_unanswered()).flatten();
+                    let Some(headers) = unanswered else { return Err(self.failed(error, &lease)) };
+                    *request = Some(again(method.unwrap_or_default(), headers));
+                    is_repeated = true;
+                }
+            }
+        }
+    }
+
+    /// Takes the request to a connection.
+    fn begin<'l>(
+        &self,
+        request: &mut Option<Request<Upload>>,
+        lease: &'l mut Lease,
+        is_repeatable: bool,
+    ) -> Result<impl Future<Output = Sent> + use<'l>, Denial> {
+        // It is there: it was put back where it was not sent.
+        let mut request = request.take().ok_or_else(Denial::internal)?;
+        self.shape(&mut request, lease)?;
+        Ok(lease.send(request, self.timeouts.response_headers, is_repeatable))
+    }
+
+    /// A connection to an endpoint that the request was not tried on yet. `is_new`: none that was used before.
+    async fn lease(
+        &self,
+        pool: &Arc<WorkerPool>,
+        tried: &mut Vec<Arc<Endpoint>>,
+        connecting: &mut Option<Duration>,
+        is_new: bool,
+    ) -> Result<Lease, Denial> {
+        loop {
+            let Some(endpoint) = self.pick(tried).await? else {
+                let name = &self.upstream.name;
+                return Err(match tried.is_empty() {
+                    true => Denial::upstream_unfit(name).caused_by("the health checks of all endpoints fail"),
+                    false => Denial::upstream_unreachable(name).caused_by("tried on all endpoints"),
+                });
+            };
+            if !is_new && let Some(lease) = pool.reuse(self.upstream, &endpoint, self.needs) {
+                return Ok(lease);
+            }
+            let leasing = pool.lease(self.upstream, &endpoint, self.needs, self.timeouts.connect, tried);
+            let began = Instant::now();
+            // In a box: few requests need the room that it takes.
+            let leased = Box::pin(leasing).await;
+            *connecting = Some(connecting.unwrap_or_default() + began.elapsed());
+            let error = match leased {
+                Ok(lease) => {
+                    if !lease.is_reused {
+                        self.upstream.note_success(lease.endpoint());
+                    }
+                    return Ok(lease);
+                }
+                Err(error) => error,
+            };
+            if tried.len() > self.upstream.retries || !self.upstream.has_untried(tried) {
+                return Err(self.unconnected(error.into()));
+            }
+        }
+    }
+
+    /// The endpoint to try next. Where the first look-up of all names is still under way, its end is waited for.
+    async fn pick(&self, tried: &[Arc<Endpoint>]) -> Result<Option<Arc<Endpoint>>, Denial> {
+        let picked = self.upstream.pick(tried);
+        if picked.is_some() || self.upstream.has_addresses() {
+            return Ok(picked);
+        }
+        if Box::pin(self.upstream.is_found_within(self.timeouts.connect)).await {
+            return Ok(self.upstream.pick(tried));
+        }
+        Err(Denial::upstream_unreachable(&self.upstream.name).caused_by(self.upstream.why_no_address()))
+    }
+
+    /// The name that upstream is asked by.
+    fn host(&self) -> &HeaderValue {
+        self.upstream.host.as_ref().unwrap_or(&self.target.authority)
+    }
+
+    /// Gives the request the form of the connection's protocol. It may have had the other one's before.
+    fn shape(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
+        if !lease.is_http2() {
+            if request.version() == Version::HTTP_2 {
+                // The other protocol has taken it away.
+                request.headers_mut().insert(HOST, self.host().clone());
+            }
+            *request.version_mut() = Version::HTTP_11;
+            *request.uri_mut() = Uri::from(self.path.clone());
+            if request.body().is_end_stream() {
+                return Ok(());
+            }
+            if request.body().size_hint().exact().is_none() {
+                // hyper would send a GET of unknown length without its body.
+                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+            // A server that leaves the body unread takes it for the next request on the connection: there is none.
+            if !has_usually_a_body(request.method()) || !self.upstream.reuse_after_body {
+                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                lease.is_last_use();
+            }
+            return Ok(());
+        }
+        *request.version_mut() = Version::HTTP_2;
+        let scheme = if lease.endpoint().is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
+        let uri =
+            Uri::builder().scheme(scheme).authority(self.host().as_bytes()).path_and_query(self.path.clone());
+        *request.uri_mut() =
+            uri.build().map_err(|error| Denial::bad_request("The target is not valid").caused_by(error))?;
+        // The authority says it, and HTTP/2 frames bodies by itself.
+        request.headers_mut().remove(HOST);
+        request.headers_mut().remove(TRANSFER_ENCODING);
+        request.headers_mut().remove(CONNECTION);
+        Ok(())
+    }
+}
+
+/// Whether a request may be sent again though upstream may have acted on it: it asks for nothing to be done
+/// (RFC 9110, section 9.2.1), and has no body.
+fn is_repeatable(request: Option<&Request<Upload>>) -> bool {
+    request.is_some_and(|request| {
+        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+            && request.body().is_end_stream()
+    })
+}
+
+/// A repeatable request once more.
+fn again(method: Method, headers: HeaderMap) -> Request<Upload> {
+    let mut request = Request::new(Upload::none());
+    *request.method_mut() = method;
+    *request.headers_mut() = headers;
+    request
+}
+
+/// Whether the connection was closed or reset, or the stream was refused unread; not whether upstream answered something.
+fn was_closed(error: &hyper::Error) -> bool {
+    let of_http2 = of_http2(error).map(|error| error.is_io() || was_refused_unread(error));
+    of_http2.unwrap_or_else(|| !error.is_parse() && !error.is_user() && !is_flood(error))
+}

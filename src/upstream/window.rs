@@ -1,0 +1,161 @@
+//! How much an HTTP/2 server takes of all bodies on one connection: its connection window (RFC 9113, section 5.2), read
+//! from the frames that pass.
+//!
+//! hyper does not show it. A body that the server does not read keeps its share of that window, so that one caller
+//! could use it up and stop every other upload on the connection.
+
+/// A connection has room for a new body while a whole frame of it fits.
+const LEAST_ROOM: i64 = 16 * 1024;
+/// Until the server says otherwise (RFC 9113, section 6.9.2).
+const INITIAL_WINDOW: i64 = 65_535;
+/// What a client sends before its first frame (RFC 9113, section 3.4).
+const PREFACE: usize = 24;
+
+const HEADER: usize = 9;
+const DATA: u8 = 0;
+const WINDOW_UPDATE: u8 = 8;
+/// The payload of a `WINDOW_UPDATE`.
+const INCREMENT: usize = 4;
+
+/// The window of one connection.
+#[derive(Debug)]
+pub(super) struct Window {
+    left: i64,
+    sent: Frames,
+    received: Frames,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        let sent = Frames { skip: PREFACE, ..Frames::default() };
+        Window { left: INITIAL_WINDOW, sent, received: Frames::default() }
+    }
+}
+
+impl Window {
+    pub(super) fn has_room(&self) -> bool {
+        self.left >= LEAST_ROOM
+    }
+
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
+        let left = &mut self.left;
+        self.sent.read(bytes, |frame| {
+            if frame.kind == DATA {
+                *left -= i64::from(frame.length);
+            }
+        });
+    }
+
+    pub(super) fn received(&mut self, bytes: &[u8]) {
+        let left = &mut self.left;
+        self.received.read(bytes, |frame| {
+            if frame.kind == WINDOW_UPDATE && frame.stream == 0 {
+                *left += i64::from(frame.increment);
+            }
+        });
+    }
+}
+
+/// One frame, as far as it matters here.
+struct Frame {
+    kind: u8,
+    length: u32,
+    stream: u32,
+    increment: u32,
+}
+
+/// Finds the frames in the bytes of one direction, in whatever pieces they come.
+#[derive(Debug, Default)]
+struct Frames {
+    /// The head of the next frame, with the payload of a `WINDOW_UPDATE`.
+    head: [u8; HEADER + INCREMENT],
+    filled: usize,
+    /// Bytes of a payload that are of no interest.
+    skip: usize,
+}
+
+impl Frames {
+    fn read(&mut self, mut bytes: &[u8], mut found: impl FnMut(Frame)) {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = bytes.get(skipped..).unwrap_or_default();
+            let wanted = self.wanted();
+            let taken = bytes.len().min(wanted - self.filled);
+            let (part, rest) = bytes.split_at(taken);
+            if let Some(room) = self.head.get_mut(self.filled..self.filled + taken) {
+                room.copy_from_slice(part);
+            }
+            self.filled += taken;
+            bytes = rest;
+            if taken > 0 && self.filled == self.wanted() {
+                let frame = self.frame();
+                self.skip = (frame.length as usize).saturating_sub(self.filled - HEADER);
+                self.filled = 0;
+                found(frame);
+            }
+        }
+    }
+
+    /// How much of the frame is kept.
+    fn wanted(&self) -> usize {
+        let [.., l0, l1, l2, kind] = [0, self.head[0], self.head[1], self.head[2], self.head[3]];
+        let length = u32::from_be_bytes([0, l0, l1, l2]) as usize;
+        match self.filled >= HEADER && kind == WINDOW_UPDATE {
+            true => HEADER + length.min(INCREMENT),
+            false => HEADER,
+        }
+    }
+
+    fn frame(&self) -> Frame {
+        let [l0, l1, l2, kind, _flags, s0, s1, s2, s3, i0, i1, i2, i3] = self.head;
+        // The highest bit is reserved in both.
+        Frame {
+            kind,
+            length: u32::from_be_bytes([0, l0, l1, l2]),
+            stream: u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]),
+            increment: u32::from_be_bytes([i0 & 0x7f, i1, i2, i3]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, 0];
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    }
+
+    #[test]
+    fn the_window_is_followed_in_whatever_pieces_the_frames_come() {
+        let sent =
+            [vec![b'P'; PREFACE], frame(4, 0, &[]), frame(DATA, 1, &[8; 50_000]), frame(1, 3, &[0; 40])];
+        let sent = sent.concat();
+        let received = [
+            frame(4, 0, &[0; 12]),
+            frame(8, 1, &[0, 1, 0, 0]),
+            frame(8, 0, &[0x80, 0, 1, 0]),
+            frame(6, 0, &[0; 8]),
+        ];
+        let received = received.concat();
+        for piece in [1, 2, 3, 7, 9, 10, 13, 1000, usize::MAX] {
+            let mut window = Window::default();
+            for bytes in sent.chunks(piece.min(sent.len())) {
+                window.sent(bytes);
+            }
+            assert_eq!(window.left, INITIAL_WINDOW - 50_000, "{piece}");
+            assert!(!window.has_room());
+            for bytes in received.chunks(piece.min(received.len())) {
+                window.received(bytes);
+            }
+            assert_eq!(window.left, INITIAL_WINDOW - 50_000 + 256, "{piece}");
+            window.received(&frame(8, 0, &[0, 0, 0x40, 0]));
+            assert!(window.has_room());
+        }
+    }
+}
