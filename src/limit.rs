@@ -148,11 +148,6 @@ impl Limiter {
         !self.states.contains_key(key_id)
     }
 
-    /// Forgets windows that no limit has any more.
-    pub(crate) fn forget_windows(&self) {
-        self.windows.retain(|_, window| Arc::strong_count(window) > 1);
-    }
-
     /// The state of the key with this id, where it has any.
     pub(crate) fn known_state(&self, key_id: &str) -> Option<Arc<KeyState>> {
         self.states.get(key_id).map(|state| state.value().clone())

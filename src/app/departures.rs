@@ -67,7 +67,7 @@ impl Departures {
                 }
             }
         }
-        gateway.limiter.forget_windows();
+        gateway.limiter.forget_unused_windows();
         gateway.observers.forget(gone, now.checked_sub(POLICY_KEPT));
     }
 }
