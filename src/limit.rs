@@ -388,7 +388,7 @@ mod tests {
         let (limiter, hands) = limiter();
         let window = limiter.window(None, quota(60, 60, 10));
         let held = limiter.state("key_held");
-        granted(&limiter, &limiter.state("key_gone"), &[window.clone()], 4);
+        granted(&limiter, &limiter.state("key_gone"), std::slice::from_ref(&window), 4);
         let in_flight = limiter.state("key_in_flight").enter(1).unwrap();
         drop(window);
         let counts = || {
