@@ -151,10 +151,7 @@ async fn handle(
     let Gateway { keys, limiter, hooks, clock, .. } = &*peer.gateway;
     let snapshot = course.snapshot.clone();
     let client = client::client(&parts.headers, peer.address, &snapshot.trusted_proxies);
-    course.record.client(client.address);
-    if client.via_trusted {
-        course.continue_trace(&parts.headers);
-    }
+    course.comes_from(&client, &parts.headers);
 
     if let Some(limit) = peer.over_limit {
         return Err(Denial::too_many_connections(limit));
@@ -321,6 +318,14 @@ impl Course {
         self.record.accepted();
         self.continue_trace(headers);
         Ok(())
+    }
+
+    /// Notes the client, and takes a trusted proxy's word on the trace.
+    fn comes_from(&mut self, client: &Client, headers: &HeaderMap) {
+        self.record.client(client.address);
+        if client.via_trusted {
+            self.continue_trace(headers);
+        }
     }
 
     /// Takes the word of a caller that is trusted, or has a good key, on the trace that the request belongs to.

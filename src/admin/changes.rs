@@ -180,11 +180,11 @@ impl Change {
     }
 
     pub(super) async fn revoke(self) -> Result<Response<AdminBody>, Denial> {
-        self.edit(KeyChange::Revoked, |path, id, admin| revoke(path, id, admin)).await
+        self.edit(KeyChange::Revoked, revoke).await
     }
 
     pub(super) async fn delete(self) -> Result<Response<AdminBody>, Denial> {
-        self.edit(KeyChange::Deleted, |path, id, admin| delete(path, id, admin)).await
+        self.edit(KeyChange::Deleted, delete).await
     }
 
     /// Changes the store, tells the audit, and has the store read again. All of it is done even if whoever asked is gone

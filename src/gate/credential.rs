@@ -278,7 +278,8 @@ mod tests {
     fn a_browsers_key_stands_among_the_protocols_of_a_websocket() {
         let with = Auth { websocket_protocol: true, ..auth() };
         const NAME: &str = "sec-websocket-protocol";
-        let cases: [(&[(&'static str, &str)], Result<&str, u16>); 6] = [
+        type Fields<'a> = &'a [(&'static str, &'a str)];
+        let cases: [(Fields<'_>, Result<&str, u16>); 6] = [
             (&[(NAME, "openai-insecure-api-key.sk-one")], Ok("sk-one")),
             (&[(NAME, "realtime, openai-insecure-api-key.sk-one,v1")], Ok("sk-one")),
             (&[(NAME, "realtime"), (NAME, "openai-insecure-api-key.sk-one")], Ok("sk-one")),

@@ -153,8 +153,7 @@ fn narrow(record: &mut KeyRecord, terms: &Terms) -> Result<(), &'static str> {
     for quota in &terms.rate_limits {
         limits::add(record.rate_limits.get_or_insert_default(), *quota);
     }
-    let tighter = |one: Option<u32>, other: Option<u32>| one.into_iter().chain(other).min();
-    record.max_concurrent = tighter(record.max_concurrent, terms.max_concurrent);
+    record.max_concurrent = record.max_concurrent.into_iter().chain(terms.max_concurrent).min();
     record.expires_at = record.expires_at.into_iter().chain(terms.expires_at).min();
     if let Some(allowed) = &terms.allow_from {
         record.allow_from = match record.allow_from.is_empty() {
