@@ -415,6 +415,7 @@ ELSEWHERE = [
     ("ReplicasDiffer", {f"bearward_secrets{{{OF}}}": "5x30", 'bearward_secrets{job="bearward", instance="b"}': "6x30"}),
     ("CertificateEnds", {f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{13 * 86400}x30"}),
     ("CertificateEnds CertificateEndsNow", {f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{86400}x30"}),
+    ("ThreadEnded", {f'bearward_threads_ended_total{{{OF}, thread="log"}}': "0x20 1x10"}),
     ("InternalError", {f'bearward_refusals_total{{{OF}, code="INTERNAL_ERROR"}}': "0x20 1x10"}),
     ("Overloaded", {f'bearward_refusals_total{{{OF}, code="OVERLOADED"}}': "0+60x30"}),
     (
@@ -461,5 +462,5 @@ def test_the_other_alerts_fire_when_they_should(tmp_path):
 # What `busy` has happen; nothing else may be told.
 HAPPEN = {f"Bearward{name}" for name in (
     "ReloadRefused", "KeyEnds", "EndpointDown", "UpstreamFails", "ServerErrors", "Guessing", "LimitReached", "LogLinesLost",
-    "SpansLost", "KeysDueForRotation",
+    "SpansLost", "KeysDueForRotation", "StrangersFlood",
 )}  # fmt: skip
