@@ -22,6 +22,7 @@ pub use fault::{Fault, Faults, Position};
 pub(crate) use limits::{AttemptQuota, Limits, Quota};
 pub(crate) use log::{Log, LogFormat, LogTarget, Metrics, Traces};
 
+use crate::bom;
 use crate::digest::sha256;
 use crate::permission::Permission;
 
@@ -443,7 +444,7 @@ impl Config {
     /// The admin listener of a file, whatever else is wrong with it; `None` where it can't be made out.
     pub(crate) fn admin_of(path: &Path) -> Option<Option<Admin>> {
         let source = std::fs::read_to_string(path).ok()?;
-        load::admin_of(path, &source, &|name| std::env::var(name).ok())
+        load::admin_of(path, bom::without(&source), &|name| std::env::var(name).ok())
     }
 
     /// Reads a configuration from text; `path` names it in faults.
@@ -456,6 +457,6 @@ impl Config {
         source: &str,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Config, Faults> {
-        load::parse(path, source, environment)
+        load::parse(path, bom::without(source), environment)
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::cache::SetBuilder;
 use super::set::{AtFault, KeySet, Reading};
 use super::{KeyRecord, directory, jsonl, settle, text, yaml};
+use crate::bom;
 use crate::config::fault::{Fault, Faults};
 
 /// No honest file that is read whole is larger; a million keys belong into JSON Lines.
@@ -128,16 +129,6 @@ pub(in crate::keys) fn open(path: &Path) -> Result<fs::File, Fault> {
     }
 }
 
-/// The mark that editors of some systems put in front of UTF-8 (U+FEFF). It is no part of the text.
-pub(crate) const BYTE_ORDER_MARK: &str = "\u{feff}";
-
-fn without_mark(source: String) -> String {
-    match source.strip_prefix(BYTE_ORDER_MARK) {
-        Some(text) => text.to_owned(),
-        None => source,
-    }
-}
-
 /// The text of a file of keys.
 pub(super) fn read(path: &Path) -> Result<String, Fault> {
     let file = open(path)?;
@@ -151,7 +142,7 @@ pub(super) fn read(path: &Path) -> Result<String, Fault> {
     let mut source = String::new();
     match file.take(MAX_BYTES + 1).read_to_string(&mut source) {
         Ok(length) if length as u64 > MAX_BYTES => too_large(),
-        Ok(_) => Ok(without_mark(source)),
+        Ok(_) => Ok(bom::without(&source).to_owned()),
         Err(error) => Err(unreadable(path, &error)),
     }
 }
