@@ -25,6 +25,7 @@ use crate::admin;
 use crate::admin::page::LookedAt;
 use crate::admin::scrape::Cached;
 use crate::admin::status::Reachable;
+use crate::bom;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Address, Admin, Config, Limits};
@@ -32,6 +33,7 @@ use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
 use crate::keys::directory::LastGood;
 use crate::keys::id_secret::IdSecret;
+use crate::keys::placeholder;
 use crate::keys::set::{KeySet, Reading};
 use crate::keys::store::Store;
 use crate::limit::Limiter;
@@ -419,8 +421,16 @@ impl Prepared {
 /// What is wrong with the file of the admin token, if anything is.
 fn token_fault(path: &Path) -> Option<Fault> {
     match std::fs::read_to_string(path) {
-        Ok(token) if token.trim().is_empty() => Some(Fault::of_file(path, "the admin token is empty")),
-        Ok(_) => None,
+        Ok(token) => {
+            let token = bom::without(&token).trim();
+            match placeholder::find(token) {
+                _ if token.is_empty() => Some(Fault::of_file(path, "the admin token is empty")),
+                Some(found) => {
+                    Some(Fault::of_file(path, format!("the admin token is {}", found.what)).hint(found.hint))
+                }
+                None => None,
+            }
+        }
         Err(error) => Some(Fault::of_file(path, format!("the admin token can't be read: {error}"))),
     }
 }

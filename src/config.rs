@@ -24,6 +24,7 @@ pub(crate) use keys::{AgeAction, Auth, Conflict, ID_SECRET_LENGTH, Keys, MaxAge,
 pub(crate) use limits::{AttemptQuota, Limits, PublicLimits, Quota};
 pub(crate) use log::{Log, LogFormat, LogTarget, Metrics, Traces};
 
+use crate::bom;
 use crate::digest::sha256;
 use crate::permission::Permission;
 
@@ -431,7 +432,7 @@ impl Config {
     /// The admin listener of a file, whatever else is wrong with it; `None` where it can't be made out.
     pub(crate) fn admin_of(path: &Path) -> Option<Option<Admin>> {
         let source = std::fs::read_to_string(path).ok()?;
-        load::admin_of(path, &source, &|name| std::env::var(name).ok())
+        load::admin_of(path, bom::without(&source), &|name| std::env::var(name).ok())
     }
 
     /// Reads a configuration from text; `path` names it in faults.
@@ -444,6 +445,6 @@ impl Config {
         source: &str,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Config, Faults> {
-        load::parse(path, source, environment)
+        load::parse(path, bom::without(source), environment)
     }
 }

@@ -19,6 +19,7 @@ mod admin;
 mod ago;
 mod alarm;
 mod app;
+mod bom;
 pub mod cli;
 mod clock;
 mod config;

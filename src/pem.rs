@@ -5,20 +5,24 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
 
+use crate::bom;
 use crate::config::CertificatePair;
 use crate::config::fault::Fault;
 
 /// All certificates of a file.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let unreadable = |error: rustls::pki_types::pem::Error| {
+    let unreadable = |error: pem::Error| {
         Fault::of_file(path, format!("certificates can't be read: {error}")).hint("a PEM file is needed")
     };
-    CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)
+    let content = std::fs::read(path).map_err(pem::Error::Io).map_err(unreadable)?;
+    // In front of the first line, the mark would hide the first certificate.
+    CertificateDer::pem_slice_iter(bom::without_in(&content)).collect::<Result<_, _>>().map_err(unreadable)
 }
 
 /// A chain with the key that belongs to it.
@@ -33,7 +37,9 @@ pub(crate) fn certified_key(
     };
     ParsedCertificate::try_from(leaf)
         .map_err(|error| Fault::of_file(certificate, format!("is not a certificate: {error}")))?;
-    let key = PrivateKeyDer::from_pem_file(private_key).map_err(|error| {
+    let content = std::fs::read(private_key).map(Zeroizing::new).map_err(pem::Error::Io);
+    let key = content.and_then(|content| PrivateKeyDer::from_pem_slice(bom::without_in(&content)));
+    let key = key.map_err(|error| {
         Fault::of_file(private_key, format!("holds no private key: {error}"))
             .hint("a PEM file, not encrypted")
     })?;

@@ -7,6 +7,7 @@
 mod files;
 mod handle;
 mod read;
+mod refusal;
 mod watch;
 mod ways;
 
@@ -30,6 +31,7 @@ pub(crate) use files::Baseline;
 use handle::Message;
 pub(crate) use handle::{Handle, Outcome, Part, Report};
 use read::{Ready, ReadyConfig};
+use refusal::Refusal;
 use watch::{Directories, FileSet, Look, Stamps, Touched};
 use ways::Ways;
 
@@ -40,9 +42,6 @@ const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What changed while it was read is looked at again so soon.
 const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
-/// A key file without lines lets nobody in once it has stood still for this long: whoever writes one anew may begin by
-/// emptying it.
-const BLANK_PATIENCE: Duration = Duration::from_secs(5);
 /// What waits to be heard; more is noted as missed.
 const INBOX: usize = 1024;
 
@@ -53,19 +52,6 @@ enum Heard {
     /// Something that makes a look due.
     Change,
     Stop,
-}
-
-/// Why a part was not taken, or not all of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Refusal {
-    faults: Faults,
-    extent: Extent,
-}
-
-impl From<Faults> for Refusal {
-    fn from(faults: Faults) -> Self {
-        Refusal { faults, extent: Extent::Whole }
-    }
 }
 
 /// A listener that is bound, with the certificates that it has now.
@@ -242,28 +228,14 @@ impl Reloader {
                 };
             }
             if let Look::Changing(wait) = look {
+                if part == Part::Keys {
+                    self.blank = None;
+                }
                 again = Some(again.map_or(wait, |earlier| earlier.min(wait)));
             }
         }
         let of_blank = self.blank_for();
         again.into_iter().chain(of_blank).min()
-    }
-
-    /// How long a key file without lines has to stand still yet before it lets nobody in.
-    fn blank_for(&self) -> Option<Duration> {
-        let (_, since) = self.blank.as_ref()?;
-        Some(BLANK_PATIENCE.saturating_sub(since.elapsed()))
-    }
-
-    /// Whether a part that stands refused may be good by now though nothing has touched it.
-    fn may_have_passed(&self, part: Part) -> bool {
-        let mut refused = self.refused.iter().filter(|(refused, _)| *refused == part);
-        // Of entries it is known what they are; those of a directory may be files that could not be read.
-        refused.any(|(_, refusal)| refusal.extent == Extent::Whole || self.config.keys.path.is_dir())
-    }
-
-    fn stands_refused(&self, part: Part) -> bool {
-        self.refused.iter().any(|(refused, _)| *refused == part)
     }
 
     /// Reloads because somebody asked.
@@ -321,12 +293,15 @@ impl Reloader {
             _ => false,
         };
         let set = self.set(part)?;
-        if has_moved || !set.is_as_taken() {
+        let has_moved = has_moved || !set.is_as_taken();
+        if has_moved {
             set.forget();
-            return None;
         }
-        if part == Part::Keys && ready.is_err() {
+        if part == Part::Keys && (has_moved || ready.is_err()) {
             self.blank = None;
+        }
+        if has_moved {
+            return None;
         }
         let applied = ready.map_err(Refusal::from).and_then(|ready| self.apply(ready));
         self.gateway.limiter.forget_unused_windows();
@@ -340,31 +315,6 @@ impl Reloader {
             Err(refusal) => Outcome::Refused(self.refuse(part, refusal)),
         };
         Some(outcome)
-    }
-
-    /// Takes note of a refusal, and tells of it unless that was done.
-    fn refuse(&mut self, part: Part, refusal: Refusal) -> Faults {
-        self.gateway.reloads.refused(part.name(), self.generation, refusal.extent, &refusal.faults);
-        let faults = refusal.faults.clone();
-        if !self.refused.iter().any(|(refused, known)| *refused == part && *known == refusal) {
-            Self::tell_refusal(part, &refusal);
-            self.refused.retain(|(refused, _)| *refused != part);
-            self.refused.push((part, refusal));
-        }
-        faults
-    }
-
-    fn tell_refusal(part: Part, refusal: &Refusal) {
-        let stays = match refusal.extent {
-            Extent::Whole => "refused; what was good before stays",
-            Extent::Entries { .. } => "an entry was refused; its last good form stays, all others count",
-        };
-        for fault in &refusal.faults.0 {
-            let file = fault.file.display();
-            let (part, line, column) = (part.name(), fault.at.line, fault.at.column);
-            let hint = fault.hint.as_deref();
-            tracing::error!(part, %file, line, column, fault = fault.message, hint, "{stays}");
-        }
     }
 
     /// Puts what was read in the place of what was there.
@@ -387,29 +337,6 @@ impl Reloader {
             }
         }
         Ok(())
-    }
-
-    fn stamps_of_keys(&self) -> Stamps {
-        Stamps::of(std::slice::from_ref(&self.config.keys.path))
-    }
-
-    /// Whether a file without lines is known to be meant so.
-    fn has_stood_blank(&mut self, set: &KeySet) -> Result<(), Refusal> {
-        if !set.is_blank || self.gateway.keys.len() == 0 {
-            self.blank = None;
-            return Ok(());
-        }
-        let stamps = self.stamps_of_keys();
-        let since = match self.blank.take() {
-            Some((known, since)) if known == stamps => since,
-            _ => Instant::now(),
-        };
-        if since.elapsed() >= BLANK_PATIENCE {
-            return Ok(());
-        }
-        self.blank = Some((stamps, since));
-        let message = "the key file has no keys; once it has stood still for 5 s, nobody is let in";
-        Err(Faults::from(Fault::of_file(&self.config.keys.path, message)).into())
     }
 
     /// Entries at fault are told; the others' keys are live.

@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::Visitor;
+use crate::bom;
 use crate::denial::Denial;
 use crate::gate;
 use crate::guard::client::Client;
@@ -114,7 +115,7 @@ impl Visitor {
                 return false;
             }
         };
-        let token = token.trim();
+        let token = bom::without(&token).trim();
         let mut given = headers.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (given.next(), given.next()) else { return false };
         let Some((scheme, given)) = value.to_str().ok().and_then(|value| value.split_once(' ')) else {

@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
 use super::Failure;
+use crate::bom;
 use crate::config::Address;
 
 /// Where somebody says that the admin listener is: `HOST:PORT`, `http://HOST:PORT` or `unix:/PATH`.
@@ -26,7 +27,10 @@ pub(super) fn address(text: &str) -> Address {
 
 pub(super) fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
     match std::fs::read_to_string(path) {
-        Ok(token) => Ok(Zeroizing::new(token)),
+        Ok(token) => {
+            let token = Zeroizing::new(token);
+            Ok(Zeroizing::new(bom::without(&token).trim().to_owned()))
+        }
         Err(error) => Err(Failure::Failed(format!("{}: {error}", path.display()))),
     }
 }

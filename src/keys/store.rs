@@ -9,6 +9,7 @@ use super::cache::SetBuilder;
 use super::id_secret::IdSecret;
 use super::set::{AtFault, KeySet, Reading};
 use super::{KeyRecord, directory, jsonl, settle, text, yaml};
+use crate::bom;
 use crate::config::fault::{Fault, Faults};
 
 /// No honest file that is read whole is larger; a million keys belong into JSON Lines.
@@ -64,8 +65,34 @@ impl Store {
         }
     }
 
-    /// Reads the whole store for service, or says all that is wrong with it.
+    /// Reads the whole store for service, or says all that is wrong with it. Where nothing of it is in service yet, a store
+    /// without keys is a fault: most likely something is missing.
     pub(crate) fn load(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
+        let is_first = reading.at_fault == AtFault::Refused;
+        let set = self.load_any(reading)?;
+        if is_first && set.keys == 0 {
+            return Err(self.without_keys().into());
+        }
+        Ok(set)
+    }
+
+    fn without_keys(&self) -> Fault {
+        let (path, what) = match self {
+            Store::Directory(path) => (path, "the key directory has no keys"),
+            Store::Yaml(path) | Store::JsonLines(path) | Store::Text(path) => (path, "the key file has no keys"),
+        };
+        let place = match self {
+            Store::Yaml(path) => read(path).ok().and_then(|source| yaml::place_of_list(path, &source)),
+            _ => None,
+        };
+        let fault = match place {
+            Some(at) => Fault::at(path, at, what),
+            None => Fault::of_file(path, what),
+        };
+        fault.hint("`bearward keys create --permissions read` makes one")
+    }
+
+    fn load_any(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
         match self {
             Store::JsonLines(path) => jsonl::load(path, reading),
             Store::Directory(path) => directory::load(path, reading),
@@ -129,16 +156,6 @@ pub(in crate::keys) fn open(path: &Path) -> Result<fs::File, Fault> {
     }
 }
 
-/// The mark that editors of some systems put in front of UTF-8 (U+FEFF). It is no part of the text.
-pub(crate) const BYTE_ORDER_MARK: &str = "\u{feff}";
-
-fn without_mark(source: String) -> String {
-    match source.strip_prefix(BYTE_ORDER_MARK) {
-        Some(text) => text.to_owned(),
-        None => source,
-    }
-}
-
 /// The text of a file of keys.
 pub(super) fn read(path: &Path) -> Result<String, Fault> {
     let file = open(path)?;
@@ -152,7 +169,7 @@ pub(super) fn read(path: &Path) -> Result<String, Fault> {
     let mut source = String::new();
     match file.take(MAX_BYTES + 1).read_to_string(&mut source) {
         Ok(length) if length as u64 > MAX_BYTES => too_large(),
-        Ok(_) => Ok(without_mark(source)),
+        Ok(_) => Ok(bom::without(&source).to_owned()),
         Err(error) => Err(unreadable(path, &error)),
     }
 }

@@ -6,7 +6,7 @@ use super::claim::Claim;
 use super::record::{self, KeyRecord, Unique};
 use super::settle::{Entry, Unread};
 use crate::config::decode::Decoder;
-use crate::config::fault::{Fault, Faults};
+use crate::config::fault::{Fault, Faults, Position};
 use crate::config::tree::{self, Kind, Node, Quoting};
 
 /// Reads a key file whole, or says all that is wrong with it. `keys: []` is a list without keys; a file without a list is
@@ -29,6 +29,13 @@ pub(crate) fn parse_any(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Fau
 /// Whether a file is `keys:` and nothing more.
 fn is_without_list(root: &Node) -> bool {
     matches!(&root.kind, Kind::Map(fields) if matches!(fields.as_slice(), [(key, node)] if key.name == "keys" && node.is_null()))
+}
+
+/// Where the list of keys stands.
+pub(super) fn place_of_list(path: &Path, source: &str) -> Option<Position> {
+    let root = tree::parse(path, source, Quoting::Never).ok()??;
+    let Kind::Map(fields) = &root.kind else { return None };
+    fields.iter().find(|(key, _)| key.name == "keys").map(|(_, node)| node.at)
 }
 
 /// Reads the entries of a key file each by itself, with what is wrong beside them.

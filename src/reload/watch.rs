@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
@@ -272,25 +273,33 @@ impl Touched {
 pub(super) struct Directories {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
+    /// What leads to the files that matter. Directories above them may be busy with what does not.
+    ways: Arc<Mutex<Ways>>,
 }
 
 impl Directories {
     /// Tells `told` of every change. Where the system offers no watch, looks at intervals must do.
     pub(super) fn new(told: impl Fn(Touched) + Send + 'static) -> Self {
+        let ways = Arc::new(Mutex::new(Ways::default()));
+        let known = ways.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if let Some(touched) = event.ok().and_then(Touched::read) {
+            let Some(touched) = event.ok().and_then(Touched::read) else { return };
+            let ways = known.lock().unwrap_or_else(PoisonError::into_inner);
+            if touched.paths.is_empty() || touched.paths.iter().any(|path| ways.lead_over(path)) {
+                drop(ways);
                 told(touched);
             }
         });
         let watcher = watcher.map_err(|error| {
             tracing::warn!(%error, "changes of files are noticed at keys.watch.poll alone");
         });
-        Directories { watcher: watcher.ok(), watched: BTreeSet::new() }
+        Directories { watcher: watcher.ok(), watched: BTreeSet::new(), ways }
     }
 
     /// Watches these entries' directories, and no others.
     pub(super) fn watch(&mut self, ways: &Ways) {
         let Some(watcher) = &mut self.watcher else { return };
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).clone_from(ways);
         let parents = ways.entries.iter().filter_map(|entry| entry.parent());
         let wanted: BTreeSet<PathBuf> = parents.map(Path::to_owned).chain(ways.directories.clone()).collect();
         for gone in self.watched.difference(&wanted) {

@@ -20,7 +20,8 @@ pub(super) fn expanded(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ 
 /// What leads to files, so that a change of any of it is a change of theirs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ways {
-    /// The files' own directory entries, and those of all links to them.
+    /// The files' own directory entries, those of all links to them, and those of the directories above: each may be
+    /// replaced.
     pub(super) entries: BTreeSet<PathBuf>,
     /// Directories of which every file matters, also one that is not there yet.
     pub(super) directories: BTreeSet<PathBuf>,
@@ -48,8 +49,9 @@ impl Ways {
     }
 }
 
-/// Every directory entry that leads to `path`: the file itself, and each symbolic link on the way. A change of any
-/// of them is a change of the file: the kubelet swaps the link `..data`, and nothing else.
+/// Every directory entry that leads to `path`: the file itself, each symbolic link on the way, and each directory. A
+/// change of any of them is a change of the file: the kubelet swaps the link `..data`, and nothing else; people replace a
+/// directory by a rename.
 fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
     let mut entries = BTreeSet::new();
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -71,10 +73,14 @@ fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
                     walked = PathBuf::new();
                 }
             }
-            _ => walked = here,
+            _ => {
+                walked = here;
+                if walked.parent().is_some() {
+                    entries.insert(walked.clone());
+                }
+            }
         }
     }
-    entries.insert(walked);
     entries
 }
 
@@ -100,8 +106,9 @@ mod tests {
         fs::write(root.join("..1/keys.yaml"), "x").unwrap();
         symlink("..1", root.join("..data")).unwrap();
         symlink("..data/keys.yaml", root.join("keys.yaml")).unwrap();
-        let expected = ["..1/keys.yaml", "..data", "keys.yaml"].map(|name| root.join(name));
-        assert_eq!(entries_to(&root.join("keys.yaml")), BTreeSet::from(expected));
+        let expected = ["..1/keys.yaml", "..1", "..data", "keys.yaml"].map(|name| root.join(name));
+        let above = root.ancestors().filter(|above| above.parent().is_some()).map(Path::to_owned);
+        assert_eq!(entries_to(&root.join("keys.yaml")), expected.into_iter().chain(above).collect());
         symlink(root.join("loop"), root.join("loop")).unwrap();
         assert!(!entries_to(&root.join("loop")).is_empty(), "a loop ends");
     }

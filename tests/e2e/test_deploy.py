@@ -416,6 +416,8 @@ ELSEWHERE = [
     ("CertificateEnds", {f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{13 * 86400}x30"}),
     ("CertificateEnds CertificateEndsNow", {f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{86400}x30"}),
     ("ThreadEnded", {f'bearward_threads_ended_total{{{OF}, thread="log"}}': "0x20 1x10"}),
+    ("StoreUnread", {f'bearward_reload_stale_seconds{{{OF}, part="keys"}}': "0+60x30"}),
+    ("KeysHeld", {f"bearward_keys_held{{{OF}}}": "2x30"}),
     ("InternalError", {f'bearward_refusals_total{{{OF}, code="INTERNAL_ERROR"}}': "0x20 1x10"}),
     ("Overloaded", {f'bearward_refusals_total{{{OF}, code="OVERLOADED"}}': "0+60x30"}),
     (
@@ -433,6 +435,8 @@ ELSEWHERE = [
             f"bearward_secrets{{{OF}}}": "5x30",
             'bearward_secrets{job="bearward", instance="b"}': "5x30",
             f"bearward_reload_success{{{OF}}}": "1x30",
+            f'bearward_reload_stale_seconds{{{OF}, part="keys"}}': "0x30",
+            f"bearward_keys_held{{{OF}}}": "0x30",
             f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{90 * 86400}x30",
             f'bearward_refusals_total{{{OF}, code="INTERNAL_ERROR"}}': "3x30",
             f'bearward_added_seconds_bucket{{{OF}, le="0.1"}}': "0+100x30",

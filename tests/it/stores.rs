@@ -43,11 +43,13 @@ fn entry(name: &str, more: &str) -> String {
 struct Files {
     form: Form,
     root: TempDir,
+    /// Where the store is, where that is not the root.
+    place: Option<PathBuf>,
 }
 
 impl Files {
     fn new(form: Form) -> Self {
-        let files = Files { form, root: tempfile::tempdir().unwrap() };
+        let files = Files { form, root: tempfile::tempdir().unwrap(), place: None };
         if form == Form::Directory {
             fs::create_dir(files.store()).unwrap();
         }
@@ -62,7 +64,7 @@ impl Files {
             Form::Text => "keys.txt",
             Form::Directory => "keys",
         };
-        self.root.path().join(name)
+        self.place.as_deref().unwrap_or(self.root.path()).join(name)
     }
 
     /// Writes a store of these entries, and nothing else into it. A plain list has the secret of each.
@@ -148,7 +150,7 @@ impl Served {
 
     /// The status of a request with the key of this name.
     async fn status(&self, name: &str) -> u16 {
-        self.get(&format!("secret-{name}")).await.status
+        Box::pin(self.get(&format!("secret-{name}"))).await.status
     }
 
     async fn get(&self, secret: &str) -> Answer {
@@ -191,7 +193,8 @@ impl Served {
     }
 
     async fn until_status(&self, name: &str, status: u16) {
-        until(&format!("{status} for {name}"), async || self.status(name).await == status).await;
+        // A test that waits often would have one large future after the other in its own.
+        Box::pin(until(&format!("{status} for {name}"), async || self.status(name).await == status)).await;
     }
 }
 
@@ -453,6 +456,50 @@ async fn a_byte_order_mark_is_no_part_of_a_store() {
         assert_eq!(served.statuses(["a", "b"]).await, [200, 200], "{form:?}");
         assert_eq!(served.reload().await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_no_part_of_a_credential_or_a_certificate() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let marked = |name: &str, text: &str| {
+        let text = text.replace('\n', "\r\n");
+        fs::write(path(name), format!("\u{feff}{text}\r\n")).unwrap();
+    };
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    marked("tls.crt", &made.cert.pem());
+    marked("tls.key", &made.signing_key.serialize_pem());
+    marked("upstream.key", "sk-upstream");
+    marked("admin.token", "the-admin-token");
+    marked("keys.yaml", &format!("keys:\n- {}", entry("a", "")));
+    let at = |name: &str| path(name).display().to_string();
+    let config = format!(
+        "listeners: [{{address: 127.0.0.1:0, tls: {{certificate: {}, private_key: {}}}}}]\nupstreams: [{{name: m, endpoints: [http://{}], credential: {{file: {}}}}}]\nkeys: {{path: {}}}\nadmin: {{address: 127.0.0.1:0, token_file: {}}}",
+        at("tls.crt"),
+        at("tls.key"),
+        upstream.address,
+        at("upstream.key"),
+        at("keys.yaml"),
+        at("admin.token"),
+    );
+    marked("bearward.yaml", &config);
+    let config = Config::load(&path("bearward.yaml")).unwrap_or_else(|faults| panic!("{faults}"));
+    let app = App::bind(&config, Clock::system(), Hooks::default()).unwrap_or_else(|error| panic!("{error}"));
+    let [Local::Tcp(address)] = app.addresses()[..] else { panic!() };
+    let Some(Local::Tcp(admin)) = app.admin_address() else { panic!() };
+    let (_stop, stopping) = oneshot::channel::<()>();
+    tokio::spawn(app.run(async { drop(stopping.await) }));
+    let mut raw = Raw::connect_tls(address, &made.cert.pem(), "http/1.1").await;
+    raw.send("GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret-a\r\n\r\n").await;
+    assert_eq!(raw.answer().await.status, 200);
+    assert_eq!(upstream.only_request().headers("authorization"), ["Bearer sk-upstream"]);
+    let mut raw = Raw::connect(admin).await;
+    raw.send(
+        "POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer the-admin-token\r\n\r\n",
+    )
+    .await;
+    assert_eq!(raw.answer().await.status, 200);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ const FLOORS: &[&[&str]] = &[
         "address",
         "ago",
         "alarm",
+        "bom",
         "clock",
         "digest",
         "exchange",

@@ -8,6 +8,7 @@ use http::{HeaderValue, Uri};
 
 use super::keys::header_name;
 use super::non_empty;
+use crate::bom;
 use crate::config::decode::Decoder;
 use crate::config::tree::Node;
 use crate::config::{
@@ -198,7 +199,7 @@ fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
         return None;
     };
     let secret = secret?;
-    let secret = secret.trim();
+    let secret = bom::without(&secret).trim();
     if secret.is_empty() {
         d.fault(node.at, "the credential is empty");
         return None;

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use crate::bom;
 use crate::config::fault::{Fault, Position};
-use crate::keys::store::{BYTE_ORDER_MARK, open, unreadable};
+use crate::keys::store::{open, unreadable};
 
 /// No honest line is longer.
 pub(super) const MAX_LINE: usize = 64 * 1024;
@@ -87,8 +88,8 @@ impl<'p> Blocks<'p> {
                 None => {}
             }
         }
-        if self.line == 1 && block.starts_with(BYTE_ORDER_MARK.as_bytes()) {
-            block.drain(..BYTE_ORDER_MARK.len());
+        if self.line == 1 && block.starts_with(bom::MARK) {
+            block.drain(..bom::MARK.len());
         }
         let first = self.line;
         self.line += memchr::memchr_iter(b'\n', block).count();
