@@ -3,6 +3,7 @@
 //! [`Config::load`] reads it; the modules that own a part convert it into what they run on.
 
 pub(crate) mod decode;
+mod endpoint;
 pub(crate) mod fault;
 mod keys;
 mod limits;
@@ -220,33 +221,6 @@ pub(crate) enum Endpoint {
     H2c(String),
     /// `unix:/path`, HTTP/1.1.
     Unix(PathBuf),
-}
-
-impl Endpoint {
-    /// Host and port as written; `None` for a unix socket.
-    pub(crate) fn authority(&self) -> Option<&str> {
-        match self {
-            Endpoint::Http(authority) | Endpoint::Https(authority) | Endpoint::H2c(authority) => {
-                Some(authority)
-            }
-            Endpoint::Unix(_) => None,
-        }
-    }
-
-    /// The host, an IPv6 address without its brackets, and the port, its scheme's where none is written; `None` for a
-    /// unix socket.
-    pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
-        let authority = self.authority()?;
-        let default = if matches!(self, Endpoint::Https(_)) { 443 } else { 80 };
-        let (host, port) = match authority.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
-            Some((host, Ok(port))) => (host, port),
-            // An empty port is the scheme's own (RFC 3986, section 6.2.3).
-            Some((host, Err(_))) if authority.ends_with(':') => (host, default),
-            _ => (authority, default),
-        };
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        Some((bare.unwrap_or(host), port))
-    }
 }
 
 impl std::fmt::Display for Endpoint {

@@ -101,7 +101,7 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
         let exchange = Exchange {
             upstream: &upstream,
             timeouts: permit.route().timeouts,
-            needs: Needs { http1: upgrade.is_some(), body },
+            needs: Needs { http1: upgrade.is_some(), body, new: false },
             target,
             path: &path,
             progress: &progress,

@@ -169,12 +169,15 @@ impl Upstream {
 
     /// Notes that an endpoint could not be connected to.
     pub(crate) fn note_failure(&self, endpoint: &Arc<Endpoint>, error: &LeaseError) {
-        if endpoint.looked_up().is_some()
-            && let Some(named) = self.set_of(endpoint).and_then(|set| set.named())
+        let ejection = endpoint.health.failed(Instant::now());
+        if let Some(set) = self.set_of(endpoint)
+            && let Some(named) = set.named()
+            && (ejection.is_some() || !set.has_well())
         {
+            // The name may have moved.
             named.suspect();
         }
-        let Some(ejection) = endpoint.health.failed(Instant::now()) else { return };
+        let Some(ejection) = ejection else { return };
         let (upstream, seconds) = (&*self.name, ejection.as_secs_f64());
         tracing::warn!(upstream, %endpoint, %error, seconds, "an endpoint is left out for a while");
     }

@@ -14,8 +14,16 @@ use super::{Exchange, has_usually_a_body, is_flood, of_http2, told_once, was_ref
 use crate::alarm::Alarm;
 use crate::denial::Denial;
 use crate::upstream::Endpoint;
-use crate::upstream::pool::{Lease, Sent, WorkerPool};
+use crate::upstream::pool::{Lease, Needs, Sent, WorkerPool};
 use crate::upstream::upload::Upload;
+
+/// Where a request could not be sent.
+#[derive(Default)]
+struct Tried {
+    /// How often it was tried. A name that was tried at all of its addresses counts once.
+    times: usize,
+    endpoints: Vec<Arc<Endpoint>>,
+}
 
 impl Exchange<'_> {
     /// Sends on a connection that is kept, or a new one. A connection that dies before a byte was written is
@@ -32,7 +40,7 @@ impl Exchange<'_> {
         alarm: &mut Alarm,
     ) -> Result<(Response<Incoming>, Lease), Denial> {
         let is_repeatable = is_repeatable(request.as_ref());
-        let (mut tried, mut is_repeated) = (Vec::new(), false);
+        let (mut tried, mut is_repeated) = (Tried::default(), false);
         // Upstream may have acted on what it got before.
         let refuse = |denial: Denial, is_repeated| match is_repeated {
             true => denial.not_to_be_retried(),
@@ -59,8 +67,9 @@ impl Exchange<'_> {
             };
             match error.take_message() {
                 Some(unsent) if lease.is_reused => *request = Some(unsent),
-                Some(unsent) if tried.len() < self.upstream.retries => {
-                    tried.push(lease.endpoint().clone());
+                Some(unsent) if tried.times < self.upstream.retries => {
+                    tried.times += 1;
+                    tried.endpoints.push(lease.endpoint().clone());
                     *request = Some(unsent);
                 }
                 Some(_) => return Err(refuse(self.failed(error.into_error(), &lease), is_repeated)),
@@ -92,22 +101,24 @@ impl Exchange<'_> {
     async fn lease(
         &self,
         pool: &Arc<WorkerPool>,
-        tried: &mut Vec<Arc<Endpoint>>,
+        tried: &mut Tried,
         connecting: &mut Option<Duration>,
         is_new: bool,
     ) -> Result<Lease, Denial> {
+        let needs = Needs { new: is_new, ..self.needs };
         loop {
-            let Some(endpoint) = self.pick(tried).await? else {
+            let Some(endpoint) = self.pick(&tried.endpoints).await? else {
                 let name = &self.upstream.name;
-                return Err(match tried.is_empty() {
+                return Err(match tried.endpoints.is_empty() {
                     true => Denial::upstream_unfit(name).caused_by("the health checks of all endpoints fail"),
                     false => Denial::upstream_unreachable(name).caused_by("tried on all endpoints"),
                 });
             };
-            if !is_new && let Some(lease) = pool.reuse(self.upstream, &endpoint, self.needs) {
+            if let Some(lease) = pool.reuse(self.upstream, &endpoint, needs) {
                 return Ok(lease);
             }
-            let leasing = pool.lease(self.upstream, &endpoint, self.needs, self.timeouts.connect, tried);
+            let (limit, others) = (self.timeouts.connect, &mut tried.endpoints);
+            let leasing = pool.lease(self.upstream, &endpoint, needs, limit, others);
             let began = Instant::now();
             // In a box: few requests need the room that it takes.
             let leased = Box::pin(leasing).await;
@@ -121,7 +132,8 @@ impl Exchange<'_> {
                 }
                 Err(error) => error,
             };
-            if tried.len() > self.upstream.retries || !self.upstream.has_untried(tried) {
+            tried.times += 1;
+            if tried.times > self.upstream.retries || !self.upstream.has_untried(&tried.endpoints) {
                 return Err(self.unconnected(error.into()));
             }
         }

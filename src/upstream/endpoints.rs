@@ -175,6 +175,11 @@ impl EndpointSet {
         all
     }
 
+    /// Whether one of its endpoints is well.
+    pub(super) fn has_well(&self) -> bool {
+        !self.visit(|endpoint| !endpoint.health.is_well())
+    }
+
     pub(super) fn contains(&self, endpoint: &Arc<Endpoint>) -> bool {
         !self.visit(|known| !Arc::ptr_eq(known, endpoint))
     }

@@ -47,6 +47,8 @@ pub(crate) struct Needs {
     pub(crate) http1: bool,
     /// Room for a body.
     pub(crate) body: bool,
+    /// None that was used before.
+    pub(crate) new: bool,
 }
 
 /// The connections of one worker, by the endpoint's id.
@@ -80,7 +82,9 @@ struct Idle {
 impl Idle {
     /// Whether it may serve another request, as far as time tells.
     fn is_fresh(&self) -> bool {
-        self.since.elapsed() < self.limits.idle && self.made.elapsed() < self.limits.max_age
+        let now = Instant::now();
+        now.saturating_duration_since(self.since) < self.limits.idle
+            && now.saturating_duration_since(self.made) < self.limits.max_age
     }
 }
 
@@ -92,6 +96,9 @@ impl WorkerPool {
         endpoint: &Arc<Endpoint>,
         needs: Needs,
     ) -> Option<Lease> {
+        if needs.new {
+            return None;
+        }
         let way = self.way(upstream, endpoint, needs)?;
         Some(self.leased(way, true, endpoint.health.enter(), upstream, endpoint))
     }
@@ -125,7 +132,10 @@ impl WorkerPool {
             false => None,
         };
         // Whoever had the turn before may have made one.
-        if may_share && let Some(way) = self.way(upstream, endpoint, needs) {
+        if may_share
+            && !needs.new
+            && let Some(way) = self.way(upstream, endpoint, needs)
+        {
             return Ok(self.leased(way, true, at, upstream, endpoint));
         }
         let delay = |count| attempt_delay(limit, count);

@@ -19,9 +19,9 @@ use crate::config;
 
 /// The longest wait for the answer to one request.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// An answer that nobody asked for is waited for at least so long, and longer where the server is slow,
+/// The shortest wait for an answer that nobody asked for. It is longer where the server is slow.
 const LEAST_WAIT: Duration = Duration::from_millis(500);
-/// … but no longer than this.
+/// The longest wait for an answer that nobody asked for.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// The longest that one endpoint is probed for.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);

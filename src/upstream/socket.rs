@@ -17,11 +17,11 @@ use tokio_rustls::client::TlsStream;
 use super::pool::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_READ_BYTES};
 use super::window::Window;
 
-/// A silent connection is probed after this long,
+/// Silence on a connection before the kernel probes it.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
-/// … so often,
+/// The pause between two of these probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// … and so many times.
+/// Probes without an answer that end the connection.
 const PROBES: u32 = 3;
 /// How long the kernel waits for a server that acknowledges nothing, or that makes no room.
 const USER_TIMEOUT: Duration = Duration::from_secs(45);
@@ -53,7 +53,7 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Upstream sends and sends, and nothing comes of it.
+/// Upstream has sent more than the head of an answer may take.
 #[derive(Debug)]
 pub(crate) struct Flooded;
 
@@ -68,8 +68,8 @@ impl std::error::Error for Flooded {}
 /// What may come before the head of an answer is whole: itself, interim answers, and what is read along with it.
 /// hyper drops interim answers (RFC 9110, section 15.2) without counting them.
 const HEAD_ROOM: usize = MAX_HEAD_BYTES + MAX_READ_BYTES;
-/// On HTTP/2, what may come on a connection while none of its answers gets on: the windows of all its streams twice, since clients
-/// may be slow.
+/// On HTTP/2, the bytes that may come on a connection while none of its answers advances: twice the windows of all its
+/// streams, since clients may be slow.
 const HTTP2_ROOM: usize = 2 * CONNECTION_WINDOW as usize;
 
 /// Has the kernel notice a server that is gone without a word.

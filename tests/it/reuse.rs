@@ -131,6 +131,47 @@ async fn a_request_is_sent_once_more_and_not_twice_more_and_never_where_a_byte_c
     }
 }
 
+/// On HTTP/2, a connection that ends unanswered, with a word (GOAWAY) or without.
+#[tokio::test]
+async fn an_idempotent_request_on_a_shared_connection_that_ends_unanswered_is_sent_once_more() {
+    for (method, status) in [("GET", 200), ("DELETE", 502)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let of_task = seen.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let seen = of_task.clone();
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.ok()?;
+                    let mut served = 0;
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        seen.lock().unwrap().push(request.headers().clone());
+                        served += 1;
+                        if served == 2 {
+                            // The socket goes with it.
+                            return Some(());
+                        }
+                        respond.send_response(http::Response::new(()), true).ok()?;
+                    }
+                    Some(())
+                });
+            }
+        });
+        let gateway = Gateway::at(&format!("h2c://{address}")).key("ci", "permissions: [read, write]");
+        let gateway = gateway.config("routes: any").start().await;
+        let bearer = gateway.bearer("ci");
+        let mut raw = gateway.raw().await;
+        raw.send(format!("GET /first HTTP/1.1\r\nHost: a\r\n{bearer}\r\n")).await;
+        assert_eq!(raw.answer().await.status, 200);
+        raw.send(format!("{method} /x HTTP/1.1\r\nHost: a\r\n{bearer}x-one: 1\r\n\r\n")).await;
+        assert_eq!(raw.answer().await.status, status, "{method}");
+        let seen = seen.lock().unwrap().clone();
+        assert_eq!(seen.len(), if status == 200 { 3 } else { 2 }, "{method}");
+        assert!(seen.iter().skip(1).all(|headers| headers["x-one"] == "1"));
+    }
+}
+
 /// A server that answers at once and takes a body that it did not read for the next request, as Python's `http.server`
 /// does. Returns the request lines that it has acted on.
 async fn leaving_bodies_unread() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {

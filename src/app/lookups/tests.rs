@@ -31,12 +31,17 @@ fn zone(addresses: &[&'static str]) -> Zone {
 
 /// A server in front of `http://model.test:PORT`, whose addresses the zone has.
 fn start(zone: &Zone, port: u16, fields: &str) -> Running {
+    start_before(zone, &format!("\"http://model.test:{port}\""), fields)
+}
+
+/// A server in front of these endpoints.
+fn start_before(zone: &Zone, endpoints: &str, fields: &str) -> Running {
     let directory = tempfile::tempdir().unwrap();
     let keys = key_file(&directory);
     let source = format!(
         "listeners: [{{address: 127.0.0.1:0}}]\nadmin: off\nworkers: 1\nkeys: {{path: {}}}\n\
          routes: [{{name: all, paths: [/**], public: true}}]\n\
-         upstreams: [{{name: model, endpoints: [\"http://model.test:{port}\"], {fields}}}]\n",
+         upstreams: [{{name: model, endpoints: [{endpoints}], {fields}}}]\n",
         keys.display()
     );
     let config = Config::parse("c.yaml".as_ref(), &source, &|_| None).unwrap();
@@ -219,4 +224,15 @@ async fn a_dead_address_does_not_use_up_the_time_to_connect() {
     let began = Instant::now();
     assert_eq!(running.answering().await, seen(&["127.0.0.1"]));
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_name_of_many_dead_addresses_is_one_endpoint_that_was_tried() {
+    let port = serve("127.0.0.1", 0).await;
+    let zone = zone(&["127.0.0.5", "127.0.0.6", "127.0.0.7", "127.0.0.8"]);
+    let endpoints = format!("\"http://model.test:{port}\", \"http://127.0.0.1:{port}\"");
+    for balance in ["round_robin", "least_requests"] {
+        let running = start_before(&zone, &endpoints, &format!("retries: 1, balance: {balance}"));
+        assert_eq!(running.answering().await, seen(&["127.0.0.1"]), "{balance}");
+    }
 }

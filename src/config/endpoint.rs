@@ -1,0 +1,51 @@
+//! Where an endpoint is, by what is written of it.
+
+use super::Endpoint;
+
+impl Endpoint {
+    /// Host and port as written; `None` for a unix socket.
+    pub(crate) fn authority(&self) -> Option<&str> {
+        match self {
+            Endpoint::Http(authority) | Endpoint::Https(authority) | Endpoint::H2c(authority) => {
+                Some(authority)
+            }
+            Endpoint::Unix(_) => None,
+        }
+    }
+
+    /// The host, an IPv6 address without its brackets, and the port, its scheme's where none is written; `None` for a
+    /// unix socket.
+    pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
+        let authority = self.authority()?;
+        let default = if matches!(self, Endpoint::Https(_)) { 443 } else { 80 };
+        let (host, port) = match authority.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+            Some((host, Ok(port))) => (host, port),
+            // An empty port is the scheme's own (RFC 3986, section 6.2.3).
+            Some((host, Err(_))) if authority.ends_with(':') => (host, default),
+            _ => (authority, default),
+        };
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        Some((bare.unwrap_or(host), port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_a_host_and_perhaps_a_port() {
+        let http = |authority: &str| Endpoint::Http(authority.to_owned());
+        for (authority, host, port) in [
+            ("model", "model", 80),
+            ("model:8000", "model", 8000),
+            ("model:", "model", 80),
+            ("[::1]", "::1", 80),
+            ("[::1]:81", "::1", 81),
+        ] {
+            assert_eq!(http(authority).host_and_port(), Some((host, port)), "{authority}");
+        }
+        assert_eq!(Endpoint::Https("model".to_owned()).host_and_port(), Some(("model", 443)));
+        assert_eq!(Endpoint::Unix("/a".into()).host_and_port(), None);
+    }
+}
