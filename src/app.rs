@@ -322,7 +322,7 @@ async fn stopped(
     tokio::select! {
         () = stop => None,
         thread = threads.vital_ended() => Some(format!("the thread {thread}")),
-        _ended = accepting.join_next() => Some("a listener".to_owned()),
+        Some(_ended) = accepting.join_next() => Some("a listener".to_owned()),
     }
 }
 

@@ -236,13 +236,23 @@ async fn what_hides_or_reorders_text_is_escaped_in_both_forms() {
     for format in ["json", "pretty"] {
         let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]");
         let logged = Logged::start(gateway, format).await;
-        for hidden in hidden {
+        for (number, hidden) in hidden.into_iter().enumerate() {
+            // Refused before its path has a canonical form, since it has no Host, and where paths have none.
             let mut raw = logged.gateway.raw().await;
-            raw.send(format!("GET /a{hidden}b HTTP/1.1\r\nHost: a\r\n\r\n")).await;
-            assert!(raw.answer().await.status >= 400);
+            raw.send(format!("GET /a{hidden}b HTTP/1.1\r\n\r\n")).await;
+            assert_eq!(raw.answer().await.status, 400);
+            if number >= 5 {
+                // As many as one address has lines for.
+                continue;
+            }
+            let mut admin = Raw::connect(logged.gateway.admin.unwrap()).await;
+            let bearer = "Authorization: Bearer the-admin-token";
+            admin.send(format!("GET /a{hidden}b HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n\r\n")).await;
+            assert_eq!(admin.answer().await.status, 404);
         }
         let (access, audit) = logged.ended();
         assert!(access.lines().count() >= hidden.len() && audit.lines().count() >= hidden.len());
+        assert!(access.contains("/a\\u") && audit.contains("/a\\u"), "the paths are there: {audit}");
         for hidden in hidden {
             assert!(!access.contains(hidden) && !audit.contains(hidden), "{format}: {hidden:?}");
         }

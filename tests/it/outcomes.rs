@@ -135,6 +135,18 @@ async fn a_client_that_reads_nothing_has_a_limit_of_its_own() {
         assert_outcome(&gateway, "/v1/models/large", "client_stalled").await;
         assert!(started.elapsed() > Duration::from_millis(1400), "{:?}", started.elapsed());
     }
+    // On HTTP/2, with all the room that its windows can say, and none in the socket.
+    let gateway = gateway(&upstream)
+        .config("limits: {idle_timeout: 300ms, client_stall_timeout: 1500ms}")
+        .start_binary()
+        .await;
+    let mut frames = Frames::over(gateway.raw().await, &[(4, (1 << 31) - 1)]).await;
+    let room = frame(WINDOW_UPDATE, 0, 0, &((1u32 << 31) - 1 - 65_535).to_be_bytes());
+    frames.send(room).await;
+    frames.send(headers(1, END_STREAM, &request("/v1/models/large", gateway.token("ci"), &[]))).await;
+    let started = Instant::now();
+    assert_outcome(&gateway, "/v1/models/large", "client_stalled").await;
+    assert!(started.elapsed() > Duration::from_millis(1400), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
