@@ -347,6 +347,9 @@ impl Reloader {
         if difference != Difference::default() || set.refused.is_empty() {
             tracing::info!(added, changed, removed, keys, secrets, "keys reloaded");
         }
+        if keys == 0 && difference != Difference::default() {
+            tracing::warn!(file = %self.config.keys.path.display(), "the key store has no keys: nobody is let in");
+        }
         self.last_good = set.last_good;
         if set.refused.is_empty() {
             return Ok(());

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::{Failure, config_path, print, say};
+use crate::bom;
 use crate::config::Config;
 use crate::config::decode::parse_duration;
 use crate::keys::edit::{EditError, Editor};
@@ -168,8 +169,8 @@ fn or_by_hand(
     Err(Failure::Failed("the store is as it was, until this is done".to_owned()))
 }
 
-/// One token: typed where somebody sits there, else all of standard input.
-fn read_token(command: &str) -> Result<Zeroizing<String>, Failure> {
+/// What is typed where somebody sits there, else all of standard input.
+fn read_text() -> Result<Zeroizing<String>, Failure> {
     let mut token = Zeroizing::new(String::new());
     if io::stdin().is_terminal() {
         *token = rpassword::prompt_password("token (not shown): ")?;
@@ -179,24 +180,33 @@ fn read_token(command: &str) -> Result<Zeroizing<String>, Failure> {
             return Err(Failure::Usage("more than 64 KiB is no token".to_owned()));
         }
     }
-    let word = token.trim_end_matches(['\r', '\n']);
+    Ok(Zeroizing::new(bom::without(&token).trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+/// One token, and nothing beside it.
+fn read_token(command: &str) -> Result<Zeroizing<String>, Failure> {
+    one_token(read_text()?, command)
+}
+
+fn one_token(word: Zeroizing<String>, command: &str) -> Result<Zeroizing<String>, Failure> {
     if word.is_empty() || word.contains(char::is_whitespace) {
         return Err(Failure::Usage(format!(
             "a token is one word on standard input: printf %s \"$KEY\" | bearward keys {command}"
         )));
     }
-    Ok(Zeroizing::new(word.to_owned()))
+    Ok(word)
 }
 
 fn hash() -> Result<(), Failure> {
-    let token = read_token("hash")?;
-    if let Some(placeholder) = placeholder::find(&token) {
-        let place = token.get(..placeholder.offset).unwrap_or_default().chars().count() + 1;
+    let text = read_text()?;
+    if let Some(placeholder) = placeholder::find(&text) {
+        let place = text.get(..placeholder.offset).unwrap_or_default().chars().count() + 1;
         return Err(Failure::Usage(format!(
             "standard input, column {place}: {}; {}",
             placeholder.what, placeholder.hint
         )));
     }
+    let token = one_token(text, "hash")?;
     print(&format!("{}\n", KeyHash::of(token.as_bytes()).to_stored()))
 }
 

@@ -104,6 +104,7 @@ fn what_is_clearly_no_secret_is_not_hashed() {
         ("API_KEY=sk-1", "column 1"),
         ("ann:$apr1$gxq1$Oz4M", "column 5"),
         ("%API_KEY%", "column 1"),
+        ("Bearer ${OLLAMA_KEY}", "column 8"),
     ] {
         let hashed = bearward(&["keys", "hash"], text);
         let said = String::from_utf8(hashed.stderr).unwrap();

@@ -364,6 +364,7 @@ fn odd_stores_that_are_right_load() {
     let directory = Files::new(Form::Directory);
     let (code, said) = check(&directory);
     assert_eq!(code, Some(0), "an empty directory: {said}");
+    assert!(said.contains("has no keys, so nobody is let in"), "{said}");
     for (name, content) in
         [("a", fields.as_str()), ("b.yaml", "keys: []\n"), (".hidden", "nonsense"), ("c~", "nonsense")]
     {
