@@ -5,7 +5,6 @@
 //! one that was authorized.
 
 pub(crate) mod body;
-mod ended;
 pub(crate) mod headers;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
@@ -28,7 +27,7 @@ use crate::alarm::Alarm;
 use crate::config::Timeouts;
 use crate::denial::Denial;
 use crate::exchange::Exchanges;
-use crate::gate::{Permit, Revocation};
+use crate::gate::{Ended, Permit, Revocation};
 use crate::guard::Target;
 use crate::observe::Times;
 use crate::upstream::connect::Flooded;
@@ -37,7 +36,6 @@ use crate::upstream::unconnected::{LeaseError, is_shortage};
 use crate::upstream::upload::{Upload, UploadFailure, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
 use body::{Download, ResponseBody};
-use ended::over;
 use headers::Origin;
 use tunnel::Tunnel;
 use upgrade::Upgrade;
@@ -158,6 +156,17 @@ fn request_for(
     *request.method_mut() = parts.method.clone();
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     request
+}
+
+/// The key ended before upstream answered.
+fn over(permit: &Permit, ended: Ended) -> Denial {
+    match ended {
+        Ended::Expired(end) => Denial::expired_key(end).caused_by("expired while upstream was asked"),
+        Ended::Revoked => {
+            let key_id = permit.principal().map(|principal| principal.key().key.id());
+            Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was asked")
+        }
+    }
 }
 
 /// Makes the tunnel of a 101 that was asked for.

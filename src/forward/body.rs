@@ -20,7 +20,7 @@ use super::headers::is_harmless_answer_trailer;
 use crate::alarm::Alarm;
 use crate::exchange::turn::{self, Turn};
 use crate::exchange::{Exchanges, InService};
-use crate::gate::{Permit, Revocation};
+use crate::gate::{Ended, Permit, Revocation};
 use crate::observe::RequestRecord;
 use crate::upstream::pool::Lease;
 use crate::upstream::stall::StallTimer;
@@ -129,6 +129,15 @@ impl std::fmt::Display for DownloadFailed {
 }
 
 impl std::error::Error for DownloadFailed {}
+
+impl From<Ended> for DownloadFailed {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Revoked => DownloadFailed::KeyRevoked,
+            Ended::Expired(_) => DownloadFailed::KeyExpired,
+        }
+    }
+}
 
 impl Download {
     /// `revocations`: where open answers end with their key; the second is for a client that reads nothing.
