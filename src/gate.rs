@@ -84,8 +84,9 @@ pub(crate) struct Authentication {
 
 /// Finds out who asks.
 ///
-/// `auth`: where a key may stand; `now`: by the wall clock. An address that keeps guessing is told to wait: until then, what is no bearward token is not
-/// looked up, so that a right guess tells nothing. A good token of the same address is let in all the same.
+/// `auth`: where a key may stand; `now`: by the wall clock. An address that keeps guessing is told to wait: until then,
+/// what is no bearward token is not looked up, so that a right guess tells nothing. A good token of the same address is
+/// let in all the same.
 pub(crate) fn authenticate(
     headers: &HeaderMap,
     auth: &Auth,
@@ -108,6 +109,11 @@ pub(crate) fn authenticate(
         Ok(opened) => opened.judged(client, snapshot, now),
         Err(refused) => refused,
     }
+}
+
+/// How long the client's address has to wait after too many guesses, if it has.
+pub(crate) fn wait_of(client: &Client, snapshot: &Snapshot, limiter: &Limiter) -> Option<Duration> {
+    limiter.attempts_exhausted(client.address?, snapshot.failed_attempts?)
 }
 
 /// What a credential is looked up with.
@@ -182,9 +188,8 @@ impl Lookup<'_> {
         Err(refused.swap_remove(told))
     }
 
-    /// How long the client's address has to wait, if it has.
     fn wait(&self) -> Option<Duration> {
-        self.limiter.attempts_exhausted(self.client.address?, self.snapshot.failed_attempts?)
+        wait_of(self.client, self.snapshot, self.limiter)
     }
 
     /// Counts a guess: one word that opens nothing. Who holds the secret of a key that is not good any more guesses

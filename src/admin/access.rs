@@ -76,11 +76,13 @@ impl Visitor {
     /// Whether a request carries the admin token, or a key with `admin` that is not narrowed to routes, or to ours among them.
     /// `scrapes`: metrics are asked for, and nothing else.
     pub(super) async fn authorize(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
-        if self.has_token(headers).await {
-            return Ok(Actor::Token);
-        }
         let Gateway { snapshot, keys, limiter, clock, .. } = &*self.admin.gateway;
         let client = Client { address: self.peer.map(|peer| peer.to_canonical()), via_trusted: false };
+        // Whoever guesses is told to wait, and a right guess is not looked at until then. A key with `admin` still is.
+        let is_limited = gate::wait_of(&client, &snapshot.load(), limiter).is_some();
+        if !is_limited && self.has_token(headers).await {
+            return Ok(Actor::Token);
+        }
         let snapshot = snapshot.load();
         let (auth, now) = (&snapshot.admin_auth, clock.wall());
         let asks = gate::authenticate(headers, auth, &client, &snapshot, keys, limiter, now);

@@ -57,7 +57,7 @@ enum KeysCommand {
     Delete(change::Delete),
     /// Read a token and print the hash that a key file holds
     Hash,
-    /// Bring in keys from elsewhere: lists of tokens, .env files, nginx maps, LiteLLM's keys
+    /// Bring in keys from elsewhere: lists of tokens, .env files, nginx maps, LiteLLM, Kong, APISIX, agentgateway
     Import(import::Import),
 }
 

@@ -701,3 +701,49 @@ async fn what_a_browser_sends_by_itself_changes_nothing_over_the_admin_listener(
     assert_eq!(change(&format!("Sec-WebSocket-Protocol: openai-insecure-api-key.{boss}")).await, 401);
     assert_eq!(change(&format!("Authorization: Bearer {boss}")).await, 200);
 }
+
+#[tokio::test]
+async fn a_limited_address_does_not_find_the_admin_token_either() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let (gateway, hands) = Gateway::guarding(&upstream)
+        .key("boss", "permissions: [admin]")
+        .config("failed_attempts: {per_address: 3, per: 1m}")
+        .clock("2026-11-23T00:00:00Z");
+    let gateway = gateway.start().await;
+    let change = async |credential: &str| gateway.admin("POST /api/v1/reload", credential).await;
+    for guess in 0..3 {
+        change(&format!("guess-{guess}")).await.assert_denied(401, "INVALID_API_KEY");
+    }
+    change("guess").await.assert_denied(429, "TOO_MANY_FAILED_ATTEMPTS");
+    change("the-admin-token").await.assert_denied(429, "TOO_MANY_FAILED_ATTEMPTS");
+    assert_eq!(change(gateway.token("boss")).await.status, 200, "a key of ours is let in");
+    hands.advance(Duration::from_secs(60));
+    assert_eq!(change("the-admin-token").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_secret_of_ids_that_changes_counts_at_once_and_a_faulty_one_never() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("id.secret");
+    let put = |content: &str| {
+        std::fs::write(directory.path().join("new"), content).unwrap();
+        std::fs::rename(directory.path().join("new"), &secret).unwrap();
+    };
+    put("0123456789abcdef0123456789abcdef\n");
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .keys(&format!("id_secret: {{file: \"{}\"}}", secret.display()))
+        .start()
+        .await;
+    let id = async || key_id(&asks(&gateway, "Authorization: Bearer sk-unknown").await);
+    let first = id().await;
+    put("fedcba9876543210fedcba9876543210\n");
+    assert_eq!(gateway.reload().await.json()["data"]["config"], "applied");
+    let second = id().await;
+    assert_ne!(first, second);
+    put("short\n");
+    assert_ne!(gateway.reload().await.status, 200);
+    assert_eq!(id().await, second, "what was good stays");
+    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+}

@@ -1,6 +1,10 @@
 //! `keys` and `auth`: where keys are kept, and where requests present them.
 
 use http::HeaderName;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use zeroize::Zeroizing;
 
 use super::non_empty;
@@ -83,7 +87,7 @@ pub(super) fn auth(d: &mut Decoder<'_>, node: &Node) -> Option<Auth> {
     let default = Auth::default();
     let auth = Auth {
         headers: d
-            .optional(f, "headers", |d, node| non_empty(d, node, header_name))
+            .optional(f, "headers", |d, node| non_empty(d, node, key_header))
             .unwrap_or(default.headers),
         conflict: d.optional(f, "conflict", |d, node| d.one_of(node, &CONFLICTS)).unwrap_or(default.conflict),
         basic: d.optional(f, "basic", Decoder::boolean).unwrap_or(default.basic),
@@ -93,6 +97,31 @@ pub(super) fn auth(d: &mut Decoder<'_>, node: &Node) -> Option<Auth> {
     };
     d.done(fields);
     Some(auth)
+}
+
+/// A header that a key may stand in: none that has another meaning, since all of them are taken away from the request.
+fn key_header(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
+    const TAKEN: [HeaderName; 10] = [
+        HOST,
+        CONTENT_LENGTH,
+        TRANSFER_ENCODING,
+        CONNECTION,
+        TE,
+        UPGRADE,
+        EXPECT,
+        COOKIE,
+        PROXY_AUTHORIZATION,
+        SEC_WEBSOCKET_PROTOCOL,
+    ];
+    let name = header_name(d, node)?;
+    if TAKEN.contains(&name) {
+        let fault = d.fault(node.at, format!("`{name}` has another meaning: no key stands there"));
+        if name == SEC_WEBSOCKET_PROTOCOL {
+            fault.hint = Some("`websocket_protocol: true` takes a key from it".to_owned());
+        }
+        return None;
+    }
+    Some(name)
 }
 
 pub(super) fn header_name(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {

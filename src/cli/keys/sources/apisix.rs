@@ -132,14 +132,20 @@ fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
     Some(())
 }
 
-/// What a plugin answers whom it refuses, and where it counts.
-const ANSWERS: [&str; 6] = [
+/// What a plugin answers to those it refuses, and where it keeps its counts.
+const ANSWERS: [&str; 12] = [
     "rejected_code",
     "rejected_msg",
     "show_limit_quota_header",
     "allow_degradation",
     "_meta",
     "response_code",
+    "redis_host",
+    "redis_port",
+    "redis_database",
+    "redis_timeout",
+    "redis_cluster_nodes",
+    "redis_cluster_name",
 ];
 
 fn has_field(node: &Node, name: &str) -> bool {

@@ -35,7 +35,7 @@ const CONSUMER: [&str; 10] = [
 /// The windows of `rate-limiting`, in seconds. A month and a year have no fixed length.
 const WINDOWS: [(&str, u64); 4] = [("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400)];
 /// What else `rate-limiting` may say without narrowing by something that is not the consumer.
-const RATE_LIMITING: [&str; 16] = [
+const RATE_LIMITING: [&str; 21] = [
     "second",
     "minute",
     "hour",
@@ -49,6 +49,11 @@ const RATE_LIMITING: [&str; 16] = [
     "redis_port",
     "redis_database",
     "redis_timeout",
+    "redis_username",
+    "redis_password",
+    "redis_server_name",
+    "redis_ssl",
+    "redis_ssl_verify",
     "error_code",
     "error_message",
     "sync_rate",
