@@ -320,3 +320,40 @@ async fn a_server_that_takes_bodies_for_requests_is_found_by_the_probe() {
     let warnings = report["warnings"].as_array().unwrap();
     assert!(warnings.iter().any(|warning| warning.as_str().unwrap().contains("of-post")), "{warnings:?}");
 }
+
+/// A certificate that no server can be connected to with is told before the first request is a 502.
+#[test]
+fn check_warns_of_an_upstreams_certificate_that_cant_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let hash = bearward::Token::generate().unwrap().hash().to_stored();
+    let keys = format!("keys:\n  - {{id: key_a, hash: \"{hash}\", permissions: [read]}}\n");
+    std::fs::write(path("keys.yaml"), keys).unwrap();
+    let config = "listeners: [{address: 127.0.0.1:0}]\nkeys: {path: keys.yaml}\n\
+                  upstreams: [{name: m, endpoints: [\"https://model.internal\"], tls: {ca: ca.pem}}]\n";
+    std::fs::write(path("bearward.yaml"), config).unwrap();
+    for (names, has_ended, warning) in [
+        (vec!["model.internal"], false, None),
+        (vec!["other.internal"], false, Some("without the name")),
+        (vec![], false, Some("without the name")),
+        (vec!["model.internal"], true, Some("has ended")),
+    ] {
+        let names = names.into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.is_ca = rcgen::IsCa::ExplicitNoCa;
+        if has_ended {
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
+        let made = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(path("ca.pem"), made.pem()).unwrap();
+        let output = bearward(&["check", "--json", "--config", path("bearward.yaml").to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let told: Vec<_> = report["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let of_certificate: Vec<_> = told.iter().filter(|told| told.contains("ca.pem")).collect();
+        match warning {
+            None => assert!(of_certificate.is_empty(), "{told:?}"),
+            Some(warning) => assert!(of_certificate.iter().any(|told| told.contains(warning)), "{told:?}"),
+        }
+    }
+}
