@@ -3,6 +3,7 @@
 //! Used by the configuration and by the key file. A decoder is a function
 //! `fn(&mut Decoder, &Node) -> Option<T>`; `None` means that it has reported a fault.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -16,6 +17,9 @@ use super::tree::{Key, Kind, Node, Quoting};
 
 /// Looks up an environment variable.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// What is right in the place of an empty field, see [`Decoder::narrowing`].
+const EMPTY_HINT: &str = "give it a value, or leave the field out";
 
 pub(crate) struct Decoder<'a> {
     file: &'a Path,
@@ -75,8 +79,21 @@ impl<'a> Decoder<'a> {
                 "`field: value`, one a line",
             );
         };
+        self.report_repeated(entries);
         let entries = entries.iter().map(|(key, value)| (key, value)).collect();
         Some(Fields { at: node.at, what, entries, known: Vec::new() })
+    }
+
+    /// Reports each field that stands a second time. The first one is decoded all the same.
+    pub(crate) fn report_repeated(&mut self, entries: &[(Key, Node)]) {
+        let mut names = HashSet::new();
+        for (key, _) in entries.iter().filter(|(key, _)| !names.insert(key.name.as_str())) {
+            let message = match self.quoting {
+                Quoting::Allowed => format!("the field `{}` stands twice", key.name),
+                Quoting::Never => "this field stands twice".to_owned(),
+            };
+            self.fault(key.at, message).hint = Some("keep one of them".to_owned());
+        }
     }
 
     pub(crate) fn optional<T>(
@@ -86,13 +103,52 @@ impl<'a> Decoder<'a> {
         decode: impl FnOnce(&mut Self, &Node) -> Option<T>,
     ) -> Option<T> {
         fields.known.push(name);
-        let index = fields.entries.iter().position(|(key, _)| key.name == name)?;
-        let (_, node) = fields.entries.remove(index);
+        let node = fields.entries.iter().find(|(key, _)| key.name == name)?.1;
+        fields.entries.retain(|(key, _)| key.name != name);
         // `field:` with nothing behind it reads as "left out", as a person means it.
         if node.is_null() {
             return None;
         }
         decode(self, node)
+    }
+
+    /// As [`Decoder::optional`], of a field whose absence grants more than any value of it would.
+    ///
+    /// Present but empty (null, `[]` or `{}`) is a fault and never "left out": a template that renders
+    /// nothing must not widen what somebody may do. Text that is empty is for `decode` to refuse.
+    pub(crate) fn narrowing<T>(
+        &mut self,
+        fields: &mut Fields<'_>,
+        name: &'static str,
+        decode: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> Option<T> {
+        self.unless(Node::is_empty, fields, name, decode)
+    }
+
+    /// As [`Decoder::optional`], of a field that may be an empty list, and may not be null.
+    pub(crate) fn given<T>(
+        &mut self,
+        fields: &mut Fields<'_>,
+        name: &'static str,
+        decode: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> Option<T> {
+        self.unless(Node::is_null, fields, name, decode)
+    }
+
+    /// Decodes a field, unless it is there and without a value.
+    fn unless<T>(
+        &mut self,
+        is_empty: impl Fn(&Node) -> bool,
+        fields: &mut Fields<'_>,
+        name: &'static str,
+        decode: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> Option<T> {
+        let empty = fields.entries.iter().find(|(key, node)| key.name == name && is_empty(node));
+        // The name's place: a value that is not there may have its place in the next line.
+        let Some(at) = empty.map(|(key, _)| key.at) else { return self.optional(fields, name, decode) };
+        fields.known.push(name);
+        fields.entries.retain(|(key, _)| key.name != name);
+        self.hinted(at, format!("`{name}` is there and has no value"), EMPTY_HINT)
     }
 
     pub(crate) fn required<T>(
@@ -167,7 +223,7 @@ impl<'a> Decoder<'a> {
         for fault in &mut faults {
             for text in std::iter::once(&mut fault.message).chain(&mut fault.hint) {
                 for (value, written) in &expanded {
-                    *text = text.replace(value, written);
+                    *text = masked(text, value, written);
                 }
                 *text = without_user_info(text);
             }
@@ -274,6 +330,19 @@ impl<'a> Decoder<'a> {
         };
         let message = format!("{} is not known here", self.quoted(&text));
         self.hinted(node.at, message, hint)
+    }
+}
+
+/// Values that are shorter than this hide nothing, and are part of other words by chance.
+const LEAST_MASKED: usize = 8;
+
+/// A message with what was written in the place of what a variable stood for.
+///
+/// A short value is replaced only where it is quoted by itself: an empty one is part of every text.
+fn masked(text: &str, value: &str, written: &str) -> String {
+    match value.len() < LEAST_MASKED {
+        true => text.replace(&format!("`{value}`"), &format!("`{written}`")),
+        false => text.replace(value, written),
     }
 }
 
@@ -384,6 +453,56 @@ mod tests {
             interpolate("${A=sk-secret}", &environment).unwrap_err(),
             "`${A…}` is not a variable's name"
         );
+    }
+
+    fn read(source: &str) -> (Option<Option<String>>, Vec<String>) {
+        let file = Path::new("t.yaml");
+        let root = super::super::tree::parse(file, source, Quoting::Allowed).unwrap().unwrap();
+        let mut decoder = Decoder::new(file, Quoting::Allowed, None);
+        let decoded = decoder.fields(&root, "a test").map(|mut fields| {
+            let value = decoder.narrowing(&mut fields, "a", Decoder::word);
+            decoder.done(fields);
+            value
+        });
+        (decoded, decoder.faults.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_narrowing_field_without_a_value_is_a_fault() {
+        for (source, place) in [
+            ("a:", "1:1"),
+            ("a: null", "1:1"),
+            ("a: NULL", "1:1"),
+            ("a: ~", "1:1"),
+            ("a: []", "1:1"),
+            ("a: {}", "1:1"),
+            ("{a: !!null null}", "1:2"),
+        ] {
+            let (value, faults) = read(source);
+            assert_eq!((value, faults.len()), (Some(None), 1), "{source}: {faults:?}");
+            let expected = format!("t.yaml:{place}: `a` is there and has no value ({EMPTY_HINT})");
+            assert_eq!(faults[0], expected, "{source}");
+        }
+        assert_eq!(read("a: \"\"").1.len(), 1, "empty text is refused by what decodes it");
+        assert_eq!(read("a: x"), (Some(Some("x".to_owned())), Vec::new()));
+        assert_eq!(read("{}"), (Some(None), Vec::new()));
+    }
+
+    #[test]
+    fn a_field_that_stands_twice_does_not_hide_other_faults() {
+        let (_, faults) = read("a: x\nb: 1\na: y\n");
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[0].starts_with("t.yaml:3:1: the field `a` stands twice"), "{faults:?}");
+        assert!(faults[1].starts_with("t.yaml:2:1: unknown field `b`"), "{faults:?}");
+    }
+
+    #[test]
+    fn what_a_variable_stood_for_is_masked_and_nothing_else() {
+        let text = "`1` is not a duration (a number with its unit, as in 10s); 12345678 is told";
+        assert_eq!(masked(text, "", "${A:-}"), text);
+        assert_eq!(masked(text, "1", "${A}"), text.replacen("`1`", "`${A}`", 1));
+        assert_eq!(masked(text, "12345678", "${A}"), text.replace("12345678", "${A}"));
+        assert_eq!(masked("`` is not a size", "", "${A:-}"), "`${A:-}` is not a size");
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(crate) struct KeyRecord {
     pub(crate) not_before: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) disabled: bool,
+    /// `None` where the configuration's defaults hold; an empty list where no limit holds.
     pub(crate) rate_limits: Option<Vec<Quota>>,
     pub(crate) max_concurrent: Option<u32>,
     pub(crate) allow_from: Vec<IpNet>,
@@ -121,19 +122,18 @@ pub(super) fn decode(decoder: &mut Decoder<'_>, node: &Node, unique: &mut Unique
     let id = decoder.required(f, "id", |d, node| key_id(d, node, &mut unique.ids));
     let name = decoder.optional(f, "name", |d, node| key_name(d, node, &mut unique.names));
     let current = decoder.required(f, "hash", |d, node| hash(d, node, &mut unique.hashes));
-    let previous = decoder.optional(f, "previous", |d, node| {
-        d.list(node, |d, node| previous_secret(d, node, &mut unique.hashes))
-    });
+    let previous = decoder
+        .given(f, "previous", |d, node| d.list(node, |d, node| previous_secret(d, node, &mut unique.hashes)));
     let permissions = decoder.required(f, "permissions", permissions);
-    let expires_at = decoder.optional(f, "expires_at", Decoder::instant);
-    let environment = decoder.optional(f, "environment", label);
+    let expires_at = decoder.narrowing(f, "expires_at", Decoder::instant);
+    let environment = decoder.narrowing(f, "environment", label);
     let created_at = decoder.optional(f, "created_at", Decoder::instant);
-    let not_before = decoder.optional(f, "not_before", Decoder::instant);
-    let disabled = decoder.optional(f, "disabled", Decoder::boolean);
-    let rate_limits = decoder.optional(f, "rate_limits", quotas);
-    let max_concurrent = decoder.optional(f, "max_concurrent", |d, node| d.number(node, 1));
-    let allow_from = decoder.optional(f, "allow_from", |d, node| d.list(node, Decoder::network));
-    let routes = decoder.optional(f, "routes", |d, node| d.list(node, Decoder::word));
+    let not_before = decoder.narrowing(f, "not_before", Decoder::instant);
+    let disabled = decoder.narrowing(f, "disabled", Decoder::boolean);
+    let rate_limits = decoder.narrowing(f, "rate_limits", rate_limits);
+    let max_concurrent = decoder.narrowing(f, "max_concurrent", |d, node| d.number(node, 1));
+    let allow_from = decoder.narrowing(f, "allow_from", |d, node| d.list(node, Decoder::network));
+    let routes = decoder.narrowing(f, "routes", |d, node| d.list(node, Decoder::word));
     let metadata = decoder.optional(f, "metadata", metadata);
     decoder.done(fields);
     Some(KeyRecord {
@@ -219,11 +219,23 @@ fn permissions(decoder: &mut Decoder<'_>, node: &Node) -> Option<Permissions> {
     Some(permissions.into_iter().collect())
 }
 
+/// The word for a key to which the configuration's default limits do not apply.
+pub(crate) const NO_LIMITS: &str = "none";
+
+/// A list of rate limits, or `none`: then the configuration's defaults do not hold for the key.
+fn rate_limits(decoder: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
+    match &node.kind {
+        Kind::Scalar { text, .. } if text == NO_LIMITS => Some(Vec::new()),
+        _ => quotas(decoder, node),
+    }
+}
+
 fn metadata(decoder: &mut Decoder<'_>, node: &Node) -> Option<BTreeMap<String, String>> {
     let Kind::Map(entries) = &node.kind else {
         decoder.fault(node.at, "metadata is a map of names to values");
         return None;
     };
+    decoder.report_repeated(entries);
     let pair =
         |(key, value): &(crate::config::tree::Key, Node)| Some((key.name.clone(), decoder.text(value)?));
     entries.iter().map(pair).collect()

@@ -73,9 +73,6 @@ impl Reader<'_> {
                 Cow::Owned(_) => value.get(),
             });
             at.column -= usize::from(matches!(name, Cow::Borrowed(_)));
-            if fields.iter().any(|(known, _)| known.name == name) {
-                return Err(Fault::at(self.file, at, "this field stands twice"));
-            }
             fields.push((Key { at, name: name.into_owned() }, self.node(value.get(), depth + 1)?));
         }
         Ok(fields)
@@ -150,7 +147,6 @@ mod tests {
     #[test]
     fn what_is_no_json_is_told_and_not_quoted() {
         for (source, column) in [
-            ("{\"bwk_secret\": 1, \"bwk_secret\": 2}", 19),
             ("{\"a\": bwk_secret}", 7),
             ("{\"a\": 1} bwk_secret", 10),
             ("{\"a\": {\"bwk_secret\": tru}}", 25),

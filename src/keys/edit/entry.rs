@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::config::Quota;
 use crate::config::decode::parse_duration;
+use crate::keys::record::NO_LIMITS;
 use crate::keys::{KeyRecord, Secret};
 
 /// A value that both forms can write.
@@ -55,7 +56,7 @@ fn object(record: &KeyRecord) -> Vec<(&'static str, Value)> {
         ("not_before", record.not_before.map(|at| text(&at))),
         ("expires_at", record.expires_at.map(|at| text(&at))),
         ("disabled", record.disabled.then(|| Value::Word("true".to_owned()))),
-        ("rate_limits", record.rate_limits.as_ref().map(|all| Value::List(all.iter().map(quota).collect()))),
+        ("rate_limits", record.rate_limits.as_deref().map(rate_limits)),
         ("max_concurrent", record.max_concurrent.map(|limit| Value::Word(limit.to_string()))),
         ("allow_from", some(networks)),
         ("routes", record.routes.clone().map(texts)),
@@ -67,6 +68,14 @@ fn object(record: &KeyRecord) -> Vec<(&'static str, Value)> {
 fn secret(secret: &Secret) -> Value {
     let (hash, end) = (Value::Text(secret.hash.to_stored()), Value::Text(secret.expires_at.to_string()));
     Value::Map(vec![("hash".to_owned(), hash), ("expires_at".to_owned(), end)])
+}
+
+/// `[]` would be read as a template that rendered nothing.
+fn rate_limits(all: &[Quota]) -> Value {
+    match all {
+        [] => Value::Text(NO_LIMITS.to_owned()),
+        all => Value::List(all.iter().map(quota).collect()),
+    }
 }
 
 fn quota(quota: &Quota) -> Value {

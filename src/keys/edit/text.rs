@@ -116,12 +116,7 @@ fn remove(source: &str, item: &Item, name: &str) -> Option<Splice> {
 }
 
 fn add_previous(source: &str, item: &Item, entry: &str, is_json: bool) -> Option<Splice> {
-    let Some((key, list)) = item.field("previous").filter(|(_, list)| !list.is_null()) else {
-        if item.field("previous").is_some() {
-            // `previous:` with nothing behind it gets its list in the same line.
-            let field = Field { name: "previous", value: format!("[{entry}]"), is_text: false };
-            return set(source, item, &field, is_json);
-        }
+    let Some((key, list)) = item.field("previous") else {
         return match is_json {
             true => insert(source, item, &[format!("\"previous\":[{entry}]")], true),
             false if matches!(&item.shape, Shape::Map { is_flow: true, .. }) => {
@@ -207,11 +202,11 @@ mod tests {
         after
     }
 
-    const ODD: &str = "# Ask Ann first.\n\nkeys:   # all\n# the checkout\n- id: key_a   # trailing\n  name: \"checkout\"\n  hash: 'HASH_A'  # keep\n  permissions: &rw\n     - read\n     - write\n  # its old secrets\n  previous:\n  -   hash: HASH_O\n      expires_at: 2026-12-01T00:00:00Z   # soon\n    # disabled: true\n\n# for the laptop\n-   # odd\n    {id: key_b, hash: \"HASH_B\",\n     permissions: *rw, }    # flow\n\n-\n    id:   key_c\n    hash: >-\n      HASH_C\n    permissions: *rw\n    expires_at:\n    disabled: false\n# the end\n";
+    const ODD: &str = "# Ask Ann first.\n\nkeys:   # all\n# the checkout\n- id: key_a   # trailing\n  name: \"checkout\"\n  hash: 'HASH_A'  # keep\n  permissions: &rw\n     - read\n     - write\n  # its old secrets\n  previous:\n  -   hash: HASH_O\n      expires_at: 2026-12-01T00:00:00Z   # soon\n    # disabled: true\n\n# for the laptop\n-   # odd\n    {id: key_b, hash: \"HASH_B\",\n     permissions: *rw, }    # flow\n\n-\n    id:   key_c\n    hash: >-\n      HASH_C\n    permissions: *rw\n    created_at:\n    disabled: false\n# the end\n";
 
-    const PLAIN: &str = "keys:\n  - id: key_a\n    hash: HASH_A\n    permissions: [read]\n  - id: key_b\n    hash: HASH_B\n    permissions: [read]\n    previous:\n  - id: key_c\n    hash: HASH_C\n    permissions: [read]\n    previous: []";
+    const PLAIN: &str = "keys:\n  - id: key_a\n    hash: HASH_A\n    permissions: [read]\n  - id: key_b\n    hash: HASH_B\n    permissions: [read]\n    previous: []\n  - id: key_c\n    hash: HASH_C\n    permissions: [read]\n    previous: []";
 
-    const FLOW: &str = "{keys: [{id: key_a, hash: HASH_A, permissions: [read]},\n  {id: key_b, hash: HASH_B, permissions: [read], disabled:},\n  {\"id\": \"key_c\", \"hash\": \"HASH_C\", \"permissions\": [\"read\"], \"previous\": [{\"hash\": \"HASH_O\", \"expires_at\": \"2026-12-01T00:00:00Z\"}]}]}\n";
+    const FLOW: &str = "{keys: [{id: key_a, hash: HASH_A, permissions: [read]},\n  {id: key_b, hash: HASH_B, permissions: [read], created_at:},\n  {\"id\": \"key_c\", \"hash\": \"HASH_C\", \"permissions\": [\"read\"], \"previous\": [{\"hash\": \"HASH_O\", \"expires_at\": \"2026-12-01T00:00:00Z\"}]}]}\n";
 
     const MERGED: &str = "keys:\n- &a\n  id: key_a\n  hash: HASH_A\n  permissions: [read]\n  max_concurrent: 3\n- <<: *a\n  id: key_b\n  hash: HASH_B\n- {<<: *a, id: key_c, hash: HASH_C}\n";
 

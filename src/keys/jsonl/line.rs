@@ -25,16 +25,25 @@ pub(super) struct Line<'a> {
     #[serde(deserialize_with = "permissions")]
     permissions: Permissions,
     created_at: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
     expires_at: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "given")]
     disabled: Option<bool>,
     #[serde(rename = "metadata")]
     _for_people: Option<Metadata>,
+    #[serde(borrow, default, deserialize_with = "narrowing")]
     environment: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "narrowing")]
     not_before: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "narrowing")]
     rate_limits: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "narrowing")]
     max_concurrent: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "narrowing")]
     allow_from: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "narrowing")]
     routes: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "narrowing")]
     previous: Option<&'a RawValue>,
 }
 
@@ -90,6 +99,20 @@ impl Line<'_> {
             terms,
         };
         is_well.then_some((KeyHash::parse(&self.hash.0)?, draft))
+    }
+}
+
+/// A field that is there has a value: null is a fault, which the long way reports.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
+}
+
+/// The text of a field that narrows the key, which null would not.
+fn narrowing<'de, D: Deserializer<'de>>(field: D) -> Result<Option<&'de RawValue>, D::Error> {
+    let raw = <&RawValue>::deserialize(field)?;
+    match raw.get() {
+        "null" => Err(D::Error::custom("null does not narrow anything")),
+        _ => Ok(Some(raw)),
     }
 }
 
