@@ -321,6 +321,10 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Reads all files that the configuration names, and tells all that is wrong with them.
     pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, Faults> {
+        Self::read(config, clock).map_err(|faults| config.named_files.placed(faults))
+    }
+
+    fn read(config: &Config, clock: &Clock) -> Result<Self, Faults> {
         let mut faults = Vec::new();
         let set = read_keys(config).unwrap_or_else(|of_keys| {
             faults.extend(of_keys.0);

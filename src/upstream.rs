@@ -21,6 +21,7 @@ use http::HeaderValue;
 
 use crate::config::fault::Faults;
 use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential};
+use crate::path_pattern::reading::PathReading;
 use health::Health;
 use tls::ClientTls;
 
@@ -42,6 +43,8 @@ pub(crate) struct Upstream {
     /// The Host that it gets; `None`: what the client named.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) accept_in_path: Vec<Ambiguity>,
+    /// What it does not tell apart in paths; `None` where the configuration does not say.
+    pub(crate) reading: Option<PathReading>,
 }
 
 /// One address of an upstream.
@@ -145,7 +148,16 @@ impl Upstream {
             check: config.health.clone(),
             host: config.host.as_ref().and_then(|host| HeaderValue::try_from(host.as_str()).ok()),
             accept_in_path: config.accept_in_path.clone(),
+            reading: config.reading,
         })
+    }
+
+    /// The Host that it gets: as configured, else what the client named. A client of HTTP/1.0 may name none; then it is
+    /// the first endpoint's own.
+    pub(crate) fn host_for(&self, named: Option<&HeaderValue>) -> HeaderValue {
+        let host = self.host.as_ref().or(named).cloned();
+        let of_endpoint = || self.endpoints.first().map(|endpoint| endpoint.authority());
+        host.or_else(of_endpoint).unwrap_or_else(|| HeaderValue::from_static("localhost"))
     }
 
     /// Whether a connection can be upgraded: HTTP/2 has no upgrades.

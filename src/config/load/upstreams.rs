@@ -13,6 +13,7 @@ use crate::config::{
     Ambiguity, Balance, CertificatePair, Endpoint, HealthCheck, Pool, ReadFile, RouteTimeouts, Timeouts,
     Upstream, UpstreamCredential, UpstreamTls,
 };
+use crate::path_pattern::reading::PathReading;
 
 /// Of health checks.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
@@ -50,6 +51,7 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
     let host = d.optional(f, "host", host);
     let accept_in_path =
         d.optional(f, "accept_in_path", |d, node| d.list(node, |d, node| d.one_of(node, &Ambiguity::ALL)));
+    let reading = d.optional(f, "paths", path_reading);
     d.done(fields);
     // A faulty section must not turn into none: `?` on the inner option.
     let credential = credential.map_or(Some(None), |section| section.map(Some))?;
@@ -67,6 +69,19 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
         health,
         host,
         accept_in_path: accept_in_path.unwrap_or_default(),
+        reading,
+    })
+}
+
+/// `{ignore_case: true, ignore_trailing_slash: true}`.
+fn path_reading(d: &mut Decoder<'_>, node: &Node) -> Option<PathReading> {
+    let mut fields = d.fields(node, "an upstream's paths")?;
+    let ignore_case = d.optional(&mut fields, "ignore_case", Decoder::boolean);
+    let ignore_trailing_slash = d.optional(&mut fields, "ignore_trailing_slash", Decoder::boolean);
+    d.done(fields);
+    Some(PathReading {
+        ignore_case: ignore_case.unwrap_or(false),
+        ignore_trailing_slash: ignore_trailing_slash.unwrap_or(false),
     })
 }
 
