@@ -369,6 +369,10 @@ impl Prepared {
         ids: Result<Arc<IdSecret>, Fault>,
         clock: &Clock,
     ) -> Result<Self, Faults> {
+        Self::read(config, ids, clock).map_err(|faults| config.named_files.placed(faults))
+    }
+
+    fn read(config: &Config, ids: Result<Arc<IdSecret>, Fault>, clock: &Clock) -> Result<Self, Faults> {
         let mut faults = Vec::new();
         let ids = ids.unwrap_or_else(|fault| {
             faults.push(fault);

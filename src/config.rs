@@ -9,6 +9,7 @@ mod keys;
 mod limits;
 pub(crate) mod load;
 mod log;
+pub(crate) mod presets;
 pub(crate) mod schema;
 pub(crate) mod tree;
 
@@ -20,13 +21,18 @@ use http::HeaderName;
 use http::uri::{Authority, PathAndQuery};
 use ipnet::IpNet;
 
+pub(crate) use fault::NamedFiles;
 pub use fault::{Fault, Faults, Position};
 pub(crate) use keys::{AgeAction, Auth, Conflict, ID_SECRET_LENGTH, Keys, MaxAge, SecretValue, Watch};
-pub(crate) use limits::{AttemptQuota, Limits, PublicLimits, Quota};
+pub(crate) use limits::{AttemptQuota, LONGEST_METHOD, Limits, PublicLimits, Quota};
 pub(crate) use log::{Log, LogFormat, LogTarget, Metrics, Traces};
+pub(crate) use presets::Preset;
 
 use crate::bom;
 use crate::digest::sha256;
+use crate::host_pattern::HostPattern;
+use crate::path_pattern::PathPattern;
+use crate::path_pattern::reading::PathReading;
 use crate::permission::Permission;
 
 /// A whole configuration.
@@ -43,7 +49,8 @@ pub struct Config {
     /// `None` where they are not counted.
     pub(crate) failed_attempts: Option<AttemptQuota>,
     pub(crate) upstreams: Vec<Upstream>,
-    pub(crate) routes: Routes,
+    /// In order, presets spelled out.
+    pub(crate) routes: Vec<Route>,
     pub(crate) limits: Limits,
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) log: Log,
@@ -51,6 +58,8 @@ pub struct Config {
     /// `None` where requests are not traced.
     pub(crate) traces: Option<Traces>,
     pub(crate) workers: Option<usize>,
+    /// Where the files that it names are named.
+    pub(crate) named_files: NamedFiles,
 }
 
 /// A file, and the digest of what was read from it.
@@ -168,6 +177,8 @@ pub(crate) struct Upstream {
     pub(crate) reuse_after_body: bool,
     /// How often the names of its endpoints are looked up.
     pub(crate) resolve: Duration,
+    /// What it does not tell apart in paths; `None` where the configuration does not say.
+    pub(crate) reading: Option<PathReading>,
 }
 
 /// Which of several endpoints gets a request.
@@ -209,6 +220,15 @@ impl Ambiguity {
         ("encoded-backslash", Ambiguity::EncodedBackslash),
         ("semicolon", Ambiguity::Semicolon),
     ];
+
+    /// As it stands in a canonical path.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Ambiguity::EncodedSlash => "%2F",
+            Ambiguity::EncodedBackslash => "%5C",
+            Ambiguity::Semicolon => ";",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -319,39 +339,14 @@ impl Default for Pool {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum Routes {
-    Preset(Preset),
-    Custom(Vec<Route>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Preset {
-    OpenAi,
-    Vllm,
-    LlamaCpp,
-    Ollama,
-    Triton,
-    Any,
-}
-
-impl Preset {
-    /// All, by their names.
-    pub(crate) const ALL: [(&str, Preset); 6] = [
-        ("openai", Preset::OpenAi),
-        ("vllm", Preset::Vllm),
-        ("llama-cpp", Preset::LlamaCpp),
-        ("ollama", Preset::Ollama),
-        ("triton", Preset::Triton),
-        ("any", Preset::Any),
-    ];
-}
-
-#[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) name: String,
-    pub(crate) paths: Vec<String>,
+    /// At least one.
+    pub(crate) paths: Vec<PathPattern>,
+    /// `None`: all; else at least one.
     pub(crate) methods: Option<Vec<http::Method>>,
-    pub(crate) hosts: Option<Vec<String>>,
+    /// `None`: all; else at least one.
+    pub(crate) hosts: Option<Vec<HostPattern>>,
     pub(crate) access: Access,
     /// The upstream's name; the first one where left out.
     pub(crate) upstream: Option<String>,
@@ -361,6 +356,14 @@ pub(crate) struct Route {
     pub(crate) timeouts: RouteTimeouts,
     /// Protocols that a request may be upgraded to, in lower case: `websocket`, say.
     pub(crate) upgrades: Vec<String>,
+    /// Whether GET and HEAD may have a body.
+    pub(crate) body_on_get: bool,
+    /// Request headers that do not pass, in any spelling that folds to them.
+    pub(crate) removes: Vec<HeaderName>,
+    /// What its paths may hold, beside what its upstream takes everywhere.
+    pub(crate) accept_in_path: Vec<Ambiguity>,
+    /// What its server does not tell apart in paths, beside what is said of its upstream.
+    pub(crate) reading: PathReading,
 }
 
 /// Who may use a route.

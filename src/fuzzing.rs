@@ -14,6 +14,7 @@
 mod connection;
 mod hygiene;
 mod path;
+mod patterns;
 mod reference;
 mod steps;
 mod stores;
@@ -22,6 +23,7 @@ mod token;
 pub use connection::connection;
 pub use hygiene::hygiene;
 pub use path::path;
+pub use patterns::patterns;
 pub use steps::Steps;
 pub use stores::{config, keys};
 pub use token::token;
@@ -49,6 +51,11 @@ mod tests {
     #[test]
     fn paths() {
         replay("path", super::path);
+    }
+
+    #[test]
+    fn patterns() {
+        replay("patterns", super::patterns);
     }
 
     #[test]

@@ -277,6 +277,19 @@ pub(crate) fn authorize(principal: Option<Principal>, route: Arc<Route>) -> Resu
     Ok(Authorized { principal, route })
 }
 
+/// As [`authorize`], where servers may read the path as one of other routes, `readings`: the principal must be allowed to
+/// use those, too.
+pub(crate) fn authorize_as_read(
+    principal: Option<Principal>,
+    route: Arc<Route>,
+    readings: &[Arc<Route>],
+) -> Result<Authorized, Denial> {
+    for reading in readings {
+        authorize(principal.clone(), reading.clone())?;
+    }
+    authorize(principal, route)
+}
+
 /// Whether a good key may use a route that needs this permission.
 pub(crate) fn may_use(key: &ApiKey, permission: Permission, route: &str) -> Result<(), Denial> {
     if !key.has(permission) {

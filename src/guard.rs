@@ -7,22 +7,22 @@
 pub(crate) mod client;
 mod path;
 
+use std::net::Ipv6Addr;
+
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Version};
 
-use crate::config::{Ambiguity, Limits};
+use crate::config::{Ambiguity, LONGEST_METHOD, Limits};
 use crate::denial::Denial;
-
-/// Longer than any method that is registered, with room for more.
-const LONGEST_METHOD: usize = 64;
+use crate::host_pattern;
 
 /// Where a request goes, in its one canonical form.
 #[derive(Debug)]
 pub(crate) struct Target {
-    /// The authority as the client named it, without user info.
-    pub(crate) authority: HeaderValue,
+    /// The authority as the client named it, without user info; `None` where a client of HTTP/1.0 named none.
+    pub(crate) authority: Option<HeaderValue>,
     host: Host,
     /// Canonical path, and the query as it came.
     pub(crate) path_and_query: PathAndQuery,
@@ -39,11 +39,12 @@ enum Host {
 }
 
 impl Target {
-    /// The host in lower case, without its port.
+    /// The host in lower case, without its port; empty where none was named.
     pub(crate) fn host(&self) -> &str {
         match &self.host {
             Host::AsNamed(length) => {
-                self.authority.to_str().ok().and_then(|named| named.get(..*length)).unwrap_or_default()
+                let named = self.authority.as_ref().and_then(|named| named.to_str().ok());
+                named.and_then(|named| named.get(..*length)).unwrap_or_default()
             }
             Host::Lowered(host) => host,
         }
@@ -70,7 +71,10 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
     }
     check_framing(&parts.headers)?;
     let authority = authority(parts, is_plain)?;
-    let host = host_of(text_of(&authority)?)?;
+    let host = match &authority {
+        Some(authority) => host_of(text_of(authority)?)?,
+        None => Host::AsNamed(0),
+    };
     let Some(raw) = parts.uri.path_and_query().filter(|raw| raw.path().starts_with('/')) else {
         // `GET *`, `OPTIONS *`, `GET admin`, an h2 `:path` without its slash.
         return Err(Denial::bad_request("The request target must be a path that begins with `/`"));
@@ -141,18 +145,22 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
 }
 
 /// The authority that a request is for: of an absolute target or h2's `:authority`, else of Host.
-fn authority(parts: &Parts, is_plain: bool) -> Result<HeaderValue, Denial> {
+fn authority(parts: &Parts, is_plain: bool) -> Result<Option<HeaderValue>, Denial> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
     let is_http2 = parts.version == Version::HTTP_2;
     if hosts.next().is_some() {
         return Err(Denial::bad_request("More than one Host"));
     }
-    if !is_http2 && host.is_none() {
+    // HTTP/1.0 has no Host, and probes of load balancers speak it (RFC 9112, section 3.2).
+    if parts.version == Version::HTTP_11 && host.is_none() {
         return Err(Denial::bad_request("The Host header is missing"));
     }
     let Some(authority) = parts.uri.authority() else {
-        return host.cloned().ok_or_else(|| Denial::bad_request("The authority is missing"));
+        return match host {
+            None if is_http2 => Err(Denial::bad_request("The authority is missing")),
+            named => Ok(named.cloned()),
+        };
     };
     // RFC 9112, section 3.2.2: an absolute target's authority replaces Host.
     if !matches!(parts.uri.scheme_str(), Some("http" | "https")) {
@@ -166,7 +174,7 @@ fn authority(parts: &Parts, is_plain: bool) -> Result<HeaderValue, Denial> {
     if let Some(host) = host {
         host_of(text_of(host)?)?;
     }
-    HeaderValue::try_from(authority.as_str()).map_err(|_| invalid_host())
+    HeaderValue::try_from(authority.as_str()).map(Some).map_err(|_| invalid_host())
 }
 
 fn text_of(host: &HeaderValue) -> Result<&str, Denial> {
@@ -179,39 +187,41 @@ fn invalid_host() -> Denial {
 
 /// The host of an authority, without its port.
 fn host_of(authority: &str) -> Result<Host, Denial> {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => {
-            let (address, behind) = rest.split_once(']').ok_or_else(invalid_host)?;
-            address.parse::<std::net::Ipv6Addr>().map_err(|_| invalid_host())?;
-            let port = match behind {
-                "" => None,
-                _ => Some(behind.strip_prefix(':').ok_or_else(invalid_host)?),
-            };
-            // With its brackets.
-            (authority.get(..address.len() + 2).unwrap_or_default(), port)
-        }
-        None => {
-            let (host, port) = match authority.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            };
-            let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-            if host.is_empty() || host.len() > 255 || !host.bytes().all(is_name_byte) {
-                return Err(invalid_host());
-            }
-            (host, port)
-        }
+    if authority.starts_with('[') {
+        return ipv6_host(authority);
+    }
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
     };
-    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    if !port.is_none_or(is_port) {
+    check_port(port)?;
+    // A trailing dot names the same host (RFC 1034, section 3.1); an empty label names none.
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if !host_pattern::is_name(host) {
         return Err(invalid_host());
     }
-    // A trailing dot names the same host (RFC 1034, section 3.1).
-    let host = host.strip_suffix('.').unwrap_or(host);
     match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         true => Ok(Host::Lowered(host.to_ascii_lowercase())),
         false => Ok(Host::AsNamed(host.len())),
     }
+}
+
+/// An IPv6 address in brackets, of which there are many spellings and one canonical one (RFC 5952).
+fn ipv6_host(authority: &str) -> Result<Host, Denial> {
+    let (address, behind) =
+        authority.strip_prefix('[').and_then(|rest| rest.split_once(']')).ok_or_else(invalid_host)?;
+    let address: Ipv6Addr = address.parse().map_err(|_| invalid_host())?;
+    let port = match behind {
+        "" => None,
+        _ => Some(behind.strip_prefix(':').ok_or_else(invalid_host)?),
+    };
+    check_port(port)?;
+    Ok(Host::Lowered(format!("[{address}]")))
+}
+
+fn check_port(port: Option<&str>) -> Result<(), Denial> {
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    if port.is_none_or(is_port) { Ok(()) } else { Err(invalid_host()) }
 }
 
 #[cfg(test)]
@@ -229,7 +239,7 @@ mod tests {
     fn hosts_that_are_none_are_refused() {
         for bad in [
             "", "a b", "a/b", "user@a", "a:b", "a:99999", "a:", "[::1", "[x]", "a,b", "a\u{7f}", "[::1]x",
-            ":80",
+            ":80", "a..", "a..b", ".a", ".", "..",
         ] {
             assert!(host_of(bad).is_err(), "{bad:?}");
         }
@@ -239,10 +249,11 @@ mod tests {
             ("127.0.0.1", "127.0.0.1"),
             ("a.", "a"),
             ("[2001:DB8::1]", "[2001:db8::1]"),
+            ("[0:0:0:0:0:0:0:1]:80", "[::1]"),
         ] {
             let authority = HeaderValue::from_static(good);
             let target = Target {
-                authority,
+                authority: Some(authority),
                 host: host_of(good).unwrap(),
                 path_and_query: PathAndQuery::from_static("/"),
                 ambiguities: Vec::new(),
@@ -254,8 +265,14 @@ mod tests {
     #[test]
     fn an_absolute_targets_authority_replaces_host() {
         let target = checked(Request::get("http://a.example:81/x").header("host", "b.example")).unwrap();
-        assert_eq!(target.authority, "a.example:81");
         assert_eq!(target.host(), "a.example");
+        assert_eq!(target.authority.unwrap(), "a.example:81");
+    }
+
+    #[test]
+    fn a_client_of_http_1_0_may_name_no_host() {
+        let target = checked(Request::get("/").version(Version::HTTP_10)).unwrap();
+        assert_eq!((target.authority.as_ref(), target.host()), (None, ""));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod config;
 mod denial;
 mod digest;
 mod exchange;
+mod folding;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -33,6 +34,7 @@ pub mod fuzzing;
 mod gate;
 mod guard;
 mod hooks;
+mod host_pattern;
 mod keys;
 mod limit;
 mod mask;

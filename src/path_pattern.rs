@@ -1,171 +1,223 @@
-//! A route's path pattern: `*` stays within a segment, `**` crosses them.
+//! A route's path pattern: `*` stays within a segment, `**` stands for whole segments.
 //!
-//! Most patterns are a plain path or all that lies under one. Those are compared as text; globset judges the rest.
+//! Used by `config`, which parses patterns, and by `route`, which matches canonical paths against them.
+//! Invariants: a pattern is written in the canonical form of the paths that it matches (`guard::path`), so that each can
+//! match, and a plain one matches itself; nothing but `**` matches a slash.
 
-use globset::{GlobBuilder, GlobMatcher};
+pub(crate) mod character;
+mod compare;
+mod parse;
+pub(crate) mod reading;
 
-/// A pattern, compiled.
-#[derive(Clone, Debug)]
-pub(crate) enum PathPattern {
+use character::{Character, first_character};
+
+/// A parsed pattern without braces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PathPattern {
+    text: String,
+    segments: Vec<Segment>,
+    shortcut: Shortcut,
+}
+
+/// Why a text is no pattern, and what is meant most likely.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PatternFault {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// Most patterns are a plain path, or all that lies under one. Those are compared as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Shortcut {
     /// `/v1/models`
-    Exact(String),
-    /// `/v1/files/**`, kept as `/v1/files/`
-    Under(String),
-    /// Anything else.
-    Glob(Box<GlobMatcher>),
+    Exact,
+    /// `/v1/files/**`; the length of `/v1/files/`.
+    Under(usize),
+    None,
+}
+
+/// What stands between two slashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    /// `**`: any number of segments; at the end of a pattern at least one, which may be empty.
+    Any,
+    Text(Vec<Piece>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Literal(Character),
+    /// `?`: one character.
+    One,
+    /// `[a-c]`, `[!a-c]`: one character, of those that stand raw, that is a member or is none.
+    Class {
+        members: u128,
+        is_negated: bool,
+    },
+    /// `*`: any characters of a segment, or none.
+    Star,
 }
 
 impl PathPattern {
-    pub(crate) fn new(pattern: &str) -> Result<Self, globset::Error> {
-        let is_plain = |text: &str| !text.contains(['*', '?', '[', ']', '{', '}', '!', '\\']);
-        if is_plain(pattern) {
-            return Ok(PathPattern::Exact(pattern.to_owned()));
-        }
-        match pattern.strip_suffix("**") {
-            Some(under) if is_plain(under) && under.ends_with('/') => {
-                Ok(PathPattern::Under(under.to_owned()))
+    /// Parses a pattern. `{a,b}` makes several of it.
+    ///
+    /// # Errors
+    ///
+    /// What no canonical path could match, and what is no pattern.
+    pub(crate) fn parse(text: &str) -> Result<Vec<PathPattern>, PatternFault> {
+        parse::alternatives(text)?.iter().map(|text| Self::without_braces(text)).collect()
+    }
+
+    /// Parses a path, in which nothing stands for anything else.
+    ///
+    /// # Errors
+    ///
+    /// As [`PathPattern::parse`], and for a pattern.
+    pub(crate) fn parse_plain(text: &str) -> Result<PathPattern, PatternFault> {
+        let mut patterns = Self::parse(text)?;
+        match (patterns.pop(), patterns.is_empty()) {
+            (Some(pattern), true) if pattern.exact().is_some() => Ok(pattern),
+            _ => {
+                Err(PatternFault { message: "no pattern can stand here, only a path".to_owned(), hint: None })
             }
-            _ => glob(pattern).map(|glob| PathPattern::Glob(Box::new(glob))),
         }
     }
 
-    /// Whether a canonical path matches.
+    fn without_braces(text: &str) -> Result<PathPattern, PatternFault> {
+        Ok(Self::of_segments(text, parse::segments(text)?))
+    }
+
+    fn of_segments(text: &str, segments: Vec<Segment>) -> PathPattern {
+        let shortcut = match segments.split_last() {
+            Some((Segment::Any, before)) if before.iter().all(Segment::is_plain) => {
+                Shortcut::Under(text.len() - 2)
+            }
+            _ if segments.iter().all(Segment::is_plain) => Shortcut::Exact,
+            _ => Shortcut::None,
+        };
+        // A literal `[*]` is plain, and not written as paths are.
+        let shortcut = if text.contains('[') { Shortcut::None } else { shortcut };
+        PathPattern { text: text.to_owned(), segments, shortcut }
+    }
+
+    /// As it is written.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The one path that it matches, unless it is a pattern.
+    pub(crate) fn exact(&self) -> Option<&str> {
+        (self.shortcut == Shortcut::Exact).then_some(&self.text)
+    }
+
+    /// What every path begins with that it matches, up to a slash and with it.
+    pub(crate) fn beginning(&self) -> &str {
+        let plain = self.text.find(['*', '?', '[']).unwrap_or(self.text.len());
+        let slash = self.text.get(..plain).and_then(|plain| plain.rfind('/'));
+        self.text.get(..slash.map_or(0, |slash| slash + 1)).unwrap_or_default()
+    }
+
+    /// Whether it matches a canonical path.
     pub(crate) fn matches(&self, path: &str) -> bool {
-        match self {
-            PathPattern::Exact(exact) => path == exact,
-            PathPattern::Under(under) => path.starts_with(under.as_str()),
-            PathPattern::Glob(glob) => glob.is_match(path),
+        match self.shortcut {
+            Shortcut::Exact => path == self.text,
+            Shortcut::Under(length) => {
+                path.len() >= length && path.as_bytes().get(..length) == self.text.as_bytes().get(..length)
+            }
+            Shortcut::None => matches_segments(&self.segments, path),
         }
     }
 }
 
-/// Whether every path that `narrow` matches is matched by `wide`, too. Says so only where it is sure.
-pub(crate) fn covers(wide: &str, narrow: &str) -> bool {
-    let is_plain = |pattern: &str| !pattern.contains(['?', '[', ']', '{', '}', '!', '\\']);
-    wide == narrow
-        || (is_plain(wide) && is_plain(narrow) && covers_segments(&segments(wide), &segments(narrow)))
-}
-
-/// Whether some path may be matched by both. Where it can't tell, it says so.
-pub(crate) fn meet(one: &str, other: &str) -> bool {
-    meet_segments(&segments(one), &segments(other))
-}
-
-fn segments(pattern: &str) -> Vec<&str> {
-    pattern.split('/').collect()
-}
-
-fn covers_segments(wide: &[&str], narrow: &[&str]) -> bool {
-    match (wide, narrow) {
-        (["**"], [_, ..]) => true,
-        (["**", rest @ ..], [_, behind @ ..]) => {
-            covers_segments(rest, narrow) || covers_segments(wide, behind)
-        }
-        // What may be many segments is covered by the same alone.
-        (_, ["**", ..]) => false,
-        ([first, rest @ ..], [other, behind @ ..]) => {
-            covers_text(first.as_bytes(), other.as_bytes()) && covers_segments(rest, behind)
-        }
-        (wide, narrow) => wide.is_empty() && narrow.is_empty(),
+impl std::fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
-/// As a pattern, `wide`, would match the text of `narrow`, of which a `*` is matched by a `*` alone.
-fn covers_text(wide: &[u8], narrow: &[u8]) -> bool {
-    match (wide, narrow) {
-        ([b'*', rest @ ..], _) => {
-            covers_text(rest, narrow)
-                || narrow.split_first().is_some_and(|(_, behind)| covers_text(wide, behind))
-        }
-        ([first, rest @ ..], [other, behind @ ..]) => first == other && covers_text(rest, behind),
-        (wide, narrow) => wide.is_empty() && narrow.is_empty(),
+impl Segment {
+    fn is_plain(&self) -> bool {
+        matches!(self, Segment::Text(pieces) if pieces.iter().all(|piece| matches!(piece, Piece::Literal(_))))
     }
 }
 
-fn meet_segments(one: &[&str], other: &[&str]) -> bool {
-    match (one, other) {
-        // At the end, it stands for one at least.
-        (["**"], _) => !other.is_empty(),
-        (["**", rest @ ..], _) => {
-            meet_segments(rest, other)
-                || other.split_first().is_some_and(|(_, behind)| meet_segments(one, behind))
+impl Piece {
+    /// Whether it may stand for this character.
+    fn takes(&self, character: Character) -> bool {
+        match (self, character) {
+            (Piece::Literal(own), _) => *own == character,
+            (Piece::One | Piece::Star, _) => true,
+            (Piece::Class { members, is_negated }, Character::Raw(byte)) => {
+                character::is_member(*members, byte) != *is_negated
+            }
+            (Piece::Class { is_negated, .. }, Character::Encoded(_)) => *is_negated,
         }
-        (_, ["**", ..]) => meet_segments(other, one),
-        ([first, rest @ ..], [second, behind @ ..]) => {
-            meet_text(first.as_bytes(), second.as_bytes()) && meet_segments(rest, behind)
-        }
-        (one, other) => one.is_empty() && other.is_empty(),
     }
 }
 
-fn meet_text(one: &[u8], other: &[u8]) -> bool {
-    let is_special = |text: &[u8]| text.iter().any(|byte| b"?[]{}!\\".contains(byte));
-    if is_special(one) || is_special(other) {
-        return true;
-    }
-    match (one, other) {
-        ([b'*', rest @ ..], _) => {
-            meet_text(rest, other) || other.split_first().is_some_and(|(_, behind)| meet_text(one, behind))
+/// Matches segment by segment. After a mismatch the last `**` takes one segment more: what stands before it has matched
+/// as early as it can, so an earlier one need not be tried again.
+fn matches_segments(segments: &[Segment], path: &str) -> bool {
+    let (mut segments, mut rest) = (segments, path.strip_prefix('/'));
+    let mut retry: Option<(&[Segment], &str)> = None;
+    loop {
+        match (segments, rest) {
+            ([], None) => return true,
+            ([Segment::Any], _) => return rest.is_some(),
+            ([Segment::Any, behind @ ..], Some(text)) => {
+                retry = Some((behind, text));
+                segments = behind;
+                continue;
+            }
+            ([Segment::Text(pieces), behind @ ..], Some(text)) => {
+                let (segment, next) = next_segment(text);
+                if matches_text(pieces, segment) {
+                    (segments, rest) = (behind, next);
+                    continue;
+                }
+            }
+            _ => {}
         }
-        (_, [b'*', ..]) => meet_text(other, one),
-        ([first, rest @ ..], [second, behind @ ..]) => first == second && meet_text(rest, behind),
-        (one, other) => one.is_empty() && other.is_empty(),
+        let Some((behind, text)) = retry else { return false };
+        let Some(next) = next_segment(text).1 else { return false };
+        retry = Some((behind, next));
+        (segments, rest) = (behind, Some(next));
     }
 }
 
-fn glob(pattern: &str) -> Result<GlobMatcher, globset::Error> {
-    let glob = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(false).build()?;
-    Ok(glob.compile_matcher())
+/// The first segment, and what stands behind its slash.
+fn next_segment(text: &str) -> (&str, Option<&str>) {
+    match text.split_once('/') {
+        Some((segment, rest)) => (segment, Some(rest)),
+        None => (text, None),
+    }
+}
+
+/// As [`matches_segments`], character by character, with `*` for `**`.
+fn matches_text(pieces: &[Piece], text: &str) -> bool {
+    let (mut pieces, mut rest) = (pieces, text.as_bytes());
+    let mut retry: Option<(&[Piece], &[u8])> = None;
+    loop {
+        match (pieces, first_character(rest)) {
+            ([], None) => return true,
+            ([Piece::Star], _) => return true,
+            ([Piece::Star, behind @ ..], _) => {
+                retry = Some((behind, rest));
+                pieces = behind;
+                continue;
+            }
+            ([piece, behind @ ..], Some((character, next))) if piece.takes(character) => {
+                (pieces, rest) = (behind, next);
+                continue;
+            }
+            _ => {}
+        }
+        let Some((behind, text)) = retry else { return false };
+        let Some((_, next)) = first_character(text) else { return false };
+        retry = Some((behind, next));
+        (pieces, rest) = (behind, next);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn patterns_are_compared() {
-        for (wide, narrow) in
-            [("/v1/*", "/v1/x*"), ("/v1/**", "/v1/a/*"), ("/**", "/v1/**"), ("/a*c", "/ab*c"), ("/x", "/x")]
-        {
-            assert!(covers(wide, narrow), "{wide} {narrow}");
-        }
-        for (wide, narrow) in [("/v1/x*", "/v1/*"), ("/v1/*", "/v1/**"), ("/v1/*", "/v1/a/b"), ("/a", "/*")] {
-            assert!(!covers(wide, narrow), "{wide} {narrow}");
-        }
-        for (one, other) in
-            [("/v1/*/info", "/v1/chat/*"), ("/v1/**", "/*/x"), ("/a*", "/*b"), ("/[ab]", "/a")]
-        {
-            assert!(meet(one, other) && meet(other, one), "{one} {other}");
-        }
-        for (one, other) in [("/v1/a/*", "/v1/b/*"), ("/v1/*", "/v1/a/b"), ("/a*", "/b*")] {
-            assert!(!meet(one, other) && !meet(other, one), "{one} {other}");
-        }
-    }
-
-    proptest! {
-        /// What is said of two patterns holds for every path.
-        #[test]
-        fn a_comparison_holds_for_every_path(
-            one in "/(([ab]|\\*){1,2}/){0,2}(([ab]|\\*){1,2}|\\*\\*)",
-            other in "/(([ab]|\\*){1,2}/){0,2}(([ab]|\\*){1,2}|\\*\\*)",
-            path in "/([ab]{1,2}/){0,3}[ab]{1,2}",
-        ) {
-            let matches = |pattern: &str| PathPattern::new(pattern).unwrap().matches(&path);
-            prop_assert!(!(covers(&one, &other) && matches(&other)) || matches(&one));
-            prop_assert!(!(matches(&one) && matches(&other)) || meet(&one, &other));
-        }
-
-        /// The shortcuts say what globset says.
-        #[test]
-        fn the_shortcuts_are_right(
-            pattern in "/([ab]{0,2}/){0,2}([ab]{0,2}|\\*\\*)",
-            path in "/([ab]{0,2}/){0,3}[ab]{0,2}",
-        ) {
-            let compiled = PathPattern::new(&pattern).unwrap();
-            prop_assert!(!matches!(compiled, PathPattern::Glob(_)));
-            prop_assert_eq!(compiled.matches(&path), glob(&pattern).unwrap().is_match(&path), "{} {}", pattern, path);
-        }
-    }
-}
+mod tests;

@@ -4,6 +4,8 @@
 //! and its order matters: a stranger can't map routes (401 before 404), and a forbidden call burns no quota
 //! (403 before 429).
 
+pub(crate) mod readings;
+
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -19,7 +21,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 
 use crate::clock::Clock;
-use crate::config::{Access, Ambiguity};
+use crate::config::Access;
 use crate::denial::{Code, Denial};
 use crate::exchange::guests::Guests;
 use crate::exchange::{Exchanges, InService, stranger};
@@ -43,6 +45,7 @@ use crate::snapshot::Snapshot;
 use crate::upstream::Endpoints;
 use crate::upstream::pool::WorkerPool;
 use crate::upstream::upload::{RequestBody, TrailerRule, Upload, UploadLimits};
+use readings::Readings;
 
 /// What all workers share, and what outlives a reload.
 #[derive(Debug)]
@@ -124,7 +127,7 @@ pub(crate) fn serve(
         in_service,
     };
     let caller = Caller {
-        is_grpc: is_grpc(&parts.headers),
+        is_grpc: is_grpc(&parts),
         is_head: parts.method == Method::HEAD,
         is_chunked: parts.version != Version::HTTP_2 && parts.headers.contains_key(TRANSFER_ENCODING),
         is_short: is_short(&parts, &body),
@@ -160,13 +163,11 @@ async fn handle(
     // Refuse what is ambiguous, before anybody can act on one of its meanings.
     let target = guard::check(parts, &snapshot.limits, !peer.is_tls && !client.via_trusted)?;
     course.record.path(target.path());
-    let lookup = snapshot.routes.find(target.host(), &parts.method, target.path());
-    refuse_ambiguities(&lookup, &target.ambiguities)?;
+    let readings = Readings::of(&snapshot.routes, &target, &parts.method)?;
 
     // Who asks comes before what there is: a stranger learns of no route.
     let now = clock.wall();
-    let is_public = matches!(&lookup, Lookup::Found(route) if route.access == Access::Public);
-    match is_public {
+    match readings.are_public() {
         true => {
             gate::pass_unasked(&parts.headers, &snapshot)?;
             if !course.in_service.count_as_strangers() {
@@ -175,6 +176,8 @@ async fn handle(
         }
         false => course.identify(peer, &parts.headers, &client, now)?,
     }
+    readings.refuse_ambiguities(&target.ambiguities)?;
+    let Readings { lookup, others } = readings;
     let route = match lookup {
         Lookup::Found(route) => route,
         Lookup::OtherHost => return Err(Denial::misdirected(target.host())),
@@ -182,8 +185,8 @@ async fn handle(
     };
     course.record.route(&route.name, &route.upstream.name);
     course.route = Some(route.clone());
-    let authorized = gate::authorize(course.principal.clone(), route.clone())?;
-    let limits = upload_limits(&snapshot, &route, body, caller.is_grpc)?;
+    let authorized = gate::authorize_as_read(course.principal.clone(), route.clone(), &others)?;
+    let limits = upload_limits(course, &route, &parts.method, body, caller.is_grpc)?;
     let upgrade = upgrade::asked(parts, &route, !body.is_empty())?;
 
     // The limits come last: what is refused has burnt no quota.
@@ -225,33 +228,29 @@ fn upload(peer: &Peer, snapshot: &Snapshot, body: &RequestBody, limits: UploadLi
     Upload::new(body, limits, &peer.exchanges, trailers)
 }
 
-/// Only a route whose upstream is configured to take them gets paths that servers read in two ways.
-pub(crate) fn refuse_ambiguities(lookup: &Lookup, ambiguities: &[Ambiguity]) -> Result<(), Denial> {
-    let is_accepted = |ambiguity: &Ambiguity| match lookup {
-        Lookup::Found(route) => route.accepts(*ambiguity),
-        Lookup::None | Lookup::OtherHost => false,
-    };
-    match ambiguities.iter().find(|ambiguity| !is_accepted(ambiguity)) {
-        None => Ok(()),
-        Some(ambiguity) => {
-            let found = match ambiguity {
-                Ambiguity::EncodedSlash => "%2F",
-                Ambiguity::EncodedBackslash => "%5C",
-                Ambiguity::Semicolon => ";",
-            };
-            Err(Denial::bad_part("The path can be read in two ways", "found", found))
-        }
+/// GET and HEAD give no meaning to a body (RFC 9110, section 9.3.1): a server may leave it unread, and take it for the next
+/// request of whoever comes next on the connection.
+///
+/// On HTTP/2 a body is what comes without END_STREAM on its head, and not `content-length: 0` either: whether an empty frame
+/// ends it is known only later, and waiting for that would cost every such request a wait that its client decides on.
+fn refuse_body_on_get(method: &Method, route: &Route, body: &RequestBody) -> Result<(), Denial> {
+    let takes_none = matches!(*method, Method::GET | Method::HEAD) && !route.body_on_get;
+    match takes_none && body.may_hold_bytes() {
+        true => Err(Denial::bad_request("GET and HEAD take no body")),
+        false => Ok(()),
     }
 }
 
 /// The body's limits; one that is too long by its own word is refused before it is read.
 fn upload_limits(
-    snapshot: &Snapshot,
+    course: &Course,
     route: &Route,
+    method: &Method,
     body: &RequestBody,
     is_grpc: bool,
 ) -> Result<UploadLimits, Denial> {
-    let limits = &snapshot.limits;
+    let limits = &course.snapshot.limits;
+    refuse_body_on_get(method, route, body)?;
     let bytes = match route.access {
         Access::Public => limits.public.body_bytes.min(limits.body_bytes),
         Access::Needs(_) => limits.body_bytes,
@@ -260,9 +259,10 @@ fn upload_limits(
     if body.least_length() > bytes {
         return Err(Denial::body_too_large(bytes));
     }
-    // A gRPC stream in both directions may be silent for long, and some servers answer only with their first message.
+    // A gRPC stream in both directions may be silent for long, and some servers answer only with their first message. For
+    // somebody without a key a content type makes nothing longer.
     let idle = limits.body_idle_timeout;
-    let idle = if is_grpc { idle.max(route.timeouts.idle) } else { idle };
+    let idle = if is_grpc && course.principal.is_some() { idle.max(route.timeouts.idle) } else { idle };
     Ok(UploadLimits { bytes, idle })
 }
 
@@ -429,6 +429,17 @@ impl From<StreamRefused> for Box<dyn std::error::Error + Send + Sync> {
     }
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+/// gRPC is a POST on HTTP/2 with its own content type (gRPC over HTTP2, "Requests"); whatever else says so is not answered as
+/// gRPC.
+fn is_grpc(parts: &Parts) -> bool {
+    if parts.version != Version::HTTP_2 || parts.method != Method::POST {
+        return false;
+    }
+    let mut types = parts.headers.get_all(CONTENT_TYPE).iter();
+    let (Some(named), None) = (types.next(), types.next()) else { return false };
+    match named.as_bytes().strip_prefix(b"application/grpc") {
+        Some([]) => true,
+        Some([first, ..]) => *first == b'+',
+        None => false,
+    }
 }

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::config::{Access, Preset, schema};
+use crate::config::{Access, Preset, presets, schema};
 use crate::denial::{Code, catalogue};
-use crate::route::presets;
 
 const WRITTEN: &str = "<!-- Written by the code: `UPDATE_EXPECTED=1 cargo test reference`. -->\n";
 
@@ -173,7 +172,11 @@ fn errors() -> String {
 fn routes() -> String {
     let mut page = format!(
         "# Built-in routes\n\n{WRITTEN}\n`routes: NAME` takes one of these sets. The first route that matches wins, and what none \
-         lists is 404 and reaches no upstream. `*` stays within a segment of the path, `**` does not; HEAD goes where GET goes.\n\n\
+         lists is 404 and reaches no upstream. `*` stays within a segment of the path, `**` does not; HEAD goes where GET goes. \
+         A path with a slash at its end is decided as the one without it, and forwarded as it came. An item `{{preset: NAME}}` in a list of \
+         routes stands for a set at that place.\n\n\
+         Two sets know more of their servers. In `vllm`, the name of a model may hold `%2F`, which vLLM reads as a slash. In `llama-cpp`, \
+         `X-Conversation-Id` is removed: llama-server goes on generating for such a request when its client has left.\n\n\
          A route sees a method and a path, and no body. Where a model server loads, unloads or forwards by what a body says \
          (Ollama's `keep_alive: 0` and `:cloud` models, llama.cpp's router mode), whoever may generate may do that, too.\n\n\
          The sets of model servers have been read off vLLM 0.33, llama.cpp of October 2026, Ollama of August 2026 and Triton 2.73.\n"

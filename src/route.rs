@@ -4,17 +4,21 @@
 //! was accepted.
 
 mod index;
-pub(crate) mod presets;
+mod shadow;
 
 use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderName, Method};
 
-use crate::config::{self, Access, Ambiguity, Config, Routes, Timeouts};
+use crate::config::{self, Access, Ambiguity, Config, Timeouts};
+use crate::folding::folded;
+use crate::host_pattern::HostPattern;
 use crate::limit::{Limiter, Window};
-use crate::path_pattern::{self, PathPattern};
+use crate::path_pattern::PathPattern;
+use crate::path_pattern::reading::{PathReading, fold};
 use crate::upstream::Upstream;
 use index::PathIndex;
+pub(crate) use shadow::Shadow;
 
 /// A route, compiled.
 #[derive(Debug)]
@@ -30,11 +34,19 @@ pub(crate) struct Route {
     pub(crate) timeouts: Timeouts,
     /// Protocols that a request may be upgraded to, in lower case.
     pub(crate) upgrades: Vec<String>,
+    /// Whether GET and HEAD may have a body.
+    pub(crate) body_on_get: bool,
+    /// Request headers that do not pass, folded.
+    pub(crate) removes: Vec<HeaderName>,
+    accept_in_path: Vec<Ambiguity>,
+    /// How its server reads paths.
+    reading: PathReading,
+    /// The paths that it matches, prepared for that reading.
     paths: Vec<PathPattern>,
     /// The paths, as they are written.
-    globs: Vec<String>,
+    written: Vec<PathPattern>,
     methods: Option<Vec<Method>>,
-    hosts: Option<Vec<String>>,
+    hosts: Option<Vec<HostPattern>>,
 }
 
 /// What a look-up found.
@@ -54,6 +66,8 @@ pub(crate) struct RouteTable {
     index: Option<PathIndex>,
     /// Whether every route names hosts, so that an unknown host is misdirected.
     all_name_hosts: bool,
+    /// What some route takes in its paths.
+    accepted_somewhere: Vec<Ambiguity>,
 }
 
 impl RouteTable {
@@ -63,21 +77,15 @@ impl RouteTable {
         upstreams: &[Arc<Upstream>],
         limiter: &Limiter,
     ) -> anyhow::Result<Self> {
-        let preset;
-        let described = match &config.routes {
-            Routes::Custom(routes) => routes,
-            Routes::Preset(name) => {
-                preset = presets::routes(*name);
-                &preset
-            }
-        };
-        let mut routes = Vec::with_capacity(described.len());
-        for route in described {
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for route in &config.routes {
             routes.push(Arc::new(compile(route, upstreams, limiter)?));
         }
         let all_name_hosts = routes.iter().all(|route| route.hosts.is_some());
         let index = PathIndex::of(&routes);
-        Ok(RouteTable { routes, index, all_name_hosts })
+        let of_some = |(_, known): &(_, Ambiguity)| routes.iter().any(|route| route.accepts(*known));
+        let accepted_somewhere = Ambiguity::ALL.into_iter().filter(of_some).map(|(_, known)| known).collect();
+        Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere })
     }
 
     /// Finds the route of a request; `host` is in lower case and has no port, `path` is canonical.
@@ -99,17 +107,27 @@ impl RouteTable {
         Lookup::None
     }
 
-    /// Routes that others before them stand in the way of.
-    pub(crate) fn shadows(&self) -> impl Iterator<Item = Shadow<'_>> {
-        self.routes.iter().enumerate().filter_map(|(index, route)| {
-            let before = || self.routes.iter().take(index);
-            if let Some(by) = before().find(|earlier| earlier.covers(route)) {
-                return Some(Shadow::Whole { route: &route.name, by: &by.name });
+    /// Whether some route takes this in its paths.
+    pub(crate) fn accepts_somewhere(&self, ambiguity: Ambiguity) -> bool {
+        self.accepted_somewhere.contains(&ambiguity)
+    }
+
+    /// Routes of what a path with `ambiguities` may be read as, beside the one of the path as it stands: whoever may use
+    /// this one must be allowed to use those, too.
+    pub(crate) fn other_readings(
+        &self,
+        host: &str,
+        method: &Method,
+        path: &str,
+        ambiguities: &[Ambiguity],
+    ) -> Vec<Arc<Route>> {
+        let mut others: Vec<Arc<Route>> = Vec::new();
+        for reading in readings(path, ambiguities) {
+            if let Lookup::Found(route) = self.find(host, method, &reading) {
+                others.push(route);
             }
-            let is_open = |earlier: &&Arc<Route>| earlier.access == Access::Public && earlier.meets(route);
-            let by = before().find(is_open).filter(|_| route.access != Access::Public)?;
-            Some(Shadow::PublicPart { route: &route.name, by: &by.name })
-        })
+        }
+        others
     }
 
     /// All routes, in order.
@@ -123,72 +141,29 @@ impl RouteTable {
     }
 }
 
-/// A route that another one, before it, keeps requests from. By names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shadow<'a> {
-    /// All of them.
-    Whole { route: &'a str, by: &'a str },
-    /// Some of them, which then need no key.
-    PublicPart { route: &'a str, by: &'a str },
-}
-
 impl Route {
-    /// Whether all requests that the other one, a later one, matches are this one's. Said only where it is sure.
-    fn covers(&self, other: &Route) -> bool {
-        let covers_methods = match (&self.methods, &other.methods) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(_), Some(theirs)) => theirs.iter().all(|method| self.matches_method(method)),
-        };
-        let covers_hosts = match (&self.hosts, &other.hosts) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(ours), Some(theirs)) => {
-                theirs.iter().all(|host| ours.iter().any(|own| covers_host(own, host)))
-            }
-        };
-        let is_covered = |glob: &String| self.globs.iter().any(|own| path_pattern::covers(own, glob));
-        covers_methods && covers_hosts && other.globs.iter().all(is_covered)
-    }
-
-    /// Whether some request could be of both.
-    fn meets(&self, other: &Route) -> bool {
-        let share_methods = match (&self.methods, &other.methods) {
-            (Some(ours), Some(theirs)) => {
-                theirs.iter().any(|method| self.matches_method(method))
-                    || ours.iter().any(|method| other.matches_method(method))
-            }
-            _ => true,
-        };
-        let share_hosts = match (&self.hosts, &other.hosts) {
-            (Some(ours), Some(theirs)) => ours
-                .iter()
-                .any(|own| theirs.iter().any(|host| covers_host(own, host) || covers_host(host, own))),
-            _ => true,
-        };
-        let meet = |glob: &String| self.globs.iter().any(|own| path_pattern::meet(own, glob));
-        share_methods && share_hosts && other.globs.iter().any(meet)
-    }
-
     /// Which parts of a request the route matches: host, method, path.
     pub(crate) fn compared(&self, host: &str, method: &Method, path: &str) -> [bool; 3] {
-        let matches_path = self.paths.iter().any(|pattern| pattern.matches(path));
-        [self.matches_host(host), self.matches_method(method), matches_path]
+        [self.matches_host(host), self.matches_method(method), self.matches_path(path)]
     }
 
     fn matches(&self, host: &str, method: &Method, path: &str) -> bool {
-        self.matches_host(host)
-            && self.matches_method(method)
-            && self.paths.iter().any(|pattern| pattern.matches(path))
+        self.matches_host(host) && self.matches_method(method) && self.matches_path(path)
+    }
+
+    fn matches_path(&self, path: &str) -> bool {
+        match self.reading.ignore_case {
+            false => self.paths.iter().any(|pattern| pattern.matches(path)),
+            true => {
+                let folded = fold(path);
+                self.paths.iter().any(|pattern| pattern.matches(&folded))
+            }
+        }
     }
 
     fn matches_host(&self, host: &str) -> bool {
         let Some(hosts) = &self.hosts else { return true };
-        hosts.iter().any(|known| match known.strip_prefix('*') {
-            // `*.example.com` covers one label or more, and not the domain itself.
-            Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
-            None => host == known,
-        })
+        hosts.iter().any(|known| known.matches(host))
     }
 
     /// HEAD goes where GET goes (RFC 9110, section 9.3.2).
@@ -199,13 +174,21 @@ impl Route {
 
     /// Whether the route's upstream takes what servers read in different ways.
     pub(crate) fn accepts(&self, ambiguity: Ambiguity) -> bool {
-        self.upstream.accept_in_path.contains(&ambiguity)
+        self.accept_in_path.contains(&ambiguity)
     }
 
     /// The path that upstream gets.
     pub(crate) fn upstream_path<'p>(&self, path: &'p str) -> &'p str {
         let Some(prefix) = &self.strip_prefix else { return path };
-        match path.strip_prefix(prefix.as_str()) {
+        let is_prefix = |beginning: &str| match self.reading.ignore_case {
+            true => fold(beginning) == fold(prefix),
+            false => beginning == prefix,
+        };
+        match path
+            .split_at_checked(prefix.len())
+            .filter(|(beginning, _)| is_prefix(beginning))
+            .map(|(_, rest)| rest)
+        {
             Some("") => "/",
             Some(rest) if rest.starts_with('/') => rest,
             _ => path,
@@ -213,13 +196,40 @@ impl Route {
     }
 }
 
-/// Whether one host pattern covers another: `*.a.b` covers `x.a.b` and `*.x.a.b`, and not `a.b`.
-fn covers_host(wide: &str, narrow: &str) -> bool {
-    wide == narrow
-        || wide.strip_prefix('*').is_some_and(|suffix| {
-            let narrow = narrow.strip_prefix('*').unwrap_or(narrow);
-            narrow.len() > suffix.len() && narrow.ends_with(suffix)
-        })
+/// What servers may take a path for that holds what is ambiguous: each of it decoded, parameters cut off, and all of that.
+fn readings(path: &str, ambiguities: &[Ambiguity]) -> Vec<String> {
+    let read = |path: &str, ambiguity: Ambiguity| match ambiguity {
+        Ambiguity::EncodedSlash => path.replace("%2F", "/"),
+        Ambiguity::EncodedBackslash => path.replace("%5C", "/"),
+        Ambiguity::Semicolon => path
+            .split('/')
+            .map(|segment| segment.split(';').next().unwrap_or_default())
+            .collect::<Vec<_>>()
+            .join("/"),
+    };
+    let mut found = vec![path.to_owned()];
+    for (_, ambiguity) in Ambiguity::ALL {
+        if ambiguities.contains(&ambiguity) {
+            let read: Vec<String> = found.iter().map(|path| read(path, ambiguity)).collect();
+            found.extend(read);
+        }
+    }
+    // Some merge slashes, some do not.
+    let merged: Vec<String> =
+        found.iter().filter(|path| path.contains("//")).map(|path| merged(path)).collect();
+    found.extend(merged);
+    found
+}
+
+/// A path without empty segments but the last.
+fn merged(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !out.ends_with('/') {
+            out.push(c);
+        }
+    }
+    out
 }
 
 fn compile(route: &config::Route, upstreams: &[Arc<Upstream>], limiter: &Limiter) -> anyhow::Result<Route> {
@@ -228,7 +238,9 @@ fn compile(route: &config::Route, upstreams: &[Arc<Upstream>], limiter: &Limiter
         None => upstreams.first(),
     };
     let Some(upstream) = upstream else { anyhow::bail!("the route {} has no upstream", route.name) };
-    let paths = route.paths.iter().map(|glob| PathPattern::new(glob)).collect::<Result<_, _>>()?;
+    let reading = route.reading.and(upstream.reading.unwrap_or(PathReading::EXACT));
+    let mut accept_in_path = upstream.accept_in_path.clone();
+    accept_in_path.extend(&route.accept_in_path);
     Ok(Route {
         name: route.name.as_str().into(),
         access: route.access,
@@ -238,8 +250,12 @@ fn compile(route: &config::Route, upstreams: &[Arc<Upstream>], limiter: &Limiter
         max_body: route.max_body,
         timeouts: upstream.timeouts.overridden(route.timeouts),
         upgrades: route.upgrades.clone(),
-        paths,
-        globs: route.paths.clone(),
+        body_on_get: route.body_on_get,
+        removes: route.removes.iter().map(folded).collect(),
+        accept_in_path,
+        reading,
+        paths: route.paths.iter().flat_map(|pattern| reading.prepare(pattern)).collect(),
+        written: route.paths.clone(),
         methods: route.methods.clone(),
         hosts: route.hosts.clone(),
     })

@@ -9,6 +9,7 @@ use http::HeaderName;
 
 use crate::config::fault::{Fault, Faults};
 use crate::config::{AttemptQuota, Auth, Config, Limits, MaxAge, TrustedProxies};
+use crate::folding::folded;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
@@ -94,6 +95,8 @@ fn secret_headers(config: &Config) -> Arc<[HeaderName]> {
     let of_upstreams = config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
     let mut names = config.auth.headers.clone();
     names.extend(of_upstreams.map(|credential| credential.header.clone()));
+    // Whatever folds to one of them is compared by what it folds to.
+    names.extend(names.clone().iter().map(folded));
     names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();
     names.into()

@@ -26,6 +26,7 @@ use smallvec::SmallVec;
 
 use crate::config::fault::Faults;
 use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential};
+use crate::path_pattern::reading::PathReading;
 pub(crate) use endpoints::{Endpoint, EndpointSet, Endpoints};
 use endpoints::{Looked, Named};
 use tls::{ClientTls, Doubt};
@@ -54,6 +55,8 @@ pub(crate) struct Upstream {
     pub(crate) reuse_after_body: bool,
     /// How often the names of its endpoints are looked up.
     pub(crate) resolve: Duration,
+    /// What it does not tell apart in paths; `None` where the configuration does not say.
+    pub(crate) reading: Option<PathReading>,
 }
 
 impl Upstream {
@@ -83,7 +86,16 @@ impl Upstream {
             accept_in_path: config.accept_in_path.clone(),
             reuse_after_body: config.reuse_after_body,
             resolve: config.resolve,
+            reading: config.reading,
         })
+    }
+
+    /// The Host that it gets: as configured, else what the client named. A client of HTTP/1.0 may name none; then it is
+    /// the first endpoint's own.
+    pub(crate) fn host_for(&self, named: Option<&HeaderValue>) -> HeaderValue {
+        let host = self.host.as_ref().or(named).cloned();
+        let of_endpoint = || HeaderValue::try_from(self.sets.first()?.address.authority()?).ok();
+        host.or_else(of_endpoint).unwrap_or_else(|| HeaderValue::from_static("localhost"))
     }
 
     /// Whether a connection can be upgraded: HTTP/2 has no upgrades.

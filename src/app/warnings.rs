@@ -35,7 +35,11 @@ pub(super) fn of(
     warnings.extend(of_admin_token(config));
     warnings.extend(of_certificates(tls));
     warnings.extend(of_upstreams(config, snapshot));
-    warnings.extend(snapshot.routes.shadows().map(|shadow| of_route(&shadow)));
+    let mut shadows = snapshot.routes.shadows();
+    warnings.extend(shadows.by_ref().take(MAX_NAMED).map(|shadow| of_route(&shadow)));
+    if shadows.next().is_some() {
+        warnings.push("more routes stand in each other's way".to_owned());
+    }
     warnings.extend(of_descriptors(config));
     warnings.extend(of_keys(config, set, snapshot));
     warnings
@@ -134,6 +138,11 @@ fn of_route(shadow: &Shadow<'_>) -> String {
         }
         Shadow::PublicPart { route, by } => format!(
             "the public route {by} stands before {route} and takes some of its requests, which then need no key"
+        ),
+        Shadow::Lookalike { route, by, upstream, how } => format!(
+            "the paths of the route {route}, written {how}, are of the route {by}, which asks less; where {upstream} takes \
+             them for the same, `paths: {{ignore_case: true, ignore_trailing_slash: true}}` there has them decided alike \
+             (false where it does not, and this is told no more)"
         ),
     }
 }

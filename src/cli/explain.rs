@@ -20,8 +20,9 @@ use crate::denial::{Code, Denial};
 use crate::keys::cache::LiveKey;
 use crate::keys::{ApiKey, Circumstances};
 use crate::limit::Window;
+use crate::proxy::readings::Readings;
 use crate::route::{Lookup, Route};
-use crate::{gate, guard, proxy};
+use crate::{gate, guard};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -116,13 +117,15 @@ impl Explain {
         let snapshot = &prepared.snapshot;
         let target = guard::check(parts, &snapshot.limits, false)?;
         told.step("path", target.path());
-        let lookup = snapshot.routes.find(target.host(), &parts.method, target.path());
-        proxy::refuse_ambiguities(&lookup, &target.ambiguities)?;
-        let is_public = matches!(&lookup, Lookup::Found(route) if route.access == Access::Public);
+        let readings = Readings::of(&snapshot.routes, &target, &parts.method)?;
         match key {
-            Some(key) if !is_public => self.judge_key(prepared, &key.key, told)?,
+            Some(key) if !readings.are_public() => self.judge_key(prepared, &key.key, told)?,
             _ => {}
         }
+        if key.is_some() || readings.are_public() {
+            readings.refuse_ambiguities(&target.ambiguities)?;
+        }
+        let Readings { lookup, others } = readings;
         let route = match lookup {
             Lookup::Found(route) => route,
             Lookup::OtherHost => return Err(Denial::misdirected(target.host())),
@@ -144,6 +147,12 @@ impl Explain {
                 told.step("limits", limits(prepared, key, &route));
                 told.step("key", "none was named; --key ID or --key NAME says whose request it is");
                 return Err(Denial::missing_key("Authorization"));
+            }
+        }
+        for other in others.iter().filter(|other| !Arc::ptr_eq(other, &route)) {
+            told.step("read as", format!("{}, too, by some servers: it must be allowed as well", other.name));
+            if let (Access::Needs(permission), Some(live)) = (other.access, key) {
+                gate::may_use(&live.key, permission, &other.name)?;
             }
         }
         told.step("limits", limits(prepared, key, &route));

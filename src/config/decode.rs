@@ -29,6 +29,8 @@ pub(crate) struct Decoder<'a> {
     /// What variables stood for, with what is written for it.
     expanded: Vec<(String, String)>,
     pub(crate) faults: Vec<Fault>,
+    /// The files that are named, and where.
+    pub(crate) named_files: Vec<(PathBuf, Position)>,
 }
 
 /// A map that is being decoded: what was not asked for by the end is unknown.
@@ -41,7 +43,14 @@ pub(crate) struct Fields<'n> {
 
 impl<'a> Decoder<'a> {
     pub(crate) fn new(file: &'a Path, quoting: Quoting, environment: Option<Environment<'a>>) -> Self {
-        Decoder { file, quoting, environment, expanded: Vec::new(), faults: Vec::new() }
+        Decoder {
+            file,
+            quoting,
+            environment,
+            expanded: Vec::new(),
+            faults: Vec::new(),
+            named_files: Vec::new(),
+        }
     }
 
     /// The directory that relative paths in the file start from is the process's own, as in every peer.
@@ -103,13 +112,16 @@ impl<'a> Decoder<'a> {
         decode: impl FnOnce(&mut Self, &Node) -> Option<T>,
     ) -> Option<T> {
         fields.known.push(name);
-        let node = fields.entries.iter().find(|(key, _)| key.name == name)?.1;
+        let (key, node) = *fields.entries.iter().find(|(key, _)| key.name == name)?;
         fields.entries.retain(|(key, _)| key.name != name);
-        // `field:` with nothing behind it reads as "left out", as a person means it.
-        if node.is_null() {
-            return None;
+        match (node.is_null(), self.environment) {
+            (false, _) => decode(self, node),
+            // In a configuration nearly every field bounds something, and a template that renders nothing must not take
+            // the bound away.
+            (true, Some(_)) => self.hinted(key.at, format!("`{name}` is there and has no value"), EMPTY_HINT),
+            // In a key file, `field:` with nothing behind it reads as "left out", unless the field narrows.
+            (true, None) => None,
         }
-        decode(self, node)
     }
 
     /// As [`Decoder::optional`], of a field whose absence grants more than any value of it would.
@@ -202,6 +214,10 @@ impl<'a> Decoder<'a> {
             self.fault(node.at, "a single value is needed here");
             return None;
         };
+        // Of a list: `[~]` is no item of that name.
+        if node.is_null() && !text.is_empty() {
+            return self.hinted(node.at, "no value stands here", EMPTY_HINT);
+        }
         let Some(environment) = self.environment else { return Some(text.clone()) };
         match interpolate(text, environment) {
             Ok(value) => {
@@ -242,7 +258,9 @@ impl<'a> Decoder<'a> {
     }
 
     pub(crate) fn path(&mut self, node: &Node) -> Option<PathBuf> {
-        self.word(node).map(PathBuf::from)
+        let path = self.word(node).map(PathBuf::from)?;
+        self.named_files.push((path.clone(), node.at));
+        Some(path)
     }
 
     /// Anything that reads itself from text.

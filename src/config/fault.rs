@@ -101,3 +101,31 @@ impl From<Fault> for Faults {
         Faults(vec![fault])
     }
 }
+
+/// The files that a configuration names, and where it does so.
+#[derive(Clone, Default)]
+pub(crate) struct NamedFiles {
+    pub(crate) config: PathBuf,
+    pub(crate) places: Vec<(PathBuf, Position)>,
+}
+
+impl NamedFiles {
+    /// A file that can't be opened is a fault of the place that names it, which most likely names the wrong one.
+    pub(crate) fn placed(&self, faults: Faults) -> Faults {
+        let placed = faults.0.into_iter().map(|fault| {
+            let named = self.places.iter().find(|(path, _)| *path == fault.file && fault.at.line == 0);
+            let named = named.filter(|(path, _)| std::fs::File::open(path).is_err());
+            let Some((path, at)) = named else { return fault };
+            let message = format!("{}: {}", path.display(), fault.message);
+            Fault { file: self.config.clone(), at: *at, message, ..fault }
+        });
+        Faults::sorted(placed.collect())
+    }
+}
+
+impl fmt::Debug for NamedFiles {
+    // Two configurations that say the same are told the same way, wherever in their files they say it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NamedFiles")
+    }
+}

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Longer than any method that is registered, with room for more: a longer one is 400.
+pub(crate) const LONGEST_METHOD: usize = 64;
+
 /// `requests` per `per`, of which `burst` may come at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Quota {

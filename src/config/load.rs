@@ -9,15 +9,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::decode::{Decoder, Environment, Fields};
-use super::fault::{Fault, Faults};
+use super::fault::{Fault, Faults, NamedFiles};
 use super::tree::{self, Kind, Node, Quoting};
 use super::{
     Address, Admin, AttemptQuota, CertificatePair, Config, Limits, Listener, Preset, PublicLimits, Quota,
-    Routes, Tls, TlsVersion, TrustedProxies,
+    Tls, TlsVersion, TrustedProxies, presets,
 };
 use keys::{auth, keys};
 use observing::{log, metrics, traces};
-use routes::{host, routes};
+use routes::{exact_host, routes};
 use upstreams::upstreams;
 
 pub(crate) fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Config, Faults> {
@@ -27,7 +27,10 @@ pub(crate) fn parse(path: &Path, source: &str, environment: Environment<'_>) -> 
     };
     let mut decoder = Decoder::new(path, Quoting::Allowed, Some(environment));
     match config(&mut decoder, &root) {
-        Some(config) if decoder.faults.is_empty() => Ok(config),
+        Some(config) if decoder.faults.is_empty() => {
+            let named_files = NamedFiles { config: path.to_owned(), places: decoder.named_files };
+            Ok(Config { named_files, ..config })
+        }
         _ => Err(Faults::sorted(decoder.told_faults())),
     }
 }
@@ -55,9 +58,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
     let max_concurrent = d.optional(f, "max_concurrent", |d, node| d.number(node, 1));
     let failed_attempts = d.optional(f, "failed_attempts", failed_attempts);
     let upstreams = d.required(f, "upstreams", upstreams);
-    let names: Option<Vec<String>> =
-        upstreams.as_ref().map(|upstreams| upstreams.iter().map(|upstream| upstream.name.clone()).collect());
-    let routes = d.optional(f, "routes", |d, node| routes(d, node, names.as_deref()));
+    let routes = d.optional(f, "routes", |d, node| routes(d, node, upstreams.as_deref()));
     let limits = d.optional(f, "limits", limits);
     let trusted_proxies = d.optional(f, "trusted_proxies", trusted_proxies);
     let log = d.optional(f, "log", log);
@@ -75,13 +76,14 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
         max_concurrent,
         failed_attempts: failed_attempts.unwrap_or_else(|| Some(AttemptQuota::default())),
         upstreams: upstreams?,
-        routes: routes.unwrap_or(Routes::Preset(Preset::OpenAi)),
+        routes: routes.unwrap_or_else(|| presets::routes(Preset::OpenAi)),
         limits: limits.unwrap_or_default(),
         trusted_proxies: trusted_proxies.unwrap_or_default(),
         log: log.unwrap_or_default(),
         metrics: metrics.unwrap_or_default(),
         traces,
         workers,
+        named_files: NamedFiles::default(),
     })
 }
 
@@ -177,7 +179,7 @@ fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Admin>> {
     let mut fields = d.fields(node, "admin")?;
     let address = d.optional(&mut fields, "address", off_or_address);
     let token_file = d.optional(&mut fields, "token_file", Decoder::path);
-    let hosts = d.optional(&mut fields, "hosts", |d, node| d.list(node, host)).unwrap_or_default();
+    let hosts = d.optional(&mut fields, "hosts", |d, node| d.list(node, exact_host)).unwrap_or_default();
     let ready_with_upstreams = d.optional(&mut fields, "ready_with_upstreams", Decoder::boolean);
     d.done(fields);
     let default = Admin::default();
@@ -323,7 +325,7 @@ mod tests {
         assert_eq!(config.admin.unwrap().address, Address::Tcp("127.0.0.1:9090".to_owned()));
         assert_eq!(config.limits.body_bytes, 32 * 1024 * 1024);
         assert_eq!(config.upstreams[0].pool.idle, Duration::from_secs(4));
-        assert!(matches!(config.routes, Routes::Preset(Preset::OpenAi)));
+        assert_eq!(config.routes.len(), presets::routes(Preset::OpenAi).len());
     }
 
     #[test]

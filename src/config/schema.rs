@@ -41,7 +41,7 @@ pub(crate) fn of_config() -> Value {
             "upstreams": list("The servers that are guarded", upstream()),
             "routes": {"anyOf": [
                 {"enum": Preset::ALL.map(|(name, _)| name), "description": "A built-in set"},
-                list("The first that matches wins", route()),
+                list("The first that matches wins; `{preset: NAME}` stands for a built-in set at its place", json!({"anyOf": [route(), preset()]})),
             ], "default": "openai"},
             "limits": limits(),
             "trusted_proxies": {"type": "array", "items": text("A network, an address, or `unix`"), "default": []},
@@ -154,7 +154,19 @@ fn upstream() -> Value {
             "reuse_after_body": flag("Whether a connection over HTTP/1.1 that carried the body of a POST, PUT or PATCH may serve another request; false for a server that leaves bodies unread, which `bearward check --probe` finds", true),
             "resolve": with_default(duration("How often the names of its endpoints are looked up; each address is an endpoint of its own"), json!("10s")),
             "accept_in_path": {"type": "array", "default": [], "description": "What a path may hold that servers read in different ways; all else is 400", "items": {"enum": ["encoded-slash", "encoded-backslash", "semicolon"]}},
+            "paths": section("What it does not tell apart in paths, so that routes take either for the same; said, `check` warns of neither", &[], json!({
+                "ignore_case": flag("Whether /ADMIN is /admin to it", false),
+                "ignore_trailing_slash": flag("Whether /admin/ is /admin to it", false),
+            })),
         }),
+    )
+}
+
+fn preset() -> Value {
+    section(
+        "A built-in set among other routes",
+        &["preset"],
+        json!({"preset": {"enum": Preset::ALL.map(|(name, _)| name), "description": "Its name"}}),
     )
 }
 
@@ -170,6 +182,8 @@ fn route() -> Value {
             "permission": {"enum": ["read", "write", "admin", "webhook"], "description": "What a key needs for it; this, or `public: true`"},
             "public": flag("Whether it needs no key", false),
             "upstream": text("Left out: the first one"),
+            "body_on_get": flag("Whether GET and HEAD may have a body; else it is 400", false),
+            "removes": list("Request headers that do not pass, in any spelling that folds to them", text("A header")),
             "rate_limits": quotas("In addition to the key's own; a bucket for each key"),
             "strip_prefix": text("What is taken off the path"),
             "max_body": size("The longest body"),
@@ -360,12 +374,20 @@ mod tests {
             ("/properties/upstreams/items/properties/timeouts", upstream("timeouts: {unheard_of: 1}")),
             ("/properties/upstreams/items/properties/pool", upstream("pool: {unheard_of: 1}")),
             ("/properties/upstreams/items/properties/health", upstream("health: {path: /h, unheard_of: 1}")),
-            ("/properties/routes/anyOf/1/items", route("unheard_of: 1")),
+            ("/properties/upstreams/items/properties/paths", upstream("paths: {unheard_of: 1}")),
+            ("/properties/routes/anyOf/1/items/anyOf/0", route("unheard_of: 1")),
             (
-                "/properties/routes/anyOf/1/items/properties/rate_limits/items",
+                "/properties/routes/anyOf/1/items/anyOf/1",
+                but("", "routes: [{preset: openai, unheard_of: 1}]"),
+            ),
+            (
+                "/properties/routes/anyOf/1/items/anyOf/0/properties/rate_limits/items",
                 route("rate_limits: [{requests: 1, per: 1s, unheard_of: 1}]"),
             ),
-            ("/properties/routes/anyOf/1/items/properties/timeouts", route("timeouts: {unheard_of: 1}")),
+            (
+                "/properties/routes/anyOf/1/items/anyOf/0/properties/timeouts",
+                route("timeouts: {unheard_of: 1}"),
+            ),
             ("/properties/limits", but("", "limits: {unheard_of: 1}")),
             ("/properties/limits/properties/public", but("", "limits: {public: {unheard_of: 1}}")),
             ("/properties/log", but("", "log: {unheard_of: 1}")),

@@ -3,22 +3,26 @@
 //! First go the names that only we may say, in every spelling; then what belongs to one connection alone and
 //! what `Connection` nominates; only then are our own set. So no nomination removes what we set.
 
+mod reserved;
+
 use std::net::IpAddr;
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    SEC_WEBSOCKET_PROTOCOL, TE, TRANSFER_ENCODING,
+    SEC_WEBSOCKET_PROTOCOL, TE,
 };
 
 use smallvec::SmallVec;
 
 use crate::address;
 use crate::config::UpstreamCredential;
+use crate::folding::{folded, is_plain};
 use crate::gate::{Permit, harmless_protocols};
 use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::observe::X_REQUEST_ID;
 use crate::observe::trace::TraceContext;
+use reserved::{Reserved, is_identity, reserved};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -53,16 +57,23 @@ pub(crate) fn prepare_request(
     origin: &Origin<'_>,
 ) {
     let forwarded = Forwarded::of(headers, target, origin);
-    let is_secret = |name: &HeaderName| origin.secret_headers.contains(name);
-    let is_dropped = |name: &HeaderName| {
-        is_secret(name)
-            || is_reserved_to_us(name)
-            || match has_underscore(name.as_str()) {
-                true => is_alias(name, is_secret),
-                false => {
-                    is_hop_by_hop(name) || matches!(*name, EXPECT | CONTENT_LENGTH | SEC_WEBSOCKET_PROTOCOL)
+    let removes = &permit.route().removes;
+    let is_unwanted = |name: &HeaderName| {
+        origin.secret_headers.contains(name)
+            || match reserved(name.as_str()) {
+                Some(Reserved::Ours) => true,
+                Some(Reserved::ClientAddress) => !origin.client.via_trusted,
+                None => {
+                    is_hop_by_hop(name)
+                        || matches!(*name, EXPECT | CONTENT_LENGTH | SEC_WEBSOCKET_PROTOCOL)
+                        || removes.contains(name)
                 }
             }
+    };
+    let is_dropped = |name: &HeaderName| match is_plain(name.as_str()) {
+        true => is_unwanted(name),
+        // A server may read it as the name that it folds to.
+        false => origin.secret_headers.contains(name) || is_unwanted(&folded(name)),
     };
     let unwanted = unwanted(headers, is_dropped);
     let wants_trailers = unwanted.contains(&TE) && accepts_trailers(headers);
@@ -73,7 +84,7 @@ pub(crate) fn prepare_request(
 
     // One growth for all that is ours.
     headers.reserve(OUR_REQUEST_HEADERS);
-    headers.insert(HOST, permit.route().upstream.host.as_ref().unwrap_or(&target.authority).clone());
+    headers.insert(HOST, permit.route().upstream.host_for(target.authority.as_ref()));
     headers.insert(X_REQUEST_ID, origin.request_id.clone());
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -113,32 +124,32 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
 
 /// Whether a trailer may pass: none that frames, routes, authenticates or identifies.
 pub(crate) fn is_harmless_trailer(name: &HeaderName) -> bool {
-    // With `_` a name may read as any of those that are dropped.
-    !name.as_str().contains('_')
-        && !is_hop_by_hop(name)
-        && !is_reserved_to_us(name)
+    // Any other name may be read as one of those that are dropped.
+    is_plain(name.as_str()) && is_harmless(name)
+}
+
+/// Whether a trailer of an answer may pass: none that frames, authenticates or identifies. Names that are not plain are no
+/// harm there, unless they fold to one: gRPC metadata has `_`.
+pub(crate) fn is_harmless_answer_trailer(name: &HeaderName) -> bool {
+    is_harmless(&folded(name))
+}
+
+/// Whether a plain name may stand in trailers.
+fn is_harmless(name: &HeaderName) -> bool {
+    !is_hop_by_hop(name)
+        && reserved(name.as_str()).is_none()
         && !matches!(*name, CONTENT_LENGTH | HOST | AUTHORIZATION | EXPECT | COOKIE | SEC_WEBSOCKET_PROTOCOL)
         && *name != HeaderName::from_static("content-encoding")
         && *name != HeaderName::from_static("content-type")
         && *name != HeaderName::from_static("set-cookie")
 }
 
-/// Whether a trailer of an answer may pass: none that frames, authenticates or identifies. A `_` is no harm there:
-/// gRPC metadata has it.
-pub(crate) fn is_harmless_answer_trailer(name: &HeaderName) -> bool {
-    match name.as_str().contains('_') {
-        true => {
-            HeaderName::try_from(name.as_str().replace('_', "-")).is_ok_and(|name| is_harmless_trailer(&name))
-        }
-        false => is_harmless_trailer(name),
-    }
-}
-
 /// What the caller's `X-Forwarded-*` become.
 struct Forwarded {
     for_: Option<HeaderValue>,
     proto: HeaderValue,
-    host: HeaderValue,
+    /// `None` where the client named none.
+    host: Option<HeaderValue>,
 }
 
 impl Forwarded {
@@ -151,7 +162,7 @@ impl Forwarded {
         Forwarded {
             for_: hops(headers, origin),
             proto: believed(&X_FORWARDED_PROTO).unwrap_or(own_proto),
-            host: believed(&X_FORWARDED_HOST).unwrap_or_else(|| target.authority.clone()),
+            host: believed(&X_FORWARDED_HOST).or_else(|| target.authority.clone()),
         }
     }
 
@@ -160,7 +171,9 @@ impl Forwarded {
             headers.insert(X_FORWARDED_FOR, for_);
         }
         headers.insert(X_FORWARDED_PROTO, self.proto);
-        headers.insert(X_FORWARDED_HOST, self.host);
+        if let Some(host) = self.host {
+            headers.insert(X_FORWARDED_HOST, host);
+        }
     }
 }
 
@@ -180,51 +193,6 @@ pub(crate) fn address_value(address: IpAddr) -> Option<HeaderValue> {
     let mut text = Vec::with_capacity(40);
     address::write_to(&mut text, address.to_canonical());
     HeaderValue::try_from(text).ok()
-}
-
-/// Headers that API clients send their keys in. None of them passes, whether `auth.headers` names it or not: a key that a
-/// client sends in several must not reach the upstream in one of them.
-const CREDENTIALS: [&str; 6] =
-    ["authorization", "x-api-key", "api-key", "x-goog-api-key", "x-litellm-api-key", "x-auth-token"];
-
-/// Names that only we may say to upstream, in their `-` and `_` spellings.
-fn is_reserved_to_us(name: &HeaderName) -> bool {
-    let is_ours = |name: &str| {
-        is_identity(name)
-            || name.starts_with("x-forwarded-")
-            || CREDENTIALS.contains(&name)
-            || matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
-    };
-    let name = name.as_str();
-    // Most names are told apart by their first letter, and few have an underscore.
-    match name.as_bytes().first() {
-        Some(b'a' | b'f' | b'x') if has_underscore(name) => is_ours(&name.replace('_', "-")),
-        Some(b'a' | b'f' | b'x') => is_ours(name),
-        _ => false,
-    }
-}
-
-fn has_underscore(name: &str) -> bool {
-    name.as_bytes().contains(&b'_')
-}
-
-fn is_identity(name: &str) -> bool {
-    let prefix = "x-bearward-";
-    name.len() >= prefix.len()
-        && name
-            .bytes()
-            .zip(prefix.bytes())
-            .all(|(byte, expected)| byte == expected || (byte == b'_' && expected == b'-'))
-}
-
-/// Whether a name with `_` reads as one that `is_protected`, in servers that map both to one variable.
-fn is_alias(name: &HeaderName, is_protected: impl Fn(&HeaderName) -> bool) -> bool {
-    if !has_underscore(name.as_str()) {
-        return false;
-    }
-    let spelled = name.as_str().replace('_', "-");
-    let standard = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, SEC_WEBSOCKET_PROTOCOL];
-    HeaderName::try_from(spelled).is_ok_and(|name| is_protected(&name) || standard.contains(&name))
 }
 
 /// Headers that concern one connection alone (RFC 9110, section 7.6.1).
@@ -294,15 +262,24 @@ mod tests {
 
     #[test]
     fn identity_names_are_known_in_every_spelling() {
-        for name in ["x-bearward-key-id", "x_bearward_key_id", "x-bearward_key-id", "x_bearward-anything"] {
+        for name in ["x-bearward-key-id", "x_bearward_key_id", "x-bearward_key-id", "x.bearward~anything"] {
             assert!(is_identity(name), "{name}");
         }
-        assert!(!is_identity("x-bearwar"));
-        for name in ["x_forwarded_for", "x-real_ip", "x_api_key", "api_key", "forwarded", "x-forwarded-port"]
-        {
-            assert!(is_reserved_to_us(&HeaderName::from_static(name)), "{name}");
+        assert!(!is_identity("x-bearwar") && !is_identity("x-bearwards") && !is_identity("xabearwardakey"));
+        for name in [
+            "x_forwarded_for",
+            "x-real.ip",
+            "x~api_key",
+            "api_key",
+            "forwarded",
+            "x-forwarded-port",
+            "x|http|method",
+        ] {
+            let name = folded(&HeaderName::from_static(name));
+            assert_eq!(reserved(name.as_str()), Some(Reserved::Ours), "{name}");
         }
-        assert!(!is_reserved_to_us(&HeaderName::from_static("x_custom")));
+        assert_eq!(reserved("x-custom"), None);
+        assert_eq!(reserved("cf-connecting-ip"), Some(Reserved::ClientAddress));
     }
 
     #[test]
@@ -318,6 +295,9 @@ mod tests {
             "api-key",
             "x-litellm-api-key",
             "sec-websocket-protocol",
+            "x-original-url",
+            "true-client-ip",
+            "grpc.status",
         ] {
             assert!(!is_harmless_trailer(&HeaderName::from_static(name)), "{name}");
         }

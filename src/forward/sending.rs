@@ -152,8 +152,8 @@ impl Exchange<'_> {
     }
 
     /// The name that upstream is asked by.
-    fn host(&self) -> &HeaderValue {
-        self.upstream.host.as_ref().unwrap_or(&self.target.authority)
+    fn host(&self) -> HeaderValue {
+        self.upstream.host_for(self.target.authority.as_ref())
     }
 
     /// Gives the request the form of the connection's protocol. It may have had the other one's before.
@@ -161,7 +161,7 @@ impl Exchange<'_> {
         if !lease.is_http2() {
             if request.version() == Version::HTTP_2 {
                 // The other protocol has taken it away.
-                request.headers_mut().insert(HOST, self.host().clone());
+                request.headers_mut().insert(HOST, self.host());
             }
             *request.version_mut() = Version::HTTP_11;
             *request.uri_mut() = Uri::from(self.path.clone());

@@ -10,7 +10,7 @@ use crate::gate;
 use crate::guard::{self, client};
 use crate::route::Lookup;
 
-/// Names that nobody but us may say, or that belong to one connection, without `_`.
+/// Names that nobody but us may say, or that belong to one connection, as others fold to them.
 const NEVER: &[&str] = &[
     "authorization",
     "x-api-key",
@@ -27,6 +27,16 @@ const NEVER: &[&str] = &[
     "content-length",
     "http2-settings",
     "expect",
+    "proxy",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    // Nobody is trusted here.
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-client-ip",
 ];
 /// Names that we say, once each.
 const OURS: &[(&str, &str)] = &[
@@ -106,7 +116,7 @@ pub fn hygiene(bytes: &[u8]) {
 /// What upstream gets has our names from us, and none that nobody may say.
 fn check(headers: &HeaderMap) {
     for (name, value) in headers {
-        let spelled = name.as_str().replace('_', "-");
+        let spelled = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         assert!(!NEVER.contains(&spelled.as_str()), "{name}: {value:?}");
         let is_ours = spelled.starts_with("x-bearward-") || spelled.starts_with("x-forwarded-");
         if is_ours || OURS.iter().any(|(ours, _)| *ours == spelled) {

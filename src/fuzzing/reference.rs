@@ -38,7 +38,9 @@ pub(super) fn canonical_path(path: &str) -> Option<String> {
         let decoded: Vec<u8> = percent_decode_str(&code).collect();
         match decoded[0] {
             0..0x20 | 0x7f => return None,
-            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => text.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte) => {
+                text.push(char::from(byte))
+            }
             _ => text.push_str(&code),
         }
         text.push_str(&percent_encode(rest.as_bytes(), OUTSIDE).to_string());

@@ -4,6 +4,7 @@ use http::uri::PathAndQuery;
 
 use crate::config::Ambiguity;
 use crate::denial::Denial;
+use crate::path_pattern::character::{hex_pair, push, stands_raw};
 
 #[derive(Debug)]
 pub(super) struct Canonical {
@@ -11,7 +12,7 @@ pub(super) struct Canonical {
     pub(super) ambiguities: Vec<Ambiguity>,
 }
 
-/// Decodes unreserved bytes, merges slashes, resolves dot segments. The query is left alone.
+/// Decodes what may stand raw and encodes what may not, merges slashes, resolves dot segments. The query is left alone.
 ///
 /// # Errors
 ///
@@ -43,23 +44,13 @@ pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
 fn is_canonical(path: &str) -> bool {
     let mut previous = 0;
     for byte in path.bytes() {
-        let is_plain = is_unreserved(byte) || matches!(byte, b'/' | b':' | b'@' | b'=' | b'+' | b',' | b'!');
         // A dot that follows a slash may begin a dot segment.
-        if !is_plain || (previous == b'/' && matches!(byte, b'/' | b'.')) {
+        if !(stands_raw(byte) || byte == b'/') || (previous == b'/' && matches!(byte, b'/' | b'.')) {
             return false;
         }
         previous = byte;
     }
     true
-}
-
-fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
-}
-
-/// What may stand raw in a path besides unreserved bytes and the slash (RFC 3986, `pchar`).
-fn is_reserved_pchar(byte: u8) -> bool {
-    matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
 }
 
 fn decode(path: &str) -> Result<(String, Vec<Ambiguity>), Denial> {
@@ -85,7 +76,6 @@ fn decode(path: &str) -> Result<(String, Vec<Ambiguity>), Denial> {
                 ambiguities.push(Ambiguity::Semicolon);
                 out.push(';');
             }
-            _ if is_reserved_pchar(byte) => out.push(char::from(byte)),
             _ => push(&mut out, byte),
         }
     }
@@ -100,20 +90,6 @@ fn hides_dot_segment(segment: &str) -> bool {
 
 fn refused(message: &'static str, found: &str) -> Denial {
     Denial::bad_part(message, "found", found)
-}
-
-/// Appends a byte raw where it means the same raw, else encoded.
-fn push(out: &mut String, byte: u8) {
-    if is_unreserved(byte) {
-        out.push(char::from(byte));
-    } else {
-        out.push_str(&format!("%{byte:02X}"));
-    }
-}
-
-fn hex_pair(high: Option<u8>, low: Option<u8>) -> Option<u8> {
-    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
 /// Merges slashes and resolves dot segments (RFC 3986, section 5.2.4); a climb past the root stays there.
@@ -177,6 +153,9 @@ mod tests {
             ("/a%252fb", "/a%252fb"),
             ("/a|b", "/a%7Cb"),
             ("/a$b&c(d)*'", "/a$b&c(d)*'"),
+            ("/m%3Aunload", "/m:unload"),
+            ("/%21%24%26%27%28%29%2a%2B%2c%3d%3A%40", "/!$&'()*+,=:@"),
+            ("/a%3Bb%3Fc%23d%5B%5D", "/a%3Bb%3Fc%23d%5B%5D"),
             ("/x?a=../%2f//;\\", "/x?a=../%2f//;\\"),
             ("//x?", "/x?"),
         ];
@@ -216,6 +195,18 @@ mod tests {
                 prop_assert!(!text.contains("//"), "{}", text);
                 prop_assert!(!text.split('/').any(|segment| segment == "." || segment == ".."), "{}", text);
             }
+        }
+
+        /// A character that may stand raw has one form, however it came.
+        #[test]
+        fn what_may_stand_raw_has_one_form(segment in "[a-zA-Z0-9._~!$&'()*+,=:@-]{1,12}", encoded in prop::collection::vec(any::<bool>(), 12)) {
+            prop_assume!(!matches!(segment.as_str(), "." | ".."));
+            let written = segment.bytes().zip(encoded).map(|(byte, is_encoded)| match is_encoded {
+                true => format!("%{byte:02x}"),
+                false => char::from(byte).to_string(),
+            });
+            let found = form(&format!("/a/{}", written.collect::<String>()));
+            prop_assert_eq!(found, Ok(format!("/a/{segment}")));
         }
 
         /// The shortcut says "canonical" only of what the long way leaves as it is.

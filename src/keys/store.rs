@@ -79,7 +79,9 @@ impl Store {
     fn without_keys(&self) -> Fault {
         let (path, what) = match self {
             Store::Directory(path) => (path, "the key directory has no keys"),
-            Store::Yaml(path) | Store::JsonLines(path) | Store::Text(path) => (path, "the key file has no keys"),
+            Store::Yaml(path) | Store::JsonLines(path) | Store::Text(path) => {
+                (path, "the key file has no keys")
+            }
         };
         let place = match self {
             Store::Yaml(path) => read(path).ok().and_then(|source| yaml::place_of_list(path, &source)),

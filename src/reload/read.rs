@@ -35,7 +35,7 @@ impl Reloader {
     pub(super) fn read(&self, part: Part) -> Result<Ready, Faults> {
         // Stores look for themselves, and one may be a directory.
         let sets = self.sets.iter().filter(|(known, _)| *known == part && part != Part::Keys);
-        openable(sets.flat_map(|(_, set)| set.files()))?;
+        openable(sets.flat_map(|(_, set)| set.files())).map_err(|faults| self.placed(faults))?;
         Ok(match part {
             Part::Config => Ready::Config(Box::new(self.read_config()?)),
             Part::Keys => {
@@ -46,11 +46,21 @@ impl Reloader {
         })
     }
 
+    /// Faults of files where the configuration that runs names them.
+    fn placed(&self, faults: Faults) -> Faults {
+        self.config.named_files.placed(faults)
+    }
+
     fn read_config(&self) -> Result<ReadyConfig, Faults> {
         let config = match &self.config.source {
             Some(source) => Config::load(&source.path)?,
             None => self.config.clone(),
         };
+        let named_files = config.named_files.clone();
+        self.read_files_of(config).map_err(|faults| named_files.placed(faults))
+    }
+
+    fn read_files_of(&self, config: Config) -> Result<ReadyConfig, Faults> {
         let running = self.listeners.iter();
         let listeners: Vec<_> = running.map(|running| counterpart(&running.listener, &config)).collect();
         let baseline = Baseline::of(&Config { listeners: listeners.clone(), ..config.clone() });
@@ -103,7 +113,7 @@ impl Reloader {
                 Err(of_listener) => faults.extend(of_listener.0),
             }
         }
-        Ready::Certificates(good, faults)
+        Ready::Certificates(good, self.placed(Faults(faults)).0)
     }
 }
 

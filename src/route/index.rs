@@ -6,7 +6,6 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 
 use super::Route;
-use crate::path_pattern::PathPattern;
 
 /// With fewer patterns than this, asking each is as quick.
 const WORTHWHILE: usize = 16;
@@ -25,18 +24,20 @@ pub(super) struct PathIndex {
 impl PathIndex {
     /// An index of these routes; `None` where they have few patterns.
     pub(super) fn of(routes: &[Arc<Route>]) -> Option<Self> {
-        let patterns: usize = routes.iter().map(|route| route.paths.len()).sum();
+        let patterns: usize = routes.iter().map(|route| route.written.len()).sum();
         (patterns >= WORTHWHILE).then(|| Self::all(routes))
     }
 
     fn all(routes: &[Arc<Route>]) -> Self {
         let mut index = PathIndex { exact: HashMap::default(), under: HashMap::default(), longest: 0 };
         for (place, route) in routes.iter().enumerate() {
-            for (pattern, glob) in route.paths.iter().zip(&route.globs) {
-                let places = match pattern {
-                    PathPattern::Exact(path) => index.exact.entry(path.as_str().into()).or_default(),
-                    PathPattern::Under(_) | PathPattern::Glob(_) => {
-                        let beginning = beginning(glob);
+            for pattern in &route.paths {
+                let places = match pattern.exact() {
+                    // It is compared with another path than the one that is looked for.
+                    _ if route.reading.ignore_case => index.under.entry("".into()).or_default(),
+                    Some(path) => index.exact.entry(path.into()).or_default(),
+                    None => {
+                        let beginning = pattern.beginning();
                         index.longest = index.longest.max(beginning.len());
                         index.under.entry(beginning.into()).or_default()
                     }
@@ -61,13 +62,6 @@ impl PathIndex {
     }
 }
 
-/// What every path begins with that the glob matches, up to a slash and with it.
-fn beginning(glob: &str) -> &str {
-    let plain = glob.find(['*', '?', '[', ']', '{', '}', '!', '\\']).unwrap_or(glob.len());
-    let slash = glob.get(..plain).and_then(|plain| plain.rfind('/'));
-    glob.get(..slash.map_or(0, |slash| slash + 1)).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use http::Method;
@@ -84,15 +78,6 @@ mod tests {
         };
         assert!(routes(WORTHWHILE - 1).index.is_none());
         assert!(routes(WORTHWHILE).index.is_some());
-    }
-
-    #[test]
-    fn a_pattern_is_filed_under_what_it_begins_with() {
-        for (glob, expected) in
-            [("/v1/**", "/v1/"), ("/v1/m*", "/v1/"), ("/{a,b}/x", "/"), ("/**", "/"), ("/a/b?c/d", "/a/")]
-        {
-            assert_eq!(beginning(glob), expected);
-        }
     }
 
     proptest! {

@@ -38,6 +38,13 @@ impl RequestBody {
         self.slot.is_none()
     }
 
+    /// Whether bytes may come in it: it is neither over with the head nor of no length by its own word.
+    pub(crate) fn may_hold_bytes(&self) -> bool {
+        let Some(slot) = &self.slot else { return false };
+        let slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref().is_none_or(|body| body.size_hint().exact() != Some(0))
+    }
+
     /// The least length it can have, by its own word.
     pub(crate) fn least_length(&self) -> u64 {
         let Some(slot) = &self.slot else { return 0 };

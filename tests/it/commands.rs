@@ -357,3 +357,27 @@ fn check_warns_of_an_upstreams_certificate_that_cant_work() {
         }
     }
 }
+
+#[tokio::test]
+async fn explain_knows_presets_in_lists_and_paths_with_several_readings() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .upstream("accept_in_path: [encoded-slash]")
+        .key("ci", "permissions: [read]")
+        .config("routes: [{name: guarded, paths: [/other/admin/**], permission: admin}, {preset: openai}, {name: rest, paths: [/other/**], permission: read}]")
+        .start_binary()
+        .await;
+    let config = config_of(&gateway);
+    for (path, code) in [
+        ("/v1/models/", None),
+        ("/other/a%2Fb", None),
+        ("/other/admin%2Fx", Some("INSUFFICIENT_PERMISSIONS")),
+        ("/nothing/a%2Fb", Some("BAD_REQUEST")),
+    ] {
+        let told = bearward(&["explain", "GET", path, "--json", "--config", &config, "--key", "ci"]);
+        let report: Value = serde_json::from_str(&stdout(&told)).unwrap();
+        assert_eq!(report["refusal"]["code"].as_str(), code, "{path}: {report}");
+        let answer = gateway.get(path, "ci").await;
+        assert_eq!(answer.status == 200, code.is_none(), "{path}: it is what happens");
+    }
+}

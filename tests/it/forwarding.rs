@@ -198,6 +198,11 @@ async fn every_framing_of_a_body_arrives_whole() {
     let gateway = gateway(&upstream).await;
     let bearer = gateway.bearer("ci");
     let large = "x".repeat(300_000);
+    let taking = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("routes: [{name: all, paths: [/**], permission: read, body_on_get: true}]")
+        .start()
+        .await;
     for body in ["", "a", &large] {
         let plain = format!(
             "POST /v1/embeddings HTTP/1.1\r\nHost: a\r\n{bearer}Content-Length: {}\r\n\r\n{body}",
@@ -208,7 +213,8 @@ async fn every_framing_of_a_body_arrives_whole() {
             "POST /v1/embeddings HTTP/1.1\r\nHost: a\r\n{bearer}Transfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n"
         );
         let of_get = chunked.replace("POST /v1/embeddings", "GET /v1/models");
-        for request in [plain, chunked, of_get] {
+        let of_get = of_get.replace(gateway.token("ci"), taking.token("ci"));
+        for (gateway, request) in [(&gateway, plain), (&gateway, chunked), (&taking, of_get)] {
             upstream.forget();
             assert_eq!(gateway.sends(request).await.status, 200);
             assert_eq!(upstream.only_request().body, body.as_bytes());

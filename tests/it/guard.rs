@@ -57,7 +57,8 @@ async fn targets_and_hosts() {
     let cases = [
         // Host
         ("GET /x HTTP/1.1\r\n{key}\r\n\r\n".to_owned(), R400),
-        ("GET /x HTTP/1.0\r\n{key}\r\n\r\n".to_owned(), R400),
+        ("GET /x HTTP/1.0\r\n{key}\r\n\r\n".to_owned(), Forwarded("/x")),
+        ("GET /x HTTP/1.0\r\nHost:\r\n{key}\r\n\r\n".to_owned(), R400),
         ("GET /x HTTP/1.1\r\nHost:\r\n{key}\r\n\r\n".to_owned(), R400),
         ("GET /x HTTP/1.1\r\nHost: a\r\nHost: a\r\n{key}\r\n\r\n".to_owned(), R400),
         ("GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n{key}\r\n\r\n".to_owned(), R400),

@@ -15,6 +15,8 @@ mod admin;
 mod answers;
 mod broken_upstreams;
 mod commands;
+mod configurations;
+mod decisions;
 mod faults;
 mod forwarding;
 mod framing;

@@ -122,16 +122,22 @@ async fn a_body_behind_a_request_for_an_upgrade_is_ambiguous() {
 }
 
 #[tokio::test]
-async fn a_route_that_does_not_allow_it_and_the_openai_preset() {
+async fn a_route_that_does_not_allow_it_and_the_presets_that_do() {
     let upstream = echoing(SWITCH).await;
-    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start().await;
-    let open = async |path: &str| {
-        let mut raw = gateway.raw().await;
-        raw.send(ask(&gateway, &format!("GET {path} HTTP/1.1")) + WEBSOCKET + "\r\n").await;
-        raw.head().await.status
-    };
-    assert_eq!(open("/v1/models").await, 200);
-    assert_eq!(open("/v1/realtime?model=x").await, 101);
+    for preset in ["openai", "vllm"] {
+        let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]");
+        let gateway = gateway.config(&format!("routes: {preset}")).start().await;
+        for (path, expected) in [
+            ("/v1/models", 200),
+            ("/v1/realtime?model=x", 101),
+            ("/v1/responses", 101),
+            ("/v1/responses/", 101),
+        ] {
+            let mut raw = gateway.raw().await;
+            raw.send(ask(&gateway, &format!("GET {path} HTTP/1.1")) + WEBSOCKET + "\r\n").await;
+            assert_eq!(raw.head().await.status, expected, "{preset}: {path}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use crate::config::{
     Ambiguity, Balance, CertificatePair, Endpoint, HealthCheck, Pool, ReadFile, RouteTimeouts, Timeouts,
     Upstream, UpstreamCredential, UpstreamTls,
 };
+use crate::path_pattern::reading::PathReading;
 
 /// Between the look-ups of a name.
 const DEFAULT_RESOLVE: Duration = Duration::from_secs(10);
@@ -56,6 +57,7 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
         d.optional(f, "accept_in_path", |d, node| d.list(node, |d, node| d.one_of(node, &Ambiguity::ALL)));
     let reuse_after_body = d.optional(f, "reuse_after_body", Decoder::boolean);
     let resolve = d.optional(f, "resolve", pause);
+    let reading = d.optional(f, "paths", path_reading);
     d.done(fields);
     // A faulty section must not turn into none: `?` on the inner option.
     let credential = credential.map_or(Some(None), |section| section.map(Some))?;
@@ -75,6 +77,19 @@ fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
         accept_in_path: accept_in_path.unwrap_or_default(),
         reuse_after_body: reuse_after_body.unwrap_or(true),
         resolve: resolve.unwrap_or(DEFAULT_RESOLVE),
+        reading,
+    })
+}
+
+/// `{ignore_case: true, ignore_trailing_slash: true}`.
+fn path_reading(d: &mut Decoder<'_>, node: &Node) -> Option<PathReading> {
+    let mut fields = d.fields(node, "an upstream's paths")?;
+    let ignore_case = d.optional(&mut fields, "ignore_case", Decoder::boolean);
+    let ignore_trailing_slash = d.optional(&mut fields, "ignore_trailing_slash", Decoder::boolean);
+    d.done(fields);
+    Some(PathReading {
+        ignore_case: ignore_case.unwrap_or(false),
+        ignore_trailing_slash: ignore_trailing_slash.unwrap_or(false),
     })
 }
 

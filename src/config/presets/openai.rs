@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::{ADMIN, ALL, CHANGES, GET, POST, READ, Row, WEBHOOK, WRITE};
+use super::{ADMIN, ALL, CHANGES, GET, GET_AND_POST, POST, READ, Row, WEBHOOK, WRITE};
 use crate::config::Access;
 
 /// Resources that are listed and looked up with `read`, created and changed with `write`.
@@ -52,9 +52,15 @@ pub(super) const ROWS: &[Row] = &[
         ],
         ADMIN,
     ),
-    ("chat", POST, &["/v1/chat/completions"], READ),
+    ("chat", POST, &["/v1/chat/completions", "/v1/chat/completions/batch"], READ),
     ("completions", POST, &["/v1/completions", "/v1/generate"], READ),
-    ("responses", POST, &["/v1/responses"], READ),
+    // GET is how a WebSocket is asked for.
+    (
+        "responses",
+        GET_AND_POST,
+        &["/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens"],
+        READ,
+    ),
     ("messages", POST, &["/v1/messages", "/v1/messages/count_tokens"], READ),
     ("embeddings", POST, &["/v1/embeddings"], READ),
     ("rerank", POST, &["/v1/rerank", "/v2/rerank", "/rerank"], READ),
@@ -62,7 +68,19 @@ pub(super) const ROWS: &[Row] = &[
     ("audio", POST, &["/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations"], READ),
     ("images", POST, &["/v1/images/edits", "/v1/images/generations", "/v1/images/variations"], READ),
     ("moderations", POST, &["/v1/moderations"], READ),
-    ("tokenize", POST, &["/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize"], READ),
+    (
+        "tokenize",
+        POST,
+        &[
+            "/tokenize",
+            "/detokenize",
+            "/v1/tokenize",
+            "/v1/detokenize",
+            "/v1/chat/completions/input_tokens",
+            "/v1/chat/completions/render",
+        ],
+        READ,
+    ),
     ("realtime", GET, &["/v1/realtime"], READ),
     ("models", GET, &["/v1/models", "/v1/models/**"], READ),
     ("models-change", &[Method::DELETE], &["/v1/models/**"], WRITE),

@@ -2,7 +2,7 @@
 //!
 //! Not in it: its gRPC servers, and what its plugins add. vLLM's own `--api-key` guards `/v1`, `/v2`, `/inference` and `/cohere` alone.
 
-use super::{ADMIN, DELETE, GET, POST, PUBLIC, READ, Row, WRITE};
+use super::{ADMIN, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
 
 pub(super) const ROWS: &[Row] = &[
     ("health", GET, &["/health", "/ping"], PUBLIC),
@@ -56,7 +56,13 @@ pub(super) const ROWS: &[Row] = &[
     ),
     ("chat", POST, &["/v1/chat/completions", "/v1/chat/completions/batch", "/cohere/v2/chat"], READ),
     ("completions", POST, &["/v1/completions", "/inference/v1/generate"], READ),
-    ("responses", POST, &["/v1/responses"], READ),
+    // GET is how a WebSocket is asked for.
+    (
+        "responses",
+        GET_AND_POST,
+        &["/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens"],
+        READ,
+    ),
     ("messages", POST, &["/v1/messages", "/v1/messages/count_tokens"], READ),
     ("embeddings", POST, &["/v1/embeddings", "/v2/embed"], READ),
     ("rerank", POST, &["/v1/rerank", "/v2/rerank", "/rerank"], READ),

@@ -1,7 +1,8 @@
 //! llama.cpp's `llama-server`, with its page for browsers.
 //!
 //! The page's files are public, as they are in llama-server itself with `--api-key`: a browser can't send a key when it opens
-//! a page, and the page asks for one. Not in it: `/predict`, which calls any other handler by what its body says.
+//! a page, and the page asks for one. Requests go there without `X-Conversation-Id`: llama-server keeps generating for such
+//! a one when its client has left, so that `max_concurrent` would bound nothing. Not in it: `/predict`, which calls any other handler by what its body says.
 
 use super::{ADMIN, CHANGES, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
 

@@ -1,0 +1,94 @@
+//! Names in which nobody but us, or a proxy that is trusted, may say anything to upstream.
+
+/// What a name is reserved for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reserved {
+    /// Ours to say, or nobody's: identities, the way that a request came, and what has a server act on another method,
+    /// path or host than the one that was decided on. So are the headers that API clients send their keys in, whether
+    /// `auth.headers` names them or not: a key that a client sends in several must not reach the upstream in one of them.
+    Ours,
+    /// The client's address in the words of another proxy: believed of one that is trusted.
+    ClientAddress,
+}
+
+/// What a plain name in lower case is reserved for.
+///
+/// Each request has some ten names, nearly all of which are told apart by their first letters.
+pub(super) fn reserved(name: &str) -> Option<Reserved> {
+    let (ours, addresses): (&[&str], &[&str]) = match name.as_bytes() {
+        [b'x', b'-', third, ..] => match third {
+            b'b' if name.starts_with("x-bearward-") => return Some(Reserved::Ours),
+            b'f' if name.starts_with("x-forwarded-") => return Some(Reserved::Ours),
+            b'a' => (
+                &["x-api-key", "x-auth-token"],
+                &["x-appengine-user-ip", "x-azure-clientip", "x-azure-socketip"],
+            ),
+            b'c' => (&[], &["x-client-ip", "x-cluster-client-ip", "x-client-address", "x-cf-connecting-ip"]),
+            b'e' => (&["x-envoy-original-path", "x-envoy-original-host"], &["x-envoy-external-address"]),
+            b'f' => (&["x-forwarded"], &[]),
+            b'g' => (&["x-goog-api-key"], &[]),
+            b'l' => (&["x-litellm-api-key"], &[]),
+            b'h' => (&["x-http-method-override", "x-http-method", "x-http-host-override", "x-host"], &[]),
+            b'm' => (&["x-method-override", "x-ms-original-url"], &[]),
+            b'n' => (&[], &["x-nf-client-connection-ip"]),
+            b'o' => (
+                &[
+                    "x-original-url",
+                    "x-original-uri",
+                    "x-original-path",
+                    "x-original-host",
+                    "x-original-method",
+                    "x-override-url",
+                ],
+                &["x-original-forwarded-for", "x-originating-ip"],
+            ),
+            b'p' => (&[], &["x-proxyuser-ip", "x-proxy-client-ip"]),
+            b'r' => (
+                &["x-request-id", "x-real-ip", "x-rewrite-url"],
+                &["x-remote-ip", "x-remote-addr", "x-remote-address"],
+            ),
+            b't' => (&[], &["x-true-client-ip"]),
+            b'v' => (&[], &["x-vercel-forwarded-for"]),
+            _ => return None,
+        },
+        [b'a', b'u' | b'l' | b'p', ..] => (&["authorization", "api-key"], &["ali-cdn-real-ip"]),
+        [b'c', b'f' | b'l' | b'd', ..] => (
+            &[],
+            &[
+                "cf-connecting-ip",
+                "cf-connecting-ipv6",
+                "cf-pseudo-ipv4",
+                "client-ip",
+                "cloudfront-viewer-address",
+                "cdn-src-ip",
+            ],
+        ),
+        [b'd', b'o', ..] => (&[], &["do-connecting-ip"]),
+        [b'f', b'a' | b'l' | b'o', ..] => {
+            (&["forwarded"], &["forwarded-for", "fastly-client-ip", "fly-client-ip"])
+        }
+        [b'i', b'n', ..] => (&[], &["incap-client-ip"]),
+        // CGI makes HTTP_PROXY of it, which many clients take for the proxy to use.
+        [b'p', b'r', ..] => (&["proxy"], &["proxy-client-ip"]),
+        [b'r', b'e', b'm', ..] => (&[], &["remote-addr"]),
+        [b't', b'r', b'u', ..] => (&[], &["true-client-ip"]),
+        [b'w', b'l', ..] => (&[], &["wl-proxy-client-ip"]),
+        _ => return None,
+    };
+    match () {
+        () if ours.contains(&name) => Some(Reserved::Ours),
+        () if addresses.contains(&name) => Some(Reserved::ClientAddress),
+        () => None,
+    }
+}
+
+/// Whether a name, in any spelling that folds to it, begins as those in which we say whose request it is.
+pub(super) fn is_identity(name: &str) -> bool {
+    let prefix = "x-bearward-";
+    let is_same = |byte: u8, expected: u8| match expected {
+        b'-' => !byte.is_ascii_alphanumeric(),
+        _ => byte == expected,
+    };
+    name.len() >= prefix.len()
+        && name.bytes().zip(prefix.bytes()).all(|(byte, expected)| is_same(byte, expected))
+}

@@ -1,0 +1,60 @@
+//! The characters of canonical paths (RFC 3986, section 3.3): which of them stand raw, and which encoded.
+//!
+//! `guard::path` writes paths in this form, and patterns are read in it: both go by the functions here.
+
+/// One character of a canonical path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Character {
+    /// A byte that stands for itself.
+    Raw(u8),
+    /// A byte that stands as `%` and two digits.
+    Encoded(u8),
+}
+
+/// What means the same raw and encoded everywhere (RFC 3986, section 2.3).
+pub(crate) fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// What stands raw in a segment of a canonical path: `pchar` of RFC 3986, but for `;`, which some servers take for the
+/// beginning of a parameter.
+pub(crate) fn stands_raw(byte: u8) -> bool {
+    is_unreserved(byte)
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
+}
+
+/// Appends a byte in its canonical form.
+pub(crate) fn push(out: &mut String, byte: u8) {
+    match stands_raw(byte) {
+        true => out.push(char::from(byte)),
+        false => out.push_str(&format!("%{byte:02X}")),
+    }
+}
+
+/// The byte that two hexadecimal digits stand for.
+pub(crate) fn hex_pair(high: Option<u8>, low: Option<u8>) -> Option<u8> {
+    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
+}
+
+/// The first character of a path, and what stands behind it. A `%` that encodes nothing is one by itself.
+pub(super) fn first_character(text: &[u8]) -> Option<(Character, &[u8])> {
+    let (first, rest) = text.split_first()?;
+    if let (b'%', [high, low, behind @ ..]) = (first, rest)
+        && let Some(byte) = hex_pair(Some(*high), Some(*low))
+    {
+        return Some((Character::Encoded(byte), behind));
+    }
+    Some((Character::Raw(*first), rest))
+}
+
+/// All characters that a canonical path can have in a segment.
+pub(super) fn all() -> impl Iterator<Item = Character> {
+    let raw = (0..=u8::MAX).filter(|byte| stands_raw(*byte) || *byte == b';').map(Character::Raw);
+    raw.chain((0..=u8::MAX).filter(|byte| !stands_raw(*byte)).map(Character::Encoded))
+}
+
+/// Whether a set of ASCII bytes has this one.
+pub(super) fn is_member(members: u128, byte: u8) -> bool {
+    byte.is_ascii() && members & (1 << byte) != 0
+}

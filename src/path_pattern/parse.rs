@@ -1,0 +1,266 @@
+//! Reads patterns, and says how one is written that could never match as it stands.
+
+use super::character::{self, Character, first_character, hex_pair, stands_raw};
+use super::{PatternFault, Piece, Segment};
+
+/// More than anybody writes by hand.
+const MOST_ALTERNATIVES: usize = 256;
+
+fn fault(message: impl Into<String>, hint: Option<String>) -> PatternFault {
+    PatternFault { message: message.into(), hint }
+}
+
+/// The patterns that `{a,b}` makes of one, each without braces.
+///
+/// # Errors
+///
+/// Braces that do not match, and too many of them.
+pub(super) fn alternatives(text: &str) -> Result<Vec<String>, PatternFault> {
+    let mut done = Vec::new();
+    let mut waiting = vec![text.to_owned()];
+    while let Some(text) = waiting.pop() {
+        let Some((before, inner, behind)) = first_braces(&text)? else {
+            done.push(text);
+            continue;
+        };
+        // The first alternative is the next one to be looked at.
+        waiting.extend(split_top(inner).into_iter().rev().map(|choice| format!("{before}{choice}{behind}")));
+        if done.len() + waiting.len() > MOST_ALTERNATIVES {
+            return Err(fault(
+                format!("more than {MOST_ALTERNATIVES} alternatives in braces"),
+                Some("several patterns, or `*`".to_owned()),
+            ));
+        }
+    }
+    Ok(done)
+}
+
+/// What stands before the first braces, in them and behind them.
+fn first_braces(text: &str) -> Result<Option<(&str, &str, &str)>, PatternFault> {
+    let unmatched = || {
+        fault(
+            format!("`{text}`: a brace without its other one"),
+            Some("as in /v1/{chat,audio}/**".to_owned()),
+        )
+    };
+    let Some(open) = text.find(['{', '}']) else { return Ok(None) };
+    let mut depth = 0_usize;
+    for (at, c) in text.char_indices().skip_while(|(at, _)| *at < open) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.checked_sub(1).ok_or_else(unmatched)?,
+            _ => continue,
+        }
+        if depth == 0 {
+            let parts = (text.get(..open), text.get(open + 1..at), text.get(at + 1..));
+            if let (Some(before), Some(inner), Some(behind)) = parts {
+                return Ok(Some((before, inner, behind)));
+            }
+        }
+    }
+    Err(unmatched())
+}
+
+/// Splits at the commas that stand in no further braces and in no class.
+fn split_top(inner: &str) -> Vec<&str> {
+    let (mut depth, mut is_class) = (0_usize, false);
+    inner
+        .split(move |c: char| {
+            match c {
+                '[' => is_class = true,
+                ']' => is_class = false,
+                '{' => depth += 1,
+                '}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            c == ',' && depth == 0 && !is_class
+        })
+        .collect()
+}
+
+/// The segments of a pattern without braces.
+///
+/// # Errors
+///
+/// What no canonical path could match, with the spelling that can.
+pub(super) fn segments(text: &str) -> Result<Vec<Segment>, PatternFault> {
+    let Some(relative) = text.strip_prefix('/') else {
+        return Err(fault(format!("`{text}`: a path begins with `/`"), Some(format!("/{text} is meant?"))));
+    };
+    if let Some(what) = impossible(text) {
+        return Err(fault(format!("`{text}` never matches: {what}"), None));
+    }
+    let right = resolved(&respelled(text));
+    if right != text {
+        let is_pattern = segments(&right).is_ok();
+        return Err(fault(
+            format!("`{text}` never matches: it is not written as paths are when they are matched"),
+            is_pattern.then(|| format!("{right} is meant?")),
+        ));
+    }
+    relative.split('/').map(segment).collect()
+}
+
+/// What no request that passes has in its path.
+fn impossible(text: &str) -> Option<&'static str> {
+    let mut rest = text.as_bytes();
+    while let Some((character, behind)) = first_character(rest) {
+        match character {
+            Character::Encoded(0..=0x1f | 0x7f) => {
+                return Some("a path with an encoded control byte is refused");
+            }
+            Character::Raw(0..=0x1f | 0x7f) => return Some("a path has no control byte"),
+            Character::Raw(b'\\') => return Some("a path with a backslash is refused"),
+            // What stands behind `?` in a target is the query.
+            Character::Raw(b'?') if behind.contains(&b'=') && !behind.contains(&b'/') => {
+                return Some("a pattern is compared with the path alone, not with the query");
+            }
+            _ => {}
+        }
+        rest = behind;
+    }
+    None
+}
+
+/// The pattern with each literal character in its canonical form. What stands in a class is left alone.
+fn respelled(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    let mut is_class = false;
+    while let Some((character, behind)) = first_character(rest) {
+        rest = behind;
+        match character {
+            Character::Raw(b'[') if !is_class && behind.contains(&b']') => {
+                is_class = true;
+                out.push('[');
+            }
+            Character::Raw(b']') if is_class => {
+                is_class = false;
+                out.push(']');
+            }
+            Character::Raw(byte) if is_class && byte.is_ascii() => out.push(char::from(byte)),
+            Character::Raw(byte @ (b'/' | b'?' | b';')) => out.push(char::from(byte)),
+            // `*` stands raw in paths, and for something else in patterns.
+            Character::Encoded(b'*') => out.push_str("[*]"),
+            Character::Raw(byte) | Character::Encoded(byte) if stands_raw(byte) => out.push(char::from(byte)),
+            Character::Raw(byte) | Character::Encoded(byte) => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// The pattern without empty and dot segments, as paths have none.
+fn resolved(text: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    let mut ends_with_slash = false;
+    for segment in text.split('/') {
+        ends_with_slash = matches!(segment, "" | "." | "..");
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            _ => segments.push(segment),
+        }
+    }
+    let slash = if ends_with_slash && !segments.is_empty() { "/" } else { "" };
+    format!("/{}{slash}", segments.join("/"))
+}
+
+fn segment(text: &str) -> Result<Segment, PatternFault> {
+    if text == "**" {
+        return Ok(Segment::Any);
+    }
+    if text.contains("**") {
+        return Err(fault(
+            format!("`{text}`: `**` stands for whole segments, and alone between slashes"),
+            Some("`*` within a segment, `/**` for all that lies under one".to_owned()),
+        ));
+    }
+    let mut pieces = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((character, behind)) = first_character(rest) {
+        rest = behind;
+        pieces.push(match character {
+            Character::Raw(b'*') => Piece::Star,
+            Character::Raw(b'?') => Piece::One,
+            Character::Raw(b'[') => {
+                let (piece, behind) = class(behind)?;
+                rest = behind;
+                piece
+            }
+            literal => Piece::Literal(literal),
+        });
+    }
+    Ok(Segment::Text(pieces))
+}
+
+/// Reads a class from behind its `[`, and what stands behind its `]`.
+fn class(text: &[u8]) -> Result<(Piece, &[u8]), PatternFault> {
+    let hint = || Some("as in [a-z0-9], or [!a-z] for any other character".to_owned());
+    let (is_negated, text) = match text {
+        [b'!' | b'^', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    let Some(end) = text.iter().position(|byte| *byte == b']').filter(|end| *end > 0) else {
+        return Err(fault("a class `[…]` within a segment is empty, or has no end", hint()));
+    };
+    let (mut members, mut inner) = (0_u128, text.get(..end).unwrap_or_default());
+    while let [first, rest @ ..] = inner {
+        let (last, behind) = match rest {
+            [b'-', last, behind @ ..] => (last, behind),
+            _ => (first, rest),
+        };
+        inner = behind;
+        let is_member = |byte: &u8| stands_raw(*byte) || *byte == b';';
+        if let Some(bad) = [first, last].into_iter().find(|byte| !is_member(byte)) {
+            let bad = char::from(*bad);
+            return Err(fault(
+                format!(
+                    "a class `[…]` has no `{bad}`: it stands for one character of a segment that is not encoded"
+                ),
+                hint(),
+            ));
+        }
+        if first > last {
+            return Err(fault("a class `[…]` with a range that ends before it begins", hint()));
+        }
+        members |= (*first..=*last).filter(is_member).fold(0, |all, byte| all | 1 << byte);
+    }
+    Ok((Piece::Class { members, is_negated }, text.get(end + 1..).unwrap_or_default()))
+}
+
+/// A pattern's text with each letter outside its classes folded by `fold`.
+pub(super) fn outside_classes(text: &str, fold: impl Fn(&str) -> String) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once('[') {
+        out.push_str(&fold(before));
+        out.push('[');
+        let (class, behind) = behind.split_once(']').unwrap_or((behind, ""));
+        out.push_str(class);
+        out.push(']');
+        rest = behind;
+    }
+    out.push_str(&fold(rest));
+    out
+}
+
+/// The bytes that a path's text stands for.
+pub(super) fn decoded(text: &str) -> Vec<u8> {
+    let mut bytes = text.bytes();
+    let mut out = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => hex_pair(bytes.next(), bytes.next()).unwrap_or(b'%'),
+            _ => byte,
+        });
+    }
+    out
+}
+
+/// Folds a class together with the letters of the other case.
+pub(super) fn both_cases(members: u128) -> u128 {
+    let lower = (b'A'..=b'Z').filter(|byte| character::is_member(members, *byte));
+    lower.fold(members, |all, byte| all | 1 << byte.to_ascii_lowercase())
+}

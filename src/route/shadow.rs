@@ -1,0 +1,142 @@
+//! Routes that stand in each other's way: what `check` warns of.
+
+use std::sync::Arc;
+
+use super::{Route, RouteTable};
+use crate::config::Access;
+use crate::path_pattern::PathPattern;
+use crate::permission::Permission;
+
+/// A route that another one keeps requests from that are its own, or may be. By names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shadow<'a> {
+    /// All of them.
+    Whole { route: &'a str, by: &'a str },
+    /// Some of them, which then need no key.
+    PublicPart { route: &'a str, by: &'a str },
+    /// None that it matches; but those of `by`, a later one that asks less, look like its own to many servers when they
+    /// are written in another way, `how`.
+    Lookalike { route: &'a str, by: &'a str, upstream: &'a str, how: &'static str },
+}
+
+impl RouteTable {
+    /// Routes that others stand in the way of.
+    pub(crate) fn shadows(&self) -> impl Iterator<Item = Shadow<'_>> {
+        self.routes.iter().enumerate().flat_map(|(index, route)| {
+            let before = self.shadow_before(index, route);
+            // A route without requests has none to lose.
+            let behind = match before {
+                Some(Shadow::Whole { .. }) => Vec::new(),
+                _ => self.lookalikes(index, route),
+            };
+            before.into_iter().chain(behind)
+        })
+    }
+
+    fn shadow_before<'t>(&'t self, index: usize, route: &'t Route) -> Option<Shadow<'t>> {
+        let before = || self.routes.iter().take(index);
+        if let Some(by) = before().find(|earlier| earlier.covers(route)) {
+            return Some(Shadow::Whole { route: &route.name, by: &by.name });
+        }
+        let is_open = |earlier: &&Arc<Route>| earlier.access == Access::Public && earlier.meets(route);
+        let by = before().find(is_open).filter(|_| route.access != Access::Public)?;
+        Some(Shadow::PublicPart { route: &route.name, by: &by.name })
+    }
+
+    /// Later routes of the same upstream that ask less, and take the route's paths where these are written in another way.
+    /// Nothing is told where the configuration says how the upstream reads paths.
+    fn lookalikes<'t>(&'t self, index: usize, route: &'t Route) -> Vec<Shadow<'t>> {
+        if route.upstream.reading.is_some() {
+            return Vec::new();
+        }
+        let mut found: Vec<Shadow<'t>> = Vec::new();
+        for (how, spelled) in route.written.iter().flat_map(PathPattern::lookalikes) {
+            if found
+                .iter()
+                .any(|shadow| matches!(shadow, Shadow::Lookalike { how: told, .. } if *told == how))
+            {
+                continue;
+            }
+            let is_taken_before = |by: usize| {
+                let mut before =
+                    std::iter::once(route).chain(self.routes.iter().take(by).map(|earlier| &**earlier));
+                before.any(|earlier| {
+                    rank(earlier.access) >= rank(route.access) && earlier.takes_all(route, &spelled)
+                })
+            };
+            let asks_less = |by: &Route| {
+                rank(by.access) < rank(route.access)
+                    && Arc::ptr_eq(&by.upstream, &route.upstream)
+                    && by.shares_requests(route)
+                    && by.paths.iter().any(|path| path.meets(&spelled))
+            };
+            let mut behind = self.routes.iter().enumerate().skip(index + 1);
+            if let Some((_, by)) = behind.find(|(place, by)| asks_less(by) && !is_taken_before(*place)) {
+                let upstream = &route.upstream.name;
+                found.push(Shadow::Lookalike { route: &route.name, by: &by.name, upstream, how });
+            }
+        }
+        found
+    }
+}
+
+/// How much a route asks.
+fn rank(access: Access) -> u8 {
+    match access {
+        Access::Public => 0,
+        Access::Needs(Permission::Read) => 1,
+        Access::Needs(Permission::Write | Permission::Webhook) => 2,
+        Access::Needs(Permission::Admin) => 3,
+    }
+}
+
+impl Route {
+    /// Whether all requests of another one, in this spelling of its paths, are this one's.
+    fn takes_all(&self, other: &Route, spelled: &PathPattern) -> bool {
+        self.covers_methods_and_hosts(other) && self.paths.iter().any(|own| own.covers(spelled))
+    }
+
+    /// Whether all requests that the other one, a later one, matches are this one's. Said only where it is sure.
+    fn covers(&self, other: &Route) -> bool {
+        let is_covered = |path: &PathPattern| self.paths.iter().any(|own| own.covers(path));
+        self.covers_methods_and_hosts(other) && other.written.iter().all(is_covered)
+    }
+
+    fn covers_methods_and_hosts(&self, other: &Route) -> bool {
+        let covers_methods = match (&self.methods, &other.methods) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(_), Some(theirs)) => theirs.iter().all(|method| self.matches_method(method)),
+        };
+        let covers_hosts = match (&self.hosts, &other.hosts) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(ours), Some(theirs)) => theirs.iter().all(|host| ours.iter().any(|own| own.covers(host))),
+        };
+        covers_methods && covers_hosts
+    }
+
+    /// Whether some request could be of both.
+    fn meets(&self, other: &Route) -> bool {
+        let meet = |path: &PathPattern| self.paths.iter().any(|own| own.meets(path));
+        self.shares_requests(other) && other.written.iter().any(meet)
+    }
+
+    /// Whether some method at some host is of both.
+    fn shares_requests(&self, other: &Route) -> bool {
+        let share_methods = match (&self.methods, &other.methods) {
+            (Some(ours), Some(theirs)) => {
+                theirs.iter().any(|method| self.matches_method(method))
+                    || ours.iter().any(|method| other.matches_method(method))
+            }
+            _ => true,
+        };
+        let share_hosts = match (&self.hosts, &other.hosts) {
+            (Some(ours), Some(theirs)) => {
+                ours.iter().any(|own| theirs.iter().any(|host| own.covers(host) || host.covers(own)))
+            }
+            _ => true,
+        };
+        share_methods && share_hosts
+    }
+}
