@@ -279,9 +279,13 @@ impl Denial {
         Denial::new(Code::BadRequest, "The fields are not what a key has", json!({"faults": faults}))
     }
 
-    /// A reload found faults; what was there before stays. For the admin API alone.
+    /// A reload found faults; what they are in stays as it was before. For the admin API alone.
     pub(crate) fn reload_refused(details: Value) -> Self {
-        Denial::new(Code::ReloadRefused, "The reload was refused; what was there before stays", details)
+        Denial::new(
+            Code::ReloadRefused,
+            "The reload found faults; what they are in stays as it was before",
+            details,
+        )
     }
 
     /// The process is ending; another one takes over.

@@ -208,7 +208,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::ReloadRefused,
         Entry {
-            meaning: "A reload found faults; what was there before stays.",
+            meaning: "A reload found faults. What they are in stays as it was before: an entry of the key store, or a file as a whole.",
             caller: "Correct the files that `details.faults` names, and reload.",
             operator: "`bearward check` says the same faults before a reload does.",
         },

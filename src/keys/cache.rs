@@ -244,6 +244,11 @@ impl KeyCache {
         order.clone_from(&set.order);
     }
 
+    /// What an id or a name is told by, in a set that is built for this cache.
+    pub(super) fn label(&self, text: &str) -> u64 {
+        self.hashing.labels.hash_one(text)
+    }
+
     /// What a key's id, name and digests are told by, in a set that is built for this cache.
     pub(super) fn labels_of(&self, record: &KeyRecord) -> Vec<u64> {
         let labels = std::iter::once(&record.id)

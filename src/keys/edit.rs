@@ -185,9 +185,10 @@ impl Editor {
             Store::JsonLines(_) => lines::replace(&self.locked, file, before, Some(after)),
             Store::Yaml(_) | Store::Directory(_) => {
                 let source = store::read(file)?;
-                let parse = |text: &str| yaml::parse_part(file, text);
+                // What is wrong with another entry does not hold up this one.
+                let parse = |text: &str| yaml::outline(file, text);
                 let mut expected = parse(&source)?;
-                if let Some(place) = expected.iter_mut().find(|record| record.id == before.id) {
+                if let Some(place) = expected.iter_mut().flatten().find(|record| record.id == before.id) {
                     place.clone_from(after);
                 }
                 self.write(file, Some(&source), text::change(&source, before, after, false), parse, &expected)
@@ -204,6 +205,7 @@ impl Editor {
         let is_last = match &self.store {
             // A broken neighbour does not stop it: what stands in it may be good again.
             Store::Directory(directory) if files(directory).is_ok_and(|files| files.len() > 1) => false,
+            Store::Yaml(path) => yaml::outline(path, &store::read(path)?)?.len() < 2,
             _ => self.records()?.len() < 2,
         };
         if is_last {
@@ -222,23 +224,23 @@ impl Editor {
                 &expected,
             );
         }
-        let mut expected = yaml::parse_part(file, &source)?;
-        expected.retain(|kept| kept.id != record.id);
+        let mut expected = yaml::outline(file, &source)?;
+        expected.retain(|kept| kept.as_ref().map_or(true, |kept| kept.id != record.id));
         if expected.is_empty() {
             return self.locked.remove(file);
         }
         let text = list::delete(&source, &record.id);
-        self.write(file, Some(&source), text, |text| yaml::parse_part(file, text), &expected)
+        self.write(file, Some(&source), text, |text| yaml::outline(file, text), &expected)
     }
 
     /// Writes a file that reads as `expected`, in the place of what was read as `source`, or nothing.
-    fn write(
+    fn write<T: PartialEq>(
         &self,
         file: &Path,
         source: Option<&str>,
         text: Option<String>,
-        parse: impl Fn(&str) -> Result<Vec<KeyRecord>, Faults>,
-        expected: &[KeyRecord],
+        parse: impl Fn(&str) -> Result<Vec<T>, Faults>,
+        expected: &[T],
     ) -> Result<(), EditError> {
         let unproved = || EditError::Unwritable {
             why: format!(
@@ -266,7 +268,21 @@ pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, Ed
     let mut found: Vec<Found> = match store {
         Store::Directory(directory) => find_in_files(directory, is_it)?,
         Store::JsonLines(_) => lines::find(path, key)?.into_iter().map(found).collect(),
-        Store::Yaml(_) | Store::Text(_) => store.records(ids)?.into_iter().filter(is_it).map(found).collect(),
+        Store::Yaml(path) => {
+            let (entries, _) = yaml::entries(path, &store::read(path)?)?;
+            let records: Vec<KeyRecord> = entries
+                .iter()
+                .filter_map(|entry| entry.read.as_ref().ok())
+                .filter(|record| is_it(record))
+                .cloned()
+                .collect();
+            if records.len() != 1 {
+                // The one that is meant may be at fault, or stand twice.
+                store.records(ids)?;
+            }
+            records.into_iter().map(found).collect()
+        }
+        Store::Text(_) => store.records(ids)?.into_iter().filter(is_it).map(found).collect(),
     };
     // An id goes before a name.
     found.sort_by_key(|found| found.record.id != key);
@@ -283,12 +299,18 @@ pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, Ed
 fn find_in_files(directory: &Path, is_it: impl Fn(&KeyRecord) -> bool) -> Result<Vec<Found>, EditError> {
     let (mut found, mut faults): (Vec<Found>, Vec<Fault>) = (Vec::new(), Vec::new());
     for file in files(directory).map_err(|error| disk::in_words("read", directory, &error))? {
-        let records =
-            store::read(&file).map_err(Faults::from).and_then(|text| yaml::parse_part(&file, &text));
-        match records {
-            Ok(records) => {
-                let records = records.into_iter().filter(&is_it);
-                found.extend(records.map(|record| Found { record, file: file.clone() }));
+        let entries =
+            store::read(&file).map_err(Faults::from).and_then(|text| yaml::entries_of_part(&file, &text));
+        match entries {
+            Ok((entries, beside)) => {
+                faults.extend(beside);
+                for entry in entries {
+                    match entry.read {
+                        Ok(record) if is_it(&record) => found.push(Found { record, file: file.clone() }),
+                        Ok(_) => {}
+                        Err(unread) => faults.extend(unread.faults),
+                    }
+                }
             }
             Err(of_file) => faults.extend(of_file.0),
         }

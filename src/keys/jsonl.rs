@@ -157,7 +157,8 @@ fn duplicates(path: &Path, known: &KeyCache, twins: &HashSet<u64>) -> Result<Vec
     let mut faults = Vec::new();
     let mut unique = Unique::default();
     each_line(path, |number, line| {
-        if long_way(path, number, line).is_ok_and(|record| has_any(known, &record, twins))
+        if line::may_have(line, known, twins)
+            && long_way(path, number, line).is_ok_and(|record| has_any(known, &record, twins))
             && let Err(unread) = decode(path, number, line, &mut unique)
         {
             faults.extend(unread.faults);
@@ -179,6 +180,7 @@ fn twins(
     let mut twins = Vec::new();
     each_line(path, |number, line| {
         if !excluded.contains(&number)
+            && line::may_have(line, known, labels)
             && let Ok(record) = long_way(path, number, line)
             && has_any(known, &record, labels)
         {

@@ -61,6 +61,12 @@ pub(super) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, 
     }
 }
 
+/// The keys of a file of a store in their order, and of each entry at fault, whose key it is.
+pub(super) fn outline(path: &Path, source: &str) -> Result<Vec<Result<KeyRecord, Claim>>, Faults> {
+    let (entries, _faults) = entries_of_part(path, source)?;
+    Ok(entries.into_iter().map(|entry| entry.read.map_err(|unread| unread.claim)).collect())
+}
+
 fn root(path: &Path, source: &str) -> Result<Node, Faults> {
     match tree::parse(path, source, Quoting::Never)? {
         Some(root) if !root.is_null() => Ok(root),

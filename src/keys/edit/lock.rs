@@ -6,14 +6,14 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Gid, OFlags, Uid};
 
 use super::{EditError, disk};
 
-/// The lock's file, beside the keys. It stays: were it removed, two commands could hold locks on two files of one name.
+/// The lock's file, beside the keys, for as long as somebody holds it.
 const NAME: &str = ".bearward.lock";
 /// A command that holds the lock for longer is stuck: one that changes a million keys takes seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,32 +21,64 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Held for as long as this lives.
 #[derive(Debug)]
-pub(super) struct WriteLock(#[expect(dead_code, reason = "the lock ends with the file")] File);
+pub(super) struct WriteLock {
+    path: PathBuf,
+    /// Closed behind the removal, which others look for when they have got the lock.
+    _file: File,
+}
+
+impl Drop for WriteLock {
+    fn drop(&mut self) {
+        // One that stays is taken by the next command as it is.
+        let _is_in_nobodys_way = fs::remove_file(&self.path);
+    }
+}
 
 impl WriteLock {
     /// Waits for whoever writes at the moment, and not for ever.
     pub(super) fn take(directory: &Path) -> Result<Self, EditError> {
-        let path = directory.join(NAME);
-        let failed = |error: io::Error| disk::in_words("lock", &path, &error);
-        let of_directory = fs::metadata(directory).map_err(failed)?;
-        let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
-        let mode = mode_for(of_directory.mode());
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(mode)
-            .custom_flags(flags)
-            .open(&path)
-            .map_err(failed)?;
-        let found = file.metadata().map_err(failed)?;
-        if !found.is_file() || found.nlink() != 1 {
-            return super::refused(format!("{} is not a file of bearward's own; remove it", path.display()));
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let path = directory.join(NAME);
+            let file = open(directory, &path)?;
+            await_lock(&file, &path, until)?;
+            // Whoever held it before has removed it: then a lock on it keeps nobody from another of this name.
+            if is_at(&file, &path) {
+                return Ok(WriteLock { path, _file: file });
+            }
         }
-        own(&file, &found, &of_directory, mode).map_err(failed)?;
-        await_lock(&file, &path)?;
-        Ok(WriteLock(file))
+    }
+}
+
+/// Opens the lock's file, and makes it where there is none.
+fn open(directory: &Path, path: &Path) -> Result<File, EditError> {
+    let failed = |error: io::Error| disk::in_words("lock", path, &error);
+    let of_directory = fs::metadata(directory).map_err(failed)?;
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    let mode = mode_for(of_directory.mode());
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(mode)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    // None: it was removed just now.
+    if !found.is_file() || found.nlink() > 1 {
+        return super::refused(format!("{} is not a file of bearward's own; remove it", path.display()));
+    }
+    own(&file, &found, &of_directory, mode).map_err(failed)?;
+    Ok(file)
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(held), Ok(named)) => identity(held) == identity(named),
+        _ => false,
     }
 }
 
@@ -72,8 +104,7 @@ fn own(file: &File, found: &fs::Metadata, directory: &fs::Metadata, mode: u32) -
     Ok(())
 }
 
-fn await_lock(lock: &File, path: &Path) -> Result<(), EditError> {
-    let until = Instant::now() + PATIENCE;
+fn await_lock(lock: &File, path: &Path, until: Instant) -> Result<(), EditError> {
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(()),
@@ -93,6 +124,7 @@ fn await_lock(lock: &File, path: &Path) -> Result<(), EditError> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::sync::atomic::Ordering;
 
     use super::*;
 
@@ -106,12 +138,14 @@ mod tests {
         let path = directory.path().join(NAME);
         for (of_directory, expected) in [(0o755, 0o600), (0o775, 0o660), (0o777, 0o660), (0o700, 0o600)] {
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(of_directory)).unwrap();
-            WriteLock::take(directory.path()).unwrap();
+            let _lock = WriteLock::take(directory.path()).unwrap();
             assert_eq!(mode_of(&path), expected, "{of_directory:o}");
         }
-        // One that somebody has made too open is closed.
+        assert!(!path.exists(), "it goes with the lock");
+        // One that somebody has left, and made too open, is closed.
+        fs::write(&path, "").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        WriteLock::take(directory.path()).unwrap();
+        let _lock = WriteLock::take(directory.path()).unwrap();
         assert_eq!(mode_of(&path), 0o600);
     }
 
@@ -143,5 +177,26 @@ mod tests {
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
         drop(first);
         file.try_lock().unwrap();
+        // That one has no name any more, and is in nobody's way.
+        WriteLock::take(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn many_take_turns() {
+        let directory = tempfile::tempdir().unwrap();
+        let inside = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let lock = WriteLock::take(directory.path()).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
     }
 }

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::keys::cache::KeyCache;
+use crate::keys::claim::Claim;
 use crate::keys::record::is_label;
 use crate::keys::token::is_key_id;
 use crate::keys::{Draft, KeyHash, Permission, Permissions, Terms};
@@ -185,6 +187,25 @@ impl Instants {
         }
         self.instant
     }
+}
+
+/// Whether a line may have one of these labels, without decoding all of it: it may be one of a million.
+pub(super) fn may_have(line: &[u8], known: &KeyCache, labels: &HashSet<u64>) -> bool {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        id: Text<'a>,
+        #[serde(borrow)]
+        name: Option<Text<'a>>,
+    }
+    // A hash may be written with escapes.
+    if memchr::memchr(b'\\', line).is_some() {
+        return true;
+    }
+    let Ok(named) = serde_json::from_slice::<Named<'_>>(line) else { return true };
+    let texts = std::iter::once(&named.id).chain(&named.name);
+    texts.map(|text| known.label(&text.0)).any(|label| labels.contains(&label))
+        || Claim::of_line(line).hashes.iter().any(|hash| labels.contains(&hash.head()))
 }
 
 /// Whether a line is of the key with this id or name, without looking at all of it: it may be one of a million.

@@ -38,9 +38,40 @@ fn whoever_can_read_a_store_can_not_keep_others_from_changing_it() {
         let revoked = bearward(&["keys", "revoke", "key_a", "--keys", store.to_str().unwrap()], "");
         assert!(revoked.status.success(), "{form:?}: {}", String::from_utf8_lossy(&revoked.stderr));
         assert!(began.elapsed() < Duration::from_secs(10), "{form:?}: {:?}", began.elapsed());
-        let lock = directory.join(".bearward.lock");
-        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&lock).unwrap());
-        assert_eq!(mode & 0o077, 0, "nobody else can open the lock itself");
+        assert!(!directory.join(".bearward.lock").exists(), "it goes with the command");
+    }
+}
+
+#[tokio::test]
+async fn a_fault_in_one_entry_does_not_hold_up_a_revocation_of_another() {
+    for form in [Form::Yaml, Form::JsonLines, Form::Directory] {
+        let names = ["a", "b", "c", "d"];
+        let served = Served::of(form, &names.map(|name| entry(name, ""))).await;
+        let mut broken = names.map(|name| entry(name, ""));
+        broken[3] = entry("d", "\"allow_from\":[]");
+        served.files.write(&broken);
+        served.reload().await.assert_denied(422, "RELOAD_REFUSED");
+        let store = served.files.store();
+        let store = store.to_str().unwrap();
+        for command in [["revoke", "key_a"], ["delete", "key_b"]] {
+            let done = bearward(&["keys", command[0], command[1], "--keys", store], "");
+            let said = String::from_utf8(done.stderr).unwrap();
+            assert!(done.status.success(), "{form:?}: {command:?}: {said}");
+        }
+        let answer = served.ask("POST /api/v1/keys/key_c/revoke").await;
+        assert_eq!(answer.status, 200, "{form:?}: {}", String::from_utf8_lossy(&answer.body));
+        assert_eq!(served.statuses(names).await, [401, 401, 401, 200], "{form:?}");
+        // The entry at fault itself is told, and not touched.
+        let told = bearward(&["keys", "revoke", "key_d", "--keys", store], "");
+        assert!(!told.status.success(), "{form:?}");
+        assert!(String::from_utf8(told.stderr).unwrap().contains("`allow_from`"), "{form:?}");
+    }
+    // Of two entries with one id nobody knows which is served.
+    for form in [Form::Yaml, Form::JsonLines] {
+        let files = Files::new(form);
+        files.write(&[entry("a", ""), entry("a", "\"disabled\":true"), entry("b", "")]);
+        let told = bearward(&["keys", "revoke", "key_a", "--keys", files.store().to_str().unwrap()], "");
+        assert!(String::from_utf8(told.stderr).unwrap().contains("stands twice"), "{form:?}");
     }
 }
 
