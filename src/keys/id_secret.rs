@@ -156,8 +156,11 @@ fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
         }
     };
     let fault = |message: &str| Err(Fault::of_file(path, message).hint(advice));
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+    let Some(metadata) = file.metadata().ok().filter(fs::Metadata::is_file) else {
         return fault("the secret of key ids is not a regular file");
+    };
+    if is_planted(path, &metadata) {
+        return fault("the secret of key ids is another user's, in a directory that everybody may write to");
     }
     let mut text = Zeroizing::new(Vec::new());
     if let Err(error) = file.take(MAX_BYTES + 1).read_to_end(&mut text) {
@@ -170,6 +173,16 @@ fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     Ok(Some(Arc::new(IdSecret { key: HmacKey::new(secret), is_kept: true })))
 }
 
+/// Whether somebody else may have put the file there, to know what ids are made with.
+fn is_planted(path: &Path, file: &fs::Metadata) -> bool {
+    let is_open = fs::metadata(directory_of(path)).is_ok_and(|directory| directory.mode() & 0o002 != 0);
+    is_open && file.uid() != 0 && file.uid() != rustix::process::geteuid().as_raw()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
+}
+
 /// Whether there is no file, or none for this user. A server is not stopped by what only names credentials.
 fn is_out_of_reach(error: &io::Error) -> bool {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
@@ -178,7 +191,7 @@ fn is_out_of_reach(error: &io::Error) -> bool {
 
 /// Writes a new secret under a temporary name, and gives it its own name if that is free.
 fn create(path: &Path) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     let mut bytes = Zeroizing::new([0u8; 32]);
     getrandom::fill(bytes.as_mut()).map_err(io::Error::other)?;
     let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
@@ -258,6 +271,21 @@ mod tests {
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
         assert!(IdSecret::for_command(None, &store).is_err());
+    }
+
+    #[test]
+    fn a_secret_that_somebody_else_has_planted_is_a_fault() {
+        if !rustix::process::geteuid().is_root() {
+            // Only root can give a file away.
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (store, file) = (directory.path().join("keys.yaml"), directory.path().join(FILE_NAME));
+        fs::write(&file, "0123456789abcdef0123456789abcdef").unwrap();
+        std::os::unix::fs::chown(&file, Some(12_345), None).unwrap();
+        assert!(IdSecret::for_command(None, &store).is_ok(), "in a directory that is theirs, or ours");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(IdSecret::for_command(None, &store).unwrap_err().to_string().contains("another user's"));
     }
 
     #[test]
