@@ -223,8 +223,7 @@ fn upload(peer: &Peer, snapshot: &Snapshot, body: &RequestBody, limits: UploadLi
 /// On HTTP/2 a body is what comes without END_STREAM on its head, and not `content-length: 0` either: whether an empty frame
 /// ends it is known only later, and waiting for that would cost every such request a wait that its client decides on.
 fn refuse_body_on_get(method: &Method, route: &Route, body: &RequestBody) -> Result<(), Denial> {
-    let takes_none = matches!(*method, Method::GET | Method::HEAD) && !route.body_on_get;
-    match takes_none && body.may_hold_bytes() {
+    match !route.takes_body(method) && body.may_hold_bytes() {
         true => Err(Denial::bad_request("GET and HEAD take no body")),
         false => Ok(()),
     }

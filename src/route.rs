@@ -35,7 +35,7 @@ pub(crate) struct Route {
     /// Protocols that a request may be upgraded to, in lower case.
     pub(crate) upgrades: Vec<String>,
     /// Whether GET and HEAD may have a body.
-    pub(crate) body_on_get: bool,
+    body_on_get: bool,
     /// Request headers that do not pass, folded.
     pub(crate) removes: Vec<HeaderName>,
     accept_in_path: Vec<Ambiguity>,
@@ -170,6 +170,11 @@ impl Route {
     fn matches_method(&self, method: &Method) -> bool {
         let Some(methods) = &self.methods else { return true };
         methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
+    }
+
+    /// Whether a request with this method may have a body: GET and HEAD give none a meaning (RFC 9110, section 9.3.1).
+    pub(crate) fn takes_body(&self, method: &Method) -> bool {
+        self.body_on_get || !matches!(*method, Method::GET | Method::HEAD)
     }
 
     /// Whether the route's upstream takes what servers read in different ways.

@@ -157,7 +157,12 @@ impl Explain {
         }
         told.step("limits", limits(prepared, key, &route));
         let body = route.max_body.unwrap_or(snapshot.limits.body_bytes);
-        told.step("body", format!("{} at most", bytesize::ByteSize(body)));
+        match route.takes_body(&parts.method) {
+            true => told.step("body", format!("{} at most", bytesize::ByteSize(body))),
+            false => {
+                told.step("body", "none: GET and HEAD have none, unless the route says `body_on_get: true`")
+            }
+        }
         let endpoints: Vec<String> =
             route.upstream.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
         let (name, sent) = (&route.upstream.name, route.upstream_path(target.path()));
