@@ -442,7 +442,7 @@ fn token_fault(path: &Path) -> Option<Fault> {
 fn read_keys(config: &Config, ids: &IdSecret) -> Result<KeySet, Faults> {
     let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
     let nothing = Default::default();
-    store.load(Reading::first(&nothing, ids))
+    store.load_first(Reading::first(&nothing, ids))
 }
 
 /// Binds the admin listener.

@@ -5,8 +5,10 @@
 //! body, and its connection was closed without an answer; the path that is sent is the one that was authorized.
 
 pub(crate) mod body;
+mod cutter;
 pub(crate) mod headers;
 mod outcome;
+pub(crate) mod rest;
 mod sending;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;

@@ -21,12 +21,12 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 
 use crate::clock::Clock;
-use crate::config::Access;
 use crate::denial::{Code, Denial};
 use crate::exchange::guests::Guests;
 use crate::exchange::{Exchanges, InService, stranger};
-use crate::forward::body::{ResponseBody, Rest};
+use crate::forward::body::ResponseBody;
 use crate::forward::headers::{Origin, is_harmless_trailer};
+use crate::forward::rest::Rest;
 use crate::forward::tunnel::OpenTunnel;
 use crate::forward::{self, Forwarded, Passage, upgrade};
 use crate::gate::{self, Authentication, Principal};
@@ -234,8 +234,7 @@ fn upload(peer: &Peer, snapshot: &Snapshot, body: &RequestBody, limits: UploadLi
 /// On HTTP/2 a body is what comes without END_STREAM on its head, and not `content-length: 0` either: whether an empty frame
 /// ends it is known only later, and waiting for that would cost every such request a wait that its client decides on.
 fn refuse_body_on_get(method: &Method, route: &Route, body: &RequestBody) -> Result<(), Denial> {
-    let takes_none = matches!(*method, Method::GET | Method::HEAD) && !route.body_on_get;
-    match takes_none && body.may_hold_bytes() {
+    match !route.takes_body(method) && body.may_hold_bytes() {
         true => Err(Denial::bad_request("GET and HEAD take no body")),
         false => Ok(()),
     }
@@ -251,11 +250,7 @@ fn upload_limits(
 ) -> Result<UploadLimits, Denial> {
     let limits = &course.snapshot.limits;
     refuse_body_on_get(method, route, body)?;
-    let bytes = match route.access {
-        Access::Public => limits.public.body_bytes.min(limits.body_bytes),
-        Access::Needs(_) => limits.body_bytes,
-    };
-    let bytes = route.max_body.unwrap_or(bytes);
+    let bytes = route.body_bytes(limits);
     if body.least_length() > bytes {
         return Err(Denial::body_too_large(bytes));
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method};
 
-use crate::config::{self, Access, Ambiguity, Config, Timeouts};
+use crate::config::{self, Access, Ambiguity, Config, Limits, Timeouts};
 use crate::folding::folded;
 use crate::host_pattern::HostPattern;
 use crate::limit::{Limiter, Window};
@@ -35,7 +35,7 @@ pub(crate) struct Route {
     /// Protocols that a request may be upgraded to, in lower case.
     pub(crate) upgrades: Vec<String>,
     /// Whether GET and HEAD may have a body.
-    pub(crate) body_on_get: bool,
+    body_on_get: bool,
     /// Request headers that do not pass, folded.
     pub(crate) removes: Vec<HeaderName>,
     accept_in_path: Vec<Ambiguity>,
@@ -170,6 +170,20 @@ impl Route {
     fn matches_method(&self, method: &Method) -> bool {
         let Some(methods) = &self.methods else { return true };
         methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
+    }
+
+    /// Whether a request with this method may have a body: GET and HEAD give none a meaning (RFC 9110, section 9.3.1).
+    pub(crate) fn takes_body(&self, method: &Method) -> bool {
+        self.body_on_get || !matches!(*method, Method::GET | Method::HEAD)
+    }
+
+    /// The length of a request's body, at most.
+    pub(crate) fn body_bytes(&self, limits: &Limits) -> u64 {
+        let otherwise = match self.access {
+            Access::Public => limits.public.body_bytes.min(limits.body_bytes),
+            Access::Needs(_) => limits.body_bytes,
+        };
+        self.max_body.unwrap_or(otherwise)
     }
 
     /// Whether the route's upstream takes what servers read in different ways.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::proxy::Gateway;
+use crate::threads::{Duty, Ended};
 use crate::upstream::endpoints::Looked;
 use crate::upstream::{EndpointSet, Upstream};
 
@@ -95,9 +96,10 @@ impl Watched {
 fn look_up(host: String, gateway: &Gateway) -> oneshot::Receiver<io::Result<Vec<IpAddr>>> {
     let (found, looking) = oneshot::channel();
     let (hooks, wake) = (gateway.hooks.clone(), gateway.endpoints.wake.clone());
-    let spawned = std::thread::Builder::new().name("look-up".to_owned()).spawn(move || {
+    let spawned = gateway.observers.logs().threads.spawn(Duty::Background, "look-up", move || {
         let _nobody_waits = found.send(hooks.resolve(&host));
         wake.notify_one();
+        Ended::Asked
     });
     if let Err(error) = spawned {
         tracing::error!(%error, "a look-up could not be started");

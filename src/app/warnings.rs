@@ -172,9 +172,6 @@ fn of_keys(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
         true => warnings.push(warning),
         false => more += 1,
     };
-    if set.keys == 0 {
-        warn(format!("{} has no keys, so nobody is let in", config.keys.path.display()));
-    }
     for (_, live) in &set.entries {
         let (key, id) = (&live.key, live.key.id());
         for narrowed_to in key.routes().into_iter().flatten() {

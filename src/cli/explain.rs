@@ -156,8 +156,13 @@ impl Explain {
             }
         }
         told.step("limits", limits(prepared, key, &route));
-        let body = route.max_body.unwrap_or(snapshot.limits.body_bytes);
-        told.step("body", format!("{} at most", bytesize::ByteSize(body)));
+        let body = route.body_bytes(&snapshot.limits);
+        match route.takes_body(&parts.method) {
+            true => told.step("body", format!("{} at most", bytesize::ByteSize(body))),
+            false => {
+                told.step("body", "none: GET and HEAD have none, unless the route says `body_on_get: true`")
+            }
+        }
         let endpoints: Vec<String> = route.upstream.sets.iter().map(|set| set.address.to_string()).collect();
         let (name, sent) = (&route.upstream.name, route.upstream_path(target.path()));
         told.step("upstream", format!("{name} ({}), as {sent}", endpoints.join(", ")));

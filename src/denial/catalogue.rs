@@ -88,7 +88,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
             meaning: "The request is malformed, or could be read in two ways.",
             caller: "Correct the part that the message names.",
             operator: "What looks harmless here may be a request within a request. A path that upstream needs can be let through by \
-             its accept_in_path.",
+             its accept_in_path, and a GET with a body by its route's body_on_get.",
         },
     ),
     (

@@ -3,20 +3,19 @@
 //! Frames pass as they come. Everything that must last exactly as long as the answer lives in here: the key's
 //! place among the requests in flight, the connection to upstream, and the record for the access log.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::task::AbortHandle;
-use tokio::time::{Sleep, sleep};
 
+use super::cutter::Cutter;
 use super::headers::is_harmless_answer_trailer;
+use super::rest::{Drain, Rest};
 use crate::alarm::Alarm;
 use crate::exchange::cut::Cut;
 use crate::exchange::turn::{self, Turn};
@@ -72,35 +71,6 @@ pub(crate) struct Download {
     lease: Option<Lease>,
     /// Held until upstream's answer is whole: a client that takes it slowly keeps no place from others.
     permit: Option<Permit>,
-}
-
-/// Ends an answer that is still open a moment after the right to it has ended: where its client reads nothing, nobody polls
-/// its body. On HTTP/2 that ends the one stream, on HTTP/1 the connection.
-#[derive(Debug)]
-struct Cutter(AbortHandle);
-
-/// An answer whose client reads has been cut by then.
-const CUT_GRACE: Duration = Duration::from_millis(500);
-
-impl Cutter {
-    fn new(mut revocation: Revocation, exchanges: Arc<Exchanges>) -> Self {
-        let stream = exchanges.is_multiplexed().then(turn::ask_for_cut);
-        let watching = tokio::spawn(async move {
-            let why = poll_fn(|cx| revocation.poll(cx)).await.into();
-            sleep(CUT_GRACE).await;
-            match stream {
-                Some(stream) => stream.cut(why),
-                None => exchanges.cut(why),
-            }
-        });
-        Cutter(watching.abort_handle())
-    }
-}
-
-impl Drop for Cutter {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// What is handed out at once on HTTP/2, where progress is judged by what a client makes room for: the largest frame that
@@ -464,71 +434,6 @@ impl Drop for Answer {
         if self.left.is_empty() && self.source.has_ended() {
             self.finish();
             self.read_rest();
-        }
-    }
-}
-
-/// What becomes of a request that is not read to its end when its answer ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rest {
-    /// It is read and forgotten, within bounds, before the answer ends.
-    IsRead,
-    /// HTTP/1 has its own way with it: the connection ends.
-    IsLeft,
-}
-
-/// Reads and forgets what is left of a request.
-///
-/// An HTTP/2 stream that ends while its request is still coming must be reset, and common clients (curl before
-/// 8, for one) take the answer for lost then, though RFC 9113, section 8.1 says that it is not. Most such
-/// requests have a small body right behind their head: taking it in costs nothing. Larger ones are reset. On HTTP/1 it is
-/// the connection that goes on behind a short body, and would have to be closed otherwise.
-#[derive(Debug)]
-struct Drain {
-    request: RequestBody,
-    incoming: Option<Incoming>,
-    budget: usize,
-    until: Option<Pin<Box<Sleep>>>,
-}
-
-const DRAIN_BYTES: usize = 32 * 1024 * 1024;
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-
-impl Drain {
-    fn new(request: RequestBody) -> Self {
-        Drain { request, incoming: None, budget: DRAIN_BYTES, until: None }
-    }
-
-    /// Ready when no more is read: whether all was.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.incoming.is_none() {
-            self.incoming = self.request.take();
-        }
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(false) };
-        if incoming.is_end_stream() {
-            return Poll::Ready(true);
-        }
-        let until = self.until.get_or_insert_with(|| Box::pin(sleep(DRAIN_TIME)));
-        while until.as_mut().poll(cx).is_pending() {
-            match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    let length = frame.data_ref().map_or(0, Bytes::len);
-                    let Some(budget) = self.budget.checked_sub(length) else { break };
-                    self.budget = budget;
-                }
-                Some(Err(_)) => break,
-                None => return Poll::Ready(true),
-            }
-        }
-        Poll::Ready(false)
-    }
-}
-
-impl Drop for Drain {
-    fn drop(&mut self) {
-        // Back to the exchange: the body must not go before the end of the answer has gone out.
-        if let Some(incoming) = self.incoming.take() {
-            self.request.put_back(incoming);
         }
     }
 }

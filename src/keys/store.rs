@@ -65,15 +65,11 @@ impl Store {
         }
     }
 
-    /// Reads the whole store for service, or says all that is wrong with it. Where nothing of it is in service yet, a store
-    /// without keys is a fault: most likely something is missing.
-    pub(crate) fn load(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
-        let is_first = reading.at_fault == AtFault::Refused;
-        let set = self.load_any(reading)?;
-        if is_first && set.keys == 0 {
-            return Err(self.without_keys().into());
-        }
-        Ok(set)
+    /// As [`Store::load`], of a store of which nothing is in service yet. One without keys is a fault: nobody has taken keys
+    /// away from a server that had none, so most likely something is missing.
+    pub(crate) fn load_first(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
+        let set = self.load(reading)?;
+        if set.keys == 0 { Err(self.without_keys().into()) } else { Ok(set) }
     }
 
     fn without_keys(&self) -> Fault {
@@ -94,7 +90,8 @@ impl Store {
         fault.hint("`bearward keys create --permissions read` makes one")
     }
 
-    fn load_any(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
+    /// Reads the whole store for service, or says all that is wrong with it.
+    pub(crate) fn load(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
         match self {
             Store::JsonLines(path) => jsonl::load(path, reading),
             Store::Directory(path) => directory::load(path, reading),

@@ -329,8 +329,13 @@ fn check_warns_of_an_upstreams_certificate_that_cant_work() {
     let hash = bearward::Token::generate().unwrap().hash().to_stored();
     let keys = format!("keys:\n  - {{id: key_a, hash: \"{hash}\", permissions: [read]}}\n");
     std::fs::write(path("keys.yaml"), keys).unwrap();
-    let config = "listeners: [{address: 127.0.0.1:0}]\nkeys: {path: keys.yaml}\n\
-                  upstreams: [{name: m, endpoints: [\"https://model.internal\"], tls: {ca: ca.pem}}]\n";
+    let (keys, ca) = (path("keys.yaml"), path("ca.pem"));
+    let config = format!(
+        "listeners: [{{address: 127.0.0.1:0}}]\nkeys: {{path: {}}}\n\
+         upstreams: [{{name: m, endpoints: [\"https://model.internal\"], tls: {{ca: {}}}}}]\n",
+        keys.display(),
+        ca.display()
+    );
     std::fs::write(path("bearward.yaml"), config).unwrap();
     for (names, has_ended, warning) in [
         (vec!["model.internal"], false, None),

@@ -487,14 +487,27 @@ async fn whoever_sends_an_ambiguous_path_must_be_allowed_all_that_it_may_be_read
 #[tokio::test]
 async fn paths_are_decided_as_the_upstream_reads_them() {
     let upstream = Upstream::answering(answer_of("hi")).await;
-    let routes = "routes: [{name: admin, paths: ['/admin/*', '/gr%C3%BCn'], permission: admin}, {name: all, paths: [/**], permission: read}]";
+    // More than are asked one by one.
+    let others: String =
+        (0..20).map(|n| format!("{{name: other-{n}, paths: [/others/{n}], permission: write}}, ")).collect();
+    let routes = "routes: [OTHERS{name: admin, paths: ['/admin/*', '/gr%C3%BCn'], permission: admin}, {name: all, paths: [/**], permission: read}]".replace("OTHERS", &others);
+    let routes = routes.as_str();
     let start = async |paths: &str| {
         let gateway = Gateway::guarding(&upstream).key("reader", "permissions: [read]").config(routes);
         if paths.is_empty() { gateway.start().await } else { gateway.upstream(paths).start().await }
     };
     let both = start("paths: {ignore_case: true, ignore_trailing_slash: true}").await;
     let neither = start("").await;
-    for path in ["/ADMIN/x", "/admin/x/", "/Admin/X/", "/admin", "/GR%C3%9CN", "/gr%c3%bcn/"] {
+    for path in [
+        "/Others/7",
+        "/others/7/",
+        "/ADMIN/x",
+        "/admin/x/",
+        "/Admin/X/",
+        "/admin",
+        "/GR%C3%9CN",
+        "/gr%c3%bcn/",
+    ] {
         assert_eq!(status(&both, &format!("GET {path}"), "reader", "").await, 403, "{path}");
         assert_eq!(status(&neither, &format!("GET {path}"), "reader", "").await, 200, "{path}");
     }

@@ -418,12 +418,12 @@ async fn a_fault_at_the_start_is_no_start_but_for_a_file_of_a_directory() {
 }
 
 #[tokio::test]
-async fn a_store_may_begin_without_keys() {
+async fn a_server_does_not_start_without_keys() {
     for form in ALL {
-        let served = Served::of(form, &[]).await;
-        assert_eq!(served.status("a").await, 401, "{form:?}");
-        served.files.write(&[entry("a", "")]);
-        served.until_status("a", 200).await;
+        let files = Files::new(form);
+        files.write(&[]);
+        let refused = files.serve().await.err().unwrap_or_else(|| panic!("{form:?} starts"));
+        assert!(refused.to_string().contains("has no keys"), "{form:?}: {refused}");
     }
 }
 

@@ -18,6 +18,8 @@ struct Case {
     config: String,
     /// Fields of `keys`, of the listener and of `admin`.
     more: [String; 3],
+    /// The upstream, but its name.
+    upstream: String,
     key_file: &'static str,
     mode: u32,
 }
@@ -29,6 +31,7 @@ fn case(warns: &'static [&'static str]) -> Case {
         keys: vec![key.to_owned()],
         config: String::new(),
         more: Default::default(),
+        upstream: "endpoints: [http://127.0.0.1:1]".to_owned(),
         key_file: "keys.yaml",
         mode: 0o600,
     }
@@ -66,8 +69,9 @@ impl Case {
         std::fs::set_permissions(path(self.key_file), PermissionsExt::from_mode(self.mode)).unwrap();
         let [keys, listener, admin] = &self.more;
         let config = format!(
-            "listeners: [{{address: 127.0.0.1:0{listener}}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]\n\
+            "listeners: [{{address: 127.0.0.1:0{listener}}}]\nupstreams: [{{name: m, {}}}]\n\
              keys: {{path: {}{keys}}}\nadmin: {{address: 127.0.0.1:0{admin}}}\n{}",
+            self.upstream,
             path(self.key_file).display(),
             self.config
         );
@@ -144,6 +148,24 @@ fn cases(directory: &Path) -> Vec<Case> {
         with_tls(-3, &["clients refuse it"]),
         with_tls(10, &["days, at"]),
     ];
+    let weak = directory.join("weak.token");
+    std::fs::write(&weak, "changeme\n").unwrap();
+    std::fs::set_permissions(&weak, PermissionsExt::from_mode(0o600)).unwrap();
+    let token_file = format!(", token_file: {}", weak.display());
+    cases.push(Case {
+        more: [String::new(), String::new(), token_file],
+        ..case(&["the admin token in", "`openssl rand -hex 32` makes one"])
+    });
+    let ca = rcgen::generate_simple_self_signed(vec!["other.internal".to_owned()]).unwrap().cert.pem();
+    std::fs::write(directory.join("ca.pem"), ca).unwrap();
+    let ca = directory.join("ca.pem").display().to_string();
+    cases.push(Case {
+        upstream: format!("endpoints: [\"https://model.internal\"], tls: {{ca: {ca}}}"),
+        ..case(&["`ca` of the upstream m"])
+    });
+    cases.push(case(&["which asks less"]).config(
+        "routes: [{name: a, paths: [/admin/*], permission: admin}, {name: b, paths: [/**], permission: read}]",
+    ));
     // A file that is mounted by itself, where this machine has one that anybody may read.
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));

@@ -20,7 +20,9 @@ fn load(path: &Path) -> Result<KeySet, Faults> {
 /// How many keys are good, and how many lines are at fault: what is wrong with another line does not hold up a change.
 fn outline(path: &Path) -> Result<(usize, usize), Faults> {
     let nothing = Default::default();
-    let set = jsonl::load(path, Reading { at_fault: AtFault::Held, ..Reading::first(&nothing) })?;
+    // Each line has its own id.
+    let ids = IdSecret::random();
+    let set = jsonl::load(path, Reading { at_fault: AtFault::Held, ..Reading::first(&nothing, &ids) })?;
     Ok((set.keys, set.refused.len()))
 }
 

@@ -1,0 +1,40 @@
+//! The end of answers that nobody polls.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use crate::exchange::{Exchanges, turn};
+use crate::gate::Revocation;
+
+/// Ends an answer that is still open a moment after the right to it has ended: where its client reads nothing, nobody polls
+/// its body. On HTTP/2 that ends the one stream, on HTTP/1 the connection.
+#[derive(Debug)]
+pub(super) struct Cutter(AbortHandle);
+
+/// An answer whose client reads has been cut by then.
+const CUT_GRACE: Duration = Duration::from_millis(500);
+
+impl Cutter {
+    pub(super) fn new(mut revocation: Revocation, exchanges: Arc<Exchanges>) -> Self {
+        let stream = exchanges.is_multiplexed().then(turn::ask_for_cut);
+        let watching = tokio::spawn(async move {
+            let why = poll_fn(|cx| revocation.poll(cx)).await.into();
+            sleep(CUT_GRACE).await;
+            match stream {
+                Some(stream) => stream.cut(why),
+                None => exchanges.cut(why),
+            }
+        });
+        Cutter(watching.abort_handle())
+    }
+}
+
+impl Drop for Cutter {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
