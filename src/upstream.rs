@@ -201,16 +201,23 @@ impl Upstream {
         }
     }
 
-    /// Waits until the name of one endpoint at least was looked up, for `limit` at most.
+    /// Waits for the first look-ups of names until one has found an address, or all have ended, for `limit` at most.
     ///
     /// Returns whether there is an endpoint then.
     pub(crate) async fn is_found_within(&self, limit: Duration) -> bool {
-        let pending = self.named().filter(|named| named.ended() == Looked::NotYet);
-        let ends: Vec<_> = pending.map(|named| Box::pin(named.first_end())).collect();
-        if !ends.is_empty() {
-            let _late = tokio::time::timeout(limit, futures_util::future::select_all(ends)).await;
+        let until = Instant::now() + limit;
+        while !self.has_addresses() {
+            let pending = self.named().filter(|named| named.ended() == Looked::NotYet);
+            let ends: Vec<_> = pending.map(|named| Box::pin(named.first_end())).collect();
+            if ends.is_empty() {
+                return false;
+            }
+            let next = futures_util::future::select_all(ends);
+            if tokio::time::timeout_at(until.into(), next).await.is_err() {
+                return false;
+            }
         }
-        self.has_addresses()
+        true
     }
 
     /// Whether there is anything to connect to.

@@ -160,7 +160,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Entry {
             meaning: "The upstream refused or broke the connection.",
             caller: "Try again later; with `x-should-retry: false`, the work may have been done.",
-            operator: "See whether the upstream runs and listens where `endpoints` says; the log has the error.",
+            operator: "See whether the upstream runs and listens where `endpoints` says, and whether its name can be looked up; the log has the error.",
         },
     ),
     (

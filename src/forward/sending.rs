@@ -77,11 +77,25 @@ impl Exchange<'_> {
                     let error = error.into_error();
                     let unanswered = was_closed(&error).then(|| lease.take_unanswered()).flatten();
                     let Some(headers) = unanswered else { return Err(self.failed(error, &lease)) };
-                    *request = Some(again(method.unwrap_or_default(), headers));
+                    *request = Some(self.again(method.unwrap_or_default(), headers, &lease));
                     is_repeated = true;
                 }
             }
         }
+    }
+
+    /// A repeatable request once more, with the headers that it had on the connection of `lease`.
+    fn again(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> Request<Upload> {
+        let credential = self.upstream.credential.as_ref();
+        if let Some(value) = credential.and_then(|credential| headers.get_mut(&credential.header)) {
+            // The bytes do not say it.
+            value.set_sensitive(true);
+        }
+        let mut request = Request::new(Upload::none());
+        *request.method_mut() = method;
+        *request.version_mut() = if lease.is_http2() { Version::HTTP_2 } else { Version::HTTP_11 };
+        *request.headers_mut() = headers;
+        request
     }
 
     /// Takes the request to a connection.
@@ -200,14 +214,6 @@ fn is_repeatable(request: Option<&Request<Upload>>) -> bool {
         matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
             && request.body().is_end_stream()
     })
-}
-
-/// A repeatable request once more.
-fn again(method: Method, headers: HeaderMap) -> Request<Upload> {
-    let mut request = Request::new(Upload::none());
-    *request.method_mut() = method;
-    *request.headers_mut() = headers;
-    request
 }
 
 /// Whether the connection was closed or reset, or the stream was refused unread; not whether upstream answered something.

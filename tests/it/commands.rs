@@ -351,7 +351,9 @@ fn check_warns_of_an_upstreams_certificate_that_cant_work() {
         }
         let made = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
         std::fs::write(path("ca.pem"), made.pem()).unwrap();
-        let output = bearward(&["check", "--json", "--config", path("bearward.yaml").to_str().unwrap()]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bearward"));
+        command.args(["check", "--json", "--config", "bearward.yaml"]).current_dir(directory.path());
+        let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         let told: Vec<_> = report["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();

@@ -47,7 +47,12 @@ fn start_before(zone: &Zone, endpoints: &str, fields: &str) -> Running {
     let config = Config::parse("c.yaml".as_ref(), &source, &|_| None).unwrap();
     let zone = zone.clone();
     let hooks = Hooks::resolving(move |name| {
+        if name == "unknown.test" {
+            return Err(io::Error::other("no such host"));
+        }
         assert_eq!(name, "model.test");
+        // The other name is told of first.
+        std::thread::sleep(Duration::from_millis(20));
         let answer = zone.lock().unwrap().clone();
         answer
             .map(|addresses| addresses.iter().map(|address| address.parse().unwrap()).collect())
@@ -235,4 +240,12 @@ async fn a_name_of_many_dead_addresses_is_one_endpoint_that_was_tried() {
         let running = start_before(&zone, &endpoints, &format!("retries: 1, balance: {balance}"));
         assert_eq!(running.answering().await, seen(&["127.0.0.1"]), "{balance}");
     }
+}
+
+#[tokio::test]
+async fn the_first_request_waits_for_whichever_name_is_found() {
+    let (port, zone) = (serve("127.0.0.1", 0).await, zone(&["127.0.0.1"]));
+    let endpoints = format!("\"http://unknown.test:{port}\", \"http://model.test:{port}\"");
+    let running = start_before(&zone, &endpoints, "retries: 0");
+    assert_eq!(running.answering().await, seen(&["127.0.0.1"]));
 }
