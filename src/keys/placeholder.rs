@@ -53,8 +53,17 @@ const SIGNS: [(Sign, &str, &str); 14] = [
     (reference, "a reference to a secret, not the secret", REFERENCE),
     (header, "a header's value, not a token", BARE),
     (structure, "a piece of another kind of file", "one token a line"),
-    (filler, "a placeholder's usual text", "put the secret in its place"),
+    (filler, FILLER, "put the secret in its place"),
 ];
+
+const FILLER: &str = "a placeholder's usual text";
+
+impl Placeholder {
+    /// It is a word that could have been chosen as a secret, and a weak one: `changeme`.
+    pub(crate) fn is_word(self) -> bool {
+        self.what == FILLER
+    }
+}
 
 /// Says why `text` (a line or a value, trimmed) is clearly no secret; `None` where it may be one.
 ///

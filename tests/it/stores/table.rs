@@ -16,7 +16,7 @@ const BAD_FIELDS: &[(&str, &str, &str)] = &[
     ("\"allow_from\":\"10.0.0.0/8\"", "a list is needed here", "[a, b]"),
     ("\"allow_from\":[\"10.0.0.1/8\"]", "host bits", "10.0.0.0/8"),
     ("\"allow_from\":[\"\"]", "not a network", "as in 10.0.0.0/8"),
-    ("\"allow_from\":[null]", "not a network", "as in 10.0.0.0/8"),
+    ("\"allow_from\":[null]", "no value stands here", "leave the field out"),
     ("\"allow_from\":[\"*\"]", "not a network", "as in 10.0.0.0/8"),
     ("\"routes\":null", "`routes` is there and has no value", "leave the field out"),
     ("\"routes\":[]", "`routes` is there and has no value", "leave the field out"),
