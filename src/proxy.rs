@@ -168,12 +168,7 @@ async fn handle(
     // Who asks comes before what there is: a stranger learns of no route.
     let now = clock.wall();
     match readings.are_public() {
-        true => {
-            gate::pass_unasked(&parts.headers, &snapshot)?;
-            if !course.in_service.count_as_strangers() {
-                return Err(Denial::too_many_in_flight(stranger::STREAMS));
-            }
-        }
+        true => course.pass_unasked(&parts.headers)?,
         false => course.identify(peer, &parts.headers, &client, now)?,
     }
     readings.refuse_ambiguities(&target.ambiguities)?;
@@ -327,6 +322,15 @@ impl Course {
     fn continue_trace(&mut self, headers: &HeaderMap) {
         if self.trace.is_some() {
             self.trace = self.record.continue_trace(headers);
+        }
+    }
+
+    /// Lets somebody through whom nobody asks for a key, if there is room for one more without.
+    fn pass_unasked(&mut self, headers: &HeaderMap) -> Result<(), Denial> {
+        gate::pass_unasked(headers, &self.snapshot)?;
+        match self.in_service.count_as_strangers() {
+            true => Ok(()),
+            false => Err(Denial::too_many_in_flight(stranger::STREAMS)),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::observe::history::STEP;
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, Reloads, State};
 use crate::observe::tally::Refused;
+use crate::proxy::Gateway;
 use crate::snapshot::Snapshot;
 
 /// An upstream that takes no connection in this time is none.
@@ -123,16 +124,7 @@ pub(super) fn status(admin: &Admin) -> Value {
             "due_for_rotation": due_for_rotation,
             "next_ends": next_ends,
         },
-        "endpoints": scrape::endpoints(gateway).into_iter().map(|endpoint| json!({
-            "upstream": &*endpoint.upstream,
-            "endpoint": endpoint.endpoint,
-            "address": endpoint.address,
-            "is_well": endpoint.is_well,
-            "was_asked": endpoint.is_known,
-            "fault": endpoint.fault,
-            "look_up_fault": endpoint.look_up_fault,
-            "requests_in_flight": endpoint.in_flight,
-        })).collect::<Vec<_>>(),
+        "endpoints": endpoints(gateway),
         "certificates": scrape::certificates(admin).into_iter().map(|certificate| json!({
             "listener": certificate.listener,
             "file": certificate.file,
@@ -143,6 +135,23 @@ pub(super) fn status(admin: &Admin) -> Value {
         "trend": trend(admin),
         "store": store(&gateway.snapshot.load().keys_path),
     })
+}
+
+/// Each endpoint, and how it is.
+fn endpoints(gateway: &Gateway) -> Vec<Value> {
+    let told = scrape::endpoints(gateway).into_iter().map(|endpoint| {
+        json!({
+            "upstream": &*endpoint.upstream,
+            "endpoint": endpoint.endpoint,
+            "address": endpoint.address,
+            "is_well": endpoint.is_well,
+            "was_asked": endpoint.is_known,
+            "fault": endpoint.fault,
+            "look_up_fault": endpoint.look_up_fault,
+            "requests_in_flight": endpoint.in_flight,
+        })
+    });
+    told.collect()
 }
 
 /// The last five minutes, oldest first.

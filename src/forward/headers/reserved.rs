@@ -15,42 +15,10 @@ pub(super) enum Reserved {
 ///
 /// Each request has some ten names, nearly all of which are told apart by their first letters.
 pub(super) fn reserved(name: &str) -> Option<Reserved> {
-    let (ours, addresses): (&[&str], &[&str]) = match name.as_bytes() {
-        [b'x', b'-', third, ..] => match third {
-            b'b' if name.starts_with("x-bearward-") => return Some(Reserved::Ours),
-            b'f' if name.starts_with("x-forwarded-") => return Some(Reserved::Ours),
-            b'a' => (
-                &["x-api-key", "x-auth-token"],
-                &["x-appengine-user-ip", "x-azure-clientip", "x-azure-socketip"],
-            ),
-            b'c' => (&[], &["x-client-ip", "x-cluster-client-ip", "x-client-address", "x-cf-connecting-ip"]),
-            b'e' => (&["x-envoy-original-path", "x-envoy-original-host"], &["x-envoy-external-address"]),
-            b'f' => (&["x-forwarded"], &[]),
-            b'g' => (&["x-goog-api-key"], &[]),
-            b'l' => (&["x-litellm-api-key"], &[]),
-            b'h' => (&["x-http-method-override", "x-http-method", "x-http-host-override", "x-host"], &[]),
-            b'm' => (&["x-method-override", "x-ms-original-url"], &[]),
-            b'n' => (&[], &["x-nf-client-connection-ip"]),
-            b'o' => (
-                &[
-                    "x-original-url",
-                    "x-original-uri",
-                    "x-original-path",
-                    "x-original-host",
-                    "x-original-method",
-                    "x-override-url",
-                ],
-                &["x-original-forwarded-for", "x-originating-ip"],
-            ),
-            b'p' => (&[], &["x-proxyuser-ip", "x-proxy-client-ip"]),
-            b'r' => (
-                &["x-request-id", "x-real-ip", "x-rewrite-url"],
-                &["x-remote-ip", "x-remote-addr", "x-remote-address"],
-            ),
-            b't' => (&[], &["x-true-client-ip"]),
-            b'v' => (&[], &["x-vercel-forwarded-for"]),
-            _ => return None,
-        },
+    let (ours, addresses): Names = match name.as_bytes() {
+        [b'x', b'-', b'b', ..] if name.starts_with("x-bearward-") => return Some(Reserved::Ours),
+        [b'x', b'-', b'f', ..] if name.starts_with("x-forwarded-") => return Some(Reserved::Ours),
+        [b'x', b'-', third, ..] => behind_x(*third)?,
         [b'a', b'u' | b'l' | b'p', ..] => (&["authorization", "api-key"], &["ali-cdn-real-ip"]),
         [b'c', b'f' | b'l' | b'd', ..] => (
             &[],
@@ -80,6 +48,46 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
         () if addresses.contains(&name) => Some(Reserved::ClientAddress),
         () => None,
     }
+}
+
+/// Names that are ours, and names of addresses.
+type Names = (&'static [&'static str], &'static [&'static str]);
+
+/// The reserved names that begin with `x-` and this letter.
+fn behind_x(third: u8) -> Option<Names> {
+    let names: Names = match third {
+        b'a' => {
+            (&["x-api-key", "x-auth-token"], &["x-appengine-user-ip", "x-azure-clientip", "x-azure-socketip"])
+        }
+        b'c' => (&[], &["x-client-ip", "x-cluster-client-ip", "x-client-address", "x-cf-connecting-ip"]),
+        b'e' => (&["x-envoy-original-path", "x-envoy-original-host"], &["x-envoy-external-address"]),
+        b'f' => (&["x-forwarded"], &[]),
+        b'g' => (&["x-goog-api-key"], &[]),
+        b'l' => (&["x-litellm-api-key"], &[]),
+        b'h' => (&["x-http-method-override", "x-http-method", "x-http-host-override", "x-host"], &[]),
+        b'm' => (&["x-method-override", "x-ms-original-url"], &[]),
+        b'n' => (&[], &["x-nf-client-connection-ip"]),
+        b'o' => (
+            &[
+                "x-original-url",
+                "x-original-uri",
+                "x-original-path",
+                "x-original-host",
+                "x-original-method",
+                "x-override-url",
+            ],
+            &["x-original-forwarded-for", "x-originating-ip"],
+        ),
+        b'p' => (&[], &["x-proxyuser-ip", "x-proxy-client-ip"]),
+        b'r' => (
+            &["x-request-id", "x-real-ip", "x-rewrite-url"],
+            &["x-remote-ip", "x-remote-addr", "x-remote-address"],
+        ),
+        b't' => (&[], &["x-true-client-ip"]),
+        b'v' => (&[], &["x-vercel-forwarded-for"]),
+        _ => return None,
+    };
+    Some(names)
 }
 
 /// Whether a name, in any spelling that folds to it, begins as those in which we say whose request it is.
