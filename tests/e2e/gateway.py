@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 
 import trustme
 
@@ -139,6 +140,11 @@ class Gateway:
         command = [binary(), "reload", "--json", "--admin", f"127.0.0.1:{self.admin_port}"]
         command += ["--token-file", str(self.path / "admin.token")]
         return json.loads(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout)
+
+    def admin_status(self):
+        """What `/api/v1/status` of the admin listener says."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/api/v1/status", timeout=10) as answer:
+            return json.load(answer)
 
     @staticmethod
     def create(path, name, *args):

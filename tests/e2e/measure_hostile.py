@@ -1,5 +1,6 @@
 """`make measure-hostile`: what abusers do to us, and to those who mean well. Slow clients (slowhttptest), floods of HTTP/2,
-more connections than descriptors, idle connections and stalled streams by the thousand, and what testssl.sh says.
+more connections than descriptors, idle connections and stalled streams by the thousand, what strangers can take from key
+holders (measure_strangers.py), and what testssl.sh says.
 
 The well-behaved client is a process of its own that asks a hundred times a second; its p99 under abuse is compared with
 its quiet one of the same run.
@@ -25,6 +26,7 @@ import h2.config
 import h2.connection
 from gateway import Gateway
 from live import Upstream, read_answer, request
+from measure_strangers import strangers
 from soak import pattern, read_body, send
 
 KEYS = {"ci": ["--permissions", "read,write"]}
@@ -326,7 +328,9 @@ def testssl(gateway):
 async def main(arguments):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    chosen = arguments.only or ["slow", "floods", "starved", "many", "testssl"]
+    chosen = arguments.only or ["strangers", "slow", "floods", "starved", "many", "testssl"]
+    if "strangers" in chosen:
+        await strangers(report, Asking)
     async with Model() as model:
         with Gateway(model.port, KEYS, config="routes: any\n") as gateway:
             asking = Asking(gateway)
@@ -349,7 +353,7 @@ if __name__ == "__main__":
         asyncio.run(probe(int(sys.argv[2]), sys.argv[3], float(sys.argv[4])))
         sys.exit()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("only", nargs="*", help="of slow, floods, starved, many, testssl")
+    parser.add_argument("only", nargs="*", help="of strangers, slow, floods, starved, many, testssl")
     parser.add_argument("--seconds", type=int, default=60, help="of each way of slowhttptest")
     asyncio.run(main(parser.parse_args()))
     sys.exit(bool(FAULTS))
