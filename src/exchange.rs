@@ -29,6 +29,8 @@ pub(crate) struct Exchanges {
     /// On HTTP/2, answers that have begun on the wire and not ended, and how often a part of a body was written.
     unsent: AtomicUsize,
     written: AtomicUsize,
+    /// Counts the turns of the connection's task, where its wire reads a bounded number of bytes in each.
+    turns: AtomicUsize,
     /// The latest request has a body that was not read to its end.
     unread: AtomicBool,
     /// A line has ended with LF alone somewhere in what the client sent.
@@ -163,6 +165,16 @@ impl Exchanges {
         (self.frames.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
+    /// The connection's task has its turn.
+    pub(crate) fn note_turn(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that changes with each turn of the connection's task.
+    pub(crate) fn turn(&self) -> usize {
+        self.turns.load(Ordering::Relaxed)
+    }
+
     /// Notes how many answers have begun on the wire and not ended, and whether a part of one was written.
     pub(crate) fn note_unsent(&self, answers: usize, has_data: bool) {
         self.unsent.store(answers, Ordering::Relaxed);
@@ -247,7 +259,7 @@ impl Drop for InService {
         if self.of_stranger.is_some() {
             self.exchanges.stranger.ends();
         }
-        if !self.exchanges.stranger.is_known() {
+        if self.exchanges.stranger.is_listed() {
             self.exchanges.stranger.note_idle();
         }
         self.exchanges.unflushed.store(true, Ordering::Relaxed);

@@ -63,7 +63,9 @@ impl Target {
 pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Target, Denial> {
     check_sizes(parts, limits)?;
     check_names(parts, limits)?;
-    if parts.method.as_str().len() > LONGEST_METHOD {
+    let method = parts.method.as_str();
+    // Methods are case-sensitive (RFC 9110, section 9.1), and servers are known that take `delete` for DELETE.
+    if method.len() > LONGEST_METHOD || method.bytes().any(|byte| byte.is_ascii_lowercase()) {
         return Err(Denial::bad_request("The method is not valid"));
     }
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {

@@ -82,6 +82,8 @@ pub(crate) struct Peer {
     pub(crate) tunnel: Arc<Mutex<Option<OpenTunnel>>>,
     /// The client's address has more connections than this: nothing is served on this one.
     pub(crate) over_limit: Option<usize>,
+    /// The connection may be ended for the sake of another one, while it has no good key.
+    pub(crate) may_make_room: bool,
 }
 
 /// What becomes known of a request on its way, and is needed whichever way it ends.
@@ -197,7 +199,7 @@ async fn handle(
         trace: course.trace,
         secret_headers: &snapshot.secret_headers,
     };
-    let upload = upload(peer, &snapshot, body, limits);
+    let upload = upload(peer, course, permit.route(), body, limits);
     let revocation = || permit.revocation(keys, clock, client.address, &snapshot);
     let (revocation, last_resort) = (revocation(), revocation());
     forward::forward(Passage {
@@ -218,8 +220,12 @@ async fn handle(
 }
 
 /// The request's body, as upstream will get it.
-fn upload(peer: &Peer, snapshot: &Snapshot, body: &RequestBody, limits: UploadLimits) -> Upload {
-    let trailers = TrailerRule { is_harmless: is_harmless_trailer, secret: snapshot.secret_headers.clone() };
+fn upload(peer: &Peer, course: &Course, route: &Route, body: &RequestBody, limits: UploadLimits) -> Upload {
+    let trailers = TrailerRule {
+        is_harmless: is_harmless_trailer,
+        secret: course.snapshot.secret_headers.clone(),
+        removed: route.removes.clone(),
+    };
     Upload::new(body, limits, &peer.exchanges, trailers)
 }
 
@@ -302,6 +308,10 @@ impl Course {
         self.record.named(named);
         if let Some(owner) = owner {
             self.record.owned(owner.usage(usage));
+        }
+        if outcome.is_err() && peer.may_make_room {
+            // What was a key holder's connection is a stranger's once its key is no good any more.
+            peer.gateway.guests.enter(peer.address, &peer.exchanges);
         }
         self.principal = Some(outcome?);
         peer.exchanges.stranger.note_good_key();

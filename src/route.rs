@@ -37,7 +37,7 @@ pub(crate) struct Route {
     /// Whether GET and HEAD may have a body.
     body_on_get: bool,
     /// Request headers that do not pass, folded.
-    pub(crate) removes: Vec<HeaderName>,
+    pub(crate) removes: Arc<[HeaderName]>,
     accept_in_path: Vec<Ambiguity>,
     /// How its server reads paths.
     reading: PathReading,

@@ -168,6 +168,7 @@ async fn serve(
             exchanges: accepted.exchanges.clone(),
             tunnel: Arc::default(),
             over_limit: accepted.over_limit,
+            may_make_room: accepted.may_make_room,
         };
         let (exchanges, shutdown) = (peer.exchanges.clone(), shutdown.clone());
         connections.spawn(async move {

@@ -1,7 +1,9 @@
 //! Connections on which no good key was presented yet, and which of them makes room when all places are taken.
 //!
-//! Whoever fills the places with idle connections pushes out connections of its own address first. Otherwise the one that
-//! has been idle for longest goes. A connection with a request in service stays, and so does one of a trusted proxy.
+//! Whoever fills the places pushes out connections of its own address first. Of those that come into question the one that
+//! has been idle for longest goes; where none is idle, the oldest: a client that keeps a request in service must not keep
+//! its place with it. A connection on which a good key was presented stays, and so does one of a trusted proxy. It comes
+//! into question again once a bad key is presented on it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +13,8 @@ use super::Exchanges;
 use super::cut::Cut;
 use crate::address::host_part;
 
-/// Connections that are compared at most, from the oldest on: the search has to be short just when there are many.
+/// Connections that are compared at most, from the oldest on: the search has to be short just when there are many. Where none of
+/// them is idle, the oldest goes.
 const COMPARED: usize = 256;
 
 /// All such connections.
@@ -36,8 +39,11 @@ pub(crate) struct Guest {
 }
 
 impl Guests {
-    /// Lists a connection until a good key is presented on it. Of IPv6, a /64 is one address.
+    /// Lists a connection, unless it is listed, until a good key is presented on it. Of IPv6, a /64 is one address.
     pub(crate) fn enter(self: &Arc<Self>, address: Option<IpAddr>, exchanges: &Arc<Exchanges>) {
+        if exchanges.stranger.is_listed() {
+            return;
+        }
         let address = address.map(host_part);
         let number = {
             let mut listed = self.lock();
@@ -55,8 +61,8 @@ impl Guests {
         let address = address.map(host_part);
         let listed = self.lock();
         let own = listed.by_address.range((address, 0)..=(address, u64::MAX));
-        let found = longest_idle(own.map(|(_, exchanges)| exchanges))
-            .or_else(|| longest_idle(listed.by_age.values()));
+        let found =
+            dispensable(own.map(|(_, exchanges)| exchanges)).or_else(|| dispensable(listed.by_age.values()));
         let found = found.cloned();
         // Its end takes it off the list, which takes the lock.
         drop(listed);
@@ -65,7 +71,7 @@ impl Guests {
 
     /// Whether a connection is listed that could make room.
     pub(crate) fn may_make_room(&self) -> bool {
-        longest_idle(self.lock().by_age.values()).is_some()
+        dispensable(self.lock().by_age.values()).is_some()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Listed> {
@@ -73,9 +79,15 @@ impl Guests {
     }
 }
 
-fn longest_idle<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
-    let idle = exchanges.take(COMPARED).filter(|exchanges| exchanges.are_none() && !exchanges.is_cut());
-    idle.min_by_key(|exchanges| exchanges.stranger.idle_since())
+/// The connection that goes first.
+fn dispensable<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
+    // Those that are being ended already make room for somebody else.
+    let staying = exchanges.filter(|exchanges| !exchanges.is_cut()).take(COMPARED);
+    // False comes before true, and the first of several equals is the oldest.
+    staying.min_by_key(|exchanges| match exchanges.are_none() {
+        true => (false, exchanges.stranger.idle_since()),
+        false => (true, 0),
+    })
 }
 
 impl Drop for Guest {
@@ -116,16 +128,37 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_key_holder_nor_a_request_in_service_makes_room() {
+    fn a_key_holder_makes_no_room_and_a_request_in_service_keeps_no_place() {
         let guests = Arc::<Guests>::default();
         let (holder, busy) = (connection(&guests, "192.0.2.1"), connection(&guests, "192.0.2.1"));
+        let (other, idle) = (connection(&guests, "192.0.2.2"), connection(&guests, "192.0.2.2"));
         holder.stranger.note_good_key();
-        let in_service = busy.begin(false);
-        assert!(!guests.may_make_room() && !guests.make_room(Some("192.0.2.1".parse().unwrap())));
-        drop(in_service);
-        assert!(guests.may_make_room() && guests.make_room(None));
-        assert_eq!(ends(&[&holder, &busy]), [false, true]);
-        drop(busy.stranger.take_off_the_list());
+        let _in_service = (busy.begin(false), other.begin(false));
+        let make_room = || guests.make_room(Some("192.0.2.3".parse().unwrap()));
+        let all = [&holder, &busy, &other, &idle];
+        assert!(make_room());
+        assert_eq!(ends(&all), [false, false, false, true], "an idle one goes first");
+        assert!(make_room());
+        assert_eq!(ends(&all), [false, true, false, true], "and then the oldest");
+        assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())));
+        assert!(!guests.may_make_room() && !make_room());
+        assert_eq!(ends(&all), [false, true, true, true]);
+    }
+
+    #[test]
+    fn a_connection_whose_key_is_no_good_any_more_makes_room_again() {
+        let guests = Arc::<Guests>::default();
+        let holder = connection(&guests, "192.0.2.1");
+        holder.stranger.note_good_key();
+        assert!(!guests.may_make_room());
+        guests.enter(Some("192.0.2.1".parse().unwrap()), &holder);
+        assert!(guests.may_make_room());
+        // Twice is once.
+        guests.enter(Some("192.0.2.1".parse().unwrap()), &holder);
+        assert_eq!(guests.lock().by_age.len(), 1);
+        holder.stranger.note_good_key();
+        assert!(!guests.may_make_room());
+        drop(holder.stranger.take_off_the_list());
         assert!(guests.lock().by_age.is_empty() && guests.lock().by_address.is_empty());
     }
 }

@@ -15,7 +15,7 @@ use super::guests::Guest;
 
 /// Requests that a client without a good key may have open on one HTTP/2 connection. More are refused with
 /// REFUSED_STREAM, after which a client may ask again (RFC 9113, section 8.7).
-pub(crate) const STREAMS: usize = 32;
+pub(crate) const STREAMS: usize = 16;
 /// Requests that were refused so, or whose answers were given up unread, before the connection is ended.
 const PATIENCE: usize = 64;
 
@@ -34,27 +34,35 @@ pub(crate) struct Stranger {
     waker: AtomicWaker,
     /// Milliseconds from [`START`] until a request without a good key last ended.
     idle_since: AtomicU64,
-    /// Its entry among the connections that make room.
+    /// Its entry among the connections that make room, and whether it has one.
+    is_listed: AtomicBool,
     guest: Mutex<Option<Guest>>,
 }
 
 impl Stranger {
     /// A good key was presented: what follows is its holder's.
     pub(crate) fn note_good_key(&self) {
-        if !self.is_known() {
+        if !self.is_known() || self.is_listed() {
             self.is_known.store(true, Ordering::Relaxed);
             drop(self.take_off_the_list());
         }
     }
 
+    /// Whether it is among the connections that make room.
+    pub(super) fn is_listed(&self) -> bool {
+        self.is_listed.load(Ordering::Relaxed)
+    }
+
     /// The connection may be ended to make room for another one.
     pub(super) fn enlist(&self, guest: Guest) {
         self.note_idle();
+        self.is_listed.store(true, Ordering::Relaxed);
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest);
     }
 
     /// The connection makes no room any more: it has a good key, or has ended.
     pub(crate) fn take_off_the_list(&self) -> Option<Guest> {
+        self.is_listed.store(false, Ordering::Relaxed);
         self.guest.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

@@ -18,6 +18,8 @@ use super::cut::Cut;
 pub(crate) enum Turn {
     /// A frame of upstream's answer was handed out: the client has to make room for it.
     Client,
+    /// A frame of upstream's answer to somebody without a key was.
+    ClientWithoutKey,
     /// A frame of an answer of our own was.
     ClientOfOurs,
     /// The body waits for more: upstream has to send it.

@@ -69,6 +69,8 @@ pub(crate) struct Download {
     /// … even if nobody reads them.
     _cutter: Option<Cutter>,
     lease: Option<Lease>,
+    /// It is for somebody without a key.
+    is_public: bool,
     /// Held until upstream's answer is whole: a client that takes it slowly keeps no place from others.
     permit: Option<Permit>,
 }
@@ -151,6 +153,7 @@ impl Download {
             revocation,
             _cutter: cutter,
             lease: Some(lease),
+            is_public: permit.principal().is_none(),
             permit: Some(permit),
         };
         if download.incoming.is_end_stream() {
@@ -315,8 +318,9 @@ impl Answer {
         }
         // HTTP/1 has nobody who asks.
         if self.is_http2 {
-            turn::leave(match self.source {
+            turn::leave(match &self.source {
                 Source::Own(_) => Turn::ClientOfOurs,
+                Source::Upstream(download) if download.is_public => Turn::ClientWithoutKey,
                 Source::Upstream(_) => Turn::Client,
             });
             if let Some((in_service, _)) = &self.exchange {

@@ -183,9 +183,8 @@ fn hops(headers: &HeaderMap, origin: &Origin<'_>) -> Option<HeaderValue> {
         return origin.peer.cloned();
     }
     let named = headers.get_all(&X_FORWARDED_FOR).iter().chain(origin.peer);
-    let named: Vec<&str> =
-        named.filter_map(|value| value.to_str().ok()).filter(|value| !value.is_empty()).collect();
-    HeaderValue::try_from(named.join(", ")).ok().filter(|value| !value.is_empty())
+    let named: Vec<&[u8]> = named.map(HeaderValue::as_bytes).filter(|value| !value.is_empty()).collect();
+    HeaderValue::from_bytes(&named.join(&b", "[..])).ok().filter(|value| !value.is_empty())
 }
 
 /// An address as headers have it.

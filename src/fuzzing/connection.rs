@@ -118,6 +118,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         exchanges: Arc::default(),
         tunnel: Arc::default(),
         over_limit: None,
+        may_make_room: false,
     };
     let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
     let accepted = Accepted {
@@ -127,6 +128,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         permit,
         member: None,
         over_limit: None,
+        may_make_room: false,
         exchanges: Arc::default(),
     };
     let (_stop, shutdown) = watch::channel(false);

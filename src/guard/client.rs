@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use crate::config::TrustedProxies;
 
@@ -23,11 +23,11 @@ pub(crate) fn client(headers: &HeaderMap, peer: Option<IpAddr>, trusted: &Truste
         return Client { address: peer, via_trusted: false };
     }
     let mut address = peer;
-    let hops = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = hops.flat_map(|value| value.split(',')).collect();
+    let hops = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+    let hops: Vec<&[u8]> = hops.flat_map(|value| value.split(|byte| *byte == b',')).collect();
     for hop in hops.into_iter().rev() {
-        // Something unreadable: nothing to the left of it can be believed.
-        let Some(hop) = parse_hop(hop.trim()) else { break };
+        // Something unreadable, of any bytes: nothing to the left of it can be believed.
+        let Some(hop) = std::str::from_utf8(hop).ok().and_then(|hop| parse_hop(hop.trim())) else { break };
         address = Some(hop);
         if !trusted.trusts(address) {
             break;
@@ -55,7 +55,7 @@ mod tests {
     fn address(peer: &str, forwarded: &str) -> String {
         let mut headers = HeaderMap::new();
         if !forwarded.is_empty() {
-            headers.insert("x-forwarded-for", forwarded.parse().unwrap());
+            headers.insert("x-forwarded-for", HeaderValue::from_bytes(forwarded.as_bytes()).unwrap());
         }
         let trusted = TrustedProxies { networks: vec!["10.0.0.0/8".parse().unwrap()], unix: false };
         let client = client(&headers, Some(peer.parse().unwrap()), &trusted);
@@ -74,6 +74,9 @@ mod tests {
         assert_eq!(address("10.0.0.1", "1.1.1.1, 203.0.113.9, 10.0.0.2"), "203.0.113.9");
         assert_eq!(address("10.0.0.1", "1.1.1.1, nonsense, 10.0.0.2"), "10.0.0.2");
         assert_eq!(address("10.0.0.1", "[2001:db8::1]:443"), "2001:db8::1");
+        // A byte that is no ASCII spoils its own hop alone.
+        assert_eq!(address("10.0.0.1", "café, 203.0.113.9"), "203.0.113.9");
+        assert_eq!(address("10.0.0.1", "\u{fe}\u{ff}, 203.0.113.9, 10.0.0.2"), "203.0.113.9");
         assert_eq!(address("10.0.0.1", ""), "10.0.0.1");
     }
 }

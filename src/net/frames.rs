@@ -148,6 +148,11 @@ impl FrameMeter {
         }
     }
 
+    /// Bytes that are still to come of the current frame.
+    pub(super) fn rest_of_frame(&self) -> usize {
+        self.walk.payload
+    }
+
     /// Since when the client owes the rest of a head, or of another frame that is no part of a body.
     pub(super) fn incomplete_since(&self) -> Option<Instant> {
         self.incomplete_since

@@ -1,7 +1,8 @@
 //! A connection of HTTP/2: what a client may ask of it, and how it ends.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -65,7 +66,7 @@ where
     let mut tails = Tails::new(limits.client_stall_timeout);
     let is_abused = tokio::select! {
         biased;
-        ended = connection.as_mut() => return ended.map_err(io::Error::other),
+        ended = taking_turns(connection.as_mut(), &exchanges) => return ended.map_err(io::Error::other),
         () = expelled => return Ok(()),
         () = poll_fn(|cx| exchanges.stranger.poll_out_of_patience(cx)) => true,
         () = poll_fn(|cx| tails.poll_stalled(cx, &exchanges)) => true,
@@ -82,9 +83,18 @@ where
     };
     tokio::select! {
         biased;
-        ended = connection => ended.map_err(io::Error::other),
+        ended = taking_turns(connection.as_mut(), &exchanges) => ended.map_err(io::Error::other),
         () = farewell => Ok(()),
     }
+}
+
+/// Drives a connection, and has its wire know of each turn: within one, hyper reads as often as there are streams to begin.
+async fn taking_turns<F: Future>(mut connection: Pin<&mut F>, exchanges: &Exchanges) -> F::Output {
+    poll_fn(|cx| {
+        exchanges.note_turn();
+        connection.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// The last bytes of answers whose streams are over for us: h2 keeps them for a client that makes no room.

@@ -75,6 +75,8 @@ pub(crate) struct Accepted {
     pub(crate) over_limit: Option<usize>,
     /// The requests that will be in service on it.
     pub(crate) exchanges: Arc<Exchanges>,
+    /// It may be ended for the sake of another one, while no good key was presented on it.
+    pub(crate) may_make_room: bool,
 }
 
 /// A connection that belongs to no runtime yet.
@@ -184,11 +186,11 @@ impl<A: Fn(Accepted)> Intake<A> {
         }
         let tls = tls.map(|tls| tls.load().config.clone());
         let exchanges = Arc::<Exchanges>::default();
-        if counted.is_some() || peer.is_none() {
-            // Until a good key is presented on it, it may be ended for the sake of another one.
+        let may_make_room = counted.is_some() || peer.is_none();
+        if may_make_room {
             self.gateway.guests.enter(peer, &exchanges);
         }
-        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, exchanges });
+        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, exchanges, may_make_room });
     }
 
     /// A place for a connection that is queued, if one is free; `None` where a connection would make room for it.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 
+use super::wire::STRANGER_STALL;
 use crate::exchange::Exchanges;
 use crate::exchange::cut::{self, Cut};
 use crate::exchange::turn::{self, StreamCut, Turn};
@@ -45,6 +46,7 @@ pin_project! {
         #[pin]
         stream: Option<F>,
         turn: Turn,
+        limit: Duration,
         stall: StallTimer,
         cut: Option<Arc<StreamCut>>,
         exchanges: Arc<Exchanges>,
@@ -56,6 +58,7 @@ impl<F> Watched<F> {
         Watched {
             stream: Some(stream),
             turn: Turn::Upstream,
+            limit,
             stall: StallTimer::new(limit),
             cut: None,
             exchanges,
@@ -83,15 +86,19 @@ impl<F: Future> Future for Watched<F> {
             return Poll::Ready(());
         }
         if let Some(turn) = turn::look() {
-            if turn == Turn::ClientOfOurs && *this.turn != turn {
-                *this.stall = StallTimer::new(OUR_ANSWER_TIME);
+            match turn {
+                Turn::ClientOfOurs if *this.turn != turn => *this.stall = StallTimer::new(OUR_ANSWER_TIME),
+                Turn::ClientWithoutKey if *this.turn != turn => {
+                    *this.stall = StallTimer::new(STRANGER_STALL.min(*this.limit));
+                }
+                _ => {}
             }
             *this.turn = turn;
             this.stall.progressed();
         }
         let why = match this.turn {
             Turn::Upstream => return Poll::Pending,
-            Turn::Client | Turn::ClientOfOurs => Cut::ClientStalled,
+            Turn::Client | Turn::ClientWithoutKey | Turn::ClientOfOurs => Cut::ClientStalled,
         };
         ready!(this.stall.poll_stalled(cx));
         if *this.turn == Turn::ClientOfOurs {

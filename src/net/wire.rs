@@ -37,9 +37,15 @@ const MOST_BEHIND: u64 = 64 * 1024;
 /// A connection that is idle for this long rests: hyper goes, with its buffers, until more comes.
 const REST_AFTER: Duration = Duration::from_secs(1);
 /// A client without a good key that takes nothing at all is given up after this long.
-const STRANGER_STALL: Duration = Duration::from_secs(10);
+pub(super) const STRANGER_STALL: Duration = Duration::from_secs(5);
 /// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
 const TURN_BYTES: usize = 128 * 1024;
+
+/// … and until a good key came, after so many and what is left of one frame: the frames in these bytes can ask for some ten
+/// streams, each of which holds some kilobytes until its task has had its turn.
+const STRANGER_TURN_BYTES: usize = 128;
+/// What is read at once of one frame.
+const STRANGER_PIECE: usize = 4096;
 
 /// What is known of the frames of HTTP/2, either way.
 #[derive(Debug)]
@@ -62,8 +68,9 @@ pub(crate) struct Wire<S: Peered> {
     frames: Option<Box<Frames>>,
     /// The size of a header list that is said to be taken, until it was said.
     header_list: Option<u32>,
-    /// Bytes read since there was nothing to read.
+    /// Under HTTP/2, bytes read in this turn of the connection's task, and which one it is.
     in_turn: usize,
+    turn: usize,
     /// hyper has looked for more, and there was none: it learns of an end at once.
     is_watched: bool,
     /// The last byte that was looked at for bare LF.
@@ -111,6 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             frames: None,
             header_list: None,
             in_turn: 0,
+            turn: 0,
             is_watched: false,
             last_byte: 0,
             has_refused: false,
@@ -256,6 +264,32 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.alarm.poll(cx, deadline)
     }
 
+    /// Whether more may be read in this turn of the connection's task.
+    fn has_turn(&mut self, bytes: usize) -> bool {
+        let turn = self.exchanges.turn();
+        if turn != self.turn {
+            (self.turn, self.in_turn) = (turn, 0);
+        }
+        self.in_turn < bytes
+    }
+
+    /// What is read at once of a stranger's connection.
+    fn piece(&self) -> usize {
+        let rest = self.frames.as_ref().map_or(0, |frames| frames.received.rest_of_frame());
+        rest.clamp(STRANGER_TURN_BYTES, STRANGER_PIECE)
+    }
+
+    /// Reads no more than a stranger's turn.
+    fn poll_piece(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let length = self.piece().min(buf.remaining());
+        // On the stack, and only while something is read.
+        let mut room = [0; STRANGER_PIECE];
+        let mut piece = ReadBuf::new(room.get_mut(..length).unwrap_or_default());
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut piece);
+        buf.put_slice(piece.filled());
+        read
+    }
+
     /// Ends a connection that floods us with frames.
     fn meter(&mut self, bytes: &[u8]) -> Poll<io::Result<()>> {
         let Some(frames) = &mut self.frames else { return Poll::Ready(Ok(())) };
@@ -397,23 +431,28 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        let is_in_pieces = this.frames.is_some() && !this.exchanges.stranger.is_known();
+        let turn_bytes = if is_in_pieces { STRANGER_TURN_BYTES } else { TURN_BYTES };
+        if this.frames.is_some() && !this.has_turn(turn_bytes) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if !this.ahead.is_empty() {
-            let length = this.ahead.len().min(buf.remaining());
-            let piece = this.ahead.split_to(length);
+            let most = if is_in_pieces { this.piece() } else { buf.remaining() };
+            let piece = this.ahead.split_to(this.ahead.len().min(most).min(buf.remaining()));
             buf.put_slice(&piece);
             if this.ahead.is_empty() {
                 // An empty slice of it would hold it all.
                 this.ahead = Bytes::new();
             }
+            this.in_turn += piece.len();
             return this.meter(&piece);
         }
-        if this.in_turn > TURN_BYTES && this.frames.is_some() {
-            this.in_turn = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let read = match is_in_pieces {
+            true => this.poll_piece(cx, buf),
+            false => Pin::new(&mut this.stream).poll_read(cx, buf),
+        };
         this.is_watched = read.is_pending();
         match read {
             Poll::Ready(Ok(())) => {
@@ -424,7 +463,6 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                this.in_turn = 0;
                 ready!(this.poll_waited(cx));
                 // The end of the stream: hyper closes an idle connection cleanly, and one in mid-head as broken.
                 this.has_ended = true;

@@ -86,11 +86,13 @@ pub(crate) struct TrailerRule {
     pub(crate) is_harmless: fn(&HeaderName) -> bool,
     /// Names that a credential may stand in: none of them passes.
     pub(crate) secret: Arc<[HeaderName]>,
+    /// Names that the route removes.
+    pub(crate) removed: Arc<[HeaderName]>,
 }
 
 impl TrailerRule {
     fn keeps(&self, name: &HeaderName) -> bool {
-        (self.is_harmless)(name) && !self.secret.contains(name)
+        (self.is_harmless)(name) && !self.secret.contains(name) && !self.removed.contains(name)
     }
 }
 

@@ -144,7 +144,7 @@ class Gateway:
     def admin_status(self):
         """What `/api/v1/status` of the admin listener says."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/api/v1/status", timeout=10) as answer:
-            return json.load(answer)
+            return json.load(answer)["data"]
 
     @staticmethod
     def create(path, name, *args):

@@ -192,7 +192,7 @@ async fn a_stranger_has_few_streams_and_a_key_holder_all_of_them() {
     for (path, token) in [("/v1/secret", ""), ("/v1/secret", "wrong"), ("/health", "")] {
         let mut stranger = Frames::over(gateway.raw().await, NO_WINDOW).await;
         let refused = refused(&mut stranger, token, path, 60).await;
-        assert_eq!(refused, 28, "{path}");
+        assert_eq!(refused, 44, "{path}");
     }
     let mut holder = Frames::over(gateway.raw().await, NO_WINDOW).await;
     assert_eq!(refused(&mut holder, gateway.token("ci"), "/x", 150).await, 0);

@@ -7,7 +7,7 @@ pub(super) enum Reserved {
     /// path or host than the one that was decided on. So are the headers that API clients send their keys in, whether
     /// `auth.headers` names them or not: a key that a client sends in several must not reach the upstream in one of them.
     Ours,
-    /// The client's address in the words of another proxy: believed of one that is trusted.
+    /// Who the client is in the words of another proxy: believed of one that is trusted.
     ClientAddress,
 }
 
@@ -38,7 +38,11 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
         [b'i', b'n', ..] => (&[], &["incap-client-ip"]),
         // CGI makes HTTP_PROXY of it, which many clients take for the proxy to use.
         [b'p', b'r', ..] => (&["proxy"], &["proxy-client-ip"]),
-        [b'r', b'e', b'm', ..] => (&[], &["remote-addr"]),
+        // Variables of CGI (RFC 3875, section 4.1) that gunicorn and its like take from headers.
+        [b'p', b'a', ..] => (&["path-info", "path-translated"], &[]),
+        [b's', b'c', ..] => (&["script-name"], &[]),
+        [b'r', b'e', b'q', ..] => (&["request-uri", "request-method"], &[]),
+        [b'r', b'e', b'm', ..] => (&[], &["remote-addr", "remote-host", "remote-user"]),
         [b't', b'r', b'u', ..] => (&[], &["true-client-ip"]),
         [b'w', b'l', ..] => (&[], &["wl-proxy-client-ip"]),
         _ => return None,
@@ -80,9 +84,10 @@ fn behind_x(third: u8) -> Option<Names> {
         ),
         b'p' => (&[], &["x-proxyuser-ip", "x-proxy-client-ip"]),
         b'r' => (
-            &["x-request-id", "x-real-ip", "x-rewrite-url"],
-            &["x-remote-ip", "x-remote-addr", "x-remote-address"],
+            &["x-request-id", "x-real-ip", "x-rewrite-url", "x-request-uri"],
+            &["x-remote-ip", "x-remote-addr", "x-remote-address", "x-remote-user"],
         ),
+        b's' => (&["x-script-name"], &[]),
         b't' => (&[], &["x-true-client-ip"]),
         b'v' => (&[], &["x-vercel-forwarded-for"]),
         _ => return None,
