@@ -8,6 +8,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::Exchanges;
 use super::cut::Cut;
@@ -16,10 +20,17 @@ use crate::address::host_part;
 /// Connections that are compared at most, from the oldest on: the search has to be short just when there are many. Where none of
 /// them is idle, the oldest goes.
 const COMPARED: usize = 256;
+/// A client that has just connected has this long for a handshake and a first head before it goes like any other. Else whoever
+/// keeps requests in service would have every newcomer go in its place.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// All such connections.
 #[derive(Debug, Default)]
-pub(crate) struct Guests(Mutex<Listed>);
+pub(crate) struct Guests {
+    listed: Mutex<Listed>,
+    /// One more is listed.
+    more: Notify,
+}
 
 /// `None` as an address is a neighbour on a unix socket.
 #[derive(Debug, Default)]
@@ -54,6 +65,7 @@ impl Guests {
             number
         };
         exchanges.stranger.enlist(Guest { guests: self.clone(), address, number });
+        self.more.notify_waiters();
     }
 
     /// Ends one connection to make room for another one, from `address`. Says whether there was one to end.
@@ -74,19 +86,26 @@ impl Guests {
         dispensable(self.lock().by_age.values()).is_some()
     }
 
+    /// Ready when one more is listed, counted from the call on.
+    pub(crate) fn one_more(&self) -> Notified<'_> {
+        self.more.notified()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Listed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The connection that goes first.
+/// The connection that goes first: one that was used without a good key, or had its time to be; of these one that is idle, since
+/// when it was; then the oldest.
 fn dispensable<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
     // Those that are being ended already make room for somebody else.
     let staying = exchanges.filter(|exchanges| !exchanges.is_cut()).take(COMPARED);
-    // False comes before true, and the first of several equals is the oldest.
+    // The first of several equals is the oldest.
     staying.min_by_key(|exchanges| match exchanges.are_none() {
-        true => (false, exchanges.stranger.idle_since()),
-        false => (true, 0),
+        true if exchanges.begun() == 0 && exchanges.stranger.idles_for() < FRESH => (2, 0),
+        true => (0, exchanges.stranger.idle_since()),
+        false => (1, 0),
     })
 }
 
@@ -106,6 +125,7 @@ mod tests {
 
     fn connection(guests: &Arc<Guests>, address: &str) -> Arc<Exchanges> {
         let exchanges = Arc::<Exchanges>::default();
+        drop(exchanges.begin(false));
         guests.enter(Some(address.parse().unwrap()), &exchanges);
         // Each is younger than the one before by the clock, too.
         std::thread::sleep(Duration::from_millis(2));
@@ -143,6 +163,20 @@ mod tests {
         assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())));
         assert!(!guests.may_make_room() && !make_room());
         assert_eq!(ends(&all), [false, true, true, true]);
+    }
+
+    #[test]
+    fn a_client_that_has_just_connected_goes_last() {
+        let guests = Arc::<Guests>::default();
+        let busy = connection(&guests, "192.0.2.1");
+        let _in_service = busy.begin(false);
+        let fresh = Arc::<Exchanges>::default();
+        guests.enter(Some("192.0.2.2".parse().unwrap()), &fresh);
+        let make_room = || guests.make_room(Some("192.0.2.3".parse().unwrap()));
+        assert!(make_room());
+        assert_eq!(ends(&[&busy, &fresh]), [true, false]);
+        assert!(make_room(), "where there is nobody else, it goes, too");
+        assert_eq!(ends(&[&busy, &fresh]), [true, true]);
     }
 
     #[test]

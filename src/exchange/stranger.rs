@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
@@ -70,6 +70,11 @@ impl Stranger {
     pub(super) fn note_idle(&self) {
         let since = u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.idle_since.store(since, Ordering::Relaxed);
+    }
+
+    /// For how long it idles, if it does.
+    pub(super) fn idles_for(&self) -> Duration {
+        START.elapsed().saturating_sub(Duration::from_millis(self.idle_since()))
     }
 
     /// Since when it idles, if it does: a smaller number is longer ago.

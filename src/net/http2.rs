@@ -34,8 +34,8 @@ const MAX_STREAMS_BROKEN: usize = 128;
 const ABUSE_GRACE: Duration = Duration::from_secs(2);
 /// A client without a good key has this long in all to take the last bytes of its answers.
 const STRANGER_TIME: Duration = Duration::from_secs(30);
-/// A client that ends nothing and sends nothing after GOAWAY is waited for this long.
-const FAREWELL_GRACE: Duration = Duration::from_secs(5);
+/// A client that ends nothing and sends nothing after GOAWAY is waited for this long: between once and twice.
+const FAREWELL_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves the connection until it ends.
 pub(super) async fn serve<S>(

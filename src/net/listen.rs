@@ -195,18 +195,33 @@ impl<A: Fn(Accepted)> Intake<A> {
 
     /// A place for a connection that is queued, if one is free; `None` where a connection would make room for it.
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        match self.permits.clone().try_acquire_owned() {
-            Ok(permit) => Some(permit),
-            Err(_) if self.gateway.guests.may_make_room() => None,
+        let guests = &self.gateway.guests;
+        loop {
+            let one_more = guests.one_more();
+            match self.permits.clone().try_acquire_owned() {
+                Ok(permit) => return Some(permit),
+                Err(_) if guests.may_make_room() => return None,
+                Err(_) => {}
+            }
             // Under overload, callers queue in the kernel, not in our memory.
-            Err(_) => self.permits.clone().acquire_owned().await.ok(),
+            tokio::select! {
+                permit = self.permits.clone().acquire_owned() => return permit.ok(),
+                () = one_more => {}
+            }
         }
     }
 
     /// A place for a connection from this address, for which another one makes room.
     async fn place_of_another(&self, peer: Option<IpAddr>) -> Option<OwnedSemaphorePermit> {
-        self.gateway.guests.make_room(peer);
-        self.permits.clone().acquire_owned().await.ok()
+        let guests = &self.gateway.guests;
+        loop {
+            let one_more = guests.one_more();
+            let makes_room = guests.make_room(peer);
+            tokio::select! {
+                permit = self.permits.clone().acquire_owned() => return permit.ok(),
+                () = one_more, if !makes_room => {}
+            }
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 //! Whoever has no key could else fill a disk: over HTTP/2 a refused request costs a few bytes, and its lines some hundred.
 //! In each window an address has lines for so many of its requests, all strangers together for so many, and one line tells
 //! how many more there were. A key that exists and is refused all the same, as one that has expired, has as many of its
-//! own: who guesses at the same address does not hide it. Requests of good keys are not counted here.
+//! own, and all such keys together as many as all addresses: whoever guesses does not hide it, from the same address or from
+//! many. Requests of good keys are not counted here.
 //!
-//! Invariant: what is remembered of a window is bounded by [`REQUESTS_OF_ALL`]: a source has an entry once a request of it
+//! Invariant: what is remembered of a window is bounded by twice [`REQUESTS_OF_ALL`]: a source has an entry once a request of it
 //! has lines.
 
 use std::collections::HashMap;
@@ -19,8 +20,8 @@ use crate::address::host_part;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Requests of one source that have lines in a window.
 const REQUESTS_OF_SOURCE: u32 = 20;
-/// … and of all strangers together.
-const REQUESTS_OF_ALL: u32 = 500;
+/// … and of all addresses together, and of all such keys together.
+const REQUESTS_OF_ALL: u32 = 100;
 
 /// A log that requests have lines in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +75,9 @@ pub(crate) struct Strangers {
 #[derive(Debug)]
 struct Window {
     began: Instant,
-    /// Requests that have lines.
-    requests: u32,
+    /// Requests that have lines: of addresses, and of keys.
+    of_addresses: u32,
+    of_keys: u32,
     by_source: HashMap<Source, OfSource>,
     /// Lines of sources that have no entry.
     others: Lines,
@@ -132,10 +134,14 @@ impl Strangers {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let window = window.get_or_insert_with(|| Window::begun(now));
         let of_source = window.by_source.get(source).map_or(0, |of_source| of_source.requests);
-        if of_source >= REQUESTS_OF_SOURCE || window.requests >= REQUESTS_OF_ALL {
+        let of_all = match source {
+            Source::Key(_) => &mut window.of_keys,
+            Source::Address(_) | Source::UnixSockets => &mut window.of_addresses,
+        };
+        if of_source >= REQUESTS_OF_SOURCE || *of_all >= REQUESTS_OF_ALL {
             return false;
         }
-        window.requests += 1;
+        *of_all += 1;
         window.by_source.entry(source.clone()).or_default().requests += 1;
         true
     }
@@ -175,7 +181,13 @@ impl Strangers {
 
 impl Window {
     fn begun(now: Instant) -> Self {
-        Window { began: now, requests: 0, by_source: HashMap::new(), others: Lines::default() }
+        Window {
+            began: now,
+            of_addresses: 0,
+            of_keys: 0,
+            by_source: HashMap::new(),
+            others: Lines::default(),
+        }
     }
 
     fn left_out(self, now: Instant) -> Vec<LeftOut> {
@@ -251,13 +263,15 @@ mod tests {
     fn however_many_addresses_come_lines_and_memory_are_bounded() {
         let (strangers, start) = (Strangers::default(), Instant::now());
         let many = (0..1_000_000u32).map(|host| Source::address(Some(IpAddr::V4(host.into()))));
-        assert_eq!(told(&strangers, start, many), 500);
+        assert_eq!(told(&strangers, start, many), 100);
+        let keys = (0..20).map(|_| Source::Key("key_revoked".to_owned()));
+        assert_eq!(told(&strangers, start, keys), 20, "a refused key's lines are not used up by strangers");
         let window = strangers.window.lock().unwrap();
-        assert_eq!(window.as_ref().unwrap().by_source.len(), 500);
+        assert_eq!(window.as_ref().unwrap().by_source.len(), 101);
         drop(window);
         let left_out = strangers.ended(None);
         assert_eq!(left_out.len(), 1);
-        assert_eq!((left_out[0].whose(), left_out[0].lines), ("other addresses".to_owned(), 999_500));
+        assert_eq!((left_out[0].whose(), left_out[0].lines), ("other addresses".to_owned(), 999_900));
         assert_eq!(strangers.ended(None), []);
     }
 }

@@ -93,7 +93,7 @@ def configurations():
 class Files:
     """What configurations name: keys in a file and in a directory, a certificate, the admin token."""
 
-    TOKEN = "the-admin-token"
+    TOKEN = "4f1c0d9a7be2635814c9f0e2d7a6b35c"
 
     def __init__(self, root):
         self.root = root

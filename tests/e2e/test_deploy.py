@@ -380,7 +380,8 @@ def test_every_metric_label_and_code_that_is_asked_for_is_there(busy):
         for metric in metrics:
             assert metric in labels, f"{where}: there is no {metric}"
         # What Prometheus adds, and what `count_values` makes.
-        known = {"job", "instance"} | set().union(*(labels[metric] for metric in metrics))
+        # An endpoint has `address` where it is written with a name.
+        known = {"job", "instance", "address"} | set().union(*(labels[metric] for metric in metrics))
         assert by <= known, f"{where}: no label {by - known}"
         for label, value in matched:
             for one in value.split("|") if label not in ("job", "instance") else []:
@@ -416,6 +417,7 @@ ELSEWHERE = [
     ("CertificateEnds", {f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{13 * 86400}x30"}),
     ("CertificateEnds CertificateEndsNow", {f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{86400}x30"}),
     ("ThreadEnded", {f'bearward_threads_ended_total{{{OF}, thread="log"}}': "0x20 1x10"}),
+    ("NameNotFound", {f'bearward_endpoint_look_up_failing{{{OF}, upstream="m", endpoint="http://model:1"}}': "1x30"}),
     ("StoreUnread", {f'bearward_reload_stale_seconds{{{OF}, part="keys"}}': "0+60x30"}),
     ("KeysHeld", {f"bearward_keys_held{{{OF}}}": "2x30"}),
     ("InternalError", {f'bearward_refusals_total{{{OF}, code="INTERNAL_ERROR"}}': "0x20 1x10"}),
