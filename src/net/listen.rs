@@ -175,7 +175,8 @@ impl<A: Fn(Accepted)> Intake<A> {
     ) {
         let snapshot = self.gateway.snapshot.load();
         // All clients of a trusted proxy have its address.
-        let counted = peer.filter(|_| !snapshot.trusted_proxies.trusts(peer.map(|peer| peer.to_canonical())));
+        let is_trusted = snapshot.trusted_proxies.trusts(peer.map(|peer| peer.to_canonical()));
+        let counted = peer.filter(|_| !is_trusted);
         let limit = snapshot.limits.connections_per_address.filter(|_| counted.is_some());
         let member = counted.filter(|_| limit.is_some()).map(|peer| self.crowd.enter(peer));
         let count = member.as_ref().map_or(0, |member| member.count);
@@ -186,7 +187,7 @@ impl<A: Fn(Accepted)> Intake<A> {
         }
         let tls = tls.map(|tls| tls.load().config.clone());
         let exchanges = Arc::<Exchanges>::default();
-        let may_make_room = counted.is_some() || peer.is_none();
+        let may_make_room = !is_trusted;
         if may_make_room {
             self.gateway.guests.enter(peer, &exchanges);
         }
