@@ -145,9 +145,9 @@ struct Visit {
 }
 
 impl Visits {
-    /// Adds a connection. Past the most, one of the address that has most of them ends: its oldest that asks nothing, or
-    /// its newest where all ask something. So an address that floods the listener pushes out its own connections, and
-    /// nobody who holds connections open keeps the probe of another address waiting.
+    /// Adds a connection. Past the most, one of an address that has most of them ends: the oldest that asks nothing, else
+    /// the oldest. So an address that floods the listener pushes out its own connections, and nobody who holds connections
+    /// open, from however many addresses, keeps a new probe waiting.
     fn add(&mut self, visit: Visit) {
         self.0.retain(|visit| !visit.task.is_finished());
         self.0.push_back(visit);
@@ -159,7 +159,7 @@ impl Visits {
         let most = counts.values().copied().max();
         let is_of_most = |visit: &Visit| counts.get(&visit.host).copied() == most;
         let idle = self.0.iter().position(|visit| is_of_most(visit) && visit.exchanges.are_none());
-        let ends = idle.or_else(|| self.0.iter().rposition(is_of_most));
+        let ends = idle.or_else(|| self.0.iter().position(is_of_most));
         if let Some(visit) = ends.and_then(|index| self.0.remove(index)) {
             visit.task.abort();
         }

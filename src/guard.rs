@@ -104,12 +104,30 @@ fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     if (authority_length + path_length) as u64 > limits.uri_bytes {
         return Err(Denial::uri_too_long(limits.uri_bytes));
     }
-    // As RFC 9113, section 6.5.2 counts, less its 32 bytes a field: name, value, and ": " with CRLF.
-    let bytes: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if bytes as u64 > limits.header_bytes || parts.headers.len() > limits.header_count {
+    if header_bytes(&parts.headers) > limits.header_bytes || parts.headers.len() > limits.header_count {
         return Err(Denial::headers_too_large(limits.header_bytes, limits.header_count as u64));
     }
     Ok(())
+}
+
+/// Of a request without a key, the headers are held to a bound of their own: on HTTP/2 large ones cost their sender a few
+/// bytes, and us their length for as long as upstream takes to answer.
+///
+/// # Errors
+///
+/// 431.
+pub(crate) fn check_public_sizes(headers: &HeaderMap, limits: &Limits) -> Result<(), Denial> {
+    let most = limits.public.header_bytes.min(limits.header_bytes);
+    match header_bytes(headers) > most {
+        true => Err(Denial::headers_too_large(most, limits.header_count as u64)),
+        false => Ok(()),
+    }
+}
+
+/// As RFC 9113, section 6.5.2 counts, less its 32 bytes a field: name, value, and ": " with CRLF.
+fn header_bytes(headers: &HeaderMap) -> u64 {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    bytes as u64
 }
 
 /// Names are tokens (RFC 9110, section 5.6.2), which the library takes `"` for a part of on HTTP/2. By choice, none has

@@ -338,6 +338,7 @@ impl Course {
     /// Lets somebody through whom nobody asks for a key, if there is room for one more without.
     fn pass_unasked(&mut self, headers: &HeaderMap) -> Result<(), Denial> {
         gate::pass_unasked(headers, &self.snapshot)?;
+        guard::check_public_sizes(headers, &self.snapshot.limits)?;
         match self.in_service.count_as_strangers() {
             true => Ok(()),
             false => Err(Denial::too_many_in_flight(stranger::STREAMS)),

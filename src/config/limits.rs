@@ -71,11 +71,13 @@ pub(crate) struct PublicLimits {
     pub(crate) total: Duration,
     /// Its body, where the route does not say.
     pub(crate) body_bytes: u64,
+    /// All of its headers.
+    pub(crate) header_bytes: u64,
 }
 
 impl Default for PublicLimits {
     fn default() -> Self {
-        PublicLimits { total: Duration::from_secs(30), body_bytes: 1024 * 1024 }
+        PublicLimits { total: Duration::from_secs(30), body_bytes: 1024 * 1024, header_bytes: 8 * 1024 }
     }
 }
 

@@ -286,8 +286,9 @@ fn public_limits(d: &mut Decoder<'_>, node: &Node) -> Option<PublicLimits> {
     let default = PublicLimits::default();
     let total = d.optional(&mut fields, "total", Decoder::duration).unwrap_or(default.total);
     let body_bytes = d.optional(&mut fields, "body_bytes", Decoder::size).unwrap_or(default.body_bytes);
+    let header_bytes = d.optional(&mut fields, "header_bytes", Decoder::size).unwrap_or(default.header_bytes);
     d.done(fields);
-    Some(PublicLimits { total, body_bytes })
+    Some(PublicLimits { total, body_bytes, header_bytes })
 }
 
 fn trusted_proxies(d: &mut Decoder<'_>, node: &Node) -> Option<TrustedProxies> {

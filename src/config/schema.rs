@@ -230,6 +230,7 @@ fn limits() -> Value {
                 json!({
                     "total": duration("From a request's head to the end of its answer; then 408 or 504, or a cut answer"),
                     "body_bytes": size("A request's body, where the route has no max_body; past it 413"),
+                    "header_bytes": size("All headers of a request; past it 431"),
                 }),
             ),
         }),

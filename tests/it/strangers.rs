@@ -148,6 +148,17 @@ async fn a_body_without_a_key_is_small_unless_its_route_says_more() {
 }
 
 #[tokio::test]
+async fn a_head_without_a_key_is_small() {
+    let upstream = Upstream::answering(answer_of("ok")).await;
+    let gateway = gateway(&upstream, "").await;
+    let large = "x".repeat(9000);
+    let ask =
+        |path: &str, key: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Large: {large}\r\n{key}\r\n");
+    gateway.sends(ask("/health", "")).await.assert_denied(431, "HEADERS_TOO_LARGE");
+    assert_eq!(gateway.sends(ask("/x", &gateway.bearer("ci"))).await.status, 200);
+}
+
+#[tokio::test]
 async fn answers_of_our_own_that_nobody_reads_are_reset_and_many_of_them_end_the_connection() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream, "").await;
