@@ -6,6 +6,7 @@
 //! head that does not come, a connection that idles and a reader that stalls, and lets a client that still
 //! sends read its refusal before the connection is torn down.
 
+mod turns;
 mod write;
 
 use std::future::poll_fn;
@@ -38,15 +39,6 @@ const MOST_BEHIND: u64 = 64 * 1024;
 const REST_AFTER: Duration = Duration::from_secs(1);
 /// A client without a good key that takes nothing at all is given up after this long.
 pub(super) const STRANGER_STALL: Duration = Duration::from_secs(5);
-/// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
-const TURN_BYTES: usize = 128 * 1024;
-
-/// … and until a good key came, after so many and what is left of one frame: the frames in these bytes can ask for some ten
-/// streams, each of which holds some kilobytes until its task has had its turn.
-const STRANGER_TURN_BYTES: usize = 128;
-/// What is read at once of one frame.
-const STRANGER_PIECE: usize = 4096;
-
 /// What is known of the frames of HTTP/2, either way.
 #[derive(Debug)]
 struct Frames {
@@ -264,32 +256,6 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.alarm.poll(cx, deadline)
     }
 
-    /// Whether more may be read in this turn of the connection's task.
-    fn has_turn(&mut self, bytes: usize) -> bool {
-        let turn = self.exchanges.turn();
-        if turn != self.turn {
-            (self.turn, self.in_turn) = (turn, 0);
-        }
-        self.in_turn < bytes
-    }
-
-    /// What is read at once of a stranger's connection.
-    fn piece(&self) -> usize {
-        let rest = self.frames.as_ref().map_or(0, |frames| frames.received.rest_of_frame());
-        rest.clamp(STRANGER_TURN_BYTES, STRANGER_PIECE)
-    }
-
-    /// Reads no more than a stranger's turn.
-    fn poll_piece(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let length = self.piece().min(buf.remaining());
-        // On the stack, and only while something is read.
-        let mut room = [0; STRANGER_PIECE];
-        let mut piece = ReadBuf::new(room.get_mut(..length).unwrap_or_default());
-        let read = Pin::new(&mut self.stream).poll_read(cx, &mut piece);
-        buf.put_slice(piece.filled());
-        read
-    }
-
     /// Ends a connection that floods us with frames.
     fn meter(&mut self, bytes: &[u8]) -> Poll<io::Result<()>> {
         let Some(frames) = &mut self.frames else { return Poll::Ready(Ok(())) };
@@ -432,8 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let is_in_pieces = this.frames.is_some() && !this.exchanges.stranger.is_known();
-        let turn_bytes = if is_in_pieces { STRANGER_TURN_BYTES } else { TURN_BYTES };
-        if this.frames.is_some() && !this.has_turn(turn_bytes) {
+        if this.frames.is_some() && !this.has_turn(is_in_pieces) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
