@@ -10,7 +10,6 @@ pub(crate) mod edit;
 pub(crate) mod id_secret;
 mod jsonl;
 pub(crate) mod outlook;
-pub(crate) mod placeholder;
 pub(crate) mod record;
 pub(crate) mod ring;
 pub(crate) mod rotation;

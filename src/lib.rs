@@ -43,6 +43,7 @@ mod observe;
 mod path_pattern;
 mod pem;
 mod permission;
+mod placeholder;
 mod proxy;
 #[cfg(test)]
 mod reference;

@@ -40,7 +40,7 @@ use crate::observe::reloads::Reloads;
 use crate::observe::trace::TraceContext;
 use crate::observe::usage::UsageBook;
 use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
-use crate::route::{Lookup, Route};
+use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::upstream::Endpoints;
 use crate::upstream::pool::WorkerPool;
@@ -174,15 +174,10 @@ async fn handle(
         false => course.identify(peer, &parts.headers, &client, now)?,
     }
     readings.refuse_ambiguities(&target.ambiguities)?;
-    let Readings { lookup, others } = readings;
-    let route = match lookup {
-        Lookup::Found(route) => route,
-        Lookup::OtherHost => return Err(Denial::misdirected(target.host())),
-        Lookup::None => return Err(Denial::route_not_found(parts.method.as_str(), target.path())),
-    };
+    let route = readings.route(&target, &parts.method, &snapshot.limits)?;
     course.record.route(&route.name, &route.upstream.name);
     course.route = Some(route.clone());
-    let authorized = gate::authorize_as_read(course.principal.clone(), route.clone(), &others)?;
+    let authorized = gate::authorize_as_read(course.principal.clone(), route.clone(), &readings.others)?;
     let limits = upload_limits(course, &route, &parts.method, body, caller.is_grpc)?;
     let upgrade = upgrade::asked(parts, &route, !body.is_empty())?;
 

@@ -21,7 +21,7 @@ use index::PathIndex;
 pub(crate) use shadow::Shadow;
 
 /// A route, compiled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) name: Arc<str>,
     pub(crate) access: Access,
@@ -66,6 +66,8 @@ pub(crate) struct RouteTable {
     index: Option<PathIndex>,
     /// Whether every route names hosts, so that an unknown host is misdirected.
     all_name_hosts: bool,
+    /// Whether some route does, so that a request without a host can't be decided.
+    some_name_hosts: bool,
     /// What some route takes in its paths.
     accepted_somewhere: Vec<Ambiguity>,
 }
@@ -82,10 +84,11 @@ impl RouteTable {
             routes.push(Arc::new(compile(route, upstreams, limiter)?));
         }
         let all_name_hosts = routes.iter().all(|route| route.hosts.is_some());
+        let some_name_hosts = routes.iter().any(|route| route.hosts.is_some());
         let index = PathIndex::of(&routes);
         let of_some = |(_, known): &(_, Ambiguity)| routes.iter().any(|route| route.accepts(*known));
         let accepted_somewhere = Ambiguity::ALL.into_iter().filter(of_some).map(|(_, known)| known).collect();
-        Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere })
+        Ok(RouteTable { routes, index, all_name_hosts, some_name_hosts, accepted_somewhere })
     }
 
     /// Finds the route of a request; `host` is in lower case and has no port, `path` is canonical.
@@ -128,6 +131,11 @@ impl RouteTable {
             }
         }
         others
+    }
+
+    /// Whether the host of a request has a say.
+    pub(crate) fn go_by_host(&self) -> bool {
+        self.some_name_hosts
     }
 
     /// All routes, in order.
@@ -184,6 +192,28 @@ impl Route {
             Access::Needs(_) => limits.body_bytes,
         };
         self.max_body.unwrap_or(otherwise)
+    }
+
+    /// This route with what bounds a request on `others` as well: those that servers may read its path as. Of each field the
+    /// strictest holds.
+    pub(crate) fn bounded_by(&self, others: &[Arc<Route>], limits: &Limits) -> Self {
+        let mut bounded = self.clone();
+        let (mut bytes, mut removes) = (self.body_bytes(limits), self.removes.to_vec());
+        for other in others {
+            bytes = bytes.min(other.body_bytes(limits));
+            removes.extend(other.removes.iter().filter(|name| !self.removes.contains(name)).cloned());
+            bounded.body_on_get &= other.body_on_get;
+            bounded.upgrades.retain(|protocol| other.upgrades.contains(protocol));
+            for window in &other.windows {
+                // A window is charged once, by however many names a request has it.
+                if !bounded.windows.iter().any(|known| Arc::ptr_eq(known, window)) {
+                    bounded.windows.push(window.clone());
+                }
+            }
+        }
+        bounded.max_body = Some(bytes);
+        bounded.removes = removes.into();
+        bounded
     }
 
     /// Whether the route's upstream takes what servers read in different ways.

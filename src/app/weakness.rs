@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::keys::placeholder;
+use crate::placeholder;
 
 /// Twenty random characters have more than a hundred bits.
 const SHORTEST: usize = 20;

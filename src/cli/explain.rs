@@ -118,44 +118,38 @@ impl Explain {
         let target = guard::check(parts, &snapshot.limits, false)?;
         told.step("path", target.path());
         let readings = Readings::of(&snapshot.routes, &target, &parts.method)?;
-        match key {
-            Some(key) if !readings.are_public() => self.judge_key(prepared, &key.key, told)?,
-            _ => {}
+        // Nobody's key is looked at where no reading of the path asks for one.
+        let is_asked = !readings.are_public();
+        let key = key.filter(|_| is_asked);
+        if let Some(key) = key {
+            self.judge_key(prepared, &key.key, told)?;
         }
-        if key.is_some() || readings.are_public() {
+        if key.is_some() || !is_asked {
             readings.refuse_ambiguities(&target.ambiguities)?;
         }
         let Readings { lookup, others } = readings;
         let route = match lookup {
             Lookup::Found(route) => route,
+            Lookup::None | Lookup::OtherHost if key.is_none() => {
+                return Err(Denial::missing_key("Authorization"));
+            }
             Lookup::OtherHost => return Err(Denial::misdirected(target.host())),
-            Lookup::None if key.is_none() => return Err(Denial::missing_key("Authorization")),
             Lookup::None => {
                 told.step("route", near(prepared, target.host(), &parts.method, target.path()));
                 return Err(Denial::route_not_found(parts.method.as_str(), target.path()));
             }
         };
         told.step("route", format!("{}, the first that matches", route.name));
-        match (route.access, key) {
-            (Access::Public, _) => told.step("permission", "none is needed: the route is public"),
-            (Access::Needs(permission), Some(live)) => {
-                told.step("permission", format!("{} is needed", permission.name()));
-                gate::may_use(&live.key, permission, &route.name)?;
-            }
-            (Access::Needs(permission), None) => {
-                told.step("permission", format!("{} is needed", permission.name()));
-                told.step("limits", limits(prepared, key, &route));
-                told.step("key", "none was named; --key ID or --key NAME says whose request it is");
-                return Err(Denial::missing_key("Authorization"));
-            }
-        }
-        for other in others.iter().filter(|other| !Arc::ptr_eq(other, &route)) {
-            told.step("read as", format!("{}, too, by some servers: it must be allowed as well", other.name));
-            if let (Access::Needs(permission), Some(live)) = (other.access, key) {
-                gate::may_use(&live.key, permission, &other.name)?;
-            }
-        }
+        permit(key, &route, &others, told)?;
+        let route = match others.is_empty() {
+            true => route,
+            false => Arc::new(route.bounded_by(&others, &snapshot.limits)),
+        };
         told.step("limits", limits(prepared, key, &route));
+        if is_asked && key.is_none() {
+            told.step("key", "none was named; --key ID or --key NAME says whose request it is");
+            return Err(Denial::missing_key("Authorization"));
+        }
         let body = route.body_bytes(&snapshot.limits);
         match route.takes_body(&parts.method) {
             true => told.step("body", format!("{} at most", bytesize::ByteSize(body))),
@@ -244,6 +238,33 @@ impl Explain {
     }
 }
 
+/// Whether the key may use the route, and all that servers may read the path as.
+fn permit(
+    key: Option<&LiveKey>,
+    route: &Arc<Route>,
+    others: &[Arc<Route>],
+    told: &mut Told,
+) -> Result<(), Denial> {
+    let others = others.iter().filter(|other| !Arc::ptr_eq(other, route));
+    match route.access {
+        Access::Public => told.step("permission", "none is needed: the route is public"),
+        Access::Needs(permission) => told.step("permission", format!("{} is needed", permission.name())),
+    }
+    for (place, reading) in std::iter::once(route).chain(others).enumerate() {
+        if place > 0 {
+            let needs = match reading.access {
+                Access::Public => "which is public".to_owned(),
+                Access::Needs(permission) => format!("for which {} is needed", permission.name()),
+            };
+            told.step("read as", format!("{}, too, by some servers, {needs}", reading.name));
+        }
+        if let (Access::Needs(permission), Some(live)) = (reading.access, key) {
+            gate::may_use(&live.key, permission, &reading.name)?;
+        }
+    }
+    Ok(())
+}
+
 fn find_key(prepared: &Prepared, wanted: &str) -> Result<Arc<LiveKey>, Failure> {
     let mut found: Option<Arc<LiveKey>> = None;
     prepared.keys.for_each(|live| {
@@ -274,7 +295,7 @@ fn near(prepared: &Prepared, host: &str, method: &Method, path: &str) -> String 
 
 fn limits(prepared: &Prepared, key: Option<&LiveKey>, route: &Route) -> String {
     let snapshot = &prepared.snapshot;
-    let Some(live) = key.filter(|_| route.access != Access::Public) else {
+    let Some(live) = key else {
         return "none without a key".to_owned();
     };
     let own = live.limits(&prepared.limiter).windows.as_deref();

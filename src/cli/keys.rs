@@ -25,10 +25,10 @@ use crate::config::Config;
 use crate::config::decode::parse_duration;
 use crate::keys::edit::{EditError, Editor};
 use crate::keys::id_secret::IdSecret;
-use crate::keys::placeholder;
 use crate::keys::store::Store;
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord, Permission};
+use crate::placeholder;
 
 /// More than any token, less than a file given by mistake.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;

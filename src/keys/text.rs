@@ -9,8 +9,9 @@ use super::id_secret::IdSecret;
 use super::record::KeyRecord;
 use super::settle::{Entry, Unread};
 use super::token::mistyped_id;
-use super::{Credential, Permission, Permissions, placeholder};
+use super::{Credential, Permission, Permissions};
 use crate::config::fault::{Fault, Faults, Position};
+use crate::placeholder;
 
 /// What every key of a plain list may do: what it could do where it comes from, short of administration.
 pub(crate) const PERMISSIONS: [Permission; 2] = [Permission::Read, Permission::Write];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::Method;
 
-use crate::config::{Access, Ambiguity};
+use crate::config::{Access, Ambiguity, Limits};
 use crate::denial::Denial;
 use crate::guard::Target;
 use crate::route::{Lookup, Route, RouteTable};
@@ -25,9 +25,13 @@ impl Readings {
     ///
     /// # Errors
     ///
-    /// 400 for what no route takes.
+    /// 400 for what no route takes, and for a request without a host where hosts decide: upstream gets some Host all the
+    /// same, and could take it for one that another route names.
     pub(crate) fn of(routes: &RouteTable, target: &Target, method: &Method) -> Result<Self, Denial> {
         let Target { ambiguities, .. } = target;
+        if target.authority.is_none() && routes.go_by_host() {
+            return Err(Denial::bad_request("The Host header is missing"));
+        }
         if let Some(refused) = ambiguities.iter().find(|ambiguity| !routes.accepts_somewhere(**ambiguity)) {
             return Err(refusal(*refused));
         }
@@ -43,6 +47,28 @@ impl Readings {
     pub(crate) fn are_public(&self) -> bool {
         let is_public = |route: &Arc<Route>| route.access == Access::Public;
         matches!(&self.lookup, Lookup::Found(route) if is_public(route)) && self.others.iter().all(is_public)
+    }
+
+    /// The route that was found, with what bounds a request on any of the routes that servers may read its path as.
+    ///
+    /// # Errors
+    ///
+    /// No route was found: 421 where another host is meant, else 404.
+    pub(crate) fn route(
+        &self,
+        target: &Target,
+        method: &Method,
+        limits: &Limits,
+    ) -> Result<Arc<Route>, Denial> {
+        let route = match &self.lookup {
+            Lookup::Found(route) => route,
+            Lookup::OtherHost => return Err(Denial::misdirected(target.host())),
+            Lookup::None => return Err(Denial::route_not_found(method.as_str(), target.path())),
+        };
+        match self.others.iter().all(|other| Arc::ptr_eq(other, route)) {
+            true => Ok(route.clone()),
+            false => Ok(Arc::new(route.bounded_by(&self.others, limits))),
+        }
     }
 
     /// Refuses what the route does not take.

@@ -388,3 +388,49 @@ async fn explain_knows_presets_in_lists_and_paths_with_several_readings() {
         assert_eq!(answer.status == 200, code.is_none(), "{path}: it is what happens");
     }
 }
+
+#[tokio::test]
+async fn explain_asks_for_a_key_where_another_reading_of_the_path_takes_one() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .upstream("accept_in_path: [encoded-slash]")
+        .key("ci", "permissions: [read], rate_limits: [{requests: 500, per: 1h}]")
+        .key("boss", "permissions: [admin], rate_limits: [{requests: 500, per: 1h}]")
+        .config("routes: [{name: pub, paths: ['/open*'], public: true}, {name: adm, paths: [/open/**], permission: admin}, {name: own, paths: [/own], hosts: [localhost], public: true}]")
+        .start_binary()
+        .await;
+    let config = config_of(&gateway);
+    let limited = "requests-1h (the key's)";
+    for (path, key, code, limits) in [
+        ("/open%2Fadmin", "", Some("MISSING_API_KEY"), "none without a key"),
+        ("/open%2Fadmin", "ci", Some("INSUFFICIENT_PERMISSIONS"), ""),
+        ("/open%2Fadmin", "boss", None, limited),
+        ("/open", "", None, "none without a key"),
+        ("/open", "boss", None, "none without a key"),
+        ("/open/admin", "", Some("MISSING_API_KEY"), "none without a key"),
+        ("/open/admin", "boss", None, limited),
+        ("/nothing", "", Some("MISSING_API_KEY"), ""),
+    ] {
+        let mut arguments = vec!["explain", "GET", path, "--json", "--config", &config];
+        let bearer = match key {
+            "" => String::new(),
+            key => {
+                arguments.extend(["--key", key]);
+                gateway.bearer(key)
+            }
+        };
+        let report: Value = serde_json::from_str(&stdout(&bearward(&arguments))).unwrap();
+        assert_eq!(report["refusal"]["code"].as_str(), code, "{path} {key}: {report}");
+        let answer = gateway.sends(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n")).await;
+        assert_eq!(answer.status == 200, code.is_none(), "{path} {key}: it is what happens");
+        if let Some(code) = code {
+            assert_eq!(answer.json()["error"]["code"], code, "{path} {key}");
+        }
+        let steps = report["steps"].as_array().unwrap();
+        let told = steps.iter().find(|step| step["step"] == "limits").map(|step| step["text"].to_string());
+        assert!(told.unwrap_or_default().contains(limits), "{path} {key}: {report}");
+        if code.is_none() {
+            assert_eq!(answer.header("ratelimit").is_some(), limits == limited, "{path} {key}: {limits}");
+        }
+    }
+}

@@ -108,9 +108,31 @@ async fn a_client_of_http_1_0_need_not_name_a_host() {
     assert_eq!(seen.headers("host"), [upstream.address.to_string()], "its own name");
     assert!(seen.headers("x-forwarded-host").is_empty());
     assert_eq!(gateway.sends("GET /health HTTP/1.1\r\n\r\n").await.status, 400);
-    let named = "routes: [{name: a, paths: [/health], hosts: [a.example], public: true}]";
-    let gateway = in_front_of(&upstream, named).await;
-    assert_eq!(gateway.sends("GET /health HTTP/1.0\r\n\r\n").await.status, 401, "no host is none of these");
+}
+
+/// Upstream gets the name of its endpoint then, which a route may name.
+#[tokio::test]
+async fn a_client_of_http_1_0_names_a_host_where_hosts_decide() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    for routes in [
+        "[{name: a, paths: [/health], hosts: [a.example], public: true}]",
+        "[{name: a, paths: [/**], hosts: [127.0.0.1], permission: admin}, {name: b, paths: [/**], permission: read}]",
+        "[{name: b, paths: [/health], public: true}, {name: a, paths: [/x], hosts: ['*.example'], permission: admin}]",
+    ] {
+        let gateway = in_front_of(&upstream, &format!("routes: {routes}")).await;
+        for key in ["", "reader", "admin"] {
+            let bearer = if key.is_empty() { String::new() } else { gateway.bearer(key) };
+            let answer = gateway.sends(format!("GET /health HTTP/1.0\r\n{bearer}\r\n")).await;
+            answer.assert_denied(400, "BAD_REQUEST");
+        }
+        assert!(upstream.requests().is_empty(), "{routes}");
+    }
+    let guarded = "routes: [{name: a, paths: [/**], hosts: [127.0.0.1], permission: admin}, {name: b, paths: [/**], permission: read}]";
+    let gateway = in_front_of(&upstream, guarded).await;
+    for (host, expected) in [("127.0.0.1", 403), ("a.example", 200)] {
+        let head = format!("GET /health HTTP/1.0\r\nHost: {host}\r\n{}\r\n", gateway.bearer("reader"));
+        assert_eq!(gateway.sends(head).await.status, expected, "{host}");
+    }
 }
 
 #[tokio::test]
@@ -481,6 +503,56 @@ async fn whoever_sends_an_ambiguous_path_must_be_allowed_all_that_it_may_be_read
         ("/open%2Fb", "", 401),
     ] {
         assert_eq!(status(&gateway, &format!("GET {path}"), key, "").await, expected, "{path} {key}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_sends_an_ambiguous_path_is_held_to_the_bounds_of_all_that_it_may_be_read_as() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .upstream("accept_in_path: [encoded-slash, semicolon]")
+        .key("reader", "permissions: [read]")
+        .config(
+            "routes:
+  - {name: gen, paths: [/v1/gen/**], permission: read, rate_limits: [{requests: 1, per: 1h, burst: 1}]}
+  - {name: small, paths: [/v1/small/**], permission: read, max_body: 5B}
+  - {name: strip, paths: [/v1/strip/**], permission: read, removes: [x-foo]}
+  - {name: rest, paths: [/v1/**], permission: read, body_on_get: true, upgrades: [websocket]}",
+        )
+        .start()
+        .await;
+    let long = "Content-Length: 10\r\n\r\n0123456789";
+    let short = "Content-Length: 5\r\n\r\n01234";
+    for (line, fields, expected) in [
+        ("POST /v1/small%2Frun", long, 413),
+        ("POST /v1/small;x/run", long, 413),
+        ("POST /v1/%2Fsmall%2Frun", long, 413),
+        ("POST /v1/small%2Frun", short, 200),
+        ("POST /v1/other%2Frun", long, 200),
+        ("GET /v1/strip%2Frun", short, 400),
+        ("GET /v1/other%2Frun", short, 200),
+    ] {
+        assert_eq!(status(&gateway, line, "reader", fields).await, expected, "{line} {fields}");
+    }
+    for path in ["/v1/strip%2Frun", "/v1/strip;a/run", "/v1/strip/run"] {
+        let seen = upstream.requests().len();
+        assert_eq!(status(&gateway, &format!("GET {path}"), "reader", "X_Foo: a\r\nX-Foo: a\r\n").await, 200);
+        let request = upstream.requests().into_iter().nth(seen).unwrap();
+        assert!(request.headers("x-foo").is_empty() && request.headers("x_foo").is_empty(), "{path}");
+    }
+    let trailers = "Transfer-Encoding: chunked\r\nTrailer: x-foo\r\n\r\n1\r\na\r\n0\r\nX-Foo: a\r\n";
+    let seen = upstream.requests().len();
+    assert_eq!(status(&gateway, "POST /v1/strip%2Frun", "reader", trailers).await, 200);
+    assert_eq!(upstream.requests().into_iter().nth(seen).unwrap().trailers, "");
+    // One request an hour, in whichever spelling.
+    for (path, expected) in [
+        ("/v1/gen%2Frun", 200),
+        ("/v1/gen%2Frun", 429),
+        ("/v1/gen;x/run", 429),
+        ("/v1/gen/run", 429),
+        ("/v1/other%2Frun", 200),
+    ] {
+        assert_eq!(status(&gateway, &format!("GET {path}"), "reader", "").await, expected, "{path}");
     }
 }
 

@@ -31,6 +31,7 @@ mod listeners;
 mod logs;
 mod outcomes;
 mod page;
+mod placeholders;
 mod process;
 mod reload;
 mod resources;

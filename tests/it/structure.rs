@@ -34,6 +34,7 @@ const FLOORS: &[&[&str]] = &[
         "mask",
         "path_pattern",
         "permission",
+        "placeholder",
         "stamp",
         "threads",
     ],

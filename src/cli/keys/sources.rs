@@ -23,7 +23,8 @@ use jiff::Timestamp;
 use crate::config::Quota;
 use crate::config::tree::{Node, Quoting};
 use crate::keys::record::is_label;
-use crate::keys::{Credential, KeyHash, is_presentable, placeholder};
+use crate::keys::{Credential, KeyHash, is_presentable};
+use crate::placeholder;
 
 /// A form that a list of keys may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

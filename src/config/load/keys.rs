@@ -1,5 +1,7 @@
 //! `keys` and `auth`: where keys are kept, and where requests present them.
 
+use std::collections::BTreeSet;
+
 use http::HeaderName;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE,
@@ -12,6 +14,10 @@ use super::upstreams::{secret_in_file, secret_in_variable};
 use crate::config::decode::Decoder;
 use crate::config::tree::Node;
 use crate::config::{AgeAction, Auth, Conflict, ID_SECRET_LENGTH, Keys, MaxAge, SecretValue, Watch};
+use crate::placeholder;
+
+/// Different characters of the secret of key ids: `changemechangeme…` has seven.
+const LEAST_CHARACTERS: usize = 8;
 
 pub(super) fn keys(d: &mut Decoder<'_>, node: &Node) -> Option<Keys> {
     let mut fields = d.fields(node, "keys")?;
@@ -68,11 +74,23 @@ fn id_secret(d: &mut Decoder<'_>, node: &Node) -> Option<SecretValue> {
     };
     let value = Zeroizing::new(value);
     let secret = value.trim();
+    if let Some(found) = placeholder::find(secret) {
+        d.fault(node.at, format!("the secret of key ids is {}", found.what)).hint =
+            Some(found.hint.to_owned());
+        return None;
+    }
     if secret.len() < ID_SECRET_LENGTH {
         let message = match secret.is_empty() {
             true => "the secret of key ids is empty".to_owned(),
             false => format!("the secret of key ids has less than {ID_SECRET_LENGTH} characters"),
         };
+        d.fault(node.at, message).hint = Some("`openssl rand -hex 32` makes one".to_owned());
+        return None;
+    }
+    // What machines make has more of them, but for one in some hundreds of random digits.
+    let characters: BTreeSet<char> = secret.chars().collect();
+    if characters.len() < LEAST_CHARACTERS {
+        let message = format!("the secret of key ids has less than {LEAST_CHARACTERS} different characters");
         d.fault(node.at, message).hint = Some("`openssl rand -hex 32` makes one".to_owned());
         return None;
     }

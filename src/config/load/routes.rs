@@ -218,7 +218,27 @@ fn path_patterns(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<PathPattern>> {
     }
 }
 
+/// Words by which other programs mean every method. Here it would be a method that no request has.
+const EVERY_METHOD: [&str; 4] = ["ALL", "ANY", "EVERY", "*"];
+
+/// Says what is right in the place of what other programs write for several methods, or all.
+fn meant_methods(text: &str) -> Option<&'static str> {
+    let text = text.trim();
+    if EVERY_METHOD.iter().any(|every| text.eq_ignore_ascii_case(every)) {
+        return Some("leave `methods` out, and the route takes all of them");
+    }
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_several = text.contains(is_of_name) && !text.chars().all(is_of_name);
+    is_several.then_some("a list of names, as in [GET, POST]")
+}
+
 fn method(d: &mut Decoder<'_>, node: &Node) -> Option<Method> {
+    let text = d.text(node)?;
+    if let Some(hint) = meant_methods(&text) {
+        d.fault(node.at, format!("`{text}` never matches: it is no method that requests have")).hint =
+            Some(hint.to_owned());
+        return None;
+    }
     let method: Method = d.parsed(node, "a method", "as in GET or POST")?;
     let (name, capitals) = (method.as_str(), method.as_str().to_ascii_uppercase());
     if name != capitals {

@@ -16,6 +16,7 @@ use crate::config::{
     Upstream, UpstreamCredential, UpstreamTls,
 };
 use crate::path_pattern::reading::PathReading;
+use crate::placeholder;
 
 /// Between the look-ups of a name.
 const DEFAULT_RESOLVE: Duration = Duration::from_secs(10);
@@ -217,6 +218,10 @@ fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
     let secret = bom::without(&secret).trim();
     if secret.is_empty() {
         d.fault(node.at, "the credential is empty");
+        return None;
+    }
+    if let Some(found) = placeholder::find_in_header(secret) {
+        d.fault(node.at, format!("the credential is {}", found.what)).hint = Some(found.hint.to_owned());
         return None;
     }
     let is_bare = header == http::header::AUTHORIZATION && !secret.contains(' ');

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use super::{Source, Sources, Terms};
-use crate::keys::placeholder;
+use crate::placeholder;
 
 pub(super) fn lines(text: &str) -> Sources {
     let mut sources = Sources::default();

@@ -1,7 +1,8 @@
 //! Text that stands where a secret should and is none: a template that nobody filled in, or another file's syntax.
 //!
 //! A template's text is in its repository, so as a key it would let in everybody who can read that. Weak keys are not
-//! judged here. Called for every raw token that is read: stores of plain tokens, imports, `keys hash`.
+//! judged here. Called for every secret that is read as it is: stores of plain tokens, imports, `keys hash`,
+//! the admin token, credentials for upstreams, the secret of key ids.
 //! Invariant: what is returned never holds a part of the text.
 
 /// Why a text is no secret.
@@ -19,11 +20,13 @@ pub(crate) struct Placeholder {
 type Sign = fn(&str) -> Option<usize>;
 
 const RENDER: &str = "render the template first: a key is the secret itself";
+const IN_PLACE: &str = "put the secret in its place";
 const BARE: &str = "write the secret alone, without what stands around it";
 const REFERENCE: &str = "write the secret itself: references are not looked up";
 
-/// Each sign with what it shows. The first one that is found is reported.
-const SIGNS: [(Sign, &str, &str); 14] = [
+/// The syntax of templates, and what they leave behind, each with what it shows. No secret looks like this, wherever it
+/// stands. The first one that is found is reported.
+const TEMPLATES: [(Sign, &str, &str); 15] = [
     (|text| text.find("${"), "a variable in `${…}`, not its value", RENDER),
     (
         |text| text.find("{{").or_else(|| text.find("}}")),
@@ -31,12 +34,34 @@ const SIGNS: [(Sign, &str, &str); 14] = [
         RENDER,
     ),
     (|text| text.find("<%"), "a template in `<%…%>`, not what it stands for", RENDER),
+    (|text| marked(text, "%(", ")s"), "a variable in `%(…)s`, not its value", RENDER),
+    (|text| marked(text, "%{", "}"), "a variable in `%{…}`, not its value", RENDER),
+    (|text| marked(text, "#{", "}"), "a variable in `#{…}`, not its value", RENDER),
     (
         |text| enclosed(text, '%', '%').filter(|_| is_name(text.trim_matches('%'))),
         "a variable in `%…%`, not its value",
         RENDER,
     ),
+    (
+        |text| enclosed(text, '@', '@').filter(|_| is_name(text.trim_matches('@'))),
+        "a variable in `@…@`, not its value",
+        RENDER,
+    ),
+    (between_underscores, "a variable in `__…__`, not its value", RENDER),
     (variable, "a variable with `$`, not its value", RENDER),
+    (
+        |text| enclosed(text, '{', '}').filter(|_| is_name(text.trim_matches(['{', '}']))),
+        "a placeholder in `{…}`",
+        IN_PLACE,
+    ),
+    (angle_brackets, "a placeholder in `<…>`", IN_PLACE),
+    (alias, "an alias or an anchor of YAML, not its value", RENDER),
+    (nothing, "what is left of a template that had no value", RENDER),
+    (reference, "a reference to a secret, not the secret", REFERENCE),
+];
+
+/// What else is no token, though it may be the value of a header.
+const OTHERS: [(Sign, &str, &str); 7] = [
     (
         password_hash,
         "the hash of a password, as in an htpasswd file",
@@ -47,13 +72,11 @@ const SIGNS: [(Sign, &str, &str); 14] = [
         "a hash, not a token",
         "a store of tokens holds the tokens themselves; keys.yaml holds hashes",
     ),
-    (angle_brackets, "a placeholder in `<…>`", "put the secret in its place"),
     (quotes, "a value in quotes", BARE),
     (assignment, "`NAME=value`, not a value alone", BARE),
-    (reference, "a reference to a secret, not the secret", REFERENCE),
     (header, "a header's value, not a token", BARE),
     (structure, "a piece of another kind of file", "one token a line"),
-    (filler, FILLER, "put the secret in its place"),
+    (filler, FILLER, IN_PLACE),
 ];
 
 const FILLER: &str = "a placeholder's usual text";
@@ -70,9 +93,36 @@ impl Placeholder {
 /// ```text
 /// ${API_KEY}   {{ .Values.key }}   %KEY%   $KEY   <your-api-key>   "sk-quoted"   API_KEY=sk-1   Bearer sk-1
 /// ann:$apr1$…  sha256:…            os.environ/KEY   op://vault/key  sk-xxxxxxxx   changeme
+/// __API_KEY__  @@KEY@@             %(key)s          *alias          null          undefined
 /// ```
 pub(crate) fn find(text: &str) -> Option<Placeholder> {
-    SIGNS.iter().find_map(|(sign, what, hint)| Some(Placeholder { what, hint, offset: sign(text)? }))
+    first_of(TEMPLATES.iter().chain(&OTHERS), text)
+}
+
+/// As [`find`], for what is sent as a header's value: it may have a scheme before it, and may be weak.
+///
+/// ```text
+/// ${API_KEY}   Bearer ${API_KEY}   Bearer <your-api-key>   Bearer null   "sk-quoted"
+/// ```
+pub(crate) fn find_in_header(value: &str) -> Option<Placeholder> {
+    let at = value.rfind(' ').map_or(0, |space| space + 1);
+    let bare = value.get(at..).unwrap_or_default();
+    let in_bare = || {
+        let found = first_of(TEMPLATES.iter(), bare)?;
+        Some(Placeholder { offset: at + found.offset, ..found })
+    };
+    let in_quotes = || {
+        let quoted = ['"', '\'', '`'].into_iter().find_map(|quote| enclosed(bare, quote, quote))?;
+        Some(Placeholder { what: "a value in quotes", hint: BARE, offset: at + quoted })
+    };
+    first_of(TEMPLATES.iter(), value).or_else(in_bare).or_else(in_quotes)
+}
+
+fn first_of<'s>(
+    mut signs: impl Iterator<Item = &'s (Sign, &'static str, &'static str)>,
+    text: &str,
+) -> Option<Placeholder> {
+    signs.find_map(|(sign, what, hint)| Some(Placeholder { what, hint, offset: sign(text)? }))
 }
 
 fn is_name(text: &str) -> bool {
@@ -88,6 +138,42 @@ fn starts_with(text: &str, start: &str) -> bool {
 fn enclosed(text: &str, open: char, close: char) -> Option<usize> {
     let inner = text.strip_prefix(open)?.strip_suffix(close)?;
     (!inner.is_empty()).then_some(0)
+}
+
+/// A name between two marks, anywhere.
+fn marked(text: &str, open: &str, close: &str) -> Option<usize> {
+    let (before, behind) = text.split_once(open)?;
+    let (name, _) = behind.split_once(close)?;
+    let is_name = !name.is_empty() && name.bytes().all(is_of_label);
+    is_name.then_some(before.len())
+}
+
+fn is_of_label(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
+}
+
+/// `__NAME__`.
+fn between_underscores(text: &str) -> Option<usize> {
+    let name = text.strip_prefix("__")?.strip_suffix("__")?;
+    is_name(name).then_some(0)
+}
+
+/// `*name` and `&name` of YAML, which say nothing outside it.
+fn alias(text: &str) -> Option<usize> {
+    // Names that people give are short; a longer one may be a secret that begins so.
+    const LONGEST: usize = 32;
+    let name = text.strip_prefix(['*', '&'])?;
+    let is_name = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name.len() <= LONGEST
+        && name.bytes().all(is_of_label);
+    is_name.then_some(0)
+}
+
+/// What programs write where a value is missing, or what stood around it.
+fn nothing(text: &str) -> Option<usize> {
+    const WORDS: [&str; 9] = ["null", "undefined", "none", "nil", "nan", "~", "bearer", "basic", "sk-"];
+    let word = text.strip_prefix('(').and_then(|word| word.strip_suffix(')')).unwrap_or(text);
+    WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)).then_some(0)
 }
 
 /// `$NAME` or `$(command)`, alone or behind something that ends in no character of a name.
@@ -110,7 +196,8 @@ fn password_hash(text: &str) -> Option<usize> {
 
 /// `sha256:` and 64 hex digits: what other stores hold of a key.
 fn key_hash(text: &str) -> Option<usize> {
-    super::KeyHash::parse(text).map(|_hash| 0)
+    let digest = text.strip_prefix("sha256:")?;
+    (digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(0)
 }
 
 fn angle_brackets(text: &str) -> Option<usize> {
@@ -158,7 +245,7 @@ fn structure(text: &str) -> Option<usize> {
 
 /// What documentation puts in the place of a key.
 fn filler(text: &str) -> Option<usize> {
-    const USUAL: [&str; 8] = [
+    const USUAL: [&str; 15] = [
         "changeme",
         "replaceme",
         "yourapikey",
@@ -167,6 +254,13 @@ fn filler(text: &str) -> Option<usize> {
         "yoursecretkey",
         "insertyourkeyhere",
         "placeholder",
+        "redacted",
+        "masked",
+        "yourtoken",
+        "yourtokenhere",
+        "todo",
+        "tbd",
+        "fixme",
     ];
     let folded: String =
         text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
@@ -216,6 +310,28 @@ mod tests {
             ("{\"id\":\"key_a\"}", 0, "another kind of file"),
             ("[YOUR_API_KEY]", 0, "another kind of file"),
             ("keys:", 0, "another kind of file"),
+            ("__API_KEY__", 0, "`__…__`"),
+            ("@@KEY@@", 0, "`@…@`"),
+            ("@KEY@", 0, "`@…@`"),
+            ("%(key)s", 0, "`%(…)s`"),
+            ("sk-%{key}", 3, "`%{…}`"),
+            ("#{API.KEY}#", 0, "`#{…}`"),
+            ("{KEY}", 0, "`{…}`"),
+            ("*alias", 0, "YAML"),
+            ("&anchor", 0, "YAML"),
+            ("null", 0, "no value"),
+            ("NULL", 0, "no value"),
+            ("(null)", 0, "no value"),
+            ("undefined", 0, "no value"),
+            ("None", 0, "no value"),
+            ("none", 0, "no value"),
+            ("nil", 0, "no value"),
+            ("NaN", 0, "no value"),
+            ("~", 0, "no value"),
+            ("Bearer", 0, "no value"),
+            ("sk-", 0, "no value"),
+            ("REDACTED", 0, "usual text"),
+            ("***redacted***", 0, "usual text"),
             ("---", 0, "another kind of file"),
             ("-----BEGIN", 0, "another kind of file"),
             ("changeme", 0, "usual"),
@@ -229,6 +345,36 @@ mod tests {
             let found = find(text).unwrap_or_else(|| panic!("{text} is taken for a secret"));
             assert_eq!(found.offset, at, "{text}");
             assert!(found.what.contains(what), "{text}: {}", found.what);
+        }
+    }
+
+    #[test]
+    fn a_headers_value_may_have_a_scheme_and_be_weak() {
+        for (value, at) in [
+            ("${KEY}", 0),
+            ("Bearer ${KEY}", 7),
+            ("Bearer $KEY", 7),
+            ("Bearer __KEY__", 7),
+            ("Bearer <your-key>", 7),
+            ("Bearer undefined", 7),
+            ("Bearer", 0),
+            ("null", 0),
+            ("\"quoted\"", 0),
+            ("Bearer 'quoted'", 7),
+            ("op://vault/key", 0),
+        ] {
+            assert_eq!(find_in_header(value).map(|found| found.offset), Some(at), "{value}");
+        }
+        for value in [
+            "changeme",
+            "sk-xxxxxxxx",
+            "Bearer sk-1",
+            "Basic dTpw",
+            "session=abc",
+            "Digest username=\"x\", realm=\"y\"",
+            "a$b",
+        ] {
+            assert_eq!(find_in_header(value), None, "{value}");
         }
     }
 
@@ -255,6 +401,14 @@ mod tests {
             "eyJhbGciOiJIUzI1NiJ9.e30.ZRrHA1JJJW8opsbCGfG_HACGpVUMN_a9IV7pAx_Zmeo",
             "a<b",
             "key-changeme-2026",
+            "null-and-void",
+            "nonesuch",
+            "a__b__",
+            "__9f8e7d6c__",
+            "*9Kd2",
+            "&Kq8ZxR3vN1mT5wB7yC2pL9sD4fG6hJ0aE",
+            "50%{",
+            "a@b@c",
         ] {
             assert_eq!(find(text), None, "{text}");
         }
