@@ -44,7 +44,7 @@ e2e: e2e-setup ## The real binary with curl, the OpenAI SDK, a real llama.cpp se
 	$(VENV)/bin/python -m pytest -q tests/e2e
 
 e2e-setup: $(VENV)/.ready
-	@for tool in curl:curl prometheus:prometheus systemd-analyze:systemd nginx:nginx-light chromium:chromium; do command -v $${tool%:*} >/dev/null || (echo "installing $${tool#*:} …" \
+	@for tool in curl:curl prometheus:prometheus systemd-analyze:systemd nginx:nginx-light haproxy:haproxy chromium:chromium; do command -v $${tool%:*} >/dev/null || (echo "installing $${tool#*:} …" \
 		&& (apt-get install -y $${tool#*:} || (apt-get update && apt-get install -y $${tool#*:}))); done
 
 $(VENV)/.ready: tests/e2e/requirements.txt
