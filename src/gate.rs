@@ -79,6 +79,8 @@ pub(crate) struct Authentication {
     pub(crate) named: Naming,
     /// The key that the credential is a secret of, a good one or not.
     pub(crate) owner: Option<Arc<LiveKey>>,
+    /// The ids of unknown credentials that stood beside the key's, and did not before.
+    pub(crate) beside: Vec<String>,
     pub(crate) outcome: Result<Principal, Denial>,
 }
 
@@ -130,6 +132,8 @@ struct Opened {
     credential: Credential,
     hash: KeyHash,
     found: Match,
+    /// The ids of unknown credentials that stand beside it, and did not before.
+    beside: Vec<String>,
 }
 
 /// A credential that opens nothing.
@@ -160,7 +164,7 @@ impl Lookup<'_> {
             return Err(Unopened { credential, form, reason, is_guess: false, wait: Some(wait) });
         }
         match self.keys.open_as(form, &credential) {
-            Ok((hash, found)) => Ok(Opened { credential, hash, found }),
+            Ok((hash, found)) => Ok(Opened { credential, hash, found, beside: Vec::new() }),
             Err(why) => Err(Unopened { credential, form, reason: why.name(), is_guess: true, wait: None }),
         }
     }
@@ -180,12 +184,30 @@ impl Lookup<'_> {
             }
         }
         if let Some(opened) = opened {
-            return Ok(opened);
+            return Ok(Opened { beside: self.count_beside(unopened), ..opened });
         }
         let mut refused: Vec<_> = unopened.into_iter().map(|one| self.after_guess(one)).collect();
         let is_limited = |refused: &Authentication| matches!(&refused.outcome, Err(denial) if denial.code() == Code::TooManyFailedAttempts);
         let told = refused.iter().position(is_limited).unwrap_or_default();
         Err(refused.swap_remove(told))
+    }
+
+    /// Counts what stands beside a key and opens nothing, the first time that it comes: else whoever holds a key could try
+    /// others beside it, as fast as can be and unseen. Nobody guesses a token of ours.
+    fn count_beside(&self, unopened: Vec<Unopened>) -> Vec<String> {
+        let is_new = |one: &Unopened| {
+            one.is_guess
+                && one.form != Form::Token
+                && self.limiter.is_new_companion(one.credential.hash().head())
+        };
+        let new = unopened.into_iter().filter(is_new).map(|one| {
+            if let (Some(address), Some(quota)) = (self.client.address, self.snapshot.failed_attempts) {
+                // The key that it stands beside is let in all the same.
+                let _wait_of_the_next = self.limiter.failed_attempt(address, quota);
+            }
+            self.snapshot.ids.key_id(&one.credential)
+        });
+        new.collect()
     }
 
     fn wait(&self) -> Option<Duration> {
@@ -219,7 +241,7 @@ impl Lookup<'_> {
 impl Opened {
     /// Whether the key is good, here and now.
     fn judged(self, client: &Client, snapshot: &Snapshot, now: Timestamp) -> Authentication {
-        let Opened { credential, hash, found } = self;
+        let Opened { credential, hash, found, beside } = self;
         let circumstances = Circumstances {
             now,
             environment: snapshot.environment.as_deref(),
@@ -231,7 +253,7 @@ impl Opened {
             Ok(()) => {
                 let (is_rotated_out, owner) = (found.rotated_out.is_some(), Some(found.key.clone()));
                 let outcome = Ok(Principal { live: found.key, hash, is_rotated_out });
-                return Authentication { named: Naming::Key(key_id), owner, outcome };
+                return Authentication { named: Naming::Key(key_id), owner, beside, outcome };
             }
             Err(invalidity) => invalidity,
         };
@@ -246,13 +268,13 @@ impl Opened {
             true => Naming::Key(key_id),
             false => Naming::KeyBy(Box::new((key_id, presented))),
         };
-        Authentication { named, owner: Some(found.key), outcome: Err(denial) }
+        Authentication { named, owner: Some(found.key), beside, outcome: Err(denial) }
     }
 }
 
 impl Authentication {
     fn refused(named: Naming, denial: Denial) -> Self {
-        Authentication { named, owner: None, outcome: Err(denial) }
+        Authentication { named, owner: None, beside: Vec::new(), outcome: Err(denial) }
     }
 }
 

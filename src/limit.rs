@@ -6,9 +6,11 @@
 //! forgotten, since a new one would be the same.
 
 mod attempts;
+mod companions;
 mod gcra;
 mod places;
 
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +22,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use attempts::FailedAttempts;
+use companions::Companions;
 pub(crate) use gcra::Window;
 pub(crate) use places::{Place, PublicPlace};
 use places::{Places, PublicPlaces};
@@ -34,6 +37,7 @@ pub(crate) struct Limiter {
     states: DashMap<String, Arc<KeyState>>,
     windows: DashMap<(Option<String>, Quota), Arc<Window>>,
     attempts: FailedAttempts,
+    companions: Companions,
     places: Places,
     public: PublicPlaces,
     /// Requests in flight that the process can carry, whatever the configuration wants.
@@ -93,6 +97,7 @@ impl Limiter {
             states: DashMap::new(),
             windows: DashMap::new(),
             attempts: FailedAttempts::default(),
+            companions: Companions::default(),
             places: Places::default(),
             public: PublicPlaces::default(),
             capacity,
@@ -106,6 +111,11 @@ impl Limiter {
     /// It did so too often: how long until it counts no more.
     pub(crate) fn failed_attempt(&self, address: IpAddr, quota: AttemptQuota) -> Result<(), Duration> {
         self.attempts.note(address, quota, self.clock.monotonic_nanos())
+    }
+
+    /// Notes a credential that came beside a key and opens nothing; says whether it is new.
+    pub(crate) fn is_new_companion(&self, credential: impl Hash) -> bool {
+        self.companions.note(credential)
     }
 
     /// How long an address has to wait that has presented as many bad keys as it may.

@@ -259,6 +259,14 @@ impl RequestRecord {
         }
     }
 
+    /// An unknown credential, which this id names, stood beside the key's.
+    pub(crate) fn came_with(&self, unknown: &str) {
+        if let Some((writer, line)) = self.audited() {
+            let subject = audit::Subject { credential_id: Some(unknown), ..line.subject() };
+            audit::suspected(writer, subject, Suspicion::UnknownBeside);
+        }
+    }
+
     fn audited(&self) -> Option<(&LogWriter, &AccessLine)> {
         Some((self.0.observer.logs.audit.as_deref()?, &self.0.line))
     }

@@ -298,9 +298,10 @@ impl Course {
         now: Timestamp,
     ) -> Result<(), Denial> {
         let Gateway { keys, limiter, usage, .. } = &*peer.gateway;
-        let Authentication { named, owner, outcome } =
+        let Authentication { named, owner, beside, outcome } =
             gate::authenticate(headers, &self.snapshot.auth, client, &self.snapshot, keys, limiter, now);
         self.record.named(named);
+        beside.iter().for_each(|unknown| self.record.came_with(unknown));
         if let Some(owner) = owner {
             self.record.owned(owner.usage(usage));
         }

@@ -19,6 +19,8 @@ pub(crate) enum Suspicion {
     NewAddress,
     /// A secret that was rotated out is still in use; told by the hour.
     RotatedSecret,
+    /// A credential that opens nothing stands beside a key's, and did not before.
+    UnknownBeside,
     /// A key is older than the configuration wants; told by the hour.
     PastMaxAge,
 }
@@ -28,6 +30,7 @@ impl Suspicion {
         match self {
             Suspicion::NewAddress => "new_address",
             Suspicion::RotatedSecret => "rotated_secret_used",
+            Suspicion::UnknownBeside => "unknown_credential_beside_key",
             Suspicion::PastMaxAge => "past_max_age",
         }
     }

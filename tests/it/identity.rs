@@ -262,6 +262,81 @@ async fn a_limited_address_gets_no_look_up_for_what_is_no_token() {
     assert_eq!(asks(&gateway, &from("192.0.2.1", "sk-weak")).await.status, 200);
 }
 
+#[tokio::test]
+async fn whoever_tries_keys_beside_a_good_one_is_slowed_down_and_told_of() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config(&format!(
+            "{AUDIT}\nfailed_attempts: {{per_address: 3, per: 1h}}\ntrusted_proxies: [127.0.0.0/8]\nauth: {{headers: [authorization, x-api-key, x-litellm-api-key], conflict: any}}"
+        ))
+        .start_binary()
+        .await;
+    let hash = |word: &str| bearward::KeyHash::of(word.as_bytes()).to_stored();
+    let keys = gateway.directory.path().join("keys.yaml");
+    let mut text = std::fs::read_to_string(&keys).unwrap();
+    for word in ["sk-weak", "sk-mine"] {
+        text.push_str(&format!(
+            "  - {{id: key_{}, hash: \"{}\", permissions: [read]}}\n",
+            &word[3..],
+            hash(word)
+        ));
+    }
+    std::fs::write(&keys, text).unwrap();
+    gateway.signal("HUP");
+    let ci = gateway.token("ci");
+    let from = |address: &str, key: &str, beside: &str| {
+        format!("X-Forwarded-For: {address}\r\nAuthorization: Bearer {key}\r\nX-Api-Key: {beside}")
+    };
+    // Each time from another address: until then, it is a bad key.
+    let mut asked = 0;
+    crate::harness::until("the new keys count", async || {
+        asked += 1;
+        let address = format!("10.0.{}.{}", asked / 250, asked % 250);
+        asks(&gateway, &from(&address, "sk-mine", "sk-mine")).await.status == 200
+    })
+    .await;
+    // What a client always sends along is told once, and is no guess after that.
+    for _ in 0..9 {
+        assert_eq!(asks(&gateway, &from("192.0.2.1", ci, "sk-of-another-service")).await.status, 200);
+    }
+    // Two more are wrong guesses, and then the address is past its number: right ones look like them.
+    for (beside, expected) in
+        [("sk-0", 200), ("sk-weak", 400), ("sk-1", 200), ("sk-weak", 200), ("sk-2", 200)]
+    {
+        let answer = asks(&gateway, &from("192.0.2.1", ci, beside)).await;
+        assert_eq!(answer.status, expected, "{beside}");
+    }
+    for guess in ["sk-weak", "sk-mine", "sk-3"] {
+        let fields = format!("X-Forwarded-For: 192.0.2.1\r\nX-Api-Key: {guess}");
+        asks(&gateway, &fields).await.assert_denied(429, "TOO_MANY_FAILED_ATTEMPTS");
+        asks(&gateway, &from("192.0.2.1", "sk-mine", guess))
+            .await
+            .assert_denied(429, "TOO_MANY_FAILED_ATTEMPTS");
+    }
+    assert_eq!(asks(&gateway, &from("192.0.2.2", ci, "sk-weak")).await.status, 400, "two keys");
+    // Forged tokens, which nobody guesses, cost the address nothing.
+    for _ in 0..5 {
+        let token = Token::generate().unwrap();
+        assert_eq!(asks(&gateway, &from("192.0.2.3", ci, token.reveal())).await.status, 200);
+    }
+    assert_eq!(asks(&gateway, &from("192.0.2.3", ci, "sk-weak")).await.status, 400);
+    let told = || {
+        let lines = audit(&gateway);
+        lines.into_iter().filter(|line| line["event"] == "unknown_credential_beside_key").collect::<Vec<_>>()
+    };
+    eventually("three lines", || told().len() == 3).await;
+    for line in told() {
+        assert_eq!(
+            (&line["key_id"], &line["client"]),
+            (&ci[..14].replacen("bwk_", "key_", 1).into(), &"192.0.2.1".into()),
+            "{line}"
+        );
+        assert!(line["credential_id"].as_str().is_some_and(|id| id.starts_with("key_")), "{line}");
+        assert!(!line.to_string().contains("sk-"), "{line}");
+    }
+}
+
 async fn with_auth(upstream: &Upstream, auth: &str) -> Running {
     Gateway::guarding(upstream)
         .key("ci", "permissions: [read]")

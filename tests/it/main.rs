@@ -24,6 +24,7 @@ mod guard;
 mod harness;
 mod http2;
 mod identity;
+mod imports;
 mod invalid;
 mod keys;
 mod limits;

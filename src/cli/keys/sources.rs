@@ -209,6 +209,19 @@ fn parse(text: &str) -> Result<Node, String> {
     }
 }
 
+/// As [`parse`], for files in which what narrows a key may stand anywhere: no field stands twice.
+fn parse_once(text: &str) -> Result<Node, String> {
+    let root = parse(text)?;
+    match tree::twice(&root) {
+        Some(line) => Err(stands_twice(line)),
+        None => Ok(root),
+    }
+}
+
+fn stands_twice(line: usize) -> String {
+    format!("line {line}: a field stands twice, and programs differ in which one counts")
+}
+
 /// Reads a list.
 ///
 /// # Errors
@@ -219,10 +232,10 @@ pub(super) fn read(format: Format, text: &str, options: Options<'_>) -> Result<S
         Format::Lines => Ok(plain::lines(text)),
         Format::Env => Ok(plain::env(text, options.variables)),
         Format::Nginx => nginx::read(text),
-        Format::Litellm => Ok(litellm::read(&parse(text)?)),
-        Format::Kong => Ok(kong::read(&parse(text)?)),
-        Format::Apisix => Ok(apisix::read(&parse(text)?)),
-        Format::Agentgateway => Ok(agentgateway::read(&parse(text)?, options.names_routes)),
+        Format::Litellm => litellm::read(&parse(text)?),
+        Format::Kong => Ok(kong::read(&parse_once(text)?)),
+        Format::Apisix => Ok(apisix::read(&parse_once(text)?)),
+        Format::Agentgateway => Ok(agentgateway::read(&parse_once(text)?, options.names_routes)),
     }
 }
 

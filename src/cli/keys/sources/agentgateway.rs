@@ -22,7 +22,8 @@ pub(super) fn read(root: &Node, names_routes: bool) -> Sources {
     let mut policies = Vec::new();
     collect(root, false, &mut policies);
     let has_several = routes(root) > 1;
-    let decides = mentions(root, "apiKey.");
+    // In whichever form: `apiKey.role`, `apiKey["role"]`, `has(apiKey)`.
+    let decides = mentions(root, "apiKey");
     for policy in policies {
         for entry in policy.keys {
             let at = format!("line {}", entry.at.line);

@@ -8,6 +8,8 @@ use super::tree::{boolean, count, fields, given, is_nothing, items, list, narrow
 use super::{Source, Sources, Terms};
 use crate::config::tree::Node;
 
+/// What a consumer may be called by.
+const NAMES: [&str; 3] = ["username", "id", "custom_id"];
 /// Plugins that narrow nobody: logs and identifiers.
 const HARMLESS: [&str; 9] = [
     "correlation-id",
@@ -139,13 +141,15 @@ fn terms(root: &Node, consumer: &Node, has_acl: bool) -> Result<Terms, String> {
     {
         return Err(narrowed(&field.name));
     }
+    let named: Vec<&str> = NAMES.iter().filter_map(|field| text(consumer, field)).collect();
+    if is_in_a_group(root, &named) {
+        return Err(narrowed("consumer_groups"));
+    }
     let mut terms = Terms::default();
     for plugin in list(consumer, "plugins") {
         plugin_terms(plugin, &mut terms)?;
     }
     // Plugins of the whole file, or of a service, that name this consumer.
-    let named: Vec<&str> =
-        ["username", "id", "custom_id"].iter().filter_map(|field| text(consumer, field)).collect();
     let mut all = Vec::new();
     plugins_below(root, &mut all);
     for plugin in all {
@@ -157,6 +161,20 @@ fn terms(root: &Node, consumer: &Node, has_acl: bool) -> Result<Terms, String> {
         }
     }
     Ok(terms)
+}
+
+/// Whether a group names this consumer: what a group is narrowed by holds for those in it.
+fn is_in_a_group(root: &Node, named: &[&str]) -> bool {
+    let of_groups = list(root, "consumer_groups").iter().filter_map(|group| given(group, "consumers"));
+    let of_pairs = list(root, "consumer_group_consumers").iter();
+    of_groups.chain(of_pairs).any(|members| names_one(members, named))
+}
+
+/// Whether one of these names stands in a node, however deep.
+fn names_one(node: &Node, named: &[&str]) -> bool {
+    scalar(node).is_some_and(|text| named.contains(&text))
+        || fields(node).iter().any(|(_, value)| names_one(value, named))
+        || items(node).iter().any(|item| names_one(item, named))
 }
 
 fn plugin_terms(plugin: &Node, terms: &mut Terms) -> Result<(), String> {

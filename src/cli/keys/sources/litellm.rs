@@ -1,9 +1,9 @@
 //! Keys of LiteLLM: its configuration, the answers of `/key/list`, and exports of its table of tokens.
 
 use super::limits::quota;
-use super::tree::{boolean, count, fields, given, items, narrowed, scalar, text, unknown};
-use super::{Source, Sources, Terms};
-use crate::config::tree::Node;
+use super::tree::{boolean, count, fields, given, is_nothing, items, narrowed, scalar, text, twice, unknown};
+use super::{Source, Sources, Terms, parse, stands_twice};
+use crate::config::tree::{Key, Node};
 
 /// Fields that narrow nothing: names, statistics, and what is read below.
 const HARMLESS: [&str; 31] = [
@@ -39,22 +39,41 @@ const HARMLESS: [&str; 31] = [
     "rpm_limit",
     "max_parallel_requests",
 ];
+/// Fields that the list of keys may be.
+const LISTS: [&str; 3] = ["keys", "data", "tokens"];
 /// Parts of the metadata that narrow nothing have none of these in their names.
 const NARROWING_METADATA: [&str; 6] = ["limit", "budget", "guardrail", "model", "allowed", "blocked"];
 
-pub(super) fn read(root: &Node) -> Sources {
+/// # Errors
+///
+/// A field stands twice outside all entries.
+pub(super) fn read(root: &Node) -> Result<Sources, String> {
+    let outside =
+        |(key, value): &&(Key, Node)| !LISTS.contains(&key.name.as_str()) || items(value).is_empty();
+    let names: Vec<&str> = fields(root).iter().map(|(key, _)| key.name.as_str()).collect();
+    let is_there_twice = |name: &str| names.iter().filter(|other| **other == name).count() > 1;
+    let own = fields(root).iter().find(|(key, _)| is_there_twice(&key.name)).map(|(key, _)| key.at.line);
+    if let Some(line) =
+        own.or_else(|| fields(root).iter().filter(outside).find_map(|(_, value)| twice(value)))
+    {
+        return Err(stands_twice(line));
+    }
     let mut sources = Sources::default();
     let settings = given(root, "general_settings");
     if let Some(master) = settings.and_then(|settings| text(settings, "master_key")) {
         let source = Source::of(master, Some("master-key"), Terms::default());
         sources.take("general_settings.master_key", source);
     }
-    let all = ["keys", "data", "tokens"].iter().find_map(|name| given(root, name)).unwrap_or(root);
+    let all = LISTS.iter().find_map(|name| given(root, name)).unwrap_or(root);
     for (index, entry) in items(all).iter().enumerate() {
         let at = format!("entry {} (line {})", index + 1, entry.at.line);
-        sources.take(at, entry_of(entry));
+        let source = match twice(entry) {
+            Some(line) => Err(stands_twice(line)),
+            None => entry_of(entry),
+        };
+        sources.take(at, source);
     }
-    sources
+    Ok(sources)
 }
 
 fn entry_of(entry: &Node) -> Result<Source, String> {
@@ -88,10 +107,7 @@ fn terms(entry: &Node) -> Result<Terms, String> {
             return Err(narrowed(field));
         }
     }
-    let metadata = given(entry, "metadata").map(fields).unwrap_or_default();
-    let is_narrowing =
-        |name: &str| NARROWING_METADATA.iter().any(|part| name.to_ascii_lowercase().contains(part));
-    if metadata.iter().any(|(key, value)| is_narrowing(&key.name) && !super::tree::is_nothing(value)) {
+    if given(entry, "metadata").is_some_and(metadata_narrows) {
         return Err(narrowed("metadata"));
     }
     let number = |name: &str| match given(entry, name) {
@@ -110,6 +126,18 @@ fn terms(entry: &Node) -> Result<Terms, String> {
         terms.disabled = boolean(blocked).ok_or("`blocked` is neither true nor false")?;
     }
     Ok(terms)
+}
+
+/// Whether metadata has a part that narrows the key. Exports of tables have it as JSON in a text.
+fn metadata_narrows(metadata: &Node) -> bool {
+    if let Some(text) = scalar(metadata) {
+        return parse(text).map_or(true, |inner| scalar(&inner).is_some() || metadata_narrows(&inner));
+    }
+    let is_narrowing =
+        |name: &str| NARROWING_METADATA.iter().any(|part| name.to_ascii_lowercase().contains(part));
+    !items(metadata).is_empty()
+        || twice(metadata).is_some()
+        || fields(metadata).iter().any(|(key, value)| is_narrowing(&key.name) && !is_nothing(value))
 }
 
 /// Whether it looks like a SHA-256 in hex.

@@ -31,22 +31,72 @@ fn nginx_words(text: &str) -> Result<Vec<(usize, String, bool)>, String> {
     Ok(words)
 }
 
-/// A `map` may be over anything; one of keys is over a header or an argument whose name says so.
-fn is_map_of_keys(statement: &[(usize, String)]) -> bool {
-    let [(_, map), (_, variable), ..] = statement else { return false };
-    let variable = variable.to_ascii_lowercase();
-    map == "map" && ["authorization", "key", "token"].iter().any(|word| variable.contains(word))
+/// What a block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Block {
+    /// A `map` of keys.
+    Keys,
+    /// A `map` of keys with something beside them, such as the path.
+    MoreThanKeys,
+    Other,
+}
+
+impl Block {
+    /// A `map` may be over anything; one of keys is over a header or an argument whose name says so.
+    fn of(statement: &[(usize, String)]) -> Self {
+        let [(_, map), (_, variable), ..] = statement else { return Block::Other };
+        let variable = variable.to_ascii_lowercase();
+        if map != "map" || !["authorization", "key", "token"].iter().any(|word| variable.contains(word)) {
+            return Block::Other;
+        }
+        let name = variable.strip_prefix('$').unwrap_or(&variable);
+        let name = name.strip_prefix('{').and_then(|name| name.strip_suffix('}')).unwrap_or(name);
+        match name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            true => Block::Keys,
+            false => Block::MoreThanKeys,
+        }
+    }
+}
+
+/// Whether a value says that a key is no longer let in, as far as a word can.
+fn reads_as_refusal(value: &str) -> bool {
+    const WORDS: [&str; 18] = [
+        "revoked",
+        "blocked",
+        "disabled",
+        "banned",
+        "expired",
+        "suspended",
+        "inactive",
+        "forbidden",
+        "unauthorized",
+        "reject",
+        "rejected",
+        "refused",
+        "denied",
+        "deny",
+        "invalid",
+        "deleted",
+        "null",
+        "unknown",
+    ];
+    let is_status =
+        value.len() == 3 && value.starts_with(['4', '5']) && value.bytes().all(|byte| byte.is_ascii_digit());
+    let mut words = value.split(|c: char| !c.is_ascii_alphanumeric());
+    is_status
+        || value.bytes().all(|byte| !byte.is_ascii_alphanumeric())
+        || words.any(|word| WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)))
 }
 
 pub(super) fn read(text: &str) -> Result<Sources, String> {
     let words = nginx_words(text)?;
     let has_blocks = words.iter().any(|(_, word, is_mark)| *is_mark && word == "{");
     let mut sources = Sources::default();
-    let (mut statement, mut open): (Vec<(usize, String)>, Vec<bool>) = (Vec::new(), Vec::new());
+    let (mut statement, mut open): (Vec<(usize, String)>, Vec<Block>) = (Vec::new(), Vec::new());
     for (line, word, is_mark) in words {
         match word.as_str() {
             "{" if is_mark => {
-                open.push(is_map_of_keys(&statement));
+                open.push(Block::of(&statement));
                 statement.clear();
             }
             "}" if is_mark => {
@@ -55,7 +105,15 @@ pub(super) fn read(text: &str) -> Result<Sources, String> {
             }
             ";" if is_mark => {
                 match open.last() {
-                    Some(true) => map_entry(&mut sources, &statement, false),
+                    Some(Block::Keys) => map_entry(&mut sources, &statement, false),
+                    Some(Block::MoreThanKeys) => {
+                        if let [(line, from), (_, _)] = statement.as_slice()
+                            && !matches!(from.as_str(), "default" | "")
+                        {
+                            let why = "its map is over more than the key, so what stands there is no key";
+                            sources.leave_out(format!("line {line}"), why);
+                        }
+                    }
                     None if !has_blocks => map_entry(&mut sources, &statement, true),
                     _ => {}
                 }
@@ -84,6 +142,13 @@ fn map_entry(sources: &mut Sources, statement: &[(usize, String)], is_bare: bool
     let denies = ["", "0", "off", "no", "false", "deny", "denied", "none"];
     if denies.contains(&to.to_ascii_lowercase().as_str()) {
         return sources.pass_over(at, "nginx does not let it in");
+    }
+    if reads_as_refusal(to) {
+        let why = "its value reads like a refusal, not like a name; give it a name there if it is let in";
+        return sources.leave_out(at, why);
+    }
+    if from.contains('\\') {
+        return sources.leave_out(at, "a `\\` in it stands for another character");
     }
     if to.starts_with('$') {
         return sources.leave_out(at, "what it stands for is in a variable");

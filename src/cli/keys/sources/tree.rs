@@ -66,6 +66,16 @@ pub(super) fn count(node: &Node) -> Option<u32> {
     scalar(node)?.parse().ok().filter(|number| *number > 0)
 }
 
+/// The line of a field that stands twice in one map, however deep. Readers differ in which of the two counts.
+pub(super) fn twice(node: &Node) -> Option<usize> {
+    let own = fields(node);
+    let again = |(index, (key, _)): (usize, &(Key, Node))| {
+        own.iter().take(index).any(|(before, _)| before.name == key.name).then_some(key.at.line)
+    };
+    let here = own.iter().enumerate().find_map(again);
+    here.or_else(|| own.iter().map(|(_, value)| value).chain(items(node)).find_map(twice))
+}
+
 /// The first field that says something and is none of `known`.
 pub(super) fn unknown<'n>(node: &'n Node, known: &[&str]) -> Option<&'n str> {
     let mut fields = fields(node).iter();
