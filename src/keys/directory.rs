@@ -11,7 +11,7 @@ use super::cache::KeyCache;
 use super::claim::Claim;
 use super::id_secret::IdSecret;
 use super::record::KeyRecord;
-use super::set::{KeySet, Reading};
+use super::set::{AtFault, KeySet, Reading};
 use super::settle::{self, Counted, Entry, Excluded, Twin, Unread};
 use super::{store, yaml};
 use crate::config::fault::{Fault, Faults, Position};
@@ -35,10 +35,13 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads all files for service. A directory without files lets nobody in.
+/// Reads all files for service. A directory that can be read is a list of its files: one without files lets nobody in, and
+/// a file at fault holds up the keys that it gave, and nobody else's. At a start one good key has to be there.
 pub(super) fn load(directory: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
     let Settled { set, given } = settle(parts(directory)?, reading)?;
-    let set = settle::unless_nothing_counts(set).map_err(|faults| none(directory, faults.0))?;
+    if reading.at_fault == AtFault::Refused && set.keys == 0 && !set.refused.is_empty() {
+        return Err(none(directory, set.refused));
+    }
     Ok(KeySet { last_good: given, ..set })
 }
 
@@ -110,7 +113,7 @@ fn settle(parts: Vec<Part>, reading: Reading<'_>) -> Result<Settled, Faults> {
     // A file that can't be read speaks of every key that it gave.
     for path in &whole {
         for id in reading.last_good.get(path).into_iter().flatten() {
-            let unread = Unread { claim: Claim::of_id(id), faults: Vec::new() };
+            let unread = Unread { claim: Claim::of_id(id), is_entry: false, faults: Vec::new() };
             entries.push(Entry { at: Position::default(), read: Err(unread) });
             files.push(path.clone());
         }
@@ -205,7 +208,7 @@ fn ids_of(claim: &Claim, known: &KeyCache) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::keys::KeyHash;
-    use crate::keys::set::{AtFault, Pace};
+    use crate::keys::set::Pace;
 
     struct Directory {
         root: tempfile::TempDir,
@@ -362,14 +365,22 @@ mod tests {
     }
 
     #[test]
-    fn files_that_can_not_be_read_change_nothing_and_no_files_are_no_keys() {
+    fn a_file_that_can_not_be_read_keeps_its_own_keys_alone_and_no_files_are_no_keys() {
         let mut directory = Directory::new();
         directory.write("a", "a", "1");
-        assert_eq!(directory.load(), (words("a"), words("")));
+        directory.write("b", "b", "2");
+        assert_eq!(directory.load(), (words("a b"), words("")));
+        for bad in ["<html>", "", "keys: [", "keys:\n", "- 1\n", "# gone\n"] {
+            directory.write_raw("a", bad);
+            assert_eq!(directory.load(), (words("a b"), words("a")), "{bad}");
+        }
+        fs::remove_file(directory.root.path().join("b")).unwrap();
+        directory.write_raw("c", "<html>");
+        assert_eq!(directory.load(), (words("a"), words("a c")), "what is deleted is gone");
         fs::remove_file(directory.root.path().join("a")).unwrap();
-        directory.write_raw("b", "<html>");
-        directory.write_raw("c", "");
-        assert_eq!(load(directory.root.path(), directory.reading()).unwrap_err().0.len(), 3);
+        assert_eq!(directory.load(), (words(""), words("c")), "the last one, too");
+        directory.write("b", "b", "2");
+        assert_eq!(directory.load(), (words("b"), words("c")));
         fs::remove_file(directory.root.path().join("b")).unwrap();
         fs::remove_file(directory.root.path().join("c")).unwrap();
         assert_eq!(directory.load(), (words(""), words("")));

@@ -21,7 +21,7 @@ use super::set::{AtFault, KeySet, Pace, Reading};
 use super::settle::{self, Excluded, Twin, Unread, settled};
 use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults, Position};
-use crate::config::tree::{self, Quoting};
+use crate::config::tree::{self, Kind, Quoting};
 use blocks::{BLOCK, Blocks, MAX_LINE, too_long};
 pub(super) use blocks::{each_line, each_raw_line};
 pub(super) use line::is_of;
@@ -72,7 +72,8 @@ fn load_held(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
     set.hold(&findings.claims);
     findings.faults.append(&mut excluded.faults);
     let is_blank = findings.lines == 0;
-    settle::unless_nothing_counts(KeySet { is_blank, refused: findings.sorted(), ..set.finish() })
+    let has_entries = findings.has_entries || !excluded.entries.is_empty();
+    settle::if_list(KeySet { is_blank, refused: findings.sorted(), ..set.finish() }, has_entries)
 }
 
 /// Reads all lines but those that are excluded, and builds the set of them.
@@ -132,7 +133,7 @@ pub(super) fn record(path: &Path, line: &[u8]) -> Option<KeyRecord> {
 }
 
 fn decode(path: &Path, number: usize, line: &[u8], unique: &mut Unique) -> Result<KeyRecord, Unread> {
-    let foreign = |fault| Unread { claim: Claim::of_line(line), faults: vec![fault] };
+    let foreign = |fault| Unread { claim: Claim::of_line(line), is_entry: false, faults: vec![fault] };
     if line.len() > MAX_LINE {
         return Err(foreign(too_long(path, number)));
     }
@@ -143,7 +144,12 @@ fn decode(path: &Path, number: usize, line: &[u8], unique: &mut Unique) -> Resul
     let mut decoder = Decoder::new(path, Quoting::Never, None);
     let record = record::decode(&mut decoder, &node, unique);
     let faults = decoder.faults;
-    record.filter(|_| faults.is_empty()).ok_or_else(|| Unread { claim: Claim::of_node(&node), faults })
+    let is_entry = matches!(node.kind, Kind::Map(_));
+    record.filter(|_| faults.is_empty()).ok_or_else(|| Unread {
+        claim: Claim::of_node(&node),
+        is_entry,
+        faults,
+    })
 }
 
 /// One line by itself; what it has in common with others is looked at elsewhere.

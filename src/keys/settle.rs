@@ -1,8 +1,8 @@
 //! Finds what of a store counts where some of its entries are at fault (docs/decisions/023).
 //!
 //! A good entry counts. Of entries that share an id, a name or a hash, the one counts whose key had that before; where
-//! none or several had it, none counts. An entry that does not count keeps the last good form of its key. A store at fault
-//! of which nothing at all counts changes nothing.
+//! none or several had it, none counts. An entry that does not count keeps the last good form of its key. A list without
+//! one good entry is a list all the same: a key that it has no entry for is gone. What is no list changes nothing.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -24,6 +24,8 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct Unread {
     pub(super) claim: Claim,
+    /// Whether it has the form of an entry, such as a map of fields: what holds it is a list of keys then.
+    pub(super) is_entry: bool,
     pub(super) faults: Vec<Fault>,
 }
 
@@ -33,6 +35,10 @@ impl Entry {
             Ok(record) => Claim::of_record(record),
             Err(unread) => unread.claim.clone(),
         }
+    }
+
+    fn is_entry(&self) -> bool {
+        self.read.as_ref().map_or_else(|unread| unread.is_entry, |_| true)
     }
 }
 
@@ -151,19 +157,21 @@ pub(super) fn of_file(
     more: Vec<Fault>,
 ) -> Result<KeySet, Faults> {
     let mut faults = more;
+    let is_list = entries.is_empty() || entries.iter().any(Entry::is_entry);
     let Counted { built, excluded, .. } =
         set(known, AtFault::Held, &entries, Excluded::default(), |_, entry| shared(path, entry.at))?;
     faults.extend(excluded.faults.into_iter().chain(faults_of(entries)));
     let mut set = built.finish();
     set.refused = Faults::sorted(faults).0;
-    unless_nothing_counts(set)
+    if_list(set, is_list)
 }
 
-/// A store that is at fault, and of which nothing counts, is no list of these keys: it changes nothing.
-pub(super) fn unless_nothing_counts(set: KeySet) -> Result<KeySet, Faults> {
-    match set.keys == 0 && !set.refused.is_empty() {
-        true => Err(Faults(set.refused)),
-        false => Ok(set),
+/// A file is a list of keys where anything in it has the form of an entry, or says whose key it is. Then whoever has no
+/// entry is gone, even where no entry is good. Any other file at fault, such as a page of HTML, changes nothing.
+pub(super) fn if_list(set: KeySet, has_entries: bool) -> Result<KeySet, Faults> {
+    match has_entries || set.keys > 0 || set.refused.is_empty() {
+        true => Ok(set),
+        false => Err(Faults(set.refused)),
     }
 }
 

@@ -54,6 +54,8 @@ fn entry(path: &Path, number: usize, line: &str, ids: &IdSecret) -> Option<Entry
     };
     let read = token(text).map_err(|(offset, message, hint, claim)| Unread {
         claim,
+        // A page of HTML, or any other text, is no list of tokens.
+        is_entry: !text.contains(char::is_whitespace) && !text.starts_with('<'),
         faults: vec![Fault::at(path, place(offset), message).hint(hint)],
     });
     let record = |token: Credential| {

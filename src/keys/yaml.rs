@@ -56,7 +56,7 @@ pub(super) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, 
     };
     match only.read {
         // Not even a map of fields.
-        Err(unread) if !matches!(root.kind, Kind::Map(_)) => Err(Faults(unread.faults)),
+        Err(unread) if !unread.is_entry => Err(Faults(unread.faults)),
         read => Ok((vec![Entry { read, ..only }], Vec::new())),
     }
 }
@@ -76,6 +76,11 @@ fn root(path: &Path, source: &str) -> Result<Node, Faults> {
 
 fn list_of(path: &Path, root: &Node) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
     let mut decoder = Decoder::new(path, Quoting::Never, None);
+    if has_two_lists(root) {
+        // Nobody knows which is meant, and whoever stands in the other one would be gone.
+        decoder.fields(root, "a key file");
+        return Err(Faults::sorted(decoder.faults));
+    }
     let entries = decoder.fields(root, "a key file").and_then(|mut fields| {
         let entries = decoder.required(&mut fields, "keys", |decoder, node| {
             decoder.list(node, |_, node| Some(entry(path, node)))
@@ -87,11 +92,17 @@ fn list_of(path: &Path, root: &Node) -> Result<(Vec<Entry>, Vec<Fault>), Faults>
     entries.map(|entries| (entries, faults.0.clone())).ok_or(faults)
 }
 
+fn has_two_lists(root: &Node) -> bool {
+    let Kind::Map(fields) = &root.kind else { return false };
+    fields.iter().filter(|(key, _)| key.name == "keys").count() > 1
+}
+
 fn entry(path: &Path, node: &Node) -> Entry {
     let mut decoder = Decoder::new(path, Quoting::Never, None);
     let record = record::decode(&mut decoder, node, &mut Unique::default());
     let faults = decoder.faults;
-    let unread = || Unread { claim: Claim::of_node(node), faults: faults.clone() };
+    let is_entry = matches!(node.kind, Kind::Map(_));
+    let unread = || Unread { claim: Claim::of_node(node), is_entry, faults: faults.clone() };
     Entry { at: node.at, read: record.filter(|_| faults.is_empty()).ok_or_else(unread) }
 }
 

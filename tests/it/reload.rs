@@ -51,14 +51,7 @@ async fn a_bad_key_file_changes_nothing_and_is_told_with_its_place() {
     let good = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
     let metrics = async || gateway.admin("GET /metrics", "").await;
     assert!(String::from_utf8(metrics().await.body).unwrap().contains("reload_success{part=\"keys\"} 1"));
-    for bad in [
-        "",
-        "keys:\n",
-        "<html>\n",
-        "keys: [",
-        "keys:\n  - {id: key_a, permissions: [read_only]}\n",
-        &good.replace("permissions", "permisions"),
-    ] {
+    for bad in ["", "keys:\n", "<html>\n", "keys: [", &good.replace("permissions", "permisions")] {
         std::fs::write(gateway.path("keys.yaml"), bad).unwrap();
         let told = gateway.reload().await;
         told.assert_denied(422, "RELOAD_REFUSED");

@@ -279,6 +279,75 @@ async fn an_entry_at_fault_is_known_by_its_id_or_by_its_hash() {
 }
 
 #[tokio::test]
+async fn what_is_deleted_is_gone_even_where_no_entry_is_good() {
+    let typo = |name: &str| entry(name, "\"permisions\":[\"read\"]");
+    let nobody = "{\"id\":\"nobody\",\"hash\":\"none\",\"permissions\":[\"read\"]}".to_owned();
+    for form in STRUCTURED {
+        for (what, entries, of_a) in [
+            ("a new one with a typo", vec![typo("c")], 401),
+            ("two new ones with typos", vec![typo("c"), typo("d")], 401),
+            ("two that are the same", vec![entry("c", ""), entry("c", "")], 401),
+            ("one that is about nobody", vec![nobody.clone()], 401),
+            ("one without fields", vec!["{}".to_owned()], 401),
+            ("an old one with a typo", vec![typo("a")], 200),
+            ("an old one with a typo, and a new one", vec![typo("c"), typo("a")], 200),
+        ] {
+            let served = Served::of(form, &[entry("a", ""), entry("b", "")]).await;
+            served.files.write(&entries);
+            let reloaded = served.reload().await;
+            assert!(form == Form::Directory || reloaded.status == 422, "{form:?}: {what}");
+            assert_eq!(served.statuses(["a", "b"]).await, [of_a, 401], "{form:?}: {what}");
+        }
+    }
+    let served = Served::of(Form::Text, &[entry("a", ""), entry("b", "")]).await;
+    served.files.write_raw("# new\nsecret,c\n");
+    served.reload().await.assert_denied(422, "RELOAD_REFUSED");
+    assert_eq!(served.statuses(["a", "b"]).await, [401; 2], "a list of tokens with a typo");
+}
+
+#[tokio::test]
+async fn what_is_no_list_changes_nothing() {
+    let line = entry("b", "");
+    let cases: &[(Form, &[&str])] = &[
+        (
+            Form::Yaml,
+            &[
+                "",
+                "keys:\n",
+                "# none\n",
+                "keys: [\n",
+                "keys: [null]\n",
+                "keys: [1, x]\n",
+                "keys: {}\n",
+                "{}\n",
+                "error: not found\n",
+                &format!("keys: []\nkeys: [{line}]\n"),
+                &format!("keys: [{line}]\nkeys: []\n"),
+            ],
+        ),
+        (
+            Form::JsonLines,
+            &[
+                "<html>\n<body>\n",
+                "keys:\n- id: key_a\n",
+                "null\n1\n",
+                &format!("[{line}]\n"),
+                "\u{1}\u{2}\n",
+            ],
+        ),
+        (Form::Text, &["<html>\n<p>not found</p>\n", "no such key\n"]),
+    ];
+    for (form, texts) in cases {
+        let served = Served::of(*form, &[entry("a", ""), line.clone()]).await;
+        for text in *texts {
+            served.files.write_raw(text);
+            served.reload().await.assert_denied(422, "RELOAD_REFUSED");
+            assert_eq!(served.statuses(["a", "b"]).await, [200; 2], "{form:?}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_line_that_is_no_json_is_a_fault_of_its_own_and_a_file_that_is_cut_changes_nothing() {
     let all = ["a", "b", "c"].map(|name| entry(name, ""));
     let served = Served::of(Form::JsonLines, &all).await;

@@ -29,6 +29,8 @@ const MAX_TERMS: usize = 10_000;
 pub(super) struct Findings {
     /// Lines with something in them.
     pub(super) lines: usize,
+    /// A line at fault is a JSON object.
+    pub(super) has_entries: bool,
     /// The last line ends in the middle: something was writing the file, or it is cut.
     pub(super) is_cut: bool,
     /// Why the reading ended before the file did.
@@ -42,6 +44,7 @@ pub(super) struct Findings {
 impl Findings {
     fn join(&mut self, mut part: Findings) {
         self.lines += part.lines;
+        self.has_entries |= part.has_entries;
         self.is_cut |= part.is_cut;
         self.unreadable = self.unreadable.take().or(part.unreadable);
         self.faults.append(&mut part.faults);
@@ -142,6 +145,7 @@ impl<'k, 'e> Loading<'k, 'e> {
             Ok(record) => self.take_record(&record, line, fingerprint),
             Err(unread) => {
                 // Only the last line of a file may have no end.
+                self.findings.has_entries |= unread.is_entry;
                 self.findings.is_cut |= !with_end.ends_with(b"\n") && is_cut(line);
                 if !self.findings.is_full() {
                     self.findings.faults.extend(unread.faults);
