@@ -188,6 +188,11 @@ impl Exchanges {
         (self.unsent.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
     }
 
+    /// Answers whose streams are over for us, and of which a rest has not gone out.
+    fn tails(&self) -> usize {
+        self.unsent.load(Ordering::Relaxed).saturating_sub(self.active.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn begun(&self) -> usize {
         self.begun.load(Ordering::Relaxed)
     }
@@ -216,14 +221,21 @@ impl Exchanges {
 }
 
 impl InService {
-    /// Counts the request, which has no good key, among those that are open on this connection, unless a good key was
-    /// presented on it before. Says whether there is room for it: on HTTP/1 there always is.
+    /// Whether a client without a good key has left so few answers unread on this connection that it may ask for more. On
+    /// HTTP/1 it always has.
+    pub(crate) fn has_room_for_strangers(&self) -> bool {
+        let Exchanges { stranger, .. } = &*self.exchanges;
+        !self.exchanges.is_multiplexed() || stranger.is_known() || stranger.has_room(self.exchanges.tails())
+    }
+
+    /// Counts the request, which has no good key and holds no place any more, among those that wait for their client to take
+    /// their answers, unless a good key was presented on this connection before. Says whether there is room for it.
     pub(crate) fn count_as_strangers(&mut self) -> bool {
-        let Exchanges { stranger, unsent, .. } = &*self.exchanges;
+        let Exchanges { stranger, .. } = &*self.exchanges;
         if !self.exchanges.is_multiplexed() || (self.of_stranger.is_none() && stranger.is_known()) {
             return true;
         }
-        *self.of_stranger.get_or_insert_with(|| stranger.begins(unsent.load(Ordering::Relaxed)))
+        *self.of_stranger.get_or_insert_with(|| stranger.begins(self.exchanges.tails()))
     }
 
     /// This request's answer was broken off, and its end is the connection's own: whoever speaks HTTP/1.0 would take the one

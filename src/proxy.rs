@@ -335,7 +335,7 @@ impl Course {
     fn pass_unasked(&mut self, headers: &HeaderMap) -> Result<(), Denial> {
         gate::pass_unasked(headers, &self.snapshot)?;
         guard::check_public_sizes(headers, &self.snapshot.limits)?;
-        match self.in_service.count_as_strangers() {
+        match self.in_service.has_room_for_strangers() {
             true => Ok(()),
             false => Err(Denial::too_many_in_flight(stranger::STREAMS)),
         }

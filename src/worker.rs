@@ -173,7 +173,8 @@ async fn serve(
         let (exchanges, shutdown) = (peer.exchanges.clone(), shutdown.clone());
         connections.spawn(async move {
             conn::serve(accepted, peer, shutdown).await;
-            drop((exchanges.stranger.take_off_the_list(), share));
+            exchanges.stranger.leave();
+            drop(share);
         });
         // Those that have ended leave no trace in the set.
         while connections.try_join_next().is_some() {}

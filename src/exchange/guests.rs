@@ -192,7 +192,8 @@ mod tests {
         assert_eq!(guests.lock().by_age.len(), 1);
         holder.stranger.note_good_key();
         assert!(!guests.may_make_room());
-        drop(holder.stranger.take_off_the_list());
+        holder.stranger.leave();
+        guests.enter(Some("192.0.2.1".parse().unwrap()), &holder);
         assert!(guests.lock().by_age.is_empty() && guests.lock().by_address.is_empty());
     }
 }

@@ -13,8 +13,9 @@ use futures_util::task::AtomicWaker;
 
 use super::guests::Guest;
 
-/// Requests that a client without a good key may have open on one HTTP/2 connection. More are refused with
-/// REFUSED_STREAM, after which a client may ask again (RFC 9113, section 8.7).
+/// Answers that a client without a good key may leave unread on one HTTP/2 connection: refusals, and whole answers of
+/// upstreams. Past it, requests are refused with REFUSED_STREAM, after which a client may ask again (RFC 9113, section
+/// 8.7). A request that waits for its upstream holds a place among all of its address, and is not counted here.
 pub(crate) const STREAMS: usize = 16;
 /// Requests that were refused so, or whose answers were given up unread, before the connection is ended.
 const PATIENCE: usize = 64;
@@ -27,7 +28,7 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub(crate) struct Stranger {
     /// A good key was presented.
     is_known: AtomicBool,
-    /// Requests without a good key that are open.
+    /// Answers to requests without a good key that wait to be taken.
     open: AtomicUsize,
     /// Answers that were given up unread, and requests beyond [`STREAMS`].
     abuses: AtomicUsize,
@@ -36,6 +37,7 @@ pub(crate) struct Stranger {
     idle_since: AtomicU64,
     /// Its entry among the connections that make room, and whether it has one.
     is_listed: AtomicBool,
+    has_ended: AtomicBool,
     guest: Mutex<Option<Guest>>,
 }
 
@@ -53,17 +55,38 @@ impl Stranger {
         self.is_listed.load(Ordering::Relaxed)
     }
 
-    /// The connection may be ended to make room for another one.
+    /// The connection may be ended to make room for another one, unless it has ended: a stream of it may outlive it.
     pub(super) fn enlist(&self, guest: Guest) {
         self.note_idle();
-        self.is_listed.store(true, Ordering::Relaxed);
-        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest);
+        let mut entry = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = match self.has_ended.load(Ordering::Relaxed) {
+            true => Some(guest),
+            false => {
+                self.is_listed.store(true, Ordering::Relaxed);
+                entry.replace(guest)
+            }
+        };
+        // Its end takes another lock.
+        drop(entry);
+        drop(refused);
     }
 
-    /// The connection makes no room any more: it has a good key, or has ended.
+    /// The connection makes no room any more: it has a good key.
     pub(crate) fn take_off_the_list(&self) -> Option<Guest> {
+        let mut entry = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_listed.store(false, Ordering::Relaxed);
-        self.guest.lock().unwrap_or_else(PoisonError::into_inner).take()
+        entry.take()
+    }
+
+    /// The connection has ended.
+    pub(crate) fn leave(&self) {
+        let entry = {
+            let mut entry = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+            self.has_ended.store(true, Ordering::Relaxed);
+            self.is_listed.store(false, Ordering::Relaxed);
+            entry.take()
+        };
+        drop(entry);
     }
 
     /// The connection idles from now on.
@@ -87,9 +110,14 @@ impl Stranger {
         self.is_known.load(Ordering::Relaxed)
     }
 
-    /// One more request is open, beside answers that have not gone out whole. Says whether there is room for it.
-    pub(super) fn begins(&self, unsent: usize) -> bool {
-        self.open.fetch_add(1, Ordering::Relaxed).max(unsent) < STREAMS
+    /// Whether one more answer may wait to be taken, beside `tails` that h2 keeps.
+    pub(super) fn has_room(&self, tails: usize) -> bool {
+        self.open.load(Ordering::Relaxed) + tails < STREAMS
+    }
+
+    /// One more answer waits to be taken. Says whether there is room for it.
+    pub(super) fn begins(&self, tails: usize) -> bool {
+        self.open.fetch_add(1, Ordering::Relaxed) + tails < STREAMS
     }
 
     pub(super) fn ends(&self) {

@@ -200,13 +200,47 @@ async fn a_stranger_has_few_streams_and_a_key_holder_all_of_them() {
         }
         refused
     };
-    for (path, token) in [("/v1/secret", ""), ("/v1/secret", "wrong"), ("/health", "")] {
+    for (path, token) in [("/v1/secret", ""), ("/v1/secret", "wrong")] {
         let mut stranger = Frames::over(gateway.raw().await, NO_WINDOW).await;
         let refused = refused(&mut stranger, token, path, 60).await;
         assert_eq!(refused, 44, "{path}");
     }
     let mut holder = Frames::over(gateway.raw().await, NO_WINDOW).await;
     assert_eq!(refused(&mut holder, gateway.token("ci"), "/x", 150).await, 0);
+}
+
+#[tokio::test]
+async fn a_client_without_a_key_that_reads_has_as_many_requests_at_once_as_it_was_told() {
+    let upstream = Upstream::acting(|_, mut stream| async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stream.write_all(answer_of("well").as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await;
+    let gateway = gateway(&upstream, "limits: {in_flight: 4000}").await;
+    let mut frames = Frames::over(gateway.raw().await, &[]).await;
+    let each = (0..100).map(|stream| headers(2 * stream + 1, END_STREAM, &request("/health", "", &[])));
+    frames.send(each.collect::<Vec<_>>().concat()).await;
+    let mut ended = 0;
+    while ended < 100 {
+        let frame = frames.next().await.unwrap();
+        assert!(![RST_STREAM, GOAWAY].contains(&frame.kind), "{frame:?}");
+        ended += usize::from(frame.flags & END_STREAM != 0 && frame.stream > 0);
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_a_key_leaves_few_public_answers_unread() {
+    let upstream = Upstream::answering(answer_of("well")).await;
+    let gateway = gateway(&upstream, "limits: {in_flight: 4000}").await;
+    let mut frames = Frames::over(gateway.raw().await, NO_WINDOW).await;
+    let each = (0..60).map(|stream| headers(2 * stream + 1, END_STREAM, &request("/health", "", &[])));
+    frames.send(each.collect::<Vec<_>>().concat()).await;
+    let (started, mut reset) = (Instant::now(), 0);
+    while reset < 44 {
+        reset += usize::from(frames.next().await.unwrap().kind == RST_STREAM);
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "before the others' time is over");
 }
 
 /// A window of one byte lets h2 take an answer from us, and keep the rest of it.
