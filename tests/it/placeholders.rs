@@ -76,6 +76,18 @@ fn what_a_template_leaves_is_no_key_in_any_list_and_is_not_hashed() {
             taken.push(format!("store: {word}"));
         }
     }
+    std::fs::write(&list, "sk-a-key-of-its-own-1\n").unwrap();
+    let token = path("admin.token");
+    let mut config = std::fs::read_to_string(&store).unwrap();
+    config.push_str(&format!("admin: {{address: 127.0.0.1:0, token_file: {token}}}\n"));
+    std::fs::write(&store, config).unwrap();
+    // A weak word is a warning there.
+    for (word, is_right) in LEFT.map(|word| (word, false)).into_iter().chain([("redacted", true)]) {
+        std::fs::write(&token, format!("{word}\n")).unwrap();
+        if bearward(&["check", "--config", &store], "").status.success() != is_right {
+            taken.push(format!("admin token: {word}"));
+        }
+    }
     assert!(taken.is_empty(), "{}", taken.join("\n"));
     assert!(bearward(&["keys", "hash"], "nonesuch").status.success(), "a weak key is a key");
 }

@@ -188,9 +188,13 @@ fn texts() -> Vec<String> {
     formats
         .map(|rest| {
             let text = rest.split('"').next().unwrap();
+            // A line that goes on below, and braces that stand for themselves.
+            let lines: Vec<&str> = text.split("\\\n").map(str::trim_start).collect();
+            let text = lines.concat().replace("{{", "\u{1}").replace("}}", "\u{2}");
             let constant =
                 text.split('{').map(|part| part.split_once('}').map_or(part, |(_, behind)| behind));
-            constant.max_by_key(|part| part.len()).unwrap().to_owned()
+            let longest = constant.max_by_key(|part| part.len()).unwrap();
+            longest.replace('\u{1}', "{").replace('\u{2}', "}")
         })
         .collect()
 }
