@@ -68,12 +68,27 @@ impl PathPattern {
             && !segments.is_empty()
             && let Some((shorter, _)) = text.rsplit_once('/')
         {
-            others.push(Self::of_segments(shorter, segments.to_vec()));
+            others.push(Self::ending_in_text(shorter, segments));
             // Within a pattern it may stand for no segment, and at its end it stands for one at least.
             let Some((Segment::Any, before)) = segments.split_last() else { break };
             (text, segments) = (shorter, before);
         }
         others
+    }
+
+    /// A pattern whose paths have a last segment that is not empty: no path ends with two slashes.
+    fn ending_in_text(text: &str, segments: &[Segment]) -> PathPattern {
+        let some_text = Segment::Text(vec![Piece::One, Piece::Star]);
+        match segments.split_last() {
+            Some((Segment::Any, _)) => {
+                Self::of_segments(&format!("{text}/?*"), [segments, &[some_text]].concat())
+            }
+            Some((Segment::Text(pieces), before)) if pieces.iter().all(|piece| *piece == Piece::Star) => {
+                let above = text.rsplit_once('/').map_or("", |(above, _)| above);
+                Self::of_segments(&format!("{above}/?*"), [before, &[some_text]].concat())
+            }
+            _ => Self::of_segments(text, segments.to_vec()),
+        }
     }
 
     /// Other spellings of its paths that many servers read alike: in capitals, and with or without a slash at the end.
