@@ -1,5 +1,7 @@
 //! Patterns against patterns: whether one takes all that another one does, or some of it.
 
+use std::collections::HashSet;
+
 use super::character::all;
 use super::{PathPattern, Piece, Segment};
 
@@ -15,59 +17,87 @@ impl PathPattern {
     }
 }
 
-fn covers_segments(wide: &[Segment], narrow: &[Segment]) -> bool {
-    match (wide, narrow) {
-        ([Segment::Any], [_, ..]) => true,
-        ([Segment::Any, rest @ ..], [_, behind @ ..]) => {
-            covers_segments(rest, narrow) || covers_segments(wide, behind)
-        }
-        // What may be many segments is covered by the same alone.
-        (_, [Segment::Any, ..]) => false,
-        ([Segment::Text(first), rest @ ..], [Segment::Text(other), behind @ ..]) => {
-            covers_text(first, other) && covers_segments(rest, behind)
-        }
-        (wide, narrow) => wide.is_empty() && narrow.is_empty(),
+/// What follows where one pattern is at its `i`th part, and the other one at its `j`th.
+enum Step {
+    Yes,
+    No,
+    /// Both go on.
+    Both,
+    /// Either goes on: one of them has what stands for any number of the other's.
+    Either,
+}
+
+impl Step {
+    fn both_if(is_right: bool) -> Self {
+        if is_right { Step::Both } else { Step::No }
     }
+
+    fn yes_if(is_right: bool) -> Self {
+        if is_right { Step::Yes } else { Step::No }
+    }
+}
+
+/// Whether some way through two patterns of these lengths ends with yes. Each pair of places is left but once, so the work
+/// grows with the product of the lengths, however many stars there are.
+fn has_way<T>(one: &[T], other: &[T], step: impl Fn(&[T], &[T]) -> Step) -> bool {
+    let (mut waiting, mut left) = (Vec::new(), HashSet::new());
+    let mut place = Some((0, 0));
+    while let Some((i, j)) = place {
+        // Behind the end there is nothing to go on to.
+        let (Some(ours), Some(theirs)) = (one.get(i..), other.get(j..)) else {
+            place = waiting.pop();
+            continue;
+        };
+        place = match step(ours, theirs) {
+            Step::Yes => return true,
+            Step::Both => Some((i + 1, j + 1)),
+            Step::Either if left.insert((i, j)) => {
+                waiting.push((i, j + 1));
+                Some((i + 1, j))
+            }
+            Step::Either | Step::No => waiting.pop(),
+        };
+    }
+    false
+}
+
+fn covers_segments(wide: &[Segment], narrow: &[Segment]) -> bool {
+    has_way(wide, narrow, |wide, narrow| match (wide, narrow) {
+        ([Segment::Any], [_, ..]) => Step::Yes,
+        ([Segment::Any, ..], [_, ..]) => Step::Either,
+        // What may be many segments is covered by the same alone.
+        (_, [Segment::Any, ..]) => Step::No,
+        ([Segment::Text(first), ..], [Segment::Text(other), ..]) => Step::both_if(covers_text(first, other)),
+        (wide, narrow) => Step::yes_if(wide.is_empty() && narrow.is_empty()),
+    })
 }
 
 /// A `*` of the narrow text is covered by a `*` alone.
 fn covers_text(wide: &[Piece], narrow: &[Piece]) -> bool {
-    match (wide, narrow) {
-        ([Piece::Star, rest @ ..], _) => {
-            covers_text(rest, narrow)
-                || narrow.split_first().is_some_and(|(_, behind)| covers_text(wide, behind))
-        }
-        (_, [Piece::Star, ..]) => false,
-        ([first, rest @ ..], [other, behind @ ..]) => first.covers(other) && covers_text(rest, behind),
-        (wide, narrow) => wide.is_empty() && narrow.is_empty(),
-    }
+    has_way(wide, narrow, |wide, narrow| match (wide, narrow) {
+        ([Piece::Star, ..], _) => Step::Either,
+        (_, [Piece::Star, ..]) => Step::No,
+        ([first, ..], [other, ..]) => Step::both_if(first.covers(other)),
+        (wide, narrow) => Step::yes_if(wide.is_empty() && narrow.is_empty()),
+    })
 }
 
 fn meet_segments(one: &[Segment], other: &[Segment]) -> bool {
-    match (one, other) {
+    has_way(one, other, |one, other| match (one, other) {
         // At the end, it stands for one at least.
-        ([Segment::Any], _) => !other.is_empty(),
-        ([Segment::Any, rest @ ..], _) => {
-            meet_segments(rest, other)
-                || other.split_first().is_some_and(|(_, behind)| meet_segments(one, behind))
-        }
-        (_, [Segment::Any, ..]) => meet_segments(other, one),
-        ([Segment::Text(first), rest @ ..], [Segment::Text(second), behind @ ..]) => {
-            meet_text(first, second) && meet_segments(rest, behind)
-        }
-        (one, other) => one.is_empty() && other.is_empty(),
-    }
+        ([Segment::Any], rest) | (rest, [Segment::Any]) => Step::yes_if(!rest.is_empty()),
+        ([Segment::Any, ..], _) | (_, [Segment::Any, ..]) => Step::Either,
+        ([Segment::Text(first), ..], [Segment::Text(second), ..]) => Step::both_if(meet_text(first, second)),
+        (one, other) => Step::yes_if(one.is_empty() && other.is_empty()),
+    })
 }
 
 fn meet_text(one: &[Piece], other: &[Piece]) -> bool {
-    match (one, other) {
-        ([Piece::Star, rest @ ..], _) => {
-            meet_text(rest, other) || other.split_first().is_some_and(|(_, behind)| meet_text(one, behind))
-        }
-        (_, [Piece::Star, ..]) => meet_text(other, one),
-        ([first, rest @ ..], [second, behind @ ..]) => first.meets(second) && meet_text(rest, behind),
-        (one, other) => one.is_empty() && other.is_empty(),
-    }
+    has_way(one, other, |one, other| match (one, other) {
+        ([Piece::Star, ..], _) | (_, [Piece::Star, ..]) => Step::Either,
+        ([first, ..], [second, ..]) => Step::both_if(first.meets(second)),
+        (one, other) => Step::yes_if(one.is_empty() && other.is_empty()),
+    })
 }
 
 /// Pieces for one character each. There may be many routes to compare, nearly all of them in literals.

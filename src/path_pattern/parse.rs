@@ -259,8 +259,15 @@ pub(super) fn decoded(text: &str) -> Vec<u8> {
     out
 }
 
-/// Folds a class together with the letters of the other case.
-pub(super) fn both_cases(members: u128) -> u128 {
-    let lower = (b'A'..=b'Z').filter(|byte| character::is_member(members, *byte));
-    lower.fold(members, |all, byte| all | 1 << byte.to_ascii_lowercase())
+/// The members of a class for paths that are folded. A letter is taken where the class takes either case of it: of a negated
+/// one, that letter alone stays excluded of which both cases are.
+pub(super) fn folded_members(members: u128, is_negated: bool) -> u128 {
+    let has = |byte: u8| character::is_member(members, byte);
+    (b'a'..=b'z').fold(members, |all, lower| {
+        let (small, capital) = (has(lower), has(lower.to_ascii_uppercase()));
+        match if is_negated { small && capital } else { small || capital } {
+            true => all | 1 << lower,
+            false => all & !(1 << lower),
+        }
+    })
 }

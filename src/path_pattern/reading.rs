@@ -44,8 +44,8 @@ impl PathPattern {
             Segment::Text(pieces) => Some(pieces),
         });
         for piece in pieces.flatten() {
-            if let Piece::Class { members, .. } = piece {
-                *members = parse::both_cases(*members);
+            if let Piece::Class { members, is_negated } = piece {
+                *members = parse::folded_members(*members, *is_negated);
             }
         }
         PathPattern::of_segments(&text, segments)
@@ -53,16 +53,42 @@ impl PathPattern {
 
     /// Patterns of its paths with a slash at the end where they have none, and without it where they have one.
     fn other_slash(&self) -> Vec<PathPattern> {
-        let Some((last, before)) = self.segments.split_last() else { return Vec::new() };
-        let is_text = matches!(last, Segment::Text(pieces) if !pieces.is_empty());
+        let mut others = Vec::new();
+        let Some((last, before)) = self.segments.split_last() else { return others };
+        if matches!(last, Segment::Text(pieces) if !pieces.is_empty()) {
+            let longer = [&*self.segments, &[Segment::Text(Vec::new())]].concat();
+            others.push(Self::of_segments(&format!("{}/", self.text), longer));
+        }
         let may_be_empty = match last {
             Segment::Any => true,
             Segment::Text(pieces) => pieces.iter().all(|piece| *piece == Piece::Star),
         };
-        let longer = is_text.then(|| format!("{}/", self.text));
-        let shorter = self.text.rsplit_once('/').map(|(shorter, _)| shorter.to_owned());
-        let shorter = shorter.filter(|_| may_be_empty && !before.is_empty());
-        longer.into_iter().chain(shorter).filter_map(|text| Self::without_braces(&text).ok()).collect()
+        let (mut text, mut segments) = (self.text.as_str(), before);
+        while may_be_empty
+            && !segments.is_empty()
+            && let Some((shorter, _)) = text.rsplit_once('/')
+        {
+            others.push(Self::ending_in_text(shorter, segments));
+            // Within a pattern it may stand for no segment, and at its end it stands for one at least.
+            let Some((Segment::Any, before)) = segments.split_last() else { break };
+            (text, segments) = (shorter, before);
+        }
+        others
+    }
+
+    /// A pattern whose paths have a last segment that is not empty: no path ends with two slashes.
+    fn ending_in_text(text: &str, segments: &[Segment]) -> PathPattern {
+        let some_text = Segment::Text(vec![Piece::One, Piece::Star]);
+        match segments.split_last() {
+            Some((Segment::Any, _)) => {
+                Self::of_segments(&format!("{text}/?*"), [segments, &[some_text]].concat())
+            }
+            Some((Segment::Text(pieces), before)) if pieces.iter().all(|piece| *piece == Piece::Star) => {
+                let above = text.rsplit_once('/').map_or("", |(above, _)| above);
+                Self::of_segments(&format!("{above}/?*"), [before, &[some_text]].concat())
+            }
+            _ => Self::of_segments(text, segments.to_vec()),
+        }
     }
 
     /// Other spellings of its paths that many servers read alike: in capitals, and with or without a slash at the end.
@@ -80,27 +106,36 @@ pub(crate) fn fold(path: &str) -> String {
     if !path.contains('%') {
         return path.to_ascii_lowercase();
     }
-    // Up and down again: `ſ` is an `s` for whoever compares capitals.
-    let bytes = parse::decoded(path);
-    let Ok(text) = std::str::from_utf8(&bytes) else { return lowered(path) };
     // What would be a slash, a dot segment or a pattern if it stood raw stays encoded, as it was.
+    let bytes = parse::decoded(path);
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
-    for c in text.chars() {
-        let is_encoded = rest.starts_with('%');
-        let length = if is_encoded { 3 * c.len_utf8() } else { c.len_utf8() };
-        let written = rest.get(..length).unwrap_or(rest);
-        rest = rest.get(length..).unwrap_or_default();
-        match c.is_ascii() {
-            true => out.push_str(&lowered(written)),
-            false => {
-                let folded = c.to_uppercase().flat_map(char::to_lowercase);
-                let mut buffer = [0; 4];
-                folded.for_each(|c| c.encode_utf8(&mut buffer).bytes().for_each(|byte| push(&mut out, byte)));
+    let mut written = |bytes: usize| {
+        let length = if rest.starts_with('%') { 3 * bytes } else { bytes };
+        let (written, behind) = rest.split_at_checked(length).unwrap_or((rest, ""));
+        rest = behind;
+        written
+    };
+    // A byte that is no UTF-8 stays as it is, and what stands beside it is folded all the same.
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let written = written(c.len_utf8());
+            match c.is_ascii() {
+                true => out.push_str(&lowered(written)),
+                false => push_folded(&mut out, c),
             }
         }
+        chunk.invalid().iter().for_each(|_| out.push_str(written(1)));
     }
     out
+}
+
+/// Appends a character beyond ASCII as whoever compares small letters or capitals sees it: `ſ` is an `s` then, and `ẞ` is
+/// `ss`, as `ß` is.
+fn push_folded(out: &mut String, c: char) {
+    let folded = c.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase);
+    let mut buffer = [0; 4];
+    folded.for_each(|c| c.encode_utf8(&mut buffer).bytes().for_each(|byte| push(out, byte)));
 }
 
 /// In lower case, but for the digits of what is encoded.

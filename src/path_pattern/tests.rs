@@ -108,6 +108,12 @@ fn an_upstream_that_takes_paths_for_the_same_is_followed() {
         ("/admin/**", "/ADMIN/x"),
         ("/Admin/[A-C]x", "/aDMIN/bX"),
         ("/admin/[!A-C]x", "/admin/dx"),
+        ("/admin/[!A-C]x", "/admin/ax"),
+        ("/admin/[!a-c]x", "/admin/Bx"),
+        ("/stra%C3%9Fe", "/STRA%E1%BA%9EE"),
+        ("/%C3%89/**", "/%C3%A9/%FF"),
+        ("/%FF%C3%89%C3/**", "/%FF%C3%A9%C3/x"),
+        ("/ss/**", "/%C5%BFS/%FF"),
         ("/gr%C3%BC%C3%9F", "/GR%C3%9C%C3%9F"),
         ("/kelvin", "/%E2%84%AAELVIN"),
         ("/%2Fx", "/%2FX"),
@@ -115,13 +121,23 @@ fn an_upstream_that_takes_paths_for_the_same_is_followed() {
         assert!(matches(case, text, path), "{text} {path}");
         assert!(!matches(PathReading::EXACT, text, path) || text.contains('!'), "{text} {path}");
     }
-    assert!(!matches(case, "/admin/[!a-c]x", "/admin/Bx"), "neither case of it");
+    assert!(!matches(case, "/admin/[!a-cA-C]x", "/admin/Bx"), "neither case of it");
     let slash = PathReading { ignore_trailing_slash: true, ..PathReading::EXACT };
     for (text, path) in [("/admin/*", "/admin/x/"), ("/admin", "/admin/"), ("/admin/", "/admin"), ("/", "/")]
     {
         assert!(matches(slash, text, path), "{text} {path}");
     }
     assert!(!matches(slash, "/admin/*", "/admin/x/y"));
+    let both = case.and(slash);
+    for (text, path) in [
+        ("/[A-C]x", "/AX/"),
+        ("/[A-C]*", "/Bz/"),
+        ("/[A-C]/**", "/A"),
+        ("/Bb/**/", "/bb"),
+        ("/a/**/**/*", "/A"),
+    ] {
+        assert!(matches(both, text, path), "{text} {path}");
+    }
     assert_eq!(fold("/A%C3%9C%2f"), "/a%C3%BC%2f");
 }
 
@@ -158,12 +174,95 @@ fn patterns_are_compared() {
     }
 }
 
+/// A comparison that tries each way through the stars of both does not end within anybody's lifetime.
+#[test]
+fn a_comparison_ends_however_many_stars_there_are() {
+    let wide = [format!("{}/z", "/**/a".repeat(60)), format!("/{}z", "*a".repeat(60))];
+    let narrow = ["/a".repeat(200), format!("/{}", "a".repeat(200))];
+    for (wide, narrow) in wide.iter().zip(&narrow) {
+        let (same, narrow) = (one(&wide.replace('z', "y")), one(narrow));
+        let wide = one(wide);
+        assert!(!wide.covers(&narrow) && !wide.meets(&narrow) && !narrow.meets(&wide));
+        assert!(wide.covers(&wide) && !wide.covers(&same) && !wide.meets(&same) && !same.meets(&wide));
+    }
+}
+
 #[test]
 fn a_pattern_begins_with_what_all_its_paths_begin_with() {
     for (text, expected) in
         [("/v1/**", "/v1/"), ("/v1/m*", "/v1/"), ("/**", "/"), ("/a/b?c/d", "/a/"), ("/a/[b]", "/a/")]
     {
         assert_eq!(one(text).beginning(), expected);
+    }
+}
+
+/// All that an upstream takes for the same path.
+fn spellings(path: &str, reading: PathReading) -> Vec<String> {
+    let mut all = vec![String::new()];
+    let mut rest = path;
+    while !rest.is_empty() {
+        let length =
+            ["%C3%", "%"].iter().position(|start| rest.starts_with(start)).map_or(1, |at| [6, 3][at]);
+        let (character, behind) = rest.split_at(length);
+        rest = behind;
+        let others = match character {
+            "%C3%89" | "%C3%A9" => vec!["%C3%89".to_owned(), "%C3%A9".to_owned()],
+            _ if character.starts_with('%') => vec![character.to_owned()],
+            _ => vec![character.to_ascii_lowercase(), character.to_ascii_uppercase()],
+        };
+        let others = if reading.ignore_case { others } else { vec![character.to_owned()] };
+        all = all.iter().flat_map(|before| others.iter().map(move |c| format!("{before}{c}"))).collect();
+        all.dedup();
+    }
+    if reading.ignore_trailing_slash {
+        let other = |path: &String| match path.strip_suffix('/') {
+            Some(shorter) => shorter.to_owned(),
+            None => format!("{path}/"),
+        };
+        let others: Vec<String> = all.iter().map(other).collect();
+        all.extend(others);
+    }
+    all
+}
+
+/// A second reading of patterns: by their text, one way after the other.
+mod slow {
+    pub(super) fn matches(pattern: &str, path: &str) -> bool {
+        let split = |text: &str| text[1..].split('/').map(str::to_owned).collect::<Vec<_>>();
+        segments(&split(pattern), &split(path))
+    }
+
+    fn segments(pattern: &[String], path: &[String]) -> bool {
+        match pattern {
+            [] => path.is_empty(),
+            [last] if last == "**" => !path.is_empty(),
+            [first, rest @ ..] if first == "**" => (0..=path.len()).any(|from| segments(rest, &path[from..])),
+            [first, rest @ ..] => {
+                path.split_first().is_some_and(|(own, behind)| text(first, own) && segments(rest, behind))
+            }
+        }
+    }
+
+    fn text(pattern: &str, own: &str) -> bool {
+        let length = |text: &str| if text.starts_with('%') { 3 } else { 1 };
+        let Some(first) = pattern.chars().next() else { return own.is_empty() };
+        if first == '*' {
+            return text(&pattern[1..], own) || (!own.is_empty() && text(pattern, &own[length(own)..]));
+        }
+        if own.is_empty() {
+            return false;
+        }
+        let (character, behind) = own.split_at(length(own));
+        let (takes, rest) = match first {
+            '?' => (true, &pattern[1..]),
+            '[' => {
+                let (class, rest) = pattern[1..].split_once(']').unwrap();
+                let members = class.trim_start_matches('!').replace("A-B", "AB");
+                (members.contains(character) != class.starts_with('!'), rest)
+            }
+            _ => (pattern.starts_with(character), &pattern[length(pattern)..]),
+        };
+        takes && text(rest, behind)
     }
 }
 
@@ -197,6 +296,44 @@ proptest! {
         let (first, other) = (one(&first), one(&other));
         prop_assert!(!(first.covers(&other) && other.matches(&path)) || first.matches(&path));
         prop_assert!(!(first.matches(&path) && other.matches(&path)) || first.meets(&other));
+    }
+
+    /// A path is taken where the pattern matches some spelling of it that the upstream takes for the same.
+    #[test]
+    fn a_reading_takes_every_spelling_of_a_path_and_no_other(
+        segments in prop::collection::vec(
+            prop_oneof![
+                1 => Just("**".to_owned()),
+                5 => prop::collection::vec(
+                    prop::sample::select(
+                        "a b A B 1 * ? [ab] [A-B] [!A] [!ab] [!aA] %20 %C3%89 %C3%A9 %FF".split(' ').collect::<Vec<_>>(),
+                    ),
+                    1..4,
+                )
+                .prop_map(|pieces| pieces.concat().replace("**", "*").replace("**", "*")),
+            ],
+            1..4,
+        ),
+        ends_with_slash in (proptest::bool::ANY, proptest::bool::ANY),
+        path in prop::collection::vec(
+            prop::collection::vec(
+                prop::sample::select("a b A B 1 %20 %C3%89 %C3%A9 %FF".split(' ').collect::<Vec<_>>()),
+                1..4,
+            ),
+            1..4,
+        ),
+        ignore_case in proptest::bool::ANY,
+        ignore_trailing_slash in proptest::bool::ANY,
+    ) {
+        let slash = |is_there: bool| if is_there { "/" } else { "" };
+        let text = format!("/{}{}", segments.join("/"), slash(ends_with_slash.0));
+        let path: Vec<String> = path.into_iter().map(|characters| characters.concat()).collect();
+        let path = format!("/{}{}", path.join("/"), slash(ends_with_slash.1));
+        let reading = PathReading { ignore_case, ignore_trailing_slash };
+        let folded = if ignore_case { fold(&path) } else { path.clone() };
+        let takes = reading.prepare(&one(&text)).any(|pattern| pattern.matches(&folded));
+        let slowly = spellings(&path, reading).iter().any(|spelling| slow::matches(&text, spelling));
+        prop_assert_eq!(takes, slowly, "{} {} {:?}", text, path, reading);
     }
 
     /// Patterns that another library reads alike match alike.
