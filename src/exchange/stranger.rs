@@ -17,7 +17,8 @@ use super::guests::Guest;
 /// upstreams. Past it, requests are refused with REFUSED_STREAM, after which a client may ask again (RFC 9113, section
 /// 8.7). A request that waits for its upstream holds a place among all of its address, and is not counted here.
 pub(crate) const STREAMS: usize = 16;
-/// Requests that were refused so, or whose answers were given up unread, before the connection is ended.
+/// Requests that were refused so, whose answers were given up unread, or that a client without a good key has reset itself,
+/// before the connection is ended.
 const PATIENCE: usize = 64;
 
 /// What times of connections are counted from.
@@ -124,7 +125,8 @@ impl Stranger {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// An answer of ours was given up unread, or a request was refused for want of room.
+    /// An answer of ours was given up unread, a request was refused for want of room, or a client without a good key has reset
+    /// one.
     pub(crate) fn note_abuse(&self) {
         if self.abuses.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE {
             self.waker.wake();

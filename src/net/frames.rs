@@ -112,6 +112,8 @@ pub(super) struct FrameMeter {
     is_in_block: bool,
     /// The current frame is a part of a body.
     is_in_data: bool,
+    /// Streams that the client has reset.
+    resets: usize,
     /// Since when a head, or another frame that is no part of a body, is incomplete.
     incomplete_since: Option<Instant>,
     budget: f64,
@@ -141,11 +143,17 @@ impl FrameMeter {
             has_begun: false,
             is_in_block: false,
             is_in_data: false,
+            resets: 0,
             incomplete_since: None,
             budget: BURST,
             refilled: Instant::now(),
             earned: 0.0,
         }
+    }
+
+    /// How many streams the client has reset so far.
+    pub(super) fn resets(&self) -> usize {
+        self.resets
     }
 
     /// Bytes that are still to come of the current frame.
@@ -187,6 +195,7 @@ impl FrameMeter {
                 WINDOW_UPDATE => PER_WINDOW,
                 RST_STREAM => {
                     answers.over(head.stream);
+                    self.resets += 1;
                     1.0
                 }
                 _ => 1.0,

@@ -262,7 +262,12 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let (answered, sent) = self.exchanges.handed_out();
         let worth = Worth { requests: self.exchanges.begun(), frames: answered, bytes: sent };
         let Frames { received, answers } = &mut **frames;
+        let resets = received.resets();
         let goes_on = received.takes(bytes, answers, worth, std::time::Instant::now());
+        if received.resets() > resets && !self.exchanges.stranger.is_known() {
+            // h2 counts those that were reset before they were begun, which in small turns are few.
+            (resets..received.resets()).for_each(|_| self.exchanges.stranger.note_abuse());
+        }
         self.exchanges.note_unsent(answers.count(), false);
         match goes_on {
             true => Poll::Ready(Ok(())),

@@ -35,6 +35,9 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
         [b'f', b'a' | b'l' | b'o', ..] => {
             (&["forwarded"], &["forwarded-for", "fastly-client-ip", "fly-client-ip"])
         }
+        [b'h', b't', ..] => (&["http-method-override"], &[]),
+        [b'k', b'n', ..] => (&["knative-serving-revision", "knative-serving-namespace"], &[]),
+        [b'm', b'e', ..] => (&["method-override"], &[]),
         [b'i', b'n', ..] => (&[], &["incap-client-ip"]),
         // CGI makes HTTP_PROXY of it, which many clients take for the proxy to use.
         [b'p', b'r', ..] => (&["proxy"], &["proxy-client-ip"]),
@@ -64,11 +67,26 @@ fn behind_x(third: u8) -> Option<Names> {
             (&["x-api-key", "x-auth-token"], &["x-appengine-user-ip", "x-azure-clientip", "x-azure-socketip"])
         }
         b'c' => (&[], &["x-client-ip", "x-cluster-client-ip", "x-client-address", "x-cf-connecting-ip"]),
-        b'e' => (&["x-envoy-original-path", "x-envoy-original-host"], &["x-envoy-external-address"]),
+        // Envoy takes from these where to send a request, and how often.
+        b'e' => (
+            &[
+                "x-envoy-original-path",
+                "x-envoy-original-host",
+                "x-envoy-original-dst-host",
+                "x-envoy-max-retries",
+                "x-envoy-retry-on",
+                "x-envoy-retry-grpc-on",
+                "x-envoy-upstream-alt-stat-name",
+            ],
+            &["x-envoy-external-address"],
+        ),
         b'f' => (&["x-forwarded"], &[]),
-        b'g' => (&["x-goog-api-key"], &[]),
+        b'g' => (&["x-goog-api-key", "x-gateway-destination-endpoint"], &[]),
         b'l' => (&["x-litellm-api-key"], &[]),
-        b'h' => (&["x-http-method-override", "x-http-method", "x-http-host-override", "x-host"], &[]),
+        b'h' => (
+            &["x-http-method-override", "x-http-method", "x-http-verb", "x-http-host-override", "x-host"],
+            &[],
+        ),
         b'm' => (&["x-method-override", "x-ms-original-url"], &[]),
         b'n' => (&[], &["x-nf-client-connection-ip"]),
         b'o' => (
