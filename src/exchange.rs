@@ -29,6 +29,8 @@ pub(crate) struct Exchanges {
     /// On HTTP/2, answers that have begun on the wire and not ended, and how often a part of a body was written.
     unsent: AtomicUsize,
     written: AtomicUsize,
+    /// On HTTP/2, no request is begun any more.
+    refuses_new: AtomicBool,
     /// Counts the turns of the connection's task, where its wire reads a bounded number of bytes in each.
     turns: AtomicUsize,
     /// The latest request has a body that was not read to its end.
@@ -156,6 +158,11 @@ impl Exchanges {
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
     }
 
+    /// Whether no more than one request is in service.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.active.load(Ordering::Relaxed) <= 1
+    }
+
     pub(crate) fn are_none(&self) -> bool {
         self.active.load(Ordering::Relaxed) == 0
     }
@@ -163,6 +170,16 @@ impl Exchanges {
     /// Frames of answers handed out, and the bytes in them.
     pub(crate) fn handed_out(&self) -> (usize, usize) {
         (self.frames.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// From now on no request is begun: the connection is going away, and its client had time to learn of it.
+    pub(crate) fn refuse_new(&self) {
+        self.refuses_new.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no request is begun any more.
+    pub(crate) fn refuses_new(&self) -> bool {
+        self.refuses_new.load(Ordering::Relaxed)
     }
 
     /// The connection's task has its turn.
@@ -177,7 +194,10 @@ impl Exchanges {
 
     /// Notes how many answers have begun on the wire and not ended, and whether a part of one was written.
     pub(crate) fn note_unsent(&self, answers: usize, has_data: bool) {
-        self.unsent.store(answers, Ordering::Relaxed);
+        let before = self.unsent.swap(answers, Ordering::Relaxed);
+        if answers < before {
+            self.stranger.note_room();
+        }
         if has_data {
             self.written.fetch_add(1, Ordering::Relaxed);
         }
@@ -221,21 +241,30 @@ impl Exchanges {
 }
 
 impl InService {
-    /// Whether a client without a good key has left so few answers unread on this connection that it may ask for more. On
-    /// HTTP/1 it always has.
-    pub(crate) fn has_room_for_strangers(&self) -> bool {
-        let Exchanges { stranger, .. } = &*self.exchanges;
-        !self.exchanges.is_multiplexed() || stranger.is_known() || stranger.has_room(self.exchanges.tails())
-    }
-
-    /// Counts the request, which has no good key and holds no place any more, among those that wait for their client to take
-    /// their answers, unless a good key was presented on this connection before. Says whether there is room for it.
+    /// Counts an answer of our own to a client without a good key among those that wait for it to take them, unless a good
+    /// key was presented on this connection before. Says whether there is room for it.
     pub(crate) fn count_as_strangers(&mut self) -> bool {
         let Exchanges { stranger, .. } = &*self.exchanges;
         if !self.exchanges.is_multiplexed() || (self.of_stranger.is_none() && stranger.is_known()) {
             return true;
         }
         *self.of_stranger.get_or_insert_with(|| stranger.begins(self.exchanges.tails()))
+    }
+
+    /// Ready when there is room for one more answer that waits for its client to take it: an upstream's answer to somebody
+    /// without a key waits for that itself, and keeps its place meanwhile.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Exchanges { stranger, .. } = &*self.exchanges;
+        if !self.exchanges.is_multiplexed() || self.of_stranger.is_some() || stranger.is_known() {
+            return Poll::Ready(());
+        }
+        // Registered first, so that nothing goes unseen between the two.
+        stranger.wait_for_room(cx.waker());
+        if !stranger.begins_where_room(self.exchanges.tails()) {
+            return Poll::Pending;
+        }
+        self.of_stranger = Some(true);
+        Poll::Ready(())
     }
 
     /// This request's answer was broken off, and its end is the connection's own: whoever speaks HTTP/1.0 would take the one

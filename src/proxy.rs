@@ -305,8 +305,8 @@ impl Course {
         if let Some(owner) = owner {
             self.record.owned(owner.usage(usage));
         }
-        if outcome.is_err() && peer.may_make_room {
-            // What was a key holder's connection is a stranger's once its key is no good any more.
+        if outcome.is_err() && peer.may_make_room && peer.exchanges.is_alone() {
+            // What was a key holder's connection is a stranger's once its key is no good any more, and no request of it is open.
             peer.gateway.guests.enter(peer.address, &peer.exchanges);
         }
         self.principal = Some(outcome?);
@@ -335,10 +335,7 @@ impl Course {
     fn pass_unasked(&mut self, headers: &HeaderMap) -> Result<(), Denial> {
         gate::pass_unasked(headers, &self.snapshot)?;
         guard::check_public_sizes(headers, &self.snapshot.limits)?;
-        match self.in_service.has_room_for_strangers() {
-            true => Ok(()),
-            false => Err(Denial::too_many_in_flight(stranger::STREAMS)),
-        }
+        Ok(())
     }
 
     /// Notes that a key was let in, and tells what of that is worth a look.
@@ -361,7 +358,9 @@ impl Course {
         outcome: Result<Forwarded, Denial>,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, StreamRefused> {
-        if self.principal.is_none() && !self.in_service.count_as_strangers() {
+        // Only where upstream has got nothing of it: whoever is told so asks again.
+        let is_of_stranger = self.principal.is_none() && outcome.is_err() && self.times.ready.is_none();
+        if is_of_stranger && !self.in_service.count_as_strangers() {
             self.record.denied(&Denial::too_many_in_flight(stranger::STREAMS));
             peer.exchanges.stranger.note_abuse();
             return Err(StreamRefused);

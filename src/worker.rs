@@ -171,6 +171,10 @@ async fn serve(
             may_make_room: accepted.may_make_room,
         };
         let (exchanges, shutdown) = (peer.exchanges.clone(), shutdown.clone());
+        if !accepted.may_make_room {
+            // A trusted proxy's connection is shared by clients of whom none has a share in what another one does.
+            exchanges.stranger.note_good_key();
+        }
         connections.spawn(async move {
             conn::serve(accepted, peer, shutdown).await;
             exchanges.stranger.leave();

@@ -6,16 +6,16 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
 use super::guests::Guest;
 
-/// Answers that a client without a good key may leave unread on one HTTP/2 connection: refusals, and whole answers of
-/// upstreams. Past it, requests are refused with REFUSED_STREAM, after which a client may ask again (RFC 9113, section
-/// 8.7). A request that waits for its upstream holds a place among all of its address, and is not counted here.
+/// Answers that may be on their way at once to a client without a good key, on one HTTP/2 connection. Past it, a request that
+/// we would refuse is reset with REFUSED_STREAM, after which a client may ask again (RFC 9113, section 8.7), and an
+/// upstream's answer waits, with its place.
 pub(crate) const STREAMS: usize = 16;
 /// Requests that were refused so, whose answers were given up unread, or that a client without a good key has reset itself,
 /// before the connection is ended.
@@ -31,6 +31,8 @@ pub(crate) struct Stranger {
     is_known: AtomicBool,
     /// Answers to requests without a good key that wait to be taken.
     open: AtomicUsize,
+    /// Tasks that wait for room.
+    waiting: Mutex<Vec<Waker>>,
     /// Answers that were given up unread, and requests beyond [`STREAMS`].
     abuses: AtomicUsize,
     waker: AtomicWaker,
@@ -48,6 +50,7 @@ impl Stranger {
         if !self.is_known() || self.is_listed() {
             self.is_known.store(true, Ordering::Relaxed);
             drop(self.take_off_the_list());
+            self.note_room();
         }
     }
 
@@ -111,23 +114,46 @@ impl Stranger {
         self.is_known.load(Ordering::Relaxed)
     }
 
-    /// Whether one more answer may wait to be taken, beside `tails` that h2 keeps.
-    pub(super) fn has_room(&self, tails: usize) -> bool {
-        self.open.load(Ordering::Relaxed) + tails < STREAMS
-    }
-
-    /// One more answer waits to be taken. Says whether there is room for it.
+    /// One more answer waits to be taken, beside `tails` that h2 keeps. Says whether there is room for it.
     pub(super) fn begins(&self, tails: usize) -> bool {
         self.open.fetch_add(1, Ordering::Relaxed) + tails < STREAMS
     }
 
+    /// The same, of one that is not counted where there is no room.
+    pub(super) fn begins_where_room(&self, tails: usize) -> bool {
+        let has_room = self.begins(tails);
+        if !has_room {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        has_room
+    }
+
+    /// Wakes up this task when there may be room.
+    pub(super) fn wait_for_room(&self, waker: &Waker) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.iter().any(|known| known.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
+    }
+
+    /// There may be room.
+    pub(super) fn note_room(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
     pub(super) fn ends(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+        self.note_room();
     }
 
     /// An answer of ours was given up unread, a request was refused for want of room, or a client without a good key has reset
     /// one.
     pub(crate) fn note_abuse(&self) {
+        // A connection of key holders may be shared by many of them, and live for days.
+        if self.is_known() {
+            return;
+        }
         if self.abuses.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE {
             self.waker.wake();
         }

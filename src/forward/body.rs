@@ -90,8 +90,6 @@ pub(crate) enum DownloadFailed {
     KeyExpired,
     /// A request without a key has had its time.
     OutOfTime,
-    /// The client has no key, and has left too many answers unread.
-    Unread,
     /// Upstream ended the stream before the answer was whole.
     Truncated,
     /// Upstream broke off, or its framing did.
@@ -105,7 +103,6 @@ impl std::fmt::Display for DownloadFailed {
             DownloadFailed::Truncated => f.write_str("upstream ended the stream early"),
             DownloadFailed::KeyRevoked => f.write_str("the key was revoked"),
             DownloadFailed::KeyExpired => f.write_str("the key has expired"),
-            DownloadFailed::Unread => f.write_str("too many answers are left unread on the connection"),
             DownloadFailed::OutOfTime => f.write_str("a request without a key has had its time"),
             DownloadFailed::Broken(error) => write!(f, "upstream broke off: {error}"),
         }
@@ -290,14 +287,13 @@ impl ResponseBody {
 }
 
 impl Answer {
-    /// Whether there is room for one more answer that its client may leave unread: asked with the last frame of one to somebody
-    /// without a key, which holds no place any more.
-    fn may_be_left_unread(&mut self) -> bool {
+    /// Ready when this answer may go out: one to somebody without a key waits for those before it on its connection.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let is_public = matches!(&self.source, Source::Upstream(download) if download.is_public);
-        if !is_public || !self.is_http2 || !self.source.has_ended() {
-            return true;
+        match self.exchange.as_mut().filter(|_| is_public && self.is_http2) {
+            Some((in_service, _)) => in_service.poll_room(cx),
+            None => Poll::Ready(()),
         }
-        self.exchange.as_mut().is_none_or(|(in_service, _)| in_service.count_as_strangers())
     }
 
     /// A frame on its way out, or the first piece of it.
@@ -387,6 +383,10 @@ impl Body for ResponseBody {
         if let Some(error) = this.held_back.take() {
             return Poll::Ready(Some(Err(this.broken_off(error))));
         }
+        if this.poll_room(cx).is_pending() {
+            turn::leave(Turn::Upstream);
+            return Poll::Pending;
+        }
         let polled = match &mut this.source {
             Source::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Upstream(download) => download.poll_frame(cx),
@@ -396,9 +396,6 @@ impl Body for ResponseBody {
             this.rest = None;
         }
         match polled {
-            Poll::Ready(Some(Ok(_))) if !this.may_be_left_unread() => {
-                Poll::Ready(Some(Err(this.broken_off(DownloadFailed::Unread))))
-            }
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.hand_out(frame)))),
             Poll::Ready(Some(Err(error))) => {
                 // hyper throws away what it has not written yet when a body breaks, the head perhaps: it is given a turn

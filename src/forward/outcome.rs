@@ -8,7 +8,6 @@ impl DownloadFailed {
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             DownloadFailed::Stalled | DownloadFailed::OutOfTime => Outcome::UpstreamTimeout,
-            DownloadFailed::Unread => Outcome::ClientStalled,
             DownloadFailed::KeyRevoked => Outcome::Revoked,
             DownloadFailed::KeyExpired => Outcome::Expired,
             DownloadFailed::Truncated | DownloadFailed::Broken(_) => Outcome::UpstreamFailed,

@@ -21,7 +21,7 @@ use super::wire::Wire;
 use crate::alarm::Alarm;
 use crate::config::Limits;
 use crate::exchange::Exchanges;
-use crate::proxy::{self, Peer};
+use crate::proxy::{self, Peer, StreamRefused};
 
 /// Streams that a client may have open on a connection.
 const MAX_STREAMS: u32 = 200;
@@ -51,7 +51,15 @@ where
     let peer = Arc::new(peer);
     let exchanges = peer.exchanges.clone();
     // In a box, which goes when the head of the answer is there: a stream whose client takes nothing holds little.
-    let service = service_fn(move |request| Box::pin(proxy::serve(peer.clone(), request)));
+    let service = service_fn(move |request| {
+        let peer = peer.clone();
+        Box::pin(async move {
+            match peer.exchanges.refuses_new() {
+                true => Err(StreamRefused),
+                false => proxy::serve(peer, request).await,
+            }
+        })
+    });
     let streams = StreamExecutor { limit: limits.client_stall_timeout, exchanges: exchanges.clone() };
     let connection = builder(streams, &limits).serve_connection(TokioIo::new(wire), service);
     let mut connection = Box::pin(connection);
@@ -76,10 +84,14 @@ where
     connection.as_mut().graceful_shutdown();
     // A client that never closes its side is not waited for.
     let farewell = async {
-        match is_abused {
-            true => sleep(ABUSE_GRACE).await,
-            false => watch_idle(&exchanges, FAREWELL_GRACE, Exchanges::are_none).await,
+        if is_abused {
+            exchanges.refuse_new();
+            return sleep(ABUSE_GRACE).await;
         }
+        // A request may cross our GOAWAY. One that comes later is of a client that does not heed it.
+        sleep(FAREWELL_GRACE).await;
+        exchanges.refuse_new();
+        watch_idle(&exchanges, FAREWELL_GRACE, Exchanges::are_none).await;
     };
     tokio::select! {
         biased;
