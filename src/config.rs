@@ -9,6 +9,7 @@ mod keys;
 mod limits;
 pub(crate) mod load;
 mod log;
+pub(crate) mod network;
 pub(crate) mod presets;
 pub(crate) mod schema;
 pub(crate) mod tree;

@@ -32,6 +32,7 @@ pub(super) fn of(
     tls: &[Option<Arc<ListenerTls>>],
 ) -> Vec<String> {
     let mut warnings = of_files(config);
+    warnings.extend(of_trusted_proxies(config));
     warnings.extend(of_admin_token(config));
     warnings.extend(of_certificates(tls));
     warnings.extend(of_upstreams(config, snapshot));
@@ -83,6 +84,14 @@ fn of_files(config: &Config) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// Of networks that everybody is in: then a client's address is what the client says.
+fn of_trusted_proxies(config: &Config) -> impl Iterator<Item = String> {
+    let networks = config.trusted_proxies.networks.iter().filter(|network| network.prefix_len() == 0);
+    networks.map(|network| {
+        format!("trusted_proxies has {network}: whoever sends a request says which client it is from")
+    })
 }
 
 /// Of an admin token that may be guessed: it changes keys, and nobody counts guesses of it for long.

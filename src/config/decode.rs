@@ -4,7 +4,6 @@
 //! `fn(&mut Decoder, &Node) -> Option<T>`; `None` means that it has reported a fault.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use super::fault::{Fault, Position};
+use super::network::{NetworkFault, network_of};
 use super::tree::{Key, Kind, Node, Quoting};
 
 /// Looks up an environment variable.
@@ -31,6 +31,8 @@ pub(crate) struct Decoder<'a> {
     pub(crate) faults: Vec<Fault>,
     /// The files that are named, and where.
     pub(crate) named_files: Vec<(PathBuf, Position)>,
+    /// The files that are written to, and where they are named.
+    pub(crate) written_files: Vec<(PathBuf, Position)>,
 }
 
 /// A map that is being decoded: what was not asked for by the end is unknown.
@@ -50,6 +52,7 @@ impl<'a> Decoder<'a> {
             expanded: Vec::new(),
             faults: Vec::new(),
             named_files: Vec::new(),
+            written_files: Vec::new(),
         }
     }
 
@@ -321,18 +324,36 @@ impl<'a> Decoder<'a> {
     /// `10.0.0.0/8`, or one address.
     pub(crate) fn network(&mut self, node: &Node) -> Option<IpNet> {
         let text = self.text(node)?;
-        if let Ok(network) = text.parse::<IpNet>() {
-            if network.trunc() == network {
-                return Some(network);
+        match network_of(&text) {
+            Ok(network) => Some(network),
+            Err(NetworkFault::HostBits(right)) => {
+                self.hinted(node.at, "a network with host bits set", format!("{right} is meant?"))
             }
-            let right = network.trunc().to_string();
-            return self.hinted(node.at, "a network with host bits set", format!("{right} is meant?"));
+            Err(NetworkFault::Mapped(right)) => {
+                let message = "a network of IPv4 in the form of IPv6, which no address is of";
+                self.hinted(node.at, message, format!("{right} is meant?"))
+            }
+            Err(NetworkFault::NoNetwork) => {
+                let message = format!("{} is not a network", self.quoted(&text));
+                self.hinted(node.at, message, "as in 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
+            }
         }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Some(IpNet::from(address));
+    }
+
+    /// Refuses files to write to that are read as something else: what is appended there would destroy them.
+    pub(crate) fn refuse_overwritten(&mut self) {
+        let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let mut read: Vec<PathBuf> = self.named_files.iter().map(|(path, _)| resolved(path)).collect();
+        read.push(resolved(self.file));
+        for (path, at) in std::mem::take(&mut self.written_files) {
+            let path = resolved(&path);
+            // A directory that is named is one of keys.
+            let is_read = |read: &PathBuf| *read == path || (read.is_dir() && path.parent() == Some(read));
+            if read.iter().any(is_read) {
+                let message = "no log goes there: the file is the configuration, or one that it names";
+                self.fault(at, message).hint = Some("as in /var/log/bearward/access.log".to_owned());
+            }
         }
-        let message = format!("{} is not a network", self.quoted(&text));
-        self.hinted(node.at, message, "as in 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
     }
 
     /// One of a closed set of names.

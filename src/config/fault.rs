@@ -106,15 +106,18 @@ impl From<Fault> for Faults {
 #[derive(Clone, Default)]
 pub(crate) struct NamedFiles {
     pub(crate) config: PathBuf,
+    /// The key store, whose faults have places of their own.
+    pub(crate) store: PathBuf,
     pub(crate) places: Vec<(PathBuf, Position)>,
 }
 
 impl NamedFiles {
-    /// A file that can't be opened is a fault of the place that names it, which most likely names the wrong one.
+    /// A file that can't be opened, or holds something else, is a fault of the place that names it, which most likely names
+    /// the wrong one.
     pub(crate) fn placed(&self, faults: Faults) -> Faults {
         let placed = faults.0.into_iter().map(|fault| {
             let named = self.places.iter().find(|(path, _)| *path == fault.file && fault.at.line == 0);
-            let named = named.filter(|(path, _)| std::fs::File::open(path).is_err());
+            let named = named.filter(|(path, _)| *path != self.store || std::fs::File::open(path).is_err());
             let Some((path, at)) = named else { return fault };
             let message = format!("{}: {}", path.display(), fault.message);
             Fault { file: self.config.clone(), at: *at, message, ..fault }

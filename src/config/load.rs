@@ -28,7 +28,8 @@ pub(crate) fn parse(path: &Path, source: &str, environment: Environment<'_>) -> 
     let mut decoder = Decoder::new(path, Quoting::Allowed, Some(environment));
     match config(&mut decoder, &root) {
         Some(config) if decoder.faults.is_empty() => {
-            let named_files = NamedFiles { config: path.to_owned(), places: decoder.named_files };
+            let (store, places) = (config.keys.path.clone(), decoder.named_files);
+            let named_files = NamedFiles { config: path.to_owned(), store, places };
             Ok(Config { named_files, ..config })
         }
         _ => Err(Faults::sorted(decoder.told_faults())),
@@ -66,6 +67,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
     let traces = d.optional(f, "traces", traces);
     let workers = d.optional(f, "workers", |d, node| d.number(node, 1));
     d.done(fields);
+    d.refuse_overwritten();
     Some(Config {
         source: None,
         listeners: listeners?,
@@ -226,6 +228,9 @@ pub(crate) fn quotas(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
     Some(quotas)
 }
 
+/// Within less, a limit of failed attempts limits nobody.
+const SHORTEST_ATTEMPTS: Duration = Duration::from_secs(1);
+
 /// `failed_attempts: off`, or `{per_address: 20, per: 1m}`.
 fn failed_attempts(d: &mut Decoder<'_>, node: &Node) -> Option<Option<AttemptQuota>> {
     if is_off(node) {
@@ -234,7 +239,15 @@ fn failed_attempts(d: &mut Decoder<'_>, node: &Node) -> Option<Option<AttemptQuo
     let mut fields = d.fields(node, "failed_attempts")?;
     let default = AttemptQuota::default();
     let per_address = d.optional(&mut fields, "per_address", |d, node| d.number(node, 1));
-    let per = d.optional(&mut fields, "per", Decoder::duration);
+    let per = d.optional(&mut fields, "per", |d, node| {
+        let per = d.duration(node)?;
+        if per < SHORTEST_ATTEMPTS {
+            // Whoever guesses would be let in again before the next request.
+            d.fault(node.at, "a time in which nobody is held up").hint = Some("at least 1s".to_owned());
+            return None;
+        }
+        Some(per)
+    });
     d.done(fields);
     let quota = AttemptQuota {
         per_address: per_address.unwrap_or(default.per_address),

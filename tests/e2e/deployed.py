@@ -241,7 +241,7 @@ class Busy:
         keys = self.gateway.path / "keys.yaml"
         keys.write_text(keys.read_text() + "# ours\n")
         self.gateway.reload()
-        keys.write_text("keys: [{id: nonsense}]\n")
+        keys.write_text("keys: [nonsense\n")
         assert self.gateway.reload()["error"]["code"] == "RELOAD_REFUSED"
         wait_for("a span is lost", lambda: re.search(r"bearward_spans_dropped_total [1-9]", self.scrape()))
 

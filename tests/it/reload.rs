@@ -447,7 +447,7 @@ async fn sighup_reloads_and_the_log_says_what_was_wrong() {
     let unknown = told().into_iter().find(|event| event["fault"] == "unknown field in a key").unwrap();
     assert_eq!((unknown["line"].as_u64(), unknown["column"].as_u64()), (Some(1), Some(20)), "{unknown}");
     assert!(unknown["hint"].as_str().unwrap().contains("hash"));
-    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+    assert_eq!(gateway.get("/v1/models", "ci").await.status, 401, "it has no entry any more");
     let mut raw = Raw::connect(gateway.admin.unwrap()).await;
     raw.send("GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(raw.answer().await.status, 200, "readiness stays");

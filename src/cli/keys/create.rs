@@ -10,6 +10,7 @@ use super::{StoreArgument, ahead, named, now, permission, show_secret};
 use crate::cli::{Failure, say};
 use crate::config::Quota;
 use crate::config::decode::parse_duration;
+use crate::config::network::{NetworkFault, network_of};
 use crate::keys::record::{NO_LIMITS, is_label};
 use crate::keys::token::Token;
 use crate::keys::{KeyRecord, Permission, Permissions};
@@ -220,13 +221,11 @@ fn quota(rate: &str) -> Option<Quota> {
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
-    let network =
-        text.parse().or_else(|_| text.parse().map(|address: std::net::IpAddr| IpNet::from(address)));
-    match network {
-        Ok(network) if network.trunc() == network => Ok(network),
-        Ok(network) => Err(format!("host bits are set; {} is meant?", network.trunc())),
-        Err(_) => Err("as in 10.0.0.0/8 or 192.0.2.7".to_owned()),
-    }
+    network_of(text).map_err(|fault| match fault {
+        NetworkFault::HostBits(right) => format!("host bits are set; {right} is meant?"),
+        NetworkFault::Mapped(right) => format!("IPv4 in the form of IPv6 never matches; {right} is meant?"),
+        NetworkFault::NoNetwork => "as in 10.0.0.0/8 or 192.0.2.7".to_owned(),
+    })
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -3,10 +3,7 @@
 use std::collections::BTreeSet;
 
 use http::HeaderName;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{COOKIE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use zeroize::Zeroizing;
 
 use super::non_empty;
@@ -23,7 +20,7 @@ pub(super) fn keys(d: &mut Decoder<'_>, node: &Node) -> Option<Keys> {
     let mut fields = d.fields(node, "keys")?;
     let path = d.required(&mut fields, "path", Decoder::path);
     let allow_plaintext = d.optional(&mut fields, "allow_plaintext", Decoder::boolean);
-    let environment = d.optional(&mut fields, "environment", Decoder::word);
+    let environment = d.optional(&mut fields, "environment", environment);
     let age = d.optional(&mut fields, "max_age", Decoder::duration);
     let actions = [("warn", AgeAction::Warn), ("refuse", AgeAction::Refuse)];
     let action =
@@ -49,6 +46,17 @@ pub(super) fn keys(d: &mut Decoder<'_>, node: &Node) -> Option<Keys> {
         id_secret,
         watch: watch.unwrap_or_default(),
     })
+}
+
+/// As a key can have it: another one would refuse every key.
+fn environment(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let text = d.word(node)?;
+    if text.contains(char::is_control) || text.trim() != text {
+        d.fault(node.at, "must not hold control characters, nor begin or end with white space").hint =
+            Some("as in production".to_owned());
+        return None;
+    }
+    Some(text)
 }
 
 fn watch(d: &mut Decoder<'_>, node: &Node) -> Option<Watch> {
@@ -119,27 +127,50 @@ pub(super) fn auth(d: &mut Decoder<'_>, node: &Node) -> Option<Auth> {
 
 /// A header that a key may stand in: none that has another meaning, since all of them are taken away from the request.
 fn key_header(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
-    const TAKEN: [HeaderName; 10] = [
-        HOST,
-        CONTENT_LENGTH,
-        TRANSFER_ENCODING,
-        CONNECTION,
-        TE,
-        UPGRADE,
-        EXPECT,
-        COOKIE,
-        PROXY_AUTHORIZATION,
-        SEC_WEBSOCKET_PROTOCOL,
-    ];
+    const TAKEN: [HeaderName; 3] = [COOKIE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL];
     let name = header_name(d, node)?;
-    if TAKEN.contains(&name) {
-        let fault = d.fault(node.at, format!("`{name}` has another meaning: no key stands there"));
-        if name == SEC_WEBSOCKET_PROTOCOL {
-            fault.hint = Some("`websocket_protocol: true` takes a key from it".to_owned());
-        }
+    if TAKEN.contains(&name) || has_other_meaning(&name) {
+        let hint = match name == SEC_WEBSOCKET_PROTOCOL {
+            true => "`websocket_protocol: true` takes a key from it",
+            false => "as in authorization or x-api-key",
+        };
+        d.fault(node.at, format!("`{name}` has another meaning: no key stands there")).hint =
+            Some(hint.to_owned());
         return None;
     }
     Some(name)
+}
+
+/// Whether a header says where a request goes, where it ends or what is in it, or is one that bearward itself says: who
+/// calls, for whom, and in which request. No secret stands in one of these, in any spelling that folds to it.
+pub(super) fn has_other_meaning(name: &HeaderName) -> bool {
+    const OURS: [&str; 2] = ["x-bearward-", "x-forwarded-"];
+    const TAKEN: [&str; 21] = [
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "max-forwards",
+        "proxy-connection",
+        "te",
+        "traceparent",
+        "tracestate",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-forwarded",
+        "x-real-ip",
+        "x-request-id",
+    ];
+    let is_plain = |c: char| c.is_ascii_alphanumeric();
+    let folded: String = name.as_str().chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+    TAKEN.contains(&folded.as_str()) || OURS.iter().any(|prefix| folded.starts_with(prefix))
 }
 
 pub(super) fn header_name(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {

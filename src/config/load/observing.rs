@@ -33,7 +33,10 @@ fn log_target(d: &mut Decoder<'_>, node: &Node) -> Option<LogTarget> {
     match d.word(node)?.as_str() {
         "stderr" => Some(LogTarget::Stderr),
         "stdout" => Some(LogTarget::Stdout),
-        path if path.starts_with('/') || path.starts_with('.') => Some(LogTarget::File(path.into())),
+        path if path.starts_with('/') || path.starts_with('.') => {
+            d.written_files.push((path.into(), node.at));
+            Some(LogTarget::File(path.into()))
+        }
         other => {
             d.fault(node.at, format!("`{other}` is no place for a log")).hint =
                 Some("stderr, stdout, or a file's path, as in /var/log/bearward/access.log".to_owned());

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 
-use super::keys::header_name;
+use super::keys::{has_other_meaning, header_name};
 use super::non_empty;
 use crate::bom;
 use crate::config::decode::Decoder;
@@ -204,8 +203,9 @@ fn credential(d: &mut Decoder<'_>, node: &Node) -> Option<UpstreamCredential> {
     let from_file = d.optional(&mut fields, "file", |d, node| Some(secret_in_file(d, node)));
     d.done(fields);
     let header = header.unwrap_or(http::header::AUTHORIZATION);
-    if matches!(header, HOST | CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION | TE | UPGRADE | EXPECT) {
-        d.fault(node.at, format!("`{header}` says where a request goes or ends: no credential stands there"));
+    if has_other_meaning(&header) {
+        d.fault(node.at, format!("`{header}` has another meaning: no credential stands there")).hint =
+            Some("as in authorization or x-api-key".to_owned());
         return None;
     }
     let file = from_file.as_ref().and_then(|read| read.as_ref().map(|(file, _)| file.clone()));

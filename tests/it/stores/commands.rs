@@ -108,6 +108,28 @@ fn empty_arguments_make_no_key() {
 }
 
 #[test]
+fn a_network_that_no_client_is_of_makes_no_key() {
+    let files = Files::new(Form::Yaml);
+    files.write(&[entry("a", "")]);
+    for (network, right) in [
+        ("::ffff:10.0.0.1", "10.0.0.1/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+        ("10.1.2.3/8", "10.0.0.0/8"),
+    ] {
+        let store = files.store();
+        let store = store.to_str().unwrap();
+        let made = bearward(
+            &["keys", "create", "--keys", store, "--permissions", "read", "--allow-from", network],
+            "",
+        );
+        let said = String::from_utf8_lossy(&made.stderr).into_owned();
+        assert_eq!(made.status.code(), Some(2), "{network}: {said}");
+        assert!(said.contains(&format!("{right} is meant?")), "{network}: {said}");
+    }
+}
+
+#[test]
 fn a_key_without_limits_is_made_and_read_again() {
     for form in [Form::Yaml, Form::JsonLines, Form::Directory] {
         let files = Files::new(form);

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::tree::{items, scalar};
 use crate::config::Quota;
+use crate::config::network::unmapped;
 use crate::config::tree::Node;
 
 /// So many requests in so many seconds, with the usual burst.
@@ -35,7 +36,7 @@ pub(super) fn networks(node: &Node) -> Option<Vec<IpNet>> {
         let text = scalar(node)?;
         let network =
             text.parse().ok().or_else(|| text.parse().ok().map(|address: std::net::IpAddr| address.into()));
-        network.map(|network: IpNet| network.trunc())
+        network.map(|network: IpNet| unmapped(network).trunc())
     };
     let networks = items(node).iter().map(network).collect::<Option<Vec<_>>>()?;
     (!networks.is_empty()).then_some(networks)
