@@ -48,6 +48,7 @@ use crate::observe::usage::UsageBook;
 use crate::placeholder;
 use crate::proxy::Gateway;
 use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
+use crate::small_file;
 use crate::snapshot::Snapshot;
 use crate::threads::{Duty, Threads};
 use crate::upstream::Endpoints;
@@ -424,7 +425,7 @@ impl Prepared {
 
 /// What is wrong with the file of the admin token, if anything is.
 fn token_fault(path: &Path) -> Option<Fault> {
-    match std::fs::read_to_string(path) {
+    match small_file::read_text(path) {
         Ok(token) => {
             let token = bom::without(&token).trim();
             // `check` warns of a weak word; a template is a fault.

@@ -35,6 +35,7 @@ use crate::host_pattern::HostPattern;
 use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::PathReading;
 use crate::permission::Permission;
+use crate::small_file;
 
 /// A whole configuration.
 #[derive(Clone, Debug)]
@@ -80,8 +81,8 @@ impl ReadFile {
         if !std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.is_file()) {
             return true;
         }
-        let content = std::fs::read(&self.path);
-        content.is_ok_and(|content| sha256(&content) == self.digest)
+        let content = small_file::read(&self.path);
+        content.is_ok_and(|content| sha256(&*content) == self.digest)
     }
 }
 

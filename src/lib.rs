@@ -49,6 +49,7 @@ mod proxy;
 mod reference;
 mod reload;
 mod route;
+mod small_file;
 mod snapshot;
 mod stamp;
 mod threads;

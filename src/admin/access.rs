@@ -18,6 +18,7 @@ use crate::gate;
 use crate::guard::client::Client;
 use crate::keys::Permission;
 use crate::proxy::Gateway;
+use crate::small_file;
 
 /// What a key that is narrowed to routes must name to be let in here; for metrics, the second will do, so that whoever scrapes
 /// can change nothing. No route of a configuration can have such a name.
@@ -109,9 +110,9 @@ impl Visitor {
         let Some(path) = self.admin.token_file.clone() else { return false };
         // Read at each request, which is rare: a token that was changed counts at once.
         let shown = path.display().to_string();
-        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await;
+        let read = tokio::task::spawn_blocking(move || small_file::read_text(&path)).await;
         let token = match read.unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into())) {
-            Ok(token) => Zeroizing::new(token),
+            Ok(token) => token,
             Err(error) => {
                 tracing::error!(file = shown, %error, "the admin token can't be read");
                 return false;

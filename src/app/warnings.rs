@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use zeroize::Zeroizing;
 
 use super::carried_by_descriptors;
 use super::weakness::weakness;
@@ -16,6 +15,7 @@ use crate::keys::set::KeySet;
 use crate::keys::store::Store;
 use crate::net::tls::ListenerTls;
 use crate::route::Shadow;
+use crate::small_file;
 use crate::snapshot::Snapshot;
 
 /// Keys that a warning is told of one by one; of more, their number.
@@ -97,7 +97,7 @@ fn of_trusted_proxies(config: &Config) -> impl Iterator<Item = String> {
 /// Of an admin token that may be guessed: it changes keys, and nobody counts guesses of it for long.
 fn of_admin_token(config: &Config) -> Option<String> {
     let path = config.admin.as_ref()?.token_file.as_ref()?;
-    let token = Zeroizing::new(fs::read_to_string(path).ok()?);
+    let token = small_file::read_text(path).ok()?;
     let why = weakness(token.trim())?;
     Some(format!("the admin token in {} {why}; `openssl rand -hex 32` makes one", path.display()))
 }

@@ -221,7 +221,7 @@ fn limits() -> Value {
             "header_timeout": duration("For a request's head, from its first byte to its last"),
             "body_idle_timeout": duration("For a request's body that stalls; then 408"),
             "idle_timeout": duration("Between requests of a connection"),
-            "client_stall_timeout": duration("For a client that reads nothing of its answer"),
+            "client_stall_timeout": duration("For a client that reads nothing of its answer; one without a key has 5 s at most"),
             "handshake_timeout": duration("For a TLS handshake"),
             "drain_timeout": duration("For what is in flight when the server stops"),
             "public": section(

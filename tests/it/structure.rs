@@ -25,6 +25,7 @@ const FLOORS: &[&[&str]] = &[
         "ago",
         "alarm",
         "bom",
+        "small_file",
         "clock",
         "digest",
         "exchange",

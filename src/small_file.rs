@@ -1,0 +1,68 @@
+//! Reads a file that is named in a configuration: a certificate, a key, a token.
+//!
+//! Invariant: no read waits. A pipe in the place of a file would have its reader wait for a writer, the thread that reloads
+//! among them, and a device has no end.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+/// No honest one is larger.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The file's content, zeroed when it is dropped.
+///
+/// # Errors
+///
+/// What the system says; `InvalidInput` where it is no regular file, `FileTooLarge` past 16 MiB.
+pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    // As much room as it needs: one that grows would leave copies of a secret behind.
+    let expected = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or_default();
+    let mut content = Zeroizing::new(Vec::with_capacity(expected + 1));
+    file.take(MAX_BYTES + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(content)
+}
+
+/// The file's text.
+///
+/// # Errors
+///
+/// As [`read`]; `InvalidData` where it is no UTF-8.
+pub(crate) fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
+    let content = read(path)?;
+    let text =
+        std::str::from_utf8(&content).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("file"), "text").unwrap();
+        assert_eq!(&**read_text(&path("file")).unwrap(), "text");
+        assert!(std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+        std::fs::create_dir(path("directory")).unwrap();
+        for none in [path("pipe"), path("directory"), "/dev/zero".into(), path("missing")] {
+            assert!(read(&none).is_err(), "{none:?}");
+        }
+        std::fs::File::create(path("large")).unwrap().set_len(MAX_BYTES + 1).unwrap();
+        assert_eq!(read(&path("large")).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+}
