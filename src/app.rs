@@ -10,7 +10,6 @@ mod weakness;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,7 +24,6 @@ use crate::admin;
 use crate::admin::page::LookedAt;
 use crate::admin::scrape::Cached;
 use crate::admin::status::Reachable;
-use crate::bom;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Address, Admin, Config, Limits};
@@ -45,10 +43,8 @@ use crate::observe::history::History;
 use crate::observe::observer::Observers;
 use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
-use crate::placeholder;
 use crate::proxy::Gateway;
 use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
-use crate::small_file;
 use crate::snapshot::Snapshot;
 use crate::threads::{Duty, Threads};
 use crate::upstream::Endpoints;
@@ -391,7 +387,7 @@ impl Prepared {
             }
         }
         if let Some(path) = config.admin.as_ref().and_then(|admin| admin.token_file.as_ref()) {
-            faults.extend(token_fault(path));
+            faults.extend(weakness::token_fault(path));
         }
         let limiter = Limiter::new(clock.clone(), carried_by_descriptors());
         let endpoints = Endpoints::default();
@@ -420,24 +416,6 @@ impl Prepared {
     /// How many secrets open something.
     pub(crate) fn secrets(&self) -> usize {
         self.keys.len()
-    }
-}
-
-/// What is wrong with the file of the admin token, if anything is.
-fn token_fault(path: &Path) -> Option<Fault> {
-    match small_file::read_text(path) {
-        Ok(token) => {
-            let token = bom::without(&token).trim();
-            // `check` warns of a weak word; a template is a fault.
-            match placeholder::find(token).filter(|found| !found.is_word()) {
-                _ if token.is_empty() => Some(Fault::of_file(path, "the admin token is empty")),
-                Some(found) => {
-                    Some(Fault::of_file(path, format!("the admin token is {}", found.what)).hint(found.hint))
-                }
-                None => None,
-            }
-        }
-        Err(error) => Some(Fault::of_file(path, format!("the admin token can't be read: {error}"))),
     }
 }
 

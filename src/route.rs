@@ -66,8 +66,6 @@ pub(crate) struct RouteTable {
     index: Option<PathIndex>,
     /// Whether every route names hosts, so that an unknown host is misdirected.
     all_name_hosts: bool,
-    /// Whether some route does, so that a request without a host can't be decided.
-    some_name_hosts: bool,
     /// What some route takes in its paths.
     accepted_somewhere: Vec<Ambiguity>,
 }
@@ -84,11 +82,10 @@ impl RouteTable {
             routes.push(Arc::new(compile(route, upstreams, limiter)?));
         }
         let all_name_hosts = routes.iter().all(|route| route.hosts.is_some());
-        let some_name_hosts = routes.iter().any(|route| route.hosts.is_some());
         let index = PathIndex::of(&routes);
         let of_some = |(_, known): &(_, Ambiguity)| routes.iter().any(|route| route.accepts(*known));
         let accepted_somewhere = Ambiguity::ALL.into_iter().filter(of_some).map(|(_, known)| known).collect();
-        Ok(RouteTable { routes, index, all_name_hosts, some_name_hosts, accepted_somewhere })
+        Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere })
     }
 
     /// Finds the route of a request; `host` is in lower case and has no port, `path` is canonical.
@@ -133,9 +130,13 @@ impl RouteTable {
         others
     }
 
-    /// Whether the host of a request has a say.
-    pub(crate) fn go_by_host(&self) -> bool {
-        self.some_name_hosts
+    /// Whether the host of a request with this method and path has a say.
+    pub(crate) fn go_by_host(&self, method: &Method, path: &str) -> bool {
+        let names_hosts = |route: &&Arc<Route>| route.hosts.is_some();
+        self.routes
+            .iter()
+            .filter(names_hosts)
+            .any(|route| route.matches_method(method) && route.matches_path(path))
     }
 
     /// All routes, in order.

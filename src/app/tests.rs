@@ -1,6 +1,8 @@
 use std::future::pending;
 use std::time::Duration;
 
+use std::path::Path;
+
 use super::*;
 use crate::keys::token::Token;
 use crate::threads::Ended;

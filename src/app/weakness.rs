@@ -3,8 +3,10 @@
 //! Nobody can see how a secret was made. What is found here is what people type: short ones, usual words, patterns.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use crate::placeholder;
+use crate::config::fault::Fault;
+use crate::{bom, placeholder, small_file};
 
 /// Twenty random characters have more than a hundred bits.
 const SHORTEST: usize = 20;
@@ -84,6 +86,24 @@ fn is_walk(secret: &str) -> bool {
         again * 4 >= (codes.len() - period) * 3
     };
     walked * 2 > steps.len() || (1..=codes.len() / 2).any(repeats)
+}
+
+/// What is wrong with the file of the admin token, if anything is.
+pub(super) fn token_fault(path: &Path) -> Option<Fault> {
+    match small_file::read_text(path) {
+        Ok(token) => {
+            let token = bom::without(&token).trim();
+            // `check` warns of a weak word; a template is a fault.
+            match placeholder::find(token).filter(|found| !found.is_word()) {
+                _ if token.is_empty() => Some(Fault::of_file(path, "the admin token is empty")),
+                Some(found) => {
+                    Some(Fault::of_file(path, format!("the admin token is {}", found.what)).hint(found.hint))
+                }
+                None => None,
+            }
+        }
+        Err(error) => Some(Fault::of_file(path, format!("the admin token can't be read: {error}"))),
+    }
 }
 
 #[cfg(test)]

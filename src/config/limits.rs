@@ -77,7 +77,7 @@ pub(crate) struct PublicLimits {
 
 impl Default for PublicLimits {
     fn default() -> Self {
-        PublicLimits { total: Duration::from_secs(30), body_bytes: 1024 * 1024, header_bytes: 8 * 1024 }
+        PublicLimits { total: Duration::from_secs(30), body_bytes: 1024 * 1024, header_bytes: 16 * 1024 }
     }
 }
 

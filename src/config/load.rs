@@ -398,7 +398,9 @@ mod tests {
     fn a_credential_of_nothing_is_refused() {
         let with = |credential: &str| LEAST.replace("8000]", &format!("8000]\n    credential: {credential}"));
         assert!(only_fault(&with("{env: NONE}")).contains("NONE is not set"));
-        assert!(only_fault(&with("{file: /dev/null}")).contains("empty"));
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        assert!(only_fault(&with(&format!("{{file: {}}}", empty.path().display()))).contains("empty"));
+        assert!(only_fault(&with("{file: /dev/null}")).contains("not a regular file"));
         assert!(only_fault(&with("{header: x-key}")).contains("one of `env` and `file`"));
         let config = read(&with("{env: PORT}")).unwrap();
         assert_eq!(config.upstreams[0].credential.as_ref().unwrap().value, "Bearer 8080");

@@ -25,11 +25,11 @@ impl Readings {
     ///
     /// # Errors
     ///
-    /// 400 for what no route takes, and for a request without a host where hosts decide: upstream gets some Host all the
-    /// same, and could take it for one that another route names.
+    /// 400 for what no route takes, and for a request without a host where a route that names hosts takes its method and path:
+    /// upstream gets some Host all the same, and could take it for one that this route names.
     pub(crate) fn of(routes: &RouteTable, target: &Target, method: &Method) -> Result<Self, Denial> {
         let Target { ambiguities, .. } = target;
-        if target.authority.is_none() && routes.go_by_host() {
+        if target.authority.is_none() && routes.go_by_host(method, target.path()) {
             return Err(Denial::bad_request("The Host header is missing"));
         }
         if let Some(refused) = ambiguities.iter().find(|ambiguity| !routes.accepts_somewhere(**ambiguity)) {

@@ -293,8 +293,8 @@ def text_of(keys):
 
 
 STORES = {
-    "keys.yaml": (yaml_of, "keys: [{id: x, hash: SECRET}]\n"),
-    "keys.jsonl": (lines_of, '{"id": "x", "hash": "SECRET"}\n'),
+    "keys.yaml": (yaml_of, "keys: [{id: x, hash: SECRET}\n"),
+    "keys.jsonl": (lines_of, '"id": "x", "hash": "SECRET"\n'),
     "keys.txt": (text_of, "a SECRET line\n"),
     "keys": (None, "id: x\nhash: SECRET\n"),
 }

@@ -117,7 +117,7 @@ async fn a_client_of_http_1_0_names_a_host_where_hosts_decide() {
     for routes in [
         "[{name: a, paths: [/health], hosts: [a.example], public: true}]",
         "[{name: a, paths: [/**], hosts: [127.0.0.1], permission: admin}, {name: b, paths: [/**], permission: read}]",
-        "[{name: b, paths: [/health], public: true}, {name: a, paths: [/x], hosts: ['*.example'], permission: admin}]",
+        "[{name: b, paths: [/health], public: true}, {name: a, paths: ['/h*'], hosts: ['*.example'], permission: admin}]",
     ] {
         let gateway = in_front_of(&upstream, &format!("routes: {routes}")).await;
         for key in ["", "reader", "admin"] {
@@ -127,6 +127,10 @@ async fn a_client_of_http_1_0_names_a_host_where_hosts_decide() {
         }
         assert!(upstream.requests().is_empty(), "{routes}");
     }
+    // A load balancer's check of a path that no host has a say in is served.
+    let elsewhere = "routes: [{name: b, paths: [/health], public: true}, {name: a, paths: [/x], hosts: ['*.example'], permission: admin}]";
+    let gateway = in_front_of(&upstream, elsewhere).await;
+    assert_eq!(gateway.sends("GET /health HTTP/1.0\r\n\r\n").await.status, 200);
     let guarded = "routes: [{name: a, paths: [/**], hosts: [127.0.0.1], permission: admin}, {name: b, paths: [/**], permission: read}]";
     let gateway = in_front_of(&upstream, guarded).await;
     for (host, expected) in [("127.0.0.1", 403), ("a.example", 200)] {
