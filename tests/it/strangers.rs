@@ -449,3 +449,43 @@ async fn a_burst_of_a_key_holders_streams_is_served_before_the_first_key_was_loo
     }
     eventually("all were forwarded", || upstream.requests().len() == 100).await;
 }
+
+/// Behind a proxy that speaks HTTP/2, one connection has the streams of many keys.
+#[tokio::test]
+async fn a_revoked_keys_stalled_stream_ends_alone() {
+    // Large enough not to be whole before its client makes room.
+    let upstream = Upstream::answering(answer_of(&"x".repeat(1024 * 1024))).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("gone", "permissions: [read]")
+        .key("stays", "permissions: [read]")
+        .keys("cut_open_streams: true")
+        .config(ROUTES)
+        .start()
+        .await;
+    let mut frames = Frames::over(gateway.raw().await, NO_WINDOW).await;
+    for (stream, key) in [(1, "gone"), (3, "stays")] {
+        frames.send(headers(stream, END_STREAM, &request("/x", gateway.token(key), &[]))).await;
+        frames.until(HEADERS, stream).await.unwrap();
+    }
+    let keys = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    let kept: Vec<&str> = keys.lines().filter(|line| !line.contains("name: gone")).collect();
+    gateway.rename_in("keys.yaml", &(kept.join("\n") + "\n"));
+    assert_eq!(gateway.reload().await.status, 200);
+    // The other stream gets its window, and its answer, on the same connection.
+    frames
+        .send(
+            [
+                frame(WINDOW_UPDATE, 0, 3, &(2u32 << 20).to_be_bytes()),
+                frame(WINDOW_UPDATE, 0, 0, &(2u32 << 20).to_be_bytes()),
+            ]
+            .concat(),
+        )
+        .await;
+    let (mut reset, mut ended) = (false, false);
+    while !(reset && ended) {
+        let next = frames.next().await.unwrap();
+        reset |= (next.kind, next.stream) == (RST_STREAM, 1);
+        ended |= next.stream == 3 && next.flags & END_STREAM != 0;
+        assert_ne!((next.kind, next.stream), (RST_STREAM, 3));
+    }
+}
