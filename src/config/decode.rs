@@ -3,16 +3,15 @@
 //! Used by the configuration and by the key file. A decoder is a function
 //! `fn(&mut Decoder, &Node) -> Option<T>`; `None` means that it has reported a fault.
 
+mod values;
+mod variables;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::time::Duration;
 
-use ipnet::IpNet;
-use jiff::{Span, SpanRelativeTo, Timestamp};
+pub(crate) use values::parse_duration;
 
 use super::fault::{Fault, Position};
-use super::network::{NetworkFault, network_of};
 use super::tree::{Key, Kind, Node, Quoting};
 
 /// Looks up an environment variable.
@@ -222,7 +221,7 @@ impl<'a> Decoder<'a> {
             return self.hinted(node.at, "no value stands here", EMPTY_HINT);
         }
         let Some(environment) = self.environment else { return Some(text.clone()) };
-        match interpolate(text, environment) {
+        match variables::interpolate(text, environment) {
             Ok(value) => {
                 if value != *text {
                     self.expanded.push((value.clone(), text.clone()));
@@ -242,102 +241,12 @@ impl<'a> Decoder<'a> {
         for fault in &mut faults {
             for text in std::iter::once(&mut fault.message).chain(&mut fault.hint) {
                 for (value, written) in &expanded {
-                    *text = masked(text, value, written);
+                    *text = variables::masked(text, value, written);
                 }
-                *text = without_user_info(text);
+                *text = variables::without_user_info(text);
             }
         }
         faults
-    }
-
-    /// Text with something in it.
-    pub(crate) fn word(&mut self, node: &Node) -> Option<String> {
-        let text = self.text(node)?;
-        if text.is_empty() {
-            self.fault(node.at, "must not be empty");
-            return None;
-        }
-        Some(text)
-    }
-
-    pub(crate) fn path(&mut self, node: &Node) -> Option<PathBuf> {
-        let path = self.word(node).map(PathBuf::from)?;
-        self.named_files.push((path.clone(), node.at));
-        Some(path)
-    }
-
-    /// Anything that reads itself from text.
-    pub(crate) fn parsed<T: FromStr>(&mut self, node: &Node, needed: &str, hint: &str) -> Option<T> {
-        let text = self.text(node)?;
-        match text.parse() {
-            Ok(value) => Some(value),
-            Err(_) => {
-                let message = format!("{} is not {needed}", self.quoted(&text));
-                self.hinted(node.at, message, hint)
-            }
-        }
-    }
-
-    pub(crate) fn boolean(&mut self, node: &Node) -> Option<bool> {
-        self.parsed(node, "true or false", "write true or false")
-    }
-
-    /// A whole number of at least `least`.
-    pub(crate) fn number<T: FromStr + PartialOrd + std::fmt::Display>(
-        &mut self,
-        node: &Node,
-        least: T,
-    ) -> Option<T> {
-        let value: T = self.parsed(node, "a whole number in range", "digits only, as in 600")?;
-        if value < least {
-            return self.hinted(node.at, "too small", format!("at least {least}"));
-        }
-        Some(value)
-    }
-
-    /// `10s`, `5m`, `90d`: more than nothing.
-    pub(crate) fn duration(&mut self, node: &Node) -> Option<Duration> {
-        let text = self.text(node)?;
-        match parse_duration(&text) {
-            Some(duration) => Some(duration),
-            None => {
-                let message = format!("{} is not a duration", self.quoted(&text));
-                self.hinted(node.at, message, "a number with its unit, as in 250ms, 10s, 5m, 12h, 90d")
-            }
-        }
-    }
-
-    /// `32MiB`, `8KiB` or a number of bytes.
-    pub(crate) fn size(&mut self, node: &Node) -> Option<u64> {
-        let size: bytesize::ByteSize = self.parsed(node, "a size", "as in 8KiB, 32MiB or 65536")?;
-        if size.as_u64() == 0 {
-            return self.hinted(node.at, "a size of nothing", "at least 1");
-        }
-        Some(size.as_u64())
-    }
-
-    /// An instant, always with its zone (RFC 3339).
-    pub(crate) fn instant(&mut self, node: &Node) -> Option<Timestamp> {
-        self.parsed(node, "a time with a zone", "as in 2026-12-01T00:00:00Z")
-    }
-
-    /// `10.0.0.0/8`, or one address.
-    pub(crate) fn network(&mut self, node: &Node) -> Option<IpNet> {
-        let text = self.text(node)?;
-        match network_of(&text) {
-            Ok(network) => Some(network),
-            Err(NetworkFault::HostBits(right)) => {
-                self.hinted(node.at, "a network with host bits set", format!("{right} is meant?"))
-            }
-            Err(NetworkFault::Mapped(right)) => {
-                let message = "a network of IPv4 in the form of IPv6, which no address is of";
-                self.hinted(node.at, message, format!("{right} is meant?"))
-            }
-            Err(NetworkFault::NoNetwork) => {
-                let message = format!("{} is not a network", self.quoted(&text));
-                self.hinted(node.at, message, "as in 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
-            }
-        }
     }
 
     /// Refuses files to write to that are read as something else: what is appended there would destroy them.
@@ -355,63 +264,6 @@ impl<'a> Decoder<'a> {
             }
         }
     }
-
-    /// One of a closed set of names.
-    pub(crate) fn one_of<T: Copy>(&mut self, node: &Node, choices: &[(&'static str, T)]) -> Option<T> {
-        let text = self.text(node)?;
-        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
-            return Some(*value);
-        }
-        let names: Vec<&'static str> = choices.iter().map(|(name, _)| *name).collect();
-        let hint = match nearest(&text, &names) {
-            Some(name) => format!("did you mean `{name}`? known are: {}", names.join(", ")),
-            None => format!("one of: {}", names.join(", ")),
-        };
-        let message = format!("{} is not known here", self.quoted(&text));
-        self.hinted(node.at, message, hint)
-    }
-}
-
-/// Values that are shorter than this hide nothing, and are part of other words by chance.
-const LEAST_MASKED: usize = 8;
-
-/// A message with what was written in the place of what a variable stood for.
-///
-/// A short value is replaced only where it is quoted by itself: an empty one is part of every text.
-fn masked(text: &str, value: &str, written: &str) -> String {
-    match value.len() < LEAST_MASKED {
-        true => text.replace(&format!("`{value}`"), &format!("`{written}`")),
-        false => text.replace(value, written),
-    }
-}
-
-/// `http://user:password@host` as `http://…@host`.
-fn without_user_info(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("://") {
-        out.push_str(before);
-        out.push_str("://");
-        let end = after.find(['/', ' ', '`', '"', '\'']).unwrap_or(after.len());
-        let (authority, behind) = after.split_at(end);
-        match authority.rsplit_once('@') {
-            Some((_, host)) => out.extend(["…@", host]),
-            None => out.push_str(authority),
-        }
-        rest = behind;
-    }
-    out.push_str(rest);
-    out
-}
-
-/// A positive duration in jiff's friendly form; a day has 24 hours, months and years have no length.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
-    let span: Span = text.trim().parse().ok()?;
-    if span.get_months() != 0 || span.get_years() != 0 {
-        return None;
-    }
-    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
-    Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())
 }
 
 /// The known name that a misspelled one most likely means.
@@ -421,78 +273,9 @@ fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     (distance(best) <= best.len().max(3) / 3).then_some(*best)
 }
 
-/// Replaces `${VAR}`, `${VAR:-default}` and `${VAR:?message}`; `$${` stands for a literal `${`.
-fn interpolate(text: &str, environment: Environment<'_>) -> Result<String, String> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("${") {
-        if let Some(literal) = before.strip_suffix('$') {
-            out.push_str(literal);
-            out.push_str("${");
-            rest = after;
-            continue;
-        }
-        out.push_str(before);
-        let Some((expression, behind)) = after.split_once('}') else {
-            return Err("`${` without its `}`".to_owned());
-        };
-        out.push_str(&resolve(expression, environment)?);
-        rest = behind;
-    }
-    out.push_str(rest);
-    Ok(out)
-}
-
-fn resolve(expression: &str, environment: Environment<'_>) -> Result<String, String> {
-    let (name, default, complaint) = match (expression.split_once(":-"), expression.split_once(":?")) {
-        (Some((name, default)), _) => (name, Some(default), None),
-        (None, Some((name, complaint))) => (name, None, Some(complaint)),
-        (None, None) => (expression, None, None),
-    };
-    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if !is_name {
-        // What stands behind the name may be a secret.
-        let shown = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
-        return Err(format!("`${{{}…}}` is not a variable's name", name.get(..shown).unwrap_or_default()));
-    }
-    // As in a shell, `:-` and `:?` take an empty variable for an unset one.
-    let value = environment(name);
-    match (value, default, complaint) {
-        (Some(value), None, None) => Ok(value),
-        (Some(value), _, _) if !value.is_empty() => Ok(value),
-        (_, Some(default), _) => Ok(default.to_owned()),
-        (_, None, Some(complaint)) => Err(format!("the environment variable {name} is not set: {complaint}")),
-        (None, None, None) => Err(format!("the environment variable {name} is not set")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn variables_are_replaced_as_in_a_shell() {
-        let environment = |name: &str| match name {
-            "A" => Some("1".to_owned()),
-            "EMPTY" => Some(String::new()),
-            _ => None,
-        };
-        let ok = |text: &str| interpolate(text, &environment).unwrap();
-        assert_eq!(ok("x${A}y${A}"), "x1y1");
-        assert_eq!(ok("${B:-2}"), "2");
-        assert_eq!(ok("${EMPTY:-2}${EMPTY}"), "2");
-        assert_eq!(ok("$${A} $A"), "${A} $A");
-        assert_eq!(
-            interpolate("${B:?say it}", &environment).unwrap_err(),
-            "the environment variable B is not set: say it"
-        );
-        assert!(interpolate("${B}", &environment).is_err());
-        assert!(interpolate("${A", &environment).is_err());
-        assert_eq!(
-            interpolate("${A=sk-secret}", &environment).unwrap_err(),
-            "`${A…}` is not a variable's name"
-        );
-    }
 
     fn read(source: &str) -> (Option<Option<String>>, Vec<String>) {
         let file = Path::new("t.yaml");
@@ -533,30 +316,5 @@ mod tests {
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert!(faults[0].starts_with("t.yaml:3:1: the field `a` stands twice"), "{faults:?}");
         assert!(faults[1].starts_with("t.yaml:2:1: unknown field `b`"), "{faults:?}");
-    }
-
-    #[test]
-    fn what_a_variable_stood_for_is_masked_and_nothing_else() {
-        let text = "`1` is not a duration (a number with its unit, as in 10s); 12345678 is told";
-        assert_eq!(masked(text, "", "${A:-}"), text);
-        assert_eq!(masked(text, "1", "${A}"), text.replacen("`1`", "`${A}`", 1));
-        assert_eq!(masked(text, "12345678", "${A}"), text.replace("12345678", "${A}"));
-        assert_eq!(masked("`` is not a size", "", "${A:-}"), "`${A:-}` is not a size");
-    }
-
-    #[test]
-    fn user_info_is_not_told() {
-        assert_eq!(without_user_info("`http://bob:pw@a:1/x` is no"), "`http://…@a:1/x` is no");
-        assert_eq!(without_user_info("http://a:1, https://b"), "http://a:1, https://b");
-    }
-
-    #[test]
-    fn durations_have_a_unit_and_a_length() {
-        assert_eq!(parse_duration("90d"), Some(Duration::from_secs(90 * 86_400)));
-        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5400)));
-        for bad in ["10", "0s", "-5s", "1mo", "", "x"] {
-            assert_eq!(parse_duration(bad), None, "{bad}");
-        }
     }
 }

@@ -1,0 +1,141 @@
+//! Decoders of single values: words, numbers, durations, sizes, networks.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::{Span, SpanRelativeTo, Timestamp};
+
+use super::{Decoder, nearest};
+use crate::config::network::{NetworkFault, network_of};
+use crate::config::tree::Node;
+
+impl Decoder<'_> {
+    /// Text with something in it.
+    pub(crate) fn word(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node)?;
+        if text.is_empty() {
+            self.fault(node.at, "must not be empty");
+            return None;
+        }
+        Some(text)
+    }
+
+    pub(crate) fn path(&mut self, node: &Node) -> Option<PathBuf> {
+        let path = self.word(node).map(PathBuf::from)?;
+        self.named_files.push((path.clone(), node.at));
+        Some(path)
+    }
+
+    /// Anything that reads itself from text.
+    pub(crate) fn parsed<T: FromStr>(&mut self, node: &Node, needed: &str, hint: &str) -> Option<T> {
+        let text = self.text(node)?;
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(_) => {
+                let message = format!("{} is not {needed}", self.quoted(&text));
+                self.hinted(node.at, message, hint)
+            }
+        }
+    }
+
+    pub(crate) fn boolean(&mut self, node: &Node) -> Option<bool> {
+        self.parsed(node, "true or false", "write true or false")
+    }
+
+    /// A whole number of at least `least`.
+    pub(crate) fn number<T: FromStr + PartialOrd + Display>(&mut self, node: &Node, least: T) -> Option<T> {
+        let value: T = self.parsed(node, "a whole number in range", "digits only, as in 600")?;
+        if value < least {
+            return self.hinted(node.at, "too small", format!("at least {least}"));
+        }
+        Some(value)
+    }
+
+    /// `10s`, `5m`, `90d`: more than nothing.
+    pub(crate) fn duration(&mut self, node: &Node) -> Option<Duration> {
+        let text = self.text(node)?;
+        match parse_duration(&text) {
+            Some(duration) => Some(duration),
+            None => {
+                let message = format!("{} is not a duration", self.quoted(&text));
+                self.hinted(node.at, message, "a number with its unit, as in 250ms, 10s, 5m, 12h, 90d")
+            }
+        }
+    }
+
+    /// `32MiB`, `8KiB` or a number of bytes.
+    pub(crate) fn size(&mut self, node: &Node) -> Option<u64> {
+        let size: bytesize::ByteSize = self.parsed(node, "a size", "as in 8KiB, 32MiB or 65536")?;
+        if size.as_u64() == 0 {
+            return self.hinted(node.at, "a size of nothing", "at least 1");
+        }
+        Some(size.as_u64())
+    }
+
+    /// An instant, always with its zone (RFC 3339).
+    pub(crate) fn instant(&mut self, node: &Node) -> Option<Timestamp> {
+        self.parsed(node, "a time with a zone", "as in 2026-12-01T00:00:00Z")
+    }
+
+    /// `10.0.0.0/8`, or one address.
+    pub(crate) fn network(&mut self, node: &Node) -> Option<IpNet> {
+        let text = self.text(node)?;
+        match network_of(&text) {
+            Ok(network) => Some(network),
+            Err(NetworkFault::HostBits(right)) => {
+                self.hinted(node.at, "a network with host bits set", format!("{right} is meant?"))
+            }
+            Err(NetworkFault::Mapped(right)) => {
+                let message = "a network of IPv4 in the form of IPv6, which no address is of";
+                self.hinted(node.at, message, format!("{right} is meant?"))
+            }
+            Err(NetworkFault::NoNetwork) => {
+                let message = format!("{} is not a network", self.quoted(&text));
+                self.hinted(node.at, message, "as in 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
+            }
+        }
+    }
+
+    /// One of a closed set of names.
+    pub(crate) fn one_of<T: Copy>(&mut self, node: &Node, choices: &[(&'static str, T)]) -> Option<T> {
+        let text = self.text(node)?;
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+            return Some(*value);
+        }
+        let names: Vec<&'static str> = choices.iter().map(|(name, _)| *name).collect();
+        let hint = match nearest(&text, &names) {
+            Some(name) => format!("did you mean `{name}`? known are: {}", names.join(", ")),
+            None => format!("one of: {}", names.join(", ")),
+        };
+        let message = format!("{} is not known here", self.quoted(&text));
+        self.hinted(node.at, message, hint)
+    }
+}
+
+/// A positive duration in jiff's friendly form; a day has 24 hours, months and years have no length.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    let span: Span = text.trim().parse().ok()?;
+    if span.get_months() != 0 || span.get_years() != 0 {
+        return None;
+    }
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit_and_a_length() {
+        assert_eq!(parse_duration("90d"), Some(Duration::from_secs(90 * 86_400)));
+        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5400)));
+        for bad in ["10", "0s", "-5s", "1mo", "", "x"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+    }
+}
