@@ -34,30 +34,42 @@ fn start(zone: &Zone, port: u16, fields: &str) -> Running {
     start_before(zone, &format!("\"http://model.test:{port}\""), fields)
 }
 
-/// A server in front of these endpoints.
+/// A server in front of these endpoints, whose names the zone has. `unknown.test` has no address.
 fn start_before(zone: &Zone, endpoints: &str, fields: &str) -> Running {
-    let directory = tempfile::tempdir().unwrap();
-    let keys = key_file(&directory);
-    let source = format!(
-        "listeners: [{{address: 127.0.0.1:0}}]\nadmin: off\nworkers: 1\nkeys: {{path: {}}}\n\
-         routes: [{{name: all, paths: [/**], public: true}}]\n\
-         upstreams: [{{name: model, endpoints: [{endpoints}], {fields}}}]\n",
-        keys.display()
-    );
-    let config = Config::parse("c.yaml".as_ref(), &source, &|_| None).unwrap();
     let zone = zone.clone();
-    let hooks = Hooks::resolving(move |name| {
+    let (refused, other_is_refused) = std::sync::mpsc::channel();
+    let other_is_refused = Mutex::new(endpoints.contains("unknown.test").then_some(other_is_refused));
+    let resolve = move |name: &str| {
         if name == "unknown.test" {
+            refused.send(()).unwrap_or_default();
             return Err(io::Error::other("no such host"));
         }
         assert_eq!(name, "model.test");
-        // The other name is told of first.
-        std::thread::sleep(Duration::from_millis(20));
+        // The failure of the other name is reported first.
+        if let Some(other_is_refused) = other_is_refused.lock().unwrap().take() {
+            other_is_refused.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
         let answer = zone.lock().unwrap().clone();
         answer
             .map(|addresses| addresses.iter().map(|address| address.parse().unwrap()).collect())
             .map_err(io::Error::other)
-    });
+    };
+    let source = format!(
+        "routes: [{{name: all, paths: [/**], public: true}}]\n\
+         upstreams: [{{name: model, endpoints: [{endpoints}], {fields}}}]\n"
+    );
+    run(&source, Hooks::resolving(resolve))
+}
+
+/// A server of these routes and upstreams, with one worker.
+fn run(source: &str, hooks: Hooks) -> Running {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = key_file(&directory);
+    let source = format!(
+        "listeners: [{{address: 127.0.0.1:0}}]\nadmin: off\nworkers: 1\nkeys: {{path: {}}}\n{source}",
+        keys.display()
+    );
+    let config = Config::parse("c.yaml".as_ref(), &source, &|_| None).unwrap();
     let app = App::bind(&config, Clock::system(), hooks).unwrap();
     let Some(Local::Tcp(address)) = app.addresses().into_iter().next() else { panic!("no address") };
     let gateway = app.gateway();
@@ -183,28 +195,17 @@ async fn a_look_up_that_hangs_holds_up_nobody_but_the_first_requests() {
     let (let_go, hanging) = std::sync::mpsc::channel::<()>();
     let hanging = Mutex::new(hanging);
     let port = serve("127.0.0.1", 0).await;
-    let known = zone(&["127.0.0.1"]);
-    let running = start(&known, port, "resolve: 100ms, timeouts: {connect: 200ms}");
-    assert_eq!(running.get().await.0, 200);
-    drop(running);
-    let directory = tempfile::tempdir().unwrap();
-    let keys = key_file(&directory);
     let source = format!(
-        "listeners: [{{address: 127.0.0.1:0}}]\nadmin: off\nworkers: 1\nkeys: {{path: {}}}\n\
-         routes: [{{name: named, paths: [/named], public: true}}, {{name: all, paths: [/**], public: true, upstream: b}}]\n\
-         upstreams: [{{name: a, endpoints: [\"http://model.test:{port}\"], timeouts: {{connect: 200ms}}}}, {{name: b, endpoints: [\"http://127.0.0.1:{port}\"]}}]\n",
-        keys.display()
+        "routes: [{{name: named, paths: [/named], public: true}}, {{name: all, paths: [/**], public: true, upstream: b}}]\n\
+         upstreams:\n\
+         \x20 - {{name: a, endpoints: [\"http://model.test:{port}\"], timeouts: {{connect: 200ms}}}}\n\
+         \x20 - {{name: b, endpoints: [\"http://127.0.0.1:{port}\"]}}\n"
     );
-    let config = Config::parse("c.yaml".as_ref(), &source, &|_| None).unwrap();
     let hooks = Hooks::resolving(move |_| {
         let _let_go = hanging.lock().unwrap().recv();
         Err(io::Error::other("too late"))
     });
-    let app = App::bind(&config, Clock::system(), hooks).unwrap();
-    let Some(Local::Tcp(address)) = app.addresses().into_iter().next() else { panic!("no address") };
-    let (gateway, (stop, stopping)) = (app.gateway(), oneshot::channel::<()>());
-    tokio::spawn(app.run(async { drop(stopping.await) }));
-    let running = Running { address, gateway, _stop: stop, _directory: directory };
+    let running = run(&source, hooks);
     let mut waiting = TcpStream::connect(running.address).await.unwrap();
     waiting.write_all(b"GET /named HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     assert_eq!(running.get().await.0, 200, "the one worker serves others");

@@ -11,9 +11,14 @@ use crate::harness::until;
 /// Well under `keys.watch.poll`, at which everything is seen.
 const SOON: Duration = Duration::from_secs(2);
 
-async fn seen_soon(served: &Served, what: &str, change: impl FnOnce()) {
-    // What the server was told of its start is over: the change has to be seen by itself.
+/// Waits until a look that an earlier change caused is over, so that the next change has to be noticed by itself. Nothing
+/// that a client can ask for says when the server has looked and found no change.
+async fn hints_are_over() {
     tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
+async fn seen_soon(served: &Served, what: &str, change: impl FnOnce()) {
+    hints_are_over().await;
     assert_eq!(served.statuses(["a", "b"]).await, [200, 401], "{what}");
     let began = Instant::now();
     change();
@@ -38,9 +43,9 @@ async fn a_directory_of_keys_that_is_replaced_by_renames_is_seen_soon() {
     })
     .await;
     // What is in the new one is watched as the old one was, also once that is gone.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    hints_are_over().await;
     fs::remove_dir_all(root.join("keys.old")).unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    hints_are_over().await;
     let began = Instant::now();
     write_key(&store, "c");
     served.until_status("c", 200).await;
@@ -50,12 +55,12 @@ async fn a_directory_of_keys_that_is_replaced_by_renames_is_seen_soon() {
     until("it is told", async || served.of_keys().await["is_current"] == false).await;
     assert_eq!(served.status("c").await, 200);
     write_key(&root.join("keys.new"), "a");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    hints_are_over().await;
     let began = Instant::now();
     fs::rename(root.join("keys.new"), &store).unwrap();
     served.until_status("a", 200).await;
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    hints_are_over().await;
     let began = Instant::now();
     write_key(&store, "d");
     served.until_status("d", 200).await;
