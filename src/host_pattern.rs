@@ -5,6 +5,8 @@
 
 use std::net::Ipv6Addr;
 
+use crate::pattern_fault::PatternFault;
+
 /// A parsed host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HostPattern {
@@ -14,20 +16,13 @@ pub(crate) enum HostPattern {
     Under(String),
 }
 
-/// Why a text is no host, and what is meant most likely.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HostFault {
-    pub(crate) message: String,
-    pub(crate) hint: Option<String>,
-}
-
 impl HostPattern {
     /// Parses a host. Upper case is read as lower case, since names have none (RFC 4343).
     ///
     /// # Errors
     ///
     /// What no request's host could match.
-    pub(crate) fn parse(text: &str) -> Result<HostPattern, HostFault> {
+    pub(crate) fn parse(text: &str) -> Result<HostPattern, PatternFault> {
         let host = text.to_ascii_lowercase();
         let (wildcard, name) = match host.strip_prefix("*.") {
             Some(name) => ("*.", name),
@@ -43,7 +38,7 @@ impl HostPattern {
         let right = right.filter(|right| *right != host && HostPattern::parse(right).is_ok());
         let example =
             || "a name or an address without a port, as in api.example.com or *.example.com".to_owned();
-        Err(HostFault {
+        Err(PatternFault {
             message: format!("`{text}` is no host that a request could name"),
             hint: Some(right.map_or_else(example, |right| format!("{right} is meant?"))),
         })

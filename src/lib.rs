@@ -41,6 +41,7 @@ mod mask;
 mod net;
 mod observe;
 mod path_pattern;
+mod pattern_fault;
 mod pem;
 mod permission;
 mod placeholder;

@@ -9,6 +9,7 @@ mod compare;
 mod parse;
 pub(crate) mod reading;
 
+use crate::pattern_fault::PatternFault;
 use character::{Character, first_character};
 
 /// A parsed pattern without braces.
@@ -17,13 +18,6 @@ pub(crate) struct PathPattern {
     text: String,
     segments: Vec<Segment>,
     shortcut: Shortcut,
-}
-
-/// Why a text is no pattern, and what is meant most likely.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PatternFault {
-    pub(crate) message: String,
-    pub(crate) hint: Option<String>,
 }
 
 /// Most patterns are a plain path, or all that lies under one. Those are compared as text.

@@ -88,6 +88,16 @@ impl RouteTable {
         Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere })
     }
 
+    /// The routes of a configuration by themselves, for tests: with upstreams and limits that nothing else uses.
+    #[cfg(any(test, feature = "fuzzing"))]
+    #[allow(clippy::unwrap_used, reason = "a test is told by a panic")]
+    pub(crate) fn of(config: &Config) -> Self {
+        let endpoints = crate::upstream::Endpoints::default();
+        let upstream = |upstream| Arc::new(Upstream::new(upstream, &endpoints).unwrap());
+        let upstreams: Vec<_> = config.upstreams.iter().map(upstream).collect();
+        RouteTable::new(config, &upstreams, &Limiter::new(crate::clock::Clock::system(), usize::MAX)).unwrap()
+    }
+
     /// Finds the route of a request; `host` is in lower case and has no port, `path` is canonical.
     pub(crate) fn find(&self, host: &str, method: &Method, path: &str) -> Lookup {
         let takes = |route: &Arc<Route>| route.matches(host, method, path);
@@ -311,22 +321,13 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::clock::Clock;
     use crate::permission::Permission;
-    use crate::upstream::Endpoints;
 
     pub(super) fn table(routes: &str) -> RouteTable {
         let source = format!(
             "listeners: [{{address: 127.0.0.1:1}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:2]}}]\nkeys: {{path: k.yaml}}\nroutes: {routes}\n"
         );
-        let config = Config::parse(Path::new("c.yaml"), &source, &|_| None).unwrap();
-        let endpoints = Endpoints::default();
-        let upstreams: Vec<_> = config
-            .upstreams
-            .iter()
-            .map(|upstream| Arc::new(Upstream::new(upstream, &endpoints).unwrap()))
-            .collect();
-        RouteTable::new(&config, &upstreams, &Limiter::new(Clock::system(), usize::MAX)).unwrap()
+        RouteTable::of(&Config::parse(Path::new("c.yaml"), &source, &|_| None).unwrap())
     }
 
     #[test]

@@ -2,19 +2,15 @@
 //! wider one.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use http::Method;
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 
-use crate::clock::Clock;
 use crate::config::{Ambiguity, Config};
 use crate::guard;
-use crate::limit::Limiter;
 use crate::path_pattern::PathPattern;
 use crate::route::{Lookup, RouteTable};
-use crate::upstream::{Endpoints, Upstream};
 
 /// Longer ones only make the second reading slow.
 const LONGEST_PATTERN: usize = 64;
@@ -236,13 +232,7 @@ fn table(pattern: &str, ignores_case: bool) -> Option<RouteTable> {
          routes: [{{name: narrow, paths: ['{quoted}'], permission: admin}}, {{name: wide, paths: ['/**'], permission: read}}]\n"
     );
     let config = Config::parse(Path::new("fuzz.yaml"), &source, &|_| None).ok()?;
-    let endpoints = Endpoints::default();
-    let upstreams: Vec<_> = config
-        .upstreams
-        .iter()
-        .map(|upstream| Arc::new(Upstream::new(upstream, &endpoints).unwrap()))
-        .collect();
-    Some(RouteTable::new(&config, &upstreams, &Limiter::new(Clock::system(), usize::MAX)).unwrap())
+    Some(RouteTable::of(&config))
 }
 
 #[cfg(test)]

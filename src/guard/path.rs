@@ -4,7 +4,7 @@ use http::uri::PathAndQuery;
 
 use crate::config::Ambiguity;
 use crate::denial::Denial;
-use crate::path_pattern::character::{hex_pair, push, stands_raw};
+use crate::path_pattern::character::{hex_pair, push, resolve, stands_raw};
 
 #[derive(Debug)]
 pub(super) struct Canonical {
@@ -90,31 +90,6 @@ fn hides_dot_segment(segment: &str) -> bool {
 
 fn refused(message: &'static str, found: &str) -> Denial {
     Denial::bad_part(message, "found", found)
-}
-
-/// Merges slashes and resolves dot segments (RFC 3986, section 5.2.4); a climb past the root stays there.
-fn resolve(path: &str) -> String {
-    let mut segments: Vec<&str> = Vec::new();
-    let mut ends_with_slash = false;
-    for segment in path.split('/') {
-        ends_with_slash = matches!(segment, "" | "." | "..");
-        match segment {
-            "" | "." => {}
-            ".." => {
-                segments.pop();
-            }
-            _ => segments.push(segment),
-        }
-    }
-    let mut resolved = String::with_capacity(path.len() + 1);
-    for segment in &segments {
-        resolved.push('/');
-        resolved.push_str(segment);
-    }
-    if ends_with_slash {
-        resolved.push('/');
-    }
-    resolved
 }
 
 #[cfg(test)]

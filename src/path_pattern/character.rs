@@ -31,6 +31,31 @@ pub(crate) fn push(out: &mut String, byte: u8) {
     }
 }
 
+/// Merges slashes and resolves dot segments (RFC 3986, section 5.2.4); a climb past the root stays there.
+pub(crate) fn resolve(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    let mut ends_with_slash = false;
+    for segment in path.split('/') {
+        ends_with_slash = matches!(segment, "" | "." | "..");
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            _ => segments.push(segment),
+        }
+    }
+    let mut resolved = String::with_capacity(path.len() + 1);
+    for segment in &segments {
+        resolved.push('/');
+        resolved.push_str(segment);
+    }
+    if ends_with_slash {
+        resolved.push('/');
+    }
+    resolved
+}
+
 /// The byte that two hexadecimal digits stand for.
 pub(crate) fn hex_pair(high: Option<u8>, low: Option<u8>) -> Option<u8> {
     let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);

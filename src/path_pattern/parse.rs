@@ -1,7 +1,8 @@
 //! Reads patterns, and says how one is written that could never match as it stands.
 
-use super::character::{self, Character, first_character, hex_pair, stands_raw};
-use super::{PatternFault, Piece, Segment};
+use super::character::{self, Character, first_character, hex_pair, resolve, stands_raw};
+use super::{Piece, Segment};
+use crate::pattern_fault::PatternFault;
 
 /// More than anybody writes by hand.
 const MOST_ALTERNATIVES: usize = 256;
@@ -90,7 +91,7 @@ pub(super) fn segments(text: &str) -> Result<Vec<Segment>, PatternFault> {
     if let Some(what) = impossible(text) {
         return Err(fault(format!("`{text}` never matches: {what}"), None));
     }
-    let right = resolved(&respelled(text));
+    let right = resolve(&respelled(text));
     if right != text {
         let is_pattern = segments(&right).is_ok();
         return Err(fault(
@@ -142,29 +143,10 @@ fn respelled(text: &str) -> String {
             Character::Raw(byte @ (b'/' | b'?' | b';')) => out.push(char::from(byte)),
             // `*` stands raw in paths, and for something else in patterns.
             Character::Encoded(b'*') => out.push_str("[*]"),
-            Character::Raw(byte) | Character::Encoded(byte) if stands_raw(byte) => out.push(char::from(byte)),
-            Character::Raw(byte) | Character::Encoded(byte) => out.push_str(&format!("%{byte:02X}")),
+            Character::Raw(byte) | Character::Encoded(byte) => character::push(&mut out, byte),
         }
     }
     out
-}
-
-/// The pattern without empty and dot segments, as paths have none.
-fn resolved(text: &str) -> String {
-    let mut segments: Vec<&str> = Vec::new();
-    let mut ends_with_slash = false;
-    for segment in text.split('/') {
-        ends_with_slash = matches!(segment, "" | "." | "..");
-        match segment {
-            "" | "." => {}
-            ".." => {
-                segments.pop();
-            }
-            _ => segments.push(segment),
-        }
-    }
-    let slash = if ends_with_slash && !segments.is_empty() { "/" } else { "" };
-    format!("/{}{slash}", segments.join("/"))
 }
 
 fn segment(text: &str) -> Result<Segment, PatternFault> {

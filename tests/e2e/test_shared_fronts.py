@@ -11,25 +11,11 @@ import subprocess
 import pytest
 
 from gateway import Gateway, free_port, is_listening, wait_for
-from live import Upstream
-from soak import read_body, send
+from measure_hostile import Model
 
 GOOD = 3600
 # The good clients, and those with a wrong key, at once.
 CLIENTS = 4
-
-
-class Model(Upstream):
-    async def serve(self, reader, writer):
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                await read_body(head, reader)
-                await send(writer, b"ok")
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
 
 
 def nginx(directory, port, upstream):

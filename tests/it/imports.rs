@@ -1,23 +1,14 @@
 //! What another program narrows a key by is carried over, or the key is left out.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use crate::harness::bearward;
 
 /// Imports a list, and says what was said, and the store after it.
 fn import(format: &str, list: &str) -> (String, String) {
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("keys.yaml");
     std::fs::write(&store, "keys: []\n").unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_bearward"))
-        .args(["keys", "import", "-", "--partial", "--format", format, "--keys"])
-        .arg(&store)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let to = store.to_str().unwrap();
+    let output = bearward(&["keys", "import", "-", "--partial", "--format", format, "--keys", to], list);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (said, std::fs::read_to_string(&store).unwrap())
 }

@@ -1,22 +1,10 @@
 //! What templates leave behind is no secret, wherever secrets are read.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
 use bearward::Config;
 
-fn bearward(arguments: &[&str], input: &str) -> Output {
-    use std::io::Write;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_bearward"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let _read_or_not = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
+use crate::harness::bearward;
 
 const LEFT: [&str; 21] = [
     "null",

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, in_time, until};
+use crate::harness::{Gateway, Raw, Running, Upstream, answer_of, eventually, in_time, until};
 
 /// An HTTP/2 server with prior knowledge, frame by frame: answers by path, and keeps what it got.
 #[derive(Clone)]
@@ -478,6 +478,19 @@ async fn an_upload_ends_with_its_answer() {
     eventually("upstream is rid of it", || upstream.resets.load(Ordering::SeqCst) == 1).await;
 }
 
+/// A client whose upload is answered at once, and never read: its body is more than upstream has room for.
+async fn unread_upload(gateway: &Running) -> Raw {
+    let mut raw = gateway.raw().await;
+    raw.send(format!(
+        "POST /v1/score HTTP/1.1\r\nHost: a\r\n{}Content-Length: 300000\r\n\r\n{}",
+        gateway.bearer("ci"),
+        "x".repeat(200_000)
+    ))
+    .await;
+    assert_eq!(raw.head().await.status, 200);
+    raw
+}
+
 #[tokio::test]
 async fn an_upload_that_upstream_leaves_lying_holds_up_nobody() {
     let upstream = Http2::start(1, false).await;
@@ -485,18 +498,9 @@ async fn an_upload_that_upstream_leaves_lying_holds_up_nobody() {
     // So that it is known that upstream takes one at a time.
     gateway.get("/v1/models", "ci").await;
     gateway.get("/v1/models", "ci").await;
-    let bearer = gateway.bearer("ci");
     let mut held = Vec::new();
     for _ in 0..2 {
-        // Answered at once; its body is more than upstream has room for, and upstream does not read it.
-        let mut raw = gateway.raw().await;
-        raw.send(format!(
-            "POST /v1/score HTTP/1.1\r\nHost: a\r\n{bearer}Content-Length: 300000\r\n\r\n{}",
-            "x".repeat(200_000)
-        ))
-        .await;
-        assert_eq!(raw.head().await.status, 200);
-        held.push(raw);
+        held.push(unread_upload(&gateway).await);
     }
     for _ in 0..4 {
         assert_eq!(in_time("an answer", gateway.get("/v1/models", "ci")).await.status, 200);
@@ -509,17 +513,9 @@ async fn an_upload_that_upstream_leaves_lying_holds_up_no_other_upload() {
     let upstream = Http2::start(100, false).await;
     let gateway = upstream.gateway().await;
     gateway.get("/v1/models", "ci").await;
-    let bearer = gateway.bearer("ci");
     let mut held = Vec::new();
     for _ in 0..4 {
-        let mut raw = gateway.raw().await;
-        raw.send(format!(
-            "POST /v1/score HTTP/1.1\r\nHost: a\r\n{bearer}Content-Length: 300000\r\n\r\n{}",
-            "x".repeat(200_000)
-        ))
-        .await;
-        assert_eq!(raw.head().await.status, 200);
-        held.push(raw);
+        held.push(unread_upload(&gateway).await);
         for _ in 0..4 {
             let body = "x".repeat(100_000);
             let answer = in_time("an answer", gateway.post("/v1/embeddings", "ci", &body)).await;

@@ -11,6 +11,7 @@ use crate::config::{Access, Ambiguity, LONGEST_METHOD, Position, Preset, Route, 
 use crate::host_pattern::HostPattern;
 use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::PathReading;
+use crate::pattern_fault::PatternFault;
 use crate::permission::Permission;
 
 /// Methods that clients use (RFC 9110 and the registry that it refers to). Others are taken, unless they look like one of
@@ -209,13 +210,7 @@ fn removed_header(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
 
 fn path_patterns(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<PathPattern>> {
     let text = d.word(node)?;
-    match PathPattern::parse(&text) {
-        Ok(patterns) => Some(patterns),
-        Err(fault) => {
-            d.fault(node.at, fault.message).hint = fault.hint;
-            None
-        }
-    }
+    accepted(d, node.at, PathPattern::parse(&text))
 }
 
 /// Words by which other programs mean every method. Here it would be a method that no request has.
@@ -265,13 +260,12 @@ fn method(d: &mut Decoder<'_>, node: &Node) -> Option<Method> {
 /// A host's name, or `*.` and a domain.
 pub(super) fn host(d: &mut Decoder<'_>, node: &Node) -> Option<HostPattern> {
     let text = d.word(node)?;
-    match HostPattern::parse(&text) {
-        Ok(host) => Some(host),
-        Err(fault) => {
-            d.fault(node.at, fault.message).hint = fault.hint;
-            None
-        }
-    }
+    accepted(d, node.at, HostPattern::parse(&text))
+}
+
+/// What was parsed, or its fault in this place.
+fn accepted<T>(d: &mut Decoder<'_>, at: Position, parsed: Result<T, PatternFault>) -> Option<T> {
+    parsed.map_err(|fault| d.fault(at, fault.message).hint = fault.hint).ok()
 }
 
 /// A host's name alone.
@@ -304,10 +298,7 @@ fn prefix(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
             Some("as in /models".to_owned());
         return None;
     }
-    if let Err(fault) = PathPattern::parse_plain(&prefix) {
-        d.fault(node.at, fault.message).hint = fault.hint;
-        return None;
-    }
+    accepted(d, node.at, PathPattern::parse_plain(&prefix))?;
     Some(prefix)
 }
 

@@ -8,6 +8,8 @@ mod raw;
 mod upstream;
 
 use std::future::Future;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 pub use gateway::{Binary, Door, Gateway, Running};
@@ -23,6 +25,20 @@ pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
         Ok(value) => value,
         Err(_) => panic!("not in time: {what}"),
     }
+}
+
+/// Runs a command of the program with `input` on its standard input.
+pub fn bearward(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bearward"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that refuses its arguments does not read.
+    let _unread = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
 }
 
 /// Looks until something holds, without guessing how long it takes.

@@ -1,26 +1,11 @@
 //! Keys made and changed by commands and over the admin API, where a store is locked or a field is empty.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{Files, Form, Served, entry};
-use crate::harness::Raw;
-
-fn bearward(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_bearward"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that refuses its arguments does not read.
-    let _unread = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
+use crate::harness::{Raw, bearward};
 
 #[test]
 fn whoever_can_read_a_store_can_not_keep_others_from_changing_it() {
