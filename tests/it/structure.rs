@@ -34,6 +34,7 @@ const FLOORS: &[&[&str]] = &[
         "host_pattern",
         "mask",
         "path_pattern",
+        "pattern_fault",
         "permission",
         "placeholder",
         "stamp",
