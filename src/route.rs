@@ -6,6 +6,7 @@
 mod index;
 mod shadow;
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
@@ -70,6 +71,23 @@ pub(crate) struct RouteTable {
     accepted_somewhere: Vec<Ambiguity>,
 }
 
+/// The path that a route is looked for. It is folded once, however many routes ignore case.
+#[derive(Debug)]
+struct AskedPath<'p> {
+    canonical: &'p str,
+    folded: OnceCell<String>,
+}
+
+impl<'p> AskedPath<'p> {
+    fn new(canonical: &'p str) -> Self {
+        AskedPath { canonical, folded: OnceCell::new() }
+    }
+
+    fn folded(&self) -> &str {
+        self.folded.get_or_init(|| fold(self.canonical))
+    }
+}
+
 impl RouteTable {
     /// Compiles the routes of a configuration. `upstreams` are those of the same configuration, in order.
     pub(crate) fn new(
@@ -100,7 +118,8 @@ impl RouteTable {
 
     /// Finds the route of a request; `host` is in lower case and has no port, `path` is canonical.
     pub(crate) fn find(&self, host: &str, method: &Method, path: &str) -> Lookup {
-        let takes = |route: &Arc<Route>| route.matches(host, method, path);
+        let asked = AskedPath::new(path);
+        let takes = |route: &Arc<Route>| route.matches(host, method, &asked);
         let found = match &self.index {
             None => self.routes.iter().find(|route| takes(route)),
             Some(index) => {
@@ -142,11 +161,12 @@ impl RouteTable {
 
     /// Whether the host of a request with this method and path has a say.
     pub(crate) fn go_by_host(&self, method: &Method, path: &str) -> bool {
+        let asked = AskedPath::new(path);
         let names_hosts = |route: &&Arc<Route>| route.hosts.is_some();
         self.routes
             .iter()
             .filter(names_hosts)
-            .any(|route| route.matches_method(method) && route.matches_path(path))
+            .any(|route| route.matches_method(method) && route.matches_path(&asked))
     }
 
     /// All routes, in order.
@@ -163,21 +183,16 @@ impl RouteTable {
 impl Route {
     /// Which parts of a request the route matches: host, method, path.
     pub(crate) fn compared(&self, host: &str, method: &Method, path: &str) -> [bool; 3] {
-        [self.matches_host(host), self.matches_method(method), self.matches_path(path)]
+        [self.matches_host(host), self.matches_method(method), self.matches_path(&AskedPath::new(path))]
     }
 
-    fn matches(&self, host: &str, method: &Method, path: &str) -> bool {
+    fn matches(&self, host: &str, method: &Method, path: &AskedPath<'_>) -> bool {
         self.matches_host(host) && self.matches_method(method) && self.matches_path(path)
     }
 
-    fn matches_path(&self, path: &str) -> bool {
-        match self.reading.ignore_case {
-            false => self.paths.iter().any(|pattern| pattern.matches(path)),
-            true => {
-                let folded = fold(path);
-                self.paths.iter().any(|pattern| pattern.matches(&folded))
-            }
-        }
+    fn matches_path(&self, path: &AskedPath<'_>) -> bool {
+        let path = if self.reading.ignore_case { path.folded() } else { path.canonical };
+        self.paths.iter().any(|pattern| pattern.matches(path))
     }
 
     fn matches_host(&self, host: &str) -> bool {

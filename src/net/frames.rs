@@ -28,9 +28,11 @@ const BURST: f64 = 2000.0;
 const PER_SECOND: f64 = 200.0;
 /// … and no more than this, however much was earned.
 const MOST: f64 = 20_000.0;
-/// A window that is reopened counts for so much. Simple clients reopen two for each frame of an answer, however small; it
-/// makes us send nothing back and keep nothing.
+/// A window that is reopened counts for so much: it makes us send nothing back and keep nothing.
 const PER_WINDOW: f64 = 1.0 / 16.0;
+/// A frame of a body on the wire earns as many: simple clients reopen the window of its stream and that of the connection
+/// for each of them, however small, and each window that is reopened by little makes the next frame a small one.
+const PER_WRITTEN: f64 = 2.0 * PER_WINDOW;
 /// A request earns as many: its own priority, windows and cancellation.
 const PER_REQUEST: f64 = 8.0;
 /// A frame of an answer earns as many: the windows that it reopens, and a client's pings that measure it,
@@ -206,15 +208,14 @@ impl FrameMeter {
         if idle_frames == 0.0 {
             return true;
         }
-        self.refill(worth, now);
+        self.refill(worth.frames_earned() + answers.frames_earned(), now);
         self.budget -= idle_frames;
         self.budget >= 0.0
     }
 
-    fn refill(&mut self, worth: Worth, now: Instant) {
+    fn refill(&mut self, earned: f64, now: Instant) {
         let elapsed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.refilled = now;
-        let earned = worth.frames_earned();
         let by_time = (self.budget + elapsed * PER_SECOND).min(BURST.max(self.budget));
         self.budget = (by_time + (earned - self.earned)).min(MOST);
         self.earned = earned;
@@ -229,11 +230,13 @@ impl FrameMeter {
 pub(super) struct OpenAnswers {
     walk: Walk,
     streams: Vec<u32>,
+    /// Frames of bodies that were written, but for empty ones.
+    body_frames: u32,
 }
 
 impl OpenAnswers {
     pub(super) fn new() -> Self {
-        OpenAnswers { walk: Walk::new(0), streams: Vec::new() }
+        OpenAnswers { walk: Walk::new(0), streams: Vec::new(), body_frames: 0 }
     }
 
     /// Notes the frames in bytes that were written. Says whether there was one of a body among them.
@@ -244,6 +247,9 @@ impl OpenAnswers {
             match head.kind {
                 HEADERS | DATA => {
                     has_data |= head.kind == DATA;
+                    if head.kind == DATA && head.length > 0 {
+                        self.body_frames = self.body_frames.saturating_add(1);
+                    }
                     match head.flags & END_STREAM {
                         0 if head.kind == HEADERS => self.streams.push(head.stream),
                         0 => {}
@@ -267,6 +273,10 @@ impl OpenAnswers {
 
     pub(super) fn count(&self) -> usize {
         self.streams.len()
+    }
+
+    fn frames_earned(&self) -> f64 {
+        f64::from(self.body_frames) * PER_WRITTEN
     }
 }
 
@@ -426,6 +436,21 @@ mod tests {
             assert_eq!(taken(&frame(DATA, 1), piece, none), 50_000);
             assert_eq!(taken(&frame(HEADERS, 30), piece, none), 50_000);
         }
+    }
+
+    #[test]
+    fn two_windows_for_each_frame_that_was_written_are_no_flood_and_more_are() {
+        let (mut meter, mut answers) = (FrameMeter::new(), OpenAnswers::new());
+        let now = meter.refilled;
+        assert!(meter.takes(&begun(), &mut answers, Worth::default(), now));
+        let window = frame(WINDOW_UPDATE, 4);
+        for _ in 0..200_000 {
+            assert!(answers.wrote(&frame(DATA, 1)));
+            assert!(meter.takes(&window.repeat(2), &mut answers, Worth::default(), now));
+        }
+        // Empty frames earn nothing.
+        answers.wrote(&frame(DATA, 0).repeat(50_000));
+        assert!(!meter.takes(&window.repeat(16 * 2000), &mut answers, Worth::default(), now));
     }
 
     #[test]

@@ -27,7 +27,12 @@ pub(crate) fn stands_raw(byte: u8) -> bool {
 pub(crate) fn push(out: &mut String, byte: u8) {
     match stands_raw(byte) {
         true => out.push(char::from(byte)),
-        false => out.push_str(&format!("%{byte:02X}")),
+        false => {
+            out.push('%');
+            for digit in [byte >> 4, byte & 0xf] {
+                out.extend(char::from_digit(u32::from(digit), 16).map(|digit| digit.to_ascii_uppercase()));
+            }
+        }
     }
 }
 

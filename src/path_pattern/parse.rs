@@ -15,7 +15,8 @@ fn fault(message: impl Into<String>, hint: Option<String>) -> PatternFault {
 ///
 /// # Errors
 ///
-/// Braces that do not match, and too many of them.
+/// Braces that do not match, too many of them, and those around a single alternative: in other programs `{id}` stands for
+/// any segment, and here it would stand for itself.
 pub(super) fn alternatives(text: &str) -> Result<Vec<String>, PatternFault> {
     let mut done = Vec::new();
     let mut waiting = vec![text.to_owned()];
@@ -24,8 +25,13 @@ pub(super) fn alternatives(text: &str) -> Result<Vec<String>, PatternFault> {
             done.push(text);
             continue;
         };
+        let choices = split_top(inner);
+        if choices.len() == 1 {
+            let message = format!("`{{{inner}}}` has one alternative, and would be that text alone");
+            return Err(fault(message, Some("`*` for any segment, or the text without braces".to_owned())));
+        }
         // The first alternative is the next one to be looked at.
-        waiting.extend(split_top(inner).into_iter().rev().map(|choice| format!("{before}{choice}{behind}")));
+        waiting.extend(choices.into_iter().rev().map(|choice| format!("{before}{choice}{behind}")));
         if done.len() + waiting.len() > MOST_ALTERNATIVES {
             return Err(fault(
                 format!("more than {MOST_ALTERNATIVES} alternatives in braces"),

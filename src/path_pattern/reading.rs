@@ -120,9 +120,10 @@ pub(crate) fn fold(path: &str) -> String {
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             let written = written(c.len_utf8());
-            match c.is_ascii() {
-                true => out.push_str(&lowered(written)),
-                false => push_folded(&mut out, c),
+            match (c.is_ascii(), written.as_bytes()) {
+                (true, [byte]) => out.push(char::from(byte.to_ascii_lowercase())),
+                (true, _) => out.push_str(&lowered(written)),
+                (false, _) => push_folded(&mut out, c),
             }
         }
         chunk.invalid().iter().for_each(|_| out.push_str(written(1)));

@@ -125,6 +125,7 @@ fn what_loads_and_should_not_is_refused_with_its_place_and_what_would_be_right()
         (path("/a%c3%bc"), "8:46", "never matches", "/a%C3%BC"),
         (path("/a/../b"), "8:46", "never matches", "/b"),
         (path("/a/./b"), "8:46", "never matches", "/a/b"),
+        (path("'/users/{id}'"), "8:46", "one alternative", "`*` for any segment"),
         (path("/a%00"), "8:46", "control byte", ""),
         (path("'/a\\b'"), "8:46", "backslash", ""),
         (path("'/a?b=c'"), "8:46", "query", ""),

@@ -36,6 +36,10 @@ fn resolve(expression: &str, environment: Environment<'_>) -> Result<String, Str
         let shown = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
         return Err(format!("`${{{}…}}` is not a variable's name", name.get(..shown).unwrap_or_default()));
     }
+    // A default ends at the first `}`, so the rest of a variable in it would be taken for text.
+    if expression.contains("${") {
+        return Err(format!("`${{{name}…}}` has another variable in it, which is not replaced"));
+    }
     // As in a shell, `:-` and `:?` take an empty variable for an unset one.
     let value = environment(name);
     match (value, default, complaint) {
@@ -101,6 +105,10 @@ mod tests {
         );
         assert!(interpolate("${B}", &environment).is_err());
         assert!(interpolate("${A", &environment).is_err());
+        assert!(
+            interpolate("${B:-${A}}", &environment).is_err()
+                && interpolate("${B:-${A}", &environment).is_err()
+        );
         assert_eq!(
             interpolate("${A=sk-secret}", &environment).unwrap_err(),
             "`${A…}` is not a variable's name"
