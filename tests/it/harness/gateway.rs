@@ -12,6 +12,7 @@ use std::sync::mpsc;
 
 use bearward::{App, Clock, Config, Hooks, Local, Manual, Token};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::{Answer, Raw, Upstream};
@@ -249,6 +250,14 @@ impl Door {
         match &self.ca {
             Some(ca) => Raw::connect_tls(self.address, ca, "http/1.1").await,
             None => Raw::connect(self.address).await,
+        }
+    }
+
+    /// A client of HTTP/2 on a connection that a test has made itself.
+    pub async fn h2_over(&self, stream: TcpStream) -> Raw {
+        match &self.ca {
+            Some(ca) => Raw::over_tls(stream, ca, "h2").await,
+            None => Raw::over(stream),
         }
     }
 

@@ -88,6 +88,12 @@ impl Raw {
     }
 
     pub async fn connect_tls(address: SocketAddr, ca: &str, protocol: &str) -> Self {
+        let stream = in_time("connect", TcpStream::connect(address)).await.unwrap();
+        Self::over_tls(stream, ca, protocol).await
+    }
+
+    /// As [`Self::over`], with TLS, for a server that `ca` vouches for.
+    pub async fn over_tls(stream: TcpStream, ca: &str, protocol: &str) -> Self {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -98,7 +104,6 @@ impl Raw {
             .with_no_client_auth();
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let stream = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let stream = in_time("handshake", connector.connect(name, stream)).await.unwrap();
         Raw { stream: Box::new(stream), buffer: Vec::new() }
