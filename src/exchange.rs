@@ -45,6 +45,8 @@ pub(crate) struct Exchanges {
     at_rest: AtomicBool,
     /// The connection is to end at once, and who is woken up then.
     cut: AtomicBool,
+    /// It is to end as well, unless a request is in service when its own task looks.
+    leaves_where_idle: AtomicBool,
     cut_waker: AtomicWaker,
     /// Why the server ends the connection with requests in service, if it does.
     cut_for: cut::OfConnection,
@@ -105,14 +107,24 @@ impl Exchanges {
         self.cut_waker.wake();
     }
 
+    /// Ends the connection unless a request is in service: one may begin at this very moment, and is not cut off then.
+    pub(crate) fn cut_where_idle(&self) {
+        self.leaves_where_idle.store(true, Ordering::Release);
+        self.cut_waker.wake();
+    }
+
     pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Acquire)
+        self.cut.load(Ordering::Acquire) || self.leaves_where_idle.load(Ordering::Acquire)
     }
 
     /// Ready when the connection is to end at once.
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.cut_waker.register(cx.waker());
-        if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        // Here, in the task that begins its requests or on its thread, it is known whether one is in service.
+        let leaves = self.leaves_where_idle.load(Ordering::Acquire)
+            && self.leaves_where_idle.swap(false, Ordering::AcqRel)
+            && self.are_none();
+        if leaves || self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// The connection ends with requests in service, for this reason.

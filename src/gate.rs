@@ -115,7 +115,7 @@ pub(crate) fn authenticate(
 
 /// How long the client's address has to wait after too many guesses, if it has.
 pub(crate) fn wait_of(client: &Client, snapshot: &Snapshot, limiter: &Limiter) -> Option<Duration> {
-    limiter.attempts_exhausted(client.address?, snapshot.failed_attempts?)
+    limiter.attempts_exhausted(client.counted_at?, snapshot.failed_attempts?)
 }
 
 /// What a credential is looked up with.
@@ -201,7 +201,7 @@ impl Lookup<'_> {
                 && self.limiter.is_new_companion(one.credential.hash().head())
         };
         let new = unopened.into_iter().filter(is_new).map(|one| {
-            if let (Some(address), Some(quota)) = (self.client.address, self.snapshot.failed_attempts) {
+            if let (Some(address), Some(quota)) = (self.client.counted_at, self.snapshot.failed_attempts) {
                 // The key that it stands beside is let in all the same.
                 let _wait_of_the_next = self.limiter.failed_attempt(address, quota);
             }
@@ -221,7 +221,7 @@ impl Lookup<'_> {
         let id = self.snapshot.ids.key_id(&credential);
         let denial = Denial::invalid_key(&id).caused_by(Refusal { reason });
         let of_address = || {
-            let (address, quota) = (self.client.address?, self.snapshot.failed_attempts?);
+            let (address, quota) = (self.client.counted_at?, self.snapshot.failed_attempts?);
             self.limiter.failed_attempt(address, quota).err()
         };
         let wait = if is_guess { of_address() } else { wait };

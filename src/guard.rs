@@ -77,7 +77,12 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
         Some(authority) => host_of(text_of(authority)?)?,
         None => Host::AsNamed(0),
     };
-    let Some(raw) = parts.uri.path_and_query().filter(|raw| raw.path().starts_with('/')) else {
+    // `http://a?x` in absolute form has a path (RFC 9112, section 3.2.2); a `:path` of `?x` has none.
+    let has_path = |raw: &&PathAndQuery| match parts.version {
+        Version::HTTP_2 => raw.as_str().starts_with('/'),
+        _ => raw.path().starts_with('/'),
+    };
+    let Some(raw) = parts.uri.path_and_query().filter(has_path) else {
         // `GET *`, `OPTIONS *`, `GET admin`, an h2 `:path` without its slash.
         return Err(Denial::bad_request("The request target must be a path that begins with `/`"));
     };

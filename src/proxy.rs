@@ -182,7 +182,7 @@ async fn handle(
     let upgrade = upgrade::asked(parts, &route, !body.is_empty())?;
 
     // The limits come last: what is refused has burnt no quota.
-    let (permit, standing) = gate::admit(authorized, client.address, &snapshot, limiter)?;
+    let (permit, standing) = gate::admit(authorized, client.counted_at, &snapshot, limiter)?;
     course.standing = standing;
     course.note_use(peer, client.address, now);
     hooks.call(target.path());

@@ -78,7 +78,7 @@ impl Visitor {
     /// `scrapes`: metrics are asked for, and nothing else.
     pub(super) async fn authorize(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         let Gateway { snapshot, keys, limiter, clock, .. } = &*self.admin.gateway;
-        let client = Client { address: self.peer.map(|peer| peer.to_canonical()), via_trusted: false };
+        let client = Client::of_peer(self.peer);
         // Whoever guesses is told to wait, and a right guess is not looked at until then. A key with `admin` still is.
         let is_limited = gate::wait_of(&client, &snapshot.load(), limiter).is_some();
         if !is_limited && self.has_token(headers).await {

@@ -19,7 +19,7 @@ pub(crate) enum Cut {
     Expired,
     /// The process stops, and the drain's time is over.
     Drained,
-    /// The connection of a client without a good key made room for another one.
+    /// The connection of a client without a good key has made room for another one.
     MadeRoom,
     /// A request without a key has had its time (`limits.public.total`).
     OutOfTime,

@@ -1,9 +1,10 @@
-//! Connections on which no good key was presented yet, and which of them makes room when all places are taken.
+//! Which connection makes room for another one when all places are taken.
 //!
-//! Whoever fills the places pushes out connections of its own address first. Of those that come into question the one that
-//! has been idle for longest goes; where none is idle, the oldest: a client that keeps a request in service must not keep
-//! its place with it. A connection on which a good key was presented stays, and so does one of a trusted proxy. It comes
-//! into question again once a bad key is presented on it.
+//! Whoever fills the places pushes out connections of its own address first. Connections on which no good key was presented come
+//! before all others, the one that has been idle for longest first; where none is idle, the oldest: a client that keeps a
+//! request in service must not keep its place with it. Of key holders' connections those go that are between two requests, so
+//! that no key can hold all places with connections that do nothing; one with a request in service stays. Connections of
+//! trusted proxies are not listed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -32,13 +33,55 @@ pub(crate) struct Guests {
     more: Notify,
 }
 
-/// `None` as an address is a neighbour on a unix socket.
 #[derive(Debug, Default)]
 struct Listed {
     /// Counts up: a smaller number is an older connection.
     next: u64,
+    /// No good key was presented, or a bad one after it.
+    strangers: Ordered,
+    /// A good key was presented.
+    holders: Ordered,
+}
+
+/// `None` as an address is a neighbour on a unix socket.
+#[derive(Debug, Default)]
+struct Ordered {
     by_age: BTreeMap<u64, Arc<Exchanges>>,
     by_address: BTreeMap<(Option<IpAddr>, u64), Arc<Exchanges>>,
+}
+
+impl Ordered {
+    fn insert(&mut self, address: Option<IpAddr>, number: u64, exchanges: Arc<Exchanges>) {
+        self.by_age.insert(number, exchanges.clone());
+        self.by_address.insert((address, number), exchanges);
+    }
+
+    fn remove(&mut self, address: Option<IpAddr>, number: u64) -> Option<Arc<Exchanges>> {
+        self.by_address.remove(&(address, number));
+        self.by_age.remove(&number)
+    }
+
+    /// All connections, the oldest first.
+    fn all(&self) -> impl Iterator<Item = &Arc<Exchanges>> {
+        self.by_age.values()
+    }
+
+    /// Those of one address.
+    fn of(&self, address: Option<IpAddr>) -> impl Iterator<Item = &Arc<Exchanges>> {
+        self.by_address.range((address, 0)..=(address, u64::MAX)).map(|(_, exchanges)| exchanges)
+    }
+}
+
+impl Listed {
+    /// The stranger's connection that makes room for one from this address.
+    fn strangers_for(&self, address: Option<IpAddr>) -> Option<Arc<Exchanges>> {
+        longest_idle(self.strangers.of(address)).or_else(|| longest_idle(self.strangers.all())).cloned()
+    }
+
+    /// The key holder's connection that does, where no stranger's can.
+    fn holders_for(&self, address: Option<IpAddr>) -> Option<Arc<Exchanges>> {
+        at_rest(self.holders.of(address)).or_else(|| at_rest(self.holders.all())).cloned()
+    }
 }
 
 /// A connection's entry; dropping it takes the connection off the list.
@@ -50,7 +93,8 @@ pub(crate) struct Guest {
 }
 
 impl Guests {
-    /// Lists a connection, unless it is listed, until a good key is presented on it. Of IPv6, a /64 is one address.
+    /// Lists a connection as a stranger's, unless it is listed so, until a good key is presented on it. Of IPv6, a /64 is one
+    /// address.
     pub(crate) fn enter(self: &Arc<Self>, address: Option<IpAddr>, exchanges: &Arc<Exchanges>) {
         if exchanges.stranger.is_listed() {
             return;
@@ -60,8 +104,7 @@ impl Guests {
             let mut listed = self.lock();
             let number = listed.next;
             listed.next += 1;
-            listed.by_age.insert(number, exchanges.clone());
-            listed.by_address.insert((address, number), exchanges.clone());
+            listed.strangers.insert(address, number, exchanges.clone());
             number
         };
         exchanges.stranger.enlist(Guest { guests: self.clone(), address, number });
@@ -71,19 +114,22 @@ impl Guests {
     /// Ends one connection to make room for another one, from `address`. Says whether there was one to end.
     pub(crate) fn make_room(&self, address: Option<IpAddr>) -> bool {
         let address = address.map(host_part);
-        let listed = self.lock();
-        let own = listed.by_address.range((address, 0)..=(address, u64::MAX));
-        let found =
-            dispensable(own.map(|(_, exchanges)| exchanges)).or_else(|| dispensable(listed.by_age.values()));
-        let found = found.cloned();
+        let (stranger, holder) = {
+            let listed = self.lock();
+            let stranger = listed.strangers_for(address);
+            let holder = if stranger.is_none() { listed.holders_for(address) } else { None };
+            (stranger, holder)
+        };
         // Its end takes it off the list, which takes the lock.
-        drop(listed);
-        found.inspect(|exchanges| exchanges.cut(Cut::MadeRoom)).is_some()
+        let stranger = stranger.inspect(|exchanges| exchanges.cut(Cut::MadeRoom));
+        let holder = holder.inspect(|exchanges| exchanges.cut_where_idle());
+        stranger.or(holder).is_some()
     }
 
     /// Whether a connection is listed that could make room.
     pub(crate) fn may_make_room(&self) -> bool {
-        dispensable(self.lock().by_age.values()).is_some()
+        let Listed { strangers, holders, .. } = &*self.lock();
+        longest_idle(strangers.all()).or_else(|| at_rest(holders.all())).is_some()
     }
 
     /// Ready when one more is listed, counted from the call on.
@@ -96,9 +142,9 @@ impl Guests {
     }
 }
 
-/// The connection that goes first: one that was used without a good key, or had its time to be; of these one that is idle, since
-/// when it was; then the oldest.
-fn dispensable<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
+/// The stranger's connection that goes first: one that was used without a good key, or had its time to be; of these one that is
+/// idle, since when it was; then the oldest.
+fn longest_idle<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
     // Those that are being ended already make room for somebody else.
     let staying = exchanges.filter(|exchanges| !exchanges.is_cut()).take(COMPARED);
     // The first of several equals is the oldest.
@@ -109,16 +155,37 @@ fn dispensable<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Optio
     })
 }
 
+/// The key holder's connection that goes first: one between two requests, best of all one on which nothing has come for a while.
+/// A client asks again on another one, as where a server's keep-alive has ended.
+fn at_rest<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
+    let idle = exchanges.filter(|exchanges| !exchanges.is_cut() && exchanges.are_none()).take(COMPARED);
+    idle.min_by_key(|exchanges| !exchanges.may_rest())
+}
+
+impl Guest {
+    /// A good key was presented.
+    pub(super) fn becomes_holders(&self) {
+        let mut listed = self.guests.lock();
+        if let Some(exchanges) = listed.strangers.remove(self.address, self.number) {
+            listed.holders.insert(self.address, self.number, exchanges);
+        }
+    }
+}
+
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut listed = self.guests.lock();
-        listed.by_age.remove(&self.number);
-        listed.by_address.remove(&(self.address, self.number));
+        let exchanges = listed.strangers.remove(self.address, self.number);
+        let exchanges = exchanges.or_else(|| listed.holders.remove(self.address, self.number));
+        drop(listed);
+        drop(exchanges);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     fn connection(guests: &Arc<Guests>, address: &str) -> Arc<Exchanges> {
@@ -126,6 +193,15 @@ mod tests {
         drop(exchanges.begin(false));
         guests.enter(Some(address.parse().unwrap()), &exchanges);
         exchanges
+    }
+
+    /// How many strangers' connections are listed, and how many of key holders.
+    fn numbers(guests: &Guests) -> [usize; 2] {
+        let listed = guests.lock();
+        [&listed.strangers, &listed.holders].map(|ordered| {
+            assert_eq!(ordered.by_age.len(), ordered.by_address.len());
+            ordered.by_age.len()
+        })
     }
 
     fn ends(connections: &[&Arc<Exchanges>]) -> Vec<bool> {
@@ -157,8 +233,39 @@ mod tests {
         assert!(make_room());
         assert_eq!(ends(&all), [false, true, false, true], "and then the oldest");
         assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())));
-        assert!(!guests.may_make_room() && !make_room());
         assert_eq!(ends(&all), [false, true, true, true]);
+        let in_service = holder.begin(false);
+        assert!(!guests.may_make_room() && !make_room());
+        drop(in_service);
+        assert!(guests.may_make_room() && make_room(), "a key holder's goes between two requests");
+        assert!(holder.is_cut() && !guests.may_make_room());
+    }
+
+    #[test]
+    fn a_request_that_begins_at_the_same_time_keeps_a_key_holders_connection() {
+        let guests = Arc::<Guests>::default();
+        let holder = connection(&guests, "192.0.2.1");
+        holder.stranger.note_good_key();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(guests.make_room(None));
+        let in_service = holder.begin(false);
+        assert!(holder.poll_cut(&mut cx).is_pending() && !holder.is_cut());
+        drop(in_service);
+        assert!(holder.poll_cut(&mut cx).is_pending(), "it stays until it is asked again");
+        assert!(guests.make_room(None) && holder.poll_cut(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn of_key_holders_an_address_has_its_own_go_first_and_then_the_one_at_rest() {
+        let guests = Arc::<Guests>::default();
+        let holders: Vec<_> =
+            ["192.0.2.1", "192.0.2.2", "192.0.2.2"].map(|address| connection(&guests, address)).into();
+        holders.iter().for_each(|holder| holder.stranger.note_good_key());
+        holders[2].note_rest(true);
+        holders[2].flushed();
+        assert!(guests.make_room(Some("192.0.2.1".parse().unwrap())));
+        assert!(guests.make_room(Some("192.0.2.3".parse().unwrap())));
+        assert_eq!(ends(&holders.iter().collect::<Vec<_>>()), [true, false, true]);
     }
 
     #[test]
@@ -180,16 +287,19 @@ mod tests {
         let guests = Arc::<Guests>::default();
         let holder = connection(&guests, "192.0.2.1");
         holder.stranger.note_good_key();
+        let in_service = holder.begin(false);
         assert!(!guests.may_make_room());
         guests.enter(Some("192.0.2.1".parse().unwrap()), &holder);
         assert!(guests.may_make_room());
         // Twice is once.
         guests.enter(Some("192.0.2.1".parse().unwrap()), &holder);
-        assert_eq!(guests.lock().by_age.len(), 1);
+        assert_eq!(numbers(&guests), [1, 0]);
         holder.stranger.note_good_key();
         assert!(!guests.may_make_room());
+        assert_eq!(numbers(&guests), [0, 1]);
+        drop(in_service);
         holder.stranger.leave();
         guests.enter(Some("192.0.2.1".parse().unwrap()), &holder);
-        assert!(guests.lock().by_age.is_empty() && guests.lock().by_address.is_empty());
+        assert_eq!(numbers(&guests), [0, 0]);
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Stranger {
     waker: AtomicWaker,
     /// Milliseconds from [`START`] until a request without a good key last ended.
     idle_since: AtomicU64,
-    /// Its entry among the connections that make room, and whether it has one.
+    /// Its entry among the connections that make room, and whether it is a stranger's there.
     is_listed: AtomicBool,
     has_ended: AtomicBool,
     guest: Mutex<Option<Guest>>,
@@ -49,12 +49,12 @@ impl Stranger {
     pub(crate) fn note_good_key(&self) {
         if !self.is_known() || self.is_listed() {
             self.is_known.store(true, Ordering::Relaxed);
-            drop(self.take_off_the_list());
+            self.becomes_holders();
             self.note_room();
         }
     }
 
-    /// Whether it is among the connections that make room.
+    /// Whether it is among the strangers' connections that make room.
     pub(super) fn is_listed(&self) -> bool {
         self.is_listed.load(Ordering::Relaxed)
     }
@@ -75,11 +75,13 @@ impl Stranger {
         drop(refused);
     }
 
-    /// The connection makes no room any more: it has a good key.
-    pub(crate) fn take_off_the_list(&self) -> Option<Guest> {
-        let mut entry = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The connection makes room after all that have no good key.
+    fn becomes_holders(&self) {
+        let entry = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_listed.store(false, Ordering::Relaxed);
-        entry.take()
+        if let Some(guest) = &*entry {
+            guest.becomes_holders();
+        }
     }
 
     /// The connection has ended.

@@ -58,11 +58,11 @@ pub(crate) fn prepare_request(
 ) {
     let forwarded = Forwarded::of(headers, target, origin);
     let removes = &permit.route().removes;
-    let is_unwanted = |name: &HeaderName| {
+    let is_unwanted = |name: &HeaderName, believes_addresses: bool| {
         origin.secret_headers.contains(name)
             || match reserved(name.as_str()) {
                 Some(Reserved::Ours) => true,
-                Some(Reserved::ClientAddress) => !origin.client.via_trusted,
+                Some(Reserved::ClientAddress) => !believes_addresses,
                 None => {
                     is_hop_by_hop(name)
                         || matches!(*name, EXPECT | CONTENT_LENGTH | SEC_WEBSOCKET_PROTOCOL)
@@ -71,9 +71,9 @@ pub(crate) fn prepare_request(
             }
     };
     let is_dropped = |name: &HeaderName| match is_plain(name.as_str()) {
-        true => is_unwanted(name),
-        // A server may read it as the name that it folds to.
-        false => origin.secret_headers.contains(name) || is_unwanted(&folded(name)),
+        true => is_unwanted(name, origin.client.via_trusted),
+        // A server may read it as the name that it folds to. No proxy writes names so: its client does.
+        false => origin.secret_headers.contains(name) || is_unwanted(&folded(name), false),
     };
     let unwanted = unwanted(headers, is_dropped);
     let wants_trailers = unwanted.contains(&TE) && accepts_trailers(headers);

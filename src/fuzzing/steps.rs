@@ -39,7 +39,7 @@ impl Steps {
         Steps {
             gateway: gateway(),
             parts: request.into_parts().0,
-            client: Client { address, via_trusted: false },
+            client: Client::of_peer(address),
             address: address.and_then(address_value),
             request_id: HeaderValue::from_static("our-id"),
         }

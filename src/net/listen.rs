@@ -31,6 +31,8 @@ use crate::proxy::Gateway;
 const BACKLOG: i32 = 4096;
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// Where no connection can make room, a key holder's may be between two requests by then.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A bound socket. A unix socket's file goes with it.
 #[derive(Debug)]
@@ -208,6 +210,7 @@ impl<A: Fn(Accepted)> Intake<A> {
             tokio::select! {
                 permit = self.permits.clone().acquire_owned() => return permit.ok(),
                 () = one_more => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
     }
@@ -221,6 +224,7 @@ impl<A: Fn(Accepted)> Intake<A> {
             tokio::select! {
                 permit = self.permits.clone().acquire_owned() => return permit.ok(),
                 () = one_more, if !makes_room => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
     }

@@ -104,6 +104,7 @@ async fn malformed_requests_are_reset_and_others_go_on() {
         ("a backslash", replaced(":path", "/a\\b")),
         ("a semicolon", replaced(":path", "/a;b")),
         ("a star", replaced(":path", "*")),
+        ("a query without a path", replaced(":path", "?x")),
     ];
     for (what, fields) in cases {
         let fields: Vec<(&str, &str)> =

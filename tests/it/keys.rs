@@ -129,19 +129,30 @@ async fn an_address_is_the_clients_even_behind_a_trusted_proxy() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = Gateway::guarding(&upstream)
         .key("office", "permissions: [read], allow_from: [203.0.113.0/24]")
+        .key("proxy", "permissions: [read], allow_from: [127.0.0.0/8]")
+        .key("anywhere", "permissions: [read]")
         .config("trusted_proxies: [127.0.0.0/8]")
         .start()
         .await;
-    let from = async |forwarded: &str| {
-        let bearer = gateway.bearer("office");
+    let with = async |key: &str, forwarded: &str| {
+        let bearer = gateway.bearer(key);
         gateway.sends(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{bearer}{forwarded}\r\n")).await.status
     };
+    let from = async |forwarded: &str| with("office", forwarded).await;
     assert_eq!(from("X-Forwarded-For: 203.0.113.7\r\n").await, 200);
     assert_eq!(from("X-Forwarded-For: 203.0.113.7, 198.51.100.1\r\n").await, 401);
     assert_eq!(from("X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 203.0.113.7\r\n").await, 200);
     assert_eq!(from("").await, 401);
     let seen = upstream.requests();
     assert_eq!(seen[1].header("x-forwarded-for"), Some("198.51.100.1, 203.0.113.7, 127.0.0.1"));
+
+    // Somebody whom the proxy names in words that we do not know is not the proxy itself.
+    assert_eq!(with("proxy", "").await, 200);
+    for unreadable in ["unix:", "unknown", "203.0.113.7, _hidden"] {
+        let forwarded = format!("X-Forwarded-For: {unreadable}\r\n");
+        assert_eq!(with("proxy", &forwarded).await, 401, "{unreadable}");
+        assert_eq!(with("anywhere", &forwarded).await, 200, "{unreadable}");
+    }
 }
 
 #[tokio::test]

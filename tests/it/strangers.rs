@@ -305,6 +305,54 @@ async fn idle_strangers_make_room_and_an_address_pushes_out_its_own_first() {
     assert_eq!(holder.answer().await.status, 200);
 }
 
+#[tokio::test]
+async fn connections_of_a_key_holder_make_room_between_requests_and_not_in_them() {
+    let (answers, is_awaited) = tokio::sync::watch::channel(false);
+    let upstream = Upstream::acting(move |request, mut stream| {
+        let mut is_awaited = is_awaited.clone();
+        async move {
+            if request.target() == "/slow" {
+                is_awaited.wait_for(|answers| *answers).await.ok()?;
+            }
+            stream.write_all(answer_of("hi").as_bytes()).await.ok()?;
+            Some(stream)
+        }
+    })
+    .await;
+    let guard = Gateway::guarding(&upstream).config(ROUTES).config("limits: {connections: 4}");
+    let guard = guard.key("ci", "permissions: [read]").key("other", "permissions: [read]");
+    let gateway = guard.start().await;
+    let ask =
+        |path: &str, key: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer(key));
+    let mut slow = Raw::over(from("127.0.0.8", &gateway).await);
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        let mut raw = Raw::over(from("127.0.0.8", &gateway).await);
+        raw.send(ask("/x", "ci")).await;
+        assert_eq!(raw.answer().await.status, 200);
+        idle.push(raw);
+    }
+    let mut frames = Frames::over(Raw::over(from("127.0.0.8", &gateway).await), &[]).await;
+    frames.send(headers(1, END_STREAM, &request("/x", gateway.token("ci"), &[]))).await;
+    assert_eq!(frames.end_of(1).await, Some(End::Clean));
+    slow.send(ask("/slow", "ci")).await;
+    eventually("it is in service", || upstream.requests().len() == 4).await;
+    // One key has all places, and three newcomers come in, one for each of its connections that does nothing.
+    let mut newcomers = Vec::new();
+    for number in 5..8 {
+        let mut newcomer = Raw::over(from(&format!("127.0.0.{number}"), &gateway).await);
+        newcomer.send(ask("/x", "other")).await;
+        assert_eq!(newcomer.answer().await.status, 200);
+        newcomers.push(newcomer);
+    }
+    for gone in &mut idle {
+        gone.assert_ended().await;
+    }
+    in_time("the end of HTTP/2", async { while frames.next().await.is_some() {} }).await;
+    answers.send(true).unwrap();
+    assert_eq!(slow.answer().await.status, 200, "what is in service stays");
+}
+
 async fn from(address: &str, gateway: &Running) -> tokio::net::TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
