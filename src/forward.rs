@@ -126,8 +126,8 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
         return tunnelled(response, lease, permit, upgrade, revocation);
     }
     check_answer(&response, &upstream)?;
-    if response.version() == Version::HTTP_10 {
-        // hyper would speak HTTP/1.0 on it from here on, in which a body of unknown length can't be sent.
+    // hyper would speak HTTP/1.0 on it from here on, in which a body of unknown length can't be sent.
+    if response.version() == Version::HTTP_10 || may_be_followed_by_a_body(&response) {
         lease.is_last_use();
     }
     progress.answered();
@@ -253,6 +253,16 @@ fn check_answer(response: &Response<Incoming>, upstream: &Upstream) -> Result<()
         return refuse("both Content-Length and Transfer-Encoding");
     }
     Ok(())
+}
+
+/// Whether an answer that has no body tells of one (RFC 9110, section 8.6; RFC 9112, section 6.1). A server that does so may send
+/// it as well, which comes when the answer is over for us.
+fn may_be_followed_by_a_body(response: &Response<Incoming>) -> bool {
+    let has_none = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let headers = response.headers();
+    has_none
+        && (headers.contains_key(TRANSFER_ENCODING)
+            || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0"))
 }
 
 /// One request on its way.

@@ -179,6 +179,11 @@ impl Exchange<'_> {
             }
             *request.version_mut() = Version::HTTP_11;
             *request.uri_mut() = Uri::from(self.path.clone());
+            if *request.method() == Method::HEAD {
+                // A server that sends the body all the same sends it when the answer is over for us: the next caller would have it.
+                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                lease.is_last_use();
+            }
             if request.body().is_end_stream() {
                 return Ok(());
             }

@@ -27,7 +27,8 @@ use crate::proxy::{self, Peer, StreamRefused};
 const MAX_STREAMS: u32 = 200;
 /// Streams that were reset before they were served; h2's own default is 20.
 const MAX_STREAMS_TAKEN_BACK: usize = 20;
-/// Streams that a client's errors made us reset; h2's own default is 1024.
+/// Streams that a client's errors made us reset; h2's own default is 1024. It counts for a connection's whole life, so a trusted
+/// proxy, whose connection is shared by clients of whom some send nonsense now and then, is not counted.
 const MAX_STREAMS_BROKEN: usize = 128;
 
 /// A client that left many answers unread has this long to end what is open when its connection is ended.
@@ -48,6 +49,7 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let is_over_limit = peer.over_limit.is_some();
+    let max_broken = peer.may_make_room.then_some(MAX_STREAMS_BROKEN);
     let peer = Arc::new(peer);
     let exchanges = peer.exchanges.clone();
     // In a box, which goes when the head of the answer is there: a stream whose client takes nothing holds little.
@@ -61,7 +63,7 @@ where
         })
     });
     let streams = StreamExecutor { limit: limits.client_stall_timeout, exchanges: exchanges.clone() };
-    let connection = builder(streams, &limits).serve_connection(TokioIo::new(wire), service);
+    let connection = builder(streams, &limits, max_broken).serve_connection(TokioIo::new(wire), service);
     let mut connection = Box::pin(connection);
     let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_none);
     // What is refused whatever it asks goes, though HTTP/2 has no `Connection: close`.
@@ -146,7 +148,11 @@ impl Tails {
     }
 }
 
-fn builder(streams: StreamExecutor, limits: &Limits) -> http2::Builder<StreamExecutor> {
+fn builder(
+    streams: StreamExecutor,
+    limits: &Limits,
+    max_broken: Option<usize>,
+) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(streams);
     builder
         // Work at once; what is opened beyond is refused.
@@ -154,7 +160,7 @@ fn builder(streams: StreamExecutor, limits: &Limits) -> http2::Builder<StreamExe
         // Rapid reset (CVE-2023-44487): streams that were reset before we took them up. More end the connection.
         .max_pending_accept_reset_streams(MAX_STREAMS_TAKEN_BACK)
         // MadeYouReset (CVE-2025-8671): streams that a client's errors have made us reset. More end the connection.
-        .max_local_error_reset_streams(MAX_STREAMS_BROKEN)
+        .max_local_error_reset_streams(max_broken)
         // An HPACK bomb, and CONTINUATION without end: h2 counts both by this. Our guard refuses at `header_bytes`,
         // which is what is announced, with a body that says so; past four times that, h2 refuses without one.
         .max_header_list_size(u32::try_from(limits.header_bytes.saturating_mul(4)).unwrap_or(u32::MAX))

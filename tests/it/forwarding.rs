@@ -172,7 +172,11 @@ async fn answers_without_a_body() {
     }
     raw.send(get(&gateway, "/v1/models/close")).await;
     assert_eq!(raw.answer().await.body, b"until the end");
-    assert_eq!(upstream.connections(), 1, "all of it went over one connection");
+    assert_eq!(
+        upstream.connections(),
+        3,
+        "one behind the answer to HEAD, and one behind a 304 with a length"
+    );
 }
 
 #[tokio::test]
@@ -275,6 +279,49 @@ async fn bytes_behind_an_answer_never_reach_the_next_caller() {
     let gateway = gateway(&upstream).await;
     for _ in 0..50 {
         assert_eq!(gateway.get("/v1/models", "ci").await.body, b"hi");
+    }
+}
+
+/// A server that sends the body which the head of an answer without one tells of, when that answer is over for us.
+#[tokio::test]
+async fn nor_does_the_late_body_of_an_answer_that_has_none() {
+    for (request, head) in [
+        ("HEAD", "200 OK\r\ncontent-length: 50"),
+        ("HEAD", "200 OK\r\ntransfer-encoding: chunked"),
+        ("GET", "304 Not Modified\r\ncontent-length: 50"),
+        ("GET", "304 Not Modified\r\ntransfer-encoding: chunked"),
+        ("GET", "204 No Content\r\ncontent-length: 50"),
+        ("GET", "204 No Content\r\ntransfer-encoding: chunked"),
+    ] {
+        let what = format!("{request}: {head}");
+        let head = format!("HTTP/1.1 {head}\r\n\r\n");
+        let upstream = Upstream::acting(move |request, mut stream| {
+            let head = head.clone();
+            async move {
+                if request.target() != "/v1/models/bare" {
+                    stream.write_all(answer_of("mine").as_bytes()).await.ok()?;
+                    return Some(stream);
+                }
+                stream.write_all(head.as_bytes()).await.ok()?;
+                // Whoever has the connection by now would take it for the answer.
+                let _next = in_time("the next request or the end", stream.peek(&mut [0; 1])).await;
+                let _closed = stream.write_all(answer_of("somebody else's").as_bytes()).await;
+                Some(stream)
+            }
+        })
+        .await;
+        let guard = Gateway::guarding(&upstream).key("ci", "permissions: [read]");
+        let gateway = guard.start().await;
+        let mut raw = gateway.raw().await;
+        let bearer = gateway.bearer("ci");
+        raw.send(format!(
+            "{request} /v1/models/bare HTTP/1.1\r\nHost: a\r\n{bearer}Connection: close\r\n\r\n"
+        ))
+        .await;
+        assert!(matches!(raw.head().await.status, 200 | 204 | 304), "{what}");
+        raw.assert_ended().await;
+        assert_eq!(gateway.get("/v1/models", "ci").await.body, b"mine", "{what}");
+        assert_eq!(upstream.connections(), 2, "{what}");
     }
 }
 

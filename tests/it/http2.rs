@@ -340,6 +340,21 @@ async fn floods_end_their_own_connection() {
     }
 }
 
+/// Each of them is one client's. For the others the connection goes on, however many there have been.
+#[tokio::test]
+async fn nonsense_that_a_trusted_proxy_passes_on_ends_its_own_stream_alone() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream, "trusted_proxies: [127.0.0.1]").await;
+    let key = gateway.token("ci");
+    let mut frames = connect(&gateway).await;
+    for stream in (1..600).step_by(2) {
+        frames.send(headers(stream, END_STREAM, &request("/a<b", key, &[]))).await;
+        assert!(frames.end_of(stream).await.is_some());
+    }
+    frames.send(headers(601, END_STREAM, &request("/x", key, &[]))).await;
+    assert_eq!(frames.end_of(601).await, Some(End::Clean));
+}
+
 #[tokio::test]
 async fn a_client_that_opens_no_window_holds_nothing_for_ever() {
     let large = "x".repeat(1024 * 1024);
