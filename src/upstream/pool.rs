@@ -202,7 +202,7 @@ impl WorkerPool {
         }
         let place = Multiplexed::start(socket, upstream.pool, turn).await.map_err(failed)?;
         let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(reached.id).or_default().push(place.0.clone());
+        all.entry(reached.id).or_default().push(place.on.clone());
         Ok((Way::Http2 { place: Arc::new(place), copy: None }, reached))
     }
 

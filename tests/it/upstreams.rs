@@ -210,6 +210,36 @@ async fn what_upstream_allows_at_once_is_respected() {
     assert_eq!(in_time("answers", asked).await.unwrap(), [200; 12]);
 }
 
+/// Servers end a connection on which many streams were cancelled, with the streams of all others.
+#[tokio::test]
+async fn a_connection_on_which_many_requests_were_cancelled_gets_no_more() {
+    let upstream = Http2::start(200, false).await;
+    let gateway = upstream.gateway().await;
+    let mut other = gateway.raw().await;
+    let held = format!("GET /v1/models/held HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"));
+    other.send(&held).await;
+    eventually("it is at upstream", || upstream.at_once.load(Ordering::SeqCst) == 1).await;
+    for _ in 0..100 {
+        assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+    }
+    let connections = || upstream.connections.load(Ordering::SeqCst);
+    let before = connections();
+    assert!(before <= 2, "one for each worker, and answers that were taken are as many as one likes");
+    for _ in 0..160 {
+        let seen = upstream.heads.lock().unwrap().len();
+        let mut leaves = gateway.raw().await;
+        leaves.send(&held).await;
+        eventually("it is at upstream", || upstream.heads.lock().unwrap().len() > seen).await;
+    }
+    until("another connection", async || {
+        gateway.get("/v1/models", "ci").await;
+        connections() > before
+    })
+    .await;
+    upstream.release.add_permits(100);
+    assert_eq!(other.answer().await.status, 200, "what was on the first goes on");
+}
+
 #[tokio::test]
 async fn a_connection_that_is_told_to_go_away_costs_no_request() {
     let upstream = Http2::start(100, true).await;

@@ -83,8 +83,8 @@ impl Lease {
                 *copy = is_kept.then(|| request.headers().clone());
                 // An upload that upstream takes no more of still has its stream, whatever became of the answer.
                 request.body_mut().hold(place.clone());
-                let answer = place.0.sender.clone().try_send_request(request);
-                Either::Right(answer.inspect(|_| place.0.socket.progressed()))
+                let answer = place.on.sender.clone().try_send_request(request);
+                Either::Right(answer.inspect(|_| place.on.socket.progressed()))
             }
         }
     }
@@ -100,7 +100,7 @@ impl Lease {
     /// A frame of the answer has come.
     pub(crate) fn progressed(&self) {
         if let Way::Http2 { place, .. } = &self.way {
-            place.0.socket.progressed();
+            place.on.socket.progressed();
         }
     }
 
@@ -120,7 +120,10 @@ impl Lease {
 
     /// The answer is whole: the connection may serve the next request, if it is still one.
     pub(crate) fn give_back(self) {
-        let Way::Http1 { sender, socket, made, .. } = self.way else { return };
+        let (sender, socket, made) = match self.way {
+            Way::Http1 { sender, socket, made, .. } => (sender, socket, made),
+            Way::Http2 { place, .. } => return place.is_whole(),
+        };
         let limits = self.upstream.pool;
         if !self.may_be_kept || sender.is_closed() {
             return;

@@ -22,6 +22,10 @@ const SETTINGS_LOOK: Duration = Duration::from_millis(1);
 /// Polls until the wait for it is given up.
 const SETTINGS_LOOKS: usize = 500;
 
+/// Streams that were given up before a connection takes no more requests. Servers end one on which many were, with whatever else is
+/// on it: Envoy after 500, and a caller who cancels all that he asks for would have it end for all others.
+const MAX_GIVEN_UP: usize = 64;
+
 /// An HTTP/2 connection.
 #[derive(Debug)]
 pub(super) struct Multiplexed {
@@ -31,6 +35,8 @@ pub(super) struct Multiplexed {
     /// What upstream's settings allow.
     max_streams: AtomicUsize,
     has_ended: AtomicBool,
+    /// Streams whose answers were not waited for.
+    given_up: AtomicUsize,
     /// When it last had no stream.
     idle_since: Mutex<Instant>,
     made: Instant,
@@ -39,12 +45,30 @@ pub(super) struct Multiplexed {
 
 /// A place on an HTTP/2 connection.
 #[derive(Debug)]
-pub(super) struct Place(pub(super) Arc<Multiplexed>);
+pub(super) struct Place {
+    pub(super) on: Arc<Multiplexed>,
+    /// Its answer came to its end.
+    is_whole: AtomicBool,
+}
+
+impl Place {
+    fn new(on: Arc<Multiplexed>) -> Self {
+        Place { on, is_whole: AtomicBool::new(false) }
+    }
+
+    /// The answer has come to its end.
+    pub(super) fn is_whole(&self) {
+        self.is_whole.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.0.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
-            *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if !self.is_whole.load(Ordering::Relaxed) {
+            self.on.given_up.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.on.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.on.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
     }
 }
@@ -68,12 +92,13 @@ impl Multiplexed {
             // Its maker's alone until upstream has said more.
             max_streams: AtomicUsize::new(1),
             has_ended: AtomicBool::new(false),
+            given_up: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
             made: Instant::now(),
             limits,
         });
         tokio::spawn(drive(connection, Arc::downgrade(&multiplexed), turn));
-        Ok(Place(multiplexed))
+        Ok(Place::new(multiplexed))
     }
 
     /// Takes a place, unless all that upstream allows are taken.
@@ -88,14 +113,15 @@ impl Multiplexed {
             return None;
         }
         self.streams.fetch_add(1, Ordering::Relaxed);
-        Some(Place(self.clone()))
+        Some(Place::new(self.clone()))
     }
 
-    /// Whether it takes new requests: it has not ended, was not told to go away, and is not too old. Streams on one
-    /// that takes no more go on to their end.
+    /// Whether it takes new requests: it has not ended, was not told to go away, is not too old, and not many streams on it were
+    /// given up. Streams on one that takes no more go on to their end.
     pub(super) fn is_open(&self) -> bool {
         let is_young = self.made.elapsed() < self.limits.max_age;
-        is_young && !self.has_ended.load(Ordering::Relaxed) && !self.sender.is_closed()
+        let is_sound = self.given_up.load(Ordering::Relaxed) < MAX_GIVEN_UP;
+        is_young && is_sound && !self.has_ended.load(Ordering::Relaxed) && !self.sender.is_closed()
     }
 
     /// Whether upstream takes more of bodies than those that are on their way already. What one caller's body holds of
