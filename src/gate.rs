@@ -46,6 +46,7 @@ pub(crate) struct Principal {
 pub(crate) struct Authorized {
     principal: Option<Principal>,
     route: Arc<Route>,
+    readings: Vec<Arc<Route>>,
 }
 
 /// The right to forward one request. It holds the request's place among those in flight, of its key and of all, for
@@ -54,6 +55,8 @@ pub(crate) struct Authorized {
 pub(crate) struct Permit {
     principal: Option<Principal>,
     route: Arc<Route>,
+    /// Routes that servers may take the path for as well. Nearly always none.
+    readings: Vec<Arc<Route>>,
     _place: Place,
     _public: Option<PublicPlace>,
     _of_key: Option<ConcurrencyPermit>,
@@ -287,29 +290,22 @@ pub(crate) fn pass_unasked(headers: &HeaderMap, snapshot: &Snapshot) -> Result<(
     }
 }
 
-/// Whether the principal may use the route; `None` is somebody without a key.
-pub(crate) fn authorize(principal: Option<Principal>, route: Arc<Route>) -> Result<Authorized, Denial> {
-    if let Access::Needs(permission) = route.access {
+/// Whether the principal may use the route, and those of `readings`, which servers may take the path for as well; `None` is
+/// somebody without a key.
+pub(crate) fn authorize(
+    principal: Option<Principal>,
+    route: Arc<Route>,
+    readings: Vec<Arc<Route>>,
+) -> Result<Authorized, Denial> {
+    for route in readings.iter().chain([&route]) {
+        let Access::Needs(permission) = route.access else { continue };
         // The proxy authenticates for every route that is not public; if it ever did not, nobody passes.
         let Some(Principal { live, .. }) = &principal else {
             return Err(Denial::missing_key("Authorization"));
         };
         may_use(&live.key, permission, &route.name)?;
     }
-    Ok(Authorized { principal, route })
-}
-
-/// As [`authorize`], where servers may read the path as one of other routes, `readings`: the principal must be allowed to
-/// use those, too.
-pub(crate) fn authorize_as_read(
-    principal: Option<Principal>,
-    route: Arc<Route>,
-    readings: &[Arc<Route>],
-) -> Result<Authorized, Denial> {
-    for reading in readings {
-        authorize(principal.clone(), reading.clone())?;
-    }
-    authorize(principal, route)
+    Ok(Authorized { principal, route, readings })
 }
 
 /// Whether a good key may use a route that needs this permission.
@@ -336,12 +332,13 @@ pub(crate) fn admit(
     snapshot: &Snapshot,
     limiter: &Limiter,
 ) -> Result<(Permit, Option<Standing>), Denial> {
-    let Authorized { principal, route } = authorized;
+    let Authorized { principal, route, readings } = authorized;
     let all = snapshot.limits.in_flight;
     let place = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
     let Some(Principal { live, .. }) = &principal else {
         let public = limiter.enter_public(address, all).map_err(Denial::too_many_in_flight)?;
-        let permit = Permit { principal, route, _place: place, _public: Some(public), _of_key: None };
+        let permit =
+            Permit { principal, route, readings, _place: place, _public: Some(public), _of_key: None };
         return Ok((permit, None));
     };
     let limits = live.limits(limiter);
@@ -356,7 +353,7 @@ pub(crate) fn admit(
             None => None,
         }
     };
-    Ok((Permit { principal, route, _place: place, _public: None, _of_key: of_key }, standing))
+    Ok((Permit { principal, route, readings, _place: place, _public: None, _of_key: of_key }, standing))
 }
 
 fn refuse(refusal: Exhausted) -> Denial {
@@ -449,7 +446,7 @@ impl Permit {
             address,
             environment: snapshot.environment.clone(),
             max_age: snapshot.max_age,
-            route: self.route.clone(),
+            routes: self.readings.iter().chain([&self.route]).cloned().collect(),
         }))
     }
 }

@@ -177,7 +177,7 @@ async fn handle(
     let route = readings.route(&target, &parts.method, &snapshot.limits)?;
     course.record.route(&route.name, &route.upstream.name);
     course.route = Some(route.clone());
-    let authorized = gate::authorize_as_read(course.principal.clone(), route.clone(), &readings.others)?;
+    let authorized = gate::authorize(course.principal.clone(), route.clone(), readings.others)?;
     let limits = upload_limits(course, &route, &parts.method, body, caller.is_grpc)?;
     let upgrade = upgrade::asked(parts, &route, !body.is_empty())?;
 

@@ -93,7 +93,7 @@ pub fn hygiene(bytes: &[u8]) {
     );
     // Two credentials: refused.
     let Ok(principal) = found.outcome else { return };
-    let authorized = gate::authorize(Some(principal), route).unwrap();
+    let authorized = gate::authorize(Some(principal), route, Vec::new()).unwrap();
     let (permit, _) = gate::admit(authorized, None, &snapshot, &gateway.limiter).unwrap();
     let request_id = HeaderValue::from_static("our-id");
     let peer_value = peer.and_then(headers::address_value);

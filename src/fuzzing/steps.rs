@@ -68,7 +68,7 @@ impl Steps {
             clock.wall(),
         );
         let Ok(principal) = asks.outcome else { panic!("refused") };
-        let authorized = gate::authorize(Some(principal), route).unwrap();
+        let authorized = gate::authorize(Some(principal), route, Vec::new()).unwrap();
         let (permit, _) = gate::admit(authorized, None, &snapshot, limiter).unwrap();
         (target, permit)
     }

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use smallvec::SmallVec;
 
 use super::may_use;
 use crate::clock::Clock;
@@ -73,7 +74,8 @@ pub(super) struct Judgement {
     pub(super) address: Option<IpAddr>,
     pub(super) environment: Option<String>,
     pub(super) max_age: Option<MaxAge>,
-    pub(super) route: Arc<Route>,
+    /// All that servers may take its path for.
+    pub(super) routes: SmallVec<[Arc<Route>; 1]>,
 }
 
 impl Judgement {
@@ -117,8 +119,10 @@ impl Judgement {
         };
         key.validity(found.rotated_out, &circumstances)
             .map_err(|invalidity| invalidity.end().map_or(Ended::Revoked, Ended::Expired))?;
-        if let Access::Needs(permission) = self.route.access {
-            may_use(key, permission, &self.route.name).map_err(|_denial| Ended::Revoked)?;
+        for route in &self.routes {
+            if let Access::Needs(permission) = route.access {
+                may_use(key, permission, &route.name).map_err(|_denial| Ended::Revoked)?;
+            }
         }
         Ok(key.next_end(found.rotated_out, self.max_age))
     }

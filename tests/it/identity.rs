@@ -568,6 +568,34 @@ async fn what_is_open_ends_when_a_change_lets_it_in_no_longer() {
     }
 }
 
+/// What servers may take a path for has let the request in, too.
+#[tokio::test]
+async fn what_is_open_ends_when_another_reading_of_its_path_is_allowed_no_longer() {
+    let upstream = endless().await;
+    let gateway = Gateway::guarding(&upstream)
+        .keys("cut_open_streams: true")
+        .key("ci", "permissions: [admin]")
+        .config(
+            "routes: [{name: admin, paths: [/adm/**], permission: admin}, \
+             {name: all, paths: [/**], permission: read}]",
+        )
+        .upstream("accept_in_path: [encoded-slash]")
+        .start()
+        .await;
+    let open = async || {
+        let mut raw = gateway.raw().await;
+        raw.send(format!("GET /adm%2Fstream HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+        (raw.head().await.status, raw)
+    };
+    let (status, mut raw) = open().await;
+    assert_eq!(status, 200);
+    raw.chunk().await.unwrap();
+    let keys = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    gateway.rename_in("keys.yaml", &keys.replace("permissions: [admin]", "permissions: [read]"));
+    assert!(in_time("the answer ends", raw.chunk()).await.is_none());
+    assert_eq!(open().await.0, 403);
+}
+
 #[tokio::test]
 async fn what_is_open_ends_at_the_very_time_its_key_does() {
     let upstream = endless().await;
