@@ -12,8 +12,8 @@ use super::decode::{Decoder, Environment, Fields};
 use super::fault::{Fault, Faults, NamedFiles};
 use super::tree::{self, Kind, Node, Quoting};
 use super::{
-    Address, Admin, AttemptQuota, CertificatePair, Config, Limits, Listener, Preset, PublicLimits, Quota,
-    Tls, TlsVersion, TrustedProxies, presets,
+    Address, Admin, AttemptQuota, CertificatePair, Config, Limits, Listener, Position, Preset, PublicLimits,
+    Quota, Tls, TlsVersion, TrustedProxies, presets,
 };
 use keys::{auth, keys};
 use observing::{log, metrics, traces};
@@ -41,7 +41,7 @@ pub(crate) fn admin_of(path: &Path, source: &str, environment: Environment<'_>) 
     let root = tree::parse(path, source, Quoting::Allowed).ok()??;
     let mut decoder = Decoder::new(path, Quoting::Allowed, Some(environment));
     let mut fields = decoder.fields(&root, "the configuration")?;
-    match decoder.optional(&mut fields, "admin", admin) {
+    match decoder.optional(&mut fields, "admin", |d, node| admin(d, node, &mut Vec::new())) {
         Some(admin) => Some(admin),
         // Left out, or wrong itself.
         None => decoder.faults.is_empty().then(|| Some(Admin::default())),
@@ -51,8 +51,16 @@ pub(crate) fn admin_of(path: &Path, source: &str, environment: Environment<'_>) 
 fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
     let mut fields = d.fields(root, "the configuration")?;
     let f = &mut fields;
-    let listeners = d.required(f, "listeners", |d, node| non_empty(d, node, listener));
-    let admin = d.optional(f, "admin", admin);
+    let mut taken = Vec::new();
+    let listeners =
+        d.required(f, "listeners", |d, node| non_empty(d, node, |d, node| listener(d, node, &mut taken)));
+    let admin = d.optional(f, "admin", |d, node| admin(d, node, &mut taken));
+    if admin.is_none()
+        && let Some((address, at)) = taken.iter().find(|(taken, _)| taken.overlaps(&Admin::default().address))
+    {
+        d.fault(*at, format!("`{address}` is where the admin listener is, unless `admin` says otherwise"))
+            .hint = Some("another port, `admin: {address: …}` or `admin: off`".to_owned());
+    }
     let keys = d.required(f, "keys", keys);
     let auth = d.optional(f, "auth", auth);
     let rate_limits = d.optional(f, "rate_limits", quotas);
@@ -121,9 +129,24 @@ fn address(d: &mut Decoder<'_>, node: &Node) -> Option<Address> {
     Some(Address::Tcp(text))
 }
 
-fn listener(d: &mut Decoder<'_>, node: &Node) -> Option<Listener> {
+/// Addresses that are listened on, and where the file says so.
+type Taken = Vec<(Address, Position)>;
+
+/// An address that nothing else listens on.
+fn own_address(d: &mut Decoder<'_>, node: &Node, taken: &mut Taken) -> Option<Address> {
+    let address = address(d, node)?;
+    if let Some((other, at)) = taken.iter().find(|(other, _)| other.overlaps(&address)) {
+        let message = format!("`{address}` is listened on already, by `{other}` in line {}", at.line);
+        d.fault(node.at, message).hint = Some("one listener for each address and port".to_owned());
+        return None;
+    }
+    taken.push((address.clone(), node.at));
+    Some(address)
+}
+
+fn listener(d: &mut Decoder<'_>, node: &Node, taken: &mut Taken) -> Option<Listener> {
     let mut fields = d.fields(node, "a listener")?;
-    let address = d.required(&mut fields, "address", address);
+    let address = d.required(&mut fields, "address", |d, node| own_address(d, node, taken));
     let tls = d.optional(&mut fields, "tls", |d, node| Some(tls(d, node)));
     d.done(fields);
     let tls = match tls {
@@ -170,10 +193,10 @@ fn is_off(node: &Node) -> bool {
 }
 
 /// `admin: off`, or `admin: {address: …}` where the address may be `off`.
-fn admin(d: &mut Decoder<'_>, node: &Node) -> Option<Option<Admin>> {
+fn admin(d: &mut Decoder<'_>, node: &Node, taken: &mut Taken) -> Option<Option<Admin>> {
     let off_or_address = |d: &mut Decoder<'_>, node: &Node| match is_off(node) {
         true => Some(None),
-        false => address(d, node).map(Some),
+        false => own_address(d, node, taken).map(Some),
     };
     if is_off(node) {
         return Some(None);

@@ -174,5 +174,13 @@ pub(super) fn has_other_meaning(name: &HeaderName) -> bool {
 }
 
 pub(super) fn header_name(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
-    d.parsed(node, "a header's name", "as in authorization or x-api-key")
+    let name: HeaderName = d.parsed(node, "a header's name", "as in authorization or x-api-key")?;
+    // All of them are tokens, and none is a name that requests have.
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !name.as_str().chars().all(is_of_name) {
+        d.fault(node.at, format!("`{name}` is no header's name: nothing stands for others in it")).hint =
+            Some("each name by itself, as in [x-debug, x-trace]".to_owned());
+        return None;
+    }
+    Some(name)
 }

@@ -190,7 +190,8 @@ fn upgrade(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
         d.fault(node.at, format!("`{name}` is never forwarded: requests in it would pass without a key"));
         return None;
     }
-    if HeaderName::try_from(name.as_str()).is_err() {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !name.chars().all(is_of_name) {
         d.fault(node.at, format!("`{name}` is not a protocol's name")).hint =
             Some("as in websocket".to_owned());
         return None;
