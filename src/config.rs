@@ -35,7 +35,7 @@ use crate::host_pattern::HostPattern;
 use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::PathReading;
 use crate::permission::Permission;
-use crate::small_file;
+use crate::regular_file;
 
 /// A whole configuration.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl ReadFile {
         if !std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.is_file()) {
             return true;
         }
-        let content = small_file::read(&self.path);
+        let content = regular_file::read(&self.path);
         content.is_ok_and(|content| sha256(&*content) == self.digest)
     }
 }
@@ -427,7 +427,16 @@ impl Config {
     ///
     /// All faults of the file in one go; a syntax error ends the reading.
     pub fn load(path: &Path) -> Result<Config, Faults> {
-        let source = std::fs::read_to_string(path)
+        Config::of(path, std::fs::read_to_string(path))
+    }
+
+    /// The same, of a file that is there: a pipe, which a command may well be given, is not waited for.
+    pub(crate) fn load_again(path: &Path) -> Result<Config, Faults> {
+        Config::of(path, regular_file::read_text(path).map(|text| text.to_string()))
+    }
+
+    fn of(path: &Path, source: std::io::Result<String>) -> Result<Config, Faults> {
+        let source = source
             .map_err(|error| Fault::of_file(path, format!("the configuration can't be read: {error}")))?;
         let config = Config::parse(path, &source, &|name| std::env::var(name).ok())?;
         Ok(Config { source: Some(ReadFile::new(path, &source)), ..config })

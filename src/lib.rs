@@ -48,9 +48,9 @@ mod placeholder;
 mod proxy;
 #[cfg(test)]
 mod reference;
+mod regular_file;
 mod reload;
 mod route;
-mod small_file;
 mod snapshot;
 mod stamp;
 mod threads;

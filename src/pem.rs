@@ -13,14 +13,14 @@ use rustls::sign::CertifiedKey;
 use crate::bom;
 use crate::config::CertificatePair;
 use crate::config::fault::Fault;
-use crate::small_file;
+use crate::regular_file;
 
 /// All certificates of a file.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let unreadable = |error: pem::Error| {
         Fault::of_file(path, format!("certificates can't be read: {error}")).hint("a PEM file is needed")
     };
-    let content = small_file::read(path).map_err(pem::Error::Io).map_err(unreadable)?;
+    let content = regular_file::read(path).map_err(pem::Error::Io).map_err(unreadable)?;
     // In front of the first line, the mark would hide the first certificate.
     CertificateDer::pem_slice_iter(bom::without_in(&content)).collect::<Result<_, _>>().map_err(unreadable)
 }
@@ -37,7 +37,7 @@ pub(crate) fn certified_key(
     };
     ParsedCertificate::try_from(leaf)
         .map_err(|error| Fault::of_file(certificate, format!("is not a certificate: {error}")))?;
-    let content = small_file::read(private_key).map_err(pem::Error::Io);
+    let content = regular_file::read(private_key).map_err(pem::Error::Io);
     let key = content.and_then(|content| PrivateKeyDer::from_pem_slice(bom::without_in(&content)));
     let key = key.map_err(|error| {
         Fault::of_file(private_key, format!("holds no private key: {error}"))

@@ -18,7 +18,7 @@ use crate::gate;
 use crate::guard::client::Client;
 use crate::keys::Permission;
 use crate::proxy::Gateway;
-use crate::small_file;
+use crate::regular_file;
 
 /// What a key that is narrowed to routes must name to be let in here; for metrics, the second will do, so that whoever scrapes
 /// can change nothing. No route of a configuration can have such a name.
@@ -110,7 +110,7 @@ impl Visitor {
         let Some(path) = self.admin.token_file.clone() else { return false };
         // Read at each request, which is rare: a token that was changed counts at once.
         let shown = path.display().to_string();
-        let read = tokio::task::spawn_blocking(move || small_file::read_text(&path)).await;
+        let read = tokio::task::spawn_blocking(move || regular_file::read_text(&path)).await;
         let token = match read.unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into())) {
             Ok(token) => token,
             Err(error) => {

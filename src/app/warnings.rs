@@ -14,8 +14,8 @@ use crate::config::{AgeAction, Config};
 use crate::keys::set::KeySet;
 use crate::keys::store::Store;
 use crate::net::tls::ListenerTls;
+use crate::regular_file;
 use crate::route::Shadow;
-use crate::small_file;
 use crate::snapshot::Snapshot;
 
 /// Keys that a warning is told of one by one; of more, their number.
@@ -97,7 +97,7 @@ fn of_trusted_proxies(config: &Config) -> impl Iterator<Item = String> {
 /// Of an admin token that may be guessed: it changes keys, and nobody counts guesses of it for long.
 fn of_admin_token(config: &Config) -> Option<String> {
     let path = config.admin.as_ref()?.token_file.as_ref()?;
-    let token = small_file::read_text(path).ok()?;
+    let token = regular_file::read_text(path).ok()?;
     let why = weakness(token.trim())?;
     Some(format!("the admin token in {} {why}; `openssl rand -hex 32` makes one", path.display()))
 }

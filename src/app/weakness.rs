@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::config::fault::Fault;
-use crate::{bom, placeholder, small_file};
+use crate::{bom, placeholder, regular_file};
 
 /// Twenty random characters have more than a hundred bits.
 const SHORTEST: usize = 20;
@@ -90,7 +90,7 @@ fn is_walk(secret: &str) -> bool {
 
 /// What is wrong with the file of the admin token, if anything is.
 pub(super) fn token_fault(path: &Path) -> Option<Fault> {
-    match small_file::read_text(path) {
+    match regular_file::read_text(path) {
         Ok(token) => {
             let token = bom::without(&token).trim();
             // `check` warns of a weak word; a template is a fault.

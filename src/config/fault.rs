@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::regular_file;
+
 /// A place in a file. Lines and columns count from 1; line 0 stands for the file as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
@@ -117,7 +119,7 @@ impl NamedFiles {
     pub(crate) fn placed(&self, faults: Faults) -> Faults {
         let placed = faults.0.into_iter().map(|fault| {
             let named = self.places.iter().find(|(path, _)| *path == fault.file && fault.at.line == 0);
-            let named = named.filter(|(path, _)| *path != self.store || std::fs::File::open(path).is_err());
+            let named = named.filter(|(path, _)| *path != self.store || regular_file::open(path).is_err());
             let Some((path, at)) = named else { return fault };
             let message = format!("{}: {}", path.display(), fault.message);
             Fault { file: self.config.clone(), at: *at, message, ..fault }

@@ -7,9 +7,9 @@ impl DownloadFailed {
     /// The outcome of the request that this happened to.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            DownloadFailed::Stalled | DownloadFailed::OutOfTime => Outcome::UpstreamTimeout,
+            DownloadFailed::Stalled => Outcome::UpstreamTimeout,
             DownloadFailed::KeyRevoked => Outcome::Revoked,
-            DownloadFailed::KeyExpired => Outcome::Expired,
+            DownloadFailed::KeyExpired | DownloadFailed::OutOfTime => Outcome::Expired,
             DownloadFailed::Truncated | DownloadFailed::Broken(_) => Outcome::UpstreamFailed,
         }
     }

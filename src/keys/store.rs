@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::cache::SetBuilder;
@@ -11,6 +10,7 @@ use super::set::{AtFault, KeySet, Reading};
 use super::{KeyRecord, directory, jsonl, settle, text, yaml};
 use crate::bom;
 use crate::config::fault::{Fault, Faults};
+use crate::regular_file;
 
 /// No honest file that is read whole is larger; a million keys belong into JSON Lines.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
@@ -146,13 +146,10 @@ pub(in crate::keys) fn unreadable(path: &Path, error: &std::io::Error) -> Fault 
 
 /// Opens a file of keys, and nothing else: a pipe would be waited for, a device has no end.
 pub(in crate::keys) fn open(path: &Path) -> Result<fs::File, Fault> {
-    let failed = |error: std::io::Error| unreadable(path, &error);
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
-    match file.metadata().map_err(failed)?.is_file() {
-        true => Ok(file),
-        false => Err(Fault::of_file(path, "is not a regular file")),
-    }
+    regular_file::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidInput => Fault::of_file(path, "is not a regular file"),
+        _ => unreadable(path, &error),
+    })
 }
 
 /// The text of a file of keys.

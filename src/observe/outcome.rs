@@ -30,7 +30,7 @@ outcomes! {
     ClientStalled "client_stalled";
     /// The key was revoked while its answer was open.
     Revoked "revoked";
-    /// The key's time passed while its answer was open.
+    /// The key's time passed while its answer was open, or that of a request without a key (`limits.public.total`).
     Expired "expired";
     /// The process stopped, and the answer lasted longer than the drain.
     Drained "drained";
@@ -63,10 +63,9 @@ impl From<Cut> for Outcome {
         match cut {
             Cut::ClientStalled => Outcome::ClientStalled,
             Cut::Revoked => Outcome::Revoked,
-            Cut::Expired => Outcome::Expired,
+            Cut::Expired | Cut::OutOfTime => Outcome::Expired,
             Cut::Drained => Outcome::Drained,
             Cut::MadeRoom => Outcome::Refused,
-            Cut::OutOfTime => Outcome::ClientStalled,
         }
     }
 }

@@ -53,7 +53,7 @@ impl Reloader {
 
     fn read_config(&self) -> Result<ReadyConfig, Faults> {
         let config = match &self.config.source {
-            Some(source) => Config::load(&source.path)?,
+            Some(source) => Config::load_again(&source.path)?,
             None => self.config.clone(),
         };
         let named_files = config.named_files.clone();

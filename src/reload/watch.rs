@@ -17,6 +17,7 @@ use super::ways::{Ways, expanded};
 use crate::config::ReadFile;
 use crate::config::fault::{Fault, Faults};
 use crate::digest::Sha256;
+use crate::regular_file;
 use crate::stamp::Stamp;
 
 /// What was written in place counts once it has stood still for this long. It is longer than a writer's pauses, since
@@ -230,7 +231,7 @@ pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
     let mut buffer = vec![0; 64 * 1024];
     for path in files {
         digest.update(path.as_os_str().as_encoded_bytes());
-        let mut file = fs::File::open(&path).ok()?;
+        let mut file = regular_file::open(&path).ok()?;
         let mut length = 0u64;
         loop {
             let read = file.read(&mut buffer).ok()?;

@@ -16,7 +16,7 @@ use crate::config::UpstreamTls;
 use crate::config::fault::{Fault, Faults};
 use crate::digest::Sha256;
 use crate::pem;
-use crate::small_file;
+use crate::regular_file;
 pub(crate) use pinned::Doubt;
 use pinned::{Pinned, VeryCertificate};
 
@@ -144,7 +144,7 @@ fn fingerprint(tls: &UpstreamTls) -> [u8; 32] {
     let mut digest = Sha256::new();
     let client = tls.client.iter().flat_map(|pair| [&pair.certificate, &pair.private_key]);
     for path in tls.ca.iter().chain(client) {
-        let content = small_file::read(path).unwrap_or_default();
+        let content = regular_file::read(path).unwrap_or_default();
         digest.update((content.len() as u64).to_be_bytes());
         digest.update(&content);
     }

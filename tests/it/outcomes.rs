@@ -71,6 +71,26 @@ async fn assert_outcome(gateway: &Binary, path: &str, outcome: &str) -> Value {
     lines[0].clone()
 }
 
+/// The time of a request without a key is over, and upstream is as well as before.
+#[tokio::test]
+async fn a_request_without_a_key_that_has_had_its_time_has_expired() {
+    let upstream = upstream().await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config("routes: [{name: all, paths: [/**], public: true, upgrades: [websocket]}]\nlimits: {public: {total: 400ms}}")
+        .start_binary()
+        .await;
+    let held = "GET /v1/models/held HTTP/1.1\r\nHost: a\r\n\r\n";
+    let tunnel = "GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    for (path, request) in [("/v1/models/held", held), ("/tunnel", tunnel)] {
+        let mut raw = gateway.raw().await;
+        raw.send(request).await;
+        assert!(matches!(raw.head().await.status, 101 | 200));
+        raw.assert_ended().await;
+        assert_outcome(&gateway, path, "expired").await;
+    }
+}
+
 #[tokio::test]
 async fn a_request_ends_by_one_of_a_closed_set_of_outcomes() {
     let upstream = upstream().await;

@@ -208,6 +208,23 @@ async fn what_is_no_file_is_not_even_opened() {
 }
 
 #[tokio::test]
+async fn nor_is_a_pipe_that_a_new_configuration_names() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = gateway(&upstream).await;
+    let pipe = gateway.path("pipe.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let good = std::fs::read_to_string(gateway.path("bearward.yaml")).unwrap();
+    let keys = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+    gateway.rename_in("bearward.yaml", &good.replace("keys.yaml", "pipe.yaml"));
+    let told = in_time("an answer", gateway.reload()).await;
+    told.assert_denied(422, "RELOAD_REFUSED");
+    assert!(String::from_utf8_lossy(&told.body).contains("not a regular file"), "{told:?}");
+    gateway.rename_in("bearward.yaml", &good);
+    gateway.rename_in("keys.yaml", &without_key(&keys, "ci"));
+    until_status(&gateway, "ci", 401).await;
+}
+
+#[tokio::test]
 async fn many_who_ask_at_once_are_told_at_once() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream).await;

@@ -1,6 +1,6 @@
 //! The house keeps its shape: imports run downwards, and every file that people copy is valid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ const FLOORS: &[&[&str]] = &[
         "ago",
         "alarm",
         "bom",
-        "small_file",
+        "regular_file",
         "clock",
         "digest",
         "exchange",
@@ -110,6 +110,28 @@ fn threads_are_started_in_one_place() {
     };
     let all: Vec<PathBuf> = all_sources().into_iter().filter(started).collect();
     assert_eq!(all, [root().join("src/threads.rs")]);
+}
+
+/// What is opened in any other way may be a pipe, and its reader waits: the thread that reloads, for ever. Commands read what
+/// their user names, and `Config::load` is theirs, too: there a pipe is what was meant.
+#[test]
+fn files_that_a_configuration_names_are_opened_in_one_place() {
+    let opened = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        let product = text.split("#[cfg(test)]").next().unwrap();
+        // A directory is opened to have its entries written.
+        let product = product.replace("File::open(directory)", "");
+        ["File::open(", ".read(true)", "fs::read(", "fs::read_to_string("]
+            .iter()
+            .any(|open| product.contains(open))
+    };
+    let others = ["src/cli/", "src/fuzzing", "src/observe/log/", "src/reference.rs"]
+        .map(|other| root().join(other).display().to_string());
+    let is_other = |path: &PathBuf| others.iter().any(|other| path.display().to_string().starts_with(other));
+    let found = all_sources().into_iter().filter(|path| !is_other(path) && opened(path));
+    let all: BTreeSet<PathBuf> = found.collect();
+    let expected = ["src/config.rs", "src/keys/edit/lock.rs", "src/keys/id_secret.rs", "src/regular_file.rs"];
+    assert_eq!(all, BTreeSet::from(expected.map(|path| root().join(path))));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::config::{
 };
 use crate::path_pattern::reading::PathReading;
 use crate::placeholder;
-use crate::small_file;
+use crate::regular_file;
 
 /// Between the look-ups of a name.
 const DEFAULT_RESOLVE: Duration = Duration::from_secs(10);
@@ -247,7 +247,7 @@ pub(super) fn secret_in_variable(d: &mut Decoder<'_>, node: &Node) -> Option<Str
 
 pub(super) fn secret_in_file(d: &mut Decoder<'_>, node: &Node) -> Option<(ReadFile, String)> {
     let path = d.path(node)?;
-    match small_file::read_text(&path) {
+    match regular_file::read_text(&path) {
         Ok(value) => Some((ReadFile::new(&path, &value), String::clone(&value))),
         Err(error) => {
             d.fault(node.at, format!("{} can't be read: {error}", path.display()));

@@ -1,9 +1,9 @@
-//! Reads a file that is named in a configuration: a certificate, a key, a token.
+//! Reads files that are named in a configuration: keys, certificates, tokens.
 //!
 //! Invariant: no read waits. A pipe in the place of a file would have its reader wait for a writer, the thread that reloads
 //! among them, and a device has no end.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -13,18 +13,28 @@ use zeroize::Zeroizing;
 /// No honest one is larger.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The file's content, zeroed when it is dropped.
+/// Opens a regular file to read it, and nothing else.
 ///
 /// # Errors
 ///
-/// What the system says; `InvalidInput` where it is no regular file, `FileTooLarge` past 16 MiB.
-pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+/// What the system says; `InvalidInput` where it is no regular file.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
     }
+}
+
+/// A small file's content, zeroed when it is dropped.
+///
+/// # Errors
+///
+/// As [`open`]; `FileTooLarge` past 16 MiB.
+pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let file = open(path)?;
+    let metadata = file.metadata()?;
     // As much room as it needs: one that grows would leave copies of a secret behind.
     let expected = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or_default();
     let mut content = Zeroizing::new(Vec::with_capacity(expected + 1));
@@ -62,7 +72,7 @@ mod tests {
         for none in [path("pipe"), path("directory"), "/dev/zero".into(), path("missing")] {
             assert!(read(&none).is_err(), "{none:?}");
         }
-        std::fs::File::create(path("large")).unwrap().set_len(MAX_BYTES + 1).unwrap();
+        File::create(path("large")).unwrap().set_len(MAX_BYTES + 1).unwrap();
         assert_eq!(read(&path("large")).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 }
