@@ -6,6 +6,10 @@ use crate::config::Ambiguity;
 use crate::denial::Denial;
 use crate::path_pattern::character::{hex_pair, push, resolve, stands_raw};
 
+/// Segments of a path, however a server may split it. Routes with `**` look at each of them, in each reading of the path and before
+/// anybody is asked for a key. No honest path has as many.
+const MAX_SEGMENTS: usize = 256;
+
 #[derive(Debug)]
 pub(super) struct Canonical {
     pub(super) path_and_query: PathAndQuery,
@@ -16,8 +20,13 @@ pub(super) struct Canonical {
 ///
 /// # Errors
 ///
-/// 400 for an invalid `%`, encoded control bytes and `\`, which no server should have to read.
+/// 400 for an invalid `%`, encoded control bytes and `\`, which no server should have to read, and for more than
+/// [`MAX_SEGMENTS`].
 pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
+    // A segment takes two bytes.
+    if raw.path().len() > 2 * MAX_SEGMENTS && segments(raw.path()) > MAX_SEGMENTS {
+        return Err(Denial::bad_request("The path has more than 256 segments"));
+    }
     if raw.as_str() == "/" {
         // One that holds nothing (of `http://host#fragment`) reads as this, too, and would be written as nothing.
         return Ok(Canonical { path_and_query: PathAndQuery::from_static("/"), ambiguities: Vec::new() });
@@ -38,6 +47,22 @@ pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
     let path_and_query =
         PathAndQuery::try_from(text).map_err(|_| Denial::bad_request("The path is not valid"))?;
     Ok(Canonical { path_and_query, ambiguities })
+}
+
+/// How many segments a server may find: at slashes, encoded or not, at backslashes and at `;`.
+fn segments(path: &str) -> usize {
+    let bytes = path.as_bytes();
+    let is_end = |at: usize| match bytes.get(at) {
+        Some(b'/' | b';') => true,
+        Some(b'%') => {
+            matches!(
+                hex_pair(bytes.get(at + 1).copied(), bytes.get(at + 2).copied()),
+                Some(b'/' | b'\\' | b';')
+            )
+        }
+        _ => false,
+    };
+    (0..bytes.len()).filter(|at| is_end(*at)).count()
 }
 
 /// Whether nothing in `path` needs a second look: the case of nearly every request, without a copy.
@@ -144,6 +169,15 @@ mod tests {
         for path in ["/%", "/%2", "/%zz", "/%00", "/%0a", "/%7f", "/a\\b", "/%1F"] {
             assert_eq!(form(path), Err(400), "{path}");
         }
+    }
+
+    #[test]
+    fn a_path_has_a_bound_of_segments_however_they_are_split() {
+        for piece in ["/a", "%2Fa", "%2fa", "%5Ca", ";a", "%3ba"] {
+            assert!(form(&format!("/a{}", piece.repeat(255))).is_ok(), "{piece}");
+            assert_eq!(form(&format!("/a{}", piece.repeat(256))), Err(400), "{piece}");
+        }
+        assert!(form(&format!("/{}?{}", "a".repeat(4000), "/;".repeat(1000))).is_ok());
     }
 
     #[test]
