@@ -19,9 +19,9 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
         [b'x', b'-', b'b', ..] if name.starts_with("x-bearward-") => return Some(Reserved::Ours),
         [b'x', b'-', b'f', ..] if name.starts_with("x-forwarded-") => return Some(Reserved::Ours),
         [b'x', b'-', third, ..] => behind_x(*third)?,
-        [b'a', b'u' | b'l' | b'p', ..] => (&["authorization", "api-key"], &["ali-cdn-real-ip"]),
+        [b'a', b'u' | b'l' | b'p', ..] => (&["authorization", "api-key", "apikey"], &["ali-cdn-real-ip"]),
         [b'c', b'f' | b'l' | b'd', ..] => (
-            &[],
+            &["cf-aig-authorization"],
             &[
                 "cf-connecting-ip",
                 "cf-connecting-ipv6",
@@ -36,8 +36,10 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
             (&["forwarded"], &["forwarded-for", "fastly-client-ip", "fly-client-ip"])
         }
         [b'h', b't', ..] => (&["http-method-override"], &[]),
+        [b'h', b'e', b'l', ..] => (&["helicone-auth"], &[]),
         [b'k', b'n', ..] => (&["knative-serving-revision", "knative-serving-namespace"], &[]),
         [b'm', b'e', ..] => (&["method-override"], &[]),
+        [b'o', b'c', ..] => (&["ocp-apim-subscription-key"], &[]),
         [b'i', b'n', ..] => (&[], &["incap-client-ip"]),
         // CGI makes HTTP_PROXY of it, which many clients take for the proxy to use.
         [b'p', b'r', ..] => (&["proxy"], &["proxy-client-ip"]),
@@ -100,7 +102,7 @@ fn behind_x(third: u8) -> Option<Names> {
             ],
             &["x-original-forwarded-for", "x-originating-ip"],
         ),
-        b'p' => (&[], &["x-proxyuser-ip", "x-proxy-client-ip"]),
+        b'p' => (&["x-portkey-api-key"], &["x-proxyuser-ip", "x-proxy-client-ip"]),
         b'r' => (
             &["x-request-id", "x-real-ip", "x-rewrite-url", "x-request-uri"],
             &["x-remote-ip", "x-remote-addr", "x-remote-address", "x-remote-user"],
