@@ -149,7 +149,7 @@ fn of_route(shadow: &Shadow<'_>) -> String {
             "the public route {by} stands before {route} and takes some of its requests, which then need no key"
         ),
         Shadow::Lookalike { route, by, upstream, how } => format!(
-            "the paths of the route {route}, written {how}, are of the route {by}, which asks less; where {upstream} takes \
+            "the paths of the route {route}, written {how}, are of the route {by}, which asks less or lets more through; where {upstream} takes \
              them for the same, `paths: {{ignore_case: true, ignore_trailing_slash: true}}` there has them decided alike \
              (false where it does not, and this is told no more)"
         ),

@@ -14,7 +14,7 @@ pub(crate) enum Shadow<'a> {
     Whole { route: &'a str, by: &'a str },
     /// Some of them, which then need no key.
     PublicPart { route: &'a str, by: &'a str },
-    /// None that it matches; but those of `by`, a later one that asks less, look like its own to many servers when they
+    /// None that it matches; but those of `by`, a later one that asks less or lets more through, look like its own to many servers when they
     /// are written in another way, `how`.
     Lookalike { route: &'a str, by: &'a str, upstream: &'a str, how: &'static str },
 }
@@ -60,12 +60,10 @@ impl RouteTable {
             let is_taken_before = |by: usize| {
                 let mut before =
                     std::iter::once(route).chain(self.routes.iter().take(by).map(|earlier| &**earlier));
-                before.any(|earlier| {
-                    rank(earlier.access) >= rank(route.access) && earlier.takes_all(route, &spelled)
-                })
+                before.any(|earlier| !earlier.asks_less_than(route) && earlier.takes_all(route, &spelled))
             };
             let asks_less = |by: &Route| {
-                rank(by.access) < rank(route.access)
+                by.asks_less_than(route)
                     && Arc::ptr_eq(&by.upstream, &route.upstream)
                     && by.shares_requests(route)
                     && by.paths.iter().any(|path| path.meets(&spelled))
@@ -91,6 +89,20 @@ fn rank(access: Access) -> u8 {
 }
 
 impl Route {
+    /// Whether it lets somebody in, or something through, that the other one does not.
+    fn asks_less_than(&self, other: &Route) -> bool {
+        let is_larger = |most: u64| self.max_body.is_none_or(|own| own > most);
+        let is_open_to_others = rank(self.access) == rank(other.access) && self.access != other.access;
+        rank(self.access) < rank(other.access)
+            || is_open_to_others
+            || !other
+                .windows
+                .iter()
+                .all(|window| self.windows.iter().any(|own| own.quota() == window.quota()))
+            || other.max_body.is_some_and(is_larger)
+            || !other.removes.iter().all(|name| self.removes.contains(name))
+    }
+
     /// Whether all requests of another one, in this spelling of its paths, are this one's.
     fn takes_all(&self, other: &Route, spelled: &PathPattern) -> bool {
         self.covers_methods_and_hosts(other) && self.paths.iter().any(|own| own.covers(spelled))

@@ -168,6 +168,18 @@ fn cases(directory: &Path) -> Vec<Case> {
     cases.push(case(&["which asks less"]).config(
         "routes: [{name: a, paths: [/admin/*], permission: admin}, {name: b, paths: [/**], permission: read}]",
     ));
+    for narrower in [
+        "permission: webhook",
+        "permission: read, rate_limits: [{requests: 1, per: 1h}]",
+        "permission: read, max_body: 1KiB",
+        "permission: read, removes: [x-debug]",
+    ] {
+        let wider = if narrower.contains("webhook") { "write" } else { "read" };
+        let routes = format!(
+            "routes: [{{name: a, paths: [/gen/run], {narrower}}}, {{name: b, paths: [/**], permission: {wider}, max_body: 1MiB}}]"
+        );
+        cases.push(case(&["which asks less", "or lets more through"]).config(&routes));
+    }
     // A file that is mounted by itself, where this machine has one that anybody may read.
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
