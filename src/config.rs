@@ -2,6 +2,7 @@
 //!
 //! [`Config::load`] reads it; the modules that own a part convert it into what they run on.
 
+mod address;
 pub(crate) mod decode;
 mod endpoint;
 pub(crate) mod fault;
@@ -22,6 +23,7 @@ use http::HeaderName;
 use http::uri::{Authority, PathAndQuery};
 use ipnet::IpNet;
 
+pub(crate) use address::Address;
 pub(crate) use fault::NamedFiles;
 pub use fault::{Fault, Faults, Position};
 pub(crate) use keys::{AgeAction, Auth, Conflict, ID_SECRET_LENGTH, Keys, MaxAge, SecretValue, Watch};
@@ -89,49 +91,6 @@ impl ReadFile {
 impl std::fmt::Debug for ReadFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ReadFile({})", self.path.display())
-    }
-}
-
-/// Where to listen, or which probe address to bind.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Address {
-    /// `host:port`; the host may be a name.
-    Tcp(String),
-    /// `unix:/path`.
-    Unix(PathBuf),
-}
-
-impl Address {
-    /// Whether nothing could listen on both. The wildcard of IPv6 takes IPv4 as well; names are compared by their letters.
-    pub(crate) fn overlaps(&self, other: &Address) -> bool {
-        let (Address::Tcp(one), Address::Tcp(other)) = (self, other) else { return self == other };
-        let (Some((host, port)), Some((other_host, other_port))) =
-            (one.rsplit_once(':'), other.rsplit_once(':'))
-        else {
-            return false;
-        };
-        // The system chooses a port in the place of 0.
-        if port.parse::<u16>() != other_port.parse::<u16>() || port.parse() == Ok(0u16) {
-            return false;
-        }
-        let ip =
-            |host: &str| host.trim_matches(['[', ']']).parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
-        let takes = |wildcard: IpAddr, ip: IpAddr| {
-            wildcard.is_unspecified() && (wildcard.is_ipv6() || ip.is_ipv4() || ip.is_unspecified())
-        };
-        match (ip(host), ip(other_host)) {
-            (Some(one), Some(other)) => one == other || takes(one, other) || takes(other, one),
-            _ => host.eq_ignore_ascii_case(other_host),
-        }
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Address::Tcp(address) => f.write_str(address),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
     }
 }
 

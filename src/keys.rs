@@ -25,9 +25,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::config::{AgeAction, MaxAge, Quota};
+
+/// How far a clock may be behind the one by which a key was made.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(24);
 pub(crate) use crate::permission::{Permission, Permissions};
 pub(crate) use record::KeyRecord;
 pub(crate) use text::is_presentable;
@@ -309,7 +312,8 @@ impl ApiKey {
         // A rotated-out secret is older than the current one, whose age is known.
         let refused_age = max_age.filter(|max_age| max_age.action == AgeAction::Refuse);
         if let Some(max_age) = refused_age {
-            let end = self.end_of_age(max_age.age).ok_or(Invalidity::AgeUnknown)?;
+            let end = self.end_of_age(max_age.age).filter(|_| !self.is_made_later(now));
+            let end = end.ok_or(Invalidity::AgeUnknown)?;
             if now >= end {
                 return Err(Invalidity::TooOld(end));
             }
@@ -335,6 +339,11 @@ impl ApiKey {
     /// When the current secret is older than `age`; `None` where it is not known when it was made.
     pub(crate) fn end_of_age(&self, age: Duration) -> Option<Timestamp> {
         self.created_at().map(|created| created.checked_add(age).unwrap_or(Timestamp::MAX))
+    }
+
+    /// Whether it is said to be made long after `now`: until then, it would not age.
+    pub(crate) fn is_made_later(&self, now: Timestamp) -> bool {
+        self.created_at().is_some_and(|created| created.duration_since(now) > CLOCKS_DIFFER)
     }
 
     /// An address that the key may be used from, where it is narrowed to some.
@@ -415,6 +424,10 @@ mod tests {
         assert_eq!(judged(&made, AgeAction::Warn, 110), Ok(()));
         // A clock that jumped back makes a key young, not invalid.
         assert_eq!(judged(&made, AgeAction::Refuse, 50), Ok(()));
+        // Far ahead, its age is as good as unknown.
+        let later = ApiKey::from(Draft { created_at: second(100_000), ..key() });
+        assert_eq!(judged(&later, AgeAction::Refuse, 50), Err(Invalidity::AgeUnknown));
+        assert_eq!(judged(&later, AgeAction::Warn, 50), Ok(()));
         assert_eq!(judged(&key().into(), AgeAction::Refuse, 0), Err(Invalidity::AgeUnknown));
         assert_eq!(judged(&key().into(), AgeAction::Warn, 0), Ok(()));
     }

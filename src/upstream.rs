@@ -263,7 +263,7 @@ mod tests {
 
     fn upstream(fields: &str, endpoints: &Endpoints) -> Upstream {
         let source = format!(
-            "listeners: [{{address: 127.0.0.1:1}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1, http://127.0.0.2:1, http://127.0.0.3:1]{fields}}}]\nkeys: {{path: k.yaml}}\n"
+            "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1, http://127.0.0.2:1, http://127.0.0.3:1]{fields}}}]\nkeys: {{path: k.yaml}}\n"
         );
         let config = Config::parse(Path::new("c.yaml"), &source, &|_| None).unwrap();
         Upstream::new(&config.upstreams[0], endpoints).unwrap()

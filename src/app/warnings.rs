@@ -189,6 +189,9 @@ fn of_keys(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
             }
         }
         match max_age.map(|max_age| key.end_of_age(max_age.age)) {
+            Some(Some(_)) if key.is_made_later(now) => {
+                warn(format!("the created_at of {id} lies ahead, so its age is not known{refused}"));
+            }
             Some(Some(end)) if now >= end => warn(format!("{id} is past keys.max_age since {end}{refused}")),
             Some(None) => warn(format!("{id} has no created_at, so its age is not known{refused}")),
             _ => {}

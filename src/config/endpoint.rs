@@ -1,6 +1,8 @@
 //! Where an endpoint is, by what is written of it.
 
-use super::Endpoint;
+use std::net::IpAddr;
+
+use super::{Address, Endpoint};
 
 impl Endpoint {
     /// Host and port as written; `None` for a unix socket.
@@ -26,6 +28,26 @@ impl Endpoint {
         };
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         Some((bare.unwrap_or(host), port))
+    }
+
+    /// Whether it is an address that we listen on ourselves, as far as its letters tell.
+    pub(crate) fn leads_to(&self, own: &Address) -> bool {
+        let Some((host, port)) = self.host_and_port() else {
+            return matches!((self, own), (Endpoint::Unix(path), Address::Unix(own)) if path == own);
+        };
+        let hosts = match host.eq_ignore_ascii_case("localhost") {
+            true => vec!["127.0.0.1", "::1", "localhost"],
+            false => vec![host],
+        };
+        hosts.into_iter().any(|host| {
+            let is_here = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
+            let address = match host.contains(':') {
+                true => Address::Tcp(format!("[{host}]:{port}")),
+                false => Address::Tcp(format!("{host}:{port}")),
+            };
+            // Another machine's address has nothing to do with our wildcard.
+            if is_here { own.overlaps(&address) } else { own.is_same_place(&address) }
+        })
     }
 }
 

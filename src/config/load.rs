@@ -55,25 +55,29 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
     let listeners =
         d.required(f, "listeners", |d, node| non_empty(d, node, |d, node| listener(d, node, &mut taken)));
     let admin = d.optional(f, "admin", |d, node| admin(d, node, &mut taken));
-    if admin.is_none()
-        && let Some((address, at)) = taken.iter().find(|(taken, _)| taken.overlaps(&Admin::default().address))
-    {
-        d.fault(*at, format!("`{address}` is where the admin listener is, unless `admin` says otherwise"))
-            .hint = Some("another port, `admin: {address: …}` or `admin: off`".to_owned());
+    if admin.is_none() {
+        let default = Admin::default().address;
+        if let Some((address, at)) = taken.iter().find(|(taken, _)| taken.overlaps(&default)) {
+            let message =
+                format!("`{address}` is where the admin listener is, unless `admin` says otherwise");
+            d.fault(*at, message).hint =
+                Some("another port, `admin: {address: …}` or `admin: off`".to_owned());
+        }
+        taken.push((default, Position::default()));
     }
     let keys = d.required(f, "keys", keys);
     let auth = d.optional(f, "auth", auth);
     let rate_limits = d.optional(f, "rate_limits", quotas);
     let max_concurrent = d.optional(f, "max_concurrent", |d, node| d.number(node, 1));
     let failed_attempts = d.optional(f, "failed_attempts", failed_attempts);
-    let upstreams = d.required(f, "upstreams", upstreams);
+    let upstreams = d.required(f, "upstreams", |d, node| upstreams(d, node, &taken));
     let routes = d.optional(f, "routes", |d, node| routes(d, node, upstreams.as_deref()));
     let limits = d.optional(f, "limits", limits);
     let trusted_proxies = d.optional(f, "trusted_proxies", trusted_proxies);
     let log = d.optional(f, "log", log);
     let metrics = d.optional(f, "metrics", metrics);
     let traces = d.optional(f, "traces", traces);
-    let workers = d.optional(f, "workers", |d, node| d.number(node, 1));
+    let workers = d.optional(f, "workers", workers);
     d.done(fields);
     d.refuse_overwritten();
     Some(Config {
@@ -95,6 +99,19 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
         workers,
         named_files: NamedFiles::default(),
     })
+}
+
+/// Threads beyond this are a slip: each holds stacks, timers and connections of its own.
+const MOST_WORKERS: usize = 1024;
+
+fn workers(d: &mut Decoder<'_>, node: &Node) -> Option<usize> {
+    let workers = d.number(node, 1)?;
+    if workers > MOST_WORKERS {
+        d.fault(node.at, "too many").hint =
+            Some(format!("at most {MOST_WORKERS}; one for each core is best"));
+        return None;
+    }
+    Some(workers)
 }
 
 fn non_empty<T>(

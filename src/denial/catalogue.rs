@@ -263,7 +263,7 @@ pub(crate) fn advice(code: &str, reason: &str) -> &'static str {
             "The client's address is not in the key's allow_from. Behind a proxy, see trusted_proxies."
         }
         "age_unknown" => {
-            "The key has no created_at, and keys.max_age refuses what may be too old. Rotate it."
+            "The key has no created_at, or one that lies ahead, and keys.max_age refuses what may be too old. Rotate it."
         }
         "expired" => "The key has ended: bearward keys rotate ID --expires-in 90d",
         "rotated_out" => "The grace of this secret is over; the client has not taken the new one.",

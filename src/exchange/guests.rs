@@ -3,8 +3,9 @@
 //! Whoever fills the places pushes out connections of its own address first. Connections on which no good key was presented come
 //! before all others, the one that has been idle for longest first; where none is idle, the oldest: a client that keeps a
 //! request in service must not keep its place with it. Of key holders' connections those go that are between two requests, so
-//! that no key can hold all places with connections that do nothing; one with a request in service stays. Connections of
-//! trusted proxies are not listed.
+//! that no key can hold all places with connections that do nothing; one with a request in service stays. A client that has
+//! just connected goes last: else newcomers would push out each other in their handshakes. Connections of trusted proxies are
+//! not listed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -50,6 +51,25 @@ struct Ordered {
     by_address: BTreeMap<(Option<IpAddr>, u64), Arc<Exchanges>>,
 }
 
+/// Whose a connection is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Strangers,
+    Holders,
+}
+
+/// A connection that makes room for another one.
+type Dispensable<'e> = (&'e Arc<Exchanges>, Whose);
+
+/// Which of the strangers' connections come into question.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// Those that were used without a good key, or had their time to be.
+    Settled,
+    /// All, those that have just connected last.
+    Any,
+}
+
 impl Ordered {
     fn insert(&mut self, address: Option<IpAddr>, number: u64, exchanges: Arc<Exchanges>) {
         self.by_age.insert(number, exchanges.clone());
@@ -73,14 +93,15 @@ impl Ordered {
 }
 
 impl Listed {
-    /// The stranger's connection that makes room for one from this address.
-    fn strangers_for(&self, address: Option<IpAddr>) -> Option<Arc<Exchanges>> {
-        longest_idle(self.strangers.of(address)).or_else(|| longest_idle(self.strangers.all())).cloned()
-    }
-
-    /// The key holder's connection that does, where no stranger's can.
-    fn holders_for(&self, address: Option<IpAddr>) -> Option<Arc<Exchanges>> {
-        at_rest(self.holders.of(address)).or_else(|| at_rest(self.holders.all())).cloned()
+    /// The connection that makes room for one from this address.
+    fn dispensable_for(&self, address: Option<IpAddr>) -> Option<Dispensable<'_>> {
+        let Listed { strangers, holders, .. } = self;
+        longest_idle(strangers.of(address), Age::Settled)
+            .or_else(|| longest_idle(strangers.all(), Age::Settled))
+            .or_else(|| at_rest(holders.of(address)))
+            .or_else(|| at_rest(holders.all()))
+            .or_else(|| longest_idle(strangers.of(address), Age::Any))
+            .or_else(|| longest_idle(strangers.all(), Age::Any))
     }
 }
 
@@ -114,22 +135,20 @@ impl Guests {
     /// Ends one connection to make room for another one, from `address`. Says whether there was one to end.
     pub(crate) fn make_room(&self, address: Option<IpAddr>) -> bool {
         let address = address.map(host_part);
-        let (stranger, holder) = {
-            let listed = self.lock();
-            let stranger = listed.strangers_for(address);
-            let holder = if stranger.is_none() { listed.holders_for(address) } else { None };
-            (stranger, holder)
-        };
+        let found = self.lock().dispensable_for(address).map(|(exchanges, whose)| (exchanges.clone(), whose));
         // Its end takes it off the list, which takes the lock.
-        let stranger = stranger.inspect(|exchanges| exchanges.cut(Cut::MadeRoom));
-        let holder = holder.inspect(|exchanges| exchanges.cut_where_idle());
-        stranger.or(holder).is_some()
+        match &found {
+            Some((exchanges, Whose::Strangers)) => exchanges.cut(Cut::MadeRoom),
+            Some((exchanges, Whose::Holders)) => exchanges.cut_where_idle(),
+            None => {}
+        }
+        found.is_some()
     }
 
     /// Whether a connection is listed that could make room.
     pub(crate) fn may_make_room(&self) -> bool {
         let Listed { strangers, holders, .. } = &*self.lock();
-        longest_idle(strangers.all()).or_else(|| at_rest(holders.all())).is_some()
+        longest_idle(strangers.all(), Age::Any).or_else(|| at_rest(holders.all())).is_some()
     }
 
     /// Ready when one more is listed, counted from the call on.
@@ -144,22 +163,31 @@ impl Guests {
 
 /// The stranger's connection that goes first: one that was used without a good key, or had its time to be; of these one that is
 /// idle, since when it was; then the oldest.
-fn longest_idle<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
+fn longest_idle<'e>(
+    exchanges: impl Iterator<Item = &'e Arc<Exchanges>>,
+    age: Age,
+) -> Option<Dispensable<'e>> {
+    let is_fresh = |exchanges: &Exchanges| {
+        exchanges.are_none() && exchanges.begun() == 0 && exchanges.stranger.idles_for() < FRESH
+    };
     // Those that are being ended already make room for somebody else.
-    let staying = exchanges.filter(|exchanges| !exchanges.is_cut()).take(COMPARED);
+    let staying = exchanges.filter(|exchanges| !exchanges.is_cut());
+    let in_question = staying.filter(|exchanges| age == Age::Any || !is_fresh(exchanges)).take(COMPARED);
     // The first of several equals is the oldest.
-    staying.min_by_key(|exchanges| match exchanges.are_none() {
-        true if exchanges.begun() == 0 && exchanges.stranger.idles_for() < FRESH => (2, 0),
+    let first = in_question.min_by_key(|exchanges| match exchanges.are_none() {
+        true if is_fresh(exchanges) => (2, 0),
         true => (0, exchanges.stranger.idle_since()),
         false => (1, 0),
-    })
+    });
+    first.map(|exchanges| (exchanges, Whose::Strangers))
 }
 
 /// The key holder's connection that goes first: one between two requests, best of all one on which nothing has come for a while.
 /// A client asks again on another one, as where a server's keep-alive has ended.
-fn at_rest<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
+fn at_rest<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<Dispensable<'e>> {
     let idle = exchanges.filter(|exchanges| !exchanges.is_cut() && exchanges.are_none()).take(COMPARED);
-    idle.min_by_key(|exchanges| !exchanges.may_rest())
+    let first = idle.min_by_key(|exchanges| !exchanges.may_rest());
+    first.map(|exchanges| (exchanges, Whose::Holders))
 }
 
 impl Guest {
@@ -239,6 +267,20 @@ mod tests {
         drop(in_service);
         assert!(guests.may_make_room() && make_room(), "a key holder's goes between two requests");
         assert!(holder.is_cut() && !guests.may_make_room());
+    }
+
+    #[test]
+    fn a_key_holders_idle_connection_goes_before_a_client_that_has_just_connected() {
+        let guests = Arc::<Guests>::default();
+        let holder = connection(&guests, "192.0.2.1");
+        holder.stranger.note_good_key();
+        let fresh = Arc::<Exchanges>::default();
+        guests.enter(Some("192.0.2.2".parse().unwrap()), &fresh);
+        let make_room = || guests.make_room(Some("192.0.2.2".parse().unwrap()));
+        assert!(make_room());
+        assert_eq!(ends(&[&holder, &fresh]), [true, false]);
+        assert!(make_room());
+        assert_eq!(ends(&[&holder, &fresh]), [true, true]);
     }
 
     #[test]

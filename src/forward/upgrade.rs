@@ -83,8 +83,11 @@ fn protocol(value: &HeaderValue) -> Option<String> {
 }
 
 fn nominates_upgrade(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+    let mut values = headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+    values.any(|value| {
+        let mut tokens = value.split(|byte| *byte == b',');
+        tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    })
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ fn merged(path: &[u8]) -> Vec<u8> {
 fn table(pattern: &str, ignores_case: bool) -> Option<RouteTable> {
     let quoted = pattern.replace('\'', "''");
     let source = format!(
-        "listeners: [{{address: 127.0.0.1:1}}]\nkeys: {{path: k.yaml}}\n\
+        "listeners: [{{address: 127.0.0.1:0}}]\nkeys: {{path: k.yaml}}\n\
          upstreams: [{{name: m, endpoints: [http://127.0.0.1:2], accept_in_path: [encoded-slash, encoded-backslash, semicolon], paths: {{ignore_case: {ignores_case}}}}}]\n\
          routes: [{{name: narrow, paths: ['{quoted}'], permission: admin}}, {{name: wide, paths: ['/**'], permission: read}}]\n"
     );

@@ -51,6 +51,10 @@ fn method(method: &str) -> String {
     route(&format!("permission: read, paths: [/a], methods: [{method}]"))
 }
 
+fn endpoint(endpoint: &str) -> String {
+    LEAST.replace("[http://127.0.0.1:8000]", &format!("[\"{endpoint}\"]"))
+}
+
 fn field(fields: &str) -> String {
     route(&format!("permission: read, paths: [/a/**], {fields}"))
 }
@@ -176,6 +180,34 @@ fn what_loads_and_should_not_is_refused_with_its_place_and_what_would_be_right()
         (method(&"X".repeat(65)), "8:61", "never matches", ""),
         // Routes.
         (field("removes: [host]"), "8:64", "can't be removed", ""),
+        (endpoint("http://127.0.0.1:8080"), "5:17", "bearward's own listener", "behind bearward"),
+        (endpoint("http://localhost:8080"), "5:17", "bearward's own listener", "behind bearward"),
+        (
+            endpoint("https://[::1]:8443").replace("127.0.0.1:8080", "'[::]:8443'"),
+            "5:17",
+            "bearward's own listener",
+            "behind bearward",
+        ),
+        (
+            endpoint("http://127.0.0.1:9191") + "admin: {address: 0.0.0.0:9191}\n",
+            "5:17",
+            "bearward's own listener",
+            "behind bearward",
+        ),
+        (
+            endpoint("unix:/run/a.sock").replace("127.0.0.1:8080", "unix:/run/a.sock"),
+            "5:17",
+            "bearward's own listener",
+            "behind bearward",
+        ),
+        (endpoint("http://a..b:1"), "5:17", "no name and no address", "as in http://127.0.0.1:8000"),
+        (endpoint("http://*:1"), "5:17", "no name and no address", "as in http://127.0.0.1:8000"),
+        (endpoint("http://127.0.0.1:0"), "5:17", "from 1 to 65535", "as in http://127.0.0.1:8000"),
+        (endpoint("http://127.0.0.1:99999"), "5:17", "from 1 to 65535", "as in http://127.0.0.1:8000"),
+        (endpoint("http://127.0.0.1:8000#x"), "5:17", "no fragment", "as in http://127.0.0.1:8000"),
+        (with("", "workers: 100000"), "8:10", "too many", "one for each core"),
+        (with("", "limits: {in_flight: 010}"), "8:21", "not a whole number", "digits only"),
+        (with("", "limits: {in_flight: +5}"), "8:21", "not a whole number", "digits only"),
         (field("removes: ['x-internal-*']"), "8:64", "nothing stands for others", "each name by itself"),
         (field("removes: ['x-a|x-b']"), "8:64", "nothing stands for others", "each name by itself"),
         (field("removes: ['*']"), "8:64", "nothing stands for others", "each name by itself"),
@@ -257,6 +289,13 @@ fn what_is_odd_and_right_loads() {
         with(LISTENER, "  - address: 127.0.0.1:0\n  - address: 127.0.0.1:0"),
         with(LISTENER, "  - address: unix:/run/a.sock\n  - address: unix:/run/b.sock"),
         with(LISTENER, "  - address: 127.0.0.1:9090\nadmin: off"),
+        endpoint("http://model:8080"),
+        endpoint("http://my_model.default.svc.cluster.local.:8080"),
+        endpoint("http://[::1]:8080"),
+        endpoint("http://[::1]"),
+        endpoint("http://10.0.0.5:8080").replace("127.0.0.1:8080", "0.0.0.0:8080"),
+        endpoint("http://127.0.0.1:8000/"),
+        with("", "workers: 64"),
         with(UPSTREAM, "    paths: {}"),
         with(UPSTREAM, "    paths: {ignore_case: true}"),
         with(UPSTREAM, "    timeouts: {}"),

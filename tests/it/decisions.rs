@@ -254,6 +254,12 @@ const NEVER: &[&str] = &[
     "X-Method-Override",
     "X-HTTP-Host-Override",
     "X-Host",
+    "Destination",
+    "X-Rewrite-Path",
+    "X-Host-Override",
+    "X-Sendfile-Type",
+    "X-Accel-Mapping",
+    "X-Middleware-Subrequest",
     "apikey",
     "Ocp-Apim-Subscription-Key",
     "Helicone-Auth",
@@ -277,8 +283,24 @@ const NEVER: &[&str] = &[
     "Transfer^Encoding",
 ];
 
-/// Names that say a client's address, which trusted proxies alone may, in their plain spelling: another one is their client's.
+/// Names that say who a client is, or where, which trusted proxies alone may, in their plain spelling: another one is their
+/// client's.
 const ADDRESSES: &[&str] = &[
+    "Remote-User",
+    "Remote-Groups",
+    "Remote-Email",
+    "Client-Cert",
+    "Tailscale-User-Login",
+    "X-Remote-User",
+    "X-Remote-Group",
+    "X-Remote-Extra-Scopes",
+    "X-WebAuth-User",
+    "X-Auth-Request-User",
+    "X-Auth-Request-Email",
+    "X-Consumer-Username",
+    "X-Goog-Authenticated-User-Email",
+    "X-SSL-Client-Verify",
+    "X-ARR-ClientCert",
     "CF-Connecting-IP",
     "CF-Connecting-IPv6",
     "True-Client-IP",

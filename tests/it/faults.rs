@@ -5,7 +5,7 @@ use std::time::Duration;
 use bearward::Hooks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Gateway, Upstream, answer_of, in_time, until};
+use crate::harness::{Gateway, Upstream, answer_of, eventually, in_time, until};
 
 #[tokio::test]
 async fn answers_that_are_none() {
@@ -246,7 +246,16 @@ async fn a_panic_costs_its_own_request_alone() {
 
 #[tokio::test]
 async fn a_connection_limit_queues_callers_and_lets_them_in_later() {
-    let upstream = Upstream::answering(answer_of("hi")).await;
+    let (answers, is_awaited) = tokio::sync::watch::channel(false);
+    let upstream = Upstream::acting(move |_, mut stream| {
+        let mut is_awaited = is_awaited.clone();
+        async move {
+            is_awaited.wait_for(|answers| *answers).await.ok()?;
+            stream.write_all(answer_of("hi").as_bytes()).await.ok()?;
+            Some(stream)
+        }
+    })
+    .await;
     let gateway = Gateway::guarding(&upstream)
         .key("ci", "permissions: [read]")
         .config("limits: {connections: 2}")
@@ -257,14 +266,16 @@ async fn a_connection_limit_queues_callers_and_lets_them_in_later() {
     let mut second = gateway.raw().await;
     for raw in [&mut first, &mut second] {
         raw.send(&request).await;
-        assert_eq!(raw.answer().await.status, 200);
     }
+    eventually("both are in service", || upstream.requests().len() == 2).await;
     let mut third = gateway.raw().await;
     third.send(&request).await;
     let early = tokio::time::timeout(Duration::from_millis(100), third.answer_or_end()).await;
     assert!(early.is_err(), "the third waits in the kernel");
     drop(first);
+    answers.send(true).unwrap();
     assert_eq!(third.answer().await.status, 200);
+    assert_eq!(second.answer().await.status, 200);
 }
 
 #[tokio::test]

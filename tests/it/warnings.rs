@@ -112,6 +112,7 @@ fn certificate(directory: &Path, days: i64) -> String {
 
 fn cases(directory: &Path) -> Vec<Case> {
     let dated = "permissions: [read], created_at: 2020-01-01T00:00:00Z, expires_at: 2999-01-01T00:00:00Z";
+    let ahead = "permissions: [read], created_at: 2900-01-01T00:00:00Z, expires_at: 2999-01-01T00:00:00Z";
     let undated = "permissions: [read], expires_at: 2999-01-01T00:00:00Z";
     let astray = format!("{undated}, routes: [nowhere]");
     let plain = Case {
@@ -145,6 +146,7 @@ fn cases(directory: &Path) -> Vec<Case> {
         of_age(dated, "", &["is past keys.max_age"]),
         of_age(dated, ", max_age_action: refuse", &["and it is refused"]),
         of_age(undated, "", &["has no created_at"]),
+        of_age(ahead, ", max_age_action: refuse", &["lies ahead", "and it is refused"]),
         case(&["1 key never ends"]).key("permissions: [read]"),
         Case { keys: vec!["permissions: [read]".to_owned(); 5], ..case(&["5 keys never end", ", …"]) },
         with_tls(-3, &["clients refuse it"]),

@@ -99,7 +99,9 @@ fn why(invalidity: Invalidity) -> String {
         Invalidity::NotYetValid => "its time has not begun".to_owned(),
         Invalidity::OtherEnvironment => "the configuration demands another environment".to_owned(),
         Invalidity::AddressNotAllowed => "it may not be used from this address".to_owned(),
-        Invalidity::AgeUnknown => "it has no created_at, and keys past keys.max_age are refused".to_owned(),
+        Invalidity::AgeUnknown => {
+            "it has no created_at that is over, and keys past keys.max_age are refused".to_owned()
+        }
         Invalidity::Expired(end) => format!("it expired at {end}"),
         Invalidity::RotatedOut(end) => {
             format!("this secret of it was rotated out, and its grace ended at {end}")

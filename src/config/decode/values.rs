@@ -47,7 +47,14 @@ impl Decoder<'_> {
 
     /// A whole number of at least `least`.
     pub(crate) fn number<T: FromStr + PartialOrd + Display>(&mut self, node: &Node, least: T) -> Option<T> {
-        let value: T = self.parsed(node, "a whole number in range", "digits only, as in 600")?;
+        const HINT: &str = "digits only, as in 600";
+        // A zero in front makes it octal to some readers of YAML.
+        let text = self.text(node)?;
+        if text.starts_with('+') || (text.starts_with('0') && text.len() > 1) {
+            let message = format!("{} is not a whole number in range", self.quoted(&text));
+            return self.hinted(node.at, message, HINT);
+        }
+        let value: T = self.parsed(node, "a whole number in range", HINT)?;
         if value < least {
             return self.hinted(node.at, "too small", format!("at least {least}"));
         }

@@ -6,7 +6,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 
 use super::keys::{has_other_meaning, header_name};
-use super::non_empty;
+use super::{Taken, non_empty};
 use crate::bom;
 use crate::config::decode::Decoder;
 use crate::config::tree::Node;
@@ -25,10 +25,11 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// Two more endpoints that a request may go to.
 const DEFAULT_RETRIES: usize = 2;
 
-pub(super) fn upstreams(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Upstream>> {
+/// `taken`: the addresses that we listen on ourselves.
+pub(super) fn upstreams(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<Vec<Upstream>> {
     let mut names: Vec<String> = Vec::new();
     non_empty(d, node, |d, node| {
-        let upstream = upstream(d, node)?;
+        let upstream = upstream(d, node, taken)?;
         if names.contains(&upstream.name) {
             d.fault(node.at, format!("the upstream `{}` stands twice", upstream.name)).hint =
                 Some("one upstream with several endpoints, or a name of its own".to_owned());
@@ -38,11 +39,11 @@ pub(super) fn upstreams(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Upstream
     })
 }
 
-fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<Upstream> {
+fn upstream(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<Upstream> {
     let mut fields = d.fields(node, "an upstream")?;
     let f = &mut fields;
     let name = d.required(f, "name", Decoder::word);
-    let endpoints = d.required(f, "endpoints", endpoints);
+    let endpoints = d.required(f, "endpoints", |d, node| endpoints(d, node, taken));
     let balances = [("least_requests", Balance::LeastRequests), ("round_robin", Balance::RoundRobin)];
     let balance = d.optional(f, "balance", |d, node| d.one_of(node, &balances));
     let is_https = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Https(_));
@@ -107,8 +108,8 @@ fn host(d: &mut Decoder<'_>, node: &Node) -> Option<Authority> {
     Some(host)
 }
 
-fn endpoints(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Endpoint>> {
-    let endpoints = non_empty(d, node, endpoint)?;
+fn endpoints(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<Vec<Endpoint>> {
+    let endpoints = non_empty(d, node, |d, node| endpoint(d, node, taken))?;
     let is_repeated = endpoints
         .iter()
         .enumerate()
@@ -121,10 +122,17 @@ fn endpoints(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Endpoint>> {
 }
 
 /// Reads `http://host:port`, `https://…`, `h2c://…` or `unix:/path`.
-fn endpoint(d: &mut Decoder<'_>, node: &Node) -> Option<Endpoint> {
+fn endpoint(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<Endpoint> {
     let text = d.word(node)?;
     match parse_endpoint(&text) {
-        Ok(endpoint) => Some(endpoint),
+        Ok(endpoint) => {
+            if let Some((own, _)) = taken.iter().find(|(own, _)| endpoint.leads_to(own)) {
+                d.fault(node.at, format!("`{text}` is bearward's own listener `{own}`")).hint =
+                    Some("the address of the server behind bearward, on a port of its own".to_owned());
+                return None;
+            }
+            Some(endpoint)
+        }
         Err(message) => {
             d.fault(node.at, message).hint = Some(
                 "as in http://127.0.0.1:8000, https://model:8443, h2c://127.0.0.1:8001 or unix:/run/model.sock"
@@ -152,6 +160,23 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
     }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(format!("`{text}`: an endpoint has no path"));
+    }
+    if text.contains('#') {
+        return Err(format!("`{text}`: an endpoint has no fragment"));
+    }
+    let host = authority.host();
+    let is_of_label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
+    let is_name = labels.all(|label| !label.is_empty() && label.chars().all(is_of_label));
+    if !is_name && !host.starts_with('[') {
+        return Err(format!("`{text}`: the host is no name and no address"));
+    }
+    let port = authority.as_str().rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    let is_port = |port: &str| {
+        port.is_empty() || port.ends_with(']') || port.parse::<u16>().is_ok_and(|port| port != 0)
+    };
+    if !port.is_none_or(is_port) {
+        return Err(format!("`{text}`: a port is a number from 1 to 65535"));
     }
     let authority = authority.as_str().to_owned();
     Ok(match scheme {

@@ -7,8 +7,8 @@ pub(super) enum Reserved {
     /// path or host than the one that was decided on. So are the headers that API clients send their keys in, whether
     /// `auth.headers` names them or not: a key that a client sends in several must not reach the upstream in one of them.
     Ours,
-    /// Who the client is in the words of another proxy: believed of one that is trusted.
-    ClientAddress,
+    /// Who the client is, or where, in the words of another proxy: believed of one that is trusted.
+    Client,
 }
 
 /// What a plain name in lower case is reserved for.
@@ -18,6 +18,7 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
     let (ours, addresses): Names = match name.as_bytes() {
         [b'x', b'-', b'b', ..] if name.starts_with("x-bearward-") => return Some(Reserved::Ours),
         [b'x', b'-', b'f', ..] if name.starts_with("x-forwarded-") => return Some(Reserved::Ours),
+        [b'x', b'-', b'r', ..] if name.starts_with("x-remote-extra-") => return Some(Reserved::Client),
         [b'x', b'-', third, ..] => behind_x(*third)?,
         [b'a', b'u' | b'l' | b'p', ..] => (&["authorization", "api-key", "apikey"], &["ali-cdn-real-ip"]),
         [b'c', b'f' | b'l' | b'd', ..] => (
@@ -29,8 +30,13 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
                 "client-ip",
                 "cloudfront-viewer-address",
                 "cdn-src-ip",
+                // RFC 9440, section 2.
+                "client-cert",
+                "client-cert-chain",
             ],
         ),
+        // Where WebDAV copies and moves to: a path that nobody has decided on (RFC 4918, section 10.3).
+        [b'd', b'e', ..] => (&["destination"], &[]),
         [b'd', b'o', ..] => (&[], &["do-connecting-ip"]),
         [b'f', b'a' | b'l' | b'o', ..] => {
             (&["forwarded"], &["forwarded-for", "fastly-client-ip", "fly-client-ip"])
@@ -47,14 +53,18 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
         [b'p', b'a', ..] => (&["path-info", "path-translated"], &[]),
         [b's', b'c', ..] => (&["script-name"], &[]),
         [b'r', b'e', b'q', ..] => (&["request-uri", "request-method"], &[]),
-        [b'r', b'e', b'm', ..] => (&[], &["remote-addr", "remote-host", "remote-user"]),
+        [b'r', b'e', b'm', ..] => (
+            &[],
+            &["remote-addr", "remote-host", "remote-user", "remote-groups", "remote-email", "remote-name"],
+        ),
+        [b't', b'a', b'i', ..] => (&[], &["tailscale-user-login", "tailscale-user-name"]),
         [b't', b'r', b'u', ..] => (&[], &["true-client-ip"]),
         [b'w', b'l', ..] => (&[], &["wl-proxy-client-ip"]),
         _ => return None,
     };
     match () {
         () if ours.contains(&name) => Some(Reserved::Ours),
-        () if addresses.contains(&name) => Some(Reserved::ClientAddress),
+        () if addresses.contains(&name) => Some(Reserved::Client),
         () => None,
     }
 }
@@ -65,10 +75,32 @@ type Names = (&'static [&'static str], &'static [&'static str]);
 /// The reserved names that begin with `x-` and this letter.
 fn behind_x(third: u8) -> Option<Names> {
     let names: Names = match third {
-        b'a' => {
-            (&["x-api-key", "x-auth-token"], &["x-appengine-user-ip", "x-azure-clientip", "x-azure-socketip"])
-        }
-        b'c' => (&[], &["x-client-ip", "x-cluster-client-ip", "x-client-address", "x-cf-connecting-ip"]),
+        b'a' => (
+            &["x-api-key", "x-auth-token", "x-accel-mapping"],
+            &[
+                "x-appengine-user-ip",
+                "x-azure-clientip",
+                "x-azure-socketip",
+                "x-arr-clientcert",
+                "x-auth-request-user",
+                "x-auth-request-email",
+                "x-auth-request-groups",
+                "x-auth-request-preferred-username",
+            ],
+        ),
+        b'c' => (
+            &[],
+            &[
+                "x-client-ip",
+                "x-cluster-client-ip",
+                "x-client-address",
+                "x-cf-connecting-ip",
+                "x-client-cert",
+                "x-consumer-id",
+                "x-consumer-custom-id",
+                "x-consumer-username",
+            ],
+        ),
         // Envoy takes from these where to send a request, and how often.
         b'e' => (
             &[
@@ -83,13 +115,23 @@ fn behind_x(third: u8) -> Option<Names> {
             &["x-envoy-external-address"],
         ),
         b'f' => (&["x-forwarded"], &[]),
-        b'g' => (&["x-goog-api-key", "x-gateway-destination-endpoint"], &[]),
+        b'g' => (
+            &["x-goog-api-key", "x-gateway-destination-endpoint"],
+            &["x-goog-authenticated-user-email", "x-goog-authenticated-user-id", "x-goog-iap-jwt-assertion"],
+        ),
         b'l' => (&["x-litellm-api-key"], &[]),
         b'h' => (
-            &["x-http-method-override", "x-http-method", "x-http-verb", "x-http-host-override", "x-host"],
+            &[
+                "x-http-method-override",
+                "x-http-method",
+                "x-http-verb",
+                "x-http-host-override",
+                "x-host",
+                "x-host-override",
+            ],
             &[],
         ),
-        b'm' => (&["x-method-override", "x-ms-original-url"], &[]),
+        b'm' => (&["x-method-override", "x-ms-original-url", "x-middleware-subrequest"], &[]),
         b'n' => (&[], &["x-nf-client-connection-ip"]),
         b'o' => (
             &[
@@ -104,11 +146,15 @@ fn behind_x(third: u8) -> Option<Names> {
         ),
         b'p' => (&["x-portkey-api-key"], &["x-proxyuser-ip", "x-proxy-client-ip"]),
         b'r' => (
-            &["x-request-id", "x-real-ip", "x-rewrite-url", "x-request-uri"],
-            &["x-remote-ip", "x-remote-addr", "x-remote-address", "x-remote-user"],
+            &["x-request-id", "x-real-ip", "x-rewrite-url", "x-rewrite-path", "x-request-uri"],
+            &["x-remote-ip", "x-remote-addr", "x-remote-address", "x-remote-user", "x-remote-group"],
         ),
-        b's' => (&["x-script-name"], &[]),
+        b's' => (
+            &["x-script-name", "x-sendfile-type"],
+            &["x-ssl-client-cert", "x-ssl-client-verify", "x-ssl-client-s-dn"],
+        ),
         b't' => (&[], &["x-true-client-ip"]),
+        b'w' => (&[], &["x-webauth-user", "x-webauth-name", "x-webauth-email", "x-webauth-groups"]),
         b'v' => (&[], &["x-vercel-forwarded-for"]),
         _ => return None,
     };

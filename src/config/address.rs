@@ -1,0 +1,59 @@
+//! Addresses to listen on, and whether two of them are one.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Where to listen, or which probe address to bind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Address {
+    /// `host:port`; the host may be a name.
+    Tcp(String),
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Whether nothing could listen on both. The wildcard of IPv6 takes IPv4 as well; names are compared by their letters.
+    pub(crate) fn overlaps(&self, other: &Address) -> bool {
+        let takes = |wildcard: IpAddr, ip: IpAddr| {
+            wildcard.is_unspecified() && (wildcard.is_ipv6() || ip.is_ipv4() || ip.is_unspecified())
+        };
+        self.is_same_place(other)
+            || match (self.ip_and_port(), other.ip_and_port()) {
+                (Some((one, port)), Some((other, other_port))) => {
+                    port == other_port && port != 0 && (takes(one, other) || takes(other, one))
+                }
+                _ => false,
+            }
+    }
+
+    /// Whether they are the same address and port, or the same socket. The system chooses a port in the place of 0.
+    pub(crate) fn is_same_place(&self, other: &Address) -> bool {
+        match (self.ip_and_port(), other.ip_and_port()) {
+            (Some(one), Some(other)) => one == other && one.1 != 0,
+            _ => match (self, other) {
+                (Address::Tcp(one), Address::Tcp(other)) => {
+                    one.eq_ignore_ascii_case(other) && !one.ends_with(":0")
+                }
+                _ => self == other,
+            },
+        }
+    }
+
+    /// Where it says so in numbers.
+    fn ip_and_port(&self) -> Option<(IpAddr, u16)> {
+        let Address::Tcp(text) = self else { return None };
+        let (host, port) = text.rsplit_once(':')?;
+        let ip: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
+        Some((ip.to_canonical(), port.parse().ok()?))
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(address) => f.write_str(address),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
