@@ -381,7 +381,9 @@ impl Course {
             }
             Ok(Forwarded::Answer(response)) => {
                 self.record.status(response.status());
+                let mut response = response;
                 let rest = caller.rest(&peer.exchanges);
+                tell_of_end(&mut response, rest, &peer.exchanges);
                 response.map(|answer| answer.concluding(self.record, in_service, body, caller.version, rest))
             }
             Err(denial) => {
@@ -391,10 +393,7 @@ impl Course {
                 let mut response = if caller.is_grpc { denial.into_grpc() } else { denial.into_http() };
                 let is_kept = !is_stalled && (is_http2 || !response.headers().contains_key(CONNECTION));
                 let rest = if is_kept { caller.rest(&peer.exchanges) } else { Rest::IsLeft };
-                if rest == Rest::IsLeft && peer.exchanges.may_be_sending() {
-                    // Else a client that shares its connection would take it for a kept one, and lose its next request.
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
+                tell_of_end(&mut response, rest, &peer.exchanges);
                 if caller.is_head {
                     // The length of what is not sent (RFC 9110, section 9.3.2).
                     let length = std::mem::take(response.body_mut()).len();
@@ -420,6 +419,14 @@ impl Course {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
+    }
+}
+
+/// Says that the connection ends with this answer, where it does because the request's body is not read to its end. Else a client
+/// that shares its connection would take it for a kept one, and lose its next request.
+fn tell_of_end<B>(response: &mut Response<B>, rest: Rest, exchanges: &Exchanges) {
+    if rest == Rest::IsLeft && exchanges.may_be_sending() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 

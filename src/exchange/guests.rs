@@ -3,9 +3,9 @@
 //! Whoever fills the places pushes out connections of its own address first. Connections on which no good key was presented come
 //! before all others, the one that has been idle for longest first; where none is idle, the oldest: a client that keeps a
 //! request in service must not keep its place with it. Of key holders' connections those go that are between two requests, so
-//! that no key can hold all places with connections that do nothing; one with a request in service stays. A client that has
-//! just connected goes last: else newcomers would push out each other in their handshakes. Connections of trusted proxies are
-//! not listed.
+//! that no key can hold all places with connections that do nothing; one with a request in service stays. Clients that have
+//! just connected, of other addresses, come last where they are few: else newcomers would push out each other in their
+//! handshakes. Connections of trusted proxies are not listed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -96,12 +96,15 @@ impl Listed {
     /// The connection that makes room for one from this address.
     fn dispensable_for(&self, address: Option<IpAddr>) -> Option<Dispensable<'_>> {
         let Listed { strangers, holders, .. } = self;
+        let holders_connection = || at_rest(holders.of(address)).or_else(|| at_rest(holders.all()));
+        let newcomers_connection = || longest_idle(strangers.all(), Age::Any);
         longest_idle(strangers.of(address), Age::Settled)
             .or_else(|| longest_idle(strangers.all(), Age::Settled))
-            .or_else(|| at_rest(holders.of(address)))
-            .or_else(|| at_rest(holders.all()))
             .or_else(|| longest_idle(strangers.of(address), Age::Any))
-            .or_else(|| longest_idle(strangers.all(), Age::Any))
+            .or_else(|| match strangers.by_age.len() < holders.by_age.len() {
+                true => holders_connection().or_else(newcomers_connection),
+                false => newcomers_connection().or_else(holders_connection),
+            })
     }
 }
 
@@ -270,17 +273,25 @@ mod tests {
     }
 
     #[test]
-    fn a_key_holders_idle_connection_goes_before_a_client_that_has_just_connected() {
+    fn key_holders_make_room_for_newcomers_until_they_are_half() {
         let guests = Arc::<Guests>::default();
-        let holder = connection(&guests, "192.0.2.1");
-        holder.stranger.note_good_key();
-        let fresh = Arc::<Exchanges>::default();
-        guests.enter(Some("192.0.2.2".parse().unwrap()), &fresh);
-        let make_room = || guests.make_room(Some("192.0.2.2".parse().unwrap()));
-        assert!(make_room());
-        assert_eq!(ends(&[&holder, &fresh]), [true, false]);
-        assert!(make_room());
-        assert_eq!(ends(&[&holder, &fresh]), [true, true]);
+        let holders: Vec<_> = (0..3).map(|_| connection(&guests, "192.0.2.1")).collect();
+        holders.iter().for_each(|holder| holder.stranger.note_good_key());
+        let newcomer = |address: &str| {
+            let fresh = Arc::<Exchanges>::default();
+            guests.enter(Some(address.parse().unwrap()), &fresh);
+            fresh
+        };
+        let (first, second) = (newcomer("192.0.2.2"), newcomer("192.0.2.2"));
+        assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())), "an address has its own go");
+        assert_eq!(ends(&[&first, &second]), [true, false]);
+        first.stranger.leave();
+        assert!(guests.make_room(Some("192.0.2.3".parse().unwrap())), "a key holder's goes");
+        assert!(holders[0].is_cut() && !second.is_cut());
+        holders[0].stranger.leave();
+        let third = newcomer("192.0.2.3");
+        assert!(guests.make_room(Some("192.0.2.4".parse().unwrap())), "there are as many of both");
+        assert_eq!(ends(&[&holders[1], &holders[2], &second, &third]), [false, false, true, false]);
     }
 
     #[test]

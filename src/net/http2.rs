@@ -27,9 +27,28 @@ use crate::proxy::{self, Peer, StreamRefused};
 const MAX_STREAMS: u32 = 200;
 /// Streams that were reset before they were served; h2's own default is 20.
 const MAX_STREAMS_TAKEN_BACK: usize = 20;
-/// Streams that a client's errors made us reset; h2's own default is 1024. It counts for a connection's whole life, so a trusted
-/// proxy, whose connection is shared by clients of whom some send nonsense now and then, is not counted.
+/// Streams that a client's errors made us reset; h2's own default is 1024.
 const MAX_STREAMS_BROKEN: usize = 128;
+
+/// What a client may have sent of bodies that upstream has not taken yet, and how often it may be at fault.
+struct Allowance {
+    /// Bytes of one stream, and of all.
+    stream_window: u32,
+    connection_window: u32,
+    /// For the connection's whole life.
+    broken_streams: Option<usize>,
+}
+
+/// Of one client.
+const CLIENTS: Allowance = Allowance {
+    stream_window: 256 * 1024,
+    connection_window: 1024 * 1024,
+    broken_streams: Some(MAX_STREAMS_BROKEN),
+};
+/// Of a trusted proxy, whose connection is shared: some of its clients send nonsense now and then, and what an upload that upstream
+/// does not read holds of the window must not be missing to another's. Near by, as proxies are, less is enough for a stream.
+const PROXYS: Allowance =
+    Allowance { stream_window: 64 * 1024, connection_window: 64 * 1024 * MAX_STREAMS, broken_streams: None };
 
 /// A client that left many answers unread has this long to end what is open when its connection is ended.
 const ABUSE_GRACE: Duration = Duration::from_secs(2);
@@ -49,7 +68,7 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let is_over_limit = peer.over_limit.is_some();
-    let max_broken = peer.may_make_room.then_some(MAX_STREAMS_BROKEN);
+    let allowance = if peer.may_make_room { CLIENTS } else { PROXYS };
     let peer = Arc::new(peer);
     let exchanges = peer.exchanges.clone();
     // In a box, which goes when the head of the answer is there: a stream whose client takes nothing holds little.
@@ -63,7 +82,7 @@ where
         })
     });
     let streams = StreamExecutor { limit: limits.client_stall_timeout, exchanges: exchanges.clone() };
-    let connection = builder(streams, &limits, max_broken).serve_connection(TokioIo::new(wire), service);
+    let connection = builder(streams, &limits, &allowance).serve_connection(TokioIo::new(wire), service);
     let mut connection = Box::pin(connection);
     let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_none);
     // What is refused whatever it asks goes, though HTTP/2 has no `Connection: close`.
@@ -151,7 +170,7 @@ impl Tails {
 fn builder(
     streams: StreamExecutor,
     limits: &Limits,
-    max_broken: Option<usize>,
+    allowance: &Allowance,
 ) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(streams);
     builder
@@ -160,7 +179,7 @@ fn builder(
         // Rapid reset (CVE-2023-44487): streams that were reset before we took them up. More end the connection.
         .max_pending_accept_reset_streams(MAX_STREAMS_TAKEN_BACK)
         // MadeYouReset (CVE-2025-8671): streams that a client's errors have made us reset. More end the connection.
-        .max_local_error_reset_streams(max_broken)
+        .max_local_error_reset_streams(allowance.broken_streams)
         // An HPACK bomb, and CONTINUATION without end: h2 counts both by this. Our guard refuses at `header_bytes`,
         // which is what is announced, with a body that says so; past four times that, h2 refuses without one.
         .max_header_list_size(u32::try_from(limits.header_bytes.saturating_mul(4)).unwrap_or(u32::MAX))
@@ -169,8 +188,8 @@ fn builder(
         // What has to be kept of one frame. It is also the share of a connection that one stream has at a time.
         .max_frame_size(16 * 1024)
         // What a client may send ahead of a slow upstream, for a stream and for all.
-        .initial_stream_window_size(256 * 1024)
-        .initial_connection_window_size(1024 * 1024)
+        .initial_stream_window_size(allowance.stream_window)
+        .initial_connection_window_size(allowance.connection_window)
         // What upstream may send ahead of a slow client, for a stream.
         .max_send_buf_size(128 * 1024);
     // Floods of PING, SETTINGS and their like are the wire's business; streams that a client stalls, their task's.

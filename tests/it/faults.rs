@@ -278,6 +278,31 @@ async fn a_connection_limit_queues_callers_and_lets_them_in_later() {
     assert_eq!(second.answer().await.status, 200);
 }
 
+/// A client that shares its connection would lose its next request.
+#[tokio::test]
+async fn an_answer_before_the_upload_was_read_says_that_its_connection_ends() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _head = stream.read(&mut [0; 4096]).await;
+        let refusal = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(refusal).await.unwrap();
+        stream
+    });
+    let gateway = Gateway::at(&endpoint).key("ci", "permissions: [read, write]").start().await;
+    let mut raw = gateway.raw().await;
+    let bearer = gateway.bearer("ci");
+    raw.send(format!(
+        "POST /v1/embeddings HTTP/1.1\r\nHost: a\r\n{bearer}Content-Length: 1000000\r\n\r\nhalf"
+    ))
+    .await;
+    let answer = raw.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (413, Some("close")));
+    raw.assert_ended().await;
+    drop(serving.await);
+}
+
 #[tokio::test]
 async fn an_address_with_too_many_connections_is_told_so_and_the_rest_is_closed() {
     let upstream = Upstream::answering(answer_of("hi")).await;

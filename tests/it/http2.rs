@@ -340,6 +340,27 @@ async fn floods_end_their_own_connection() {
     }
 }
 
+/// What one body holds of a connection's window is missing to others: a proxy's has room for all of its streams.
+#[tokio::test]
+async fn no_upload_behind_a_trusted_proxy_can_use_up_the_window_of_the_others() {
+    const STREAMS: u16 = 3;
+    const WINDOW: u16 = 4;
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    for (trusted, has_room_for_all) in [("[127.0.0.1]", true), ("[]", false)] {
+        let gateway = gateway(&upstream, &format!("trusted_proxies: {trusted}")).await;
+        let mut frames = connect(&gateway).await;
+        let settings = frames.until(SETTINGS, 0).await.unwrap().payload;
+        let setting = |id: u16| {
+            let entry = settings.chunks(6).find(|entry| entry[..2] == id.to_be_bytes()).unwrap();
+            u32::from_be_bytes(entry[2..6].try_into().unwrap())
+        };
+        let more = frames.until(WINDOW_UPDATE, 0).await.unwrap().payload;
+        // RFC 9113, section 6.9.2.
+        let connection = 65_535 + u32::from_be_bytes(more.try_into().unwrap());
+        assert_eq!(connection >= setting(STREAMS) * setting(WINDOW), has_room_for_all, "{trusted}");
+    }
+}
+
 /// Each of them is one client's. For the others the connection goes on, however many there have been.
 #[tokio::test]
 async fn nonsense_that_a_trusted_proxy_passes_on_ends_its_own_stream_alone() {
