@@ -8,12 +8,16 @@ pub(crate) mod turn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 
 use crate::alarm::Alarm;
 use cut::Cut;
 use stranger::Stranger;
+
+/// A connection of HTTP/2 on which no request is in service rests after this long; one of HTTP/1.1 gives its buffers back then.
+const AT_REST: Duration = Duration::from_secs(1);
 
 /// The requests in service on one connection, as its service and its wire both see them.
 #[derive(Debug, Default)]
@@ -43,6 +47,8 @@ pub(crate) struct Exchanges {
     broken_off: AtomicBool,
     /// Nothing has come for a while.
     at_rest: AtomicBool,
+    /// It waits for a next request, for a while already.
+    rests: AtomicBool,
     /// The connection is to end at once, and who is woken up then.
     cut: AtomicBool,
     /// It is to end as well, unless a request is in service when its own task looks.
@@ -117,14 +123,27 @@ impl Exchanges {
         self.cut.load(Ordering::Acquire) || self.leaves_where_idle.load(Ordering::Acquire)
     }
 
-    /// Ready when the connection is to end at once.
-    pub(crate) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.cut_waker.register(cx.waker());
+    /// Ready when the connection is to end at once. `is_watched`: whether its task was registered before, for nothing else
+    /// would be gained by registering it in each of its turns.
+    pub(crate) fn poll_cut(&self, cx: &mut Context<'_>, is_watched: &mut bool) -> Poll<()> {
+        if !*is_watched {
+            self.cut_waker.register(cx.waker());
+            *is_watched = true;
+        } else if !self.is_cut() {
+            return Poll::Pending;
+        }
         // Here, in the task that begins its requests or on its thread, it is known whether one is in service.
-        let leaves = self.leaves_where_idle.load(Ordering::Acquire)
-            && self.leaves_where_idle.swap(false, Ordering::AcqRel)
-            && self.are_none();
-        if leaves || self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        if self.leaves_where_idle.swap(false, Ordering::AcqRel) {
+            if self.are_over() && self.is_at_rest() {
+                return Poll::Ready(());
+            }
+            // It goes on, and may be asked again from here on.
+            self.cut_waker.register(cx.waker());
+            if self.is_cut() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// The connection ends with requests in service, for this reason.
@@ -177,6 +196,25 @@ impl Exchanges {
 
     pub(crate) fn are_none(&self) -> bool {
         self.active.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether no request is in service, and nothing of an answer waits to be sent.
+    pub(crate) fn are_over(&self) -> bool {
+        self.are_none() && self.unsent.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the connection may be closed without taking anything from its client: it is between two requests, for a
+    /// while.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        match self.is_multiplexed() {
+            true => self.are_over() && self.stranger.idles_for() >= AT_REST,
+            false => self.rests.load(Ordering::Relaxed),
+        }
+    }
+
+    /// On HTTP/1.1, the connection waits for a next request with nothing but its socket, or has it.
+    pub(crate) fn note_resting(&self, rests: bool) {
+        self.rests.store(rests, Ordering::Relaxed);
     }
 
     /// Frames of answers handed out, and the bytes in them.
@@ -312,7 +350,7 @@ impl Drop for InService {
         if self.of_stranger.is_some() {
             self.exchanges.stranger.ends();
         }
-        if self.exchanges.stranger.is_listed() {
+        if self.exchanges.stranger.is_listed() || self.exchanges.is_multiplexed() {
             self.exchanges.stranger.note_idle();
         }
         self.exchanges.unflushed.store(true, Ordering::Relaxed);

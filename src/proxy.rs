@@ -195,8 +195,9 @@ async fn handle(
         secret_headers: &snapshot.secret_headers,
     };
     let upload = upload(peer, course, permit.route(), body, limits);
-    let revocation = || permit.revocation(keys, clock, client.address, &snapshot);
-    let (revocation, last_resort) = (revocation(), revocation());
+    let revocation = permit.revocation(keys, clock, client.address, &snapshot);
+    let last_resort =
+        revocation.as_ref().and_then(|_| permit.revocation(keys, clock, client.address, &snapshot));
     forward::forward(Passage {
         permit,
         parts,

@@ -13,11 +13,11 @@ pub(crate) enum Address {
 }
 
 impl Address {
-    /// Whether nothing could listen on both. The wildcard of IPv6 takes IPv4 as well; names are compared by their letters.
+    /// Whether nothing could listen on both. Names are compared by their letters. A wildcard is one of its own family: whether that
+    /// of IPv6 takes IPv4 as well is a matter of the socket, which may be handed down.
     pub(crate) fn overlaps(&self, other: &Address) -> bool {
-        let takes = |wildcard: IpAddr, ip: IpAddr| {
-            wildcard.is_unspecified() && (wildcard.is_ipv6() || ip.is_ipv4() || ip.is_unspecified())
-        };
+        let takes =
+            |wildcard: IpAddr, ip: IpAddr| wildcard.is_unspecified() && wildcard.is_ipv4() == ip.is_ipv4();
         self.is_same_place(other)
             || match (self.ip_and_port(), other.ip_and_port()) {
                 (Some((one, port)), Some((other, other_port))) => {
@@ -38,6 +38,11 @@ impl Address {
                 _ => self == other,
             },
         }
+    }
+
+    /// Whether what this machine sends to itself, at this port, may come in here.
+    pub(crate) fn takes_own(&self, port: u16) -> bool {
+        self.ip_and_port().is_some_and(|(ip, own)| ip.is_unspecified() && own == port && port != 0)
     }
 
     /// Where it says so in numbers.

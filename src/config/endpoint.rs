@@ -46,7 +46,7 @@ impl Endpoint {
                 false => Address::Tcp(format!("{host}:{port}")),
             };
             // Another machine's address has nothing to do with our wildcard.
-            if is_here { own.overlaps(&address) } else { own.is_same_place(&address) }
+            own.is_same_place(&address) || (is_here && own.takes_own(port))
         })
     }
 }

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -25,6 +25,9 @@ const COMPARED: usize = 256;
 /// A client that has just connected has this long for a handshake and a first head before it goes like any other. Else whoever
 /// keeps requests in service would have every newcomer go in its place.
 const FRESH: Duration = Duration::from_secs(2);
+
+/// Key holders' connections make room this far apart at least: whoever only connects, from many addresses, must not throw out all.
+const BETWEEN_HOLDERS: Duration = Duration::from_millis(100);
 
 /// All such connections.
 #[derive(Debug, Default)]
@@ -42,6 +45,8 @@ struct Listed {
     strangers: Ordered,
     /// A good key was presented.
     holders: Ordered,
+    /// When one of them last made room.
+    took_from_holders: Option<Instant>,
 }
 
 /// `None` as an address is a neighbour on a unix socket.
@@ -96,7 +101,10 @@ impl Listed {
     /// The connection that makes room for one from this address.
     fn dispensable_for(&self, address: Option<IpAddr>) -> Option<Dispensable<'_>> {
         let Listed { strangers, holders, .. } = self;
-        let holders_connection = || at_rest(holders.of(address)).or_else(|| at_rest(holders.all()));
+        let holders_connection = || {
+            let may_take = self.took_from_holders.is_none_or(|last| last.elapsed() >= BETWEEN_HOLDERS);
+            may_take.then(|| at_rest(holders.of(address)).or_else(|| at_rest(holders.all()))).flatten()
+        };
         let newcomers_connection = || longest_idle(strangers.all(), Age::Any);
         longest_idle(strangers.of(address), Age::Settled)
             .or_else(|| longest_idle(strangers.all(), Age::Settled))
@@ -138,7 +146,14 @@ impl Guests {
     /// Ends one connection to make room for another one, from `address`. Says whether there was one to end.
     pub(crate) fn make_room(&self, address: Option<IpAddr>) -> bool {
         let address = address.map(host_part);
-        let found = self.lock().dispensable_for(address).map(|(exchanges, whose)| (exchanges.clone(), whose));
+        let found = {
+            let mut listed = self.lock();
+            let found = listed.dispensable_for(address).map(|(exchanges, whose)| (exchanges.clone(), whose));
+            if matches!(found, Some((_, Whose::Holders))) {
+                listed.took_from_holders = Some(Instant::now());
+            }
+            found
+        };
         // Its end takes it off the list, which takes the lock.
         match &found {
             Some((exchanges, Whose::Strangers)) => exchanges.cut(Cut::MadeRoom),
@@ -185,11 +200,10 @@ fn longest_idle<'e>(
     first.map(|exchanges| (exchanges, Whose::Strangers))
 }
 
-/// The key holder's connection that goes first: one between two requests, best of all one on which nothing has come for a while.
-/// A client asks again on another one, as where a server's keep-alive has ended.
-fn at_rest<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<Dispensable<'e>> {
-    let idle = exchanges.filter(|exchanges| !exchanges.is_cut() && exchanges.are_none()).take(COMPARED);
-    let first = idle.min_by_key(|exchanges| !exchanges.may_rest());
+/// The key holder's connection that goes first: the oldest on which nothing has come for a while. A client asks again on another
+/// one, as where a server's keep-alive has ended.
+fn at_rest<'e>(mut exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<Dispensable<'e>> {
+    let first = exchanges.find(|exchanges| !exchanges.is_cut() && exchanges.is_at_rest());
     first.map(|exchanges| (exchanges, Whose::Holders))
 }
 
@@ -268,8 +282,15 @@ mod tests {
         let in_service = holder.begin(false);
         assert!(!guests.may_make_room() && !make_room());
         drop(in_service);
+        assert!(!guests.may_make_room() && !make_room());
+        rests(&holder);
         assert!(guests.may_make_room() && make_room(), "a key holder's goes between two requests");
         assert!(holder.is_cut() && !guests.may_make_room());
+    }
+
+    /// Nothing has come for a while.
+    fn rests(exchanges: &Exchanges) {
+        exchanges.note_resting(true);
     }
 
     #[test]
@@ -277,6 +298,7 @@ mod tests {
         let guests = Arc::<Guests>::default();
         let holders: Vec<_> = (0..3).map(|_| connection(&guests, "192.0.2.1")).collect();
         holders.iter().for_each(|holder| holder.stranger.note_good_key());
+        holders.iter().for_each(|holder| rests(holder));
         let newcomer = |address: &str| {
             let fresh = Arc::<Exchanges>::default();
             guests.enter(Some(address.parse().unwrap()), &fresh);
@@ -299,13 +321,16 @@ mod tests {
         let guests = Arc::<Guests>::default();
         let holder = connection(&guests, "192.0.2.1");
         holder.stranger.note_good_key();
+        rests(&holder);
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(guests.make_room(None));
+        assert!(guests.make_room(None) && !guests.make_room(None));
         let in_service = holder.begin(false);
-        assert!(holder.poll_cut(&mut cx).is_pending() && !holder.is_cut());
+        assert!(holder.poll_cut(&mut cx, &mut true).is_pending() && !holder.is_cut());
         drop(in_service);
-        assert!(holder.poll_cut(&mut cx).is_pending(), "it stays until it is asked again");
-        assert!(guests.make_room(None) && holder.poll_cut(&mut cx).is_ready());
+        rests(&holder);
+        assert!(holder.poll_cut(&mut cx, &mut true).is_pending(), "it stays until it is asked again");
+        holder.cut_where_idle();
+        assert!(holder.poll_cut(&mut cx, &mut true).is_ready());
     }
 
     #[test]
@@ -314,11 +339,15 @@ mod tests {
         let holders: Vec<_> =
             ["192.0.2.1", "192.0.2.2", "192.0.2.2"].map(|address| connection(&guests, address)).into();
         holders.iter().for_each(|holder| holder.stranger.note_good_key());
-        holders[2].note_rest(true);
-        holders[2].flushed();
-        assert!(guests.make_room(Some("192.0.2.1".parse().unwrap())));
+        rests(&holders[0]);
+        rests(&holders[2]);
+        let ends = || ends(&holders.iter().collect::<Vec<_>>());
+        assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())));
+        assert_eq!(ends(), [false, false, true]);
+        assert!(!guests.make_room(Some("192.0.2.3".parse().unwrap())), "not so soon again");
+        guests.lock().took_from_holders = None;
         assert!(guests.make_room(Some("192.0.2.3".parse().unwrap())));
-        assert_eq!(ends(&holders.iter().collect::<Vec<_>>()), [true, false, true]);
+        assert_eq!(ends(), [true, false, true]);
     }
 
     #[test]

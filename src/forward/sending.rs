@@ -47,8 +47,10 @@ impl Exchange<'_> {
             false => denial,
         };
         loop {
-            let leased = self.lease(pool, &mut tried, connecting, is_repeated).await;
-            let mut lease = leased.map_err(|denial| refuse(denial, is_repeated))?;
+            let mut lease = match self.lease(pool, &mut tried, connecting, is_repeated).await {
+                Ok(lease) => lease,
+                Err(denial) => return Err(refuse(denial, is_repeated)),
+            };
             let method = request.as_ref().map(|request| request.method().clone());
             let answered = {
                 let sending = pin!(self.begin(request, &mut lease, is_repeatable && !is_repeated)?);

@@ -68,10 +68,11 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
             None => Ok(()),
         }
     };
+    let mut is_watched = false;
     let served = tokio::select! {
         biased;
         served = serving => served,
-        () = poll_fn(|cx| exchanges.poll_cut(cx)) => Err(io::ErrorKind::ConnectionAborted.into()),
+        () = poll_fn(|cx| exchanges.poll_cut(cx, &mut is_watched)) => Err(io::ErrorKind::ConnectionAborted.into()),
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended early");
@@ -295,10 +296,11 @@ where
         let Some(parts) = connection.into_parts() else { return Ok(()) };
         wire = parts.io.into_inner();
         drop(exchanges.lend_alarm());
+        exchanges.note_resting(true);
         tokio::select! {
             biased;
             more = wire.rest(parts.read_buf) => match more {
-                Ok(true) => {}
+                Ok(true) => exchanges.note_resting(false),
                 Ok(false) | Err(_) => break wire.shutdown().await,
             },
             () = drained.as_mut() => {

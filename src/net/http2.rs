@@ -84,7 +84,7 @@ where
     let streams = StreamExecutor { limit: limits.client_stall_timeout, exchanges: exchanges.clone() };
     let connection = builder(streams, &limits, &allowance).serve_connection(TokioIo::new(wire), service);
     let mut connection = Box::pin(connection);
-    let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_none);
+    let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_over);
     // What is refused whatever it asks goes, though HTTP/2 has no `Connection: close`.
     let expelled = async {
         match is_over_limit {
@@ -112,12 +112,13 @@ where
         // A request may cross our GOAWAY. One that comes later is of a client that does not heed it.
         sleep(FAREWELL_GRACE).await;
         exchanges.refuse_new();
-        watch_idle(&exchanges, FAREWELL_GRACE, Exchanges::are_none).await;
+        watch_idle(&exchanges, FAREWELL_GRACE, Exchanges::are_over).await;
     };
     tokio::select! {
         biased;
         ended = taking_turns(connection.as_mut(), &exchanges) => ended.map_err(io::Error::other),
         () = farewell => Ok(()),
+        () = poll_fn(|cx| tails.poll_stalled(cx, &exchanges)) => Ok(()),
     }
 }
 

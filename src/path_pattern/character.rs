@@ -12,16 +12,36 @@ pub(crate) enum Character {
 }
 
 /// What means the same raw and encoded everywhere (RFC 3986, section 2.3).
-pub(crate) fn is_unreserved(byte: u8) -> bool {
+pub(crate) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 /// What stands raw in a segment of a canonical path: `pchar` of RFC 3986, but for `;`, which some servers take for the
 /// beginning of a parameter.
+#[allow(clippy::indexing_slicing, reason = "a byte is less than the table is long")]
 pub(crate) fn stands_raw(byte: u8) -> bool {
-    is_unreserved(byte)
-        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
+    RAW[usize::from(byte)]
 }
+
+/// By byte: each one of each path is looked at.
+const RAW: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte: u8 = 0;
+    loop {
+        #[allow(clippy::indexing_slicing, reason = "a byte is less than the table is long")]
+        {
+            table[byte as usize] = is_unreserved(byte)
+                || matches!(
+                    byte,
+                    b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@'
+                );
+        }
+        if byte == u8::MAX {
+            break table;
+        }
+        byte += 1;
+    }
+};
 
 /// Appends a byte in its canonical form.
 pub(crate) fn push(out: &mut String, byte: u8) {

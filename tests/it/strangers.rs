@@ -446,6 +446,33 @@ async fn a_short_body_that_never_comes_is_not_waited_for() {
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
+/// Upstream is done, and what is left of its answer goes out as slowly as its client reads.
+#[tokio::test]
+async fn a_drain_waits_for_the_rest_of_an_http2_answer_as_long_as_it_moves() {
+    const ALL: usize = 100_000;
+    let upstream = Upstream::answering(answer_of(&"x".repeat(ALL))).await;
+    let guard = Gateway::guarding(&upstream).key("ci", "permissions: [read]").config(ROUTES);
+    let gateway = guard.start_binary().await;
+    let mut frames = Frames::over(gateway.raw().await, &[]).await;
+    frames.send(headers(1, END_STREAM, &request("/x", gateway.token("ci"), &[]))).await;
+    let mut read = 0;
+    while read < 65_535 {
+        read += frames.until(DATA, 1).await.unwrap().payload.len();
+    }
+    gateway.signal("TERM");
+    let mut ended = false;
+    while !ended {
+        // The client's own pace.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let more = |stream| frame(WINDOW_UPDATE, 0, stream, &3000u32.to_be_bytes());
+        frames.send([more(0), more(1)].concat()).await;
+        let data = frames.until(DATA, 1).await.unwrap_or_else(|| panic!("{read} bytes of {ALL}"));
+        read += data.payload.len();
+        ended = data.flags & END_STREAM != 0;
+    }
+    assert_eq!(read, ALL);
+}
+
 /// What was written last is still on its way when the connection ends, and its client acknowledges what it has read so far. A
 /// socket that is closed at once is reset by that, and what is on its way is thrown away.
 #[tokio::test]

@@ -74,92 +74,108 @@ type Names = (&'static [&'static str], &'static [&'static str]);
 
 /// The reserved names that begin with `x-` and this letter.
 fn behind_x(third: u8) -> Option<Names> {
-    let names: Names = match third {
-        b'a' => (
-            &["x-api-key", "x-auth-token", "x-accel-mapping"],
-            &[
-                "x-appengine-user-ip",
-                "x-azure-clientip",
-                "x-azure-socketip",
-                "x-arr-clientcert",
-                "x-auth-request-user",
-                "x-auth-request-email",
-                "x-auth-request-groups",
-                "x-auth-request-preferred-username",
-            ],
-        ),
-        b'c' => (
-            &[],
-            &[
-                "x-client-ip",
-                "x-cluster-client-ip",
-                "x-client-address",
-                "x-cf-connecting-ip",
-                "x-client-cert",
-                "x-consumer-id",
-                "x-consumer-custom-id",
-                "x-consumer-username",
-            ],
-        ),
-        // Envoy takes from these where to send a request, and how often.
-        b'e' => (
-            &[
-                "x-envoy-original-path",
-                "x-envoy-original-host",
-                "x-envoy-original-dst-host",
-                "x-envoy-max-retries",
-                "x-envoy-retry-on",
-                "x-envoy-retry-grpc-on",
-                "x-envoy-upstream-alt-stat-name",
-            ],
-            &["x-envoy-external-address"],
-        ),
-        b'f' => (&["x-forwarded"], &[]),
-        b'g' => (
-            &["x-goog-api-key", "x-gateway-destination-endpoint"],
-            &["x-goog-authenticated-user-email", "x-goog-authenticated-user-id", "x-goog-iap-jwt-assertion"],
-        ),
-        b'l' => (&["x-litellm-api-key"], &[]),
-        b'h' => (
-            &[
-                "x-http-method-override",
-                "x-http-method",
-                "x-http-verb",
-                "x-http-host-override",
-                "x-host",
-                "x-host-override",
-            ],
-            &[],
-        ),
-        b'm' => (&["x-method-override", "x-ms-original-url", "x-middleware-subrequest"], &[]),
-        b'n' => (&[], &["x-nf-client-connection-ip"]),
-        b'o' => (
-            &[
-                "x-original-url",
-                "x-original-uri",
-                "x-original-path",
-                "x-original-host",
-                "x-original-method",
-                "x-override-url",
-            ],
-            &["x-original-forwarded-for", "x-originating-ip"],
-        ),
-        b'p' => (&["x-portkey-api-key"], &["x-proxyuser-ip", "x-proxy-client-ip"]),
-        b'r' => (
-            &["x-request-id", "x-real-ip", "x-rewrite-url", "x-rewrite-path", "x-request-uri"],
-            &["x-remote-ip", "x-remote-addr", "x-remote-address", "x-remote-user", "x-remote-group"],
-        ),
-        b's' => (
-            &["x-script-name", "x-sendfile-type"],
-            &["x-ssl-client-cert", "x-ssl-client-verify", "x-ssl-client-s-dn"],
-        ),
-        b't' => (&[], &["x-true-client-ip"]),
-        b'w' => (&[], &["x-webauth-user", "x-webauth-name", "x-webauth-email", "x-webauth-groups"]),
-        b'v' => (&[], &["x-vercel-forwarded-for"]),
-        _ => return None,
-    };
-    Some(names)
+    match third {
+        b'a' => Some(X_A),
+        b'c' => Some(X_C),
+        b'e' => Some(X_E),
+        b'f' => Some(X_F),
+        b'g' => Some(X_G),
+        b'h' => Some(X_H),
+        b'l' => Some(X_L),
+        b'm' => Some(X_M),
+        b'n' => Some(X_N),
+        b'o' => Some(X_O),
+        b'p' => Some(X_P),
+        b'r' => Some(X_R),
+        b's' => Some(X_S),
+        b't' => Some(X_T),
+        b'v' => Some(X_V),
+        b'w' => Some(X_W),
+        _ => None,
+    }
 }
+
+const X_A: Names = (
+    &["x-api-key", "x-auth-token", "x-accel-mapping"],
+    &[
+        "x-appengine-user-ip",
+        "x-azure-clientip",
+        "x-azure-socketip",
+        "x-arr-clientcert",
+        "x-auth-request-user",
+        "x-auth-request-email",
+        "x-auth-request-groups",
+        "x-auth-request-preferred-username",
+    ],
+);
+const X_C: Names = (
+    &[],
+    &[
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-client-address",
+        "x-cf-connecting-ip",
+        "x-client-cert",
+        "x-consumer-id",
+        "x-consumer-custom-id",
+        "x-consumer-username",
+    ],
+);
+/// Envoy takes from these where to send a request, and how often.
+const X_E: Names = (
+    &[
+        "x-envoy-original-path",
+        "x-envoy-original-host",
+        "x-envoy-original-dst-host",
+        "x-envoy-max-retries",
+        "x-envoy-retry-on",
+        "x-envoy-retry-grpc-on",
+        "x-envoy-upstream-alt-stat-name",
+    ],
+    &["x-envoy-external-address"],
+);
+const X_F: Names = (&["x-forwarded"], &[]);
+const X_G: Names = (
+    &["x-goog-api-key", "x-gateway-destination-endpoint"],
+    &["x-goog-authenticated-user-email", "x-goog-authenticated-user-id", "x-goog-iap-jwt-assertion"],
+);
+const X_H: Names = (
+    &[
+        "x-http-method-override",
+        "x-http-method",
+        "x-http-verb",
+        "x-http-host-override",
+        "x-host",
+        "x-host-override",
+    ],
+    &[],
+);
+const X_L: Names = (&["x-litellm-api-key"], &[]);
+const X_M: Names = (&["x-method-override", "x-ms-original-url", "x-middleware-subrequest"], &[]);
+const X_N: Names = (&[], &["x-nf-client-connection-ip"]);
+const X_O: Names = (
+    &[
+        "x-original-url",
+        "x-original-uri",
+        "x-original-path",
+        "x-original-host",
+        "x-original-method",
+        "x-override-url",
+    ],
+    &["x-original-forwarded-for", "x-originating-ip"],
+);
+const X_P: Names = (&["x-portkey-api-key"], &["x-proxyuser-ip", "x-proxy-client-ip"]);
+const X_R: Names = (
+    &["x-request-id", "x-real-ip", "x-rewrite-url", "x-rewrite-path", "x-request-uri"],
+    &["x-remote-ip", "x-remote-addr", "x-remote-address", "x-remote-user", "x-remote-group"],
+);
+const X_S: Names = (
+    &["x-script-name", "x-sendfile-type"],
+    &["x-ssl-client-cert", "x-ssl-client-verify", "x-ssl-client-s-dn"],
+);
+const X_T: Names = (&[], &["x-true-client-ip"]);
+const X_V: Names = (&[], &["x-vercel-forwarded-for"]);
+const X_W: Names = (&[], &["x-webauth-user", "x-webauth-name", "x-webauth-email", "x-webauth-groups"]);
 
 /// Whether a name, in any spelling that folds to it, begins as those in which we say whose request it is.
 pub(super) fn is_identity(name: &str) -> bool {
