@@ -153,6 +153,9 @@ fn of_route(shadow: &Shadow<'_>) -> String {
              them for the same, `paths: {{ignore_case: true, ignore_trailing_slash: true}}` there has them decided alike \
              (false where it does not, and this is told no more)"
         ),
+        Shadow::SecondDoor { route, by, upstream } => format!(
+            "the route {by}, which asks less than {route}, leads to the same paths of {upstream}: one of them takes a prefix off"
+        ),
     }
 }
 

@@ -17,6 +17,9 @@ pub(crate) enum Shadow<'a> {
     /// None that it matches; but those of `by`, a later one that asks less or lets more through, look like its own to many servers when they
     /// are written in another way, `how`.
     Lookalike { route: &'a str, by: &'a str, upstream: &'a str, how: &'static str },
+    /// None that it matches; but `by`, which asks less, leads to the same paths of the upstream, since one of them takes a
+    /// prefix off.
+    SecondDoor { route: &'a str, by: &'a str, upstream: &'a str },
 }
 
 impl RouteTable {
@@ -29,8 +32,24 @@ impl RouteTable {
                 Some(Shadow::Whole { .. }) => Vec::new(),
                 _ => self.lookalikes(index, route),
             };
-            before.into_iter().chain(behind)
+            before.into_iter().chain(behind).chain(self.second_door(route))
         })
+    }
+
+    /// A route that asks less and leads to paths of this one's upstream that are this one's.
+    fn second_door<'t>(&'t self, route: &'t Route) -> Option<Shadow<'t>> {
+        let own = route.upstream_paths();
+        let leads_there = |by: &Route| {
+            let takes_off = by.strip_prefix.is_some() || route.strip_prefix.is_some();
+            takes_off
+                && by.strip_prefix != route.strip_prefix
+                && rank(by.access) < rank(route.access)
+                && Arc::ptr_eq(&by.upstream, &route.upstream)
+                && by.shares_requests(route)
+                && by.upstream_paths().iter().any(|theirs| own.iter().any(|own| own.meets(theirs)))
+        };
+        let by = self.routes.iter().find(|by| leads_there(by))?;
+        Some(Shadow::SecondDoor { route: &route.name, by: &by.name, upstream: &route.upstream.name })
     }
 
     fn shadow_before<'t>(&'t self, index: usize, route: &'t Route) -> Option<Shadow<'t>> {
@@ -89,6 +108,17 @@ fn rank(access: Access) -> u8 {
 }
 
 impl Route {
+    /// The paths as upstream gets them.
+    fn upstream_paths(&self) -> Vec<PathPattern> {
+        let Some(prefix) = &self.strip_prefix else { return self.written.clone() };
+        let stripped =
+            self.written.iter().filter_map(|path| match path.as_str().strip_prefix(prefix.as_str())? {
+                "" => Some("/"),
+                rest => rest.starts_with('/').then_some(rest),
+            });
+        stripped.filter_map(|rest| PathPattern::parse(rest).ok()).flatten().collect()
+    }
+
     /// Whether it lets somebody in, or something through, that the other one does not.
     fn asks_less_than(&self, other: &Route) -> bool {
         let is_larger = |most: u64| self.max_body.is_none_or(|own| own > most);

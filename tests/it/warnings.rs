@@ -170,6 +170,10 @@ fn cases(directory: &Path) -> Vec<Case> {
     cases.push(case(&["which asks less"]).config(
         "routes: [{name: a, paths: [/admin/*], permission: admin}, {name: b, paths: [/**], permission: read}]",
     ));
+    cases.push(case(&["leads to the same paths"]).config(
+        "routes: [{name: a, paths: [/v1/admin/**], permission: admin}, \
+         {name: b, paths: [/api/**], strip_prefix: /api, permission: read}]",
+    ));
     for narrower in [
         "permission: webhook",
         "permission: read, rate_limits: [{requests: 1, per: 1h}]",
