@@ -22,11 +22,14 @@ use crate::address::host_part;
 /// Connections that are compared at most, from the oldest on: the search has to be short just when there are many. Where none of
 /// them is idle, the oldest goes.
 const COMPARED: usize = 256;
+/// … and that are looked at for that. Where as many are fresh, younger ones are so, too, nearly all.
+const LOOKED_AT: usize = 1024;
 /// A client that has just connected has this long for a handshake and a first head before it goes like any other. Else whoever
 /// keeps requests in service would have every newcomer go in its place.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// Key holders' connections make room this far apart at least: whoever only connects, from many addresses, must not throw out all.
+/// All of them are looked at for that, which may take a millisecond.
 const BETWEEN_HOLDERS: Duration = Duration::from_millis(100);
 
 /// All such connections.
@@ -45,8 +48,8 @@ struct Listed {
     strangers: Ordered,
     /// A good key was presented.
     holders: Ordered,
-    /// When one of them last made room.
-    took_from_holders: Option<Instant>,
+    /// When one of them was last looked for.
+    holders_asked: Option<Instant>,
 }
 
 /// `None` as an address is a neighbour on a unix socket.
@@ -56,15 +59,11 @@ struct Ordered {
     by_address: BTreeMap<(Option<IpAddr>, u64), Arc<Exchanges>>,
 }
 
-/// Whose a connection is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    Strangers,
-    Holders,
-}
-
 /// A connection that makes room for another one.
-type Dispensable<'e> = (&'e Arc<Exchanges>, Whose);
+enum Dispensable {
+    Strangers(Arc<Exchanges>),
+    Holders(Arc<Exchanges>),
+}
 
 /// Which of the strangers' connections come into question.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,20 +98,42 @@ impl Ordered {
 
 impl Listed {
     /// The connection that makes room for one from this address.
-    fn dispensable_for(&self, address: Option<IpAddr>) -> Option<Dispensable<'_>> {
-        let Listed { strangers, holders, .. } = self;
-        let holders_connection = || {
-            let may_take = self.took_from_holders.is_none_or(|last| last.elapsed() >= BETWEEN_HOLDERS);
-            may_take.then(|| at_rest(holders.of(address)).or_else(|| at_rest(holders.all()))).flatten()
-        };
-        let newcomers_connection = || longest_idle(strangers.all(), Age::Any);
-        longest_idle(strangers.of(address), Age::Settled)
+    fn dispensable_for(&mut self, address: Option<IpAddr>) -> Option<Dispensable> {
+        let strangers = &self.strangers;
+        let settled = longest_idle(strangers.of(address), Age::Settled)
             .or_else(|| longest_idle(strangers.all(), Age::Settled))
-            .or_else(|| longest_idle(strangers.of(address), Age::Any))
-            .or_else(|| match strangers.by_age.len() < holders.by_age.len() {
-                true => holders_connection().or_else(newcomers_connection),
-                false => newcomers_connection().or_else(holders_connection),
-            })
+            .or_else(|| longest_idle(strangers.of(address), Age::Any));
+        if let Some(exchanges) = settled {
+            return Some(Dispensable::Strangers(exchanges.clone()));
+        }
+        let are_few = strangers.by_age.len() < self.holders.by_age.len();
+        let holders = if are_few { self.at_rest_for(address) } else { None };
+        let newcomers = || longest_idle(self.strangers.all(), Age::Any).cloned().map(Dispensable::Strangers);
+        match holders.map(Dispensable::Holders).or_else(newcomers) {
+            None if !are_few => self.at_rest_for(address).map(Dispensable::Holders),
+            found => found,
+        }
+    }
+
+    /// Whether a key holder's connection could make room; where it was looked for just now, what was found then is not known.
+    fn has_any_at_rest(&mut self) -> bool {
+        let before = self.holders_asked;
+        let found = self.at_rest_for(None).is_some();
+        if found {
+            // It is for whoever comes to take it.
+            self.holders_asked = before;
+        }
+        found
+    }
+
+    /// The key holder's connection that makes room, unless one was looked for just now.
+    fn at_rest_for(&mut self, address: Option<IpAddr>) -> Option<Arc<Exchanges>> {
+        let now = Instant::now();
+        if self.holders_asked.is_some_and(|last| now.duration_since(last) < BETWEEN_HOLDERS) {
+            return None;
+        }
+        self.holders_asked = Some(now);
+        at_rest(self.holders.of(address)).or_else(|| at_rest(self.holders.all())).cloned()
     }
 }
 
@@ -146,18 +167,11 @@ impl Guests {
     /// Ends one connection to make room for another one, from `address`. Says whether there was one to end.
     pub(crate) fn make_room(&self, address: Option<IpAddr>) -> bool {
         let address = address.map(host_part);
-        let found = {
-            let mut listed = self.lock();
-            let found = listed.dispensable_for(address).map(|(exchanges, whose)| (exchanges.clone(), whose));
-            if matches!(found, Some((_, Whose::Holders))) {
-                listed.took_from_holders = Some(Instant::now());
-            }
-            found
-        };
+        let found = self.lock().dispensable_for(address);
         // Its end takes it off the list, which takes the lock.
         match &found {
-            Some((exchanges, Whose::Strangers)) => exchanges.cut(Cut::MadeRoom),
-            Some((exchanges, Whose::Holders)) => exchanges.cut_where_idle(),
+            Some(Dispensable::Strangers(exchanges)) => exchanges.cut(Cut::MadeRoom),
+            Some(Dispensable::Holders(exchanges)) => exchanges.cut_where_idle(),
             None => {}
         }
         found.is_some()
@@ -165,8 +179,8 @@ impl Guests {
 
     /// Whether a connection is listed that could make room.
     pub(crate) fn may_make_room(&self) -> bool {
-        let Listed { strangers, holders, .. } = &*self.lock();
-        longest_idle(strangers.all(), Age::Any).or_else(|| at_rest(holders.all())).is_some()
+        let mut listed = self.lock();
+        longest_idle(listed.strangers.all(), Age::Any).is_some() || listed.has_any_at_rest()
     }
 
     /// Ready when one more is listed, counted from the call on.
@@ -184,27 +198,25 @@ impl Guests {
 fn longest_idle<'e>(
     exchanges: impl Iterator<Item = &'e Arc<Exchanges>>,
     age: Age,
-) -> Option<Dispensable<'e>> {
+) -> Option<&'e Arc<Exchanges>> {
     let is_fresh = |exchanges: &Exchanges| {
         exchanges.are_none() && exchanges.begun() == 0 && exchanges.stranger.idles_for() < FRESH
     };
     // Those that are being ended already make room for somebody else.
-    let staying = exchanges.filter(|exchanges| !exchanges.is_cut());
+    let staying = exchanges.filter(|exchanges| !exchanges.is_cut()).take(LOOKED_AT);
     let in_question = staying.filter(|exchanges| age == Age::Any || !is_fresh(exchanges)).take(COMPARED);
     // The first of several equals is the oldest.
-    let first = in_question.min_by_key(|exchanges| match exchanges.are_none() {
+    in_question.min_by_key(|exchanges| match exchanges.are_none() {
         true if is_fresh(exchanges) => (2, 0),
         true => (0, exchanges.stranger.idle_since()),
         false => (1, 0),
-    });
-    first.map(|exchanges| (exchanges, Whose::Strangers))
+    })
 }
 
 /// The key holder's connection that goes first: the oldest on which nothing has come for a while. A client asks again on another
 /// one, as where a server's keep-alive has ended.
-fn at_rest<'e>(mut exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<Dispensable<'e>> {
-    let first = exchanges.find(|exchanges| !exchanges.is_cut() && exchanges.is_at_rest());
-    first.map(|exchanges| (exchanges, Whose::Holders))
+fn at_rest<'e>(mut exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
+    exchanges.find(|exchanges| !exchanges.is_cut() && exchanges.is_at_rest())
 }
 
 impl Guest {
@@ -284,6 +296,7 @@ mod tests {
         drop(in_service);
         assert!(!guests.may_make_room() && !make_room());
         rests(&holder);
+        guests.lock().holders_asked = None;
         assert!(guests.may_make_room() && make_room(), "a key holder's goes between two requests");
         assert!(holder.is_cut() && !guests.may_make_room());
     }
@@ -345,7 +358,7 @@ mod tests {
         assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())));
         assert_eq!(ends(), [false, false, true]);
         assert!(!guests.make_room(Some("192.0.2.3".parse().unwrap())), "not so soon again");
-        guests.lock().took_from_holders = None;
+        guests.lock().holders_asked = None;
         assert!(guests.make_room(Some("192.0.2.3".parse().unwrap())));
         assert_eq!(ends(), [true, false, true]);
     }
