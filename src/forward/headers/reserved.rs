@@ -15,7 +15,7 @@ pub(super) enum Reserved {
 ///
 /// Each request has some ten names, nearly all of which are told apart by their first letters.
 pub(super) fn reserved(name: &str) -> Option<Reserved> {
-    let (ours, addresses): Names = match name.as_bytes() {
+    let (ours, clients): Names = match name.as_bytes() {
         [b'x', b'-', b'b', ..] if name.starts_with("x-bearward-") => return Some(Reserved::Ours),
         [b'x', b'-', b'f', ..] if name.starts_with("x-forwarded-") => return Some(Reserved::Ours),
         [b'x', b'-', b'r', ..] if name.starts_with("x-remote-extra-") => return Some(Reserved::Client),
@@ -64,12 +64,12 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
     };
     match () {
         () if ours.contains(&name) => Some(Reserved::Ours),
-        () if addresses.contains(&name) => Some(Reserved::Client),
+        () if clients.contains(&name) => Some(Reserved::Client),
         () => None,
     }
 }
 
-/// Names that are ours, and names of addresses.
+/// Names that are ours, and names that tell of a client.
 type Names = (&'static [&'static str], &'static [&'static str]);
 
 /// The reserved names that begin with `x-` and this letter.
