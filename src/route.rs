@@ -3,6 +3,7 @@
 //! The first route that matches wins. What matches none is denied; the caller learns so only after its key
 //! was accepted.
 
+mod ambiguous;
 mod index;
 mod shadow;
 
@@ -18,6 +19,7 @@ use crate::limit::{Limiter, Window};
 use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::{PathReading, fold};
 use crate::upstream::Upstream;
+use ambiguous::{ENCODED_SEMICOLON, readings};
 use index::PathIndex;
 pub(crate) use shadow::Shadow;
 
@@ -151,12 +153,17 @@ impl RouteTable {
         ambiguities: &[Ambiguity],
     ) -> Vec<Arc<Route>> {
         let mut others: Vec<Arc<Route>> = Vec::new();
-        for reading in readings(path, ambiguities) {
+        for reading in readings(path, ambiguities, self.reads_semicolons(path)) {
             if let Lookup::Found(route) = self.find(host, method, &reading) {
                 others.push(route);
             }
         }
         others
+    }
+
+    /// Whether a `;` stands encoded in the path, and some server takes one. Patterns have it then, and most servers read both alike.
+    pub(crate) fn reads_semicolons(&self, path: &str) -> bool {
+        self.accepts_somewhere(Ambiguity::Semicolon) && path.contains(ENCODED_SEMICOLON)
     }
 
     /// Whether the host of a request with this method and path has a say.
@@ -264,42 +271,6 @@ impl Route {
             _ => path,
         }
     }
-}
-
-/// What servers may take a path for that holds what is ambiguous: each of it decoded, parameters cut off, and all of that.
-fn readings(path: &str, ambiguities: &[Ambiguity]) -> Vec<String> {
-    let read = |path: &str, ambiguity: Ambiguity| match ambiguity {
-        Ambiguity::EncodedSlash => path.replace("%2F", "/"),
-        Ambiguity::EncodedBackslash => path.replace("%5C", "/"),
-        Ambiguity::Semicolon => path
-            .split('/')
-            .map(|segment| segment.split(';').next().unwrap_or_default())
-            .collect::<Vec<_>>()
-            .join("/"),
-    };
-    let mut found = vec![path.to_owned()];
-    for (_, ambiguity) in Ambiguity::ALL {
-        if ambiguities.contains(&ambiguity) {
-            let read: Vec<String> = found.iter().map(|path| read(path, ambiguity)).collect();
-            found.extend(read);
-        }
-    }
-    // Some merge slashes, some do not.
-    let merged: Vec<String> =
-        found.iter().filter(|path| path.contains("//")).map(|path| merged(path)).collect();
-    found.extend(merged);
-    found
-}
-
-/// A path without empty segments but the last.
-fn merged(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    for c in path.chars() {
-        if c != '/' || !out.ends_with('/') {
-            out.push(c);
-        }
-    }
-    out
 }
 
 fn compile(route: &config::Route, upstreams: &[Arc<Upstream>], limiter: &Limiter) -> anyhow::Result<Route> {

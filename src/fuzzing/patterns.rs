@@ -184,6 +184,10 @@ fn check_routes(pattern: &str, raw: &PathAndQuery, canonical: &PathAndQuery, amb
     if guarded.unwrap_or(pattern).contains(['*', '?', '[', '{', '}']) || pattern.contains("${") {
         return;
     }
+    // Whoever has these in a pattern has promised that upstream reads them as parts of a name (`accept_in_path`).
+    if pattern.contains("%2F") || pattern.contains("%5C") {
+        return;
+    }
     for ignores_case in [false, true] {
         let Some(table) = table(pattern, ignores_case) else { return };
         let reads = |text: &str| {

@@ -36,7 +36,8 @@ pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
     }
     let (decoded, ambiguities) = decode(raw.path())?;
     let mut text = resolve(&decoded);
-    if !ambiguities.is_empty() && text.split('/').any(hides_dot_segment) {
+    let may_hide = !ambiguities.is_empty() || text.contains("%3B");
+    if may_hide && text.split('/').any(hides_dot_segment) {
         // Whoever takes what is ambiguous would go where nobody has decided that it may.
         return Err(refused("The path hides a dot segment", ".."));
     }
@@ -107,10 +108,15 @@ fn decode(path: &str) -> Result<(String, Vec<Ambiguity>), Denial> {
     Ok((out, ambiguities))
 }
 
-/// Whether a segment holds a dot segment for whoever splits it at an encoded slash or backslash, or cuts it at `;`.
+/// Whether a segment holds a dot segment for whoever splits it at an encoded slash or backslash, or cuts it at `;`, encoded or
+/// not.
 fn hides_dot_segment(segment: &str) -> bool {
     let pieces = segment.split("%2F").flat_map(|piece| piece.split("%5C"));
-    pieces.map(|piece| piece.split(';').next().unwrap_or_default()).any(|piece| matches!(piece, "." | ".."))
+    let without_parameters = |piece: &'_ str| {
+        let end = [";", "%3B"].iter().filter_map(|mark| piece.find(mark)).min();
+        matches!(piece.get(..end.unwrap_or(piece.len())), Some("." | ".."))
+    };
+    pieces.into_iter().any(without_parameters)
 }
 
 fn refused(message: &'static str, found: &str) -> Denial {
@@ -166,7 +172,9 @@ mod tests {
 
     #[test]
     fn what_cant_be_read_is_refused() {
-        for path in ["/%", "/%2", "/%zz", "/%00", "/%0a", "/%7f", "/a\\b", "/%1F"] {
+        for path in
+            ["/%", "/%2", "/%zz", "/%00", "/%0a", "/%7f", "/a\\b", "/%1F", "/a/..%3Bx/b", "/.%3b", "/a/..;/b"]
+        {
             assert_eq!(form(path), Err(400), "{path}");
         }
     }

@@ -37,7 +37,7 @@ impl Readings {
         }
         let lookup = routes.find(target.host(), method, target.path());
         let others = match ambiguities.as_slice() {
-            [] => Vec::new(),
+            [] if !routes.reads_semicolons(target.path()) => Vec::new(),
             ambiguities => routes.other_readings(target.host(), method, target.path(), ambiguities),
         };
         Ok(Readings { lookup, others })

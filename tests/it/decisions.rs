@@ -523,10 +523,19 @@ async fn whoever_sends_an_ambiguous_path_must_be_allowed_all_that_it_may_be_read
         .upstream("accept_in_path: [encoded-slash, semicolon]")
         .key("reader", "permissions: [read]")
         .key("admin", "permissions: [admin]")
-        .config("routes: [{name: admin, paths: [/v1/admin/**], permission: admin}, {name: open, paths: [/open/**], public: true}, {name: all, paths: [/**], permission: read}]")
+        .config(
+            "routes: [{name: admin, paths: [/v1/admin/**, '/v1/x;y/**', '/v1/p%3Bq'], permission: admin}, \
+             {name: open, paths: [/open/**], public: true}, {name: all, paths: [/**], permission: read}]",
+        )
         .start()
         .await;
     for (path, key, expected) in [
+        ("/v1/x%3By/z", "reader", 403),
+        ("/v1/x%3by/z", "admin", 200),
+        ("/v1/p;q", "reader", 403),
+        ("/v1/p%3Bq", "admin", 200),
+        ("/v1/admin%3Bx/wipe", "reader", 403),
+        ("/v1/a%3Bb", "reader", 200),
         ("/v1/admin%2Fwipe", "reader", 403),
         ("/v1/admin%2Fwipe", "admin", 200),
         ("/v1/admin;x/wipe", "reader", 403),
