@@ -35,6 +35,8 @@ impl Drop for Place {
 /// Of the places of all requests, those without a key have a quarter, and one address a quarter of that: whoever needs no
 /// key to ask never keeps key holders out.
 const PUBLIC_SHARE: usize = 4;
+/// … and no more than this. An answer that nobody takes holds some 40 KiB, and they can be had for a few bytes each.
+const MOST_PUBLIC: usize = 1024;
 
 /// Counts the requests without a key in flight, of each address and in all. It holds no more entries than there are
 /// requests.
@@ -63,7 +65,7 @@ impl PublicPlaces {
     /// How many places there are, for the address or for all such requests.
     pub(super) fn enter(&self, address: Option<IpAddr>, limit: usize) -> Result<PublicPlace, usize> {
         let address = address.map(host_part);
-        let share = (limit / PUBLIC_SHARE).max(1);
+        let share = (limit / PUBLIC_SHARE).clamp(1, MOST_PUBLIC);
         // A unix socket's neighbour is a proxy as a rule, with many clients behind it.
         let of_address = if address.is_some() { (share / PUBLIC_SHARE).max(1) } else { share };
         let mut public = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,6 +114,9 @@ mod tests {
         drop(others);
         assert_eq!(places.0.lock().unwrap().by_address.len(), 1);
         assert!(PublicPlaces::default().enter(None, 1).is_ok(), "at least one");
+        let many = PublicPlaces::default();
+        let all: Vec<_> = (0..2000).map_while(|_| many.enter(None, 100_000).ok()).collect();
+        assert_eq!(all.len(), MOST_PUBLIC);
     }
 
     #[test]
