@@ -52,7 +52,7 @@ pub(super) fn canonical_path(path: &str) -> Option<String> {
     let text = text.replace(':', "\u{e000}");
     let path = url::Url::parse(&format!("http://host{text}")).ok()?.path().replace("%EE%80%80", ":");
     // Somebody may take these for slashes, and parameters for none of the path.
-    let split = path.replace("%2F", "/").replace("%5C", "/");
+    let split = path.replace("%2F", "/").replace("%5C", "/").replace("%3B", ";");
     let hides = split.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")));
     (!hides).then_some(path)
 }

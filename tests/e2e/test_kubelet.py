@@ -73,6 +73,8 @@ class Pod:
         text, led = re.subn(r"http://127\.0\.0\.1:8000", f"http://127.0.0.1:{model}", text)
         assert led == 1
         self.config = on_any_port(text.replace("/run/secrets/", f"{root}/run/secrets/"))
+        # Here somebody asks all the time whether a secret is good yet, and in as short a time it would count as guessing.
+        self.config += "\nfailed_attempts: off\n"
         self.authority = trustme.CA()
         # The names of files are those that the commands in kustomization.yaml give them.
         contents = {
@@ -183,8 +185,7 @@ class Clients:
 
     async def until_refused(self, token, seconds=SOON):
         async def holds():
-            # 429 once so many were refused that it counts as guessing (`failed_attempts`).
-            return (await self.status(token))[0] in (401, 429)
+            return (await self.status(token))[0] == 401
 
         return await until(f"{token} is refused", holds, seconds)
 
