@@ -64,7 +64,7 @@ pub fn hygiene(bytes: &[u8]) {
             continue;
         };
         if name == "connection" {
-            let tokens = value.to_str().unwrap_or_default().split(',');
+            let tokens = value.as_bytes().split(|byte| *byte == b',').map(String::from_utf8_lossy);
             nominated.extend(tokens.map(|token| token.trim().to_ascii_lowercase()));
         }
         if name.as_str().starts_with("x-keep-") && !name.as_str().contains('_') {
