@@ -45,9 +45,9 @@ pub(crate) struct Exchanges {
     is_tunnel: AtomicBool,
     /// An answer was broken off whose end is the connection's own.
     broken_off: AtomicBool,
-    /// Nothing has come for a while.
+    /// The wire says that nothing has come for a while: hyper may be put away.
     at_rest: AtomicBool,
-    /// It waits for a next request, for a while already.
+    /// hyper is put away (HTTP/1.1), until more comes.
     rests: AtomicBool,
     /// The connection is to end at once, and who is woken up then.
     cut: AtomicBool,
@@ -212,7 +212,7 @@ impl Exchanges {
         }
     }
 
-    /// On HTTP/1.1, the connection waits for a next request with nothing but its socket, or has it.
+    /// On HTTP/1.1, hyper is put away, or back again.
     pub(crate) fn note_resting(&self, rests: bool) {
         self.rests.store(rests, Ordering::Relaxed);
     }

@@ -82,8 +82,8 @@ pub(crate) struct Peer {
     pub(crate) tunnel: Arc<Mutex<Option<OpenTunnel>>>,
     /// The client's address has more connections than this: nothing is served on this one.
     pub(crate) over_limit: Option<usize>,
-    /// The connection may be ended for the sake of another one, while it has no good key.
-    pub(crate) may_make_room: bool,
+    /// It is a trusted proxy's: what one of its clients does is not held against the connection.
+    pub(crate) is_trusted: bool,
 }
 
 /// What becomes known of a request on its way, and is needed whichever way it ends.
@@ -306,7 +306,7 @@ impl Course {
         if let Some(owner) = owner {
             self.record.owned(owner.usage(usage));
         }
-        if outcome.is_err() && peer.may_make_room && peer.exchanges.is_alone() {
+        if outcome.is_err() && !peer.is_trusted && peer.exchanges.is_alone() {
             // What was a key holder's connection is a stranger's once its key is no good any more, and no request of it is open.
             peer.gateway.guests.enter(peer.address, &peer.exchanges);
         }
@@ -380,9 +380,8 @@ impl Course {
                 *peer.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
                 head.map(|()| ResponseBody::none())
             }
-            Ok(Forwarded::Answer(response)) => {
+            Ok(Forwarded::Answer(mut response)) => {
                 self.record.status(response.status());
-                let mut response = response;
                 let rest = caller.rest(&peer.exchanges);
                 tell_of_end(&mut response, rest, &peer.exchanges);
                 response.map(|answer| answer.concluding(self.record, in_service, body, caller.version, rest))

@@ -168,10 +168,10 @@ async fn serve(
             exchanges: accepted.exchanges.clone(),
             tunnel: Arc::default(),
             over_limit: accepted.over_limit,
-            may_make_room: accepted.may_make_room,
+            is_trusted: accepted.is_trusted,
         };
         let (exchanges, shutdown) = (peer.exchanges.clone(), shutdown.clone());
-        if !accepted.may_make_room {
+        if accepted.is_trusted {
             // A trusted proxy's connection is shared by clients of whom none has a share in what another one does.
             exchanges.stranger.note_good_key();
         }

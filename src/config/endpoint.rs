@@ -35,6 +35,7 @@ impl Endpoint {
         let Some((host, port)) = self.host_and_port() else {
             return matches!((self, own), (Endpoint::Unix(path), Address::Unix(own)) if path == own);
         };
+        let host = host.strip_suffix('.').unwrap_or(host);
         let hosts = match host.eq_ignore_ascii_case("localhost") {
             true => vec!["127.0.0.1", "::1", "localhost"],
             false => vec![host],

@@ -55,16 +55,8 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
     let listeners =
         d.required(f, "listeners", |d, node| non_empty(d, node, |d, node| listener(d, node, &mut taken)));
     let admin = d.optional(f, "admin", |d, node| admin(d, node, &mut taken));
-    if admin.is_none() {
-        let default = Admin::default().address;
-        if let Some((address, at)) = taken.iter().find(|(taken, _)| taken.overlaps(&default)) {
-            let message =
-                format!("`{address}` is where the admin listener is, unless `admin` says otherwise");
-            d.fault(*at, message).hint =
-                Some("another port, `admin: {address: …}` or `admin: off`".to_owned());
-        }
-        taken.push((default, Position::default()));
-    }
+    let admin = admin
+        .unwrap_or_else(|| Some(Admin { address: default_admin_address(d, &mut taken), ..Admin::default() }));
     let keys = d.required(f, "keys", keys);
     let auth = d.optional(f, "auth", auth);
     let rate_limits = d.optional(f, "rate_limits", quotas);
@@ -83,7 +75,7 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
     Some(Config {
         source: None,
         listeners: listeners?,
-        admin: admin.unwrap_or_else(|| Some(Admin::default())),
+        admin,
         keys: keys?,
         auth: auth.unwrap_or_default(),
         rate_limits: rate_limits.unwrap_or_default(),
@@ -99,6 +91,17 @@ fn config(d: &mut Decoder<'_>, root: &Node) -> Option<Config> {
         workers,
         named_files: NamedFiles::default(),
     })
+}
+
+/// The admin listener's address where none is written, whether its section is left out or says other things alone.
+fn default_admin_address(d: &mut Decoder<'_>, taken: &mut Taken) -> Address {
+    let default = Admin::default().address;
+    if let Some((address, at)) = taken.iter().find(|(taken, _)| taken.overlaps(&default)) {
+        let message = format!("`{address}` is where the admin listener is, unless `admin` says otherwise");
+        d.fault(*at, message).hint = Some("another port, `admin: {address: …}` or `admin: off`".to_owned());
+    }
+    taken.push((default.clone(), Position::default()));
+    default
 }
 
 /// Threads beyond this are a slip: each holds stacks, timers and connections of its own.
@@ -225,7 +228,7 @@ fn admin(d: &mut Decoder<'_>, node: &Node, taken: &mut Taken) -> Option<Option<A
     let ready_with_upstreams = d.optional(&mut fields, "ready_with_upstreams", Decoder::boolean);
     d.done(fields);
     let default = Admin::default();
-    let address = address.unwrap_or(Some(default.address));
+    let address = address.unwrap_or_else(|| Some(default_admin_address(d, taken)));
     let ready_with_upstreams = ready_with_upstreams.unwrap_or(default.ready_with_upstreams);
     Some(address.map(|address| Admin { address, token_file, hosts, ready_with_upstreams }))
 }

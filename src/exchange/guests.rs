@@ -115,25 +115,17 @@ impl Listed {
         }
     }
 
-    /// Whether a key holder's connection could make room; where it was looked for just now, what was found then is not known.
-    fn has_any_at_rest(&mut self) -> bool {
-        let before = self.holders_asked;
-        let found = self.at_rest_for(None).is_some();
-        if found {
-            // It is for whoever comes to take it.
-            self.holders_asked = before;
-        }
-        found
-    }
-
     /// The key holder's connection that makes room, unless one was looked for just now.
     fn at_rest_for(&mut self, address: Option<IpAddr>) -> Option<Arc<Exchanges>> {
-        let now = Instant::now();
-        if self.holders_asked.is_some_and(|last| now.duration_since(last) < BETWEEN_HOLDERS) {
+        if !self.may_ask_holders() {
             return None;
         }
-        self.holders_asked = Some(now);
+        self.holders_asked = Some(Instant::now());
         at_rest(self.holders.of(address)).or_else(|| at_rest(self.holders.all())).cloned()
+    }
+
+    fn may_ask_holders(&self) -> bool {
+        self.holders_asked.is_none_or(|last| last.elapsed() >= BETWEEN_HOLDERS)
     }
 }
 
@@ -179,8 +171,9 @@ impl Guests {
 
     /// Whether a connection is listed that could make room.
     pub(crate) fn may_make_room(&self) -> bool {
-        let mut listed = self.lock();
-        longest_idle(listed.strangers.all(), Age::Any).is_some() || listed.has_any_at_rest()
+        let listed = self.lock();
+        longest_idle(listed.strangers.all(), Age::Any).is_some()
+            || (listed.may_ask_holders() && at_rest(listed.holders.all()).is_some())
     }
 
     /// Ready when one more is listed, counted from the call on.

@@ -118,7 +118,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         exchanges: Arc::default(),
         tunnel: Arc::default(),
         over_limit: None,
-        may_make_room: false,
+        is_trusted: true,
     };
     let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
     let accepted = Accepted {
@@ -128,7 +128,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         permit,
         member: None,
         over_limit: None,
-        may_make_room: false,
+        is_trusted: true,
         exchanges: Arc::default(),
     };
     let (_stop, shutdown) = watch::channel(false);

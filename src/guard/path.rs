@@ -111,12 +111,11 @@ fn decode(path: &str) -> Result<(String, Vec<Ambiguity>), Denial> {
 /// Whether a segment holds a dot segment for whoever splits it at an encoded slash or backslash, or cuts it at `;`, encoded or
 /// not.
 fn hides_dot_segment(segment: &str) -> bool {
-    let pieces = segment.split("%2F").flat_map(|piece| piece.split("%5C"));
-    let without_parameters = |piece: &'_ str| {
-        let end = [";", "%3B"].iter().filter_map(|mark| piece.find(mark)).min();
-        matches!(piece.get(..end.unwrap_or(piece.len())), Some("." | ".."))
-    };
-    pieces.into_iter().any(without_parameters)
+    let mut pieces = segment.split("%2F").flat_map(|piece| piece.split("%5C"));
+    pieces.any(|piece| {
+        let name = piece.split(';').next().unwrap_or_default();
+        matches!(name.split("%3B").next(), Some("." | ".."))
+    })
 }
 
 fn refused(message: &'static str, found: &str) -> Denial {

@@ -68,7 +68,7 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let is_over_limit = peer.over_limit.is_some();
-    let allowance = if peer.may_make_room { CLIENTS } else { PROXYS };
+    let allowance = if peer.is_trusted { PROXYS } else { CLIENTS };
     let peer = Arc::new(peer);
     let exchanges = peer.exchanges.clone();
     // In a box, which goes when the head of the answer is there: a stream whose client takes nothing holds little.

@@ -6,6 +6,7 @@
 //! Invariants: no error of accept ends a listener; a connection that the kernel has queued when the process is told to
 //! stop is served.
 
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -19,6 +20,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::sleep;
 
 use super::crowd::{Crowd, Member};
 use super::inherited::Inherited;
@@ -31,7 +33,7 @@ use crate::proxy::Gateway;
 const BACKLOG: i32 = 4096;
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// Where no connection can make room, a key holder's may be between two requests by then.
+/// Where no connection could make room, one of a key holder may rest by then.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A bound socket. A unix socket's file goes with it.
@@ -77,8 +79,8 @@ pub(crate) struct Accepted {
     pub(crate) over_limit: Option<usize>,
     /// The requests that will be in service on it.
     pub(crate) exchanges: Arc<Exchanges>,
-    /// It may be ended for the sake of another one, while no good key was presented on it.
-    pub(crate) may_make_room: bool,
+    /// It is a trusted proxy's, which many clients share: it makes room for no other one.
+    pub(crate) is_trusted: bool,
 }
 
 /// A connection that belongs to no runtime yet.
@@ -189,11 +191,10 @@ impl<A: Fn(Accepted)> Intake<A> {
         }
         let tls = tls.map(|tls| tls.load().config.clone());
         let exchanges = Arc::<Exchanges>::default();
-        let may_make_room = !is_trusted;
-        if may_make_room {
+        if !is_trusted {
             self.gateway.guests.enter(peer, &exchanges);
         }
-        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, exchanges, may_make_room });
+        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, exchanges, is_trusted });
     }
 
     /// A place for a connection that is queued, if one is free; `None` where a connection would make room for it.
@@ -207,10 +208,8 @@ impl<A: Fn(Accepted)> Intake<A> {
                 Err(_) => {}
             }
             // Under overload, callers queue in the kernel, not in our memory.
-            tokio::select! {
-                permit = self.permits.clone().acquire_owned() => return permit.ok(),
-                () = one_more => {}
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            if let Some(permit) = self.free_place(one_more).await {
+                return permit;
             }
         }
     }
@@ -221,11 +220,21 @@ impl<A: Fn(Accepted)> Intake<A> {
         loop {
             let one_more = guests.one_more();
             let makes_room = guests.make_room(peer);
-            tokio::select! {
-                permit = self.permits.clone().acquire_owned() => return permit.ok(),
-                () = one_more, if !makes_room => {}
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            let others = async { if makes_room { pending().await } else { one_more.await } };
+            if let Some(permit) = self.free_place(others).await {
+                return permit;
             }
+        }
+    }
+
+    /// Waits for a place that is free, with nothing in it once no connection is taken any more; `None` where it is time to look again
+    /// for a connection that makes room. `others`: there is one more that may. That a connection rests, and that one may be
+    /// asked of key holders again, are no events: time alone tells.
+    async fn free_place(&self, others: impl Future<Output = ()>) -> Option<Option<OwnedSemaphorePermit>> {
+        tokio::select! {
+            permit = self.permits.clone().acquire_owned() => Some(permit.ok()),
+            () = others => None,
+            () = sleep(LOOK_AGAIN) => None,
         }
     }
 }
@@ -290,7 +299,7 @@ async fn accept_all<A: Fn(Accepted)>(
                     tracing::error!(listener = %local, %error, "accept failed; trying again, ever more slowly");
                 }
                 backoff = (backoff * 2).clamp(MIN_BACKOFF, MAX_BACKOFF);
-                tokio::time::sleep(backoff).await;
+                sleep(backoff).await;
             }
         }
     }
@@ -305,7 +314,7 @@ async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, tls
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // Out of descriptors, most likely: connections end all the time now. The drain's end is ours, too.
-            Err(_) => tokio::time::sleep(MIN_BACKOFF).await,
+            Err(_) => sleep(MIN_BACKOFF).await,
         }
     }
 }

@@ -217,6 +217,19 @@ fn what_loads_and_should_not_is_refused_with_its_place_and_what_would_be_right()
         (with(LISTENER, "  - address: 0.0.0.0:8080"), "3:14", "listened on already", "one listener"),
         (with("", "admin: {address: 0.0.0.0:8080}"), "8:18", "listened on already", "one listener"),
         (with(LISTENER, "  - address: 127.0.0.1:9090"), "3:14", "the admin listener", "admin: off"),
+        (
+            with(LISTENER, "  - address: 127.0.0.1:9090\nadmin: {hosts: [a.example]}"),
+            "3:14",
+            "the admin listener",
+            "admin: off",
+        ),
+        (endpoint("http://127.0.0.1:9090"), "5:17", "bearward's own listener", "behind bearward"),
+        (
+            endpoint("http://localhost.:9090") + "admin: {hosts: [a.example]}\n",
+            "5:17",
+            "bearward's own listener",
+            "behind bearward",
+        ),
         (with("", "routes: [{preset: opnai}]"), "8:19", "not known", "`openai`"),
         (with("", "routes: [{preset: openai, permission: read}]"), "8:27", "unknown field", "preset"),
         (

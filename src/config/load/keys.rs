@@ -173,11 +173,15 @@ pub(super) fn has_other_meaning(name: &HeaderName) -> bool {
     TAKEN.contains(&folded.as_str()) || OURS.iter().any(|prefix| folded.starts_with(prefix))
 }
 
+/// Whether a token is a name that headers and protocols have. `*` and `|` are tokens, too (RFC 9110, section 5.6.2), by which
+/// other programs mean several names.
+pub(super) fn is_ordinary(token: &str) -> bool {
+    token.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
 pub(super) fn header_name(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
     let name: HeaderName = d.parsed(node, "a header's name", "as in authorization or x-api-key")?;
-    // All of them are tokens, and none is a name that requests have.
-    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !name.as_str().chars().all(is_of_name) {
+    if !is_ordinary(name.as_str()) {
         d.fault(node.at, format!("`{name}` is no header's name: nothing stands for others in it")).hint =
             Some("each name by itself, as in [x-debug, x-trace]".to_owned());
         return None;

@@ -2,7 +2,7 @@
 
 use http::{HeaderName, Method};
 
-use super::keys::header_name;
+use super::keys::{header_name, is_ordinary};
 use super::upstreams::route_timeouts;
 use super::{non_empty, quotas};
 use crate::config::decode::Decoder;
@@ -190,8 +190,7 @@ fn upgrade(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
         d.fault(node.at, format!("`{name}` is never forwarded: requests in it would pass without a key"));
         return None;
     }
-    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !name.chars().all(is_of_name) {
+    if !is_ordinary(&name) {
         d.fault(node.at, format!("`{name}` is not a protocol's name")).hint =
             Some("as in websocket".to_owned());
         return None;

@@ -122,7 +122,7 @@ impl Lease {
     pub(crate) fn give_back(self) {
         let (sender, socket, made) = match self.way {
             Way::Http1 { sender, socket, made, .. } => (sender, socket, made),
-            Way::Http2 { place, .. } => return place.is_whole(),
+            Way::Http2 { place, .. } => return place.note_whole(),
         };
         let limits = self.upstream.pool;
         if !self.may_be_kept || sender.is_closed() {

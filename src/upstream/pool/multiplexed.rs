@@ -57,7 +57,7 @@ impl Place {
     }
 
     /// The answer has come to its end.
-    pub(super) fn is_whole(&self) {
+    pub(super) fn note_whole(&self) {
         self.is_whole.store(true, Ordering::Relaxed);
     }
 }
