@@ -14,8 +14,8 @@ pub(crate) enum Shadow<'a> {
     Whole { route: &'a str, by: &'a str },
     /// Some of them, which then need no key.
     PublicPart { route: &'a str, by: &'a str },
-    /// None that it matches; but those of `by`, a later one that asks less or lets more through, look like its own to many servers when they
-    /// are written in another way, `how`.
+    /// None that it matches; but those of `by`, a later one that asks less or lets more through, look like its own to many
+    /// servers when they are written in another way, `how`.
     Lookalike { route: &'a str, by: &'a str, upstream: &'a str, how: &'static str },
     /// None that it matches; but `by`, which asks less, leads to the same paths of the upstream, since one of them takes a
     /// prefix off.
@@ -40,9 +40,7 @@ impl RouteTable {
     fn second_door<'t>(&'t self, route: &'t Route) -> Option<Shadow<'t>> {
         let own = route.upstream_paths();
         let leads_there = |by: &Route| {
-            let takes_off = by.strip_prefix.is_some() || route.strip_prefix.is_some();
-            takes_off
-                && by.strip_prefix != route.strip_prefix
+            by.strip_prefix != route.strip_prefix
                 && rank(by.access) < rank(route.access)
                 && Arc::ptr_eq(&by.upstream, &route.upstream)
                 && by.shares_requests(route)
@@ -121,14 +119,12 @@ impl Route {
 
     /// Whether it lets somebody in, or something through, that the other one does not.
     fn asks_less_than(&self, other: &Route) -> bool {
+        let quotas = |route: &'_ Route| route.windows.iter().map(|window| window.quota()).collect::<Vec<_>>();
         let is_larger = |most: u64| self.max_body.is_none_or(|own| own > most);
         let is_open_to_others = rank(self.access) == rank(other.access) && self.access != other.access;
         rank(self.access) < rank(other.access)
             || is_open_to_others
-            || !other
-                .windows
-                .iter()
-                .all(|window| self.windows.iter().any(|own| own.quota() == window.quota()))
+            || !quotas(other).iter().all(|quota| quotas(self).contains(quota))
             || other.max_body.is_some_and(is_larger)
             || !other.removes.iter().all(|name| self.removes.contains(name))
     }
