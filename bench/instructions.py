@@ -1,4 +1,4 @@
-"""Instructions in user space that a request costs, counted by callgrind: the steadiest figure there is.
+"""Instructions in user space that a request or an event costs, counted by callgrind: the steadiest figure there is.
 
 What the kernel does is not in it, nor what a cache miss costs. The profiles stay in target/bench for `callgrind_annotate`.
 """
@@ -16,10 +16,8 @@ import loads
 from subjects import ROOT, Bearward, HaProxy, Nginx, Origin
 
 OUT = ROOT / "target/bench"
-LOADS = {
-    "small GET": loads.Wrk,
-    "POST of 1 KiB": functools.partial(loads.Wrk, **loads.POST),
-}
+# Valgrind runs some 50 times slower: these few streams leave it idle most of the time, so that it reads each event alone.
+STREAMS = 8
 
 
 def under_callgrind(kind):
@@ -54,8 +52,9 @@ def under_callgrind(kind):
     return Counted
 
 
-def requests_under(subject, load, seconds):
-    driving = load(subject, [0], seconds)
+def requests_under(subject, seconds, **options):
+    """Counts for some seconds of a load of wrk; returns how many requests came in them."""
+    driving = loads.Wrk(subject, [0], seconds, **options)
     time.sleep(1)
     subject.count(True)
     before = subject.origin.requests()
@@ -68,6 +67,26 @@ def requests_under(subject, load, seconds):
     return requests
 
 
+def events_under(subject, seconds):
+    """Counts for some seconds of open streams; returns how many events came in them."""
+    with loads.event_reader(subject, [0], seconds, streams=STREAMS) as lines:
+        assert next(lines) == b"begun\n" and next(lines) == b"window\n"
+        subject.count(True)
+        events, _ = map(int, next(lines).split())
+        subject.count(False)
+    expected = STREAMS * 100 * seconds
+    if not 0.9 * expected < events < 1.1 * expected:
+        raise SystemExit(f"{subject.name}: {events} events, not {expected}")
+    return events
+
+
+LOADS = {
+    "small GET": requests_under,
+    "POST of 1 KiB": functools.partial(requests_under, **loads.POST),
+    "event": events_under,
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="of bearward,nginx,haproxy")
@@ -75,7 +94,7 @@ def main():
     arguments = parser.parse_args()
     kinds = {"bearward": Bearward, "nginx": Nginx, "haproxy": HaProxy}
     OUT.mkdir(parents=True, exist_ok=True)
-    for title, load in LOADS.items():
+    for title, count_under in LOADS.items():
         for name, kind in kinds.items():
             if arguments.only and name not in arguments.only.split(","):
                 continue
@@ -83,7 +102,7 @@ def main():
                 origin = Origin(pathlib.Path(directory), [0])
                 subject = under_callgrind(kind)(name, pathlib.Path(directory), origin, 1, [1])
                 try:
-                    requests = requests_under(subject, load, arguments.seconds)
+                    units = count_under(subject, arguments.seconds)
                     total, profile = subject.counted()
                 finally:
                     subject.end()
@@ -91,7 +110,8 @@ def main():
                 kept = OUT / f"callgrind.{name}.{title.replace(' ', '-')}"
                 shutil.copy(profile, kept)
             print(
-                f"{title:15} {name:9} {total / requests / 1000:6.1f}k instructions a request ({requests} requests; {kept.name})"
+                f"{title:15} {name:9} {total / units / 1000:6.2f}k instructions each ({units} of them; {kept.name})",
+                flush=True,
             )
 
 

@@ -135,20 +135,19 @@ def big(subject, origin, cores, seconds):
     return outcome | {"cpu": used / (outcome["bytes"] / 1e6) * 1e6}
 
 
+@contextlib.contextmanager
+def event_reader(subject, cores, seconds, tls=False, streams=CONNECTIONS):
+    """The lines that a reader of event streams prints: bench/events.py says which."""
+    url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
+    program, url = str(ROOT / "bench/events.py"), f"{url}/v1/models/events"
+    reader = ["python3", program, "read", url, str(streams), str(seconds), key(7)]
+    with Process(reader, cores, stdout=subprocess.PIPE) as process:
+        yield iter(process.child.stdout.readline, b"")
+
+
 def events(subject, origin, cores, seconds, tls=False):
     """CPU an event of 64 streams, each of which has 100 a second."""
-    url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
-    reader = [
-        "python3",
-        str(ROOT / "bench/events.py"),
-        "read",
-        f"{url}/v1/models/events",
-        str(CONNECTIONS),
-        str(seconds),
-        key(7),
-    ]
-    with Process(reader, cores, stdout=subprocess.PIPE) as process:
-        lines = iter(process.child.stdout.readline, b"")
+    with event_reader(subject, cores, seconds, tls) as lines:
         assert next(lines) == b"begun\n" and next(lines) == b"window\n"
         cpu = subject.process.cpu_seconds()
         count, size = map(int, next(lines).split())
