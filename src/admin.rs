@@ -39,11 +39,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 
+use crate::activity::ConnectionActivity;
 use crate::address::host_part;
 use crate::config::Limits;
 use crate::config::fault::Faults;
 use crate::denial::Denial;
-use crate::exchange::Exchanges;
 use crate::net::conn;
 use crate::net::listen::{Bound, Local, Stream};
 use crate::net::phase::WireTimeouts;
@@ -113,16 +113,16 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
     loop {
         let taken = listener.accept().await.and_then(|(stream, peer)| {
             let visitor = Visitor { admin: admin.clone(), is_local, peer };
-            let exchanges = Arc::new(Exchanges::default());
+            let activity = Arc::new(ConnectionActivity::default());
             let visit = match stream {
                 Stream::Tcp(stream) => {
-                    tokio::spawn(connection(TcpStream::from_std(stream)?, visitor, exchanges.clone()))
+                    tokio::spawn(connection(TcpStream::from_std(stream)?, visitor, activity.clone()))
                 }
                 Stream::Unix(stream) => {
-                    tokio::spawn(connection(UnixStream::from_std(stream)?, visitor, exchanges.clone()))
+                    tokio::spawn(connection(UnixStream::from_std(stream)?, visitor, activity.clone()))
                 }
             };
-            visits.add(Visit { task: visit.abort_handle(), exchanges, host: peer.map(host_part) });
+            visits.add(Visit { task: visit.abort_handle(), activity, host: peer.map(host_part) });
             Ok(())
         });
         // No connection that fails ends the listener.
@@ -139,7 +139,7 @@ struct Visits(VecDeque<Visit>);
 /// An open connection.
 struct Visit {
     task: AbortHandle,
-    exchanges: Arc<Exchanges>,
+    activity: Arc<ConnectionActivity>,
     /// The host that it is from; `None` behind a unix socket.
     host: Option<IpAddr>,
 }
@@ -158,7 +158,7 @@ impl Visits {
         self.0.iter().for_each(|visit| *counts.entry(visit.host).or_default() += 1);
         let most = counts.values().copied().max();
         let is_of_most = |visit: &Visit| counts.get(&visit.host).copied() == most;
-        let idle = self.0.iter().position(|visit| is_of_most(visit) && visit.exchanges.are_none());
+        let idle = self.0.iter().position(|visit| is_of_most(visit) && visit.activity.has_no_request());
         let ends = idle.or_else(|| self.0.iter().position(is_of_most));
         if let Some(visit) = ends.and_then(|index| self.0.remove(index)) {
             visit.task.abort();
@@ -166,18 +166,18 @@ impl Visits {
     }
 }
 
-async fn connection<S>(stream: S, visitor: Visitor, exchanges: Arc<Exchanges>)
+async fn connection<S>(stream: S, visitor: Visitor, activity: Arc<ConnectionActivity>)
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let timeouts = WireTimeouts { header: HEADER_TIMEOUT, idle: IDLE_TIMEOUT, client_stall: IDLE_TIMEOUT };
     let refuse = conn::refusals(visitor.admin.observer.clone(), visitor.peer, Limits::default());
-    let wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
+    let wire = Wire::new(stream, Bytes::new(), activity.clone(), timeouts).refusing(refuse);
     let visitor = Arc::new(visitor);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (visitor, exchanges) = (visitor.clone(), exchanges.clone());
+        let (visitor, activity) = (visitor.clone(), activity.clone());
         async move {
-            let in_service = exchanges.begin(!request.body().is_end_stream());
+            let in_service = activity.begin(!request.body().is_end_stream());
             let response = visitor.answer(request).await;
             // The exchange lasts as long as its answer.
             Ok::<_, Infallible>(response.map(|body| body.map_frame(move |frame| (frame, &in_service).0)))

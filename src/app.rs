@@ -34,7 +34,7 @@ use crate::keys::id_secret::IdSecret;
 use crate::keys::set::{KeySet, Reading};
 use crate::keys::store::Store;
 use crate::limit::Limiter;
-use crate::net::crowd::Crowd;
+use crate::net::connections_by_address::ConnectionsByAddress;
 use crate::net::inherited::Inherited;
 use crate::net::listen::{self, Bound, Intake, Local};
 use crate::net::tls::{self, ListenerTls, Swappable};
@@ -172,7 +172,7 @@ impl App {
             usage: UsageBook::new(config.metrics.key_ids),
             observers: Observers::new(logs),
             reloads: Reloads::new(Part::ALL.into_iter().map(Part::name)),
-            guests: Arc::default(),
+            unauthenticated: Arc::default(),
             hooks,
         });
         let stood =
@@ -264,7 +264,8 @@ impl App {
             };
             threads.spawn_task("admin", admin::serve(bound, admin));
         }
-        let (permits, crowd) = (Arc::new(Semaphore::new(connections)), Arc::new(Crowd::default()));
+        let (permits, crowd) =
+            (Arc::new(Semaphore::new(connections)), Arc::new(ConnectionsByAddress::default()));
         let mut accepting = JoinSet::new();
         for bound in listeners {
             let of_loop = workers.clone();

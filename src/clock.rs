@@ -11,10 +11,10 @@ use jiff::Timestamp;
 
 /// A source of wall-clock and monotonic time.
 #[derive(Clone, Debug)]
-pub struct Clock(Source);
+pub struct Clock(TimeSource);
 
 #[derive(Clone, Debug)]
-enum Source {
+enum TimeSource {
     System { epoch: Instant },
     Manual(Arc<Manual>),
 }
@@ -29,7 +29,7 @@ pub struct Manual {
 impl Clock {
     /// The machine's own clocks.
     pub fn system() -> Self {
-        Clock(Source::System { epoch: Instant::now() })
+        Clock(TimeSource::System { epoch: Instant::now() })
     }
 
     /// A clock that stands at `wall`, with the hands to move it.
@@ -38,14 +38,14 @@ impl Clock {
             wall_seconds: AtomicI64::new(wall.as_second()),
             monotonic_nanos: AtomicU64::new(0),
         });
-        (Clock(Source::Manual(hands.clone())), hands)
+        (Clock(TimeSource::Manual(hands.clone())), hands)
     }
 
     /// The wall clock: what `expires_at` and `not_before` are compared with.
     pub(crate) fn wall(&self) -> Timestamp {
         match &self.0 {
-            Source::System { .. } => Timestamp::now(),
-            Source::Manual(hands) => {
+            TimeSource::System { .. } => Timestamp::now(),
+            TimeSource::Manual(hands) => {
                 Timestamp::from_second(hands.wall_seconds.load(Ordering::Relaxed)).unwrap_or(Timestamp::MAX)
             }
         }
@@ -55,8 +55,8 @@ impl Clock {
     pub(crate) fn monotonic_nanos(&self) -> u64 {
         match &self.0 {
             // 584 years fit into 64 bits of nanoseconds.
-            Source::System { epoch } => u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            Source::Manual(hands) => hands.monotonic_nanos.load(Ordering::Relaxed),
+            TimeSource::System { epoch } => u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            TimeSource::Manual(hands) => hands.monotonic_nanos.load(Ordering::Relaxed),
         }
     }
 }

@@ -144,7 +144,7 @@ pub(crate) enum TlsVersion {
 pub(crate) struct Upstream {
     pub(crate) name: String,
     /// At least one.
-    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<EndpointAddress>,
     pub(crate) balance: Balance,
     /// For `https://` endpoints.
     pub(crate) tls: UpstreamTls,
@@ -218,7 +218,7 @@ impl Ambiguity {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Endpoint {
+pub(crate) enum EndpointAddress {
     /// `http://host:port`, HTTP/1.1: the authority.
     Http(String),
     /// `https://host:port`, HTTP/2 or HTTP/1.1 as ALPN has it: the authority.
@@ -229,13 +229,13 @@ pub(crate) enum Endpoint {
     Unix(PathBuf),
 }
 
-impl std::fmt::Display for Endpoint {
+impl std::fmt::Display for EndpointAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Endpoint::Http(authority) => write!(f, "http://{authority}"),
-            Endpoint::Https(authority) => write!(f, "https://{authority}"),
-            Endpoint::H2c(authority) => write!(f, "h2c://{authority}"),
-            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+            EndpointAddress::Http(authority) => write!(f, "http://{authority}"),
+            EndpointAddress::Https(authority) => write!(f, "https://{authority}"),
+            EndpointAddress::H2c(authority) => write!(f, "h2c://{authority}"),
+            EndpointAddress::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

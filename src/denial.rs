@@ -215,7 +215,7 @@ impl Denial {
     }
 
     /// The health checks of all endpoints of an upstream fail: it is not asked.
-    pub(crate) fn upstream_unfit(upstream: &str) -> Self {
+    pub(crate) fn upstream_failing_checks(upstream: &str) -> Self {
         let details = json!({"upstream": upstream});
         Denial::new(Code::UpstreamUnavailable, "The upstream is not well at the moment", details)
             .retry_after(1)

@@ -8,9 +8,9 @@ pub(crate) mod body;
 mod cutter;
 pub(crate) mod headers;
 mod outcome;
-pub(crate) mod rest;
 mod sending;
 pub(crate) mod tunnel;
+pub(crate) mod unread;
 pub(crate) mod upgrade;
 
 use std::error::Error as _;
@@ -27,10 +27,10 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use crate::activity::ConnectionActivity;
 use crate::alarm::Alarm;
 use crate::config::Timeouts;
 use crate::denial::Denial;
-use crate::exchange::Exchanges;
 use crate::gate::{Ended, Permit, Revocation};
 use crate::guard::Target;
 use crate::observe::Times;
@@ -55,18 +55,18 @@ pub(crate) enum Forwarded {
 
 /// A request that may pass.
 #[derive(Debug)]
-pub(crate) struct Passage<'a> {
+pub(crate) struct PermittedRequest<'a> {
     pub(crate) permit: Permit,
     pub(crate) parts: &'a mut Parts,
     pub(crate) upload: Upload,
     pub(crate) limits: UploadLimits,
     /// Those of the caller's connection.
-    pub(crate) exchanges: &'a Arc<Exchanges>,
+    pub(crate) activity: &'a Arc<ConnectionActivity>,
     pub(crate) upgrade: Option<Upgrade>,
     /// Where open answers end with their key.
     pub(crate) revocation: Option<Revocation>,
     /// The same once more, for who reads nothing.
-    pub(crate) last_resort: Option<Revocation>,
+    pub(crate) second_waiter: Option<Revocation>,
     pub(crate) target: &'a Target,
     pub(crate) origin: Origin<'a>,
     pub(crate) pool: &'a Arc<WorkerPool>,
@@ -78,25 +78,25 @@ pub(crate) struct Passage<'a> {
 /// # Errors
 ///
 /// 401 where the key goes meanwhile, 408 and 413 for the request's body, 502 and 504 for upstream.
-pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
-    let Passage {
+pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded, Denial> {
+    let PermittedRequest {
         permit,
         parts,
         upload,
         limits,
-        exchanges,
+        activity,
         upgrade,
         mut revocation,
-        last_resort,
+        second_waiter,
         target,
         origin,
         pool,
         times,
-    } = passage;
+    } = permitted;
     let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
     let (progress, body) = (upload.progress(), !upload.is_end_stream());
-    let mut alarm = exchanges.lend_alarm();
+    let mut alarm = activity.lend_alarm();
     let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
     let (response, mut lease) = {
@@ -136,8 +136,8 @@ pub(crate) async fn forward(passage: Passage<'_>) -> Result<Forwarded, Denial> {
     headers::prepare_response(&mut head.headers, keeps_length);
     head.version = Version::default();
     head.extensions.clear();
-    let (exchanges, revocations) = (exchanges.clone(), revocation.zip(last_resort));
-    let download = Download::new(incoming, lease, permit, progress, exchanges, alarm, revocations);
+    let (activity, revocations) = (activity.clone(), revocation.zip(second_waiter));
+    let download = Download::new(incoming, lease, permit, progress, activity, alarm, revocations);
     Ok(Forwarded::Answer(Response::from_parts(head, ResponseBody::upstream(download))))
 }
 
@@ -324,18 +324,21 @@ impl Exchange<'_> {
                 Denial::bad_request("The request body is malformed").caused_by(error)
             }
             None if is_no_protocol(&error) => {
-                told_once(Denial::upstream_protocol(&self.upstream.name).caused_by(error), lease)
+                no_retry_once_written(Denial::upstream_protocol(&self.upstream.name).caused_by(error), lease)
             }
             None if was_not_acted_on(&error) => {
                 Denial::upstream_unreachable(&self.upstream.name).caused_by(error)
             }
-            None => told_once(Denial::upstream_unreachable(&self.upstream.name).caused_by(error), lease),
+            None => no_retry_once_written(
+                Denial::upstream_unreachable(&self.upstream.name).caused_by(error),
+                lease,
+            ),
         }
     }
 }
 
 /// Once a byte was written, upstream may have acted on it.
-fn told_once(denial: Denial, lease: &Lease) -> Denial {
+fn no_retry_once_written(denial: Denial, lease: &Lease) -> Denial {
     if lease.has_written() { denial.not_to_be_retried() } else { denial }
 }
 

@@ -20,14 +20,16 @@ use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
 use crate::keys::cache::{KeyCache, LiveKey, Match};
 use crate::keys::{ApiKey, Circumstances, Credential, Form, KeyHash, Permission};
-use crate::limit::{ConcurrencyPermit, Exhausted, Limiter, Place, PublicPlace, Standing, Window};
+use crate::limit::{
+    ConcurrencyPermit, Exhausted, InFlightPermit, LimitStatus, Limiter, PublicInFlightPermit, Window,
+};
 use crate::observe::audit::Suspicion;
 use crate::observe::naming::Naming;
 use crate::observe::usage::UsageBook;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 pub(crate) use credential::harmless_protocols;
-use credential::{Found, Presented};
+use credential::{Found, PresentedCredential};
 use revocation::Judgement;
 pub(crate) use revocation::{Ended, Revocation};
 
@@ -57,8 +59,8 @@ pub(crate) struct Permit {
     route: Arc<Route>,
     /// Routes that servers may take the path for as well. Nearly always none.
     readings: Vec<Arc<Route>>,
-    _place: Place,
-    _public: Option<PublicPlace>,
+    _place: InFlightPermit,
+    _public: Option<PublicInFlightPermit>,
     _of_key: Option<ConcurrencyPermit>,
 }
 
@@ -151,10 +153,10 @@ struct Unopened {
 }
 
 impl Lookup<'_> {
-    fn open(&self, presented: Presented) -> Result<Opened, Unopened> {
+    fn open(&self, presented: PresentedCredential) -> Result<Opened, Unopened> {
         let credential = match presented {
-            Presented::Word(credential) => credential,
-            Presented::Malformed(credential) => {
+            PresentedCredential::Word(credential) => credential,
+            PresentedCredential::Malformed(credential) => {
                 let (form, reason) = (Form::Foreign, "malformed");
                 return Err(Unopened { credential, form, reason, is_guess: false, wait: None });
             }
@@ -283,7 +285,7 @@ impl Authentication {
 
 /// Lets somebody through whom nobody asks for a key. Two credentials are refused all the same: what stands
 /// behind us could go by the other one.
-pub(crate) fn pass_unasked(headers: &HeaderMap, snapshot: &Snapshot) -> Result<(), Denial> {
+pub(crate) fn check_public(headers: &HeaderMap, snapshot: &Snapshot) -> Result<(), Denial> {
     match credential::find(headers, &snapshot.auth) {
         Err(denial) if denial.code() == Code::BadRequest => Err(denial),
         _ => Ok(()),
@@ -331,7 +333,7 @@ pub(crate) fn admit(
     address: Option<IpAddr>,
     snapshot: &Snapshot,
     limiter: &Limiter,
-) -> Result<(Permit, Option<Standing>), Denial> {
+) -> Result<(Permit, Option<LimitStatus>), Denial> {
     let Authorized { principal, route, readings } = authorized;
     let all = snapshot.limits.in_flight;
     let place = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
@@ -391,7 +393,7 @@ pub(crate) fn standing(
     route: Option<&Arc<Route>>,
     snapshot: &Snapshot,
     limiter: &Limiter,
-) -> Option<Standing> {
+) -> Option<LimitStatus> {
     let live = &principal.live;
     let windows = windows(live, limiter, snapshot, route);
     windows.clone().next()?;

@@ -14,6 +14,7 @@
 //!
 //! `app` turns a `config` into a running server, `cli` is the command line. ARCHITECTURE.md has the map.
 
+mod activity;
 mod address;
 mod admin;
 mod ago;
@@ -25,7 +26,6 @@ mod clock;
 mod config;
 mod denial;
 mod digest;
-mod exchange;
 mod folding;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -8,7 +8,7 @@
 mod attempts;
 mod companions;
 mod gcra;
-mod places;
+mod in_flight;
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -24,8 +24,8 @@ use smallvec::SmallVec;
 use attempts::FailedAttempts;
 use companions::Companions;
 pub(crate) use gcra::Window;
-pub(crate) use places::{Place, PublicPlace};
-use places::{Places, PublicPlaces};
+use in_flight::{InFlight, PublicInFlight};
+pub(crate) use in_flight::{InFlightPermit, PublicInFlightPermit};
 
 use crate::clock::Clock;
 use crate::config::{AttemptQuota, Quota};
@@ -38,8 +38,8 @@ pub(crate) struct Limiter {
     windows: DashMap<(Option<String>, Quota), Arc<Window>>,
     attempts: FailedAttempts,
     companions: Companions,
-    places: Places,
-    public: PublicPlaces,
+    places: InFlight,
+    public: PublicInFlight,
     /// Requests in flight that the process can carry, whatever the configuration wants.
     capacity: usize,
 }
@@ -68,10 +68,10 @@ pub(crate) struct Exhausted {
 
 /// How the windows of a request stand; it becomes the `RateLimit` headers.
 #[derive(Debug)]
-pub(crate) struct Standing(SmallVec<[WindowStanding; 2]>);
+pub(crate) struct LimitStatus(SmallVec<[WindowStatus; 2]>);
 
 #[derive(Debug)]
-struct WindowStanding {
+struct WindowStatus {
     window: Arc<Window>,
     /// Requests that would be granted at once now.
     remaining: u32,
@@ -98,8 +98,8 @@ impl Limiter {
             windows: DashMap::new(),
             attempts: FailedAttempts::default(),
             companions: Companions::default(),
-            places: Places::default(),
-            public: PublicPlaces::default(),
+            places: InFlight::default(),
+            public: PublicInFlight::default(),
             capacity,
         }
     }
@@ -128,7 +128,7 @@ impl Limiter {
     /// # Errors
     ///
     /// How many are there already: all that may be.
-    pub(crate) fn enter(&self, limit: usize) -> Result<Place, usize> {
+    pub(crate) fn enter(&self, limit: usize) -> Result<InFlightPermit, usize> {
         let limit = limit.min(self.capacity);
         self.places.enter(limit).ok_or(limit)
     }
@@ -138,7 +138,11 @@ impl Limiter {
     /// # Errors
     ///
     /// How many without a key are there already: all that may be.
-    pub(crate) fn enter_public(&self, address: Option<IpAddr>, limit: usize) -> Result<PublicPlace, usize> {
+    pub(crate) fn enter_public(
+        &self,
+        address: Option<IpAddr>,
+        limit: usize,
+    ) -> Result<PublicInFlightPermit, usize> {
         self.public.enter(address, limit.min(self.capacity))
     }
 
@@ -184,7 +188,7 @@ impl Limiter {
         &self,
         state: &KeyState,
         windows: impl Iterator<Item = &'w Arc<Window>> + Clone,
-    ) -> Result<Standing, Exhausted> {
+    ) -> Result<LimitStatus, Exhausted> {
         let mut slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic_nanos();
         let mut charged = SmallVec::<[_; 4]>::new();
@@ -205,7 +209,7 @@ impl Limiter {
                 for (window, arrival) in charged {
                     settle(&mut slots, window, arrival, now);
                 }
-                Ok(Standing::of(&slots, windows, now))
+                Ok(LimitStatus::of(&slots, windows, now))
             }
         }
     }
@@ -215,9 +219,9 @@ impl Limiter {
         &self,
         state: &KeyState,
         windows: impl Iterator<Item = &'w Arc<Window>>,
-    ) -> Standing {
+    ) -> LimitStatus {
         let slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        Standing::of(&slots, windows, self.clock.monotonic_nanos())
+        LimitStatus::of(&slots, windows, self.clock.monotonic_nanos())
     }
 }
 
@@ -256,13 +260,13 @@ fn settle(slots: &mut SmallVec<[Slot; 2]>, window: &Arc<Window>, arrival: u64, n
     slots.push(Slot { window: window.clone(), arrival });
 }
 
-impl Standing {
+impl LimitStatus {
     fn of<'w>(slots: &[Slot], windows: impl Iterator<Item = &'w Arc<Window>>, now: u64) -> Self {
         let standing = |window: &'w Arc<Window>| {
             let (remaining, reset) = window.standing(arrival(slots, window), now);
-            WindowStanding { window: window.clone(), remaining, reset }
+            WindowStatus { window: window.clone(), remaining, reset }
         };
-        Standing(windows.map(standing).collect())
+        LimitStatus(windows.map(standing).collect())
     }
 
     /// Each window's policy, its quota, what would be granted at once now, and how long until that is all again.
@@ -280,12 +284,12 @@ impl Standing {
         // All values are slices of one allocation.
         let mut text = BytesMut::with_capacity(128 * self.0.len());
         let mut number = itoa::Buffer::new();
-        for (index, WindowStanding { window, .. }) in self.0.iter().enumerate() {
+        for (index, WindowStatus { window, .. }) in self.0.iter().enumerate() {
             text.extend_from_slice(if index > 0 { b", " } else { b"" });
             text.extend_from_slice(window.policy.as_bytes());
         }
         let policies = text.split();
-        for (index, WindowStanding { window, remaining, reset }) in self.0.iter().enumerate() {
+        for (index, WindowStatus { window, remaining, reset }) in self.0.iter().enumerate() {
             text.extend_from_slice(if index > 0 { b", " } else { b"" });
             text.extend_from_slice(window.state.as_bytes());
             text.extend_from_slice(number.format(*remaining).as_bytes());

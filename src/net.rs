@@ -1,7 +1,7 @@
 //! From a socket to requests: accept, TLS, the wire under hyper, and HTTP/1.1 or HTTP/2 on it.
 
 pub(crate) mod conn;
-pub(crate) mod crowd;
+pub(crate) mod connections_by_address;
 mod frames;
 mod http2;
 pub(crate) mod inherited;

@@ -7,6 +7,7 @@ pub(crate) mod audit;
 pub(crate) mod histogram;
 pub(crate) mod history;
 mod line;
+pub(crate) mod line_quotas;
 pub(crate) mod log;
 pub(crate) mod metrics;
 pub(crate) mod naming;
@@ -14,7 +15,6 @@ pub(crate) mod observer;
 mod outcome;
 pub(crate) mod reloads;
 mod shown;
-pub(crate) mod strangers;
 pub(crate) mod tally;
 pub(crate) mod trace;
 pub(crate) mod usage;
@@ -26,17 +26,17 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
+use crate::activity::ConnectionActivity;
+use crate::activity::cut::{self, CutReason};
 use crate::denial::{Code, Denial};
-use crate::exchange::Exchanges;
-use crate::exchange::cut::{self, Cut};
 use audit::Suspicion;
 use line::AccessLine;
+use line_quotas::{Kind, LineSource};
 use log::LogWriter;
 pub(crate) use log::Logs;
 use naming::Naming;
 use observer::Observer;
 pub(crate) use outcome::Outcome;
-use strangers::{Kind, Source};
 use tally::Finished;
 use trace::TraceContext;
 use usage::{KeyLabel, Usage};
@@ -101,7 +101,7 @@ struct OpenRecord {
     /// How it has ended, once it has.
     outcome: Option<Outcome>,
     /// Those of its connection, which know why the server ends that.
-    exchanges: Option<Arc<Exchanges>>,
+    activity: Option<Arc<ConnectionActivity>>,
     /// A key was accepted: its lines are never left out.
     is_of_key: bool,
     /// Whether a request without one has lines, once that was decided.
@@ -159,7 +159,7 @@ impl RequestRecord {
             started: Instant::now(),
             line,
             outcome: None,
-            exchanges: None,
+            activity: None,
             is_of_key: false,
             is_told: None,
             usage: None,
@@ -171,8 +171,8 @@ impl RequestRecord {
     }
 
     /// The connection that the request is on.
-    pub(crate) fn within(&mut self, exchanges: &Arc<Exchanges>) {
-        self.0.exchanges = Some(exchanges.clone());
+    pub(crate) fn within(&mut self, activity: &Arc<ConnectionActivity>) {
+        self.0.activity = Some(activity.clone());
     }
 
     pub(crate) fn client(&mut self, client: Option<IpAddr>) {
@@ -291,7 +291,7 @@ impl RequestRecord {
     }
 
     /// The answer is cut, and is not whole.
-    pub(crate) fn cut(&mut self, why: Cut) {
+    pub(crate) fn cut(&mut self, why: CutReason) {
         self.0.ends(why.into());
     }
 
@@ -317,7 +317,7 @@ impl OpenRecord {
 
     /// How the request, which is dropped now, has ended.
     fn outcome(&self) -> Outcome {
-        let of_connection = || self.exchanges.as_ref().and_then(|exchanges| exchanges.cut_for());
+        let of_connection = || self.activity.as_ref().and_then(|activity| activity.cut_for());
         self.outcome.unwrap_or_else(|| Outcome::of_dropped(cut::current().or_else(of_connection)))
     }
 
@@ -329,13 +329,13 @@ impl OpenRecord {
         // Its address's, or those of a key that was refused.
         let of_key = self.usage.as_ref().and(self.line.named.key_id());
         let source = match of_key {
-            Some(id) => Source::Key(id.to_owned()),
-            None => Source::address(self.line.client),
+            Some(id) => LineSource::Key(id.to_owned()),
+            None => LineSource::address(self.line.client),
         };
-        let (strangers, now) = (&self.observer.logs.strangers, Instant::now());
-        let is_told = *self.is_told.get_or_insert_with(|| strangers.may_tell(&source, now));
+        let (line_quotas, now) = (&self.observer.logs.line_quotas, Instant::now());
+        let is_told = *self.is_told.get_or_insert_with(|| line_quotas.may_tell(&source, now));
         if !is_told {
-            strangers.leave_out(kind, &source, now);
+            line_quotas.leave_out(kind, &source, now);
         }
         is_told
     }

@@ -20,21 +20,21 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
+use crate::activity::unauthenticated::UnauthenticatedConnections;
+use crate::activity::{ConnectionActivity, RequestInService, unauthenticated_use};
 use crate::clock::Clock;
 use crate::denial::{Code, Denial};
-use crate::exchange::guests::Guests;
-use crate::exchange::{Exchanges, InService, stranger};
 use crate::forward::body::ResponseBody;
 use crate::forward::headers::{Origin, is_harmless_trailer};
-use crate::forward::rest::Rest;
 use crate::forward::tunnel::OpenTunnel;
-use crate::forward::{self, Forwarded, Passage, upgrade};
+use crate::forward::unread::UnreadBody;
+use crate::forward::{self, Forwarded, PermittedRequest, upgrade};
 use crate::gate::{self, Authentication, Principal};
 use crate::guard::client::Client;
 use crate::guard::{self, client};
 use crate::hooks::Hooks;
 use crate::keys::cache::KeyCache;
-use crate::limit::{Limiter, Standing};
+use crate::limit::{LimitStatus, Limiter};
 use crate::observe::observer::{Observer, Observers};
 use crate::observe::reloads::Reloads;
 use crate::observe::trace::TraceContext;
@@ -61,7 +61,7 @@ pub(crate) struct Gateway {
     pub(crate) observers: Observers,
     pub(crate) reloads: Reloads,
     /// Connections on which no good key was presented yet.
-    pub(crate) guests: Arc<Guests>,
+    pub(crate) unauthenticated: Arc<UnauthenticatedConnections>,
     pub(crate) hooks: Hooks,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct Peer {
     pub(crate) address_value: Option<HeaderValue>,
     pub(crate) is_tls: bool,
     /// The requests in service on the connection.
-    pub(crate) exchanges: Arc<Exchanges>,
+    pub(crate) activity: Arc<ConnectionActivity>,
     /// What the connection is used for once it is free of HTTP.
     pub(crate) tunnel: Arc<Mutex<Option<OpenTunnel>>>,
     /// The client's address has more connections than this: nothing is served on this one.
@@ -87,17 +87,17 @@ pub(crate) struct Peer {
 }
 
 /// What becomes known of a request on its way, and is needed whichever way it ends.
-struct Course {
+struct RequestState {
     snapshot: Arc<Snapshot>,
     record: RequestRecord,
     request_id: HeaderValue,
     principal: Option<Principal>,
     route: Option<Arc<Route>>,
     /// How the limits stand after this request was charged.
-    standing: Option<Standing>,
+    standing: Option<LimitStatus>,
     times: Times,
     trace: Option<TraceContext>,
-    in_service: InService,
+    in_service: RequestInService,
 }
 
 /// Answers one request, whatever happens in it.
@@ -110,14 +110,14 @@ pub(crate) fn serve(
 ) -> impl Future<Output = Result<Response<ResponseBody>, StreamRefused>> {
     let (mut parts, body) = request.into_parts();
     let body = RequestBody::new(body, parts.version);
-    let in_service = peer.exchanges.begin(!body.is_empty());
+    let in_service = peer.activity.begin(!body.is_empty());
     let request_id = observe::request_id(&parts.headers);
     let path = parts.uri.path();
     let mut record =
         RequestRecord::open(&peer.observer, &request_id, peer.address, &parts.method, path, parts.version);
-    record.within(&peer.exchanges);
+    record.within(&peer.activity);
     let trace = record.trace();
-    let mut course = Course {
+    let mut state = RequestState {
         snapshot: peer.gateway.snapshot.load_full(),
         record,
         request_id,
@@ -137,11 +137,11 @@ pub(crate) fn serve(
     };
     async move {
         let outcome = {
-            let handling = pin!(handle(&peer, &caller, &mut course, &mut parts, &body));
+            let handling = pin!(handle(&peer, &caller, &mut state, &mut parts, &body));
             AssertUnwindSafe(handling).catch_unwind().await
         };
         let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
-        course.conclude(&peer, &caller, outcome, body)
+        state.conclude(&peer, &caller, outcome, body)
     }
 }
 
@@ -149,14 +149,14 @@ pub(crate) fn serve(
 async fn handle(
     peer: &Peer,
     caller: &Caller,
-    course: &mut Course,
+    state: &mut RequestState,
     parts: &mut Parts,
     body: &RequestBody,
 ) -> Result<Forwarded, Denial> {
     let Gateway { keys, limiter, hooks, clock, .. } = &*peer.gateway;
-    let snapshot = course.snapshot.clone();
+    let snapshot = state.snapshot.clone();
     let client = client::client(&parts.headers, peer.address, &snapshot.trusted_proxies);
-    course.comes_from(&client, &parts.headers);
+    state.comes_from(&client, &parts.headers);
 
     if let Some(limit) = peer.over_limit {
         return Err(Denial::too_many_connections(limit));
@@ -164,65 +164,71 @@ async fn handle(
 
     // Refuse what is ambiguous, before anybody can act on one of its meanings.
     let target = guard::check(parts, &snapshot.limits, !peer.is_tls && !client.via_trusted)?;
-    course.record.path(target.path());
+    state.record.path(target.path());
     let readings = Readings::of(&snapshot.routes, &target, &parts.method)?;
 
     // Who asks comes before what there is: a stranger learns of no route.
     let now = clock.wall();
     match readings.are_public() {
-        true => course.pass_unasked(&parts.headers)?,
-        false => course.identify(peer, &parts.headers, &client, now)?,
+        true => state.check_public(&parts.headers)?,
+        false => state.identify(peer, &parts.headers, &client, now)?,
     }
     readings.refuse_ambiguities(&target.ambiguities)?;
     let route = readings.route(&target, &parts.method, &snapshot.limits)?;
-    course.record.route(&route.name, &route.upstream.name);
-    course.route = Some(route.clone());
-    let authorized = gate::authorize(course.principal.clone(), route.clone(), readings.others)?;
-    let limits = upload_limits(course, &route, &parts.method, body, caller.is_grpc)?;
+    state.record.route(&route.name, &route.upstream.name);
+    state.route = Some(route.clone());
+    let authorized = gate::authorize(state.principal.clone(), route.clone(), readings.others)?;
+    let limits = upload_limits(state, &route, &parts.method, body, caller.is_grpc)?;
     let upgrade = upgrade::asked(parts, &route, !body.is_empty())?;
 
     // The limits come last: what is refused has burnt no quota.
     let (permit, standing) = gate::admit(authorized, client.counted_at, &snapshot, limiter)?;
-    course.standing = standing;
-    course.note_use(peer, client.address, now);
+    state.standing = standing;
+    state.note_use(peer, client.address, now);
     hooks.call(target.path());
     let origin = Origin {
         peer: peer.address_value.as_ref(),
         client,
         is_tls: peer.is_tls,
-        request_id: &course.request_id,
-        trace: course.trace,
+        request_id: &state.request_id,
+        trace: state.trace,
         secret_headers: &snapshot.secret_headers,
     };
-    let upload = upload(peer, course, permit.route(), body, limits);
+    let upload = upload(peer, state, permit.route(), body, limits);
     let revocation = permit.revocation(keys, clock, client.address, &snapshot);
-    let last_resort =
+    let second_waiter =
         revocation.as_ref().and_then(|_| permit.revocation(keys, clock, client.address, &snapshot));
-    forward::forward(Passage {
+    forward::forward(PermittedRequest {
         permit,
         parts,
         upload,
         limits,
-        exchanges: &peer.exchanges,
+        activity: &peer.activity,
         upgrade,
         revocation,
-        last_resort,
+        second_waiter,
         target: &target,
         origin,
         pool: &peer.pool,
-        times: &mut course.times,
+        times: &mut state.times,
     })
     .await
 }
 
 /// The request's body, as upstream will get it.
-fn upload(peer: &Peer, course: &Course, route: &Route, body: &RequestBody, limits: UploadLimits) -> Upload {
+fn upload(
+    peer: &Peer,
+    state: &RequestState,
+    route: &Route,
+    body: &RequestBody,
+    limits: UploadLimits,
+) -> Upload {
     let trailers = TrailerRule {
         is_harmless: is_harmless_trailer,
-        secret: course.snapshot.secret_headers.clone(),
+        secret: state.snapshot.secret_headers.clone(),
         removed: route.removes.clone(),
     };
-    Upload::new(body, limits, &peer.exchanges, trailers)
+    Upload::new(body, limits, &peer.activity, trailers)
 }
 
 /// GET and HEAD give no meaning to a body (RFC 9110, section 9.3.1): a server may leave it unread, and take it for the next
@@ -239,13 +245,13 @@ fn refuse_body_on_get(method: &Method, route: &Route, body: &RequestBody) -> Res
 
 /// The body's limits; one that is too long by its own word is refused before it is read.
 fn upload_limits(
-    course: &Course,
+    state: &RequestState,
     route: &Route,
     method: &Method,
     body: &RequestBody,
     is_grpc: bool,
 ) -> Result<UploadLimits, Denial> {
-    let limits = &course.snapshot.limits;
+    let limits = &state.snapshot.limits;
     refuse_body_on_get(method, route, body)?;
     let bytes = route.body_bytes(limits);
     if body.least_length() > bytes {
@@ -254,7 +260,7 @@ fn upload_limits(
     // A gRPC stream in both directions may be silent for long, and some servers answer only with their first message. For
     // somebody without a key a content type makes nothing longer.
     let idle = limits.body_idle_timeout;
-    let idle = if is_grpc && course.principal.is_some() { idle.max(route.timeouts.idle) } else { idle };
+    let idle = if is_grpc && state.principal.is_some() { idle.max(route.timeouts.idle) } else { idle };
     Ok(UploadLimits { bytes, idle })
 }
 
@@ -271,9 +277,9 @@ struct Caller {
 
 impl Caller {
     /// What becomes of the request's body where the answer is there before all of it was read.
-    fn rest(&self, exchanges: &Exchanges) -> Rest {
-        let is_left = self.version != Version::HTTP_2 && (self.is_head || !exchanges.may_be_sending());
-        if self.is_short && !is_left { Rest::IsRead } else { Rest::IsLeft }
+    fn rest(&self, activity: &ConnectionActivity) -> UnreadBody {
+        let is_left = self.version != Version::HTTP_2 && (self.is_head || !activity.may_be_sending());
+        if self.is_short && !is_left { UnreadBody::Discard } else { UnreadBody::Leave }
     }
 }
 
@@ -289,7 +295,7 @@ fn is_short(parts: &Parts, body: &RequestBody) -> bool {
             && !parts.headers.contains_key(EXPECT))
 }
 
-impl Course {
+impl RequestState {
     /// Finds out whose request it is; without a good key, nobody's.
     fn identify(
         &mut self,
@@ -306,12 +312,12 @@ impl Course {
         if let Some(owner) = owner {
             self.record.owned(owner.usage(usage));
         }
-        if outcome.is_err() && !peer.is_trusted && peer.exchanges.is_alone() {
+        if outcome.is_err() && !peer.is_trusted && peer.activity.is_alone() {
             // What was a key holder's connection is a stranger's once its key is no good any more, and no request of it is open.
-            peer.gateway.guests.enter(peer.address, &peer.exchanges);
+            peer.gateway.unauthenticated.enter(peer.address, &peer.activity);
         }
         self.principal = Some(outcome?);
-        peer.exchanges.stranger.note_good_key();
+        peer.activity.unauthenticated_use.note_authenticated();
         self.record.accepted();
         self.continue_trace(headers);
         Ok(())
@@ -333,8 +339,8 @@ impl Course {
     }
 
     /// Lets somebody through whom nobody asks for a key, if there is room for one more without.
-    fn pass_unasked(&mut self, headers: &HeaderMap) -> Result<(), Denial> {
-        gate::pass_unasked(headers, &self.snapshot)?;
+    fn check_public(&mut self, headers: &HeaderMap) -> Result<(), Denial> {
+        gate::check_public(headers, &self.snapshot)?;
         guard::check_public_sizes(headers, &self.snapshot.limits)?;
         Ok(())
     }
@@ -360,10 +366,10 @@ impl Course {
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, StreamRefused> {
         // Only where upstream has got nothing of it: whoever is told so asks again.
-        let is_of_stranger = self.principal.is_none() && outcome.is_err() && self.times.ready.is_none();
-        if is_of_stranger && !self.in_service.count_as_strangers() {
-            self.record.denied(&Denial::too_many_in_flight(stranger::STREAMS));
-            peer.exchanges.stranger.note_abuse();
+        let is_unauthenticated = self.principal.is_none() && outcome.is_err() && self.times.ready.is_none();
+        if is_unauthenticated && !self.in_service.count_as_unauthenticated() {
+            self.record.denied(&Denial::too_many_in_flight(unauthenticated_use::STREAMS));
+            peer.activity.unauthenticated_use.note_abuse();
             return Err(StreamRefused);
         }
         let in_service = self.in_service;
@@ -382,8 +388,8 @@ impl Course {
             }
             Ok(Forwarded::Answer(mut response)) => {
                 self.record.status(response.status());
-                let rest = caller.rest(&peer.exchanges);
-                tell_of_end(&mut response, rest, &peer.exchanges);
+                let rest = caller.rest(&peer.activity);
+                tell_of_end(&mut response, rest, &peer.activity);
                 response.map(|answer| answer.concluding(self.record, in_service, body, caller.version, rest))
             }
             Err(denial) => {
@@ -392,8 +398,8 @@ impl Course {
                 let is_stalled = denial.code() == Code::RequestTimeout;
                 let mut response = if caller.is_grpc { denial.into_grpc() } else { denial.into_http() };
                 let is_kept = !is_stalled && (is_http2 || !response.headers().contains_key(CONNECTION));
-                let rest = if is_kept { caller.rest(&peer.exchanges) } else { Rest::IsLeft };
-                tell_of_end(&mut response, rest, &peer.exchanges);
+                let rest = if is_kept { caller.rest(&peer.activity) } else { UnreadBody::Leave };
+                tell_of_end(&mut response, rest, &peer.activity);
                 if caller.is_head {
                     // The length of what is not sent (RFC 9110, section 9.3.2).
                     let length = std::mem::take(response.body_mut()).len();
@@ -415,7 +421,7 @@ impl Course {
         if is_http2 {
             // HTTP/2 knows no such header (RFC 9113, section 8.2.2).
             headers.remove(CONNECTION);
-        } else if !is_tunnel && (is_draining || (caller.is_chunked && peer.exchanges.may_end_in_two_ways())) {
+        } else if !is_tunnel && (is_draining || (caller.is_chunked && peer.activity.may_end_in_two_ways())) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
@@ -424,8 +430,8 @@ impl Course {
 
 /// Says that the connection ends with this answer, where it does because the request's body is not read to its end. Else a client
 /// that shares its connection would take it for a kept one, and lose its next request.
-fn tell_of_end<B>(response: &mut Response<B>, rest: Rest, exchanges: &Exchanges) {
-    if rest == Rest::IsLeft && exchanges.may_be_sending() {
+fn tell_of_end<B>(response: &mut Response<B>, rest: UnreadBody, activity: &ConnectionActivity) {
+    if rest == UnreadBody::Leave && activity.may_be_sending() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -9,7 +9,7 @@ mod handle;
 mod read;
 mod refusal;
 mod watch;
-mod ways;
+mod watch_set;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
@@ -33,7 +33,7 @@ pub(crate) use handle::{Handle, Outcome, Part, Report};
 use read::{Ready, ReadyConfig};
 use refusal::Refusal;
 use watch::{Directories, FileSet, Look, Stamps, Touched};
-use ways::Ways;
+use watch_set::WatchSet;
 
 /// A reload that somebody asked for takes what has stood still for this long.
 const ASKED_SETTLE: Duration = Duration::from_millis(100);
@@ -202,7 +202,7 @@ impl Reloader {
 
     /// Watches all that leads to the files that matter now.
     fn watch(&mut self) {
-        let mut ways = Ways::default();
+        let mut ways = WatchSet::default();
         self.sets.iter_mut().for_each(|(_, set)| ways.join(set.ways()));
         self.directories.watch(&ways);
     }

@@ -66,10 +66,11 @@ impl Upstream {
     ///
     /// All that is wrong with the files of its TLS.
     pub(crate) fn new(config: &config::Upstream, endpoints: &Endpoints) -> Result<Self, Faults> {
-        let has_tls = config.endpoints.iter().any(|address| matches!(address, config::Endpoint::Https(_)));
+        let has_tls =
+            config.endpoints.iter().any(|address| matches!(address, config::EndpointAddress::Https(_)));
         let tls = has_tls.then(|| ClientTls::load(&config.tls)).transpose()?;
         let sets = config.endpoints.iter().map(|address| {
-            let tls = tls.as_ref().filter(|_| matches!(address, config::Endpoint::Https(_)));
+            let tls = tls.as_ref().filter(|_| matches!(address, config::EndpointAddress::Https(_)));
             endpoints.find_or_make(&config.name, address, tls)
         });
         Ok(Upstream {
@@ -100,7 +101,7 @@ impl Upstream {
 
     /// Whether a connection can be upgraded: HTTP/2 has no upgrades.
     pub(crate) fn takes_upgrades(&self) -> bool {
-        self.sets.iter().all(|set| !matches!(set.address, config::Endpoint::H2c(_)))
+        self.sets.iter().all(|set| !matches!(set.address, config::EndpointAddress::H2c(_)))
     }
 
     /// All endpoints of the moment: a name may have other addresses later.
@@ -121,7 +122,7 @@ impl Upstream {
         if let [set] = self.sets.as_slice()
             && let Some(only) = set.fixed()
         {
-            return (tried.is_empty() && !only.health.is_unfit()).then(|| only.clone());
+            return (tried.is_empty() && !only.health.is_failing_checks()).then(|| only.clone());
         }
         // Each endpoint's health is read once: it may change meanwhile, and two readings would disagree.
         let (mut well, mut others) = (Candidates::new(), Candidates::new());
@@ -130,7 +131,7 @@ impl Upstream {
             if is_untried(endpoint, tried) {
                 if endpoint.health.claims_probe(now) {
                     due = Some(endpoint.clone());
-                } else if endpoint.health.is_well() {
+                } else if endpoint.health.is_healthy() {
                     well.push(endpoint.clone());
                 } else {
                     others.push(endpoint.clone());
@@ -171,7 +172,7 @@ impl Upstream {
         let mut others = self.set_of(endpoint).map(|set| set.endpoints()).unwrap_or_default();
         others.retain(|other| !Arc::ptr_eq(other, endpoint) && is_untried(other, tried));
         // In the resolver's order otherwise: the sort is stable.
-        others.sort_by_key(|other| !other.health.is_well());
+        others.sort_by_key(|other| !other.health.is_healthy());
         others
     }
 
@@ -184,7 +185,7 @@ impl Upstream {
         let ejection = endpoint.health.failed(Instant::now());
         if let Some(set) = self.set_of(endpoint)
             && let Some(named) = set.named()
-            && (ejection.is_some() || !set.has_well())
+            && (ejection.is_some() || !set.has_healthy())
         {
             // The name may have moved.
             named.suspect();
@@ -251,7 +252,7 @@ type Candidates = SmallVec<[Arc<Endpoint>; 8]>;
 
 /// Whether an endpoint may be tried, and was not yet.
 fn is_untried(endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> bool {
-    !endpoint.health.is_unfit() && !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
+    !endpoint.health.is_failing_checks() && !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
 }
 
 #[cfg(test)]

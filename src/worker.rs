@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::exchange::cut::{self, Cut};
+use crate::activity::cut::{self, CutReason};
 use crate::forward::headers::address_value;
 use crate::net::conn;
 use crate::net::listen::Accepted;
@@ -139,7 +139,7 @@ impl Worker {
             });
             // Connections that are still open end here, with the runtime: those to upstream, and those of clients where the
             // drain's time is over.
-            cut::because(Cut::Drained, || drop(runtime));
+            cut::because(CutReason::Drained, || drop(runtime));
             // The inbox is closed when the process ends, and not before.
             Ended::Asked
         })?;
@@ -165,19 +165,19 @@ async fn serve(
             address: accepted.peer,
             address_value: accepted.peer.and_then(address_value),
             is_tls: accepted.tls.is_some(),
-            exchanges: accepted.exchanges.clone(),
+            activity: accepted.activity.clone(),
             tunnel: Arc::default(),
             over_limit: accepted.over_limit,
             is_trusted: accepted.is_trusted,
         };
-        let (exchanges, shutdown) = (peer.exchanges.clone(), shutdown.clone());
+        let (activity, shutdown) = (peer.activity.clone(), shutdown.clone());
         if accepted.is_trusted {
             // A trusted proxy's connection is shared by clients of whom none has a share in what another one does.
-            exchanges.stranger.note_good_key();
+            activity.unauthenticated_use.note_authenticated();
         }
         connections.spawn(async move {
             conn::serve(accepted, peer, shutdown).await;
-            exchanges.stranger.leave();
+            activity.unauthenticated_use.leave();
             drop(share);
         });
         // Those that have ended leave no trace in the set.

@@ -32,7 +32,7 @@ struct Watching {
     until_status: u32,
     /// How many refusals were told, of each worker.
     told: Vec<u64>,
-    _place: Place,
+    _place: EventStreamPermit,
 }
 
 impl Watching {
@@ -60,17 +60,17 @@ impl Watching {
 }
 
 /// One of the streams that may be open; dropping it gives it back.
-struct Place(Arc<Admin>);
+struct EventStreamPermit(Arc<Admin>);
 
-impl Place {
+impl EventStreamPermit {
     fn of(admin: &Arc<Admin>) -> Option<Self> {
         let below = |open: usize| (open < MAX_STREAMS).then_some(open + 1);
         admin.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
-        Some(Place(admin.clone()))
+        Some(EventStreamPermit(admin.clone()))
     }
 }
 
-impl Drop for Place {
+impl Drop for EventStreamPermit {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
@@ -78,7 +78,7 @@ impl Drop for Place {
 
 /// Tells the last refusals and the status at once, and what follows as it comes.
 pub(super) fn stream(admin: Arc<Admin>) -> Result<Response<AdminBody>, Denial> {
-    let place = Place::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
+    let place = EventStreamPermit::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watching = Watching { admin, tick, until_status: 0, told: Vec::new(), _place: place };

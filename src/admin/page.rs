@@ -3,7 +3,7 @@
 //! Invariants: all that others chose (names, paths, reasons) is text, which the template engine escapes; the policy lets
 //! nothing run and nothing be shown but what stands in `page.html`.
 
-mod told;
+mod view;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use told::{Certificate, Keys, Refusal, ShownCertificate, Status, Trend};
+use view::{Certificate, Keys, Refusal, ShownCertificate, Status, Trend};
 
 use super::keys::Page;
 use super::{Admin, AdminBody, status, whole};
@@ -70,7 +70,7 @@ static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
 struct StatusPage {
     now: Timestamp,
     state: &'static str,
-    is_well: bool,
+    is_healthy: bool,
     uptime: String,
     last_reload: String,
     status: Status,
@@ -177,7 +177,7 @@ impl StatusPage {
             last_reload.map(|reload| format!("{}, {}", reload.part, ahead_or_ago(now, reload.loaded_at)));
         let mut certificates: Vec<&Certificate> = status.certificates.iter().collect();
         certificates.sort_by_key(|certificate| certificate.expires_at);
-        let (state, is_well) = match (status.is_draining, status.is_ready) {
+        let (state, is_healthy) = match (status.is_draining, status.is_ready) {
             (true, _) => ("Draining", false),
             (false, true) => ("Ready", true),
             (false, false) => ("Not ready", false),
@@ -186,7 +186,7 @@ impl StatusPage {
         Ok(StatusPage {
             now,
             state,
-            is_well,
+            is_healthy,
             uptime: span(Duration::from_secs(status.uptime_seconds)),
             last_reload: last_reload.unwrap_or_default(),
             certificates: certificates.into_iter().map(|certificate| certificate.shown(now)).collect(),

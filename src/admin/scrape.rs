@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::Admin;
 use crate::keys::outlook::{Outlook, ROTATION_AGE};
-use crate::observe::metrics::{Certificate, Endpoint, Keys, Scrape};
+use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape};
 use crate::proxy::Gateway;
 use crate::upstream::endpoints::Named;
 
@@ -35,18 +35,18 @@ impl Cached {
 }
 
 /// All endpoints, as the last requests found them. A name without an address is one that is not well.
-pub(super) fn endpoints(gateway: &Gateway) -> Vec<Endpoint> {
+pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
     let snapshot = gateway.snapshot.load();
     let mut all = Vec::new();
     for upstream in &snapshot.upstreams {
         for set in &upstream.sets {
             let look_up_fault = set.named().and_then(Named::fault);
             let before = all.len();
-            all.extend(set.endpoints().iter().map(|endpoint| Endpoint {
+            all.extend(set.endpoints().iter().map(|endpoint| EndpointSample {
                 upstream: upstream.name.clone(),
                 endpoint: set.address.to_string(),
                 address: endpoint.looked_up().map(|socket| socket.to_string()),
-                is_well: endpoint.health.is_well(),
+                is_healthy: endpoint.health.is_healthy(),
                 is_known: endpoint.health.is_known(),
                 fault: endpoint.health.fault(),
                 look_up_fault: look_up_fault.clone(),
@@ -54,11 +54,11 @@ pub(super) fn endpoints(gateway: &Gateway) -> Vec<Endpoint> {
             }));
             if all.len() == before {
                 let fault = look_up_fault.as_deref().unwrap_or("it has not been looked up yet");
-                all.push(Endpoint {
+                all.push(EndpointSample {
                     upstream: upstream.name.clone(),
                     endpoint: set.address.to_string(),
                     address: None,
-                    is_well: false,
+                    is_healthy: false,
                     is_known: true,
                     fault: Some(format!("no address: {fault}")),
                     look_up_fault,

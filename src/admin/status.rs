@@ -40,7 +40,7 @@ impl Reachable {
         }
         let of_all = snapshot.upstreams.iter().map(|upstream| async {
             let endpoints = upstream.endpoints();
-            let fit = endpoints.iter().filter(|endpoint| !endpoint.health.is_unfit());
+            let fit = endpoints.iter().filter(|endpoint| !endpoint.health.is_failing_checks());
             join_all(fit.map(|endpoint| endpoint.is_reachable(CONNECT_LIMIT))).await.contains(&true)
         });
         let is_reachable = !join_all(of_all).await.contains(&false);
@@ -144,7 +144,7 @@ fn endpoints(gateway: &Gateway) -> Vec<Value> {
             "upstream": &*endpoint.upstream,
             "endpoint": endpoint.endpoint,
             "address": endpoint.address,
-            "is_well": endpoint.is_well,
+            "is_healthy": endpoint.is_healthy,
             "was_asked": endpoint.is_known,
             "fault": endpoint.fault,
             "look_up_fault": endpoint.look_up_fault,

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::HealthCheck;
 use crate::proxy::Gateway;
-use crate::upstream::check::{Unfit, check};
+use crate::upstream::check::{CheckFailure, check};
 use crate::upstream::{Endpoint, Upstream};
 
 /// Who is due is looked for so often,
@@ -22,7 +22,7 @@ struct Checked {
     /// What it is asked, and by whose rules.
     settings: HealthCheck,
     due: Instant,
-    asking: Option<JoinHandle<Result<(), Unfit>>>,
+    asking: Option<JoinHandle<Result<(), CheckFailure>>>,
     failures: u32,
     successes: u32,
 }
@@ -70,7 +70,7 @@ impl Checked {
     /// Takes an answer that is there, and asks anew where that is due.
     async fn go_on(&mut self, upstream: &Arc<Upstream>) {
         if let Some(asking) = self.asking.take_if(|asking| asking.is_finished()) {
-            let found = asking.await.unwrap_or(Err(Unfit::TookTooLong));
+            let found = asking.await.unwrap_or(Err(CheckFailure::TookTooLong));
             self.note(upstream, found);
         }
         if self.asking.is_some() || Instant::now() < self.due {
@@ -84,7 +84,7 @@ impl Checked {
             ));
     }
 
-    fn note(&mut self, upstream: &Upstream, found: Result<(), Unfit>) {
+    fn note(&mut self, upstream: &Upstream, found: Result<(), CheckFailure>) {
         let (name, endpoint, health) = (&*upstream.name, &self.endpoint, &self.endpoint.health);
         match found {
             Ok(()) => {

@@ -2,16 +2,16 @@
 
 use std::net::IpAddr;
 
-use super::{Address, Endpoint};
+use super::{Address, EndpointAddress};
 
-impl Endpoint {
+impl EndpointAddress {
     /// Host and port as written; `None` for a unix socket.
     pub(crate) fn authority(&self) -> Option<&str> {
         match self {
-            Endpoint::Http(authority) | Endpoint::Https(authority) | Endpoint::H2c(authority) => {
-                Some(authority)
-            }
-            Endpoint::Unix(_) => None,
+            EndpointAddress::Http(authority)
+            | EndpointAddress::Https(authority)
+            | EndpointAddress::H2c(authority) => Some(authority),
+            EndpointAddress::Unix(_) => None,
         }
     }
 
@@ -19,7 +19,7 @@ impl Endpoint {
     /// unix socket.
     pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
         let authority = self.authority()?;
-        let default = if matches!(self, Endpoint::Https(_)) { 443 } else { 80 };
+        let default = if matches!(self, EndpointAddress::Https(_)) { 443 } else { 80 };
         let (host, port) = match authority.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
             Some((host, Ok(port))) => (host, port),
             // An empty port is the scheme's own (RFC 3986, section 6.2.3).
@@ -33,7 +33,7 @@ impl Endpoint {
     /// Whether it is an address that we listen on ourselves, as far as its letters tell.
     pub(crate) fn leads_to(&self, own: &Address) -> bool {
         let Some((host, port)) = self.host_and_port() else {
-            return matches!((self, own), (Endpoint::Unix(path), Address::Unix(own)) if path == own);
+            return matches!((self, own), (EndpointAddress::Unix(path), Address::Unix(own)) if path == own);
         };
         let host = host.strip_suffix('.').unwrap_or(host);
         let hosts = match host.eq_ignore_ascii_case("localhost") {
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn an_authority_is_a_host_and_perhaps_a_port() {
-        let http = |authority: &str| Endpoint::Http(authority.to_owned());
+        let http = |authority: &str| EndpointAddress::Http(authority.to_owned());
         for (authority, host, port) in [
             ("model", "model", 80),
             ("model:8000", "model", 8000),
@@ -68,7 +68,7 @@ mod tests {
         ] {
             assert_eq!(http(authority).host_and_port(), Some((host, port)), "{authority}");
         }
-        assert_eq!(Endpoint::Https("model".to_owned()).host_and_port(), Some(("model", 443)));
-        assert_eq!(Endpoint::Unix("/a".into()).host_and_port(), None);
+        assert_eq!(EndpointAddress::Https("model".to_owned()).host_and_port(), Some(("model", 443)));
+        assert_eq!(EndpointAddress::Unix("/a".into()).host_and_port(), None);
     }
 }

@@ -15,11 +15,11 @@ use hyper::body::Incoming;
 
 use super::cutter::Cutter;
 use super::headers::is_harmless_answer_trailer;
-use super::rest::{Drain, Rest};
+use super::unread::{Drain, UnreadBody};
+use crate::activity::blocked::{self, BlockedOn};
+use crate::activity::cut::CutReason;
+use crate::activity::{ConnectionActivity, RequestInService};
 use crate::alarm::Alarm;
-use crate::exchange::cut::Cut;
-use crate::exchange::turn::{self, Turn};
-use crate::exchange::{Exchanges, InService};
 use crate::gate::{Ended, Permit, Revocation};
 use crate::observe::RequestRecord;
 use crate::upstream::pool::Lease;
@@ -32,7 +32,7 @@ pub(crate) struct ResponseBody(Box<Answer>);
 
 #[derive(Debug)]
 struct Answer {
-    source: Source,
+    source: BodySource,
     /// Emitted when the body has ended or is dropped.
     record: Option<RequestRecord>,
     /// What of the request nobody has read, where the end of the answer waits for it.
@@ -40,17 +40,17 @@ struct Answer {
     /// On HTTP/2, what is left of a frame that is handed out in pieces.
     left: Bytes,
     /// An error that waits for one turn, in which what came before it can go out.
-    held_back: Option<DownloadFailed>,
+    held_back: Option<DownloadFailure>,
     is_http2: bool,
     /// The client knows no end of a body but the connection's (HTTP/1.0).
     ends_with_connection: bool,
     /// The exchange on the caller's connection, which ends with its answer, and the body of its request.
-    exchange: Option<(InService, RequestBody)>,
+    exchange: Option<(RequestInService, RequestBody)>,
 }
 
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "it is in a box already, and nearly all are upstream's")]
-enum Source {
+enum BodySource {
     Own(Option<Bytes>),
     Upstream(Download),
 }
@@ -63,7 +63,7 @@ pub(crate) struct Download {
     /// The other direction: while it moves, silence of this one is no stall.
     upload: UploadProgress,
     /// Whose timer `stall` has.
-    exchanges: Arc<Exchanges>,
+    activity: Arc<ConnectionActivity>,
     /// Where open answers end with their key.
     revocation: Option<Revocation>,
     /// … even if nobody reads them.
@@ -81,7 +81,7 @@ const PIECE: usize = 16 * 1024;
 
 /// Why an answer that had begun was cut. The caller sees a broken body, never a clean end.
 #[derive(Debug)]
-pub(crate) enum DownloadFailed {
+pub(crate) enum DownloadFailure {
     /// Nothing moved for longer than upstream's `timeouts.idle`.
     Stalled,
     /// The key was revoked, or narrowed so that it may not have this answer, and open answers end with their key.
@@ -96,37 +96,37 @@ pub(crate) enum DownloadFailed {
     Broken(hyper::Error),
 }
 
-impl std::fmt::Display for DownloadFailed {
+impl std::fmt::Display for DownloadFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            DownloadFailed::Stalled => f.write_str("nothing moved for too long"),
-            DownloadFailed::Truncated => f.write_str("upstream ended the stream early"),
-            DownloadFailed::KeyRevoked => f.write_str("the key was revoked"),
-            DownloadFailed::KeyExpired => f.write_str("the key has expired"),
-            DownloadFailed::OutOfTime => f.write_str("a request without a key has had its time"),
-            DownloadFailed::Broken(error) => write!(f, "upstream broke off: {error}"),
+            DownloadFailure::Stalled => f.write_str("nothing moved for too long"),
+            DownloadFailure::Truncated => f.write_str("upstream ended the stream early"),
+            DownloadFailure::KeyRevoked => f.write_str("the key was revoked"),
+            DownloadFailure::KeyExpired => f.write_str("the key has expired"),
+            DownloadFailure::OutOfTime => f.write_str("a request without a key has had its time"),
+            DownloadFailure::Broken(error) => write!(f, "upstream broke off: {error}"),
         }
     }
 }
 
-impl std::error::Error for DownloadFailed {}
+impl std::error::Error for DownloadFailure {}
 
-impl From<Ended> for DownloadFailed {
+impl From<Ended> for DownloadFailure {
     fn from(ended: Ended) -> Self {
         match ended {
-            Ended::Revoked => DownloadFailed::KeyRevoked,
-            Ended::Expired(_) => DownloadFailed::KeyExpired,
-            Ended::OutOfTime(_) => DownloadFailed::OutOfTime,
+            Ended::Revoked => DownloadFailure::KeyRevoked,
+            Ended::Expired(_) => DownloadFailure::KeyExpired,
+            Ended::OutOfTime(_) => DownloadFailure::OutOfTime,
         }
     }
 }
 
-impl From<Ended> for Cut {
+impl From<Ended> for CutReason {
     fn from(ended: Ended) -> Self {
         match ended {
-            Ended::Revoked => Cut::Revoked,
-            Ended::Expired(_) => Cut::Expired,
-            Ended::OutOfTime(_) => Cut::OutOfTime,
+            Ended::Revoked => CutReason::Revoked,
+            Ended::Expired(_) => CutReason::Expired,
+            Ended::OutOfTime(_) => CutReason::OutOfTime,
         }
     }
 }
@@ -138,18 +138,18 @@ impl Download {
         lease: Lease,
         permit: Permit,
         upload: UploadProgress,
-        exchanges: Arc<Exchanges>,
+        activity: Arc<ConnectionActivity>,
         alarm: Alarm,
         revocations: Option<(Revocation, Revocation)>,
     ) -> Self {
         let stall = StallTimer::on(alarm, permit.route().timeouts.idle);
-        let (revocation, last_resort) = revocations.unzip();
-        let cutter = last_resort.map(|revocation| Cutter::new(revocation, exchanges.clone()));
+        let (revocation, second_waiter) = revocations.unzip();
+        let cutter = second_waiter.map(|revocation| Cutter::new(revocation, activity.clone()));
         let mut download = Download {
             incoming,
             stall,
             upload,
-            exchanges,
+            activity,
             revocation,
             _cutter: cutter,
             lease: Some(lease),
@@ -176,7 +176,7 @@ impl Download {
         }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DownloadFailed>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DownloadFailure>>> {
         if let Some(revocation) = &mut self.revocation
             && let Poll::Ready(ended) = revocation.poll(cx)
         {
@@ -201,18 +201,18 @@ impl Download {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.lease = None;
-                Poll::Ready(Some(Err(DownloadFailed::Broken(error))))
+                Poll::Ready(Some(Err(DownloadFailure::Broken(error))))
             }
             // hyper takes a stream that was reset without an error for one that has ended.
             Poll::Ready(None) if self.is_http2() && !self.incoming.is_end_stream() => {
                 self.lease = None;
-                Poll::Ready(Some(Err(DownloadFailed::Truncated)))
+                Poll::Ready(Some(Err(DownloadFailure::Truncated)))
             }
             Poll::Ready(None) => {
                 self.release();
                 Poll::Ready(None)
             }
-            Poll::Pending => self.poll_stalled(cx).map(|()| Some(Err(DownloadFailed::Stalled))),
+            Poll::Pending => self.poll_stalled(cx).map(|()| Some(Err(DownloadFailure::Stalled))),
         }
     }
 
@@ -234,25 +234,25 @@ impl Download {
 impl Drop for Download {
     fn drop(&mut self) {
         self.upload.over();
-        self.exchanges.keep_alarm(self.stall.take_alarm());
+        self.activity.keep_alarm(self.stall.take_alarm());
     }
 }
 
 impl ResponseBody {
     pub(crate) fn own(bytes: Bytes) -> Self {
-        ResponseBody::of(Source::Own((!bytes.is_empty()).then_some(bytes)))
+        ResponseBody::of(BodySource::Own((!bytes.is_empty()).then_some(bytes)))
     }
 
     /// None: what follows is no body.
     pub(crate) fn none() -> Self {
-        ResponseBody::of(Source::Own(None))
+        ResponseBody::of(BodySource::Own(None))
     }
 
     pub(super) fn upstream(download: Download) -> Self {
-        ResponseBody::of(Source::Upstream(download))
+        ResponseBody::of(BodySource::Upstream(download))
     }
 
-    fn of(source: Source) -> Self {
+    fn of(source: BodySource) -> Self {
         ResponseBody(Box::new(Answer {
             source,
             record: None,
@@ -270,16 +270,16 @@ impl ResponseBody {
     pub(crate) fn concluding(
         mut self,
         record: RequestRecord,
-        in_service: InService,
+        in_service: RequestInService,
         request: RequestBody,
         version: Version,
-        rest: Rest,
+        rest: UnreadBody,
     ) -> Self {
         let answer = &mut *self.0;
         answer.record = Some(record);
         answer.is_http2 = version == Version::HTTP_2;
         answer.ends_with_connection = version == Version::HTTP_10;
-        let drains = rest == Rest::IsRead && !request.is_empty() && !answer.source.has_ended();
+        let drains = rest == UnreadBody::Discard && !request.is_empty() && !answer.source.has_ended();
         answer.rest = drains.then(|| Drain::new(request.clone()));
         answer.exchange = Some((in_service, request));
         self
@@ -289,7 +289,7 @@ impl ResponseBody {
 impl Answer {
     /// Ready when this answer may go out: one to somebody without a key waits for those before it on its connection.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_public = matches!(&self.source, Source::Upstream(download) if download.is_public);
+        let is_public = matches!(&self.source, BodySource::Upstream(download) if download.is_public);
         match self.exchange.as_mut().filter(|_| is_public && self.is_http2) {
             Some((in_service, _)) => in_service.poll_room(cx),
             None => Poll::Ready(()),
@@ -327,10 +327,10 @@ impl Answer {
         }
         // HTTP/1 has nobody who asks.
         if self.is_http2 {
-            turn::leave(match &self.source {
-                Source::Own(_) => Turn::ClientOfOurs,
-                Source::Upstream(download) if download.is_public => Turn::ClientWithoutKey,
-                Source::Upstream(_) => Turn::Client,
+            blocked::record(match &self.source {
+                BodySource::Own(_) => BlockedOn::ClientOfOurs,
+                BodySource::Upstream(download) if download.is_public => BlockedOn::ClientWithoutKey,
+                BodySource::Upstream(_) => BlockedOn::Client,
             });
             if let Some((in_service, _)) = &self.exchange {
                 in_service.answered(bytes);
@@ -339,7 +339,7 @@ impl Answer {
     }
 
     /// Notes why the answer is not whole.
-    fn broken_off(&mut self, error: DownloadFailed) -> DownloadFailed {
+    fn broken_off(&mut self, error: DownloadFailure) -> DownloadFailure {
         if let Some(mut record) = self.record.take() {
             record.failed(error.outcome(), &error);
         }
@@ -370,12 +370,12 @@ impl Answer {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = DownloadFailed;
+    type Error = DownloadFailure;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, DownloadFailed>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, DownloadFailure>>> {
         let this = &mut *self.0;
         if !this.left.is_empty() {
             return Poll::Ready(Some(Ok(this.piece())));
@@ -384,12 +384,12 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(this.broken_off(error))));
         }
         if this.poll_room(cx).is_pending() {
-            turn::leave(Turn::Upstream);
+            blocked::record(BlockedOn::Upstream);
             return Poll::Pending;
         }
         let polled = match &mut this.source {
-            Source::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Source::Upstream(download) => download.poll_frame(cx),
+            BodySource::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            BodySource::Upstream(download) => download.poll_frame(cx),
         };
         if let (Poll::Ready(None), Some(rest), true) = (&polled, &mut this.rest, this.is_http2) {
             let _whole_or_not = ready!(rest.poll(cx));
@@ -409,7 +409,7 @@ impl Body for ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                turn::leave(Turn::Upstream);
+                blocked::record(BlockedOn::Upstream);
                 Poll::Pending
             }
         }
@@ -421,8 +421,10 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0.source {
-            Source::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Source::Upstream(download) => {
+            BodySource::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            BodySource::Upstream(download) => {
                 let mut hint = download.incoming.size_hint();
                 let left = self.0.left.len() as u64;
                 // The upper bound first: the lower one may not pass it.
@@ -436,11 +438,11 @@ impl Body for ResponseBody {
     }
 }
 
-impl Source {
+impl BodySource {
     fn has_ended(&self) -> bool {
         match self {
-            Source::Own(bytes) => bytes.is_none(),
-            Source::Upstream(download) => download.incoming.is_end_stream(),
+            BodySource::Own(bytes) => bytes.is_none(),
+            BodySource::Upstream(download) => download.incoming.is_end_stream(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use crate::exchange::{Exchanges, turn};
+use crate::activity::{ConnectionActivity, blocked};
 use crate::gate::Revocation;
 
 /// Ends an answer that is still open a moment after the right to it has ended: where its client reads nothing, nobody polls
@@ -19,14 +19,14 @@ pub(super) struct Cutter(AbortHandle);
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
 impl Cutter {
-    pub(super) fn new(mut revocation: Revocation, exchanges: Arc<Exchanges>) -> Self {
-        let stream = exchanges.is_multiplexed().then(turn::ask_for_cut);
+    pub(super) fn new(mut revocation: Revocation, activity: Arc<ConnectionActivity>) -> Self {
+        let stream = activity.is_multiplexed().then(blocked::ask_for_cut);
         let watching = tokio::spawn(async move {
             let why = poll_fn(|cx| revocation.poll(cx)).await.into();
             sleep(CUT_GRACE).await;
             match stream {
                 Some(stream) => stream.cut(why),
-                None => exchanges.cut(why),
+                None => activity.cut(why),
             }
         });
         Cutter(watching.abort_handle())

@@ -1,16 +1,16 @@
 //! How a request ended whose answer was cut.
 
-use super::body::DownloadFailed;
+use super::body::DownloadFailure;
 use crate::observe::Outcome;
 
-impl DownloadFailed {
+impl DownloadFailure {
     /// The outcome of the request that this happened to.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            DownloadFailed::Stalled => Outcome::UpstreamTimeout,
-            DownloadFailed::KeyRevoked => Outcome::Revoked,
-            DownloadFailed::KeyExpired | DownloadFailed::OutOfTime => Outcome::Expired,
-            DownloadFailed::Truncated | DownloadFailed::Broken(_) => Outcome::UpstreamFailed,
+            DownloadFailure::Stalled => Outcome::UpstreamTimeout,
+            DownloadFailure::KeyRevoked => Outcome::Revoked,
+            DownloadFailure::KeyExpired | DownloadFailure::OutOfTime => Outcome::Expired,
+            DownloadFailure::Truncated | DownloadFailure::Broken(_) => Outcome::UpstreamFailed,
         }
     }
 }

@@ -10,7 +10,7 @@ use http::{Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::{Exchange, has_usually_a_body, is_flood, of_http2, told_once, was_refused_unread};
+use super::{Exchange, has_usually_a_body, is_flood, no_retry_once_written, of_http2, was_refused_unread};
 use crate::alarm::Alarm;
 use crate::denial::Denial;
 use crate::upstream::Endpoint;
@@ -64,7 +64,7 @@ impl Exchange<'_> {
                 Some(Err(error)) => error,
                 None => {
                     let denial = Denial::upstream_timeout(&self.upstream.name).caused_by("no answer in time");
-                    return Err(told_once(denial, &lease));
+                    return Err(no_retry_once_written(denial, &lease));
                 }
             };
             match error.take_message() {
@@ -126,7 +126,8 @@ impl Exchange<'_> {
             let Some(endpoint) = self.pick(&tried.endpoints).await? else {
                 let name = &self.upstream.name;
                 return Err(match tried.endpoints.is_empty() {
-                    true => Denial::upstream_unfit(name).caused_by("the health checks of all endpoints fail"),
+                    true => Denial::upstream_failing_checks(name)
+                        .caused_by("the health checks of all endpoints fail"),
                     false => Denial::upstream_unreachable(name).caused_by("tried on all endpoints"),
                 });
             };

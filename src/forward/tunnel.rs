@@ -15,9 +15,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::time::Instant;
 
-use super::body::DownloadFailed;
-use crate::exchange::InService;
-use crate::exchange::cut::Cut;
+use super::body::DownloadFailure;
+use crate::activity::RequestInService;
+use crate::activity::cut::CutReason;
 use crate::gate::{Permit, Revocation};
 use crate::observe::RequestRecord;
 use crate::upstream::health::AtEndpoint;
@@ -39,11 +39,11 @@ pub(crate) struct Tunnel {
 pub(crate) struct OpenTunnel {
     tunnel: Tunnel,
     record: RequestRecord,
-    in_service: InService,
+    in_service: RequestInService,
 }
 
 impl Tunnel {
-    pub(crate) fn open(self, record: RequestRecord, in_service: InService) -> OpenTunnel {
+    pub(crate) fn open(self, record: RequestRecord, in_service: RequestInService) -> OpenTunnel {
         in_service.becomes_tunnel();
         OpenTunnel { tunnel: self, record, in_service }
     }
@@ -66,13 +66,13 @@ impl OpenTunnel {
         });
         let ended = tokio::select! {
             copied = copy_bidirectional(&mut client, &mut upstream) => Ended::Copied(copied),
-            () = traffic.has_ceased(idle) => Ended::Cut(DownloadFailed::Stalled),
-            ended = revoked => Ended::Cut(ended.into()),
+            () = traffic.has_ceased(idle) => Ended::CutReason(DownloadFailure::Stalled),
+            ended = revoked => Ended::CutReason(ended.into()),
             () = over => Ended::Drained,
         };
         match (ended, in_service.cut_for()) {
-            (Ended::Drained, _) => told.record.cut(Cut::Drained),
-            (Ended::Cut(why), _) => told.record.failed(why.outcome(), &why),
+            (Ended::Drained, _) => told.record.cut(CutReason::Drained),
+            (Ended::CutReason(why), _) => told.record.failed(why.outcome(), &why),
             // The client's side broke because the server had given it up.
             (Ended::Copied(Err(_)), Some(why)) => told.record.cut(why),
             // Tunnels end by a broken connection as often as by a clean one.
@@ -84,7 +84,7 @@ impl OpenTunnel {
 
 enum Ended {
     Copied(io::Result<(u64, u64)>),
-    Cut(DownloadFailed),
+    CutReason(DownloadFailure),
     Drained,
 }
 

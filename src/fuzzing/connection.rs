@@ -115,7 +115,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         address: None,
         address_value: None,
         is_tls: false,
-        exchanges: Arc::default(),
+        activity: Arc::default(),
         tunnel: Arc::default(),
         over_limit: None,
         is_trusted: true,
@@ -129,7 +129,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         member: None,
         over_limit: None,
         is_trusted: true,
-        exchanges: Arc::default(),
+        activity: Arc::default(),
     };
     let (_stop, shutdown) = watch::channel(false);
     let serving = tokio::spawn(conn::serve(accepted, peer, shutdown));

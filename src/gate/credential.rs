@@ -15,26 +15,30 @@ const PROTOCOL_PREFIX: &[u8] = b"openai-insecure-api-key.";
 
 /// A credential as it was presented.
 #[derive(Debug)]
-pub(super) enum Presented {
+pub(super) enum PresentedCredential {
     /// One word, to be looked up.
     Word(Credential),
     /// Several words or a list: no key has that form.
     Malformed(Credential),
 }
 
-impl Presented {
+impl PresentedCredential {
     fn of(key: &[u8]) -> Option<Self> {
         if key.is_empty() {
             return None;
         }
         let credential = Credential::new(key);
         let is_word = memchr::memchr3(b' ', b'\t', b',', key).is_none();
-        Some(if is_word { Presented::Word(credential) } else { Presented::Malformed(credential) })
+        Some(if is_word {
+            PresentedCredential::Word(credential)
+        } else {
+            PresentedCredential::Malformed(credential)
+        })
     }
 
     fn credential(&self) -> &Credential {
         match self {
-            Presented::Word(credential) | Presented::Malformed(credential) => credential,
+            PresentedCredential::Word(credential) | PresentedCredential::Malformed(credential) => credential,
         }
     }
 }
@@ -42,9 +46,9 @@ impl Presented {
 /// The credentials of a request. There is more than one only where the configuration lets the one that is a key count.
 #[derive(Debug)]
 pub(super) struct Found {
-    pub(super) first: Presented,
+    pub(super) first: PresentedCredential,
     /// Those that differ from the first, and from each other.
-    pub(super) others: Vec<Presented>,
+    pub(super) others: Vec<PresentedCredential>,
 }
 
 /// Finds the request's credentials where the configuration accepts them. The query, cookies and
@@ -78,12 +82,12 @@ fn stands_twice(name: &HeaderName) -> Denial {
 }
 
 /// Takes in one more credential, which may be the same as one before.
-fn add(found: &mut Option<Found>, presented: Presented, conflict: Conflict) -> Result<(), Denial> {
+fn add(found: &mut Option<Found>, presented: PresentedCredential, conflict: Conflict) -> Result<(), Denial> {
     let Some(found) = found else {
         *found = Some(Found { first: presented, others: Vec::new() });
         return Ok(());
     };
-    let is_same = |known: &Presented| known.credential().same_as(presented.credential());
+    let is_same = |known: &PresentedCredential| known.credential().same_as(presented.credential());
     if is_same(&found.first) || found.others.iter().any(is_same) {
         return Ok(());
     }
@@ -96,18 +100,18 @@ fn add(found: &mut Option<Found>, presented: Presented, conflict: Conflict) -> R
     }
 }
 
-fn read(name: &HeaderName, value: &HeaderValue, takes_basic: bool) -> Option<Presented> {
+fn read(name: &HeaderName, value: &HeaderValue, takes_basic: bool) -> Option<PresentedCredential> {
     let text = trim(value.as_bytes());
     if let Some(key) = behind_scheme(text, b"bearer") {
-        return Presented::of(key);
+        return PresentedCredential::of(key);
     }
     if *name != AUTHORIZATION {
-        return Presented::of(text);
+        return PresentedCredential::of(text);
     }
     let coded = behind_scheme(text, b"basic").filter(|coded| takes_basic && !coded.is_empty())?;
     match password(coded) {
-        Some(password) => Presented::of(&password),
-        None => Some(Presented::Malformed(Credential::new(coded))),
+        Some(password) => PresentedCredential::of(&password),
+        None => Some(PresentedCredential::Malformed(Credential::new(coded))),
     }
 }
 
@@ -137,12 +141,12 @@ fn password(coded: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 /// # Errors
 ///
 /// 400 where there are two.
-fn in_protocols(headers: &HeaderMap) -> Result<Option<Presented>, Denial> {
+fn in_protocols(headers: &HeaderMap) -> Result<Option<PresentedCredential>, Denial> {
     let mut keys = protocols(headers).filter_map(|protocol| protocol.strip_prefix(PROTOCOL_PREFIX));
     let key = keys.next();
     match keys.next() {
         Some(_) => Err(stands_twice(&SEC_WEBSOCKET_PROTOCOL)),
-        None => Ok(key.and_then(Presented::of)),
+        None => Ok(key.and_then(PresentedCredential::of)),
     }
 }
 
@@ -197,9 +201,9 @@ mod tests {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let found = find(&headers, auth).map_err(|denial| denial.code().status().as_u16())?;
-        let shown = |presented: &Presented| {
+        let shown = |presented: &PresentedCredential| {
             let text = String::from_utf8_lossy(presented.credential().as_bytes()).into_owned();
-            if matches!(presented, Presented::Word(_)) { text } else { format!("[{text}]") }
+            if matches!(presented, PresentedCredential::Word(_)) { text } else { format!("[{text}]") }
         };
         let all: Vec<_> = std::iter::once(&found.first).chain(&found.others).map(shown).collect();
         Ok(all.join(" and "))

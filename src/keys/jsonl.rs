@@ -85,7 +85,7 @@ fn pass<'k>(
     let mut set = SetBuilder::new(reading.known);
     let (threads, step) = match reading.pace {
         Pace::Fast(threads) => (threads.max(1), BLOCK),
-        Pace::Considerate => (1, SHORT_BLOCK),
+        Pace::Background => (1, SHORT_BLOCK),
     };
     let blocks = Mutex::new(Blocks::open(path, step)?);
     let failed = Mutex::new(Findings::default());
@@ -374,7 +374,7 @@ mod tests {
                 text.pop();
             }
             std::fs::write(file.path(), text.concat()).unwrap();
-            let reading = reading(&cache, AtFault::Held, Pace::Considerate);
+            let reading = reading(&cache, AtFault::Held, Pace::Background);
             cache.replace(&load(file.path(), reading).unwrap());
             assert_eq!(cache.len(), lines.len(), "round {round}");
             for (id, off) in &lines {

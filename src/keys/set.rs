@@ -59,7 +59,7 @@ pub(crate) enum Pace {
     /// On so many threads, as fast as may be: nothing else wants the processors.
     Fast(usize),
     /// On one thread, in short steps with a rest behind each, so that requests do not wait for it.
-    Considerate,
+    Background,
 }
 
 impl<'a> Reading<'a> {

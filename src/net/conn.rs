@@ -26,9 +26,9 @@ use super::listen::{Accepted, Stream};
 use super::phase::WireTimeouts;
 use super::presence::Peered;
 use super::wire::{Refuse, Wire};
+use crate::activity::ConnectionActivity;
 use crate::config::Limits;
 use crate::denial::Denial;
-use crate::exchange::Exchanges;
 use crate::forward::body::ResponseBody;
 use crate::observe::observer::Observer;
 use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
@@ -57,7 +57,7 @@ enum Protocol {
 /// that it is in needs.
 pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Receiver<bool>) {
     let Accepted { stream, tls, permit, member, .. } = accepted;
-    let exchanges = peer.exchanges.clone();
+    let activity = peer.activity.clone();
     let serving = match stream {
         Stream::Unix(stream) => UnixStream::from_std(stream).map(|stream| begin(stream, tls, peer, shutdown)),
         Stream::Tcp(stream) => TcpStream::from_std(stream).map(|stream| begin(stream, tls, peer, shutdown)),
@@ -72,7 +72,7 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
     let served = tokio::select! {
         biased;
         served = serving => served,
-        () = poll_fn(|cx| exchanges.poll_cut(cx, &mut is_watched)) => Err(io::ErrorKind::ConnectionAborted.into()),
+        () = poll_fn(|cx| activity.poll_cut(cx, &mut is_watched)) => Err(io::ErrorKind::ConnectionAborted.into()),
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended early");
@@ -180,7 +180,7 @@ fn serve_http<S>(
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
-    let exchanges = peer.exchanges.clone();
+    let activity = peer.activity.clone();
     let timeouts = WireTimeouts {
         header: limits.header_timeout,
         idle: limits.idle_timeout,
@@ -188,14 +188,14 @@ where
     };
     match protocol {
         Protocol::Http1 => {
-            let wire = Wire::new(stream, ahead, exchanges, timeouts);
+            let wire = Wire::new(stream, ahead, activity, timeouts);
             let wire = wire.refusing(refusals(peer.observer.clone(), peer.address, limits));
             Box::pin(serve_http1(Http1::new(peer, limits), Box::new(wire), shutdown))
         }
         Protocol::Http2 => {
-            peer.exchanges.note_tasks();
+            peer.activity.note_tasks();
             let (stream, left_behind) = Returning::new(stream);
-            let wire = Wire::new(stream, ahead, exchanges, timeouts);
+            let wire = Wire::new(stream, ahead, activity, timeouts);
             let wire = wire.metered(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
             Box::pin(async move {
                 let ended = http2::serve(wire, peer, limits, shutdown).await;
@@ -256,13 +256,13 @@ async fn serve_http1<S>(
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
-    let (exchanges, mut after_shutdown) = (http.peer.exchanges.clone(), shutdown.clone());
+    let (activity, mut after_shutdown) = (http.peer.activity.clone(), shutdown.clone());
     let gateway = http.peer.gateway.clone();
     // From the word to stop on, every answer closes its connection. So one that is in use ends with its next answer,
     // and no request crosses the end of its connection on the way; one that is not in use ends a moment later.
     let mut drained = pin!(async {
         drop(shutdown.wait_for(|stop| *stop).await);
-        let is_fresh = exchanges.begun() == 0;
+        let is_fresh = activity.begun() == 0;
         tokio::time::sleep(if is_fresh { FRESH_GRACE } else { IDLE_GRACE }).await;
     });
     let mut is_watched = false;
@@ -272,11 +272,11 @@ where
             biased;
             ended = &mut *connection => break ended.map_err(io::Error::other),
             // hyper has had its turn, and waits.
-            () = poll_fn(|_| if exchanges.may_rest() { Poll::Ready(()) } else { Poll::Pending }) => true,
+            () = poll_fn(|_| if activity.may_rest() { Poll::Ready(()) } else { Poll::Pending }) => true,
             // Asked at first, so that it wakes us, and then only between requests or once the process ends: a request that
             // is in service need not pay for it.
             () = poll_fn(|cx| {
-                if is_watched && !exchanges.are_none() && !gateway.is_draining.load(Ordering::Relaxed) {
+                if is_watched && !activity.has_no_request() && !gateway.is_draining.load(Ordering::Relaxed) {
                     return Poll::Pending;
                 }
                 is_watched = true;
@@ -289,18 +289,18 @@ where
                 biased;
                 ended = connection => ended.map_err(io::Error::other),
                 // The rest of a head that does not come is not waited for.
-                () = watch_idle(&exchanges, FRESH_GRACE, Exchanges::is_quiet) => Ok(()),
+                () = watch_idle(&activity, FRESH_GRACE, ConnectionActivity::is_quiet) => Ok(()),
             };
         }
         // Between two requests, far apart: hyper's buffers, and room for a request's course, are given back meanwhile.
         let Some(parts) = connection.into_parts() else { return Ok(()) };
         wire = parts.io.into_inner();
-        drop(exchanges.lend_alarm());
-        exchanges.note_resting(true);
+        drop(activity.lend_alarm());
+        activity.note_resting(true);
         tokio::select! {
             biased;
             more = wire.rest(parts.read_buf) => match more {
-                Ok(true) => exchanges.note_resting(false),
+                Ok(true) => activity.note_resting(false),
                 Ok(false) | Err(_) => break wire.shutdown().await,
             },
             () = drained.as_mut() => {
@@ -323,16 +323,20 @@ where
 }
 
 /// Ends when the connection has been idle, as `is_idle` has it, and no request has come for `limit`.
-pub(super) async fn watch_idle(exchanges: &Exchanges, limit: Duration, is_idle: fn(&Exchanges) -> bool) {
-    let mut seen = exchanges.begun();
+pub(super) async fn watch_idle(
+    activity: &ConnectionActivity,
+    limit: Duration,
+    is_idle: fn(&ConnectionActivity) -> bool,
+) {
+    let mut seen = activity.begun();
     let mut since = Instant::now();
     loop {
         tokio::time::sleep_until(since + limit).await;
-        if is_idle(exchanges) && exchanges.begun() == seen {
+        if is_idle(activity) && activity.begun() == seen {
             return;
         }
         // Looked at once a limit: an idle connection lives for up to twice as long, and a busy one costs nothing.
-        seen = exchanges.begun();
+        seen = activity.begun();
         since = Instant::now();
     }
 }

@@ -125,13 +125,13 @@ pub(super) struct FrameMeter {
 
 /// What a connection has done that is worth something.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Worth {
+pub(crate) struct Credit {
     pub(crate) requests: usize,
     pub(crate) frames: usize,
     pub(crate) bytes: usize,
 }
 
-impl Worth {
+impl Credit {
     #[allow(clippy::cast_precision_loss, reason = "an estimate, from which only differences are taken")]
     fn frames_earned(self) -> f64 {
         self.requests as f64 * PER_REQUEST + self.frames as f64 * PER_FRAME + self.bytes as f64 / BYTES_EACH
@@ -174,7 +174,7 @@ impl FrameMeter {
         &mut self,
         mut bytes: &[u8],
         answers: &mut OpenAnswers,
-        worth: Worth,
+        credit: Credit,
         now: Instant,
     ) -> bool {
         let mut idle_frames = 0.0;
@@ -208,7 +208,7 @@ impl FrameMeter {
         if idle_frames == 0.0 {
             return true;
         }
-        self.refill(worth.frames_earned() + answers.frames_earned(), now);
+        self.refill(credit.frames_earned() + answers.frames_earned(), now);
         self.budget -= idle_frames;
         self.budget >= 0.0
     }
@@ -321,14 +321,14 @@ mod tests {
             let mut meter = FrameMeter::new();
             let now = meter.refilled;
             let bytes = [&[0; PREFACE], &frame(kind, 4)[..]].concat();
-            meter.takes(&bytes, &mut OpenAnswers::new(), Worth::default(), now)
+            meter.takes(&bytes, &mut OpenAnswers::new(), Credit::default(), now)
         };
         assert!(first(SETTINGS) && !first(HEADERS) && !first(DATA) && !first(6));
     }
 
     impl FrameMeter {
-        fn takes_from(&mut self, bytes: &[u8], worth: Worth, now: Instant) -> bool {
-            self.takes(bytes, &mut OpenAnswers::new(), worth, now)
+        fn takes_from(&mut self, bytes: &[u8], credit: Credit, now: Instant) -> bool {
+            self.takes(bytes, &mut OpenAnswers::new(), credit, now)
         }
     }
 
@@ -347,7 +347,7 @@ mod tests {
                 begun().iter().chain(bytes).copied().collect::<Vec<_>>().chunks(piece).enumerate()
             {
                 let now = start + Duration::from_millis(number as u64);
-                assert!(meter.takes_from(piece, Worth::default(), now));
+                assert!(meter.takes_from(piece, Credit::default(), now));
             }
             meter.incomplete_since().is_some()
         });
@@ -377,12 +377,12 @@ mod tests {
         let mut meter = FrameMeter::new();
         let start = meter.refilled;
         let at = |second: u64| start + Duration::from_secs(second);
-        assert!(meter.takes_from(&begun(), Worth::default(), at(0)));
+        assert!(meter.takes_from(&begun(), Credit::default(), at(0)));
         let (open, last) = (flagged(HEADERS, 0, 1, 4), flagged(CONTINUATION, END_HEADERS, 1, 4));
-        assert!(meter.takes_from(&open, Worth::default(), at(1)));
-        assert!(meter.takes_from(&flagged(CONTINUATION, 0, 1, 4), Worth::default(), at(5)));
+        assert!(meter.takes_from(&open, Credit::default(), at(1)));
+        assert!(meter.takes_from(&flagged(CONTINUATION, 0, 1, 4), Credit::default(), at(5)));
         assert_eq!(meter.incomplete_since(), Some(at(1)));
-        assert!(meter.takes_from(&[&last[..], &open].concat(), Worth::default(), at(9)));
+        assert!(meter.takes_from(&[&last[..], &open].concat(), Credit::default(), at(9)));
         assert_eq!(meter.incomplete_since(), Some(at(9)));
     }
 
@@ -403,19 +403,19 @@ mod tests {
         let mut meter = FrameMeter::new();
         let reset = [begun(), flagged(RST_STREAM, 0, 7, 4)].concat();
         let now = meter.refilled;
-        assert!(meter.takes(&reset, &mut answers, Worth::default(), now));
+        assert!(meter.takes(&reset, &mut answers, Credit::default(), now));
         assert_eq!(answers.count(), 0);
     }
 
     /// How many of these frames a connection takes, in pieces of this size.
-    fn taken(frame: &[u8], piece: usize, worth: Worth) -> usize {
+    fn taken(frame: &[u8], piece: usize, credit: Credit) -> usize {
         let mut meter = FrameMeter::new();
         let now = meter.refilled;
-        assert!(meter.takes_from(&begun(), worth, now));
+        assert!(meter.takes_from(&begun(), credit, now));
         let mut frames = 1;
         while frames < 50_000 {
             for piece in frame.chunks(piece) {
-                if !meter.takes_from(piece, worth, now) {
+                if !meter.takes_from(piece, credit, now) {
                     return frames;
                 }
             }
@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn frames_that_carry_nothing_end_and_others_do_not() {
-        let none = Worth::default();
+        let none = Credit::default();
         for piece in [1, 2, 8, 9, 10, 1000] {
             for kind in [2, 3, 4, 6, 9, 0x55] {
                 assert_eq!(taken(&frame(kind, 8), piece, none), 2000, "{kind} in {piece}s");
@@ -442,15 +442,15 @@ mod tests {
     fn two_windows_for_each_frame_that_was_written_are_no_flood_and_more_are() {
         let (mut meter, mut answers) = (FrameMeter::new(), OpenAnswers::new());
         let now = meter.refilled;
-        assert!(meter.takes(&begun(), &mut answers, Worth::default(), now));
+        assert!(meter.takes(&begun(), &mut answers, Credit::default(), now));
         let window = frame(WINDOW_UPDATE, 4);
         for _ in 0..200_000 {
             assert!(answers.wrote(&frame(DATA, 1)));
-            assert!(meter.takes(&window.repeat(2), &mut answers, Worth::default(), now));
+            assert!(meter.takes(&window.repeat(2), &mut answers, Credit::default(), now));
         }
         // Empty frames earn nothing.
         answers.wrote(&frame(DATA, 0).repeat(50_000));
-        assert!(!meter.takes(&window.repeat(16 * 2000), &mut answers, Worth::default(), now));
+        assert!(!meter.takes(&window.repeat(16 * 2000), &mut answers, Credit::default(), now));
     }
 
     #[test]
@@ -469,18 +469,18 @@ mod tests {
     #[test]
     fn work_earns_frames_and_so_does_time_within_bounds() {
         let ping = frame(6, 8);
-        assert_eq!(taken(&ping, 100, Worth { requests: 10, ..Worth::default() }), 2080);
-        assert_eq!(taken(&ping, 100, Worth { requests: 0, frames: 10, bytes: 10 * 1024 }), 2050);
-        assert_eq!(taken(&ping, 100, Worth { bytes: usize::MAX, ..Worth::default() }), 20_000);
+        assert_eq!(taken(&ping, 100, Credit { requests: 10, ..Credit::default() }), 2080);
+        assert_eq!(taken(&ping, 100, Credit { requests: 0, frames: 10, bytes: 10 * 1024 }), 2050);
+        assert_eq!(taken(&ping, 100, Credit { bytes: usize::MAX, ..Credit::default() }), 20_000);
         let mut meter = FrameMeter::new();
         let start = meter.refilled;
-        assert!(meter.takes_from(&begun(), Worth::default(), start));
+        assert!(meter.takes_from(&begun(), Credit::default(), start));
         let pings = ping.repeat(100);
         // Two hundred a second for an hour are nobody's harm.
         for half_second in 0..7200 {
             assert!(meter.takes_from(
                 &pings,
-                Worth::default(),
+                Credit::default(),
                 start + Duration::from_millis(500) * half_second
             ));
         }

@@ -18,9 +18,9 @@ use super::conn::{REFUSAL_TIME, watch_idle};
 use super::presence::Peered;
 use super::streams::{OUR_ANSWER_TIME, StreamExecutor};
 use super::wire::Wire;
+use crate::activity::ConnectionActivity;
 use crate::alarm::Alarm;
 use crate::config::Limits;
-use crate::exchange::Exchanges;
 use crate::proxy::{self, Peer, StreamRefused};
 
 /// Streams that a client may have open on a connection.
@@ -70,21 +70,21 @@ where
     let is_over_limit = peer.over_limit.is_some();
     let allowance = if peer.is_trusted { PROXYS } else { CLIENTS };
     let peer = Arc::new(peer);
-    let exchanges = peer.exchanges.clone();
+    let activity = peer.activity.clone();
     // In a box, which goes when the head of the answer is there: a stream whose client takes nothing holds little.
     let service = service_fn(move |request| {
         let peer = peer.clone();
         Box::pin(async move {
-            match peer.exchanges.refuses_new() {
+            match peer.activity.refuses_new() {
                 true => Err(StreamRefused),
                 false => proxy::serve(peer, request).await,
             }
         })
     });
-    let streams = StreamExecutor { limit: limits.client_stall_timeout, exchanges: exchanges.clone() };
+    let streams = StreamExecutor { limit: limits.client_stall_timeout, activity: activity.clone() };
     let connection = builder(streams, &limits, &allowance).serve_connection(TokioIo::new(wire), service);
     let mut connection = Box::pin(connection);
-    let idle = watch_idle(&exchanges, limits.idle_timeout, Exchanges::are_over);
+    let idle = watch_idle(&activity, limits.idle_timeout, ConnectionActivity::has_nothing_to_send);
     // What is refused whatever it asks goes, though HTTP/2 has no `Connection: close`.
     let expelled = async {
         match is_over_limit {
@@ -95,10 +95,10 @@ where
     let mut tails = Tails::new(limits.client_stall_timeout);
     let is_abused = tokio::select! {
         biased;
-        ended = taking_turns(connection.as_mut(), &exchanges) => return ended.map_err(io::Error::other),
+        ended = taking_turns(connection.as_mut(), &activity) => return ended.map_err(io::Error::other),
         () = expelled => return Ok(()),
-        () = poll_fn(|cx| exchanges.stranger.poll_out_of_patience(cx)) => true,
-        () = poll_fn(|cx| tails.poll_stalled(cx, &exchanges)) => true,
+        () = poll_fn(|cx| activity.unauthenticated_use.poll_out_of_patience(cx)) => true,
+        () = poll_fn(|cx| tails.poll_stalled(cx, &activity)) => true,
         _stopped = shutdown.wait_for(|stop| *stop) => false,
         () = idle => false,
     };
@@ -106,26 +106,26 @@ where
     // A client that never closes its side is not waited for.
     let farewell = async {
         if is_abused {
-            exchanges.refuse_new();
+            activity.refuse_new();
             return sleep(ABUSE_GRACE).await;
         }
         // A request may cross our GOAWAY. One that comes later is of a client that does not heed it.
         sleep(FAREWELL_GRACE).await;
-        exchanges.refuse_new();
-        watch_idle(&exchanges, FAREWELL_GRACE, Exchanges::are_over).await;
+        activity.refuse_new();
+        watch_idle(&activity, FAREWELL_GRACE, ConnectionActivity::has_nothing_to_send).await;
     };
     tokio::select! {
         biased;
-        ended = taking_turns(connection.as_mut(), &exchanges) => ended.map_err(io::Error::other),
+        ended = taking_turns(connection.as_mut(), &activity) => ended.map_err(io::Error::other),
         () = farewell => Ok(()),
-        () = poll_fn(|cx| tails.poll_stalled(cx, &exchanges)) => Ok(()),
+        () = poll_fn(|cx| tails.poll_stalled(cx, &activity)) => Ok(()),
     }
 }
 
 /// Drives a connection, and has its wire know of each turn: within one, hyper reads as often as there are streams to begin.
-async fn taking_turns<F: Future>(mut connection: Pin<&mut F>, exchanges: &Exchanges) -> F::Output {
+async fn taking_turns<F: Future>(mut connection: Pin<&mut F>, activity: &ConnectionActivity) -> F::Output {
     poll_fn(|cx| {
-        exchanges.note_turn();
+        activity.note_turn();
         connection.as_mut().poll(cx)
     })
     .await
@@ -150,9 +150,9 @@ impl Tails {
     }
 
     /// Ready when the client has taken nothing of them for too long.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>, exchanges: &Exchanges) -> Poll<()> {
-        let unsent = exchanges.unsent();
-        if unsent.0 == 0 || !exchanges.are_none() {
+    fn poll_stalled(&mut self, cx: &mut Context<'_>, activity: &ConnectionActivity) -> Poll<()> {
+        let unsent = activity.unsent();
+        if unsent.0 == 0 || !activity.has_no_request() {
             self.since = None;
             return Poll::Pending;
         }
@@ -160,7 +160,7 @@ impl Tails {
         let (first, last) = self.since.unwrap_or((now, now));
         let last = if unsent == self.seen { last } else { now };
         (self.since, self.seen) = (Some((first, last)), unsent);
-        let by = match exchanges.stranger.is_known() {
+        let by = match activity.unauthenticated_use.is_known() {
             true => last + self.limit,
             false => (last + OUR_ANSWER_TIME).min(first + STRANGER_TIME),
         };

@@ -22,11 +22,11 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 
-use super::crowd::{Crowd, Member};
+use super::connections_by_address::{ConnectionsByAddress, Member};
 use super::inherited::Inherited;
 use super::tls::Swappable;
+use crate::activity::ConnectionActivity;
 use crate::config::Address;
-use crate::exchange::Exchanges;
 use crate::proxy::Gateway;
 
 /// The kernel's queue of connections that nobody has accepted yet.
@@ -78,7 +78,7 @@ pub(crate) struct Accepted {
     /// The address has more than this many: every request is refused.
     pub(crate) over_limit: Option<usize>,
     /// The requests that will be in service on it.
-    pub(crate) exchanges: Arc<Exchanges>,
+    pub(crate) activity: Arc<ConnectionActivity>,
     /// It is a trusted proxy's, which many clients share: it makes room for no other one.
     pub(crate) is_trusted: bool,
 }
@@ -165,7 +165,7 @@ fn is_abandoned(path: &Path) -> bool {
 pub(crate) struct Intake<A> {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) permits: Arc<Semaphore>,
-    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) crowd: Arc<ConnectionsByAddress>,
     pub(crate) assign: A,
 }
 
@@ -190,21 +190,21 @@ impl<A: Fn(Accepted)> Intake<A> {
             return;
         }
         let tls = tls.map(|tls| tls.load().config.clone());
-        let exchanges = Arc::<Exchanges>::default();
+        let activity = Arc::<ConnectionActivity>::default();
         if !is_trusted {
-            self.gateway.guests.enter(peer, &exchanges);
+            self.gateway.unauthenticated.enter(peer, &activity);
         }
-        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, exchanges, is_trusted });
+        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, activity, is_trusted });
     }
 
     /// A place for a connection that is queued, if one is free; `None` where a connection would make room for it.
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        let guests = &self.gateway.guests;
+        let unauthenticated = &self.gateway.unauthenticated;
         loop {
-            let one_more = guests.one_more();
+            let one_more = unauthenticated.one_more();
             match self.permits.clone().try_acquire_owned() {
                 Ok(permit) => return Some(permit),
-                Err(_) if guests.may_make_room() => return None,
+                Err(_) if unauthenticated.may_make_room() => return None,
                 Err(_) => {}
             }
             // Under overload, callers queue in the kernel, not in our memory.
@@ -216,10 +216,10 @@ impl<A: Fn(Accepted)> Intake<A> {
 
     /// A place for a connection from this address, for which another one makes room.
     async fn place_of_another(&self, peer: Option<IpAddr>) -> Option<OwnedSemaphorePermit> {
-        let guests = &self.gateway.guests;
+        let unauthenticated = &self.gateway.unauthenticated;
         loop {
-            let one_more = guests.one_more();
-            let makes_room = guests.make_room(peer);
+            let one_more = unauthenticated.one_more();
+            let makes_room = unauthenticated.make_room(peer);
             let others = async { if makes_room { pending().await } else { one_more.await } };
             if let Some(permit) = self.free_place(others).await {
                 return permit;

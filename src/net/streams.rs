@@ -14,9 +14,9 @@ use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 
 use super::wire::STRANGER_STALL;
-use crate::exchange::Exchanges;
-use crate::exchange::cut::{self, Cut};
-use crate::exchange::turn::{self, StreamCut, Turn};
+use crate::activity::ConnectionActivity;
+use crate::activity::blocked::{self, BlockedOn, StreamCut};
+use crate::activity::cut::{self, CutReason};
 use crate::upstream::stall::StallTimer;
 
 /// An answer of our own is small. A client that makes no room for it within this time does not want it.
@@ -28,7 +28,7 @@ pub(super) struct StreamExecutor {
     /// The longest time that a client may take nothing of upstream's answer.
     pub(super) limit: Duration,
     /// Those of the connection.
-    pub(super) exchanges: Arc<Exchanges>,
+    pub(super) activity: Arc<ConnectionActivity>,
 }
 
 impl<F> Executor<F> for StreamExecutor
@@ -36,7 +36,7 @@ where
     F: Future + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        drop(tokio::spawn(Watched::new(stream, self.limit, self.exchanges.clone())));
+        drop(tokio::spawn(Watched::new(stream, self.limit, self.activity.clone())));
     }
 }
 
@@ -45,23 +45,23 @@ pin_project! {
     struct Watched<F> {
         #[pin]
         stream: Option<F>,
-        turn: Turn,
+        turn: BlockedOn,
         limit: Duration,
         stall: StallTimer,
         cut: Option<Arc<StreamCut>>,
-        exchanges: Arc<Exchanges>,
+        activity: Arc<ConnectionActivity>,
     }
 }
 
 impl<F> Watched<F> {
-    fn new(stream: F, limit: Duration, exchanges: Arc<Exchanges>) -> Self {
+    fn new(stream: F, limit: Duration, activity: Arc<ConnectionActivity>) -> Self {
         Watched {
             stream: Some(stream),
-            turn: Turn::Upstream,
+            turn: BlockedOn::Upstream,
             limit,
             stall: StallTimer::new(limit),
             cut: None,
-            exchanges,
+            activity,
         }
     }
 }
@@ -71,12 +71,12 @@ impl<F: Future> Future for Watched<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        let _of_another_stream = (turn::look(), turn::asked_cut());
+        let _of_another_stream = (blocked::take(), blocked::asked_cut());
         let Some(stream) = this.stream.as_mut().as_pin_mut() else { return Poll::Ready(()) };
         if stream.poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        if let Some(cut) = turn::asked_cut() {
+        if let Some(cut) = blocked::asked_cut() {
             *this.cut = Some(cut);
         }
         if let Some(cut) = this.cut
@@ -85,10 +85,12 @@ impl<F: Future> Future for Watched<F> {
             cut::because(why, || this.stream.set(None));
             return Poll::Ready(());
         }
-        if let Some(turn) = turn::look() {
+        if let Some(turn) = blocked::take() {
             match turn {
-                Turn::ClientOfOurs if *this.turn != turn => *this.stall = StallTimer::new(OUR_ANSWER_TIME),
-                Turn::ClientWithoutKey if *this.turn != turn => {
+                BlockedOn::ClientOfOurs if *this.turn != turn => {
+                    *this.stall = StallTimer::new(OUR_ANSWER_TIME)
+                }
+                BlockedOn::ClientWithoutKey if *this.turn != turn => {
                     *this.stall = StallTimer::new(STRANGER_STALL.min(*this.limit));
                 }
                 _ => {}
@@ -97,12 +99,14 @@ impl<F: Future> Future for Watched<F> {
             this.stall.progressed();
         }
         let why = match this.turn {
-            Turn::Upstream => return Poll::Pending,
-            Turn::Client | Turn::ClientWithoutKey | Turn::ClientOfOurs => Cut::ClientStalled,
+            BlockedOn::Upstream => return Poll::Pending,
+            BlockedOn::Client | BlockedOn::ClientWithoutKey | BlockedOn::ClientOfOurs => {
+                CutReason::ClientStalled
+            }
         };
         ready!(this.stall.poll_stalled(cx));
-        if *this.turn == Turn::ClientOfOurs {
-            this.exchanges.stranger.note_abuse();
+        if *this.turn == BlockedOn::ClientOfOurs {
+            this.activity.unauthenticated_use.note_abuse();
         }
         cut::because(why, || this.stream.set(None));
         Poll::Ready(())
@@ -118,14 +122,14 @@ mod tests {
     use super::*;
 
     /// A stream whose body is polled as it is told to be, by each poll of its own.
-    struct Scripted(Vec<Option<Turn>>);
+    struct Scripted(Vec<Option<BlockedOn>>);
 
     impl Future for Scripted {
         type Output = ();
 
         fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
             if let Some(Some(turn)) = self.0.pop() {
-                turn::leave(turn);
+                blocked::record(turn);
             }
             Poll::Pending
         }
@@ -134,29 +138,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_given_up_and_upstream_has_its_own_time() {
         let limit = Duration::from_secs(10);
-        let watched = |script: &[Option<Turn>]| {
+        let watched = |script: &[Option<BlockedOn>]| {
             let stream = Scripted(script.iter().rev().copied().collect());
             Watched::new(stream, limit, Arc::default())
         };
         let started = Instant::now();
-        watched(&[None, Some(Turn::Client)]).await_with(Duration::from_secs(1)).await;
+        watched(&[None, Some(BlockedOn::Client)]).await_with(Duration::from_secs(1)).await;
         assert_eq!(started.elapsed(), Duration::from_secs(11), "from the second poll on");
-        let waits_for_upstream = watched(&[Some(Turn::Client), Some(Turn::Upstream)]);
+        let waits_for_upstream = watched(&[Some(BlockedOn::Client), Some(BlockedOn::Upstream)]);
         let polled = tokio::time::timeout(limit * 100, waits_for_upstream.await_with(limit / 2)).await;
         assert!(polled.is_err(), "it is upstream's turn");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_of_our_own_is_given_up_sooner_and_counts_against_the_connection() {
-        let exchanges = Arc::<Exchanges>::default();
+        let activity = Arc::<ConnectionActivity>::default();
         let started = Instant::now();
         for _ in 0..64 {
-            let stream = Scripted(vec![Some(Turn::ClientOfOurs)]);
-            let watched = Watched::new(stream, Duration::from_secs(75), exchanges.clone());
+            let stream = Scripted(vec![Some(BlockedOn::ClientOfOurs)]);
+            let watched = Watched::new(stream, Duration::from_secs(75), activity.clone());
             watched.await_with(OUR_ANSWER_TIME).await;
         }
         assert_eq!(started.elapsed(), 64 * OUR_ANSWER_TIME);
-        std::future::poll_fn(|cx| exchanges.stranger.poll_out_of_patience(cx)).await;
+        std::future::poll_fn(|cx| activity.unauthenticated_use.poll_out_of_patience(cx)).await;
     }
 
     #[tokio::test]
@@ -168,12 +172,12 @@ mod tests {
             let (ended, asked) = (ended.clone(), asked.clone());
             executor.execute(async move {
                 let _told = Told(number, ended);
-                let _there = asked.send(turn::ask_for_cut());
+                let _there = asked.send(blocked::ask_for_cut());
                 std::future::pending::<()>().await;
             });
             cuts.push(handles.recv().await.unwrap());
         }
-        cuts[1].cut(Cut::Revoked);
+        cuts[1].cut(CutReason::Revoked);
         assert_eq!(ends.recv().await, Some(1));
         assert!(ends.try_recv().is_err());
     }
@@ -187,7 +191,7 @@ mod tests {
     }
 
     fn executor() -> StreamExecutor {
-        StreamExecutor { limit: Duration::from_secs(1), exchanges: Arc::default() }
+        StreamExecutor { limit: Duration::from_secs(1), activity: Arc::default() }
     }
 
     impl Watched<Scripted> {

@@ -20,13 +20,13 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::frames::{FrameMeter, OpenAnswers, Worth, with_header_list};
+use super::frames::{Credit, FrameMeter, OpenAnswers, with_header_list};
 use super::linger::Linger;
 use super::phase::{HeadSeen, Phase, WireTimeouts};
 use super::presence::Peered;
+use crate::activity::ConnectionActivity;
+use crate::activity::cut::CutReason;
 use crate::alarm::Alarm;
-use crate::exchange::Exchanges;
-use crate::exchange::cut::Cut;
 
 /// Makes the answer in the place of one of hyper's own refusals. Gets hyper's status, and what has come of the head.
 pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
@@ -50,7 +50,7 @@ pub(crate) struct Wire<S: Peered> {
     stream: S,
     /// Bytes read ahead, to tell HTTP/1 from HTTP/2; hyper gets them first.
     ahead: Bytes,
-    exchanges: Arc<Exchanges>,
+    activity: Arc<ConnectionActivity>,
     timeouts: WireTimeouts,
     /// `None` under HTTP/2, where hyper's refusals are frames of h2's own.
     refuse: Option<Refuse>,
@@ -97,13 +97,18 @@ pub(crate) struct Wire<S: Peered> {
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// A wire for a new connection, from which `ahead` was read already.
-    pub(crate) fn new(stream: S, ahead: Bytes, exchanges: Arc<Exchanges>, timeouts: WireTimeouts) -> Self {
+    pub(crate) fn new(
+        stream: S,
+        ahead: Bytes,
+        activity: Arc<ConnectionActivity>,
+        timeouts: WireTimeouts,
+    ) -> Self {
         let seen = HeadSeen::default().and(&ahead);
         let first_bytes_by = ahead.is_empty().then(|| Instant::now() + timeouts.header);
         Wire {
             stream,
             ahead,
-            exchanges,
+            activity,
             timeouts,
             refuse: None,
             queued: Bytes::new(),
@@ -139,7 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     ///
     /// What the system or TLS said.
     pub(crate) async fn rest(&mut self, unparsed: Bytes) -> io::Result<bool> {
-        self.exchanges.note_rest(false);
+        self.activity.note_rest(false);
         if let Phase::Idle { since } = self.phase
             && !HeadSeen::is_blank(&unparsed)
         {
@@ -180,11 +185,11 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
 
     /// Notes a request that was served since the last look: the connection idles from here on.
     fn look(&mut self) {
-        let begun = self.exchanges.begun();
+        let begun = self.activity.begun();
         if begun != self.seen {
             self.seen = begun;
             self.has_rest = false;
-            self.exchanges.note_rest(false);
+            self.activity.note_rest(false);
             let since = Instant::now();
             self.phase = match self.next_head.take().filter(|(of, _)| *of == begun) {
                 Some((_, seen)) => Phase::Head { since, seen },
@@ -194,12 +199,12 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     }
 
     fn look_for_bare_lf(&mut self, bytes: &[u8]) {
-        if self.exchanges.has_bare_lf() {
+        if self.activity.has_bare_lf() {
             return;
         }
         let before = |at: usize| at.checked_sub(1).map_or(Some(&self.last_byte), |at| bytes.get(at));
         if memchr::memchr_iter(b'\n', bytes).any(|at| before(at) != Some(&b'\r')) {
-            self.exchanges.note_bare_lf();
+            self.activity.note_bare_lf();
         }
         self.last_byte = bytes.last().copied().unwrap_or(self.last_byte);
     }
@@ -211,12 +216,12 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             return;
         }
         if !HeadSeen::is_blank(bytes) {
-            self.exchanges.note_rest(false);
+            self.activity.note_rest(false);
         }
         self.look_for_bare_lf(bytes);
-        if !self.exchanges.are_none() {
-            if !self.exchanges.may_be_sending() && !HeadSeen::is_blank(bytes) {
-                let begun = self.exchanges.begun();
+        if !self.activity.has_no_request() {
+            if !self.activity.may_be_sending() && !HeadSeen::is_blank(bytes) {
+                let begun = self.activity.begun();
                 let before = self.next_head.filter(|(of, _)| *of == begun).unwrap_or_default().1;
                 self.next_head = Some((begun, before.and(bytes)));
             }
@@ -234,7 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             let head_by = owed_since.map(|since| since + self.timeouts.header);
             return head_by.into_iter().chain(self.first_bytes_by).min();
         }
-        if !self.exchanges.are_none() {
+        if !self.activity.has_no_request() {
             return None;
         }
         self.look();
@@ -251,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         {
             ready!(self.alarm.poll(cx, since + REST_AFTER));
             self.has_rest = true;
-            self.exchanges.note_rest(true);
+            self.activity.note_rest(true);
         }
         self.alarm.poll(cx, deadline)
     }
@@ -259,16 +264,16 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// Ends a connection that floods us with frames.
     fn meter(&mut self, bytes: &[u8]) -> Poll<io::Result<()>> {
         let Some(frames) = &mut self.frames else { return Poll::Ready(Ok(())) };
-        let (answered, sent) = self.exchanges.handed_out();
-        let worth = Worth { requests: self.exchanges.begun(), frames: answered, bytes: sent };
+        let (answered, sent) = self.activity.handed_out();
+        let credit = Credit { requests: self.activity.begun(), frames: answered, bytes: sent };
         let Frames { received, answers } = &mut **frames;
         let resets = received.resets();
-        let goes_on = received.takes(bytes, answers, worth, std::time::Instant::now());
-        if received.resets() > resets && !self.exchanges.stranger.is_known() {
+        let goes_on = received.takes(bytes, answers, credit, std::time::Instant::now());
+        if received.resets() > resets && !self.activity.unauthenticated_use.is_known() {
             // h2 counts those that were reset before they were begun, which in small turns are few.
-            (resets..received.resets()).for_each(|_| self.exchanges.stranger.note_abuse());
+            (resets..received.resets()).for_each(|_| self.activity.unauthenticated_use.note_abuse());
         }
-        self.exchanges.note_unsent(answers.count(), false);
+        self.activity.note_unsent(answers.count(), false);
         match goes_on {
             true => Poll::Ready(Ok(())),
             false => Poll::Ready(Err(io::Error::other("a flood of HTTP/2 frames that carry nothing"))),
@@ -279,15 +284,15 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     fn wrote(&mut self, bytes: &[u8]) {
         if let Some(frames) = &mut self.frames {
             let has_data = frames.answers.wrote(bytes);
-            self.exchanges.note_unsent(frames.answers.count(), has_data);
+            self.activity.note_unsent(frames.answers.count(), has_data);
         }
     }
 
     /// Fails once a client has left behind bytes that hyper does not read: those of a body while upstream takes
     /// nothing, or of a next request. hyper would notice only much later.
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let is_not_ours = self.refuse.is_none() || self.exchanges.is_tunnel();
-        if is_not_ours || self.is_watched || self.exchanges.are_none() {
+        let is_not_ours = self.refuse.is_none() || self.activity.is_tunnel();
+        if is_not_ours || self.is_watched || self.activity.has_no_request() {
             self.probe_at = None;
             self.behind_since = None;
             return Poll::Ready(Ok(()));
@@ -309,7 +314,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
 
     /// Whether so much has been unread behind a whole request for so long that an end could not have arrived.
     fn hides_its_end(&mut self, now: Instant) -> bool {
-        if self.exchanges.may_be_sending() || self.stream.unread() <= MOST_BEHIND {
+        if self.activity.may_be_sending() || self.stream.unread() <= MOST_BEHIND {
             self.behind_since = None;
             return false;
         }
@@ -318,7 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
 
     /// Whether what hyper writes now is a refusal of its own.
     fn is_refusal(&mut self) -> bool {
-        self.refuse.is_some() && self.exchanges.is_quiet()
+        self.refuse.is_some() && self.activity.is_quiet()
     }
 
     /// Swallows hyper's refusal and queues ours.
@@ -337,7 +342,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// From here on the connection ends. One that rested instead would begin anew behind what was refused.
     fn closes(&mut self) {
         self.is_closing = true;
-        self.exchanges.note_rest(false);
+        self.activity.note_rest(false);
     }
 
     /// Queues hyper's settings, with our size of a header list in the place of hyper's own. Says whether `hypers` were
@@ -383,14 +388,14 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             return polled;
         }
         let since = *self.write_blocked.get_or_insert_with(Instant::now);
-        let limit = match (self.exchanges.is_quiet(), self.exchanges.stranger.is_known()) {
+        let limit = match (self.activity.is_quiet(), self.activity.unauthenticated_use.is_known()) {
             (true, true) => self.timeouts.idle,
             (true, false) => self.timeouts.idle.min(STRANGER_STALL),
             (false, true) => self.timeouts.client_stall,
             (false, false) => self.timeouts.client_stall.min(STRANGER_STALL),
         };
         ready!(self.alarm.poll(cx, since + limit));
-        self.exchanges.ends_for(Cut::ClientStalled);
+        self.activity.ends_for(CutReason::ClientStalled);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -402,7 +407,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let is_in_pieces = this.frames.is_some() && !this.exchanges.stranger.is_known();
+        let is_in_pieces = this.frames.is_some() && !this.activity.unauthenticated_use.is_known();
         if this.frames.is_some() && !this.has_turn(is_in_pieces) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -444,7 +449,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
 
 impl<S: Peered> Drop for Wire<S> {
     fn drop(&mut self) {
-        if self.exchanges.is_broken_off() {
+        if self.activity.is_broken_off() {
             self.stream.reset();
         }
     }

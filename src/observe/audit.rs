@@ -8,7 +8,7 @@ use std::time::Instant;
 use http::Method;
 use serde::Serialize;
 
-use super::strangers::{Kind, Source};
+use super::line_quotas::{Kind, LineSource};
 use super::{LogWriter, Logs, optional, shown, timestamp, with_sources};
 use crate::denial::Denial;
 
@@ -94,11 +94,11 @@ pub(super) fn suspected(writer: &LogWriter, subject: Subject<'_>, suspicion: Sus
 /// Tells that somebody was refused at the admin listener. `is_known`: they have shown the admin token, or a key.
 pub(crate) fn refused_at_admin(logs: &Logs, denial: &Denial, is_known: bool, subject: Subject<'_>) {
     let Some(writer) = logs.audit.as_ref().filter(|_| is_of_caller(denial)) else { return };
-    let (source, now) = (Source::address(subject.client), Instant::now());
-    if is_known || logs.strangers.may_tell(&source, now) {
+    let (source, now) = (LineSource::address(subject.client), Instant::now());
+    if is_known || logs.line_quotas.may_tell(&source, now) {
         refused(writer, subject, denial);
     } else {
-        logs.strangers.leave_out(Kind::Audit, &source, now);
+        logs.line_quotas.leave_out(Kind::Audit, &source, now);
     }
 }
 

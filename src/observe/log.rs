@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
-use super::strangers::{Kind, LeftOut, Source, Strangers};
+use super::line_quotas::{Kind, LeftOut, LineQuotas, LineSource};
 use super::timestamp;
 use super::trace::Tracer;
 use crate::config::{Log, LogFormat, LogTarget};
@@ -37,7 +37,7 @@ pub(crate) struct Logs {
     /// The threads of the process, those of the logs among them.
     pub(crate) threads: Threads,
     /// How many requests without a good key have lines.
-    pub(crate) strangers: Arc<Strangers>,
+    pub(crate) line_quotas: Arc<LineQuotas>,
     /// Where spans go, if anywhere.
     pub(super) traces: Option<Arc<Tracer>>,
     /// All destinations, with their names.
@@ -66,13 +66,13 @@ impl Logs {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.tell_left_out(self.strangers.ended(Some(Instant::now())));
+            self.tell_left_out(self.line_quotas.ended(Some(Instant::now())));
         }
     }
 
     /// Tells of the lines that were left out and not told of yet: the process ends.
     pub(crate) fn tell_left_out_at_the_end(&self) {
-        self.tell_left_out(self.strangers.ended(None));
+        self.tell_left_out(self.line_quotas.ended(None));
     }
 
     fn tell_left_out(&self, all: Vec<LeftOut>) {
@@ -89,7 +89,7 @@ impl Logs {
 
     /// Lines about strangers that were left out since the start, by log.
     pub(crate) fn left_out(&self) -> [(&'static str, u64); 2] {
-        Kind::ALL.map(|kind| (kind.name(), self.strangers.left_out(kind)))
+        Kind::ALL.map(|kind| (kind.name(), self.line_quotas.left_out(kind)))
     }
 
     /// Lines that nobody will read, by destination.
@@ -123,7 +123,7 @@ impl LeftOutLine {
             Kind::Audit => ("audit", Some("left_out")),
         };
         let client = match left_out.of {
-            Some(Source::Address(address)) => Some(address),
+            Some(LineSource::Address(address)) => Some(address),
             _ => None,
         };
         let timestamp = timestamp();

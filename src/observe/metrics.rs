@@ -36,7 +36,7 @@ pub(crate) struct Scrape {
     pub(crate) key_ids: BTreeMap<usize, Arc<str>>,
     pub(crate) reloads: State,
     pub(crate) keys: Keys,
-    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<EndpointSample>,
     pub(crate) certificates: Vec<Certificate>,
     /// Lines that nobody will read, by destination.
     pub(crate) lost_lines: Vec<(String, u64)>,
@@ -59,13 +59,13 @@ pub(crate) struct Keys {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Endpoint {
+pub(crate) struct EndpointSample {
     pub(crate) upstream: Arc<str>,
     /// As configured.
     pub(crate) endpoint: String,
     /// The address, where the configuration has a name.
     pub(crate) address: Option<String>,
-    pub(crate) is_well: bool,
+    pub(crate) is_healthy: bool,
     /// Whether it has been asked yet.
     pub(crate) is_known: bool,
     /// Why it gets no requests, if it gets none.
@@ -75,7 +75,7 @@ pub(crate) struct Endpoint {
     pub(crate) in_flight: usize,
 }
 
-impl Endpoint {
+impl EndpointSample {
     fn labels(&self) -> Vec<(&str, &str)> {
         let address = self.address.as_deref().map(|address| ("address", address));
         [("upstream", &*self.upstream), ("endpoint", &*self.endpoint)].into_iter().chain(address).collect()
@@ -179,7 +179,7 @@ impl Scrape {
         let mut family = sheet
             .gauge("endpoint_up", "0 where an endpoint can't be connected to, or fails its health check")?;
         for endpoint in &self.endpoints {
-            valued(&mut family, &endpoint.labels(), if endpoint.is_well { 1.0 } else { 0.0 })?;
+            valued(&mut family, &endpoint.labels(), if endpoint.is_healthy { 1.0 } else { 0.0 })?;
         }
         let mut family = sheet.gauge(
             "endpoint_look_up_failing",

@@ -1,7 +1,7 @@
 //! How a request ended, as its access line says: a closed set, decided here alone.
 
+use crate::activity::cut::CutReason;
 use crate::denial::Code;
-use crate::exchange::cut::Cut;
 
 /// Declares the closed set of outcomes: variant and word.
 macro_rules! outcomes {
@@ -53,19 +53,19 @@ impl Outcome {
     }
 
     /// Of a request that was dropped before it ended in any other way. `cut`: why the server did so, if it did.
-    pub(super) fn of_dropped(cut: Option<Cut>) -> Self {
+    pub(super) fn of_dropped(cut: Option<CutReason>) -> Self {
         cut.map_or(Outcome::ClientLeft, Outcome::from)
     }
 }
 
-impl From<Cut> for Outcome {
-    fn from(cut: Cut) -> Self {
+impl From<CutReason> for Outcome {
+    fn from(cut: CutReason) -> Self {
         match cut {
-            Cut::ClientStalled => Outcome::ClientStalled,
-            Cut::Revoked => Outcome::Revoked,
-            Cut::Expired | Cut::OutOfTime => Outcome::Expired,
-            Cut::Drained => Outcome::Drained,
-            Cut::MadeRoom => Outcome::Refused,
+            CutReason::ClientStalled => Outcome::ClientStalled,
+            CutReason::Revoked => Outcome::Revoked,
+            CutReason::Expired | CutReason::OutOfTime => Outcome::Expired,
+            CutReason::Drained => Outcome::Drained,
+            CutReason::MadeRoom => Outcome::Refused,
         }
     }
 }

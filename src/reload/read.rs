@@ -95,7 +95,7 @@ impl Reloader {
     fn read_keys(&self, config: &Config, ids: &IdSecret, at_fault: AtFault) -> Result<KeySet, Faults> {
         let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
         let (known, last_good) = (&self.gateway.keys, &self.last_good);
-        let reading = Reading { known, last_good, ids, at_fault, pace: Pace::Considerate };
+        let reading = Reading { known, last_good, ids, at_fault, pace: Pace::Background };
         if at_fault == AtFault::Refused { store.load_first(reading) } else { store.load(reading) }
     }
 

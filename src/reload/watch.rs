@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::ways::{Ways, expanded};
+use super::watch_set::{WatchSet, expanded};
 use crate::config::ReadFile;
 use crate::config::fault::{Fault, Faults};
 use crate::digest::Sha256;
@@ -52,7 +52,7 @@ pub(super) struct FileSet {
     /// As they are configured: a directory stands for the files in it.
     files: Vec<PathBuf>,
     /// What leads to them, as of the last watch.
-    ways: Ways,
+    ways: WatchSet,
     /// As they were when they were last taken, or refused.
     taken: Stamps,
     digest: Option<[u8; 32]>,
@@ -86,7 +86,7 @@ impl FileSet {
     /// Files whose state at the time they were read is `taken`; of `read` it is known what that was.
     pub(super) fn new(files: Vec<PathBuf>, taken: Stamps, read: &[ReadFile]) -> Self {
         let mut set = FileSet {
-            ways: Ways::to(&files),
+            ways: WatchSet::to(&files),
             files,
             taken,
             digest: None,
@@ -109,15 +109,15 @@ impl FileSet {
     }
 
     /// Finds out anew what leads to the files.
-    pub(super) fn ways(&mut self) -> &Ways {
-        self.ways = Ways::to(&self.files);
+    pub(super) fn ways(&mut self) -> &WatchSet {
+        self.ways = WatchSet::to(&self.files);
         &self.ways
     }
 
     /// Takes note of what the system told; says whether it is about one of the files, or a link to them.
     pub(super) fn heard(&mut self, touched: &Touched) -> bool {
         // Of a rename that names both, the second is where it went.
-        let named = touched.paths.last().filter(|path| self.ways.lead_over(path));
+        let named = touched.paths.last().filter(|path| self.ways.covers(path));
         match (touched.came_whole, named) {
             (Some(true), Some(path)) => {
                 self.in_place.remove(path);
@@ -130,7 +130,7 @@ impl FileSet {
             (_, None) if touched.paths.is_empty() => self.came_whole = false,
             _ => {}
         }
-        touched.paths.is_empty() || touched.paths.iter().any(|path| self.ways.lead_over(path))
+        touched.paths.is_empty() || touched.paths.iter().any(|path| self.ways.covers(path))
     }
 
     /// Something that was told of was not heard: no change is known to be whole.
@@ -275,18 +275,18 @@ pub(super) struct Directories {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     /// What leads to the files that matter. Directories above them may be busy with what does not.
-    ways: Arc<Mutex<Ways>>,
+    ways: Arc<Mutex<WatchSet>>,
 }
 
 impl Directories {
     /// Tells `told` of every change. Where the system offers no watch, looks at intervals must do.
     pub(super) fn new(told: impl Fn(Touched) + Send + 'static) -> Self {
-        let ways = Arc::new(Mutex::new(Ways::default()));
+        let ways = Arc::new(Mutex::new(WatchSet::default()));
         let known = ways.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let Some(touched) = event.ok().and_then(Touched::read) else { return };
             let ways = known.lock().unwrap_or_else(PoisonError::into_inner);
-            if touched.paths.is_empty() || touched.paths.iter().any(|path| ways.lead_over(path)) {
+            if touched.paths.is_empty() || touched.paths.iter().any(|path| ways.covers(path)) {
                 drop(ways);
                 told(touched);
             }
@@ -298,7 +298,7 @@ impl Directories {
     }
 
     /// Watches these entries' directories, and no others.
-    pub(super) fn watch(&mut self, ways: &Ways) {
+    pub(super) fn watch(&mut self, ways: &WatchSet) {
         let Some(watcher) = &mut self.watcher else { return };
         self.ways.lock().unwrap_or_else(PoisonError::into_inner).clone_from(ways);
         let parents = ways.entries.iter().filter_map(|entry| entry.parent());

@@ -17,20 +17,20 @@ use super::{Endpoint, Upstream};
 
 /// Why an endpoint is not well.
 #[derive(Debug)]
-pub(crate) enum Unfit {
+pub(crate) enum CheckFailure {
     Connecting(io::Error),
     Asking(hyper::Error),
     Answered(StatusCode),
     TookTooLong,
 }
 
-impl std::fmt::Display for Unfit {
+impl std::fmt::Display for CheckFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Unfit::Connecting(error) => write!(f, "can't connect: {error}"),
-            Unfit::Asking(error) => write!(f, "no answer: {error}"),
-            Unfit::Answered(status) => write!(f, "it answers {status}"),
-            Unfit::TookTooLong => f.write_str("no answer in time"),
+            CheckFailure::Connecting(error) => write!(f, "can't connect: {error}"),
+            CheckFailure::Asking(error) => write!(f, "no answer: {error}"),
+            CheckFailure::Answered(status) => write!(f, "it answers {status}"),
+            CheckFailure::TookTooLong => f.write_str("no answer in time"),
         }
     }
 }
@@ -46,17 +46,21 @@ pub(crate) async fn check(
     path: &PathAndQuery,
     upstream: &Upstream,
     limit: Duration,
-) -> Result<(), Unfit> {
+) -> Result<(), CheckFailure> {
     match tokio::time::timeout(limit, ask(endpoint, path, upstream)).await {
         Ok(Ok(status)) if status.is_success() || status.is_redirection() => Ok(()),
-        Ok(Ok(status)) => Err(Unfit::Answered(status)),
+        Ok(Ok(status)) => Err(CheckFailure::Answered(status)),
         Ok(Err(why)) => Err(why),
-        Err(_elapsed) => Err(Unfit::TookTooLong),
+        Err(_elapsed) => Err(CheckFailure::TookTooLong),
     }
 }
 
-async fn ask(endpoint: &Endpoint, path: &PathAndQuery, upstream: &Upstream) -> Result<StatusCode, Unfit> {
-    let Connected { socket, is_http2 } = connect(endpoint, false).await.map_err(Unfit::Connecting)?;
+async fn ask(
+    endpoint: &Endpoint,
+    path: &PathAndQuery,
+    upstream: &Upstream,
+) -> Result<StatusCode, CheckFailure> {
+    let Connected { socket, is_http2 } = connect(endpoint, false).await.map_err(CheckFailure::Connecting)?;
     let host = upstream.host.clone().unwrap_or_else(|| endpoint.authority());
     let mut request = Request::new(Empty::<Bytes>::new());
     if let Some(credential) = &upstream.credential {
@@ -67,14 +71,15 @@ async fn ask(endpoint: &Endpoint, path: &PathAndQuery, upstream: &Upstream) -> R
     if is_http2 {
         let scheme = if endpoint.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
         let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path.clone());
-        *request.uri_mut() = uri.build().map_err(|error| Unfit::Connecting(io::Error::other(error)))?;
+        *request.uri_mut() =
+            uri.build().map_err(|error| CheckFailure::Connecting(io::Error::other(error)))?;
         let handshake = http2::Builder::new(TokioExecutor::new()).handshake(io).await;
-        let (mut sender, connection) = handshake.map_err(Unfit::Asking)?;
+        let (mut sender, connection) = handshake.map_err(CheckFailure::Asking)?;
         return answered(sender.send_request(request), connection).await;
     }
     request.headers_mut().insert(HOST, host);
     *request.uri_mut() = Uri::from(path.clone());
-    let (mut sender, connection) = http1::handshake(io).await.map_err(Unfit::Asking)?;
+    let (mut sender, connection) = http1::handshake(io).await.map_err(CheckFailure::Asking)?;
     answered(sender.send_request(request), connection).await
 }
 
@@ -82,15 +87,15 @@ async fn ask(endpoint: &Endpoint, path: &PathAndQuery, upstream: &Upstream) -> R
 async fn answered<B>(
     asking: impl Future<Output = hyper::Result<http::Response<B>>>,
     connection: impl Future<Output = hyper::Result<()>>,
-) -> Result<StatusCode, Unfit> {
+) -> Result<StatusCode, CheckFailure> {
     let (asking, connection) = (std::pin::pin!(asking), std::pin::pin!(connection));
     match futures_util::future::select(asking, connection).await {
         futures_util::future::Either::Left((answer, _)) => {
-            answer.map(|answer| answer.status()).map_err(Unfit::Asking)
+            answer.map(|answer| answer.status()).map_err(CheckFailure::Asking)
         }
         futures_util::future::Either::Right((ended, asking)) => {
-            ended.map_err(Unfit::Asking)?;
-            asking.await.map(|answer| answer.status()).map_err(Unfit::Asking)
+            ended.map_err(CheckFailure::Asking)?;
+            asking.await.map(|answer| answer.status()).map_err(CheckFailure::Asking)
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) async fn over_tcp(
     stream.set_nodelay(true)?;
     super::socket::watch_over(&SockRef::from(&stream))?;
     let Some(tls) = &endpoint.tls else {
-        let is_http2 = matches!(endpoint.address, config::Endpoint::H2c(_));
+        let is_http2 = matches!(endpoint.address, config::EndpointAddress::H2c(_));
         return Ok(connected(Stream::Tcp(stream), is_http2));
     };
     let host = endpoint.address.host_and_port().map(|(host, _)| host);
@@ -58,7 +58,9 @@ pub(super) async fn over_tcp(
 
 async fn over_unix(endpoint: &Endpoint) -> io::Result<Connected> {
     match &endpoint.address {
-        config::Endpoint::Unix(path) => Ok(connected(Stream::Unix(UnixStream::connect(path).await?), false)),
+        config::EndpointAddress::Unix(path) => {
+            Ok(connected(Stream::Unix(UnixStream::connect(path).await?), false))
+        }
         _ => Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the endpoint has no address")),
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Endpoint {
     /// Tells pools apart; never used twice in a process.
     pub(crate) id: u64,
     /// The configured endpoint that it belongs to.
-    pub(crate) address: config::Endpoint,
+    pub(crate) address: config::EndpointAddress,
     /// Where it is connected to; `None` for a unix socket.
     pub(super) socket: Option<SocketAddr>,
     /// The configured endpoint is a name, and this is one of its addresses.
@@ -43,7 +43,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(address: &config::Endpoint, socket: Option<SocketAddr>, tls: Option<&ClientTls>) -> Self {
+    fn new(address: &config::EndpointAddress, socket: Option<SocketAddr>, tls: Option<&ClientTls>) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         Endpoint {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -89,7 +89,7 @@ impl std::fmt::Display for Endpoint {
 /// The endpoints that one configured endpoint stands for.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
-    pub(crate) address: config::Endpoint,
+    pub(crate) address: config::EndpointAddress,
     tls: Option<ClientTls>,
     members: Members,
 }
@@ -124,7 +124,7 @@ pub(crate) enum Looked {
 
 impl EndpointSet {
     fn new(
-        address: &config::Endpoint,
+        address: &config::EndpointAddress,
         tls: Option<&ClientTls>,
         wake: &Arc<Notify>,
         before: Option<&EndpointSet>,
@@ -176,8 +176,8 @@ impl EndpointSet {
     }
 
     /// Whether one of its endpoints is well.
-    pub(super) fn has_well(&self) -> bool {
-        !self.visit(|endpoint| !endpoint.health.is_well())
+    pub(super) fn has_healthy(&self) -> bool {
+        !self.visit(|endpoint| !endpoint.health.is_healthy())
     }
 
     pub(super) fn contains(&self, endpoint: &Arc<Endpoint>) -> bool {
@@ -223,7 +223,7 @@ impl EndpointSet {
 
 /// The endpoint of an address that is configured. With other TLS, connections must not be shared; health may be.
 fn member(
-    address: &config::Endpoint,
+    address: &config::EndpointAddress,
     socket: Option<SocketAddr>,
     tls: Option<&ClientTls>,
     before: Option<&EndpointSet>,
@@ -240,7 +240,7 @@ impl Named {
         host: &str,
         port: u16,
         wake: &Arc<Notify>,
-        address: &config::Endpoint,
+        address: &config::EndpointAddress,
         tls: Option<&ClientTls>,
         before: Option<&EndpointSet>,
     ) -> Self {
@@ -323,7 +323,7 @@ fn in_order(mut found: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
 /// All endpoints in use, by upstream and configured endpoint: a reload finds those again that it leaves as they were.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
-    known: Mutex<HashMap<(String, config::Endpoint), Arc<EndpointSet>>>,
+    known: Mutex<HashMap<(String, config::EndpointAddress), Arc<EndpointSet>>>,
     /// Wakes the look-ups.
     pub(crate) wake: Arc<Notify>,
 }
@@ -334,7 +334,7 @@ impl Endpoints {
     pub(super) fn find_or_make(
         &self,
         upstream: &str,
-        address: &config::Endpoint,
+        address: &config::EndpointAddress,
         tls: Option<&ClientTls>,
     ) -> Arc<EndpointSet> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -365,7 +365,7 @@ mod tests {
     }
 
     fn named() -> EndpointSet {
-        let address = config::Endpoint::Http("model.internal:81".to_owned());
+        let address = config::EndpointAddress::Http("model.internal:81".to_owned());
         EndpointSet::new(&address, None, &Arc::default(), None)
     }
 
@@ -412,13 +412,13 @@ mod tests {
     fn what_needs_no_look_up_is_one_endpoint() {
         let made = |address| EndpointSet::new(&address, None, &Arc::default(), None);
         for (address, socket) in [
-            (config::Endpoint::Http("127.0.0.1".to_owned()), "127.0.0.1:80"),
-            (config::Endpoint::Https("[::1]:8443".to_owned()), "[::1]:8443"),
-            (config::Endpoint::H2c("[::1]".to_owned()), "[::1]:80"),
+            (config::EndpointAddress::Http("127.0.0.1".to_owned()), "127.0.0.1:80"),
+            (config::EndpointAddress::Https("[::1]:8443".to_owned()), "[::1]:8443"),
+            (config::EndpointAddress::H2c("[::1]".to_owned()), "[::1]:80"),
         ] {
             let set = made(address);
             assert_eq!(set.fixed().unwrap().socket, Some(socket.parse().unwrap()));
         }
-        assert_eq!(made(config::Endpoint::Unix("/a".into())).fixed().unwrap().socket, None);
+        assert_eq!(made(config::EndpointAddress::Unix("/a".into())).fixed().unwrap().socket, None);
     }
 }

@@ -21,9 +21,9 @@ pub(crate) struct Health {
     in_flight: AtomicUsize,
     failures: AtomicU32,
     /// Its checks have failed,
-    is_unfit: AtomicBool,
+    is_failing_checks: AtomicBool,
     /// … and how.
-    why_unfit: Mutex<Option<String>>,
+    check_failure: Mutex<Option<String>>,
     /// Whether anything is known of it.
     is_known: AtomicBool,
     /// Milliseconds of the process's life, or [`WELL`].
@@ -63,34 +63,34 @@ impl Health {
         }
     }
 
-    pub(crate) fn is_well(&self) -> bool {
-        self.ejected_until.load(Ordering::Relaxed) == WELL && !self.is_unfit()
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) == WELL && !self.is_failing_checks()
     }
 
     /// Whether its checks have failed, so that it gets no requests.
-    pub(crate) fn is_unfit(&self) -> bool {
-        self.is_unfit.load(Ordering::Relaxed)
+    pub(crate) fn is_failing_checks(&self) -> bool {
+        self.is_failing_checks.load(Ordering::Relaxed)
     }
 
     /// What its checks have found: why it is unfit, or nothing. Says whether that is news.
-    pub(crate) fn found(&self, why_unfit: Option<String>) -> bool {
+    pub(crate) fn found(&self, check_failure: Option<String>) -> bool {
         self.note_known();
-        let is_unfit = why_unfit.is_some();
-        *self.why_unfit.lock().unwrap_or_else(PoisonError::into_inner) = why_unfit;
-        self.is_unfit.swap(is_unfit, Ordering::Relaxed) != is_unfit
+        let is_failing_checks = check_failure.is_some();
+        *self.check_failure.lock().unwrap_or_else(PoisonError::into_inner) = check_failure;
+        self.is_failing_checks.swap(is_failing_checks, Ordering::Relaxed) != is_failing_checks
     }
 
     /// Nobody checks it any more.
     pub(crate) fn forget_checks(&self) {
-        *self.why_unfit.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.is_unfit.store(false, Ordering::Relaxed);
+        *self.check_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.is_failing_checks.store(false, Ordering::Relaxed);
     }
 
     /// Why it gets no requests at the moment, if it gets none.
     pub(crate) fn fault(&self) -> Option<String> {
-        let why_unfit = self.why_unfit.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let check_failure = self.check_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let is_left_out = self.ejected_until.load(Ordering::Relaxed) != WELL;
-        why_unfit.or_else(|| is_left_out.then(|| "can't be connected to".to_owned()))
+        check_failure.or_else(|| is_left_out.then(|| "can't be connected to".to_owned()))
     }
 
     /// Whether the endpoint is due for a probe and the caller is the one to make it.
@@ -138,7 +138,7 @@ mod tests {
     fn an_endpoint_that_fails_is_probed_ever_more_rarely_by_one_at_a_time() {
         let health = Health::default();
         let mut now = Instant::now() + Duration::from_secs(1);
-        assert!(health.is_well() && !health.is_known() && !health.claims_probe(now));
+        assert!(health.is_healthy() && !health.is_known() && !health.claims_probe(now));
         assert_eq!(health.failed(now), Some(FIRST_EJECTION));
         assert!(health.is_known());
         for _ in 0..10 {
@@ -152,7 +152,7 @@ mod tests {
         assert!(health.claims_probe(now));
         // The one that claimed it was never heard of again.
         assert!(health.claims_probe(now + PROBE_TIME));
-        assert!(health.succeeded() && health.is_well());
+        assert!(health.succeeded() && health.is_healthy());
         assert!(!health.succeeded());
         assert_eq!(health.failed(now), Some(FIRST_EJECTION), "it starts anew");
     }

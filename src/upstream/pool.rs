@@ -25,7 +25,7 @@ use super::unconnected::{LeaseError, is_shortage};
 use super::upload::Upload;
 use super::{Endpoint, Upstream};
 use crate::config::Pool;
-use lease::Way;
+use lease::Connection;
 pub(crate) use lease::{Lease, Sent};
 use multiplexed::Multiplexed;
 
@@ -67,7 +67,7 @@ type ByEndpoint<T> = HashMap<u64, T, foldhash::fast::RandomState>;
 type Unreached = (Arc<Endpoint>, io::Error);
 
 /// The right to make a connection that others will share.
-type Turn = tokio::sync::OwnedMutexGuard<()>;
+type ConnectingTurn = tokio::sync::OwnedMutexGuard<()>;
 
 /// An HTTP/1.1 connection between two requests.
 #[derive(Debug)]
@@ -183,10 +183,10 @@ impl WorkerPool {
         upstream: &Upstream,
         endpoint: &Arc<Endpoint>,
         needs: Needs,
-        turn: Option<Turn>,
+        turn: Option<ConnectingTurn>,
         delay: &(dyn Fn(usize) -> Duration + Sync),
         tried: &mut Vec<Arc<Endpoint>>,
-    ) -> Result<(Way, Arc<Endpoint>), Unreached> {
+    ) -> Result<(Connection, Arc<Endpoint>), Unreached> {
         let stand_ins = upstream.stand_ins(endpoint, tried);
         let (reached, connected) = match stand_ins.is_empty() {
             true => (endpoint.clone(), connect(endpoint, needs.http1).await),
@@ -203,12 +203,12 @@ impl WorkerPool {
         let place = Multiplexed::start(socket, upstream.pool, turn).await.map_err(failed)?;
         let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(reached.id).or_default().push(place.on.clone());
-        Ok((Way::Http2 { place: Arc::new(place), copy: None }, reached))
+        Ok((Connection::Http2 { place: Arc::new(place), copy: None }, reached))
     }
 
     fn leased(
         self: &Arc<Self>,
-        way: Way,
+        way: Connection,
         is_reused: bool,
         at: AtEndpoint,
         upstream: &Arc<Upstream>,
@@ -218,7 +218,7 @@ impl WorkerPool {
         Lease { way, is_reused, may_be_kept: true, at, endpoint, upstream, pool }
     }
 
-    fn way(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Way> {
+    fn way(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Connection> {
         let multiplexed = (endpoint.may_speak_http2() && !needs.http1)
             .then(|| self.place(upstream, endpoint, needs))
             .flatten();
@@ -226,7 +226,7 @@ impl WorkerPool {
     }
 
     /// The HTTP/1.1 connection that was used last, of those that are alive.
-    fn idle(&self, endpoint: &Endpoint) -> Option<Way> {
+    fn idle(&self, endpoint: &Endpoint) -> Option<Connection> {
         loop {
             let candidate = {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -234,14 +234,14 @@ impl WorkerPool {
             };
             if candidate.is_fresh() && candidate.sender.is_ready() && candidate.socket.is_quiet() {
                 let Idle { sender, socket, made, .. } = candidate;
-                return Some(Way::Http1 { written_before: socket.written(), sender, socket, made });
+                return Some(Connection::Http1 { written_before: socket.written(), sender, socket, made });
             }
         }
     }
 
     /// A place on the first HTTP/2 connection that has one. A request with a body gets none where the bodies that are
     /// there already have used up what upstream takes, unless there are as many connections as may be.
-    fn place(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Way> {
+    fn place(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Connection> {
         let multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         let all = multiplexed.get(&endpoint.id)?;
         let open = || all.iter().filter(|connection| connection.is_open());
@@ -254,7 +254,7 @@ impl WorkerPool {
                 first.or_else(|| is_full().then(|| open().find_map(Multiplexed::enter)).flatten())
             }
         };
-        place.map(|place| Way::Http2 { place: Arc::new(place), copy: None })
+        place.map(|place| Connection::Http2 { place: Arc::new(place), copy: None })
     }
 
     fn turn(&self, endpoint: &Endpoint) -> Arc<tokio::sync::Mutex<()>> {
@@ -312,7 +312,7 @@ async fn connect_to_one_of(
     Ok((reached, connected))
 }
 
-async fn start_http1(socket: Arc<Socket>) -> io::Result<Way> {
+async fn start_http1(socket: Arc<Socket>) -> io::Result<Connection> {
     let mut builder = http1::Builder::new();
     builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
     let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
@@ -321,13 +321,13 @@ async fn start_http1(socket: Arc<Socket>) -> io::Result<Way> {
         // How it ended is told to the request that was on it; between requests nobody is concerned.
         let _ended = connection.with_upgrades().await;
     });
-    Ok(Way::Http1 { sender, socket, written_before: 0, made: Instant::now() })
+    Ok(Connection::Http1 { sender, socket, written_before: 0, made: Instant::now() })
 }
 
 impl Endpoint {
     fn may_speak_http2(&self) -> bool {
-        use crate::config::Endpoint;
-        matches!(self.address, Endpoint::H2c(_) | Endpoint::Https(_))
+        use crate::config::EndpointAddress;
+        matches!(self.address, EndpointAddress::H2c(_) | EndpointAddress::Https(_))
     }
 
     /// Whether it chose HTTP/1.1 last, where it had the choice: its connections are not shared.

@@ -47,7 +47,7 @@ pub(crate) enum Verdict {
 
 /// What became of the probes of one endpoint, method by method.
 pub(crate) async fn probe(endpoint: &Endpoint, upstream: &Upstream) -> Vec<(&'static str, Verdict)> {
-    if matches!(endpoint.address, config::Endpoint::H2c(_)) {
+    if matches!(endpoint.address, config::EndpointAddress::H2c(_)) {
         // HTTP/2 frames bodies: none can be taken for a request.
         return METHODS.map(|method| (method, Verdict::Read)).to_vec();
     }

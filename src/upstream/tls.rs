@@ -63,7 +63,7 @@ impl ClientTls {
         let client = tls.client.as_ref().map(|pair| pem::certified_key(pair, &provider)).transpose();
         let client = client.map_err(|fault| faults.push(fault));
         let (Ok(trust), Ok(client)) = (trust, client) else { return Err(Faults(faults)) };
-        let client = client.map(|key| Arc::new(Presented(Arc::new(key))));
+        let client = client.map(|key| Arc::new(ClientCertificate(Arc::new(key))));
         let config = |protocols: &[&[u8]]| client_config(&provider, &trust, client.as_ref(), protocols);
         Ok(ClientTls {
             fingerprint,
@@ -108,7 +108,7 @@ impl Trust {
 fn client_config(
     provider: &Arc<CryptoProvider>,
     trust: &Trust,
-    client: Option<&Arc<Presented>>,
+    client: Option<&Arc<ClientCertificate>>,
     protocols: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, Fault> {
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -155,9 +155,9 @@ fn fingerprint(tls: &UpstreamTls) -> [u8; 32] {
 
 /// The one certificate that we have, for whoever asks for one.
 #[derive(Debug)]
-struct Presented(Arc<CertifiedKey>);
+struct ClientCertificate(Arc<CertifiedKey>);
 
-impl ResolvesClientCert for Presented {
+impl ResolvesClientCert for ClientCertificate {
     fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.0.key.choose_scheme(schemes).map(|_signer| self.0.clone())
     }

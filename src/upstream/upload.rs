@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 
 use super::socket::Socket;
 use super::stall::StallTimer;
-use crate::exchange::Exchanges;
+use crate::activity::ConnectionActivity;
 
 /// A request's body for as long as its exchange lasts: waiting, on its way to upstream, or left unread.
 ///
@@ -208,7 +208,7 @@ struct Uploading {
     incoming: Option<Incoming>,
     body: RequestBody,
     progress: Arc<Progress>,
-    exchanges: Arc<Exchanges>,
+    activity: Arc<ConnectionActivity>,
     limits: UploadLimits,
     received: u64,
     stall: StallTimer,
@@ -248,7 +248,7 @@ impl Upload {
     pub(crate) fn new(
         body: &RequestBody,
         limits: UploadLimits,
-        exchanges: &Arc<Exchanges>,
+        activity: &Arc<ConnectionActivity>,
         trailers: TrailerRule,
     ) -> Self {
         if body.is_empty() {
@@ -258,7 +258,7 @@ impl Upload {
             incoming: body.take(),
             body: body.clone(),
             progress: Arc::new(Progress::new()),
-            exchanges: exchanges.clone(),
+            activity: activity.clone(),
             limits,
             received: 0,
             stall: StallTimer::new(limits.idle),
@@ -319,7 +319,7 @@ impl Uploading {
         self.progress.moved(MOVING);
         // Nothing comes behind trailers, and nobody asks for it.
         if self.has_ended() || frame.is_trailers() {
-            self.exchanges.body_read();
+            self.activity.body_read();
         }
         match frame.into_trailers() {
             Ok(trailers) => {
@@ -351,7 +351,7 @@ impl Uploading {
             Poll::Ready(Some(Err(_))) => self.fail(UploadFailure::Broken),
             Poll::Ready(None) => {
                 self.progress.moved(DONE);
-                self.exchanges.body_read();
+                self.activity.body_read();
                 Poll::Ready(None)
             }
             Poll::Pending => {

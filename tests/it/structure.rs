@@ -28,7 +28,7 @@ const FLOORS: &[&[&str]] = &[
         "regular_file",
         "clock",
         "digest",
-        "exchange",
+        "activity",
         "folding",
         "hooks",
         "host_pattern",

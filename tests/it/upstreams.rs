@@ -688,12 +688,12 @@ async fn a_silent_grpc_stream_is_no_stalled_body() {
 
 /// An upstream whose answer to health checks can be changed; everything else is answered by its name.
 async fn ailing(name: &'static str) -> (Upstream, Arc<AtomicBool>) {
-    let is_well = Arc::new(AtomicBool::new(true));
-    let watched = is_well.clone();
+    let is_healthy = Arc::new(AtomicBool::new(true));
+    let watched = is_healthy.clone();
     let upstream = Upstream::acting(move |request, mut stream| {
-        let is_well = watched.load(Ordering::SeqCst);
+        let is_healthy = watched.load(Ordering::SeqCst);
         async move {
-            let answer = match (request.target() == "/healthy", is_well) {
+            let answer = match (request.target() == "/healthy", is_healthy) {
                 (true, false) => "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n".to_owned(),
                 _ => answer_of(name),
             };
@@ -702,12 +702,12 @@ async fn ailing(name: &'static str) -> (Upstream, Arc<AtomicBool>) {
         }
     })
     .await;
-    (upstream, is_well)
+    (upstream, is_healthy)
 }
 
 #[tokio::test]
 async fn an_endpoint_that_says_it_is_not_well_gets_no_requests_until_it_is() {
-    let ((one, one_is_well), (two, two_is_well)) = (ailing("one").await, ailing("two").await);
+    let ((one, one_is_healthy), (two, two_is_healthy)) = (ailing("one").await, ailing("two").await);
     let fields = "health: {path: /healthy, interval: 100ms, timeout: 1s, failures: 2, successes: 2}";
     let gateway = in_front_of(&[one.address, two.address], fields).await;
     let who = async |gateway: &Running| {
@@ -719,17 +719,17 @@ async fn an_endpoint_that_says_it_is_not_well_gets_no_requests_until_it_is() {
         seen
     };
     assert_eq!(who(&gateway).await.len(), 2);
-    one_is_well.store(false, Ordering::SeqCst);
+    one_is_healthy.store(false, Ordering::SeqCst);
     until("the one that is not well is left out", async || {
         who(&gateway).await.into_iter().eq([(200, "two".to_owned())])
     })
     .await;
-    two_is_well.store(false, Ordering::SeqCst);
+    two_is_healthy.store(false, Ordering::SeqCst);
     until("nobody is asked any more", async || gateway.get("/v1/models", "ci").await.status == 503).await;
     let refused = gateway.get("/v1/models", "ci").await;
     refused.assert_denied(503, "UPSTREAM_UNAVAILABLE");
     assert!(refused.header("retry-after").is_some());
-    one_is_well.store(true, Ordering::SeqCst);
+    one_is_healthy.store(true, Ordering::SeqCst);
     until("the one that is well again is asked", async || {
         who(&gateway).await.into_iter().eq([(200, "one".to_owned())])
     })
@@ -770,8 +770,8 @@ async fn a_health_check_shows_what_requests_show_and_is_no_way_of_grpc() {
 
 #[tokio::test]
 async fn a_health_check_that_is_mended_counts_at_once() {
-    let (upstream, is_well) = ailing("one").await;
-    is_well.store(false, Ordering::SeqCst);
+    let (upstream, is_healthy) = ailing("one").await;
+    is_healthy.store(false, Ordering::SeqCst);
     let endpoint = format!("http://{}", upstream.address);
     let gateway = Gateway::at(&endpoint)
         .upstream("health: {path: /healthy, interval: 1h, failures: 1}")

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
 use super::create::TermsArguments;
-use super::sources::{self, Format, Options, Presented, Source, Terms, limits};
+use super::sources::{self, Format, ImportedKey, Options, SecretForm, Terms, limits};
 use super::{StoreArgument, permission};
 use crate::cli::{Failure, say};
 use crate::keys::token::Token;
@@ -118,13 +118,13 @@ impl Import {
     }
 
     /// The key as it goes into the store, or why it is left out.
-    fn record(&self, source: &Source, taken: &mut Taken) -> Result<Result<KeyRecord, String>, Failure> {
+    fn record(&self, source: &ImportedKey, taken: &mut Taken) -> Result<Result<KeyRecord, String>, Failure> {
         let permissions = Permissions::from_iter(self.permissions.iter().copied());
         // A bearward token has its id inside. Any other key gets a random one: one that was made of the key would help
         // whoever guesses it.
         let of_token = match &source.secret {
-            Presented::Token(token) => token.token_id(),
-            Presented::Hash(_) => None,
+            SecretForm::Token(token) => token.token_id(),
+            SecretForm::Hash(_) => None,
         };
         let id = match of_token {
             Some(id) => id,

@@ -56,9 +56,9 @@ pub(super) struct Options<'a> {
 
 /// A key that was found in a list, with what narrows it there.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct ImportedKey {
     pub(super) name: Option<String>,
-    pub(super) secret: Presented,
+    pub(super) secret: SecretForm,
     pub(super) terms: Terms,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Terms {
 
 /// What a list has of a key.
 #[derive(Debug)]
-pub(super) enum Presented {
+pub(super) enum SecretForm {
     Token(Credential),
     /// Its SHA-256 alone.
     Hash(KeyHash),
@@ -83,15 +83,15 @@ pub(super) enum Presented {
 
 /// What a list holds.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
-    pub(super) keys: Vec<Source>,
+pub(super) struct ImportedKeys {
+    pub(super) keys: Vec<ImportedKey>,
     /// Keys that are left out, each with its place and the reason.
     pub(super) left_out: Vec<String>,
     /// What is no key, or lets nobody in.
     pub(super) passed_over: Vec<String>,
 }
 
-impl Source {
+impl ImportedKey {
     /// A key by its token.
     ///
     /// # Errors
@@ -108,25 +108,25 @@ impl Source {
         if credential.is_mistyped() {
             return Err("a bearward token with a wrong checksum".to_owned());
         }
-        Ok(Source { name: label(name), secret: Presented::Token(credential), terms })
+        Ok(ImportedKey { name: label(name), secret: SecretForm::Token(credential), terms })
     }
 
     /// A key by its SHA-256 in hex.
     fn of_digest(digest: &str, name: Option<&str>, terms: Terms) -> Result<Self, String> {
         let hash = KeyHash::parse(&format!("sha256:{digest}")).ok_or("this is not a SHA-256 in hex")?;
-        Ok(Source { name: label(name), secret: Presented::Hash(hash), terms })
+        Ok(ImportedKey { name: label(name), secret: SecretForm::Hash(hash), terms })
     }
 
     pub(super) fn hash(&self) -> KeyHash {
         match &self.secret {
-            Presented::Token(token) => token.hash(),
-            Presented::Hash(hash) => *hash,
+            SecretForm::Token(token) => token.hash(),
+            SecretForm::Hash(hash) => *hash,
         }
     }
 
     /// Whether it may be guessed.
     pub(super) fn is_short(&self) -> bool {
-        matches!(&self.secret, Presented::Token(token) if token.len() < 16)
+        matches!(&self.secret, SecretForm::Token(token) if token.len() < 16)
     }
 }
 
@@ -134,9 +134,9 @@ fn label(name: Option<&str>) -> Option<String> {
     name.filter(|name| is_label(name)).map(str::to_owned)
 }
 
-impl Sources {
+impl ImportedKeys {
     /// Takes a key in, or notes why it is left out.
-    fn take(&mut self, at: impl std::fmt::Display, source: Result<Source, String>) {
+    fn take(&mut self, at: impl std::fmt::Display, source: Result<ImportedKey, String>) {
         match source {
             Ok(source) => self.keys.push(source),
             Err(why) => self.leave_out(at, why),
@@ -227,7 +227,7 @@ fn stands_twice(line: usize) -> String {
 /// # Errors
 ///
 /// It is not of this form at all.
-pub(super) fn read(format: Format, text: &str, options: Options<'_>) -> Result<Sources, String> {
+pub(super) fn read(format: Format, text: &str, options: Options<'_>) -> Result<ImportedKeys, String> {
     match format {
         Format::Lines => Ok(plain::lines(text)),
         Format::Env => Ok(plain::env(text, options.variables)),

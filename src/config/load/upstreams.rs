@@ -11,8 +11,8 @@ use crate::bom;
 use crate::config::decode::Decoder;
 use crate::config::tree::Node;
 use crate::config::{
-    Ambiguity, Balance, CertificatePair, Endpoint, HealthCheck, Pool, ReadFile, RouteTimeouts, Timeouts,
-    Upstream, UpstreamCredential, UpstreamTls,
+    Ambiguity, Balance, CertificatePair, EndpointAddress, HealthCheck, Pool, ReadFile, RouteTimeouts,
+    Timeouts, Upstream, UpstreamCredential, UpstreamTls,
 };
 use crate::path_pattern::reading::PathReading;
 use crate::placeholder;
@@ -46,7 +46,7 @@ fn upstream(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<Upstream>
     let endpoints = d.required(f, "endpoints", |d, node| endpoints(d, node, taken));
     let balances = [("least_requests", Balance::LeastRequests), ("round_robin", Balance::RoundRobin)];
     let balance = d.optional(f, "balance", |d, node| d.one_of(node, &balances));
-    let is_https = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Https(_));
+    let is_https = |endpoint: &EndpointAddress| matches!(endpoint, EndpointAddress::Https(_));
     let has_https = endpoints.as_ref().is_none_or(|endpoints: &Vec<_>| endpoints.iter().any(is_https));
     let tls = d.optional(f, "tls", |d, node| Some(tls(d, node, has_https)));
     let retries = d.optional(f, "retries", |d, node| d.number(node, 0));
@@ -108,7 +108,7 @@ fn host(d: &mut Decoder<'_>, node: &Node) -> Option<Authority> {
     Some(host)
 }
 
-fn endpoints(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<Vec<Endpoint>> {
+fn endpoints(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<Vec<EndpointAddress>> {
     let endpoints = non_empty(d, node, |d, node| endpoint(d, node, taken))?;
     let is_repeated = endpoints
         .iter()
@@ -122,7 +122,7 @@ fn endpoints(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<Vec<Endp
 }
 
 /// Reads `http://host:port`, `https://…`, `h2c://…` or `unix:/path`.
-fn endpoint(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<Endpoint> {
+fn endpoint(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<EndpointAddress> {
     let text = d.word(node)?;
     match parse_endpoint(&text) {
         Ok(endpoint) => {
@@ -143,10 +143,10 @@ fn endpoint(d: &mut Decoder<'_>, node: &Node, taken: &Taken) -> Option<Endpoint>
     }
 }
 
-fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
+fn parse_endpoint(text: &str) -> Result<EndpointAddress, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.starts_with('/') {
-            true => Ok(Endpoint::Unix(path.into())),
+            true => Ok(EndpointAddress::Unix(path.into())),
             false => Err("a unix socket needs an absolute path".to_owned()),
         };
     }
@@ -180,9 +180,9 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
     }
     let authority = authority.as_str().to_owned();
     Ok(match scheme {
-        "https" => Endpoint::Https(authority),
-        "h2c" => Endpoint::H2c(authority),
-        _ => Endpoint::Http(authority),
+        "https" => EndpointAddress::Https(authority),
+        "h2c" => EndpointAddress::H2c(authority),
+        _ => EndpointAddress::Http(authority),
     })
 }
 

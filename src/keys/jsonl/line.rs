@@ -84,7 +84,7 @@ impl Line<'_> {
         created_at: &mut Instants,
         expires_at: &mut Instants,
     ) -> Option<(KeyHash, Draft<'_>)> {
-        let is_well = is_key_id(&self.id.0)
+        let is_healthy = is_key_id(&self.id.0)
             && self.name.as_ref().is_none_or(|name| is_label(&name.0))
             && !self.permissions.is_empty();
         let instant = |text: &Option<Text<'_>>, instants: &mut Instants| -> Option<Option<Timestamp>> {
@@ -100,7 +100,7 @@ impl Line<'_> {
             expires_at: instant(&self.expires_at, expires_at)?,
             terms,
         };
-        is_well.then_some((KeyHash::parse(&self.hash.0)?, draft))
+        is_healthy.then_some((KeyHash::parse(&self.hash.0)?, draft))
     }
 }
 

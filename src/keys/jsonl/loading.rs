@@ -20,7 +20,7 @@ use crate::keys::{KeyHash, KeyRecord, Terms};
 /// Behind so much work, the thread rests as long: a request waits for that, and not for the system's time slice.
 const STRETCH: Duration = Duration::from_micros(200);
 /// After this long, that the change is soon live counts for more.
-const CONSIDERATION: Duration = Duration::from_millis(1200);
+const BACKGROUND_TIME: Duration = Duration::from_millis(1200);
 /// Different sets of terms that are remembered by their text.
 const MAX_TERMS: usize = 10_000;
 
@@ -112,8 +112,8 @@ impl<'k, 'e> Loading<'k, 'e> {
                     self.take(path, first + index, line);
                 }
             }
-            let is_considerate = pace == Pace::Considerate && started.elapsed() < CONSIDERATION;
-            if is_considerate && rested.elapsed() >= STRETCH {
+            let is_background = pace == Pace::Background && started.elapsed() < BACKGROUND_TIME;
+            if is_background && rested.elapsed() >= STRETCH {
                 std::thread::sleep(STRETCH);
                 rested = Instant::now();
             }

@@ -6,23 +6,23 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 
 /// A client, and the wire to it, on which every wait may take `limit`.
-async fn wired(limit: Duration) -> (TcpStream, Wire<TcpStream>, Arc<Exchanges>) {
+async fn wired(limit: Duration) -> (TcpStream, Wire<TcpStream>, Arc<ConnectionActivity>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
-    let exchanges = Arc::new(Exchanges::default());
+    let activity = Arc::new(ConnectionActivity::default());
     let timeouts = WireTimeouts { header: limit, idle: limit, client_stall: limit };
     let refuse: Refuse = Box::new(|_, _| Bytes::new());
-    let wire = Wire::new(stream, Bytes::new(), exchanges.clone(), timeouts).refusing(refuse);
-    (client, wire, exchanges)
+    let wire = Wire::new(stream, Bytes::new(), activity.clone(), timeouts).refusing(refuse);
+    (client, wire, activity)
 }
 
 /// An answer was complete before its request was, and upstream takes no more of it: hyper reads nothing.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins() {
     let idle = Duration::from_secs(5);
-    let (_client, mut wire, exchanges) = wired(idle).await;
-    drop(exchanges.begin(true));
+    let (_client, mut wire, activity) = wired(idle).await;
+    drop(activity.begin(true));
     let mut turn = async || poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_flush(cx))).await;
     assert!(matches!(turn().await, Poll::Ready(Ok(()))));
     tokio::time::advance(2 * idle).await;
@@ -33,8 +33,8 @@ async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins
 /// hyper reads nothing while upstream takes nothing, so only the wire can notice.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_behind_an_unread_body_is_noticed() {
-    let (mut client, mut wire, exchanges) = wired(Duration::from_secs(60)).await;
-    let _in_service = exchanges.begin(true);
+    let (mut client, mut wire, activity) = wired(Duration::from_secs(60)).await;
+    let _in_service = activity.begin(true);
     client.write_all(b"a part of a body").await.unwrap();
     // As hyper does on each of its turns: it flushes, and has nothing to flush.
     let mut turn = async || {
@@ -42,26 +42,26 @@ async fn a_client_that_leaves_behind_an_unread_body_is_noticed() {
         assert!(flushed.is_ready());
         flushed
     };
-    let is_well = |flushed: &Poll<io::Result<()>>| matches!(flushed, Poll::Ready(Ok(())));
-    assert!(is_well(&turn().await));
+    let is_healthy = |flushed: &Poll<io::Result<()>>| matches!(flushed, Poll::Ready(Ok(())));
+    assert!(is_healthy(&turn().await));
     tokio::time::advance(PROBE_INTERVAL).await;
-    assert!(is_well(&turn().await), "it is still there");
+    assert!(is_healthy(&turn().await), "it is still there");
     drop(client);
     tokio::time::advance(PROBE_INTERVAL).await;
-    assert!(!is_well(&turn().await), "it has left");
+    assert!(!is_healthy(&turn().await), "it has left");
 }
 
 /// hyper keeps an empty line that stands before a head, and has nothing else to do with it.
 #[tokio::test(start_paused = true)]
 async fn a_connection_rests_once_after_each_request_whatever_empty_lines_come() {
-    let (mut client, mut wire, exchanges) = wired(Duration::from_secs(60)).await;
-    drop(exchanges.begin(false));
+    let (mut client, mut wire, activity) = wired(Duration::from_secs(60)).await;
+    drop(activity.begin(false));
     let waits = async |wire: &mut Wire<TcpStream>| {
         let mut room = [0; 16];
         let mut buf = ReadBuf::new(&mut room);
         let read = poll_fn(|cx| Poll::Ready(Pin::new(&mut *wire).poll_read(cx, &mut buf))).await;
-        exchanges.flushed();
-        (read.is_pending(), exchanges.may_rest())
+        activity.flushed();
+        (read.is_pending(), activity.may_rest())
     };
     assert_eq!(waits(&mut wire).await, (true, false), "not at once");
     tokio::time::advance(REST_AFTER).await;
@@ -71,7 +71,7 @@ async fn a_connection_rests_once_after_each_request_whatever_empty_lines_come() 
     assert_eq!(waits(&mut wire).await, (false, false), "hyper reads it");
     tokio::time::advance(REST_AFTER).await;
     assert_eq!(waits(&mut wire).await, (true, false), "and is not sent away for it again");
-    drop(exchanges.begin(false));
+    drop(activity.begin(false));
     assert_eq!(waits(&mut wire).await, (true, false));
     tokio::time::advance(REST_AFTER).await;
     assert_eq!(waits(&mut wire).await, (true, true), "after the next request it is");

@@ -20,7 +20,7 @@ const STRANGER_PIECE: usize = 4096;
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// Whether more may be read in this turn of the connection's task.
     pub(super) fn has_turn(&mut self, is_in_pieces: bool) -> bool {
-        let turn = self.exchanges.turn();
+        let turn = self.activity.turn();
         if turn != self.turn {
             (self.turn, self.in_turn) = (turn, 0);
         }

@@ -61,7 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         // hyper flushes its layer below only when it holds nothing itself any more.
-        this.exchanges.flushed();
+        this.activity.flushed();
         ready!(this.send_queued(cx))?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         ready!(this.watch_write(cx, flushed))?;
@@ -90,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         }
         // Of HTTP/2, whoever serves the connection says farewell.
         let is_http1 = this.refuse.is_some();
-        if is_http1 && (this.has_refused || this.exchanges.may_be_sending()) {
+        if is_http1 && (this.has_refused || this.activity.may_be_sending()) {
             let linger = this.lingering.get_or_insert_with(Linger::new);
             return linger.poll(&mut this.stream, cx).map(Ok);
         }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 
-use super::multiplexed::Place;
+use super::multiplexed::StreamPermit;
 use super::{Idle, WorkerPool};
 use crate::upstream::health::AtEndpoint;
 use crate::upstream::socket::Socket;
@@ -22,7 +22,7 @@ pub(crate) type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>
 /// A connection in use by one request. Unless it is given back, dropping it closes it, or ends its stream.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    pub(super) way: Way,
+    pub(super) way: Connection,
     /// Whether it served a request before, so that it may have died unseen.
     pub(crate) is_reused: bool,
     /// Whether another request may follow on the connection.
@@ -34,7 +34,7 @@ pub(crate) struct Lease {
 }
 
 #[derive(Debug)]
-pub(super) enum Way {
+pub(super) enum Connection {
     Http1 {
         sender: http1::SendRequest<Upload>,
         socket: Arc<Socket>,
@@ -43,7 +43,7 @@ pub(super) enum Way {
         made: Instant,
     },
     Http2 {
-        place: Arc<Place>,
+        place: Arc<StreamPermit>,
         /// The headers of a request that may be sent again.
         copy: Option<HeaderMap>,
     },
@@ -51,7 +51,7 @@ pub(super) enum Way {
 
 impl Lease {
     pub(crate) fn is_http2(&self) -> bool {
-        matches!(self.way, Way::Http2 { .. })
+        matches!(self.way, Connection::Http2 { .. })
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -69,7 +69,7 @@ impl Lease {
         // Only a connection that was used before may have been closed unseen.
         let is_kept = is_repeatable && self.is_reused;
         match &mut self.way {
-            Way::Http1 { sender, socket, .. } => {
+            Connection::Http1 { sender, socket, .. } => {
                 socket.expects_head(is_kept);
                 request.body_mut().may_wait(socket, limit);
                 let answer = sender.try_send_request(request);
@@ -79,7 +79,7 @@ impl Lease {
                     }
                 }))
             }
-            Way::Http2 { place, copy } => {
+            Connection::Http2 { place, copy } => {
                 *copy = is_kept.then(|| request.headers().clone());
                 // An upload that upstream takes no more of still has its stream, whatever became of the answer.
                 request.body_mut().hold(place.clone());
@@ -92,14 +92,14 @@ impl Lease {
     /// The headers of a repeatable request that was sent on this connection, for which nothing at all came back.
     pub(crate) fn take_unanswered(&mut self) -> Option<HeaderMap> {
         match &mut self.way {
-            Way::Http1 { socket, .. } => headers_of(&socket.take_unanswered()?),
-            Way::Http2 { copy, .. } => copy.take(),
+            Connection::Http1 { socket, .. } => headers_of(&socket.take_unanswered()?),
+            Connection::Http2 { copy, .. } => copy.take(),
         }
     }
 
     /// A frame of the answer has come.
     pub(crate) fn progressed(&self) {
-        if let Way::Http2 { place, .. } = &self.way {
+        if let Connection::Http2 { place, .. } = &self.way {
             place.on.socket.progressed();
         }
     }
@@ -108,8 +108,8 @@ impl Lease {
     /// others write to as well, it is said to be so once it was begun.
     pub(crate) fn has_written(&self) -> bool {
         match &self.way {
-            Way::Http1 { socket, written_before, .. } => socket.written() > *written_before,
-            Way::Http2 { .. } => true,
+            Connection::Http1 { socket, written_before, .. } => socket.written() > *written_before,
+            Connection::Http2 { .. } => true,
         }
     }
 
@@ -121,8 +121,8 @@ impl Lease {
     /// The answer is whole: the connection may serve the next request, if it is still one.
     pub(crate) fn give_back(self) {
         let (sender, socket, made) = match self.way {
-            Way::Http1 { sender, socket, made, .. } => (sender, socket, made),
-            Way::Http2 { place, .. } => return place.note_whole(),
+            Connection::Http1 { sender, socket, made, .. } => (sender, socket, made),
+            Connection::Http2 { place, .. } => return place.note_whole(),
         };
         let limits = self.upstream.pool;
         if !self.may_be_kept || sender.is_closed() {

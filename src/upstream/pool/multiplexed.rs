@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, STREAM_WINDOW, Turn};
+use super::{CONNECTION_WINDOW, ConnectingTurn, MAX_HEAD_BYTES, MAX_STREAMS, STREAM_WINDOW};
 use crate::config::Pool;
 use crate::upstream::socket::{Socket, Tap};
 use crate::upstream::upload::Upload;
 
 /// Requests at once on a connection until upstream has said how many: a number that no server is likely to say.
-const UNTOLD_STREAMS: usize = 7;
+const INITIAL_MAX_STREAMS: usize = 7;
 /// Poll interval while waiting for upstream's `MAX_CONCURRENT_STREAMS`.
-const SETTINGS_LOOK: Duration = Duration::from_millis(1);
+const SETTINGS_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Polls until the wait for it is given up.
-const SETTINGS_LOOKS: usize = 500;
+const SETTINGS_POLLS: usize = 500;
 
 /// Streams that were given up before a connection takes no more requests. Servers end one on which many were, with whatever else is
 /// on it: Envoy after 500, and a caller who cancels all that he asks for would have it end for all others.
@@ -45,15 +45,15 @@ pub(super) struct Multiplexed {
 
 /// A place on an HTTP/2 connection.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct StreamPermit {
     pub(super) on: Arc<Multiplexed>,
     /// Its answer came to its end.
     is_whole: AtomicBool,
 }
 
-impl Place {
+impl StreamPermit {
     fn new(on: Arc<Multiplexed>) -> Self {
-        Place { on, is_whole: AtomicBool::new(false) }
+        StreamPermit { on, is_whole: AtomicBool::new(false) }
     }
 
     /// The answer has come to its end.
@@ -62,7 +62,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         if !self.is_whole.load(Ordering::Relaxed) {
             self.on.given_up.fetch_add(1, Ordering::Relaxed);
@@ -76,12 +76,16 @@ impl Drop for Place {
 impl Multiplexed {
     /// Begins HTTP/2 on a socket. `turn` is held until it is known how many requests the connection takes. The first
     /// place is the caller's.
-    pub(super) async fn start(socket: Arc<Socket>, limits: Pool, turn: Option<Turn>) -> io::Result<Place> {
+    pub(super) async fn start(
+        socket: Arc<Socket>,
+        limits: Pool,
+        turn: Option<ConnectingTurn>,
+    ) -> io::Result<StreamPermit> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(UNTOLD_STREAMS)
+            .initial_max_send_streams(INITIAL_MAX_STREAMS)
             .max_header_list_size(MAX_HEAD_BYTES as u32);
         let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
@@ -98,11 +102,11 @@ impl Multiplexed {
             limits,
         });
         tokio::spawn(drive(connection, Arc::downgrade(&multiplexed), turn));
-        Ok(Place::new(multiplexed))
+        Ok(StreamPermit::new(multiplexed))
     }
 
     /// Takes a place, unless all that upstream allows are taken.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Self>) -> Option<StreamPermit> {
         let before = self.streams.load(Ordering::Relaxed);
         if before >= self.max_streams.load(Ordering::Relaxed) {
             return None;
@@ -113,7 +117,7 @@ impl Multiplexed {
             return None;
         }
         self.streams.fetch_add(1, Ordering::Relaxed);
-        Some(Place::new(self.clone()))
+        Some(StreamPermit::new(self.clone()))
     }
 
     /// Whether it takes new requests: it has not ended, was not told to go away, is not too old, and not many streams on it were
@@ -140,11 +144,11 @@ impl Multiplexed {
 async fn drive(
     mut connection: http2::Connection<TokioIo<Tap>, Upload, TokioExecutor>,
     watched: Weak<Multiplexed>,
-    mut turn: Option<Turn>,
+    mut turn: Option<ConnectingTurn>,
 ) {
     // hyper reads upstream's settings in a task of its own, and wakes nobody for them.
-    let mut looks = tokio::time::interval(SETTINGS_LOOK);
-    let mut patience = SETTINGS_LOOKS;
+    let mut looks = tokio::time::interval(SETTINGS_POLL_INTERVAL);
+    let mut patience = SETTINGS_POLLS;
     let _ended = poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
         if ended.is_pending() {
@@ -152,7 +156,7 @@ async fn drive(
             while turn.is_some() && looks.poll_tick(cx).is_ready() {
                 patience -= 1;
                 // The others come when it is known how many this connection takes.
-                turn = turn.take().filter(|_| allowed == UNTOLD_STREAMS && patience > 0);
+                turn = turn.take().filter(|_| allowed == INITIAL_MAX_STREAMS && patience > 0);
             }
             if turn.is_none()
                 && let Some(watched) = watched.upgrade()

@@ -1,7 +1,7 @@
 //! agentgateway's configuration: the `apiKey` policies of listeners and routes.
 
 use super::tree::{fields, given, items, list, narrowed, scalar, text, unknown};
-use super::{Source, Sources, Terms};
+use super::{ImportedKey, ImportedKeys, Terms};
 use crate::config::tree::Node;
 
 /// A policy with keys, and whether it holds for one route alone.
@@ -17,8 +17,8 @@ pub(super) fn is_one(root: &Node) -> bool {
 }
 
 /// `names_routes`: the imported keys are narrowed to routes of ours.
-pub(super) fn read(root: &Node, names_routes: bool) -> Sources {
-    let mut sources = Sources::default();
+pub(super) fn read(root: &Node, names_routes: bool) -> ImportedKeys {
+    let mut sources = ImportedKeys::default();
     let mut policies = Vec::new();
     collect(root, false, &mut policies);
     let has_several = routes(root) > 1;
@@ -38,7 +38,8 @@ pub(super) fn read(root: &Node, names_routes: bool) -> Sources {
                 () => key(entry),
             };
             // The same key may stand at several routes.
-            let is_there = |source: &Source| sources.keys.iter().any(|known| known.hash() == source.hash());
+            let is_there =
+                |source: &ImportedKey| sources.keys.iter().any(|known| known.hash() == source.hash());
             if !source.as_ref().is_ok_and(is_there) {
                 sources.take(at, source);
             }
@@ -47,16 +48,16 @@ pub(super) fn read(root: &Node, names_routes: bool) -> Sources {
     sources
 }
 
-fn key(entry: &Node) -> Result<Source, String> {
+fn key(entry: &Node) -> Result<ImportedKey, String> {
     if let Some(field) = unknown(entry, &["key", "keyHash", "metadata"]) {
         return Err(narrowed(field));
     }
     let metadata = given(entry, "metadata");
     let name = metadata.and_then(|metadata| ["name", "user"].iter().find_map(|field| text(metadata, field)));
     match (text(entry, "key"), text(entry, "keyHash")) {
-        (Some(key), None) => Source::of(key, name, Terms::default()),
+        (Some(key), None) => ImportedKey::of(key, name, Terms::default()),
         (None, Some(hash)) => match hash.strip_prefix("sha256:") {
-            Some(digest) => Source::of_digest(&digest.to_ascii_lowercase(), name, Terms::default()),
+            Some(digest) => ImportedKey::of_digest(&digest.to_ascii_lowercase(), name, Terms::default()),
             None => Err("a salted hash: the secret itself is needed".to_owned()),
         },
         _ => Err("one of `key` and `keyHash` is needed".to_owned()),

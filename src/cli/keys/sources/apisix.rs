@@ -2,7 +2,7 @@
 
 use super::limits::{add, networks, quota, quota_with};
 use super::tree::{boolean, count, fields, given, items, list, narrowed, scalar, text, unknown};
-use super::{Source, Sources, Terms};
+use super::{ImportedKey, ImportedKeys, Terms};
 use crate::config::tree::Node;
 
 /// Plugins that narrow nobody: logs and identifiers.
@@ -28,8 +28,8 @@ fn consumers(root: &Node) -> Vec<&Node> {
     listed.iter().map(|item| given(item, "value").unwrap_or(item)).collect()
 }
 
-pub(super) fn read(root: &Node) -> Sources {
-    let mut sources = Sources::default();
+pub(super) fn read(root: &Node) -> ImportedKeys {
+    let mut sources = ImportedKeys::default();
     let restricts = has_field(root, "consumer-restriction");
     for consumer in consumers(root) {
         let at = format!("line {}", consumer.at.line);
@@ -55,7 +55,7 @@ pub(super) fn read(root: &Node) -> Sources {
     sources
 }
 
-fn key(plugin: &Node, name: Option<&str>, mut terms: Terms) -> Result<Source, String> {
+fn key(plugin: &Node, name: Option<&str>, mut terms: Terms) -> Result<ImportedKey, String> {
     if let Some(field) = unknown(plugin, &["key", "header", "query", "hide_credentials", "_meta"]) {
         return Err(narrowed(field));
     }
@@ -64,7 +64,7 @@ fn key(plugin: &Node, name: Option<&str>, mut terms: Terms) -> Result<Source, St
         Some(key) if is_reference(key) => {
             Err("a reference to a secret, not the secret; write the secret itself".to_owned())
         }
-        Some(key) => Source::of(key, name, terms),
+        Some(key) => ImportedKey::of(key, name, terms),
         None => Err("no `key`".to_owned()),
     }
 }

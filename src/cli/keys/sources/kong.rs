@@ -5,7 +5,7 @@
 
 use super::limits::{add, networks, quota};
 use super::tree::{boolean, count, fields, given, is_nothing, items, list, narrowed, scalar, text, unknown};
-use super::{Source, Sources, Terms};
+use super::{ImportedKey, ImportedKeys, Terms};
 use crate::config::tree::Node;
 
 /// What a consumer may be called by.
@@ -68,8 +68,8 @@ pub(super) fn is_one(root: &Node) -> bool {
         || list(root, "consumers").iter().any(has_credentials)
 }
 
-pub(super) fn read(root: &Node) -> Sources {
-    let mut sources = Sources::default();
+pub(super) fn read(root: &Node) -> ImportedKeys {
+    let mut sources = ImportedKeys::default();
     let has_acl = has_plugin(root, "acl");
     for consumer in list(root, "consumers") {
         let name = text(consumer, "username").or_else(|| text(consumer, "custom_id"));
@@ -113,7 +113,7 @@ pub(super) fn read(root: &Node) -> Sources {
     sources
 }
 
-fn key(credential: &Node, name: Option<&str>, terms: Terms) -> Result<Source, String> {
+fn key(credential: &Node, name: Option<&str>, terms: Terms) -> Result<ImportedKey, String> {
     let known = ["key", "id", "tags", "created_at", "updated_at", "consumer"];
     match unknown(credential, &known) {
         // Seconds from a beginning that the file does not tell.
@@ -122,7 +122,7 @@ fn key(credential: &Node, name: Option<&str>, terms: Terms) -> Result<Source, St
         None => {}
     }
     match text(credential, "key") {
-        Some(key) => Source::of(key, name, terms),
+        Some(key) => ImportedKey::of(key, name, terms),
         None => Err("no `key`: Kong would make one".to_owned()),
     }
 }

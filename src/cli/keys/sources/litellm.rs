@@ -2,7 +2,7 @@
 
 use super::limits::quota;
 use super::tree::{boolean, count, fields, given, is_nothing, items, narrowed, scalar, text, twice, unknown};
-use super::{Source, Sources, Terms, parse, stands_twice};
+use super::{ImportedKey, ImportedKeys, Terms, parse, stands_twice};
 use crate::config::tree::{Key, Node};
 
 /// Fields that narrow nothing: names, statistics, and what is read below.
@@ -47,7 +47,7 @@ const NARROWING_METADATA: [&str; 6] = ["limit", "budget", "guardrail", "model", 
 /// # Errors
 ///
 /// A field stands twice outside all entries.
-pub(super) fn read(root: &Node) -> Result<Sources, String> {
+pub(super) fn read(root: &Node) -> Result<ImportedKeys, String> {
     let outside =
         |(key, value): &&(Key, Node)| !LISTS.contains(&key.name.as_str()) || items(value).is_empty();
     let names: Vec<&str> = fields(root).iter().map(|(key, _)| key.name.as_str()).collect();
@@ -58,10 +58,10 @@ pub(super) fn read(root: &Node) -> Result<Sources, String> {
     {
         return Err(stands_twice(line));
     }
-    let mut sources = Sources::default();
+    let mut sources = ImportedKeys::default();
     let settings = given(root, "general_settings");
     if let Some(master) = settings.and_then(|settings| text(settings, "master_key")) {
-        let source = Source::of(master, Some("master-key"), Terms::default());
+        let source = ImportedKey::of(master, Some("master-key"), Terms::default());
         sources.take("general_settings.master_key", source);
     }
     let all = LISTS.iter().find_map(|name| given(root, name)).unwrap_or(root);
@@ -76,25 +76,25 @@ pub(super) fn read(root: &Node) -> Result<Sources, String> {
     Ok(sources)
 }
 
-fn entry_of(entry: &Node) -> Result<Source, String> {
+fn entry_of(entry: &Node) -> Result<ImportedKey, String> {
     if let Some(token) = scalar(entry) {
         return match is_digest(token) {
             true => Err("64 hex digits may be a key, or LiteLLM's hash of one; as `- key: …` it is the one, as `- token: …` \
                          the other"
                 .to_owned()),
-            false => Source::of(token, None, Terms::default()),
+            false => ImportedKey::of(token, None, Terms::default()),
         };
     }
     let field = |names: &[&str]| names.iter().find_map(|name| text(entry, name));
     let name = field(&["key_alias", "name"]);
     let terms = terms(entry)?;
     match (field(&["key", "api_key"]), text(entry, "token")) {
-        (Some(key), _) => Source::of(key, name, terms),
+        (Some(key), _) => ImportedKey::of(key, name, terms),
         // LiteLLM stores and lists the SHA-256 of a key.
         (None, Some(token)) if is_digest(token) => {
-            Source::of_digest(&token.to_ascii_lowercase(), name, terms)
+            ImportedKey::of_digest(&token.to_ascii_lowercase(), name, terms)
         }
-        (None, Some(token)) => Source::of(token, name, terms),
+        (None, Some(token)) => ImportedKey::of(token, name, terms),
         (None, None) => Err("neither `key` nor `token`".to_owned()),
     }
 }

@@ -1,6 +1,6 @@
 //! The `map` blocks of nginx that turn a key into a name.
 
-use super::{Source, Sources, Terms};
+use super::{ImportedKey, ImportedKeys, Terms};
 
 /// A word or a mark of an nginx configuration, and its line.
 fn nginx_words(text: &str) -> Result<Vec<(usize, String, bool)>, String> {
@@ -88,10 +88,10 @@ fn reads_as_refusal(value: &str) -> bool {
         || words.any(|word| WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)))
 }
 
-pub(super) fn read(text: &str) -> Result<Sources, String> {
+pub(super) fn read(text: &str) -> Result<ImportedKeys, String> {
     let words = nginx_words(text)?;
     let has_blocks = words.iter().any(|(_, word, is_mark)| *is_mark && word == "{");
-    let mut sources = Sources::default();
+    let mut sources = ImportedKeys::default();
     let (mut statement, mut open): (Vec<(usize, String)>, Vec<Block>) = (Vec::new(), Vec::new());
     for (line, word, is_mark) in words {
         match word.as_str() {
@@ -126,7 +126,7 @@ pub(super) fn read(text: &str) -> Result<Sources, String> {
 }
 
 /// `"Bearer token" name`, or `token name`. `is_bare`: nothing around it says what it is.
-fn map_entry(sources: &mut Sources, statement: &[(usize, String)], is_bare: bool) {
+fn map_entry(sources: &mut ImportedKeys, statement: &[(usize, String)], is_bare: bool) {
     let [(line, from), (_, to)] = statement else { return };
     let at = format!("line {line}");
     match from.as_str() {
@@ -159,5 +159,5 @@ fn map_entry(sources: &mut Sources, statement: &[(usize, String)], is_bare: bool
     }
     let token = scheme.map_or(from.as_str(), |(_, token)| token.trim());
     let name = Some(to.as_str()).filter(|name| *name != "1");
-    sources.take(at, Source::of(token, name, Terms::default()));
+    sources.take(at, ImportedKey::of(token, name, Terms::default()));
 }

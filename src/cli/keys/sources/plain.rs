@@ -2,11 +2,11 @@
 
 use std::io::Cursor;
 
-use super::{Source, Sources, Terms};
+use super::{ImportedKey, ImportedKeys, Terms};
 use crate::placeholder;
 
-pub(super) fn lines(text: &str) -> Sources {
-    let mut sources = Sources::default();
+pub(super) fn lines(text: &str) -> ImportedKeys {
+    let mut sources = ImportedKeys::default();
     let tokens = || {
         let numbered = text.lines().map(str::trim).enumerate();
         numbered.filter(|(_, token)| !token.is_empty() && !token.starts_with('#'))
@@ -18,18 +18,18 @@ pub(super) fn lines(text: &str) -> Sources {
         let at = format!("line {}", number + 1);
         match is_htpasswd && token.contains(':') && !is_hash(token) {
             true => sources.leave_out(at, "a line of an htpasswd file: the secret itself is needed"),
-            false => sources.take(at, Source::of(token, None, Terms::default())),
+            false => sources.take(at, ImportedKey::of(token, None, Terms::default())),
         }
     }
     sources
 }
 
-pub(super) fn env(text: &str, variables: &[String]) -> Sources {
+pub(super) fn env(text: &str, variables: &[String]) -> ImportedKeys {
     let is_meant = |name: &str| match variables.is_empty() {
         true => ["API_KEY", "API_KEYS", "MASTER_KEY"].iter().any(|end| name.ends_with(end)),
         false => variables.iter().any(|wanted| wanted == name),
     };
-    let mut sources = Sources::default();
+    let mut sources = ImportedKeys::default();
     for variable in dotenvy::from_read_iter(Cursor::new(text)) {
         // Its own message would quote the line.
         let Ok((name, value)) = variable else {
@@ -53,7 +53,7 @@ pub(super) fn env(text: &str, variables: &[String]) -> Sources {
         }
         let label = name.to_lowercase().replace('_', "-");
         for token in value.split(',').map(str::trim).filter(|token| !token.is_empty()) {
-            sources.take(&at, Source::of(token, Some(&label), Terms::default()));
+            sources.take(&at, ImportedKey::of(token, Some(&label), Terms::default()));
         }
     }
     sources

@@ -1,6 +1,6 @@
 use super::*;
 
-fn read_as(text: &str) -> Sources {
+fn read_as(text: &str) -> ImportedKeys {
     let mut sources =
         read(guess("list", text), text, Options::default()).unwrap_or_else(|why| panic!("{why}"));
     sources.leave_out_ambiguous();
@@ -10,7 +10,7 @@ fn read_as(text: &str) -> Sources {
 /// The names and the hashes of what is found, and how much was left out, or was none.
 fn found(text: &str) -> (Vec<(Option<String>, String)>, usize) {
     let sources = read_as(text);
-    let key = |source: &Source| (source.name.clone(), source.hash().to_stored());
+    let key = |source: &ImportedKey| (source.name.clone(), source.hash().to_stored());
     (sources.keys.iter().map(key).collect(), sources.left_out.len() + sources.passed_over.len())
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
-use super::guests::Guest;
+use super::unauthenticated::ListEntry;
 
 /// Answers that may be on their way at once to a client without a good key, on one HTTP/2 connection. Past it, a request that
 /// we would refuse is reset with REFUSED_STREAM, after which a client may ask again (RFC 9113, section 8.7), and an
@@ -26,7 +26,7 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A connection's standing.
 #[derive(Debug, Default)]
-pub(crate) struct Stranger {
+pub(crate) struct UnauthenticatedUse {
     /// A good key was presented.
     is_known: AtomicBool,
     /// Answers to requests without a good key that wait to be taken.
@@ -41,12 +41,12 @@ pub(crate) struct Stranger {
     /// Its entry among the connections that make room, and whether it is a stranger's there.
     is_listed: AtomicBool,
     has_ended: AtomicBool,
-    guest: Mutex<Option<Guest>>,
+    entry: Mutex<Option<ListEntry>>,
 }
 
-impl Stranger {
+impl UnauthenticatedUse {
     /// A good key was presented: what follows is its holder's.
-    pub(crate) fn note_good_key(&self) {
+    pub(crate) fn note_authenticated(&self) {
         if !self.is_known() || self.is_listed() {
             self.is_known.store(true, Ordering::Relaxed);
             self.becomes_holders();
@@ -60,34 +60,34 @@ impl Stranger {
     }
 
     /// The connection may be ended to make room for another one, unless it has ended: a stream of it may outlive it.
-    pub(super) fn enlist(&self, guest: Guest) {
+    pub(super) fn enlist(&self, entry: ListEntry) {
         self.note_idle();
-        let mut entry = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listed = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = match self.has_ended.load(Ordering::Relaxed) {
-            true => Some(guest),
+            true => Some(entry),
             false => {
                 self.is_listed.store(true, Ordering::Relaxed);
-                entry.replace(guest)
+                listed.replace(entry)
             }
         };
         // Its end takes another lock.
-        drop(entry);
+        drop(listed);
         drop(refused);
     }
 
     /// The connection makes room after all that have no good key.
     fn becomes_holders(&self) {
-        let entry = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_listed.store(false, Ordering::Relaxed);
-        if let Some(guest) = &*entry {
-            guest.becomes_holders();
+        if let Some(entry) = &*entry {
+            entry.becomes_holders();
         }
     }
 
     /// The connection has ended.
     pub(crate) fn leave(&self) {
         let entry = {
-            let mut entry = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
             self.has_ended.store(true, Ordering::Relaxed);
             self.is_listed.store(false, Ordering::Relaxed);
             entry.take()
@@ -174,12 +174,12 @@ mod tests {
 
     #[test]
     fn a_stranger_has_few_requests_open_and_each_comes_back() {
-        let stranger = Stranger::default();
-        assert!((0..STREAMS).all(|_| stranger.begins(0)));
-        assert!(!stranger.begins(0));
-        (0..2).for_each(|_| stranger.ends());
-        assert!(stranger.begins(0));
-        (0..2).for_each(|_| stranger.ends());
-        assert!(!stranger.begins(STREAMS), "what has not gone out counts, too");
+        let unauthenticated_use = UnauthenticatedUse::default();
+        assert!((0..STREAMS).all(|_| unauthenticated_use.begins(0)));
+        assert!(!unauthenticated_use.begins(0));
+        (0..2).for_each(|_| unauthenticated_use.ends());
+        assert!(unauthenticated_use.begins(0));
+        (0..2).for_each(|_| unauthenticated_use.ends());
+        assert!(!unauthenticated_use.begins(STREAMS), "what has not gone out counts, too");
     }
 }

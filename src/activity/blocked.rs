@@ -11,11 +11,11 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-use super::cut::Cut;
+use super::cut::CutReason;
 
 /// Who must act for an answer to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum BlockedOn {
     /// A frame of upstream's answer was handed out: the client has to make room for it.
     Client,
     /// A frame of upstream's answer to somebody without a key was.
@@ -27,35 +27,35 @@ pub(crate) enum Turn {
 }
 
 thread_local! {
-    static LAST: Cell<Option<Turn>> = const { Cell::new(None) };
+    static LAST: Cell<Option<BlockedOn>> = const { Cell::new(None) };
 }
 
 /// Leaves word of whose turn it is now.
-pub(crate) fn leave(turn: Turn) {
-    LAST.set(Some(turn));
+pub(crate) fn record(on: BlockedOn) {
+    LAST.set(Some(on));
 }
 
 /// The last word that was left since the last look; `None` where no body was polled.
-pub(crate) fn look() -> Option<Turn> {
+pub(crate) fn take() -> Option<BlockedOn> {
     LAST.take()
 }
 
 /// Ends one HTTP/2 stream, from outside of its task.
 #[derive(Debug, Default)]
 pub(crate) struct StreamCut {
-    why: OnceLock<Cut>,
+    why: OnceLock<CutReason>,
     waker: AtomicWaker,
 }
 
 impl StreamCut {
     /// Resets the stream, whatever it waits for. The first reason stays.
-    pub(crate) fn cut(&self, why: Cut) {
+    pub(crate) fn cut(&self, why: CutReason) {
         let _earlier_one_stays = self.why.set(why);
         self.waker.wake();
     }
 
     /// Ready with the reason when the stream is to end.
-    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Cut> {
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<CutReason> {
         self.waker.register(cx.waker());
         self.why.get().map_or(Poll::Pending, |why| Poll::Ready(*why))
     }

@@ -1,9 +1,9 @@
 //! The requests in service on one connection: its service begins and ends them, its wire goes by them.
 
+pub(crate) mod blocked;
 pub(crate) mod cut;
-pub(crate) mod guests;
-pub(crate) mod stranger;
-pub(crate) mod turn;
+pub(crate) mod unauthenticated;
+pub(crate) mod unauthenticated_use;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,15 +13,15 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 
 use crate::alarm::Alarm;
-use cut::Cut;
-use stranger::Stranger;
+use cut::CutReason;
+use unauthenticated_use::UnauthenticatedUse;
 
 /// A connection of HTTP/2 on which no request is in service rests after this long; one of HTTP/1.1 gives its buffers back then.
 const AT_REST: Duration = Duration::from_secs(1);
 
 /// The requests in service on one connection, as its service and its wire both see them.
 #[derive(Debug, Default)]
-pub(crate) struct Exchanges {
+pub(crate) struct ConnectionActivity {
     active: AtomicUsize,
     /// An answer has ended, and hyper may still hold bytes of it.
     unflushed: AtomicBool,
@@ -61,24 +61,24 @@ pub(crate) struct Exchanges {
     /// Each request has a task of its own.
     is_multiplexed: AtomicBool,
     /// What is counted until a good key came, and what is held against the connection.
-    pub(crate) stranger: Stranger,
+    pub(crate) unauthenticated_use: UnauthenticatedUse,
 }
 
 /// One request in service; dropping it ends it.
 #[derive(Debug)]
-pub(crate) struct InService {
-    exchanges: Arc<Exchanges>,
+pub(crate) struct RequestInService {
+    activity: Arc<ConnectionActivity>,
     /// It counts among the requests of a stranger, and whether there was room for it.
-    of_stranger: Option<bool>,
+    of_unauthenticated: Option<bool>,
 }
 
-impl Exchanges {
+impl ConnectionActivity {
     /// A request goes into service. `has_body`: one comes behind its head.
-    pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> InService {
+    pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> RequestInService {
         self.unread.store(has_body, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
-        InService { exchanges: self.clone(), of_stranger: None }
+        RequestInService { activity: self.clone(), of_unauthenticated: None }
     }
 
     /// Notes that a line ended with LF alone.
@@ -107,7 +107,7 @@ impl Exchanges {
     }
 
     /// Ends the connection, whatever it is at.
-    pub(crate) fn cut(&self, why: Cut) {
+    pub(crate) fn cut(&self, why: CutReason) {
         self.cut_for.note(why);
         self.cut.store(true, Ordering::Release);
         self.cut_waker.wake();
@@ -134,7 +134,7 @@ impl Exchanges {
         }
         // Here, in the task that begins its requests or on its thread, it is known whether one is in service.
         if self.leaves_where_idle.swap(false, Ordering::AcqRel) {
-            if self.are_over() && self.is_at_rest() {
+            if self.has_nothing_to_send() && self.is_at_rest() {
                 return Poll::Ready(());
             }
             // It goes on, and may be asked again from here on.
@@ -147,12 +147,12 @@ impl Exchanges {
     }
 
     /// The connection ends with requests in service, for this reason.
-    pub(crate) fn ends_for(&self, why: Cut) {
+    pub(crate) fn ends_for(&self, why: CutReason) {
         self.cut_for.note(why);
     }
 
     /// Why the server ends the connection, if it does.
-    pub(crate) fn cut_for(&self) -> Option<Cut> {
+    pub(crate) fn cut_for(&self) -> Option<CutReason> {
         self.cut_for.reason()
     }
 
@@ -194,20 +194,20 @@ impl Exchanges {
         self.active.load(Ordering::Relaxed) <= 1
     }
 
-    pub(crate) fn are_none(&self) -> bool {
+    pub(crate) fn has_no_request(&self) -> bool {
         self.active.load(Ordering::Relaxed) == 0
     }
 
     /// Whether no request is in service, and nothing of an answer waits to be sent.
-    pub(crate) fn are_over(&self) -> bool {
-        self.are_none() && self.unsent.load(Ordering::Relaxed) == 0
+    pub(crate) fn has_nothing_to_send(&self) -> bool {
+        self.has_no_request() && self.unsent.load(Ordering::Relaxed) == 0
     }
 
     /// Whether the connection may be closed without taking anything from its client: it is between two requests, for a
     /// while.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.is_multiplexed() {
-            true => self.are_over() && self.stranger.idles_for() >= AT_REST,
+            true => self.has_nothing_to_send() && self.unauthenticated_use.idles_for() >= AT_REST,
             false => self.rests.load(Ordering::Relaxed),
         }
     }
@@ -246,7 +246,7 @@ impl Exchanges {
     pub(crate) fn note_unsent(&self, answers: usize, has_data: bool) {
         let before = self.unsent.swap(answers, Ordering::Relaxed);
         if answers < before {
-            self.stranger.note_room();
+            self.unauthenticated_use.note_room();
         }
         if has_data {
             self.written.fetch_add(1, Ordering::Relaxed);
@@ -279,81 +279,86 @@ impl Exchanges {
 
     /// hyper holds no byte that was written before.
     pub(crate) fn flushed(&self) {
-        if self.are_none() {
+        if self.has_no_request() {
             self.unflushed.store(false, Ordering::Relaxed);
         }
     }
 
     /// Whether every byte of every answer has left hyper, and no request is in service.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.are_none() && !self.unflushed.load(Ordering::Relaxed)
+        self.has_no_request() && !self.unflushed.load(Ordering::Relaxed)
     }
 }
 
-impl InService {
+impl RequestInService {
     /// Counts an answer of our own to a client without a good key among those that wait for it to take them, unless a good
     /// key was presented on this connection before. Says whether there is room for it.
-    pub(crate) fn count_as_strangers(&mut self) -> bool {
-        let Exchanges { stranger, .. } = &*self.exchanges;
-        if !self.exchanges.is_multiplexed() || (self.of_stranger.is_none() && stranger.is_known()) {
+    pub(crate) fn count_as_unauthenticated(&mut self) -> bool {
+        let ConnectionActivity { unauthenticated_use, .. } = &*self.activity;
+        if !self.activity.is_multiplexed()
+            || (self.of_unauthenticated.is_none() && unauthenticated_use.is_known())
+        {
             return true;
         }
-        *self.of_stranger.get_or_insert_with(|| stranger.begins(self.exchanges.tails()))
+        *self.of_unauthenticated.get_or_insert_with(|| unauthenticated_use.begins(self.activity.tails()))
     }
 
     /// Ready when there is room for one more answer that waits for its client to take it: an upstream's answer to somebody
     /// without a key waits for that itself, and keeps its place meanwhile.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Exchanges { stranger, .. } = &*self.exchanges;
-        if !self.exchanges.is_multiplexed() || self.of_stranger.is_some() || stranger.is_known() {
+        let ConnectionActivity { unauthenticated_use, .. } = &*self.activity;
+        if !self.activity.is_multiplexed()
+            || self.of_unauthenticated.is_some()
+            || unauthenticated_use.is_known()
+        {
             return Poll::Ready(());
         }
         // Registered first, so that nothing goes unseen between the two.
-        stranger.wait_for_room(cx.waker());
-        if !stranger.begins_where_room(self.exchanges.tails()) {
+        unauthenticated_use.wait_for_room(cx.waker());
+        if !unauthenticated_use.begins_where_room(self.activity.tails()) {
             return Poll::Pending;
         }
-        self.of_stranger = Some(true);
+        self.of_unauthenticated = Some(true);
         Poll::Ready(())
     }
 
     /// This request's answer was broken off, and its end is the connection's own: whoever speaks HTTP/1.0 would take the one
     /// for the other.
     pub(crate) fn break_off(&self) {
-        self.exchanges.broken_off.store(true, Ordering::Relaxed);
+        self.activity.broken_off.store(true, Ordering::Relaxed);
     }
 
     /// The body of this request was read to its end.
     pub(crate) fn body_read(&self) {
-        self.exchanges.body_read();
+        self.activity.body_read();
     }
 
     /// Why the server ends the connection, if it does.
-    pub(crate) fn cut_for(&self) -> Option<Cut> {
-        self.exchanges.cut_for()
+    pub(crate) fn cut_for(&self) -> Option<CutReason> {
+        self.activity.cut_for()
     }
 
     /// What follows on the connection is another protocol.
     pub(crate) fn becomes_tunnel(&self) {
-        self.exchanges.is_tunnel.store(true, Ordering::Relaxed);
+        self.activity.is_tunnel.store(true, Ordering::Relaxed);
     }
 
     /// A frame of this request's answer was handed out, on HTTP/2.
     pub(crate) fn answered(&self, bytes: usize) {
-        self.exchanges.frames.fetch_add(1, Ordering::Relaxed);
-        self.exchanges.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.activity.frames.fetch_add(1, Ordering::Relaxed);
+        self.activity.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
-impl Drop for InService {
+impl Drop for RequestInService {
     fn drop(&mut self) {
-        if self.of_stranger.is_some() {
-            self.exchanges.stranger.ends();
+        if self.of_unauthenticated.is_some() {
+            self.activity.unauthenticated_use.ends();
         }
-        if self.exchanges.stranger.is_listed() || self.exchanges.is_multiplexed() {
-            self.exchanges.stranger.note_idle();
+        if self.activity.unauthenticated_use.is_listed() || self.activity.is_multiplexed() {
+            self.activity.unauthenticated_use.note_idle();
         }
-        self.exchanges.unflushed.store(true, Ordering::Relaxed);
-        self.exchanges.active.fetch_sub(1, Ordering::Relaxed);
+        self.activity.unflushed.store(true, Ordering::Relaxed);
+        self.activity.active.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -8,18 +8,18 @@ use crate::address::host_part;
 
 /// Connections by address. It holds no more entries than there are connections.
 #[derive(Debug, Default)]
-pub(crate) struct Crowd(Mutex<HashMap<IpAddr, usize>>);
+pub(crate) struct ConnectionsByAddress(Mutex<HashMap<IpAddr, usize>>);
 
 /// One connection of an address; dropping it is its end.
 #[derive(Debug)]
 pub(crate) struct Member {
-    crowd: Arc<Crowd>,
+    crowd: Arc<ConnectionsByAddress>,
     address: IpAddr,
     /// The connections of the address, this one among them.
     pub(crate) count: usize,
 }
 
-impl Crowd {
+impl ConnectionsByAddress {
     /// Counts a connection. IPv6 is counted by /64.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Member {
         let address = host_part(address);
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn connections_are_counted_by_host_and_forgotten_when_they_end() {
-        let crowd = Arc::new(Crowd::default());
+        let crowd = Arc::new(ConnectionsByAddress::default());
         let enter = |address: &str| crowd.enter(address.parse().unwrap());
         let first = enter("2001:db8::1");
         let second = enter("2001:db8::ffff:2");

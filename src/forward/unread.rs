@@ -14,11 +14,11 @@ use crate::upstream::upload::RequestBody;
 
 /// What becomes of a request that is not read to its end when its answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rest {
+pub(crate) enum UnreadBody {
     /// It is read and forgotten, within bounds, before the answer ends.
-    IsRead,
+    Discard,
     /// HTTP/1 has its own way with it: the connection ends.
-    IsLeft,
+    Leave,
 }
 
 /// Reads and forgets what is left of a request.

@@ -66,7 +66,7 @@ impl Lines {
 
 /// The window that runs, and the lines that were left out since the start.
 #[derive(Debug, Default)]
-pub(crate) struct Strangers {
+pub(crate) struct LineQuotas {
     window: Mutex<Option<Window>>,
     access: AtomicU64,
     audit: AtomicU64,
@@ -78,14 +78,14 @@ struct Window {
     /// Requests that have lines: of addresses, and of keys.
     of_addresses: u32,
     of_keys: u32,
-    by_source: HashMap<Source, OfSource>,
+    by_source: HashMap<LineSource, LinesOfSource>,
     /// Lines of sources that have no entry.
     others: Lines,
 }
 
 /// What requests are counted by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Source {
+pub(super) enum LineSource {
     /// A client's address; IPv6 is cut to its /64.
     Address(IpAddr),
     UnixSockets,
@@ -93,14 +93,14 @@ pub(super) enum Source {
     Key(String),
 }
 
-impl Source {
+impl LineSource {
     pub(super) fn address(address: Option<IpAddr>) -> Self {
-        address.map_or(Source::UnixSockets, |address| Source::Address(host_part(address)))
+        address.map_or(LineSource::UnixSockets, |address| LineSource::Address(host_part(address)))
     }
 }
 
 #[derive(Debug, Default)]
-struct OfSource {
+struct LinesOfSource {
     requests: u32,
     left_out: Lines,
 }
@@ -110,7 +110,7 @@ struct OfSource {
 pub(super) struct LeftOut {
     pub(super) kind: Kind,
     /// Whose requests they are about; `None`: of sources that came when all strangers together had had their lines.
-    pub(super) of: Option<Source>,
+    pub(super) of: Option<LineSource>,
     pub(super) lines: u64,
     pub(super) seconds: u64,
 }
@@ -119,24 +119,24 @@ impl LeftOut {
     /// Whose requests they are about, in words.
     pub(super) fn whose(&self) -> String {
         match &self.of {
-            Some(Source::Address(address @ IpAddr::V4(_))) => address.to_string(),
-            Some(Source::Address(network)) => format!("{network}/64"),
-            Some(Source::UnixSockets) => "unix sockets".to_owned(),
-            Some(Source::Key(id)) => id.clone(),
+            Some(LineSource::Address(address @ IpAddr::V4(_))) => address.to_string(),
+            Some(LineSource::Address(network)) => format!("{network}/64"),
+            Some(LineSource::UnixSockets) => "unix sockets".to_owned(),
+            Some(LineSource::Key(id)) => id.clone(),
             None => "other addresses".to_owned(),
         }
     }
 }
 
-impl Strangers {
+impl LineQuotas {
     /// Whether a request of this source has lines.
-    pub(super) fn may_tell(&self, source: &Source, now: Instant) -> bool {
+    pub(super) fn may_tell(&self, source: &LineSource, now: Instant) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let window = window.get_or_insert_with(|| Window::begun(now));
         let of_source = window.by_source.get(source).map_or(0, |of_source| of_source.requests);
         let of_all = match source {
-            Source::Key(_) => &mut window.of_keys,
-            Source::Address(_) | Source::UnixSockets => &mut window.of_addresses,
+            LineSource::Key(_) => &mut window.of_keys,
+            LineSource::Address(_) | LineSource::UnixSockets => &mut window.of_addresses,
         };
         if of_source >= REQUESTS_OF_SOURCE || *of_all >= REQUESTS_OF_ALL {
             return false;
@@ -147,7 +147,7 @@ impl Strangers {
     }
 
     /// Notes a line that is left out.
-    pub(super) fn leave_out(&self, kind: Kind, source: &Source, now: Instant) {
+    pub(super) fn leave_out(&self, kind: Kind, source: &LineSource, now: Instant) {
         let total = match kind {
             Kind::Access => &self.access,
             Kind::Audit => &self.audit,
@@ -192,7 +192,7 @@ impl Window {
 
     fn left_out(self, now: Instant) -> Vec<LeftOut> {
         let seconds = now.duration_since(self.began).as_secs().max(1);
-        let mut sources: Vec<(Option<Source>, Lines)> = self
+        let mut sources: Vec<(Option<LineSource>, Lines)> = self
             .by_source
             .into_iter()
             .map(|(source, of_source)| (Some(source), of_source.left_out))
@@ -212,17 +212,17 @@ impl Window {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> Source {
-        Source::address(Some(text.parse().unwrap()))
+    fn address(text: &str) -> LineSource {
+        LineSource::address(Some(text.parse().unwrap()))
     }
 
     /// How many of so many requests have lines; the others' are left out.
-    fn told(strangers: &Strangers, now: Instant, sources: impl Iterator<Item = Source>) -> usize {
+    fn told(line_quotas: &LineQuotas, now: Instant, sources: impl Iterator<Item = LineSource>) -> usize {
         let mut told = 0;
         for source in sources {
-            match strangers.may_tell(&source, now) {
+            match line_quotas.may_tell(&source, now) {
                 true => told += 1,
-                false => strangers.leave_out(Kind::Access, &source, now),
+                false => line_quotas.leave_out(Kind::Access, &source, now),
             }
         }
         told
@@ -230,16 +230,16 @@ mod tests {
 
     #[test]
     fn an_address_has_so_many_requests_told_and_then_a_count() {
-        let (strangers, start) = (Strangers::default(), Instant::now());
-        assert_eq!(told(&strangers, start, (0..1000).map(|_| address("192.0.2.1"))), 20);
-        assert_eq!(told(&strangers, start, (0..1000).map(|_| Source::UnixSockets)), 20);
-        assert_eq!(told(&strangers, start, (0..1000).map(|_| Source::Key("key_a".to_owned()))), 20);
+        let (line_quotas, start) = (LineQuotas::default(), Instant::now());
+        assert_eq!(told(&line_quotas, start, (0..1000).map(|_| address("192.0.2.1"))), 20);
+        assert_eq!(told(&line_quotas, start, (0..1000).map(|_| LineSource::UnixSockets)), 20);
+        assert_eq!(told(&line_quotas, start, (0..1000).map(|_| LineSource::Key("key_a".to_owned()))), 20);
         let of_a_network = |host: usize| address(&format!("2001:db8::{host:x}"));
-        assert_eq!(told(&strangers, start, (1..=1000).map(of_a_network)), 20, "one host has a whole /64");
-        assert_eq!(told(&strangers, start, [address("192.0.2.2")].into_iter()), 1);
-        strangers.leave_out(Kind::Audit, &address("192.0.2.1"), start);
-        assert_eq!(strangers.ended(Some(start + WINDOW / 2)), []);
-        let left_out = strangers.ended(Some(start + WINDOW));
+        assert_eq!(told(&line_quotas, start, (1..=1000).map(of_a_network)), 20, "one host has a whole /64");
+        assert_eq!(told(&line_quotas, start, [address("192.0.2.2")].into_iter()), 1);
+        line_quotas.leave_out(Kind::Audit, &address("192.0.2.1"), start);
+        assert_eq!(line_quotas.ended(Some(start + WINDOW / 2)), []);
+        let left_out = line_quotas.ended(Some(start + WINDOW));
         let told: Vec<String> = left_out
             .iter()
             .map(|left_out| {
@@ -255,23 +255,23 @@ mod tests {
             "audit 1 more of 192.0.2.1 in 10 s",
         ];
         assert_eq!(told, expected);
-        assert_eq!((strangers.left_out(Kind::Access), strangers.left_out(Kind::Audit)), (3920, 1));
-        assert!(strangers.may_tell(&address("192.0.2.1"), start + WINDOW), "the next window is its own");
+        assert_eq!((line_quotas.left_out(Kind::Access), line_quotas.left_out(Kind::Audit)), (3920, 1));
+        assert!(line_quotas.may_tell(&address("192.0.2.1"), start + WINDOW), "the next window is its own");
     }
 
     #[test]
     fn however_many_addresses_come_lines_and_memory_are_bounded() {
-        let (strangers, start) = (Strangers::default(), Instant::now());
-        let many = (0..1_000_000u32).map(|host| Source::address(Some(IpAddr::V4(host.into()))));
-        assert_eq!(told(&strangers, start, many), 100);
-        let keys = (0..20).map(|_| Source::Key("key_revoked".to_owned()));
-        assert_eq!(told(&strangers, start, keys), 20, "a refused key's lines are not used up by strangers");
-        let window = strangers.window.lock().unwrap();
+        let (line_quotas, start) = (LineQuotas::default(), Instant::now());
+        let many = (0..1_000_000u32).map(|host| LineSource::address(Some(IpAddr::V4(host.into()))));
+        assert_eq!(told(&line_quotas, start, many), 100);
+        let keys = (0..20).map(|_| LineSource::Key("key_revoked".to_owned()));
+        assert_eq!(told(&line_quotas, start, keys), 20, "a refused key's lines are not used up by strangers");
+        let window = line_quotas.window.lock().unwrap();
         assert_eq!(window.as_ref().unwrap().by_source.len(), 101);
         drop(window);
-        let left_out = strangers.ended(None);
+        let left_out = line_quotas.ended(None);
         assert_eq!(left_out.len(), 1);
         assert_eq!((left_out[0].whose(), left_out[0].lines), ("other addresses".to_owned(), 999_900));
-        assert_eq!(strangers.ended(None), []);
+        assert_eq!(line_quotas.ended(None), []);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 /// The reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
+pub(crate) enum CutReason {
     /// The client took nothing of its answer for `limits.client_stall_timeout`.
     ClientStalled,
     /// The key was revoked.
@@ -26,11 +26,11 @@ pub(crate) enum Cut {
 }
 
 thread_local! {
-    static ON_THIS_THREAD: Cell<Option<Cut>> = const { Cell::new(None) };
+    static ON_THIS_THREAD: Cell<Option<CutReason>> = const { Cell::new(None) };
 }
 
 /// Runs `end`; the exchanges that it drops were cut for this reason.
-pub(crate) fn because<T>(cut: Cut, end: impl FnOnce() -> T) -> T {
+pub(crate) fn because<T>(cut: CutReason, end: impl FnOnce() -> T) -> T {
     let before = ON_THIS_THREAD.replace(Some(cut));
     let ended = end();
     ON_THIS_THREAD.set(before);
@@ -38,20 +38,20 @@ pub(crate) fn because<T>(cut: Cut, end: impl FnOnce() -> T) -> T {
 }
 
 /// The reason of the drop that runs on this thread, where it has one.
-pub(crate) fn current() -> Option<Cut> {
+pub(crate) fn current() -> Option<CutReason> {
     ON_THIS_THREAD.get()
 }
 
 /// The reason that a whole connection ends. The first one stays.
 #[derive(Debug, Default)]
-pub(super) struct OfConnection(OnceLock<Cut>);
+pub(super) struct OfConnection(OnceLock<CutReason>);
 
 impl OfConnection {
-    pub(super) fn note(&self, cut: Cut) {
+    pub(super) fn note(&self, cut: CutReason) {
         let _earlier_one_stays = self.0.set(cut);
     }
 
-    pub(super) fn reason(&self) -> Option<Cut> {
+    pub(super) fn reason(&self) -> Option<CutReason> {
         self.0.get().copied()
     }
 }
@@ -63,9 +63,9 @@ mod tests {
     #[test]
     fn a_reason_lasts_as_long_as_the_drop() {
         assert_eq!(current(), None);
-        because(Cut::Drained, || {
-            because(Cut::ClientStalled, || assert_eq!(current(), Some(Cut::ClientStalled)));
-            assert_eq!(current(), Some(Cut::Drained));
+        because(CutReason::Drained, || {
+            because(CutReason::ClientStalled, || assert_eq!(current(), Some(CutReason::ClientStalled)));
+            assert_eq!(current(), Some(CutReason::Drained));
         });
         assert_eq!(current(), None);
     }
@@ -74,8 +74,8 @@ mod tests {
     fn the_first_reason_of_a_connection_stays() {
         let reason = OfConnection::default();
         assert_eq!(reason.reason(), None);
-        reason.note(Cut::Revoked);
-        reason.note(Cut::ClientStalled);
-        assert_eq!(reason.reason(), Some(Cut::Revoked));
+        reason.note(CutReason::Revoked);
+        reason.note(CutReason::ClientStalled);
+        assert_eq!(reason.reason(), Some(CutReason::Revoked));
     }
 }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::Exchanges;
-use super::cut::Cut;
+use super::ConnectionActivity;
+use super::cut::CutReason;
 use crate::address::host_part;
 
 /// Connections that are compared at most, from the oldest on: the search has to be short just when there are many. Where none of
@@ -34,7 +34,7 @@ const BETWEEN_HOLDERS: Duration = Duration::from_millis(100);
 
 /// All such connections.
 #[derive(Debug, Default)]
-pub(crate) struct Guests {
+pub(crate) struct UnauthenticatedConnections {
     listed: Mutex<Listed>,
     /// One more is listed.
     more: Notify,
@@ -55,14 +55,14 @@ struct Listed {
 /// `None` as an address is a neighbour on a unix socket.
 #[derive(Debug, Default)]
 struct Ordered {
-    by_age: BTreeMap<u64, Arc<Exchanges>>,
-    by_address: BTreeMap<(Option<IpAddr>, u64), Arc<Exchanges>>,
+    by_age: BTreeMap<u64, Arc<ConnectionActivity>>,
+    by_address: BTreeMap<(Option<IpAddr>, u64), Arc<ConnectionActivity>>,
 }
 
 /// A connection that makes room for another one.
 enum Dispensable {
-    Strangers(Arc<Exchanges>),
-    Holders(Arc<Exchanges>),
+    LineQuotas(Arc<ConnectionActivity>),
+    Holders(Arc<ConnectionActivity>),
 }
 
 /// Which of the strangers' connections come into question.
@@ -75,24 +75,24 @@ enum Age {
 }
 
 impl Ordered {
-    fn insert(&mut self, address: Option<IpAddr>, number: u64, exchanges: Arc<Exchanges>) {
-        self.by_age.insert(number, exchanges.clone());
-        self.by_address.insert((address, number), exchanges);
+    fn insert(&mut self, address: Option<IpAddr>, number: u64, activity: Arc<ConnectionActivity>) {
+        self.by_age.insert(number, activity.clone());
+        self.by_address.insert((address, number), activity);
     }
 
-    fn remove(&mut self, address: Option<IpAddr>, number: u64) -> Option<Arc<Exchanges>> {
+    fn remove(&mut self, address: Option<IpAddr>, number: u64) -> Option<Arc<ConnectionActivity>> {
         self.by_address.remove(&(address, number));
         self.by_age.remove(&number)
     }
 
     /// All connections, the oldest first.
-    fn all(&self) -> impl Iterator<Item = &Arc<Exchanges>> {
+    fn all(&self) -> impl Iterator<Item = &Arc<ConnectionActivity>> {
         self.by_age.values()
     }
 
     /// Those of one address.
-    fn of(&self, address: Option<IpAddr>) -> impl Iterator<Item = &Arc<Exchanges>> {
-        self.by_address.range((address, 0)..=(address, u64::MAX)).map(|(_, exchanges)| exchanges)
+    fn of(&self, address: Option<IpAddr>) -> impl Iterator<Item = &Arc<ConnectionActivity>> {
+        self.by_address.range((address, 0)..=(address, u64::MAX)).map(|(_, activity)| activity)
     }
 }
 
@@ -103,12 +103,12 @@ impl Listed {
         let settled = longest_idle(strangers.of(address), Age::Settled)
             .or_else(|| longest_idle(strangers.all(), Age::Settled))
             .or_else(|| longest_idle(strangers.of(address), Age::Any));
-        if let Some(exchanges) = settled {
-            return Some(Dispensable::Strangers(exchanges.clone()));
+        if let Some(activity) = settled {
+            return Some(Dispensable::LineQuotas(activity.clone()));
         }
         let are_few = strangers.by_age.len() < self.holders.by_age.len();
         let holders = if are_few { self.at_rest_for(address) } else { None };
-        let newcomers = || longest_idle(self.strangers.all(), Age::Any).cloned().map(Dispensable::Strangers);
+        let newcomers = || longest_idle(self.strangers.all(), Age::Any).cloned().map(Dispensable::LineQuotas);
         match holders.map(Dispensable::Holders).or_else(newcomers) {
             None if !are_few => self.at_rest_for(address).map(Dispensable::Holders),
             found => found,
@@ -116,7 +116,7 @@ impl Listed {
     }
 
     /// The key holder's connection that makes room, unless one was looked for just now.
-    fn at_rest_for(&mut self, address: Option<IpAddr>) -> Option<Arc<Exchanges>> {
+    fn at_rest_for(&mut self, address: Option<IpAddr>) -> Option<Arc<ConnectionActivity>> {
         if !self.may_ask_holders() {
             return None;
         }
@@ -131,17 +131,17 @@ impl Listed {
 
 /// A connection's entry; dropping it takes the connection off the list.
 #[derive(Debug)]
-pub(crate) struct Guest {
-    guests: Arc<Guests>,
+pub(crate) struct ListEntry {
+    unauthenticated: Arc<UnauthenticatedConnections>,
     address: Option<IpAddr>,
     number: u64,
 }
 
-impl Guests {
+impl UnauthenticatedConnections {
     /// Lists a connection as a stranger's, unless it is listed so, until a good key is presented on it. Of IPv6, a /64 is one
     /// address.
-    pub(crate) fn enter(self: &Arc<Self>, address: Option<IpAddr>, exchanges: &Arc<Exchanges>) {
-        if exchanges.stranger.is_listed() {
+    pub(crate) fn enter(self: &Arc<Self>, address: Option<IpAddr>, activity: &Arc<ConnectionActivity>) {
+        if activity.unauthenticated_use.is_listed() {
             return;
         }
         let address = address.map(host_part);
@@ -149,10 +149,10 @@ impl Guests {
             let mut listed = self.lock();
             let number = listed.next;
             listed.next += 1;
-            listed.strangers.insert(address, number, exchanges.clone());
+            listed.strangers.insert(address, number, activity.clone());
             number
         };
-        exchanges.stranger.enlist(Guest { guests: self.clone(), address, number });
+        activity.unauthenticated_use.enlist(ListEntry { unauthenticated: self.clone(), address, number });
         self.more.notify_waiters();
     }
 
@@ -162,8 +162,8 @@ impl Guests {
         let found = self.lock().dispensable_for(address);
         // Its end takes it off the list, which takes the lock.
         match &found {
-            Some(Dispensable::Strangers(exchanges)) => exchanges.cut(Cut::MadeRoom),
-            Some(Dispensable::Holders(exchanges)) => exchanges.cut_where_idle(),
+            Some(Dispensable::LineQuotas(activity)) => activity.cut(CutReason::MadeRoom),
+            Some(Dispensable::Holders(activity)) => activity.cut_where_idle(),
             None => {}
         }
         found.is_some()
@@ -189,46 +189,48 @@ impl Guests {
 /// The stranger's connection that goes first: one that was used without a good key, or had its time to be; of these one that is
 /// idle, since when it was; then the oldest.
 fn longest_idle<'e>(
-    exchanges: impl Iterator<Item = &'e Arc<Exchanges>>,
+    activity: impl Iterator<Item = &'e Arc<ConnectionActivity>>,
     age: Age,
-) -> Option<&'e Arc<Exchanges>> {
-    let is_fresh = |exchanges: &Exchanges| {
-        exchanges.are_none() && exchanges.begun() == 0 && exchanges.stranger.idles_for() < FRESH
+) -> Option<&'e Arc<ConnectionActivity>> {
+    let is_fresh = |activity: &ConnectionActivity| {
+        activity.has_no_request() && activity.begun() == 0 && activity.unauthenticated_use.idles_for() < FRESH
     };
     // Those that are being ended already make room for somebody else.
-    let staying = exchanges.filter(|exchanges| !exchanges.is_cut()).take(LOOKED_AT);
-    let in_question = staying.filter(|exchanges| age == Age::Any || !is_fresh(exchanges)).take(COMPARED);
+    let staying = activity.filter(|activity| !activity.is_cut()).take(LOOKED_AT);
+    let in_question = staying.filter(|activity| age == Age::Any || !is_fresh(activity)).take(COMPARED);
     // The first of several equals is the oldest.
-    in_question.min_by_key(|exchanges| match exchanges.are_none() {
-        true if is_fresh(exchanges) => (2, 0),
-        true => (0, exchanges.stranger.idle_since()),
+    in_question.min_by_key(|activity| match activity.has_no_request() {
+        true if is_fresh(activity) => (2, 0),
+        true => (0, activity.unauthenticated_use.idle_since()),
         false => (1, 0),
     })
 }
 
 /// The key holder's connection that goes first: the oldest on which nothing has come for a while. A client asks again on another
 /// one, as where a server's keep-alive has ended.
-fn at_rest<'e>(mut exchanges: impl Iterator<Item = &'e Arc<Exchanges>>) -> Option<&'e Arc<Exchanges>> {
-    exchanges.find(|exchanges| !exchanges.is_cut() && exchanges.is_at_rest())
+fn at_rest<'e>(
+    mut activity: impl Iterator<Item = &'e Arc<ConnectionActivity>>,
+) -> Option<&'e Arc<ConnectionActivity>> {
+    activity.find(|activity| !activity.is_cut() && activity.is_at_rest())
 }
 
-impl Guest {
+impl ListEntry {
     /// A good key was presented.
     pub(super) fn becomes_holders(&self) {
-        let mut listed = self.guests.lock();
-        if let Some(exchanges) = listed.strangers.remove(self.address, self.number) {
-            listed.holders.insert(self.address, self.number, exchanges);
+        let mut listed = self.unauthenticated.lock();
+        if let Some(activity) = listed.strangers.remove(self.address, self.number) {
+            listed.holders.insert(self.address, self.number, activity);
         }
     }
 }
 
-impl Drop for Guest {
+impl Drop for ListEntry {
     fn drop(&mut self) {
-        let mut listed = self.guests.lock();
-        let exchanges = listed.strangers.remove(self.address, self.number);
-        let exchanges = exchanges.or_else(|| listed.holders.remove(self.address, self.number));
+        let mut listed = self.unauthenticated.lock();
+        let activity = listed.strangers.remove(self.address, self.number);
+        let activity = activity.or_else(|| listed.holders.remove(self.address, self.number));
         drop(listed);
-        drop(exchanges);
+        drop(activity);
     }
 }
 
@@ -238,98 +240,104 @@ mod tests {
 
     use super::*;
 
-    fn connection(guests: &Arc<Guests>, address: &str) -> Arc<Exchanges> {
-        let exchanges = Arc::<Exchanges>::default();
-        drop(exchanges.begin(false));
-        guests.enter(Some(address.parse().unwrap()), &exchanges);
-        exchanges
+    fn connection(
+        unauthenticated: &Arc<UnauthenticatedConnections>,
+        address: &str,
+    ) -> Arc<ConnectionActivity> {
+        let activity = Arc::<ConnectionActivity>::default();
+        drop(activity.begin(false));
+        unauthenticated.enter(Some(address.parse().unwrap()), &activity);
+        activity
     }
 
     /// How many strangers' connections are listed, and how many of key holders.
-    fn numbers(guests: &Guests) -> [usize; 2] {
-        let listed = guests.lock();
+    fn numbers(unauthenticated: &UnauthenticatedConnections) -> [usize; 2] {
+        let listed = unauthenticated.lock();
         [&listed.strangers, &listed.holders].map(|ordered| {
             assert_eq!(ordered.by_age.len(), ordered.by_address.len());
             ordered.by_age.len()
         })
     }
 
-    fn ends(connections: &[&Arc<Exchanges>]) -> Vec<bool> {
-        connections.iter().map(|exchanges| exchanges.is_cut()).collect()
+    fn ends(connections: &[&Arc<ConnectionActivity>]) -> Vec<bool> {
+        connections.iter().map(|activity| activity.is_cut()).collect()
     }
 
     #[test]
     fn an_address_pushes_out_its_own_and_then_the_longest_idle_goes() {
-        let guests = Arc::<Guests>::default();
-        let others = connection(&guests, "192.0.2.1");
-        let (first, second) = (connection(&guests, "192.0.2.2"), connection(&guests, "192.0.2.2"));
-        assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())));
+        let unauthenticated = Arc::<UnauthenticatedConnections>::default();
+        let others = connection(&unauthenticated, "192.0.2.1");
+        let (first, second) =
+            (connection(&unauthenticated, "192.0.2.2"), connection(&unauthenticated, "192.0.2.2"));
+        assert!(unauthenticated.make_room(Some("192.0.2.2".parse().unwrap())));
         assert_eq!(ends(&[&others, &first, &second]), [false, true, false]);
-        assert!(guests.make_room(Some("192.0.2.3".parse().unwrap())));
+        assert!(unauthenticated.make_room(Some("192.0.2.3".parse().unwrap())));
         assert_eq!(ends(&[&others, &first, &second]), [true, true, false]);
     }
 
     #[test]
     fn a_key_holder_makes_no_room_and_a_request_in_service_keeps_no_place() {
-        let guests = Arc::<Guests>::default();
-        let (holder, busy) = (connection(&guests, "192.0.2.1"), connection(&guests, "192.0.2.1"));
-        let (other, idle) = (connection(&guests, "192.0.2.2"), connection(&guests, "192.0.2.2"));
-        holder.stranger.note_good_key();
+        let unauthenticated = Arc::<UnauthenticatedConnections>::default();
+        let (holder, busy) =
+            (connection(&unauthenticated, "192.0.2.1"), connection(&unauthenticated, "192.0.2.1"));
+        let (other, idle) =
+            (connection(&unauthenticated, "192.0.2.2"), connection(&unauthenticated, "192.0.2.2"));
+        holder.unauthenticated_use.note_authenticated();
         let _in_service = (busy.begin(false), other.begin(false));
-        let make_room = || guests.make_room(Some("192.0.2.3".parse().unwrap()));
+        let make_room = || unauthenticated.make_room(Some("192.0.2.3".parse().unwrap()));
         let all = [&holder, &busy, &other, &idle];
         assert!(make_room());
         assert_eq!(ends(&all), [false, false, false, true], "an idle one goes first");
         assert!(make_room());
         assert_eq!(ends(&all), [false, true, false, true], "and then the oldest");
-        assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())));
+        assert!(unauthenticated.make_room(Some("192.0.2.2".parse().unwrap())));
         assert_eq!(ends(&all), [false, true, true, true]);
         let in_service = holder.begin(false);
-        assert!(!guests.may_make_room() && !make_room());
+        assert!(!unauthenticated.may_make_room() && !make_room());
         drop(in_service);
-        assert!(!guests.may_make_room() && !make_room());
+        assert!(!unauthenticated.may_make_room() && !make_room());
         rests(&holder);
-        guests.lock().holders_asked = None;
-        assert!(guests.may_make_room() && make_room(), "a key holder's goes between two requests");
-        assert!(holder.is_cut() && !guests.may_make_room());
+        unauthenticated.lock().holders_asked = None;
+        assert!(unauthenticated.may_make_room() && make_room(), "a key holder's goes between two requests");
+        assert!(holder.is_cut() && !unauthenticated.may_make_room());
     }
 
     /// Nothing has come for a while.
-    fn rests(exchanges: &Exchanges) {
-        exchanges.note_resting(true);
+    fn rests(activity: &ConnectionActivity) {
+        activity.note_resting(true);
     }
 
     #[test]
     fn key_holders_make_room_for_newcomers_until_they_are_half() {
-        let guests = Arc::<Guests>::default();
-        let holders: Vec<_> = (0..3).map(|_| connection(&guests, "192.0.2.1")).collect();
-        holders.iter().for_each(|holder| holder.stranger.note_good_key());
+        let unauthenticated = Arc::<UnauthenticatedConnections>::default();
+        let holders: Vec<_> = (0..3).map(|_| connection(&unauthenticated, "192.0.2.1")).collect();
+        holders.iter().for_each(|holder| holder.unauthenticated_use.note_authenticated());
         holders.iter().for_each(|holder| rests(holder));
         let newcomer = |address: &str| {
-            let fresh = Arc::<Exchanges>::default();
-            guests.enter(Some(address.parse().unwrap()), &fresh);
+            let fresh = Arc::<ConnectionActivity>::default();
+            unauthenticated.enter(Some(address.parse().unwrap()), &fresh);
             fresh
         };
         let (first, second) = (newcomer("192.0.2.2"), newcomer("192.0.2.2"));
-        assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())), "an address has its own go");
+        assert!(unauthenticated.make_room(Some("192.0.2.2".parse().unwrap())), "an address has its own go");
         assert_eq!(ends(&[&first, &second]), [true, false]);
-        first.stranger.leave();
-        assert!(guests.make_room(Some("192.0.2.3".parse().unwrap())), "a key holder's goes");
+        first.unauthenticated_use.leave();
+        assert!(unauthenticated.make_room(Some("192.0.2.3".parse().unwrap())), "a key holder's goes");
         assert!(holders[0].is_cut() && !second.is_cut());
-        holders[0].stranger.leave();
+        holders[0].unauthenticated_use.leave();
         let third = newcomer("192.0.2.3");
-        assert!(guests.make_room(Some("192.0.2.4".parse().unwrap())), "there are as many of both");
+        assert!(unauthenticated.make_room(Some("192.0.2.4".parse().unwrap())), "there are as many of both");
         assert_eq!(ends(&[&holders[1], &holders[2], &second, &third]), [false, false, true, false]);
     }
 
     #[test]
     fn a_request_that_begins_at_the_same_time_keeps_a_key_holders_connection() {
-        let guests = Arc::<Guests>::default();
-        let holder = connection(&guests, "192.0.2.1");
-        holder.stranger.note_good_key();
+        let unauthenticated = Arc::<UnauthenticatedConnections>::default();
+        let holder = connection(&unauthenticated, "192.0.2.1");
+        holder.unauthenticated_use.note_authenticated();
         rests(&holder);
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(guests.make_room(None) && !guests.make_room(None));
+        assert!(unauthenticated.make_room(None) && !unauthenticated.make_room(None));
         let in_service = holder.begin(false);
         assert!(holder.poll_cut(&mut cx, &mut true).is_pending() && !holder.is_cut());
         drop(in_service);
@@ -341,29 +349,30 @@ mod tests {
 
     #[test]
     fn of_key_holders_an_address_has_its_own_go_first_and_then_the_one_at_rest() {
-        let guests = Arc::<Guests>::default();
-        let holders: Vec<_> =
-            ["192.0.2.1", "192.0.2.2", "192.0.2.2"].map(|address| connection(&guests, address)).into();
-        holders.iter().for_each(|holder| holder.stranger.note_good_key());
+        let unauthenticated = Arc::<UnauthenticatedConnections>::default();
+        let holders: Vec<_> = ["192.0.2.1", "192.0.2.2", "192.0.2.2"]
+            .map(|address| connection(&unauthenticated, address))
+            .into();
+        holders.iter().for_each(|holder| holder.unauthenticated_use.note_authenticated());
         rests(&holders[0]);
         rests(&holders[2]);
         let ends = || ends(&holders.iter().collect::<Vec<_>>());
-        assert!(guests.make_room(Some("192.0.2.2".parse().unwrap())));
+        assert!(unauthenticated.make_room(Some("192.0.2.2".parse().unwrap())));
         assert_eq!(ends(), [false, false, true]);
-        assert!(!guests.make_room(Some("192.0.2.3".parse().unwrap())), "not so soon again");
-        guests.lock().holders_asked = None;
-        assert!(guests.make_room(Some("192.0.2.3".parse().unwrap())));
+        assert!(!unauthenticated.make_room(Some("192.0.2.3".parse().unwrap())), "not so soon again");
+        unauthenticated.lock().holders_asked = None;
+        assert!(unauthenticated.make_room(Some("192.0.2.3".parse().unwrap())));
         assert_eq!(ends(), [true, false, true]);
     }
 
     #[test]
     fn a_client_that_has_just_connected_goes_last() {
-        let guests = Arc::<Guests>::default();
-        let busy = connection(&guests, "192.0.2.1");
+        let unauthenticated = Arc::<UnauthenticatedConnections>::default();
+        let busy = connection(&unauthenticated, "192.0.2.1");
         let _in_service = busy.begin(false);
-        let fresh = Arc::<Exchanges>::default();
-        guests.enter(Some("192.0.2.2".parse().unwrap()), &fresh);
-        let make_room = || guests.make_room(Some("192.0.2.3".parse().unwrap()));
+        let fresh = Arc::<ConnectionActivity>::default();
+        unauthenticated.enter(Some("192.0.2.2".parse().unwrap()), &fresh);
+        let make_room = || unauthenticated.make_room(Some("192.0.2.3".parse().unwrap()));
         assert!(make_room());
         assert_eq!(ends(&[&busy, &fresh]), [true, false]);
         assert!(make_room(), "where there is nobody else, it goes, too");
@@ -372,22 +381,22 @@ mod tests {
 
     #[test]
     fn a_connection_whose_key_is_no_good_any_more_makes_room_again() {
-        let guests = Arc::<Guests>::default();
-        let holder = connection(&guests, "192.0.2.1");
-        holder.stranger.note_good_key();
+        let unauthenticated = Arc::<UnauthenticatedConnections>::default();
+        let holder = connection(&unauthenticated, "192.0.2.1");
+        holder.unauthenticated_use.note_authenticated();
         let in_service = holder.begin(false);
-        assert!(!guests.may_make_room());
-        guests.enter(Some("192.0.2.1".parse().unwrap()), &holder);
-        assert!(guests.may_make_room());
+        assert!(!unauthenticated.may_make_room());
+        unauthenticated.enter(Some("192.0.2.1".parse().unwrap()), &holder);
+        assert!(unauthenticated.may_make_room());
         // Twice is once.
-        guests.enter(Some("192.0.2.1".parse().unwrap()), &holder);
-        assert_eq!(numbers(&guests), [1, 0]);
-        holder.stranger.note_good_key();
-        assert!(!guests.may_make_room());
-        assert_eq!(numbers(&guests), [0, 1]);
+        unauthenticated.enter(Some("192.0.2.1".parse().unwrap()), &holder);
+        assert_eq!(numbers(&unauthenticated), [1, 0]);
+        holder.unauthenticated_use.note_authenticated();
+        assert!(!unauthenticated.may_make_room());
+        assert_eq!(numbers(&unauthenticated), [0, 1]);
         drop(in_service);
-        holder.stranger.leave();
-        guests.enter(Some("192.0.2.1".parse().unwrap()), &holder);
-        assert_eq!(numbers(&guests), [0, 0]);
+        holder.unauthenticated_use.leave();
+        unauthenticated.enter(Some("192.0.2.1".parse().unwrap()), &holder);
+        assert_eq!(numbers(&unauthenticated), [0, 0]);
     }
 }

@@ -9,24 +9,24 @@ use crate::address::host_part;
 
 /// Counts requests in flight, up to a bound.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Places(Arc<AtomicUsize>);
+pub(super) struct InFlight(Arc<AtomicUsize>);
 
 /// The place of one request in flight; dropping it gives it back.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct InFlightPermit(Arc<AtomicUsize>);
 
-impl Places {
+impl InFlight {
     /// Takes one of `limit` places, or none.
-    pub(super) fn enter(&self, limit: usize) -> Option<Place> {
+    pub(super) fn enter(&self, limit: usize) -> Option<InFlightPermit> {
         // Counted first and looked at then: one that is refused is in the count for a moment, which errs on the side
         // of refusing, and costs one instruction where a loop would cost several under contention.
         let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let place = Place(self.0.clone());
+        let place = InFlightPermit(self.0.clone());
         (before < limit).then_some(place)
     }
 }
 
-impl Drop for Place {
+impl Drop for InFlightPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -41,7 +41,7 @@ const MOST_PUBLIC: usize = 1024;
 /// Counts the requests without a key in flight, of each address and in all. It holds no more entries than there are
 /// requests.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PublicPlaces(Arc<Mutex<Public>>);
+pub(super) struct PublicInFlight(Arc<Mutex<Public>>);
 
 #[derive(Debug, Default)]
 struct Public {
@@ -52,18 +52,18 @@ struct Public {
 
 /// The place of one request without a key; dropping it gives it back.
 #[derive(Debug)]
-pub(crate) struct PublicPlace {
-    places: PublicPlaces,
+pub(crate) struct PublicInFlightPermit {
+    places: PublicInFlight,
     address: Option<IpAddr>,
 }
 
-impl PublicPlaces {
+impl PublicInFlight {
     /// Takes a place for a request without a key, where all requests have `limit` places.
     ///
     /// # Errors
     ///
     /// How many places there are, for the address or for all such requests.
-    pub(super) fn enter(&self, address: Option<IpAddr>, limit: usize) -> Result<PublicPlace, usize> {
+    pub(super) fn enter(&self, address: Option<IpAddr>, limit: usize) -> Result<PublicInFlightPermit, usize> {
         let address = address.map(host_part);
         let share = (limit / PUBLIC_SHARE).clamp(1, MOST_PUBLIC);
         // A unix socket's neighbour is a proxy as a rule, with many clients behind it.
@@ -78,11 +78,11 @@ impl PublicPlaces {
         }
         *count += 1;
         public.all += 1;
-        Ok(PublicPlace { places: self.clone(), address })
+        Ok(PublicInFlightPermit { places: self.clone(), address })
     }
 }
 
-impl Drop for PublicPlace {
+impl Drop for PublicInFlightPermit {
     fn drop(&mut self) {
         let mut public = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
         public.all -= 1;
@@ -101,27 +101,27 @@ mod tests {
 
     #[test]
     fn requests_without_a_key_have_a_share_and_one_address_a_share_of_that() {
-        let places = PublicPlaces::default();
+        let places = PublicInFlight::default();
         let enter = |address: &str| places.enter(Some(address.parse().unwrap()), 64);
-        let held: Vec<PublicPlace> =
+        let held: Vec<PublicInFlightPermit> =
             (0..4).map(|host| enter(&format!("2001:db8::{host}")).unwrap()).collect();
         assert_eq!(enter("2001:db8::ffff").unwrap_err(), 4, "one network of IPv6 is one address");
-        let others: Vec<PublicPlace> =
+        let others: Vec<PublicInFlightPermit> =
             (0..12).map(|host| enter(&format!("192.0.2.{host}")).unwrap()).collect();
         assert_eq!(enter("192.0.2.99").unwrap_err(), 16, "the share of all");
         drop(held);
         let _again = enter("192.0.2.99").unwrap();
         drop(others);
         assert_eq!(places.0.lock().unwrap().by_address.len(), 1);
-        assert!(PublicPlaces::default().enter(None, 1).is_ok(), "at least one");
-        let many = PublicPlaces::default();
+        assert!(PublicInFlight::default().enter(None, 1).is_ok(), "at least one");
+        let many = PublicInFlight::default();
         let all: Vec<_> = (0..2000).map_while(|_| many.enter(None, 100_000).ok()).collect();
         assert_eq!(all.len(), MOST_PUBLIC);
     }
 
     #[test]
     fn there_are_no_more_places_than_that_and_each_comes_back() {
-        let places = Places::default();
+        let places = InFlight::default();
         let first = places.enter(2).unwrap();
         let _second = places.enter(2).unwrap();
         assert!(places.enter(2).is_none());

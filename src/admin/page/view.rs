@@ -32,7 +32,7 @@ pub(super) struct Status {
     pub(super) open_streams: u64,
     pub(super) refusals: BTreeMap<String, u64>,
     pub(super) keys: KeyCounts,
-    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) endpoints: Vec<EndpointView>,
     pub(super) certificates: Vec<Certificate>,
     pub(super) log_lines_dropped: BTreeMap<String, u64>,
     pub(super) trend: Trend,
@@ -68,11 +68,11 @@ pub(super) struct KeyCounts {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Endpoint {
+pub(super) struct EndpointView {
     pub(super) upstream: String,
     pub(super) endpoint: String,
     pub(super) address: Option<String>,
-    pub(super) is_well: bool,
+    pub(super) is_healthy: bool,
     pub(super) was_asked: bool,
     pub(super) fault: Option<String>,
     pub(super) look_up_fault: Option<String>,
@@ -192,7 +192,7 @@ impl Fault {
     }
 }
 
-impl Endpoint {
+impl EndpointView {
     pub(super) fn told(&self) -> &str {
         self.fault.as_deref().unwrap_or("left out")
     }

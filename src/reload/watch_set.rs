@@ -19,7 +19,7 @@ pub(super) fn expanded(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ 
 
 /// What leads to files, so that a change of any of it is a change of theirs.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ways {
+pub(super) struct WatchSet {
     /// The files' own directory entries, those of all links to them, and those of the directories above: each may be
     /// replaced.
     pub(super) entries: BTreeSet<PathBuf>,
@@ -27,23 +27,26 @@ pub(super) struct Ways {
     pub(super) directories: BTreeSet<PathBuf>,
 }
 
-impl Ways {
+impl WatchSet {
     pub(super) fn to(files: &[PathBuf]) -> Self {
         let directories =
             files.iter().filter(|path| path.is_dir()).filter_map(|path| path.canonicalize().ok());
         // A directory may be replaced itself.
         let all = expanded(files).chain(files.iter().cloned());
-        Ways { directories: directories.collect(), entries: all.flat_map(|path| entries_to(&path)).collect() }
+        WatchSet {
+            directories: directories.collect(),
+            entries: all.flat_map(|path| entries_to(&path)).collect(),
+        }
     }
 
     /// Whether a change of this directory entry may be one of the files.
-    pub(super) fn lead_over(&self, path: &Path) -> bool {
+    pub(super) fn covers(&self, path: &Path) -> bool {
         let is_hidden = || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         self.entries.contains(path)
             || path.parent().is_some_and(|parent| self.directories.contains(parent)) && !is_hidden()
     }
 
-    pub(super) fn join(&mut self, other: &Ways) {
+    pub(super) fn join(&mut self, other: &WatchSet) {
         self.entries.extend(other.entries.iter().cloned());
         self.directories.extend(other.directories.iter().cloned());
     }
