@@ -1,24 +1,4 @@
-//! The servers behind bearward: where they are, how they fare, and the connections to them.
-//!
-//! An [`Upstream`] is part of a snapshot; its endpoints ([`endpoints`]) outlive snapshots, so that a reload forgets neither
-//! connections nor health. Connections are each worker's own ([`pool`]), so that no request ever changes thread.
-
-pub(crate) mod check;
-pub(crate) mod connect;
-mod dial;
-pub(crate) mod endpoints;
-pub(crate) mod exchange;
-pub(crate) mod health;
-pub(crate) mod pool;
-pub(crate) mod probe;
-pub(crate) mod request_body;
-pub(crate) mod socket;
-pub(crate) mod stall;
-pub(crate) mod tls;
-pub(crate) mod unconnected;
-pub(crate) mod upgrade;
-pub(crate) mod upload;
-mod window;
+//! A named upstream, compiled: its endpoints, and how one of them is chosen.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,13 +7,12 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use smallvec::SmallVec;
 
+use super::connect_error::ConnectError;
+use super::endpoints::{Endpoint, EndpointSet, Endpoints, Looked, Named};
+use super::tls::{ClientTls, Doubt};
 use crate::config::fault::Faults;
 use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential};
 use crate::path_pattern::reading::PathReading;
-pub(crate) use endpoints::{Endpoint, EndpointSet, Endpoints};
-use endpoints::{Looked, Named};
-use tls::{ClientTls, Doubt};
-use unconnected::LeaseError;
 
 /// A named upstream, compiled.
 #[derive(Debug)]
@@ -112,6 +91,11 @@ impl Upstream {
         self.sets.iter().flat_map(|set| set.endpoints()).collect()
     }
 
+    /// Its endpoint sets, each by the names that a later snapshot finds it by.
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>)> {
+        self.sets.iter().map(|set| (&*self.name, set))
+    }
+
     fn visit(&self, mut visit: impl FnMut(&Arc<Endpoint>) -> bool) -> bool {
         self.sets.iter().all(|set| set.visit(&mut visit))
     }
@@ -128,21 +112,21 @@ impl Upstream {
             return (tried.is_empty() && !only.health.is_failing_checks()).then(|| only.clone());
         }
         // Each endpoint's health is read once: it may change meanwhile, and two readings would disagree.
-        let (mut well, mut others) = (Candidates::new(), Candidates::new());
+        let (mut healthy, mut others) = (Candidates::new(), Candidates::new());
         let (now, mut due) = (Instant::now(), None);
         self.visit(|endpoint| {
             if is_untried(endpoint, tried) {
                 if endpoint.health.claims_probe(now) {
                     due = Some(endpoint.clone());
                 } else if endpoint.health.is_healthy() {
-                    well.push(endpoint.clone());
+                    healthy.push(endpoint.clone());
                 } else {
                     others.push(endpoint.clone());
                 }
             }
             due.is_none()
         });
-        due.or_else(|| self.choose(if well.is_empty() { others } else { well }))
+        due.or_else(|| self.choose(if healthy.is_empty() { others } else { healthy }))
     }
 
     /// Whether there is an endpoint that a request was not `tried` on.
@@ -168,7 +152,7 @@ impl Upstream {
     }
 
     /// The endpoints that may stand in for this one while it is connected to: the other addresses of its name.
-    fn stand_ins(&self, endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {
+    pub(super) fn stand_ins(&self, endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {
         if endpoint.looked_up().is_none() {
             return Vec::new();
         }
@@ -184,7 +168,7 @@ impl Upstream {
     }
 
     /// Notes that an endpoint could not be connected to.
-    pub(crate) fn note_failure(&self, endpoint: &Arc<Endpoint>, error: &LeaseError) {
+    pub(crate) fn note_failure(&self, endpoint: &Arc<Endpoint>, error: &ConnectError) {
         let ejection = endpoint.health.failed(Instant::now());
         if let Some(set) = self.set_of(endpoint)
             && let Some(named) = set.named()
@@ -319,10 +303,10 @@ mod tests {
         let refused = upstream("", &endpoints);
         let is_shared = |a: &Upstream, b: &Upstream| Arc::ptr_eq(&a.endpoints()[0], &b.endpoints()[0]);
         assert!(!is_shared(&before, &refused), "what is compiled is not in use before it is adopted");
-        endpoints.adopt(std::slice::from_ref(&before));
+        endpoints.adopt(before.in_use());
         let after = upstream(", retries: 0", &endpoints);
         assert!(before.endpoints().iter().zip(&after.endpoints()).all(|(a, b)| Arc::ptr_eq(a, b)));
-        endpoints.adopt(&[]);
+        endpoints.adopt([].into_iter());
         assert!(!is_shared(&upstream("", &endpoints), &after));
     }
 
