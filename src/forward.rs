@@ -35,7 +35,7 @@ use crate::observe::Times;
 use crate::protocol::Protocol;
 use crate::tap::TapSlot;
 use crate::upstream::exchange::Answer;
-use crate::upstream::pool::{Lease, Needs, WorkerPool};
+use crate::upstream::pool::{ConnectionNeeds, Lease, WorkerPool};
 use crate::upstream::upgrade::PendingUpgrade;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use body::{Download, ResponseBody};
@@ -100,7 +100,7 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
     } = permitted;
     let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
-    let (progress, body) = (upload.progress(), !upload.is_end_stream());
+    let (progress, has_body) = (upload.progress(), !upload.is_end_stream());
     let mut alarm = activity.lend_alarm();
     let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
@@ -108,7 +108,7 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         let exchange = Exchange {
             upstream: &upstream,
             timeouts: permit.route().timeouts,
-            needs: Needs { http1: upgrade.is_some(), body, new: false },
+            needs: ConnectionNeeds { http1_only: upgrade.is_some(), has_body, new_only: false },
             target,
             path: &path,
             progress: &progress,
@@ -134,9 +134,9 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
     // hyper would speak HTTP/1.0 on the connection from here on, which can't send a body of unknown
     // length.
     if Protocol::from(head.version) == Protocol::Http10 || answer::may_be_followed_by_a_body(&head) {
-        lease.is_last_use();
+        lease.forbid_reuse();
     }
-    progress.answered();
+    progress.answer_started();
     let keeps_length = is_head || head.status == StatusCode::NOT_MODIFIED;
     headers::prepare_response(&mut head.headers, keeps_length);
     head.version = Protocol::Http11.version();
@@ -177,7 +177,7 @@ fn revoked(permit: &Permit, ended: Ended, progress: &UploadProgress) -> Denial {
             debug_assert!(key_id.is_some(), "only a key is revoked");
             Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was asked")
         }
-        Ended::OutOfTime(total) if progress.awaits_client() => Denial::body_stalled(total),
+        Ended::OutOfTime(total) if progress.is_blocked_on_client() => Denial::body_stalled(total),
         Ended::OutOfTime(_) => {
             let denial = Denial::upstream_timeout(&permit.route().upstream.name);
             denial.not_to_be_retried().caused_by("a request without a key has had its time")
@@ -211,7 +211,7 @@ fn tunnelled(
     head.extensions.clear();
     let idle = permit.route().timeouts.idle;
     let tunnel =
-        Tunnel { client: upgrade.client, upstream, idle, revocation, permit, at: lease.into_tunnel() };
+        Tunnel { client: upgrade.client, upstream, idle, revocation, permit, in_flight: lease.into_tunnel() };
     Ok(Forwarded::Tunnel(Response::from_parts(head, ()), Box::new(tunnel)))
 }
 

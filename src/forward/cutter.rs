@@ -22,11 +22,11 @@ impl Cutter {
     pub(super) fn new(mut revocation: Revocation, activity: Arc<ConnectionActivity>) -> Self {
         let stream = activity.is_multiplexed().then(blocked::ask_for_cut);
         let watching = tokio::spawn(async move {
-            let why = poll_fn(|cx| revocation.poll(cx)).await.into();
+            let reason = poll_fn(|cx| revocation.poll(cx)).await.into();
             sleep(CUT_GRACE).await;
             match stream {
-                Some(stream) => stream.cut(why),
-                None => activity.cut(why),
+                Some(stream) => stream.cut(reason),
+                None => activity.cut(reason),
             }
         });
         Cutter(watching.abort_handle())

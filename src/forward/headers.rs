@@ -107,7 +107,7 @@ pub(crate) fn prepare_request(
             headers.insert(ENVIRONMENT, environment.clone());
         }
     }
-    if let Some(UpstreamCredential { header, value, .. }) = &permit.route().upstream.credential {
+    if let Some(UpstreamCredential { header, value, .. }) = &permit.route().upstream.requests.credential {
         headers.insert(header, value.clone());
     }
 }

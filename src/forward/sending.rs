@@ -18,7 +18,7 @@ use crate::guard::Target;
 use crate::protocol::Protocol;
 use crate::upstream::connect_error::is_shortage;
 use crate::upstream::exchange::{Answer, Failure, Sent, Unanswered};
-use crate::upstream::pool::{Lease, Needs, WorkerPool};
+use crate::upstream::pool::{ConnectionNeeds, Lease, WorkerPool};
 use crate::upstream::request_body::UploadFailure;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
@@ -27,7 +27,7 @@ use crate::upstream::{Endpoint, Upstream};
 pub(super) struct Exchange<'a> {
     pub(super) upstream: &'a Arc<Upstream>,
     pub(super) timeouts: Timeouts,
-    pub(super) needs: Needs,
+    pub(super) needs: ConnectionNeeds,
     pub(super) target: &'a Target,
     pub(super) path: &'a PathAndQuery,
     pub(super) progress: &'a UploadProgress,
@@ -38,7 +38,7 @@ pub(super) struct Exchange<'a> {
 #[derive(Default)]
 struct Tried {
     /// How often it was tried. A name that was tried at all of its addresses counts once.
-    times: usize,
+    count: usize,
     endpoints: Vec<Arc<Endpoint>>,
 }
 
@@ -69,11 +69,11 @@ impl Exchange<'_> {
                 Err(denial) => return Err(refuse(denial, is_repeated)),
             };
             let method = request.as_ref().map(|request| request.method().clone());
-            let answered = {
-                let sending = pin!(self.begin(request, &mut lease, is_repeatable && !is_repeated)?);
-                self.answer(sending, alarm).await
+            let outcome = {
+                let sending = pin!(self.start(request, &mut lease, is_repeatable && !is_repeated)?);
+                self.await_head(sending, alarm).await
             };
-            let Unanswered { failure, unsent } = match answered {
+            let Unanswered { failure, unsent } = match outcome {
                 Some(Ok(answer)) => {
                     self.upstream.note_success(lease.endpoint());
                     return Ok((answer, lease));
@@ -86,16 +86,16 @@ impl Exchange<'_> {
             };
             match unsent {
                 Some(unsent) if lease.is_reused => *request = Some(unsent),
-                Some(unsent) if tried.times < self.upstream.retries => {
-                    tried.times += 1;
+                Some(unsent) if self.upstream.allows_retry(tried.count) => {
+                    tried.count += 1;
                     tried.endpoints.push(lease.endpoint().clone());
                     *request = Some(unsent);
                 }
-                Some(_) => return Err(refuse(self.failed(failure, &lease), is_repeated)),
+                Some(_) => return Err(refuse(self.failure_denial(failure, &lease), is_repeated)),
                 None => {
-                    let unanswered = failure.was_closed().then(|| lease.take_unanswered()).flatten();
-                    let Some(headers) = unanswered else { return Err(self.failed(failure, &lease)) };
-                    *request = Some(self.again(method.unwrap_or_default(), headers, &lease));
+                    let unanswered = failure.was_closed().then(|| lease.take_unanswered_headers()).flatten();
+                    let Some(headers) = unanswered else { return Err(self.failure_denial(failure, &lease)) };
+                    *request = Some(self.rebuild(method.unwrap_or_default(), headers, &lease));
                     is_repeated = true;
                 }
             }
@@ -103,13 +103,13 @@ impl Exchange<'_> {
     }
 
     /// A repeatable request once more, with the headers that it had on the connection of `lease`.
-    fn again(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> Request<Upload> {
-        let credential = self.upstream.credential.as_ref();
+    fn rebuild(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> Request<Upload> {
+        let credential = self.upstream.requests.credential.as_ref();
         if let Some(value) = credential.and_then(|credential| headers.get_mut(&credential.header)) {
             // The bytes do not say it.
             value.set_sensitive(true);
         }
-        let mut request = Request::new(Upload::none());
+        let mut request = Request::new(Upload::empty());
         *request.method_mut() = method;
         *request.version_mut() = lease.protocol().version();
         *request.headers_mut() = headers;
@@ -117,7 +117,7 @@ impl Exchange<'_> {
     }
 
     /// Takes the request to a connection.
-    fn begin<'l>(
+    fn start<'l>(
         &self,
         request: &mut Option<Request<Upload>>,
         lease: &'l mut Lease,
@@ -125,7 +125,7 @@ impl Exchange<'_> {
     ) -> Result<impl Future<Output = Sent> + use<'l>, Denial> {
         // It is there: it was put back where it was not sent.
         let mut request = request.take().ok_or_else(Denial::internal)?;
-        self.shape(&mut request, lease)?;
+        self.adapt_to_protocol(&mut request, lease)?;
         Ok(lease.send(request, self.timeouts.response_headers, is_repeatable))
     }
 
@@ -137,7 +137,7 @@ impl Exchange<'_> {
         connecting: &mut Option<Duration>,
         is_new: bool,
     ) -> Result<Lease, Denial> {
-        let needs = Needs { new: is_new, ..self.needs };
+        let needs = ConnectionNeeds { new_only: is_new, ..self.needs };
         loop {
             let Some(endpoint) = self.pick(&tried.endpoints).await? else {
                 let name = &self.upstream.name;
@@ -165,10 +165,10 @@ impl Exchange<'_> {
                 }
                 Err(error) => error,
             };
-            tried.times += 1;
-            if tried.times > self.upstream.retries || !self.upstream.has_untried(&tried.endpoints) {
-                return Err(self.unconnected(error.into()));
+            if !self.upstream.allows_retry(tried.count) || !self.upstream.has_untried(&tried.endpoints) {
+                return Err(self.connect_denial(error.into()));
             }
+            tried.count += 1;
         }
     }
 
@@ -178,10 +178,10 @@ impl Exchange<'_> {
         if picked.is_some() || self.upstream.has_addresses() {
             return Ok(picked);
         }
-        if Box::pin(self.upstream.is_found_within(self.timeouts.connect)).await {
+        if Box::pin(self.upstream.wait_for_addresses(self.timeouts.connect)).await {
             return Ok(self.upstream.pick(tried));
         }
-        Err(Denial::upstream_unreachable(&self.upstream.name).caused_by(self.upstream.why_no_address()))
+        Err(Denial::upstream_unreachable(&self.upstream.name).caused_by(self.upstream.no_address_reason()))
     }
 
     /// The name that upstream is asked by.
@@ -190,7 +190,7 @@ impl Exchange<'_> {
     }
 
     /// Gives the request the form of the connection's protocol. It may have had the other one's before.
-    fn shape(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
+    fn adapt_to_protocol(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
         if lease.protocol() == Protocol::Http11 {
             if Protocol::from(request.version()) == Protocol::Http2 {
                 // The other protocol has taken it away.
@@ -201,7 +201,7 @@ impl Exchange<'_> {
             if *request.method() == Method::HEAD {
                 // A server that sends the body all the same sends it when the answer is over for us: the next caller would have it.
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                lease.is_last_use();
+                lease.forbid_reuse();
             }
             if request.body().is_end_stream() {
                 return Ok(());
@@ -211,9 +211,9 @@ impl Exchange<'_> {
                 request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
             // A server that leaves the body unread takes it for the next request on the connection: there is none.
-            if !usually_has_body(request.method()) || !self.upstream.reuse_after_body {
+            if !usually_has_body(request.method()) || !self.upstream.connections.reuse_after_body {
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                lease.is_last_use();
+                lease.forbid_reuse();
             }
             return Ok(());
         }
@@ -232,7 +232,7 @@ impl Exchange<'_> {
 
     /// Awaits the head of the answer for as long as upstream may take, counted from when it last got a byte;
     /// `None` where it took longer.
-    async fn answer<T>(
+    async fn await_head<T>(
         &self,
         mut sending: Pin<&mut impl Future<Output = T>>,
         alarm: &mut Alarm,
@@ -245,7 +245,7 @@ impl Exchange<'_> {
             }
             loop {
                 ready!(alarm.poll(cx, (since + limit).into()));
-                since = if self.progress.awaits_client() {
+                since = if self.progress.is_blocked_on_client() {
                     // The upload's own timer watches over the client.
                     Instant::now()
                 } else {
@@ -259,7 +259,7 @@ impl Exchange<'_> {
         .await
     }
 
-    fn unconnected(&self, error: std::io::Error) -> Denial {
+    fn connect_denial(&self, error: std::io::Error) -> Denial {
         match error.kind() {
             _ if is_shortage(&error) => Denial::out_of_sockets(),
             std::io::ErrorKind::TimedOut => Denial::upstream_timeout(&self.upstream.name),
@@ -269,7 +269,7 @@ impl Exchange<'_> {
     }
 
     /// What an exchange that broke is told as: the request's own fault first, then upstream's.
-    fn failed(&self, failure: Failure, lease: &Lease) -> Denial {
+    fn failure_denial(&self, failure: Failure, lease: &Lease) -> Denial {
         match self.progress.failure() {
             Some(UploadFailure::TooLarge) => Denial::body_too_large(self.limits.bytes),
             Some(UploadFailure::Stalled) => Denial::body_stalled(self.limits.idle),

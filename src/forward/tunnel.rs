@@ -18,7 +18,7 @@ use crate::activity::RequestInService;
 use crate::activity::cut::CutReason;
 use crate::gate::{Permit, Revocation};
 use crate::observe::RequestRecord;
-use crate::upstream::health::AtEndpoint;
+use crate::upstream::health::InFlightGuard;
 use crate::upstream::upgrade::{PendingUpgrade, UpgradedIo};
 
 /// A tunnel that upstream has agreed to.
@@ -30,7 +30,7 @@ pub(crate) struct Tunnel {
     pub(super) idle: Duration,
     pub(super) revocation: Option<Revocation>,
     pub(super) permit: Permit,
-    pub(super) at: AtEndpoint,
+    pub(super) in_flight: InFlightGuard,
 }
 
 /// A tunnel together with the exchange that it is.
@@ -51,39 +51,39 @@ impl Tunnel {
 impl OpenTunnel {
     /// Passes bytes on until both sides have ended, one of them broke, nothing moved for too long, the key is gone,
     /// or `over` is ready.
-    pub(crate) async fn run(self, over: impl Future<Output = ()>) {
+    pub(crate) async fn run(self, shutdown: impl Future<Output = ()>) {
         let OpenTunnel { tunnel, record, in_service } = self;
-        let Tunnel { client, upstream, idle, mut revocation, permit, at } = tunnel;
+        let Tunnel { client, upstream, idle, mut revocation, permit, in_flight } = tunnel;
         let Ok((client, upstream)) = futures_util::future::try_join(client, upstream).await else { return };
         let traffic = Arc::new(Traffic::new());
-        let mut told = Told { record, traffic: traffic.clone() };
-        let mut client = Watched::new(client, Side::Client, &traffic);
-        let mut upstream = Watched::new(upstream, Side::Upstream, &traffic);
+        let mut tunnel_record = TunnelRecord { record, traffic: traffic.clone() };
+        let mut client = CountedIo::new(client, Side::Client, &traffic);
+        let mut upstream = CountedIo::new(upstream, Side::Upstream, &traffic);
         let revoked = std::future::poll_fn(|cx| match &mut revocation {
             Some(revocation) => revocation.poll(cx),
             None => Poll::Pending,
         });
         let ended = tokio::select! {
             copied = copy_bidirectional(&mut client, &mut upstream) => Ended::Copied(copied),
-            () = traffic.has_ceased(idle) => Ended::CutReason(DownloadFailure::Stalled),
-            ended = revoked => Ended::CutReason(ended.into()),
-            () = over => Ended::Drained,
+            () = traffic.wait_until_idle(idle) => Ended::Failed(DownloadFailure::Stalled),
+            ended = revoked => Ended::Failed(ended.into()),
+            () = shutdown => Ended::Drained,
         };
         match (ended, in_service.cut_for()) {
-            (Ended::Drained, _) => told.record.cut(CutReason::Drained),
-            (Ended::CutReason(why), _) => told.record.failed(why.outcome(), &why),
+            (Ended::Drained, _) => tunnel_record.record.cut(CutReason::Drained),
+            (Ended::Failed(reason), _) => tunnel_record.record.failed(reason.outcome(), &reason),
             // The client's side broke because the server had given it up.
-            (Ended::Copied(Err(_)), Some(why)) => told.record.cut(why),
+            (Ended::Copied(Err(_)), Some(reason)) => tunnel_record.record.cut(reason),
             // Tunnels end by a broken connection as often as by a clean one.
-            (Ended::Copied(_), _) => told.record.completed(),
+            (Ended::Copied(_), _) => tunnel_record.record.completed(),
         }
-        drop((client, upstream, permit, at, told, in_service));
+        drop((client, upstream, permit, in_flight, tunnel_record, in_service));
     }
 }
 
 enum Ended {
     Copied(io::Result<(u64, u64)>),
-    CutReason(DownloadFailure),
+    Failed(DownloadFailure),
     Drained,
 }
 
@@ -94,12 +94,12 @@ enum Side {
 }
 
 /// The record of a tunnel, with what passed, however it ends.
-struct Told {
+struct TunnelRecord {
     record: RequestRecord,
     traffic: Arc<Traffic>,
 }
 
-impl Drop for Told {
+impl Drop for TunnelRecord {
     fn drop(&mut self) {
         let (up, down) = self.traffic.passed();
         self.record.tunnelled(up, down);
@@ -129,7 +129,7 @@ impl Traffic {
         }
     }
 
-    fn note(&self) {
+    fn mark_activity(&self) {
         let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.moved.store(elapsed, Ordering::Relaxed);
     }
@@ -142,7 +142,7 @@ impl Traffic {
         let Poll::Ready(Ok(bytes)) = written else { return };
         let passed = if side == Side::Client { &self.down } else { &self.up };
         passed.fetch_add(*bytes as u64, Ordering::Relaxed);
-        self.note();
+        self.mark_activity();
     }
 
     /// Bytes to upstream, and to the client.
@@ -152,7 +152,7 @@ impl Traffic {
 
     /// Ready when nothing has moved for `limit`. A client that takes nothing has a longer time, which the wire watches:
     /// upstream's silence is no sign of upstream then.
-    async fn has_ceased(&self, limit: Duration) {
+    async fn wait_until_idle(&self, limit: Duration) {
         loop {
             let moved = self.moved.load(Ordering::Relaxed);
             tokio::time::sleep_until(self.started + Duration::from_nanos(moved) + limit).await;
@@ -166,19 +166,19 @@ impl Traffic {
 }
 
 /// One side of a tunnel, whose reads are noted and whose writes are counted.
-struct Watched {
+struct CountedIo {
     inner: UpgradedIo,
     side: Side,
     traffic: Arc<Traffic>,
 }
 
-impl Watched {
+impl CountedIo {
     fn new(inner: UpgradedIo, side: Side, traffic: &Arc<Traffic>) -> Self {
-        Watched { inner, side, traffic: traffic.clone() }
+        CountedIo { inner, side, traffic: traffic.clone() }
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for CountedIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -187,13 +187,13 @@ impl AsyncRead for Watched {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.traffic.note();
+            self.traffic.mark_activity();
         }
         read
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for CountedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.traffic.wrote(self.side, &written);

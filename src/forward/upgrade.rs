@@ -32,7 +32,7 @@ pub(crate) fn asked(parts: &mut Parts, route: &Route, has_body: bool) -> Result<
     let Some(value) = only_value(&parts.headers) else { return Ok(None) };
     let Some(name) = protocol(value) else { return Ok(None) };
     let is_meant = Protocol::from(parts.version).has_upgrades() && nominates_upgrade(&parts.headers);
-    if !is_meant || !route.upgrades.contains(&name) || !route.upstream.takes_upgrades() {
+    if !is_meant || !route.upgrades.contains(&name) || !route.upstream.supports_upgrades() {
         return Ok(None);
     }
     if name == "websocket" && parts.method != Method::GET {

@@ -64,7 +64,7 @@ impl RouteTable {
     /// Later routes of the same upstream that ask less, and take the route's paths where these are written in another way.
     /// Nothing is told where the configuration says how the upstream reads paths.
     fn lookalikes<'t>(&'t self, index: usize, route: &'t Route) -> Vec<Shadow<'t>> {
-        if route.upstream.reading.is_some() {
+        if route.upstream.paths.reading.is_some() {
             return Vec::new();
         }
         let mut found: Vec<Shadow<'t>> = Vec::new();

@@ -8,36 +8,60 @@ use http::HeaderValue;
 use smallvec::SmallVec;
 
 use super::connect_error::ConnectError;
-use super::endpoints::{Endpoint, EndpointSet, Endpoints, Looked, Named};
-use super::tls::{ClientTls, Doubt};
+use super::endpoints::{Endpoint, EndpointSet, Endpoints, LookUp, Named};
+use super::tls::{CertificateProblem, ClientTls};
 use crate::config::fault::Faults;
 use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential};
 use crate::path_pattern::reading::PathReading;
 
-/// A named upstream, compiled.
+/// A named upstream, compiled from the configuration.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
-    /// One for each configured endpoint.
+    /// One set for each configured endpoint.
     pub(crate) sets: Vec<Arc<EndpointSet>>,
-    balance: Balance,
-    /// How many endpoints have had a turn.
-    turns: AtomicUsize,
-    /// Other endpoints that a request may be given to while nothing of it was sent.
-    pub(crate) retries: usize,
-    pub(crate) credential: Option<UpstreamCredential>,
+    selection: Selection,
+    pub(crate) requests: RequestSettings,
+    pub(crate) connections: ConnectionSettings,
     pub(crate) timeouts: Timeouts,
-    pub(crate) pool: Pool,
-    /// How its endpoints are asked how they are.
+    pub(crate) paths: PathRules,
+    /// Active health checks of the endpoints, where they are configured.
     pub(crate) check: Option<HealthCheck>,
-    /// The Host that it gets; `None`: what the client named.
+    /// Interval between two look-ups of an endpoint's name.
+    pub(crate) resolve: Duration,
+}
+
+/// How an endpoint is chosen for a request.
+#[derive(Debug)]
+struct Selection {
+    balance: Balance,
+    /// Choices by round robin so far.
+    rounds: AtomicUsize,
+    /// Other endpoints that a request may be sent to while no byte of it was written.
+    retries: usize,
+}
+
+/// Settings that every request to an upstream gets.
+#[derive(Debug)]
+pub(crate) struct RequestSettings {
+    /// The Host to send; `None` forwards the client's.
     pub(crate) host: Option<HeaderValue>,
-    pub(crate) accept_in_path: Vec<Ambiguity>,
+    pub(crate) credential: Option<UpstreamCredential>,
+}
+
+/// How connections to an upstream are kept for further requests.
+#[derive(Debug)]
+pub(crate) struct ConnectionSettings {
+    pub(crate) pool: Pool,
     /// Whether an HTTP/1.1 connection that carried a request's body may serve another request.
     pub(crate) reuse_after_body: bool,
-    /// How often the names of its endpoints are looked up.
-    pub(crate) resolve: Duration,
-    /// What it does not tell apart in paths; `None` where the configuration does not say.
+}
+
+/// How an upstream reads paths.
+#[derive(Debug)]
+pub(crate) struct PathRules {
+    pub(crate) accept_in_path: Vec<Ambiguity>,
+    /// Differences between paths that the upstream ignores; `None` where none are configured.
     pub(crate) reading: Option<PathReading>,
 }
 
@@ -55,34 +79,36 @@ impl Upstream {
             let tls = tls.as_ref().filter(|_| matches!(address, config::EndpointAddress::Https(_)));
             endpoints.find_or_make(&config.name, address, tls)
         });
+        let host = config.host.as_ref().map(|host| HeaderValue::try_from(host.as_str())).transpose();
+        debug_assert!(host.is_ok(), "the configuration accepts no Host that is no header value");
+        let host = host.ok().flatten();
         Ok(Upstream {
             name: config.name.as_str().into(),
             sets: sets.collect(),
-            balance: config.balance,
-            turns: AtomicUsize::new(0),
-            retries: config.retries,
-            credential: config.credential.clone(),
+            selection: Selection {
+                balance: config.balance,
+                rounds: AtomicUsize::new(0),
+                retries: config.retries,
+            },
+            requests: RequestSettings { host, credential: config.credential.clone() },
+            connections: ConnectionSettings { pool: config.pool, reuse_after_body: config.reuse_after_body },
             timeouts: config.timeouts,
-            pool: config.pool,
+            paths: PathRules { accept_in_path: config.accept_in_path.clone(), reading: config.reading },
             check: config.health.clone(),
-            host: config.host.as_ref().and_then(|host| HeaderValue::try_from(host.as_str()).ok()),
-            accept_in_path: config.accept_in_path.clone(),
-            reuse_after_body: config.reuse_after_body,
             resolve: config.resolve,
-            reading: config.reading,
         })
     }
 
     /// The Host that it gets: as configured, else what the client named. A client of HTTP/1.0 may name none; then it is
     /// the first endpoint's own.
     pub(crate) fn host_for(&self, named: Option<&HeaderValue>) -> HeaderValue {
-        let host = self.host.as_ref().or(named).cloned();
+        let host = self.requests.host.as_ref().or(named).cloned();
         let of_endpoint = || HeaderValue::try_from(self.sets.first()?.address.authority()?).ok();
         host.or_else(of_endpoint).unwrap_or_else(|| HeaderValue::from_static("localhost"))
     }
 
     /// Whether a connection can be upgraded: HTTP/2 has no upgrades.
-    pub(crate) fn takes_upgrades(&self) -> bool {
+    pub(crate) fn supports_upgrades(&self) -> bool {
         self.sets.iter().all(|set| !matches!(set.address, config::EndpointAddress::H2c(_)))
     }
 
@@ -116,7 +142,7 @@ impl Upstream {
         let (now, mut due) = (Instant::now(), None);
         self.visit(|endpoint| {
             if is_untried(endpoint, tried) {
-                if endpoint.health.claims_probe(now) {
+                if endpoint.health.try_claim_probe(now) {
                     due = Some(endpoint.clone());
                 } else if endpoint.health.is_healthy() {
                     healthy.push(endpoint.clone());
@@ -134,11 +160,16 @@ impl Upstream {
         !self.visit(|endpoint| !is_untried(endpoint, tried))
     }
 
+    /// Whether a request that was tried `retries` times already may be tried once more.
+    pub(crate) fn allows_retry(&self, retries: usize) -> bool {
+        retries < self.selection.retries
+    }
+
     fn choose(&self, mut candidates: Candidates) -> Option<Arc<Endpoint>> {
-        let index = match (candidates.len(), self.balance) {
+        let index = match (candidates.len(), self.selection.balance) {
             (0, _) => return None,
             (1, _) => 0,
-            (count, Balance::RoundRobin) => self.turns.fetch_add(1, Ordering::Relaxed) % count,
+            (count, Balance::RoundRobin) => self.selection.rounds.fetch_add(1, Ordering::Relaxed) % count,
             // The power of two choices: nearly as even as looking at all, and no herd runs after the emptiest
             // (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
             (count, Balance::LeastRequests) => {
@@ -152,8 +183,12 @@ impl Upstream {
     }
 
     /// The endpoints that may stand in for this one while it is connected to: the other addresses of its name.
-    pub(super) fn stand_ins(&self, endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {
-        if endpoint.looked_up().is_none() {
+    pub(super) fn alternatives(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        tried: &[Arc<Endpoint>],
+    ) -> Vec<Arc<Endpoint>> {
+        if endpoint.resolved_address().is_none() {
             return Vec::new();
         }
         let mut others = self.set_of(endpoint).map(|set| set.endpoints()).unwrap_or_default();
@@ -169,13 +204,13 @@ impl Upstream {
 
     /// Notes that an endpoint could not be connected to.
     pub(crate) fn note_failure(&self, endpoint: &Arc<Endpoint>, error: &ConnectError) {
-        let ejection = endpoint.health.failed(Instant::now());
+        let ejection = endpoint.health.record_failure(Instant::now());
         if let Some(set) = self.set_of(endpoint)
             && let Some(named) = set.named()
             && (ejection.is_some() || !set.has_healthy())
         {
             // The name may have moved.
-            named.suspect();
+            named.request_look_up();
         }
         let Some(ejection) = ejection else { return };
         let (upstream, seconds) = (&*self.name, ejection.as_secs_f64());
@@ -184,7 +219,7 @@ impl Upstream {
 
     /// Notes that an endpoint was connected to, or answered.
     pub(crate) fn note_success(&self, endpoint: &Endpoint) {
-        if endpoint.health.succeeded() {
+        if endpoint.health.record_success() {
             tracing::info!(upstream = &*self.name, %endpoint, "an endpoint is back");
         }
     }
@@ -192,11 +227,11 @@ impl Upstream {
     /// Waits for the first look-ups of names until one has found an address, or all have ended, for `limit` at most.
     ///
     /// Returns whether there is an endpoint then.
-    pub(crate) async fn is_found_within(&self, limit: Duration) -> bool {
+    pub(crate) async fn wait_for_addresses(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         while !self.has_addresses() {
-            let pending = self.named().filter(|named| named.ended() == Looked::NotYet);
-            let ends: Vec<_> = pending.map(|named| Box::pin(named.first_end())).collect();
+            let pending = self.named().filter(|named| named.look_up() == LookUp::Pending);
+            let ends: Vec<_> = pending.map(|named| Box::pin(named.first_look_up())).collect();
             if ends.is_empty() {
                 return false;
             }
@@ -214,7 +249,7 @@ impl Upstream {
     }
 
     /// Why there is nothing to connect to.
-    pub(crate) fn why_no_address(&self) -> String {
+    pub(crate) fn no_address_reason(&self) -> String {
         let of_each = self.named().map(|named| {
             let why = named.fault().unwrap_or_else(|| "its look-up takes too long".to_owned());
             format!("{} can't be looked up: {why}", named.host())
@@ -223,10 +258,10 @@ impl Upstream {
     }
 
     /// What of the certificates that are trusted will keep its endpoints from being connected to.
-    pub(crate) fn doubts(&self) -> Vec<Doubt> {
+    pub(crate) fn certificate_problems(&self) -> Vec<CertificateProblem> {
         let https = || self.sets.iter().filter_map(|set| Some((set.address.host_and_port()?.0, set.tls()?)));
         let hosts: Vec<&str> = https().map(|(host, _)| host).collect();
-        https().next().map(|(_, tls)| tls.doubts(&hosts)).unwrap_or_default()
+        https().next().map(|(_, tls)| tls.certificate_problems(&hosts)).unwrap_or_default()
     }
 
     fn named(&self) -> impl Iterator<Item = &Named> {
@@ -275,7 +310,7 @@ mod tests {
     #[test]
     fn the_busier_one_of_two_is_spared() {
         let upstream = upstream("", &Endpoints::default());
-        let _busy: Vec<_> = (0..5).map(|_| upstream.endpoints()[1].health.enter()).collect();
+        let _busy: Vec<_> = (0..5).map(|_| upstream.endpoints()[1].health.start_request()).collect();
         let counts = picked(&upstream, 300);
         assert_eq!(counts[1], 0, "it loses to either of the others");
         assert!(counts[0] > 60 && counts[2] > 60, "{counts:?}");
@@ -285,10 +320,10 @@ mod tests {
     fn one_that_failed_is_left_out_and_all_are_tried_where_all_failed() {
         let upstream = upstream("", &Endpoints::default());
         let now = Instant::now() + Duration::from_secs(60);
-        upstream.endpoints()[0].health.failed(now);
+        upstream.endpoints()[0].health.record_failure(now);
         assert_eq!(picked(&upstream, 50)[0], 0);
-        upstream.endpoints()[1].health.failed(now);
-        upstream.endpoints()[2].health.failed(now);
+        upstream.endpoints()[1].health.record_failure(now);
+        upstream.endpoints()[2].health.record_failure(now);
         assert!(picked(&upstream, 300).iter().all(|count| *count > 0));
         let tried: Vec<_> = upstream.endpoints();
         assert!(upstream.pick(&tried).is_none() && !upstream.has_untried(&tried));
@@ -320,8 +355,8 @@ mod tests {
                 scope.spawn(move || {
                     let later = Instant::now() + Duration::from_secs(60);
                     while !ends.load(Ordering::Relaxed) {
-                        endpoint.health.failed(later);
-                        endpoint.health.succeeded();
+                        endpoint.health.record_failure(later);
+                        endpoint.health.record_success();
                     }
                 });
             }

@@ -51,7 +51,7 @@ pub(super) async fn over_tcp(
 ) -> io::Result<Connected> {
     // Small writes of a stream must not wait for an acknowledgement.
     stream.set_nodelay(true)?;
-    super::socket::watch_over(&SockRef::from(&stream))?;
+    super::socket::detect_dead_peers(&SockRef::from(&stream))?;
     let Some(tls) = &endpoint.tls else {
         let is_http2 = matches!(endpoint.address, config::EndpointAddress::H2c(_));
         return Ok(connected(Stream::Tcp(stream), Protocol::of_connection(is_http2)));

@@ -31,7 +31,7 @@ pub(crate) struct Endpoint {
     /// Where it is connected to; `None` for a unix socket.
     pub(super) socket: Option<SocketAddr>,
     /// The configured endpoint is a name, and this is one of its addresses.
-    is_looked_up: bool,
+    is_resolved: bool,
     /// For `https://` alone.
     pub(super) tls: Option<ClientTls>,
     /// It spoke HTTP/1.1 last.
@@ -47,7 +47,7 @@ impl Endpoint {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             address: address.clone(),
             socket,
-            is_looked_up: false,
+            is_resolved: false,
             tls: tls.cloned(),
             is_http1: AtomicBool::new(false),
             health: Arc::default(),
@@ -55,8 +55,8 @@ impl Endpoint {
     }
 
     /// The address, where the configuration has a name instead.
-    pub(crate) fn looked_up(&self) -> Option<SocketAddr> {
-        self.socket.filter(|_| self.is_looked_up)
+    pub(crate) fn resolved_address(&self) -> Option<SocketAddr> {
+        self.socket.filter(|_| self.is_resolved)
     }
 
     /// The name that it is asked by where no client has named one.
@@ -72,7 +72,7 @@ impl Endpoint {
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.looked_up() {
+        match self.resolved_address() {
             Some(socket) => write!(f, "{} ({socket})", self.address),
             None => self.address.fmt(f),
         }
@@ -101,16 +101,16 @@ pub(crate) struct Named {
     port: u16,
     current: ArcSwap<Vec<Arc<Endpoint>>>,
     /// How the last look-up ended.
-    ended: watch::Sender<Looked>,
+    last_look_up: watch::Sender<LookUp>,
     /// An address could not be connected to: the name may have moved.
-    is_suspected: AtomicBool,
+    is_look_up_requested: AtomicBool,
     wake: Arc<Notify>,
 }
 
 /// How the last look-up of a name ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Looked {
-    NotYet,
+pub(crate) enum LookUp {
+    Pending,
     Found,
     Failed(String),
 }
@@ -124,10 +124,12 @@ impl EndpointSet {
     ) -> Self {
         let members = match address.host_and_port() {
             Some((host, port)) => match host.parse::<IpAddr>() {
-                Ok(ip) => Members::Fixed(member(address, Some(SocketAddr::new(ip, port)), tls, before)),
+                Ok(ip) => {
+                    Members::Fixed(fixed_endpoint(address, Some(SocketAddr::new(ip, port)), tls, before))
+                }
                 Err(_) => Members::Named(Named::new(host, port, wake, address, tls, before)),
             },
-            None => Members::Fixed(member(address, None, tls, before)),
+            None => Members::Fixed(fixed_endpoint(address, None, tls, before)),
         };
         EndpointSet { address: address.clone(), tls: tls.cloned(), members }
     }
@@ -180,7 +182,7 @@ impl EndpointSet {
     /// Takes the result of a look-up of its name. Endpoints whose address is still there stay as they are.
     ///
     /// Returns whether the addresses changed.
-    pub(crate) fn looked_up(&self, found: io::Result<Vec<IpAddr>>) -> bool {
+    pub(crate) fn apply_look_up(&self, found: io::Result<Vec<IpAddr>>) -> bool {
         let Members::Named(named) = &self.members else { return false };
         let found = found.and_then(|found| match found.is_empty() {
             true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
@@ -189,7 +191,7 @@ impl EndpointSet {
         let found = match found {
             Ok(found) => found,
             Err(error) => {
-                named.ended.send_replace(Looked::Failed(error.to_string()));
+                named.last_look_up.send_replace(LookUp::Failed(error.to_string()));
                 return false;
             }
         };
@@ -200,7 +202,7 @@ impl EndpointSet {
                 Some(same) => same.clone(),
                 None => {
                     let endpoint = Endpoint::new(&self.address, Some(socket), self.tls.as_ref());
-                    Arc::new(Endpoint { is_looked_up: true, ..endpoint })
+                    Arc::new(Endpoint { is_resolved: true, ..endpoint })
                 }
             })
             .collect();
@@ -209,13 +211,13 @@ impl EndpointSet {
         if !is_same {
             named.current.store(Arc::new(after));
         }
-        named.ended.send_replace(Looked::Found);
+        named.last_look_up.send_replace(LookUp::Found);
         !is_same
     }
 }
 
 /// The endpoint of an address that is configured. With other TLS, connections must not be shared; health may be.
-fn member(
+fn fixed_endpoint(
     address: &config::EndpointAddress,
     socket: Option<SocketAddr>,
     tls: Option<&ClientTls>,
@@ -239,17 +241,17 @@ impl Named {
     ) -> Self {
         // The addresses that are known stay known.
         let known = before.map(EndpointSet::endpoints).unwrap_or_default();
-        let again = known.iter().map(|earlier| {
+        let endpoints = known.iter().map(|earlier| {
             let endpoint = Endpoint::new(address, earlier.socket, tls);
-            Arc::new(Endpoint { is_looked_up: true, health: earlier.health.clone(), ..endpoint })
+            Arc::new(Endpoint { is_resolved: true, health: earlier.health.clone(), ..endpoint })
         });
-        let looked = before.and_then(EndpointSet::named).map_or(Looked::NotYet, Named::ended);
+        let last_look_up = before.and_then(EndpointSet::named).map_or(LookUp::Pending, Named::look_up);
         Named {
             host: host.to_owned(),
             port,
-            current: ArcSwap::from_pointee(again.collect()),
-            ended: watch::Sender::new(looked),
-            is_suspected: AtomicBool::new(false),
+            current: ArcSwap::from_pointee(endpoints.collect()),
+            last_look_up: watch::Sender::new(last_look_up),
+            is_look_up_requested: AtomicBool::new(false),
             wake: wake.clone(),
         }
     }
@@ -263,34 +265,34 @@ impl Named {
     }
 
     /// How the last look-up ended.
-    pub(crate) fn ended(&self) -> Looked {
-        self.ended.borrow().clone()
+    pub(crate) fn look_up(&self) -> LookUp {
+        self.last_look_up.borrow().clone()
     }
 
     /// Why the last look-up failed, if it did.
     pub(crate) fn fault(&self) -> Option<String> {
-        match self.ended() {
-            Looked::Failed(fault) => Some(fault),
-            Looked::NotYet | Looked::Found => None,
+        match self.look_up() {
+            LookUp::Failed(fault) => Some(fault),
+            LookUp::Pending | LookUp::Found => None,
         }
     }
 
     /// Waits for the end of the first look-up.
-    pub(super) async fn first_end(&self) {
-        let mut ended = self.ended.subscribe();
-        let _it_lives = ended.wait_for(|ended| *ended != Looked::NotYet).await;
+    pub(super) async fn first_look_up(&self) {
+        let mut ended = self.last_look_up.subscribe();
+        let _sender_lives = ended.wait_for(|ended| *ended != LookUp::Pending).await;
     }
 
     /// Asks for a look-up ahead of its time.
-    pub(super) fn suspect(&self) {
-        if !self.is_suspected.swap(true, Ordering::Relaxed) {
+    pub(super) fn request_look_up(&self) {
+        if !self.is_look_up_requested.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
     }
 
     /// Whether a look-up was asked for since the last call.
-    pub(crate) fn take_suspicion(&self) -> bool {
-        self.is_suspected.swap(false, Ordering::Relaxed)
+    pub(crate) fn take_look_up_request(&self) -> bool {
+        self.is_look_up_requested.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -302,10 +304,10 @@ fn in_order(mut found: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     let begins_with_v6 = found.first().is_some_and(IpAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|ip| ip.is_ipv6() == begins_with_v6);
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
-    let mut is_firsts_turn = false;
+    let mut takes_first = false;
     std::iter::from_fn(move || {
-        is_firsts_turn = !is_firsts_turn;
-        match is_firsts_turn {
+        takes_first = !takes_first;
+        match takes_first {
             true => first.next().or_else(|| second.next()),
             false => second.next().or_else(|| first.next()),
         }
@@ -379,21 +381,21 @@ mod tests {
     fn a_failed_look_up_changes_no_address_and_one_that_stays_keeps_its_endpoint() {
         let set = named();
         assert!(set.endpoints().is_empty() && set.fixed().is_none());
-        assert!(!set.looked_up(Err(io::Error::other("no answer"))));
+        assert!(!set.apply_look_up(Err(io::Error::other("no answer"))));
         assert_eq!(set.named().unwrap().fault().as_deref(), Some("no answer"));
-        assert!(set.looked_up(Ok(ips(&["10.0.0.1", "10.0.0.2"]))));
+        assert!(set.apply_look_up(Ok(ips(&["10.0.0.1", "10.0.0.2"]))));
         let before = set.endpoints();
         assert_eq!(
             sockets(&set),
             ["http://model.internal:81 (10.0.0.1:81)", "http://model.internal:81 (10.0.0.2:81)"]
         );
         for failed in [Err(io::Error::other("no answer")), Ok(Vec::new())] {
-            assert!(!set.looked_up(failed));
+            assert!(!set.apply_look_up(failed));
             assert!(set.named().unwrap().fault().is_some());
             assert_eq!(set.endpoints().len(), 2);
         }
-        assert!(!set.looked_up(Ok(ips(&["10.0.0.2", "10.0.0.1"]))), "another order is no change");
-        assert!(set.looked_up(Ok(ips(&["10.0.0.3", "10.0.0.2"]))));
+        assert!(!set.apply_look_up(Ok(ips(&["10.0.0.2", "10.0.0.1"]))), "another order is no change");
+        assert!(set.apply_look_up(Ok(ips(&["10.0.0.3", "10.0.0.2"]))));
         let after = set.endpoints();
         assert!(Arc::ptr_eq(&after[1], &before[1]) && !set.contains(&before[0]));
         assert_eq!(set.named().unwrap().fault(), None);

@@ -23,22 +23,22 @@ use super::connect::{Connected, connect, over_tcp};
 use super::connect_error::{ConnectError, is_shortage};
 use super::dial::{attempt_delay, dial};
 use super::endpoints::Endpoint;
-use super::health::AtEndpoint;
-use super::socket::{Socket, Tap};
+use super::health::InFlightGuard;
+use super::socket::{Socket, SocketIo};
 use idle::{ByEndpoint, IdleConnections};
 use lease::Connection;
 pub(crate) use lease::Lease;
-use multiplexed::{ConnectingTurn, Multiplexed};
+use multiplexed::{ConnectingGuard, Multiplexed};
 
 /// What a request needs of its connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Needs {
+pub(crate) struct ConnectionNeeds {
     /// HTTP/2 will not do.
-    pub(crate) http1: bool,
+    pub(crate) http1_only: bool,
     /// Room for a body.
-    pub(crate) body: bool,
+    pub(crate) has_body: bool,
     /// None that was used before.
-    pub(crate) new: bool,
+    pub(crate) new_only: bool,
 }
 
 /// The connections of one worker, by the endpoint's id.
@@ -51,7 +51,7 @@ pub(crate) struct WorkerPool {
 }
 
 /// An endpoint that can't be connected to, and why.
-type Unreached = (Arc<Endpoint>, io::Error);
+type ConnectFailure = (Arc<Endpoint>, io::Error);
 
 impl WorkerPool {
     /// A connection to this endpoint that is there and alive; `None` where there is none.
@@ -59,13 +59,13 @@ impl WorkerPool {
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         endpoint: &Arc<Endpoint>,
-        needs: Needs,
+        needs: ConnectionNeeds,
     ) -> Option<Lease> {
-        if needs.new {
+        if needs.new_only {
             return None;
         }
-        let connection = self.kept(upstream, endpoint, needs)?;
-        Some(self.leased(connection, true, endpoint.health.enter(), upstream, endpoint))
+        let connection = self.existing(upstream, endpoint, needs)?;
+        Some(self.make_lease(connection, true, endpoint.health.start_request(), upstream, endpoint))
     }
 
     /// A new connection to this endpoint or, where it is an address of a name and can't be connected to soon, to another
@@ -80,15 +80,15 @@ impl WorkerPool {
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         endpoint: &Arc<Endpoint>,
-        needs: Needs,
+        needs: ConnectionNeeds,
         limit: Duration,
         tried: &mut Vec<Arc<Endpoint>>,
     ) -> Result<Lease, ConnectError> {
-        let at = endpoint.health.enter();
-        let may_share = !needs.http1 && endpoint.may_speak_http2() && !endpoint.chose_http1();
-        let turn = match may_share {
-            true => match timeout(limit, self.turn(endpoint).lock_owned()).await {
-                Ok(turn) => Some(turn),
+        let in_flight = endpoint.health.start_request();
+        let may_share = !needs.http1_only && endpoint.may_speak_http2() && !endpoint.chose_http1();
+        let guard = match may_share {
+            true => match timeout(limit, self.connecting_lock(endpoint).lock_owned()).await {
+                Ok(guard) => Some(guard),
                 Err(_elapsed) => {
                     tried.push(endpoint.clone());
                     return Err(ConnectError::Waiting);
@@ -96,18 +96,18 @@ impl WorkerPool {
             },
             false => None,
         };
-        // Whoever had the turn before may have made one.
+        // Whoever had the guard before may have made one.
         if may_share
-            && !needs.new
-            && let Some(connection) = self.kept(upstream, endpoint, needs)
+            && !needs.new_only
+            && let Some(connection) = self.existing(upstream, endpoint, needs)
         {
-            return Ok(self.leased(connection, true, at, upstream, endpoint));
+            return Ok(self.make_lease(connection, true, in_flight, upstream, endpoint));
         }
         let delay = |count| attempt_delay(limit, count);
         let connecting = async {
-            match self.connect(upstream, endpoint, needs, turn, &delay, tried).await {
+            match self.connect(upstream, endpoint, needs, guard, &delay, tried).await {
                 // What is kept for later has what is needed now.
-                Err((_, error)) if is_shortage(&error) && self.let_go().await => {
+                Err((_, error)) if is_shortage(&error) && self.close_idle().await => {
                     self.connect(upstream, endpoint, needs, None, &delay, tried).await
                 }
                 connected => connected,
@@ -121,19 +121,20 @@ impl WorkerPool {
                 let error = ConnectError::Connecting(error);
                 // A server that has no HTTP/1.1 for an upgrade is well otherwise, and one that we have no socket for was
                 // not asked.
-                if !needs.http1 && !error.is_not_its_fault() {
+                if !needs.http1_only && !error.is_not_its_fault() {
                     upstream.note_failure(&failed, &error);
                 }
                 tried.push(failed);
                 return Err(error);
             }
         };
-        let at = if Arc::ptr_eq(&reached, endpoint) { at } else { reached.health.enter() };
-        Ok(self.leased(connection, false, at, upstream, &reached))
+        let in_flight =
+            if Arc::ptr_eq(&reached, endpoint) { in_flight } else { reached.health.start_request() };
+        Ok(self.make_lease(connection, false, in_flight, upstream, &reached))
     }
 
     /// Closes all connections that wait for a request. Says whether there were any.
-    async fn let_go(&self) -> bool {
+    async fn close_idle(&self) -> bool {
         let has_any = self.idle.close_all();
         // Each is closed by a task of its own.
         tokio::task::yield_now().await;
@@ -145,44 +146,49 @@ impl WorkerPool {
         &self,
         upstream: &Upstream,
         endpoint: &Arc<Endpoint>,
-        needs: Needs,
-        turn: Option<ConnectingTurn>,
+        needs: ConnectionNeeds,
+        guard: Option<ConnectingGuard>,
         delay: &(dyn Fn(usize) -> Duration + Sync),
         tried: &mut Vec<Arc<Endpoint>>,
-    ) -> Result<(Connection, Arc<Endpoint>), Unreached> {
-        let stand_ins = upstream.stand_ins(endpoint, tried);
-        let (reached, connected) = match stand_ins.is_empty() {
-            true => (endpoint.clone(), connect(endpoint, needs.http1).await),
-            false => connect_to_one_of(upstream, endpoint, stand_ins, needs, delay, tried).await?,
+    ) -> Result<(Connection, Arc<Endpoint>), ConnectFailure> {
+        let alternatives = upstream.alternatives(endpoint, tried);
+        let (reached, connected) = match alternatives.is_empty() {
+            true => (endpoint.clone(), connect(endpoint, needs.http1_only).await),
+            false => connect_to_one_of(upstream, endpoint, alternatives, needs, delay, tried).await?,
         };
         let failed = |error| (reached.clone(), error);
         let Connected { socket, protocol } = connected.map_err(failed)?;
-        if !needs.http1 {
+        if !needs.http1_only {
             reached.is_http1.store(!protocol.has_streams(), Ordering::Relaxed);
         }
         if !protocol.has_streams() {
             return Ok((start_http1(socket).await.map_err(failed)?, reached));
         }
-        let permit = Multiplexed::start(socket, upstream.pool, turn).await.map_err(failed)?;
+        let permit = Multiplexed::start(socket, upstream.connections.pool, guard).await.map_err(failed)?;
         let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(reached.id).or_default().push(permit.on.clone());
+        all.entry(reached.id).or_default().push(permit.connection.clone());
         Ok((Connection::Http2 { permit: Arc::new(permit), copy: None }, reached))
     }
 
-    fn leased(
+    fn make_lease(
         self: &Arc<Self>,
         connection: Connection,
         is_reused: bool,
-        at: AtEndpoint,
+        in_flight: InFlightGuard,
         upstream: &Arc<Upstream>,
         endpoint: &Arc<Endpoint>,
     ) -> Lease {
         let (endpoint, upstream, idle) = (endpoint.clone(), upstream.clone(), self.idle.clone());
-        Lease { connection, is_reused, may_be_kept: true, at, endpoint, upstream, idle }
+        Lease { connection, is_reused, is_reusable: true, in_flight, endpoint, upstream, idle }
     }
 
-    fn kept(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Connection> {
-        let multiplexed = (endpoint.may_speak_http2() && !needs.http1)
+    fn existing(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        needs: ConnectionNeeds,
+    ) -> Option<Connection> {
+        let multiplexed = (endpoint.may_speak_http2() && !needs.http1_only)
             .then(|| self.shared(upstream, endpoint, needs))
             .flatten();
         multiplexed.or_else(|| self.idle.take(endpoint).map(Connection::from))
@@ -190,23 +196,23 @@ impl WorkerPool {
 
     /// A place on the first HTTP/2 connection that has one. A request with a body gets none where the bodies that are
     /// there already have used up what upstream takes, unless there are as many connections as may be.
-    fn shared(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Connection> {
+    fn shared(&self, upstream: &Upstream, endpoint: &Endpoint, needs: ConnectionNeeds) -> Option<Connection> {
         let multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         let all = multiplexed.get(&endpoint.id)?;
         let open = || all.iter().filter(|connection| connection.is_open());
-        let permit = match needs.body {
-            false => open().find_map(Multiplexed::enter),
+        let permit = match needs.has_body {
+            false => open().find_map(Multiplexed::try_acquire),
             true => {
                 let mut with_room = open().filter(|connection| connection.takes_bodies());
-                let is_full = || open().count() >= upstream.pool.max_idle.max(1);
-                let first = with_room.find_map(Multiplexed::enter);
-                first.or_else(|| is_full().then(|| open().find_map(Multiplexed::enter)).flatten())
+                let is_full = || open().count() >= upstream.connections.pool.max_idle.max(1);
+                let first = with_room.find_map(Multiplexed::try_acquire);
+                first.or_else(|| is_full().then(|| open().find_map(Multiplexed::try_acquire)).flatten())
             }
         };
         permit.map(|permit| Connection::Http2 { permit: Arc::new(permit), copy: None })
     }
 
-    fn turn(&self, endpoint: &Endpoint) -> Arc<tokio::sync::Mutex<()>> {
+    fn connecting_lock(&self, endpoint: &Endpoint) -> Arc<tokio::sync::Mutex<()>> {
         let mut connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         connecting.entry(endpoint.id).or_default().clone()
     }
@@ -221,7 +227,7 @@ impl WorkerPool {
         multiplexed.retain(|_, connections| !connections.is_empty());
         drop(multiplexed);
         let mut connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
-        connecting.retain(|_, turn| Arc::strong_count(turn) > 1);
+        connecting.retain(|_, guard| Arc::strong_count(guard) > 1);
     }
 }
 
@@ -229,12 +235,12 @@ impl WorkerPool {
 async fn connect_to_one_of(
     upstream: &Upstream,
     endpoint: &Arc<Endpoint>,
-    stand_ins: Vec<Arc<Endpoint>>,
-    needs: Needs,
+    alternatives: Vec<Arc<Endpoint>>,
+    needs: ConnectionNeeds,
     delay: &(dyn Fn(usize) -> Duration + Sync),
     tried: &mut Vec<Arc<Endpoint>>,
-) -> Result<(Arc<Endpoint>, io::Result<Connected>), Unreached> {
-    let mut candidates = stand_ins;
+) -> Result<(Arc<Endpoint>, io::Result<Connected>), ConnectFailure> {
+    let mut candidates = alternatives;
     candidates.insert(0, endpoint.clone());
     let addresses: Vec<_> = candidates.iter().filter_map(|candidate| candidate.socket).collect();
     let mut failed = Vec::new();
@@ -252,14 +258,14 @@ async fn connect_to_one_of(
     }
     let (stream, index) = dialled.map_err(|error| (endpoint.clone(), error))?;
     let reached = candidates.get(index).unwrap_or(endpoint).clone();
-    let connected = over_tcp(&reached, stream, needs.http1).await;
+    let connected = over_tcp(&reached, stream, needs.http1_only).await;
     Ok((reached, connected))
 }
 
 async fn start_http1(socket: Arc<Socket>) -> io::Result<Connection> {
     let mut builder = http1::Builder::new();
     builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
-    let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
+    let handshake = builder.handshake(TokioIo::new(SocketIo(socket.clone())));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
     tokio::spawn(async move {
         // How it ended is told to the request that was on it; between requests nobody is concerned.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::compiled::Upstream;
 use super::connect::{Connected, connect};
 use super::endpoints::Endpoint;
-use super::socket::Tap;
+use super::socket::SocketIo;
 
 use crate::config;
 
@@ -67,11 +67,13 @@ pub(crate) async fn probe(endpoint: &Endpoint, upstream: &Upstream) -> Vec<(&'st
 
 async fn verdict(endpoint: &Endpoint, upstream: &Upstream, method: &'static str) -> Verdict {
     let probe = Probe::new(endpoint, upstream, method);
-    let found = match probe.leaves_unread(endpoint, false).await {
-        Ok(true) => probe.leaves_unread(endpoint, true).await.map(|despite_close| match despite_close {
-            true => Verdict::UnreadDespiteClose,
-            false => Verdict::Unread,
-        }),
+    let found = match probe.answers_nested_request(endpoint, false).await {
+        Ok(true) => {
+            probe.answers_nested_request(endpoint, true).await.map(|despite_close| match despite_close {
+                true => Verdict::UnreadDespiteClose,
+                false => Verdict::Unread,
+            })
+        }
         other => other.map(|_| Verdict::Read),
     };
     found.unwrap_or_else(|error| Verdict::Unknown(error.to_string()))
@@ -88,7 +90,7 @@ struct Probe {
 
 impl Probe {
     fn new(endpoint: &Endpoint, upstream: &Upstream, method: &str) -> Self {
-        let host = upstream.host.clone().unwrap_or_else(|| endpoint.authority());
+        let host = upstream.requests.host.clone().unwrap_or_else(|| endpoint.authority());
         let host = host.to_str().unwrap_or("localhost");
         let path = upstream.check.as_ref().map_or("/", |check| check.path.as_str());
         let id = fastrand::u64(..);
@@ -98,7 +100,7 @@ impl Probe {
             "GET" => path.to_owned(),
             _ => format!("/bearward-probe-{id:016x}"),
         };
-        let credential = upstream.credential.as_ref().and_then(|credential| {
+        let credential = upstream.requests.credential.as_ref().and_then(|credential| {
             Some(format!("{}: {}\r\n", credential.header, credential.value.to_str().ok()?))
         });
         let fields =
@@ -115,11 +117,11 @@ impl Probe {
         }
     }
 
-    /// Whether the server answers the request in the body. `says_close`: the request around it is to be the last one.
-    async fn leaves_unread(&self, endpoint: &Endpoint, says_close: bool) -> io::Result<bool> {
+    /// Whether the server answers the request in the body. `with_close`: the request around it is to be the last one.
+    async fn answers_nested_request(&self, endpoint: &Endpoint, with_close: bool) -> io::Result<bool> {
         let Connected { socket, .. } = within(ANSWER_LIMIT, connect(endpoint, true)).await?;
-        let mut connection = Connection { stream: Tap(socket), buffer: Vec::new() };
-        let close = if says_close { "connection: close\r\n" } else { "" };
+        let mut connection = Connection { stream: SocketIo(socket), buffer: Vec::new() };
+        let close = if with_close { "connection: close\r\n" } else { "" };
         let began = Instant::now();
         connection.send(&format!("{}{close}\r\n{}", self.outer_head, self.nested)).await?;
         if !within(ANSWER_LIMIT, connection.answer()).await? {
@@ -130,7 +132,7 @@ impl Probe {
         let wait = (2 * latency + LEAST_WAIT).min(LONGEST_WAIT);
         match timeout(wait, connection.answer()).await {
             Ok(is_answer) => return is_answer,
-            Err(_elapsed) if says_close => return Ok(false),
+            Err(_elapsed) if with_close => return Ok(false),
             Err(_elapsed) => {}
         }
         // A last request and its answer: what comes beside that was in the body.
@@ -159,7 +161,7 @@ async fn within<T>(limit: Duration, future: impl Future<Output = io::Result<T>>)
 
 /// A connection whose answers are counted.
 struct Connection {
-    stream: Tap,
+    stream: SocketIo,
     /// What came and is not part of an answer that was read.
     buffer: Vec<u8>,
 }

@@ -28,7 +28,7 @@ const PROBES: u32 = 3;
 const USER_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Room for the bytes of a request that a connection keeps between two requests.
-const KEPT_RECORD: usize = 2 * 1024;
+const RECORD_CAPACITY: usize = 2 * 1024;
 
 /// The socket under a connection that hyper drives, shared so that a lease can look at it.
 #[derive(Debug)]
@@ -36,12 +36,12 @@ pub(crate) struct Socket {
     stream: Mutex<Stream>,
     written: AtomicU64,
     /// Bytes that may still be read before something comes of them.
-    room: AtomicUsize,
+    read_budget: AtomicUsize,
     /// Whether what is written is kept.
     is_recording: AtomicBool,
     record: Mutex<Vec<u8>>,
     /// Whether the kernel waits longer than [`USER_TIMEOUT`].
-    is_patient: AtomicBool,
+    has_extended_timeout: AtomicBool,
     /// On HTTP/2.
     window: Option<Mutex<Window>>,
 }
@@ -68,15 +68,15 @@ impl std::error::Error for Flooded {}
 
 /// What may come before the head of an answer is whole: itself, interim answers, and what is read along with it.
 /// hyper drops interim answers (RFC 9110, section 15.2) without counting them.
-const HEAD_ROOM: usize = MAX_HEAD_BYTES + MAX_READ_BYTES;
+const HEAD_BUDGET: usize = MAX_HEAD_BYTES + MAX_READ_BYTES;
 /// On HTTP/2, the bytes that may come on a connection while none of its answers advances: twice the windows of all its
 /// streams, since clients may be slow.
-const HTTP2_ROOM: usize = 2 * CONNECTION_WINDOW as usize;
+const HTTP2_BUDGET: usize = 2 * CONNECTION_WINDOW as usize;
 
 /// Has the kernel notice a server that is gone without a word.
 ///
 /// Pings of HTTP/2 would notice it, too, but gRPC servers end connections that ping oftener than every five minutes.
-pub(super) fn watch_over(socket: &SockRef<'_>) -> io::Result<()> {
+pub(super) fn detect_dead_peers(socket: &SockRef<'_>) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL).with_retries(PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
@@ -88,41 +88,41 @@ impl Socket {
         Socket {
             stream: Mutex::new(stream),
             written: AtomicU64::new(0),
-            room: AtomicUsize::new(if protocol.has_streams() { HTTP2_ROOM } else { usize::MAX }),
+            read_budget: AtomicUsize::new(if protocol.has_streams() { HTTP2_BUDGET } else { usize::MAX }),
             is_recording: AtomicBool::new(false),
             record: Mutex::default(),
-            is_patient: AtomicBool::new(false),
+            has_extended_timeout: AtomicBool::new(false),
             window: protocol.has_streams().then(Mutex::default),
         }
     }
 
     /// A request goes out: its answer's head must come within bounds. `is_kept`: the request's bytes are kept until then.
-    pub(super) fn expects_head(&self, is_kept: bool) {
-        self.room.store(HEAD_ROOM, Ordering::Relaxed);
+    pub(super) fn expect_head(&self, is_kept: bool) {
+        self.read_budget.store(HEAD_BUDGET, Ordering::Relaxed);
         if is_kept {
             self.is_recording.store(true, Ordering::Relaxed);
         }
     }
 
     /// The head has come: what follows is a body, of any length.
-    pub(super) fn head_came(&self) {
-        self.room.store(usize::MAX, Ordering::Relaxed);
+    pub(super) fn head_received(&self) {
+        self.read_budget.store(usize::MAX, Ordering::Relaxed);
         if self.is_recording.load(Ordering::Relaxed) {
             self.is_recording.store(false, Ordering::Relaxed);
             // The room of an ordinary head is kept for the next one.
             let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
             record.clear();
-            record.shrink_to(KEPT_RECORD);
+            record.shrink_to(RECORD_CAPACITY);
         }
-        if self.is_patient.load(Ordering::Relaxed) {
-            self.is_patient.store(false, Ordering::Relaxed);
-            self.wait_for(USER_TIMEOUT);
+        if self.has_extended_timeout.load(Ordering::Relaxed) {
+            self.has_extended_timeout.store(false, Ordering::Relaxed);
+            self.set_user_timeout(USER_TIMEOUT);
         }
     }
 
     /// The bytes of a request that were written and kept, where not a byte has come back for it.
     pub(super) fn take_unanswered(&self) -> Option<Vec<u8>> {
-        let is_silent = self.room.load(Ordering::Relaxed) == HEAD_ROOM;
+        let is_silent = self.read_budget.load(Ordering::Relaxed) == HEAD_BUDGET;
         let was_recording = self.is_recording.swap(false, Ordering::Relaxed);
         let record = std::mem::take(&mut *self.record.lock().unwrap_or_else(PoisonError::into_inner));
         (is_silent && was_recording).then_some(record)
@@ -130,23 +130,23 @@ impl Socket {
 
     /// Has the kernel wait for as long as a request may take: a server that reads a long body late makes no room
     /// meanwhile, and is not gone. Until the head of the answer comes.
-    pub(super) fn is_patient_for(&self, limit: Duration) {
+    pub(super) fn extend_user_timeout(&self, limit: Duration) {
         // The request's own timeout comes first, and says more.
         let limit = limit.saturating_add(USER_TIMEOUT);
-        if !self.is_patient.swap(true, Ordering::Relaxed) {
-            self.wait_for(limit);
+        if !self.has_extended_timeout.swap(true, Ordering::Relaxed) {
+            self.set_user_timeout(limit);
         }
     }
 
-    fn wait_for(&self, limit: Duration) {
+    fn set_user_timeout(&self, limit: Duration) {
         // Milliseconds in 31 bits are what the kernel takes; a unix socket takes none.
         let limit = limit.min(Duration::from_millis(i32::MAX as u64));
-        let _of_no_use = self.look(|socket| socket.set_tcp_user_timeout(Some(limit)));
+        let _best_effort = self.with_socket(|socket| socket.set_tcp_user_timeout(Some(limit)));
     }
 
     /// On HTTP/2, something has come of what was read.
-    pub(super) fn progressed(&self) {
-        self.room.store(HTTP2_ROOM, Ordering::Relaxed);
+    pub(super) fn reset_read_budget(&self) {
+        self.read_budget.store(HTTP2_BUDGET, Ordering::Relaxed);
     }
 
     /// On HTTP/2, whether the server takes more of bodies at the moment.
@@ -158,9 +158,9 @@ impl Socket {
 
     fn note_read(&self, bytes: &[u8]) {
         // Only while a head is due.
-        let room = self.room.load(Ordering::Relaxed);
-        if room != usize::MAX {
-            self.room.store(room.saturating_sub(bytes.len()), Ordering::Relaxed);
+        let read_budget = self.read_budget.load(Ordering::Relaxed);
+        if read_budget != usize::MAX {
+            self.read_budget.store(read_budget.saturating_sub(bytes.len()), Ordering::Relaxed);
         }
         if let Some(window) = &self.window {
             window.lock().unwrap_or_else(PoisonError::into_inner).received(bytes);
@@ -193,35 +193,35 @@ impl Socket {
 
     /// Whether nothing has arrived, not even the end: one look at the kernel's buffer, since what the
     /// runtime knows of the socket may be older than the end that upstream sent.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn has_nothing_to_read(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
-        let seen = self.look(|socket| socket.peek(&mut byte));
-        matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let peeked = self.with_socket(|socket| socket.peek(&mut byte));
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Whether the other end has closed, whatever it sent before.
     pub(super) fn has_hung_up(&self) -> bool {
-        self.look(|socket| {
+        self.with_socket(|socket| {
             let mut watched = [PollFd::new(&*socket, PollFlags::RDHUP)];
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
             matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(1..))
         })
     }
 
-    fn look<T>(&self, look: impl FnOnce(SockRef<'_>) -> T) -> T {
+    fn with_socket<T>(&self, act: impl FnOnce(SockRef<'_>) -> T) -> T {
         let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         match &*stream {
-            Stream::Tcp(stream) => look(SockRef::from(stream)),
-            Stream::Unix(stream) => look(SockRef::from(stream)),
-            Stream::Tls(stream) => look(SockRef::from(stream.get_ref().0)),
+            Stream::Tcp(stream) => act(SockRef::from(stream)),
+            Stream::Unix(stream) => act(SockRef::from(stream)),
+            Stream::Tls(stream) => act(SockRef::from(stream.get_ref().0)),
         }
     }
 }
 
 /// hyper's handle on a [`Socket`].
-pub(crate) struct Tap(pub(crate) Arc<Socket>);
+pub(crate) struct SocketIo(pub(crate) Arc<Socket>);
 
-impl Tap {
+impl SocketIo {
     fn with<T>(&self, act: impl FnOnce(Pin<&mut dyn Duplex>) -> T) -> T {
         let mut stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *stream {
@@ -236,9 +236,9 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
-impl AsyncRead for Tap {
+impl AsyncRead for SocketIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.0.room.load(Ordering::Relaxed) == 0 {
+        if self.0.read_budget.load(Ordering::Relaxed) == 0 {
             return Poll::Ready(Err(io::Error::other(Flooded)));
         }
         let before = buf.filled().len();
@@ -248,7 +248,7 @@ impl AsyncRead for Tap {
     }
 }
 
-impl AsyncWrite for Tap {
+impl AsyncWrite for SocketIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = self.with(|stream| stream.poll_write(cx, buf));
         if let Poll::Ready(Ok(bytes)) = &written {
@@ -292,16 +292,16 @@ mod tests {
     async fn the_kernel_is_patient_from_a_long_upload_to_the_head_of_its_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        watch_over(&SockRef::from(&stream)).unwrap();
+        detect_dead_peers(&SockRef::from(&stream)).unwrap();
         let socket = Socket::new(Stream::Tcp(stream), Protocol::Http11);
-        let waits = || socket.look(|socket| socket.tcp_user_timeout().unwrap().unwrap());
+        let waits = || socket.with_socket(|socket| socket.tcp_user_timeout().unwrap().unwrap());
         assert_eq!(waits(), USER_TIMEOUT);
-        socket.expects_head(false);
-        socket.is_patient_for(Duration::from_secs(600));
+        socket.expect_head(false);
+        socket.extend_user_timeout(Duration::from_secs(600));
         assert!(waits() > Duration::from_secs(600));
-        socket.head_came();
+        socket.head_received();
         assert_eq!(waits(), USER_TIMEOUT);
-        socket.is_patient_for(Duration::MAX);
+        socket.extend_user_timeout(Duration::MAX);
         assert_eq!(waits(), Duration::from_millis(i32::MAX as u64));
     }
 }

@@ -36,7 +36,7 @@ impl StallTimer {
     }
 
     /// Something else moved that this wait depends on: it counts from then.
-    pub(crate) fn waits_no_less_than_since(&mut self, since: Instant) {
+    pub(crate) fn start_no_earlier_than(&mut self, since: Instant) {
         self.waiting_since = self.waiting_since.max(Some(since));
     }
 
@@ -53,7 +53,7 @@ mod tests {
 
     use super::*;
 
-    async fn looked_at(timer: &mut StallTimer) -> Poll<()> {
+    async fn poll_once(timer: &mut StallTimer) -> Poll<()> {
         poll_fn(|cx| Poll::Ready(timer.poll_stalled(cx))).await
     }
 
@@ -62,12 +62,12 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut timer = StallTimer::new(10 * second);
         tokio::time::advance(100 * second).await;
-        assert!(looked_at(&mut timer).await.is_pending());
+        assert!(poll_once(&mut timer).await.is_pending());
         tokio::time::advance(9 * second).await;
         timer.progressed();
-        assert!(looked_at(&mut timer).await.is_pending());
+        assert!(poll_once(&mut timer).await.is_pending());
         tokio::time::advance(9 * second).await;
-        assert!(looked_at(&mut timer).await.is_pending());
+        assert!(poll_once(&mut timer).await.is_pending());
         tokio::time::advance(2 * second).await;
         poll_fn(|cx| timer.poll_stalled(cx)).await;
     }

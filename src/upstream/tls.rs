@@ -17,8 +17,8 @@ use crate::config::fault::{Fault, Faults};
 use crate::digest::Sha256;
 use crate::pem;
 use crate::regular_file;
-pub(crate) use pinned::Doubt;
-use pinned::{Pinned, Trust, VeryCertificate};
+pub(crate) use pinned::CertificateProblem;
+use pinned::{Pinned, PinnedVerifier, Trust};
 
 /// An upstream's TLS, ready for use. Two are equal if they came from the same files with the same content.
 #[derive(Clone)]
@@ -75,9 +75,9 @@ impl ClientTls {
     }
 
     /// What of the certificates that are trusted will keep a server with one of these names from being connected to.
-    pub(crate) fn doubts(&self, hosts: &[&str]) -> Vec<Doubt> {
+    pub(crate) fn certificate_problems(&self, hosts: &[&str]) -> Vec<CertificateProblem> {
         let names: Vec<_> = hosts.iter().filter_map(|host| self.name_for(host)).collect();
-        pinned::doubts(&self.pinned, &names)
+        pinned::certificate_problems(&self.pinned, &names)
     }
 
     /// What a connection is made with. `is_http1`: where HTTP/2 is of no use.
@@ -107,7 +107,7 @@ fn client_config(
         None => builder.with_no_client_auth(),
     };
     if !trust.pinned.is_empty() {
-        let verifier = VeryCertificate::new(trust, provider).map_err(|error| {
+        let verifier = PinnedVerifier::new(trust, provider).map_err(|error| {
             Fault::of_file(Path::new("tls"), format!("the authorities are of no use: {error}"))
         })?;
         config.dangerous().set_certificate_verifier(Arc::new(verifier));

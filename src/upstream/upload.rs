@@ -57,15 +57,15 @@ struct Progress {
     last_moved: AtomicU64,
     state: AtomicU8,
     /// Upstream answers already: whoever passes the answer on watches over both directions.
-    is_answered: AtomicBool,
+    has_answer_started: AtomicBool,
     /// The answer is over: nobody reads the rest.
-    is_over: AtomicBool,
+    has_answer_ended: AtomicBool,
     /// Woken when the answer is over.
     waker: AtomicWaker,
 }
 
 const MOVING: u8 = 0;
-const AWAITING_CLIENT: u8 = 1;
+const BLOCKED_ON_CLIENT: u8 = 1;
 const DONE: u8 = 2;
 const TOO_LARGE: u8 = 3;
 const STALLED: u8 = 4;
@@ -77,8 +77,8 @@ impl Progress {
             started: Instant::now(),
             last_moved: AtomicU64::new(0),
             state: AtomicU8::new(MOVING),
-            is_answered: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
+            has_answer_started: AtomicBool::new(false),
+            has_answer_ended: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -106,23 +106,23 @@ impl UploadProgress {
 
     /// The head of the answer has come. A client that is silent from here on does not stall its upload: on a
     /// stream in both directions, silence is ordinary.
-    pub(crate) fn answered(&self) {
+    pub(crate) fn answer_started(&self) {
         if let Some(progress) = &self.0 {
-            progress.is_answered.store(true, Ordering::Relaxed);
+            progress.has_answer_started.store(true, Ordering::Relaxed);
         }
     }
 
     /// The answer has ended. What is left of the upload ends with it: it would outlive the right to it.
-    pub(crate) fn over(&self) {
+    pub(crate) fn answer_ended(&self) {
         if let Some(progress) = &self.0 {
-            progress.is_over.store(true, Ordering::Release);
+            progress.has_answer_ended.store(true, Ordering::Release);
             progress.waker.wake();
         }
     }
 
     /// Whether it is the client, not upstream, that is being waited for.
-    pub(crate) fn awaits_client(&self) -> bool {
-        self.0.as_ref().is_some_and(|progress| progress.state() == AWAITING_CLIENT)
+    pub(crate) fn is_blocked_on_client(&self) -> bool {
+        self.0.as_ref().is_some_and(|progress| progress.state() == BLOCKED_ON_CLIENT)
     }
 
     pub(crate) fn failure(&self) -> Option<UploadFailure> {
@@ -153,20 +153,20 @@ struct Uploading {
     stall: StallTimer,
     trailers: TrailerRule,
     /// What lasts as long as the upload does.
-    held: Held,
+    held: HeldResource,
     /// The connection that the body goes to, where the server may leave it unread for this long.
-    waits: Option<(Arc<Socket>, Duration)>,
+    slow_reader: Option<(Arc<Socket>, Duration)>,
 }
 
 /// A body up to this length fits into what a server's kernel takes in ahead of the server.
 const SHORT_BODY: u64 = 16 * 1024;
 
 #[derive(Default)]
-struct Held(Option<Arc<dyn Send + Sync>>);
+struct HeldResource(Option<Arc<dyn Send + Sync>>);
 
-impl std::fmt::Debug for Held {
+impl std::fmt::Debug for HeldResource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "Held(1)" } else { "Held(0)" })
+        f.write_str(if self.0.is_some() { "HeldResource(1)" } else { "HeldResource(0)" })
     }
 }
 
@@ -204,27 +204,27 @@ impl Upload {
             bytes: 0,
             stall: StallTimer::new(limits.idle),
             trailers,
-            held: Held::default(),
-            waits: None,
+            held: HeldResource::default(),
+            slow_reader: None,
         })))
     }
 
     /// None.
-    pub(crate) fn none() -> Self {
+    pub(crate) fn empty() -> Self {
         Upload(None)
     }
 
     /// Keeps `what` for as long as the upload lives, in the place of what it kept before.
-    pub(crate) fn hold(&mut self, what: Arc<dyn Send + Sync>) {
+    pub(crate) fn hold(&mut self, resource: Arc<dyn Send + Sync>) {
         if let Some(uploading) = &mut self.0 {
-            uploading.held = Held(Some(what));
+            uploading.held = HeldResource(Some(resource));
         }
     }
 
     /// The server behind `socket` may leave a long body unread for `limit`.
-    pub(super) fn may_wait(&mut self, socket: &Arc<Socket>, limit: Duration) {
+    pub(super) fn allow_slow_reader(&mut self, socket: &Arc<Socket>, limit: Duration) {
         if let Some(uploading) = &mut self.0 {
-            uploading.waits = Some((socket.clone(), limit));
+            uploading.slow_reader = Some((socket.clone(), limit));
         }
     }
 
@@ -253,9 +253,9 @@ impl Uploading {
                 return self.fail(UploadFailure::TooLarge);
             }
             if self.bytes > SHORT_BODY
-                && let Some((socket, limit)) = self.waits.take()
+                && let Some((socket, limit)) = self.slow_reader.take()
             {
-                socket.is_patient_for(limit);
+                socket.extend_user_timeout(limit);
             }
         }
         self.progress.moved(MOVING);
@@ -285,7 +285,7 @@ impl Uploading {
             return Poll::Ready(None);
         };
         self.progress.waker.register(cx.waker());
-        if self.progress.is_over.load(Ordering::Acquire) {
+        if self.progress.has_answer_ended.load(Ordering::Acquire) {
             return self.fail(UploadFailure::Broken);
         }
         match Pin::new(received).poll_frame(cx) {
@@ -298,8 +298,8 @@ impl Uploading {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                self.progress.state.store(AWAITING_CLIENT, Ordering::Relaxed);
-                if self.progress.is_answered.load(Ordering::Relaxed) {
+                self.progress.state.store(BLOCKED_ON_CLIENT, Ordering::Relaxed);
+                if self.progress.has_answer_started.load(Ordering::Relaxed) {
                     return Poll::Pending;
                 }
                 match self.stall.poll_stalled(cx) {

@@ -45,7 +45,7 @@ impl IdleConnections {
                 let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 idle.get_mut(&endpoint.id)?.pop()?
             };
-            if candidate.is_fresh() && candidate.sender.is_ready() && candidate.socket.is_quiet() {
+            if candidate.is_fresh() && candidate.sender.is_ready() && candidate.socket.has_nothing_to_read() {
                 return Some(candidate);
             }
         }

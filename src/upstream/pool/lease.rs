@@ -16,7 +16,7 @@ use crate::protocol::Protocol;
 use crate::upstream::compiled::Upstream;
 use crate::upstream::endpoints::Endpoint;
 use crate::upstream::exchange::{Answer, Body, Sent};
-use crate::upstream::health::AtEndpoint;
+use crate::upstream::health::InFlightGuard;
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::Upload;
 
@@ -27,8 +27,8 @@ pub(crate) struct Lease {
     /// Whether it served a request before, so that it may have died unseen.
     pub(crate) is_reused: bool,
     /// Whether another request may follow on the connection.
-    pub(super) may_be_kept: bool,
-    pub(super) at: AtEndpoint,
+    pub(super) is_reusable: bool,
+    pub(super) in_flight: InFlightGuard,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) upstream: Arc<Upstream>,
     pub(super) idle: Arc<IdleConnections>,
@@ -79,12 +79,12 @@ impl Lease {
         let is_kept = is_repeatable && self.is_reused;
         match &mut self.connection {
             Connection::Http1 { sender, socket, .. } => {
-                socket.expects_head(is_kept);
-                request.body_mut().may_wait(socket, limit);
+                socket.expect_head(is_kept);
+                request.body_mut().allow_slow_reader(socket, limit);
                 let answer = sender.try_send_request(request);
                 Either::Left(answer.map(|sent| {
                     if sent.is_ok() {
-                        socket.head_came();
+                        socket.head_received();
                     }
                     outcome(sent, Protocol::Http11)
                 }))
@@ -93,9 +93,9 @@ impl Lease {
                 *copy = is_kept.then(|| request.headers().clone());
                 // An upload that upstream takes no more of still has its stream, whatever became of the answer.
                 request.body_mut().hold(permit.clone());
-                let answer = permit.on.sender.clone().try_send_request(request);
+                let answer = permit.connection.sender.clone().try_send_request(request);
                 Either::Right(answer.map(|sent| {
-                    permit.on.socket.progressed();
+                    permit.connection.socket.reset_read_budget();
                     outcome(sent, Protocol::Http2)
                 }))
             }
@@ -103,7 +103,7 @@ impl Lease {
     }
 
     /// The headers of a repeatable request that was sent on this connection, for which nothing at all came back.
-    pub(crate) fn take_unanswered(&mut self) -> Option<HeaderMap> {
+    pub(crate) fn take_unanswered_headers(&mut self) -> Option<HeaderMap> {
         match &mut self.connection {
             Connection::Http1 { socket, .. } => headers_of(&socket.take_unanswered()?),
             Connection::Http2 { copy, .. } => copy.take(),
@@ -113,7 +113,7 @@ impl Lease {
     /// A frame of the answer has come.
     pub(crate) fn progressed(&self) {
         if let Connection::Http2 { permit, .. } = &self.connection {
-            permit.on.socket.progressed();
+            permit.connection.socket.reset_read_budget();
         }
     }
 
@@ -127,18 +127,18 @@ impl Lease {
     }
 
     /// No other request follows on the connection.
-    pub(crate) fn is_last_use(&mut self) {
-        self.may_be_kept = false;
+    pub(crate) fn forbid_reuse(&mut self) {
+        self.is_reusable = false;
     }
 
     /// The answer is whole: the connection may serve the next request, if it is still one.
-    pub(crate) fn give_back(self) {
+    pub(crate) fn return_to_pool(self) {
         let (sender, socket, made) = match self.connection {
             Connection::Http1 { sender, socket, made, .. } => (sender, socket, made),
-            Connection::Http2 { permit, .. } => return permit.note_whole(),
+            Connection::Http2 { permit, .. } => return permit.complete(),
         };
-        let limits = self.upstream.pool;
-        if !self.may_be_kept || sender.is_closed() {
+        let limits = self.upstream.connections.pool;
+        if !self.is_reusable || sender.is_closed() {
             return;
         }
         let since = Instant::now();
@@ -149,8 +149,8 @@ impl Lease {
     }
 
     /// The connection is a tunnel from here on; what is left of the lease is the place at its endpoint.
-    pub(crate) fn into_tunnel(self) -> AtEndpoint {
-        self.at
+    pub(crate) fn into_tunnel(self) -> InFlightGuard {
+        self.in_flight
     }
 }
 

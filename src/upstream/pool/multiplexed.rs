@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::config::Pool;
 use crate::upstream::bounds::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, STREAM_WINDOW};
-use crate::upstream::socket::{Socket, Tap};
+use crate::upstream::socket::{Socket, SocketIo};
 use crate::upstream::upload::Upload;
 
 /// Requests at once on a connection until upstream has said how many: a number that no server is likely to say.
@@ -24,10 +24,10 @@ const SETTINGS_POLLS: usize = 500;
 
 /// Streams that were given up before a connection takes no more requests. Servers end one on which many were, with whatever else is
 /// on it: Envoy after 500, and a caller who cancels all that he asks for would have it end for all others.
-const MAX_GIVEN_UP: usize = 64;
+const MAX_ABANDONED: usize = 64;
 
 /// The right to make a connection that others will share.
-pub(super) type ConnectingTurn = tokio::sync::OwnedMutexGuard<()>;
+pub(super) type ConnectingGuard = tokio::sync::OwnedMutexGuard<()>;
 
 /// An HTTP/2 connection.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(super) struct Multiplexed {
     max_streams: AtomicUsize,
     has_ended: AtomicBool,
     /// Streams whose answers were not waited for.
-    given_up: AtomicUsize,
+    abandoned: AtomicUsize,
     /// When it last had no stream.
     idle_since: Mutex<Instant>,
     made: Instant,
@@ -49,18 +49,18 @@ pub(super) struct Multiplexed {
 /// A place on an HTTP/2 connection.
 #[derive(Debug)]
 pub(super) struct StreamPermit {
-    pub(super) on: Arc<Multiplexed>,
+    pub(super) connection: Arc<Multiplexed>,
     /// Its answer came to its end.
     is_whole: AtomicBool,
 }
 
 impl StreamPermit {
-    fn new(on: Arc<Multiplexed>) -> Self {
-        StreamPermit { on, is_whole: AtomicBool::new(false) }
+    fn new(connection: Arc<Multiplexed>) -> Self {
+        StreamPermit { connection, is_whole: AtomicBool::new(false) }
     }
 
     /// The answer has come to its end.
-    pub(super) fn note_whole(&self) {
+    pub(super) fn complete(&self) {
         self.is_whole.store(true, Ordering::Relaxed);
     }
 }
@@ -68,21 +68,21 @@ impl StreamPermit {
 impl Drop for StreamPermit {
     fn drop(&mut self) {
         if !self.is_whole.load(Ordering::Relaxed) {
-            self.on.given_up.fetch_add(1, Ordering::Relaxed);
+            self.connection.abandoned.fetch_add(1, Ordering::Relaxed);
         }
-        if self.on.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
-            *self.on.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if self.connection.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.connection.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
     }
 }
 
 impl Multiplexed {
-    /// Begins HTTP/2 on a socket. `turn` is held until it is known how many requests the connection takes. The first
+    /// Begins HTTP/2 on a socket. `guard` is held until it is known how many requests the connection takes. The first
     /// place is the caller's.
     pub(super) async fn start(
         socket: Arc<Socket>,
         limits: Pool,
-        turn: Option<ConnectingTurn>,
+        guard: Option<ConnectingGuard>,
     ) -> io::Result<StreamPermit> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -90,7 +90,7 @@ impl Multiplexed {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_max_send_streams(INITIAL_MAX_STREAMS)
             .max_header_list_size(MAX_HEAD_BYTES as u32);
-        let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
+        let handshake = builder.handshake(TokioIo::new(SocketIo(socket.clone())));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
         let multiplexed = Arc::new(Multiplexed {
             sender,
@@ -99,17 +99,17 @@ impl Multiplexed {
             // Its maker's alone until upstream has said more.
             max_streams: AtomicUsize::new(1),
             has_ended: AtomicBool::new(false),
-            given_up: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
             made: Instant::now(),
             limits,
         });
-        tokio::spawn(drive(connection, Arc::downgrade(&multiplexed), turn));
+        tokio::spawn(drive(connection, Arc::downgrade(&multiplexed), guard));
         Ok(StreamPermit::new(multiplexed))
     }
 
     /// Takes a place, unless all that upstream allows are taken.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<StreamPermit> {
+    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<StreamPermit> {
         let before = self.streams.load(Ordering::Relaxed);
         if before >= self.max_streams.load(Ordering::Relaxed) {
             return None;
@@ -127,8 +127,8 @@ impl Multiplexed {
     /// given up. Streams on one that takes no more go on to their end.
     pub(super) fn is_open(&self) -> bool {
         let is_young = self.made.elapsed() < self.limits.max_age;
-        let is_sound = self.given_up.load(Ordering::Relaxed) < MAX_GIVEN_UP;
-        is_young && is_sound && !self.has_ended.load(Ordering::Relaxed) && !self.sender.is_closed()
+        let is_reliable = self.abandoned.load(Ordering::Relaxed) < MAX_ABANDONED;
+        is_young && is_reliable && !self.has_ended.load(Ordering::Relaxed) && !self.sender.is_closed()
     }
 
     /// Whether upstream takes more of bodies than those that are on their way already. What one caller's body holds of
@@ -145,23 +145,23 @@ impl Multiplexed {
 
 /// Drives an HTTP/2 connection until it ends, and notes what upstream's settings allow.
 async fn drive(
-    mut connection: http2::Connection<TokioIo<Tap>, Upload, TokioExecutor>,
+    mut connection: http2::Connection<TokioIo<SocketIo>, Upload, TokioExecutor>,
     watched: Weak<Multiplexed>,
-    mut turn: Option<ConnectingTurn>,
+    mut guard: Option<ConnectingGuard>,
 ) {
     // hyper reads upstream's settings in a task of its own, and wakes nobody for them.
-    let mut looks = tokio::time::interval(SETTINGS_POLL_INTERVAL);
-    let mut patience = SETTINGS_POLLS;
+    let mut interval = tokio::time::interval(SETTINGS_POLL_INTERVAL);
+    let mut polls_left = SETTINGS_POLLS;
     let _ended = poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
         if ended.is_pending() {
             let allowed = connection.current_max_send_streams();
-            while turn.is_some() && looks.poll_tick(cx).is_ready() {
-                patience -= 1;
+            while guard.is_some() && interval.poll_tick(cx).is_ready() {
+                polls_left -= 1;
                 // The others come when it is known how many this connection takes.
-                turn = turn.take().filter(|_| allowed == INITIAL_MAX_STREAMS && patience > 0);
+                guard = guard.take().filter(|_| allowed == INITIAL_MAX_STREAMS && polls_left > 0);
             }
-            if turn.is_none()
+            if guard.is_none()
                 && let Some(watched) = watched.upgrade()
             {
                 watched.max_streams.store(allowed.min(MAX_STREAMS), Ordering::Relaxed);

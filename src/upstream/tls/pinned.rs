@@ -38,22 +38,22 @@ impl Trust {
 
 /// Accepts a certificate that is pinned, and all that webpki accepts.
 #[derive(Debug)]
-pub(super) struct VeryCertificate {
+pub(super) struct PinnedVerifier {
     pinned: Pinned,
     chains: Arc<WebPkiServerVerifier>,
 }
 
-impl VeryCertificate {
+impl PinnedVerifier {
     pub(super) fn new(
         trust: &Trust,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::client::VerifierBuilderError> {
         let chains = WebPkiServerVerifier::builder_with_provider(trust.roots.clone(), provider.clone());
-        Ok(VeryCertificate { pinned: trust.pinned.clone(), chains: chains.build()? })
+        Ok(PinnedVerifier { pinned: trust.pinned.clone(), chains: chains.build()? })
     }
 }
 
-impl ServerCertVerifier for VeryCertificate {
+impl ServerCertVerifier for PinnedVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -129,7 +129,7 @@ fn is_for_servers(parsed: &X509Certificate<'_>) -> bool {
 
 /// What will keep a server from being connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doubt {
+pub(crate) enum CertificateProblem {
     NotValidYet,
     Expired,
     /// It is no authority, so it is the server's own; and it has none of the names that are asked for.
@@ -138,26 +138,29 @@ pub(crate) enum Doubt {
     OtherPurpose,
 }
 
-impl std::fmt::Display for Doubt {
+impl std::fmt::Display for CertificateProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Doubt::NotValidYet => "holds a certificate that is not valid yet",
-            Doubt::Expired => "holds a certificate that has ended",
-            Doubt::OtherName => {
+            CertificateProblem::NotValidYet => "holds a certificate that is not valid yet",
+            CertificateProblem::Expired => "holds a certificate that has ended",
+            CertificateProblem::OtherName => {
                 "holds a server's own certificate without the name that is asked for; `server_name` says another one"
             }
-            Doubt::OtherPurpose => "holds a certificate that is neither an authority nor for servers",
+            CertificateProblem::OtherPurpose => "holds a certificate that is neither an authority nor for servers",
         })
     }
 }
 
-pub(super) fn doubts(pinned: &Pinned, names: &[ServerName<'static>]) -> Vec<Doubt> {
+pub(super) fn certificate_problems(
+    pinned: &Pinned,
+    names: &[ServerName<'static>],
+) -> Vec<CertificateProblem> {
     let now = UnixTime::now();
     let of_each = pinned.iter().filter_map(|certificate| {
         let parsed = parse(certificate)?;
         match verify_time(&parsed, now) {
-            Err(CertificateError::Expired) => return Some(Doubt::Expired),
-            Err(_) => return Some(Doubt::NotValidYet),
+            Err(CertificateError::Expired) => return Some(CertificateProblem::Expired),
+            Err(_) => return Some(CertificateProblem::NotValidYet),
             Ok(()) => {}
         }
         // An authority's own name says nothing of the servers that it vouches for.
@@ -166,9 +169,9 @@ pub(super) fn doubts(pinned: &Pinned, names: &[ServerName<'static>]) -> Vec<Doub
         }
         let own = ParsedCertificate::try_from(certificate).ok()?;
         match names.iter().any(|name| verify_server_name(&own, name).is_ok()) {
-            _ if !is_for_servers(&parsed) => Some(Doubt::OtherPurpose),
+            _ if !is_for_servers(&parsed) => Some(CertificateProblem::OtherPurpose),
             true => None,
-            false => Some(Doubt::OtherName),
+            false => Some(CertificateProblem::OtherName),
         }
     });
     of_each.collect()
@@ -190,11 +193,11 @@ mod tests {
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
     }
 
-    fn verifier(pinned: &CertificateDer<'static>) -> VeryCertificate {
+    fn verifier(pinned: &CertificateDer<'static>) -> PinnedVerifier {
         let mut roots = RootCertStore::empty();
         roots.add(pinned.clone()).unwrap();
         let trust = Trust { roots: Arc::new(roots), pinned: vec![pinned.clone()].into() };
-        VeryCertificate::new(&trust, &Arc::new(rustls::crypto::aws_lc_rs::default_provider())).unwrap()
+        PinnedVerifier::new(&trust, &Arc::new(rustls::crypto::aws_lc_rs::default_provider())).unwrap()
     }
 
     fn verdict(
@@ -236,13 +239,13 @@ mod tests {
     #[test]
     fn what_will_not_connect_is_doubted_beforehand() {
         let names = [ServerName::try_from("model.internal").unwrap()];
-        let doubted = |certificate| doubts(&vec![certificate].into(), &names);
+        let doubted = |certificate| certificate_problems(&vec![certificate].into(), &names);
         let no_ca = |params: &mut CertificateParams| params.is_ca = IsCa::ExplicitNoCa;
         assert_eq!(doubted(made(&["model.internal"], no_ca)), []);
         assert_eq!(doubted(made(&["other.internal"], |_| {})), [], "an authority vouches for others");
-        assert_eq!(doubted(made(&["other.internal"], no_ca)), [Doubt::OtherName]);
-        assert_eq!(doubted(made(&[], no_ca)), [Doubt::OtherName]);
+        assert_eq!(doubted(made(&["other.internal"], no_ca)), [CertificateProblem::OtherName]);
+        assert_eq!(doubted(made(&[], no_ca)), [CertificateProblem::OtherName]);
         let ended = |params: &mut CertificateParams| params.not_after = date_time_ymd(2020, 1, 1);
-        assert_eq!(doubted(made(&["model.internal"], ended)), [Doubt::Expired]);
+        assert_eq!(doubted(made(&["model.internal"], ended)), [CertificateProblem::Expired]);
     }
 }
