@@ -1,4 +1,7 @@
-//! Asks an endpoint how it is.
+//! The active health check: one request to one endpoint.
+//!
+//! `app::checks` calls it at each configured interval.
+//! Invariant: a check uses a connection of its own, so it neither takes nor closes a pooled one.
 
 use std::io;
 use std::time::Duration;
@@ -16,12 +19,16 @@ use super::connect::{Connected, connect};
 use super::endpoints::Endpoint;
 use super::socket::SocketIo;
 
-/// Why an endpoint is not well.
+/// Reason for a failed health check.
 #[derive(Debug)]
 pub(crate) enum CheckFailure {
+    /// No connection could be made.
     Connect(io::Error),
+    /// The connection broke before the head of an answer.
     Exchange(hyper::Error),
+    /// The answer was neither 2xx nor 3xx.
     BadStatus(StatusCode),
+    /// The check's timeout passed.
     Timeout,
 }
 
@@ -36,12 +43,13 @@ impl std::fmt::Display for CheckFailure {
     }
 }
 
-/// Asks by a connection of its own, which is closed again, with what every request to the upstream has: its Host, and its
-/// credential.
+/// Sends one GET to the endpoint on a new connection, and closes that connection.
+///
+/// The request has the upstream's Host and its credential, as every forwarded request has.
 ///
 /// # Errors
 ///
-/// What it answered where that is neither 2xx nor 3xx, or why it did not.
+/// The endpoint sent another status than 2xx or 3xx, or no answer within `limit`.
 pub(crate) async fn check(
     endpoint: &Endpoint,
     path: &PathAndQuery,
@@ -83,7 +91,8 @@ async fn request_status(
     answer_status(sender.send_request(request), connection).await
 }
 
-/// The status of the answer. Whatever it has for a body goes with the connection.
+/// Drives the connection until the answer's head is there, and returns its status. The body is
+/// dropped with the connection.
 async fn answer_status<B>(
     sending: impl Future<Output = hyper::Result<http::Response<B>>>,
     connection: impl Future<Output = hyper::Result<()>>,

@@ -1,7 +1,8 @@
-//! The addresses of an upstream: each one is an endpoint, with its own health and its own connections.
+//! Endpoints: the addresses of an upstream, each with its own health and its own connections.
 //!
-//! A configured endpoint that names a host stands for all addresses of that name, which may change while the process
-//! runs. `app::lookups` looks names up, outside the worker threads; a request only reads the last result.
+//! A configured endpoint with a host name has all addresses of that name, and they may change while
+//! the process runs. `app::lookups` resolves names outside the worker threads. A request reads the
+//! last result, and never waits for a resolver that has answered before.
 //! Invariant: a failed look-up changes no address.
 
 use std::collections::HashMap;
@@ -18,25 +19,25 @@ use super::health::Health;
 use super::tls::ClientTls;
 use crate::config;
 
-/// Addresses of one name that are used; the resolver may return any number.
+/// Most addresses of one name that are used. A resolver may return any number.
 const MAX_ADDRESSES: usize = 256;
 
 /// One address of an upstream.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    /// Tells pools apart; never used twice in a process.
+    /// Key of this endpoint's connections in a pool, unique in the process.
     pub(crate) id: u64,
-    /// The configured endpoint that it belongs to.
+    /// The configured endpoint that this address belongs to.
     pub(crate) address: config::EndpointAddress,
-    /// Where it is connected to; `None` for a unix socket.
+    /// The address to connect to; `None` for a unix socket.
     pub(super) socket: Option<SocketAddr>,
-    /// The configured endpoint is a name, and this is one of its addresses.
+    /// Whether the configured endpoint is a name, and this is one of its addresses.
     is_resolved: bool,
-    /// For `https://` alone.
+    /// Present for `https://` alone.
     pub(super) tls: Option<ClientTls>,
-    /// It spoke HTTP/1.1 last.
+    /// Whether the last new connection spoke HTTP/1.1.
     pub(super) is_http1: AtomicBool,
-    /// Shared with the endpoints of this address that went before.
+    /// Shared with the endpoint of the same address in an earlier snapshot.
     pub(crate) health: Arc<Health>,
 }
 
@@ -54,15 +55,14 @@ impl Endpoint {
         }
     }
 
-    /// The address, where the configuration has a name instead.
+    /// The resolved address, if the configuration has a name; `None` if it has the address itself.
     pub(crate) fn resolved_address(&self) -> Option<SocketAddr> {
         self.socket.filter(|_| self.is_resolved)
     }
 
-    /// The name that it is asked by where no client has named one.
+    /// The Host of a request that neither the configuration nor a client gives one.
     pub(super) fn authority(&self) -> HeaderValue {
-        let authority = self.address.authority().unwrap_or("localhost");
-        HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("localhost"))
+        authority_of(Some(&self.address))
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -79,7 +79,15 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// The endpoints that one configured endpoint stands for.
+/// The authority of an endpoint's address, as a Host; `localhost` for a unix socket.
+pub(super) fn authority_of(address: Option<&config::EndpointAddress>) -> HeaderValue {
+    let authority = address.and_then(config::EndpointAddress::authority).unwrap_or("localhost");
+    let value = HeaderValue::try_from(authority);
+    debug_assert!(value.is_ok(), "{authority} is a valid authority");
+    value.unwrap_or_else(|_| HeaderValue::from_static("localhost"))
+}
+
+/// All endpoints of one configured endpoint: one for an address, several for a name.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
     pub(crate) address: config::EndpointAddress,
@@ -89,29 +97,32 @@ pub(crate) struct EndpointSet {
 
 #[derive(Debug)]
 enum Members {
-    /// An address, or a unix socket.
+    /// The endpoint of an address or of a unix socket.
     Fixed(Arc<Endpoint>),
     Named(Named),
 }
 
-/// A name and its last known addresses.
+/// A host name and its last known addresses.
 #[derive(Debug)]
 pub(crate) struct Named {
     host: String,
     port: u16,
     current: ArcSwap<Vec<Arc<Endpoint>>>,
-    /// How the last look-up ended.
+    /// Result of the last look-up.
     last_look_up: watch::Sender<LookUp>,
-    /// An address could not be connected to: the name may have moved.
+    /// Whether a look-up ahead of the interval was requested, because connecting failed.
     is_look_up_requested: AtomicBool,
     wake: Arc<Notify>,
 }
 
-/// How the last look-up of a name ended.
+/// Result of the last look-up of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LookUp {
+    /// The first look-up has not ended.
     Pending,
+    /// The resolver returned addresses.
     Found,
+    /// The resolver returned this error.
     Failed(String),
 }
 
@@ -134,7 +145,7 @@ impl EndpointSet {
         EndpointSet { address: address.clone(), tls: tls.cloned(), members }
     }
 
-    /// The one endpoint of an address that needs no look-up.
+    /// The only endpoint, if the configured endpoint needs no look-up.
     pub(super) fn fixed(&self) -> Option<&Arc<Endpoint>> {
         match &self.members {
             Members::Fixed(endpoint) => Some(endpoint),
@@ -153,7 +164,7 @@ impl EndpointSet {
         }
     }
 
-    /// Calls `visit` with each endpoint, until it returns false.
+    /// Calls `visit` with each endpoint until one call returns false. Returns whether all returned true.
     pub(super) fn visit(&self, mut visit: impl FnMut(&Arc<Endpoint>) -> bool) -> bool {
         match &self.members {
             Members::Fixed(endpoint) => visit(endpoint),
@@ -170,7 +181,7 @@ impl EndpointSet {
         all
     }
 
-    /// Whether one of its endpoints is well.
+    /// Whether at least one endpoint is healthy.
     pub(super) fn has_healthy(&self) -> bool {
         !self.visit(|endpoint| !endpoint.health.is_healthy())
     }
@@ -179,11 +190,15 @@ impl EndpointSet {
         !self.visit(|known| !Arc::ptr_eq(known, endpoint))
     }
 
-    /// Takes the result of a look-up of its name. Endpoints whose address is still there stay as they are.
+    /// Applies the result of a look-up of the set's name. Endpoints whose address is in the result
+    /// stay, with their health and connections.
     ///
     /// Returns whether the addresses changed.
     pub(crate) fn apply_look_up(&self, found: io::Result<Vec<IpAddr>>) -> bool {
-        let Members::Named(named) = &self.members else { return false };
+        let Members::Named(named) = &self.members else {
+            debug_assert!(false, "{} is no name", self.address);
+            return false;
+        };
         let found = found.and_then(|found| match found.is_empty() {
             true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
             false => Ok(found),
@@ -216,7 +231,8 @@ impl EndpointSet {
     }
 }
 
-/// The endpoint of an address that is configured. With other TLS, connections must not be shared; health may be.
+/// The endpoint of a configured address or unix socket. It shares the health of the endpoint
+/// `before`, but no connections: their TLS settings differ.
 fn fixed_endpoint(
     address: &config::EndpointAddress,
     socket: Option<SocketAddr>,
@@ -239,7 +255,7 @@ impl Named {
         tls: Option<&ClientTls>,
         before: Option<&EndpointSet>,
     ) -> Self {
-        // The addresses that are known stay known.
+        // The addresses of the earlier set serve until the next look-up.
         let known = before.map(EndpointSet::endpoints).unwrap_or_default();
         let endpoints = known.iter().map(|earlier| {
             let endpoint = Endpoint::new(address, earlier.socket, tls);
@@ -264,12 +280,12 @@ impl Named {
         !self.current.load().is_empty()
     }
 
-    /// How the last look-up ended.
+    /// The result of the last look-up.
     pub(crate) fn look_up(&self) -> LookUp {
         self.last_look_up.borrow().clone()
     }
 
-    /// Why the last look-up failed, if it did.
+    /// The error of the last look-up, if it failed.
     pub(crate) fn fault(&self) -> Option<String> {
         match self.look_up() {
             LookUp::Failed(fault) => Some(fault),
@@ -277,27 +293,27 @@ impl Named {
         }
     }
 
-    /// Waits for the end of the first look-up.
+    /// Waits until the first look-up has ended.
     pub(super) async fn first_look_up(&self) {
         let mut ended = self.last_look_up.subscribe();
         let _sender_lives = ended.wait_for(|ended| *ended != LookUp::Pending).await;
     }
 
-    /// Asks for a look-up ahead of its time.
+    /// Requests a look-up ahead of the interval.
     pub(super) fn request_look_up(&self) {
         if !self.is_look_up_requested.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
     }
 
-    /// Whether a look-up was asked for since the last call.
+    /// Whether a look-up was requested since the last call.
     pub(crate) fn take_look_up_request(&self) -> bool {
         self.is_look_up_requested.swap(false, Ordering::Relaxed)
     }
 }
 
-/// Addresses in the order in which they are tried: as the resolver sorts them (RFC 6724), with the two families taking
-/// turns (RFC 8305, section 4).
+/// Sorts addresses for connecting: in the resolver's order (RFC 6724), with IPv6 and IPv4 alternating
+/// (RFC 8305, section 4). Duplicates are dropped.
 fn in_order(mut found: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     let mut seen = std::collections::HashSet::new();
     found.retain(|ip| seen.insert(*ip));
@@ -315,17 +331,17 @@ fn in_order(mut found: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     .take(MAX_ADDRESSES)
 }
 
-/// All endpoints in use, by upstream and configured endpoint: a reload finds those again that it leaves as they were.
+/// All endpoints in use, by upstream and configured endpoint. A reload finds unchanged ones here.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
     known: Mutex<HashMap<(String, config::EndpointAddress), Arc<EndpointSet>>>,
-    /// Wakes the look-ups.
+    /// Wakes `app::lookups`.
     pub(crate) wake: Arc<Notify>,
 }
 
 impl Endpoints {
-    /// Those in use already, or new ones. What is in use changes only by [`Endpoints::adopt`]: a configuration that is
-    /// compiled may be refused yet.
+    /// Returns the set in use of a configured endpoint, or makes a new one. A new one is in use only
+    /// after [`Endpoints::adopt`], since a compiled configuration may still be refused.
     pub(super) fn find_or_make(
         &self,
         upstream: &str,
@@ -340,7 +356,7 @@ impl Endpoints {
         }
     }
 
-    /// The endpoints of these upstreams are in use from here on, and no others.
+    /// Replaces the endpoints in use.
     pub(crate) fn adopt<'s>(&self, in_use: impl Iterator<Item = (&'s str, &'s Arc<EndpointSet>)>) {
         let adopted =
             in_use.map(|(upstream, set)| ((upstream.to_owned(), set.address.clone()), set.clone())).collect();
@@ -367,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn the_families_of_addresses_take_turns_and_none_stands_twice() {
+    fn address_families_alternate_and_duplicates_are_dropped() {
         let ordered = |texts| in_order(ips(texts)).map(|ip| ip.to_string()).collect::<Vec<_>>();
         assert_eq!(ordered(&["::1", "::2", "::1", "1.1.1.1"]), ["::1", "1.1.1.1", "::2"]);
         assert_eq!(
@@ -378,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_look_up_changes_no_address_and_one_that_stays_keeps_its_endpoint() {
+    fn a_failed_look_up_changes_no_address_and_a_kept_address_keeps_its_endpoint() {
         let set = named();
         assert!(set.endpoints().is_empty() && set.fixed().is_none());
         assert!(!set.apply_look_up(Err(io::Error::other("no answer"))));
@@ -402,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_look_up_is_one_endpoint() {
+    fn an_address_or_unix_socket_is_one_endpoint() {
         let made = |address| EndpointSet::new(&address, None, &Arc::default(), None);
         for (address, socket) in [
             (config::EndpointAddress::Http("127.0.0.1".to_owned()), "127.0.0.1:80"),

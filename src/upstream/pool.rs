@@ -1,8 +1,9 @@
-//! A worker's own connections to upstream: HTTP/1.1 one request at a time, kept alive, last in first out; HTTP/2
-//! many at a time.
+//! The connection pool of one worker. `forward` leases a connection from it for each request.
 //!
-//! Invariant: an HTTP/1.1 connection on which anything at all has arrived since its last answer is never used
-//! again, so no byte of one answer can reach the next caller.
+//! An HTTP/1.1 connection serves one request at a time; the one that was used last is reused first.
+//! An HTTP/2 connection serves many requests at a time.
+//! Invariant: an HTTP/1.1 connection on which a byte has arrived since its last answer is never
+//! reused. So no byte of one answer reaches the next client.
 
 mod idle;
 mod lease;
@@ -30,31 +31,32 @@ use lease::Connection;
 pub(crate) use lease::Lease;
 use multiplexed::{ConnectingGuard, Multiplexed};
 
-/// What a request needs of its connection.
+/// Requirements of a request for its connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionNeeds {
-    /// HTTP/2 will not do.
+    /// The request can't be sent over HTTP/2.
     pub(crate) http1_only: bool,
-    /// Room for a body.
+    /// The request has a body, so the connection's window must have room.
     pub(crate) has_body: bool,
-    /// None that was used before.
+    /// The connection must not have served a request before.
     pub(crate) new_only: bool,
 }
 
-/// The connections of one worker, by the endpoint's id.
+/// The pooled connections of one worker, by the endpoint's id.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerPool {
     idle: Arc<IdleConnections>,
     multiplexed: Mutex<ByEndpoint<Vec<Arc<Multiplexed>>>>,
-    /// Held while a connection is made that others may share, so that a burst of requests makes one.
+    /// Locks held while a connection is made that others may share. A burst of requests makes one
+    /// connection, not one each.
     connecting: Mutex<ByEndpoint<Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// An endpoint that can't be connected to, and why.
+/// An endpoint that could not be connected to, and the error.
 type ConnectFailure = (Arc<Endpoint>, io::Error);
 
 impl WorkerPool {
-    /// A connection to this endpoint that is there and alive; `None` where there is none.
+    /// Leases an existing connection to this endpoint, if there is one that is alive.
     pub(crate) fn reuse(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -68,14 +70,16 @@ impl WorkerPool {
         Some(self.make_lease(connection, true, endpoint.health.start_request(), upstream, endpoint))
     }
 
-    /// A new connection to this endpoint or, where it is an address of a name and can't be connected to soon, to another
-    /// one of that name; or one that another request makes meanwhile. `tried`: endpoints that are out of the question;
-    /// those that can't be connected to are added, and it is noted of them.
+    /// Leases a new connection to this endpoint, or one that another request has made meanwhile.
+    ///
+    /// If the endpoint is one of several addresses of a name and does not accept soon, the other
+    /// addresses are tried in parallel. Addresses in `tried` are left out. Addresses that fail are
+    /// added to `tried`, and the failure counts against their health.
     ///
     /// # Errors
     ///
-    /// What the system said, or that it took longer than `limit`: to be made, or to wait for another request that
-    /// makes one.
+    /// The system's error, or a timeout after `limit`: of connecting, or of waiting for another
+    /// request that connects.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -96,7 +100,7 @@ impl WorkerPool {
             },
             false => None,
         };
-        // Whoever had the guard before may have made one.
+        // The request that held the lock before may have made a connection.
         if may_share
             && !needs.new_only
             && let Some(connection) = self.existing(upstream, endpoint, needs)
@@ -106,7 +110,7 @@ impl WorkerPool {
         let delay = |count| attempt_delay(limit, count);
         let connecting = async {
             match self.connect(upstream, endpoint, needs, guard, &delay, tried).await {
-                // What is kept for later has what is needed now.
+                // Idle connections hold the descriptors that are missing.
                 Err((_, error)) if is_shortage(&error) && self.close_idle().await => {
                     self.connect(upstream, endpoint, needs, None, &delay, tried).await
                 }
@@ -119,9 +123,8 @@ impl WorkerPool {
             Ok(connected) => connected,
             Err((failed, error)) => {
                 let error = ConnectError::Connecting(error);
-                // A server that has no HTTP/1.1 for an upgrade is well otherwise, and one that we have no socket for was
-                // not asked.
-                if !needs.http1_only && !error.is_not_its_fault() {
+                // A server without HTTP/1.1 for an upgrade may still be healthy over HTTP/2.
+                if !needs.http1_only && error.is_caused_by_endpoint() {
                     upstream.note_failure(&failed, &error);
                 }
                 tried.push(failed);
@@ -133,15 +136,15 @@ impl WorkerPool {
         Ok(self.make_lease(connection, false, in_flight, upstream, &reached))
     }
 
-    /// Closes all connections that wait for a request. Says whether there were any.
+    /// Closes all idle HTTP/1.1 connections. Returns whether there were any.
     async fn close_idle(&self) -> bool {
         let has_any = self.idle.close_all();
-        // Each is closed by a task of its own.
+        // Each connection's own task closes its socket.
         tokio::task::yield_now().await;
         has_any
     }
 
-    /// Makes a connection, and returns it with the endpoint that it leads to.
+    /// Makes a connection, and returns it with the endpoint that accepted it.
     async fn connect(
         &self,
         upstream: &Upstream,
@@ -182,6 +185,7 @@ impl WorkerPool {
         Lease { connection, is_reused, is_reusable: true, in_flight, endpoint, upstream, idle }
     }
 
+    /// A live connection for the request: an HTTP/2 connection with a free stream, else an idle one.
     fn existing(
         &self,
         upstream: &Upstream,
@@ -194,8 +198,10 @@ impl WorkerPool {
         multiplexed.or_else(|| self.idle.take(endpoint).map(Connection::from))
     }
 
-    /// A place on the first HTTP/2 connection that has one. A request with a body gets none where the bodies that are
-    /// there already have used up what upstream takes, unless there are as many connections as may be.
+    /// Takes a stream permit on the first HTTP/2 connection that has one.
+    ///
+    /// A request with a body skips a connection whose window other bodies have used up, unless the
+    /// pool may have no further connection.
     fn shared(&self, upstream: &Upstream, endpoint: &Endpoint, needs: ConnectionNeeds) -> Option<Connection> {
         let multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         let all = multiplexed.get(&endpoint.id)?;
@@ -212,12 +218,13 @@ impl WorkerPool {
         permit.map(|permit| Connection::Http2 { permit: Arc::new(permit), copy: None })
     }
 
+    /// The lock of connecting to an endpoint.
     fn connecting_lock(&self, endpoint: &Endpoint) -> Arc<tokio::sync::Mutex<()>> {
         let mut connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         connecting.entry(endpoint.id).or_default().clone()
     }
 
-    /// Closes what has been idle for too long. Called now and then by the worker.
+    /// Closes connections that have been idle for too long. The worker calls it at intervals.
     pub(crate) fn sweep(&self) {
         self.idle.sweep();
         let mut multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -231,7 +238,7 @@ impl WorkerPool {
     }
 }
 
-/// Connects to the first of an endpoint and its stand-ins that takes the connection.
+/// Connects to the first of an endpoint and its stand-ins that accepts.
 async fn connect_to_one_of(
     upstream: &Upstream,
     endpoint: &Arc<Endpoint>,
@@ -243,13 +250,14 @@ async fn connect_to_one_of(
     let mut candidates = alternatives;
     candidates.insert(0, endpoint.clone());
     let addresses: Vec<_> = candidates.iter().filter_map(|candidate| candidate.socket).collect();
+    debug_assert_eq!(addresses.len(), candidates.len(), "addresses of a name are socket addresses");
     let mut failed = Vec::new();
     let dialled = dial(&addresses, delay(addresses.len()), |index, error| failed.push((index, error))).await;
-    // Where all have failed, the caller notes it of the first.
-    let is_noted = |index: usize| index > 0 || dialled.is_ok();
+    // If all have failed, the caller records the failure of the first one.
+    let is_recorded_here = |index: usize| index > 0 || dialled.is_ok();
     for (index, error) in failed {
         let Some(candidate) = candidates.get(index) else { continue };
-        if is_noted(index) && !is_shortage(&error) {
+        if is_recorded_here(index) && !is_shortage(&error) {
             upstream.note_failure(candidate, &ConnectError::Connecting(error));
         }
         if dialled.is_err() {
@@ -268,19 +276,20 @@ async fn start_http1(socket: Arc<Socket>) -> io::Result<Connection> {
     let handshake = builder.handshake(TokioIo::new(SocketIo(socket.clone())));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
     tokio::spawn(async move {
-        // How it ended is told to the request that was on it; between requests nobody is concerned.
+        // The request on the connection gets its error. Between requests, an error has no effect.
         let _ended = connection.with_upgrades().await;
     });
     Ok(Connection::Http1 { sender, socket, written_before: 0, made: Instant::now() })
 }
 
 impl Endpoint {
+    /// Whether connections to the endpoint may speak HTTP/2.
     fn may_speak_http2(&self) -> bool {
         use crate::config::EndpointAddress;
         matches!(self.address, EndpointAddress::H2c(_) | EndpointAddress::Https(_))
     }
 
-    /// Whether it chose HTTP/1.1 last, where it had the choice: its connections are not shared.
+    /// Whether ALPN chose HTTP/1.1 last. Requests do not wait for such a connection: it can't be shared.
     fn chose_http1(&self) -> bool {
         self.is_http1.load(Ordering::Relaxed)
     }

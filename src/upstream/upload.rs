@@ -1,7 +1,7 @@
-//! The body of a request on its way to upstream: counted, timed, and stripped of trailers that may
-//! not pass.
+//! The upload: a request's body as it is sent to upstream, counted, timed, and with filtered trailers.
 //!
-//! Invariant: it passes frames on as they come and holds none back; a body that broke is never
+//! The connection to upstream polls it. The request path follows it by its [`UploadProgress`].
+//! Invariants: frames are forwarded as they come, and none is held back. A body that broke is never
 //! completed.
 
 use std::pin::Pin;
@@ -21,19 +21,20 @@ use super::stall::StallTimer;
 use crate::activity::ConnectionActivity;
 use crate::tap::{BodyEnd, TapSlot};
 
-/// What a request's body may cost.
+/// Limits of a request's body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UploadLimits {
+    /// Largest body.
     pub(crate) bytes: u64,
     /// The longest wait between two frames.
     pub(crate) idle: Duration,
 }
 
-/// Which trailers of a request pass.
+/// Rule for the trailers of a request: those that are forwarded.
 #[derive(Clone, Debug)]
 pub(crate) struct TrailerRule {
     pub(crate) is_harmless: fn(&HeaderName) -> bool,
-    /// Names that a credential may stand in: none of them passes.
+    /// Names of headers that may carry a credential. They are dropped.
     pub(crate) secret: Arc<[HeaderName]>,
     /// Names that the route removes.
     pub(crate) removed: Arc<[HeaderName]>,
@@ -45,8 +46,7 @@ impl TrailerRule {
     }
 }
 
-/// What the request path can see of an upload that the connection to upstream drives. Of a request without a body there
-/// is nothing to see.
+/// Progress of an upload, shared with the request path; empty for a request without a body.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadProgress(Option<Arc<Progress>>);
 
@@ -56,11 +56,11 @@ struct Progress {
     /// Nanoseconds from `started` until something last moved.
     last_moved: AtomicU64,
     state: AtomicU8,
-    /// Upstream answers already: whoever passes the answer on watches over both directions.
+    /// Whether the head of the answer is there. From then on, the answer's body times both directions.
     has_answer_started: AtomicBool,
-    /// The answer is over: nobody reads the rest.
+    /// Whether the answer has ended, so that the rest of the upload is aborted.
     has_answer_ended: AtomicBool,
-    /// Woken when the answer is over.
+    /// Wakes the upload when the answer has ended.
     waker: AtomicWaker,
 }
 
@@ -104,7 +104,7 @@ impl UploadProgress {
         Some(self.0.as_ref()?.last_moved())
     }
 
-    /// The head of the answer has come. A client that is silent from here on does not stall its upload: on a
+    /// Records that the head of the answer is there. A silent client stalls its upload no longer: on a
     /// stream in both directions, silence is ordinary.
     pub(crate) fn answer_started(&self) {
         if let Some(progress) = &self.0 {
@@ -112,7 +112,8 @@ impl UploadProgress {
         }
     }
 
-    /// The answer has ended. What is left of the upload ends with it: it would outlive the right to it.
+    /// Records that the answer has ended, and aborts the rest of the upload. The upload must not outlive
+    /// its permit.
     pub(crate) fn answer_ended(&self) {
         if let Some(progress) = &self.0 {
             progress.has_answer_ended.store(true, Ordering::Release);
@@ -120,7 +121,7 @@ impl UploadProgress {
         }
     }
 
-    /// Whether it is the client, not upstream, that is being waited for.
+    /// Whether the upload waits for the client, not for upstream.
     pub(crate) fn is_blocked_on_client(&self) -> bool {
         self.0.as_ref().is_some_and(|progress| progress.state() == BLOCKED_ON_CLIENT)
     }
@@ -135,14 +136,15 @@ impl UploadProgress {
     }
 }
 
-/// A request's body as upstream gets it; nothing where the request has none. In a box, since requests are moved from
-/// hand to hand.
+/// A request's body as it is sent to upstream; empty for a request without one.
+///
+/// Boxed, since hyper moves requests several times.
 #[derive(Debug)]
 pub(crate) struct Upload(Option<Box<Uploading>>);
 
 #[derive(Debug)]
 struct Uploading {
-    /// `None` once it has ended.
+    /// `None` if another reader has the body.
     received: Option<ReceivedBody>,
     body: RequestBody,
     tap: TapSlot,
@@ -152,15 +154,17 @@ struct Uploading {
     bytes: u64,
     stall: StallTimer,
     trailers: TrailerRule,
-    /// What lasts as long as the upload does.
+    /// Dropped with the upload.
     held: HeldResource,
-    /// The connection that the body goes to, where the server may leave it unread for this long.
+    /// The connection, and the longest time for which the server may leave a long body unread. Taken
+    /// once the body is long.
     slow_reader: Option<(Arc<Socket>, Duration)>,
 }
 
-/// A body up to this length fits into what a server's kernel takes in ahead of the server.
+/// Length of a body, in bytes, that a kernel buffers for a server that does not read.
 const SHORT_BODY: u64 = 16 * 1024;
 
+/// A resource that is dropped with an upload.
 #[derive(Default)]
 struct HeldResource(Option<Arc<dyn Send + Sync>>);
 
@@ -170,7 +174,7 @@ impl std::fmt::Debug for HeldResource {
     }
 }
 
-/// An upload's error, as the connection to upstream sees it: it aborts.
+/// Error of an aborted upload, for the connection to upstream.
 #[derive(Debug)]
 pub(crate) struct UploadAborted(UploadFailure);
 
@@ -183,7 +187,7 @@ impl std::fmt::Display for UploadAborted {
 impl std::error::Error for UploadAborted {}
 
 impl Upload {
-    /// The body of a request that is in service on the connection of `exchanges`.
+    /// Makes the upload of a request whose client's connection has this `activity`.
     pub(crate) fn new(
         body: &RequestBody,
         limits: UploadLimits,
@@ -209,25 +213,26 @@ impl Upload {
         })))
     }
 
-    /// None.
+    /// The upload of a request without a body.
     pub(crate) fn empty() -> Self {
         Upload(None)
     }
 
-    /// Keeps `what` for as long as the upload lives, in the place of what it kept before.
+    /// Holds a resource until the upload is dropped, instead of the one that was held before.
     pub(crate) fn hold(&mut self, resource: Arc<dyn Send + Sync>) {
         if let Some(uploading) = &mut self.0 {
             uploading.held = HeldResource(Some(resource));
         }
     }
 
-    /// The server behind `socket` may leave a long body unread for `limit`.
+    /// Allows the server at `socket` to leave a long body unread for `limit`.
     pub(super) fn allow_slow_reader(&mut self, socket: &Arc<Socket>, limit: Duration) {
         if let Some(uploading) = &mut self.0 {
             uploading.slow_reader = Some((socket.clone(), limit));
         }
     }
 
+    /// The progress of this upload, for the request path.
     pub(crate) fn progress(&self) -> UploadProgress {
         UploadProgress(self.0.as_ref().map(|uploading| uploading.progress.clone()))
     }
@@ -259,7 +264,7 @@ impl Uploading {
             }
         }
         self.progress.moved(MOVING);
-        // Nothing comes behind trailers, and nobody asks for it.
+        // No frame follows trailers, and hyper does not poll for one.
         let is_last = self.has_ended() || frame.is_trailers();
         if is_last {
             self.activity.body_read();
@@ -311,12 +316,12 @@ impl Uploading {
     }
 }
 
-/// The trailers whose names `keeps` accepts.
+/// Trailers without the names that `keeps` rejects.
 pub(crate) fn filtered(trailers: HeaderMap, keeps: impl Fn(&HeaderName) -> bool) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(trailers.len());
     let mut current = None;
     for (name, value) in trailers {
-        // Only the first value of a name comes with the name itself.
+        // `HeaderMap` yields a name with the first of its values alone.
         if name.is_some() {
             current = name;
         }
