@@ -1,7 +1,8 @@
-//! Bytes of another protocol, both ways, behind an upgrade.
+//! Tunnels: bytes of another protocol in both directions, behind an upgrade.
 //!
-//! Invariant: the key's place among the requests in flight, the place at the endpoint and the record live exactly
-//! as long as the tunnel.
+//! `forward` makes a [`Tunnel`], `proxy` opens it, and the client's connection runs it.
+//! Invariant: the permit, the endpoint's count of requests in flight and the record end with the
+//! tunnel.
 
 use std::io;
 use std::pin::Pin;
@@ -21,19 +22,19 @@ use crate::observe::RequestRecord;
 use crate::upstream::health::InFlightGuard;
 use crate::upstream::upgrade::{PendingUpgrade, UpgradedIo};
 
-/// A tunnel that upstream has agreed to.
+/// A tunnel that upstream has accepted with a 101.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(super) client: PendingUpgrade,
     pub(super) upstream: PendingUpgrade,
-    /// The longest time without a byte either way.
+    /// Longest time without a byte in either direction.
     pub(super) idle: Duration,
     pub(super) revocation: Option<Revocation>,
     pub(super) permit: Permit,
     pub(super) in_flight: InFlightGuard,
 }
 
-/// A tunnel together with the exchange that it is.
+/// A tunnel with the record of its request.
 #[derive(Debug)]
 pub(crate) struct OpenTunnel {
     tunnel: Tunnel,
@@ -49,8 +50,8 @@ impl Tunnel {
 }
 
 impl OpenTunnel {
-    /// Passes bytes on until both sides have ended, one of them broke, nothing moved for too long, the key is gone,
-    /// or `over` is ready.
+    /// Copies bytes in both directions until both sides have ended, one of them broke, no byte moved for
+    /// the idle timeout, the key ended, or `shutdown` is ready.
     pub(crate) async fn run(self, shutdown: impl Future<Output = ()>) {
         let OpenTunnel { tunnel, record, in_service } = self;
         let Tunnel { client, upstream, idle, mut revocation, permit, in_flight } = tunnel;
@@ -72,15 +73,16 @@ impl OpenTunnel {
         match (ended, in_service.cut_for()) {
             (Ended::Drained, _) => tunnel_record.record.cut(CutReason::Drained),
             (Ended::Failed(reason), _) => tunnel_record.record.failed(reason.outcome(), &reason),
-            // The client's side broke because the server had given it up.
+            // The client's connection broke because bearward had cut it.
             (Ended::Copied(Err(_)), Some(reason)) => tunnel_record.record.cut(reason),
-            // Tunnels end by a broken connection as often as by a clean one.
+            // Many clients end a tunnel by closing its connection, so an error is an ordinary end.
             (Ended::Copied(_), _) => tunnel_record.record.completed(),
         }
         drop((client, upstream, permit, in_flight, tunnel_record, in_service));
     }
 }
 
+/// End of a tunnel.
 enum Ended {
     Copied(io::Result<(u64, u64)>),
     Failed(DownloadFailure),
@@ -93,7 +95,7 @@ enum Side {
     Upstream,
 }
 
-/// The record of a tunnel, with what passed, however it ends.
+/// The record of a tunnel. It gets the byte counts when it is dropped, so however the tunnel ends.
 struct TunnelRecord {
     record: RequestRecord,
     traffic: Arc<Traffic>,
@@ -106,14 +108,16 @@ impl Drop for TunnelRecord {
     }
 }
 
-/// What has passed, and when a byte last moved.
+/// Byte counts of a tunnel, and the time of its last byte.
 struct Traffic {
     started: Instant,
-    /// Nanoseconds from `started`.
+    /// Nanoseconds from `started` to the last byte in either direction.
     moved: AtomicU64,
+    /// Bytes to upstream.
     up: AtomicU64,
+    /// Bytes to the client.
     down: AtomicU64,
-    /// The client takes nothing at the moment.
+    /// Whether the last write to the client was pending.
     client_is_blocked: AtomicBool,
 }
 
@@ -129,12 +133,13 @@ impl Traffic {
         }
     }
 
+    /// Records that a byte moved now.
     fn mark_activity(&self) {
         let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.moved.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Notes a write to one side.
+    /// Records the result of a write to one side.
     fn wrote(&self, side: Side, written: &Poll<io::Result<usize>>) {
         if side == Side::Client {
             self.client_is_blocked.store(written.is_pending(), Ordering::Relaxed);
@@ -150,8 +155,8 @@ impl Traffic {
         (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
     }
 
-    /// Ready when nothing has moved for `limit`. A client that takes nothing has a longer time, which the wire watches:
-    /// upstream's silence is no sign of upstream then.
+    /// Ready when no byte has moved for `limit`. While the client does not read, this wait goes on: `net`
+    /// has a longer timeout for such clients, and upstream's silence means nothing then.
     async fn wait_until_idle(&self, limit: Duration) {
         loop {
             let moved = self.moved.load(Ordering::Relaxed);
@@ -165,7 +170,7 @@ impl Traffic {
     }
 }
 
-/// One side of a tunnel, whose reads are noted and whose writes are counted.
+/// One side of a tunnel: its writes are counted, and its reads count as activity.
 struct CountedIo {
     inner: UpgradedIo,
     side: Side,

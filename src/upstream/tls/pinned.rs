@@ -146,7 +146,7 @@ impl std::fmt::Display for CertificateProblem {
             CertificateProblem::NotValidYet => "holds a certificate that is not valid yet",
             CertificateProblem::Expired => "holds a certificate that has ended",
             CertificateProblem::OtherName => {
-                "holds a server's own certificate without the required name; set the certificate's name in `server_name`"
+                "holds a server's own certificate without the name that connections require; set its name as `server_name`"
             }
             CertificateProblem::OtherPurpose => "holds a certificate that is neither an authority nor for servers",
         })
