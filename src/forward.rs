@@ -49,8 +49,8 @@ use upgrade::Upgrade;
 pub(crate) enum Forwarded {
     /// An answer and its body.
     Answer(Response<ResponseBody>),
-    /// A switch to the protocol that the client requested: the head of the 101, and the tunnel behind
-    /// it.
+    /// A switch to the protocol that the client requested: the head of the 101, and the tunnel
+    /// behind it.
     Tunnel(Response<()>, Box<Tunnel>),
 }
 
@@ -215,9 +215,9 @@ fn tunnelled(
     Ok(Forwarded::Tunnel(Response::from_parts(head, ()), Box::new(tunnel)))
 }
 
-/// Declares an empty body for a method that usually has one (RFC 9110, section 8.6). All other framing
-/// is derived from the body, once the connection's protocol is known. The client's framing is never
-/// copied.
+/// Declares an empty body for a method that usually has one (RFC 9110, section 8.6). All other
+/// framing is derived from the body, once the connection's protocol is known. The client's framing
+/// is never copied.
 fn declare_empty_body(parts: &mut Parts, upload: &Upload) {
     if usually_has_body(&parts.method) && upload.is_end_stream() {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

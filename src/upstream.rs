@@ -3,8 +3,8 @@
 //! `forward` picks an endpoint here and leases a connection to it. `app` runs the health checks and
 //! the look-ups of names.
 //!
-//! An [`Upstream`] is part of a snapshot. Its endpoints ([`endpoints`]) outlive snapshots, so that a
-//! reload keeps connections and health.
+//! An [`Upstream`] is part of a snapshot. Its endpoints ([`endpoints`]) outlive snapshots, so that
+//! a reload keeps connections and health.
 //! Invariants: a connection belongs to one worker ([`pool`]), so no request changes its thread.
 //! hyper's types end in this room: [`exchange`] has the answer and the failure that `forward` sees.
 

@@ -38,8 +38,8 @@ pub(super) fn check(head: &Parts, upstream: &Upstream) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Whether an answer without a body declares one (RFC 9110, section 8.6; RFC 9112, section 6.1). Its
-/// server may also send that body, and the next request on the connection would read it.
+/// Whether an answer without a body declares one (RFC 9110, section 8.6; RFC 9112, section 6.1).
+/// Its server may also send that body, and the next request on the connection would read it.
 pub(super) fn may_be_followed_by_a_body(head: &Parts) -> bool {
     let has_none = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     has_none

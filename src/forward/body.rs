@@ -29,7 +29,8 @@ use crate::upstream::request_body::RequestBody;
 use crate::upstream::stall::StallTimer;
 use crate::upstream::upload::{UploadProgress, filtered};
 
-/// The body of an answer: bearward's own, or upstream's. Boxed, since hyper moves answers several times.
+/// The body of an answer: bearward's own, or upstream's. Boxed, since hyper moves answers several
+/// times.
 #[derive(Debug)]
 pub(crate) struct ResponseBody(Box<Outgoing>);
 
@@ -79,15 +80,15 @@ pub(crate) struct Download {
     permit: Option<Permit>,
 }
 
-/// Largest piece of a frame on HTTP/2, in bytes: the largest frame that every client accepts. A slow
-/// client makes visible progress with each piece.
+/// Largest piece of a frame on HTTP/2, in bytes: the largest frame that every client accepts. A
+/// slow client makes visible progress with each piece.
 const MAX_PIECE: usize = 16 * 1024;
 
 impl Download {
     /// Makes the body of upstream's answer.
     ///
-    /// `revocations`: present if open answers end with their key. The second one is for a client that
-    /// reads nothing.
+    /// `revocations`: present if open answers end with their key. The second one is for a client
+    /// that reads nothing.
     #[expect(clippy::too_many_arguments, reason = "all values that last as long as the answer")]
     pub(super) fn new(
         incoming: exchange::Body,
@@ -227,8 +228,8 @@ impl ResponseBody {
 
     /// Binds the request and its record to this body: they end with it.
     ///
-    /// With [`UnreadBody::Discard`], the answer ends after the rest of the request is read, within limits.
-    /// An answer without a body ends at once, as a gRPC status must.
+    /// With [`UnreadBody::Discard`], the answer ends after the rest of the request is read, within
+    /// limits. An answer without a body ends at once, as a gRPC status must.
     pub(crate) fn concluding(
         mut self,
         record: RequestRecord,
@@ -248,8 +249,8 @@ impl ResponseBody {
 }
 
 impl Outgoing {
-    /// Ready when the answer may be sent. On HTTP/2, an answer to an unauthenticated client waits for
-    /// earlier answers on its connection.
+    /// Ready when the answer may be sent. On HTTP/2, an answer to an unauthenticated client waits
+    /// for earlier answers on its connection.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let is_unauthenticated =
             matches!(&self.source, BodySource::Upstream(download) if download.is_unauthenticated);
@@ -315,8 +316,8 @@ impl Outgoing {
         error
     }
 
-    /// Drains the rest of the request in a task of its own, which keeps the request in service. On HTTP/1,
-    /// hyper drops an answer as soon as its last byte is written.
+    /// Drains the rest of the request in a task of its own, which keeps the request in service. On
+    /// HTTP/1, hyper drops an answer as soon as its last byte is written.
     fn drain_request(&mut self) {
         if let (Some(mut drain), Some((in_service, _))) = (self.unread_request.take(), self.exchange.take()) {
             tokio::spawn(async move {
@@ -367,8 +368,8 @@ impl Body for ResponseBody {
         match polled {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.send_frame(frame)))),
             Poll::Ready(Some(Err(error))) => {
-                // When a body breaks, hyper drops buffered bytes, perhaps the head. One more poll lets it
-                // write them first.
+                // When a body breaks, hyper drops buffered bytes, perhaps the head. One more poll
+                // lets it write them first.
                 this.deferred_error = Some(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -420,7 +421,8 @@ impl BodySource {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        // hyper drops a body without further bytes unpolled. That is its end, not a client that left.
+        // hyper drops a body without further bytes unpolled. That is its end, not a client that
+        // left.
         if self.remainder.is_empty() && self.source.has_ended() {
             self.finish();
             self.drain_request();

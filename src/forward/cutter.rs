@@ -12,8 +12,9 @@ use tokio::time::sleep;
 use crate::activity::{ConnectionActivity, blocked};
 use crate::gate::Revocation;
 
-/// Ends an answer that is still open a moment after its right has ended. hyper does not poll the body
-/// of a client that reads nothing. On HTTP/2 the cutter ends the stream, on HTTP/1 the connection.
+/// Ends an answer that is still open a moment after its right has ended. hyper does not poll the
+/// body of a client that reads nothing. On HTTP/2 the cutter ends the stream, on HTTP/1 the
+/// connection.
 #[derive(Debug)]
 pub(super) struct Cutter(AbortHandle);
 

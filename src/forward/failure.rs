@@ -7,7 +7,8 @@ use crate::gate::Ended;
 use crate::observe::Outcome;
 use crate::upstream::exchange::Failure;
 
-/// Reason for which an answer was cut after its head. The client sees a broken body, never a clean end.
+/// Reason for which an answer was cut after its head. The client sees a broken body, never a clean
+/// end.
 #[derive(Debug)]
 pub(crate) enum DownloadFailure {
     /// No byte moved for longer than upstream's `timeouts.idle`.

@@ -74,8 +74,8 @@ pub(crate) fn prepare_request(
     };
     let is_dropped = |name: &HeaderName| match is_plain(name.as_str()) {
         true => is_unwanted(name, origin.client.via_trusted),
-        // A server may read it as the name that it folds to. A trusted proxy writes plain names, so an
-        // unusual one comes from the client.
+        // A server may read it as the name that it folds to. A trusted proxy writes plain names, so
+        // an unusual one comes from the client.
         false => origin.secret_headers.contains(name) || is_unwanted(&folded(name), false),
     };
     let unwanted = unwanted(headers, is_dropped);
@@ -117,8 +117,8 @@ pub(crate) fn prepare_request(
 
 /// Turns upstream's headers into the ones that are sent to the client.
 ///
-/// `keeps_length`: for answers without a body (HEAD, 304), whose Content-Length is the size of the body
-/// that was not sent.
+/// `keeps_length`: for answers without a body (HEAD, 304), whose Content-Length is the size of the
+/// body that was not sent.
 pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
     let is_dropped = |name: &HeaderName| {
         is_hop_by_hop(name) || is_identity(name.as_str()) || (*name == CONTENT_LENGTH && !keeps_length)

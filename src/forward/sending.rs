@@ -49,13 +49,13 @@ struct Tried {
 impl Exchange<'_> {
     /// Sends the request on an existing or a new connection, and awaits the head of the answer.
     ///
-    /// If a connection dies before a byte of the request was written, another one is used. If an endpoint
-    /// can't be reached, another one is picked. A request that was written is sent once more if that is
-    /// harmless: it is idempotent, has no body, and upstream closed a reused connection without a byte
-    /// (RFC 9110, section 9.2.2).
+    /// If a connection dies before a byte of the request was written, another one is used. If an
+    /// endpoint can't be reached, another one is picked. A request that was written is sent once
+    /// more if that is harmless: it is idempotent, has no body, and upstream closed a reused
+    /// connection without a byte (RFC 9110, section 9.2.2).
     ///
-    /// `request`: taken while it is sent, and put back if it was not written. `connecting`: set to the
-    /// time that new connections took.
+    /// `request`: taken while it is sent, and put back if it was not written. `connecting`: set to
+    /// the time that new connections took.
     pub(super) async fn send(
         &self,
         request: &mut Option<Request<Upload>>,
@@ -110,7 +110,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Rebuilds a repeatable request with the headers that were written on the connection of `lease`.
+    /// Rebuilds a repeatable request with the headers that were written on the connection of
+    /// `lease`.
     fn rebuild(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> Request<Upload> {
         let credential = self.upstream.requests.credential.as_ref();
         if let Some(value) = credential.and_then(|credential| headers.get_mut(&credential.header)) {
@@ -137,8 +138,8 @@ impl Exchange<'_> {
         Ok(lease.send(request, self.timeouts.response_headers, is_repeatable))
     }
 
-    /// Leases a connection to an endpoint that the request was not tried on. With `is_new`, the connection
-    /// must not have served a request before.
+    /// Leases a connection to an endpoint that the request was not tried on. With `is_new`, the
+    /// connection must not have served a request before.
     async fn lease(
         &self,
         pool: &Arc<WorkerPool>,
@@ -181,7 +182,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Picks the endpoint to try next. Waits for the first look-up of names if no address is known yet.
+    /// Picks the endpoint to try next. Waits for the first look-up of names if no address is known
+    /// yet.
     async fn pick(&self, tried: &[Arc<Endpoint>]) -> Result<Option<Arc<Endpoint>>, Denial> {
         let picked = self.upstream.pick(tried);
         if picked.is_some() || self.upstream.has_addresses() {
@@ -198,7 +200,8 @@ impl Exchange<'_> {
         self.upstream.host_for(self.target.authority.as_ref())
     }
 
-    /// Adapts the request to the connection's protocol. A retry may need another one than the try before.
+    /// Adapts the request to the connection's protocol. A retry may need another one than the try
+    /// before.
     fn adapt_to_protocol(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
         if lease.protocol() == Protocol::Http11 {
             if Protocol::from(request.version()) == Protocol::Http2 {
@@ -208,7 +211,8 @@ impl Exchange<'_> {
             *request.version_mut() = Protocol::Http11.version();
             *request.uri_mut() = Uri::from(self.path.clone());
             if *request.method() == Method::HEAD {
-                // A server may send a body after all, and the next request would read it as its answer.
+                // A server may send a body after all, and the next request would read it as its
+                // answer.
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 lease.forbid_reuse();
             }
@@ -239,8 +243,8 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// Awaits the head of the answer; `None` if it takes longer than `timeouts.response_headers`, counted
-    /// from the last byte that upstream got.
+    /// Awaits the head of the answer; `None` if it takes longer than `timeouts.response_headers`,
+    /// counted from the last byte that upstream got.
     async fn await_head<T>(
         &self,
         mut sending: Pin<&mut impl Future<Output = T>>,
@@ -304,8 +308,8 @@ fn no_retry_once_written(denial: Denial, lease: &Lease) -> Denial {
     if lease.has_written() { denial.not_to_be_retried() } else { denial }
 }
 
-/// Whether requests with this method usually have a body. With other methods, many servers leave a body
-/// unread.
+/// Whether requests with this method usually have a body. With other methods, many servers leave a
+/// body unread.
 pub(super) fn usually_has_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }

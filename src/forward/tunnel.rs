@@ -50,8 +50,8 @@ impl Tunnel {
 }
 
 impl OpenTunnel {
-    /// Copies bytes in both directions until both sides have ended, one of them broke, no byte moved for
-    /// the idle timeout, the key ended, or `shutdown` is ready.
+    /// Copies bytes in both directions until both sides have ended, one of them broke, no byte
+    /// moved for the idle timeout, the key ended, or `shutdown` is ready.
     pub(crate) async fn run(self, shutdown: impl Future<Output = ()>) {
         let OpenTunnel { tunnel, record, in_service } = self;
         let Tunnel { client, upstream, idle, mut revocation, permit, in_flight } = tunnel;
@@ -155,8 +155,8 @@ impl Traffic {
         (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
     }
 
-    /// Ready when no byte has moved for `limit`. While the client does not read, this wait goes on: `net`
-    /// has a longer timeout for such clients, and upstream's silence means nothing then.
+    /// Ready when no byte has moved for `limit`. While the client does not read, this wait goes on:
+    /// `net` has a longer timeout for such clients, and upstream's silence means nothing then.
     async fn wait_until_idle(&self, limit: Duration) {
         loop {
             let moved = self.moved.load(Ordering::Relaxed);

@@ -25,10 +25,10 @@ pub(crate) enum UnreadBody {
 
 /// Reads and drops the rest of a request's body.
 ///
-/// hyper must reset an HTTP/2 stream that ends while its request is still coming. Common clients, such
-/// as curl before version 8, then discard the answer, although RFC 9113, section 8.1 forbids that. Most
-/// such requests have a small body, which costs little to read. On HTTP/1, a connection whose request
-/// was read to its end can serve the next request.
+/// hyper must reset an HTTP/2 stream that ends while its request is still coming. Common clients,
+/// such as curl before version 8, then discard the answer, although RFC 9113, section 8.1 forbids
+/// that. Most such requests have a small body, which costs little to read. On HTTP/1, a connection
+/// whose request was read to its end can serve the next request.
 #[derive(Debug)]
 pub(super) struct Drain {
     request: RequestBody,

@@ -71,8 +71,8 @@ fn only_value(headers: &HeaderMap) -> Option<&HeaderValue> {
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Name of the only protocol in an `Upgrade` header, in lower case and without its version; `None` for
-/// a list.
+/// Name of the only protocol in an `Upgrade` header, in lower case and without its version; `None`
+/// for a list.
 fn protocol(value: &HeaderValue) -> Option<String> {
     let text = value.to_str().ok()?.trim();
     let (name, version) = text.split_once('/').unwrap_or((text, ""));

@@ -120,7 +120,8 @@ impl Upstream {
         self.sets.iter().flat_map(|set| set.endpoints()).collect()
     }
 
-    /// The endpoint sets, each with this upstream's name. A later snapshot finds a set by that name.
+    /// The endpoint sets, each with this upstream's name. A later snapshot finds a set by that
+    /// name.
     pub(crate) fn in_use(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>)> {
         self.sets.iter().map(|set| (&*self.name, set))
     }
@@ -140,7 +141,8 @@ impl Upstream {
         {
             return (tried.is_empty() && !only.health.is_failing_checks()).then(|| only.clone());
         }
-        // Each endpoint's health is read once: two reads could disagree, and no endpoint would be left.
+        // Each endpoint's health is read once: two reads could disagree, and no endpoint would be
+        // left.
         let (mut healthy, mut others) = (Candidates::new(), Candidates::new());
         let (now, mut due) = (Instant::now(), None);
         self.visit(|endpoint| {
@@ -208,7 +210,8 @@ impl Upstream {
         self.sets.iter().find(|set| set.contains(endpoint))
     }
 
-    /// Records that no connection to the endpoint could be made. The endpoint is ejected for a while.
+    /// Records that no connection to the endpoint could be made. The endpoint is ejected for a
+    /// while.
     pub(crate) fn note_failure(&self, endpoint: &Arc<Endpoint>, error: &ConnectError) {
         let ejection = endpoint.health.record_failure(Instant::now());
         if let Some(set) = self.set_of(endpoint)

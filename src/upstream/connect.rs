@@ -35,13 +35,14 @@ pub(crate) async fn connect(endpoint: &Endpoint, needs_http1: bool) -> io::Resul
     }
 }
 
-/// Whether a connection to an endpoint can be made within `limit`. The connection is closed at once,
-/// and its result does not change the endpoint's health.
+/// Whether a connection to an endpoint can be made within `limit`. The connection is closed at
+/// once, and its result does not change the endpoint's health.
 pub(crate) async fn is_reachable(endpoint: &Endpoint, limit: Duration) -> bool {
     timeout(limit, connect(endpoint, false)).await.is_ok_and(|made| made.is_ok())
 }
 
-/// Prepares a TCP connection to an endpoint: socket options, the TLS handshake, and the HTTP version.
+/// Prepares a TCP connection to an endpoint: socket options, the TLS handshake, and the HTTP
+/// version.
 ///
 /// # Errors
 ///

@@ -25,8 +25,8 @@ impl ConnectError {
     }
 }
 
-/// Whether the error is a local shortage: this process or machine ran out of descriptors, buffers or
-/// memory.
+/// Whether the error is a local shortage: this process or machine ran out of descriptors, buffers
+/// or memory.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];

@@ -164,7 +164,8 @@ impl EndpointSet {
         }
     }
 
-    /// Calls `visit` with each endpoint until one call returns false. Returns whether all returned true.
+    /// Calls `visit` with each endpoint until one call returns false. Returns whether all returned
+    /// true.
     pub(super) fn visit(&self, mut visit: impl FnMut(&Arc<Endpoint>) -> bool) -> bool {
         match &self.members {
             Members::Fixed(endpoint) => visit(endpoint),
@@ -312,8 +313,8 @@ impl Named {
     }
 }
 
-/// Sorts addresses for connecting: in the resolver's order (RFC 6724), with IPv6 and IPv4 alternating
-/// (RFC 8305, section 4). Duplicates are dropped.
+/// Sorts addresses for connecting: in the resolver's order (RFC 6724), with IPv6 and IPv4
+/// alternating (RFC 8305, section 4). Duplicates are dropped.
 fn in_order(mut found: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     let mut seen = std::collections::HashSet::new();
     found.retain(|ip| seen.insert(*ip));
@@ -340,8 +341,8 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Returns the set in use of a configured endpoint, or makes a new one. A new one is in use only
-    /// after [`Endpoints::adopt`], since a compiled configuration may still be refused.
+    /// Returns the set in use of a configured endpoint, or makes a new one. A new one is in use
+    /// only after [`Endpoints::adopt`], since a compiled configuration may still be refused.
     pub(super) fn find_or_make(
         &self,
         upstream: &str,

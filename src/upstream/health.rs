@@ -1,8 +1,8 @@
 //! Health of an endpoint, passive and active, and its requests in flight.
 //!
-//! Passive: an endpoint that no connection can be made to is ejected for a moment, longer each time.
-//! Then one request probes it. Active: an endpoint that fails its health checks ([`super::check`])
-//! gets no requests.
+//! Passive: an endpoint that no connection can be made to is ejected for a moment, longer each
+//! time. Then one request probes it.
+//! Active: an endpoint that fails its health checks ([`super::check`]) gets no requests.
 //! Invariant: all state is atomic, since all workers share it; a request takes no lock.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -96,7 +96,8 @@ impl Health {
         check_failure.or_else(|| is_ejected.then(|| "can't be connected to".to_owned()))
     }
 
-    /// Claims the probe of an endpoint whose ejection is over. Returns true for one caller at a time.
+    /// Claims the probe of an endpoint whose ejection is over. Returns true for one caller at a
+    /// time.
     pub(crate) fn try_claim_probe(&self, now: Instant) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);
         if until == NOT_EJECTED || millis(now) < until {
@@ -106,8 +107,8 @@ impl Health {
         self.ejected_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Records that connecting failed, and ejects the endpoint. Returns the length of the ejection if
-    /// it is a new one.
+    /// Records that connecting failed, and ejects the endpoint. Returns the length of the ejection
+    /// if it is a new one.
     pub(crate) fn record_failure(&self, now: Instant) -> Option<Duration> {
         self.mark_known();
         let failures = self.failures.fetch_add(1, Ordering::Relaxed);

@@ -185,7 +185,8 @@ impl WorkerPool {
         Lease { connection, is_reused, is_reusable: true, in_flight, endpoint, upstream, idle }
     }
 
-    /// A live connection for the request: an HTTP/2 connection with a free stream, else an idle one.
+    /// A live connection for the request: an HTTP/2 connection with a free stream, else an idle
+    /// one.
     fn existing(
         &self,
         upstream: &Upstream,
@@ -289,7 +290,8 @@ impl Endpoint {
         matches!(self.address, EndpointAddress::H2c(_) | EndpointAddress::Https(_))
     }
 
-    /// Whether ALPN chose HTTP/1.1 last. Requests do not wait for such a connection: it can't be shared.
+    /// Whether ALPN chose HTTP/1.1 last. Requests do not wait for such a connection: it can't be
+    /// shared.
     fn chose_http1(&self) -> bool {
         self.is_http1.load(Ordering::Relaxed)
     }

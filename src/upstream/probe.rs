@@ -1,8 +1,8 @@
 //! The smuggling probe: finds servers that parse an unread request body as the next request.
 //!
-//! With such a server, a client could hide an unauthorized request in a body (request smuggling). The
-//! probe sends a request whose body is a whole GET, and counts the answers. One answer too many means
-//! that the server is vulnerable.
+//! With such a server, a client could hide an unauthorized request in a body (request smuggling).
+//! The probe sends a request whose body is a whole GET, and counts the answers. One answer too many
+//! means that the server is vulnerable.
 //!
 //! Called by `bearward check --probe` alone.
 //! Invariant: every request of a probe is harmless. GETs ask for the health check's path or `/`;

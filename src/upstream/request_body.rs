@@ -1,7 +1,7 @@
 //! The body of a client's request, from its head until its answer has ended.
 //!
-//! `net` makes it for each request. A hook may read its prelude, the upload sends it to upstream, and
-//! `forward::unread` drains the rest.
+//! `net` makes it for each request. A hook may read its prelude, the upload sends it to upstream,
+//! and `forward::unread` drains the rest.
 //! Invariant: no byte is lost between these readers. A prelude is replayed, and a reader that stops
 //! early puts the rest back.
 

@@ -2,8 +2,8 @@
 //!
 //! hyper reads and writes it through [`SocketIo`], which counts the bytes. A lease asks [`Socket`]
 //! for the counts, and for the state of the kernel's buffer.
-//! Invariant: hyper reads at most a budget of bytes until the head of an answer is there (HTTP/1.1),
-//! or until an answer advances (HTTP/2).
+//! Invariant: hyper reads at most a budget of bytes until the head of an answer is there
+//! (HTTP/1.1), or until an answer advances (HTTP/2).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -29,8 +29,8 @@ const PROBE_AFTER: Duration = Duration::from_secs(30);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Unanswered keepalive probes after which the connection ends.
 const PROBES: u32 = 3;
-/// Time without an acknowledgement, or with a closed receive window, after which the kernel ends the
-/// connection.
+/// Time without an acknowledgement, or with a closed receive window, after which the kernel ends
+/// the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Capacity of the request record that a connection keeps between two requests, in bytes.
@@ -73,11 +73,12 @@ impl std::fmt::Display for Flooded {
 
 impl std::error::Error for Flooded {}
 
-/// Read budget on HTTP/1.1 until the head of an answer is whole, in bytes: the head, interim answers,
-/// and body bytes of the same read. hyper drops interim answers (RFC 9110, section 15.2) uncounted.
+/// Read budget on HTTP/1.1 until the head of an answer is whole, in bytes: the head, interim
+/// answers, and body bytes of the same read. hyper drops interim answers (RFC 9110, section 15.2)
+/// uncounted.
 const HEAD_BUDGET: usize = MAX_HEAD_BYTES + MAX_READ_BYTES;
-/// Read budget on HTTP/2 while no answer of the connection advances, in bytes: twice the window of all
-/// streams, since clients may be slow.
+/// Read budget on HTTP/2 while no answer of the connection advances, in bytes: twice the window of
+/// all streams, since clients may be slow.
 const HTTP2_BUDGET: usize = 2 * CONNECTION_WINDOW as usize;
 
 /// Makes the kernel detect a server that is gone without closing its connections.
@@ -104,8 +105,8 @@ impl Socket {
         }
     }
 
-    /// Starts the read budget of an answer's head. With `is_kept`, the request's bytes are recorded until
-    /// the head is there.
+    /// Starts the read budget of an answer's head. With `is_kept`, the request's bytes are recorded
+    /// until the head is there.
     pub(super) fn expect_head(&self, is_kept: bool) {
         self.read_budget.store(HEAD_BUDGET, Ordering::Relaxed);
         if is_kept {
@@ -137,8 +138,8 @@ impl Socket {
         (is_silent && was_recording).then_some(record)
     }
 
-    /// Extends the kernel's timeout until the head of the answer is there. A server that reads a long body
-    /// late keeps its receive window closed meanwhile, and is not gone.
+    /// Extends the kernel's timeout until the head of the answer is there. A server that reads a
+    /// long body late keeps its receive window closed meanwhile, and is not gone.
     pub(super) fn extend_user_timeout(&self, limit: Duration) {
         // The request's own timeout must come first: its error is more exact.
         let limit = limit.saturating_add(USER_TIMEOUT);
@@ -200,8 +201,8 @@ impl Socket {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Whether the kernel's buffer has neither a byte nor the end of the stream. The kernel is asked
-    /// since the runtime's readiness may be older than an end that upstream sent.
+    /// Whether the kernel's buffer has neither a byte nor the end of the stream. The kernel is
+    /// asked since the runtime's readiness may be older than an end that upstream sent.
     pub(super) fn has_nothing_to_read(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         let peeked = self.with_socket(|socket| socket.peek(&mut byte));

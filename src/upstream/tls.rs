@@ -79,13 +79,15 @@ impl ClientTls {
         })
     }
 
-    /// Problems of the trusted certificates that will make handshakes with servers of these names fail.
+    /// Problems of the trusted certificates that will make handshakes with servers of these names
+    /// fail.
     pub(crate) fn certificate_problems(&self, hosts: &[&str]) -> Vec<CertificateProblem> {
         let names: Vec<_> = hosts.iter().filter_map(|host| self.name_for(host)).collect();
         pinned::certificate_problems(&self.pinned, &names)
     }
 
-    /// The rustls configuration of a new connection. With `needs_http1`, ALPN offers HTTP/1.1 alone.
+    /// The rustls configuration of a new connection. With `needs_http1`, ALPN offers HTTP/1.1
+    /// alone.
     pub(super) fn config(&self, needs_http1: bool) -> Arc<ClientConfig> {
         if needs_http1 { self.http1.clone() } else { self.any.clone() }
     }
@@ -121,8 +123,8 @@ fn client_config(
     Ok(Arc::new(config))
 }
 
-/// The system's authorities. If the system has none, as in a container from scratch: Mozilla's, built
-/// in.
+/// The system's authorities. If the system has none, as in a container from scratch: Mozilla's,
+/// built in.
 fn systems_authorities() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let (_added, _unusable) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -132,8 +134,8 @@ fn systems_authorities() -> RootCertStore {
     roots
 }
 
-/// Digest of the settings and of the files' contents. A file that can't be read counts as empty here,
-/// and is a fault when it is loaded.
+/// Digest of the settings and of the files' contents. A file that can't be read counts as empty
+/// here, and is a fault when it is loaded.
 fn fingerprint(tls: &UpstreamTls) -> [u8; 32] {
     let mut digest = Sha256::new();
     let client = tls.client.iter().flat_map(|pair| [&pair.certificate, &pair.private_key]);

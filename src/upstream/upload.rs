@@ -1,4 +1,5 @@
-//! The upload: a request's body as it is sent to upstream, counted, timed, and with filtered trailers.
+//! The upload: a request's body as it is sent to upstream, counted, timed, and with filtered
+//! trailers.
 //!
 //! The connection to upstream polls it. The request path follows it by its [`UploadProgress`].
 //! Invariants: frames are forwarded as they come, and none is held back. A body that broke is never
@@ -56,7 +57,8 @@ struct Progress {
     /// Nanoseconds from `started` until something last moved.
     last_moved: AtomicU64,
     state: AtomicU8,
-    /// Whether the head of the answer is there. From then on, the answer's body times both directions.
+    /// Whether the head of the answer is there. From then on, the answer's body times both
+    /// directions.
     has_answer_started: AtomicBool,
     /// Whether the answer has ended, so that the rest of the upload is aborted.
     has_answer_ended: AtomicBool,
@@ -104,16 +106,16 @@ impl UploadProgress {
         Some(self.0.as_ref()?.last_moved())
     }
 
-    /// Records that the head of the answer is there. A silent client stalls its upload no longer: on a
-    /// stream in both directions, silence is ordinary.
+    /// Records that the head of the answer is there. A silent client stalls its upload no longer:
+    /// on a stream in both directions, silence is ordinary.
     pub(crate) fn answer_started(&self) {
         if let Some(progress) = &self.0 {
             progress.has_answer_started.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Records that the answer has ended, and aborts the rest of the upload. The upload must not outlive
-    /// its permit.
+    /// Records that the answer has ended, and aborts the rest of the upload. The upload must not
+    /// outlive its permit.
     pub(crate) fn answer_ended(&self) {
         if let Some(progress) = &self.0 {
             progress.has_answer_ended.store(true, Ordering::Release);
@@ -156,8 +158,8 @@ struct Uploading {
     trailers: TrailerRule,
     /// Dropped with the upload.
     held: HeldResource,
-    /// The connection, and the longest time for which the server may leave a long body unread. Taken
-    /// once the body is long.
+    /// The connection, and the longest time for which the server may leave a long body unread.
+    /// Taken once the body is long.
     slow_reader: Option<(Arc<Socket>, Duration)>,
 }
 

@@ -1,4 +1,5 @@
-//! The send window of an HTTP/2 connection to upstream (RFC 9113, section 5.2), counted from its frames.
+//! The send window of an HTTP/2 connection to upstream (RFC 9113, section 5.2), counted from its
+//! frames.
 //!
 //! hyper does not expose it. A body that the server does not read keeps its share of the window, so
 //! one client could use it up and stop all other uploads of the connection. The pool skips such a

@@ -6,11 +6,12 @@
 /// Sender that a name is reserved for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reserved {
-    /// Reserved for bearward: identities, forwarding headers, and headers that override the method, path
-    /// or host that was authorized.
+    /// Reserved for bearward: identities, forwarding headers, and headers that override the method,
+    /// path or host that was authorized.
     ///
-    /// Headers in which API clients send keys are included, even if `auth.headers` does not name them. A
-    /// client may send its key in several headers, and none of them must reach the upstream.
+    /// Headers in which API clients send keys are included, even if `auth.headers` does not name
+    /// them. A client may send its key in several headers, and none of them must reach the
+    /// upstream.
     Ours,
     /// Reserved for trusted proxies: the client's address or identity.
     Client,
@@ -40,7 +41,8 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
                 "client-cert-chain",
             ],
         ),
-        // The target of WebDAV's COPY and MOVE: a path that was not authorized (RFC 4918, section 10.3).
+        // The target of WebDAV's COPY and MOVE: a path that was not authorized (RFC 4918, section
+        // 10.3).
         [b'd', b'e', ..] => (&["destination"], &[]),
         [b'd', b'o', ..] => (&[], &["do-connecting-ip"]),
         [b'f', b'a' | b'l' | b'o', ..] => {

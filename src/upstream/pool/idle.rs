@@ -14,7 +14,8 @@ use crate::upstream::endpoints::Endpoint;
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::Upload;
 
-/// A map by endpoint id. The ids are bearward's own numbers, so a fast hash without a secret is safe.
+/// A map by endpoint id. The ids are bearward's own numbers, so a fast hash without a secret is
+/// safe.
 pub(super) type ByEndpoint<T> = HashMap<u64, T, foldhash::fast::RandomState>;
 
 /// The idle HTTP/1.1 connections of one worker, by the endpoint's id.

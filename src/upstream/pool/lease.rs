@@ -1,7 +1,8 @@
 //! Leases: a connection in use by one request.
 //!
 //! The pool makes them, and `forward` sends one request on each.
-//! Invariant: a connection returns to the pool only by [`Lease::return_to_pool`], after a whole answer.
+//! Invariant: a connection returns to the pool only by [`Lease::return_to_pool`], after a whole
+//! answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +24,8 @@ use crate::upstream::health::InFlightGuard;
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::Upload;
 
-/// A connection in use by one request. Dropping it closes the connection, or resets its HTTP/2 stream.
+/// A connection in use by one request. Dropping it closes the connection, or resets its HTTP/2
+/// stream.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(super) connection: Connection,
@@ -73,7 +75,8 @@ impl Lease {
     /// Starts sending the request. The returned future is ready with the head of the answer.
     ///
     /// `limit`: the longest time for which upstream may leave a long body unread.
-    /// `is_repeatable`: whether the request may be sent once more if upstream closes without an answer.
+    /// `is_repeatable`: whether the request may be sent once more if upstream closes without an
+    /// answer.
     pub(crate) fn send(
         &mut self,
         mut request: Request<Upload>,
@@ -107,7 +110,8 @@ impl Lease {
         }
     }
 
-    /// Takes the headers of a repeatable request that was sent here, if not one byte came back for it.
+    /// Takes the headers of a repeatable request that was sent here, if not one byte came back for
+    /// it.
     pub(crate) fn take_unanswered_headers(&mut self) -> Option<HeaderMap> {
         match &mut self.connection {
             Connection::Http1 { socket, .. } => headers_of(&socket.take_unanswered()?),
@@ -166,7 +170,8 @@ fn outcome(sent: Result<Response<Incoming>, TrySendError<Request<Upload>>>, prot
 
 /// Parses the headers of a request that hyper wrote; `None` if they are not whole.
 ///
-/// Recording the written bytes costs less than cloning the headers, and few requests need them again.
+/// Recording the written bytes costs less than cloning the headers, and few requests need them
+/// again.
 fn headers_of(written: &[u8]) -> Option<HeaderMap> {
     let mut lines = written.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r"));
     let _request_line = lines.next()??;

@@ -17,8 +17,8 @@ use crate::upstream::bounds::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, ST
 use crate::upstream::socket::{Socket, SocketIo};
 use crate::upstream::upload::Upload;
 
-/// hyper's stream limit until upstream's SETTINGS arrive. No server is likely to choose this number,
-/// so another value means that SETTINGS were read.
+/// hyper's stream limit until upstream's SETTINGS arrive. No server is likely to choose this
+/// number, so another value means that SETTINGS were read.
 const INITIAL_MAX_STREAMS: usize = 7;
 /// Poll interval while waiting for upstream's `MAX_CONCURRENT_STREAMS`.
 const SETTINGS_POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -27,8 +27,8 @@ const SETTINGS_POLLS: usize = 500;
 
 /// Abandoned streams after which a connection accepts no more requests.
 ///
-/// Servers close a connection with many resets, and all its other streams: Envoy after 500. A client
-/// that cancels all its requests would break those of other clients.
+/// Servers close a connection with many resets, and all its other streams: Envoy after 500. A
+/// client that cancels all its requests would break those of other clients.
 const MAX_ABANDONED: usize = 64;
 
 /// Held by the request that makes a connection for others to share.
@@ -129,16 +129,17 @@ impl Multiplexed {
         Some(StreamPermit::new(self.clone()))
     }
 
-    /// Whether the connection accepts new requests: it has not ended, got no GOAWAY, is not too old, and
-    /// has few abandoned streams. Open streams go on to their end where it accepts no more.
+    /// Whether the connection accepts new requests: it has not ended, got no GOAWAY, is not too
+    /// old, and has few abandoned streams. Open streams go on to their end where it accepts no
+    /// more.
     pub(super) fn is_open(&self) -> bool {
         let is_young = self.made.elapsed() < self.limits.max_age;
         let is_reliable = self.abandoned.load(Ordering::Relaxed) < MAX_ABANDONED;
         is_young && is_reliable && !self.has_ended.load(Ordering::Relaxed) && !self.sender.is_closed()
     }
 
-    /// Whether the connection's window has room for another body. A body that upstream does not read
-    /// uses up the window that all streams of the connection share.
+    /// Whether the connection's window has room for another body. A body that upstream does not
+    /// read uses up the window that all streams of the connection share.
     pub(super) fn takes_bodies(&self) -> bool {
         self.socket.has_window()
     }
@@ -165,7 +166,8 @@ async fn drive(
             let allowed = connection.current_max_send_streams();
             while guard.is_some() && interval.poll_tick(cx).is_ready() {
                 polls_left -= 1;
-                // Requests that wait for the lock continue once the limit is known, or the wait is over.
+                // Requests that wait for the lock continue once the limit is known, or the wait is
+                // over.
                 guard = guard.take().filter(|_| allowed == INITIAL_MAX_STREAMS && polls_left > 0);
             }
             if guard.is_none()

@@ -1,10 +1,10 @@
 //! Pinned certificates: a file of trusted certificates may have the server's own certificate.
 //!
 //! Self-signed certificates are common on upstreams. Those of `openssl req -x509` claim to be an
-//! authority, and webpki refuses an authority as a server's certificate (RFC 5280, section 4.2.1.9).
-//! So a verifier of our own accepts a certificate that is pinned.
-//! Invariant: a pinned certificate's name, validity, purpose and handshake signature are verified as
-//! for all others. Only its chain is not.
+//! authority, and webpki refuses an authority as a server's certificate (RFC 5280, section
+//! 4.2.1.9). So a verifier of our own accepts a certificate that is pinned.
+//! Invariant: a pinned certificate's name, validity, purpose and handshake signature are verified
+//! as for all others. Only its chain is not.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -119,8 +119,8 @@ fn verify_time(parsed: &X509Certificate<'_>, now: UnixTime) -> Result<(), Certif
     Ok(())
 }
 
-/// Whether a certificate may be used by servers: it has no extended key usage, or one that allows it
-/// (RFC 5280, section 4.2.1.12).
+/// Whether a certificate may be used by servers: it has no extended key usage, or one that allows
+/// it (RFC 5280, section 4.2.1.12).
 fn is_for_servers(parsed: &X509Certificate<'_>) -> bool {
     match parsed.extended_key_usage() {
         Ok(None) => true,
