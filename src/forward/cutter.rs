@@ -22,6 +22,7 @@ pub(super) struct Cutter(AbortHandle);
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
 impl Cutter {
+    /// Starts waiting for the end of the answer's right, in a task of its own.
     pub(super) fn new(mut revocation: Revocation, activity: Arc<ConnectionActivity>) -> Self {
         let stream = activity.is_multiplexed().then(blocked::ask_for_cut);
         let watching = tokio::spawn(async move {

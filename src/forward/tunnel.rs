@@ -43,6 +43,7 @@ pub(crate) struct OpenTunnel {
 }
 
 impl Tunnel {
+    /// Binds the tunnel to its request, whose record ends with it.
     pub(crate) fn open(self, record: RequestRecord, in_service: RequestInService) -> OpenTunnel {
         in_service.becomes_tunnel();
         OpenTunnel { tunnel: self, record, in_service }

@@ -157,6 +157,7 @@ impl EndpointSet {
         self.tls.as_ref()
     }
 
+    /// The host name and its addresses, if the configured endpoint needs look-ups.
     pub(crate) fn named(&self) -> Option<&Named> {
         match &self.members {
             Members::Fixed(_) => None,
@@ -173,6 +174,7 @@ impl EndpointSet {
         }
     }
 
+    /// All current endpoints of the set.
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         let mut all = Vec::new();
         self.visit(|endpoint| {
@@ -187,6 +189,7 @@ impl EndpointSet {
         !self.visit(|endpoint| !endpoint.health.is_healthy())
     }
 
+    /// Whether the endpoint is in the set. A look-up may have removed it.
     pub(super) fn contains(&self, endpoint: &Arc<Endpoint>) -> bool {
         !self.visit(|known| !Arc::ptr_eq(known, endpoint))
     }

@@ -48,6 +48,7 @@ impl Health {
         InFlightGuard(self.clone())
     }
 
+    /// Number of requests in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }

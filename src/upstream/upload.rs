@@ -128,6 +128,7 @@ impl UploadProgress {
         self.0.as_ref().is_some_and(|progress| progress.state() == BLOCKED_ON_CLIENT)
     }
 
+    /// Reason for which the upload was aborted, if it was.
     pub(crate) fn failure(&self) -> Option<UploadFailure> {
         match self.0.as_ref()?.state() {
             TOO_LARGE => Some(UploadFailure::TooLarge),

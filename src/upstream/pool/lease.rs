@@ -68,6 +68,7 @@ impl Lease {
         Protocol::of_connection(matches!(self.connection, Connection::Http2 { .. }))
     }
 
+    /// The endpoint that the connection leads to.
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }

@@ -153,6 +153,7 @@ impl std::fmt::Display for CertificateProblem {
     }
 }
 
+/// Problems of pinned certificates that will make handshakes with servers of these names fail.
 pub(super) fn certificate_problems(
     pinned: &Pinned,
     names: &[ServerName<'static>],
