@@ -1,4 +1,4 @@
-"""Comparison of bearward with nginx and HAProxy: same upstream, same work, random order in each round.
+"""Comparison of bearward with nginx and HAProxy: same upstream and work, random order in a round.
 
 Prints a table of ratios. Writes all figures to target/bench/bench.json, and a picture with `--svg`.
 `--minutes` is the time for all scenarios together. Each round goes to the scenario with the widest
@@ -74,7 +74,7 @@ def scenarios():
 
 
 def cores(workers):
-    """Cores of the subjects, and cores of load and origin. With one worker, the two are disjoint."""
+    """Cores of the subjects, and of load and origin. With one worker, the two are disjoint."""
     return ([1], [0]) if workers == 1 else (list(range(workers)), list(range(workers)))
 
 

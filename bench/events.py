@@ -1,7 +1,7 @@
 """Server-sent events for the bench: a server with a steady rate, and a reader that counts events.
 
 events.py serve PORT
-events.py read URL STREAMS SECONDS TOKEN     prints the number of events in the window, and their bytes
+events.py read URL STREAMS SECONDS TOKEN     prints number and bytes of events in the window
 """
 
 import asyncio

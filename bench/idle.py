@@ -1,4 +1,4 @@
-"""Idle connections: opens them, reads one answer on each, prints `open`, and holds them until killed.
+"""Idle connections: opens them, reads one answer on each, prints `open`, and holds them.
 
 idle.py PORT COUNT TOKEN plain|tls
 """

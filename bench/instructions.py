@@ -17,8 +17,8 @@ import loads
 from subjects import ROOT, Bearward, HaProxy, Nginx, Origin
 
 OUT = ROOT / "target/bench"
-# Under valgrind, a server is some 50 times slower. With so few streams it is mostly idle, so it reads
-# events one by one.
+# Under valgrind, a server is some 50 times slower. With so few streams it is mostly
+# idle, so it reads events one by one.
 STREAMS = 8
 
 

@@ -160,7 +160,7 @@ def events(subject, origin, cores, seconds, tls=False):
 
 
 def paced(subject, origin, cores, seconds):
-    """Latency added to a request at 1,000 requests per second, a rate at which no request queues."""
+    """Latency added to a request at 1,000 requests per second, where no request queues."""
     direct = H2load(origin.port, cores, seconds, rate=1000).outcome()
     cpu = subject.process.cpu_seconds()
     outcome = H2load(subject.port, cores, seconds, rate=1000).outcome()

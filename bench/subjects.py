@@ -233,9 +233,9 @@ backend events
 class Bearward(Subject):
     """bearward with its admin listener on `admin_port`.
 
-    `options`: `keys` (number of keys), `routes` (number before the one that matches), `endpoint` (of
-    the origin; default: TCP), `log` (access log on or off) or `logs` (all fields of `log`), `key_ids`
-    (number of keys with own series in metrics), `binary`.
+    `options`: `keys` (number of keys), `routes` (number before the one that matches), `endpoint`
+    (of the origin; default: TCP), `log` (access log on or off) or `logs` (all fields of `log`),
+    `key_ids` (number of keys with own series in metrics), `binary`.
     """
 
     def __init__(self, name, directory, origin, workers, cores, **options):
