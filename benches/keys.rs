@@ -1,6 +1,6 @@
-//! Look-up of a token: its cost, whether a changed token is accepted, and whether timing leaks a match.
+//! Look-up of tokens: its cost, acceptance of changed tokens, and timing as a side channel.
 //!
-//! `cargo bench --bench keys [-- MUTANTS [KEYS]]`; by default ten million mutants and a million keys.
+//! `cargo bench --bench keys [-- MUTANTS [KEYS]]`; default: ten million mutants and a million keys.
 //! With `-- parse FILE`, it only measures how long it takes to parse a JSON Lines file into a map.
 #![allow(
     clippy::unwrap_used,
