@@ -295,7 +295,7 @@ async fn what_outlasts_the_drain_timeout_is_cut() {
 }
 
 #[tokio::test]
-async fn a_reload_is_asked_for_and_its_outcome_reported() {
+async fn a_requested_reload_reports_its_outcome() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start_binary().await;
     let path = |name: &str| gateway.directory.path().join(name).to_str().unwrap().to_owned();

@@ -213,7 +213,7 @@ async fn a_stranger_has_few_streams_and_a_key_holder_all_of_them() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_key_that_reads_has_as_many_requests_at_once_as_it_was_reported() {
+async fn a_client_without_a_key_that_reads_has_as_many_requests_at_once_as_announced() {
     let upstream = Upstream::acting(|_, mut stream| async move {
         tokio::time::sleep(Duration::from_millis(200)).await;
         stream.write_all(answer_of("well").as_bytes()).await.ok()?;
