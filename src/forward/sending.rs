@@ -92,11 +92,11 @@ impl Exchange<'_> {
                 }
             };
             match unsent {
-                Some(unsent) if lease.is_reused => *request = Some(unsent),
+                Some(unsent) if lease.is_reused => *request = Some(*unsent),
                 Some(unsent) if self.upstream.allows_retry(tried.count) => {
                     tried.count += 1;
                     tried.endpoints.push(lease.endpoint().clone());
-                    *request = Some(unsent);
+                    *request = Some(*unsent);
                 }
                 Some(_) => return Err(refuse(self.failure_denial(failure, &lease), is_repeated)),
                 None => {

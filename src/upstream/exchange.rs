@@ -31,8 +31,8 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     pub(crate) failure: Failure,
-    /// The request, if no byte of it was written.
-    pub(crate) unsent: Option<Request<Upload>>,
+    /// The request, if no byte of it was written. Boxed, since few requests fail.
+    pub(crate) unsent: Option<Box<Request<Upload>>>,
 }
 
 /// The result of sending a request.
@@ -172,7 +172,7 @@ impl Error for Failure {
 
 impl From<TrySendError<Request<Upload>>> for Unanswered {
     fn from(mut error: TrySendError<Request<Upload>>) -> Self {
-        let unsent = error.take_message();
+        let unsent = error.take_message().map(Box::new);
         Unanswered { failure: error.into_error().into(), unsent }
     }
 }
