@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::config::{Access, Preset, presets, schema};
+use crate::config::presets::{self, Preset};
+use crate::config::{Access, schema};
 use crate::denial::{Code, catalogue};
 
 const WRITTEN: &str = "<!-- Written by the code: `UPDATE_EXPECTED=1 cargo test reference`. -->\n";
