@@ -44,10 +44,12 @@ section! {
         failed_attempts: Option<AttemptQuota> = off_or(nested()).or(Some(AttemptQuota::default()));
         /// The servers behind bearward.
         upstreams: Vec<Upstream> = upstreams().required();
-        /// A preset, or a list in which the first route that matches wins; `{preset: NAME}` is a preset at its place in the list.
+        /// A preset, or a list in which the first route that matches wins. An item `{preset: NAME}`
+        /// inserts a preset.
         routes: Vec<Route> = routes().or(default_routes());
         limits: Limits = nested().or_default();
-        /// Proxies whose X-Forwarded-* headers are trusted: networks, addresses, or `unix` for the clients of unix listeners.
+        /// Proxies whose X-Forwarded-* headers are trusted: networks, addresses, or `unix` for the
+        /// clients of unix listeners.
         trusted_proxies: TrustedProxies = trusted_proxies().or_default();
         log: Log = nested().or_default();
         metrics: Metrics = nested().or_default();
@@ -191,13 +193,13 @@ mod tests {
     }
 
     #[test]
-    fn no_fault_tells_what_a_variable_stands_for() {
+    fn no_fault_shows_the_value_of_a_variable() {
         let environment = |name: &str| (name == "SECRET").then(|| "hunter2-and-more".to_owned());
-        for place in ["127.0.0.1:8080", "http://127.0.0.1:8000"] {
-            let source = LEAST.replace(place, "\"${SECRET}\"");
+        for written in ["127.0.0.1:8080", "http://127.0.0.1:8000"] {
+            let source = LEAST.replace(written, "\"${SECRET}\"");
             let faults = Config::parse(Path::new("bearward.yaml"), &source, &environment).unwrap_err();
-            let told = faults.to_string();
-            assert!(told.contains("${SECRET}") && !told.contains("hunter2"), "{told}");
+            let shown = faults.to_string();
+            assert!(shown.contains("${SECRET}") && !shown.contains("hunter2"), "{shown}");
         }
     }
 
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_of_nothing_is_refused() {
+    fn a_missing_or_empty_credential_is_refused() {
         let with = |credential: &str| LEAST.replace("8000]", &format!("8000]\n    credential: {credential}"));
         assert!(only_fault(&with("{env: NONE}")).contains("NONE is not set"));
         let empty = tempfile::NamedTempFile::new().unwrap();
@@ -230,11 +232,11 @@ mod tests {
         assert!(only_fault(&with("{header: x-key}")).contains("one of `env` and `file`"));
         let config = read(&with("{env: PORT}")).unwrap();
         assert_eq!(config.upstreams[0].credential.as_ref().unwrap().value, "Bearer 8080");
-        assert!(!format!("{config:?}").contains("Bearer"), "its Debug keeps it");
+        assert!(!format!("{config:?}").contains("Bearer"), "its Debug hides it");
     }
 
     #[test]
-    fn what_comes_later_is_refused_as_unknown() {
+    fn an_unknown_section_is_refused() {
         assert!(only_fault(&format!("{LEAST}cors: {{}}\n")).contains("unknown field `cors`"));
     }
 

@@ -54,7 +54,7 @@ pub(super) fn method(d: &mut Decoder<'_>, node: &Node) -> Option<Method> {
     let method: Method = d.parsed(node, "a method", "as in GET or POST")?;
     let (name, capitals) = (method.as_str(), method.as_str().to_ascii_uppercase());
     if name != capitals {
-        let hint = format!("did you mean {capitals}?");
+        let hint = format!("{capitals} is meant?");
         return d.hinted(node.at, "methods are case-sensitive", hint);
     }
     if matches!(method, Method::CONNECT | Method::TRACE) || name.len() > LONGEST_METHOD {

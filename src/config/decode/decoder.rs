@@ -117,7 +117,7 @@ impl<'a> Decoder<'a> {
             (false, _) => decode(self, node),
             // In a configuration nearly every field is a bound. A template that renders nothing must
             // not remove it.
-            (true, Some(_)) => self.hinted(key.at, format!("`{name}` has no value"), EMPTY_HINT),
+            (true, Some(_)) => self.hinted(key.at, format!("`{name}` is there and has no value"), EMPTY_HINT),
             // In a key file, `field:` without a value counts as left out, unless the field narrows.
             (true, None) => None,
         }
@@ -159,7 +159,7 @@ impl<'a> Decoder<'a> {
         let Some(at) = empty.map(|(key, _)| key.at) else { return self.optional(fields, name, decode) };
         fields.known.push(name);
         fields.entries.retain(|(key, _)| key.name != name);
-        self.hinted(at, format!("`{name}` has no value"), EMPTY_HINT)
+        self.hinted(at, format!("`{name}` is there and has no value"), EMPTY_HINT)
     }
 
     /// A field that must be given.
@@ -293,7 +293,7 @@ mod tests {
         ] {
             let (value, faults) = read(source);
             assert_eq!((value, faults.len()), (Some(None), 1), "{source}: {faults:?}");
-            let expected = format!("t.yaml:{position}: `a` has no value ({EMPTY_HINT})");
+            let expected = format!("t.yaml:{position}: `a` is there and has no value ({EMPTY_HINT})");
             assert_eq!(faults[0], expected, "{source}");
         }
         assert_eq!(read("a: \"\"").1.len(), 1, "the field's own decoder refuses empty text");

@@ -94,11 +94,11 @@ impl Decoder<'_> {
         match network_of(&text) {
             Ok(network) => Some(network),
             Err(NetworkFault::HostBits(right)) => {
-                self.hinted(node.at, "a network with host bits set", format!("did you mean {right}?"))
+                self.hinted(node.at, "a network with host bits set", format!("{right} is meant?"))
             }
             Err(NetworkFault::Mapped(right)) => {
-                let message = "an IPv4 network written as IPv6, which matches no address";
-                self.hinted(node.at, message, format!("did you mean {right}?"))
+                let message = "IPv4 in the form of IPv6, which no address matches";
+                self.hinted(node.at, message, format!("{right} is meant?"))
             }
             Err(NetworkFault::NoNetwork) => {
                 let message = format!("{} is not a network", self.quoted(&text));
