@@ -13,6 +13,7 @@ use crate::folding::folded;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
+use crate::upstream::endpoints::EndpointSet;
 use crate::upstream::{Endpoints, Upstream};
 
 /// A configuration, compiled.
@@ -88,6 +89,13 @@ impl Snapshot {
             default_windows: config.rate_limits.iter().map(|quota| limiter.window(None, *quota)).collect(),
             default_max_concurrent: config.max_concurrent,
         })
+    }
+}
+
+impl Snapshot {
+    /// The endpoint sets of all upstreams, each with its upstream's name.
+    pub(crate) fn endpoint_sets(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>)> {
+        self.upstreams.iter().flat_map(|upstream| upstream.in_use())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
-use super::Route;
+use super::compiled::Route;
 
 /// With fewer patterns than this, asking each is as quick.
 const WORTHWHILE: usize = 16;
@@ -67,8 +67,8 @@ mod tests {
     use http::Method;
     use proptest::prelude::*;
 
-    use super::super::AskedPath;
-    use super::super::tests::table;
+    use super::super::compiled::AskedPath;
+    use super::super::table::tests::table;
     use super::*;
 
     #[test]

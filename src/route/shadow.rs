@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Route, RouteTable};
+use super::compiled::Route;
+use super::table::RouteTable;
 use crate::config::Access;
 use crate::path_pattern::PathPattern;
 use crate::permission::Permission;
