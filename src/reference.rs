@@ -210,11 +210,12 @@ fn routes() -> String {
                 Access::Public => "nothing".to_owned(),
                 Access::Needs(permission) => format!("`{}`", permission.name()),
             };
-            let methods = match &route.methods {
+            let methods = match &route.requests.methods {
                 None => "all".to_owned(),
                 Some(methods) => methods.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
             };
-            let paths = route.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(" ");
+            let paths =
+                route.requests.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(" ");
             let _infallible = writeln!(page, "| `{}` | {needs} | {methods} | {paths} |", route.name);
         }
     }

@@ -14,8 +14,7 @@ mod vllm;
 use http::{HeaderName, Method};
 
 use crate::config::ambiguity::Ambiguity;
-use crate::config::route::Route;
-use crate::config::timeouts::RouteTimeouts;
+use crate::config::route::{Forwarding, MatchedRequests, Route};
 use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::PathReading;
 use row::{ALL, READ, Row, WRITE};
@@ -92,19 +91,16 @@ fn route(preset: Preset, (name, methods, paths, access): &Row) -> Route {
     let upgrades = if WEBSOCKET.contains(name) { vec!["websocket".to_owned()] } else { Vec::new() };
     Route {
         name: (*name).to_owned(),
-        // A test parses them all.
-        paths: paths.iter().filter_map(|path| PathPattern::parse(path).ok()).flatten().collect(),
-        methods: (!methods.is_empty()).then(|| methods.to_vec()),
-        hosts: None,
+        requests: MatchedRequests {
+            // A test parses them all.
+            paths: paths.iter().filter_map(|path| PathPattern::parse(path).ok()).flatten().collect(),
+            methods: (!methods.is_empty()).then(|| methods.to_vec()),
+            hosts: None,
+        },
         access: *access,
         upstream: None,
         rate_limits: Vec::new(),
-        strip_prefix: None,
-        max_body: None,
-        timeouts: RouteTimeouts::default(),
-        upgrades,
-        body_on_get: false,
-        removes: removes(preset),
+        forwarding: Forwarding { upgrades, removes: removes(preset), ..Forwarding::default() },
         accept_in_path: accepted_in_path(preset, name),
         // Servers redirect from one to the other, or serve both: either is decided as the path without
         // the slash.

@@ -24,20 +24,40 @@ section! {
     pub(crate) struct Route in "a route" {
         /// Its name; a key's `routes` narrows the key to it.
         name: String = word().required();
+        requests: MatchedRequests = fields_of();
+        access: Access = fields_of::<WrittenAccess>().then(access);
+        /// The name of an upstream. Left out: the first one.
+        upstream: Option<String> = text(known_upstream).optional();
+        /// Rate limits in addition to those of the key, counted for each key.
+        rate_limits: Vec<Quota> = rate_limits().or_default().narrowing();
+        forwarding: Forwarding = fields_of();
+        /// Ambiguous parts that its paths may have, beside those of its upstream.
+        accept_in_path: Vec<Ambiguity> = not_in_files();
+        /// Differences that its server ignores in paths, beside those of its upstream.
+        reading: PathReading = not_in_files();
+    }
+}
+
+section! {
+    /// The requests that a route is for.
+    #[derive(Clone, Debug)]
+    pub(crate) struct MatchedRequests in "a route" {
         /// Path patterns, at least one. `*` stays within a segment, `**` does not.
         paths: Vec<PathPattern> = path_patterns().required();
         /// Methods, at least one. Left out: all.
         methods: Option<Vec<Method>> = non_empty(text(method)).optional();
         /// Hosts, or `*.` and a domain; at least one. Left out: all.
         hosts: Option<Vec<HostPattern>> = non_empty(text(host)).optional();
-        access: Access = fields_of::<WrittenAccess>().then(access);
-        /// The name of an upstream. Left out: the first one.
-        upstream: Option<String> = text(known_upstream).optional();
-        /// Rate limits in addition to those of the key, counted for each key.
-        rate_limits: Vec<Quota> = rate_limits().or_default().narrowing();
+    }
+}
+
+section! {
+    /// The way in which a request is forwarded.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Forwarding: Default in "a route" {
         /// A prefix that is removed from the path.
         strip_prefix: Option<String> = text(prefix).optional();
-        /// The size of a body. Left out: `limits.body_bytes`.
+        /// The size of a body; above it, 413. Left out: the size in `limits`.
         max_body: Option<u64> = size().optional();
         timeouts: RouteTimeouts = nested().or_default();
         /// Protocols that a request may be upgraded to, as in websocket.
@@ -46,10 +66,6 @@ section! {
         body_on_get: bool = boolean().or(false);
         /// Request headers that are removed, in any spelling that servers take for the name.
         removes: Vec<HeaderName> = list_of(text(removed_header).shown()).or_default().narrowing();
-        /// Ambiguous parts that its paths may have, beside those of its upstream.
-        accept_in_path: Vec<Ambiguity> = not_in_files();
-        /// Differences that its server ignores in paths, beside those of its upstream.
-        reading: PathReading = not_in_files();
     }
 }
 
@@ -91,8 +107,8 @@ pub(super) fn route() -> Form<Route> {
             d.fault(node.at, "a public route has no keys, so its `rate_limits` would limit no request");
             return None;
         }
-        if let Some(prefix) = &route.strip_prefix {
-            check_prefix(d, node, prefix, &route.paths);
+        if let Some(prefix) = &route.forwarding.strip_prefix {
+            check_prefix(d, node, prefix, &route.requests.paths);
         }
         check_ambiguities(d, node, &route);
         Some(route)
@@ -106,7 +122,8 @@ fn check_ambiguities(d: &mut Decoder<'_>, node: &Node, route: &Route) {
         |upstream: &&KnownUpstream| route.upstream.as_ref().is_none_or(|name| *name == upstream.name);
     let Some(upstream) = upstreams.iter().find(is_named) else { return };
     let (accepted, upstream) = (upstream.accept_in_path.clone(), upstream.name.clone());
-    for (path, (name, part)) in route.paths.iter().flat_map(|path| Ambiguity::ALL.map(|known| (path, known)))
+    for (path, (name, part)) in
+        route.requests.paths.iter().flat_map(|path| Ambiguity::ALL.map(|known| (path, known)))
     {
         let text = part.text();
         if path.as_str().contains(text) && !accepted.contains(&part) {

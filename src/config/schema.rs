@@ -26,8 +26,8 @@ mod tests {
     const UPSTREAMS: &str = "upstreams: [{name: m, endpoints: [https://a]}]\n";
     const KEYS: &str = "keys: {path: k.yaml}\n";
 
-    /// Each section with where its schema is, and a configuration with a field in it that nothing has.
-    #[allow(clippy::too_many_lines, reason = "a table is as long as it has rows")]
+    /// Each section: the path of its schema, and a configuration with an unknown field in it.
+    #[allow(clippy::too_many_lines, reason = "a table has a row for each section")]
     fn sections() -> Vec<(&'static str, String)> {
         let but = |missing: &str, section: &str| {
             let rest = [LISTENERS, UPSTREAMS, KEYS].into_iter().filter(|part| *part != missing);
@@ -93,7 +93,7 @@ mod tests {
         ]
     }
 
-    /// How many closed sections there are in a schema.
+    /// The number of sections in a schema.
     fn count(schema: &Value) -> usize {
         let own = usize::from(schema.get("additionalProperties") == Some(&Value::Bool(false)));
         let below: usize = match schema {
@@ -108,23 +108,26 @@ mod tests {
     fn the_schema_has_the_fields_that_the_decoder_knows() {
         let schema = of_config();
         let sections = sections();
-        assert_eq!(count(&schema), sections.len(), "each section is looked at");
-        for (place, source) in sections {
+        assert_eq!(count(&schema), sections.len(), "each section is compared");
+        for (path, source) in sections {
             let environment = |_: &str| Some("x".to_owned());
             let faults = Config::parse(Path::new("c.yaml"), &source, &environment).unwrap_err();
             let hint = faults.0.iter().find(|fault| fault.message.contains("unheard_of")).unwrap();
             let known = hint.hint.as_deref().unwrap().strip_prefix("known are: ").unwrap();
             let known: BTreeSet<&str> = known.split(", ").collect();
-            let described = schema.pointer(&format!("{place}/properties")).unwrap().as_object().unwrap();
-            assert_eq!(described.keys().map(String::as_str).collect::<BTreeSet<_>>(), known, "{place}");
+            let described = schema.pointer(&format!("{path}/properties")).unwrap().as_object().unwrap();
+            assert_eq!(described.keys().map(String::as_str).collect::<BTreeSet<_>>(), known, "{path}");
         }
     }
 
     #[test]
     fn the_schema_in_the_repository_is_this_one() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.schema.json");
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
+            std::fs::write(&path, format!("{:#}\n", of_config())).unwrap();
+        }
         let text = std::fs::read_to_string(&path).unwrap();
         let kept: Value = serde_json::from_str(&text).unwrap();
-        assert!(kept == of_config(), "`bearward schema > config.schema.json` writes it anew");
+        assert!(kept == of_config(), "`UPDATE_EXPECTED=1 cargo test schema` writes it anew");
     }
 }

@@ -38,15 +38,22 @@ section! {
         health: Option<HealthCheck> = nested().optional();
         /// The Host header for upstream. Left out: that of the client.
         host: Option<Authority> = text(host).optional();
-        /// Ambiguous parts that a path may have; others are refused with 400.
-        accept_in_path: Vec<Ambiguity> = list_of(one_of(&Ambiguity::ALL)).or_default();
         /// Whether an HTTP/1.1 connection that carried the body of a POST, PUT or PATCH may serve
         /// another request. False for a server that leaves bodies unread, which `bearward check
         /// --probe` finds.
         reuse_after_body: bool = boolean().or(true);
         /// The interval of look-ups of its endpoints' names; each address is an endpoint of its own.
         resolve: Duration = interval().or(Duration::from_secs(10));
-        /// `None` where the configuration does not say.
+        paths: UpstreamPaths = fields_of();
+    }
+}
+
+section! {
+    /// The paths that an upstream accepts, and how it reads them.
+    #[derive(Clone, Debug)]
+    pub(crate) struct UpstreamPaths in "an upstream" {
+        /// Ambiguous parts that a path may have; others are refused with 400.
+        accepted_parts as "accept_in_path": Vec<Ambiguity> = list_of(one_of(&Ambiguity::ALL)).or_default();
         reading as "paths": Option<PathReading> = nested::<Reading>().then(Reading::made).optional();
     }
 }
@@ -135,7 +142,7 @@ fn check_names(d: &mut Decoder<'_>, _: &Node, upstreams: Vec<(Position, Upstream
     let upstreams: Vec<Upstream> = upstreams.into_iter().map(|(_, upstream)| upstream).collect();
     let known = upstreams.iter().map(|upstream| KnownUpstream {
         name: upstream.name.clone(),
-        accept_in_path: upstream.accept_in_path.clone(),
+        accept_in_path: upstream.paths.accepted_parts.clone(),
     });
     d.context.upstreams = Some(known.collect());
     Some(upstreams)

@@ -66,10 +66,10 @@ impl Upstream {
             pool: config.pool,
             check: config.health.clone(),
             host: config.host.as_ref().and_then(|host| HeaderValue::try_from(host.as_str()).ok()),
-            accept_in_path: config.accept_in_path.clone(),
+            accept_in_path: config.paths.accepted_parts.clone(),
             reuse_after_body: config.reuse_after_body,
             resolve: config.resolve,
-            reading: config.reading,
+            reading: config.paths.reading,
         })
     }
 
