@@ -40,7 +40,7 @@ section! {
         rate_limits: Vec<Quota> = rate_limits().or_default();
         /// Requests in flight at once, for each key that has no limit of its own.
         max_concurrent: Option<u32> = number(1).optional();
-        /// The limit on credentials without a key; `None` where they are not counted.
+        /// The number of credentials that match no key, from one address in a window; off counts none.
         failed_attempts: Option<AttemptQuota> = off_or(nested()).or(Some(AttemptQuota::default()));
         /// The servers behind bearward.
         upstreams: Vec<Upstream> = upstreams().required();

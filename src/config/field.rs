@@ -96,9 +96,10 @@ impl<T: 'static> Form<T> {
 }
 
 impl<T, V> WithDefault<T, V> {
-    /// The same field, where leaving it out grants more than any of its values: `[]` is a fault.
+    /// The same field, where leaving it out grants more than any of its values: `[]` is a fault, and no
+    /// default is shown.
     pub(crate) fn narrowing(self) -> Self {
-        WithDefault { narrows: true, ..self }
+        WithDefault { narrows: true, written: None, ..self }
     }
 }
 
@@ -132,11 +133,14 @@ impl<T: 'static, V> Field for WithDefault<T, V> {
     }
 
     fn describe(&self, name: &'static str, doc: &str, fields: &mut Vec<Described>) {
-        let field = Described::new(name, doc, &self.form, false);
-        fields.push(match &self.written {
-            Some(default) => Described { schema: with(field.schema, "default", default.clone()), ..field },
-            None => field,
-        });
+        let mut field = Described::new(name, doc, &self.form, false);
+        if let Some(default) = &self.written {
+            field.schema = with(field.schema, "default", default.clone());
+        }
+        if self.narrows && field.schema.get("items").is_some() {
+            field.schema = with(field.schema, "minItems", 1.into());
+        }
+        fields.push(field);
     }
 }
 

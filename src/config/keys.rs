@@ -49,7 +49,7 @@ section! {
 }
 
 section! {
-    /// How changes of files are noticed where the system does not report them.
+    /// Checks of files for changes that the system does not report.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Watch: Default in "keys.watch" {
         /// Poll interval for all files, beside the system's notifications.

@@ -87,13 +87,18 @@ fn accepted_in_path(preset: Preset, name: &str) -> Vec<Ambiguity> {
     }
 }
 
+fn pattern(path: &str) -> Vec<PathPattern> {
+    let parsed = PathPattern::parse(path);
+    debug_assert!(parsed.is_ok(), "{path} is a pattern");
+    parsed.unwrap_or_default()
+}
+
 fn route(preset: Preset, (name, methods, paths, access): &Row) -> Route {
     let upgrades = if WEBSOCKET.contains(name) { vec!["websocket".to_owned()] } else { Vec::new() };
     Route {
         name: (*name).to_owned(),
         requests: MatchedRequests {
-            // A test parses them all.
-            paths: paths.iter().filter_map(|path| PathPattern::parse(path).ok()).flatten().collect(),
+            paths: paths.iter().flat_map(|path| pattern(path)).collect(),
             methods: (!methods.is_empty()).then(|| methods.to_vec()),
             hosts: None,
         },

@@ -86,12 +86,12 @@ fn check(d: &mut Decoder<'_>, node: &Node, quotas: Vec<Quota>) -> Option<Vec<Quo
 const SHORTEST_ATTEMPTS: Duration = Duration::from_secs(1);
 
 section! {
-    /// The number of credentials without a key that one address may send in a time.
+    /// The number of credentials that match no key, from one address in a window.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct AttemptQuota: Default in "failed_attempts" {
-        /// The number, after which the address is answered with 429.
+        /// The number of them, above which the address is answered with 429.
         per_address: u32 = number(1).or(20);
-        /// The time.
+        /// The window.
         per: Duration = duration_of_at_least(SHORTEST_ATTEMPTS, "too short to hold up a client")
             .or(Duration::from_secs(60));
     }

@@ -109,8 +109,8 @@ section! {
 }
 
 section! {
-    /// Differences that upstream ignores in paths, so that routes ignore them, too. If the section is
-    /// given, `check` warns of neither.
+    /// Differences that upstream ignores in paths, so that routes ignore them, too. With this section,
+    /// `check` no longer warns of lookalike paths.
     #[derive(Clone, Copy, Debug)]
     struct Reading in "an upstream's paths" {
         /// Whether upstream takes /ADMIN for /admin.

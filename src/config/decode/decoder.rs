@@ -114,7 +114,15 @@ impl<'a> Decoder<'a> {
         let (key, node) = *fields.entries.iter().find(|(key, _)| key.name == name)?;
         fields.entries.retain(|(key, _)| key.name != name);
         match (node.is_null(), self.environment) {
-            (false, _) => decode(self, node),
+            (false, _) => {
+                let before = self.faults.len();
+                let value = decode(self, node);
+                debug_assert!(
+                    value.is_some() || self.faults.len() > before,
+                    "`{name}`: no fault is reported"
+                );
+                value
+            }
             // In a configuration nearly every field is a bound. A template that renders nothing must
             // not remove it.
             (true, Some(_)) => self.hinted(key.at, format!("`{name}` is there and has no value"), EMPTY_HINT),

@@ -34,6 +34,7 @@ fn syntax_fault(file: &Path, error: &ScanError, quoting: Quoting) -> Fault {
 fn kind_in_words(kind: &ErrorKind) -> String {
     let debug = format!("{kind:?}");
     let name = debug.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    debug_assert!(!name.is_empty(), "an error has a kind");
     let mut words = String::new();
     for (index, c) in name.chars().enumerate() {
         if c.is_ascii_uppercase() && index > 0 {
