@@ -3,9 +3,9 @@
 //! | files | contents |
 //! |---|---|
 //! | `document.rs` | a whole configuration, and [`Config::load`] |
-//! | `listener.rs`, `admin.rs`, `keys.rs`, `limits.rs`, … | a section each: its fields, their defaults, decoders and documentation |
+//! | `listener.rs`, `keys.rs`, `limits.rs`, … | the sections: fields, defaults, decoders, documentation |
 //! | `section.rs`, `field.rs`, `form.rs` | the language that sections are described in |
-//! | `tree.rs`, `decode.rs`, `fault.rs` | files as trees, their decoder, and faults with positions; key files use them, too |
+//! | `tree.rs`, `decode.rs`, `fault.rs` | trees, their decoder, and faults; for key files, too |
 //! | `presets.rs` | the built-in sets of routes |
 //! | `schema.rs` | the JSON Schema |
 //!

@@ -157,10 +157,12 @@ fn configuration() -> String {
     let schema = schema::of_config();
     let mut tables = Tables::default();
     let mut page = format!(
-        "# Configuration\n\n{WRITTEN}\nAll fields. [config.example.yaml](../config.example.yaml) has them with comments, \
-         and [config.schema.json](../config.schema.json) is for editors. Durations are written as `250ms`, `10s`, `5m`, `90d`, \
-         sizes as `32MiB`. `${{VAR}}`, `${{VAR:-default}}` and `${{VAR:?message}}` work in every value. An unknown field is refused, \
-         with a hint at the nearest known one. `bearward check` reports all faults at once.\n\n"
+        "# Configuration\n\n{WRITTEN}\nAll fields. [config.example.yaml](../config.example.yaml) \
+         has them with comments, and [config.schema.json](../config.schema.json) is for editors. \
+         Durations are written as `250ms`, `10s`, `5m`, `90d`, sizes as `32MiB`. `${{VAR}}`, \
+         `${{VAR:-default}}` and `${{VAR:?message}}` work in every value. An unknown field is \
+         refused, with a hint at the nearest known one. `bearward check` reports all faults at \
+         once.\n\n"
     );
     page.push_str(&tables.table("", &schema));
     while !tables.sections.is_empty() {
@@ -173,8 +175,9 @@ fn configuration() -> String {
 
 fn errors() -> String {
     let mut page = format!(
-        "# Errors\n\n{WRITTEN}\nEach error from bearward itself has this form, and an `x-request-id` that is also in the logs. \
-         Codes are stable. `bearward explain CODE` prints an entry. gRPC callers get the status in the third column.\n\n\
+        "# Errors\n\n{WRITTEN}\nEach error from bearward itself has this form, and an \
+         `x-request-id` that is also in the logs. Codes are stable. `bearward explain CODE` prints \
+         an entry. gRPC callers get the status in the third column.\n\n\
          ```json\n{{\"success\": false, \"error\": {{\"code\": \"…\", \"message\": \"…\", \"details\": {{…}}}}}}\n```\n\n\
          | code | HTTP | gRPC |\n|---|---|---|\n"
     );
@@ -192,14 +195,17 @@ fn errors() -> String {
 
 fn routes() -> String {
     let mut page = format!(
-        "# Built-in routes\n\n{WRITTEN}\n`routes: NAME` selects one of these sets. The first route that matches wins. A path that no route \
-         lists is answered with 404 and reaches no upstream. `*` stays within a segment of the path, `**` does not. HEAD is allowed where GET is. \
-         A path with a slash at its end is decided as the path without it, and forwarded unchanged. An item `{{preset: NAME}}` in a list of \
-         routes inserts a set.\n\n\
-         Two sets have more rules. In `vllm`, the name of a model may hold `%2F`, which vLLM reads as a slash. In `llama-cpp`, \
-         `X-Conversation-Id` is removed: llama-server continues to generate for such a request when its client has left.\n\n\
-         A route sees the method and the path, but not the body. Some model servers load, unload or forward as the body says \
-         (Ollama's `keep_alive: 0` and `:cloud` models, llama.cpp's router mode): each key that may generate may do that, too.\n\n\
+        "# Built-in routes\n\n{WRITTEN}\n`routes: NAME` selects one of these sets. The first \
+         route that matches wins. A path that no route lists is answered with 404 and reaches no \
+         upstream. `*` stays within a segment of the path, `**` does not. HEAD is allowed where \
+         GET is. A path with a slash at its end is decided as the path without it, and forwarded \
+         unchanged. An item `{{preset: NAME}}` in a list of routes inserts a set.\n\n\
+         Two sets have more rules. In `vllm`, the name of a model may hold `%2F`, which vLLM reads \
+         as a slash. In `llama-cpp`, `X-Conversation-Id` is removed: llama-server continues to \
+         generate for such a request when its client has left.\n\n\
+         A route sees the method and the path, but not the body. Some model servers load, unload \
+         or forward as the body says (Ollama's `keep_alive: 0` and `:cloud` models, llama.cpp's \
+         router mode): each key that may generate may do that, too.\n\n\
          The sets of model servers follow vLLM 0.33, llama.cpp of October 2026, Ollama of August 2026 and Triton 2.73.\n"
     );
     for (name, preset) in Preset::ALL {

@@ -53,14 +53,20 @@ pub(crate) fn description(doc: &str) -> String {
 /// A field that must be given.
 pub(crate) struct Required<T>(Form<T>);
 
+/// The default in the schema and in the documentation.
+enum Shown {
+    /// The text of the default; `None` for a section, whose fields have their own.
+    Text(Option<Value>),
+    Nothing,
+}
+
 /// A field with a default.
 pub(crate) struct WithDefault<T, V> {
     form: Form<T>,
     /// The field's value from a value that is given.
     given: fn(T) -> V,
     default: Box<dyn Fn() -> V>,
-    /// The default as the configuration would have it.
-    written: Option<Value>,
+    shown: Shown,
     /// Whether leaving it out grants more than any of its values, so that an empty value is a fault.
     narrows: bool,
 }
@@ -73,7 +79,13 @@ impl<T: 'static> Form<T> {
 
     /// A field that is `None` where it is left out.
     pub(crate) fn optional(self) -> WithDefault<T, Option<T>> {
-        WithDefault { form: self, given: Some, default: Box::new(|| None), written: None, narrows: false }
+        WithDefault {
+            form: self,
+            given: Some,
+            default: Box::new(|| None),
+            shown: Shown::Nothing,
+            narrows: false,
+        }
     }
 
     /// A field with a default.
@@ -81,9 +93,9 @@ impl<T: 'static> Form<T> {
     where
         T: Clone,
     {
-        let written = self.written(&default);
+        let shown = Shown::Text(self.written(&default));
         let default = Box::new(move || default.clone());
-        WithDefault { form: self, given: std::convert::identity, default, written, narrows: false }
+        WithDefault { form: self, given: std::convert::identity, default, shown, narrows: false }
     }
 
     /// A field with the default of its type.
@@ -99,7 +111,7 @@ impl<T, V> WithDefault<T, V> {
     /// The same field, where leaving it out grants more than any of its values: `[]` is a fault, and no
     /// default is shown.
     pub(crate) fn narrowing(self) -> Self {
-        WithDefault { narrows: true, written: None, ..self }
+        WithDefault { narrows: true, shown: Shown::Nothing, ..self }
     }
 }
 
@@ -134,8 +146,16 @@ impl<T: 'static, V> Field for WithDefault<T, V> {
 
     fn describe(&self, name: &'static str, doc: &str, fields: &mut Vec<Described>) {
         let mut field = Described::new(name, doc, &self.form, false);
-        if let Some(default) = &self.written {
-            field.schema = with(field.schema, "default", default.clone());
+        match &self.shown {
+            Shown::Text(Some(default)) => field.schema = with(field.schema, "default", default.clone()),
+            Shown::Text(None) => {
+                let is_section = field.schema.to_string().contains("\"properties\"");
+                debug_assert!(
+                    is_section,
+                    "the default of `{name}` has no text: `.shown()`, `.written_as(…)`"
+                );
+            }
+            Shown::Nothing => {}
         }
         if self.narrows && field.schema.get("items").is_some() {
             field.schema = with(field.schema, "minItems", 1.into());

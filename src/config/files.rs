@@ -19,7 +19,8 @@ impl ReadFile {
         ReadFile { path: path.to_owned(), digest: sha256(content) }
     }
 
-    /// Whether the file still has the content that was read. A pipe, which is read once, counts as current.
+    /// Whether the file still has the content that was read. A pipe, which can be read only once, counts
+    /// as current.
     pub(crate) fn is_current(&self) -> bool {
         if !std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.is_file()) {
             return true;
@@ -45,7 +46,8 @@ pub(crate) struct NamedFiles {
 }
 
 impl NamedFiles {
-    /// Moves each fault of a whole file to the position that names the file, and most likely names the wrong one.
+    /// Moves each fault of a whole file to the position that names the file: most likely it names the
+    /// wrong one.
     pub(crate) fn placed(&self, faults: Faults) -> Faults {
         let placed = faults.0.into_iter().map(|fault| {
             let named = self.positions.iter().find(|(path, _)| *path == fault.file && fault.at.line == 0);

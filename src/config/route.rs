@@ -115,7 +115,8 @@ pub(super) fn route() -> Form<Route> {
     })
 }
 
-/// Refuses patterns with a part that is refused in every path for the upstream: they would seem to guard something.
+/// Refuses patterns with a part that is refused in every path for the upstream: such a pattern would
+/// seem to guard something.
 fn check_ambiguities(d: &mut Decoder<'_>, node: &Node, route: &Route) {
     let Some(upstreams) = &d.context.upstreams else { return };
     let is_named =
