@@ -19,30 +19,31 @@ pub(crate) struct Route {
     pub(crate) name: Arc<str>,
     pub(crate) access: Access,
     pub(crate) upstream: Arc<Upstream>,
-    /// Windows of the route's own limits; each key has its own state in them.
+    /// The windows of the route's own limits. Each key has its own state in them.
     pub(crate) windows: Vec<Arc<Window>>,
     pub(crate) strip_prefix: Option<String>,
     pub(crate) max_body: Option<u64>,
-    /// The upstream's, with the route's own in their place.
+    /// The timeouts of the upstream, replaced by the route's own where it has any.
     pub(crate) timeouts: Timeouts,
-    /// Protocols that a request may be upgraded to, in lower case.
+    /// The protocols that a request may be upgraded to, in lower case.
     pub(crate) upgrades: Vec<String>,
     /// Whether GET and HEAD may have a body.
     pub(super) body_on_get: bool,
-    /// Request headers that do not pass, folded.
+    /// Request headers that are removed, folded.
     pub(crate) removes: Arc<[HeaderName]>,
     pub(super) accept_in_path: Vec<Ambiguity>,
     /// How its server reads paths.
     pub(super) reading: PathReading,
-    /// The paths that it matches, prepared for that reading.
+    /// The patterns of its paths, prepared for that reading.
     pub(super) paths: Vec<PathPattern>,
-    /// The paths, as they are written.
+    /// The patterns of its paths, as they are configured.
     pub(super) written: Vec<PathPattern>,
     pub(super) methods: Option<Vec<Method>>,
     pub(super) hosts: Option<Vec<HostPattern>>,
 }
 
-/// The path that a route is looked for. It is folded once, however many routes ignore case.
+/// The path that a route is searched for. It is folded at most once, however many routes ignore
+/// case.
 #[derive(Debug)]
 pub(super) struct AskedPath<'p> {
     canonical: &'p str,
@@ -60,7 +61,7 @@ impl<'p> AskedPath<'p> {
 }
 
 impl Route {
-    /// Which parts of a request the route matches: host, method, path.
+    /// Which parts of a request match the route: host, method, path.
     pub(crate) fn compared(&self, host: &str, method: &Method, path: &str) -> [bool; 3] {
         [self.matches_host(host), self.matches_method(method), self.matches_path(&AskedPath::new(path))]
     }
@@ -79,18 +80,19 @@ impl Route {
         hosts.iter().any(|known| known.matches(host))
     }
 
-    /// HEAD goes where GET goes (RFC 9110, section 9.3.2).
+    /// Whether the method matches. HEAD matches where GET does (RFC 9110, section 9.3.2).
     pub(super) fn matches_method(&self, method: &Method) -> bool {
         let Some(methods) = &self.methods else { return true };
         methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
     }
 
-    /// Whether a request with this method may have a body: GET and HEAD give none a meaning (RFC 9110, section 9.3.1).
+    /// Whether a request with this method may have a body. For GET and HEAD a body has no meaning
+    /// (RFC 9110, section 9.3.1).
     pub(crate) fn takes_body(&self, method: &Method) -> bool {
         self.body_on_get || !matches!(*method, Method::GET | Method::HEAD)
     }
 
-    /// The length of a request's body, at most.
+    /// The longest body of a request, in bytes.
     pub(crate) fn body_bytes(&self, limits: &Limits) -> u64 {
         let otherwise = match self.access {
             Access::Public => limits.public.body_bytes.min(limits.body_bytes),
@@ -99,8 +101,8 @@ impl Route {
         self.max_body.unwrap_or(otherwise)
     }
 
-    /// This route with what bounds a request on `others` as well: those that servers may read its path as. Of each field the
-    /// strictest holds.
+    /// This route with the bounds of `others` as well, which are the routes of other readings of a
+    /// path. Of each bound the strictest one holds.
     pub(crate) fn bounded_by(&self, others: &[Arc<Route>], limits: &Limits) -> Self {
         let mut bounded = self.clone();
         let (mut bytes, mut removes) = (self.body_bytes(limits), self.removes.to_vec());
@@ -110,7 +112,7 @@ impl Route {
             bounded.body_on_get &= other.body_on_get;
             bounded.upgrades.retain(|protocol| other.upgrades.contains(protocol));
             for window in &other.windows {
-                // A window is charged once, by however many names a request has it.
+                // A window is charged once, even if several routes have it.
                 if !bounded.windows.iter().any(|known| Arc::ptr_eq(known, window)) {
                     bounded.windows.push(window.clone());
                 }
@@ -121,7 +123,7 @@ impl Route {
         bounded
     }
 
-    /// Whether the route's upstream takes what servers read in different ways.
+    /// Whether the route accepts this ambiguous part in paths.
     pub(crate) fn accepts(&self, ambiguity: Ambiguity) -> bool {
         self.accept_in_path.contains(&ambiguity)
     }
@@ -149,7 +151,7 @@ impl Route {
 ///
 /// # Errors
 ///
-/// It names no upstream, and there is none.
+/// Its upstream does not exist.
 pub(super) fn compile(
     route: &config::Route,
     upstreams: &[Arc<Upstream>],

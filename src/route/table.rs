@@ -11,13 +11,13 @@ use crate::config::{Ambiguity, Config};
 use crate::limit::Limiter;
 use crate::upstream::Upstream;
 
-/// What a look-up found.
+/// The outcome of a search.
 #[derive(Debug)]
 pub(crate) enum Lookup {
     Found(Arc<Route>),
     /// No route matches.
     None,
-    /// All routes name their hosts, and none names this one.
+    /// All routes name hosts, and none names this one.
     OtherHost,
 }
 
@@ -26,14 +26,15 @@ pub(crate) enum Lookup {
 pub(crate) struct RouteTable {
     pub(super) routes: Vec<Arc<Route>>,
     pub(super) index: Option<PathIndex>,
-    /// Whether every route names hosts, so that an unknown host is misdirected.
+    /// Whether every route names hosts, so that a request for an unknown host is misdirected.
     all_name_hosts: bool,
-    /// What some route takes in its paths.
+    /// The ambiguous parts of paths that some route accepts.
     accepted_somewhere: Vec<Ambiguity>,
 }
 
 impl RouteTable {
-    /// Compiles the routes of a configuration. `upstreams` are those of the same configuration, in order.
+    /// Compiles the routes of a configuration. `upstreams` are those of the same configuration, in
+    /// order.
     pub(crate) fn new(
         config: &Config,
         upstreams: &[Arc<Upstream>],
@@ -50,9 +51,10 @@ impl RouteTable {
         Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere })
     }
 
-    /// The routes of a configuration by themselves, for tests: with upstreams and limits that nothing else uses.
+    /// The routes of a configuration alone, for tests. Nothing else uses their upstreams and
+    /// limits.
     #[cfg(any(test, feature = "fuzzing"))]
-    #[allow(clippy::unwrap_used, reason = "a test is told by a panic")]
+    #[allow(clippy::unwrap_used, reason = "a test fails by a panic")]
     pub(crate) fn of(config: &Config) -> Self {
         let endpoints = crate::upstream::Endpoints::default();
         let upstream = |upstream| Arc::new(Upstream::new(upstream, &endpoints).unwrap());
@@ -67,8 +69,8 @@ impl RouteTable {
         let found = match &self.index {
             None => self.routes.iter().find(|route| takes(route)),
             Some(index) => {
-                let place = index.first(path, |place| self.routes.get(place).is_some_and(takes));
-                place.and_then(|place| self.routes.get(place))
+                let position = index.first(path, |position| self.routes.get(position).is_some_and(takes));
+                position.and_then(|position| self.routes.get(position))
             }
         };
         if let Some(route) = found {
@@ -80,13 +82,13 @@ impl RouteTable {
         Lookup::None
     }
 
-    /// Whether some route takes this in its paths.
+    /// Whether some route accepts this ambiguous part in paths.
     pub(crate) fn accepts_somewhere(&self, ambiguity: Ambiguity) -> bool {
         self.accepted_somewhere.contains(&ambiguity)
     }
 
-    /// Routes of what a path with `ambiguities` may be read as, beside the one of the path as it stands: whoever may use
-    /// this one must be allowed to use those, too.
+    /// The routes of all other readings of a path with `ambiguities`. A client that may use the
+    /// route of the path must be allowed to use these, too.
     pub(crate) fn other_readings(
         &self,
         host: &str,
@@ -103,12 +105,13 @@ impl RouteTable {
         others
     }
 
-    /// Whether a `;` stands encoded in the path, and some server takes one. Patterns have it then, and most servers read both alike.
+    /// Whether the path has an encoded `;`, and some route accepts a raw one. Most servers read
+    /// both alike.
     pub(crate) fn reads_semicolons(&self, path: &str) -> bool {
         self.accepts_somewhere(Ambiguity::Semicolon) && path.contains(ENCODED_SEMICOLON)
     }
 
-    /// Whether the host of a request with this method and path has a say.
+    /// Whether a route that names hosts matches this method and path, so that the host matters.
     pub(crate) fn go_by_host(&self, method: &Method, path: &str) -> bool {
         let asked = AskedPath::new(path);
         let names_hosts = |route: &&Arc<Route>| route.hosts.is_some();
@@ -123,7 +126,7 @@ impl RouteTable {
         self.routes.iter()
     }
 
-    /// The names of all routes, for checks of what keys are narrowed to.
+    /// The names of all routes, to check the `routes` of keys.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.routes.iter().map(|route| &*route.name)
     }
@@ -146,7 +149,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn routes_that_others_stand_before_are_told() {
+    fn routes_that_lose_requests_to_others_are_reported() {
         let routes = "
   - {name: open, paths: [/v1/models/**], public: true}
   - {name: chat, paths: [/v1/chat/*], permission: read}
@@ -170,7 +173,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_openai_preset_knows_who_may_do_what() {
+    fn the_openai_preset_needs_the_right_permission_for_each_request() {
         let table = table("openai");
         let needs = |permission| Some(Access::Needs(permission));
         let (read, write) = (needs(Permission::Read), needs(Permission::Write));
@@ -209,7 +212,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_operates_a_model_server_takes_admin() {
+    fn operating_a_model_server_takes_admin() {
         let needs = |permission| Some(Access::Needs(permission));
         let (read, write, admin) =
             (needs(Permission::Read), needs(Permission::Write), needs(Permission::Admin));

@@ -41,7 +41,9 @@ async fn gateway(upstream: &Upstream, hooks: Hooks) -> Running {
 
 fn chunked(gateway: &Running, body: &str) -> String {
     let bearer = gateway.bearer("ci");
-    format!("POST /x HTTP/1.1\r\nHost: a\r\n{bearer}TE: trailers\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+    format!(
+        "POST /x HTTP/1.1\r\nHost: a\r\n{bearer}TE: trailers\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+    )
 }
 
 #[tokio::test]
@@ -133,7 +135,8 @@ async fn a_prelude_is_seen_before_upstream_is_asked_and_is_replayed() {
     assert_eq!(gateway.post("/x", "ci", "abc").await.status, 200);
     assert_eq!(gateway.get("/x", "ci").await.status, 200);
     let long = "x".repeat(300_000);
-    let asked = gateway.client(true).post(gateway.url("/x")).bearer_auth(gateway.token("ci")).body(long.clone());
+    let asked =
+        gateway.client(true).post(gateway.url("/x")).bearer_auth(gateway.token("ci")).body(long.clone());
     assert_eq!(asked.send().await.unwrap().status(), 200);
     let preludes = preludes.lock().unwrap();
     assert_eq!(preludes[1..3], [("abc".to_owned(), true), (String::new(), true)]);
