@@ -267,7 +267,7 @@ impl Example {
     /// Adds the lines that the example lacks of a section and of the sections in it.
     fn missing(&self, path: &[String], section: &Value, missing: &mut Vec<String>) {
         for (name, schema) in fields(section) {
-            let path = [path, &[name.clone()]].concat();
+            let path = [path, std::slice::from_ref(name)].concat();
             // Of several alternatives, a comment names the others.
             let has_comment = self.text.contains(&format!("`{name}: "));
             if values(&self.whole, &path).is_empty() && !has_comment {

@@ -170,10 +170,13 @@ impl<T: 'static, V> MayBeLeftOut for WithDefault<T, V> {
     }
 }
 
+type DecodeFields<T> = dyn Fn(&mut Decoder<'_>, &mut Fields<'_>) -> Option<T>;
+type DescribeFields = dyn Fn(&mut Vec<Described>);
+
 /// A value from several fields of the map that it is in, or from none.
 pub(crate) struct Flattened<T> {
-    decode: Box<dyn Fn(&mut Decoder<'_>, &mut Fields<'_>) -> Option<T>>,
-    describe: Box<dyn Fn(&mut Vec<Described>)>,
+    decode: Box<DecodeFields<T>>,
+    describe: Box<DescribeFields>,
 }
 
 impl<T: 'static> Flattened<T> {

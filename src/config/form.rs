@@ -15,11 +15,14 @@ use crate::config::tree::Node;
 pub(crate) const KIB: u64 = 1024;
 pub(crate) const MIB: u64 = 1024 * KIB;
 
+type Decode<T> = dyn Fn(&mut Decoder<'_>, &Node) -> Option<T>;
+type Write<T> = dyn Fn(&T) -> Option<Value>;
+
 /// The form of a value, as in `number(1)`, `duration()` or `list_of(word())`.
 pub(crate) struct Form<T> {
-    decode: Box<dyn Fn(&mut Decoder<'_>, &Node) -> Option<T>>,
+    decode: Box<Decode<T>>,
     schema: Box<dyn Fn() -> Value>,
-    written: Box<dyn Fn(&T) -> Option<Value>>,
+    written: Box<Write<T>>,
 }
 
 impl<T: 'static> Form<T> {
@@ -180,7 +183,7 @@ pub(crate) fn list_of<T: 'static>(item: Form<T>) -> Form<Vec<T>> {
         move |d, node| d.list(node, |d, node| decode(d, node)),
         move || json!({"type": "array", "items": schema()}),
     )
-    .written_as(move |items| items.iter().filter_map(|item| written(item)).collect())
+    .written_as(move |items| items.iter().filter_map(&written).collect())
 }
 
 /// A list with at least one item.
@@ -230,7 +233,8 @@ fn or_variable(schema: Value) -> Value {
 fn duration_text(duration: Duration) -> String {
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
     let milliseconds = duration.as_millis();
-    let unit = units.into_iter().find(|(length, _)| milliseconds >= *length && milliseconds % length == 0);
+    let unit =
+        units.into_iter().find(|(length, _)| milliseconds >= *length && milliseconds.is_multiple_of(*length));
     let (length, unit) = unit.unwrap_or((1, "ms"));
     format!("{}{unit}", milliseconds / length)
 }
