@@ -270,14 +270,12 @@ impl Example {
             let path = [path, std::slice::from_ref(name)].concat();
             // Of several alternatives, a comment names the others.
             let has_comment = self.text.contains(&format!("`{name}: "));
-            if values(&self.whole, &path).is_empty() && !has_comment {
-                missing.push(line(&path, schema));
-            }
+            let is_missing = values(&self.whole, &path).is_empty() && !has_comment;
             // A section that is shown has all of its defaults.
             let is_shown = !values(&self.shown, &path[..path.len() - 1]).is_empty();
             let default = schema.get("default").filter(|_| is_shown).map(inline);
             let shown: Vec<String> = values(&self.shown, &path).into_iter().map(inline).collect();
-            if default.is_some_and(|default| shown != [default]) {
+            if is_missing || default.is_some_and(|default| shown != [default]) {
                 missing.push(line(&path, schema));
             }
             for (below, section) in sections(schema) {
