@@ -85,11 +85,11 @@ impl Exchange<'_> {
                 }
             };
             match unsent {
-                Some(unsent) if lease.is_reused => *request = Some(unsent),
+                Some(unsent) if lease.is_reused => *request = Some(*unsent),
                 Some(unsent) if tried.times < self.upstream.retries => {
                     tried.times += 1;
                     tried.endpoints.push(lease.endpoint().clone());
-                    *request = Some(unsent);
+                    *request = Some(*unsent);
                 }
                 Some(_) => return Err(refuse(self.failed(failure, &lease), is_repeated)),
                 None => {

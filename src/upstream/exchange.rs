@@ -32,7 +32,7 @@ pub(crate) struct Answer {
 pub(crate) struct Unanswered {
     pub(crate) failure: Failure,
     /// The request, where no byte of it was written.
-    pub(crate) unsent: Option<Request<Upload>>,
+    pub(crate) unsent: Option<Box<Request<Upload>>>,
 }
 
 /// What becomes of a request that was sent.
@@ -173,7 +173,7 @@ impl Error for Failure {
 
 impl From<TrySendError<Request<Upload>>> for Unanswered {
     fn from(mut error: TrySendError<Request<Upload>>) -> Self {
-        let unsent = error.take_message();
+        let unsent = error.take_message().map(Box::new);
         Unanswered { failure: error.into_error().into(), unsent }
     }
 }
