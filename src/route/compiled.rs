@@ -163,8 +163,8 @@ pub(super) fn compile(
     };
     let Some(upstream) = upstream else { anyhow::bail!("the route {} has no upstream", route.name) };
     let config::Route { requests, forwarding, .. } = route;
-    let reading = route.reading.and(upstream.reading.unwrap_or(PathReading::EXACT));
-    let mut accept_in_path = upstream.accept_in_path.clone();
+    let reading = route.reading.and(upstream.paths.reading.unwrap_or(PathReading::EXACT));
+    let mut accept_in_path = upstream.paths.accept_in_path.clone();
     accept_in_path.extend(&route.accept_in_path);
     Ok(Route {
         name: route.name.as_str().into(),
