@@ -64,10 +64,8 @@ pub(crate) struct PermittedRequest<'a> {
     /// Activity of the client's connection.
     pub(crate) activity: &'a Arc<ConnectionActivity>,
     pub(crate) upgrade: Option<Upgrade>,
-    /// Present if open answers end with their key.
-    pub(crate) revocation: Option<Revocation>,
-    /// Second waiter: cuts clients that never poll the body.
-    pub(crate) second_waiter: Option<Revocation>,
+    /// Where open answers end with their key. The second waiter cuts clients that never poll the body.
+    pub(crate) revocations: Option<(Revocation, Revocation)>,
     pub(crate) target: &'a Target,
     pub(crate) origin: Origin<'a>,
     pub(crate) pool: &'a Arc<WorkerPool>,
@@ -90,14 +88,14 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         limits,
         activity,
         upgrade,
-        mut revocation,
-        second_waiter,
+        revocations,
         target,
         origin,
         pool,
         times,
         tap,
     } = permitted;
+    let (mut revocation, second_waiter) = revocations.unzip();
     let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
     let (progress, has_body) = (upload.progress(), !upload.is_end_stream());

@@ -97,7 +97,10 @@ impl Upstream {
             requests: RequestSettings { host, credential: config.credential.clone() },
             connections: ConnectionSettings { pool: config.pool, reuse_after_body: config.reuse_after_body },
             timeouts: config.timeouts,
-            paths: PathRules { accept_in_path: config.accept_in_path.clone(), reading: config.reading },
+            paths: PathRules {
+                accept_in_path: config.paths.accepted_parts.clone(),
+                reading: config.paths.reading,
+            },
             check: config.health.clone(),
             resolve: config.resolve,
         })

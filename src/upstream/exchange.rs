@@ -31,7 +31,7 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     pub(crate) failure: Failure,
-    /// The request, if no byte of it was written. Boxed, since few requests fail.
+    /// The request, if no byte of it was written.
     pub(crate) unsent: Option<Box<Request<Upload>>>,
 }
 
