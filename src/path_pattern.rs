@@ -7,10 +7,12 @@
 pub(crate) mod character;
 mod compare;
 mod parse;
+mod piece;
 pub(crate) mod reading;
 
 use crate::pattern_fault::PatternFault;
-use character::{Character, first_character};
+use character::first_character;
+use piece::{Piece, Segment};
 
 /// A parsed pattern without braces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,28 +30,6 @@ enum Shortcut {
     /// `/v1/files/**`; the length of `/v1/files/`.
     Under(usize),
     None,
-}
-
-/// What stands between two slashes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
-    /// `**`: any number of segments; at the end of a pattern at least one, which may be empty.
-    Any,
-    Text(Vec<Piece>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
-    Literal(Character),
-    /// `?`: one character.
-    One,
-    /// `[a-c]`, `[!a-c]`: one character, of those that stand raw, that is a member or is none.
-    Class {
-        members: u128,
-        is_negated: bool,
-    },
-    /// `*`: any characters of a segment, or none.
-    Star,
 }
 
 impl PathPattern {
@@ -126,26 +106,6 @@ impl PathPattern {
 impl std::fmt::Display for PathPattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
-    }
-}
-
-impl Segment {
-    fn is_plain(&self) -> bool {
-        matches!(self, Segment::Text(pieces) if pieces.iter().all(|piece| matches!(piece, Piece::Literal(_))))
-    }
-}
-
-impl Piece {
-    /// Whether it may stand for this character.
-    fn takes(&self, character: Character) -> bool {
-        match (self, character) {
-            (Piece::Literal(own), _) => *own == character,
-            (Piece::One | Piece::Star, _) => true,
-            (Piece::Class { members, is_negated }, Character::Raw(byte)) => {
-                character::is_member(*members, byte) != *is_negated
-            }
-            (Piece::Class { is_negated, .. }, Character::Encoded(_)) => *is_negated,
-        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
+use super::PathPattern;
 use super::character::all;
-use super::{PathPattern, Piece, Segment};
+use super::piece::{Piece, Segment};
 
 impl PathPattern {
     /// Whether every path that `narrow` matches is matched by this one, too. Says so only where it is sure.

@@ -1,7 +1,7 @@
 //! Reads patterns, and says how one is written that could never match as it stands.
 
 use super::character::{self, Character, first_character, hex_pair, resolve, stands_raw};
-use super::{Piece, Segment};
+use super::piece::{Piece, Segment};
 use crate::pattern_fault::PatternFault;
 
 /// More than anybody writes by hand.

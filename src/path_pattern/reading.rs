@@ -1,7 +1,8 @@
 //! How an upstream reads paths: what it takes for the same path as another one.
 
 use super::character::{push, stands_raw};
-use super::{PathPattern, Piece, Segment, parse};
+use super::piece::{Piece, Segment};
+use super::{PathPattern, parse};
 
 /// What an upstream does not tell apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
