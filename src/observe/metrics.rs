@@ -4,6 +4,7 @@
 //! of keys that exist: never anything of a request.
 
 mod process;
+mod sheet;
 
 use std::collections::BTreeMap;
 use std::fmt::Error;
@@ -11,18 +12,17 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::histogram::Histogram;
 use super::observer::Levels;
 use super::reloads::{PartState, State};
 use super::tally::{STATUS_CLASSES, Tally};
 use super::usage::KeyLabel;
 use crate::denial::Code;
 use process::Process;
+use sheet::{Sheet, counted, timed, valued};
 
 /// The content type of [`Scrape::encoded`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -274,71 +274,6 @@ impl Scrape {
 
 fn seconds(instant: Timestamp) -> f64 {
     instant.as_duration().as_secs_f64()
-}
-
-/// Where families are written one after the other.
-struct Sheet<'a>(DescriptorEncoder<'a>);
-
-impl Sheet<'_> {
-    fn counter<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, Error> {
-        self.0.encode_descriptor(name, help, None, MetricType::Counter)
-    }
-
-    fn gauge<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, Error> {
-        self.0.encode_descriptor(name, help, None, MetricType::Gauge)
-    }
-
-    fn histogram<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, Error> {
-        self.0.encode_descriptor(name, help, None, MetricType::Histogram)
-    }
-
-    /// A family of histograms, one for each value of a label.
-    fn histograms<'h>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        all: impl Iterator<Item = (&'h str, &'h Histogram)>,
-    ) -> Result<(), Error> {
-        let mut family = self.histogram(name, help)?;
-        for (value, histogram) in all {
-            timed(&mut family, &[(label, value)], histogram)?;
-        }
-        Ok(())
-    }
-
-    /// A gauge without labels.
-    fn level(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
-        valued(&mut self.gauge(name, help)?, &[], value)
-    }
-}
-
-type Labels<'a> = &'a [(&'a str, &'a str)];
-
-fn counted(family: &mut MetricEncoder<'_>, labels: Labels<'_>, count: u64) -> Result<(), Error> {
-    match labels {
-        [] => family.encode_counter::<NoLabelSet, _, u64>(&count, None),
-        labels => family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None),
-    }
-}
-
-fn counted_seconds(sheet: &mut Sheet<'_>, name: &str, help: &str, seconds: f64) -> Result<(), Error> {
-    sheet.counter(name, help)?.encode_counter::<NoLabelSet, _, f64>(&seconds, None)
-}
-
-fn valued(family: &mut MetricEncoder<'_>, labels: Labels<'_>, value: f64) -> Result<(), Error> {
-    match labels {
-        [] => family.encode_gauge(&value),
-        labels => family.encode_family(&labels)?.encode_gauge(&value),
-    }
-}
-
-fn timed(family: &mut MetricEncoder<'_>, labels: Labels<'_>, histogram: &Histogram) -> Result<(), Error> {
-    let (sum, count, buckets) = (histogram.sum(), histogram.count(), histogram.buckets());
-    match labels {
-        [] => family.encode_histogram::<NoLabelSet>(sum, count, &buckets, None),
-        labels => family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None),
-    }
 }
 
 #[cfg(test)]
