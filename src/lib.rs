@@ -63,5 +63,5 @@ pub use config::{Config, Fault, Faults, Position};
 pub use hooks::Hooks;
 pub use keys::ring::KeyRing;
 pub use keys::token::{Credential, KeyHash, Token};
-pub use net::listen::Local;
+pub use net::local::Local;
 pub use observe::log::LogGuards;

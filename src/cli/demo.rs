@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::hooks::Hooks;
 use crate::keys::token::Token;
-use crate::net::listen::Local;
+use crate::net::local::Local;
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::http2;
@@ -25,6 +25,7 @@ use super::linger::Returning;
 use super::listen::{Accepted, Stream};
 use super::phase::WireTimeouts;
 use super::presence::Peered;
+use super::waits::{REFUSAL_TIME, watch_idle};
 use super::wire::{Refuse, Wire};
 use crate::activity::ConnectionActivity;
 use crate::config::Limits;
@@ -42,9 +43,6 @@ const HYPERS_HEADER_COUNT: usize = 100;
 const FRESH_GRACE: Duration = Duration::from_secs(1);
 /// … and one that has asked before for this long.
 const IDLE_GRACE: Duration = Duration::from_millis(300);
-/// A client that is refused whatever it asks gets this long to ask.
-pub(super) const REFUSAL_TIME: Duration = Duration::from_secs(2);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
     Http1,
@@ -320,25 +318,6 @@ where
         opened.run(over).await;
     }
     ended
-}
-
-/// Ends when the connection has been idle, as `is_idle` has it, and no request has come for `limit`.
-pub(super) async fn watch_idle(
-    activity: &ConnectionActivity,
-    limit: Duration,
-    is_idle: fn(&ConnectionActivity) -> bool,
-) {
-    let mut seen = activity.begun();
-    let mut since = Instant::now();
-    loop {
-        tokio::time::sleep_until(since + limit).await;
-        if is_idle(activity) && activity.begun() == seen {
-            return;
-        }
-        // Looked at once a limit: an idle connection lives for up to twice as long, and a busy one costs nothing.
-        seen = activity.begun();
-        since = Instant::now();
-    }
 }
 
 /// Our answers in the place of hyper's own refusals.

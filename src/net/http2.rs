@@ -14,9 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::conn::{REFUSAL_TIME, watch_idle};
 use super::presence::Peered;
 use super::streams::{OUR_ANSWER_TIME, StreamExecutor};
+use super::waits::{REFUSAL_TIME, watch_idle};
 use super::wire::Wire;
 use crate::activity::ConnectionActivity;
 use crate::alarm::Alarm;

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use listenfd::ListenFd;
 use socket2::Socket;
 
-use super::listen::Local;
+use super::local::Local;
 use crate::config::Address;
 
 /// The sockets that nobody has taken yet.

@@ -10,7 +10,7 @@ use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tokio::time::sleep;
 
 use super::connections_by_address::{ConnectionsByAddress, Member};
 use super::inherited::Inherited;
+use super::local::Local;
 use super::tls::Swappable;
 use crate::activity::ConnectionActivity;
 use crate::config::Address;
@@ -44,24 +45,6 @@ pub(crate) struct Bound {
     local: Local,
     /// Another process has bound it, and may go on with it.
     is_inherited: bool,
-}
-
-/// Where a listener is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Local {
-    /// A TCP address, with the port that the system chose where the configuration said 0.
-    Tcp(SocketAddr),
-    /// A unix socket's path.
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Local {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Local::Tcp(address) => address.fmt(f),
-            Local::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// A connection on its way to a worker.
