@@ -3,6 +3,7 @@
 
 mod checks;
 mod departures;
+mod descriptors;
 mod lookups;
 mod warnings;
 mod weakness;
@@ -36,7 +37,8 @@ use crate::keys::store::Store;
 use crate::limit::Limiter;
 use crate::net::connections_by_address::ConnectionsByAddress;
 use crate::net::inherited::Inherited;
-use crate::net::listen::{self, Bound, Intake, Local};
+use crate::net::listen::{self, Bound, Intake};
+use crate::net::local::Local;
 use crate::net::tls::{self, ListenerTls, Swappable};
 use crate::observe::Logs;
 use crate::observe::history::History;
@@ -49,9 +51,8 @@ use crate::snapshot::Snapshot;
 use crate::threads::{Duty, Threads};
 use crate::upstream::Endpoints;
 use crate::worker::Workers;
+use descriptors::carried_by_descriptors;
 
-/// Descriptors kept back for reloads, logs and the admin listener.
-const RESERVED_DESCRIPTORS: u64 = 128;
 /// Workers get this long to cut what is in flight at the drain's end, with a line in the access log for each request.
 const CUT_TIME: Duration = Duration::from_secs(1);
 
@@ -442,20 +443,6 @@ fn available_workers() -> usize {
 /// it is a lower one than was asked for, `check` and a start warn of it.
 fn affordable_connections(limits: &Limits) -> usize {
     limits.connections.min(carried_by_descriptors())
-}
-
-/// How many proxied connections the descriptors carry: each needs two, and some are kept back. Raises the soft limit to
-/// the hard one.
-fn carried_by_descriptors() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
-    let Some(descriptors) = current else { return usize::MAX };
-    usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1)
 }
 
 #[cfg(test)]

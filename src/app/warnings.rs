@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::carried_by_descriptors;
+use super::descriptors::carried_by_descriptors;
 use super::weakness::weakness;
 use crate::config::{AgeAction, Config};
 use crate::keys::set::KeySet;
