@@ -4,8 +4,10 @@
 //! Invariant: a file that can't be read changes nothing, and an entry at fault changes nothing of its key. Each of the three parts stands by itself, so that a broken
 //! certificate does not hold up a revocation.
 
+mod current;
 mod files;
 mod handle;
+mod part;
 mod read;
 mod refusal;
 mod watch;
@@ -19,25 +21,25 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Config, Listener};
+use crate::config::Config;
 use crate::keys::cache::Difference;
 use crate::keys::directory::LastGood;
 use crate::keys::set::KeySet;
-use crate::net::tls::{ListenerTls, Swappable};
+use crate::net::tls::Swappable;
 use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;
 use crate::threads::Ended;
+use current::{ASKED_SETTLE, Current, Running};
 pub(crate) use files::Baseline;
 use handle::Message;
-pub(crate) use handle::{Handle, Outcome, Part, Report};
+pub(crate) use handle::{Handle, Outcome, Report};
+pub(crate) use part::Part;
 use read::{Ready, ReadyConfig};
-use refusal::Refusal;
-use watch::{Directories, FileSet, Look, Stamps, Touched};
+use refusal::{Refusal, Refusals};
+use watch::{Directories, Look, Stamps, Touched};
 use watch_set::WatchSet;
 
-/// A reload that somebody asked for takes what has stood still for this long.
-const ASKED_SETTLE: Duration = Duration::from_millis(100);
-/// … and waits no longer than this for it.
+/// A requested reload waits no longer than this for files to stand still.
 const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What changed while it was read is looked at again so soon.
@@ -54,14 +56,6 @@ enum Heard {
     Stop,
 }
 
-/// A listener that is bound, with the certificates that it has now.
-struct Running {
-    listener: Listener,
-    swappable: Option<Swappable>,
-    /// Of the files that its certificates were reloaded from, where that is known.
-    digest: Option<[u8; 32]>,
-}
-
 /// What was read at the start, and how that stands.
 pub(crate) struct Stood {
     pub(crate) tls: Vec<Option<Swappable>>,
@@ -72,19 +66,10 @@ pub(crate) struct Stood {
 
 /// The thread's state.
 pub(crate) struct Reloader {
-    gateway: Arc<Gateway>,
-    /// What the process was started with: what a restart would change is told against it.
+    current: Current,
+    refusals: Refusals,
+    /// The configuration that the process was started with: differences to it take a restart.
     started: Config,
-    /// The last good configuration.
-    config: Config,
-    listeners: Vec<Running>,
-    sets: Vec<(Part, FileSet)>,
-    /// What each part stands refused for, so that it is told once.
-    refused: Vec<(Part, Refusal)>,
-    /// Which keys each file of a key directory has in service.
-    last_good: LastGood,
-    /// A key file without lines, in this state since then.
-    blank: Option<(Stamps, Instant)>,
     needs_restart: Vec<&'static str>,
     generation: u64,
     directories: Directories,
@@ -113,15 +98,17 @@ impl Reloader {
         });
         let sets = baseline.into_sets(&config).collect::<Vec<_>>();
         let running = |(listener, swappable)| Running { listener, swappable, digest: None };
-        let mut reloader = Reloader {
+        let current = Current {
             gateway,
             listeners: config.listeners.iter().cloned().zip(tls).map(running).collect(),
-            started: config.clone(),
-            config,
+            config: config.clone(),
             sets: Part::ALL.into_iter().zip(sets).collect(),
-            refused: Vec::new(),
             last_good,
-            blank: None,
+        };
+        let mut reloader = Reloader {
+            current,
+            refusals: Refusals::default(),
+            started: config,
             needs_restart: Vec::new(),
             generation: 0,
             directories,
@@ -136,7 +123,7 @@ impl Reloader {
 
     /// Watches and reloads until it is told to stop.
     pub(crate) fn run(mut self) -> Ended {
-        let poll = self.config.keys.watch.poll;
+        let poll = self.current.config.keys.watch.poll;
         self.watch();
         // What changed between the first reading and the watch is found here.
         let mut next_look = Instant::now();
@@ -173,7 +160,7 @@ impl Reloader {
     fn take(&mut self, first: Message) -> Heard {
         let (mut heard, mut asking) = (Heard::Nothing, None);
         if self.has_missed.swap(false, Ordering::Relaxed) {
-            self.sets.iter_mut().for_each(|(_, set)| set.missed());
+            self.current.sets.iter_mut().for_each(|(_, set)| set.missed());
             heard = Heard::Change;
         }
         let mut next = Some(first);
@@ -203,24 +190,24 @@ impl Reloader {
     /// Watches all that leads to the files that matter now.
     fn watch(&mut self) {
         let mut ways = WatchSet::default();
-        self.sets.iter_mut().for_each(|(_, set)| ways.join(set.ways()));
+        self.current.sets.iter_mut().for_each(|(_, set)| ways.join(set.ways()));
         self.directories.watch(&ways);
     }
 
     /// Whether the system told of something that matters.
     fn heard(&mut self, touched: &Touched) -> bool {
         // No short cut: each set takes note.
-        self.sets.iter_mut().fold(false, |matters, (_, set)| set.heard(touched) || matters)
+        self.current.sets.iter_mut().fold(false, |matters, (_, set)| set.heard(touched) || matters)
     }
 
     /// Looks at all parts and reloads those that have settled. Says when to look again, if something moves.
     fn look(&mut self, is_poll: bool) -> Option<Duration> {
         let mut again: Option<Duration> = None;
         for part in Part::ALL {
-            let mut look = self.set(part).map_or(Look::Same, |set| set.look(Instant::now(), is_poll));
+            let mut look = self.current.set(part).map_or(Look::Same, |set| set.look(Instant::now(), is_poll));
             // What could not be read may have been a passing fault.
-            let is_due = is_poll && self.may_have_passed(part)
-                || part == Part::Keys && self.blank_for().is_some_and(|left| left.is_zero());
+            let is_due = is_poll && self.refusals.may_have_passed(part, &self.current.config.keys.path)
+                || part == Part::Keys && self.refusals.blank_for().is_some_and(|left| left.is_zero());
             if look == Look::Changed || (look == Look::Same && is_due) {
                 look = match self.reload(part) {
                     Some(_done) => Look::Same,
@@ -229,12 +216,12 @@ impl Reloader {
             }
             if let Look::Changing(wait) = look {
                 if part == Part::Keys {
-                    self.blank = None;
+                    self.refusals.forget_blank();
                 }
                 again = Some(again.map_or(wait, |earlier| earlier.min(wait)));
             }
         }
-        let of_blank = self.blank_for();
+        let of_blank = self.refusals.blank_for();
         again.into_iter().chain(of_blank).min()
     }
 
@@ -244,11 +231,12 @@ impl Reloader {
         let has_settled = self.await_settled();
         let mut parts = Vec::new();
         for part in Part::ALL {
-            let stands_refused = self.stands_refused(part);
-            let look = self.set(part).map_or(Look::Same, |set| match has_settled || set.is_as_taken() {
-                true => set.look_settled(),
-                false => Look::Changing(UNSETTLED_LOOK),
-            });
+            let stands_refused = self.refusals.are_of(part);
+            let look =
+                self.current.set(part).map_or(Look::Same, |set| match has_settled || set.is_as_taken() {
+                    true => set.look_settled(),
+                    false => Look::Changing(UNSETTLED_LOOK),
+                });
             let outcome = match look {
                 Look::Same if !stands_refused => Some(Outcome::Unchanged),
                 Look::Same | Look::Changed => self.reload(part),
@@ -263,7 +251,7 @@ impl Reloader {
 
     /// Waits until nothing has moved for a moment, and not for ever: says whether that came.
     fn await_settled(&self) -> bool {
-        let stamps = || self.sets.iter().map(|(_, set)| Stamps::of(set.files())).collect::<Vec<_>>();
+        let stamps = || self.current.sets.iter().map(|(_, set)| Stamps::of(set.files())).collect::<Vec<_>>();
         let until = Instant::now() + ASKED_PATIENCE;
         let mut before = stamps();
         while Instant::now() < until {
@@ -277,39 +265,36 @@ impl Reloader {
         false
     }
 
-    fn set(&mut self, part: Part) -> Option<&mut FileSet> {
-        self.sets.iter_mut().find(|(known, _)| *known == part).map(|(_, set)| set)
-    }
-
     /// Reads a part anew and applies it, or keeps what is there. `None` where its files changed while they were read:
     /// what was read is nothing then, and the next look begins anew.
     fn reload(&mut self, part: Part) -> Option<Outcome> {
         // Whatever a file provokes, the next one must still be read.
-        let ready = panic::catch_unwind(AssertUnwindSafe(|| self.read(part))).unwrap_or_else(|_panic| {
-            Err(Fault::of_file(Path::new(part.name()), "an internal error; the log has more").into())
-        });
+        let ready =
+            panic::catch_unwind(AssertUnwindSafe(|| self.current.read(part))).unwrap_or_else(|_panic| {
+                Err(Fault::of_file(Path::new(part.name()), "an internal error; the log has more").into())
+            });
         let has_moved = match &ready {
             Ok(Ready::Config(ready)) => !ready.baseline.is_current(),
             _ => false,
         };
-        let set = self.set(part)?;
+        let set = self.current.set(part)?;
         let has_moved = has_moved || !set.is_as_taken();
         if has_moved {
             set.forget();
         }
         if part == Part::Keys && (has_moved || ready.is_err()) {
-            self.blank = None;
+            self.refusals.forget_blank();
         }
         if has_moved {
             return None;
         }
         let applied = ready.map_err(Refusal::from).and_then(|ready| self.apply(ready));
-        self.gateway.limiter.forget_unused_windows();
+        self.current.gateway.limiter.forget_unused_windows();
         let outcome = match applied {
             Ok(()) => {
-                self.refused.retain(|(refused, _)| *refused != part);
+                self.refusals.forget(part);
                 self.generation += 1;
-                self.gateway.reloads.applied(part.name(), self.generation);
+                self.current.gateway.reloads.applied(part.name(), self.generation);
                 Outcome::Applied
             }
             Err(refusal) => Outcome::Refused(self.refuse(part, refusal)),
@@ -317,17 +302,27 @@ impl Reloader {
         Some(outcome)
     }
 
+    /// Notes a refusal, and logs it unless that was done.
+    fn refuse(&mut self, part: Part, refusal: Refusal) -> Faults {
+        let Refusal { extent, faults } = &refusal;
+        self.current.gateway.reloads.refused(part.name(), self.generation, *extent, faults);
+        let faults = faults.clone();
+        self.refusals.note(part, refusal);
+        faults
+    }
+
     /// Puts what was read in the place of what was there.
     fn apply(&mut self, ready: Ready) -> Result<(), Refusal> {
         match ready {
             Ready::Config(ready) => self.apply_config(*ready),
             Ready::Keys(set) => {
-                self.has_stood_blank(&set)?;
+                let Current { gateway, config, .. } = &self.current;
+                self.refusals.has_stood_blank(&set, &config.keys.path, gateway.keys.len())?;
                 return self.apply_keys(set);
             }
             Ready::Certificates(good, faults) => {
                 for (number, config, digest) in good {
-                    let Some(running) = self.listeners.get_mut(number) else { continue };
+                    let Some(running) = self.current.listeners.get_mut(number) else { continue };
                     running.serve_with(config, digest);
                     tracing::info!(listener = %running.listener.address, "certificates reloaded");
                 }
@@ -341,16 +336,16 @@ impl Reloader {
 
     /// Entries at fault are told; the others' keys are live.
     fn apply_keys(&mut self, set: KeySet) -> Result<(), Refusal> {
-        let difference = self.gateway.keys.replace(&set);
+        let difference = self.current.gateway.keys.replace(&set);
         let (added, changed, removed) = (difference.added, difference.changed, difference.removed);
-        let (keys, secrets) = (set.keys, self.gateway.keys.len());
+        let (keys, secrets) = (set.keys, self.current.gateway.keys.len());
         if difference != Difference::default() || set.refused.is_empty() {
             tracing::info!(added, changed, removed, keys, secrets, "keys reloaded");
         }
         if keys == 0 && difference != Difference::default() {
-            tracing::warn!(file = %self.config.keys.path.display(), "the key store has no keys: nobody is let in");
+            tracing::warn!(file = %self.current.config.keys.path.display(), "the key store has no keys: nobody is let in");
         }
-        self.last_good = set.last_good;
+        self.current.last_good = set.last_good;
         if set.refused.is_empty() {
             return Ok(());
         }
@@ -360,9 +355,9 @@ impl Reloader {
 
     fn apply_config(&mut self, ready: ReadyConfig) {
         let ReadyConfig { config, listeners, baseline, keys, certificates, compiled } = ready;
-        let Gateway { snapshot, endpoints, .. } = &*self.gateway;
-        self.needs_restart = needs_restart(&config, &self.started, &self.listeners);
-        self.gateway.reloads.needs_restart(&self.needs_restart);
+        let Gateway { snapshot, endpoints, .. } = &*self.current.gateway;
+        self.needs_restart = needs_restart(&config, &self.started, &self.current.listeners);
+        self.current.gateway.reloads.needs_restart(&self.needs_restart);
         let upstreams = compiled.upstreams.clone();
         snapshot.store(Arc::new(compiled));
         endpoints.adopt(&upstreams);
@@ -370,19 +365,21 @@ impl Reloader {
             // Files of a directory, the others of which are good: no fault of the configuration.
             self.refuse(Part::Keys, refusal);
         }
-        for ((running, wanted), certificate) in self.listeners.iter_mut().zip(listeners).zip(certificates) {
+        for ((running, wanted), certificate) in
+            self.current.listeners.iter_mut().zip(listeners).zip(certificates)
+        {
             running.listener = wanted;
             if let Some(certificate) = certificate {
                 running.serve_with(certificate, None);
             }
         }
         // Those whose files stay keep their state.
-        for ((_, set), new) in self.sets.iter_mut().zip(baseline.into_sets(&config)) {
+        for ((_, set), new) in self.current.sets.iter_mut().zip(baseline.into_sets(&config)) {
             if set.files() != new.files() {
                 *set = new;
             }
         }
-        self.config = config;
+        self.current.config = config;
         let restart = self.needs_restart.join(", ");
         match restart.is_empty() {
             true => tracing::info!("configuration reloaded"),
@@ -392,15 +389,6 @@ impl Reloader {
                     "configuration reloaded, but for what takes a restart"
                 );
             }
-        }
-    }
-}
-
-impl Running {
-    fn serve_with(&mut self, config: Arc<ListenerTls>, digest: Option<[u8; 32]>) {
-        if let Some(swappable) = &self.swappable {
-            swappable.store(config);
-            self.digest = digest;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Part;
+use super::part::Part;
 use super::watch::{FileSet, Stamps};
 use crate::config::{Config, Listener, ReadFile};
 

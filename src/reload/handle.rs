@@ -5,33 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::part::Part;
 use super::watch::Touched;
 use crate::config::fault::Faults;
 
 const ROOM_INTERVAL: Duration = Duration::from_millis(10);
-
-/// What can be reloaded by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// The configuration, and the files that it takes credentials and upstreams' certificates from.
-    Config,
-    Keys,
-    /// The listeners' certificates.
-    Certificates,
-}
-
-impl Part {
-    pub(crate) const ALL: [Part; 3] = [Part::Config, Part::Keys, Part::Certificates];
-
-    /// Its name in logs, metrics and answers.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Part::Config => "config",
-            Part::Keys => "keys",
-            Part::Certificates => "certificates",
-        }
-    }
-}
 
 /// What became of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]

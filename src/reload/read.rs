@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::files::certificates_of;
+use super::current::{ASKED_SETTLE, Current, Running};
+use super::files::{Baseline, certificates_of};
+use super::part::Part;
 use super::watch::{digest_of, openable};
-use super::{ASKED_SETTLE, Baseline, Part, Reloader, Running};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
 use crate::keys::id_secret::IdSecret;
@@ -31,7 +32,7 @@ pub(super) struct ReadyConfig {
     pub(super) compiled: Snapshot,
 }
 
-impl Reloader {
+impl Current {
     pub(super) fn read(&self, part: Part) -> Result<Ready, Faults> {
         // Stores look for themselves, and one may be a directory.
         let sets = self.sets.iter().filter(|(known, _)| *known == part && part != Part::Keys);

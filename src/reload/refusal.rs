@@ -1,9 +1,11 @@
 //! What was not taken: the files as they are refused, and key files that may be about to be written.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::part::Part;
 use super::watch::Stamps;
-use super::{Part, Reloader};
+
 use crate::config::fault::{Fault, Faults};
 use crate::keys::set::KeySet;
 use crate::observe::reloads::Extent;
@@ -25,7 +27,16 @@ impl From<Faults> for Refusal {
     }
 }
 
-impl Reloader {
+/// What is refused at the moment.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    /// The refusal of each part, which is logged once.
+    refused: Vec<(Part, Refusal)>,
+    /// A key file without lines, in this state since then.
+    blank: Option<(Stamps, Instant)>,
+}
+
+impl Refusals {
     /// How long a key file without lines has to stand still yet before it lets nobody in.
     pub(super) fn blank_for(&self) -> Option<Duration> {
         let (_, since) = self.blank.as_ref()?;
@@ -33,25 +44,32 @@ impl Reloader {
     }
 
     /// Whether a part that stands refused may be good by now though nothing has touched it.
-    pub(super) fn may_have_passed(&self, part: Part) -> bool {
+    pub(super) fn may_have_passed(&self, part: Part, store: &Path) -> bool {
         let mut refused = self.refused.iter().filter(|(refused, _)| *refused == part);
         // Of entries it is known what they are; those of a directory may be files that could not be read.
-        refused.any(|(_, refusal)| refusal.extent == Extent::Whole || self.config.keys.path.is_dir())
+        refused.any(|(_, refusal)| refusal.extent == Extent::Whole || store.is_dir())
     }
 
-    /// Takes note of a refusal, and tells of it unless that was done.
-    pub(super) fn refuse(&mut self, part: Part, refusal: Refusal) -> Faults {
-        self.gateway.reloads.refused(part.name(), self.generation, refusal.extent, &refusal.faults);
-        let faults = refusal.faults.clone();
+    /// Notes a refusal, and logs it unless that was done.
+    pub(super) fn note(&mut self, part: Part, refusal: Refusal) {
         if !self.refused.iter().any(|(refused, known)| *refused == part && *known == refusal) {
-            Self::tell_refusal(part, &refusal);
-            self.refused.retain(|(refused, _)| *refused != part);
+            Self::log(part, &refusal);
+            self.forget(part);
             self.refused.push((part, refusal));
         }
-        faults
     }
 
-    fn tell_refusal(part: Part, refusal: &Refusal) {
+    /// The part was taken.
+    pub(super) fn forget(&mut self, part: Part) {
+        self.refused.retain(|(refused, _)| *refused != part);
+    }
+
+    /// The key file has changed, or was not read.
+    pub(super) fn forget_blank(&mut self) {
+        self.blank = None;
+    }
+
+    fn log(part: Part, refusal: &Refusal) {
         let stays = match refusal.extent {
             Extent::Whole => "refused; what was good before stays",
             Extent::Entries { .. } => "an entry was refused; its last good form stays, all others count",
@@ -64,17 +82,18 @@ impl Reloader {
         }
     }
 
-    fn stamps_of_keys(&self) -> Stamps {
-        Stamps::of(std::slice::from_ref(&self.config.keys.path))
-    }
-
     /// Whether a file without lines is known to be meant so.
-    pub(super) fn has_stood_blank(&mut self, set: &KeySet) -> Result<(), Refusal> {
-        if !set.is_blank || self.gateway.keys.len() == 0 {
+    pub(super) fn has_stood_blank(
+        &mut self,
+        set: &KeySet,
+        store: &PathBuf,
+        keys_in_service: usize,
+    ) -> Result<(), Refusal> {
+        if !set.is_blank || keys_in_service == 0 {
             self.blank = None;
             return Ok(());
         }
-        let stamps = self.stamps_of_keys();
+        let stamps = Stamps::of(std::slice::from_ref(store));
         let since = match self.blank.take() {
             Some((known, since)) if known == stamps => since,
             _ => Instant::now(),
@@ -84,10 +103,11 @@ impl Reloader {
         }
         self.blank = Some((stamps, since));
         let message = "the key file has no keys; once it has stood still for 5 s, nobody is let in";
-        Err(Faults::from(Fault::of_file(&self.config.keys.path, message)).into())
+        Err(Faults::from(Fault::of_file(store, message)).into())
     }
 
-    pub(super) fn stands_refused(&self, part: Part) -> bool {
+    /// Whether a part stands refused.
+    pub(super) fn are_of(&self, part: Part) -> bool {
         self.refused.iter().any(|(refused, _)| *refused == part)
     }
 }
