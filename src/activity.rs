@@ -2,6 +2,7 @@
 
 pub(crate) mod blocked;
 pub(crate) mod cut;
+mod list;
 pub(crate) mod unauthenticated;
 pub(crate) mod unauthenticated_use;
 
@@ -61,7 +62,7 @@ pub(crate) struct ConnectionActivity {
     /// Each request has a task of its own.
     is_multiplexed: AtomicBool,
     /// What is counted until a good key came, and what is held against the connection.
-    pub(crate) unauthenticated_use: UnauthenticatedUse,
+    pub(crate) unauthenticated_use: UnauthenticatedUse<ConnectionActivity>,
 }
 
 /// One request in service; dropping it ends it.

@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::config::fault::{Fault, Faults};
 use crate::config::Config;
+use crate::config::fault::{Fault, Faults};
 use crate::keys::cache::Difference;
 use crate::keys::directory::LastGood;
 use crate::keys::set::KeySet;

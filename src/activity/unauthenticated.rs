@@ -7,9 +7,8 @@
 //! just connected, of other addresses, come last where they are few: else newcomers would push out each other in their
 //! handshakes. Connections of trusted proxies are not listed.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -17,6 +16,7 @@ use tokio::sync::futures::Notified;
 
 use super::ConnectionActivity;
 use super::cut::CutReason;
+use super::list::{ConnectionList, ListEntry, Listed};
 use crate::address::host_part;
 
 /// Connections that are compared at most, from the oldest on: the search has to be short just when there are many. Where none of
@@ -35,34 +35,15 @@ const BETWEEN_HOLDERS: Duration = Duration::from_millis(100);
 /// All such connections.
 #[derive(Debug, Default)]
 pub(crate) struct UnauthenticatedConnections {
-    listed: Mutex<Listed>,
+    list: Arc<ConnectionList<ConnectionActivity>>,
     /// One more is listed.
     more: Notify,
 }
 
-#[derive(Debug, Default)]
-struct Listed {
-    /// Counts up: a smaller number is an older connection.
-    next: u64,
-    /// No good key was presented, or a bad one after it.
-    strangers: Ordered,
-    /// A good key was presented.
-    holders: Ordered,
-    /// When one of them was last looked for.
-    holders_asked: Option<Instant>,
-}
-
-/// `None` as an address is a neighbour on a unix socket.
-#[derive(Debug, Default)]
-struct Ordered {
-    by_age: BTreeMap<u64, Arc<ConnectionActivity>>,
-    by_address: BTreeMap<(Option<IpAddr>, u64), Arc<ConnectionActivity>>,
-}
-
 /// A connection that makes room for another one.
 enum Dispensable {
-    LineQuotas(Arc<ConnectionActivity>),
-    Holders(Arc<ConnectionActivity>),
+    Unauthenticated(Arc<ConnectionActivity>),
+    KeyHolders(Arc<ConnectionActivity>),
 }
 
 /// Which of the strangers' connections come into question.
@@ -74,43 +55,22 @@ enum Age {
     Any,
 }
 
-impl Ordered {
-    fn insert(&mut self, address: Option<IpAddr>, number: u64, activity: Arc<ConnectionActivity>) {
-        self.by_age.insert(number, activity.clone());
-        self.by_address.insert((address, number), activity);
-    }
-
-    fn remove(&mut self, address: Option<IpAddr>, number: u64) -> Option<Arc<ConnectionActivity>> {
-        self.by_address.remove(&(address, number));
-        self.by_age.remove(&number)
-    }
-
-    /// All connections, the oldest first.
-    fn all(&self) -> impl Iterator<Item = &Arc<ConnectionActivity>> {
-        self.by_age.values()
-    }
-
-    /// Those of one address.
-    fn of(&self, address: Option<IpAddr>) -> impl Iterator<Item = &Arc<ConnectionActivity>> {
-        self.by_address.range((address, 0)..=(address, u64::MAX)).map(|(_, activity)| activity)
-    }
-}
-
-impl Listed {
+impl Listed<ConnectionActivity> {
     /// The connection that makes room for one from this address.
     fn dispensable_for(&mut self, address: Option<IpAddr>) -> Option<Dispensable> {
-        let strangers = &self.strangers;
-        let settled = longest_idle(strangers.of(address), Age::Settled)
-            .or_else(|| longest_idle(strangers.all(), Age::Settled))
-            .or_else(|| longest_idle(strangers.of(address), Age::Any));
+        let unauthenticated = &self.unauthenticated;
+        let settled = longest_idle(unauthenticated.of(address), Age::Settled)
+            .or_else(|| longest_idle(unauthenticated.all(), Age::Settled))
+            .or_else(|| longest_idle(unauthenticated.of(address), Age::Any));
         if let Some(activity) = settled {
-            return Some(Dispensable::LineQuotas(activity.clone()));
+            return Some(Dispensable::Unauthenticated(activity.clone()));
         }
-        let are_few = strangers.by_age.len() < self.holders.by_age.len();
+        let are_few = unauthenticated.len() < self.holders.len();
         let holders = if are_few { self.at_rest_for(address) } else { None };
-        let newcomers = || longest_idle(self.strangers.all(), Age::Any).cloned().map(Dispensable::LineQuotas);
-        match holders.map(Dispensable::Holders).or_else(newcomers) {
-            None if !are_few => self.at_rest_for(address).map(Dispensable::Holders),
+        let newcomers =
+            || longest_idle(self.unauthenticated.all(), Age::Any).cloned().map(Dispensable::Unauthenticated);
+        match holders.map(Dispensable::KeyHolders).or_else(newcomers) {
+            None if !are_few => self.at_rest_for(address).map(Dispensable::KeyHolders),
             found => found,
         }
     }
@@ -129,41 +89,26 @@ impl Listed {
     }
 }
 
-/// A connection's entry; dropping it takes the connection off the list.
-#[derive(Debug)]
-pub(crate) struct ListEntry {
-    unauthenticated: Arc<UnauthenticatedConnections>,
-    address: Option<IpAddr>,
-    number: u64,
-}
-
 impl UnauthenticatedConnections {
     /// Lists a connection as a stranger's, unless it is listed so, until a good key is presented on it. Of IPv6, a /64 is one
     /// address.
-    pub(crate) fn enter(self: &Arc<Self>, address: Option<IpAddr>, activity: &Arc<ConnectionActivity>) {
+    pub(crate) fn enter(&self, address: Option<IpAddr>, activity: &Arc<ConnectionActivity>) {
         if activity.unauthenticated_use.is_listed() {
             return;
         }
-        let address = address.map(host_part);
-        let number = {
-            let mut listed = self.lock();
-            let number = listed.next;
-            listed.next += 1;
-            listed.strangers.insert(address, number, activity.clone());
-            number
-        };
-        activity.unauthenticated_use.enlist(ListEntry { unauthenticated: self.clone(), address, number });
+        let entry = ListEntry::new(&self.list, address.map(host_part), activity.clone());
+        activity.unauthenticated_use.enlist(entry);
         self.more.notify_waiters();
     }
 
     /// Ends one connection to make room for another one, from `address`. Says whether there was one to end.
     pub(crate) fn make_room(&self, address: Option<IpAddr>) -> bool {
         let address = address.map(host_part);
-        let found = self.lock().dispensable_for(address);
+        let found = self.list.lock().dispensable_for(address);
         // Its end takes it off the list, which takes the lock.
         match &found {
-            Some(Dispensable::LineQuotas(activity)) => activity.cut(CutReason::MadeRoom),
-            Some(Dispensable::Holders(activity)) => activity.cut_where_idle(),
+            Some(Dispensable::Unauthenticated(activity)) => activity.cut(CutReason::MadeRoom),
+            Some(Dispensable::KeyHolders(activity)) => activity.cut_where_idle(),
             None => {}
         }
         found.is_some()
@@ -171,18 +116,14 @@ impl UnauthenticatedConnections {
 
     /// Whether a connection is listed that could make room.
     pub(crate) fn may_make_room(&self) -> bool {
-        let listed = self.lock();
-        longest_idle(listed.strangers.all(), Age::Any).is_some()
+        let listed = self.list.lock();
+        longest_idle(listed.unauthenticated.all(), Age::Any).is_some()
             || (listed.may_ask_holders() && at_rest(listed.holders.all()).is_some())
     }
 
     /// Ready when one more is listed, counted from the call on.
     pub(crate) fn one_more(&self) -> Notified<'_> {
         self.more.notified()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Listed> {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -214,26 +155,6 @@ fn at_rest<'e>(
     activity.find(|activity| !activity.is_cut() && activity.is_at_rest())
 }
 
-impl ListEntry {
-    /// A good key was presented.
-    pub(super) fn becomes_holders(&self) {
-        let mut listed = self.unauthenticated.lock();
-        if let Some(activity) = listed.strangers.remove(self.address, self.number) {
-            listed.holders.insert(self.address, self.number, activity);
-        }
-    }
-}
-
-impl Drop for ListEntry {
-    fn drop(&mut self) {
-        let mut listed = self.unauthenticated.lock();
-        let activity = listed.strangers.remove(self.address, self.number);
-        let activity = activity.or_else(|| listed.holders.remove(self.address, self.number));
-        drop(listed);
-        drop(activity);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::task::{Context, Waker};
@@ -252,10 +173,10 @@ mod tests {
 
     /// How many strangers' connections are listed, and how many of key holders.
     fn numbers(unauthenticated: &UnauthenticatedConnections) -> [usize; 2] {
-        let listed = unauthenticated.lock();
-        [&listed.strangers, &listed.holders].map(|ordered| {
-            assert_eq!(ordered.by_age.len(), ordered.by_address.len());
-            ordered.by_age.len()
+        let listed = unauthenticated.list.lock();
+        [&listed.unauthenticated, &listed.holders].map(|ordered| {
+            assert_eq!(ordered.len(), ordered.by_address.len());
+            ordered.len()
         })
     }
 
@@ -297,7 +218,7 @@ mod tests {
         drop(in_service);
         assert!(!unauthenticated.may_make_room() && !make_room());
         rests(&holder);
-        unauthenticated.lock().holders_asked = None;
+        unauthenticated.list.lock().holders_asked = None;
         assert!(unauthenticated.may_make_room() && make_room(), "a key holder's goes between two requests");
         assert!(holder.is_cut() && !unauthenticated.may_make_room());
     }
@@ -360,7 +281,7 @@ mod tests {
         assert!(unauthenticated.make_room(Some("192.0.2.2".parse().unwrap())));
         assert_eq!(ends(), [false, false, true]);
         assert!(!unauthenticated.make_room(Some("192.0.2.3".parse().unwrap())), "not so soon again");
-        unauthenticated.lock().holders_asked = None;
+        unauthenticated.list.lock().holders_asked = None;
         assert!(unauthenticated.make_room(Some("192.0.2.3".parse().unwrap())));
         assert_eq!(ends(), [true, false, true]);
     }

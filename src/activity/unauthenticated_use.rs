@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
-use super::unauthenticated::ListEntry;
+use super::list::ListEntry;
 
 /// Answers that may be on their way at once to a client without a good key, on one HTTP/2 connection. Past it, a request that
 /// we would refuse is reset with REFUSED_STREAM, after which a client may ask again (RFC 9113, section 8.7), and an
@@ -24,9 +24,9 @@ const PATIENCE: usize = 64;
 /// What times of connections are counted from.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// A connection's standing.
-#[derive(Debug, Default)]
-pub(crate) struct UnauthenticatedUse {
+/// Use of a connection of type `C` before a good key was presented on it.
+#[derive(Debug)]
+pub(crate) struct UnauthenticatedUse<C> {
     /// A good key was presented.
     is_known: AtomicBool,
     /// Answers to requests without a good key that wait to be taken.
@@ -41,10 +41,26 @@ pub(crate) struct UnauthenticatedUse {
     /// Its entry among the connections that make room, and whether it is a stranger's there.
     is_listed: AtomicBool,
     has_ended: AtomicBool,
-    entry: Mutex<Option<ListEntry>>,
+    entry: Mutex<Option<ListEntry<C>>>,
 }
 
-impl UnauthenticatedUse {
+impl<C> Default for UnauthenticatedUse<C> {
+    fn default() -> Self {
+        UnauthenticatedUse {
+            is_known: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+            abuses: AtomicUsize::new(0),
+            waker: AtomicWaker::new(),
+            idle_since: AtomicU64::new(0),
+            is_listed: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            entry: Mutex::new(None),
+        }
+    }
+}
+
+impl<C> UnauthenticatedUse<C> {
     /// A good key was presented: what follows is its holder's.
     pub(crate) fn note_authenticated(&self) {
         if !self.is_known() || self.is_listed() {
@@ -60,7 +76,7 @@ impl UnauthenticatedUse {
     }
 
     /// The connection may be ended to make room for another one, unless it has ended: a stream of it may outlive it.
-    pub(super) fn enlist(&self, entry: ListEntry) {
+    pub(super) fn enlist(&self, entry: ListEntry<C>) {
         self.note_idle();
         let mut listed = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = match self.has_ended.load(Ordering::Relaxed) {
@@ -174,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_stranger_has_few_requests_open_and_each_comes_back() {
-        let unauthenticated_use = UnauthenticatedUse::default();
+        let unauthenticated_use = UnauthenticatedUse::<()>::default();
         assert!((0..STREAMS).all(|_| unauthenticated_use.begins(0)));
         assert!(!unauthenticated_use.begins(0));
         (0..2).for_each(|_| unauthenticated_use.ends());
