@@ -97,7 +97,7 @@ pub(crate) async fn serve(bound: Bound, admin: Admin) {
     let local = bound.local().clone();
     let admin = Arc::new(admin);
     let watched = admin.clone();
-    tokio::spawn(async move { watched.history.keep(&watched.gateway.observers).await });
+    tokio::spawn(async move { watched.history.keep(|| watched.gateway.observers.sums()).await });
     if let Err(error) = accept_all(bound, admin).await {
         tracing::error!(listener = %local, %error, "the admin listener ended");
     }

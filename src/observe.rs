@@ -4,6 +4,7 @@
 //! is dropped. It holds key ids, never secrets, and the path without its query.
 
 pub(crate) mod audit;
+mod hex;
 pub(crate) mod histogram;
 pub(crate) mod history;
 mod line;
@@ -37,6 +38,7 @@ pub(crate) use log::Logs;
 use naming::Naming;
 use observer::Observer;
 pub(crate) use outcome::Outcome;
+use shown::with_sources;
 use tally::Finished;
 use trace::TraceContext;
 use usage::{KeyLabel, Usage};
@@ -82,7 +84,7 @@ fn new_request_id() -> HeaderValue {
     const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
     let next = SEQUENCE.get().wrapping_add(STEP);
     SEQUENCE.set(next);
-    HeaderValue::from_bytes(&line::hex(next)).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    HeaderValue::from_bytes(&hex::hex(next)).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
 /// The id of a refusal that hyper itself made, where no request was read.
@@ -368,7 +370,7 @@ impl Drop for OpenRecord {
         };
         self.observer.finished(&finished, self.decided.is_some());
         if let (Some(tracer), Some(context)) = (&self.observer.logs.traces, self.context) {
-            tracer.tell(context, || self.line.span(context, took));
+            tracer.queue(context, || self.line.span(context, took));
         }
         if !self.has_access_line() {
             return;
@@ -379,28 +381,6 @@ impl Drop for OpenRecord {
             false => line.write_pretty(out, took),
         });
     }
-}
-
-/// This moment as RFC 3339 has it, with microseconds, in UTC.
-fn timestamp() -> String {
-    format!("{:.6}", jiff::Timestamp::now())
-}
-
-/// A field of a line for people, where it has a value.
-fn optional(name: &str, value: Option<&str>) -> String {
-    value.map(|value| format!(" {name}={value}")).unwrap_or_default()
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn with_sources<E: std::error::Error + ?Sized>(error: &E) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn protocol(version: Version) -> &'static str {

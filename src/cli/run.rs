@@ -12,7 +12,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::hooks::Hooks;
 use crate::net::inherited::Inherited;
-use crate::observe::{Logs, log, trace};
+use crate::observe::trace::export;
+use crate::observe::{Logs, log};
 use crate::reload::Handle;
 
 #[derive(Debug, Args)]
@@ -47,7 +48,7 @@ impl Run {
             .map_err(|(target, error)| Failure::Failed(format!("can't log to {target}: {error}")))?;
         let (logs, _sent_at_the_end) = match &config.traces {
             Some(traces) => {
-                let (tracer, guard) = trace::start(traces, &logs.threads)?;
+                let (tracer, guard) = export::start(traces, &logs.threads)?;
                 (logs.traced_by(tracer), Some(guard))
             }
             None => (logs, None),

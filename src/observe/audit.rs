@@ -9,7 +9,8 @@ use http::Method;
 use serde::Serialize;
 
 use super::line_quotas::{Kind, LineSource};
-use super::{LogWriter, Logs, optional, shown, timestamp, with_sources};
+use super::log::{LogWriter, Logs};
+use super::shown::{self, optional, timestamp, with_sources};
 use crate::denial::Denial;
 
 /// What is worth a look although it was let in.

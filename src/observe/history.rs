@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::histogram::Histogram;
-use super::observer::Observers;
 
 /// How often a sample is taken.
 pub(crate) const STEP: Duration = Duration::from_secs(5);
@@ -40,12 +39,12 @@ pub(crate) struct History(Mutex<VecDeque<(Instant, Sums)>>);
 
 impl History {
     /// Takes samples for as long as the process lives.
-    pub(crate) async fn keep(&self, observers: &Observers) {
+    pub(crate) async fn keep(&self, sums: impl Fn() -> Sums) {
         let mut tick = tokio::time::interval(STEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.add(Instant::now(), observers.sums());
+            self.add(Instant::now(), sums());
         }
     }
 

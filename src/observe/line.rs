@@ -10,9 +10,10 @@ use http::{HeaderValue, Method};
 use jiff::Timestamp;
 
 use super::audit::Subject;
+use super::hex::text;
 use super::naming::Naming;
 use super::outcome::Outcome;
-use super::shown;
+use super::shown::{self, optional};
 use super::tally::Refused;
 use super::trace::{Span, TraceContext};
 use crate::address;
@@ -174,12 +175,12 @@ impl AccessLine {
             took.as_secs_f64() * 1e3,
             self.bytes_sent,
             self.outcome.word(),
-            super::optional("code", self.code),
-            super::optional("cause", self.cause.as_deref().map(shown::visible).as_deref()),
-            super::optional("key", self.named.key_id()),
-            super::optional("claimed_key", self.named.claimed_key_id()),
-            super::optional("route", self.route()),
-            super::optional("client", client.as_deref()),
+            optional("code", self.code),
+            optional("cause", self.cause.as_deref().map(shown::visible).as_deref()),
+            optional("key", self.named.key_id()),
+            optional("claimed_key", self.named.claimed_key_id()),
+            optional("route", self.route()),
+            optional("client", client.as_deref()),
             of(&self.request_id),
         );
     }
@@ -188,11 +189,6 @@ impl AccessLine {
 /// Ids are visible ASCII.
 fn of(value: &HeaderValue) -> &str {
     value.to_str().unwrap_or_default()
-}
-
-/// Hex digits as text.
-pub(super) fn text(digits: &[u8]) -> &str {
-    std::str::from_utf8(digits).unwrap_or_default()
 }
 
 /// `name` with its comma, quotes and colon, and the value as JSON's; nothing where there is none.
@@ -263,21 +259,6 @@ fn write_now(out: &mut Vec<u8>) {
     out.push(b'Z');
 }
 
-/// The 32 hex digits of a number.
-pub(super) fn hex(number: u128) -> [u8; 32] {
-    let mut digits = [0; 32];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
-        if let [high, low] = pair {
-            (*high, *low) = (hex_digit(byte >> 4), hex_digit(byte & 15));
-        }
-    }
-    digits
-}
-
-fn hex_digit(nibble: u8) -> u8 {
-    nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,8 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_and_hex_digits() {
-        assert_eq!(&hex(0x0123_4567_89ab_cdef_0000_0000_0000_00ff), b"0123456789abcdef00000000000000ff");
+    fn digits_and_milliseconds() {
         let mut out = Vec::new();
         write_digits::<6>(&mut out, 42);
         assert_eq!(out, b"000042");

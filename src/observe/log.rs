@@ -14,8 +14,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
 use super::line_quotas::{Kind, LeftOut, LineQuotas, LineSource};
-use super::timestamp;
-use super::trace::Tracer;
+use super::shown::timestamp;
+use super::trace::export::Tracer;
 use crate::config::{Log, LogFormat, LogTarget};
 use crate::threads::Threads;
 use sink::Sink;

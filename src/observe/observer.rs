@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::Logs;
 use super::histogram::{Histogram, OF_OURS};
 use super::history::Sums;
+use super::log::Logs;
 use super::tally::{Finished, Gone, NO_ROUTE, RECENT, Refused, Tally};
 
 /// What a worker tells of its requests, and counts of them.

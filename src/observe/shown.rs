@@ -55,6 +55,28 @@ fn is_cut(text: &str, limit: usize) -> bool {
     is_mark && shown.len() <= limit && shown.len() + 4 > limit
 }
 
+/// This moment as RFC 3339 has it, with microseconds, in UTC.
+pub(super) fn timestamp() -> String {
+    format!("{:.6}", jiff::Timestamp::now())
+}
+
+/// A field of a line for people, where it has a value.
+pub(super) fn optional(name: &str, value: Option<&str>) -> String {
+    value.map(|value| format!(" {name}={value}")).unwrap_or_default()
+}
+
+/// An error and what caused it, in one line.
+pub(super) fn with_sources<E: std::error::Error + ?Sized>(error: &E) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// Whether a character is not seen, or changes how others are seen: controls, zero-width characters, separators of lines,
 /// and those that turn the direction of text (Unicode Standard Annex 9; Trojan Source, CVE-2021-42574).
 fn is_hidden(c: char) -> bool {

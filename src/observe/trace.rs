@@ -3,7 +3,7 @@
 //! Without `traces` in the configuration nothing of this is done, and `traceparent` passes as it came: one that we began would
 //! take the decision on sampling from whoever stands behind us.
 
-mod export;
+pub(crate) mod export;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,8 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::line::{hex, text};
-pub(crate) use export::{Tracer, start};
+use super::hex::{hex, span_hex, text};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -68,10 +67,6 @@ impl TraceContext {
     }
 }
 
-fn span_hex(span: u64) -> String {
-    format!("{span:016x}")
-}
-
 /// `version-trace-parent-flags`, in lower-case hex (section 3.2). A later version's is read by its first four parts.
 fn parse(value: &[u8]) -> Option<(u128, u64, u8)> {
     let value = std::str::from_utf8(value).ok()?;
@@ -93,7 +88,7 @@ fn parse(value: &[u8]) -> Option<(u128, u64, u8)> {
 
 /// What a collector is told of a request that is over, by OpenTelemetry's names for HTTP servers.
 #[derive(Debug)]
-pub(super) struct Span {
+pub(crate) struct Span {
     pub(super) context: TraceContext,
     pub(super) ended: SystemTime,
     pub(super) took: Duration,

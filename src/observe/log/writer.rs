@@ -93,7 +93,7 @@ impl LogWriter {
     }
 
     /// Queues an access line; `write` writes it without its end, and is told whether as JSON.
-    pub(in crate::observe) fn access(&self, write: impl FnOnce(&mut Vec<u8>, bool)) {
+    pub(crate) fn access(&self, write: impl FnOnce(&mut Vec<u8>, bool)) {
         // Built outside the lock, where the thread's last one was.
         let mut line = SCRATCH.take();
         line.clear();
@@ -105,7 +105,7 @@ impl LogWriter {
     }
 
     /// Queues a line of the audit, for which there is room when there is none for access lines.
-    pub(in crate::observe) fn audit<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
+    pub(crate) fn audit<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
         let mut text = if self.is_json {
             serde_json::to_vec(line).unwrap_or_default()
         } else {

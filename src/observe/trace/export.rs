@@ -17,8 +17,9 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use super::{Span, TraceContext, span_hex, text};
+use super::{Span, TraceContext};
 use crate::config::Traces;
+use crate::observe::hex::{hex, span_hex, text};
 use crate::threads::{Duty, Ended, Threads};
 
 /// Spans that wait to be sent.
@@ -59,12 +60,12 @@ pub(crate) struct TracerGuard {
 
 impl Tracer {
     /// A request's own trace, which may go on from its caller's.
-    pub(in crate::observe) fn begin(&self) -> TraceContext {
+    pub(crate) fn begin(&self) -> TraceContext {
         TraceContext::begin(self.sample)
     }
 
     /// Queues the span, where its trace is recorded.
-    pub(in crate::observe) fn tell(&self, context: TraceContext, span: impl FnOnce() -> Span) {
+    pub(crate) fn queue(&self, context: TraceContext, span: impl FnOnce() -> Span) {
         if context.is_sampled && self.sender.try_send(Message::Span(Box::new(span()))).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -236,7 +237,7 @@ fn span(span: &Span) -> Value {
     let is_error = span.status >= 500 || span.status == 0;
     let route = span.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
     json!({
-        "traceId": text(&super::hex(trace)),
+        "traceId": text(&hex(trace)),
         "spanId": span_hex(id),
         "parentSpanId": parent.map(span_hex).unwrap_or_default(),
         "name": format!("{method}{route}"),
