@@ -4,36 +4,34 @@
 //! a change takes one everywhere: the token of `admin.token_file`, or a key with `admin`.
 
 mod access;
+mod answer;
 mod changes;
 mod events;
 mod keys;
-pub(crate) mod page;
+mod outlook;
+mod page;
 mod path;
-pub(crate) mod scrape;
-pub(crate) mod status;
+mod reachable;
+mod scrape;
+pub(crate) mod state;
+mod status;
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
-};
+use http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -49,17 +47,15 @@ use crate::net::listen::{Bound, Stream};
 use crate::net::local::Local;
 use crate::net::phase::WireTimeouts;
 use crate::net::presence::Peered;
-use crate::net::tls::Swappable;
 use crate::net::wire::Wire;
 use crate::observe::audit::{Subject, refused_at_admin};
-use crate::observe::history::History;
-use crate::observe::observer::Observer;
 use crate::observe::{self, X_REQUEST_ID, metrics};
-use crate::proxy::Gateway;
-use crate::reload::{Handle, Outcome, Report};
-use access::Actor;
+use crate::reload::{Outcome, Report};
+use access::{Actor, Visitor};
+use answer::{AdminBody, data, typed, whole};
 use changes::Change;
 use path::{AdminPath, Probe};
+use state::Admin;
 
 /// Connections at once: probes need few, and nobody else should take descriptors from the data path.
 const MAX_CONNECTIONS: usize = 64;
@@ -68,29 +64,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Behind an error of accept, descriptors that ran out most likely.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-
-/// What the admin listener needs to answer.
-#[derive(Debug)]
-pub(crate) struct Admin {
-    pub(crate) gateway: Arc<Gateway>,
-    pub(crate) reload: Handle,
-    pub(crate) token_file: Option<PathBuf>,
-    /// Names that it is asked by, beside addresses and `localhost`.
-    pub(crate) hosts: Vec<String>,
-    /// Whether it takes upstreams that can be connected to, to be ready.
-    pub(crate) ready_with_upstreams: bool,
-    pub(crate) started: Timestamp,
-    pub(crate) observer: Arc<Observer>,
-    /// Where TLS is spoken, and with what.
-    pub(crate) certificates: Vec<(Local, Swappable)>,
-    pub(crate) outlook: scrape::Cached,
-    pub(crate) reachable: status::Reachable,
-    pub(crate) history: History,
-    /// The last pages of keys that people looked at.
-    pub(crate) looked_at: page::LookedAt,
-    /// Streams of events that are open.
-    pub(crate) streams: AtomicUsize,
-}
 
 /// Serves until the process ends: `/livez` answers to the last, `/readyz` says when traffic should go elsewhere.
 pub(crate) async fn serve(bound: Bound, admin: Admin) {
@@ -190,16 +163,6 @@ where
         .serve_connection(TokioIo::new(wire), service)
         .await;
 }
-
-/// Whoever is at the other end of a connection.
-struct Visitor {
-    admin: Arc<Admin>,
-    is_local: bool,
-    peer: Option<IpAddr>,
-}
-
-/// An answer's body: one that is there, or one that goes on.
-type AdminBody = UnsyncBoxBody<Bytes, Infallible>;
 
 impl Visitor {
     async fn answer(&self, request: Request<Incoming>) -> Response<AdminBody> {
@@ -351,21 +314,4 @@ fn told(report: &Report) -> Result<Response<AdminBody>, Denial> {
 /// The document that describes the API (OpenAPI 3.1).
 fn openapi() -> String {
     include_str!("admin/openapi.json").replace("\"0.0.0\"", concat!("\"", env!("CARGO_PKG_VERSION"), "\""))
-}
-
-/// What was asked for, as `{"success": true, "data": …}`.
-fn data(value: &Value) -> Response<AdminBody> {
-    typed(format!("{}\n", json!({"success": true, "data": value})), "application/json")
-}
-
-fn typed(body: String, content_type: &'static str) -> Response<AdminBody> {
-    let mut response = Response::new(whole(Bytes::from(body)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    // Figures of this moment, and names of keys: nobody between keeps them.
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn whole(bytes: Bytes) -> AdminBody {
-    Full::new(bytes).boxed_unsync()
 }

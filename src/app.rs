@@ -12,19 +12,15 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin;
-use crate::admin::page::LookedAt;
-use crate::admin::scrape::Cached;
-use crate::admin::status::Reachable;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Address, Admin, Config, Limits};
@@ -41,7 +37,6 @@ use crate::net::listen::{self, Bound, Intake};
 use crate::net::local::Local;
 use crate::net::tls::{self, ListenerTls, Swappable};
 use crate::observe::Logs;
-use crate::observe::history::History;
 use crate::observe::observer::Observers;
 use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
@@ -246,23 +241,7 @@ impl App {
         threads.spawn(Duty::Reload, "reload", move || reloader.run())?;
         start_tasks(&gateway);
         if let Some(bound) = admin {
-            let observer = gateway.observers.apart();
-            let (gateway, reload) = (gateway.clone(), reload.clone());
-            let admin = admin::Admin {
-                gateway,
-                reload,
-                token_file: listener.token_file,
-                hosts: listener.hosts,
-                ready_with_upstreams: listener.ready_with_upstreams,
-                started: Timestamp::now(),
-                observer,
-                certificates,
-                outlook: Cached::default(),
-                reachable: Reachable::default(),
-                history: History::default(),
-                looked_at: LookedAt::default(),
-                streams: AtomicUsize::new(0),
-            };
+            let admin = admin::state::Admin::new(gateway.clone(), reload.clone(), listener, certificates);
             threads.spawn_task("admin", admin::serve(bound, admin));
         }
         let (permits, crowd) =

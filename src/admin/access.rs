@@ -1,6 +1,7 @@
 //! Who may ask the admin listener, and by what name.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::Visitor;
+use super::state::Admin;
 use crate::bom;
 use crate::denial::Denial;
 use crate::gate;
@@ -43,6 +44,13 @@ impl Actor {
             Actor::Key(id) => id,
         }
     }
+}
+
+/// Whoever is at the other end of a connection.
+pub(super) struct Visitor {
+    pub(super) admin: Arc<Admin>,
+    pub(super) is_local: bool,
+    pub(super) peer: Option<IpAddr>,
 }
 
 impl Visitor {

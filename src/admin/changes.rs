@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::access::Actor;
-use super::{Admin, AdminBody, data, keys};
+use super::answer::{AdminBody, data};
+use super::keys;
+use super::state::Admin;
 use crate::config::decode::parse_duration;
 use crate::config::{AgeAction, Quota};
 use crate::denial::Denial;

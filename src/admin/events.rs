@@ -15,7 +15,9 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::{Admin, AdminBody, status};
+use super::answer::AdminBody;
+use super::state::Admin;
+use super::status;
 use crate::denial::Denial;
 
 /// Refusals are looked for so often: a page has time to bring one in within a second.

@@ -3,12 +3,13 @@
 //! Invariants: all that others chose (names, paths, reasons) is text, which the template engine escapes; the policy lets
 //! nothing run and nothing be shown but what stands in `page.html`.
 
+mod figures;
+pub(crate) mod looked_at;
 mod view;
 
-use std::collections::HashMap;
 use std::io::Write;
-use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use askama::Template;
 use base64::Engine;
@@ -25,10 +26,13 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use figures::{count, seconds};
 use view::{Certificate, Keys, Refusal, ShownCertificate, Status, Trend};
 
+use super::answer::{AdminBody, whole};
 use super::keys::Page;
-use super::{Admin, AdminBody, status, whole};
+use super::state::Admin;
+use super::status;
 use crate::ago::{ahead_or_ago, span};
 use crate::denial::Denial;
 use crate::digest::sha256;
@@ -40,11 +44,6 @@ const KEYS: usize = 25;
 /// How a browser is told to ask for the credential, which is the password (RFC 7617).
 pub(super) const BASIC: HeaderValue =
     HeaderValue::from_static("Basic realm=\"bearward admin: the token is the password\", charset=\"UTF-8\"");
-/// Of a page of keys: it is shown for so many times as long as it took to make, so that however many look, they take a
-/// twentieth of a processor for it.
-const SHOWN_FOR: u32 = 20;
-/// Pages that are remembered.
-const MAX_PAGES: usize = 16;
 /// How high sparklines are, and how far their points are apart, in units of their view boxes.
 const HEIGHT: f64 = 30.0;
 const APART: usize = 2;
@@ -130,37 +129,6 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Pages of keys as they were a moment ago, by the key that each begins behind.
-#[derive(Debug, Default)]
-pub(crate) struct LookedAt(Mutex<HashMap<String, Look>>);
-
-#[derive(Debug)]
-struct Look {
-    /// Of the configuration and the keys.
-    generation: u64,
-    until: Instant,
-    keys: Value,
-}
-
-impl LookedAt {
-    /// Few keys are looked up at each look; of a million, a walk through all is worth keeping for some seconds.
-    fn keys(&self, admin: &Admin, page: &Page) -> Value {
-        let generation = admin.gateway.reloads.state().generation;
-        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let began = Instant::now();
-        looks.retain(|_, look| look.generation == generation && began < look.until);
-        if let Some(look) = looks.get(page.after()) {
-            return look.keys.clone();
-        }
-        let keys = page.of(admin);
-        let until = Instant::now() + began.elapsed() * SHOWN_FOR;
-        if looks.len() < MAX_PAGES {
-            looks.insert(page.after().to_owned(), Look { generation, until, keys: keys.clone() });
-        }
-        keys
-    }
-}
-
 /// What the API tells, in the types of this page.
 fn read<T: DeserializeOwned>(told: Value) -> Result<T, Denial> {
     serde_json::from_value(told).map_err(|error| Denial::internal().caused_by(error.to_string()))
@@ -182,6 +150,7 @@ impl StatusPage {
             (false, true) => ("Ready", true),
             (false, false) => ("Not ready", false),
         };
+        let generation = admin.gateway.reloads.state().generation;
         let store = std::path::Path::new(&status.store.path).file_name().unwrap_or_default();
         Ok(StatusPage {
             now,
@@ -191,7 +160,7 @@ impl StatusPage {
             last_reload: last_reload.unwrap_or_default(),
             certificates: certificates.into_iter().map(|certificate| certificate.shown(now)).collect(),
             tiles: tiles(&status),
-            keys: read(admin.looked_at.keys(admin, page))?,
+            keys: read(admin.looked_at.keys(generation, page.after(), || page.of(admin)))?,
             is_continued: page.is_continued(),
             store_file: store.to_string_lossy().into_owned(),
             refused: status.refusals.values().sum(),
@@ -245,29 +214,6 @@ fn points(numbers: &[f64]) -> String {
     numbers.iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
 }
 
-/// With a comma between thousands.
-fn count(number: impl std::borrow::Borrow<u64>) -> String {
-    let digits = number.borrow().to_string();
-    let mut told = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            told.push(',');
-        }
-        told.push(digit);
-    }
-    told
-}
-
 fn ago(at: Option<&Timestamp>) -> String {
     at.map(|at| ahead_or_ago(Timestamp::now(), *at)).unwrap_or_default()
-}
-
-/// As people tell it: in the unit that leaves one to three digits before the point.
-fn seconds(seconds: f64) -> String {
-    match seconds {
-        0.0 => "0".to_owned(),
-        ..0.001 => format!("{} µs", (seconds * 1e6).round()),
-        ..1.0 => format!("{} ms", (seconds * 1e4).round() / 10.0),
-        _ => format!("{seconds:.1} s"),
-    }
 }

@@ -1,38 +1,10 @@
 //! Puts together what metrics and the status tell, at the moment that somebody asks.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use jiff::Timestamp;
-
-use super::Admin;
-use crate::keys::outlook::{Outlook, ROTATION_AGE};
+use super::state::Admin;
+use crate::keys::outlook::Outlook;
 use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape};
 use crate::proxy::Gateway;
 use crate::upstream::endpoints::Named;
-
-/// What is ahead of the keys is looked at anew after this long, or after a reload: a million keys take their time.
-const OUTLOOK_AGE: Duration = Duration::from_secs(30);
-
-/// The keys' outlook, as it was a moment ago.
-#[derive(Debug, Default)]
-pub(crate) struct Cached(Mutex<Option<(u64, Instant, Outlook)>>);
-
-impl Cached {
-    pub(super) fn outlook(&self, gateway: &Gateway) -> Outlook {
-        let generation = gateway.reloads.state().generation;
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*cached {
-            Some((of, at, outlook)) if *of == generation && at.elapsed() < OUTLOOK_AGE => outlook.clone(),
-            _ => {
-                let age = gateway.snapshot.load().max_age.map_or(ROTATION_AGE, |max_age| max_age.age);
-                let outlook = Outlook::of(&gateway.keys, Timestamp::now(), age);
-                *cached = Some((generation, Instant::now(), outlook.clone()));
-                outlook
-            }
-        }
-    }
-}
 
 /// All endpoints, as the last requests found them. A name without an address is one that is not well.
 pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {

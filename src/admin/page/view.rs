@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
-use super::count;
+use super::figures::count;
 use crate::ago::ahead_or_ago;
 
 /// A certificate that ends within this time is marked, and one within the second is told as a fault.

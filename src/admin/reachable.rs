@@ -1,0 +1,42 @@
+//! Whether upstreams take connections, kept for a moment.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+
+use crate::snapshot::Snapshot;
+
+/// An upstream that takes no connection in this time is none.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Probes are open to all: however many come, upstreams are asked no more often than this.
+const LOOK_AGE: Duration = Duration::from_secs(1);
+
+/// Whether upstreams could be connected to when that was looked at last.
+#[derive(Debug, Default)]
+pub(crate) struct Reachable(Mutex<Option<(Instant, bool)>>);
+
+impl Reachable {
+    /// Looks, or takes the last look where that was a moment ago.
+    pub(super) async fn look(&self, snapshot: &Snapshot) -> bool {
+        let mut last = self.0.lock().await;
+        if let Some((at, is_reachable)) = *last
+            && at.elapsed() < LOOK_AGE
+        {
+            return is_reachable;
+        }
+        let of_all = snapshot.upstreams.iter().map(|upstream| async {
+            let endpoints = upstream.endpoints();
+            let fit = endpoints.iter().filter(|endpoint| !endpoint.health.is_failing_checks());
+            join_all(fit.map(|endpoint| endpoint.is_reachable(CONNECT_LIMIT))).await.contains(&true)
+        });
+        let is_reachable = !join_all(of_all).await.contains(&false);
+        *last = Some((Instant::now(), is_reachable));
+        is_reachable
+    }
+
+    /// What the last look found; nothing is wrong where there was none.
+    pub(super) fn last(&self) -> bool {
+        self.0.try_lock().map_or(true, |last| last.is_none_or(|(_, is_reachable)| is_reachable))
+    }
+}

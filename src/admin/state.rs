@@ -1,0 +1,67 @@
+//! The state of the admin listener, which all of its answers share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use jiff::Timestamp;
+
+use super::outlook::CachedOutlook;
+use super::page::looked_at::LookedAt;
+use super::reachable::Reachable;
+use crate::config;
+use crate::net::local::Local;
+use crate::net::tls::Swappable;
+use crate::observe::history::History;
+use crate::observe::observer::Observer;
+use crate::proxy::Gateway;
+use crate::reload::Handle;
+
+/// What the admin listener needs to answer.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) reload: Handle,
+    pub(super) token_file: Option<PathBuf>,
+    /// Names that it is asked by, beside addresses and `localhost`.
+    pub(super) hosts: Vec<String>,
+    /// Whether it takes upstreams that can be connected to, to be ready.
+    pub(super) ready_with_upstreams: bool,
+    pub(super) started: Timestamp,
+    pub(super) observer: Arc<Observer>,
+    /// Where TLS is spoken, and with what.
+    pub(super) certificates: Vec<(Local, Swappable)>,
+    pub(super) outlook: CachedOutlook,
+    pub(super) reachable: Reachable,
+    pub(super) history: History,
+    /// The last pages of keys that people looked at.
+    pub(super) looked_at: LookedAt,
+    /// Streams of events that are open.
+    pub(super) streams: AtomicUsize,
+}
+
+impl Admin {
+    /// The state at the start. `certificates`: those of each listener with TLS.
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        reload: Handle,
+        listener: config::Admin,
+        certificates: Vec<(Local, Swappable)>,
+    ) -> Self {
+        Admin {
+            observer: gateway.observers.apart(),
+            gateway,
+            reload,
+            token_file: listener.token_file,
+            hosts: listener.hosts,
+            ready_with_upstreams: listener.ready_with_upstreams,
+            started: Timestamp::now(),
+            certificates,
+            outlook: CachedOutlook::default(),
+            reachable: Reachable::default(),
+            history: History::default(),
+            looked_at: LookedAt::default(),
+            streams: AtomicUsize::new(0),
+        }
+    }
+}
