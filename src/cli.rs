@@ -4,26 +4,28 @@
 
 mod check;
 mod client;
+mod config_path;
 mod demo;
 mod explain;
+mod failure;
 mod healthcheck;
 mod keys;
 mod reload;
 mod run;
 mod shown;
+mod signals;
+mod terminal;
 
 use std::ffi::OsStr;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::StartError;
-use crate::config::fault::{Fault, Faults};
 use crate::config::schema;
 use crate::keys::Credential;
+use config_path::config_path;
+use failure::Failure;
+use terminal::{print, say};
 
 const EX_CONFIG: u8 = 78;
 
@@ -63,46 +65,6 @@ enum Command {
     Man,
     /// Print the version
     Version,
-}
-
-/// Why a command failed, and what the process exits with.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// Said already; exit 1.
-    Failed(String),
-    /// Wrong usage that clap can't see; exit 2.
-    Usage(String),
-    /// Faults in files; exit 78.
-    Faults(Faults),
-    /// Faults of a configuration, or of the files that it names; exit 78.
-    InConfig(Faults, PathBuf),
-}
-
-impl From<Faults> for Failure {
-    fn from(faults: Faults) -> Self {
-        Failure::Faults(faults)
-    }
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Failure::Faults(fault.into())
-    }
-}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Faults(faults) => Failure::Faults(faults),
-            StartError::System { .. } => Failure::Failed(error.to_string()),
-        }
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Failure::Failed(error.to_string())
-    }
 }
 
 /// Parses the arguments and does what they ask.
@@ -166,55 +128,4 @@ fn complain(message: &str, code: u8) -> ExitCode {
         say(&format!("bearward: {line}"));
     }
     ExitCode::from(code)
-}
-
-/// Writes to standard output, where a command's result goes.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // `bearward … | head` has what it wanted.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
-}
-
-/// Writes a line to standard error, where everything else goes.
-fn say(line: &str) {
-    let _nobody_reads = writeln!(std::io::stderr().lock(), "{line}");
-}
-
-/// The configuration's path: as named, else `$BEARWARD_CONFIG`, else the first of the usual places that exists.
-fn config_path(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    if let Some(path) = named.or_else(|| std::env::var_os("BEARWARD_CONFIG").map(PathBuf::from)) {
-        return Ok(path);
-    }
-    let usual = ["bearward.yaml", "/etc/bearward/config.yaml"].map(Path::new);
-    match usual.iter().find(|path| path.exists()) {
-        Some(path) => Ok(path.to_path_buf()),
-        None => Err(Fault::of_file(
-            Path::new("bearward.yaml"),
-            "no configuration: neither this nor /etc/bearward/config.yaml exists",
-        )
-        .hint("name one with --config or $BEARWARD_CONFIG, or run without one: --upstream URL --keys PATH")
-        .into()),
-    }
-}
-
-/// Ready at the first SIGTERM or SIGINT; a second one ends the process at once.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _asked = terminate.recv() => {}
-            _asked = interrupt.recv() => {}
-        }
-        tokio::spawn(async move {
-            tokio::select! {
-                _again = terminate.recv() => {}
-                _again = interrupt.recv() => {}
-            }
-            std::process::exit(1);
-        });
-    })
 }

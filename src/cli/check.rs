@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, config_path, print, say};
+use super::config_path::config_path;
+use super::failure::Failure;
+use super::terminal::{print, say};
 use crate::app::Prepared;
 use crate::clock::Clock;
 use crate::config::Config;

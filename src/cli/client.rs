@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::bom;
 use crate::config::Address;
 

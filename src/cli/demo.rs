@@ -9,7 +9,9 @@ use std::path::Path;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, print, say, stop_signal};
+use super::failure::Failure;
+use super::signals::stop_signal;
+use super::terminal::{print, say};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;

@@ -6,7 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use http::Method;
 
-use super::{Failure, client, config_path, print};
+use super::client;
+use super::config_path::config_path;
+use super::failure::Failure;
+use super::terminal::print;
 use crate::config::{Address, Admin, Config};
 
 #[derive(Debug, Args)]

@@ -7,7 +7,10 @@ use clap::Args;
 use http::Method;
 use serde_json::Value;
 
-use super::{Failure, client, config_path, print, say};
+use super::client;
+use super::config_path::config_path;
+use super::failure::Failure;
+use super::terminal::{print, say};
 use crate::config::{Address, Config};
 
 /// A reload of many keys takes its time.

@@ -6,7 +6,9 @@ use clap::Args;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, config_path, stop_signal};
+use super::config_path::config_path;
+use super::failure::Failure;
+use super::signals::stop_signal;
 use crate::app::{App, Surroundings};
 use crate::clock::Clock;
 use crate::config::Config;

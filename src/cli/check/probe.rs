@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::cli::Failure;
+use crate::cli::failure::Failure;
 use crate::hooks::Hooks;
 use crate::upstream::probe::{Verdict, probe};
 use crate::upstream::{Endpoint, Upstream};
