@@ -17,7 +17,6 @@ pub(crate) mod state;
 mod status;
 
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,11 +26,8 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -42,11 +38,13 @@ use crate::address::host_part;
 use crate::config::Limits;
 use crate::config::fault::Faults;
 use crate::denial::Denial;
+use crate::net::body::IncomingBody;
 use crate::net::conn;
 use crate::net::listen::{Bound, Stream};
 use crate::net::local::Local;
 use crate::net::phase::WireTimeouts;
 use crate::net::presence::Peered;
+use crate::net::server;
 use crate::net::wire::Wire;
 use crate::observe::audit::{Subject, refused_at_admin};
 use crate::observe::{self, X_REQUEST_ID, metrics};
@@ -61,7 +59,6 @@ use state::Admin;
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Behind an error of accept, descriptors that ran out most likely.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -148,24 +145,20 @@ where
     let refuse = conn::refusals(visitor.admin.observer.clone(), visitor.peer, Limits::default());
     let wire = Wire::new(stream, Bytes::new(), activity.clone(), timeouts).refusing(refuse);
     let visitor = Arc::new(visitor);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let serving = server::serve(wire, move |request: Request<IncomingBody>| {
         let (visitor, activity) = (visitor.clone(), activity.clone());
         async move {
             let in_service = activity.begin(!request.body().is_end_stream());
             let response = visitor.answer(request).await;
-            // The exchange lasts as long as its answer.
-            Ok::<_, Infallible>(response.map(|body| body.map_frame(move |frame| (frame, &in_service).0)))
+            // The request is in service for as long as its answer lasts.
+            response.map(|body| body.map_frame(move |frame| (frame, &in_service).0))
         }
     });
-    let _ended = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(wire), service)
-        .await;
+    serving.await;
 }
 
 impl Visitor {
-    async fn answer(&self, request: Request<Incoming>) -> Response<AdminBody> {
+    async fn answer(&self, request: Request<IncomingBody>) -> Response<AdminBody> {
         let request_id = observe::request_id(request.headers());
         let (parts, body) = request.into_parts();
         let mut actor = None;
@@ -202,7 +195,7 @@ impl Visitor {
     async fn decide(
         &self,
         parts: &Parts,
-        body: Incoming,
+        body: IncomingBody,
         request_id: &HeaderValue,
         known: &mut Option<Actor>,
     ) -> Result<Response<AdminBody>, Denial> {

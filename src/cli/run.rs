@@ -13,6 +13,7 @@ use crate::app::{App, Surroundings};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hooks::Hooks;
+use crate::net;
 use crate::net::inherited::Inherited;
 use crate::observe::trace::export;
 use crate::observe::{Logs, log};
@@ -50,7 +51,7 @@ impl Run {
             .map_err(|(target, error)| Failure::Failed(format!("can't log to {target}: {error}")))?;
         let (logs, _sent_at_the_end) = match &config.traces {
             Some(traces) => {
-                let (tracer, guard) = export::start(traces, &logs.threads)?;
+                let (tracer, guard) = export::start(traces, &logs.threads, net::client::post)?;
                 (logs.traced_by(tracer), Some(guard))
             }
             None => (logs, None),
