@@ -13,6 +13,7 @@ pub(crate) mod local;
 pub(crate) mod phase;
 pub(crate) mod presence;
 pub(crate) mod server;
+mod service;
 mod streams;
 pub(crate) mod tls;
 mod waits;

@@ -30,6 +30,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use crate::activity::ConnectionActivity;
 use crate::activity::cut::{self, CutReason};
 use crate::denial::{Code, Denial};
+use crate::protocol::Protocol;
 use audit::Suspicion;
 use line::AccessLine;
 use line_quotas::{Kind, LineSource};
@@ -154,7 +155,7 @@ impl RequestRecord {
         path: &str,
         version: Version,
     ) -> Self {
-        let line = AccessLine::new(id.clone(), client, method.clone(), path, protocol(version));
+        let line = AccessLine::new(id.clone(), client, method.clone(), path, Protocol::from(version).name());
         observer.began();
         RequestRecord(Box::new(OpenRecord {
             observer: observer.clone(),
@@ -380,14 +381,6 @@ impl Drop for OpenRecord {
             true => line.write_json(out, took, self.context.as_ref()),
             false => line.write_pretty(out, took),
         });
-    }
-}
-
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_2 => "HTTP/2",
-        Version::HTTP_10 => "HTTP/1.0",
-        _ => "HTTP/1.1",
     }
 }
 
