@@ -256,6 +256,9 @@ impl App {
         }
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let broken = stopped(stop, &threads, &mut accepting).await;
+        if let Some(reason) = &broken {
+            tracing::error!(reason, "the process can't go on, and ends");
+        }
         tracing::info!("stopping: no new connections; finishing what is in flight");
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         gateway.is_draining.store(true, Ordering::Relaxed);
@@ -265,7 +268,7 @@ impl App {
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
         let is_finished = finish(accepting, workers, until).await;
         gateway.observers.logs().tell_left_out_at_the_end();
-        broken.map_or(Ok(is_finished), |what| Err(io::Error::other(format!("{what} has ended"))))
+        broken.map_or(Ok(is_finished), |reason| Err(io::Error::other(reason)))
     }
 
     fn announce(&self) {
@@ -291,7 +294,7 @@ fn start_tasks(gateway: &Arc<Gateway>) {
     threads.spawn_task("left-out lines", async move { logs.keep_telling_left_out().await });
 }
 
-/// Ready when the server is to stop, or can't go on: names what has ended then.
+/// Ready when the server is to stop, or can't go on; yields the reason then.
 async fn stopped(
     stop: impl Future<Output = ()>,
     threads: &Threads,
@@ -299,8 +302,8 @@ async fn stopped(
 ) -> Option<String> {
     tokio::select! {
         () = stop => None,
-        thread = threads.vital_ended() => Some(format!("the thread {thread}")),
-        Some(_ended) = accepting.join_next() => Some("a listener".to_owned()),
+        thread = threads.vital_ended() => Some(format!("the thread {thread} has ended")),
+        Some(_ended) = accepting.join_next() => Some("a listener has ended".to_owned()),
     }
 }
 

@@ -139,6 +139,7 @@ impl Reloader {
                     Heard::Stop => return Ended::Asked,
                 },
             }
+            self.current.gateway.hooks.takes_up_work("reload");
             let now = Instant::now();
             if now < next_look.min(next_poll) {
                 continue;

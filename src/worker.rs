@@ -129,11 +129,13 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let threads = gateway.observers.logs().threads.clone();
-        let thread = threads.spawn(Duty::Worker, &format!("worker-{number}"), move || {
+        let name = format!("worker-{number}");
+        let of_loop = name.clone();
+        let thread = threads.spawn(Duty::Worker, &name, move || {
             runtime.block_on(async {
                 tokio::select! {
                     biased;
-                    () = serve(incoming, gateway, of_thread, shutdown) => {}
+                    () = serve(&of_loop, incoming, gateway, of_thread, shutdown) => {}
                     Ok(_cut) = cut.wait_for(|cut| *cut) => {}
                 }
             });
@@ -149,6 +151,7 @@ impl Worker {
 
 /// Serves connections until the inbox is closed and the last of them has ended.
 async fn serve(
+    name: &str,
     mut incoming: mpsc::UnboundedReceiver<Assigned>,
     gateway: Arc<Gateway>,
     observer: Arc<Observer>,
@@ -158,6 +161,7 @@ async fn serve(
     tokio::spawn(sweep(pool.clone()));
     let mut connections = tokio::task::JoinSet::new();
     while let Some(Assigned { accepted, share }) = incoming.recv().await {
+        gateway.hooks.takes_up_work(name);
         let peer = Peer {
             gateway: gateway.clone(),
             pool: pool.clone(),

@@ -262,6 +262,7 @@ async fn accept_all<A: Fn(Accepted)>(
     loop {
         // A listener that nobody connects to holds no permit: the permits are for connections alone.
         let Ok(queued) = listener.queued().await else { return };
+        intake.gateway.hooks.takes_up_work("listener");
         // The permit comes before accept. Where a connection is to make room, the newcomer's address has a say in which.
         let permit = intake.place().await;
         let Some(accepted) = queued.accept() else { continue };

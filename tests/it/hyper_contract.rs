@@ -355,7 +355,7 @@ async fn a_connection_between_requests_gives_back_what_it_has_read_ahead() {
     }
 }
 
-/// `forward/upgrade.rs` takes a request with this extension for one that asks for an upgrade.
+/// `upstream/upgrade.rs` takes a request with this extension for one that asks for an upgrade.
 #[tokio::test]
 async fn a_request_for_an_upgrade_has_a_handle_on_http1_alone() {
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -446,6 +446,21 @@ async fn a_request_is_written_line_by_line_with_names_as_they_are_and_no_host_of
     assert_eq!(read, "POST /path?query HTTP/1.1\r\nx-name: Value\r\ncontent-length: 2\r\n\r\nhi");
 }
 
+/// `upstream/upload.rs` takes a body that is dropped without a frame left for one that was sent.
+#[tokio::test]
+async fn a_request_body_that_knows_its_end_is_not_polled_behind_it() {
+    for length in [Some(2), None] {
+        let (mut sender, mut server) = client_of_http1().await;
+        let mut body = Scripted::new([Step::Data("hi")]);
+        body.length = length;
+        let polls = body.polls.clone();
+        let _sent = sender.send_request(Request::post("/").body(body).unwrap());
+        read_until(&mut server, if length.is_some() { "hi" } else { "2\r\nhi\r\n0\r\n\r\n" }).await;
+        eventually("the body's end", || Arc::strong_count(&polls) == 1).await;
+        assert_eq!(polls.load(Ordering::Relaxed), 1, "{length:?}");
+    }
+}
+
 /// `forward/sending.rs` sets Transfer-Encoding itself.
 #[tokio::test]
 async fn a_get_with_a_body_of_unknown_length_has_it_only_with_transfer_encoding() {
@@ -487,9 +502,9 @@ async fn interim_answers_are_dropped_uncounted() {
     assert_eq!(in_time("an answer", sent).await.unwrap().status(), StatusCode::NO_CONTENT);
 }
 
-/// `forward.rs` (`is_no_protocol`) and `forward/sending.rs` (`was_closed`) tell failures apart by these.
+/// `upstream/exchange.rs` finds the kind of a failure by these.
 #[tokio::test]
-async fn failures_of_a_request_are_told_apart_by_their_kind() {
+async fn failures_of_a_request_have_kinds() {
     for (answer, is_parse) in [("garbage\r\n\r\n", true), ("", false), ("HTTP/1.1 200 OK\r\nconte", false)] {
         let (mut sender, mut server) = client_of_http1().await;
         let sent = sender.send_request(Request::get("/").body(Empty::<Bytes>::new()).unwrap());
@@ -579,7 +594,8 @@ async fn a_frame_is_taken_from_a_body_before_the_client_has_room_and_the_next_on
     eventually("the third frame", || polls.load(Ordering::Relaxed) == 3).await;
 }
 
-/// `forward/body.rs` and `upstream/upload.rs` take a body that ends without END_STREAM for one that was broken off.
+/// `upstream/exchange.rs` and `upstream/request_body.rs` take a body that ends without END_STREAM for one that was
+/// broken off.
 #[tokio::test]
 async fn a_stream_that_is_reset_without_an_error_looks_like_one_that_has_ended() {
     let (seen, mut bodies) = tokio::sync::mpsc::unbounded_channel();
@@ -604,7 +620,7 @@ async fn a_stream_that_is_reset_without_an_error_looks_like_one_that_has_ended()
     assert!(in_time("an end", received.frame()).await.unwrap().is_err());
 }
 
-/// `proxy.rs` (`StreamRefused`) refuses a request so that its client may ask again.
+/// `net/service.rs` (`refused_stream`) refuses a request so that its client may ask again.
 #[tokio::test]
 async fn a_service_that_fails_with_an_error_of_h2_resets_the_stream_with_its_reason() {
     let refused = || Err::<Response<Empty<Bytes>>, _>(h2::Error::from(h2::Reason::REFUSED_STREAM));
@@ -680,6 +696,17 @@ async fn pings_are_taken_at_any_rate() {
     assert!(!serving.is_finished());
     serving.abort();
     sink.abort();
+}
+
+#[test]
+fn each_test_names_files_that_exist() {
+    let source = include_str!("hyper_contract.rs");
+    let named = source.lines().filter(|line| line.starts_with("/// ")).flat_map(|line| line.split('`'));
+    let named: Vec<&str> = named.filter(|name| name.ends_with(".rs") && !name.contains(' ')).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        assert!(std::path::Path::new("src").join(name).exists(), "{name}");
+    }
 }
 
 /// Runs streams, and keeps the handles that end them.
