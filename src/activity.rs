@@ -23,46 +23,73 @@ const AT_REST: Duration = Duration::from_secs(1);
 /// The requests in service on one connection, as its service and its wire both see them.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionActivity {
-    active: AtomicUsize,
-    /// An answer has ended, and hyper may still hold bytes of it.
-    unflushed: AtomicBool,
-    /// Counts those begun, so that a wire notices a request that came and went.
-    begun: AtomicUsize,
-    /// On HTTP/2, frames of answers handed out, and the bytes in them.
-    frames: AtomicUsize,
-    bytes: AtomicUsize,
-    /// On HTTP/2, answers that have begun on the wire and not ended, and how often a part of a body was written.
-    unsent: AtomicUsize,
-    written: AtomicUsize,
+    requests: Requests,
+    answers: Http2Answers,
+    rest: Rest,
+    ending: Ending,
+    /// Each request has a task of its own (HTTP/2).
+    is_multiplexed: AtomicBool,
     /// On HTTP/2, no request is begun any more.
     refuses_new: AtomicBool,
-    /// Counts the turns of the connection's task, where its wire reads a bounded number of bytes in each.
+    /// Counts the polls of the connection's task, where its wire reads a bounded number of bytes in each.
     turns: AtomicUsize,
-    /// The latest request has a body that was not read to its end.
-    unread: AtomicBool,
     /// A line has ended with LF alone somewhere in what the client sent.
     has_bare_lf: AtomicBool,
     /// The connection is HTTP's no more.
     is_tunnel: AtomicBool,
-    /// An answer was broken off whose end is the connection's own.
-    broken_off: AtomicBool,
-    /// The wire says that nothing has come for a while: hyper may be put away.
-    at_rest: AtomicBool,
-    /// hyper is put away (HTTP/1.1), until more comes.
-    rests: AtomicBool,
-    /// The connection is to end at once, and who is woken up then.
-    cut: AtomicBool,
-    /// It is to end as well, unless a request is in service when its own task looks.
-    leaves_where_idle: AtomicBool,
-    cut_waker: AtomicWaker,
-    /// Why the server ends the connection with requests in service, if it does.
-    cut_for: cut::OfConnection,
     /// A timer that no request has at the moment.
     spare: Mutex<Option<Alarm>>,
-    /// Each request has a task of its own.
-    is_multiplexed: AtomicBool,
     /// What is counted until a good key came, and what is held against the connection.
     pub(crate) unauthenticated_use: UnauthenticatedUse<ConnectionActivity>,
+}
+
+/// The requests of a connection.
+#[derive(Debug, Default)]
+struct Requests {
+    /// Requests in service.
+    active: AtomicUsize,
+    /// Counts those begun, so that a wire notices a request that came and went.
+    begun: AtomicUsize,
+    /// The latest request has a body that was not read to its end.
+    unread: AtomicBool,
+}
+
+/// The answers of a connection of HTTP/2.
+#[derive(Debug, Default)]
+struct Http2Answers {
+    /// Frames of answers handed out, and the bytes in them.
+    frames: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Answers that have begun on the wire and not ended.
+    unsent: AtomicUsize,
+    /// Counts the writes of parts of bodies.
+    written: AtomicUsize,
+}
+
+/// A connection between two requests.
+#[derive(Debug, Default)]
+struct Rest {
+    /// An answer has ended, and hyper may still hold bytes of it.
+    unflushed: AtomicBool,
+    /// The wire says that nothing has come for a while: hyper's part of an HTTP/1.1 connection may be dropped.
+    is_due: AtomicBool,
+    /// hyper's part of an HTTP/1.1 connection is dropped, until more comes.
+    has_begun: AtomicBool,
+}
+
+/// The end of a connection, as the server brings it about.
+#[derive(Debug, Default)]
+struct Ending {
+    /// The connection is to end at once.
+    cut: AtomicBool,
+    /// The connection is to end, unless a request is in service when its own task checks.
+    cut_where_idle: AtomicBool,
+    /// Wakes the connection's task for that.
+    waker: AtomicWaker,
+    /// The reason, where requests are in service.
+    reason: cut::OfConnection,
+    /// An answer was broken off, and its end is the connection's own.
+    broken_off: AtomicBool,
 }
 
 /// One request in service; dropping it ends it.
@@ -76,9 +103,9 @@ pub(crate) struct RequestInService {
 impl ConnectionActivity {
     /// A request goes into service. `has_body`: one comes behind its head.
     pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> RequestInService {
-        self.unread.store(has_body, Ordering::Relaxed);
-        self.active.fetch_add(1, Ordering::Relaxed);
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.requests.unread.store(has_body, Ordering::Relaxed);
+        self.requests.active.fetch_add(1, Ordering::Relaxed);
+        self.requests.begun.fetch_add(1, Ordering::Relaxed);
         RequestInService { activity: self.clone(), of_unauthenticated: None }
     }
 
@@ -104,67 +131,67 @@ impl ConnectionActivity {
 
     /// Whether an answer was broken off whose end is the connection's own.
     pub(crate) fn is_broken_off(&self) -> bool {
-        self.broken_off.load(Ordering::Relaxed)
+        self.ending.broken_off.load(Ordering::Relaxed)
     }
 
     /// Ends the connection, whatever it is at.
     pub(crate) fn cut(&self, why: CutReason) {
-        self.cut_for.note(why);
-        self.cut.store(true, Ordering::Release);
-        self.cut_waker.wake();
+        self.ending.reason.note(why);
+        self.ending.cut.store(true, Ordering::Release);
+        self.ending.waker.wake();
     }
 
     /// Ends the connection unless a request is in service: one may begin at this very moment, and is not cut off then.
     pub(crate) fn cut_where_idle(&self) {
-        self.leaves_where_idle.store(true, Ordering::Release);
-        self.cut_waker.wake();
+        self.ending.cut_where_idle.store(true, Ordering::Release);
+        self.ending.waker.wake();
     }
 
     pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Acquire) || self.leaves_where_idle.load(Ordering::Acquire)
+        self.ending.cut.load(Ordering::Acquire) || self.ending.cut_where_idle.load(Ordering::Acquire)
     }
 
     /// Ready when the connection is to end at once. `is_watched`: whether its task was registered before, for nothing else
     /// would be gained by registering it in each of its turns.
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>, is_watched: &mut bool) -> Poll<()> {
         if !*is_watched {
-            self.cut_waker.register(cx.waker());
+            self.ending.waker.register(cx.waker());
             *is_watched = true;
         } else if !self.is_cut() {
             return Poll::Pending;
         }
         // Here, in the task that begins its requests or on its thread, it is known whether one is in service.
-        if self.leaves_where_idle.swap(false, Ordering::AcqRel) {
+        if self.ending.cut_where_idle.swap(false, Ordering::AcqRel) {
             if self.has_nothing_to_send() && self.is_at_rest() {
                 return Poll::Ready(());
             }
             // It goes on, and may be asked again from here on.
-            self.cut_waker.register(cx.waker());
+            self.ending.waker.register(cx.waker());
             if self.is_cut() {
                 cx.waker().wake_by_ref();
             }
         }
-        if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        if self.ending.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// The connection ends with requests in service, for this reason.
     pub(crate) fn ends_for(&self, why: CutReason) {
-        self.cut_for.note(why);
+        self.ending.reason.note(why);
     }
 
     /// Why the server ends the connection, if it does.
     pub(crate) fn cut_for(&self) -> Option<CutReason> {
-        self.cut_for.reason()
+        self.ending.reason.reason()
     }
 
     /// Nothing has come for a while, or something has again.
     pub(crate) fn note_rest(&self, at_rest: bool) {
-        self.at_rest.store(at_rest, Ordering::Relaxed);
+        self.rest.is_due.store(at_rest, Ordering::Relaxed);
     }
 
     /// Whether the connection is between two requests that are far apart.
     pub(crate) fn may_rest(&self) -> bool {
-        self.at_rest.load(Ordering::Relaxed) && self.is_quiet() && !self.may_be_sending()
+        self.rest.is_due.load(Ordering::Relaxed) && self.is_quiet() && !self.may_be_sending()
     }
 
     /// Each request has a task of its own (HTTP/2).
@@ -192,16 +219,16 @@ impl ConnectionActivity {
 
     /// Whether no more than one request is in service.
     pub(crate) fn is_alone(&self) -> bool {
-        self.active.load(Ordering::Relaxed) <= 1
+        self.requests.active.load(Ordering::Relaxed) <= 1
     }
 
     pub(crate) fn has_no_request(&self) -> bool {
-        self.active.load(Ordering::Relaxed) == 0
+        self.requests.active.load(Ordering::Relaxed) == 0
     }
 
     /// Whether no request is in service, and nothing of an answer waits to be sent.
     pub(crate) fn has_nothing_to_send(&self) -> bool {
-        self.has_no_request() && self.unsent.load(Ordering::Relaxed) == 0
+        self.has_no_request() && self.answers.unsent.load(Ordering::Relaxed) == 0
     }
 
     /// Whether the connection may be closed without taking anything from its client: it is between two requests, for a
@@ -209,18 +236,18 @@ impl ConnectionActivity {
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.is_multiplexed() {
             true => self.has_nothing_to_send() && self.unauthenticated_use.idles_for() >= AT_REST,
-            false => self.rests.load(Ordering::Relaxed),
+            false => self.rest.has_begun.load(Ordering::Relaxed),
         }
     }
 
     /// On HTTP/1.1, hyper is put away, or back again.
     pub(crate) fn note_resting(&self, rests: bool) {
-        self.rests.store(rests, Ordering::Relaxed);
+        self.rest.has_begun.store(rests, Ordering::Relaxed);
     }
 
     /// Frames of answers handed out, and the bytes in them.
     pub(crate) fn handed_out(&self) -> (usize, usize) {
-        (self.frames.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+        (self.answers.frames.load(Ordering::Relaxed), self.answers.bytes.load(Ordering::Relaxed))
     }
 
     /// From now on no request is begun: the connection is going away, and its client had time to learn of it.
@@ -245,49 +272,52 @@ impl ConnectionActivity {
 
     /// Notes how many answers have begun on the wire and not ended, and whether a part of one was written.
     pub(crate) fn note_unsent(&self, answers: usize, has_data: bool) {
-        let before = self.unsent.swap(answers, Ordering::Relaxed);
+        let before = self.answers.unsent.swap(answers, Ordering::Relaxed);
         if answers < before {
             self.unauthenticated_use.note_room();
         }
         if has_data {
-            self.written.fetch_add(1, Ordering::Relaxed);
+            self.answers.written.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// On HTTP/2, answers that have begun on the wire and not ended, and a number that changes when a part of one is written.
     pub(crate) fn unsent(&self) -> (usize, usize) {
-        (self.unsent.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
+        (self.answers.unsent.load(Ordering::Relaxed), self.answers.written.load(Ordering::Relaxed))
     }
 
     /// Answers whose streams are over for us, and of which a rest has not gone out.
     fn tails(&self) -> usize {
-        self.unsent.load(Ordering::Relaxed).saturating_sub(self.active.load(Ordering::Relaxed))
+        self.answers
+            .unsent
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.requests.active.load(Ordering::Relaxed))
     }
 
     pub(crate) fn begun(&self) -> usize {
-        self.begun.load(Ordering::Relaxed)
+        self.requests.begun.load(Ordering::Relaxed)
     }
 
     /// The body of the latest request was read to its end.
     pub(crate) fn body_read(&self) {
-        self.unread.store(false, Ordering::Relaxed);
+        self.requests.unread.store(false, Ordering::Relaxed);
     }
 
     /// Whether the client may still be sending what nobody will read.
     pub(crate) fn may_be_sending(&self) -> bool {
-        self.unread.load(Ordering::Relaxed)
+        self.requests.unread.load(Ordering::Relaxed)
     }
 
     /// hyper holds no byte that was written before.
     pub(crate) fn flushed(&self) {
         if self.has_no_request() {
-            self.unflushed.store(false, Ordering::Relaxed);
+            self.rest.unflushed.store(false, Ordering::Relaxed);
         }
     }
 
     /// Whether every byte of every answer has left hyper, and no request is in service.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.has_no_request() && !self.unflushed.load(Ordering::Relaxed)
+        self.has_no_request() && !self.rest.unflushed.load(Ordering::Relaxed)
     }
 }
 
@@ -326,7 +356,7 @@ impl RequestInService {
     /// This request's answer was broken off, and its end is the connection's own: whoever speaks HTTP/1.0 would take the one
     /// for the other.
     pub(crate) fn break_off(&self) {
-        self.activity.broken_off.store(true, Ordering::Relaxed);
+        self.activity.ending.broken_off.store(true, Ordering::Relaxed);
     }
 
     /// The body of this request was read to its end.
@@ -346,8 +376,8 @@ impl RequestInService {
 
     /// A frame of this request's answer was handed out, on HTTP/2.
     pub(crate) fn answered(&self, bytes: usize) {
-        self.activity.frames.fetch_add(1, Ordering::Relaxed);
-        self.activity.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.activity.answers.frames.fetch_add(1, Ordering::Relaxed);
+        self.activity.answers.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -359,7 +389,7 @@ impl Drop for RequestInService {
         if self.activity.unauthenticated_use.is_listed() || self.activity.is_multiplexed() {
             self.activity.unauthenticated_use.note_idle();
         }
-        self.activity.unflushed.store(true, Ordering::Relaxed);
-        self.activity.active.fetch_sub(1, Ordering::Relaxed);
+        self.activity.rest.unflushed.store(true, Ordering::Relaxed);
+        self.activity.requests.active.fetch_sub(1, Ordering::Relaxed);
     }
 }

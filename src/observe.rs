@@ -99,7 +99,6 @@ pub(crate) struct RequestRecord(Box<OpenRecord>);
 
 struct OpenRecord {
     observer: Arc<Observer>,
-    started: Instant,
     line: AccessLine,
     /// How it has ended, once it has.
     outcome: Option<Outcome>,
@@ -111,10 +110,17 @@ struct OpenRecord {
     is_told: Option<bool>,
     /// Of the key that the request has a secret of, a good one or not.
     usage: Option<Arc<Usage>>,
-    times: Times,
+    timing: Timing,
     context: Option<TraceContext>,
-    /// How long it took until the answer's head was there.
+}
+
+/// How long a request took.
+struct Timing {
+    started: Instant,
+    upstream: Times,
+    /// Until the head of the answer was there.
     decided: Option<Duration>,
+    /// Until the first byte of the answer's body was there.
     first_byte: Option<Duration>,
 }
 
@@ -159,17 +165,19 @@ impl RequestRecord {
         observer.began();
         RequestRecord(Box::new(OpenRecord {
             observer: observer.clone(),
-            started: Instant::now(),
             line,
             outcome: None,
             activity: None,
             is_of_key: false,
             is_told: None,
             usage: None,
-            times: Times::default(),
+            timing: Timing {
+                started: Instant::now(),
+                upstream: Times::default(),
+                decided: None,
+                first_byte: None,
+            },
             context: None,
-            decided: None,
-            first_byte: None,
         }))
     }
 
@@ -250,8 +258,8 @@ impl RequestRecord {
     /// What the answer is, is known; it begins.
     pub(crate) fn decided(&mut self, times: Times) {
         let open = &mut *self.0;
-        open.times = times;
-        open.decided = Some(open.started.elapsed());
+        open.timing.upstream = times;
+        open.timing.decided = Some(open.timing.started.elapsed());
         open.observer.answering();
     }
 
@@ -276,8 +284,8 @@ impl RequestRecord {
 
     pub(crate) fn sent(&mut self, bytes: usize) {
         let open = &mut *self.0;
-        if open.first_byte.is_none() && bytes > 0 {
-            open.first_byte = Some(open.started.elapsed());
+        if open.timing.first_byte.is_none() && bytes > 0 {
+            open.timing.first_byte = Some(open.timing.started.elapsed());
         }
         open.line.bytes_sent += bytes as u64;
     }
@@ -355,7 +363,7 @@ impl OpenRecord {
 impl Drop for OpenRecord {
     fn drop(&mut self) {
         self.line.outcome = self.outcome();
-        let (line, took) = (&self.line, self.started.elapsed());
+        let (line, took) = (&self.line, self.timing.started.elapsed());
         let (route, upstream) = line.way.as_ref().map(|(route, upstream)| (route, upstream)).unzip();
         let finished = Finished {
             route,
@@ -364,12 +372,12 @@ impl Drop for OpenRecord {
             status: line.status,
             took,
             // An answer without a body has its head alone.
-            first_byte: self.first_byte.or(self.decided),
-            added: self.decided.map(|decided| decided.saturating_sub(self.times.away())),
-            connect: self.times.connecting,
-            response: self.times.response(),
+            first_byte: self.timing.first_byte.or(self.timing.decided),
+            added: self.timing.decided.map(|decided| decided.saturating_sub(self.timing.upstream.away())),
+            connect: self.timing.upstream.connecting,
+            response: self.timing.upstream.response(),
         };
-        self.observer.finished(&finished, self.decided.is_some());
+        self.observer.finished(&finished, self.timing.decided.is_some());
         if let (Some(tracer), Some(context)) = (&self.observer.logs.traces, self.context) {
             tracer.queue(context, || self.line.span(context, took));
         }

@@ -77,7 +77,9 @@ impl Visitor {
             && named.parse::<Authority>().is_ok_and(|authority| {
                 let host = authority.host().to_ascii_lowercase();
                 let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
-                host == "localhost" || bare.parse::<IpAddr>().is_ok() || self.admin.hosts.contains(&host)
+                host == "localhost"
+                    || bare.parse::<IpAddr>().is_ok()
+                    || self.admin.config.hosts.contains(&host)
             });
         if is_ours { Ok(()) } else { Err(Denial::misdirected(named)) }
     }
@@ -115,7 +117,7 @@ impl Visitor {
     }
 
     async fn has_token(&self, headers: &HeaderMap) -> bool {
-        let Some(path) = self.admin.token_file.clone() else { return false };
+        let Some(path) = self.admin.config.token_file.clone() else { return false };
         // Read at each request, which is rare: a token that was changed counts at once.
         let shown = path.display().to_string();
         let read = tokio::task::spawn_blocking(move || regular_file::read_text(&path)).await;

@@ -1,6 +1,5 @@
 //! The state of the admin listener, which all of its answers share.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -22,11 +21,7 @@ use crate::reload::Handle;
 pub(crate) struct Admin {
     pub(super) gateway: Arc<Gateway>,
     pub(super) reload: Handle,
-    pub(super) token_file: Option<PathBuf>,
-    /// Names that it is asked by, beside addresses and `localhost`.
-    pub(super) hosts: Vec<String>,
-    /// Whether it takes upstreams that can be connected to, to be ready.
-    pub(super) ready_with_upstreams: bool,
+    pub(super) config: config::Admin,
     pub(super) started: Timestamp,
     pub(super) observer: Arc<Observer>,
     /// Where TLS is spoken, and with what.
@@ -45,16 +40,14 @@ impl Admin {
     pub(crate) fn new(
         gateway: Arc<Gateway>,
         reload: Handle,
-        listener: config::Admin,
+        config: config::Admin,
         certificates: Vec<(Local, Swappable)>,
     ) -> Self {
         Admin {
             observer: gateway.observers.apart(),
             gateway,
             reload,
-            token_file: listener.token_file,
-            hosts: listener.hosts,
-            ready_with_upstreams: listener.ready_with_upstreams,
+            config,
             started: Timestamp::now(),
             certificates,
             outlook: CachedOutlook::default(),

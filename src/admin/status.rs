@@ -23,7 +23,7 @@ use crate::proxy::Gateway;
 /// elsewhere.
 pub(super) async fn is_ready(admin: &Admin) -> bool {
     let snapshot = admin.gateway.snapshot.load_full();
-    !admin.ready_with_upstreams || admin.reachable.look(&snapshot).await
+    !admin.config.ready_with_upstreams || admin.reachable.look(&snapshot).await
 }
 
 /// What a probe is told of a server that is ready: what of it is older than what is on disk, where anything is.
