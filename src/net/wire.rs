@@ -6,6 +6,7 @@
 //! head that does not come, a connection that idles and a reader that stalls, and lets a client that still
 //! sends read its refusal before the connection is torn down.
 
+mod parts;
 mod turns;
 mod write;
 
@@ -21,12 +22,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::frames::{Credit, FrameMeter, OpenAnswers, with_header_list};
-use super::linger::Linger;
 use super::phase::{HeadSeen, Phase, WireTimeouts};
 use super::presence::Peered;
 use crate::activity::ConnectionActivity;
 use crate::activity::cut::CutReason;
 use crate::alarm::Alarm;
+use parts::{Ending, Frames, Heads, Presence, ReadTurn};
 
 /// Makes the answer in the place of one of hyper's own refusals. Gets hyper's status, and what has come of the head.
 pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
@@ -39,60 +40,33 @@ const MOST_BEHIND: u64 = 64 * 1024;
 const REST_AFTER: Duration = Duration::from_secs(1);
 /// A client without a good key that takes nothing at all is given up after this long.
 pub(super) const STRANGER_STALL: Duration = Duration::from_secs(5);
-/// What is known of the frames of HTTP/2, either way.
-#[derive(Debug)]
-struct Frames {
-    received: FrameMeter,
-    answers: OpenAnswers,
-}
 
+/// A connection's socket, as hyper reads and writes it.
 pub(crate) struct Wire<S: Peered> {
     stream: S,
-    /// Bytes read ahead, to tell HTTP/1 from HTTP/2; hyper gets them first.
-    ahead: Bytes,
     activity: Arc<ConnectionActivity>,
     timeouts: WireTimeouts,
-    /// `None` under HTTP/2, where hyper's refusals are frames of h2's own.
-    refuse: Option<Refuse>,
+    /// Bytes read ahead, to tell HTTP/1 from HTTP/2; hyper gets them first.
+    ahead: Bytes,
     /// What goes out before anything else: our refusal, or our settings.
     queued: Bytes,
+    /// `None` under HTTP/2, where hyper's refusals are frames of h2's own.
+    refuse: Option<Refuse>,
     /// Under HTTP/2, what is counted of its frames.
     frames: Option<Box<Frames>>,
-    /// The size of a header list that is said to be taken, until it was said.
+    /// Under HTTP/2, the size of a header list to announce, until it was announced.
     header_list: Option<u32>,
-    /// Under HTTP/2, bytes read in this turn of the connection's task, and which one it is.
-    in_turn: usize,
-    turn: usize,
-    /// hyper has looked for more, and there was none: it learns of an end at once.
-    is_watched: bool,
-    /// The last byte that was looked at for bare LF.
+    /// Under HTTP/2, how much is read at a time.
+    turn: ReadTurn,
+    heads: Heads,
+    presence: Presence,
+    ending: Ending,
+    /// The last byte that was searched for a bare LF.
     last_byte: u8,
-    /// One of hyper's refusals was replaced: what the client sends is not understood.
-    has_refused: bool,
-    phase: Phase,
-    /// What has come behind a request in service, and how many had begun by then: the next head, unless one more begins.
-    next_head: Option<(usize, HeadSeen)>,
-    /// Until the first bytes have come.
-    first_bytes_by: Option<Instant>,
-    /// hyper was told the end of the stream at a deadline.
-    has_ended: bool,
-    /// A deadline has passed, and hyper was woken up to read its end.
-    is_overdue: bool,
-    /// The exchanges that had begun when the phase was last looked at.
-    seen: usize,
-    /// One for all phases.
+    /// One timer for all waits.
     alarm: Alarm,
-    /// When to look next whether a client whose body waits unread has left.
-    probe_at: Option<Instant>,
-    /// Since when more has been unread behind a request than the kernel takes.
-    behind_since: Option<Instant>,
     /// Since when a write has made no progress.
     write_blocked: Option<Instant>,
-    lingering: Option<Linger>,
-    /// The time to rest has come since the last request, whether hyper went or not.
-    has_rest: bool,
-    /// The connection is ending: what comes now is nobody's, and hyper stays to the end.
-    is_closing: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
@@ -107,32 +81,27 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let first_bytes_by = ahead.is_empty().then(|| Instant::now() + timeouts.header);
         Wire {
             stream,
-            ahead,
             activity,
             timeouts,
-            refuse: None,
+            ahead,
             queued: Bytes::new(),
+            refuse: None,
             frames: None,
             header_list: None,
-            in_turn: 0,
-            turn: 0,
-            is_watched: false,
+            turn: ReadTurn::default(),
+            heads: Heads {
+                // A connection that was opened is about to be used: its first head has the head's time.
+                phase: Phase::Head { since: Instant::now(), seen },
+                next: None,
+                first_bytes_by,
+                seen: 0,
+                has_rest: false,
+            },
+            presence: Presence::default(),
+            ending: Ending::default(),
             last_byte: 0,
-            has_refused: false,
-            // A connection that was opened is about to be used: its first head has the head's time.
-            phase: Phase::Head { since: Instant::now(), seen },
-            next_head: None,
-            first_bytes_by,
-            has_ended: false,
-            is_overdue: false,
-            seen: 0,
             alarm: Alarm::default(),
-            probe_at: None,
-            behind_since: None,
             write_blocked: None,
-            lingering: None,
-            has_rest: false,
-            is_closing: false,
         }
     }
 
@@ -145,10 +114,10 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// What the system or TLS said.
     pub(crate) async fn rest(&mut self, unparsed: Bytes) -> io::Result<bool> {
         self.activity.note_rest(false);
-        if let Phase::Idle { since } = self.phase
+        if let Phase::Idle { since } = self.heads.phase
             && !HeadSeen::is_blank(&unparsed)
         {
-            self.phase = Phase::Head { since, seen: HeadSeen::default().and(&unparsed) };
+            self.heads.phase = Phase::Head { since, seen: HeadSeen::default().and(&unparsed) };
         }
         let unread = std::mem::take(&mut self.ahead);
         let more = match unread.is_empty() {
@@ -186,12 +155,12 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// Notes a request that was served since the last look: the connection idles from here on.
     fn look(&mut self) {
         let begun = self.activity.begun();
-        if begun != self.seen {
-            self.seen = begun;
-            self.has_rest = false;
+        if begun != self.heads.seen {
+            self.heads.seen = begun;
+            self.heads.has_rest = false;
             self.activity.note_rest(false);
             let since = Instant::now();
-            self.phase = match self.next_head.take().filter(|(of, _)| *of == begun) {
+            self.heads.phase = match self.heads.next.take().filter(|(of, _)| *of == begun) {
                 Some((_, seen)) => Phase::Head { since, seen },
                 None => Phase::Idle { since },
             };
@@ -210,8 +179,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     }
 
     fn received(&mut self, bytes: &[u8]) {
-        self.first_bytes_by = None;
-        self.is_overdue = false;
+        self.heads.first_bytes_by = None;
+        self.ending.is_overdue = false;
         if self.refuse.is_none() {
             return;
         }
@@ -222,13 +191,13 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         if !self.activity.has_no_request() {
             if !self.activity.may_be_sending() && !HeadSeen::is_blank(bytes) {
                 let begun = self.activity.begun();
-                let before = self.next_head.filter(|(of, _)| *of == begun).unwrap_or_default().1;
-                self.next_head = Some((begun, before.and(bytes)));
+                let before = self.heads.next.filter(|(of, _)| *of == begun).unwrap_or_default().1;
+                self.heads.next = Some((begun, before.and(bytes)));
             }
             return;
         }
         self.look();
-        self.phase = self.phase.and(bytes);
+        self.heads.phase = self.heads.phase.and(bytes);
     }
 
     /// When the wait that hyper is in must end; `None` while a request is in service, which has timers of
@@ -237,25 +206,25 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         if let Some(frames) = &self.frames {
             let owed_since = frames.received.incomplete_since().map(Instant::from_std);
             let head_by = owed_since.map(|since| since + self.timeouts.header);
-            return head_by.into_iter().chain(self.first_bytes_by).min();
+            return head_by.into_iter().chain(self.heads.first_bytes_by).min();
         }
         if !self.activity.has_no_request() {
             return None;
         }
         self.look();
-        Some(self.phase.end(self.timeouts))
+        Some(self.heads.phase.end(self.timeouts))
     }
 
     /// There is nothing to read. Ready when the wait must end.
     fn poll_waited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.read_deadline() else { return Poll::Pending };
-        if let Phase::Idle { since } = self.phase
-            && !self.has_rest
-            && !self.is_closing
+        if let Phase::Idle { since } = self.heads.phase
+            && !self.heads.has_rest
+            && !self.ending.is_closing
             && since + REST_AFTER < deadline
         {
             ready!(self.alarm.poll(cx, since + REST_AFTER));
-            self.has_rest = true;
+            self.heads.has_rest = true;
             self.activity.note_rest(true);
         }
         self.alarm.poll(cx, deadline)
@@ -292,20 +261,20 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// nothing, or of a next request. hyper would notice only much later.
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_not_ours = self.refuse.is_none() || self.activity.is_tunnel();
-        if is_not_ours || self.is_watched || self.activity.has_no_request() {
-            self.probe_at = None;
-            self.behind_since = None;
+        if is_not_ours || self.presence.is_watched || self.activity.has_no_request() {
+            self.presence.probe_at = None;
+            self.presence.behind_since = None;
             return Poll::Ready(Ok(()));
         }
         let now = Instant::now();
-        let due = *self.probe_at.get_or_insert(now + PROBE_INTERVAL);
+        let due = *self.presence.probe_at.get_or_insert(now + PROBE_INTERVAL);
         if now >= due {
             if self.stream.peer_has_left() || self.hides_its_end(now) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            self.probe_at = Some(now + PROBE_INTERVAL);
+            self.presence.probe_at = Some(now + PROBE_INTERVAL);
         }
-        let due = self.probe_at.unwrap_or(due);
+        let due = self.presence.probe_at.unwrap_or(due);
         if self.alarm.poll(cx, due).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -315,10 +284,10 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// Whether so much has been unread behind a whole request for so long that an end could not have arrived.
     fn hides_its_end(&mut self, now: Instant) -> bool {
         if self.activity.may_be_sending() || self.stream.unread() <= MOST_BEHIND {
-            self.behind_since = None;
+            self.presence.behind_since = None;
             return false;
         }
-        now >= *self.behind_since.get_or_insert(now) + self.timeouts.idle
+        now >= *self.presence.behind_since.get_or_insert(now) + self.timeouts.idle
     }
 
     /// Whether what hyper writes now is a refusal of its own.
@@ -334,14 +303,14 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| digits.parse().ok())
             .unwrap_or(400);
-        self.queued = refuse(status, self.phase.head());
-        self.has_refused = true;
+        self.queued = refuse(status, self.heads.phase.head());
+        self.ending.has_refused = true;
         self.closes();
     }
 
     /// From here on the connection ends. One that rested instead would begin anew behind what was refused.
     fn closes(&mut self) {
-        self.is_closing = true;
+        self.ending.is_closing = true;
         self.activity.note_rest(false);
     }
 
@@ -420,7 +389,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
                 // An empty slice of it would hold it all.
                 this.ahead = Bytes::new();
             }
-            this.in_turn += piece.len();
+            this.turn.bytes += piece.len();
             return this.meter(&piece);
         }
         let before = buf.filled().len();
@@ -428,11 +397,11 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             true => this.poll_piece(cx, buf),
             false => Pin::new(&mut this.stream).poll_read(cx, buf),
         };
-        this.is_watched = read.is_pending();
+        this.presence.is_watched = read.is_pending();
         match read {
             Poll::Ready(Ok(())) => {
                 let bytes = buf.filled().get(before..).unwrap_or_default();
-                this.in_turn += bytes.len();
+                this.turn.bytes += bytes.len();
                 this.received(bytes);
                 this.meter(bytes)
             }
@@ -440,7 +409,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             Poll::Pending => {
                 ready!(this.poll_waited(cx));
                 // The end of the stream: hyper closes an idle connection cleanly, and one in mid-head as broken.
-                this.has_ended = true;
+                this.ending.has_ended = true;
                 Poll::Ready(Ok(()))
             }
         }

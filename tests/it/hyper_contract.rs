@@ -201,8 +201,9 @@ async fn a_request_that_is_no_http_is_refused_with_an_empty_answer_in_one_write(
         (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(70_000)), "414"),
         // The number of headers that hyper takes unless it is set.
         (format!("GET / HTTP/1.1\r\n{many}\r\n"), "431"),
-        // Framing, too, has this status.
-        ("GET / HTTP/1.1\r\ncontent-length: x\r\n\r\n".to_owned(), "431"),
+        ("GET / HTTP/1.1\r\ncontent-length: x\r\n\r\n".to_owned(), "400"),
+        // A length that is none, too, has this status.
+        (format!("GET / HTTP/1.1\r\ncontent-length: {}\r\n\r\n", u64::MAX), "431"),
         ("GET / HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n".to_owned(), "400"),
     ] {
         let (mut client, server) = duplex(4 * 1024 * 1024);

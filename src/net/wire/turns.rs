@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Peered, Wire};
+use super::Wire;
+use crate::net::presence::Peered;
 
 /// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
 const TURN_BYTES: usize = 128 * 1024;
@@ -21,10 +22,10 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// Whether more may be read in this turn of the connection's task.
     pub(super) fn has_turn(&mut self, is_in_pieces: bool) -> bool {
         let turn = self.activity.turn();
-        if turn != self.turn {
-            (self.turn, self.in_turn) = (turn, 0);
+        if turn != self.turn.number {
+            (self.turn.number, self.turn.bytes) = (turn, 0);
         }
-        self.in_turn < if is_in_pieces { STRANGER_TURN_BYTES } else { TURN_BYTES }
+        self.turn.bytes < if is_in_pieces { STRANGER_TURN_BYTES } else { TURN_BYTES }
     }
 
     /// What is read at once of a stranger's connection.

@@ -6,7 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Linger, Peered, Wire};
+use super::Wire;
+use crate::net::linger::Linger;
+use crate::net::presence::Peered;
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
@@ -68,13 +70,13 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         ready!(this.poll_presence(cx))?;
         // hyper does not read again after an answer where its last read found nothing: the wait for the next
         // head starts here, or it would have no timer.
-        if !this.has_ended && this.poll_waited(cx).is_ready() {
+        if !this.ending.has_ended && this.poll_waited(cx).is_ready() {
             // Where hyper does not read even now (the rest of a request waits for an upstream that takes nothing),
             // it can't be told the end.
-            if this.is_overdue {
+            if this.ending.is_overdue {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            this.is_overdue = true;
+            this.ending.is_overdue = true;
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -83,15 +85,15 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.closes();
-        if this.lingering.is_none() {
+        if this.ending.lingering.is_none() {
             ready!(this.send_queued(cx))?;
             let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
             ready!(this.watch_write(cx, shut))?;
         }
         // Of HTTP/2, whoever serves the connection says farewell.
         let is_http1 = this.refuse.is_some();
-        if is_http1 && (this.has_refused || this.activity.may_be_sending()) {
-            let linger = this.lingering.get_or_insert_with(Linger::new);
+        if is_http1 && (this.ending.has_refused || this.activity.may_be_sending()) {
+            let linger = this.ending.lingering.get_or_insert_with(Linger::new);
             return linger.poll(&mut this.stream, cx).map(Ok);
         }
         Poll::Ready(Ok(()))
