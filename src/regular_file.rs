@@ -19,7 +19,9 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 ///
 /// What the system says; `InvalidInput` where it is no regular file.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits());
+    debug_assert!(nonblocking.is_ok());
+    let nonblocking = nonblocking.unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),

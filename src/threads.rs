@@ -130,6 +130,7 @@ impl Threads {
     pub(crate) async fn vital_ended(&self) -> String {
         let mut vital = self.0.vital.subscribe();
         let ended = vital.wait_for(Option::is_some).await;
+        debug_assert!(ended.is_ok(), "the sender is our own");
         ended.ok().and_then(|name| name.clone()).unwrap_or_default()
     }
 

@@ -87,6 +87,7 @@ impl Workers {
     /// connection in it holds one of the permits that bound them all.
     pub(crate) fn assign(&self, accepted: Accepted) {
         let Some(worker) = self.all.iter().min_by_key(|worker| worker.observer.connections()) else {
+            debug_assert!(false, "there is no worker");
             return;
         };
         worker.observer.connected();

@@ -1,11 +1,12 @@
-//! Which connection makes room for another one when all places are taken.
+//! The choice of the connection that is closed for a new one when no connection permit is free.
 //!
-//! Whoever fills the places pushes out connections of its own address first. Connections on which no good key was presented come
-//! before all others, the one that has been idle for longest first; where none is idle, the oldest: a client that keeps a
-//! request in service must not keep its place with it. Of key holders' connections those go that are between two requests, so
-//! that no key can hold all places with connections that do nothing; one with a request in service stays. Clients that have
-//! just connected, of other addresses, come last where they are few: else newcomers would push out each other in their
-//! handshakes. Connections of trusted proxies are not listed.
+//! In order: 1. unauthenticated connections from the newcomer's address; 2. all unauthenticated
+//! connections. Of both, the one that has been idle for longest goes first; where none is idle, the
+//! oldest, so that a client can't keep its connection by keeping a request in service. 3. key
+//! holders' connections between two requests, so that no key can hold all permits with idle
+//! connections. A key holder's connection with a request in service stays. Clients of other
+//! addresses that have just connected come last where they are few: newcomers would otherwise push
+//! out each other during handshakes. Connections of trusted proxies are not listed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,24 +20,26 @@ use super::cut::CutReason;
 use super::list::{ConnectionList, ListEntry, Listed};
 use crate::address::host_part;
 
-/// Connections that are compared at most, from the oldest on: the search has to be short just when there are many. Where none of
-/// them is idle, the oldest goes.
+/// Connections that are compared at most, from the oldest on: the search has to be short when there
+/// are many. Where none of them is idle, the oldest goes.
 const COMPARED: usize = 256;
-/// … and that are looked at for that. Where as many are fresh, younger ones are so, too, nearly all.
+/// Connections that are examined at most to find those to compare. Where as many are fresh, nearly
+/// all younger ones are, too.
 const LOOKED_AT: usize = 1024;
-/// A client that has just connected has this long for a handshake and a first head before it goes like any other. Else whoever
-/// keeps requests in service would have every newcomer go in its place.
+/// Time for a handshake and a first head, in which a new connection is spared. Without it, clients
+/// that keep requests in service would have every newcomer closed instead of them.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// Key holders' connections make room this far apart at least: whoever only connects, from many addresses, must not throw out all.
-/// All of them are looked at for that, which may take a millisecond.
+/// Minimum time between two closings of key holders' connections: a client that only connects, from
+/// many addresses, must not close all of them. Each search examines all of them, which may take a
+/// millisecond.
 const BETWEEN_HOLDERS: Duration = Duration::from_millis(100);
 
-/// All such connections.
+/// All connections that may make room.
 #[derive(Debug, Default)]
 pub(crate) struct UnauthenticatedConnections {
     list: Arc<ConnectionList<ConnectionActivity>>,
-    /// One more is listed.
+    /// Notified when one more connection is listed.
     more: Notify,
 }
 
@@ -46,12 +49,12 @@ enum Dispensable {
     KeyHolders(Arc<ConnectionActivity>),
 }
 
-/// Which of the strangers' connections come into question.
+/// The unauthenticated connections to choose from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Age {
-    /// Those that were used without a good key, or had their time to be.
+    /// Connections that were used without a good key, or had their time to be.
     Settled,
-    /// All, those that have just connected last.
+    /// All connections; those that have just connected come last.
     Any,
 }
 
@@ -75,7 +78,7 @@ impl Listed<ConnectionActivity> {
         }
     }
 
-    /// The key holder's connection that makes room, unless one was looked for just now.
+    /// The key holder's connection that makes room. `None` shortly after an earlier search.
     fn at_rest_for(&mut self, address: Option<IpAddr>) -> Option<Arc<ConnectionActivity>> {
         if !self.may_ask_holders() {
             return None;
@@ -90,8 +93,8 @@ impl Listed<ConnectionActivity> {
 }
 
 impl UnauthenticatedConnections {
-    /// Lists a connection as a stranger's, unless it is listed so, until a good key is presented on it. Of IPv6, a /64 is one
-    /// address.
+    /// Lists a connection as unauthenticated until a good key is presented on it. Does nothing
+    /// where it is listed so. Of IPv6, a /64 is one address.
     pub(crate) fn enter(&self, address: Option<IpAddr>, activity: &Arc<ConnectionActivity>) {
         if activity.unauthenticated_use.is_listed() {
             return;
@@ -101,11 +104,12 @@ impl UnauthenticatedConnections {
         self.more.notify_waiters();
     }
 
-    /// Ends one connection to make room for another one, from `address`. Says whether there was one to end.
+    /// Closes one connection to make room for a new one from `address`. Returns whether there was
+    /// one to close.
     pub(crate) fn make_room(&self, address: Option<IpAddr>) -> bool {
         let address = address.map(host_part);
         let found = self.list.lock().dispensable_for(address);
-        // Its end takes it off the list, which takes the lock.
+        // The end of a connection takes it off the list, which takes the lock.
         match &found {
             Some(Dispensable::Unauthenticated(activity)) => activity.cut(CutReason::MadeRoom),
             Some(Dispensable::KeyHolders(activity)) => activity.cut_where_idle(),
@@ -121,14 +125,14 @@ impl UnauthenticatedConnections {
             || (listed.may_ask_holders() && at_rest(listed.holders.all()).is_some())
     }
 
-    /// Ready when one more is listed, counted from the call on.
+    /// Ready when one more connection is listed, counted from the call on.
     pub(crate) fn one_more(&self) -> Notified<'_> {
         self.more.notified()
     }
 }
 
-/// The stranger's connection that goes first: one that was used without a good key, or had its time to be; of these one that is
-/// idle, since when it was; then the oldest.
+/// The unauthenticated connection that goes first: the one that has been idle for longest; where
+/// none is idle, the oldest.
 fn longest_idle<'e>(
     activity: impl Iterator<Item = &'e Arc<ConnectionActivity>>,
     age: Age,
@@ -136,7 +140,7 @@ fn longest_idle<'e>(
     let is_fresh = |activity: &ConnectionActivity| {
         activity.has_no_request() && activity.begun() == 0 && activity.unauthenticated_use.idles_for() < FRESH
     };
-    // Those that are being ended already make room for somebody else.
+    // A connection that is being closed already makes room for another newcomer.
     let staying = activity.filter(|activity| !activity.is_cut()).take(LOOKED_AT);
     let in_question = staying.filter(|activity| age == Age::Any || !is_fresh(activity)).take(COMPARED);
     // The first of several equals is the oldest.
@@ -147,8 +151,8 @@ fn longest_idle<'e>(
     })
 }
 
-/// The key holder's connection that goes first: the oldest on which nothing has come for a while. A client asks again on another
-/// one, as where a server's keep-alive has ended.
+/// The key holder's connection that goes first: the oldest that has been silent for a while. Its
+/// client asks again on a new connection, as after a server's keep-alive.
 fn at_rest<'e>(
     mut activity: impl Iterator<Item = &'e Arc<ConnectionActivity>>,
 ) -> Option<&'e Arc<ConnectionActivity>> {

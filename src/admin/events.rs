@@ -74,7 +74,8 @@ impl EventStreamPermit {
 
 impl Drop for EventStreamPermit {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        let before = self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0);
     }
 }
 

@@ -109,7 +109,9 @@ fn configuration(directory: &Path, listen: &str, model: std::net::SocketAddr) ->
 
 fn lines_to_try(address: &str, certificate: &Path, tokens: &[Token]) -> String {
     let token = |name: &str| {
-        let index = KEYS.iter().position(|(known, _)| *known == name).unwrap_or(0);
+        let index = KEYS.iter().position(|(known, _)| *known == name);
+        debug_assert!(index.is_some(), "{name} is no key of the demo");
+        let index = index.unwrap_or(0);
         tokens.get(index).map(Token::reveal).unwrap_or_default()
     };
     let url = |path: &str| format!("https://{address}{path}");

@@ -351,6 +351,7 @@ pub(crate) fn refusals(observer: Arc<Observer>, client: Option<IpAddr>, limits: 
 fn serialized(response: &http::Response<Bytes>) -> Bytes {
     let mut message = Vec::with_capacity(512);
     let status = response.status();
+    debug_assert!(status.canonical_reason().is_some(), "{status}");
     let reason = status.canonical_reason().unwrap_or_default();
     message.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
     for (name, value) in response.headers() {

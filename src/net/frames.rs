@@ -84,6 +84,7 @@ impl Walk {
         let rest = bytes.get(skipped..).unwrap_or_default();
         let missing = if self.payload > 0 { 0 } else { HEADER - self.header_length };
         let (head, rest) = rest.split_at(missing.min(rest.len()));
+        debug_assert!(self.header_length + head.len() <= HEADER);
         if let Some(room) = self.header.get_mut(self.header_length..self.header_length + head.len()) {
             room.copy_from_slice(head);
         }

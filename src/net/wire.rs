@@ -301,9 +301,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let status = hypers
             .get(9..12)
             .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| digits.parse().ok())
-            .unwrap_or(400);
-        self.queued = refuse(status, self.heads.phase.head());
+            .and_then(|digits| digits.parse().ok());
+        debug_assert!(status.is_some(), "hyper writes what is no refusal: {hypers:?}");
+        self.queued = refuse(status.unwrap_or(400), self.heads.phase.head());
         self.ending.has_refused = true;
         self.closes();
     }

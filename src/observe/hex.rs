@@ -22,6 +22,7 @@ pub(super) fn span_hex(span: u64) -> String {
 
 /// Hex digits as text.
 pub(super) fn text(digits: &[u8]) -> &str {
+    debug_assert!(digits.iter().all(u8::is_ascii_hexdigit), "{digits:?}");
     std::str::from_utf8(digits).unwrap_or_default()
 }
 

@@ -188,6 +188,7 @@ impl AccessLine {
 
 /// Ids are visible ASCII.
 fn of(value: &HeaderValue) -> &str {
+    debug_assert!(value.to_str().is_ok(), "{value:?}");
     value.to_str().unwrap_or_default()
 }
 
@@ -248,6 +249,7 @@ fn write_now(out: &mut Vec<u8>) {
     if told != second {
         let written = Timestamp::from_second(second).unwrap_or_default().to_string();
         // `2026-11-24T22:05:17Z`: what stands before the Z.
+        debug_assert_eq!(written.len(), 20, "{written}");
         if let Some(written) = written.as_bytes().first_chunk::<19>() {
             text = *written;
             SECOND.set((second, text));

@@ -61,7 +61,8 @@ impl Observer {
     }
 
     pub(crate) fn disconnected(&self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
+        let before = self.connections.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0);
     }
 
     pub(super) fn began(&self) {
@@ -75,9 +76,11 @@ impl Observer {
 
     /// A request is over. `was_answering`: its answer had begun.
     pub(super) fn finished(&self, finished: &Finished<'_>, was_answering: bool) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let before = self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0);
         if was_answering {
-            self.streams.fetch_sub(1, Ordering::Relaxed);
+            let before = self.streams.fetch_sub(1, Ordering::Relaxed);
+            debug_assert!(before > 0);
         }
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).finish(finished);
     }

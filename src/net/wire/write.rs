@@ -23,6 +23,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         ready!(this.send_queued(cx))?;
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = &polled {
+            debug_assert!(*written <= buf.len());
             this.wrote(buf.get(..*written).unwrap_or_default());
         }
         this.watch_write(cx, polled)
@@ -35,6 +36,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.is_refusal() {
+            debug_assert!(!bufs.is_empty());
             this.replace(bufs.first().map(|buf| &**buf).unwrap_or_default());
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }

@@ -59,6 +59,7 @@ impl Sink {
     }
 
     fn lose(&mut self, lines: &[u8], rest: &[u8], error: io::Error) -> (u64, io::Error) {
+        debug_assert!(lines.ends_with(rest));
         let written = lines.get(..lines.len() - rest.len()).unwrap_or_default();
         self.is_torn = written.last().is_some_and(|byte| *byte != b'\n');
         (count(rest), error)

@@ -107,7 +107,9 @@ impl LogWriter {
     /// Queues a line of the audit, for which there is room when there is none for access lines.
     pub(crate) fn audit<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
         let mut text = if self.is_json {
-            serde_json::to_vec(line).unwrap_or_default()
+            let text = serde_json::to_vec(line);
+            debug_assert!(text.is_ok(), "{text:?}");
+            text.unwrap_or_default()
         } else {
             pretty(line).into_bytes()
         };
