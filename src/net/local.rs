@@ -1,9 +1,9 @@
-//! Where a listener is.
+//! The address of a listener.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Where a listener is.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Local {
     /// A TCP address, with the port that the system chose where the configuration said 0.

@@ -1,8 +1,9 @@
-//! The tasks of HTTP/2 streams. Each ends when its client makes no room for its answer for too long, or when whoever gave
-//! the stream its right takes that away.
+//! The tasks of HTTP/2 streams. A task ends when its client makes no room for its answer for too
+//! long, or when its request's permission ends.
 //!
-//! Without that, a client that never opens its window would hold an upstream, its key's place and the drain for as long
-//! as it likes. Dropping the task resets the one stream; the others on the connection go on.
+//! Without that, a client that never opens its window would hold an upstream, its key's permit and
+//! the drain for as long as it likes. Dropping the task resets the one stream; the others on the
+//! connection go on.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,7 +20,8 @@ use crate::activity::blocked::{self, BlockedOn, StreamCut};
 use crate::activity::cut::{self, CutReason};
 use crate::upstream::stall::StallTimer;
 
-/// An answer of our own is small. A client that makes no room for it within this time does not want it.
+/// Time for a client to make room for an answer of our own, which is small. A client that takes
+/// longer does not want it.
 pub(super) const OUR_ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Runs the streams of a connection.
@@ -27,7 +29,7 @@ pub(super) const OUR_ANSWER_TIME: Duration = Duration::from_secs(2);
 pub(super) struct StreamExecutor {
     /// The longest time that a client may take nothing of upstream's answer.
     pub(super) limit: Duration,
-    /// Those of the connection.
+    /// The activity of the connection.
     pub(super) activity: Arc<ConnectionActivity>,
 }
 
@@ -41,7 +43,7 @@ where
 }
 
 pin_project! {
-    /// A stream, given up once its client has stalled it.
+    /// A stream, dropped once its client has stalled it.
     struct Watched<F> {
         #[pin]
         stream: Option<F>,

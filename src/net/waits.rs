@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use crate::activity::ConnectionActivity;
 
-/// A client that is refused whatever it asks gets this long to ask.
+/// Time for a client that is refused whatever it asks to send its request.
 pub(super) const REFUSAL_TIME: Duration = Duration::from_secs(2);
 
-/// Ends when the connection has been idle, as `is_idle` has it, and no request has come for `limit`.
+/// Ready when the connection has been idle, by `is_idle`, and no request has come for `limit`.
 pub(super) async fn watch_idle(
     activity: &ConnectionActivity,
     limit: Duration,
@@ -22,7 +22,8 @@ pub(super) async fn watch_idle(
         if is_idle(activity) && activity.begun() == seen {
             return;
         }
-        // Looked at once a limit: an idle connection lives for up to twice as long, and a busy one costs nothing.
+        // Checked once in each `limit`: an idle connection lives for up to twice as long, and a
+        // busy one costs nothing.
         seen = activity.begun();
         since = Instant::now();
     }

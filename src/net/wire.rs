@@ -1,10 +1,10 @@
 //! The thin layer between hyper and a socket.
 //!
-//! hyper's HTTP/1 server answers what it can't parse with an empty 400, 414 or 431 of its own, and has no
-//! hook for that. It writes such a refusal only while no request is in service, so this layer needs no parser:
-//! what is written then is a refusal, and our JSON goes out in its place. The layer also owns the timers for a
-//! head that does not come, a connection that idles and a reader that stalls, and lets a client that still
-//! sends read its refusal before the connection is torn down.
+//! hyper's HTTP/1 server answers unparsable requests with an empty 400, 414 or 431 of its own, and
+//! has no hook for that. It writes such a refusal only while no request is in service, so this
+//! layer needs no parser: bytes that are written then are a refusal, and our JSON replaces them.
+//! The layer also has the timers for a head that does not come, an idle connection and a stalled
+//! reader. It lets a client that still sends read its refusal before the connection is closed.
 
 mod parts;
 mod turns;
@@ -29,16 +29,19 @@ use crate::activity::cut::CutReason;
 use crate::alarm::Alarm;
 use parts::{Ending, Frames, Heads, Presence, ReadTurn};
 
-/// Makes the answer in the place of one of hyper's own refusals. Gets hyper's status, and what has come of the head.
+/// Makes the answer that replaces one of hyper's own refusals, from hyper's status and the received
+/// part of the head.
 pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
 
-/// How often it is looked whether a client has left from which hyper reads nothing at the moment.
+/// Interval of checks whether a client has left from which hyper reads nothing at the moment.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// With more than this unread behind a whole request, the kernel takes no more, and an end can't arrive.
+/// With more unread bytes than this behind a whole request, the kernel accepts no more, and an end
+/// can't arrive.
 const MOST_BEHIND: u64 = 64 * 1024;
-/// A connection that is idle for this long rests: hyper goes, with its buffers, until more comes.
+/// Idle time before a connection rests: hyper's part of it is dropped, with its buffers, until more
+/// comes.
 const REST_AFTER: Duration = Duration::from_secs(1);
-/// A client without a good key that takes nothing at all is given up after this long.
+/// Time after which an unauthenticated client that takes nothing is cut.
 pub(super) const STRANGER_STALL: Duration = Duration::from_secs(5);
 
 /// A connection's socket, as hyper reads and writes it.
@@ -46,9 +49,9 @@ pub(crate) struct Wire<S: Peered> {
     stream: S,
     activity: Arc<ConnectionActivity>,
     timeouts: WireTimeouts,
-    /// Bytes read ahead, to tell HTTP/1 from HTTP/2; hyper gets them first.
+    /// Bytes read ahead, to distinguish HTTP/1 from HTTP/2; hyper gets them first.
     ahead: Bytes,
-    /// What goes out before anything else: our refusal, or our settings.
+    /// Bytes that go out before anything else: our refusal, or our settings.
     queued: Bytes,
     /// `None` under HTTP/2, where hyper's refusals are frames of h2's own.
     refuse: Option<Refuse>,
@@ -70,7 +73,7 @@ pub(crate) struct Wire<S: Peered> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
-    /// A wire for a new connection, from which `ahead` was read already.
+    /// Makes a wire for a new connection, from which `ahead` was read already.
     pub(crate) fn new(
         stream: S,
         ahead: Bytes,
@@ -90,7 +93,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             header_list: None,
             turn: ReadTurn::default(),
             heads: Heads {
-                // A connection that was opened is about to be used: its first head has the head's time.
+                // A client connects in order to send a request: the first head has the time limit
+                // of heads from the start.
                 phase: Phase::Head { since: Instant::now(), seen },
                 next: None,
                 first_bytes_by,
@@ -105,13 +109,13 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Waits for more in hyper's place, which has left `unparsed`: empty lines perhaps, or the beginning of a head that came
-    /// along with the request before it. Says whether there is more; if not, the stream has ended, or the wait for the rest of
-    /// that head or for a new one took too long.
+    /// Waits for more instead of hyper, which has left `unparsed`: empty lines, or the beginning of
+    /// a head that came with the request before it. Returns whether there is more. If not, the
+    /// stream has ended, or the wait for a head or for the rest of one took too long.
     ///
     /// # Errors
     ///
-    /// What the system or TLS said.
+    /// Errors of the system or of TLS.
     pub(crate) async fn rest(&mut self, unparsed: Bytes) -> io::Result<bool> {
         self.activity.note_rest(false);
         if let Phase::Idle { since } = self.heads.phase
@@ -130,14 +134,14 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        // On the stack, and only while something is read: what rests has no buffer.
+        // On the stack, and only during a read: a connection at rest has no buffer.
         let mut room = [0; 4096];
         let mut more = ReadBuf::new(&mut room);
         ready!(Pin::new(self).poll_read(cx, &mut more))?;
         Poll::Ready(Ok(Bytes::copy_from_slice(more.filled())))
     }
 
-    /// Puts `refuse`'s answers in the place of hyper's refusals.
+    /// Replaces hyper's refusals by `refuse`'s answers.
     pub(crate) fn refusing(mut self, refuse: Refuse) -> Self {
         self.refuse = Some(refuse);
         let ahead = self.ahead.clone();
@@ -145,14 +149,14 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self
     }
 
-    /// Watches over the frames of HTTP/2, and says in hyper's place how large a header list is taken.
+    /// Watches the frames of HTTP/2, and announces this size of a header list instead of hyper's.
     pub(crate) fn metered(mut self, header_list: u32) -> Self {
         self.frames = Some(Box::new(Frames { received: FrameMeter::new(), answers: OpenAnswers::new() }));
         self.header_list = Some(header_list);
         self
     }
 
-    /// Notes a request that was served since the last look: the connection idles from here on.
+    /// Notes requests that were served since the last call: the connection idles from here on.
     fn look(&mut self) {
         let begun = self.activity.begun();
         if begun != self.heads.seen {
@@ -200,8 +204,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.heads.phase = self.heads.phase.and(bytes);
     }
 
-    /// When the wait that hyper is in must end; `None` while a request is in service, which has timers of
-    /// its own, and under HTTP/2 where no frame is incomplete: `http2` watches then.
+    /// The deadline of hyper's current wait. `None` while a request is in service, which has timers
+    /// of its own, and under HTTP/2 where no frame is incomplete: `http2` watches then.
     fn read_deadline(&mut self) -> Option<Instant> {
         if let Some(frames) = &self.frames {
             let owed_since = frames.received.incomplete_since().map(Instant::from_std);
@@ -215,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Some(self.heads.phase.end(self.timeouts))
     }
 
-    /// There is nothing to read. Ready when the wait must end.
+    /// Called where there is nothing to read. Ready when the wait must end.
     fn poll_waited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.read_deadline() else { return Poll::Pending };
         if let Phase::Idle { since } = self.heads.phase
@@ -239,7 +243,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let resets = received.resets();
         let goes_on = received.takes(bytes, answers, credit, std::time::Instant::now());
         if received.resets() > resets && !self.activity.unauthenticated_use.is_known() {
-            // h2 counts those that were reset before they were begun, which in small turns are few.
+            // h2 counts only streams that were reset before they were begun. They are few in small
+            // reads.
             (resets..received.resets()).for_each(|_| self.activity.unauthenticated_use.note_abuse());
         }
         self.activity.note_unsent(answers.count(), false);
@@ -249,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Notes what of HTTP/2 was written.
+    /// Notes written bytes of HTTP/2.
     fn wrote(&mut self, bytes: &[u8]) {
         if let Some(frames) = &mut self.frames {
             let has_data = frames.answers.wrote(bytes);
@@ -257,8 +262,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Fails once a client has left behind bytes that hyper does not read: those of a body while upstream takes
-    /// nothing, or of a next request. hyper would notice only much later.
+    /// Fails once a client has left behind bytes that hyper does not read: of a body while upstream
+    /// takes nothing, or of a next request. hyper would notice only much later.
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_not_ours = self.refuse.is_none() || self.activity.is_tunnel();
         if is_not_ours || self.presence.is_watched || self.activity.has_no_request() {
@@ -281,7 +286,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether so much has been unread behind a whole request for so long that an end could not have arrived.
+    /// Whether so many bytes have been unread behind a whole request for so long that an end could
+    /// not have arrived.
     fn hides_its_end(&mut self, now: Instant) -> bool {
         if self.activity.may_be_sending() || self.stream.unread() <= MOST_BEHIND {
             self.presence.behind_since = None;
@@ -290,12 +296,12 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         now >= *self.presence.behind_since.get_or_insert(now) + self.timeouts.idle
     }
 
-    /// Whether what hyper writes now is a refusal of its own.
+    /// Whether hyper's current write is a refusal of its own.
     fn is_refusal(&mut self) -> bool {
         self.refuse.is_some() && self.activity.is_quiet()
     }
 
-    /// Swallows hyper's refusal and queues ours.
+    /// Drops hyper's refusal and queues ours.
     fn replace(&mut self, hypers: &[u8]) {
         let Some(refuse) = &self.refuse else { return };
         let status = hypers
@@ -308,16 +314,18 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.closes();
     }
 
-    /// From here on the connection ends. One that rested instead would begin anew behind what was refused.
+    /// Notes that the connection is ending. A connection that rested instead would begin anew
+    /// behind the refused bytes.
     fn closes(&mut self) {
         self.ending.is_closing = true;
         self.activity.note_rest(false);
     }
 
-    /// Queues hyper's settings, with our size of a header list in the place of hyper's own. Says whether `hypers` were
-    /// settings.
+    /// Queues hyper's settings, with our size of a header list instead of hyper's own. Returns
+    /// whether `hypers` were settings.
     ///
-    /// hyper takes more than it should say: what lies between the two is refused with an answer of ours.
+    /// hyper accepts a larger list than is announced: a list between the two sizes is refused with
+    /// an answer of ours.
     fn announce(&mut self, hypers: &[u8]) -> bool {
         let Some(header_list) = self.header_list.take() else { return false };
         let settings = with_header_list(hypers, header_list);
@@ -329,7 +337,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         is_announced
     }
 
-    /// Sends what is queued. Where nothing is, a write that is blocked stays so: it has made no progress.
+    /// Sends the queued bytes. Where there are none, a blocked write stays blocked: it has made no
+    /// progress.
     fn send_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.queued.is_empty() {
             return Poll::Ready(Ok(()));
@@ -349,8 +358,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Judges a write that may be blocked: a client that takes nothing of its answer for `client_stall` is given up, and
-    /// one that has asked for nothing, and takes none of what the server says by itself, after the idle time.
+    /// Fails where a blocked write has lasted too long: after `client_stall` where the client takes
+    /// nothing of its answer, and after the idle time where it has sent no request and takes none
+    /// of the server's own bytes.
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.write_blocked = None;
@@ -386,7 +396,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             let piece = this.ahead.split_to(this.ahead.len().min(most).min(buf.remaining()));
             buf.put_slice(&piece);
             if this.ahead.is_empty() {
-                // An empty slice of it would hold it all.
+                // An empty slice would keep the whole buffer.
                 this.ahead = Bytes::new();
             }
             this.turn.bytes += piece.len();
@@ -408,7 +418,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 ready!(this.poll_waited(cx));
-                // The end of the stream: hyper closes an idle connection cleanly, and one in mid-head as broken.
+                // Ends the stream: hyper closes an idle connection cleanly, and one within a head
+                // as broken.
                 this.ending.has_ended = true;
                 Poll::Ready(Ok(()))
             }

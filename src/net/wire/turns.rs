@@ -1,4 +1,4 @@
-//! How much of an HTTP/2 connection is read in a turn of its task.
+//! Limits on the bytes of an HTTP/2 connection that are read in one poll of its task.
 
 use std::io;
 use std::pin::Pin;
@@ -9,17 +9,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Wire;
 use crate::net::presence::Peered;
 
-/// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
+/// Bytes that are read in one poll; then other connections have their polls.
 const TURN_BYTES: usize = 128 * 1024;
 
-/// … and until a good key came, after so many and what is left of one frame: the frames in these bytes can ask for some ten
-/// streams, each of which holds some kilobytes until its task has had its turn.
+/// As [`TURN_BYTES`], until a good key came, and in addition the rest of one frame. The frames in
+/// these bytes can begin some ten streams, each of which holds some kilobytes until its task was
+/// polled.
 const STRANGER_TURN_BYTES: usize = 128;
-/// What is read at once of one frame.
+/// Bytes of one frame that are read at once.
 const STRANGER_PIECE: usize = 4096;
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
-    /// Whether more may be read in this turn of the connection's task.
+    /// Whether more may be read in this poll of the connection's task.
     pub(super) fn has_turn(&mut self, is_in_pieces: bool) -> bool {
         let turn = self.activity.turn();
         if turn != self.turn.number {
@@ -28,16 +29,16 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.turn.bytes < if is_in_pieces { STRANGER_TURN_BYTES } else { TURN_BYTES }
     }
 
-    /// What is read at once of a stranger's connection.
+    /// Bytes that are read at once of an unauthenticated connection.
     pub(super) fn piece(&self) -> usize {
         let rest = self.frames.as_ref().map_or(0, |frames| frames.received.rest_of_frame());
         rest.clamp(STRANGER_TURN_BYTES, STRANGER_PIECE)
     }
 
-    /// Reads no more than a stranger's turn.
+    /// Reads one piece of an unauthenticated connection.
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let length = self.piece().min(buf.remaining());
-        // On the stack, and only while something is read.
+        // On the stack, and only during a read.
         let mut room = [0; STRANGER_PIECE];
         let mut piece = ReadBuf::new(room.get_mut(..length).unwrap_or_default());
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut piece);
