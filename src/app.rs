@@ -267,7 +267,7 @@ impl App {
         tokio::spawn(async move { reload.stop().await });
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
         let is_finished = finish(accepting, workers, until).await;
-        gateway.observers.logs().tell_left_out_at_the_end();
+        gateway.observers.logs().report_left_out_at_the_end();
         broken.map_or(Ok(is_finished), |reason| Err(io::Error::other(reason)))
     }
 
@@ -291,7 +291,7 @@ fn start_tasks(gateway: &Arc<Gateway>) {
     threads.spawn_task("health checks", checks::run(gateway.clone()));
     threads.spawn_task("look-ups", lookups::run(gateway.clone()));
     threads.spawn_task("departures", departures::run(gateway.clone()));
-    threads.spawn_task("left-out lines", async move { logs.keep_telling_left_out().await });
+    threads.spawn_task("left-out lines", async move { logs.keep_reporting_left_out().await });
 }
 
 /// Ready when the server is to stop, or can't go on; yields the reason then.

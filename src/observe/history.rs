@@ -1,4 +1,4 @@
-//! The last five minutes, sample by sample: what the status page draws.
+//! Samples of the last five minutes, which the status page draws.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -6,30 +6,30 @@ use std::time::{Duration, Instant};
 
 use super::histogram::Histogram;
 
-/// How often a sample is taken.
+/// The interval of samples.
 pub(crate) const STEP: Duration = Duration::from_secs(5);
-/// Steps that are remembered: five minutes.
+/// Steps that are kept: five minutes.
 pub(crate) const STEPS: usize = 60;
 
-/// What all workers have counted at one moment.
+/// The counts of all workers at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Sums {
-    /// Requests that are over.
+    /// Requests that have ended.
     pub(crate) requests: u64,
     pub(crate) refusals: u64,
-    /// What we have added to requests.
+    /// The time that we have added to requests.
     pub(crate) added: Histogram,
     pub(crate) in_flight: usize,
 }
 
-/// What went on from one sample to the next.
+/// The difference of two samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) requests_per_second: f64,
     pub(crate) refusals_per_second: f64,
     /// In seconds: the upper bound of the bucket that it is in. `None` where there was no request.
     pub(crate) added_p95: Option<f64>,
-    /// At its end.
+    /// At the step's end.
     pub(crate) in_flight: usize,
 }
 
@@ -50,14 +50,15 @@ impl History {
 
     fn add(&self, at: Instant, sums: Sums) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // One more than steps: each lies between two.
+        // One more than steps: each step lies between two samples.
         if samples.len() > STEPS {
             samples.pop_front();
         }
         samples.push_back((at, sums));
     }
 
-    /// The steps, oldest first; the last one ends with `now`, and is no step yet within its first second.
+    /// The steps, oldest first. The last one ends with `now`; it counts once it has lasted for a
+    /// second.
     pub(crate) fn steps(&self, now: (Instant, Sums)) -> Vec<Step> {
         let mut samples: Vec<(Instant, Sums)> =
             self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();

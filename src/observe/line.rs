@@ -1,4 +1,4 @@
-//! A line of the access log, built without a formatting machine: one is written for every request.
+//! A line of the access log, built without `format!`: one is written for every request.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -19,13 +19,14 @@ use super::trace::{Span, TraceContext};
 use crate::address;
 use crate::denial::Denial;
 
-/// What is told of a request.
+/// The fields of an access line.
 pub(super) struct AccessLine {
     pub(super) request_id: HeaderValue,
     pub(super) client: Option<IpAddr>,
     pub(super) method: Method,
-    /// Raw until the canonical one is known; without its query, which is never told, and cut where it is long. A copy: a slice would keep all of
-    /// the request's head for as long as the answer streams.
+    /// The path without its query, which is never logged, and cut where it is long; raw until the
+    /// canonical path is known. A copy: a slice would keep the whole head of the request while the
+    /// answer streams.
     pub(super) path: Box<str>,
     pub(super) protocol: &'static str,
     pub(super) status: u16,
@@ -35,7 +36,7 @@ pub(super) struct AccessLine {
     /// The names of the route and of its upstream.
     pub(super) way: Option<(Arc<str>, Arc<str>)>,
     pub(super) bytes_sent: u64,
-    /// Of a tunnel alone.
+    /// Bytes from the client, of a tunnel only.
     pub(super) bytes_received: Option<u64>,
     pub(super) outcome: Outcome,
 }
@@ -61,7 +62,7 @@ impl AccessLine {
             way: None,
             bytes_sent: 0,
             bytes_received: None,
-            // Until the record is dropped, which decides it.
+            // A placeholder until the record is dropped.
             outcome: Outcome::ClientLeft,
         }
     }
@@ -70,7 +71,7 @@ impl AccessLine {
         self.way.as_ref().map(|(route, _)| &**route)
     }
 
-    /// What is remembered of its refusal.
+    /// The request's entry in the list of the last refusals.
     pub(super) fn refused(&self, denial: &Denial) -> Refused {
         Refused {
             sequence: 0,
@@ -87,7 +88,7 @@ impl AccessLine {
         }
     }
 
-    /// What a collector of traces is told.
+    /// The request's span for a collector of traces.
     pub(super) fn span(&self, context: TraceContext, took: Duration) -> Span {
         let went_wrong = (self.outcome != Outcome::Complete).then(|| self.outcome.word());
         let (route, upstream) = self.way.clone().unzip();
@@ -108,7 +109,7 @@ impl AccessLine {
         }
     }
 
-    /// Whom and what a line of the audit is about.
+    /// The request, for a line of the audit.
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject {
             request_id: of(&self.request_id),
@@ -122,7 +123,8 @@ impl AccessLine {
         }
     }
 
-    /// One object, without the end of its line. `took`: from the request's beginning to the end of its answer.
+    /// Writes a JSON object without a line end. `took`: from the request's beginning to the end of
+    /// its answer.
     pub(super) fn write_json(&self, out: &mut Vec<u8>, took: Duration, context: Option<&TraceContext>) {
         out.extend_from_slice(b"{\"timestamp\":\"");
         write_now(out);
@@ -160,7 +162,7 @@ impl AccessLine {
         out.push(b'}');
     }
 
-    /// The same for people.
+    /// Writes the line for people, without a line end.
     pub(super) fn write_pretty(&self, out: &mut Vec<u8>, took: Duration) {
         write_now(out);
         let client = self.client.map(|client| client.to_string());
@@ -186,16 +188,16 @@ impl AccessLine {
     }
 }
 
-/// Ids are visible ASCII.
+/// An id as text. Ids are visible ASCII.
 fn of(value: &HeaderValue) -> &str {
     debug_assert!(value.to_str().is_ok(), "{value:?}");
     value.to_str().unwrap_or_default()
 }
 
-/// `name` with its comma, quotes and colon, and the value as JSON's; nothing where there is none.
+/// Writes `name`, which has its comma, quotes and colon, and the value as JSON; nothing for `None`.
 fn write_field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
     let Some(value) = value else { return };
-    // All bytes are looked at, whatever the first ones are: so the compiler takes many at a time.
+    // All bytes are checked, whatever the first ones are: so the compiler takes many at a time.
     let needs_escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
     if value.as_bytes().iter().fold(false, |any, byte| any | needs_escape(byte)) {
         out.extend_from_slice(name);
@@ -206,8 +208,8 @@ fn write_field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
     write_word(out, name, value);
 }
 
-/// The same for a value that has nothing to escape: an id (see `is_sane_id`, `is_key_id`), a method (a token, RFC 9110,
-/// section 5.6.2) or a word of ours.
+/// As [`write_field`], for a value without characters to escape: an id (see `is_sane_id`,
+/// `is_key_id`), a method (a token, RFC 9110, section 5.6.2) or a word of ours.
 fn write_word(out: &mut Vec<u8>, name: &[u8], value: &str) {
     out.extend_from_slice(name);
     out.push(b'"');
@@ -220,7 +222,7 @@ fn write_number(out: &mut Vec<u8>, name: &[u8], value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// The last `N` digits, with zeros in front.
+/// Writes the last `N` digits, with leading zeros.
 fn write_digits<const N: usize>(out: &mut Vec<u8>, mut value: u32) {
     let mut digits = [b'0'; N];
     for digit in digits.iter_mut().rev() {
@@ -230,14 +232,14 @@ fn write_digits<const N: usize>(out: &mut Vec<u8>, mut value: u32) {
     out.extend_from_slice(&digits);
 }
 
-/// Milliseconds, and thousandths of one, rounded.
+/// Whole milliseconds, and thousandths of one, rounded.
 fn millis(took: Duration) -> (u64, u32) {
     let micros = u64::try_from((took.as_nanos() + 500) / 1000).unwrap_or(u64::MAX);
     (micros / 1000, (micros % 1000) as u32)
 }
 
 thread_local! {
-    /// The second that this thread told last, and how it is written.
+    /// The second of this thread's last line, and its text.
     static SECOND: Cell<(i64, [u8; 19])> = const { Cell::new((i64::MIN, [b'0'; 19])) };
 }
 
@@ -245,8 +247,8 @@ thread_local! {
 fn write_now(out: &mut Vec<u8>) {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let second = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-    let (told, mut text) = SECOND.get();
-    if told != second {
+    let (known, mut text) = SECOND.get();
+    if known != second {
         let written = Timestamp::from_second(second).unwrap_or_default().to_string();
         // `2026-11-24T22:05:17Z`: what stands before the Z.
         debug_assert_eq!(written.len(), 20, "{written}");
@@ -281,16 +283,16 @@ mod tests {
         let mut line = line();
         line.way = Some(("chat".into(), "model".into()));
         line.named = Naming::Key(HeaderValue::from_static("key_a"));
-        let mut told = json(&line);
-        let timestamp: Timestamp = told["timestamp"].as_str().unwrap().parse().unwrap();
+        let mut line_json = json(&line);
+        let timestamp: Timestamp = line_json["timestamp"].as_str().unwrap().parse().unwrap();
         assert!((Timestamp::now().as_second() - timestamp.as_second()).abs() < 5);
-        told["timestamp"] = "now".into();
+        line_json["timestamp"] = "now".into();
         let expected = serde_json::json!({
             "timestamp": "now", "level": "INFO", "message": "request", "request_id": "req_1", "client": "192.0.2.17",
             "method": "GET", "path": "/v1/x", "protocol": "HTTP/1.1", "status": 0, "key_id": "key_a", "route": "chat",
             "upstream": "model", "bytes_sent": 0, "duration_ms": 12.346, "outcome": "client_left",
         });
-        assert_eq!(told, expected);
+        assert_eq!(line_json, expected);
     }
 
     #[test]

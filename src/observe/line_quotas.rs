@@ -130,7 +130,7 @@ impl LeftOut {
 
 impl LineQuotas {
     /// Whether a request of this source has lines.
-    pub(super) fn may_tell(&self, source: &LineSource, now: Instant) -> bool {
+    pub(super) fn may_log(&self, source: &LineSource, now: Instant) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let window = window.get_or_insert_with(|| Window::begun(now));
         let of_source = window.by_source.get(source).map_or(0, |of_source| of_source.requests);
@@ -217,30 +217,30 @@ mod tests {
     }
 
     /// How many of so many requests have lines; the others' are left out.
-    fn told(line_quotas: &LineQuotas, now: Instant, sources: impl Iterator<Item = LineSource>) -> usize {
-        let mut told = 0;
+    fn logged(line_quotas: &LineQuotas, now: Instant, sources: impl Iterator<Item = LineSource>) -> usize {
+        let mut logged = 0;
         for source in sources {
-            match line_quotas.may_tell(&source, now) {
-                true => told += 1,
+            match line_quotas.may_log(&source, now) {
+                true => logged += 1,
                 false => line_quotas.leave_out(Kind::Access, &source, now),
             }
         }
-        told
+        logged
     }
 
     #[test]
     fn an_address_has_so_many_requests_told_and_then_a_count() {
         let (line_quotas, start) = (LineQuotas::default(), Instant::now());
-        assert_eq!(told(&line_quotas, start, (0..1000).map(|_| address("192.0.2.1"))), 20);
-        assert_eq!(told(&line_quotas, start, (0..1000).map(|_| LineSource::UnixSockets)), 20);
-        assert_eq!(told(&line_quotas, start, (0..1000).map(|_| LineSource::Key("key_a".to_owned()))), 20);
+        assert_eq!(logged(&line_quotas, start, (0..1000).map(|_| address("192.0.2.1"))), 20);
+        assert_eq!(logged(&line_quotas, start, (0..1000).map(|_| LineSource::UnixSockets)), 20);
+        assert_eq!(logged(&line_quotas, start, (0..1000).map(|_| LineSource::Key("key_a".to_owned()))), 20);
         let of_a_network = |host: usize| address(&format!("2001:db8::{host:x}"));
-        assert_eq!(told(&line_quotas, start, (1..=1000).map(of_a_network)), 20, "one host has a whole /64");
-        assert_eq!(told(&line_quotas, start, [address("192.0.2.2")].into_iter()), 1);
+        assert_eq!(logged(&line_quotas, start, (1..=1000).map(of_a_network)), 20, "one host has a whole /64");
+        assert_eq!(logged(&line_quotas, start, [address("192.0.2.2")].into_iter()), 1);
         line_quotas.leave_out(Kind::Audit, &address("192.0.2.1"), start);
         assert_eq!(line_quotas.ended(Some(start + WINDOW / 2)), []);
         let left_out = line_quotas.ended(Some(start + WINDOW));
-        let told: Vec<String> = left_out
+        let logged: Vec<String> = left_out
             .iter()
             .map(|left_out| {
                 let LeftOut { kind, lines, seconds, .. } = left_out;
@@ -254,18 +254,18 @@ mod tests {
             "access 980 more of key_a in 10 s",
             "audit 1 more of 192.0.2.1 in 10 s",
         ];
-        assert_eq!(told, expected);
+        assert_eq!(logged, expected);
         assert_eq!((line_quotas.left_out(Kind::Access), line_quotas.left_out(Kind::Audit)), (3920, 1));
-        assert!(line_quotas.may_tell(&address("192.0.2.1"), start + WINDOW), "the next window is its own");
+        assert!(line_quotas.may_log(&address("192.0.2.1"), start + WINDOW), "the next window is its own");
     }
 
     #[test]
     fn however_many_addresses_come_lines_and_memory_are_bounded() {
         let (line_quotas, start) = (LineQuotas::default(), Instant::now());
         let many = (0..1_000_000u32).map(|host| LineSource::address(Some(IpAddr::V4(host.into()))));
-        assert_eq!(told(&line_quotas, start, many), 100);
+        assert_eq!(logged(&line_quotas, start, many), 100);
         let keys = (0..20).map(|_| LineSource::Key("key_revoked".to_owned()));
-        assert_eq!(told(&line_quotas, start, keys), 20, "a refused key's lines are not used up by strangers");
+        assert_eq!(logged(&line_quotas, start, keys), 20, "a refused key's lines are not used up by strangers");
         let window = line_quotas.window.lock().unwrap();
         assert_eq!(window.as_ref().unwrap().by_source.len(), 101);
         drop(window);

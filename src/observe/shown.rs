@@ -1,5 +1,5 @@
-//! Text that somebody else chose, as logs, traces and the admin API show it: bounded, without tokens, and without
-//! characters that hide or reorder what stands beside them.
+//! Text chosen by others, as logs, traces and the admin API show it: bounded, without tokens, and
+//! without characters that hide or reorder their neighbours.
 
 use std::borrow::Cow;
 
@@ -9,12 +9,12 @@ use crate::mask::masked;
 
 /// Bytes of a path that are shown.
 const MAX_PATH: usize = 256;
-/// … of a method,
+/// Bytes of a method that are shown.
 const MAX_METHOD: usize = 32;
-/// … and of a reason, which may quote what a peer sent.
+/// Bytes of a reason that are shown. It may quote a peer.
 const MAX_REASON: usize = 512;
 
-/// A path, not masked yet: for a record, which keeps it.
+/// A path for a record, which keeps it: cut, and not masked yet.
 pub(super) fn kept_path(path: &str) -> Cow<'_, str> {
     cut(path, MAX_PATH)
 }
@@ -37,7 +37,7 @@ pub(super) fn reason(reason: &str) -> String {
     masked(&cut(reason, MAX_REASON)).into_owned()
 }
 
-/// The text, or its beginning with a mark that says how long it was.
+/// The text, or its beginning with a mark that names its length.
 fn cut(text: &str, limit: usize) -> Cow<'_, str> {
     if text.len() <= limit || is_cut(text, limit) {
         return Cow::Borrowed(text);
@@ -46,7 +46,7 @@ fn cut(text: &str, limit: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{shown}…[{} bytes]", text.len()))
 }
 
-/// Whether the text was cut before: it has its mark where the limit is, and is longer by that alone.
+/// Whether the text was cut before: it has its mark at the limit, and is longer by the mark alone.
 fn is_cut(text: &str, limit: usize) -> bool {
     let Some((shown, mark)) = text.rsplit_once('…') else { return false };
     let digits = mark.strip_prefix('[').and_then(|rest| rest.strip_suffix(" bytes]"));
@@ -65,7 +65,7 @@ pub(super) fn optional(name: &str, value: Option<&str>) -> String {
     value.map(|value| format!(" {name}={value}")).unwrap_or_default()
 }
 
-/// An error and what caused it, in one line.
+/// An error and its causes, in one line.
 pub(super) fn with_sources<E: std::error::Error + ?Sized>(error: &E) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -77,8 +77,9 @@ pub(super) fn with_sources<E: std::error::Error + ?Sized>(error: &E) -> String {
     text
 }
 
-/// Whether a character is not seen, or changes how others are seen: controls, zero-width characters, separators of lines,
-/// and those that turn the direction of text (Unicode Standard Annex 9; Trojan Source, CVE-2021-42574).
+/// Whether a character is invisible, or changes how others are shown: controls, zero-width
+/// characters, line separators, and characters that change the direction of text (Unicode Standard
+/// Annex 9; Trojan Source, CVE-2021-42574).
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -86,7 +87,7 @@ fn is_hidden(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text with every hidden character in its escaped form: for people.
+/// The text for people, with every hidden character escaped.
 pub(super) fn visible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_hidden) {
         return Cow::Borrowed(text);

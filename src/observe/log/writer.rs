@@ -24,7 +24,7 @@ const KEPT: usize = 1024 * 1024;
 /// What is left when the process ends gets this long.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Losses are told so often.
-const TELLING_INTERVAL: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Access lines wait this long for others to share a write with.
 const BATCH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -201,7 +201,7 @@ fn write_batches(shared: &Shared, mut sink: Sink) {
         if let Err((lost, _)) = &written {
             shared.lost.fetch_add(*lost, Ordering::Relaxed);
         }
-        losses.tell(shared, written.err().map(|(_, error)| error));
+        losses.report(shared, written.err().map(|(_, error)| error));
         if is_closing && lines.is_empty() {
             return;
         }
@@ -225,21 +225,21 @@ impl Drop for Closing<'_> {
 /// more to lose.
 #[derive(Default)]
 struct Losses {
-    told: u64,
+    reported: u64,
     next: Option<Instant>,
 }
 
 impl Losses {
-    fn tell(&mut self, shared: &Shared, error: Option<io::Error>) {
+    fn report(&mut self, shared: &Shared, error: Option<io::Error>) {
         let lost = shared.lost.load(Ordering::Relaxed);
         let now = Instant::now();
-        if lost == self.told || self.next.is_some_and(|next| now < next) {
+        if lost == self.reported || self.next.is_some_and(|next| now < next) {
             return;
         }
         let error = error.map(|error| error.to_string());
         let why = error.as_deref().unwrap_or("whoever reads it is too slow");
-        tracing::warn!(log = shared.name, dropped = lost - self.told, why, "log lines were dropped");
-        (self.told, self.next) = (lost, Some(now + TELLING_INTERVAL));
+        tracing::warn!(log = shared.name, dropped = lost - self.reported, why, "log lines were dropped");
+        (self.reported, self.next) = (lost, Some(now + REPORT_INTERVAL));
     }
 }
 

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What is left when the process ends gets this long.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Losses are told so often.
-const TELLING_INTERVAL: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Where spans go.
 #[derive(Debug)]
@@ -102,8 +102,8 @@ pub(crate) fn start<P: Post>(
         post,
         is_closing: is_closing.clone(),
         lost: lost.clone(),
-        told: 0,
-        next_told: None,
+        reported: 0,
+        next_report: None,
     };
     let (alive, over) = mpsc::channel();
     let closing = is_closing.clone();
@@ -130,8 +130,8 @@ struct Exporter<P> {
     is_closing: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
     /// What was said of losses, and when more may be.
-    told: u64,
-    next_told: Option<Instant>,
+    reported: u64,
+    next_report: Option<Instant>,
 }
 
 impl<P: Post> Exporter<P> {
@@ -151,7 +151,7 @@ impl<P: Post> Exporter<P> {
             let sent = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.send(body)).await });
             if let Err(error) = sent.unwrap_or_else(|_elapsed| Err(anyhow::anyhow!("no answer in time"))) {
                 self.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                self.tell(&error.to_string());
+                self.report(&error.to_string());
             }
         }
     }
@@ -182,18 +182,18 @@ impl<P: Post> Exporter<P> {
         Ok(())
     }
 
-    fn tell(&mut self, why: &str) {
+    fn report(&mut self, why: &str) {
         let (lost, now) = (self.lost.load(Ordering::Relaxed), Instant::now());
-        if self.next_told.is_some_and(|next| now < next) {
+        if self.next_report.is_some_and(|next| now < next) {
             return;
         }
         tracing::warn!(
             collector = self.config.authority,
-            dropped = lost - self.told,
+            dropped = lost - self.reported,
             why,
             "spans were dropped"
         );
-        (self.told, self.next_told) = (lost, Some(now + TELLING_INTERVAL));
+        (self.reported, self.next_report) = (lost, Some(now + REPORT_INTERVAL));
     }
 }
 
