@@ -245,7 +245,7 @@ impl Visitor {
             AdminPath::Events => events::stream(self.admin.clone()),
             AdminPath::Reload => {
                 let report = self.admin.reload.reload().await.ok_or_else(Denial::shutting_down)?;
-                told(&report)
+                reload_outcome(&report)
             }
             AdminPath::Keys if is_look => {
                 let page = keys::Page::asked(parts.uri.query())?;
@@ -267,8 +267,8 @@ impl Visitor {
             }
             Probe::Ready if !status::is_ready(&self.admin).await => Err(Denial::upstream_unavailable()),
             Probe::Ready => {
-                let told = status::readiness(&self.admin.gateway.reloads);
-                Ok(typed(format!("{told}\n"), "application/json"))
+                let readiness = status::readiness(&self.admin.gateway.reloads);
+                Ok(typed(format!("{readiness}\n"), "application/json"))
             }
         }
     }
@@ -285,7 +285,7 @@ impl Visitor {
 }
 
 /// What a reload did: 200 where nothing was refused.
-fn told(report: &Report) -> Result<Response<AdminBody>, Denial> {
+fn reload_outcome(report: &Report) -> Result<Response<AdminBody>, Denial> {
     let parts: serde_json::Map<String, Value> =
         report.parts.iter().map(|(part, outcome)| (part.name().to_owned(), json!(outcome.name()))).collect();
     let refused = report.parts.iter().filter_map(|(_, outcome)| match outcome {
@@ -293,15 +293,15 @@ fn told(report: &Report) -> Result<Response<AdminBody>, Denial> {
         _ => None,
     });
     let faults: Vec<Value> = refused.flat_map(Faults::as_json).collect();
-    let mut told = serde_json::Map::new();
-    told.insert("generation".to_owned(), json!(report.generation));
-    told.extend(parts);
-    told.insert("needs_restart".to_owned(), json!(report.needs_restart));
+    let mut outcome = serde_json::Map::new();
+    outcome.insert("generation".to_owned(), json!(report.generation));
+    outcome.extend(parts);
+    outcome.insert("needs_restart".to_owned(), json!(report.needs_restart));
     if !faults.is_empty() {
-        told.insert("faults".to_owned(), Value::Array(faults));
-        return Err(Denial::reload_refused(Value::Object(told)));
+        outcome.insert("faults".to_owned(), Value::Array(faults));
+        return Err(Denial::reload_refused(Value::Object(outcome)));
     }
-    Ok(data(&Value::Object(told)))
+    Ok(data(&Value::Object(outcome)))
 }
 
 /// The document that describes the API (OpenAPI 3.1).

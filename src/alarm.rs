@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(crate) struct Alarm {
     sleep: Option<Pin<Box<Sleep>>>,
     /// Who is woken up when it goes off, if it was set for somebody.
-    told: Option<Waker>,
+    known: Option<Waker>,
 }
 
 impl Alarm {
@@ -24,21 +24,21 @@ impl Alarm {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
-            self.told = None;
+            self.known = None;
         }
-        let is_set = self.told.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        let is_set = self.known.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if is_set && !sleep.is_elapsed() {
             return Poll::Pending;
         }
         loop {
-            // A task that has had its share of this turn is told "not yet", and its timer is not looked at.
+            // A task that has had its share of this turn is known "not yet", and its timer is not looked at.
             let is_looked_at = has_budget_remaining();
             if sleep.as_mut().poll(cx).is_pending() {
-                self.told = is_looked_at.then(|| cx.waker().clone());
+                self.known = is_looked_at.then(|| cx.waker().clone());
                 return Poll::Pending;
             }
             if Instant::now() >= deadline {
-                self.told = None;
+                self.known = None;
                 return Poll::Ready(());
             }
             sleep.as_mut().reset(deadline);

@@ -16,21 +16,21 @@ pub(crate) fn masked(text: &str) -> Cow<'_, str> {
 }
 
 fn cut(text: &str) -> String {
-    let mut told = String::with_capacity(text.len());
+    let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("bwk_") {
         let (before, token) = rest.split_at(start);
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let (token, behind) = token.split_at(token.find(|c| !is_part(c)).unwrap_or(token.len()));
-        told.push_str(before);
+        out.push_str(before);
         match token.split_at_checked(SHOWN) {
-            Some((shown, hidden)) if !hidden.is_empty() => told.extend([shown, "…"]),
-            _ => told.push_str(token),
+            Some((shown, hidden)) if !hidden.is_empty() => out.extend([shown, "…"]),
+            _ => out.push_str(token),
         }
         rest = behind;
     }
-    told.push_str(rest);
-    told
+    out.push_str(rest);
+    out
 }
 
 /// Percent codes of what a token is made of, decoded; all else as it is.
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn text_is_told_without_the_tokens_in_it() {
-        for (text, told) in [
+        for (text, expected) in [
             ("/v1/models", "/v1/models"),
             ("/a%2fb%zz%", "/a%2fb%zz%"),
             ("/bwk_4f9Zk2Qx7B_abcdefghij/x", "/bwk_4f9Zk2Qx7B_…/x"),
@@ -71,7 +71,7 @@ mod tests {
             ("/bwk_4f9Zk2Qx7B%5Fabcdefghij%20", "/bwk_4f9Zk2Qx7B_…%20"),
             ("/bwk_x/%62wk_4f9Zk2Qx7B_abcd", "/bwk_x/bwk_4f9Zk2Qx7B_…"),
         ] {
-            assert_eq!(masked(text), told);
+            assert_eq!(masked(text), expected);
         }
     }
 }

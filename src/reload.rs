@@ -89,10 +89,10 @@ impl Reloader {
         let Stood { tls, refused, last_good } = stood;
         let (sender, inbox) = mpsc::sync_channel(INBOX);
         let has_missed = Arc::new(AtomicBool::new(false));
-        let (told, missed) = (sender.clone(), has_missed.clone());
+        let (touched_sender, missed) = (sender.clone(), has_missed.clone());
         let directories = Directories::new(move |touched| {
             // A directory may be busier than this thread: what is told must not pile up.
-            if told.try_send(Message::Touched(touched)).is_err() {
+            if touched_sender.try_send(Message::Touched(touched)).is_err() {
                 missed.store(true, Ordering::Relaxed);
             }
         });

@@ -149,17 +149,17 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_was_told_to_end_is_no_news() {
+    fn a_thread_that_was_asked_to_end_is_not_reported() {
         let threads = Threads::default();
         for duty in Duty::ALL {
-            threads.spawn(duty, "told", || Ended::Asked).unwrap().join().unwrap();
+            threads.spawn(duty, "asked", || Ended::Asked).unwrap().join().unwrap();
         }
         assert_eq!(ended(&threads), []);
         assert!(threads.vital_ended().now_or_never().is_none());
     }
 
     #[tokio::test]
-    async fn one_that_panics_or_returns_is_counted_and_a_vital_one_is_told_of() {
+    async fn a_thread_that_panics_or_returns_is_counted_and_a_vital_one_is_reported() {
         for (duty, is_vital) in
             [(Duty::Worker, true), (Duty::Reload, true), (Duty::Log, false), (Duty::Traces, false)]
         {

@@ -58,9 +58,9 @@ impl Visitor {
     /// what loopback may (DNS rebinding). An address can't be led anywhere, and a unix socket is no place for a browser.
     pub(super) fn check_site(&self, parts: &Parts) -> Result<(), Denial> {
         // A browser says so itself (W3C Fetch Metadata). A link to the page is none of that: whoever set it learns nothing.
-        let told = |name| parts.headers.get(name).map(|value| value.as_bytes());
-        let is_link = told("sec-fetch-dest") == Some(b"document") && parts.method == Method::GET;
-        if told("sec-fetch-site").is_some_and(|site| matches!(site, b"cross-site" | b"same-site")) && !is_link
+        let header = |name| parts.headers.get(name).map(|value| value.as_bytes());
+        let is_link = header("sec-fetch-dest") == Some(b"document") && parts.method == Method::GET;
+        if header("sec-fetch-site").is_some_and(|site| matches!(site, b"cross-site" | b"same-site")) && !is_link
         {
             return Err(Denial::bad_content("A page of another site may not ask this"));
         }
@@ -89,7 +89,7 @@ impl Visitor {
     pub(super) async fn authorize(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         let Gateway { snapshot, limiter, clock, .. } = &*self.admin.gateway;
         let client = Client::of_peer(self.peer);
-        // Whoever guesses is told to wait, and a right guess is not looked at until then. A key with `admin` still is.
+        // Whoever guesses is header to wait, and a right guess is not looked at until then. A key with `admin` still is.
         let is_limited = gate::wait_of(&client, &snapshot.load(), limiter).is_some();
         if !is_limited && self.has_token(headers).await {
             return Ok(Actor::Token);

@@ -33,7 +33,7 @@ struct Watching {
     /// Turns until the status is told.
     until_status: u32,
     /// How many refusals were told, of each worker.
-    told: Vec<u64>,
+    sent: Vec<u64>,
     _place: EventStreamPermit,
 }
 
@@ -41,7 +41,7 @@ impl Watching {
     async fn events(mut self) -> (Bytes, Self) {
         self.tick.tick().await;
         let mut text = String::new();
-        for refused in self.admin.gateway.observers.new_refusals(&mut self.told) {
+        for refused in self.admin.gateway.observers.new_refusals(&mut self.sent) {
             let (id, refusal) = (refused.sequence, status::refusal(&refused));
             text.push_str(&format!("event: refusal\nid: {id}\ndata: {refusal}\n\n"));
         }
@@ -84,7 +84,7 @@ pub(super) fn stream(admin: Arc<Admin>) -> Result<Response<AdminBody>, Denial> {
     let place = EventStreamPermit::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watching = Watching { admin, tick, until_status: 0, told: Vec::new(), _place: place };
+    let watching = Watching { admin, tick, until_status: 0, sent: Vec::new(), _place: place };
     let frames = stream::unfold(watching, |watching| async move {
         let (text, watching) = watching.events().await;
         Some((Ok::<_, Infallible>(Frame::data(text)), watching))

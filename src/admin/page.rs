@@ -130,8 +130,8 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// What the API tells, in the types of this page.
-fn read<T: DeserializeOwned>(told: Value) -> Result<T, Denial> {
-    serde_json::from_value(told).map_err(|error| Denial::internal().caused_by(error.to_string()))
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, Denial> {
+    serde_json::from_value(value).map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
 
 impl StatusPage {
@@ -182,11 +182,11 @@ fn tiles(status: &Status) -> Vec<Tile> {
         _ => count(number.round() as u64),
     };
     let last = |numbers: &[f64]| plain(numbers.last().copied().unwrap_or(0.0));
-    let tile = |name, figure, unit, numbers: &[f64], told: &dyn Fn(f64) -> String| Tile {
+    let tile = |name, figure, unit, numbers: &[f64], written: &dyn Fn(f64) -> String| Tile {
         name,
         figure,
         unit,
-        most: told(numbers.iter().copied().fold(0.0, f64::max)),
+        most: written(numbers.iter().copied().fold(0.0, f64::max)),
         points: points(numbers),
     };
     let whole = |number: f64| count(number as u64);

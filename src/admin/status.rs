@@ -29,7 +29,7 @@ pub(super) async fn is_ready(admin: &Admin) -> bool {
 /// What a probe is told of a server that is ready: what of it is older than what is on disk, where anything is.
 pub(super) fn readiness(reloads: &Reloads) -> Value {
     let now = Timestamp::now();
-    let mut told = Map::from_iter([("status".to_owned(), json!("ready"))]);
+    let mut readiness = Map::from_iter([("status".to_owned(), json!("ready"))]);
     for part in reloads.state().parts {
         let mut of_part = Map::new();
         if let (Some(since), Some(seconds)) = (part.stale_since(), part.stale_seconds(now)) {
@@ -41,9 +41,9 @@ pub(super) fn readiness(reloads: &Reloads) -> Value {
         } else {
             continue;
         }
-        told.insert(part.part.to_owned(), Value::Object(of_part));
+        readiness.insert(part.part.to_owned(), Value::Object(of_part));
     }
-    Value::Object(told)
+    Value::Object(readiness)
 }
 
 pub(super) fn status(admin: &Admin) -> Value {
@@ -103,7 +103,7 @@ pub(super) fn status(admin: &Admin) -> Value {
 
 /// Each endpoint, and how it is.
 fn endpoints(gateway: &Gateway) -> Vec<Value> {
-    let told = scrape::endpoints(gateway).into_iter().map(|endpoint| {
+    let all = scrape::endpoints(gateway).into_iter().map(|endpoint| {
         json!({
             "upstream": &*endpoint.upstream,
             "endpoint": endpoint.endpoint,
@@ -115,7 +115,7 @@ fn endpoints(gateway: &Gateway) -> Vec<Value> {
             "requests_in_flight": endpoint.in_flight,
         })
     });
-    told.collect()
+    all.collect()
 }
 
 /// The last five minutes, oldest first.

@@ -112,7 +112,7 @@ fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
     let now = Timestamp::now();
     let served = tls.iter().flatten().flat_map(|tls| &tls.certificates);
     let ends = served.filter_map(|served| Some((served.file.display(), served.not_after?)));
-    let told = ends.filter_map(|(file, end)| {
+    let warnings = ends.filter_map(|(file, end)| {
         let left = end.duration_since(now);
         match () {
             () if left <= SignedDuration::ZERO => {
@@ -124,7 +124,7 @@ fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
             () => None,
         }
     });
-    told.collect()
+    warnings.collect()
 }
 
 /// Of certificates that upstreams are to be known by.

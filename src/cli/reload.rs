@@ -38,17 +38,17 @@ impl Reload {
         let token = client::read_token(&token_file)?;
         let response = client::ask(&address, &Method::POST, "/api/v1/reload", Some(&token), PATIENCE)?;
         let (head, body) = response.into_parts();
-        let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
         if self.json {
-            print(&format!("{told}\n"))?;
+            print(&format!("{answer}\n"))?;
         }
         if head.status.is_success() {
             if !self.json {
-                say_outcome(told.get("data"));
+                say_outcome(answer.get("data"));
             }
             return Ok(());
         }
-        let error = told.get("error");
+        let error = answer.get("error");
         let details = error.and_then(|error| error.get("details"));
         if !self.json {
             say_outcome(details);

@@ -210,8 +210,8 @@ mod tests {
     #[tokio::test]
     async fn the_executor_runs_streams() {
         let notify = Arc::new(tokio::sync::Notify::new());
-        let told = notify.clone();
-        executor().execute(async move { told.notify_one() });
+        let notified = notify.clone();
+        executor().execute(async move { notified.notify_one() });
         notify.notified().await;
     }
 }

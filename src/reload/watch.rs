@@ -280,7 +280,7 @@ pub(super) struct Directories {
 
 impl Directories {
     /// Tells `told` of every change. Where the system offers no watch, looks at intervals must do.
-    pub(super) fn new(told: impl Fn(Touched) + Send + 'static) -> Self {
+    pub(super) fn new(on_change: impl Fn(Touched) + Send + 'static) -> Self {
         let ways = Arc::new(Mutex::new(WatchSet::default()));
         let known = ways.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -288,7 +288,7 @@ impl Directories {
             let ways = known.lock().unwrap_or_else(PoisonError::into_inner);
             if touched.paths.is_empty() || touched.paths.iter().any(|path| ways.covers(path)) {
                 drop(ways);
-                told(touched);
+                on_change(touched);
             }
         });
         let watcher = watcher.map_err(|error| {

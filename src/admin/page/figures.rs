@@ -5,14 +5,14 @@ use std::borrow::Borrow;
 /// With a comma between thousands.
 pub(super) fn count(number: impl Borrow<u64>) -> String {
     let digits = number.borrow().to_string();
-    let mut told = String::new();
+    let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            told.push(',');
+            text.push(',');
         }
-        told.push(digit);
+        text.push(digit);
     }
-    told
+    text
 }
 
 /// A time as people write it: in the unit that leaves one to three digits before the point.

@@ -193,7 +193,7 @@ impl Fault {
 }
 
 impl EndpointView {
-    pub(super) fn told(&self) -> &str {
+    pub(super) fn fault_text(&self) -> &str {
         self.fault.as_deref().unwrap_or("left out")
     }
 }
