@@ -1,8 +1,9 @@
-//! Configuration, keys and certificates while traffic runs: a thread of its own watches their files, reads what has
-//! changed whole, and applies it or leaves all as it was.
+//! Reload of configuration, keys and certificates while traffic runs. A thread of its own watches
+//! their files, reads changed parts whole, and applies each or leaves it as it was.
 //!
-//! Invariant: a file that can't be read changes nothing, and an entry at fault changes nothing of its key. Each of the three parts stands by itself, so that a broken
-//! certificate does not hold up a revocation.
+//! Invariant: an unreadable file changes nothing, and an entry at fault changes nothing of its key.
+//! Each of the three parts is reloaded by itself, so that a broken certificate does not delay a
+//! revocation.
 
 mod current;
 mod files;
@@ -42,29 +43,29 @@ use watch_set::WatchSet;
 /// A requested reload waits no longer than this for files to stand still.
 const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What changed while it was read is looked at again so soon.
+/// Poll interval for files that changed while they were read.
 const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
-/// What waits to be heard; more is noted as missed.
+/// Messages that wait; further ones are noted as missed.
 const INBOX: usize = 1024;
 
-/// What the inbox held.
+/// The effect of the messages in the inbox.
 #[derive(Clone, Copy)]
 enum Heard {
     Nothing,
-    /// Something that makes a look due.
+    /// A check of the files is due.
     Change,
     Stop,
 }
 
-/// What was read at the start, and how that stands.
+/// The state after the first reading of all files.
 pub(crate) struct Stood {
     pub(crate) tls: Vec<Option<Swappable>>,
-    /// Files of a key directory that were left out.
+    /// Faults of files of a key directory that were left out.
     pub(crate) refused: Faults,
     pub(crate) last_good: LastGood,
 }
 
-/// The thread's state.
+/// The state of the reloading thread.
 pub(crate) struct Reloader {
     current: Current,
     refusals: Refusals,
@@ -73,13 +74,13 @@ pub(crate) struct Reloader {
     needs_restart: Vec<&'static str>,
     generation: u64,
     directories: Directories,
-    /// Something was told that found no room in the inbox.
+    /// An event found no room in the inbox.
     has_missed: Arc<AtomicBool>,
     inbox: mpsc::Receiver<Message>,
 }
 
 impl Reloader {
-    /// Prepares the thread. `listeners` are those of `config`, in order.
+    /// Prepares the thread. `listeners` are those of `config`, in the same order.
     pub(crate) fn new(
         gateway: Arc<Gateway>,
         config: Config,
@@ -91,7 +92,7 @@ impl Reloader {
         let has_missed = Arc::new(AtomicBool::new(false));
         let (touched_sender, missed) = (sender.clone(), has_missed.clone());
         let directories = Directories::new(move |touched| {
-            // A directory may be busier than this thread: what is told must not pile up.
+            // A directory may be busier than this thread: events must not pile up.
             if touched_sender.try_send(Message::Touched(touched)).is_err() {
                 missed.store(true, Ordering::Relaxed);
             }
@@ -121,11 +122,11 @@ impl Reloader {
         (reloader, Handle(sender))
     }
 
-    /// Watches and reloads until it is told to stop.
+    /// Watches and reloads until it is asked to stop.
     pub(crate) fn run(mut self) -> Ended {
         let poll = self.current.config.keys.watch.poll;
         self.watch();
-        // What changed between the first reading and the watch is found here.
+        // This check finds changes between the first reading and the watch.
         let mut next_look = Instant::now();
         let mut next_poll = Instant::now() + poll;
         loop {
@@ -157,7 +158,7 @@ impl Reloader {
         }
     }
 
-    /// Takes in what has come, all of it: who asks while others ask already is told with them.
+    /// Handles all messages in the inbox. Callers that ask for a reload at the same time share it.
     fn take(&mut self, first: Message) -> Heard {
         let (mut heard, mut asking) = (Heard::Nothing, None);
         if self.has_missed.swap(false, Ordering::Relaxed) {
@@ -165,7 +166,7 @@ impl Reloader {
             heard = Heard::Change;
         }
         let mut next = Some(first);
-        // As much as was there; what comes meanwhile has its own turn.
+        // No more than the inbox held: later messages have their own turn.
         for _ in 0..=INBOX {
             let Some(message) = next else { break };
             match message {
@@ -188,25 +189,26 @@ impl Reloader {
         heard
     }
 
-    /// Watches all that leads to the files that matter now.
+    /// Watches all directory entries on the paths of the files.
     fn watch(&mut self) {
         let mut ways = WatchSet::default();
         self.current.sets.iter_mut().for_each(|(_, set)| ways.join(set.ways()));
         self.directories.watch(&ways);
     }
 
-    /// Whether the system told of something that matters.
+    /// Whether an event of the system concerns one of the files.
     fn heard(&mut self, touched: &Touched) -> bool {
-        // No short cut: each set takes note.
+        // Not `any`: each set has to note the event.
         self.current.sets.iter_mut().fold(false, |matters, (_, set)| set.heard(touched) || matters)
     }
 
-    /// Looks at all parts and reloads those that have settled. Says when to look again, if something moves.
+    /// Checks all parts and reloads those that have settled. Returns when to check again, if
+    /// something is changing.
     fn look(&mut self, is_poll: bool) -> Option<Duration> {
         let mut again: Option<Duration> = None;
         for part in Part::ALL {
             let mut look = self.current.set(part).map_or(Look::Same, |set| set.look(Instant::now(), is_poll));
-            // What could not be read may have been a passing fault.
+            // A failed reading may have been a passing fault.
             let is_due = is_poll && self.refusals.may_have_passed(part, &self.current.config.keys.path)
                 || part == Part::Keys && self.refusals.blank_for().is_some_and(|left| left.is_zero());
             if look == Look::Changed || (look == Look::Same && is_due) {
@@ -226,7 +228,7 @@ impl Reloader {
         again.into_iter().chain(of_blank).min()
     }
 
-    /// Reloads because somebody asked.
+    /// Reloads at a caller's request.
     fn asked(&mut self) -> Report {
         let _no_manager = sd_notify::notify(&reloading());
         let has_settled = self.await_settled();
@@ -250,7 +252,7 @@ impl Reloader {
         Report { generation: self.generation, parts, needs_restart: self.needs_restart.clone() }
     }
 
-    /// Waits until nothing has moved for a moment, and not for ever: says whether that came.
+    /// Waits, within a limit, until nothing changes for a moment. Returns whether that came.
     fn await_settled(&self) -> bool {
         let stamps = || self.current.sets.iter().map(|(_, set)| Stamps::of(set.files())).collect::<Vec<_>>();
         let until = Instant::now() + ASKED_PATIENCE;
@@ -266,8 +268,8 @@ impl Reloader {
         false
     }
 
-    /// Reads a part anew and applies it, or keeps what is there. `None` where its files changed while they were read:
-    /// what was read is nothing then, and the next look begins anew.
+    /// Reads a part anew and applies it, or keeps the present one. `None` where its files changed
+    /// while they were read: the next check begins anew.
     fn reload(&mut self, part: Part) -> Option<Outcome> {
         // Whatever a file provokes, the next one must still be read.
         let ready =
@@ -312,7 +314,7 @@ impl Reloader {
         faults
     }
 
-    /// Puts what was read in the place of what was there.
+    /// Replaces the present part by what was read.
     fn apply(&mut self, ready: Ready) -> Result<(), Refusal> {
         match ready {
             Ready::Config(ready) => self.apply_config(*ready),
@@ -335,7 +337,7 @@ impl Reloader {
         Ok(())
     }
 
-    /// Entries at fault are told; the others' keys are live.
+    /// Applies the good keys, and returns the entries at fault as a refusal.
     fn apply_keys(&mut self, set: KeySet) -> Result<(), Refusal> {
         let difference = self.current.gateway.keys.replace(&set);
         let (added, changed, removed) = (difference.added, difference.changed, difference.removed);
@@ -363,7 +365,7 @@ impl Reloader {
         snapshot.store(Arc::new(compiled));
         endpoints.adopt(&upstreams);
         if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
-            // Files of a directory, the others of which are good: no fault of the configuration.
+            // Faults of single files of a directory: no fault of the configuration.
             self.refuse(Part::Keys, refusal);
         }
         for ((running, wanted), certificate) in
@@ -374,7 +376,7 @@ impl Reloader {
                 running.serve_with(certificate, None);
             }
         }
-        // Those whose files stay keep their state.
+        // Sets with the same files keep their state.
         for ((_, set), new) in self.current.sets.iter_mut().zip(baseline.into_sets(&config)) {
             if set.files() != new.files() {
                 *set = new;
@@ -394,19 +396,19 @@ impl Reloader {
     }
 }
 
-/// What somebody is told who asks while a file is being written.
+/// The outcome for a caller that asks while a file is being written.
 fn unsettled(part: Part) -> Outcome {
     let message = "is being written; it is taken once it stands still";
     Outcome::Refused(Fault::of_file(Path::new(part.name()), message).into())
 }
 
 fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
-    // systemd 253 and later wants the time with it.
+    // systemd 253 and later needs the time, too.
     let time = sd_notify::NotifyState::monotonic_usec_now().ok();
     std::iter::once(sd_notify::NotifyState::Reloading).chain(time).collect()
 }
 
-/// What a new configuration says that a running process can't take on.
+/// The changed fields of a new configuration that take a restart.
 fn needs_restart(config: &Config, started: &Config, listeners: &[Running]) -> Vec<&'static str> {
     let bound = listeners.iter().map(|running| &running.listener);
     let bound = bound.map(|listener| (&listener.address, listener.tls.is_some()));

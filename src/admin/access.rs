@@ -60,7 +60,8 @@ impl Visitor {
         // A browser says so itself (W3C Fetch Metadata). A link to the page is none of that: whoever set it learns nothing.
         let header = |name| parts.headers.get(name).map(|value| value.as_bytes());
         let is_link = header("sec-fetch-dest") == Some(b"document") && parts.method == Method::GET;
-        if header("sec-fetch-site").is_some_and(|site| matches!(site, b"cross-site" | b"same-site")) && !is_link
+        if header("sec-fetch-site").is_some_and(|site| matches!(site, b"cross-site" | b"same-site"))
+            && !is_link
         {
             return Err(Denial::bad_content("A page of another site may not ask this"));
         }

@@ -265,7 +265,11 @@ mod tests {
         let many = (0..1_000_000u32).map(|host| LineSource::address(Some(IpAddr::V4(host.into()))));
         assert_eq!(logged(&line_quotas, start, many), 100);
         let keys = (0..20).map(|_| LineSource::Key("key_revoked".to_owned()));
-        assert_eq!(logged(&line_quotas, start, keys), 20, "a refused key's lines are not used up by strangers");
+        assert_eq!(
+            logged(&line_quotas, start, keys),
+            20,
+            "a refused key's lines are not used up by strangers"
+        );
         let window = line_quotas.window.lock().unwrap();
         assert_eq!(window.as_ref().unwrap().by_source.len(), 101);
         drop(window);

@@ -136,7 +136,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         going_on.write_to(&mut headers);
         let logged = headers["traceparent"].to_str().unwrap();
-        assert!(logged.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && logged.ends_with("-01"), "{logged}");
+        assert!(
+            logged.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && logged.ends_with("-01"),
+            "{logged}"
+        );
         assert_ne!(logged, GIVEN, "upstream's parent is our span");
         let later = context(&["01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-more"]);
         assert!(later.parent.is_some() && !later.is_sampled);

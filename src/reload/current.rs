@@ -30,11 +30,11 @@ impl Current {
     }
 }
 
-/// A listener that is bound, with the certificates that it has now.
+/// A bound listener with its present certificates.
 pub(super) struct Running {
     pub(super) listener: Listener,
     pub(super) swappable: Option<Swappable>,
-    /// Of the files that its certificates were reloaded from, where that is known.
+    /// The digest of the files that its certificates were reloaded from, if it is known.
     pub(super) digest: Option<[u8; 32]>,
 }
 

@@ -1,6 +1,6 @@
-//! The parts of what is read from files, each of which is reloaded by itself.
+//! The parts that are read from files.
 
-/// What can be reloaded by itself.
+/// A part that is reloaded by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// The configuration, and the files that it takes credentials and upstreams' certificates from.
@@ -13,7 +13,7 @@ pub(crate) enum Part {
 impl Part {
     pub(crate) const ALL: [Part; 3] = [Part::Config, Part::Keys, Part::Certificates];
 
-    /// Its name in logs, metrics and answers.
+    /// The name in logs, metrics and answers.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Part::Config => "config",

@@ -1,4 +1,4 @@
-//! What was not taken: the files as they are refused, and key files that may be about to be written.
+//! Refused parts, and empty key files that may be about to be written.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use crate::config::fault::{Fault, Faults};
 use crate::keys::set::KeySet;
 use crate::observe::reloads::Extent;
 
-/// A key file without lines lets nobody in once it has stood still for this long: whoever writes one anew may begin by
-/// emptying it.
+/// Time that a key file without lines must not change before it counts: a writer may begin by
+/// emptying the file.
 const BLANK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why a part was not taken, or not all of it.
+/// The refusal of a part, or of some of its entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) faults: Faults,
@@ -27,26 +27,27 @@ impl From<Faults> for Refusal {
     }
 }
 
-/// What is refused at the moment.
+/// The refusals at present.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     /// The refusal of each part, which is logged once.
     refused: Vec<(Part, Refusal)>,
-    /// A key file without lines, in this state since then.
+    /// The state of a key file without lines, and since when it has been so.
     blank: Option<(Stamps, Instant)>,
 }
 
 impl Refusals {
-    /// How long a key file without lines has to stand still yet before it lets nobody in.
+    /// The time until a key file without lines counts.
     pub(super) fn blank_for(&self) -> Option<Duration> {
         let (_, since) = self.blank.as_ref()?;
         Some(BLANK_PATIENCE.saturating_sub(since.elapsed()))
     }
 
-    /// Whether a part that stands refused may be good by now though nothing has touched it.
+    /// Whether a refused part may be good by now though no event came.
     pub(super) fn may_have_passed(&self, part: Part, store: &Path) -> bool {
         let mut refused = self.refused.iter().filter(|(refused, _)| *refused == part);
-        // Of entries it is known what they are; those of a directory may be files that could not be read.
+        // Faults of entries do not pass by themselves; those of a directory may be files that were
+        // unreadable.
         refused.any(|(_, refusal)| refusal.extent == Extent::Whole || store.is_dir())
     }
 
@@ -59,12 +60,12 @@ impl Refusals {
         }
     }
 
-    /// The part was taken.
+    /// Notes that the part was applied.
     pub(super) fn forget(&mut self, part: Part) {
         self.refused.retain(|(refused, _)| *refused != part);
     }
 
-    /// The key file has changed, or was not read.
+    /// Notes that the key file has changed, or was not read.
     pub(super) fn forget_blank(&mut self) {
         self.blank = None;
     }
@@ -82,7 +83,7 @@ impl Refusals {
         }
     }
 
-    /// Whether a file without lines is known to be meant so.
+    /// Checks that a file without lines has been so for long enough.
     pub(super) fn has_stood_blank(
         &mut self,
         set: &KeySet,
@@ -106,7 +107,7 @@ impl Refusals {
         Err(Faults::from(Fault::of_file(store, message)).into())
     }
 
-    /// Whether a part stands refused.
+    /// Whether a part is refused.
     pub(super) fn are_of(&self, part: Part) -> bool {
         self.refused.iter().any(|(refused, _)| *refused == part)
     }
