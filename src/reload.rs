@@ -361,9 +361,9 @@ impl Reloader {
         let Gateway { snapshot, endpoints, .. } = &*self.current.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.current.listeners);
         self.current.gateway.reloads.needs_restart(&self.needs_restart);
-        let upstreams = compiled.upstreams.clone();
-        snapshot.store(Arc::new(compiled));
-        endpoints.adopt(&upstreams);
+        let compiled = Arc::new(compiled);
+        snapshot.store(compiled.clone());
+        endpoints.adopt(compiled.endpoint_sets());
         if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
             // Faults of single files of a directory: no fault of the configuration.
             self.refuse(Part::Keys, refusal);
