@@ -101,8 +101,6 @@ const CIRCLES: &[(&str, &str)] = &[
     ),
     ("config", "its fields are being described in one place"),
     ("keys", "the room is being divided into three"),
-    ("route", "the decision is being moved into one place"),
-    ("upstream", "its bodies and failures are being moved into it"),
 ];
 
 #[test]
