@@ -1,7 +1,8 @@
 //! The admin listener: probes, metrics, and the JSON API that `openapi.json` describes.
 //!
-//! Probes are open to all and say nothing but their state. Reading is free on loopback and takes a credential off it;
-//! a change takes one everywhere: the token of `admin.token_file`, or a key with `admin`.
+//! Probes are open to all and report only their state. Reading needs no credential on loopback, and
+//! one elsewhere. A change needs one everywhere: the token of `admin.token_file`, or a key with
+//! `admin`.
 
 mod access;
 mod answer;
@@ -55,14 +56,15 @@ use changes::Change;
 use path::{AdminPath, Probe};
 use state::Admin;
 
-/// Connections at once: probes need few, and nobody else should take descriptors from the data path.
+/// Connections at once: probes need few, and the rest of the descriptors is for the data path.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Behind an error of accept, descriptors that ran out most likely.
+/// Pause after an error of accept, most likely for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves until the process ends: `/livez` answers to the last, `/readyz` says when traffic should go elsewhere.
+/// Serves until the process ends: `/livez` answers to the last, and `/readyz` reports when traffic
+/// should go elsewhere.
 pub(crate) async fn serve(bound: Bound, admin: Admin) {
     let local = bound.local().clone();
     let admin = Arc::new(admin);
@@ -75,7 +77,7 @@ pub(crate) async fn serve(bound: Bound, admin: Admin) {
 
 async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
     let mut visits = Visits::default();
-    // A unix socket is as near as loopback; its file's permissions say who may reach it.
+    // A unix socket is as near as loopback; its file's permissions decide who may reach it.
     let is_local = match bound.local() {
         Local::Tcp(address) => address.ip().is_loopback(),
         Local::Unix(_) => true,
@@ -96,14 +98,14 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
             visits.add(Visit { task: visit.abort_handle(), activity, host: peer.map(host_part) });
             Ok(())
         });
-        // No connection that fails ends the listener.
+        // A failed connection does not end the listener.
         if taken.is_err() {
             tokio::time::sleep(ACCEPT_BACKOFF).await;
         }
     }
 }
 
-/// The connections that are open, oldest first.
+/// The open connections, oldest first.
 #[derive(Default)]
 struct Visits(VecDeque<Visit>);
 
@@ -111,14 +113,15 @@ struct Visits(VecDeque<Visit>);
 struct Visit {
     task: AbortHandle,
     activity: Arc<ConnectionActivity>,
-    /// The host that it is from; `None` behind a unix socket.
+    /// The client's host; `None` behind a unix socket.
     host: Option<IpAddr>,
 }
 
 impl Visits {
-    /// Adds a connection. Past the most, one of an address that has most of them ends: the oldest that asks nothing, else
-    /// the oldest. So an address that floods the listener pushes out its own connections, and nobody who holds connections
-    /// open, from however many addresses, keeps a new probe waiting.
+    /// Adds a connection. Past the maximum, one from the address with the most connections ends:
+    /// the oldest without a request, else the oldest. An address that floods the listener pushes
+    /// out its own connections, and open connections from any number of addresses keep no new probe
+    /// waiting.
     fn add(&mut self, visit: Visit) {
         self.0.retain(|visit| !visit.task.is_finished());
         self.0.push_back(visit);
@@ -180,11 +183,11 @@ impl Visitor {
         let is_page = matches!(AdminPath::find(parts.uri.path()), Some(AdminPath::Page));
         let mut response = answer.unwrap_or_else(|denial| denial.into_http().map(whole));
         if is_page && response.status() == StatusCode::UNAUTHORIZED {
-            // So that a browser asks for one.
+            // Makes a browser ask for the credential.
             response.headers_mut().append(WWW_AUTHENTICATE, page::BASIC);
         }
         response.headers_mut().insert(X_REQUEST_ID, request_id);
-        // Whatever page has asked for it: no other site's makes anything of it.
+        // No page of another site can use the answer.
         response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let policy = HeaderName::from_static("cross-origin-resource-policy");
         response.headers_mut().insert(policy, HeaderValue::from_static("same-origin"));
@@ -273,7 +276,7 @@ impl Visitor {
         }
     }
 
-    /// Has something looked up that takes its time, where it holds up nobody.
+    /// Runs a slow function where it blocks no other request.
     async fn aside<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Admin) -> Result<T, Denial> + Send + 'static,
@@ -284,7 +287,7 @@ impl Visitor {
     }
 }
 
-/// What a reload did: 200 where nothing was refused.
+/// The outcome of a reload: 200 where nothing was refused.
 fn reload_outcome(report: &Report) -> Result<Response<AdminBody>, Denial> {
     let parts: serde_json::Map<String, Value> =
         report.parts.iter().map(|(part, outcome)| (part.name().to_owned(), json!(outcome.name()))).collect();

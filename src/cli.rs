@@ -1,4 +1,4 @@
-//! The command line: what people type, and what the process exits with.
+//! The command line.
 //!
 //! Exit codes: 0 done, 1 failed, 2 usage, 78 configuration (sysexits' `EX_CONFIG`).
 
@@ -44,13 +44,14 @@ enum Command {
     Run(run::Run),
     /// Show the main job on an embedded upstream, with throw-away keys and a throw-away certificate
     Demo(demo::Demo),
-    /// Say every fault of configuration, keys and certificates, and start nothing
+    /// Report every fault of configuration, keys and certificates, and start nothing
     Check(check::Check),
     /// Make keys, and hashes of keys
     Keys(keys::Keys),
-    /// Have a running bearward read its files again, and say what came of it
+    /// Make a running bearward read its files again, and print the outcome
     Reload(reload::Reload),
-    /// Say which route, permission and limits a request would meet, and why; or what an error code means
+    /// Show which route, permission and limits apply to a request, and why; or what an error code
+    /// means
     Explain(explain::Explain),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
@@ -67,7 +68,7 @@ enum Command {
     Version,
 }
 
-/// Parses the arguments and does what they ask.
+/// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     if std::env::args_os().any(|argument| holds_token(&argument)) {
         let message = "a token in the arguments is seen by everybody on this machine: rotate its key, and give tokens on \
@@ -102,7 +103,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The manual page, of all commands.
+/// Prints the manual page of all commands.
 fn manual() -> Result<(), Failure> {
     let mut text = Vec::new();
     let mut command = Arguments::command();
@@ -116,7 +117,8 @@ fn manual() -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&text))
 }
 
-/// Whether an argument is, or ends with, a whole token of ours. It must not even be quoted in a complaint.
+/// Whether an argument is, or ends with, a whole token of ours. Not even the error message may
+/// quote it.
 fn holds_token(argument: &OsStr) -> bool {
     let bytes = argument.as_encoded_bytes();
     let last_word = bytes.rsplit(|byte| matches!(byte, b'=' | b' ')).next().unwrap_or_default();

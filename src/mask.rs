@@ -1,16 +1,17 @@
-//! Tokens of ours in text that is told: cut short, so that what was sent to the wrong place stays useless to who reads it.
+//! Shortens our tokens in text that is shown or logged, so that a token sent to the wrong place is
+//! useless to its readers.
 
 use std::borrow::Cow;
 
-/// `bwk_`, the id and `_`: what tells which token it was.
+/// The shown part of a token: `bwk_`, the id and `_`, which identify it.
 const SHOWN: usize = 15;
 
-/// The text with every token cut behind its id, those that are written in percent codes, too.
+/// The text with every token cut after its id, also where it is percent-encoded.
 pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     if memchr::memchr2(b'%', b'_', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
-    // Decoded first: of a token that is half in codes, half would stay.
+    // Decoded first: a token with a part in codes would keep that part.
     let plain = if text.contains('%') { Cow::Owned(decoded(text)) } else { Cow::Borrowed(text) };
     if plain.contains("bwk_") { Cow::Owned(cut(&plain)) } else { Cow::Borrowed(text) }
 }
@@ -33,7 +34,7 @@ fn cut(text: &str) -> String {
     out
 }
 
-/// Percent codes of what a token is made of, decoded; all else as it is.
+/// Decodes the percent codes of characters that tokens consist of, and no others.
 fn decoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -9,10 +9,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 
-/// An answer's body: one that is there, or one that goes on.
+/// The body of an answer: bytes, or a stream.
 pub(super) type AdminBody = UnsyncBoxBody<Bytes, Infallible>;
 
-/// What was asked for, as `{"success": true, "data": …}`.
+/// An answer `{"success": true, "data": …}`.
 pub(super) fn data(value: &Value) -> Response<AdminBody> {
     typed(format!("{}\n", json!({"success": true, "data": value})), "application/json")
 }
@@ -20,7 +20,7 @@ pub(super) fn data(value: &Value) -> Response<AdminBody> {
 pub(super) fn typed(body: String, content_type: &'static str) -> Response<AdminBody> {
     let mut response = Response::new(whole(Bytes::from(body)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    // Figures of this moment, and names of keys: nobody between keeps them.
+    // Figures of this moment, and names of keys: caches keep none of them.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -1,4 +1,4 @@
-//! The keys' outlook, kept for a moment.
+//! The outlook of the keys, cached.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use crate::keys::outlook::{Outlook, ROTATION_AGE};
 use crate::proxy::Gateway;
 
-/// What is ahead of the keys is looked at anew after this long, or after a reload: a million keys take their time.
+/// Age at which the outlook is made anew, unless a reload does it before: a million keys take their
+/// time.
 const OUTLOOK_AGE: Duration = Duration::from_secs(30);
 
-/// The keys' outlook, as it was a moment ago.
+/// The outlook of the keys, as it was a moment ago.
 #[derive(Debug, Default)]
 pub(crate) struct CachedOutlook(Mutex<Option<(u64, Instant, Outlook)>>);
 

@@ -1,7 +1,7 @@
-//! The status page: what the API tells, as HTML that is whole without a script.
+//! The status page: the API's data as HTML, which is complete without a script.
 //!
-//! Invariants: all that others chose (names, paths, reasons) is text, which the template engine escapes; the policy lets
-//! nothing run and nothing be shown but what stands in `page.html`.
+//! Invariants: all text that others chose (names, paths, reasons) is escaped by the template
+//! engine; the policy allows only the scripts and styles of `page.html`.
 
 mod figures;
 pub(crate) mod looked_at;
@@ -39,17 +39,17 @@ use crate::digest::sha256;
 use crate::observe::history::STEPS;
 
 const SOURCE: &str = include_str!("page.html");
-/// Keys at once: a page is looked at, and `/api/v1/keys` has all.
+/// Keys at once; `/api/v1/keys` has all.
 const KEYS: usize = 25;
-/// How a browser is told to ask for the credential, which is the password (RFC 7617).
+/// The challenge that makes a browser ask for the credential, which is the password (RFC 7617).
 pub(super) const BASIC: HeaderValue =
     HeaderValue::from_static("Basic realm=\"bearward admin: the token is the password\", charset=\"UTF-8\"");
-/// How high sparklines are, and how far their points are apart, in units of their view boxes.
+/// The height of sparklines and the distance of their points, in units of their view boxes.
 const HEIGHT: f64 = 30.0;
 const APART: usize = 2;
 
-/// Nothing but this page's own style and script, and its own server. No text becomes HTML or code by a script (Trusted
-/// Types). W3C Content Security Policy Level 3.
+/// The policy allows only this page's style and script, and its own server. No text becomes HTML or
+/// code by a script (Trusted Types). W3C Content Security Policy Level 3.
 static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
     let hash = |tag: &str| {
         let (_, rest) = SOURCE.split_once(&format!("<{tag}>"))?;
@@ -77,24 +77,24 @@ struct StatusPage {
     tiles: Vec<Tile>,
     keys: Keys,
     is_continued: bool,
-    /// How the store's file is called where it comes from.
+    /// The name of the store's file at its origin.
     store_file: String,
     refused: u64,
-    /// Newest first.
+    /// The newest first.
     refusals: Vec<Refusal>,
 }
 
-/// One figure, and how it went.
+/// A figure, and its course over time.
 struct Tile {
     name: &'static str,
     figure: String,
     unit: &'static str,
     most: String,
-    /// Of its sparkline.
+    /// The points of its sparkline.
     points: String,
 }
 
-/// The page, with those keys. `is_zipped`: as gzip (RFC 1952).
+/// The page with these keys. `is_zipped`: as gzip (RFC 1952).
 pub(super) fn show(admin: &Admin, keys: Page, is_zipped: bool) -> Result<Response<AdminBody>, Denial> {
     let html = StatusPage::of(admin, &keys.at_most(KEYS))?.render();
     let html = html.map_err(|error| Denial::internal().caused_by(error.to_string()))?;
@@ -119,7 +119,7 @@ fn zipped(html: &str) -> Result<Bytes, Denial> {
     zipped.map(Bytes::from).map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
 
-/// Whether a caller takes gzip (RFC 9110, section 12.5.3): it names it, and does not rule it out.
+/// Whether a caller accepts gzip (RFC 9110, section 12.5.3): it names it, and does not exclude it.
 pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|coding| {
@@ -129,7 +129,7 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// What the API tells, in the types of this page.
+/// Reads data of the API into the types of this page.
 fn read<T: DeserializeOwned>(value: Value) -> Result<T, Denial> {
     serde_json::from_value(value).map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
@@ -204,7 +204,7 @@ fn tiles(status: &Status) -> Vec<Tile> {
     ]
 }
 
-/// A line through all numbers, the last at the right end, the greatest at the top.
+/// A line through all numbers, with the last one at the right end, and the greatest at the top.
 fn points(numbers: &[f64]) -> String {
     let most = numbers.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let begin = STEPS.saturating_sub(numbers.len());

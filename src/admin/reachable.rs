@@ -1,4 +1,4 @@
-//! Whether upstreams take connections, kept for a moment.
+//! Whether upstreams accept connections, cached.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,17 @@ use tokio::sync::Mutex;
 use crate::snapshot::Snapshot;
 use crate::upstream::connect::is_reachable;
 
-/// An upstream that takes no connection in this time is none.
+/// An upstream that accepts no connection in this time is unreachable.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// Probes are open to all: however many come, upstreams are asked no more often than this.
+/// Probes are open to all: however many come, upstreams are checked no more often than this.
 const LOOK_AGE: Duration = Duration::from_secs(1);
 
-/// Whether upstreams could be connected to when that was looked at last.
+/// The last check, with its time.
 #[derive(Debug, Default)]
 pub(crate) struct Reachable(Mutex<Option<(Instant, bool)>>);
 
 impl Reachable {
-    /// Looks, or takes the last look where that was a moment ago.
+    /// Checks the upstreams, or returns a recent result.
     pub(super) async fn look(&self, snapshot: &Snapshot) -> bool {
         let mut last = self.0.lock().await;
         if let Some((at, is_reachable)) = *last
@@ -36,7 +36,7 @@ impl Reachable {
         are_reachable
     }
 
-    /// What the last look found; nothing is wrong where there was none.
+    /// The result of the last check; `true` before the first one.
     pub(super) fn last(&self) -> bool {
         self.0.try_lock().map_or(true, |last| last.is_none_or(|(_, is_reachable)| is_reachable))
     }

@@ -1,4 +1,4 @@
-//! Puts together what metrics and the status tell, at the moment that somebody asks.
+//! The data of metrics and of the status, gathered when they are asked for.
 
 use super::state::Admin;
 use crate::keys::outlook::Outlook;
@@ -6,7 +6,7 @@ use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape};
 use crate::proxy::Gateway;
 use crate::upstream::endpoints::Named;
 
-/// All endpoints, as the last requests found them. A name without an address is one that is not well.
+/// All endpoints, as the last requests found them. A name without an address is unhealthy.
 pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
     let snapshot = gateway.snapshot.load();
     let mut all = Vec::new();
@@ -42,7 +42,7 @@ pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
     all
 }
 
-/// All certificates in service, where it is known when they end.
+/// All certificates in service whose end is known.
 pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
     let of_all = admin.certificates.iter().flat_map(|(listener, tls)| {
         let served = tls.load().certificates.clone();
@@ -57,7 +57,7 @@ pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
     of_all.collect()
 }
 
-/// What Prometheus gets.
+/// The metrics for Prometheus.
 pub(super) fn encoded(admin: &Admin) -> String {
     let Admin { gateway, outlook, .. } = admin;
     let Outlook { keys, due_for_rotation, next_ends } = outlook.outlook(gateway);

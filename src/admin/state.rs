@@ -16,7 +16,7 @@ use crate::observe::observer::Observer;
 use crate::proxy::Gateway;
 use crate::reload::Handle;
 
-/// What the admin listener needs to answer.
+/// The state of the admin listener.
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(super) gateway: Arc<Gateway>,
@@ -24,14 +24,14 @@ pub(crate) struct Admin {
     pub(super) config: config::Admin,
     pub(super) started: Timestamp,
     pub(super) observer: Arc<Observer>,
-    /// Where TLS is spoken, and with what.
+    /// The addresses with TLS, and their certificates.
     pub(super) certificates: Vec<(Local, Swappable)>,
     pub(super) outlook: CachedOutlook,
     pub(super) reachable: Reachable,
     pub(super) history: History,
-    /// The last pages of keys that people looked at.
+    /// The last pages of keys that were shown.
     pub(super) looked_at: LookedAt,
-    /// Streams of events that are open.
+    /// Open streams of events.
     pub(super) streams: AtomicUsize,
 }
 

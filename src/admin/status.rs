@@ -1,4 +1,4 @@
-//! What the status and the last refusals are, as JSON.
+//! The status and the last refusals, as JSON.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -18,15 +18,15 @@ use crate::observe::reloads::{PartState, Reloads, State};
 use crate::observe::tally::Refused;
 use crate::proxy::Gateway;
 
-/// Whether requests may come: where the configuration makes it depend on that, only with an endpoint of every upstream
-/// that can be connected to. A store without keys is one that somebody has emptied, and no reason to send requests
-/// elsewhere.
+/// Whether the server is ready for requests. Where the configuration says so, this needs a
+/// reachable endpoint of every upstream. A store without keys was emptied on purpose, and is no
+/// reason to send requests elsewhere.
 pub(super) async fn is_ready(admin: &Admin) -> bool {
     let snapshot = admin.gateway.snapshot.load_full();
     !admin.config.ready_with_upstreams || admin.reachable.look(&snapshot).await
 }
 
-/// What a probe is told of a server that is ready: what of it is older than what is on disk, where anything is.
+/// The answer to a readiness probe: parts that are older than their files, if any.
 pub(super) fn readiness(reloads: &Reloads) -> Value {
     let now = Timestamp::now();
     let mut readiness = Map::from_iter([("status".to_owned(), json!("ready"))]);
@@ -101,7 +101,7 @@ pub(super) fn status(admin: &Admin) -> Value {
     })
 }
 
-/// Each endpoint, and how it is.
+/// The endpoints with their health.
 fn endpoints(gateway: &Gateway) -> Vec<Value> {
     let all = scrape::endpoints(gateway).into_iter().map(|endpoint| {
         json!({
@@ -134,7 +134,7 @@ fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-/// Where keys are, and whether they can be changed from here.
+/// The store's path, and whether it can be changed from here.
 fn store(path: &Path) -> Value {
     let why = why_unwritable(path);
     json!({"path": path.display().to_string(), "is_writable": why.is_none(), "why_not": why})

@@ -1,4 +1,4 @@
-//! Asks a running bearward's admin listener.
+//! Sends requests to the admin listener of a running bearward.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use crate::bom;
 use crate::config::Address;
 use crate::net;
 
-/// Where somebody says that the admin listener is: `HOST:PORT`, `http://HOST:PORT` or `unix:/PATH`.
+/// The address of the admin listener as users write it: `HOST:PORT`, `http://HOST:PORT` or
+/// `unix:/PATH`.
 pub(super) fn address(text: &str) -> Address {
     match text.strip_prefix("unix:") {
         Some(path) => Address::Unix(path.into()),
@@ -32,7 +33,7 @@ pub(super) fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
     }
 }
 
-/// Asks, and waits for all of the answer, for `patience` at most.
+/// Sends a request, and waits for the whole answer, for `patience` at most.
 pub(super) fn ask(
     address: &Address,
     method: &Method,

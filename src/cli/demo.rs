@@ -1,4 +1,4 @@
-//! `bearward demo`: the main job on embedded defaults, with the curl lines that show it.
+//! `bearward demo`: the main functions with embedded defaults, and curl commands that show them.
 
 mod model;
 
@@ -26,7 +26,7 @@ pub(super) struct Demo {
     listen: String,
 }
 
-/// The demo's keys: who they are for, and what a key file says of them.
+/// The demo's keys: names, and fields of a key file.
 const KEYS: [(&str, &str); 4] = [
     ("reader", "permissions: [read]"),
     ("writer", "permissions: [read, write]"),
@@ -79,7 +79,7 @@ fn write_certificate(directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The address, or the same host with any free port where it is taken.
+/// The address, or the same host with any free port where the port is in use.
 fn free_address(wanted: &str) -> String {
     match TcpListener::bind(wanted) {
         Ok(_free) => wanted.to_owned(),

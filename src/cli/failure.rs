@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use crate::app::StartError;
 use crate::config::fault::{Fault, Faults};
 
-/// Why a command failed, and what the process exits with.
+/// The failure of a command, with its exit code.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Said already; exit 1.
+    /// A message; exit 1.
     Failed(String),
     /// Wrong usage that clap can't see; exit 2.
     Usage(String),

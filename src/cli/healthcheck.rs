@@ -50,7 +50,8 @@ impl Healthcheck {
         let default = Admin::default().address;
         // Without a configuration the server has the default, too.
         let Ok(path) = config_path(self.config.clone()) else { return Ok(default) };
-        // A server that runs goes on with what was good; a file that has faults now does not make it ill.
+        // A running server keeps the last good configuration; a faulty file does not make it
+        // unhealthy.
         let admin = match Config::load(&path) {
             Ok(config) => config.admin,
             Err(_) => Config::admin_of(&path).unwrap_or_else(|| Some(Admin::default())),
@@ -64,7 +65,8 @@ impl Healthcheck {
     }
 }
 
-/// Where a listener on all addresses is reached from here: by number, since a container from scratch knows no names.
+/// An address for a listener on all addresses: by number, since a container from scratch can't look
+/// up names.
 fn reachable(address: Address) -> Address {
     let Address::Tcp(text) = address else { return address };
     let loopback = [("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")];

@@ -1,4 +1,4 @@
-//! `bearward reload`: has a running bearward read its files again, and says what came of it.
+//! `bearward reload`: makes a running bearward read its files again, and prints the outcome.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -75,7 +75,7 @@ impl Reload {
     }
 }
 
-/// A line for each part, each fault, and what takes a restart.
+/// Prints a line for each part, each fault, and each field that takes a restart.
 fn say_outcome(outcome: Option<&Value>) {
     let Some(outcome) = outcome else { return };
     for part in ["config", "keys", "certificates"] {

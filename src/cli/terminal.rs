@@ -4,17 +4,17 @@ use std::io::Write;
 
 use super::failure::Failure;
 
-/// Writes to standard output, where a command's result goes.
+/// Writes a command's result to standard output.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // `bearward … | head` has what it wanted.
+        // In `bearward … | head`, the reader has enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
 }
 
-/// Writes a line to standard error, where everything else goes.
+/// Writes a line to standard error.
 pub(crate) fn say(line: &str) {
     let _nobody_reads = writeln!(std::io::stderr().lock(), "{line}");
 }

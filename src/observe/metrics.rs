@@ -1,7 +1,7 @@
-//! What Prometheus is told, in the text form of OpenMetrics 1.0.
+//! The metrics for Prometheus, in the text form of OpenMetrics 1.0.
 //!
-//! Whoever scrapes puts a [`Scrape`] together; nothing is counted here. Labels are names of the configuration, codes, and ids
-//! of keys that exist: never anything of a request.
+//! The caller makes a [`Scrape`]; nothing is counted here. Labels are names of the configuration,
+//! codes, and ids of existing keys: never parts of a request.
 
 mod process;
 mod sheet;
@@ -27,50 +27,50 @@ use sheet::{Sheet, counted, timed, valued};
 /// The content type of [`Scrape::encoded`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All figures of one moment.
+/// The figures of one moment.
 #[derive(Debug)]
 pub(crate) struct Scrape {
     pub(crate) tally: Tally,
     pub(crate) levels: Levels,
-    /// The ids that labels of keys stand for.
+    /// The ids of keys' labels.
     pub(crate) key_ids: BTreeMap<usize, Arc<str>>,
     pub(crate) reloads: State,
     pub(crate) keys: Keys,
     pub(crate) endpoints: Vec<EndpointSample>,
     pub(crate) certificates: Vec<Certificate>,
-    /// Lines that nobody will read, by destination.
+    /// Lost lines, by destination.
     pub(crate) lost_lines: Vec<(String, u64)>,
-    /// Lines about strangers that were left out, by log.
+    /// Lines about requests without a valid key that were left out, by log.
     pub(crate) left_out_lines: [(&'static str, u64); 2],
-    /// Threads that ended while the process ran, by what they were for.
+    /// Threads that have ended while the process ran, by purpose.
     pub(crate) ended_threads: Vec<(&'static str, u64)>,
-    /// Spans that nobody will see, where there are any to see.
+    /// Lost spans, where spans are exported.
     pub(crate) lost_spans: Option<u64>,
 }
 
-/// Of the key store.
+/// Figures of the key store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keys {
     pub(crate) keys: usize,
     pub(crate) secrets: usize,
     pub(crate) due_for_rotation: usize,
-    /// Those that end next, and when.
+    /// The keys that expire next, and when.
     pub(crate) next_ends: Vec<(String, Timestamp)>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct EndpointSample {
     pub(crate) upstream: Arc<str>,
-    /// As configured.
+    /// The configured endpoint.
     pub(crate) endpoint: String,
-    /// The address, where the configuration has a name.
+    /// The address, where a name is configured.
     pub(crate) address: Option<String>,
     pub(crate) is_healthy: bool,
-    /// Whether it has been asked yet.
+    /// Whether it was checked or used yet.
     pub(crate) is_known: bool,
-    /// Why it gets no requests, if it gets none.
+    /// The reason for which it gets no requests, if it gets none.
     pub(crate) fault: Option<String>,
-    /// Why the last look-up of its name failed, if it did.
+    /// The reason for which the last look-up of its name failed, if it did.
     pub(crate) look_up_fault: Option<String>,
     pub(crate) in_flight: usize,
 }
@@ -91,7 +91,7 @@ pub(crate) struct Certificate {
 }
 
 impl Scrape {
-    /// The text that a scrape gets.
+    /// The text of the answer to a scrape.
     pub(crate) fn encoded(self) -> String {
         let mut text = String::with_capacity(64 * 1024);
         let mut ours = Registry::with_prefix("bearward");
@@ -128,7 +128,7 @@ impl Scrape {
                     KeyLabel::Other => "other",
                     KeyLabel::Id(number) => match self.key_ids.get(number) {
                         Some(id) => &**id,
-                        // The key was forgotten between the two looks.
+                        // The key was forgotten in the meantime.
                         None => continue,
                     },
                 };
@@ -139,7 +139,8 @@ impl Scrape {
             }
         }
         let mut family = sheet.counter("refusals", "Answers that bearward made itself, by code")?;
-        // Those that there were none of yet, too: who asks for an increase would miss the first one.
+        // Codes with a count of zero, too: otherwise a query for an increase would miss the first
+        // refusal.
         for code in Code::ALL {
             let count = self.tally.refusals.get(code.name()).copied().unwrap_or(0);
             counted(&mut family, &[("code", code.name())], count)?;

@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 
-/// With a comma between thousands.
+/// A number with a comma between thousands.
 pub(super) fn count(number: impl Borrow<u64>) -> String {
     let digits = number.borrow().to_string();
     let mut text = String::new();

@@ -6,26 +6,27 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-/// Of a page of keys: it is shown for so many times as long as it took to make, so that however many look, they take a
-/// twentieth of a processor for it.
+/// A page of keys is shown for so many times as long as it took to make: however many callers ask,
+/// they take a twentieth of a processor.
 const SHOWN_FOR: u32 = 20;
-/// Pages that are remembered.
+/// Pages that are kept.
 const MAX_PAGES: usize = 16;
 
-/// Pages of keys as they were a moment ago, by the key that each begins behind.
+/// Pages of keys as they were a moment ago, by the key before their first one.
 #[derive(Debug, Default)]
 pub(crate) struct LookedAt(Mutex<HashMap<String, Look>>);
 
 #[derive(Debug)]
 struct Look {
-    /// Of the configuration and the keys.
+    /// The generation of configuration and keys.
     generation: u64,
     until: Instant,
     keys: Value,
 }
 
 impl LookedAt {
-    /// Few keys are looked up at each look; of a million, a walk through all is worth keeping for some seconds.
+    /// The page after the key `after`. Only a walk through many keys takes long enough to keep its
+    /// page for some seconds.
     pub(crate) fn keys(&self, generation: u64, after: &str, walk: impl FnOnce() -> Value) -> Value {
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();

@@ -10,7 +10,7 @@ use crate::hooks::Hooks;
 use crate::upstream::probe::{Verdict, probe};
 use crate::upstream::{Endpoint, Upstream};
 
-/// What was found of one endpoint and method.
+/// The outcome for one endpoint and method.
 pub(super) struct Finding {
     upstream: Arc<str>,
     endpoint: String,
@@ -47,7 +47,7 @@ pub(super) fn findings(upstreams: &[Arc<Upstream>]) -> Result<Vec<Finding>, Fail
             endpoint: endpoint.to_string(),
             method,
             verdict,
-            // Behind a body on other methods no connection is reused in any case.
+            // After a body on other methods, no connection is reused in any case.
             is_mended: method != "POST" || !upstream.reuse_after_body,
         }));
     }
@@ -72,7 +72,7 @@ impl Finding {
         })
     }
 
-    /// What the operator must know, if anything.
+    /// A warning for the operator, if there is one.
     pub(super) fn warning(&self) -> Option<String> {
         let Finding { upstream, endpoint, method, .. } = self;
         let place = format!("the upstream {upstream}, {endpoint}");
@@ -92,7 +92,7 @@ impl Finding {
         }
     }
 
-    /// The outcome for people, where there is nothing to warn of.
+    /// The outcome for people, where there is no warning.
     pub(super) fn line(&self) -> String {
         let Finding { upstream, endpoint, method, .. } = self;
         match &self.verdict {

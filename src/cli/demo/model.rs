@@ -1,4 +1,4 @@
-//! The demo's upstream: speaks enough of the OpenAI API to be looked at, and streams.
+//! The demo's upstream: as much of the OpenAI API as the demo needs, with streams.
 
 use std::convert::Infallible;
 use std::io;
@@ -82,7 +82,7 @@ fn typed(body: Words, content_type: &'static str) -> Response<Words> {
     response
 }
 
-/// A body that comes piece by piece.
+/// A body that comes in pieces.
 struct Words {
     pieces: std::vec::IntoIter<String>,
     pause: Option<Interval>,

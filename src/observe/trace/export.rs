@@ -1,6 +1,8 @@
-//! Sends spans to a collector, in batches, from a thread of its own: OTLP over HTTP, as JSON (OpenTelemetry Protocol 1.x).
+//! Sends spans to a collector, in batches, from a thread of its own: OTLP over HTTP, as JSON
+//! (OpenTelemetry Protocol 1.x).
 //!
-//! What waits is bounded. Past it, and where the collector does not take a batch, spans are lost and counted; no request waits.
+//! The queue is bounded. Beyond the bound, and where the collector does not accept a batch, spans
+//! are dropped and counted; no request waits.
 
 use std::io;
 use std::sync::Arc;
@@ -23,14 +25,14 @@ use crate::threads::{Duty, Ended, Threads};
 const MAX_WAITING: usize = 8192;
 const MAX_BATCH: usize = 512;
 const BATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// A collector that does not answer in this time has not taken the batch.
+/// Time for the collector's answer; without one the batch counts as lost.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What is left when the process ends gets this long.
+/// Time for queued spans when the process ends.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Losses are told so often.
+/// Interval of reports of losses.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where spans go.
+/// The queue of spans.
 #[derive(Debug)]
 pub(crate) struct Tracer {
     sender: mpsc::SyncSender<Message>,
@@ -41,21 +43,21 @@ pub(crate) struct Tracer {
 #[derive(Debug)]
 enum Message {
     Span(Box<Span>),
-    /// Nothing more comes.
+    /// The end of the queue.
     End,
 }
 
-/// Ends the exporting thread, once what waits is sent. Keep it until the process ends.
+/// Ends the exporting thread, once the queue is sent. Keep it until the process ends.
 #[derive(Debug)]
 pub(crate) struct TracerGuard {
     sender: mpsc::SyncSender<Message>,
     is_closing: Arc<AtomicBool>,
-    /// Nothing is ever sent on it: it breaks when the thread is over.
+    /// Nothing is ever sent on it: it disconnects when the thread has ended.
     over: mpsc::Receiver<()>,
 }
 
 impl Tracer {
-    /// A request's own trace, which may go on from its caller's.
+    /// Begins a request's trace, which may continue its caller's.
     pub(crate) fn begin(&self) -> TraceContext {
         TraceContext::begin(self.sample)
     }
@@ -67,7 +69,7 @@ impl Tracer {
         }
     }
 
-    /// Spans that nobody will see, since the start.
+    /// Spans that were lost since the start.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -76,9 +78,9 @@ impl Tracer {
 impl Drop for TracerGuard {
     fn drop(&mut self) {
         self.is_closing.store(true, Ordering::Release);
-        // Where there is no room for the word, the thread is at work, and sees the flag before it waits again.
+        // Where the queue is full, the thread is at work, and sees the flag before it waits again.
         let _wakes_it_up = self.sender.try_send(Message::End);
-        // A collector that takes nothing must not keep the process from ending.
+        // A collector that accepts nothing must not keep the process from ending.
         let _in_time_or_not = self.over.recv_timeout(FAREWELL);
     }
 }
@@ -129,7 +131,7 @@ struct Exporter<P> {
     post: P,
     is_closing: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
-    /// What was said of losses, and when more may be.
+    /// The reported losses, and when the next report may come.
     reported: u64,
     next_report: Option<Instant>,
 }
@@ -156,7 +158,8 @@ impl<P: Post> Exporter<P> {
         }
     }
 
-    /// The first span of a batch: the next that comes; once the process ends, the next that is there.
+    /// The first span of a batch: the next one that comes; once the process ends, the next one in
+    /// the queue.
     fn next(&self, spans: &mpsc::Receiver<Message>) -> Option<Box<Span>> {
         loop {
             let next = match self.is_closing.load(Ordering::Acquire) {
@@ -238,7 +241,8 @@ fn span(span: &Span) -> Value {
         ("error.type", span.error),
     ];
     attributes.extend(optional.into_iter().filter_map(|(name, value)| Some(word(name, value?))));
-    // Of a server's span, what the client did wrong is no error (semantic conventions for HTTP spans, "Status").
+    // In a server's span, an error of the client is no error (semantic conventions for HTTP spans,
+    // "Status").
     let is_error = span.status >= 500 || span.status == 0;
     let route = span.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
     json!({
