@@ -96,7 +96,7 @@ impl Hooks {
         Hooks { on_body: Some(Arc::new(hook)), ..Hooks::default() }
     }
 
-    /// Those that the environment asks for.
+    /// The hooks that the environment asks for.
     #[cfg(feature = "test-hooks")]
     pub(crate) fn from_environment() -> Self {
         if let Ok(fatal) = std::env::var("BEARWARD_TEST_PANIC_ON") {
@@ -123,14 +123,14 @@ impl Hooks {
         }
     }
 
-    /// A thread takes up work.
+    /// Called when a thread takes up work.
     pub(crate) fn takes_up_work(&self, thread: &str) {
         if let Some(hook) = &self.on_thread {
             hook(thread);
         }
     }
 
-    /// How much of a request's body is read before the request is admitted, in bytes.
+    /// The bytes of a request's body that are read before the request is admitted.
     pub(crate) fn prelude_bytes(&self) -> Option<usize> {
         self.prelude.as_ref().map(|(bytes, _)| *bytes)
     }

@@ -1,8 +1,10 @@
-//! A route's path pattern: `*` stays within a segment, `**` stands for whole segments.
+//! A route's path pattern: `*` matches within a segment, `**` matches whole segments.
 //!
-//! Used by `config`, which parses patterns, and by `route`, which matches canonical paths against them.
-//! Invariants: a pattern is written in the canonical form of the paths that it matches (`guard::path`), so that each can
-//! match, and a plain one matches itself; nothing but `**` matches a slash.
+//! `config` parses patterns, and `route` matches canonical paths against them.
+//!
+//! Invariants: a pattern is written in the canonical form of the paths that it matches
+//! (`guard::path`), so that each can match, and a plain one matches itself; only `**` matches a
+//! slash.
 
 pub(crate) mod character;
 mod compare;
@@ -22,7 +24,7 @@ pub(crate) struct PathPattern {
     shortcut: Shortcut,
 }
 
-/// Most patterns are a plain path, or all that lies under one. Those are compared as text.
+/// Most patterns are a plain path, or everything under one. These are compared as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shortcut {
     /// `/v1/models`
@@ -37,12 +39,12 @@ impl PathPattern {
     ///
     /// # Errors
     ///
-    /// What no canonical path could match, and what is no pattern.
+    /// Text that is no pattern, or could match no canonical path.
     pub(crate) fn parse(text: &str) -> Result<Vec<PathPattern>, PatternFault> {
         parse::alternatives(text)?.iter().map(|text| Self::without_braces(text)).collect()
     }
 
-    /// Parses a path, in which nothing stands for anything else.
+    /// Parses a path, in which no character is special.
     ///
     /// # Errors
     ///
@@ -69,12 +71,12 @@ impl PathPattern {
             _ if segments.iter().all(Segment::is_plain) => Shortcut::Exact,
             _ => Shortcut::None,
         };
-        // A literal `[*]` is plain, and not written as paths are.
+        // A literal `[*]` is plain, but paths are written without the brackets.
         let shortcut = if text.contains('[') { Shortcut::None } else { shortcut };
         PathPattern { text: text.to_owned(), segments, shortcut }
     }
 
-    /// As it is written.
+    /// The pattern as it is written.
     pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
@@ -84,7 +86,7 @@ impl PathPattern {
         (self.shortcut == Shortcut::Exact).then_some(&self.text)
     }
 
-    /// What every path begins with that it matches, up to a slash and with it.
+    /// The common beginning of all paths that it matches, up to a slash and including it.
     pub(crate) fn beginning(&self) -> &str {
         let plain = self.text.find(['*', '?', '[']).unwrap_or(self.text.len());
         let slash = self.text.get(..plain).and_then(|plain| plain.rfind('/'));
@@ -109,8 +111,8 @@ impl std::fmt::Display for PathPattern {
     }
 }
 
-/// Matches segment by segment. After a mismatch the last `**` takes one segment more: what stands before it has matched
-/// as early as it can, so an earlier one need not be tried again.
+/// Matches segment by segment. After a mismatch the last `**` takes one segment more. The segments
+/// before it have matched as early as they can, so an earlier `**` need not be tried again.
 fn matches_segments(segments: &[Segment], path: &str) -> bool {
     let (mut segments, mut rest) = (segments, path.strip_prefix('/'));
     let mut retry: Option<(&[Segment], &str)> = None;
@@ -139,7 +141,7 @@ fn matches_segments(segments: &[Segment], path: &str) -> bool {
     }
 }
 
-/// The first segment, and what stands behind its slash.
+/// The first segment, and the text after its slash.
 fn next_segment(text: &str) -> (&str, Option<&str>) {
     match text.split_once('/') {
         Some((segment, rest)) => (segment, Some(rest)),

@@ -41,5 +41,5 @@ async fn a_log_that_has_no_thread_any_more_stops_nobody() {
     let threads = app.logs().threads;
     threads.spawn(Duty::Log, "log", || Ended::Early).unwrap().join().unwrap();
     let stopped = tokio::time::timeout(Duration::from_secs(20), app.run(async {})).await.unwrap();
-    assert!(stopped.unwrap(), "it stops when it is told to, with all done");
+    assert!(stopped.unwrap(), "it stops when asked to, with all done");
 }

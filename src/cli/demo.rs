@@ -149,7 +149,7 @@ fn lines_to_try(address: &str, certificate: &Path, tokens: &[Token]) -> String {
             format!("{curl} {status} {} '{}'", bearer("limited"), url("/v1/models?try=[1-4]")),
         ),
         (
-            "what the fourth was told: 429 RATE_LIMIT_EXCEEDED, with Retry-After",
+            "the answer to the fourth: 429 RATE_LIMIT_EXCEEDED, with Retry-After",
             format!("{curl} -i {} {}", bearer("limited"), url("/v1/models")),
         ),
     ];

@@ -1,7 +1,8 @@
-//! A whole connection: any bytes at all from a client, and an upstream that reads strictly what arrives.
+//! A whole connection: any bytes from a client, and an upstream that parses the forwarded bytes
+//! strictly.
 //!
-//! Time stands still while anything moves and jumps to the next deadline when nothing does, so a client that stalls
-//! costs no time.
+//! Time stands still while anything moves, and jumps to the next deadline when nothing does: a
+//! client that stalls costs no time.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, OnceLock};

@@ -85,6 +85,6 @@ fn check_secrets(faults: &Faults, content: &[u8]) {
     for word in text.split(|c| !is_part(c)) {
         let is_secret =
             word.len() >= 20 && ["bwk_", "sk-", "sha256:"].iter().any(|start| word.starts_with(start));
-        assert!(!is_secret || !said.contains(word), "a secret is told: {said}");
+        assert!(!is_secret || !said.contains(word), "a secret is shown: {said}");
     }
 }

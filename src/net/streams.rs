@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream whose body is polled as it is told to be, by each poll of its own.
+    /// A stream whose body is polled by a script, with each poll of its own.
     struct Scripted(Vec<Option<BlockedOn>>);
 
     impl Future for Scripted {

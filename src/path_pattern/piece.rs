@@ -2,7 +2,7 @@
 
 use super::character::{self, Character};
 
-/// What stands between two slashes.
+/// The part of a pattern between two slashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Segment {
     /// `**`: any number of segments; at the end of a pattern at least one, which may be empty.
@@ -15,7 +15,7 @@ pub(super) enum Piece {
     Literal(Character),
     /// `?`: one character.
     One,
-    /// `[a-c]`, `[!a-c]`: one character, of those that stand raw, that is a member or is none.
+    /// `[a-c]`, `[!a-c]`: one raw character that is a member, or that is none.
     Class {
         members: u128,
         is_negated: bool,
@@ -31,7 +31,7 @@ impl Segment {
 }
 
 impl Piece {
-    /// Whether it may stand for this character.
+    /// Whether it matches this character.
     pub(super) fn takes(&self, character: Character) -> bool {
         match (self, character) {
             (Piece::Literal(own), _) => *own == character,
