@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_nearer_end_is_kept_and_so_is_whoever_asked_last() {
+    async fn a_nearer_deadline_is_kept_and_so_is_the_last_waker() {
         let mut alarm = Alarm::default();
         let start = Instant::now();
         let (first, last) = (Arc::new(Counting::default()), Arc::new(Counting::default()));

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_told_without_the_tokens_in_it() {
+    fn text_is_shown_without_the_tokens_in_it() {
         for (text, expected) in [
             ("/v1/models", "/v1/models"),
             ("/a%2fb%zz%", "/a%2fb%zz%"),

@@ -175,7 +175,7 @@ mod tests {
         activity
     }
 
-    /// How many strangers' connections are listed, and how many of key holders.
+    /// The numbers of listed unauthenticated connections, and of key holders'.
     fn numbers(unauthenticated: &UnauthenticatedConnections) -> [usize; 2] {
         let listed = unauthenticated.list.lock();
         [&listed.unauthenticated, &listed.holders].map(|ordered| {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_whose_key_is_no_good_any_more_makes_room_again() {
+    fn a_connection_whose_key_is_no_longer_valid_makes_room_again() {
         let unauthenticated = Arc::<UnauthenticatedConnections>::default();
         let holder = connection(&unauthenticated, "192.0.2.1");
         holder.unauthenticated_use.note_authenticated();

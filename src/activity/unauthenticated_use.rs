@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stranger_has_few_requests_open_and_each_comes_back() {
+    fn an_unauthenticated_client_has_few_open_requests_and_each_permit_comes_back() {
         let unauthenticated_use = UnauthenticatedUse::<()>::default();
         assert!((0..STREAMS).all(|_| unauthenticated_use.begins(0)));
         assert!(!unauthenticated_use.begins(0));

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_left_is_forgotten_after_an_hour_and_what_stays_is_not() {
+    fn removed_names_are_forgotten_after_an_hour_and_others_are_not() {
         let (gateway, start) = (gateway(), Instant::now());
         ["stays", "goes"].into_iter().for_each(|name| request(&gateway, name));
         let (mut departures, both) = (Departures::default(), ["goes".to_owned(), "stays".to_owned()]);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_in_time_goes_on() {
+    fn a_name_that_comes_back_in_time_continues() {
         let (gateway, start) = (gateway(), Instant::now());
         request(&gateway, "goes");
         let mut departures = Departures::default();

@@ -22,7 +22,7 @@ fn app(directory: &Path) -> App {
 
 /// A server without it would serve nobody, or let revoked keys in for ever.
 #[tokio::test]
-async fn a_server_whose_vital_thread_ends_stops_and_says_so() {
+async fn a_server_whose_vital_thread_ends_stops_and_reports_it() {
     let directory = tempfile::tempdir().unwrap();
     for duty in [Duty::Worker, Duty::Reload] {
         let app = app(directory.path());

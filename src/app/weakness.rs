@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_type_is_weak_and_what_machines_make_is_not() {
+    fn typed_secrets_are_weak_and_random_ones_are_not() {
         for weak in [
             "",
             "admin",

@@ -58,7 +58,7 @@ const PROXYS: Allowance =
 /// closed.
 const ABUSE_GRACE: Duration = Duration::from_secs(2);
 /// Time for an unauthenticated client, in all, to take the last bytes of its answers.
-const STRANGER_TIME: Duration = Duration::from_secs(30);
+const UNAUTHENTICATED_TIME: Duration = Duration::from_secs(30);
 /// Time for a client that ends nothing and sends nothing after GOAWAY: the wait is between once and
 /// twice as long.
 const FAREWELL_GRACE: Duration = Duration::from_secs(1);
@@ -172,7 +172,7 @@ impl Tails {
         (self.since, self.seen) = (Some((first, last)), unsent);
         let by = match activity.unauthenticated_use.is_known() {
             true => last + self.limit,
-            false => (last + OUR_ANSWER_TIME).min(first + STRANGER_TIME),
+            false => (last + OUR_ANSWER_TIME).min(first + UNAUTHENTICATED_TIME),
         };
         self.alarm.poll(cx, by)
     }

@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_accepted_waits_for_nobody() {
+    async fn accepting_waits_for_no_other_connection() {
         let bound = bound(Address::Tcp("127.0.0.1:0".into()));
         let Local::Tcp(address) = bound.local().clone() else { panic!("{:?}", bound.local()) };
         let listener = bound.into_listener().unwrap();
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nor_does_what_has_waited_in_a_queue_that_was_handed_down() {
+    async fn nor_does_a_connection_in_an_inherited_queue_wait() {
         let handed_down = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         handed_down.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         handed_down.listen(1).unwrap();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 
-use super::wire::STRANGER_STALL;
+use super::wire::UNAUTHENTICATED_STALL;
 use crate::activity::ConnectionActivity;
 use crate::activity::blocked::{self, BlockedOn, StreamCut};
 use crate::activity::cut::{self, CutReason};
@@ -93,7 +93,7 @@ impl<F: Future> Future for Watched<F> {
                     *this.stall = StallTimer::new(OUR_ANSWER_TIME)
                 }
                 BlockedOn::ClientWithoutKey if *this.turn != turn => {
-                    *this.stall = StallTimer::new(STRANGER_STALL.min(*this.limit));
+                    *this.stall = StallTimer::new(UNAUTHENTICATED_STALL.min(*this.limit));
                 }
                 _ => {}
             }

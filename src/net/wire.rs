@@ -42,7 +42,7 @@ const MOST_BEHIND: u64 = 64 * 1024;
 /// comes.
 const REST_AFTER: Duration = Duration::from_secs(1);
 /// Time after which an unauthenticated client that takes nothing is cut.
-pub(super) const STRANGER_STALL: Duration = Duration::from_secs(5);
+pub(super) const UNAUTHENTICATED_STALL: Duration = Duration::from_secs(5);
 
 /// A connection's socket, as hyper reads and writes it.
 pub(crate) struct Wire<S: Peered> {
@@ -369,9 +369,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let since = *self.write_blocked.get_or_insert_with(Instant::now);
         let limit = match (self.activity.is_quiet(), self.activity.unauthenticated_use.is_known()) {
             (true, true) => self.timeouts.idle,
-            (true, false) => self.timeouts.idle.min(STRANGER_STALL),
+            (true, false) => self.timeouts.idle.min(UNAUTHENTICATED_STALL),
             (false, true) => self.timeouts.client_stall,
-            (false, false) => self.timeouts.client_stall.min(STRANGER_STALL),
+            (false, false) => self.timeouts.client_stall.min(UNAUTHENTICATED_STALL),
         };
         ready!(self.alarm.poll(cx, since + limit));
         self.activity.ends_for(CutReason::ClientStalled);

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_belongs_to_its_bucket_and_what_is_beyond_is_counted() {
+    fn a_bound_belongs_to_its_bucket_and_longer_durations_are_counted() {
         let mut histogram = Histogram::new(&[0.001, 0.01]);
         for micros in [500, 1000, 1001, 10_000, 10_001, 9_000_000] {
             histogram.observe(Duration::from_micros(micros));

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_what_lies_between_two_samples() {
+    fn a_step_is_the_difference_of_two_samples() {
         let (history, start) = (History::default(), Instant::now());
         history.add(start, sums(10, 1, &[0.01, 0.01]));
         history.add(start + STEP, sums(60, 11, &[0.01, 0.01, 0.00002]));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_going_on_is_a_step_of_its_own_after_a_second() {
+    fn the_present_is_a_step_of_its_own_after_a_second() {
         let (history, start) = (History::default(), Instant::now());
         history.add(start, sums(10, 0, &[]));
         let steps = history.steps((start + Duration::from_secs(2), sums(30, 0, &[])));

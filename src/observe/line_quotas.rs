@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_requests_told_and_then_a_count() {
+    fn an_address_has_a_quota_of_logged_requests_and_then_a_count() {
         let (line_quotas, start) = (LineQuotas::default(), Instant::now());
         assert_eq!(logged(&line_quotas, start, (0..1000).map(|_| address("192.0.2.1"))), 20);
         assert_eq!(logged(&line_quotas, start, (0..1000).map(|_| LineSource::UnixSockets)), 20);
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(
             logged(&line_quotas, start, keys),
             20,
-            "a refused key's lines are not used up by strangers"
+            "a refused key's lines are not used up by unauthenticated clients"
         );
         let window = line_quotas.window.lock().unwrap();
         assert_eq!(window.as_ref().unwrap().by_source.len(), 101);

@@ -283,7 +283,7 @@ mod tests {
     use crate::observe::reloads::Reloads;
 
     #[test]
-    fn every_family_is_told_and_labels_cannot_break_out() {
+    fn every_family_is_written_and_labels_cannot_break_out() {
         let scrape = Scrape {
             tally: Tally::default(),
             levels: Levels { connections: 3, ..Levels::default() },

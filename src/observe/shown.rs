@@ -159,7 +159,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_is_hidden_is_escaped_in_both_forms_of_a_line() {
+    fn hidden_characters_are_escaped_in_both_forms_of_a_line() {
         for hidden in HIDDEN {
             let text = format!("/a{hidden}b");
             let mut json = serde_json::to_vec(&text).unwrap();
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_is_cut_once_and_says_so() {
+    fn long_text_is_cut_once_with_a_mark() {
         let long = format!("/{}", "x".repeat(4095));
         let shown = path(&long).into_owned();
         assert_eq!(shown, format!("/{}…[4096 bytes]", "x".repeat(255)));

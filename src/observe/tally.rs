@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stranger_brings_about_is_bounded() {
+    fn counts_that_an_unauthenticated_client_can_cause_are_bounded() {
         let mut tally = Tally::default();
         for number in 0..300 {
             tally.refuse(refused(number), Some(&format!("requests-{number}s")));

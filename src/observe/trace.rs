@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trace_begins_one() {
+    fn an_invalid_trace_context_begins_a_new_trace() {
         for bad in [
             &[][..],
             &[GIVEN, GIVEN],

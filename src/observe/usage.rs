@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_is_told_by_the_hour() {
+    fn a_repeated_finding_is_logged_once_an_hour() {
         let telling = Telling::default();
         let hour = u64::try_from(REPORT_INTERVAL.as_nanos()).unwrap();
         assert_eq!(

@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_in_place_counts_once_it_stands_still() {
+    fn a_file_written_in_place_counts_once_it_stands_still() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
         fs::write(&path, "one").unwrap();
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_renamed_in_is_taken_at_once_and_the_same_content_is_no_change() {
+    fn a_renamed_file_is_taken_at_once_and_the_same_content_is_no_change() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
         fs::write(&path, "one").unwrap();

@@ -15,9 +15,9 @@ const TURN_BYTES: usize = 128 * 1024;
 /// As [`TURN_BYTES`], until a good key came, and in addition the rest of one frame. The frames in
 /// these bytes can begin some ten streams, each of which holds some kilobytes until its task was
 /// polled.
-const STRANGER_TURN_BYTES: usize = 128;
+const UNAUTHENTICATED_TURN_BYTES: usize = 128;
 /// Bytes of one frame that are read at once.
-const STRANGER_PIECE: usize = 4096;
+const UNAUTHENTICATED_PIECE: usize = 4096;
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     /// Whether more may be read in this poll of the connection's task.
@@ -26,20 +26,20 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         if turn != self.turn.number {
             (self.turn.number, self.turn.bytes) = (turn, 0);
         }
-        self.turn.bytes < if is_in_pieces { STRANGER_TURN_BYTES } else { TURN_BYTES }
+        self.turn.bytes < if is_in_pieces { UNAUTHENTICATED_TURN_BYTES } else { TURN_BYTES }
     }
 
     /// Bytes that are read at once of an unauthenticated connection.
     pub(super) fn piece(&self) -> usize {
         let rest = self.frames.as_ref().map_or(0, |frames| frames.received.rest_of_frame());
-        rest.clamp(STRANGER_TURN_BYTES, STRANGER_PIECE)
+        rest.clamp(UNAUTHENTICATED_TURN_BYTES, UNAUTHENTICATED_PIECE)
     }
 
     /// Reads one piece of an unauthenticated connection.
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let length = self.piece().min(buf.remaining());
         // On the stack, and only during a read.
-        let mut room = [0; STRANGER_PIECE];
+        let mut room = [0; UNAUTHENTICATED_PIECE];
         let mut piece = ReadBuf::new(room.get_mut(..length).unwrap_or_default());
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut piece);
         buf.put_slice(piece.filled());
