@@ -389,7 +389,7 @@ impl Reloader {
             false => {
                 tracing::warn!(
                     needs_restart = restart,
-                    "configuration reloaded, but for what takes a restart"
+                    "configuration reloaded, except for fields that take a restart"
                 );
             }
         }

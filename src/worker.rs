@@ -93,7 +93,7 @@ impl Workers {
         worker.observer.connected();
         let share = Share(worker.observer.clone());
         if worker.inbox.send(Assigned { accepted, share }).is_err() {
-            tracing::error!("a worker is gone, and a connection with it");
+            tracing::error!("a worker has ended, and a connection with it");
         }
     }
 

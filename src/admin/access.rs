@@ -65,7 +65,7 @@ impl Visitor {
         if header("sec-fetch-site").is_some_and(|site| matches!(site, b"cross-site" | b"same-site"))
             && !is_link
         {
-            return Err(Denial::bad_content("A page of another site may not ask this"));
+            return Err(Denial::bad_content("A page of another site may not send this request"));
         }
         if self.peer.is_none() && self.is_local {
             return Ok(());

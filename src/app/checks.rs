@@ -90,13 +90,13 @@ impl Checked {
             Ok(()) => {
                 (self.failures, self.successes) = (0, self.successes.saturating_add(1));
                 if self.successes >= self.settings.successes && health.found(None) {
-                    tracing::info!(upstream = name, %endpoint, "an endpoint is well again");
+                    tracing::info!(upstream = name, %endpoint, "an endpoint is healthy again");
                 }
             }
             Err(why) => {
                 (self.failures, self.successes) = (self.failures.saturating_add(1), 0);
                 if self.failures >= self.settings.failures && health.found(Some(why.to_string())) {
-                    tracing::warn!(upstream = name, %endpoint, error = %why, "an endpoint is not well, and gets no requests");
+                    tracing::warn!(upstream = name, %endpoint, error = %why, "an endpoint fails its health checks, and gets no requests");
                 }
             }
         }

@@ -122,7 +122,7 @@ fn take(upstream: &Upstream, set: &EndpointSet, found: io::Result<Vec<IpAddr>>) 
                     upstream,
                     name,
                     error,
-                    "a name can't be looked up; its last known addresses serve"
+                    "a name can't be looked up; its last known addresses are used"
                 );
             }
             false => {

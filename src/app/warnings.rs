@@ -40,7 +40,7 @@ pub(super) fn of(
     let mut shadows = snapshot.routes.shadows();
     warnings.extend(shadows.by_ref().take(MAX_NAMED).map(|shadow| of_route(&shadow)));
     if shadows.next().is_some() {
-        warnings.push("more routes stand in each other's way".to_owned());
+        warnings.push("more routes shadow each other".to_owned());
     }
     warnings.extend(of_descriptors(config));
     warnings.extend(of_keys(config, set, snapshot));
@@ -91,7 +91,7 @@ fn of_files(config: &Config) -> Vec<String> {
 fn of_trusted_proxies(config: &Config) -> impl Iterator<Item = String> {
     let networks = config.trusted_proxies.networks.iter().filter(|network| network.prefix_len() == 0);
     networks.map(|network| {
-        format!("trusted_proxies has {network}: whoever sends a request says which client it is from")
+        format!("trusted_proxies has {network}: any client can choose the address that it seems to come from")
     })
 }
 
@@ -143,12 +143,10 @@ fn of_upstreams(config: &Config, snapshot: &Snapshot) -> Vec<String> {
 fn of_route(shadow: &Shadow<'_>) -> String {
     match shadow {
         Shadow::Whole { route, by } => {
-            format!(
-                "the route {route} never matches: {by}, which stands before it, takes all of its requests"
-            )
+            format!("the route {route} never matches: {by}, an earlier route, takes all of its requests")
         }
         Shadow::PublicPart { route, by } => format!(
-            "the public route {by} stands before {route} and takes some of its requests, which then need no key"
+            "the public route {by} comes before {route} and takes some of its requests, which then need no key"
         ),
         Shadow::Lookalike { route, by, upstream, how } => format!(
             "the paths of the route {route}, written {how}, are of the route {by}, which asks less or lets more through; where {upstream} takes \

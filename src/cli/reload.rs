@@ -54,7 +54,7 @@ impl Reload {
             say_outcome(details);
         }
         let message = error.and_then(|error| error.get("message")).and_then(Value::as_str);
-        Err(Failure::Failed(message.unwrap_or("the answer is none of bearward's").to_owned()))
+        Err(Failure::Failed(message.unwrap_or("the answer is not from bearward").to_owned()))
     }
 
     fn whereabouts(&self) -> Result<(Address, PathBuf), Failure> {

@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(started.elapsed(), Duration::from_secs(11), "from the second poll on");
         let waits_for_upstream = watched(&[Some(BlockedOn::Client), Some(BlockedOn::Upstream)]);
         let polled = tokio::time::timeout(limit * 100, waits_for_upstream.await_with(limit / 2)).await;
-        assert!(polled.is_err(), "it is upstream's turn");
+        assert!(polled.is_err(), "it is blocked on upstream");
     }
 
     #[tokio::test(start_paused = true)]

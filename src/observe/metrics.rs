@@ -120,7 +120,7 @@ impl Collector for Scrape {
 impl Scrape {
     fn requests(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
         let mut family =
-            sheet.counter("requests", "Requests that are over, by key, route and class of status")?;
+            sheet.counter("requests", "Requests that have ended, by key, route and class of status")?;
         for (route, of_route) in &self.tally.routes {
             for (key, classes) in &of_route.requests {
                 let key_id = match key {
@@ -166,14 +166,14 @@ impl Scrape {
         let help = "From a request that has a connection to the head of upstream's answer";
         let of_upstreams = upstreams.iter().map(|(upstream, of_one)| (&**upstream, &of_one.response));
         sheet.histograms("upstream_response_seconds", help, "upstream", of_upstreams)?;
-        let help = "Until an answer began, the time that was spent here and not with upstream";
+        let help = "Time spent here and not with upstream, until an answer began";
         timed(&mut sheet.histogram("added_seconds", help)?, &[], added)
     }
 
     fn levels(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
         let Levels { connections, connections_begun, in_flight, streams } = self.levels;
-        sheet.level("requests_in_flight", "Requests whose answer is not over", in_flight as f64)?;
-        sheet.level("open_streams", "Requests whose answer has begun and is not over", streams as f64)?;
+        sheet.level("requests_in_flight", "Requests whose answer has not ended", in_flight as f64)?;
+        sheet.level("open_streams", "Requests whose answer has begun and not ended", streams as f64)?;
         sheet.level("connections", "Connections of clients", connections as f64)?;
         let mut family = sheet.counter("connections_accepted", "Connections of clients since the start")?;
         counted(&mut family, &[], connections_begun)?;
@@ -184,7 +184,7 @@ impl Scrape {
         }
         let mut family = sheet.gauge(
             "endpoint_look_up_failing",
-            "1 where the last look-up of an endpoint's name failed; its last known addresses serve",
+            "1 where the last look-up of an endpoint's name failed; its last known addresses are used",
         )?;
         for endpoint in &self.endpoints {
             let is_failing = endpoint.look_up_fault.is_some();
@@ -194,12 +194,11 @@ impl Scrape {
         for endpoint in &self.endpoints {
             valued(&mut family, &endpoint.labels(), endpoint.in_flight as f64)?;
         }
-        let mut family =
-            sheet.counter("log_lines_dropped", "Log lines that nobody will read, by destination")?;
+        let mut family = sheet.counter("log_lines_dropped", "Lost log lines, by destination")?;
         for (log, count) in &self.lost_lines {
             counted(&mut family, &[("log", log)], *count)?;
         }
-        let help = "Lines about requests without a good key that were left out for their number, by log";
+        let help = "Lines about requests without a valid key that were left out for their number, by log";
         let mut family = sheet.counter("log_lines_left_out", help)?;
         for (log, count) in self.left_out_lines {
             counted(&mut family, &[("log", log)], count)?;
@@ -209,7 +208,7 @@ impl Scrape {
             counted(&mut family, &[("thread", thread)], *count)?;
         }
         if let Some(count) = self.lost_spans {
-            let mut family = sheet.counter("spans_dropped", "Spans that the collector did not take")?;
+            let mut family = sheet.counter("spans_dropped", "Spans that the collector did not accept")?;
             counted(&mut family, &[], count)?;
         }
         Ok(())
@@ -238,7 +237,7 @@ impl Scrape {
                 counted(&mut family, &[("part", part.part), ("outcome", outcome)], count)?;
             }
         }
-        let help = "Whether what is on disk is what is served: 0 where the last reload was refused";
+        let help = "Whether the files are served as they are: 0 where the last reload was refused";
         let mut family = sheet.gauge("reload_success", help)?;
         for part in parts {
             let is_good = if part.mismatch.is_none() { 1.0 } else { 0.0 };
@@ -250,7 +249,7 @@ impl Scrape {
             valued(&mut family, &[("part", part.part)], seconds(part.loaded_at))?;
         }
         let help =
-            "How long nothing of a part that is on disk counts, since it can't be read; 0 where it can";
+            "How long the files of a part have not counted, since they can't be read; 0 where they can";
         let mut family = sheet.gauge("reload_stale_seconds", help)?;
         let now = Timestamp::now();
         for part in parts {

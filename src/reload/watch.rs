@@ -221,7 +221,7 @@ pub(super) fn openable<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Resu
         let metadata = fs::metadata(path).ok()?;
         let what = match metadata.is_file() {
             true if metadata.len() <= MAX_BYTES => return None,
-            true => "is larger than any file that is read here",
+            true => "is larger than the limit of files",
             false => "is not a regular file",
         };
         Some(Fault::of_file(path, what))
@@ -300,7 +300,7 @@ impl Directories {
             }
         });
         let watcher = watcher.map_err(|error| {
-            tracing::warn!(%error, "changes of files are noticed at keys.watch.poll alone");
+            tracing::warn!(%error, "changes of files are noticed only at keys.watch.poll");
         });
         Directories { watcher: watcher.ok(), watched: BTreeSet::new(), ways }
     }

@@ -97,7 +97,7 @@ impl Finding {
         let Finding { upstream, endpoint, method, .. } = self;
         match &self.verdict {
             Verdict::Unread => format!(
-                "the upstream {upstream}, {endpoint}: leaves the body of a {method} unread; no connection is reused behind one"
+                "the upstream {upstream}, {endpoint}: leaves the body of a {method} unread; no connection is reused after one"
             ),
             _ => format!("the upstream {upstream}, {endpoint}: no body of a {method} is taken for a request"),
         }

@@ -198,7 +198,7 @@ fn write_batches(shared: &Shared, mut sink: Sink) {
     loop {
         let Batch { mut lines, reopens, is_closing } = shared.next(std::mem::take(&mut spare));
         if reopens && let Err(error) = sink.reopen() {
-            tracing::error!(log = shared.name, %error, "a log can't be opened again; the open file is written on");
+            tracing::error!(log = shared.name, %error, "a log can't be opened again; lines go on to the open file");
         }
         let written = sink.write(&lines);
         if let Err((lost, _)) = &written {
@@ -240,7 +240,7 @@ impl Losses {
             return;
         }
         let error = error.map(|error| error.to_string());
-        let why = error.as_deref().unwrap_or("whoever reads it is too slow");
+        let why = error.as_deref().unwrap_or("its reader is too slow");
         tracing::warn!(log = shared.name, dropped = lost - self.reported, why, "log lines were dropped");
         (self.reported, self.next) = (lost, Some(now + REPORT_INTERVAL));
     }
