@@ -33,7 +33,8 @@ pub(crate) struct ConnectionActivity {
     is_multiplexed: AtomicBool,
     /// On HTTP/2, no request is begun any more.
     refuses_new: AtomicBool,
-    /// Counts the polls of the connection's task, where its wire reads a bounded number of bytes in each.
+    /// Counts the polls of the connection's task, where its wire reads a bounded number of bytes in
+    /// each.
     turns: AtomicUsize,
     /// A line has ended with LF alone somewhere in what the client sent.
     has_bare_lf: AtomicBool,
@@ -73,7 +74,8 @@ struct Http2Answers {
 struct Rest {
     /// An answer has ended, and hyper may still hold bytes of it.
     unflushed: AtomicBool,
-    /// The wire says that nothing has come for a while: hyper's part of an HTTP/1.1 connection may be dropped.
+    /// The wire says that nothing has come for a while: hyper's part of an HTTP/1.1 connection may
+    /// be dropped.
     is_due: AtomicBool,
     /// hyper's part of an HTTP/1.1 connection is dropped, until more comes.
     has_begun: AtomicBool,

@@ -29,8 +29,8 @@ use terminal::{print, say};
 
 const EX_CONFIG: u8 = 78;
 
-/// A reverse-proxy authentication sidecar: TLS, Bearer keys, permissions and rate limits in front of a server
-/// that has none.
+/// A reverse-proxy authentication sidecar: TLS, Bearer keys, permissions and rate limits in front
+/// of a server that has none.
 #[derive(Debug, Parser)]
 #[command(name = "bearward", version, propagate_version = true)]
 struct Arguments {
@@ -57,7 +57,8 @@ enum Command {
     Schema,
     /// Ask a running bearward's probe, for containers without curl
     Healthcheck(healthcheck::Healthcheck),
-    /// Print the completions of a shell: bearward completions bash > /etc/bash_completion.d/bearward
+    /// Print the completions of a shell: bearward completions bash >
+    /// /etc/bash_completion.d/bearward
     Completions {
         /// The shell
         shell: clap_complete::Shell,

@@ -80,7 +80,8 @@ impl Hooks {
         Hooks { on_thread: Some(Arc::new(hook)), ..Hooks::default() }
     }
 
-    /// Looks up the names of upstreams by `resolver` instead of the system's, each time on a thread of its own.
+    /// Looks up the names of upstreams by `resolver` instead of the system's, each time on a thread
+    /// of its own.
     pub fn resolving(resolver: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
         Hooks { resolver: Some(Arc::new(resolver)), ..Hooks::default() }
     }

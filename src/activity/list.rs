@@ -1,6 +1,7 @@
 //! A list of open connections, by age and by address. Each connection holds its own entry.
 //!
-//! The list is generic in its connections, so that a connection can hold an entry of a list that holds the connection.
+//! The list is generic in its connections, so that a connection can hold an entry of a list that
+//! holds the connection.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -5,8 +5,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Descriptors kept back for reloads, logs and the admin listener.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
-/// How many proxied connections the descriptors carry: each needs two, and some are kept back. Raises the soft limit to
-/// the hard one.
+/// How many proxied connections the descriptors carry: each needs two, and some are kept back.
+/// Raises the soft limit to the hard one.
 pub(super) fn carried_by_descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

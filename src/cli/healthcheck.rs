@@ -14,10 +14,12 @@ use crate::config::{Address, Admin, Config};
 
 #[derive(Debug, Args)]
 pub(super) struct Healthcheck {
-    /// The admin listener: HOST:PORT or unix:/PATH [default: the configuration's, else 127.0.0.1:9090]
+    /// The admin listener: HOST:PORT or unix:/PATH [default: the configuration's, else
+    /// 127.0.0.1:9090]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The configuration that names it [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
+    /// The configuration that names it [default: $BEARWARD_CONFIG, ./bearward.yaml,
+    /// /etc/bearward/config.yaml]
     #[arg(long, short, value_name = "FILE", conflicts_with = "admin")]
     config: Option<PathBuf>,
     /// Ask whether requests may come (/readyz), and not whether the process lives (/livez)

@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(super) struct Reload {
-    /// The configuration, which names the admin listener and its token [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
+    /// The configuration, which names the admin listener and its token [default: $BEARWARD_CONFIG,
+    /// ./bearward.yaml, /etc/bearward/config.yaml]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The admin listener, where no configuration names it: HOST:PORT or unix:/PATH

@@ -39,7 +39,8 @@ pub(super) struct Run {
     /// Where the admin listener is, with --upstream, or `off` [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDRESS", requires = "upstream")]
     admin: Option<String>,
-    /// A built-in set of routes, with --upstream: openai, vllm, llama-cpp, ollama, triton, any [default: openai]
+    /// A built-in set of routes, with --upstream: openai, vllm, llama-cpp, ollama, triton, any
+    /// [default: openai]
     #[arg(long, value_name = "NAME", requires = "upstream")]
     routes: Option<String>,
 }

@@ -166,7 +166,8 @@ impl FrameMeter {
         self.walk.payload
     }
 
-    /// Since when the client owes the rest of a head, or of another frame that is no part of a body.
+    /// Since when the client owes the rest of a head, or of another frame that is no part of a
+    /// body.
     pub(super) fn incomplete_since(&self) -> Option<Instant> {
         self.incomplete_since
     }
@@ -341,7 +342,8 @@ mod tests {
         frame
     }
 
-    /// Whether the client owes the rest of something once these bytes have come, in pieces of any size.
+    /// Whether the client owes the rest of something once these bytes have come, in pieces of any
+    /// size.
     fn owes(bytes: &[u8]) -> bool {
         let answers = [1, 2, 5, 9, 1000].map(|piece| {
             let mut meter = FrameMeter::new();

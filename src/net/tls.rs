@@ -79,15 +79,16 @@ pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ListenerTls>, Faults> {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Our preference wins over the client's.
     config.ignore_client_order = true;
-    // Resumption without state of ours for each client; the ticket's key is made anew every few hours. Each connection
-    // earns one more.
+    // Resumption without state of ours for each client; the ticket's key is made anew every few
+    // hours. Each connection earns one more.
     config.send_tls13_tickets = 1;
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(of_library)?;
     Ok(Arc::new(ListenerTls { config: Arc::new(config), certificates: served }))
 }
 
-/// The library's algorithms, of which AES-128 with SHA-256 comes first (docs/decisions/021): the key exchange and the
-/// certificate are of that strength, too, and processors compute it in a fraction of the time.
+/// The library's algorithms, of which AES-128 with SHA-256 comes first (docs/decisions/021): the
+/// key exchange and the certificate are of that strength, too, and processors compute it in a
+/// fraction of the time.
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let is_first = |suite: CipherSuite| {

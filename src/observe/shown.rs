@@ -102,8 +102,8 @@ pub(super) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Escapes what is hidden in a finished line, whoever wrote it. `is_json`: it is a JSON text, in which such characters
-/// stand in strings alone, and C0 controls are escaped already.
+/// Escapes what is hidden in a finished line, whoever wrote it. `is_json`: it is a JSON text, in
+/// which such characters stand in strings alone, and C0 controls are escaped already.
 pub(super) fn escape_hidden(line: &mut Vec<u8>, is_json: bool) {
     // All bytes are looked at, whatever the first ones are: so the compiler takes many at a time.
     if !line.iter().fold(false, |any, byte| any | (*byte >= 0x7f)) {

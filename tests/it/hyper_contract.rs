@@ -1,7 +1,8 @@
 //! Behaviour of hyper and h2 that is not documented, and that files in `src/` rely on.
 //!
-//! Each test uses hyper or h2 alone, and names the files that rely on it. Where one fails after an update, these files
-//! have to change with it. Cargo.toml holds both to their minor versions for that reason.
+//! Each test uses hyper or h2 alone, and names the files that rely on it. Where one fails after an
+//! update, these files have to change with it. Cargo.toml holds both to their minor versions for
+//! that reason.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -151,8 +152,8 @@ async fn empty(_: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallibl
     Ok(Response::new(Empty::new()))
 }
 
-/// All that an HTTP/1 server writes to a client that sends `bytes` and leaves when there are no answers any more, and how
-/// its connection ends.
+/// All that an HTTP/1 server writes to a client that sends `bytes` and leaves when there are no
+/// answers any more, and how its connection ends.
 async fn served<F, B>(
     bytes: &[u8],
     answer: impl Fn(Request<Incoming>) -> F,
@@ -188,8 +189,9 @@ fn answers(bytes: &[u8]) -> usize {
     String::from_utf8_lossy(bytes).matches("HTTP/1.1 200").count()
 }
 
-/// `net/wire.rs` writes an answer of its own instead: it takes the first write while no request is in service for a
-/// refusal, and reads the status at the tenth byte. `net/conn.rs` finds the reason by the status.
+/// `net/wire.rs` writes an answer of its own instead: it takes the first write while no request is
+/// in service for a refusal, and reads the status at the tenth byte. `net/conn.rs` finds the reason
+/// by the status.
 #[tokio::test]
 async fn a_request_that_is_no_http_is_refused_with_an_empty_answer_in_one_write() {
     let long = "x".repeat(2_000_000);
@@ -258,7 +260,8 @@ async fn the_end_of_the_stream_is_clean_between_requests_and_an_error_within_a_h
     assert!(answers(&answer) == 1 && ended.is_err());
 }
 
-/// `net/wire/write.rs` takes a flush for the word that hyper holds no byte of an answer any more (`activity.rs`, `flushed`).
+/// `net/wire/write.rs` takes a flush for the sign that hyper holds no byte of an answer any more
+/// (`activity.rs`, `flushed`).
 #[tokio::test]
 async fn a_connection_is_flushed_only_when_all_was_written() {
     let (mut client, server) = duplex(1024 * 1024);
@@ -281,7 +284,8 @@ async fn a_connection_is_flushed_only_when_all_was_written() {
     assert!(after.iter().skip(written).any(|did| *did == Did::Flush), "{after:?}");
 }
 
-/// `net/wire/write.rs` starts the wait for the next head as it is flushed, and looks there whether a client has left.
+/// `net/wire/write.rs` starts the wait for the next head as it is flushed, and looks there whether
+/// a client has left.
 #[tokio::test]
 async fn a_connection_is_flushed_in_each_turn_and_not_read_behind_an_answer_where_nothing_had_come() {
     let (mut client, server) = duplex(1024 * 1024);
@@ -336,7 +340,8 @@ async fn a_body_that_nobody_reads_is_not_read_from_the_connection() {
     assert!(read < 1_000_000, "{read}");
 }
 
-/// `net/conn.rs` gives hyper's buffers back between two requests, and `Wire::rest` goes on with what was unparsed.
+/// `net/conn.rs` gives hyper's buffers back between two requests, and `Wire::rest` goes on with
+/// what was unparsed.
 #[tokio::test]
 async fn a_connection_between_requests_gives_back_what_it_has_read_ahead() {
     for ahead in ["", "\r\n", "GET / HT"] {
@@ -393,7 +398,8 @@ async fn a_body_that_knows_its_end_is_not_polled_behind_it() {
     }
 }
 
-/// `forward/body.rs` keeps the failure of a body back for one turn, so that the head goes out before.
+/// `forward/body.rs` keeps the failure of a body back for one turn, so that the head goes out
+/// before.
 #[tokio::test]
 async fn an_answer_whose_body_fails_at_once_is_thrown_away_with_its_head() {
     for (steps, is_sent) in [
@@ -569,7 +575,8 @@ where
     Http2Client(sender)
 }
 
-/// `activity/blocked.rs` takes a frame that was handed out for the sign that the client has to make room.
+/// `activity/blocked.rs` takes a frame that was handed out for the sign that the client has to make
+/// room.
 #[tokio::test]
 async fn a_frame_is_taken_from_a_body_before_the_client_has_room_and_the_next_only_then() {
     let body = Scripted::new([Step::Data("hi"), Step::Data("hi"), Step::Data("hi"), Step::Wait]);
@@ -592,8 +599,8 @@ async fn a_frame_is_taken_from_a_body_before_the_client_has_room_and_the_next_on
     eventually("the third frame", || polls.load(Ordering::Relaxed) == 3).await;
 }
 
-/// `upstream/exchange.rs` and `upstream/request_body.rs` take a body that ends without END_STREAM for one that was
-/// broken off.
+/// `upstream/exchange.rs` and `upstream/request_body.rs` take a body that ends without END_STREAM
+/// for one that was broken off.
 #[tokio::test]
 async fn a_stream_that_is_reset_without_an_error_looks_like_one_that_has_ended() {
     let (seen, mut bodies) = tokio::sync::mpsc::unbounded_channel();
@@ -665,7 +672,8 @@ async fn the_first_write_of_a_server_is_its_settings_with_the_size_of_a_header_l
     assert!(settings.into_iter().any(|setting| setting == [0, 6, 0, 0, 0x12, 0x34]), "{first:?}");
 }
 
-/// `net/http2.rs` has h2 take four times what is announced, so that `guard.rs` answers with a body in between.
+/// `net/http2.rs` has h2 take four times what is announced, so that `guard.rs` answers with a body
+/// in between.
 #[tokio::test]
 async fn a_header_list_past_the_limit_is_refused_without_a_body() {
     let settings = Settings { max_header_list_size: Some(1000), ..Settings::default() };
@@ -740,7 +748,8 @@ async fn a_stream_whose_task_is_dropped_is_reset_and_the_others_go_on() {
     in_time("an answer", client.get()).await.unwrap();
 }
 
-/// `upstream/pool/multiplexed.rs` polls for the number of streams that a server takes: nothing wakes it up for that.
+/// `upstream/pool/multiplexed.rs` polls for the number of streams that a server takes: nothing
+/// wakes it up for that.
 #[tokio::test]
 async fn the_number_of_streams_is_the_clients_guess_until_the_servers_settings_have_come() {
     let (server, client) = duplex(1024 * 1024);

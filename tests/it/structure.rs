@@ -1,4 +1,5 @@
-//! The structure of the crate: imports run downwards, no files use each other, and example files are valid.
+//! The structure of the crate: imports run downwards, no files use each other, and example files
+//! are valid.
 
 mod uses;
 
@@ -169,8 +170,8 @@ fn threads_are_started_in_one_place() {
     assert_eq!(all, [root().join("src/threads.rs")]);
 }
 
-/// A file that is opened in another way may be a pipe, and its reader waits for ever: the reload, too. Commands read files that
-/// their user names, also by `Config::load`: there a pipe is meant.
+/// A file that is opened in another way may be a pipe, and its reader waits for ever: the reload,
+/// too. Commands read files that their user names, also by `Config::load`: there a pipe is meant.
 #[test]
 fn files_that_a_configuration_names_are_opened_in_one_place() {
     let opened = |path: &PathBuf| {

@@ -25,7 +25,8 @@ pub(super) struct ReadTurn {
 #[derive(Debug)]
 pub(super) struct Heads {
     pub(super) phase: Phase,
-    /// The next head, as far as it came behind a request in service, and the requests begun by then.
+    /// The next head, as far as it came behind a request in service, and the requests begun by
+    /// then.
     pub(super) next: Option<(usize, HeadSeen)>,
     /// The deadline of the connection's first bytes, until they have come.
     pub(super) first_bytes_by: Option<Instant>,

@@ -17,7 +17,8 @@ async fn wired(limit: Duration) -> (TcpStream, Wire<TcpStream>, Arc<ConnectionAc
     (client, wire, activity)
 }
 
-/// An answer was complete before its request was, and upstream takes no more of it: hyper reads nothing.
+/// An answer was complete before its request was, and upstream takes no more of it: hyper reads
+/// nothing.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins() {
     let idle = Duration::from_secs(5);

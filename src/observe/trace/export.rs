@@ -85,7 +85,8 @@ impl Drop for TracerGuard {
     }
 }
 
-/// Starts the exporting thread. `post` sends a request to `HOST:PORT`, and returns the status of the answer.
+/// Starts the exporting thread. `post` sends a request to `HOST:PORT`, and returns the status of
+/// the answer.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-//! Which file uses which: the paths of `use` declarations and of the code, resolved to the files of a crate.
+//! Which file uses which: the paths of `use` declarations and of the code, resolved to the files of
+//! a crate.
 //!
 //! Only product code counts: text before the first `#[cfg(test)]`, without comments and literals.
 
@@ -52,7 +53,8 @@ pub(super) fn graph(files: &BTreeMap<Module, String>) -> Graph {
     graph
 }
 
-/// The path from the crate's root on, where it begins with `crate`, `self`, `super` or a child of the module.
+/// The path from the crate's root on, where it begins with `crate`, `self`, `super` or a child of
+/// the module.
 fn absolute(module: &Module, path: &[String], files: &BTreeMap<Module, String>) -> Option<Module> {
     let mut base = module.clone();
     let mut rest = path;
@@ -76,7 +78,8 @@ fn absolute(module: &Module, path: &[String], files: &BTreeMap<Module, String>) 
     Some(base)
 }
 
-/// All paths of two and more parts in the product code of a text, those of `use` declarations among them.
+/// All paths of two and more parts in the product code of a text, those of `use` declarations among
+/// them.
 pub(super) fn paths(text: &str) -> Vec<Vec<String>> {
     let product = text.split("#[cfg(test)]").next().unwrap_or_default();
     let lexemes = lexemes(product);
@@ -250,7 +253,8 @@ pub(super) fn circles(graph: &Graph) -> Vec<BTreeSet<Module>> {
 
 struct Search<'g> {
     graph: &'g Graph,
-    /// For each module that was visited: its number, the lowest number that it reaches, whether it is on the stack.
+    /// For each module that was visited: its number, the lowest number that it reaches, whether it
+    /// is on the stack.
     states: BTreeMap<&'g Module, (usize, usize, bool)>,
     stack: Vec<&'g Module>,
     found: Vec<BTreeSet<Module>>,
