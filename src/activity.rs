@@ -42,7 +42,7 @@ pub(crate) struct ConnectionActivity {
     is_tunnel: AtomicBool,
     /// A timer that no request has at the moment.
     spare: Mutex<Option<Alarm>>,
-    /// Limits of the connection until a good key was presented on it.
+    /// Limits of the connection until a valid key came on it.
     pub(crate) unauthenticated_use: UnauthenticatedUse<ConnectionActivity>,
 }
 
@@ -334,7 +334,7 @@ impl ConnectionActivity {
 
 impl RequestInService {
     /// Counts an answer of our own to an unauthenticated client while it waits to be taken. Nothing
-    /// is counted where a good key was presented on this connection before. Returns whether there
+    /// is counted where a valid key came on this connection before. Returns whether there
     /// is room for the answer.
     pub(crate) fn count_as_unauthenticated(&mut self) -> bool {
         let ConnectionActivity { unauthenticated_use, .. } = &*self.activity;

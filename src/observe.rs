@@ -231,7 +231,7 @@ impl RequestRecord {
     }
 
     pub(crate) fn route(&mut self, route: &Arc<str>, upstream: &Arc<str>) {
-        self.0.line.way = Some((route.clone(), upstream.clone()));
+        self.0.line.route_and_upstream = Some((route.clone(), upstream.clone()));
     }
 
     pub(crate) fn status(&mut self, status: StatusCode) {
@@ -368,7 +368,8 @@ impl Drop for OpenRecord {
     fn drop(&mut self) {
         self.line.outcome = self.outcome();
         let (line, took) = (&self.line, self.timing.started.elapsed());
-        let (route, upstream) = line.way.as_ref().map(|(route, upstream)| (route, upstream)).unzip();
+        let (route, upstream) =
+            line.route_and_upstream.as_ref().map(|(route, upstream)| (route, upstream)).unzip();
         let finished = Finished {
             route,
             upstream,

@@ -191,9 +191,9 @@ impl Reloader {
 
     /// Watches all directory entries on the paths of the files.
     fn watch(&mut self) {
-        let mut ways = WatchSet::default();
-        self.current.sets.iter_mut().for_each(|(_, set)| ways.join(set.ways()));
-        self.directories.watch(&ways);
+        let mut watch_set = WatchSet::default();
+        self.current.sets.iter_mut().for_each(|(_, set)| watch_set.join(set.watch_set()));
+        self.directories.watch(&watch_set);
     }
 
     /// Whether an event of the system concerns one of the files.

@@ -19,7 +19,7 @@ pub(super) struct Listed<C> {
     next: u64,
     /// Connections without a good key, or with a bad one after it.
     pub(super) unauthenticated: Ordered<C>,
-    /// Connections on which a good key was presented.
+    /// Connections on which a valid key came.
     pub(super) holders: Ordered<C>,
     /// When a connection of a key holder was last searched for.
     pub(super) holders_asked: Option<Instant>,
@@ -102,7 +102,7 @@ impl<C> ListEntry<C> {
         ListEntry { list: list.clone(), address, number }
     }
 
-    /// A good key was presented on the connection.
+    /// A valid key came on the connection.
     pub(super) fn becomes_holders(&self) {
         let mut listed = self.list.lock();
         if let Some(connection) = listed.unauthenticated.remove(self.address, self.number) {

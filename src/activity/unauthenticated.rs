@@ -93,7 +93,7 @@ impl Listed<ConnectionActivity> {
 }
 
 impl UnauthenticatedConnections {
-    /// Lists a connection as unauthenticated until a good key is presented on it. Does nothing
+    /// Lists a connection as unauthenticated until a valid key comes on it. Does nothing
     /// where it is listed so. Of IPv6, a /64 is one address.
     pub(crate) fn enter(&self, address: Option<IpAddr>, activity: &Arc<ConnectionActivity>) {
         if activity.unauthenticated_use.is_listed() {

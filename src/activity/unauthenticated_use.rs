@@ -1,4 +1,4 @@
-//! Resource limits of a connection before a good key was presented on it.
+//! Resource limits of a connection before a valid key came on it.
 //!
 //! On HTTP/2 a request costs its sender a few bytes, while an answer that nobody reads costs us
 //! some kilobytes for as long as it waits. An unauthenticated client therefore has few requests
@@ -24,10 +24,10 @@ const PATIENCE: usize = 64;
 /// The zero of the times of connections.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Use of a connection of type `C` before a good key was presented on it.
+/// Use of a connection of type `C` before a valid key came on it.
 #[derive(Debug)]
 pub(crate) struct UnauthenticatedUse<C> {
-    /// A good key was presented.
+    /// A valid key came.
     is_known: AtomicBool,
     /// Answers to requests without a good key that wait to be taken.
     open: AtomicUsize,
@@ -61,7 +61,7 @@ impl<C> Default for UnauthenticatedUse<C> {
 }
 
 impl<C> UnauthenticatedUse<C> {
-    /// Notes that a good key was presented: requests that follow are its holder's.
+    /// Notes that a valid key came: requests that follow are its holder's.
     pub(crate) fn note_authenticated(&self) {
         if !self.is_known() || self.is_listed() {
             self.is_known.store(true, Ordering::Relaxed);
@@ -129,7 +129,7 @@ impl<C> UnauthenticatedUse<C> {
         self.idle_since.load(Ordering::Relaxed)
     }
 
-    /// Whether a good key was presented.
+    /// Whether a valid key came.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Relaxed)
     }

@@ -35,7 +35,7 @@ struct Watching {
     until_status: u32,
     /// Refusals that were sent, of each worker.
     sent: Vec<u64>,
-    _place: EventStreamPermit,
+    _permit: EventStreamPermit,
 }
 
 impl Watching {
@@ -82,10 +82,10 @@ impl Drop for EventStreamPermit {
 
 /// Sends the last refusals and the status at once, and then what follows.
 pub(super) fn stream(admin: Arc<Admin>) -> Result<Response<AdminBody>, Denial> {
-    let place = EventStreamPermit::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
+    let permit = EventStreamPermit::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watching = Watching { admin, tick, until_status: 0, sent: Vec::new(), _place: place };
+    let watching = Watching { admin, tick, until_status: 0, sent: Vec::new(), _permit: permit };
     let frames = stream::unfold(watching, |watching| async move {
         let (text, watching) = watching.events().await;
         Some((Ok::<_, Infallible>(Frame::data(text)), watching))

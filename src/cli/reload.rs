@@ -88,13 +88,13 @@ fn say_outcome(outcome: Option<&Value>) {
     for fault in items("faults") {
         let text = |name: &str| fault.get(name).and_then(Value::as_str).unwrap_or_default();
         let number = |name: &str| fault.get(name).and_then(Value::as_u64).unwrap_or_default();
-        let place = match number("line") {
+        let position = match number("line") {
             0 => String::new(),
             line => format!(":{line}:{}", number("column")),
         };
         let hint = Some(text("hint")).filter(|hint| !hint.is_empty());
         let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-        say(&format!("{}{place}: {}{hint}", text("file"), text("message")));
+        say(&format!("{}{position}: {}{hint}", text("file"), text("message")));
     }
     for field in items("needs_restart") {
         say(&format!("{} takes a restart", field.as_str().unwrap_or_default()));

@@ -67,14 +67,14 @@ fn presentable(line: &str) -> Option<&str> {
         (word.len() >= SECRET_LENGTH && is_mixed) || (word.len() >= LONG_WORD && is_plain)
     };
     let has_user_info = line.split_once("://").is_some_and(|(_, behind)| behind.contains('@'));
-    let is_told = !line.is_empty()
+    let is_shown = !line.is_empty()
         && line.len() <= MAX_LINE
         && !line.chars().any(|c| c.is_control() && c != '\t')
         && masked(line) == line
         && !has_user_info
         && !line.split(|c| !is_word(c)).any(|word| looks_secret(word) || word.starts_with("sk-"))
         && !names_secret(line);
-    is_told.then_some(line)
+    is_shown.then_some(line)
 }
 
 /// Whether a field of the line has the name of a secret, and a value that is no placeholder.

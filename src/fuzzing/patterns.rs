@@ -159,8 +159,8 @@ fn characters(text: &str) -> Vec<String> {
 /// Follows all states at once, so that many stars cost no more than few.
 fn should_match_text(pieces: &[Piece], text: &[String]) -> bool {
     let close = |states: &mut Vec<bool>| {
-        for place in 0..pieces.len() {
-            states[place + 1] |= states[place] && pieces[place].is_none();
+        for position in 0..pieces.len() {
+            states[position + 1] |= states[position] && pieces[position].is_none();
         }
     };
     let mut states = vec![false; pieces.len() + 1];
@@ -168,10 +168,10 @@ fn should_match_text(pieces: &[Piece], text: &[String]) -> bool {
     close(&mut states);
     for character in text {
         let mut next = vec![false; pieces.len() + 1];
-        for (place, piece) in pieces.iter().enumerate().filter(|(place, _)| states[*place]) {
+        for (position, piece) in pieces.iter().enumerate().filter(|(position, _)| states[*position]) {
             match piece {
-                None => next[place] = true,
-                Some(takes) => next[place + 1] |= takes(character),
+                None => next[position] = true,
+                Some(takes) => next[position + 1] |= takes(character),
             }
         }
         close(&mut next);

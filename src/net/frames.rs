@@ -270,8 +270,8 @@ impl OpenAnswers {
     /// The stream has ended, on either side.
     fn over(&mut self, stream: u32) {
         // The latest is the likeliest.
-        if let Some(place) = self.streams.iter().rposition(|open| *open == stream) {
-            self.streams.swap_remove(place);
+        if let Some(index) = self.streams.iter().rposition(|open| *open == stream) {
+            self.streams.swap_remove(index);
         }
     }
 

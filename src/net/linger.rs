@@ -59,23 +59,23 @@ impl Linger {
 pub(super) struct Returning<S> {
     /// `None` only once it is dropped.
     stream: Option<S>,
-    place: Arc<Mutex<Option<S>>>,
+    left: Arc<Mutex<Option<S>>>,
 }
 
-/// The place where a dropped stream is left behind.
+/// The handle of the place where a dropped stream is left behind.
 #[derive(Debug)]
 pub(super) struct Reclaimed<S>(Arc<Mutex<Option<S>>>);
 
 impl<S> Returning<S> {
     pub(super) fn new(stream: S) -> (Self, Reclaimed<S>) {
-        let place = Arc::default();
-        (Returning { stream: Some(stream), place: Arc::clone(&place) }, Reclaimed(place))
+        let left = Arc::default();
+        (Returning { stream: Some(stream), left: Arc::clone(&left) }, Reclaimed(left))
     }
 }
 
 impl<S> Drop for Returning<S> {
     fn drop(&mut self) {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
     }
 }
 

@@ -185,7 +185,7 @@ impl<A: Fn(Accepted)> Intake<A> {
 
     /// A permit for a queued connection, if one is free; `None` where a connection would make room
     /// for it.
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let unauthenticated = &self.gateway.unauthenticated;
         loop {
             let one_more = unauthenticated.one_more();
@@ -195,20 +195,20 @@ impl<A: Fn(Accepted)> Intake<A> {
                 Err(_) => {}
             }
             // Under overload, callers queue in the kernel, not in our memory.
-            if let Some(permit) = self.free_place(one_more).await {
+            if let Some(permit) = self.free_permit(one_more).await {
                 return permit;
             }
         }
     }
 
     /// A permit for a connection from this address, for which another connection makes room.
-    async fn place_of_another(&self, peer: Option<IpAddr>) -> Option<OwnedSemaphorePermit> {
+    async fn permit_of_another(&self, peer: Option<IpAddr>) -> Option<OwnedSemaphorePermit> {
         let unauthenticated = &self.gateway.unauthenticated;
         loop {
             let one_more = unauthenticated.one_more();
             let makes_room = unauthenticated.make_room(peer);
             let others = async { if makes_room { pending().await } else { one_more.await } };
-            if let Some(permit) = self.free_place(others).await {
+            if let Some(permit) = self.free_permit(others).await {
                 return permit;
             }
         }
@@ -218,7 +218,7 @@ impl<A: Fn(Accepted)> Intake<A> {
     /// connection that makes room; the inner one that no connection is taken any more. `others`:
     /// another connection that may make room. A connection that comes to rest, and key holders'
     /// connections that may be searched again, are no events, so they are polled for.
-    async fn free_place(&self, others: impl Future<Output = ()>) -> Option<Option<OwnedSemaphorePermit>> {
+    async fn free_permit(&self, others: impl Future<Output = ()>) -> Option<Option<OwnedSemaphorePermit>> {
         tokio::select! {
             permit = self.permits.clone().acquire_owned() => Some(permit.ok()),
             () = others => None,
@@ -270,14 +270,14 @@ async fn accept_all<A: Fn(Accepted)>(
         intake.gateway.hooks.takes_up_work("listener");
         // The permit comes before accept. Where a connection is to make room, the choice depends on
         // the newcomer's address.
-        let permit = intake.place().await;
+        let permit = intake.permit().await;
         let Some(accepted) = queued.accept() else { continue };
         match accepted {
             Ok((stream, peer)) => {
                 backoff = Duration::ZERO;
                 let permit = match permit {
                     Some(permit) => Some(permit),
-                    None => intake.place_of_another(peer).await,
+                    None => intake.permit_of_another(peer).await,
                 };
                 let Some(permit) = permit else { return };
                 intake.take(stream, peer, tls, permit);

@@ -47,7 +47,7 @@ pin_project! {
     struct Watched<F> {
         #[pin]
         stream: Option<F>,
-        turn: BlockedOn,
+        blocked_on: BlockedOn,
         limit: Duration,
         stall: StallTimer,
         cut: Option<Arc<StreamCut>>,
@@ -59,7 +59,7 @@ impl<F> Watched<F> {
     fn new(stream: F, limit: Duration, activity: Arc<ConnectionActivity>) -> Self {
         Watched {
             stream: Some(stream),
-            turn: BlockedOn::Upstream,
+            blocked_on: BlockedOn::Upstream,
             limit,
             stall: StallTimer::new(limit),
             cut: None,
@@ -87,27 +87,27 @@ impl<F: Future> Future for Watched<F> {
             cut::because(why, || this.stream.set(None));
             return Poll::Ready(());
         }
-        if let Some(turn) = blocked::take() {
-            match turn {
-                BlockedOn::ClientOfOurs if *this.turn != turn => {
+        if let Some(blocked_on) = blocked::take() {
+            match blocked_on {
+                BlockedOn::ClientOfOurs if *this.blocked_on != blocked_on => {
                     *this.stall = StallTimer::new(OUR_ANSWER_TIME)
                 }
-                BlockedOn::ClientWithoutKey if *this.turn != turn => {
+                BlockedOn::ClientWithoutKey if *this.blocked_on != blocked_on => {
                     *this.stall = StallTimer::new(UNAUTHENTICATED_STALL.min(*this.limit));
                 }
                 _ => {}
             }
-            *this.turn = turn;
+            *this.blocked_on = blocked_on;
             this.stall.progressed();
         }
-        let why = match this.turn {
+        let why = match this.blocked_on {
             BlockedOn::Upstream => return Poll::Pending,
             BlockedOn::Client | BlockedOn::ClientWithoutKey | BlockedOn::ClientOfOurs => {
                 CutReason::ClientStalled
             }
         };
         ready!(this.stall.poll_stalled(cx));
-        if *this.turn == BlockedOn::ClientOfOurs {
+        if *this.blocked_on == BlockedOn::ClientOfOurs {
             this.activity.unauthenticated_use.note_abuse();
         }
         cut::because(why, || this.stream.set(None));
@@ -130,8 +130,8 @@ mod tests {
         type Output = ();
 
         fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-            if let Some(Some(turn)) = self.0.pop() {
-                blocked::record(turn);
+            if let Some(Some(blocked_on)) = self.0.pop() {
+                blocked::record(blocked_on);
             }
             Poll::Pending
         }

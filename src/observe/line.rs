@@ -34,7 +34,7 @@ pub(super) struct AccessLine {
     pub(super) cause: Option<String>,
     pub(super) named: Naming,
     /// The names of the route and of its upstream.
-    pub(super) way: Option<(Arc<str>, Arc<str>)>,
+    pub(super) route_and_upstream: Option<(Arc<str>, Arc<str>)>,
     pub(super) bytes_sent: u64,
     /// Bytes from the client, of a tunnel only.
     pub(super) bytes_received: Option<u64>,
@@ -59,7 +59,7 @@ impl AccessLine {
             code: None,
             cause: None,
             named: Naming::Nothing,
-            way: None,
+            route_and_upstream: None,
             bytes_sent: 0,
             bytes_received: None,
             // A placeholder until the record is dropped.
@@ -68,7 +68,7 @@ impl AccessLine {
     }
 
     fn route(&self) -> Option<&str> {
-        self.way.as_ref().map(|(route, _)| &**route)
+        self.route_and_upstream.as_ref().map(|(route, _)| &**route)
     }
 
     /// The request's entry in the list of the last refusals.
@@ -91,7 +91,7 @@ impl AccessLine {
     /// The request's span for a collector of traces.
     pub(super) fn span(&self, context: TraceContext, took: Duration) -> Span {
         let went_wrong = (self.outcome != Outcome::Complete).then(|| self.outcome.word());
-        let (route, upstream) = self.way.clone().unzip();
+        let (route, upstream) = self.route_and_upstream.clone().unzip();
         Span {
             context,
             ended: SystemTime::now(),
@@ -149,7 +149,11 @@ impl AccessLine {
         }
         write_field(out, b",\"claimed_key_id\":", self.named.claimed_key_id());
         write_field(out, b",\"route\":", self.route());
-        write_field(out, b",\"upstream\":", self.way.as_ref().map(|(_, upstream)| &**upstream));
+        write_field(
+            out,
+            b",\"upstream\":",
+            self.route_and_upstream.as_ref().map(|(_, upstream)| &**upstream),
+        );
         write_number(out, b",\"bytes_sent\":", self.bytes_sent);
         if let Some(bytes) = self.bytes_received {
             write_number(out, b",\"bytes_received\":", bytes);
@@ -281,7 +285,7 @@ mod tests {
     #[test]
     fn a_line_is_json_with_the_documented_fields() {
         let mut line = line();
-        line.way = Some(("chat".into(), "model".into()));
+        line.route_and_upstream = Some(("chat".into(), "model".into()));
         line.named = Naming::Key(HeaderValue::from_static("key_a"));
         let mut line_json = json(&line);
         let timestamp: Timestamp = line_json["timestamp"].as_str().unwrap().parse().unwrap();

@@ -41,16 +41,16 @@ impl Step {
 
 /// Whether some sequence of steps through two patterns ends with yes. Each pair of positions is
 /// visited once, so the work grows with the product of the lengths, however many stars there are.
-fn has_way<T>(one: &[T], other: &[T], step: impl Fn(&[T], &[T]) -> Step) -> bool {
+fn reaches_yes<T>(one: &[T], other: &[T], step: impl Fn(&[T], &[T]) -> Step) -> bool {
     let (mut waiting, mut left) = (Vec::new(), HashSet::new());
-    let mut place = Some((0, 0));
-    while let Some((i, j)) = place {
+    let mut position = Some((0, 0));
+    while let Some((i, j)) = position {
         // No step leads beyond an end.
         let (Some(ours), Some(theirs)) = (one.get(i..), other.get(j..)) else {
-            place = waiting.pop();
+            position = waiting.pop();
             continue;
         };
-        place = match step(ours, theirs) {
+        position = match step(ours, theirs) {
             Step::Yes => return true,
             Step::Both => Some((i + 1, j + 1)),
             Step::Either if left.insert((i, j)) => {
@@ -64,7 +64,7 @@ fn has_way<T>(one: &[T], other: &[T], step: impl Fn(&[T], &[T]) -> Step) -> bool
 }
 
 fn covers_segments(wide: &[Segment], narrow: &[Segment]) -> bool {
-    has_way(wide, narrow, |wide, narrow| match (wide, narrow) {
+    reaches_yes(wide, narrow, |wide, narrow| match (wide, narrow) {
         ([Segment::Any], [_, ..]) => Step::Yes,
         ([Segment::Any, ..], [_, ..]) => Step::Either,
         // Only a `**` covers a `**`.
@@ -76,7 +76,7 @@ fn covers_segments(wide: &[Segment], narrow: &[Segment]) -> bool {
 
 /// Only a `*` covers a `*` of the narrow text.
 fn covers_text(wide: &[Piece], narrow: &[Piece]) -> bool {
-    has_way(wide, narrow, |wide, narrow| match (wide, narrow) {
+    reaches_yes(wide, narrow, |wide, narrow| match (wide, narrow) {
         ([Piece::Star, ..], _) => Step::Either,
         (_, [Piece::Star, ..]) => Step::No,
         ([first, ..], [other, ..]) => Step::both_if(first.covers(other)),
@@ -85,7 +85,7 @@ fn covers_text(wide: &[Piece], narrow: &[Piece]) -> bool {
 }
 
 fn meet_segments(one: &[Segment], other: &[Segment]) -> bool {
-    has_way(one, other, |one, other| match (one, other) {
+    reaches_yes(one, other, |one, other| match (one, other) {
         // At the end, it matches one segment at least.
         ([Segment::Any], rest) | (rest, [Segment::Any]) => Step::yes_if(!rest.is_empty()),
         ([Segment::Any, ..], _) | (_, [Segment::Any, ..]) => Step::Either,
@@ -95,7 +95,7 @@ fn meet_segments(one: &[Segment], other: &[Segment]) -> bool {
 }
 
 fn meet_text(one: &[Piece], other: &[Piece]) -> bool {
-    has_way(one, other, |one, other| match (one, other) {
+    reaches_yes(one, other, |one, other| match (one, other) {
         ([Piece::Star, ..], _) | (_, [Piece::Star, ..]) => Step::Either,
         ([first, ..], [second, ..]) => Step::both_if(first.meets(second)),
         (one, other) => Step::yes_if(one.is_empty() && other.is_empty()),

@@ -56,7 +56,7 @@ pub(super) struct FileSet {
     /// The configured paths: a directory stands for the files in it.
     files: Vec<PathBuf>,
     /// The directory entries on the paths of the files, as of the last watch.
-    ways: WatchSet,
+    watch_set: WatchSet,
     /// The state when they were last taken, or refused.
     taken: Stamps,
     digest: Option<[u8; 32]>,
@@ -91,7 +91,7 @@ impl FileSet {
     /// content is known.
     pub(super) fn new(files: Vec<PathBuf>, taken: Stamps, read: &[ReadFile]) -> Self {
         let mut set = FileSet {
-            ways: WatchSet::to(&files),
+            watch_set: WatchSet::to(&files),
             files,
             taken,
             digest: None,
@@ -115,16 +115,16 @@ impl FileSet {
     }
 
     /// Finds the directory entries on the paths of the files anew.
-    pub(super) fn ways(&mut self) -> &WatchSet {
-        self.ways = WatchSet::to(&self.files);
-        &self.ways
+    pub(super) fn watch_set(&mut self) -> &WatchSet {
+        self.watch_set = WatchSet::to(&self.files);
+        &self.watch_set
     }
 
     /// Notes an event of the system. Returns whether it concerns one of the files, or a link to
     /// them.
     pub(super) fn heard(&mut self, touched: &Touched) -> bool {
         // A rename names both entries; the second one is the destination.
-        let named = touched.paths.last().filter(|path| self.ways.covers(path));
+        let named = touched.paths.last().filter(|path| self.watch_set.covers(path));
         match (touched.came_whole, named) {
             (Some(true), Some(path)) => {
                 self.in_place.remove(path);
@@ -137,7 +137,7 @@ impl FileSet {
             (_, None) if touched.paths.is_empty() => self.came_whole = false,
             _ => {}
         }
-        touched.paths.is_empty() || touched.paths.iter().any(|path| self.ways.covers(path))
+        touched.paths.is_empty() || touched.paths.iter().any(|path| self.watch_set.covers(path))
     }
 
     /// Notes that an event was missed: no change is known to be whole.
@@ -179,7 +179,7 @@ impl FileSet {
         let settles_after = if is_whole { SETTLED_WHOLE } else { SETTLED_IN_PLACE };
         let stood = now.saturating_duration_since(since);
         // A file that is written to for ever must not delay a revocation in another one.
-        let waits = !self.ways.directories.is_empty() && now - restless_since >= DIRECTORY_PATIENCE;
+        let waits = !self.watch_set.directories.is_empty() && now - restless_since >= DIRECTORY_PATIENCE;
         if stood < settles_after && !waits {
             self.pending = Some(Pending { stamps, since, restless_since });
             return Look::Changing(settles_after - stood);
@@ -283,34 +283,35 @@ pub(super) struct Directories {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     /// The entries on the paths of the files. Directories above them may have many other events.
-    ways: Arc<Mutex<WatchSet>>,
+    watch_set: Arc<Mutex<WatchSet>>,
 }
 
 impl Directories {
     /// Calls `on_change` at every change. Where the system offers no watch, polling must do.
     pub(super) fn new(on_change: impl Fn(Touched) + Send + 'static) -> Self {
-        let ways = Arc::new(Mutex::new(WatchSet::default()));
-        let known = ways.clone();
+        let watch_set = Arc::new(Mutex::new(WatchSet::default()));
+        let known = watch_set.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let Some(touched) = event.ok().and_then(Touched::read) else { return };
-            let ways = known.lock().unwrap_or_else(PoisonError::into_inner);
-            if touched.paths.is_empty() || touched.paths.iter().any(|path| ways.covers(path)) {
-                drop(ways);
+            let watch_set = known.lock().unwrap_or_else(PoisonError::into_inner);
+            if touched.paths.is_empty() || touched.paths.iter().any(|path| watch_set.covers(path)) {
+                drop(watch_set);
                 on_change(touched);
             }
         });
         let watcher = watcher.map_err(|error| {
             tracing::warn!(%error, "changes of files are noticed only at keys.watch.poll");
         });
-        Directories { watcher: watcher.ok(), watched: BTreeSet::new(), ways }
+        Directories { watcher: watcher.ok(), watched: BTreeSet::new(), watch_set }
     }
 
     /// Watches these entries' directories, and no others.
-    pub(super) fn watch(&mut self, ways: &WatchSet) {
+    pub(super) fn watch(&mut self, watch_set: &WatchSet) {
         let Some(watcher) = &mut self.watcher else { return };
-        self.ways.lock().unwrap_or_else(PoisonError::into_inner).clone_from(ways);
-        let parents = ways.entries.iter().filter_map(|entry| entry.parent());
-        let wanted: BTreeSet<PathBuf> = parents.map(Path::to_owned).chain(ways.directories.clone()).collect();
+        self.watch_set.lock().unwrap_or_else(PoisonError::into_inner).clone_from(watch_set);
+        let parents = watch_set.entries.iter().filter_map(|entry| entry.parent());
+        let wanted: BTreeSet<PathBuf> =
+            parents.map(Path::to_owned).chain(watch_set.directories.clone()).collect();
         for gone in self.watched.difference(&wanted) {
             let _went_with_its_directory = watcher.unwatch(gone);
         }
@@ -418,7 +419,7 @@ mod tests {
         assert!(later - now >= DIRECTORY_PATIENCE && later - now < DIRECTORY_PATIENCE * 6 / 5);
         fs::rename(keys.join("b"), keys.join("c")).unwrap();
         assert_eq!(set.look_settled(), Look::Changed, "the name counts, too");
-        set.ways();
+        set.watch_set();
         assert!(hears(&mut set, &keys.join("c")) && hears(&mut set, &keys));
     }
 }

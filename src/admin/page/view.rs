@@ -187,9 +187,9 @@ impl Certificate {
 impl Fault {
     pub(super) fn shown(&self) -> String {
         let Fault { file, line, column, message, hint } = self;
-        let place = if *line > 0 { format!("{file}:{line}:{column}") } else { file.clone() };
+        let position = if *line > 0 { format!("{file}:{line}:{column}") } else { file.clone() };
         let hint = hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        format!("{place}: {message}{hint}")
+        format!("{position}: {message}{hint}")
     }
 }
 

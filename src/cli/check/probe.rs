@@ -75,20 +75,20 @@ impl Finding {
     /// A warning for the operator, if there is one.
     pub(super) fn warning(&self) -> Option<String> {
         let Finding { upstream, endpoint, method, .. } = self;
-        let place = format!("the upstream {upstream}, {endpoint}");
+        let endpoint_name = format!("the upstream {upstream}, {endpoint}");
         match &self.verdict {
             Verdict::Read => None,
             Verdict::Unread if self.is_mended => None,
             Verdict::Unread => Some(format!(
-                "{place}, leaves the body of a {method} unread and takes it for the next request: a caller can send \
+                "{endpoint_name}, leaves the body of a {method} unread and takes it for the next request: a caller can send \
                  requests in it that nothing was decided on; set `reuse_after_body: false` at this upstream"
             )),
             Verdict::UnreadDespiteClose => Some(format!(
-                "{place}, leaves the body of a {method} unread and takes it for the next request, even where \
+                "{endpoint_name}, leaves the body of a {method} unread and takes it for the next request, even where \
                  `Connection: close` says that there is none; no setting mends this: let no route pass {method} to it, \
                  or put a server before it that reads bodies"
             )),
-            Verdict::Unknown(why) => Some(format!("{place}, could not be probed ({method}): {why}")),
+            Verdict::Unknown(why) => Some(format!("{endpoint_name}, could not be probed ({method}): {why}")),
         }
     }
 
