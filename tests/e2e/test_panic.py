@@ -1,11 +1,11 @@
-"""Panics of the real binary, which is built with its test hooks here: in a request, and in a thread."""
+"""Panics in the real binary, which `make e2e` builds with test hooks: in a request, and in a thread."""
 
 import httpx
 import pytest
 from gateway import Gateway
 
 
-def test_a_panic_costs_its_own_request_alone(llama):
+def test_a_panic_fails_only_its_own_request(llama):
     hook = {"BEARWARD_TEST_PANIC_ON": "/v1/models/fatal"}
     with Gateway(llama, {"reader": ["--permissions", "read"]}, environment=hook) as gateway:
         headers = {"Authorization": f"Bearer {gateway.tokens['reader']}"}

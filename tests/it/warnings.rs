@@ -81,9 +81,9 @@ impl Case {
             command.args(["check", "--config", path("bearward.yaml").to_str().unwrap()]).args(arguments);
             command.env_remove("BEARWARD_CONFIG").stdin(Stdio::null()).output().unwrap()
         };
-        let told = check(&["--json"]);
-        let report: Value = serde_json::from_slice(&told.stdout).unwrap();
-        assert_eq!((told.status.code(), &report["ok"]), (Some(0), &Value::Bool(true)), "{report}");
+        let reported = check(&["--json"]);
+        let report: Value = serde_json::from_slice(&reported.stdout).unwrap();
+        assert_eq!((reported.status.code(), &report["ok"]), (Some(0), &Value::Bool(true)), "{report}");
         let warnings: Vec<String> =
             report["warnings"].as_array().unwrap().iter().map(|w| w.as_str().unwrap().to_owned()).collect();
         let plain = check(&[]);
@@ -138,7 +138,8 @@ fn cases(directory: &Path) -> Vec<Case> {
         case(&["which then need no key"]).config(
             "routes: [{name: a, paths: [/x/*], public: true}, {name: b, paths: [/x/**], permission: read}]",
         ),
-        case(&["trusted_proxies has 0.0.0.0/0: any client can choose the address"]).config("trusted_proxies: [0.0.0.0/0]"),
+        case(&["trusted_proxies has 0.0.0.0/0: any client can choose the address"])
+            .config("trusted_proxies: [0.0.0.0/0]"),
         case(&["trusted_proxies has ::/0: whoever"]).config("trusted_proxies: [10.0.0.0/8, \"::/0\"]"),
         case(&["the descriptors carry"]).config("limits: {connections: 1000000000}"),
         case(&["is narrowed to the route nowhere"]).key(&astray),
