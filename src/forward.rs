@@ -1,7 +1,7 @@
-//! Sends a permitted request to its upstream and brings the answer back, unbuffered.
+//! Forwarding: sends a permitted request to its upstream, and returns the answer unbuffered.
 //!
 //! Called by `proxy` with a [`Permit`], which `gate` alone can make.
-//! Invariants: a request is sent twice only if not one byte of it was written, or once more if it is
+//! Invariants: a request is sent again only if not one byte of it was written, or once if it is
 //! idempotent, has no body, and its connection was closed without an answer. The path that is sent
 //! is the one that was authorized.
 
@@ -35,7 +35,7 @@ use crate::observe::Times;
 use crate::protocol::Protocol;
 use crate::tap::TapSlot;
 use crate::upstream::exchange::Answer;
-use crate::upstream::pool::{Lease, Needs, WorkerPool};
+use crate::upstream::pool::{ConnectionNeeds, Lease, WorkerPool};
 use crate::upstream::upgrade::PendingUpgrade;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use body::{Download, ResponseBody};
@@ -44,35 +44,33 @@ use sending::{Exchange, usually_has_body};
 use tunnel::Tunnel;
 use upgrade::Upgrade;
 
-/// What came back from upstream.
+/// Upstream's answer to a forwarded request.
 #[derive(Debug)]
 pub(crate) enum Forwarded {
-    /// An answer, whose body follows.
+    /// An answer and its body.
     Answer(Response<ResponseBody>),
-    /// It changes over to the protocol that the client asked for: the head of its 101, and the bytes
+    /// A switch to the protocol that the client requested: the head of the 101, and the tunnel
     /// behind it.
     Tunnel(Response<()>, Box<Tunnel>),
 }
 
-/// A request that may pass, and all that its way to upstream and back needs.
+/// A permitted request, with all that forwarding it needs.
 #[derive(Debug)]
 pub(crate) struct PermittedRequest<'a> {
     pub(crate) permit: Permit,
     pub(crate) parts: &'a mut Parts,
     pub(crate) upload: Upload,
     pub(crate) limits: UploadLimits,
-    /// Of the caller's connection.
+    /// Activity of the client's connection.
     pub(crate) activity: &'a Arc<ConnectionActivity>,
     pub(crate) upgrade: Option<Upgrade>,
-    /// Where open answers end with their key.
-    pub(crate) revocation: Option<Revocation>,
-    /// Second waiter: cuts clients that never poll the body.
-    pub(crate) second_waiter: Option<Revocation>,
+    /// Where open answers end with their key. The second waiter cuts clients that never poll the body.
+    pub(crate) revocations: Option<(Revocation, Revocation)>,
     pub(crate) target: &'a Target,
     pub(crate) origin: Origin<'a>,
     pub(crate) pool: &'a Arc<WorkerPool>,
     pub(crate) times: &'a mut Times,
-    /// On the body of the answer.
+    /// Observer of the answer's body.
     pub(crate) tap: TapSlot,
 }
 
@@ -80,7 +78,7 @@ pub(crate) struct PermittedRequest<'a> {
 ///
 /// # Errors
 ///
-/// 401 where the key is revoked meanwhile, 408 and 413 for the request's body, 502 and 504 for
+/// 401 if the key ends meanwhile; 408, 413 or 400 for the request's body; 502, 503 or 504 for
 /// upstream.
 pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded, Denial> {
     let PermittedRequest {
@@ -90,17 +88,17 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         limits,
         activity,
         upgrade,
-        mut revocation,
-        second_waiter,
+        revocations,
         target,
         origin,
         pool,
         times,
         tap,
     } = permitted;
+    let (mut revocation, second_waiter) = revocations.unzip();
     let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
-    let (progress, body) = (upload.progress(), !upload.is_end_stream());
+    let (progress, has_body) = (upload.progress(), !upload.is_end_stream());
     let mut alarm = activity.lend_alarm();
     let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
@@ -108,7 +106,7 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         let exchange = Exchange {
             upstream: &upstream,
             timeouts: permit.route().timeouts,
-            needs: Needs { http1: upgrade.is_some(), body, new: false },
+            needs: ConnectionNeeds { http1_only: upgrade.is_some(), has_body, new_only: false },
             target,
             path: &path,
             progress: &progress,
@@ -117,7 +115,7 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         times.ready = Some(Instant::now());
         let sent = {
             let mut sending = pin!(exchange.send(&mut request, pool, &mut times.connecting, &mut alarm));
-            // Given up once the key is revoked.
+            // The request ends with its key.
             poll_fn(|cx| match revocation.as_mut().map(|revocation| revocation.poll(cx)) {
                 Some(Poll::Ready(ended)) => Poll::Ready(Err(revoked(&permit, ended, &progress))),
                 _ => sending.as_mut().poll(cx),
@@ -131,12 +129,12 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         return tunnelled(head, lease, permit, upgrade, revocation);
     }
     answer::check(&head, &upstream)?;
-    // hyper would speak HTTP/1.0 on the connection from here on, which can't send a body of unknown
-    // length.
+    // After an HTTP/1.0 answer hyper speaks HTTP/1.0 on the connection, which can't carry a body of
+    // unknown length.
     if Protocol::from(head.version) == Protocol::Http10 || answer::may_be_followed_by_a_body(&head) {
-        lease.is_last_use();
+        lease.forbid_reuse();
     }
-    progress.answered();
+    progress.answer_started();
     let keeps_length = is_head || head.status == StatusCode::NOT_MODIFIED;
     headers::prepare_response(&mut head.headers, keeps_length);
     head.version = Protocol::Http11.version();
@@ -146,8 +144,8 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
     Ok(Forwarded::Answer(Response::from_parts(head, ResponseBody::upstream(download))))
 }
 
-/// The caller's request as upstream gets it, but for what depends on the connection. Takes its
-/// headers from `parts`.
+/// Builds the request to upstream, except for the parts that depend on the connection's protocol.
+/// Takes the headers out of `parts`.
 fn request_for(
     parts: &mut Parts,
     target: &Target,
@@ -161,31 +159,31 @@ fn request_for(
         upgrade.write_to(&mut parts.headers);
     }
     declare_empty_body(parts, &upload);
-    // hyper's own extensions belong to the caller's connection, and stay there.
+    // hyper's extensions of the request belong to the client's connection, so they are not copied.
     let mut request = Request::new(upload);
     *request.method_mut() = parts.method.clone();
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     request
 }
 
-/// The right to the request ended before upstream answered.
+/// The denial of a request whose right ended before upstream answered.
 fn revoked(permit: &Permit, ended: Ended, progress: &UploadProgress) -> Denial {
     match ended {
-        Ended::Expired(end) => Denial::expired_key(end).caused_by("expired while upstream was asked"),
+        Ended::Expired(end) => Denial::expired_key(end).caused_by("expired while upstream was working"),
         Ended::Revoked => {
             let key_id = permit.principal().map(|principal| principal.key().key.id());
             debug_assert!(key_id.is_some(), "only a key is revoked");
-            Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was asked")
+            Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was working")
         }
-        Ended::OutOfTime(total) if progress.awaits_client() => Denial::body_stalled(total),
+        Ended::OutOfTime(total) if progress.is_blocked_on_client() => Denial::body_stalled(total),
         Ended::OutOfTime(_) => {
             let denial = Denial::upstream_timeout(&permit.route().upstream.name);
-            denial.not_to_be_retried().caused_by("a request without a key has had its time")
+            denial.not_to_be_retried().caused_by("a request without a key has used up its time")
         }
     }
 }
 
-/// Makes the tunnel of a 101 that was asked for.
+/// Makes the tunnel behind a 101, if the 101 is for the upgrade that the client requested.
 fn tunnelled(
     mut head: http::response::Parts,
     lease: Lease,
@@ -200,7 +198,7 @@ fn tunnelled(
     let Some(upgrade) = upgrade else { return refuse("101 without a request for an upgrade") };
     let granted = head.headers.get(http::header::UPGRADE).cloned();
     let Some(granted) = granted.filter(|_| upgrade.is_granted_by(&head.headers)) else {
-        return refuse("101 for another protocol than was asked for");
+        return refuse("101 for another protocol than requested");
     };
     let Some(upstream) = PendingUpgrade::take_from(&mut head.extensions) else {
         return refuse("101 on a connection that can't be upgraded");
@@ -211,20 +209,20 @@ fn tunnelled(
     head.extensions.clear();
     let idle = permit.route().timeouts.idle;
     let tunnel =
-        Tunnel { client: upgrade.client, upstream, idle, revocation, permit, at: lease.into_tunnel() };
+        Tunnel { client: upgrade.client, upstream, idle, revocation, permit, in_flight: lease.into_tunnel() };
     Ok(Forwarded::Tunnel(Response::from_parts(head, ()), Box::new(tunnel)))
 }
 
-/// A method that usually has a body declares where it has none (RFC 9110, section 8.6). All other
-/// framing is derived from the body, once the connection's protocol is known. Nothing of the
-/// caller's framing is copied.
+/// Declares an empty body for a method that usually has one (RFC 9110, section 8.6). All other
+/// framing is derived from the body, once the connection's protocol is known. The client's framing
+/// is never copied.
 fn declare_empty_body(parts: &mut Parts, upload: &Upload) {
     if usually_has_body(&parts.method) && upload.is_end_stream() {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 
-/// The canonical path and query, as upstream gets them.
+/// The canonical path and query to send to upstream.
 fn upstream_path(permit: &Permit, target: &Target) -> Result<PathAndQuery, Denial> {
     let path = permit.route().upstream_path(target.path());
     if path == target.path() {

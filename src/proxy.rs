@@ -105,9 +105,7 @@ async fn handle(
         trace: state.trace,
         secret_headers: &snapshot.secret_headers,
     };
-    let revocation = permit.revocation(keys, clock, client.address, &snapshot);
-    let second_waiter =
-        revocation.as_ref().and_then(|_| permit.revocation(keys, clock, client.address, &snapshot));
+    let revocations = permit.revocations(keys, clock, client.address, &snapshot);
     forward::forward(PermittedRequest {
         permit,
         parts,
@@ -115,8 +113,7 @@ async fn handle(
         limits,
         activity: &peer.activity,
         upgrade,
-        revocation,
-        second_waiter,
+        revocations,
         target: &target,
         origin,
         pool: &peer.pool,

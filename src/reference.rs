@@ -1,14 +1,15 @@
-//! The parts of the documentation that are written by the code: `docs/configuration.md`, `docs/errors.md` and
-//! `docs/routes.md`.
+//! Generated documentation: `docs/configuration.md`, `docs/errors.md` and `docs/routes.md`. Also the
+//! check that config.example.yaml has every field.
 //!
-//! `UPDATE_EXPECTED=1 cargo test reference` writes them anew; without it they must be as they would be written.
+//! `UPDATE_EXPECTED=1 cargo test reference` writes the pages; without it, the test compares them.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::config::{Access, Preset, presets, schema};
+use crate::config::presets::{self, Preset};
+use crate::config::{Access, schema};
 use crate::denial::{Code, catalogue};
 
 const WRITTEN: &str = "<!-- Written by the code: `UPDATE_EXPECTED=1 cargo test reference`. -->\n";
@@ -17,10 +18,10 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The columns of a line of prose.
+/// The width of prose, in columns.
 const COLUMNS: usize = 100;
 
-/// Prose in lines of [`COLUMNS`]: headings, tables, code and comments stay as they are.
+/// A page with its prose wrapped at [`COLUMNS`]. Headings, tables, code and comments are not changed.
 fn wrapped(page: &str) -> String {
     let mut out = String::with_capacity(page.len());
     let mut is_code = false;
@@ -50,52 +51,38 @@ fn wrapped(page: &str) -> String {
     out
 }
 
-/// A cell of a table.
+/// Text for a cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
 
-/// The fields of one section of the configuration, and those of the sections in it.
-struct Fields<'a> {
-    example: &'a Value,
-    /// Sections that are yet to be told: their place, what they are, and their schema.
+/// The tables of the configuration's fields, a section each.
+#[derive(Default)]
+struct Tables<'a> {
+    /// Sections without a table yet: their path, their description, and their schema.
     sections: Vec<(String, String, &'a Value)>,
 }
 
-impl<'a> Fields<'a> {
-    fn table(&mut self, place: &str, section: &'a Value) -> String {
-        let mut table = "| field | what | form | default |\n|---|---|---|---|\n".to_owned();
-        let required: Vec<&str> = texts(section.get("required"));
-        let Some(properties) = section.get("properties").and_then(Value::as_object) else {
-            panic!("{place}")
-        };
-        for (name, schema) in properties {
-            let path = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
-            let default = match (required.contains(&name.as_str()), schema.get("default")) {
+impl<'a> Tables<'a> {
+    fn table(&mut self, path: &str, section: &'a Value) -> String {
+        let mut table = "| field | description | form | default |\n|---|---|---|---|\n".to_owned();
+        for (name, schema) in fields(section) {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let default = match (is_required(section, name), schema.get("default")) {
                 (true, _) => "required".to_owned(),
                 (false, Some(default)) => format!("`{}`", inline(default)),
-                (false, None) => self.shown(&path).map(|value| format!("`{value}`")).unwrap_or_default(),
+                (false, None) => String::new(),
             };
             let form = self.form(&path, schema);
-            let what = description(schema);
-            assert!(!what.is_empty(), "{path} says nothing of itself");
-            let _infallible =
-                writeln!(table, "| `{name}` | {} | {} | {} |", cell(&what), cell(&form), cell(&default));
+            let description = description(schema);
+            assert!(!description.is_empty(), "{path} has no doc comment");
+            let cells = [&description, &form, &default].map(|text| cell(text));
+            let _infallible = writeln!(table, "| `{name}` | {} |", cells.join(" | "));
         }
         table
     }
 
-    /// The value that config.example.yaml has there: a test holds it equal to the default.
-    fn shown(&self, path: &str) -> Option<String> {
-        let pointer = format!("/{}", path.replace("[]", ".0").replace('.', "/"));
-        match self.example.pointer(&pointer)? {
-            Value::Object(_) => None,
-            Value::Array(items) if items.iter().any(Value::is_object) => None,
-            value => Some(inline(value)),
-        }
-    }
-
-    /// How a value is written; a section is told by itself.
+    /// The form of a value. A section gets a table of its own.
     fn form(&mut self, path: &str, schema: &'a Value) -> String {
         if let Some(values) = schema.get("enum").and_then(Value::as_array) {
             let words = values.iter().filter_map(Value::as_str);
@@ -103,15 +90,15 @@ impl<'a> Fields<'a> {
         }
         if let Some(forms) = schema.get("anyOf").and_then(Value::as_array) {
             let is_variable = |form: &&Value| form.get("pattern").is_some_and(|pattern| pattern == "\\$\\{");
-            let told: Vec<String> = forms
+            let forms: Vec<String> = forms
                 .iter()
                 .filter(|form| !is_variable(form))
                 .map(|form| self.form(path, form))
                 .filter(|form| !form.is_empty())
                 .collect();
-            return match told.as_slice() {
+            return match forms.as_slice() {
                 [number, size] if number == "a number" && size == "a size" => "a size".to_owned(),
-                _ => told.join(", or "),
+                _ => forms.join(", or "),
             };
         }
         if schema.get("properties").is_some() {
@@ -131,18 +118,24 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn texts(list: Option<&Value>) -> Vec<&str> {
-    list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+/// The fields of a section, by name.
+fn fields(section: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    section.get("properties").and_then(Value::as_object).into_iter().flatten()
 }
 
-/// What a value is, or what its items or its forms are.
+fn is_required(section: &Value, name: &str) -> bool {
+    let required = section.get("required").and_then(Value::as_array);
+    required.into_iter().flatten().any(|required| required == name)
+}
+
+/// The description of a value, or of its items or its forms.
 fn description(schema: &Value) -> String {
     let of = |schema: &Value| schema.get("description").and_then(Value::as_str).map(str::to_owned);
     let of_forms = || schema.get("anyOf").and_then(Value::as_array)?.iter().find_map(of);
     of(schema).or_else(|| schema.get("items").and_then(of)).or_else(of_forms).unwrap_or_default()
 }
 
-/// As one would write it in YAML.
+/// A value in YAML, in one line.
 fn inline(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -151,7 +144,7 @@ fn inline(value: &Value) -> String {
     }
 }
 
-/// The anchor that forges give to a heading: punctuation goes, and letters are small.
+/// The anchor of a heading on GitHub and other forges: lower case, without punctuation.
 fn anchor(heading: &str) -> String {
     heading
         .chars()
@@ -162,28 +155,29 @@ fn anchor(heading: &str) -> String {
 
 fn configuration() -> String {
     let schema = schema::of_config();
-    let example = std::fs::read_to_string(root().join("config.example.yaml")).unwrap();
-    let example: Value = serde_yaml::from_str(&example).unwrap();
-    let mut fields = Fields { example: &example, sections: Vec::new() };
+    let mut tables = Tables::default();
     let mut page = format!(
-        "# Configuration\n\n{WRITTEN}\nEvery field. [config.example.yaml](../config.example.yaml) has them with their comments, \
-         and [config.schema.json](../config.schema.json) is for editors. Durations are written as `250ms`, `10s`, `5m`, `90d`, \
-         sizes as `32MiB`; `${{VAR}}`, `${{VAR:-default}}` and `${{VAR:?message}}` work in every value. Unknown fields are refused, \
-         with the nearest one that there is. `bearward check` says all faults at once.\n\n"
+        "# Configuration\n\n{WRITTEN}\nAll fields. [config.example.yaml](../config.example.yaml) \
+         has them with comments, and [config.schema.json](../config.schema.json) is for editors. \
+         Durations are written as `250ms`, `10s`, `5m`, `90d`, sizes as `32MiB`. `${{VAR}}`, \
+         `${{VAR:-default}}` and `${{VAR:?message}}` work in every value. An unknown field is \
+         refused, with a hint at the nearest known one. `bearward check` reports all faults at \
+         once.\n\n"
     );
-    page.push_str(&fields.table("", &schema));
-    while !fields.sections.is_empty() {
-        let (place, what, section) = fields.sections.remove(0);
-        let table = fields.table(&place, section);
-        let _infallible = write!(page, "\n## {place}\n\n{what}.\n\n{table}");
+    page.push_str(&tables.table("", &schema));
+    while !tables.sections.is_empty() {
+        let (path, description, section) = tables.sections.remove(0);
+        let table = tables.table(&path, section);
+        let _infallible = write!(page, "\n## {path}\n\n{description}.\n\n{table}");
     }
     page
 }
 
 fn errors() -> String {
     let mut page = format!(
-        "# Errors\n\n{WRITTEN}\nEvery answer of bearward's own has this shape, and carries an `x-request-id` that the logs have, \
-         too. Codes are stable. `bearward explain CODE` prints an entry; gRPC callers get the status in the third column.\n\n\
+        "# Errors\n\n{WRITTEN}\nEach error from bearward itself has this form, and an \
+         `x-request-id` that is also in the logs. Codes are stable. `bearward explain CODE` prints \
+         an entry. gRPC callers get the status in the third column.\n\n\
          ```json\n{{\"success\": false, \"error\": {{\"code\": \"…\", \"message\": \"…\", \"details\": {{…}}}}}}\n```\n\n\
          | code | HTTP | gRPC |\n|---|---|---|\n"
     );
@@ -193,26 +187,26 @@ fn errors() -> String {
     }
     for code in Code::ALL {
         let catalogue::Entry { meaning, caller, operator } = catalogue::entry(*code);
-        let _infallible = write!(
-            page,
-            "\n## {}\n\n{meaning}\n\n- Whoever calls: {caller}\n- Whoever runs the server: {operator}\n",
-            code.name()
-        );
+        let _infallible =
+            write!(page, "\n## {}\n\n{meaning}\n\n- Caller: {caller}\n- Operator: {operator}\n", code.name());
     }
     page
 }
 
 fn routes() -> String {
     let mut page = format!(
-        "# Built-in routes\n\n{WRITTEN}\n`routes: NAME` takes one of these sets. The first route that matches wins, and what none \
-         lists is 404 and reaches no upstream. `*` stays within a segment of the path, `**` does not; HEAD goes where GET goes. \
-         A path with a slash at its end is decided as the one without it, and forwarded as it came. An item `{{preset: NAME}}` in a list of \
-         routes stands for a set at that place.\n\n\
-         Two sets know more of their servers. In `vllm`, the name of a model may hold `%2F`, which vLLM reads as a slash. In `llama-cpp`, \
-         `X-Conversation-Id` is removed: llama-server goes on generating for such a request when its client has left.\n\n\
-         A route sees a method and a path, and no body. Where a model server loads, unloads or forwards by what a body says \
-         (Ollama's `keep_alive: 0` and `:cloud` models, llama.cpp's router mode), whoever may generate may do that, too.\n\n\
-         The sets of model servers have been read off vLLM 0.33, llama.cpp of October 2026, Ollama of August 2026 and Triton 2.73.\n"
+        "# Built-in routes\n\n{WRITTEN}\n`routes: NAME` selects one of these sets. The first \
+         route that matches wins. A path that no route lists is answered with 404 and reaches no \
+         upstream. `*` stays within a segment of the path, `**` does not. HEAD is allowed where \
+         GET is. A path with a slash at its end is decided as the path without it, and forwarded \
+         unchanged. An item `{{preset: NAME}}` in a list of routes inserts a set.\n\n\
+         Two sets have more rules. In `vllm`, the name of a model may hold `%2F`, which vLLM reads \
+         as a slash. In `llama-cpp`, `X-Conversation-Id` is removed: llama-server continues to \
+         generate for such a request when its client has left.\n\n\
+         A route sees the method and the path, but not the body. Some model servers load, unload \
+         or forward as the body says (Ollama's `keep_alive: 0` and `:cloud` models, llama.cpp's \
+         router mode): each key that may generate may do that, too.\n\n\
+         The sets of model servers follow vLLM 0.33, llama.cpp of October 2026, Ollama of August 2026 and Triton 2.73.\n"
     );
     for (name, preset) in Preset::ALL {
         let _infallible =
@@ -222,18 +216,19 @@ fn routes() -> String {
                 Access::Public => "nothing".to_owned(),
                 Access::Needs(permission) => format!("`{}`", permission.name()),
             };
-            let methods = match &route.methods {
+            let methods = match &route.requests.methods {
                 None => "all".to_owned(),
                 Some(methods) => methods.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
             };
-            let paths = route.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(" ");
+            let paths =
+                route.requests.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(" ");
             let _infallible = writeln!(page, "| `{}` | {needs} | {methods} | {paths} |", route.name);
         }
     }
     page
 }
 
-fn holds(path: &Path, written: &str) {
+fn check(path: &Path, written: &str) {
     if std::env::var_os("UPDATE_EXPECTED").is_some() {
         std::fs::write(path, written).unwrap();
     }
@@ -242,8 +237,91 @@ fn holds(path: &Path, written: &str) {
 }
 
 #[test]
-fn the_reference_is_what_the_code_says() {
-    holds(&root().join("docs/configuration.md"), &wrapped(&configuration()));
-    holds(&root().join("docs/errors.md"), &wrapped(&errors()));
-    holds(&root().join("docs/routes.md"), &wrapped(&routes()));
+fn the_reference_follows_from_the_code() {
+    check(&root().join("docs/configuration.md"), &wrapped(&configuration()));
+    check(&root().join("docs/errors.md"), &wrapped(&errors()));
+    check(&root().join("docs/routes.md"), &wrapped(&routes()));
+}
+
+/// config.example.yaml: its defaults, and all of its fields.
+struct Example {
+    text: String,
+    /// The lines that are not commented out.
+    shown: Value,
+    /// With the lines behind `#- `, instead of those that they replace.
+    whole: Value,
+}
+
+impl Example {
+    fn read() -> Self {
+        const REPLACED: [&str; 3] =
+            ["rate_limits: []", "routes: openai", "endpoints: [http://127.0.0.1:8000]"];
+        let text = std::fs::read_to_string(root().join("config.example.yaml")).unwrap();
+        let kept = text.lines().filter(|line| !REPLACED.contains(&line.trim_start()));
+        let whole: Vec<String> = kept.map(|line| line.replacen("#- ", "", 1)).collect();
+        let shown = serde_yaml::from_str(&text).unwrap();
+        let whole = serde_yaml::from_str(&whole.join("\n")).unwrap();
+        Example { text, shown, whole }
+    }
+
+    /// Adds the lines that the example lacks of a section and of the sections in it.
+    fn missing(&self, path: &[String], section: &Value, missing: &mut Vec<String>) {
+        for (name, schema) in fields(section) {
+            let path = [path, std::slice::from_ref(name)].concat();
+            // Of several alternatives, a comment names the others.
+            let has_comment = self.text.contains(&format!("`{name}: "));
+            let is_missing = values(&self.whole, &path).is_empty() && !has_comment;
+            // A section that is shown has all of its defaults.
+            let is_shown = !values(&self.shown, &path[..path.len() - 1]).is_empty();
+            let default = schema.get("default").filter(|_| is_shown).map(inline);
+            let shown: Vec<String> = values(&self.shown, &path).into_iter().map(inline).collect();
+            if is_missing || default.is_some_and(|default| shown != [default]) {
+                missing.push(line(&path, schema));
+            }
+            for (below, section) in sections(schema) {
+                self.missing(&[path.as_slice(), &below].concat(), section, missing);
+            }
+        }
+    }
+}
+
+/// The items of a list, as a step of a path.
+const ITEMS: &str = "[]";
+
+/// All values at a path.
+fn values<'v>(value: &'v Value, path: &[String]) -> Vec<&'v Value> {
+    let Some((first, rest)) = path.split_first() else { return vec![value] };
+    let below: Vec<&Value> = match value {
+        Value::Array(items) if first == ITEMS => items.iter().collect(),
+        value => value.get(first).into_iter().collect(),
+    };
+    below.into_iter().flat_map(|value| values(value, rest)).collect()
+}
+
+/// The sections that a value may be, or its items, with their paths below it.
+fn sections(schema: &Value) -> Vec<(Vec<String>, &Value)> {
+    if schema.get("properties").is_some() {
+        return vec![(Vec::new(), schema)];
+    }
+    let forms = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten().flat_map(sections);
+    let items = schema.get("items").into_iter().flat_map(sections);
+    let items = items.map(|(path, section)| ([vec![ITEMS.to_owned()], path].concat(), section));
+    forms.chain(items).collect()
+}
+
+/// The line for a field.
+fn line(path: &[String], schema: &Value) -> String {
+    let (name, indent) = (path.last().unwrap(), "  ".repeat(path.len() - 1));
+    let field = match schema.get("default") {
+        Some(default) => format!("{indent}{name}: {}", inline(default)),
+        None => format!("{indent}#- {name}: …"),
+    };
+    format!("{}:\n{field:40}# {}", path.join("."), description(schema))
+}
+
+#[test]
+fn the_example_configuration_has_every_field_with_its_default() {
+    let mut missing = Vec::new();
+    Example::read().missing(&[], &schema::of_config(), &mut missing);
+    assert!(missing.is_empty(), "config.example.yaml needs these lines:\n{}", missing.join("\n"));
 }

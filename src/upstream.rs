@@ -1,8 +1,12 @@
-//! The servers behind bearward: where they are, whether they are healthy, and the connections to them.
+//! The servers behind bearward: their addresses, their health, and the connections to them.
 //!
-//! An [`Upstream`] is part of a snapshot. Its endpoints ([`endpoints`]) outlive snapshots, so that a
-//! reload keeps connections and health. Connections belong to a worker ([`pool`]), so that no request
-//! ever changes thread. What comes back, whichever codec reads it, is in [`exchange`].
+//! `forward` picks an endpoint here and leases a connection to it. `app` runs the health checks and
+//! the look-ups of names.
+//!
+//! An [`Upstream`] is part of a snapshot. Its endpoints ([`endpoints`]) outlive snapshots, so that
+//! a reload keeps connections and health.
+//! Invariants: a connection belongs to one worker ([`pool`]), so no request changes its thread.
+//! hyper's types end in this room: [`exchange`] has the answer and the failure that `forward` sees.
 
 mod bounds;
 pub(crate) mod check;

@@ -17,7 +17,7 @@ pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
             all.extend(set.endpoints().iter().map(|endpoint| EndpointSample {
                 upstream: upstream.name.clone(),
                 endpoint: set.address.to_string(),
-                address: endpoint.looked_up().map(|socket| socket.to_string()),
+                address: endpoint.resolved_address().map(|socket| socket.to_string()),
                 is_healthy: endpoint.health.is_healthy(),
                 is_known: endpoint.health.is_known(),
                 fault: endpoint.health.fault(),

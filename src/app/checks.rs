@@ -43,7 +43,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
             // An endpoint with other TLS settings continues with the health of the one before it.
             let is_shared = || current.iter().any(|one| Arc::ptr_eq(&one.health, health));
             if !stays && !is_shared() {
-                health.forget_checks();
+                health.clear_check();
             }
             stays
         });
@@ -70,7 +70,7 @@ impl Checked {
     /// Takes the outcome of a finished check, and begins the next one when it is due.
     async fn go_on(&mut self, upstream: &Arc<Upstream>) {
         if let Some(asking) = self.asking.take_if(|asking| asking.is_finished()) {
-            let found = asking.await.unwrap_or(Err(CheckFailure::TookTooLong));
+            let found = asking.await.unwrap_or(Err(CheckFailure::Timeout));
             self.note(upstream, found);
         }
         if self.asking.is_some() || Instant::now() < self.due {
@@ -89,13 +89,13 @@ impl Checked {
         match found {
             Ok(()) => {
                 (self.failures, self.successes) = (0, self.successes.saturating_add(1));
-                if self.successes >= self.settings.successes && health.found(None) {
+                if self.successes >= self.settings.successes && health.record_check(None) {
                     tracing::info!(upstream = name, %endpoint, "an endpoint is healthy again");
                 }
             }
             Err(why) => {
                 (self.failures, self.successes) = (self.failures.saturating_add(1), 0);
-                if self.failures >= self.settings.failures && health.found(Some(why.to_string())) {
+                if self.failures >= self.settings.failures && health.record_check(Some(why.to_string())) {
                     tracing::warn!(upstream = name, %endpoint, error = %why, "an endpoint fails its health checks, and gets no requests");
                 }
             }

@@ -15,7 +15,7 @@ use crate::proxy::Gateway;
 use crate::threads::{Duty, Ended};
 use crate::upstream::Upstream;
 use crate::upstream::endpoints::EndpointSet;
-use crate::upstream::endpoints::Looked;
+use crate::upstream::endpoints::LookUp;
 
 /// The pause before the next look-up of a name without an address, or whose addresses can't be
 /// connected to.
@@ -83,7 +83,7 @@ impl Watched {
                 self.due = now + upstream.resolve.min(SHORT_PAUSE);
             }
         }
-        if named.take_suspicion() {
+        if named.take_look_up_request() {
             let earliest = self.ended.map_or(now, |ended| ended + SHORT_PAUSE);
             self.due = self.due.min(earliest);
         }
@@ -112,11 +112,11 @@ fn look_up(host: String, gateway: &Gateway) -> oneshot::Receiver<io::Result<Vec<
 /// Applies the result of a look-up, and logs changes.
 fn take(upstream: &Upstream, set: &EndpointSet, found: io::Result<Vec<IpAddr>>) {
     let Some(named) = set.named() else { return };
-    let before = named.ended();
-    let has_changed = set.looked_up(found);
+    let before = named.look_up();
+    let has_changed = set.apply_look_up(found);
     let (upstream, name) = (&*upstream.name, named.host());
-    match named.ended() {
-        Looked::Failed(error) if !matches!(before, Looked::Failed(_)) => match named.has_addresses() {
+    match named.look_up() {
+        LookUp::Failed(error) if !matches!(before, LookUp::Failed(_)) => match named.has_addresses() {
             true => {
                 tracing::warn!(
                     upstream,
@@ -129,12 +129,12 @@ fn take(upstream: &Upstream, set: &EndpointSet, found: io::Result<Vec<IpAddr>>) 
                 tracing::error!(upstream, name, error, "a name can't be looked up: it has no address yet")
             }
         },
-        Looked::Found if has_changed => {
-            let sockets = set.endpoints().into_iter().filter_map(|endpoint| endpoint.looked_up());
+        LookUp::Found if has_changed => {
+            let sockets = set.endpoints().into_iter().filter_map(|endpoint| endpoint.resolved_address());
             let addresses = sockets.map(|socket| socket.ip().to_string()).collect::<Vec<_>>().join(", ");
             tracing::info!(upstream, name, addresses, "a name has these addresses now");
         }
-        Looked::Found if matches!(before, Looked::Failed(_)) => {
+        LookUp::Found if matches!(before, LookUp::Failed(_)) => {
             tracing::info!(upstream, name, "a name can be looked up again");
         }
         _ => {}

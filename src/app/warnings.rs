@@ -134,7 +134,7 @@ fn of_upstreams(config: &Config, snapshot: &Snapshot) -> Vec<String> {
     let compiled = config.upstreams.iter().zip(&snapshot.upstreams);
     let of_each = compiled.filter_map(|(config, upstream)| {
         let file = config.tls.ca.as_ref()?.display();
-        let doubts = upstream.doubts().into_iter();
+        let doubts = upstream.certificate_problems().into_iter();
         Some(doubts.map(move |doubt| format!("{file}, `ca` of the upstream {}, {doubt}", config.name)))
     });
     of_each.flatten().collect()

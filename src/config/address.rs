@@ -1,9 +1,9 @@
-//! Addresses to listen on, and whether two of them are one.
+//! Addresses to listen on, and whether two of them are the same.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// Where to listen, or which probe address to bind.
+/// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Address {
     /// `host:port`; the host may be a name.
@@ -13,12 +13,14 @@ pub(crate) enum Address {
 }
 
 impl Address {
-    /// Whether nothing could listen on both. Names are compared by their letters. A wildcard is one of its own family: whether that
-    /// of IPv6 takes IPv4 as well is a matter of the socket, which may be handed down.
+    /// Whether nothing could listen on both.
+    ///
+    /// Names are compared as text. A wildcard covers its own family only: whether that of IPv6 takes
+    /// IPv4 as well depends on the socket, which may be handed down.
     pub(crate) fn overlaps(&self, other: &Address) -> bool {
         let takes =
             |wildcard: IpAddr, ip: IpAddr| wildcard.is_unspecified() && wildcard.is_ipv4() == ip.is_ipv4();
-        self.is_same_place(other)
+        self.is_same(other)
             || match (self.ip_and_port(), other.ip_and_port()) {
                 (Some((one, port)), Some((other, other_port))) => {
                     port == other_port && port != 0 && (takes(one, other) || takes(other, one))
@@ -27,8 +29,8 @@ impl Address {
             }
     }
 
-    /// Whether they are the same address and port, or the same socket. The system chooses a port in the place of 0.
-    pub(crate) fn is_same_place(&self, other: &Address) -> bool {
+    /// Whether both are the same address and port, or the same socket. The system replaces port 0.
+    pub(crate) fn is_same(&self, other: &Address) -> bool {
         match (self.ip_and_port(), other.ip_and_port()) {
             (Some(one), Some(other)) => one == other && one.1 != 0,
             _ => match (self, other) {
@@ -40,12 +42,12 @@ impl Address {
         }
     }
 
-    /// Whether what this machine sends to itself, at this port, may come in here.
-    pub(crate) fn takes_own(&self, port: u16) -> bool {
+    /// Whether a connection from this machine to itself, at this port, may arrive here.
+    pub(crate) fn takes_local(&self, port: u16) -> bool {
         self.ip_and_port().is_some_and(|(ip, own)| ip.is_unspecified() && own == port && port != 0)
     }
 
-    /// Where it says so in numbers.
+    /// The IP address and the port; `None` for a name or a unix socket.
     fn ip_and_port(&self) -> Option<(IpAddr, u16)> {
         let Address::Tcp(text) = self else { return None };
         let (host, port) = text.rsplit_once(':')?;

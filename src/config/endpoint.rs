@@ -1,8 +1,38 @@
-//! Where an endpoint is, by what is written of it.
+//! Addresses of endpoints.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use super::{Address, EndpointAddress};
+use http::Uri;
+
+use crate::config::address::Address;
+use crate::config::decode::Decoder;
+use crate::config::form::{Form, non_empty, text};
+use crate::config::tree::Node;
+
+/// The address of an endpoint, as the configuration has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum EndpointAddress {
+    /// `http://host:port`, HTTP/1.1: the authority.
+    Http(String),
+    /// `https://host:port`, HTTP/2 or HTTP/1.1 by ALPN: the authority.
+    Https(String),
+    /// `h2c://host:port`, HTTP/2 with prior knowledge: the authority.
+    H2c(String),
+    /// `unix:/path`, HTTP/1.1.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for EndpointAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            EndpointAddress::Http(authority) => write!(f, "http://{authority}"),
+            EndpointAddress::Https(authority) => write!(f, "https://{authority}"),
+            EndpointAddress::H2c(authority) => write!(f, "h2c://{authority}"),
+            EndpointAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
 
 impl EndpointAddress {
     /// Host and port as written; `None` for a unix socket.
@@ -15,14 +45,14 @@ impl EndpointAddress {
         }
     }
 
-    /// The host, an IPv6 address without its brackets, and the port, its scheme's where none is written; `None` for a
-    /// unix socket.
+    /// The host, without the brackets of an IPv6 address, and the port, by default that of the scheme;
+    /// `None` for a unix socket.
     pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
         let authority = self.authority()?;
         let default = if matches!(self, EndpointAddress::Https(_)) { 443 } else { 80 };
         let (host, port) = match authority.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
             Some((host, Ok(port))) => (host, port),
-            // An empty port is the scheme's own (RFC 3986, section 6.2.3).
+            // An empty port is that of the scheme (RFC 3986, section 6.2.3).
             Some((host, Err(_))) if authority.ends_with(':') => (host, default),
             _ => (authority, default),
         };
@@ -30,7 +60,7 @@ impl EndpointAddress {
         Some((bare.unwrap_or(host), port))
     }
 
-    /// Whether it is an address that we listen on ourselves, as far as its letters tell.
+    /// Whether a connection to it arrives at our own listener `own`, as far as the text shows.
     pub(crate) fn leads_to(&self, own: &Address) -> bool {
         let Some((host, port)) = self.host_and_port() else {
             return matches!((self, own), (EndpointAddress::Unix(path), Address::Unix(own)) if path == own);
@@ -46,10 +76,82 @@ impl EndpointAddress {
                 true => Address::Tcp(format!("[{host}]:{port}")),
                 false => Address::Tcp(format!("{host}:{port}")),
             };
-            // Another machine's address has nothing to do with our wildcard.
-            own.is_same_place(&address) || (is_here && own.takes_own(port))
+            // A wildcard of ours takes no connection to another machine.
+            own.is_same(&address) || (is_here && own.takes_local(port))
         })
     }
+}
+
+/// The endpoints of an upstream, each once.
+pub(super) fn endpoints() -> Form<Vec<EndpointAddress>> {
+    non_empty(text(endpoint)).checked(|d, node, endpoints| {
+        let is_repeated = |(index, endpoint): (usize, &EndpointAddress)| {
+            endpoints.iter().take(index).any(|earlier| earlier == endpoint)
+        };
+        match endpoints.iter().enumerate().any(is_repeated) {
+            true => d.hinted(node.at, "the same endpoint is given twice", "keep one of them"),
+            false => Some(endpoints),
+        }
+    })
+}
+
+/// `http://host:port`, `https://…`, `h2c://…` or `unix:/path`, and no listener of bearward's own.
+fn endpoint(d: &mut Decoder<'_>, node: &Node) -> Option<EndpointAddress> {
+    const EXAMPLES: &str =
+        "as in http://127.0.0.1:8000, https://model:8443, h2c://127.0.0.1:8001 or unix:/run/model.sock";
+    let text = d.word(node)?;
+    let endpoint = match parse(&text) {
+        Ok(endpoint) => endpoint,
+        Err(message) => return d.hinted(node.at, message, EXAMPLES),
+    };
+    if let Some((own, _)) = d.context.listening.iter().find(|(own, _)| endpoint.leads_to(own)) {
+        let message = format!("`{text}` is bearward's own listener `{own}`");
+        return d.hinted(node.at, message, "the address of the server behind bearward, on a port of its own");
+    }
+    Some(endpoint)
+}
+
+fn parse(text: &str) -> Result<EndpointAddress, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path.starts_with('/') {
+            true => Ok(EndpointAddress::Unix(path.into())),
+            false => Err("a unix socket needs an absolute path".to_owned()),
+        };
+    }
+    let uri: Uri = text.parse().map_err(|_| format!("`{text}` is not an endpoint"))?;
+    let (Some(scheme @ ("http" | "https" | "h2c")), Some(authority)) = (uri.scheme_str(), uri.authority())
+    else {
+        return Err(format!("`{text}` is not an endpoint"));
+    };
+    if authority.as_str().contains('@') {
+        return Err("an endpoint has no user info: `credential` sets a header".to_owned());
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(format!("`{text}`: an endpoint has no path"));
+    }
+    if text.contains('#') {
+        return Err(format!("`{text}`: an endpoint has no fragment"));
+    }
+    let host = authority.host();
+    let is_of_label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
+    let is_name = labels.all(|label| !label.is_empty() && label.chars().all(is_of_label));
+    if !is_name && !host.starts_with('[') {
+        return Err(format!("`{text}`: the host is no name and no address"));
+    }
+    let port = authority.as_str().rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    let is_port = |port: &str| {
+        port.is_empty() || port.ends_with(']') || port.parse::<u16>().is_ok_and(|port| port != 0)
+    };
+    if !port.is_none_or(is_port) {
+        return Err(format!("`{text}`: a port is a number from 1 to 65535"));
+    }
+    let authority = authority.as_str().to_owned();
+    Ok(match scheme {
+        "https" => EndpointAddress::Https(authority),
+        "h2c" => EndpointAddress::H2c(authority),
+        _ => EndpointAddress::Http(authority),
+    })
 }
 
 #[cfg(test)]
@@ -57,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_authority_is_a_host_and_perhaps_a_port() {
+    fn an_authority_is_a_host_and_an_optional_port() {
         let http = |authority: &str| EndpointAddress::Http(authority.to_owned());
         for (authority, host, port) in [
             ("model", "model", 80),

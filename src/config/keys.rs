@@ -1,112 +1,128 @@
-//! Where keys are kept, and where requests present them.
+//! `keys`: the key store, and rules for all of its keys.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::HeaderName;
-use zeroize::Zeroizing;
+use crate::config::decode::Decoder;
+use crate::config::form::{boolean, duration, one_of, path, text};
+use crate::config::secret::{SecretValue, env_or_file};
+use crate::config::section::{fields_of, nested, section};
+use crate::config::tree::Node;
+use crate::placeholder;
 
-use super::ReadFile;
-
-#[derive(Clone, Debug)]
-pub(crate) struct Keys {
-    pub(crate) path: PathBuf,
-    /// Whether the store may be a list of tokens as they are.
-    pub(crate) allow_plaintext: bool,
-    pub(crate) max_age: Option<MaxAge>,
-    /// Keys of other environments are refused.
-    pub(crate) environment: Option<String>,
-    /// Whether a key that goes takes its open answers with it.
-    pub(crate) cut_open_streams: bool,
-    /// What the ids of credentials that carry none are made with; `None`: a secret beside the store.
-    pub(crate) id_secret: Option<SecretValue>,
-    pub(crate) watch: Watch,
-}
-
-/// The least length of `keys.id_secret`, in bytes.
-pub(crate) const ID_SECRET_LENGTH: usize = 32;
-
-/// A secret that was read with the configuration.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct SecretValue {
-    value: Zeroizing<String>,
-    /// Where it was read from, so that a change of it can be noticed.
-    pub(crate) file: Option<ReadFile>,
-}
-
-impl SecretValue {
-    pub(super) fn new(value: &str, file: Option<ReadFile>) -> Self {
-        SecretValue { value: Zeroizing::new(value.to_owned()), file }
-    }
-
-    pub(crate) fn value(&self) -> &[u8] {
-        self.value.as_bytes()
+section! {
+    /// The key store.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Keys in "keys" {
+        /// A .yaml, .jsonl or .txt file, or a directory.
+        path: PathBuf = path().required();
+        /// Whether a list of unhashed tokens is accepted.
+        allow_plaintext: bool = boolean().or(false);
+        max_age: Option<MaxAge> = fields_of::<Age>().then(max_age);
+        /// Only keys with this label are accepted.
+        environment: Option<String> = text(environment).optional();
+        /// Whether open answers and tunnels end with their key.
+        cut_open_streams: bool = boolean().or(false);
+        id_secret: Option<SecretValue> = nested::<IdSecret>().then(id_secret).optional();
+        watch: Watch = nested().or_default();
     }
 }
 
-impl std::fmt::Debug for SecretValue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SecretValue").field("file", &self.file).finish_non_exhaustive()
+section! {
+    /// The age at which keys are past their time.
+    #[derive(Clone, Debug)]
+    struct Age in "keys" {
+        /// The highest age of a secret.
+        max_age: Option<Duration> = duration().optional();
+        /// Whether older keys are logged, or refused.
+        max_age_action: AgeAction = one_of(&ACTIONS).or(AgeAction::Warn);
     }
 }
 
-/// How old a key may be, counted from the making of its current secret.
+section! {
+    /// The secret for the ids of credentials that carry none. Left out: a secret beside the store.
+    #[derive(Clone, Debug)]
+    struct IdSecret in "keys.id_secret" {
+        secret: SecretValue = env_or_file("the secret of key ids");
+    }
+}
+
+section! {
+    /// Checks of files for changes that the system does not report.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Watch: Default in "keys.watch" {
+        /// Poll interval for all files, beside the system's notifications.
+        poll: Duration = duration().or(Duration::from_secs(10));
+    }
+}
+
+/// The highest age of a key, counted from the creation of its current secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MaxAge {
     pub(crate) age: Duration,
     pub(crate) action: AgeAction,
 }
 
-/// What happens to a key that is older.
+/// The consequence for a key that is older.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum AgeAction {
-    /// It is let in, and told of.
+    /// The key is accepted, and logged.
     #[default]
     Warn,
     Refuse,
 }
 
-/// How changes of files are noticed where the system does not tell of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Watch {
-    /// All files are looked at again after this long.
-    pub(crate) poll: Duration,
-}
+const ACTIONS: [(&str, AgeAction); 2] = [("warn", AgeAction::Warn), ("refuse", AgeAction::Refuse)];
 
-impl Default for Watch {
-    fn default() -> Self {
-        Watch { poll: Duration::from_secs(10) }
+fn max_age(d: &mut Decoder<'_>, node: &Node, age: Age) -> Option<Option<MaxAge>> {
+    let action = age.max_age_action;
+    if age.max_age.is_none() && action == AgeAction::Refuse {
+        // The operator would believe in a rule that refuses no key.
+        return d.hinted(
+            node.position_of("max_age_action"),
+            "keys past an age are to be refused, and no `max_age` is given",
+            "as in `max_age: 90d`",
+        );
     }
+    Some(age.max_age.map(|age| MaxAge { age, action }))
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Auth {
-    /// Headers that a key may stand in, in the order they are looked at.
-    pub(crate) headers: Vec<HeaderName>,
-    pub(crate) conflict: Conflict,
-    /// Whether the password of a Basic credential is taken as the key.
-    pub(crate) basic: bool,
-    /// Whether a browser may present its key among the protocols of a WebSocket.
-    pub(crate) websocket_protocol: bool,
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Auth {
-            headers: vec![http::header::AUTHORIZATION],
-            conflict: Conflict::default(),
-            basic: false,
-            websocket_protocol: false,
-        }
+/// A label that a key can have: any other one would refuse every key.
+fn environment(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let text = d.word(node)?;
+    if text.contains(char::is_control) || text.trim() != text {
+        let message = "must not hold control characters, nor begin or end with white space";
+        return d.hinted(node.at, message, "as in production");
     }
+    Some(text)
 }
 
-/// What becomes of a request that presents two different credentials.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Conflict {
-    /// It is refused.
-    #[default]
-    Refuse,
-    /// The one that is a key counts.
-    Any,
+/// The least length of `keys.id_secret`, in bytes.
+pub(crate) const ID_SECRET_LENGTH: usize = 32;
+
+/// The least number of different characters in `keys.id_secret`: `changemechangeme…` has seven.
+const LEAST_CHARACTERS: usize = 8;
+
+fn id_secret(d: &mut Decoder<'_>, node: &Node, given: IdSecret) -> Option<SecretValue> {
+    const HINT: &str = "`openssl rand -hex 32` makes one";
+    let secret = given.secret.trimmed();
+    let text = secret.text();
+    if let Some(found) = placeholder::find(text) {
+        return d.hinted(node.at, format!("the secret of key ids is {}", found.what), found.hint);
+    }
+    if text.is_empty() {
+        return d.hinted(node.at, "the secret of key ids is empty", HINT);
+    }
+    if text.len() < ID_SECRET_LENGTH {
+        let message = format!("the secret of key ids has less than {ID_SECRET_LENGTH} characters");
+        return d.hinted(node.at, message, HINT);
+    }
+    // A random secret has more of them: of hexadecimal ones, all but one in some hundreds.
+    let characters: BTreeSet<char> = text.chars().collect();
+    if characters.len() < LEAST_CHARACTERS {
+        let message = format!("the secret of key ids has less than {LEAST_CHARACTERS} different characters");
+        return d.hinted(node.at, message, HINT);
+    }
+    Some(secret)
 }

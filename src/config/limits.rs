@@ -1,104 +1,62 @@
-//! What is limited: requests of a key, guesses of an address, and what the process takes on.
+//! `limits`: the resources that clients may use.
 
 use std::time::Duration;
 
-/// Longer than any method that is registered, with room for more: a longer one is 400.
+use crate::config::form::{KIB, MIB, duration, number, one_of, size, size_up_to};
+use crate::config::section::{nested, section};
+
+/// The longest method, in bytes; a longer one is answered with 400. No registered one comes near it.
 pub(crate) const LONGEST_METHOD: usize = 64;
 
-/// `requests` per `per`, of which `burst` may come at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Quota {
-    pub(crate) requests: u32,
-    pub(crate) per: Duration,
-    pub(crate) burst: u32,
-}
-
-impl Quota {
-    /// The burst of a quota that names none: a tenth of its requests.
-    pub(crate) fn default_burst(requests: u32) -> u32 {
-        (requests / 10).max(1)
-    }
-
-    /// Whether an empty burst is full again within a century: what counts nanoseconds counts no further.
-    pub(crate) fn is_countable(&self) -> bool {
-        const CENTURY: u128 = 100 * 366 * 86_400 * 1_000_000_000;
-        let each = self.per.as_nanos().div_ceil(u128::from(self.requests.max(1)));
-        each.saturating_mul(u128::from(self.burst)) <= CENTURY
-    }
-}
-
-/// How many bad keys one address may present in a span of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AttemptQuota {
-    pub(crate) per_address: u32,
-    pub(crate) per: Duration,
-}
-
-impl Default for AttemptQuota {
-    fn default() -> Self {
-        AttemptQuota { per_address: 20, per: Duration::from_secs(60) }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) header_bytes: u64,
-    pub(crate) header_count: usize,
-    /// Whether a header with `_` in its name is a reason to refuse a request.
-    pub(crate) refuses_underscores: bool,
-    pub(crate) uri_bytes: u64,
-    pub(crate) body_bytes: u64,
-    pub(crate) connections: usize,
-    /// Of one client address; IPv6 is counted by /64.
-    pub(crate) connections_per_address: Option<usize>,
-    /// Requests of all keys at once, streams included.
-    pub(crate) in_flight: usize,
-    pub(crate) header_timeout: Duration,
-    pub(crate) body_idle_timeout: Duration,
-    pub(crate) idle_timeout: Duration,
-    /// For a client that takes nothing of its answer.
-    pub(crate) client_stall_timeout: Duration,
-    pub(crate) handshake_timeout: Duration,
-    pub(crate) drain_timeout: Duration,
-    /// Of requests without a key.
-    pub(crate) public: PublicLimits,
-}
-
-/// What a request without a key may cost.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PublicLimits {
-    /// From its head to the end of its answer.
-    pub(crate) total: Duration,
-    /// Its body, where the route does not say.
-    pub(crate) body_bytes: u64,
-    /// All of its headers.
-    pub(crate) header_bytes: u64,
-}
-
-impl Default for PublicLimits {
-    fn default() -> Self {
-        PublicLimits { total: Duration::from_secs(30), body_bytes: 1024 * 1024, header_bytes: 16 * 1024 }
+section! {
+    /// Resource limits per client.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Limits: Default in "limits" {
+        /// The size of all headers of a request; above it, 431.
+        header_bytes: u64 = size_up_to(MIB).or(32 * KIB);
+        /// The number of headers of a request; above it, 431.
+        header_count: usize = number(1).or(100);
+        /// Headers with `_` in the name. Those that alias a header of bearward's own are always
+        /// removed; others pass, or the request is refused with 400.
+        refuses_underscores as "underscores_in_headers": bool = one_of(&UNDERSCORES).or(false);
+        /// The size of the request target; above it, 414.
+        uri_bytes: u64 = size_up_to(MIB).or(8 * KIB);
+        /// The size of a request's body; above it, 413.
+        body_bytes: u64 = size().or(32 * MIB);
+        /// Connections of all clients at once; reduced to what the file descriptors allow.
+        connections: usize = number(1).or(10_000);
+        /// Connections of one client at once (IPv6 by /64); above it, 503. `trusted_proxies` are exempt.
+        connections_per_address: Option<usize> = number(1).optional();
+        /// Requests in flight at once, streams included; above it, 503.
+        in_flight: usize = number(1).or(10_000);
+        /// The time for a request's head, from its first byte to its last.
+        header_timeout: Duration = duration().or(Duration::from_secs(10));
+        /// The time in which a request's body must move; then 408.
+        body_idle_timeout: Duration = duration().or(Duration::from_secs(30));
+        /// The time between two requests of a connection.
+        idle_timeout: Duration = duration().or(Duration::from_secs(75));
+        /// The time in which a client must read some of its answer; at most 5 s for a client without a key.
+        client_stall_timeout: Duration = duration().or(Duration::from_secs(300));
+        /// The time for a TLS handshake.
+        handshake_timeout: Duration = duration().or(Duration::from_secs(10));
+        /// The time for requests in flight when the server stops.
+        drain_timeout: Duration = duration().or(Duration::from_secs(30));
+        public: PublicLimits = nested().or_default();
     }
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            header_bytes: 32 * 1024,
-            header_count: 100,
-            refuses_underscores: false,
-            uri_bytes: 8 * 1024,
-            body_bytes: 32 * 1024 * 1024,
-            connections: 10_000,
-            connections_per_address: None,
-            in_flight: 10_000,
-            header_timeout: Duration::from_secs(10),
-            body_idle_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(75),
-            client_stall_timeout: Duration::from_secs(300),
-            handshake_timeout: Duration::from_secs(10),
-            drain_timeout: Duration::from_secs(30),
-            public: PublicLimits::default(),
-        }
+section! {
+    /// Limits of requests without a key, on public routes.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct PublicLimits: Default in "limits.public" {
+        /// The time from a request's head to the end of its answer; then 408 or 504, or the answer is cut.
+        total: Duration = duration().or(Duration::from_secs(30));
+        /// The size of a request's body, where the route has no `max_body`; above it, 413.
+        body_bytes: u64 = size().or(MIB);
+        /// The size of all headers of a request; above it, 431.
+        header_bytes: u64 = size().or(16 * KIB);
     }
 }
+
+/// Whether a request with `_` in a header's name is refused.
+const UNDERSCORES: [(&str, bool); 2] = [("pass", false), ("refuse", true)];

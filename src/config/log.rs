@@ -1,39 +1,69 @@
-//! What is told of requests, and where.
+//! `log`, `metrics`: the records that bearward keeps of requests.
 
 use std::path::PathBuf;
 
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Log {
-    pub(crate) format: LogFormat,
-    pub(crate) level: tracing::Level,
-    pub(crate) access: bool,
-    pub(crate) access_to: LogTarget,
-    /// Of the requests that went well, the share that has an access line: 0 to 1.
-    pub(crate) access_sample: f64,
-    pub(crate) audit: bool,
-    pub(crate) audit_to: LogTarget,
-}
+use tracing::Level;
 
-impl Default for Log {
-    fn default() -> Self {
-        Log {
-            format: LogFormat::Auto,
-            level: tracing::Level::INFO,
-            access: true,
-            access_to: LogTarget::Stderr,
-            access_sample: 1.0,
-            audit: true,
-            audit_to: LogTarget::Stderr,
-        }
+use crate::config::decode::Decoder;
+use crate::config::form::{boolean, number, one_of, share, text};
+use crate::config::section::section;
+use crate::config::tree::Node;
+
+section! {
+    /// The logs, and their destinations.
+    #[derive(Clone, Debug, PartialEq)]
+    pub(crate) struct Log: Default in "log" {
+        /// The format of lines; auto is pretty on a terminal, else json.
+        format: LogFormat = one_of(&FORMATS).or(LogFormat::Auto);
+        /// The lowest level of events that are logged.
+        level: Level = one_of(&LEVELS).or(Level::INFO);
+        /// Whether each request has a line.
+        access: bool = boolean().or(true);
+        /// The destination of access lines: stderr, stdout or a file.
+        access_to: LogTarget = text(log_target).shown().or(LogTarget::Stderr);
+        /// The share of successful requests that have a line.
+        access_sample: f64 = share().or(1.0);
+        /// Whether each refusal and each suspicious event has a line.
+        audit: bool = boolean().or(true);
+        /// The destination of audit lines: stderr, stdout or a file.
+        audit_to: LogTarget = text(log_target).shown().or(LogTarget::Stderr);
     }
 }
 
-/// Where lines go.
+section! {
+    /// The labels of metrics.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Metrics: Default in "metrics" {
+        /// The number of keys with series of their own; the others share one.
+        key_ids: usize = number(0).or(1000);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Pretty on a terminal, else JSON.
+    Auto,
+    Json,
+    Pretty,
+}
+
+const FORMATS: [(&str, LogFormat); 3] =
+    [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("pretty", LogFormat::Pretty)];
+
+const LEVELS: [(&str, Level); 5] = [
+    ("error", Level::ERROR),
+    ("warn", Level::WARN),
+    ("info", Level::INFO),
+    ("debug", Level::DEBUG),
+    ("trace", Level::TRACE),
+];
+
+/// The destination of log lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LogTarget {
     Stderr,
     Stdout,
-    /// Appended to, and opened again on SIGUSR1.
+    /// A file that is appended to, and opened again on SIGUSR1.
     File(PathBuf),
 }
 
@@ -47,34 +77,18 @@ impl std::fmt::Display for LogTarget {
     }
 }
 
-/// Where spans of requests go.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Traces {
-    /// A collector's host and port, which takes OTLP over HTTP.
-    pub(crate) authority: String,
-    /// Of the requests that come without a trace, the share that is recorded: 0 to 1.
-    pub(crate) sample: f64,
-    /// What the collector knows us by.
-    pub(crate) service_name: String,
-}
-
-/// What metrics tell apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Metrics {
-    /// Keys that have series of their own; the others share one.
-    pub(crate) key_ids: usize,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Metrics { key_ids: 1000 }
+fn log_target(d: &mut Decoder<'_>, node: &Node) -> Option<LogTarget> {
+    match d.word(node)?.as_str() {
+        "stderr" => Some(LogTarget::Stderr),
+        "stdout" => Some(LogTarget::Stdout),
+        path if path.starts_with('/') || path.starts_with('.') => {
+            d.context.written_files.push((path.into(), node.at));
+            Some(LogTarget::File(path.into()))
+        }
+        other => d.hinted(
+            node.at,
+            format!("`{other}` is no destination of a log"),
+            "stderr, stdout, or a file's path, as in /var/log/bearward/access.log",
+        ),
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    /// Pretty on a terminal, else JSON.
-    Auto,
-    Json,
-    Pretty,
 }

@@ -1,19 +1,19 @@
-//! Networks as they are written.
+//! Networks in their written form.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Why a text names no network that an address can be of.
+/// The reason a text names no network that an address can be in.
 pub(crate) enum NetworkFault {
     NoNetwork,
-    /// With the network that is meant.
+    /// Bits are set behind the prefix; with the network that is meant.
     HostBits(IpNet),
-    /// IPv4 in the form of IPv6. Addresses of clients are compared as IPv4, so it would never match.
+    /// IPv4 written as IPv6. Addresses of clients are compared as IPv4, so it would never match.
     Mapped(IpNet),
 }
 
-/// The network, or the one address, that a text names.
+/// The network, or the single address, that a text names.
 pub(crate) fn network_of(text: &str) -> Result<IpNet, NetworkFault> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     let network: IpNet = text.parse().or_else(|_| address()).map_err(|_| NetworkFault::NoNetwork)?;
@@ -24,7 +24,7 @@ pub(crate) fn network_of(text: &str) -> Result<IpNet, NetworkFault> {
     }
 }
 
-/// The network of IPv4 that stands in the form of IPv6; any other as it is.
+/// The IPv4 network that is written as IPv6; any other network unchanged.
 pub(crate) fn unmapped(network: IpNet) -> IpNet {
     const MAPPED_BITS: u8 = 96;
     let IpNet::V6(v6) = network else { return network };

@@ -1,21 +1,23 @@
-//! The built-in route sets. Each lists what it lets through; what it does not list is 404.
+//! Presets: the built-in sets of routes. A path that a set does not list is answered with 404.
 //!
-//! Those of a model server list what operates it (models that are loaded and thrown away, weights, profiles, what others
-//! are asking just now) as `admin`, and as public nothing that tells anything. A path is all that a route sees: where a body
-//! loads a model, whoever may generate may load it.
+//! Sets of model servers list as `admin` the paths that operate the server (loading models, weights,
+//! profiles, the requests of others), and as public only those that reveal nothing. A route sees
+//! nothing but the path: where a body loads a model, each key that may generate may load it.
 
 mod llama_cpp;
 mod ollama;
 mod openai;
+mod row;
 mod triton;
 mod vllm;
 
 use http::{HeaderName, Method};
 
-use super::{Access, Ambiguity, Route, RouteTimeouts};
+use crate::config::ambiguity::Ambiguity;
+use crate::config::route::{Forwarding, MatchedRequests, Route};
 use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::PathReading;
-use crate::permission::Permission;
+use row::{ALL, READ, Row, WRITE};
 
 /// A built-in set of routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub(crate) enum Preset {
 }
 
 impl Preset {
-    /// All, by their names.
+    /// All of them, by name.
     pub(crate) const ALL: [(&str, Preset); 6] = [
         ("openai", Preset::OpenAi),
         ("vllm", Preset::Vllm),
@@ -38,26 +40,15 @@ impl Preset {
         ("triton", Preset::Triton),
         ("any", Preset::Any),
     ];
+
+    pub(crate) fn name(self) -> &'static str {
+        let entry = Preset::ALL.iter().find(|(_, preset)| *preset == self);
+        debug_assert!(entry.is_some(), "each preset has a name");
+        entry.map(|(name, _)| *name).unwrap_or_default()
+    }
 }
 
-/// One row of a preset: name, methods (none: all), paths, access.
-type Row = (&'static str, &'static [Method], &'static [&'static str], Access);
-
-const READ: Access = Access::Needs(Permission::Read);
-const WRITE: Access = Access::Needs(Permission::Write);
-const ADMIN: Access = Access::Needs(Permission::Admin);
-const WEBHOOK: Access = Access::Needs(Permission::Webhook);
-const PUBLIC: Access = Access::Public;
-
-const ALL: &[Method] = &[];
-const GET: &[Method] = &[Method::GET];
-const POST: &[Method] = &[Method::POST];
-const HEAD: &[Method] = &[Method::HEAD];
-const DELETE: &[Method] = &[Method::DELETE];
-const GET_AND_POST: &[Method] = &[Method::GET, Method::POST];
-const CHANGES: &[Method] = &[Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-
-/// Any HTTP service: looking is `read`, the rest is `write`.
+/// Any HTTP service: safe methods are `read`, all others `write`.
 const ANY: &[Row] = &[
     ("read", &[Method::GET, Method::HEAD, Method::OPTIONS], &["/**"], READ),
     ("write", ALL, &["/**"], WRITE),
@@ -75,11 +66,11 @@ pub(crate) fn routes(preset: Preset) -> Vec<Route> {
     rows.iter().map(|row| route(preset, row)).collect()
 }
 
-/// Routes of presets on which a client may go over to WebSocket.
+/// Routes of presets on which a client may upgrade to WebSocket.
 const WEBSOCKET: &[&str] = &["read", "realtime", "responses"];
 
-/// What a preset's server takes from a request that would void a limit, by the routes' preset. llama-server keeps generating
-/// for a conversation whose client has left (docs/decisions/030).
+/// Headers that would void a limit at a preset's server. llama-server keeps generating for a
+/// conversation whose client has left (docs/decisions/030).
 fn removes(preset: Preset) -> Vec<HeaderName> {
     match preset {
         Preset::LlamaCpp => vec![HeaderName::from_static("x-conversation-id")],
@@ -87,7 +78,8 @@ fn removes(preset: Preset) -> Vec<HeaderName> {
     }
 }
 
-/// Names of models have slashes, which the OpenAI clients send encoded; vLLM decodes them before it looks for a route.
+/// Names of models have slashes, which the OpenAI clients send encoded. vLLM decodes them before it
+/// routes.
 fn accepted_in_path(preset: Preset, name: &str) -> Vec<Ambiguity> {
     match (preset, name) {
         (Preset::Vllm, "models" | "lora-unload") => vec![Ambiguity::EncodedSlash],
@@ -95,25 +87,28 @@ fn accepted_in_path(preset: Preset, name: &str) -> Vec<Ambiguity> {
     }
 }
 
+fn pattern(path: &str) -> Vec<PathPattern> {
+    let parsed = PathPattern::parse(path);
+    debug_assert!(parsed.is_ok(), "{path} is a pattern");
+    parsed.unwrap_or_default()
+}
+
 fn route(preset: Preset, (name, methods, paths, access): &Row) -> Route {
     let upgrades = if WEBSOCKET.contains(name) { vec!["websocket".to_owned()] } else { Vec::new() };
     Route {
         name: (*name).to_owned(),
-        // A test reads them all.
-        paths: paths.iter().filter_map(|path| PathPattern::parse(path).ok()).flatten().collect(),
-        methods: (!methods.is_empty()).then(|| methods.to_vec()),
-        hosts: None,
+        requests: MatchedRequests {
+            paths: paths.iter().flat_map(|path| pattern(path)).collect(),
+            methods: (!methods.is_empty()).then(|| methods.to_vec()),
+            hosts: None,
+        },
         access: *access,
         upstream: None,
         rate_limits: Vec::new(),
-        strip_prefix: None,
-        max_body: None,
-        timeouts: RouteTimeouts::default(),
-        upgrades,
-        body_on_get: false,
-        removes: removes(preset),
+        forwarding: Forwarding { upgrades, removes: removes(preset), ..Forwarding::default() },
         accept_in_path: accepted_in_path(preset, name),
-        // Servers lead from the one to the other, or serve both: either is decided as the path without the slash.
+        // Servers redirect from one to the other, or serve both: either is decided as the path without
+        // the slash.
         reading: PathReading { ignore_case: false, ignore_trailing_slash: true },
     }
 }

@@ -1,4 +1,6 @@
-//! Checks of an upstream's answer before any of it reaches the caller.
+//! Checks of the head of an upstream's answer, before any of it reaches the client.
+//!
+//! Called by `forward` for every answer but a 101.
 
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -7,11 +9,11 @@ use http::response::Parts;
 use crate::denial::Denial;
 use crate::upstream::Upstream;
 
-/// Refuses an answer whose framing has more than one meaning.
+/// Refuses an answer with ambiguous framing.
 ///
 /// # Errors
 ///
-/// 502.
+/// 502 for several lengths, an unknown transfer coding, or both a length and a coding.
 pub(super) fn check(head: &Parts, upstream: &Upstream) -> Result<(), Denial> {
     let refuse = |reason: &'static str| {
         Err(Denial::upstream_protocol(&upstream.name).not_to_be_retried().caused_by(reason))
@@ -36,8 +38,8 @@ pub(super) fn check(head: &Parts, upstream: &Upstream) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Whether an answer that has no body declares one (RFC 9110, section 8.6; RFC 9112, section 6.1).
-/// A server that does so may send it as well, behind the end of the answer.
+/// Whether an answer without a body declares one (RFC 9110, section 8.6; RFC 9112, section 6.1).
+/// Its server may also send that body, and the next request on the connection would read it.
 pub(super) fn may_be_followed_by_a_body(head: &Parts) -> bool {
     let has_none = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     has_none

@@ -1,7 +1,8 @@
-//! The body of an answer on its way to the caller.
+//! The body of an answer as it is sent to the client.
 //!
-//! Frames pass as they come. Everything that must last exactly as long as the answer lives in here: the key's
-//! place among the requests in flight, the connection to upstream, and the record for the access log.
+//! hyper polls it on the client's connection. Frames pass as they come.
+//! Invariant: the permit, the lease of the connection to upstream and the record for the access log
+//! live in here, so each ends with the answer.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -28,62 +29,67 @@ use crate::upstream::request_body::RequestBody;
 use crate::upstream::stall::StallTimer;
 use crate::upstream::upload::{UploadProgress, filtered};
 
-/// An answer's body: bearward's own, or upstream's. In a box, since answers are moved from hand to hand.
+/// The body of an answer: bearward's own, or upstream's. Boxed, since hyper moves answers several
+/// times.
 #[derive(Debug)]
-pub(crate) struct ResponseBody(Box<Answer>);
+pub(crate) struct ResponseBody(Box<Outgoing>);
 
+/// The state of an answer's body.
 #[derive(Debug)]
-struct Answer {
+struct Outgoing {
     source: BodySource,
-    /// Emitted when the body has ended or is dropped.
+    /// Logged when the body has ended or is dropped.
     record: Option<RequestRecord>,
-    /// What of the request nobody has read, where the end of the answer waits for it.
-    rest: Option<Drain>,
-    /// On HTTP/2, what is left of a frame that is handed out in pieces.
-    left: Bytes,
-    /// An error that waits for one turn, in which what came before it can go out.
-    held_back: Option<DownloadFailure>,
-    /// Of the client's connection.
+    /// The unread rest of the request, if it is drained before the answer ends.
+    unread_request: Option<Drain>,
+    /// On HTTP/2, the rest of a frame that is sent in pieces.
+    remainder: Bytes,
+    /// An error that is returned by the next poll, after hyper has written the earlier frames.
+    deferred_error: Option<DownloadFailure>,
+    /// Protocol of the client's connection.
     protocol: Protocol,
-    /// The exchange on the caller's connection, which ends with its answer, and the body of its request.
+    /// The request in service on the client's connection, and its body.
     exchange: Option<(RequestInService, RequestBody)>,
 }
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "it is in a box already, and nearly all are upstream's")]
+#[allow(clippy::large_enum_variant, reason = "it is boxed already, and nearly all bodies are upstream's")]
 enum BodySource {
     Own(Option<Bytes>),
     Upstream(Download),
 }
 
-/// Upstream's answer in transit.
+/// The body of upstream's answer while it is forwarded.
 #[derive(Debug)]
 pub(crate) struct Download {
     incoming: exchange::Body,
     tap: TapSlot,
     stall: StallTimer,
-    /// The other direction: while it moves, silence of this one is no stall.
+    /// Progress of the other direction. While the upload moves, a silent answer is not stalled.
     upload: UploadProgress,
-    /// Whose timer `stall` has.
+    /// Activity of the client's connection. It takes back the timer of `stall`.
     activity: Arc<ConnectionActivity>,
-    /// Where open answers end with their key.
+    /// Present if open answers end with their key.
     revocation: Option<Revocation>,
-    /// … even if nobody reads them.
+    /// Second waiter: cuts clients that never poll the body.
     _cutter: Option<Cutter>,
     lease: Option<Lease>,
-    /// It is for somebody without a key.
-    is_public: bool,
-    /// Held until upstream's answer is whole: a client that takes it slowly keeps no place from others.
+    /// Whether the client has no key.
+    is_unauthenticated: bool,
+    /// Held until upstream's answer is whole. A slow client that still reads it uses up no limit.
     permit: Option<Permit>,
 }
 
-/// What is handed out at once on HTTP/2, where progress is judged by what a client makes room for: the largest frame that
-/// every client takes.
-const PIECE: usize = 16 * 1024;
+/// Largest piece of a frame on HTTP/2, in bytes: the largest frame that every client accepts. A
+/// slow client makes visible progress with each piece.
+const MAX_PIECE: usize = 16 * 1024;
 
 impl Download {
-    /// `revocations`: where open answers end with their key; the second is for a client that reads nothing.
-    #[expect(clippy::too_many_arguments, reason = "all that lasts as long as the answer")]
+    /// Makes the body of upstream's answer.
+    ///
+    /// `revocations`: present if open answers end with their key. The second one is for a client
+    /// that reads nothing.
+    #[expect(clippy::too_many_arguments, reason = "all values that last as long as the answer")]
     pub(super) fn new(
         incoming: exchange::Body,
         tap: TapSlot,
@@ -106,7 +112,7 @@ impl Download {
             revocation,
             _cutter: cutter,
             lease: Some(lease),
-            is_public: permit.principal().is_none(),
+            is_unauthenticated: permit.principal().is_none(),
             permit: Some(permit),
         };
         if download.incoming.is_end_stream() {
@@ -115,13 +121,13 @@ impl Download {
         download
     }
 
-    /// The answer is complete: the connection may serve the next request, and another one may have the place.
+    /// Ends a complete answer: returns its connection to the pool, and gives back its permit.
     fn release(&mut self) {
-        self.upload.over();
+        self.upload.answer_ended();
         self.tap.ended(BodyEnd::Complete);
         self.permit = None;
         if let Some(lease) = self.lease.take() {
-            lease.give_back();
+            lease.return_to_pool();
         }
     }
 
@@ -144,7 +150,7 @@ impl Download {
                 };
                 self.tap.frame(&frame);
                 if frame.is_trailers() {
-                    // Nothing comes behind them, and nobody asks for it.
+                    // No frame follows trailers, and hyper does not poll for one.
                     self.tap.ended(BodyEnd::Complete);
                 }
                 if self.incoming.is_end_stream() {
@@ -164,41 +170,42 @@ impl Download {
         }
     }
 
-    /// The answer is not whole: nothing else may use its connection.
+    /// Ends a broken answer, and closes its connection.
     fn fail(&mut self, failure: DownloadFailure) -> Poll<Option<Result<Frame<Bytes>, DownloadFailure>>> {
         self.lease = None;
         self.tap.ended(BodyEnd::Failed);
         Poll::Ready(Some(Err(failure)))
     }
 
-    /// Ready when neither direction has moved for too long.
+    /// Ready when neither direction has moved for the idle timeout.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut seen = None;
+        let mut last_seen = None;
         loop {
             ready!(self.stall.poll_stalled(cx));
             let Some(moved) = self.upload.last_moved() else { return Poll::Ready(()) };
-            if seen.replace(moved) == Some(moved) {
+            if last_seen.replace(moved) == Some(moved) {
                 return Poll::Ready(());
             }
-            // At most twice: what moved before this wait can't put it off.
-            self.stall.waits_no_less_than_since(moved.into());
+            // The loop runs at most twice: progress from before this wait does not extend it.
+            self.stall.start_no_earlier_than(moved.into());
         }
     }
 }
 
 impl Drop for Download {
     fn drop(&mut self) {
-        self.upload.over();
+        self.upload.answer_ended();
         self.activity.keep_alarm(self.stall.take_alarm());
     }
 }
 
 impl ResponseBody {
+    /// A body of bearward's own.
     pub(crate) fn own(bytes: Bytes) -> Self {
         ResponseBody::of(BodySource::Own((!bytes.is_empty()).then_some(bytes)))
     }
 
-    /// None: what follows is no body.
+    /// An empty body, as of a 101.
     pub(crate) fn none() -> Self {
         ResponseBody::of(BodySource::Own(None))
     }
@@ -208,81 +215,86 @@ impl ResponseBody {
     }
 
     fn of(source: BodySource) -> Self {
-        ResponseBody(Box::new(Answer {
+        ResponseBody(Box::new(Outgoing {
             source,
             record: None,
-            rest: None,
-            left: Bytes::new(),
-            held_back: None,
+            unread_request: None,
+            remainder: Bytes::new(),
+            deferred_error: None,
             protocol: Protocol::Http11,
             exchange: None,
         }))
     }
 
-    /// Keeps the exchange open, and its record, for as long as this body lives. `rest`: whether the answer ends only when
-    /// the request has, within bounds. Where the head is all of the answer, it ends at once: a gRPC status must.
+    /// Binds the request and its record to this body: they end with it.
+    ///
+    /// With [`UnreadBody::Discard`], the answer ends after the rest of the request is read, within
+    /// limits. An answer without a body ends at once, as a gRPC status must.
     pub(crate) fn concluding(
         mut self,
         record: RequestRecord,
         in_service: RequestInService,
         request: RequestBody,
         protocol: Protocol,
-        rest: UnreadBody,
+        unread: UnreadBody,
     ) -> Self {
         let answer = &mut *self.0;
         answer.record = Some(record);
         answer.protocol = protocol;
-        let drains = rest == UnreadBody::Discard && !request.is_empty() && !answer.source.has_ended();
-        answer.rest = drains.then(|| Drain::new(request.clone()));
+        let is_drained = unread == UnreadBody::Discard && !request.is_empty() && !answer.source.has_ended();
+        answer.unread_request = is_drained.then(|| Drain::new(request.clone()));
         answer.exchange = Some((in_service, request));
         self
     }
 }
 
-impl Answer {
-    /// Ready when this answer may go out: one to somebody without a key waits for those before it on its connection.
+impl Outgoing {
+    /// Ready when the answer may be sent. On HTTP/2, an answer to an unauthenticated client waits
+    /// for earlier answers on its connection.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_public = matches!(&self.source, BodySource::Upstream(download) if download.is_public);
-        match self.exchange.as_mut().filter(|_| is_public && self.protocol.has_streams()) {
+        let is_unauthenticated =
+            matches!(&self.source, BodySource::Upstream(download) if download.is_unauthenticated);
+        match self.exchange.as_mut().filter(|_| is_unauthenticated && self.protocol.has_streams()) {
             Some((in_service, _)) => in_service.poll_room(cx),
             None => Poll::Ready(()),
         }
     }
 
-    /// A frame on its way out, or the first piece of it.
-    fn hand_out(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+    /// Returns the frame to send now: the whole one, or its first piece.
+    fn send_frame(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         match frame.into_data() {
-            Ok(data) if self.protocol.has_streams() && data.len() > PIECE => {
-                self.left = data;
-                self.piece()
+            Ok(data) if self.protocol.has_streams() && data.len() > MAX_PIECE => {
+                self.remainder = data;
+                self.next_piece()
             }
             Ok(data) => {
-                self.handed_out(data.len());
+                self.note_sent(data.len());
                 Frame::data(data)
             }
             Err(trailers) => {
-                self.handed_out(0);
+                self.note_sent(0);
                 trailers
             }
         }
     }
 
     /// The next piece of a large frame.
-    fn piece(&mut self) -> Frame<Bytes> {
-        let piece = self.left.split_to(self.left.len().min(PIECE));
-        self.handed_out(piece.len());
+    fn next_piece(&mut self) -> Frame<Bytes> {
+        let piece = self.remainder.split_to(self.remainder.len().min(MAX_PIECE));
+        self.note_sent(piece.len());
         Frame::data(piece)
     }
 
-    fn handed_out(&mut self, bytes: usize) {
+    /// Counts sent bytes, and records that the stream is blocked on its client.
+    fn note_sent(&mut self, bytes: usize) {
         if let Some(record) = &mut self.record {
             record.sent(bytes);
         }
-        // HTTP/1 has nobody who asks.
+        // HTTP/1 has no streams that could be blocked.
         if self.protocol.has_streams() {
             blocked::record(match &self.source {
                 BodySource::Own(_) => BlockedOn::ClientOfOurs,
-                BodySource::Upstream(download) if download.is_public => BlockedOn::ClientWithoutKey,
+                BodySource::Upstream(download) if download.is_unauthenticated => BlockedOn::ClientWithoutKey,
                 BodySource::Upstream(_) => BlockedOn::Client,
             });
             if let Some((in_service, _)) = &self.exchange {
@@ -291,8 +303,8 @@ impl Answer {
         }
     }
 
-    /// Notes why the answer is not whole.
-    fn broken_off(&mut self, error: DownloadFailure) -> DownloadFailure {
+    /// Records the reason of a broken answer.
+    fn note_failure(&mut self, error: DownloadFailure) -> DownloadFailure {
         if let Some(mut record) = self.record.take() {
             record.failed(error.outcome(), &error);
         }
@@ -304,18 +316,19 @@ impl Answer {
         error
     }
 
-    /// On HTTP/1, hyper drops an answer as soon as its last byte is written: what is left of the request is read behind it, and
-    /// the exchange lasts as long.
-    fn read_rest(&mut self) {
-        if let (Some(mut rest), Some((in_service, _))) = (self.rest.take(), self.exchange.take()) {
+    /// Drains the rest of the request in a task of its own, which keeps the request in service. On
+    /// HTTP/1, hyper drops an answer as soon as its last byte is written.
+    fn drain_request(&mut self) {
+        if let (Some(mut drain), Some((in_service, _))) = (self.unread_request.take(), self.exchange.take()) {
             tokio::spawn(async move {
-                if poll_fn(|cx| rest.poll(cx)).await {
+                if poll_fn(|cx| drain.poll(cx)).await {
                     in_service.body_read();
                 }
             });
         }
     }
 
+    /// Records a complete answer.
     fn finish(&mut self) {
         if let Some(mut record) = self.record.take() {
             record.completed();
@@ -332,11 +345,11 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadFailure>>> {
         let this = &mut *self.0;
-        if !this.left.is_empty() {
-            return Poll::Ready(Some(Ok(this.piece())));
+        if !this.remainder.is_empty() {
+            return Poll::Ready(Some(Ok(this.next_piece())));
         }
-        if let Some(error) = this.held_back.take() {
-            return Poll::Ready(Some(Err(this.broken_off(error))));
+        if let Some(error) = this.deferred_error.take() {
+            return Poll::Ready(Some(Err(this.note_failure(error))));
         }
         if this.poll_room(cx).is_pending() {
             blocked::record(BlockedOn::Upstream);
@@ -346,17 +359,18 @@ impl Body for ResponseBody {
             BodySource::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             BodySource::Upstream(download) => download.poll_frame(cx),
         };
-        if let (Poll::Ready(None), Some(rest), true) = (&polled, &mut this.rest, this.protocol.has_streams())
+        if let (Poll::Ready(None), Some(drain), true) =
+            (&polled, &mut this.unread_request, this.protocol.has_streams())
         {
-            let _whole_or_not = ready!(rest.poll(cx));
-            this.rest = None;
+            let _is_whole = ready!(drain.poll(cx));
+            this.unread_request = None;
         }
         match polled {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.hand_out(frame)))),
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.send_frame(frame)))),
             Poll::Ready(Some(Err(error))) => {
-                // hyper throws away what it has not written yet when a body breaks, the head perhaps: it is given a turn
-                // to write it.
-                this.held_back = Some(error);
+                // When a body breaks, hyper drops buffered bytes, perhaps the head. One more poll
+                // lets it write them first.
+                this.deferred_error = Some(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -372,8 +386,8 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        (self.0.rest.is_none() || !self.0.protocol.has_streams())
-            && self.0.left.is_empty()
+        (self.0.unread_request.is_none() || !self.0.protocol.has_streams())
+            && self.0.remainder.is_empty()
             && self.0.source.has_ended()
     }
 
@@ -384,12 +398,12 @@ impl Body for ResponseBody {
             }
             BodySource::Upstream(download) => {
                 let mut hint = download.incoming.size_hint();
-                let left = self.0.left.len() as u64;
-                // The upper bound first: the lower one may not pass it.
+                let remainder = self.0.remainder.len() as u64;
+                // The upper bound first: `set_lower` panics above it.
                 if let Some(upper) = hint.upper() {
-                    hint.set_upper(upper + left);
+                    hint.set_upper(upper + remainder);
                 }
-                hint.set_lower(hint.lower() + left);
+                hint.set_lower(hint.lower() + remainder);
                 hint
             }
         }
@@ -405,12 +419,13 @@ impl BodySource {
     }
 }
 
-impl Drop for Answer {
+impl Drop for Outgoing {
     fn drop(&mut self) {
-        // A body without a byte left is dropped without another poll: that is its end, not the caller's leaving.
-        if self.left.is_empty() && self.source.has_ended() {
+        // hyper drops a body without further bytes unpolled. That is its end, not a client that
+        // left.
+        if self.remainder.is_empty() && self.source.has_ended() {
             self.finish();
-            self.read_rest();
+            self.drain_request();
         }
     }
 }

@@ -1,4 +1,6 @@
-//! The end of answers that nobody polls.
+//! The second waiter for the end of a key: ends answers that hyper no longer polls.
+//!
+//! A `Download` holds one if open answers end with their key.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -10,23 +12,25 @@ use tokio::time::sleep;
 use crate::activity::{ConnectionActivity, blocked};
 use crate::gate::Revocation;
 
-/// Ends an answer that is still open a moment after the right to it has ended: where its client reads nothing, nobody polls
-/// its body. On HTTP/2 that ends the one stream, on HTTP/1 the connection.
+/// Ends an answer that is still open a moment after its right has ended. hyper does not poll the
+/// body of a client that reads nothing. On HTTP/2 the cutter ends the stream, on HTTP/1 the
+/// connection.
 #[derive(Debug)]
 pub(super) struct Cutter(AbortHandle);
 
-/// An answer whose client reads has been cut by then.
+/// Time in which the body itself ends the answer of a client that reads.
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
 impl Cutter {
+    /// Starts waiting for the end of the answer's right, in a task of its own.
     pub(super) fn new(mut revocation: Revocation, activity: Arc<ConnectionActivity>) -> Self {
         let stream = activity.is_multiplexed().then(blocked::ask_for_cut);
         let watching = tokio::spawn(async move {
-            let why = poll_fn(|cx| revocation.poll(cx)).await.into();
+            let reason = poll_fn(|cx| revocation.poll(cx)).await.into();
             sleep(CUT_GRACE).await;
             match stream {
-                Some(stream) => stream.cut(why),
-                None => activity.cut(why),
+                Some(stream) => stream.cut(reason),
+                None => activity.cut(reason),
             }
         });
         Cutter(watching.abort_handle())

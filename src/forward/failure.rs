@@ -1,24 +1,27 @@
-//! Why an answer that had begun was cut, and the outcome that is logged for its request.
+//! Failures of an answer's body, and the outcome that is logged for each.
+//!
+//! Used by `body` and `tunnel`.
 
 use crate::activity::cut::CutReason;
 use crate::gate::Ended;
 use crate::observe::Outcome;
 use crate::upstream::exchange::Failure;
 
-/// Why an answer that had begun was cut. The caller sees a broken body, never a clean end.
+/// Reason for which an answer was cut after its head. The client sees a broken body, never a clean
+/// end.
 #[derive(Debug)]
 pub(crate) enum DownloadFailure {
-    /// Nothing moved for longer than upstream's `timeouts.idle`.
+    /// No byte moved for longer than upstream's `timeouts.idle`.
     Stalled,
-    /// The key was revoked, or narrowed so that it may not have this answer, and open answers end with their key.
+    /// The key was revoked, or narrowed so that it does not allow this request any more.
     KeyRevoked,
-    /// The key has expired, or its secret's grace or age has ended, and open answers end with their key.
+    /// The key expired, or the grace or the age of its secret ended.
     KeyExpired,
-    /// A request without a key has had its time.
+    /// A request without a key has used up `limits.public.total`.
     OutOfTime,
     /// Upstream ended the stream before the answer was whole.
     Truncated,
-    /// Upstream broke off, or its framing did.
+    /// Upstream closed the connection, or its framing was malformed.
     Broken(Failure),
 }
 
@@ -27,7 +30,7 @@ impl DownloadFailure {
         if failure.is_truncation() { DownloadFailure::Truncated } else { DownloadFailure::Broken(failure) }
     }
 
-    /// The outcome of the request that this happened to.
+    /// The outcome to log for the request.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             DownloadFailure::Stalled => Outcome::UpstreamTimeout,
@@ -41,12 +44,12 @@ impl DownloadFailure {
 impl std::fmt::Display for DownloadFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            DownloadFailure::Stalled => f.write_str("nothing moved for too long"),
+            DownloadFailure::Stalled => f.write_str("no byte moved within the idle timeout"),
             DownloadFailure::Truncated => f.write_str("upstream ended the stream early"),
             DownloadFailure::KeyRevoked => f.write_str("the key was revoked"),
             DownloadFailure::KeyExpired => f.write_str("the key has expired"),
-            DownloadFailure::OutOfTime => f.write_str("a request without a key has had its time"),
-            DownloadFailure::Broken(error) => write!(f, "upstream broke off: {error}"),
+            DownloadFailure::OutOfTime => f.write_str("a request without a key has used up its time"),
+            DownloadFailure::Broken(error) => write!(f, "upstream's answer broke: {error}"),
         }
     }
 }

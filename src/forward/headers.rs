@@ -1,7 +1,9 @@
-//! The headers of both directions: what is removed, what is set, and in which order.
+//! Headers of requests and answers: the ones that are removed, and the ones that bearward sets.
 //!
-//! First go the names that only we may say, in every spelling; then what belongs to one connection alone and
-//! what `Connection` nominates; only then are our own set. So no nomination removes what we set.
+//! `forward` calls it in both directions, and `proxy` for trailers.
+//! Reserved names are removed first, in every spelling; then hop-by-hop headers, and those that
+//! `Connection` nominates.
+//! Invariant: bearward's own headers are set last, so no nomination removes one of them.
 
 mod reserved;
 
@@ -32,24 +34,24 @@ const PERMISSIONS: HeaderName = HeaderName::from_static("x-bearward-permissions"
 const KEY_NAME: HeaderName = HeaderName::from_static("x-bearward-key-name");
 const ENVIRONMENT: HeaderName = HeaderName::from_static("x-bearward-environment");
 
-/// Room for the headers that we set on a request.
+/// Most headers that bearward sets on a request.
 const OUR_REQUEST_HEADERS: usize = 11;
 
-/// Where a request came from, for the headers that say so.
+/// Origin of a request, for the headers that describe it.
 #[derive(Debug)]
 pub(crate) struct Origin<'a> {
-    /// The address that the connection comes from.
+    /// Address of the connection's peer.
     pub(crate) peer: Option<&'a HeaderValue>,
     pub(crate) client: Client,
     pub(crate) is_tls: bool,
     pub(crate) request_id: &'a HeaderValue,
-    /// The request's place in a trace, where traces are told of.
+    /// The request's span, if traces are configured.
     pub(crate) trace: Option<TraceContext>,
-    /// Headers that a key may stand in, a caller's or ours.
+    /// Names of headers that may carry a key, the client's or the upstream's.
     pub(crate) secret_headers: &'a [HeaderName],
 }
 
-/// Turns a caller's headers into those that upstream gets.
+/// Turns a client's headers into the ones that are sent to upstream.
 pub(crate) fn prepare_request(
     headers: &mut HeaderMap,
     target: &Target,
@@ -58,11 +60,11 @@ pub(crate) fn prepare_request(
 ) {
     let forwarded = Forwarded::of(headers, target, origin);
     let removes = &permit.route().removes;
-    let is_unwanted = |name: &HeaderName, is_believed: bool| {
+    let is_unwanted = |name: &HeaderName, is_trusted: bool| {
         origin.secret_headers.contains(name)
             || match reserved(name.as_str()) {
                 Some(Reserved::Ours) => true,
-                Some(Reserved::Client) => !is_believed,
+                Some(Reserved::Client) => !is_trusted,
                 None => {
                     is_hop_by_hop(name)
                         || matches!(*name, EXPECT | CONTENT_LENGTH | SEC_WEBSOCKET_PROTOCOL)
@@ -72,17 +74,18 @@ pub(crate) fn prepare_request(
     };
     let is_dropped = |name: &HeaderName| match is_plain(name.as_str()) {
         true => is_unwanted(name, origin.client.via_trusted),
-        // A server may read it as the name that it folds to. No proxy writes names so: its client does.
+        // A server may read it as the name that it folds to. A trusted proxy writes plain names, so
+        // an unusual one comes from the client.
         false => origin.secret_headers.contains(name) || is_unwanted(&folded(name), false),
     };
     let unwanted = unwanted(headers, is_dropped);
     let wants_trailers = unwanted.contains(&TE) && accepts_trailers(headers);
-    // A browser's key may stand among them, whether it was asked for there or not.
+    // Browsers send keys as WebSocket protocols, so a key may be among them on any route.
     let protocols = unwanted.contains(&SEC_WEBSOCKET_PROTOCOL).then(|| harmless_protocols(headers)).flatten();
     remove(headers, unwanted);
     join_cookies(headers);
 
-    // One growth for all that is ours.
+    // One allocation for all headers that are set here.
     headers.reserve(OUR_REQUEST_HEADERS);
     headers.insert(HOST, permit.route().upstream.host_for(target.authority.as_ref()));
     headers.insert(X_REQUEST_ID, origin.request_id.clone());
@@ -107,13 +110,15 @@ pub(crate) fn prepare_request(
             headers.insert(ENVIRONMENT, environment.clone());
         }
     }
-    if let Some(UpstreamCredential { header, value, .. }) = &permit.route().upstream.credential {
+    if let Some(UpstreamCredential { header, value, .. }) = &permit.route().upstream.requests.credential {
         headers.insert(header, value.clone());
     }
 }
 
-/// Turns upstream's headers into those that the caller gets. `keeps_length`: on answers without a body
-/// (HEAD, 304), where Content-Length frames nothing and tells the size of what was not sent.
+/// Turns upstream's headers into the ones that are sent to the client.
+///
+/// `keeps_length`: for answers without a body (HEAD, 304), whose Content-Length is the size of the
+/// body that was not sent.
 pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
     let is_dropped = |name: &HeaderName| {
         is_hop_by_hop(name) || is_identity(name.as_str()) || (*name == CONTENT_LENGTH && !keeps_length)
@@ -122,19 +127,21 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
     remove(headers, unwanted);
 }
 
-/// Whether a trailer may pass: none that frames, routes, authenticates or identifies.
+/// Whether a request's trailer may be forwarded: it neither frames, routes, authenticates nor
+/// identifies.
 pub(crate) fn is_harmless_trailer(name: &HeaderName) -> bool {
-    // Any other name may be read as one of those that are dropped.
+    // A server may read a name that is not plain as one that is dropped.
     is_plain(name.as_str()) && is_harmless(name)
 }
 
-/// Whether a trailer of an answer may pass: none that frames, authenticates or identifies. Names that are not plain are no
-/// harm there, unless they fold to one: gRPC metadata has `_`.
+/// Whether an answer's trailer may be forwarded: it neither frames, authenticates nor identifies.
+///
+/// Names that are not plain pass, unless they fold to a dropped one: gRPC metadata has `_`.
 pub(crate) fn is_harmless_answer_trailer(name: &HeaderName) -> bool {
     is_harmless(&folded(name))
 }
 
-/// Whether a plain name may stand in trailers.
+/// Whether a plain name is harmless in trailers.
 fn is_harmless(name: &HeaderName) -> bool {
     !is_hop_by_hop(name)
         && reserved(name.as_str()).is_none()
@@ -144,25 +151,25 @@ fn is_harmless(name: &HeaderName) -> bool {
         && *name != HeaderName::from_static("set-cookie")
 }
 
-/// What the caller's `X-Forwarded-*` become.
+/// The `X-Forwarded-*` headers to send to upstream.
 struct Forwarded {
     for_: Option<HeaderValue>,
     proto: HeaderValue,
-    /// `None` where the client named none.
+    /// `None` if the client sent no Host.
     host: Option<HeaderValue>,
 }
 
 impl Forwarded {
     fn of(headers: &HeaderMap, target: &Target, origin: &Origin<'_>) -> Self {
-        let believed = |name: &HeaderName| match origin.client.via_trusted {
+        let trusted = |name: &HeaderName| match origin.client.via_trusted {
             true => headers.get(name).cloned(),
             false => None,
         };
         let own_proto = HeaderValue::from_static(if origin.is_tls { "https" } else { "http" });
         Forwarded {
             for_: hops(headers, origin),
-            proto: believed(&X_FORWARDED_PROTO).unwrap_or(own_proto),
-            host: believed(&X_FORWARDED_HOST).or_else(|| target.authority.clone()),
+            proto: trusted(&X_FORWARDED_PROTO).unwrap_or(own_proto),
+            host: trusted(&X_FORWARDED_HOST).or_else(|| target.authority.clone()),
         }
     }
 
@@ -177,24 +184,28 @@ impl Forwarded {
     }
 }
 
-/// The addresses that the request has come by: those that a trusted proxy names, and the connection's own.
+/// Value of `X-Forwarded-For`: the addresses that a trusted proxy sent, and the connection's peer.
 fn hops(headers: &HeaderMap, origin: &Origin<'_>) -> Option<HeaderValue> {
     if !origin.client.via_trusted {
         return origin.peer.cloned();
     }
     let named = headers.get_all(&X_FORWARDED_FOR).iter().chain(origin.peer);
     let named: Vec<&[u8]> = named.map(HeaderValue::as_bytes).filter(|value| !value.is_empty()).collect();
-    HeaderValue::from_bytes(&named.join(&b", "[..])).ok().filter(|value| !value.is_empty())
+    let joined = HeaderValue::from_bytes(&named.join(&b", "[..]));
+    debug_assert!(joined.is_ok(), "joined header values are a header value");
+    joined.ok().filter(|value| !value.is_empty())
 }
 
-/// An address as headers have it.
+/// An IP address as a header's value.
 pub(crate) fn address_value(address: IpAddr) -> Option<HeaderValue> {
     let mut text = Vec::with_capacity(40);
     address::write_to(&mut text, address.to_canonical());
-    HeaderValue::try_from(text).ok()
+    let value = HeaderValue::try_from(text);
+    debug_assert!(value.is_ok(), "an address is a header value");
+    value.ok()
 }
 
-/// Headers that concern one connection alone (RFC 9110, section 7.6.1).
+/// Whether a header concerns one connection alone (RFC 9110, section 7.6.1).
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -210,19 +221,19 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Names that are to be removed.
+/// Names of headers to remove.
 type Unwanted = SmallVec<[HeaderName; 8]>;
 
-/// What is unwanted, and what `Connection` nominates.
+/// Collects the names of unwanted headers, and of those that `Connection` nominates.
 fn unwanted(headers: &HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) -> Unwanted {
     let mut unwanted: Unwanted = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
     if unwanted.contains(&CONNECTION) {
         let nominated = headers
             .get_all(CONNECTION)
             .iter()
-            // What nearly all say; it goes by itself.
+            // Nearly all clients send this value, and `keep-alive` is removed as hop-by-hop.
             .filter(|value| value.as_bytes() != b"keep-alive")
-            // An odd byte spoils its own token alone.
+            // The value is split as bytes: an invalid token must not hide the others.
             .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
             .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
         unwanted.extend(nominated);
@@ -236,6 +247,7 @@ fn remove(headers: &mut HeaderMap, unwanted: Unwanted) {
     }
 }
 
+/// Whether the client accepts trailers (`TE: trailers`).
 fn accepts_trailers(headers: &HeaderMap) -> bool {
     headers.get_all(TE).iter().any(|value| {
         let mut tokens = value.as_bytes().split(|byte| *byte == b',');
@@ -243,14 +255,16 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
     })
 }
 
-/// HTTP/2 clients may split a cookie into crumbs; HTTP/1.1 has one field (RFC 9113, section 8.2.3).
+/// Joins the cookie fields of an HTTP/2 client into one (RFC 9113, section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    let no_name_stands_twice = headers.keys_len() == headers.len();
-    if no_name_stands_twice || headers.get_all(COOKIE).iter().nth(1).is_none() {
+    let names_are_unique = headers.keys_len() == headers.len();
+    if names_are_unique || headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
     let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+    debug_assert!(joined.is_ok(), "joined header values are a header value");
+    if let Ok(joined) = joined {
         headers.insert(COOKIE, joined);
     }
 }
@@ -260,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identity_names_are_known_in_every_spelling() {
+    fn identity_names_are_found_in_every_spelling() {
         for name in ["x-bearward-key-id", "x_bearward_key_id", "x-bearward_key-id", "x.bearward~anything"] {
             assert!(is_identity(name), "{name}");
         }
@@ -282,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn trailers_that_lie_are_dropped() {
+    fn harmful_trailers_are_dropped() {
         for name in [
             "authorization",
             "content-length",
@@ -306,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_connection_nominates_goes_too() {
+    fn headers_that_connection_nominates_are_removed() {
         let mut headers = HeaderMap::new();
         headers.insert(CONNECTION, HeaderValue::from_bytes(b"close, X-Hop , bad name, \xe9").unwrap());
         headers.insert("x-hop", HeaderValue::from_static("1"));

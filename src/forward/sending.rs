@@ -1,4 +1,8 @@
-//! Brings a request to a connection: which endpoint, which connection, in which form, and whether once more.
+//! Sending a request: the choice of an endpoint and a connection, the request's form, and retries.
+//!
+//! `forward` calls [`Exchange::send`] once for each request.
+//! Invariant: a request whose bytes were written is sent again at most once, and only if it is
+//! repeatable.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -18,37 +22,40 @@ use crate::guard::Target;
 use crate::protocol::Protocol;
 use crate::upstream::connect_error::is_shortage;
 use crate::upstream::exchange::{Answer, Failure, Sent, Unanswered};
-use crate::upstream::pool::{Lease, Needs, WorkerPool};
+use crate::upstream::pool::{ConnectionNeeds, Lease, WorkerPool};
 use crate::upstream::request_body::UploadFailure;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
 
-/// One request on its way.
+/// One exchange with upstream: the settings of a request, apart from the request itself.
 pub(super) struct Exchange<'a> {
     pub(super) upstream: &'a Arc<Upstream>,
     pub(super) timeouts: Timeouts,
-    pub(super) needs: Needs,
+    pub(super) needs: ConnectionNeeds,
     pub(super) target: &'a Target,
     pub(super) path: &'a PathAndQuery,
     pub(super) progress: &'a UploadProgress,
     pub(super) limits: UploadLimits,
 }
 
-/// Where a request could not be sent.
+/// Endpoints on which a request was tried.
 #[derive(Default)]
 struct Tried {
-    /// How often it was tried. A name that was tried at all of its addresses counts once.
-    times: usize,
+    /// Number of tries. A name whose addresses were all tried counts once.
+    count: usize,
     endpoints: Vec<Arc<Endpoint>>,
 }
 
 impl Exchange<'_> {
-    /// Sends on a connection that is kept, or a new one. A connection that dies before a byte was written is
-    /// replaced, and an endpoint that can't be reached by another one. `request`: where it waits until it is sent;
-    /// `connecting`: how long that was for new connections.
+    /// Sends the request on an existing or a new connection, and awaits the head of the answer.
     ///
-    /// A request that was written is sent once more where that is harmless: it is idempotent and has no body, the
-    /// connection was used before, and upstream closed it without a byte (RFC 9110, section 9.2.2).
+    /// If a connection dies before a byte of the request was written, another one is used. If an
+    /// endpoint can't be reached, another one is picked. A request that was written is sent once
+    /// more if that is harmless: it is idempotent, has no body, and upstream closed a reused
+    /// connection without a byte (RFC 9110, section 9.2.2).
+    ///
+    /// `request`: taken while it is sent, and put back if it was not written. `connecting`: set to
+    /// the time that new connections took.
     pub(super) async fn send(
         &self,
         request: &mut Option<Request<Upload>>,
@@ -58,7 +65,7 @@ impl Exchange<'_> {
     ) -> Result<(Answer, Lease), Denial> {
         let is_repeatable = is_repeatable(request.as_ref());
         let (mut tried, mut is_repeated) = (Tried::default(), false);
-        // Upstream may have acted on what it got before.
+        // Upstream may have acted on the first copy of a repeated request.
         let refuse = |denial: Denial, is_repeated| match is_repeated {
             true => denial.not_to_be_retried(),
             false => denial,
@@ -69,11 +76,11 @@ impl Exchange<'_> {
                 Err(denial) => return Err(refuse(denial, is_repeated)),
             };
             let method = request.as_ref().map(|request| request.method().clone());
-            let answered = {
-                let sending = pin!(self.begin(request, &mut lease, is_repeatable && !is_repeated)?);
-                self.answer(sending, alarm).await
+            let outcome = {
+                let sending = pin!(self.start(request, &mut lease, is_repeatable && !is_repeated)?);
+                self.await_head(sending, alarm).await
             };
-            let Unanswered { failure, unsent } = match answered {
+            let Unanswered { failure, unsent } = match outcome {
                 Some(Ok(answer)) => {
                     self.upstream.note_success(lease.endpoint());
                     return Ok((answer, lease));
@@ -85,51 +92,54 @@ impl Exchange<'_> {
                 }
             };
             match unsent {
-                Some(unsent) if lease.is_reused => *request = Some(unsent),
-                Some(unsent) if tried.times < self.upstream.retries => {
-                    tried.times += 1;
+                Some(unsent) if lease.is_reused => *request = Some(*unsent),
+                Some(unsent) if self.upstream.allows_retry(tried.count) => {
+                    tried.count += 1;
                     tried.endpoints.push(lease.endpoint().clone());
-                    *request = Some(unsent);
+                    *request = Some(*unsent);
                 }
-                Some(_) => return Err(refuse(self.failed(failure, &lease), is_repeated)),
+                Some(_) => return Err(refuse(self.failure_denial(failure, &lease), is_repeated)),
                 None => {
-                    let unanswered = failure.was_closed().then(|| lease.take_unanswered()).flatten();
-                    let Some(headers) = unanswered else { return Err(self.failed(failure, &lease)) };
-                    *request = Some(self.again(method.unwrap_or_default(), headers, &lease));
+                    let unanswered = failure.was_closed().then(|| lease.take_unanswered_headers()).flatten();
+                    let Some(headers) = unanswered else { return Err(self.failure_denial(failure, &lease)) };
+                    debug_assert!(method.is_some(), "the request was there before it was sent");
+                    *request = Some(self.rebuild(method.unwrap_or_default(), headers, &lease));
                     is_repeated = true;
                 }
             }
         }
     }
 
-    /// A repeatable request once more, with the headers that it had on the connection of `lease`.
-    fn again(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> Request<Upload> {
-        let credential = self.upstream.credential.as_ref();
+    /// Rebuilds a repeatable request with the headers that were written on the connection of
+    /// `lease`.
+    fn rebuild(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> Request<Upload> {
+        let credential = self.upstream.requests.credential.as_ref();
         if let Some(value) = credential.and_then(|credential| headers.get_mut(&credential.header)) {
-            // The bytes do not say it.
+            // Headers that were parsed from written bytes have lost this mark.
             value.set_sensitive(true);
         }
-        let mut request = Request::new(Upload::none());
+        let mut request = Request::new(Upload::empty());
         *request.method_mut() = method;
         *request.version_mut() = lease.protocol().version();
         *request.headers_mut() = headers;
         request
     }
 
-    /// Takes the request to a connection.
-    fn begin<'l>(
+    /// Starts sending the request on a connection.
+    fn start<'l>(
         &self,
         request: &mut Option<Request<Upload>>,
         lease: &'l mut Lease,
         is_repeatable: bool,
     ) -> Result<impl Future<Output = Sent> + use<'l>, Denial> {
-        // It is there: it was put back where it was not sent.
+        debug_assert!(request.is_some(), "a request that was not written is put back");
         let mut request = request.take().ok_or_else(Denial::internal)?;
-        self.shape(&mut request, lease)?;
+        self.adapt_to_protocol(&mut request, lease)?;
         Ok(lease.send(request, self.timeouts.response_headers, is_repeatable))
     }
 
-    /// A connection to an endpoint that the request was not tried on yet. `is_new`: none that was used before.
+    /// Leases a connection to an endpoint that the request was not tried on. With `is_new`, the
+    /// connection must not have served a request before.
     async fn lease(
         &self,
         pool: &Arc<WorkerPool>,
@@ -137,7 +147,7 @@ impl Exchange<'_> {
         connecting: &mut Option<Duration>,
         is_new: bool,
     ) -> Result<Lease, Denial> {
-        let needs = Needs { new: is_new, ..self.needs };
+        let needs = ConnectionNeeds { new_only: is_new, ..self.needs };
         loop {
             let Some(endpoint) = self.pick(&tried.endpoints).await? else {
                 let name = &self.upstream.name;
@@ -153,7 +163,7 @@ impl Exchange<'_> {
             let (limit, others) = (self.timeouts.connect, &mut tried.endpoints);
             let leasing = pool.lease(self.upstream, &endpoint, needs, limit, others);
             let began = Instant::now();
-            // In a box: few requests need the room that it takes.
+            // Boxed: the future is large, and few requests connect.
             let leased = Box::pin(leasing).await;
             *connecting = Some(connecting.unwrap_or_default() + began.elapsed());
             let error = match leased {
@@ -165,43 +175,46 @@ impl Exchange<'_> {
                 }
                 Err(error) => error,
             };
-            tried.times += 1;
-            if tried.times > self.upstream.retries || !self.upstream.has_untried(&tried.endpoints) {
-                return Err(self.unconnected(error.into()));
+            if !self.upstream.allows_retry(tried.count) || !self.upstream.has_untried(&tried.endpoints) {
+                return Err(self.connect_denial(error.into()));
             }
+            tried.count += 1;
         }
     }
 
-    /// The endpoint to try next. Where the first look-up of all names is still under way, its end is waited for.
+    /// Picks the endpoint to try next. Waits for the first look-up of names if no address is known
+    /// yet.
     async fn pick(&self, tried: &[Arc<Endpoint>]) -> Result<Option<Arc<Endpoint>>, Denial> {
         let picked = self.upstream.pick(tried);
         if picked.is_some() || self.upstream.has_addresses() {
             return Ok(picked);
         }
-        if Box::pin(self.upstream.is_found_within(self.timeouts.connect)).await {
+        if Box::pin(self.upstream.wait_for_addresses(self.timeouts.connect)).await {
             return Ok(self.upstream.pick(tried));
         }
-        Err(Denial::upstream_unreachable(&self.upstream.name).caused_by(self.upstream.why_no_address()))
+        Err(Denial::upstream_unreachable(&self.upstream.name).caused_by(self.upstream.no_address_reason()))
     }
 
-    /// The name that upstream is asked by.
+    /// The Host to send to upstream.
     fn host(&self) -> HeaderValue {
         self.upstream.host_for(self.target.authority.as_ref())
     }
 
-    /// Gives the request the form of the connection's protocol. It may have had the other one's before.
-    fn shape(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
+    /// Adapts the request to the connection's protocol. A retry may need another one than the try
+    /// before.
+    fn adapt_to_protocol(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
         if lease.protocol() == Protocol::Http11 {
             if Protocol::from(request.version()) == Protocol::Http2 {
-                // The other protocol has taken it away.
+                // The try on HTTP/2 has removed it.
                 request.headers_mut().insert(HOST, self.host());
             }
             *request.version_mut() = Protocol::Http11.version();
             *request.uri_mut() = Uri::from(self.path.clone());
             if *request.method() == Method::HEAD {
-                // A server that sends the body all the same sends it when the answer is over for us: the next caller would have it.
+                // A server may send a body after all, and the next request would read it as its
+                // answer.
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                lease.is_last_use();
+                lease.forbid_reuse();
             }
             if request.body().is_end_stream() {
                 return Ok(());
@@ -210,10 +223,10 @@ impl Exchange<'_> {
                 // hyper would send a GET of unknown length without its body.
                 request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
-            // A server that leaves the body unread takes it for the next request on the connection: there is none.
-            if !usually_has_body(request.method()) || !self.upstream.reuse_after_body {
+            // A server may leave the body unread and parse it as the next request, so none follows.
+            if !usually_has_body(request.method()) || !self.upstream.connections.reuse_after_body {
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                lease.is_last_use();
+                lease.forbid_reuse();
             }
             return Ok(());
         }
@@ -223,16 +236,16 @@ impl Exchange<'_> {
             Uri::builder().scheme(scheme).authority(self.host().as_bytes()).path_and_query(self.path.clone());
         *request.uri_mut() =
             uri.build().map_err(|error| Denial::bad_request("The target is not valid").caused_by(error))?;
-        // The authority says it, and HTTP/2 frames bodies by itself.
+        // HTTP/2 has `:authority` instead of Host, and frames bodies itself.
         request.headers_mut().remove(HOST);
         request.headers_mut().remove(TRANSFER_ENCODING);
         request.headers_mut().remove(CONNECTION);
         Ok(())
     }
 
-    /// Awaits the head of the answer for as long as upstream may take, counted from when it last got a byte;
-    /// `None` where it took longer.
-    async fn answer<T>(
+    /// Awaits the head of the answer; `None` if it takes longer than `timeouts.response_headers`,
+    /// counted from the last byte that upstream got.
+    async fn await_head<T>(
         &self,
         mut sending: Pin<&mut impl Future<Output = T>>,
         alarm: &mut Alarm,
@@ -245,8 +258,8 @@ impl Exchange<'_> {
             }
             loop {
                 ready!(alarm.poll(cx, (since + limit).into()));
-                since = if self.progress.awaits_client() {
-                    // The upload's own timer watches over the client.
+                since = if self.progress.is_blocked_on_client() {
+                    // The upload's own timer limits the client.
                     Instant::now()
                 } else {
                     match self.progress.last_moved().filter(|moved| *moved > since) {
@@ -259,7 +272,8 @@ impl Exchange<'_> {
         .await
     }
 
-    fn unconnected(&self, error: std::io::Error) -> Denial {
+    /// The denial of a request that got no connection.
+    fn connect_denial(&self, error: std::io::Error) -> Denial {
         match error.kind() {
             _ if is_shortage(&error) => Denial::out_of_sockets(),
             std::io::ErrorKind::TimedOut => Denial::upstream_timeout(&self.upstream.name),
@@ -268,8 +282,8 @@ impl Exchange<'_> {
         .caused_by(error)
     }
 
-    /// What an exchange that broke is told as: the request's own fault first, then upstream's.
-    fn failed(&self, failure: Failure, lease: &Lease) -> Denial {
+    /// The denial of a broken exchange: for the request's own fault first, then for upstream's.
+    fn failure_denial(&self, failure: Failure, lease: &Lease) -> Denial {
         match self.progress.failure() {
             Some(UploadFailure::TooLarge) => Denial::body_too_large(self.limits.bytes),
             Some(UploadFailure::Stalled) => Denial::body_stalled(self.limits.idle),
@@ -289,18 +303,19 @@ impl Exchange<'_> {
     }
 }
 
-/// Once a byte was written, upstream may have acted on it.
+/// Forbids a retry by the client if a byte was written, since upstream may have acted on it.
 fn no_retry_once_written(denial: Denial, lease: &Lease) -> Denial {
     if lease.has_written() { denial.not_to_be_retried() } else { denial }
 }
 
-/// Whether a body has a meaning with this method. Servers commonly leave it unread with others.
+/// Whether requests with this method usually have a body. With other methods, many servers leave a
+/// body unread.
 pub(super) fn usually_has_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// Whether a request may be sent again though upstream may have acted on it: it asks for nothing to be done
-/// (RFC 9110, section 9.2.1), and has no body.
+/// Whether a request may be sent again after upstream may have acted on it: its method is safe
+/// (RFC 9110, section 9.2.1), and it has no body.
 fn is_repeatable(request: Option<&Request<Upload>>) -> bool {
     request.is_some_and(|request| {
         matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)

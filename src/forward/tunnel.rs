@@ -1,7 +1,8 @@
-//! Bytes of another protocol, both ways, behind an upgrade.
+//! Tunnels: bytes of another protocol in both directions, behind an upgrade.
 //!
-//! Invariant: the key's place among the requests in flight, the place at the endpoint and the record live exactly
-//! as long as the tunnel.
+//! `forward` makes a [`Tunnel`], `proxy` opens it, and the client's connection runs it.
+//! Invariant: the permit, the endpoint's count of requests in flight and the record end with the
+//! tunnel.
 
 use std::io;
 use std::pin::Pin;
@@ -18,22 +19,22 @@ use crate::activity::RequestInService;
 use crate::activity::cut::CutReason;
 use crate::gate::{Permit, Revocation};
 use crate::observe::RequestRecord;
-use crate::upstream::health::AtEndpoint;
+use crate::upstream::health::InFlightGuard;
 use crate::upstream::upgrade::{PendingUpgrade, UpgradedIo};
 
-/// A tunnel that upstream has agreed to.
+/// A tunnel that upstream has accepted with a 101.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(super) client: PendingUpgrade,
     pub(super) upstream: PendingUpgrade,
-    /// The longest time without a byte either way.
+    /// Longest time without a byte in either direction.
     pub(super) idle: Duration,
     pub(super) revocation: Option<Revocation>,
     pub(super) permit: Permit,
-    pub(super) at: AtEndpoint,
+    pub(super) in_flight: InFlightGuard,
 }
 
-/// A tunnel together with the exchange that it is.
+/// A tunnel with the record of its request.
 #[derive(Debug)]
 pub(crate) struct OpenTunnel {
     tunnel: Tunnel,
@@ -42,6 +43,7 @@ pub(crate) struct OpenTunnel {
 }
 
 impl Tunnel {
+    /// Binds the tunnel to its request, whose record ends with it.
     pub(crate) fn open(self, record: RequestRecord, in_service: RequestInService) -> OpenTunnel {
         in_service.becomes_tunnel();
         OpenTunnel { tunnel: self, record, in_service }
@@ -49,41 +51,42 @@ impl Tunnel {
 }
 
 impl OpenTunnel {
-    /// Passes bytes on until both sides have ended, one of them broke, nothing moved for too long, the key is gone,
-    /// or `over` is ready.
-    pub(crate) async fn run(self, over: impl Future<Output = ()>) {
+    /// Copies bytes in both directions until both sides have ended, one of them broke, no byte
+    /// moved for the idle timeout, the key ended, or `shutdown` is ready.
+    pub(crate) async fn run(self, shutdown: impl Future<Output = ()>) {
         let OpenTunnel { tunnel, record, in_service } = self;
-        let Tunnel { client, upstream, idle, mut revocation, permit, at } = tunnel;
+        let Tunnel { client, upstream, idle, mut revocation, permit, in_flight } = tunnel;
         let Ok((client, upstream)) = futures_util::future::try_join(client, upstream).await else { return };
         let traffic = Arc::new(Traffic::new());
-        let mut told = Told { record, traffic: traffic.clone() };
-        let mut client = Watched::new(client, Side::Client, &traffic);
-        let mut upstream = Watched::new(upstream, Side::Upstream, &traffic);
+        let mut tunnel_record = TunnelRecord { record, traffic: traffic.clone() };
+        let mut client = CountedIo::new(client, Side::Client, &traffic);
+        let mut upstream = CountedIo::new(upstream, Side::Upstream, &traffic);
         let revoked = std::future::poll_fn(|cx| match &mut revocation {
             Some(revocation) => revocation.poll(cx),
             None => Poll::Pending,
         });
         let ended = tokio::select! {
             copied = copy_bidirectional(&mut client, &mut upstream) => Ended::Copied(copied),
-            () = traffic.has_ceased(idle) => Ended::CutReason(DownloadFailure::Stalled),
-            ended = revoked => Ended::CutReason(ended.into()),
-            () = over => Ended::Drained,
+            () = traffic.wait_until_idle(idle) => Ended::Failed(DownloadFailure::Stalled),
+            ended = revoked => Ended::Failed(ended.into()),
+            () = shutdown => Ended::Drained,
         };
         match (ended, in_service.cut_for()) {
-            (Ended::Drained, _) => told.record.cut(CutReason::Drained),
-            (Ended::CutReason(why), _) => told.record.failed(why.outcome(), &why),
-            // The client's side broke because the server had given it up.
-            (Ended::Copied(Err(_)), Some(why)) => told.record.cut(why),
-            // Tunnels end by a broken connection as often as by a clean one.
-            (Ended::Copied(_), _) => told.record.completed(),
+            (Ended::Drained, _) => tunnel_record.record.cut(CutReason::Drained),
+            (Ended::Failed(reason), _) => tunnel_record.record.failed(reason.outcome(), &reason),
+            // The client's connection broke because bearward had cut it.
+            (Ended::Copied(Err(_)), Some(reason)) => tunnel_record.record.cut(reason),
+            // Many clients end a tunnel by closing its connection, so an error is an ordinary end.
+            (Ended::Copied(_), _) => tunnel_record.record.completed(),
         }
-        drop((client, upstream, permit, at, told, in_service));
+        drop((client, upstream, permit, in_flight, tunnel_record, in_service));
     }
 }
 
+/// End of a tunnel.
 enum Ended {
     Copied(io::Result<(u64, u64)>),
-    CutReason(DownloadFailure),
+    Failed(DownloadFailure),
     Drained,
 }
 
@@ -93,27 +96,29 @@ enum Side {
     Upstream,
 }
 
-/// The record of a tunnel, with what passed, however it ends.
-struct Told {
+/// The record of a tunnel. It gets the byte counts when it is dropped, so however the tunnel ends.
+struct TunnelRecord {
     record: RequestRecord,
     traffic: Arc<Traffic>,
 }
 
-impl Drop for Told {
+impl Drop for TunnelRecord {
     fn drop(&mut self) {
         let (up, down) = self.traffic.passed();
         self.record.tunnelled(up, down);
     }
 }
 
-/// What has passed, and when a byte last moved.
+/// Byte counts of a tunnel, and the time of its last byte.
 struct Traffic {
     started: Instant,
-    /// Nanoseconds from `started`.
+    /// Nanoseconds from `started` to the last byte in either direction.
     moved: AtomicU64,
+    /// Bytes to upstream.
     up: AtomicU64,
+    /// Bytes to the client.
     down: AtomicU64,
-    /// The client takes nothing at the moment.
+    /// Whether the last write to the client was pending.
     client_is_blocked: AtomicBool,
 }
 
@@ -129,12 +134,13 @@ impl Traffic {
         }
     }
 
-    fn note(&self) {
+    /// Records that a byte moved now.
+    fn mark_activity(&self) {
         let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.moved.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Notes a write to one side.
+    /// Records the result of a write to one side.
     fn wrote(&self, side: Side, written: &Poll<io::Result<usize>>) {
         if side == Side::Client {
             self.client_is_blocked.store(written.is_pending(), Ordering::Relaxed);
@@ -142,7 +148,7 @@ impl Traffic {
         let Poll::Ready(Ok(bytes)) = written else { return };
         let passed = if side == Side::Client { &self.down } else { &self.up };
         passed.fetch_add(*bytes as u64, Ordering::Relaxed);
-        self.note();
+        self.mark_activity();
     }
 
     /// Bytes to upstream, and to the client.
@@ -150,9 +156,9 @@ impl Traffic {
         (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
     }
 
-    /// Ready when nothing has moved for `limit`. A client that takes nothing has a longer time, which the wire watches:
-    /// upstream's silence is no sign of upstream then.
-    async fn has_ceased(&self, limit: Duration) {
+    /// Ready when no byte has moved for `limit`. While the client does not read, this wait goes on:
+    /// `net` has a longer timeout for such clients, and upstream's silence means nothing then.
+    async fn wait_until_idle(&self, limit: Duration) {
         loop {
             let moved = self.moved.load(Ordering::Relaxed);
             tokio::time::sleep_until(self.started + Duration::from_nanos(moved) + limit).await;
@@ -165,20 +171,20 @@ impl Traffic {
     }
 }
 
-/// One side of a tunnel, whose reads are noted and whose writes are counted.
-struct Watched {
+/// One side of a tunnel: its writes are counted, and its reads count as activity.
+struct CountedIo {
     inner: UpgradedIo,
     side: Side,
     traffic: Arc<Traffic>,
 }
 
-impl Watched {
+impl CountedIo {
     fn new(inner: UpgradedIo, side: Side, traffic: &Arc<Traffic>) -> Self {
-        Watched { inner, side, traffic: traffic.clone() }
+        CountedIo { inner, side, traffic: traffic.clone() }
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for CountedIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -187,13 +193,13 @@ impl AsyncRead for Watched {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.traffic.note();
+            self.traffic.mark_activity();
         }
         read
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for CountedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.traffic.wrote(self.side, &written);

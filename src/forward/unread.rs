@@ -1,4 +1,7 @@
-//! What of a request nobody has read when its answer is there.
+//! The unread rest of a request's body, when its answer is there.
+//!
+//! `proxy` chooses to discard the rest or to leave it; `body` drains it behind the answer.
+//! Invariant: at most `DRAIN_BYTES` are read, in at most `DRAIN_TIME`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,21 +14,21 @@ use tokio::time::{Sleep, sleep};
 
 use crate::upstream::request_body::{ReceivedBody, RequestBody};
 
-/// What becomes of a request that is not read to its end when its answer ends.
+/// Treatment of a request body that is not read to its end when its answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UnreadBody {
-    /// It is read and forgotten, within bounds, before the answer ends.
+    /// The rest is read and dropped, within limits, before the answer ends.
     Discard,
-    /// HTTP/1 has its own way with it: the connection ends.
+    /// The rest is not read, so on HTTP/1 the connection is closed.
     Leave,
 }
 
-/// Reads and forgets what is left of a request.
+/// Reads and drops the rest of a request's body.
 ///
-/// An HTTP/2 stream that ends while its request is still coming must be reset, and common clients (curl before
-/// 8, for one) take the answer for lost then, though RFC 9113, section 8.1 says that it is not. Most such
-/// requests have a small body right behind their head: taking it in costs nothing. Larger ones are reset. On HTTP/1 it is
-/// the connection that goes on behind a short body, and would have to be closed otherwise.
+/// hyper must reset an HTTP/2 stream that ends while its request is still coming. Common clients,
+/// such as curl before version 8, then discard the answer, although RFC 9113, section 8.1 forbids
+/// that. Most such requests have a small body, which costs little to read. On HTTP/1, a connection
+/// whose request was read to its end can serve the next request.
 #[derive(Debug)]
 pub(super) struct Drain {
     request: RequestBody,
@@ -34,7 +37,9 @@ pub(super) struct Drain {
     until: Option<Pin<Box<Sleep>>>,
 }
 
+/// Most bytes that are drained.
 const DRAIN_BYTES: usize = 32 * 1024 * 1024;
+/// Longest time to drain.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 impl Drain {
@@ -42,7 +47,7 @@ impl Drain {
         Drain { request, received: None, budget: DRAIN_BYTES, until: None }
     }
 
-    /// Ready when no more is read: whether all was.
+    /// Ready when no more is read, with whether the body was read to its end.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.received.is_none() {
             self.received = self.request.take();
@@ -69,7 +74,7 @@ impl Drain {
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        // Back to the exchange: the body must not go before the end of the answer has gone out.
+        // The body must outlive the end of the answer, so the request takes it back.
         if let Some(received) = self.received.take() {
             self.request.put_back(received);
         }

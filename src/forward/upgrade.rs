@@ -1,7 +1,7 @@
-//! Requests that ask for another protocol (RFC 9110, section 7.8; RFC 6455): which of them may have it, and the
-//! heads that are exchanged before it is spoken.
+//! Requests for an upgrade (RFC 9110, section 7.8; RFC 6455): which are allowed, and their heads.
 //!
-//! Invariant: no byte goes either way before upstream has said 101 to a request that was permitted.
+//! `proxy` calls [`asked`]; `forward` writes and reads the heads.
+//! Invariant: no byte is tunnelled before upstream has sent 101 to a permitted request.
 
 use http::Method;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
@@ -12,27 +12,27 @@ use crate::protocol::Protocol;
 use crate::route::Route;
 use crate::upstream::upgrade::PendingUpgrade;
 
-/// A protocol that a client asks for and may have.
+/// An allowed upgrade that a client requests.
 #[derive(Debug)]
 pub(crate) struct Upgrade {
-    /// The header's value, as the client wrote it.
+    /// Value of the client's `Upgrade` header.
     value: HeaderValue,
-    /// The client's connection, once it is free of HTTP.
+    /// The client's connection, ready once it is upgraded.
     pub(super) client: PendingUpgrade,
 }
 
-/// The upgrade that a request asks for, if the route allows it. Any other is no upgrade: the request goes on
-/// without it, as if the header were not there.
+/// The upgrade that a request asks for, if the route allows it. Otherwise the request is forwarded
+/// without its `Upgrade` header.
 ///
 /// # Errors
 ///
-/// 400 where a body comes with it: two servers could place the end of HTTP differently.
+/// 400 if the request has a body: servers disagree on where HTTP ends then.
 pub(crate) fn asked(parts: &mut Parts, route: &Route, has_body: bool) -> Result<Option<Upgrade>, Denial> {
     let Some(client) = PendingUpgrade::take_from(&mut parts.extensions) else { return Ok(None) };
     let Some(value) = only_value(&parts.headers) else { return Ok(None) };
     let Some(name) = protocol(value) else { return Ok(None) };
     let is_meant = Protocol::from(parts.version).has_upgrades() && nominates_upgrade(&parts.headers);
-    if !is_meant || !route.upgrades.contains(&name) || !route.upstream.takes_upgrades() {
+    if !is_meant || !route.upgrades.contains(&name) || !route.upstream.supports_upgrades() {
         return Ok(None);
     }
     if name == "websocket" && parts.method != Method::GET {
@@ -45,19 +45,19 @@ pub(crate) fn asked(parts: &mut Parts, route: &Route, has_body: bool) -> Result<
 }
 
 impl Upgrade {
-    /// Asks upstream for it.
+    /// Writes the request headers of the upgrade.
     pub(super) fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, self.value.clone());
     }
 
-    /// Whether upstream's 101 is for what was asked.
+    /// Whether upstream's 101 is for the requested protocol.
     pub(super) fn is_granted_by(&self, headers: &HeaderMap) -> bool {
         only_value(headers).is_some_and(|value| protocol(value) == protocol(&self.value))
             && nominates_upgrade(headers)
     }
 
-    /// What frames nothing in a 101 goes; what makes it one is said to the client.
+    /// Writes the headers of the 101 to the client, and removes framing headers.
     pub(super) fn confirm(headers: &mut HeaderMap, granted: HeaderValue) {
         headers.remove(CONTENT_LENGTH);
         headers.remove(TRANSFER_ENCODING);
@@ -71,13 +71,14 @@ fn only_value(headers: &HeaderMap) -> Option<&HeaderValue> {
     values.next().filter(|_| values.next().is_none())
 }
 
-/// The one protocol's name in lower case, without its version; `None` for a list.
+/// Name of the only protocol in an `Upgrade` header, in lower case and without its version; `None`
+/// for a list.
 fn protocol(value: &HeaderValue) -> Option<String> {
     let text = value.to_str().ok()?.trim();
     let (name, version) = text.split_once('/').unwrap_or((text, ""));
     let is_one = !name.is_empty() && !text.contains([',', ' ', '\t']) && !version.contains('/');
     let name = name.to_ascii_lowercase();
-    // WebSocket says its version in a header of its own (RFC 6455, section 4.1).
+    // WebSocket has its version in another header (RFC 6455, section 4.1).
     let is_known = is_one && (name != "websocket" || !text.contains('/'));
     is_known.then_some(name)
 }
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_protocol_and_no_list() {
+    fn an_upgrade_names_one_protocol() {
         let name = |value: &'static str| protocol(&HeaderValue::from_static(value));
         assert_eq!(name("WebSocket").as_deref(), Some("websocket"));
         assert_eq!(name("SPDY/3.1").as_deref(), Some("spdy"));

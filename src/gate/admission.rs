@@ -136,9 +136,21 @@ impl Permit {
         &self.route
     }
 
-    /// Ready once the request would be refused, where open answers end with their key. A request
-    /// without a key ends when its time is over, in any configuration.
-    pub(crate) fn revocation(
+    /// Two waiters for the end of the request, where it ends with its key: one for the task that reads
+    /// its answer, and one beside it. A request without a key ends when its time is over, in any
+    /// configuration.
+    pub(crate) fn revocations(
+        &self,
+        keys: &Arc<KeyCache>,
+        clock: &Clock,
+        address: Option<IpAddr>,
+        snapshot: &Snapshot,
+    ) -> Option<(Revocation, Revocation)> {
+        let first = self.revocation(keys, clock, address, snapshot)?;
+        Some((first, self.revocation(keys, clock, address, snapshot)?))
+    }
+
+    fn revocation(
         &self,
         keys: &Arc<KeyCache>,
         clock: &Clock,

@@ -13,7 +13,7 @@ use super::{Draft, KeyHash, Permission, Permissions, Secret, Terms};
 use crate::config::Quota;
 use crate::config::decode::Decoder;
 use crate::config::fault::Position;
-use crate::config::load::quotas;
+use crate::config::quotas;
 use crate::config::tree::{Kind, Node};
 use crate::keys::token::is_key_id;
 

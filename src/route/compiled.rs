@@ -162,25 +162,26 @@ pub(super) fn compile(
         None => upstreams.first(),
     };
     let Some(upstream) = upstream else { anyhow::bail!("the route {} has no upstream", route.name) };
-    let reading = route.reading.and(upstream.reading.unwrap_or(PathReading::EXACT));
-    let mut accept_in_path = upstream.accept_in_path.clone();
+    let config::Route { requests, forwarding, .. } = route;
+    let reading = route.reading.and(upstream.paths.reading.unwrap_or(PathReading::EXACT));
+    let mut accept_in_path = upstream.paths.accept_in_path.clone();
     accept_in_path.extend(&route.accept_in_path);
     Ok(Route {
         name: route.name.as_str().into(),
         access: route.access,
         upstream: upstream.clone(),
         windows: route.rate_limits.iter().map(|quota| limiter.window(Some(&route.name), *quota)).collect(),
-        strip_prefix: route.strip_prefix.clone(),
-        max_body: route.max_body,
-        timeouts: upstream.timeouts.overridden(route.timeouts),
-        upgrades: route.upgrades.clone(),
-        body_on_get: route.body_on_get,
-        removes: route.removes.iter().map(folded).collect(),
+        strip_prefix: forwarding.strip_prefix.clone(),
+        max_body: forwarding.max_body,
+        timeouts: upstream.timeouts.overridden(forwarding.timeouts),
+        upgrades: forwarding.upgrades.clone(),
+        body_on_get: forwarding.body_on_get,
+        removes: forwarding.removes.iter().map(folded).collect(),
         accept_in_path,
         reading,
-        paths: route.paths.iter().flat_map(|pattern| reading.prepare(pattern)).collect(),
-        written: route.paths.clone(),
-        methods: route.methods.clone(),
-        hosts: route.hosts.clone(),
+        paths: requests.paths.iter().flat_map(|pattern| reading.prepare(pattern)).collect(),
+        written: requests.paths.clone(),
+        methods: requests.methods.clone(),
+        hosts: requests.hosts.clone(),
     })
 }

@@ -64,7 +64,7 @@ impl RouteTable {
     /// Later routes of the same upstream that require less, and match this route's paths in another
     /// spelling. None are reported where the configuration defines how the upstream reads paths.
     fn lookalikes<'t>(&'t self, index: usize, route: &'t Route) -> Vec<Shadow<'t>> {
-        if route.upstream.reading.is_some() {
+        if route.upstream.paths.reading.is_some() {
             return Vec::new();
         }
         let mut found: Vec<Shadow<'t>> = Vec::new();

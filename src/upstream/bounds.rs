@@ -1,13 +1,14 @@
-//! How much an upstream may send before it is read, and how much is asked of it at once.
+//! Size limits of connections to upstream, shared by the pool and the socket under a connection.
 
-/// Bytes of an answer's head, at most.
+/// Largest head of an answer, in bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 128 * 1024;
-/// Bytes that one read of a large answer takes. Reads start small, and grow only where it pays.
+/// Largest read from a connection, in bytes. hyper starts with small reads and grows them for large
+/// answers.
 pub(super) const MAX_READ_BYTES: usize = 256 * 1024;
-/// Requests at once on one HTTP/2 connection, where the upstream does not allow fewer.
+/// Most concurrent requests on one HTTP/2 connection. The upstream's own limit may be lower.
 pub(super) const MAX_STREAMS: usize = 100;
-/// Bytes of one answer that an upstream may send ahead of a slow client.
+/// HTTP/2 window of one stream, in bytes: an upstream may send this much ahead of a slow client.
 pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
-/// Bytes of all streams at once: a client that stops reading must not hold up the others on its
-/// connection.
+/// HTTP/2 window of one connection, in bytes. It has room for all streams, so a client that stops
+/// reading does not block the other streams of the connection.
 pub(super) const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;

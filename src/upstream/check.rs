@@ -1,4 +1,7 @@
-//! Asks an endpoint how it is.
+//! The active health check: one request to one endpoint.
+//!
+//! `app::checks` calls it at each configured interval.
+//! Invariant: a check uses a connection of its own, so it neither takes nor closes a pooled one.
 
 use std::io;
 use std::time::Duration;
@@ -14,89 +17,94 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use super::compiled::Upstream;
 use super::connect::{Connected, connect};
 use super::endpoints::Endpoint;
-use super::socket::Tap;
+use super::socket::SocketIo;
 
-/// Why an endpoint is not well.
+/// Reason for a failed health check.
 #[derive(Debug)]
 pub(crate) enum CheckFailure {
-    Connecting(io::Error),
-    Asking(hyper::Error),
-    Answered(StatusCode),
-    TookTooLong,
+    /// No connection could be made.
+    Connect(io::Error),
+    /// The connection broke before the head of an answer.
+    Exchange(hyper::Error),
+    /// The answer was neither 2xx nor 3xx.
+    BadStatus(StatusCode),
+    /// The check's timeout passed.
+    Timeout,
 }
 
 impl std::fmt::Display for CheckFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            CheckFailure::Connecting(error) => write!(f, "can't connect: {error}"),
-            CheckFailure::Asking(error) => write!(f, "no answer: {error}"),
-            CheckFailure::Answered(status) => write!(f, "it answers {status}"),
-            CheckFailure::TookTooLong => f.write_str("no answer in time"),
+            CheckFailure::Connect(error) => write!(f, "can't connect: {error}"),
+            CheckFailure::Exchange(error) => write!(f, "no answer: {error}"),
+            CheckFailure::BadStatus(status) => write!(f, "it answers {status}"),
+            CheckFailure::Timeout => f.write_str("no answer in time"),
         }
     }
 }
 
-/// Asks by a connection of its own, which is closed again, with what every request to the upstream has: its Host, and its
-/// credential.
+/// Sends one GET to the endpoint on a new connection, and closes that connection.
+///
+/// The request has the upstream's Host and its credential, as every forwarded request has.
 ///
 /// # Errors
 ///
-/// What it answered where that is neither 2xx nor 3xx, or why it did not.
+/// The endpoint sent another status than 2xx or 3xx, or no answer within `limit`.
 pub(crate) async fn check(
     endpoint: &Endpoint,
     path: &PathAndQuery,
     upstream: &Upstream,
     limit: Duration,
 ) -> Result<(), CheckFailure> {
-    match tokio::time::timeout(limit, ask(endpoint, path, upstream)).await {
+    match tokio::time::timeout(limit, request_status(endpoint, path, upstream)).await {
         Ok(Ok(status)) if status.is_success() || status.is_redirection() => Ok(()),
-        Ok(Ok(status)) => Err(CheckFailure::Answered(status)),
-        Ok(Err(why)) => Err(why),
-        Err(_elapsed) => Err(CheckFailure::TookTooLong),
+        Ok(Ok(status)) => Err(CheckFailure::BadStatus(status)),
+        Ok(Err(failure)) => Err(failure),
+        Err(_elapsed) => Err(CheckFailure::Timeout),
     }
 }
 
-async fn ask(
+async fn request_status(
     endpoint: &Endpoint,
     path: &PathAndQuery,
     upstream: &Upstream,
 ) -> Result<StatusCode, CheckFailure> {
-    let Connected { socket, protocol } = connect(endpoint, false).await.map_err(CheckFailure::Connecting)?;
-    let host = upstream.host.clone().unwrap_or_else(|| endpoint.authority());
+    let Connected { socket, protocol } = connect(endpoint, false).await.map_err(CheckFailure::Connect)?;
+    let host = upstream.requests.host.clone().unwrap_or_else(|| endpoint.authority());
     let mut request = Request::new(Empty::<Bytes>::new());
-    if let Some(credential) = &upstream.credential {
+    if let Some(credential) = &upstream.requests.credential {
         request.headers_mut().insert(&credential.header, credential.value.clone());
     }
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("bearward-health"));
-    let io = TokioIo::new(Tap(socket));
+    let io = TokioIo::new(SocketIo(socket));
     if protocol.has_streams() {
         let scheme = if endpoint.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
         let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path.clone());
-        *request.uri_mut() =
-            uri.build().map_err(|error| CheckFailure::Connecting(io::Error::other(error)))?;
+        *request.uri_mut() = uri.build().map_err(|error| CheckFailure::Connect(io::Error::other(error)))?;
         let handshake = http2::Builder::new(TokioExecutor::new()).handshake(io).await;
-        let (mut sender, connection) = handshake.map_err(CheckFailure::Asking)?;
-        return answered(sender.send_request(request), connection).await;
+        let (mut sender, connection) = handshake.map_err(CheckFailure::Exchange)?;
+        return answer_status(sender.send_request(request), connection).await;
     }
     request.headers_mut().insert(HOST, host);
     *request.uri_mut() = Uri::from(path.clone());
-    let (mut sender, connection) = http1::handshake(io).await.map_err(CheckFailure::Asking)?;
-    answered(sender.send_request(request), connection).await
+    let (mut sender, connection) = http1::handshake(io).await.map_err(CheckFailure::Exchange)?;
+    answer_status(sender.send_request(request), connection).await
 }
 
-/// The status of the answer. Whatever it has for a body goes with the connection.
-async fn answered<B>(
-    asking: impl Future<Output = hyper::Result<http::Response<B>>>,
+/// Drives the connection until the answer's head is there, and returns its status. The body is
+/// dropped with the connection.
+async fn answer_status<B>(
+    sending: impl Future<Output = hyper::Result<http::Response<B>>>,
     connection: impl Future<Output = hyper::Result<()>>,
 ) -> Result<StatusCode, CheckFailure> {
-    let (asking, connection) = (std::pin::pin!(asking), std::pin::pin!(connection));
-    match futures_util::future::select(asking, connection).await {
+    let (sending, connection) = (std::pin::pin!(sending), std::pin::pin!(connection));
+    match futures_util::future::select(sending, connection).await {
         futures_util::future::Either::Left((answer, _)) => {
-            answer.map(|answer| answer.status()).map_err(CheckFailure::Asking)
+            answer.map(|answer| answer.status()).map_err(CheckFailure::Exchange)
         }
-        futures_util::future::Either::Right((ended, asking)) => {
-            ended.map_err(CheckFailure::Asking)?;
-            asking.await.map(|answer| answer.status()).map_err(CheckFailure::Asking)
+        futures_util::future::Either::Right((ended, sending)) => {
+            ended.map_err(CheckFailure::Exchange)?;
+            sending.await.map(|answer| answer.status()).map_err(CheckFailure::Exchange)
         }
     }
 }

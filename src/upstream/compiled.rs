@@ -1,4 +1,7 @@
-//! A named upstream, compiled: its endpoints, and how one of them is chosen.
+//! An upstream of the configuration, compiled: its settings, and the choice of an endpoint.
+//!
+//! `snapshot` compiles it, `forward` picks endpoints from it, and `app` checks them.
+//! Invariant: an endpoint that fails its health checks is never picked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,36 +11,60 @@ use http::HeaderValue;
 use smallvec::SmallVec;
 
 use super::connect_error::ConnectError;
-use super::endpoints::{Endpoint, EndpointSet, Endpoints, Looked, Named};
-use super::tls::{ClientTls, Doubt};
+use super::endpoints::{Endpoint, EndpointSet, Endpoints, LookUp, Named, authority_of};
+use super::tls::{CertificateProblem, ClientTls};
 use crate::config::fault::Faults;
 use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential};
 use crate::path_pattern::reading::PathReading;
 
-/// A named upstream, compiled.
+/// A named upstream, compiled from the configuration.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
-    /// One for each configured endpoint.
+    /// One set for each configured endpoint.
     pub(crate) sets: Vec<Arc<EndpointSet>>,
-    balance: Balance,
-    /// How many endpoints have had a turn.
-    turns: AtomicUsize,
-    /// Other endpoints that a request may be given to while nothing of it was sent.
-    pub(crate) retries: usize,
-    pub(crate) credential: Option<UpstreamCredential>,
+    selection: Selection,
+    pub(crate) requests: RequestSettings,
+    pub(crate) connections: ConnectionSettings,
     pub(crate) timeouts: Timeouts,
-    pub(crate) pool: Pool,
-    /// How its endpoints are asked how they are.
+    pub(crate) paths: PathRules,
+    /// Active health checks of the endpoints, where they are configured.
     pub(crate) check: Option<HealthCheck>,
-    /// The Host that it gets; `None`: what the client named.
+    /// Interval between two look-ups of an endpoint's name.
+    pub(crate) resolve: Duration,
+}
+
+/// How an endpoint is chosen for a request.
+#[derive(Debug)]
+struct Selection {
+    balance: Balance,
+    /// Choices by round robin so far.
+    rounds: AtomicUsize,
+    /// Other endpoints that a request may be sent to while no byte of it was written.
+    retries: usize,
+}
+
+/// Settings that every request to an upstream gets.
+#[derive(Debug)]
+pub(crate) struct RequestSettings {
+    /// The Host to send; `None` forwards the client's.
     pub(crate) host: Option<HeaderValue>,
-    pub(crate) accept_in_path: Vec<Ambiguity>,
+    pub(crate) credential: Option<UpstreamCredential>,
+}
+
+/// How connections to an upstream are kept for further requests.
+#[derive(Debug)]
+pub(crate) struct ConnectionSettings {
+    pub(crate) pool: Pool,
     /// Whether an HTTP/1.1 connection that carried a request's body may serve another request.
     pub(crate) reuse_after_body: bool,
-    /// How often the names of its endpoints are looked up.
-    pub(crate) resolve: Duration,
-    /// What it does not tell apart in paths; `None` where the configuration does not say.
+}
+
+/// How an upstream reads paths.
+#[derive(Debug)]
+pub(crate) struct PathRules {
+    pub(crate) accept_in_path: Vec<Ambiguity>,
+    /// Differences between paths that the upstream ignores; `None` where none are configured.
     pub(crate) reading: Option<PathReading>,
 }
 
@@ -46,7 +73,7 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// All that is wrong with the files of its TLS.
+    /// All faults of the upstream's TLS files.
     pub(crate) fn new(config: &config::Upstream, endpoints: &Endpoints) -> Result<Self, Faults> {
         let has_tls =
             config.endpoints.iter().any(|address| matches!(address, config::EndpointAddress::Https(_)));
@@ -55,43 +82,49 @@ impl Upstream {
             let tls = tls.as_ref().filter(|_| matches!(address, config::EndpointAddress::Https(_)));
             endpoints.find_or_make(&config.name, address, tls)
         });
+        debug_assert!(!config.endpoints.is_empty(), "an upstream has an endpoint");
+        let host = config.host.as_ref().map(|host| HeaderValue::try_from(host.as_str())).transpose();
+        debug_assert!(host.is_ok(), "the configuration accepts no Host that is no header value");
+        let host = host.ok().flatten();
         Ok(Upstream {
             name: config.name.as_str().into(),
             sets: sets.collect(),
-            balance: config.balance,
-            turns: AtomicUsize::new(0),
-            retries: config.retries,
-            credential: config.credential.clone(),
+            selection: Selection {
+                balance: config.balance,
+                rounds: AtomicUsize::new(0),
+                retries: config.retries,
+            },
+            requests: RequestSettings { host, credential: config.credential.clone() },
+            connections: ConnectionSettings { pool: config.pool, reuse_after_body: config.reuse_after_body },
             timeouts: config.timeouts,
-            pool: config.pool,
+            paths: PathRules {
+                accept_in_path: config.paths.accepted_parts.clone(),
+                reading: config.paths.reading,
+            },
             check: config.health.clone(),
-            host: config.host.as_ref().and_then(|host| HeaderValue::try_from(host.as_str()).ok()),
-            accept_in_path: config.accept_in_path.clone(),
-            reuse_after_body: config.reuse_after_body,
             resolve: config.resolve,
-            reading: config.reading,
         })
     }
 
-    /// The Host that it gets: as configured, else what the client named. A client of HTTP/1.0 may name none; then it is
-    /// the first endpoint's own.
+    /// The Host of a forwarded request: the configured one, else the client's. A client of HTTP/1.0
+    /// may send none; the first endpoint's authority is used then.
     pub(crate) fn host_for(&self, named: Option<&HeaderValue>) -> HeaderValue {
-        let host = self.host.as_ref().or(named).cloned();
-        let of_endpoint = || HeaderValue::try_from(self.sets.first()?.address.authority()?).ok();
-        host.or_else(of_endpoint).unwrap_or_else(|| HeaderValue::from_static("localhost"))
+        let host = self.requests.host.as_ref().or(named).cloned();
+        host.unwrap_or_else(|| authority_of(self.sets.first().map(|set| &set.address)))
     }
 
-    /// Whether a connection can be upgraded: HTTP/2 has no upgrades.
-    pub(crate) fn takes_upgrades(&self) -> bool {
+    /// Whether connections to this upstream can be upgraded. HTTP/2 has no upgrades.
+    pub(crate) fn supports_upgrades(&self) -> bool {
         self.sets.iter().all(|set| !matches!(set.address, config::EndpointAddress::H2c(_)))
     }
 
-    /// All endpoints of the moment: a name may have other addresses later.
+    /// All current endpoints. A later look-up of a name may change them.
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.sets.iter().flat_map(|set| set.endpoints()).collect()
     }
 
-    /// Its endpoint sets, each by the names that a later snapshot finds it by.
+    /// The endpoint sets, each with this upstream's name. A later snapshot finds a set by that
+    /// name.
     pub(crate) fn in_use(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>)> {
         self.sets.iter().map(|set| (&*self.name, set))
     }
@@ -100,23 +133,24 @@ impl Upstream {
         self.sets.iter().all(|set| set.visit(&mut visit))
     }
 
-    /// The endpoint that a request goes to next, of those that it was not `tried` on; `None` where it was tried
-    /// on all. One that its checks have found unfit is none of them.
+    /// Picks the endpoint for a request; `None` where the request was `tried` on all of them.
+    /// An endpoint that fails its health checks is never picked.
     ///
-    /// One whose time-out for failing is over gets this one request, as a probe. Where none is well, any may be
-    /// tried: an endpoint that is back sooner than expected must not be missed.
+    /// An ejected endpoint gets one request as a probe once its ejection is over. Where no endpoint
+    /// is healthy, an ejected one is picked: it may be back already.
     pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
         if let [set] = self.sets.as_slice()
             && let Some(only) = set.fixed()
         {
             return (tried.is_empty() && !only.health.is_failing_checks()).then(|| only.clone());
         }
-        // Each endpoint's health is read once: it may change meanwhile, and two readings would disagree.
+        // Each endpoint's health is read once: two reads could disagree, and no endpoint would be
+        // left.
         let (mut healthy, mut others) = (Candidates::new(), Candidates::new());
         let (now, mut due) = (Instant::now(), None);
         self.visit(|endpoint| {
             if is_untried(endpoint, tried) {
-                if endpoint.health.claims_probe(now) {
+                if endpoint.health.try_claim_probe(now) {
                     due = Some(endpoint.clone());
                 } else if endpoint.health.is_healthy() {
                     healthy.push(endpoint.clone());
@@ -129,18 +163,24 @@ impl Upstream {
         due.or_else(|| self.choose(if healthy.is_empty() { others } else { healthy }))
     }
 
-    /// Whether there is an endpoint that a request was not `tried` on.
+    /// Whether an endpoint is left that the request was not `tried` on.
     pub(crate) fn has_untried(&self, tried: &[Arc<Endpoint>]) -> bool {
         !self.visit(|endpoint| !is_untried(endpoint, tried))
     }
 
+    /// Whether a request that was tried `retries` times already may be tried once more.
+    pub(crate) fn allows_retry(&self, retries: usize) -> bool {
+        retries < self.selection.retries
+    }
+
     fn choose(&self, mut candidates: Candidates) -> Option<Arc<Endpoint>> {
-        let index = match (candidates.len(), self.balance) {
+        let index = match (candidates.len(), self.selection.balance) {
             (0, _) => return None,
             (1, _) => 0,
-            (count, Balance::RoundRobin) => self.turns.fetch_add(1, Ordering::Relaxed) % count,
-            // The power of two choices: nearly as even as looking at all, and no herd runs after the emptiest
-            // (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
+            (count, Balance::RoundRobin) => self.selection.rounds.fetch_add(1, Ordering::Relaxed) % count,
+            // The power of two choices: nearly as even as comparing all endpoints, and concurrent
+            // requests do not all choose the idlest one (Mitzenmacher, "The Power of Two Choices in
+            // Randomized Load Balancing", 2001).
             (count, Balance::LeastRequests) => {
                 let first = fastrand::usize(..count);
                 let second = (first + fastrand::usize(1..count)) % count;
@@ -151,14 +191,20 @@ impl Upstream {
         Some(candidates.swap_remove(index))
     }
 
-    /// The endpoints that may stand in for this one while it is connected to: the other addresses of its name.
-    pub(super) fn stand_ins(&self, endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {
-        if endpoint.looked_up().is_none() {
+    /// Other addresses of the endpoint's name, healthy ones first. The pool may connect to one of
+    /// them instead.
+    pub(super) fn alternatives(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        tried: &[Arc<Endpoint>],
+    ) -> Vec<Arc<Endpoint>> {
+        if endpoint.resolved_address().is_none() {
             return Vec::new();
         }
+        // A look-up may have removed the endpoint from its set since it was picked.
         let mut others = self.set_of(endpoint).map(|set| set.endpoints()).unwrap_or_default();
         others.retain(|other| !Arc::ptr_eq(other, endpoint) && is_untried(other, tried));
-        // In the resolver's order otherwise: the sort is stable.
+        // The sort is stable, so the resolver's order stays among equals.
         others.sort_by_key(|other| !other.health.is_healthy());
         others
     }
@@ -167,36 +213,38 @@ impl Upstream {
         self.sets.iter().find(|set| set.contains(endpoint))
     }
 
-    /// Notes that an endpoint could not be connected to.
+    /// Records that no connection to the endpoint could be made. The endpoint is ejected for a
+    /// while.
     pub(crate) fn note_failure(&self, endpoint: &Arc<Endpoint>, error: &ConnectError) {
-        let ejection = endpoint.health.failed(Instant::now());
+        let ejection = endpoint.health.record_failure(Instant::now());
         if let Some(set) = self.set_of(endpoint)
             && let Some(named) = set.named()
             && (ejection.is_some() || !set.has_healthy())
         {
-            // The name may have moved.
-            named.suspect();
+            // The name may have other addresses by now.
+            named.request_look_up();
         }
         let Some(ejection) = ejection else { return };
         let (upstream, seconds) = (&*self.name, ejection.as_secs_f64());
-        tracing::warn!(upstream, %endpoint, %error, seconds, "an endpoint is left out for a while");
+        tracing::warn!(upstream, %endpoint, %error, seconds, "an endpoint is ejected: connections to it fail");
     }
 
-    /// Notes that an endpoint was connected to, or answered.
+    /// Records that the endpoint accepted a connection or answered a request. It ends an ejection.
     pub(crate) fn note_success(&self, endpoint: &Endpoint) {
-        if endpoint.health.succeeded() {
-            tracing::info!(upstream = &*self.name, %endpoint, "an endpoint is back");
+        if endpoint.health.record_success() {
+            tracing::info!(upstream = &*self.name, %endpoint, "an ejected endpoint accepts connections again");
         }
     }
 
-    /// Waits for the first look-ups of names until one has found an address, or all have ended, for `limit` at most.
+    /// Waits until the first look-up of a name has found an address, for `limit` at most. The wait
+    /// also ends when all first look-ups have failed.
     ///
-    /// Returns whether there is an endpoint then.
-    pub(crate) async fn is_found_within(&self, limit: Duration) -> bool {
+    /// Returns whether the upstream has an endpoint then.
+    pub(crate) async fn wait_for_addresses(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         while !self.has_addresses() {
-            let pending = self.named().filter(|named| named.ended() == Looked::NotYet);
-            let ends: Vec<_> = pending.map(|named| Box::pin(named.first_end())).collect();
+            let pending = self.named().filter(|named| named.look_up() == LookUp::Pending);
+            let ends: Vec<_> = pending.map(|named| Box::pin(named.first_look_up())).collect();
             if ends.is_empty() {
                 return false;
             }
@@ -208,25 +256,25 @@ impl Upstream {
         true
     }
 
-    /// Whether there is anything to connect to.
+    /// Whether the upstream has an address to connect to.
     pub(crate) fn has_addresses(&self) -> bool {
         self.sets.iter().any(|set| set.named().is_none_or(Named::has_addresses))
     }
 
-    /// Why there is nothing to connect to.
-    pub(crate) fn why_no_address(&self) -> String {
+    /// Reason for which the upstream has no address, as a sentence for logs.
+    pub(crate) fn no_address_reason(&self) -> String {
         let of_each = self.named().map(|named| {
-            let why = named.fault().unwrap_or_else(|| "its look-up takes too long".to_owned());
-            format!("{} can't be looked up: {why}", named.host())
+            let reason = named.fault().unwrap_or_else(|| "its look-up takes too long".to_owned());
+            format!("{} can't be looked up: {reason}", named.host())
         });
         of_each.collect::<Vec<_>>().join("; ")
     }
 
-    /// What of the certificates that are trusted will keep its endpoints from being connected to.
-    pub(crate) fn doubts(&self) -> Vec<Doubt> {
+    /// Problems of the trusted certificates that will make TLS handshakes with the endpoints fail.
+    pub(crate) fn certificate_problems(&self) -> Vec<CertificateProblem> {
         let https = || self.sets.iter().filter_map(|set| Some((set.address.host_and_port()?.0, set.tls()?)));
         let hosts: Vec<&str> = https().map(|(host, _)| host).collect();
-        https().next().map(|(_, tls)| tls.doubts(&hosts)).unwrap_or_default()
+        https().next().map(|(_, tls)| tls.certificate_problems(&hosts)).unwrap_or_default()
     }
 
     fn named(&self) -> impl Iterator<Item = &Named> {
@@ -234,10 +282,10 @@ impl Upstream {
     }
 }
 
-/// Endpoints that a request may go to.
+/// Endpoints that a request may be sent to.
 type Candidates = SmallVec<[Arc<Endpoint>; 8]>;
 
-/// Whether an endpoint may be tried, and was not yet.
+/// Whether the endpoint passes its health checks and was not tried yet.
 fn is_untried(endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> bool {
     !endpoint.health.is_failing_checks() && !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
 }
@@ -268,27 +316,27 @@ mod tests {
     }
 
     #[test]
-    fn each_has_its_turn() {
+    fn round_robin_picks_all_endpoints_equally_often() {
         assert_eq!(picked(&upstream(", balance: round_robin", &Endpoints::default()), 30), [10, 10, 10]);
     }
 
     #[test]
-    fn the_busier_one_of_two_is_spared() {
+    fn the_endpoint_with_fewer_requests_in_flight_is_picked() {
         let upstream = upstream("", &Endpoints::default());
-        let _busy: Vec<_> = (0..5).map(|_| upstream.endpoints()[1].health.enter()).collect();
+        let _busy: Vec<_> = (0..5).map(|_| upstream.endpoints()[1].health.start_request()).collect();
         let counts = picked(&upstream, 300);
-        assert_eq!(counts[1], 0, "it loses to either of the others");
+        assert_eq!(counts[1], 0, "either of the others has fewer requests");
         assert!(counts[0] > 60 && counts[2] > 60, "{counts:?}");
     }
 
     #[test]
-    fn one_that_failed_is_left_out_and_all_are_tried_where_all_failed() {
+    fn an_ejected_endpoint_is_skipped_unless_all_are_ejected() {
         let upstream = upstream("", &Endpoints::default());
         let now = Instant::now() + Duration::from_secs(60);
-        upstream.endpoints()[0].health.failed(now);
+        upstream.endpoints()[0].health.record_failure(now);
         assert_eq!(picked(&upstream, 50)[0], 0);
-        upstream.endpoints()[1].health.failed(now);
-        upstream.endpoints()[2].health.failed(now);
+        upstream.endpoints()[1].health.record_failure(now);
+        upstream.endpoints()[2].health.record_failure(now);
         assert!(picked(&upstream, 300).iter().all(|count| *count > 0));
         let tried: Vec<_> = upstream.endpoints();
         assert!(upstream.pick(&tried).is_none() && !upstream.has_untried(&tried));
@@ -297,12 +345,12 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_finds_the_same_endpoints_again_and_forgets_those_that_went() {
+    fn a_reload_keeps_endpoints_that_stay_and_forgets_removed_ones() {
         let endpoints = Endpoints::default();
         let before = Arc::new(upstream("", &endpoints));
         let refused = upstream("", &endpoints);
         let is_shared = |a: &Upstream, b: &Upstream| Arc::ptr_eq(&a.endpoints()[0], &b.endpoints()[0]);
-        assert!(!is_shared(&before, &refused), "what is compiled is not in use before it is adopted");
+        assert!(!is_shared(&before, &refused), "endpoints are in use once they are adopted");
         endpoints.adopt(before.in_use());
         let after = upstream(", retries: 0", &endpoints);
         assert!(before.endpoints().iter().zip(&after.endpoints()).all(|(a, b)| Arc::ptr_eq(a, b)));
@@ -311,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_changes_while_one_is_chosen_costs_no_request() {
+    fn a_change_of_health_during_a_pick_fails_no_request() {
         let upstream = upstream(", balance: round_robin", &Endpoints::default());
         let ends = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -320,8 +368,8 @@ mod tests {
                 scope.spawn(move || {
                     let later = Instant::now() + Duration::from_secs(60);
                     while !ends.load(Ordering::Relaxed) {
-                        endpoint.health.failed(later);
-                        endpoint.health.succeeded();
+                        endpoint.health.record_failure(later);
+                        endpoint.health.record_success();
                     }
                 });
             }

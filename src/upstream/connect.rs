@@ -1,4 +1,6 @@
-//! Connections to upstream, made.
+//! New connections to an endpoint: TCP, TLS, or a unix socket.
+//!
+//! Called by the pool, by health checks and by probes. A connection is not pooled here.
 
 use std::io;
 use std::sync::Arc;
@@ -14,18 +16,18 @@ use super::socket::{Socket, Stream};
 use crate::config;
 use crate::protocol::Protocol;
 
-/// A connection whose protocol is agreed.
+/// A new connection and its HTTP version.
 #[derive(Debug)]
 pub(crate) struct Connected {
     pub(crate) socket: Arc<Socket>,
     pub(crate) protocol: Protocol,
 }
 
-/// Connects to an endpoint. `needs_http1`: HTTP/2 is not offered.
+/// Connects to an endpoint. With `needs_http1`, ALPN offers HTTP/1.1 alone.
 ///
 /// # Errors
 ///
-/// What the system or the TLS handshake said.
+/// The error of the system, or of the TLS handshake.
 pub(crate) async fn connect(endpoint: &Endpoint, needs_http1: bool) -> io::Result<Connected> {
     match endpoint.socket {
         Some(address) => over_tcp(endpoint, TcpStream::connect(address).await?, needs_http1).await,
@@ -33,13 +35,14 @@ pub(crate) async fn connect(endpoint: &Endpoint, needs_http1: bool) -> io::Resul
     }
 }
 
-/// Whether a connection to an endpoint can be made within `limit`. It is closed again, and counts
-/// for nothing.
+/// Whether a connection to an endpoint can be made within `limit`. The connection is closed at
+/// once, and its result does not change the endpoint's health.
 pub(crate) async fn is_reachable(endpoint: &Endpoint, limit: Duration) -> bool {
     timeout(limit, connect(endpoint, false)).await.is_ok_and(|made| made.is_ok())
 }
 
-/// Agrees on the protocol of a connection to an endpoint.
+/// Prepares a TCP connection to an endpoint: socket options, the TLS handshake, and the HTTP
+/// version.
 ///
 /// # Errors
 ///
@@ -49,9 +52,9 @@ pub(super) async fn over_tcp(
     stream: TcpStream,
     needs_http1: bool,
 ) -> io::Result<Connected> {
-    // Small writes of a stream must not wait for an acknowledgement.
+    // Nagle's algorithm would delay small frames of a stream until the last one is acknowledged.
     stream.set_nodelay(true)?;
-    super::socket::watch_over(&SockRef::from(&stream))?;
+    super::socket::detect_dead_peers(&SockRef::from(&stream))?;
     let Some(tls) = &endpoint.tls else {
         let is_http2 = matches!(endpoint.address, config::EndpointAddress::H2c(_));
         return Ok(connected(Stream::Tcp(stream), Protocol::of_connection(is_http2)));
@@ -70,7 +73,10 @@ async fn over_unix(endpoint: &Endpoint) -> io::Result<Connected> {
         config::EndpointAddress::Unix(path) => {
             Ok(connected(Stream::Unix(UnixStream::connect(path).await?), Protocol::Http11))
         }
-        _ => Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the endpoint has no address")),
+        address => {
+            debug_assert!(false, "{address} has no socket address");
+            Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the endpoint has no address"))
+        }
     }
 }
 

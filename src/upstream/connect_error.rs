@@ -1,28 +1,32 @@
-//! Why there is no connection to an endpoint, and whose fault that is.
+//! Errors of connecting to an endpoint, and whether the endpoint caused them.
+//!
+//! The pool returns them. Only an error that the endpoint caused counts against its health.
 
 use std::fmt;
 use std::io;
 
-/// Why there is no connection.
+/// Reason for which a request got no connection.
 #[derive(Debug)]
 pub(crate) enum ConnectError {
-    /// Another request has been making one for too long.
+    /// Another request was connecting, and its connection was not there in time.
     Waiting,
-    /// None could be made.
+    /// Connecting failed.
     Connecting(io::Error),
 }
 
 impl ConnectError {
-    /// Whether the endpoint was not even asked.
-    pub(crate) fn is_not_its_fault(&self) -> bool {
+    /// Whether the endpoint caused the error. A request that waited for another one, or that this
+    /// process had no socket for, never reached the endpoint.
+    pub(crate) fn is_caused_by_endpoint(&self) -> bool {
         match self {
-            ConnectError::Waiting => true,
-            ConnectError::Connecting(error) => is_shortage(error),
+            ConnectError::Waiting => false,
+            ConnectError::Connecting(error) => !is_shortage(error),
         }
     }
 }
 
-/// Whether this process or machine has run out of something: descriptors, buffers, memory.
+/// Whether the error is a local shortage: this process or machine ran out of descriptors, buffers
+/// or memory.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];

@@ -1,4 +1,6 @@
-//! TCP connections to one of several addresses of a name: "happy eyeballs" (RFC 8305, section 5).
+//! Connecting to one of several addresses of a name: "happy eyeballs" (RFC 8305, section 5).
+//!
+//! The pool calls it where an endpoint is one of several addresses of a name.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,35 +11,35 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// The recommended pause before the next address is tried as well (RFC 8305, section 8).
+/// Delay before the next address is tried in parallel, as recommended by RFC 8305, section 8.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// The pause between attempts, so that `count` addresses have their turn within `limit`.
+/// Delay between two attempts: short enough that all `count` addresses are tried within `limit`.
 pub(super) fn attempt_delay(limit: Duration, count: usize) -> Duration {
     ATTEMPT_DELAY.min(limit / u32::try_from(count + 1).unwrap_or(u32::MAX))
 }
 
-/// Connects to the first address that takes the connection. The next address is tried when one fails, or has not
-/// answered for `delay`; those that were begun go on meanwhile.
+/// Connects to the first address that accepts. The next address is tried when an attempt fails, or
+/// after `delay` without an answer. Earlier attempts go on in parallel.
 ///
-/// Returns the connection and the index of its address. `failed` is called with the index of each address that refused,
-/// and of each that a later one has overtaken.
+/// Returns the connection and the index of its address. Calls `failed` with the index of each
+/// address that refused, and of each earlier one that was still silent.
 ///
 /// # Errors
 ///
-/// The last error, where no address could be connected to.
+/// The last error, if no address accepted.
 pub(super) async fn dial(
     addresses: &[SocketAddr],
     delay: Duration,
     mut failed: impl FnMut(usize, io::Error),
 ) -> io::Result<(TcpStream, usize)> {
-    let mut waiting = addresses.iter().copied().enumerate();
+    let mut remaining = addresses.iter().copied().enumerate();
     let mut attempts = FuturesUnordered::new();
-    let mut begun: Vec<usize> = Vec::new();
+    let mut started: Vec<usize> = Vec::new();
     let mut last_error = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address to connect to");
     loop {
-        if let Some((index, address)) = waiting.next() {
-            begun.push(index);
+        if let Some((index, address)) = remaining.next() {
+            started.push(index);
             attempts.push(async move { (index, TcpStream::connect(address).await) });
         } else if attempts.is_empty() {
             return Err(last_error);
@@ -45,17 +47,17 @@ pub(super) async fn dial(
         let ended = tokio::select! {
             biased;
             ended = attempts.next() => ended,
-            () = sleep(delay), if waiting.len() > 0 => None,
+            () = sleep(delay), if remaining.len() > 0 => None,
         };
         match ended {
             Some((index, Ok(stream))) => {
-                for overtaken in begun.into_iter().take_while(|begun| *begun != index) {
+                for overtaken in started.into_iter().take_while(|started| *started != index) {
                     failed(overtaken, io::Error::new(io::ErrorKind::TimedOut, "another address was faster"));
                 }
                 return Ok((stream, index));
             }
             Some((index, Err(error))) => {
-                begun.retain(|begun| *begun != index);
+                started.retain(|started| *started != index);
                 failed(index, io::Error::new(error.kind(), error.to_string()));
                 last_error = error;
             }
@@ -70,8 +72,8 @@ mod tests {
 
     use super::*;
 
-    /// A listener whose queue is full: what else comes is dropped by the kernel.
-    fn hole() -> (socket2::Socket, std::net::TcpStream, SocketAddr) {
+    /// A listener whose queue is full: the kernel drops further connections.
+    fn silent_listener() -> (socket2::Socket, std::net::TcpStream, SocketAddr) {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.listen(0).unwrap();
@@ -80,27 +82,27 @@ mod tests {
         (socket, filling, address)
     }
 
-    async fn nowhere() -> SocketAddr {
+    async fn closed_port() -> SocketAddr {
         TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
     }
 
     #[tokio::test]
-    async fn an_address_that_is_silent_or_refuses_holds_up_no_other() {
+    async fn a_silent_or_refusing_address_delays_no_other() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (_socket, _filling, silent) = hole();
-        let addresses = [silent, nowhere().await, listener.local_addr().unwrap()];
+        let (_socket, _filling, silent) = silent_listener();
+        let addresses = [silent, closed_port().await, listener.local_addr().unwrap()];
         let mut failed = Vec::new();
-        let began = std::time::Instant::now();
+        let start = std::time::Instant::now();
         let dialled = dial(&addresses, Duration::from_millis(20), |index, _| failed.push(index)).await;
         assert_eq!(dialled.unwrap().1, 2);
-        assert!(began.elapsed() < Duration::from_millis(900), "the kernel sends a second SYN after a second");
+        assert!(start.elapsed() < Duration::from_millis(900), "the kernel sends a second SYN after a second");
         failed.sort_unstable();
         assert_eq!(failed, [0, 1]);
     }
 
     #[tokio::test]
-    async fn where_all_refuse_the_error_is_theirs() {
-        let addresses = [nowhere().await, nowhere().await];
+    async fn the_last_error_is_returned_if_all_addresses_refuse() {
+        let addresses = [closed_port().await, closed_port().await];
         let mut failed = Vec::new();
         let error =
             dial(&addresses, Duration::from_secs(60), |index, _| failed.push(index)).await.unwrap_err();
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn all_addresses_have_their_turn_within_the_time_to_connect() {
+    fn all_addresses_are_tried_within_the_connect_timeout() {
         assert_eq!(attempt_delay(Duration::from_secs(5), 2), ATTEMPT_DELAY);
         assert_eq!(attempt_delay(Duration::from_millis(300), 2), Duration::from_millis(100));
     }

@@ -1,7 +1,8 @@
-//! The addresses of an upstream: each one is an endpoint, with its own health and its own connections.
+//! Endpoints: the addresses of an upstream, each with its own health and its own connections.
 //!
-//! A configured endpoint that names a host stands for all addresses of that name, which may change while the process
-//! runs. `app::lookups` looks names up, outside the worker threads; a request only reads the last result.
+//! A configured endpoint with a host name has all addresses of that name, and they may change while
+//! the process runs. `app::lookups` resolves names outside the worker threads. A request reads the
+//! last result, and never waits for a resolver that has answered before.
 //! Invariant: a failed look-up changes no address.
 
 use std::collections::HashMap;
@@ -18,25 +19,25 @@ use super::health::Health;
 use super::tls::ClientTls;
 use crate::config;
 
-/// Addresses of one name that are used; the resolver may return any number.
+/// Most addresses of one name that are used. A resolver may return any number.
 const MAX_ADDRESSES: usize = 256;
 
 /// One address of an upstream.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    /// Tells pools apart; never used twice in a process.
+    /// Key of this endpoint's connections in a pool, unique in the process.
     pub(crate) id: u64,
-    /// The configured endpoint that it belongs to.
+    /// The configured endpoint that this address belongs to.
     pub(crate) address: config::EndpointAddress,
-    /// Where it is connected to; `None` for a unix socket.
+    /// The address to connect to; `None` for a unix socket.
     pub(super) socket: Option<SocketAddr>,
-    /// The configured endpoint is a name, and this is one of its addresses.
-    is_looked_up: bool,
-    /// For `https://` alone.
+    /// Whether the configured endpoint is a name, and this is one of its addresses.
+    is_resolved: bool,
+    /// Present for `https://` alone.
     pub(super) tls: Option<ClientTls>,
-    /// It spoke HTTP/1.1 last.
+    /// Whether the last new connection spoke HTTP/1.1.
     pub(super) is_http1: AtomicBool,
-    /// Shared with the endpoints of this address that went before.
+    /// Shared with the endpoint of the same address in an earlier snapshot.
     pub(crate) health: Arc<Health>,
 }
 
@@ -47,22 +48,21 @@ impl Endpoint {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             address: address.clone(),
             socket,
-            is_looked_up: false,
+            is_resolved: false,
             tls: tls.cloned(),
             is_http1: AtomicBool::new(false),
             health: Arc::default(),
         }
     }
 
-    /// The address, where the configuration has a name instead.
-    pub(crate) fn looked_up(&self) -> Option<SocketAddr> {
-        self.socket.filter(|_| self.is_looked_up)
+    /// The resolved address, if the configuration has a name; `None` if it has the address itself.
+    pub(crate) fn resolved_address(&self) -> Option<SocketAddr> {
+        self.socket.filter(|_| self.is_resolved)
     }
 
-    /// The name that it is asked by where no client has named one.
+    /// The Host of a request that neither the configuration nor a client gives one.
     pub(super) fn authority(&self) -> HeaderValue {
-        let authority = self.address.authority().unwrap_or("localhost");
-        HeaderValue::try_from(authority).unwrap_or_else(|_| HeaderValue::from_static("localhost"))
+        authority_of(Some(&self.address))
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -72,14 +72,22 @@ impl Endpoint {
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.looked_up() {
+        match self.resolved_address() {
             Some(socket) => write!(f, "{} ({socket})", self.address),
             None => self.address.fmt(f),
         }
     }
 }
 
-/// The endpoints that one configured endpoint stands for.
+/// The authority of an endpoint's address, as a Host; `localhost` for a unix socket.
+pub(super) fn authority_of(address: Option<&config::EndpointAddress>) -> HeaderValue {
+    let authority = address.and_then(config::EndpointAddress::authority).unwrap_or("localhost");
+    let value = HeaderValue::try_from(authority);
+    debug_assert!(value.is_ok(), "{authority} is a valid authority");
+    value.unwrap_or_else(|_| HeaderValue::from_static("localhost"))
+}
+
+/// All endpoints of one configured endpoint: one for an address, several for a name.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
     pub(crate) address: config::EndpointAddress,
@@ -89,29 +97,32 @@ pub(crate) struct EndpointSet {
 
 #[derive(Debug)]
 enum Members {
-    /// An address, or a unix socket.
+    /// The endpoint of an address or of a unix socket.
     Fixed(Arc<Endpoint>),
     Named(Named),
 }
 
-/// A name and its last known addresses.
+/// A host name and its last known addresses.
 #[derive(Debug)]
 pub(crate) struct Named {
     host: String,
     port: u16,
     current: ArcSwap<Vec<Arc<Endpoint>>>,
-    /// How the last look-up ended.
-    ended: watch::Sender<Looked>,
-    /// An address could not be connected to: the name may have moved.
-    is_suspected: AtomicBool,
+    /// Result of the last look-up.
+    last_look_up: watch::Sender<LookUp>,
+    /// Whether a look-up ahead of the interval was requested, because connecting failed.
+    is_look_up_requested: AtomicBool,
     wake: Arc<Notify>,
 }
 
-/// How the last look-up of a name ended.
+/// Result of the last look-up of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Looked {
-    NotYet,
+pub(crate) enum LookUp {
+    /// The first look-up has not ended.
+    Pending,
+    /// The resolver returned addresses.
     Found,
+    /// The resolver returned this error.
     Failed(String),
 }
 
@@ -124,15 +135,17 @@ impl EndpointSet {
     ) -> Self {
         let members = match address.host_and_port() {
             Some((host, port)) => match host.parse::<IpAddr>() {
-                Ok(ip) => Members::Fixed(member(address, Some(SocketAddr::new(ip, port)), tls, before)),
+                Ok(ip) => {
+                    Members::Fixed(fixed_endpoint(address, Some(SocketAddr::new(ip, port)), tls, before))
+                }
                 Err(_) => Members::Named(Named::new(host, port, wake, address, tls, before)),
             },
-            None => Members::Fixed(member(address, None, tls, before)),
+            None => Members::Fixed(fixed_endpoint(address, None, tls, before)),
         };
         EndpointSet { address: address.clone(), tls: tls.cloned(), members }
     }
 
-    /// The one endpoint of an address that needs no look-up.
+    /// The only endpoint, if the configured endpoint needs no look-up.
     pub(super) fn fixed(&self) -> Option<&Arc<Endpoint>> {
         match &self.members {
             Members::Fixed(endpoint) => Some(endpoint),
@@ -144,6 +157,7 @@ impl EndpointSet {
         self.tls.as_ref()
     }
 
+    /// The host name and its addresses, if the configured endpoint needs look-ups.
     pub(crate) fn named(&self) -> Option<&Named> {
         match &self.members {
             Members::Fixed(_) => None,
@@ -151,7 +165,8 @@ impl EndpointSet {
         }
     }
 
-    /// Calls `visit` with each endpoint, until it returns false.
+    /// Calls `visit` with each endpoint until one call returns false. Returns whether all returned
+    /// true.
     pub(super) fn visit(&self, mut visit: impl FnMut(&Arc<Endpoint>) -> bool) -> bool {
         match &self.members {
             Members::Fixed(endpoint) => visit(endpoint),
@@ -159,6 +174,7 @@ impl EndpointSet {
         }
     }
 
+    /// All current endpoints of the set.
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         let mut all = Vec::new();
         self.visit(|endpoint| {
@@ -168,20 +184,25 @@ impl EndpointSet {
         all
     }
 
-    /// Whether one of its endpoints is well.
+    /// Whether at least one endpoint is healthy.
     pub(super) fn has_healthy(&self) -> bool {
         !self.visit(|endpoint| !endpoint.health.is_healthy())
     }
 
+    /// Whether the endpoint is in the set. A look-up may have removed it.
     pub(super) fn contains(&self, endpoint: &Arc<Endpoint>) -> bool {
         !self.visit(|known| !Arc::ptr_eq(known, endpoint))
     }
 
-    /// Takes the result of a look-up of its name. Endpoints whose address is still there stay as they are.
+    /// Applies the result of a look-up of the set's name. Endpoints whose address is in the result
+    /// stay, with their health and connections.
     ///
     /// Returns whether the addresses changed.
-    pub(crate) fn looked_up(&self, found: io::Result<Vec<IpAddr>>) -> bool {
-        let Members::Named(named) = &self.members else { return false };
+    pub(crate) fn apply_look_up(&self, found: io::Result<Vec<IpAddr>>) -> bool {
+        let Members::Named(named) = &self.members else {
+            debug_assert!(false, "{} is no name", self.address);
+            return false;
+        };
         let found = found.and_then(|found| match found.is_empty() {
             true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
             false => Ok(found),
@@ -189,7 +210,7 @@ impl EndpointSet {
         let found = match found {
             Ok(found) => found,
             Err(error) => {
-                named.ended.send_replace(Looked::Failed(error.to_string()));
+                named.last_look_up.send_replace(LookUp::Failed(error.to_string()));
                 return false;
             }
         };
@@ -200,7 +221,7 @@ impl EndpointSet {
                 Some(same) => same.clone(),
                 None => {
                     let endpoint = Endpoint::new(&self.address, Some(socket), self.tls.as_ref());
-                    Arc::new(Endpoint { is_looked_up: true, ..endpoint })
+                    Arc::new(Endpoint { is_resolved: true, ..endpoint })
                 }
             })
             .collect();
@@ -209,13 +230,14 @@ impl EndpointSet {
         if !is_same {
             named.current.store(Arc::new(after));
         }
-        named.ended.send_replace(Looked::Found);
+        named.last_look_up.send_replace(LookUp::Found);
         !is_same
     }
 }
 
-/// The endpoint of an address that is configured. With other TLS, connections must not be shared; health may be.
-fn member(
+/// The endpoint of a configured address or unix socket. It shares the health of the endpoint
+/// `before`, but no connections: their TLS settings differ.
+fn fixed_endpoint(
     address: &config::EndpointAddress,
     socket: Option<SocketAddr>,
     tls: Option<&ClientTls>,
@@ -237,19 +259,19 @@ impl Named {
         tls: Option<&ClientTls>,
         before: Option<&EndpointSet>,
     ) -> Self {
-        // The addresses that are known stay known.
+        // The addresses of the earlier set serve until the next look-up.
         let known = before.map(EndpointSet::endpoints).unwrap_or_default();
-        let again = known.iter().map(|earlier| {
+        let endpoints = known.iter().map(|earlier| {
             let endpoint = Endpoint::new(address, earlier.socket, tls);
-            Arc::new(Endpoint { is_looked_up: true, health: earlier.health.clone(), ..endpoint })
+            Arc::new(Endpoint { is_resolved: true, health: earlier.health.clone(), ..endpoint })
         });
-        let looked = before.and_then(EndpointSet::named).map_or(Looked::NotYet, Named::ended);
+        let last_look_up = before.and_then(EndpointSet::named).map_or(LookUp::Pending, Named::look_up);
         Named {
             host: host.to_owned(),
             port,
-            current: ArcSwap::from_pointee(again.collect()),
-            ended: watch::Sender::new(looked),
-            is_suspected: AtomicBool::new(false),
+            current: ArcSwap::from_pointee(endpoints.collect()),
+            last_look_up: watch::Sender::new(last_look_up),
+            is_look_up_requested: AtomicBool::new(false),
             wake: wake.clone(),
         }
     }
@@ -262,50 +284,50 @@ impl Named {
         !self.current.load().is_empty()
     }
 
-    /// How the last look-up ended.
-    pub(crate) fn ended(&self) -> Looked {
-        self.ended.borrow().clone()
+    /// The result of the last look-up.
+    pub(crate) fn look_up(&self) -> LookUp {
+        self.last_look_up.borrow().clone()
     }
 
-    /// Why the last look-up failed, if it did.
+    /// The error of the last look-up, if it failed.
     pub(crate) fn fault(&self) -> Option<String> {
-        match self.ended() {
-            Looked::Failed(fault) => Some(fault),
-            Looked::NotYet | Looked::Found => None,
+        match self.look_up() {
+            LookUp::Failed(fault) => Some(fault),
+            LookUp::Pending | LookUp::Found => None,
         }
     }
 
-    /// Waits for the end of the first look-up.
-    pub(super) async fn first_end(&self) {
-        let mut ended = self.ended.subscribe();
-        let _it_lives = ended.wait_for(|ended| *ended != Looked::NotYet).await;
+    /// Waits until the first look-up has ended.
+    pub(super) async fn first_look_up(&self) {
+        let mut ended = self.last_look_up.subscribe();
+        let _sender_lives = ended.wait_for(|ended| *ended != LookUp::Pending).await;
     }
 
-    /// Asks for a look-up ahead of its time.
-    pub(super) fn suspect(&self) {
-        if !self.is_suspected.swap(true, Ordering::Relaxed) {
+    /// Requests a look-up ahead of the interval.
+    pub(super) fn request_look_up(&self) {
+        if !self.is_look_up_requested.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
     }
 
-    /// Whether a look-up was asked for since the last call.
-    pub(crate) fn take_suspicion(&self) -> bool {
-        self.is_suspected.swap(false, Ordering::Relaxed)
+    /// Whether a look-up was requested since the last call.
+    pub(crate) fn take_look_up_request(&self) -> bool {
+        self.is_look_up_requested.swap(false, Ordering::Relaxed)
     }
 }
 
-/// Addresses in the order in which they are tried: as the resolver sorts them (RFC 6724), with the two families taking
-/// turns (RFC 8305, section 4).
+/// Sorts addresses for connecting: in the resolver's order (RFC 6724), with IPv6 and IPv4
+/// alternating (RFC 8305, section 4). Duplicates are dropped.
 fn in_order(mut found: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     let mut seen = std::collections::HashSet::new();
     found.retain(|ip| seen.insert(*ip));
     let begins_with_v6 = found.first().is_some_and(IpAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|ip| ip.is_ipv6() == begins_with_v6);
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
-    let mut is_firsts_turn = false;
+    let mut takes_first = false;
     std::iter::from_fn(move || {
-        is_firsts_turn = !is_firsts_turn;
-        match is_firsts_turn {
+        takes_first = !takes_first;
+        match takes_first {
             true => first.next().or_else(|| second.next()),
             false => second.next().or_else(|| first.next()),
         }
@@ -313,17 +335,17 @@ fn in_order(mut found: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     .take(MAX_ADDRESSES)
 }
 
-/// All endpoints in use, by upstream and configured endpoint: a reload finds those again that it leaves as they were.
+/// All endpoints in use, by upstream and configured endpoint. A reload finds unchanged ones here.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
     known: Mutex<HashMap<(String, config::EndpointAddress), Arc<EndpointSet>>>,
-    /// Wakes the look-ups.
+    /// Wakes `app::lookups`.
     pub(crate) wake: Arc<Notify>,
 }
 
 impl Endpoints {
-    /// Those in use already, or new ones. What is in use changes only by [`Endpoints::adopt`]: a configuration that is
-    /// compiled may be refused yet.
+    /// Returns the set in use of a configured endpoint, or makes a new one. A new one is in use
+    /// only after [`Endpoints::adopt`], since a compiled configuration may still be refused.
     pub(super) fn find_or_make(
         &self,
         upstream: &str,
@@ -338,7 +360,7 @@ impl Endpoints {
         }
     }
 
-    /// The endpoints of these upstreams are in use from here on, and no others.
+    /// Replaces the endpoints in use.
     pub(crate) fn adopt<'s>(&self, in_use: impl Iterator<Item = (&'s str, &'s Arc<EndpointSet>)>) {
         let adopted =
             in_use.map(|(upstream, set)| ((upstream.to_owned(), set.address.clone()), set.clone())).collect();
@@ -365,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn the_families_of_addresses_take_turns_and_none_stands_twice() {
+    fn address_families_alternate_and_duplicates_are_dropped() {
         let ordered = |texts| in_order(ips(texts)).map(|ip| ip.to_string()).collect::<Vec<_>>();
         assert_eq!(ordered(&["::1", "::2", "::1", "1.1.1.1"]), ["::1", "1.1.1.1", "::2"]);
         assert_eq!(
@@ -376,31 +398,31 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_look_up_changes_no_address_and_one_that_stays_keeps_its_endpoint() {
+    fn a_failed_look_up_changes_no_address_and_a_kept_address_keeps_its_endpoint() {
         let set = named();
         assert!(set.endpoints().is_empty() && set.fixed().is_none());
-        assert!(!set.looked_up(Err(io::Error::other("no answer"))));
+        assert!(!set.apply_look_up(Err(io::Error::other("no answer"))));
         assert_eq!(set.named().unwrap().fault().as_deref(), Some("no answer"));
-        assert!(set.looked_up(Ok(ips(&["10.0.0.1", "10.0.0.2"]))));
+        assert!(set.apply_look_up(Ok(ips(&["10.0.0.1", "10.0.0.2"]))));
         let before = set.endpoints();
         assert_eq!(
             sockets(&set),
             ["http://model.internal:81 (10.0.0.1:81)", "http://model.internal:81 (10.0.0.2:81)"]
         );
         for failed in [Err(io::Error::other("no answer")), Ok(Vec::new())] {
-            assert!(!set.looked_up(failed));
+            assert!(!set.apply_look_up(failed));
             assert!(set.named().unwrap().fault().is_some());
             assert_eq!(set.endpoints().len(), 2);
         }
-        assert!(!set.looked_up(Ok(ips(&["10.0.0.2", "10.0.0.1"]))), "another order is no change");
-        assert!(set.looked_up(Ok(ips(&["10.0.0.3", "10.0.0.2"]))));
+        assert!(!set.apply_look_up(Ok(ips(&["10.0.0.2", "10.0.0.1"]))), "another order is no change");
+        assert!(set.apply_look_up(Ok(ips(&["10.0.0.3", "10.0.0.2"]))));
         let after = set.endpoints();
         assert!(Arc::ptr_eq(&after[1], &before[1]) && !set.contains(&before[0]));
         assert_eq!(set.named().unwrap().fault(), None);
     }
 
     #[test]
-    fn what_needs_no_look_up_is_one_endpoint() {
+    fn an_address_or_unix_socket_is_one_endpoint() {
         let made = |address| EndpointSet::new(&address, None, &Arc::default(), None);
         for (address, socket) in [
             (config::EndpointAddress::Http("127.0.0.1".to_owned()), "127.0.0.1:80"),

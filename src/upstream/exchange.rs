@@ -1,7 +1,7 @@
-//! What a request gets from an upstream, whichever codec speaks to it: an answer, or a failure.
+//! The result of a request to an upstream: an answer or a failure, independent of the HTTP codec.
 //!
-//! hyper's and h2's types and errors end here. Another codec stands beside them by making an
-//! [`Answer`] and a [`Failure`] of its own.
+//! `forward` reads these types. Another codec than hyper would return the same ones.
+//! Invariant: hyper's and h2's types and errors do not leave this room.
 
 use std::error::Error;
 use std::fmt;
@@ -20,22 +20,22 @@ use super::socket::Flooded;
 use super::upload::Upload;
 use crate::protocol::Protocol;
 
-/// The head of an upstream's answer, and the body that follows it.
+/// An upstream's answer: its head, and the body that follows.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: Parts,
     pub(crate) body: Body,
 }
 
-/// A request that has no answer.
+/// The failure of a request that got no answer.
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     pub(crate) failure: Failure,
-    /// The request, where no byte of it was written.
-    pub(crate) unsent: Option<Request<Upload>>,
+    /// The request, if no byte of it was written.
+    pub(crate) unsent: Option<Box<Request<Upload>>>,
 }
 
-/// What becomes of a request that was sent.
+/// The result of sending a request.
 pub(crate) type Sent = Result<Answer, Unanswered>;
 
 /// The body of an upstream's answer.
@@ -45,26 +45,26 @@ pub(crate) struct Body {
     protocol: Protocol,
 }
 
-/// Why an exchange with an upstream broke.
+/// Reason for which an exchange with an upstream broke.
 #[derive(Debug)]
 pub(crate) struct Failure {
     kind: FailureKind,
-    /// Of the codec.
+    /// The codec's error.
     error: Box<dyn Error + Send + Sync>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FailureKind {
-    /// What came is not HTTP, or more of it than is allowed.
+    /// The upstream's bytes are not HTTP, or exceed a limit.
     Protocol,
-    /// The upstream did nothing for the request: it refused the stream, or went away before it
+    /// The upstream did not process the request: it refused the stream, or sent GOAWAY before it
     /// (RFC 9113, sections 6.8 and 8.7).
     NotProcessed,
     /// The connection was closed or reset.
     Closed,
-    /// The answer ended before it was whole.
+    /// The answer ended early.
     Truncated,
-    /// Anything else: the upstream reset the stream, or the request's own body failed.
+    /// Any other failure: the upstream reset the stream, or the request's own body failed.
     Other,
 }
 
@@ -83,7 +83,7 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            // hyper takes a stream that was reset without an error for one that has ended.
+            // hyper reports a stream that was reset with NO_ERROR as ended.
             Poll::Ready(None) if self.protocol.has_streams() && !self.incoming.is_end_stream() => {
                 Poll::Ready(Some(Err(Failure::truncated())))
             }
@@ -109,23 +109,22 @@ impl Failure {
         Failure { kind: FailureKind::Truncated, error: error.into() }
     }
 
-    /// Whether the upstream's bytes were not HTTP.
+    /// Whether the upstream broke HTTP, or a limit of its answer's size.
     pub(crate) fn is_protocol_error(&self) -> bool {
         self.kind == FailureKind::Protocol
     }
 
-    /// Whether the answer ended before it was whole.
+    /// Whether the answer ended early.
     pub(crate) fn is_truncation(&self) -> bool {
         self.kind == FailureKind::Truncated
     }
 
-    /// Whether the upstream did nothing for the request, by its own statement.
+    /// Whether the upstream stated that it did not process the request.
     pub(crate) fn was_not_processed(&self) -> bool {
         self.kind == FailureKind::NotProcessed
     }
 
-    /// Whether the connection ended without an answer: it was closed, or reset, or the stream was
-    /// refused unread.
+    /// Whether the connection was closed or reset, or the stream refused unprocessed.
     pub(crate) fn was_closed(&self) -> bool {
         matches!(self.kind, FailureKind::Closed | FailureKind::NotProcessed)
     }
@@ -153,7 +152,7 @@ fn kind_on_http2(error: &h2::Error) -> FailureKind {
     }
 }
 
-/// Whether interim answers came without end.
+/// Whether the upstream sent too many interim answers.
 fn is_flood(error: &hyper::Error) -> bool {
     let of_socket = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     of_socket.and_then(io::Error::get_ref).is_some_and(|cause| cause.is::<Flooded>())
@@ -173,7 +172,7 @@ impl Error for Failure {
 
 impl From<TrySendError<Request<Upload>>> for Unanswered {
     fn from(mut error: TrySendError<Request<Upload>>) -> Self {
-        let unsent = error.take_message();
+        let unsent = error.take_message().map(Box::new);
         Unanswered { failure: error.into_error().into(), unsent }
     }
 }

@@ -1,133 +1,141 @@
-//! How an endpoint fares: the requests in flight to it, and whether it is left out for having failed.
+//! Health of an endpoint, passive and active, and its requests in flight.
 //!
-//! Requests tell: an endpoint that can't be connected to is left out for a moment, longer each time, and then one request
-//! probes it. Where it is asked how it is as well ([`super::check`]), one that has said that it is not well gets none.
+//! Passive: an endpoint that no connection can be made to is ejected for a moment, longer each
+//! time. Then one request probes it.
+//! Active: an endpoint that fails its health checks ([`super::check`]) gets no requests.
+//! Invariant: all state is atomic, since all workers share it; a request takes no lock.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 const FIRST_EJECTION: Duration = Duration::from_millis(100);
-/// One that is back is in use again after no more than this.
+/// Longest ejection. An endpoint that recovers gets requests again within this time.
 const LONGEST_EJECTION: Duration = Duration::from_secs(2);
-/// A probe that was not heard of for this long is given up, and another one goes.
-const PROBE_TIME: Duration = Duration::from_secs(1);
-/// Not left out.
-const WELL: u64 = 0;
+/// Time after which a probe without a result is given up, and another request may probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Value of `Health::ejected_until` while the endpoint is not ejected.
+const NOT_EJECTED: u64 = 0;
 
 /// The state of one endpoint, shared by all workers.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     in_flight: AtomicUsize,
     failures: AtomicU32,
-    /// Its checks have failed,
     is_failing_checks: AtomicBool,
-    /// … and how.
+    /// Reason of the failed checks; `None` while they pass.
     check_failure: Mutex<Option<String>>,
-    /// Whether anything is known of it.
+    /// Whether a request or a check has had a result.
     is_known: AtomicBool,
-    /// Milliseconds of the process's life, or [`WELL`].
+    /// End of the ejection in milliseconds since the process's start, or [`NOT_EJECTED`].
     ejected_until: AtomicU64,
 }
 
-/// A request at an endpoint; dropping it is its end.
+/// Counts one request as in flight to an endpoint until it is dropped.
 #[derive(Debug)]
-pub(crate) struct AtEndpoint(Arc<Health>);
+pub(crate) struct InFlightGuard(Arc<Health>);
 
-impl Drop for AtEndpoint {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Health {
-    /// A request goes to the endpoint.
-    pub(crate) fn enter(self: &Arc<Self>) -> AtEndpoint {
+    /// Counts a new request as in flight.
+    pub(crate) fn start_request(self: &Arc<Self>) -> InFlightGuard {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        AtEndpoint(self.clone())
+        InFlightGuard(self.clone())
     }
 
+    /// Number of requests in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether it has been asked yet.
+    /// Whether a request or a check has had a result.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Relaxed)
     }
 
-    fn note_known(&self) {
-        // All workers write here, once.
+    fn mark_known(&self) {
+        // A load first: the cache line stays shared between workers after the first write.
         if !self.is_known() {
             self.is_known.store(true, Ordering::Relaxed);
         }
     }
 
+    /// Whether the endpoint is neither ejected nor failing its health checks.
     pub(crate) fn is_healthy(&self) -> bool {
-        self.ejected_until.load(Ordering::Relaxed) == WELL && !self.is_failing_checks()
+        self.ejected_until.load(Ordering::Relaxed) == NOT_EJECTED && !self.is_failing_checks()
     }
 
-    /// Whether its checks have failed, so that it gets no requests.
+    /// Whether the endpoint is failing its health checks, and so gets no requests.
     pub(crate) fn is_failing_checks(&self) -> bool {
         self.is_failing_checks.load(Ordering::Relaxed)
     }
 
-    /// What its checks have found: why it is unfit, or nothing. Says whether that is news.
-    pub(crate) fn found(&self, check_failure: Option<String>) -> bool {
-        self.note_known();
+    /// Records the result of the health checks: the reason of a failure, or `None`. Returns whether
+    /// the endpoint changed between passing and failing.
+    pub(crate) fn record_check(&self, check_failure: Option<String>) -> bool {
+        self.mark_known();
         let is_failing_checks = check_failure.is_some();
         *self.check_failure.lock().unwrap_or_else(PoisonError::into_inner) = check_failure;
         self.is_failing_checks.swap(is_failing_checks, Ordering::Relaxed) != is_failing_checks
     }
 
-    /// Nobody checks it any more.
-    pub(crate) fn forget_checks(&self) {
+    /// Clears the result of the health checks. Called when the endpoint is checked no longer.
+    pub(crate) fn clear_check(&self) {
         *self.check_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.is_failing_checks.store(false, Ordering::Relaxed);
     }
 
-    /// Why it gets no requests at the moment, if it gets none.
+    /// Reason for which the endpoint gets no requests, if it gets none.
     pub(crate) fn fault(&self) -> Option<String> {
         let check_failure = self.check_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_left_out = self.ejected_until.load(Ordering::Relaxed) != WELL;
-        check_failure.or_else(|| is_left_out.then(|| "can't be connected to".to_owned()))
+        let is_ejected = self.ejected_until.load(Ordering::Relaxed) != NOT_EJECTED;
+        check_failure.or_else(|| is_ejected.then(|| "can't be connected to".to_owned()))
     }
 
-    /// Whether the endpoint is due for a probe and the caller is the one to make it.
-    pub(crate) fn claims_probe(&self, now: Instant) -> bool {
+    /// Claims the probe of an endpoint whose ejection is over. Returns true for one caller at a
+    /// time.
+    pub(crate) fn try_claim_probe(&self, now: Instant) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);
-        if until == WELL || millis(now) < until {
+        if until == NOT_EJECTED || millis(now) < until {
             return false;
         }
-        let next = millis(now + PROBE_TIME);
+        let next = millis(now + PROBE_TIMEOUT);
         self.ejected_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// It could not be connected to. Says for how long it is left out if it was not so before.
-    pub(crate) fn failed(&self, now: Instant) -> Option<Duration> {
-        self.note_known();
+    /// Records that connecting failed, and ejects the endpoint. Returns the length of the ejection
+    /// if it is a new one.
+    pub(crate) fn record_failure(&self, now: Instant) -> Option<Duration> {
+        self.mark_known();
         let failures = self.failures.fetch_add(1, Ordering::Relaxed);
         let ejection = FIRST_EJECTION.saturating_mul(1 << failures.min(16)).min(LONGEST_EJECTION);
         let before = self.ejected_until.swap(millis(now + ejection), Ordering::Relaxed);
-        (before == WELL).then_some(ejection)
+        (before == NOT_EJECTED).then_some(ejection)
     }
 
-    /// It was connected to, or answered. Says whether it was left out before.
-    pub(crate) fn succeeded(&self) -> bool {
-        self.note_known();
-        if self.ejected_until.load(Ordering::Relaxed) == WELL {
+    /// Records a connection or an answer. Returns whether the endpoint was ejected before.
+    pub(crate) fn record_success(&self) -> bool {
+        self.mark_known();
+        if self.ejected_until.load(Ordering::Relaxed) == NOT_EJECTED {
             return false;
         }
         self.failures.store(0, Ordering::Relaxed);
-        self.ejected_until.swap(WELL, Ordering::Relaxed) != WELL
+        self.ejected_until.swap(NOT_EJECTED, Ordering::Relaxed) != NOT_EJECTED
     }
 }
 
-/// Milliseconds from a moment in the process's early life, never [`WELL`].
+/// Milliseconds since the first call in this process, never [`NOT_EJECTED`].
 fn millis(instant: Instant) -> u64 {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
     let epoch = *EPOCH.get_or_init(Instant::now);
-    u64::try_from(instant.saturating_duration_since(epoch).as_millis()).unwrap_or(u64::MAX).max(WELL + 1)
+    u64::try_from(instant.saturating_duration_since(epoch).as_millis())
+        .unwrap_or(u64::MAX)
+        .max(NOT_EJECTED + 1)
 }
 
 #[cfg(test)]
@@ -135,25 +143,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_that_fails_is_probed_ever_more_rarely_by_one_at_a_time() {
+    fn an_ejected_endpoint_is_probed_by_one_request_at_a_time() {
         let health = Health::default();
         let mut now = Instant::now() + Duration::from_secs(1);
-        assert!(health.is_healthy() && !health.is_known() && !health.claims_probe(now));
-        assert_eq!(health.failed(now), Some(FIRST_EJECTION));
+        assert!(health.is_healthy() && !health.is_known() && !health.try_claim_probe(now));
+        assert_eq!(health.record_failure(now), Some(FIRST_EJECTION));
         assert!(health.is_known());
         for _ in 0..10 {
-            assert!(!health.claims_probe(now), "not before its time");
+            assert!(!health.try_claim_probe(now), "the ejection is not over");
             now += LONGEST_EJECTION;
-            assert!(health.claims_probe(now));
-            assert!(!health.claims_probe(now), "one probe at a time");
-            assert_eq!(health.failed(now), None, "told once");
+            assert!(health.try_claim_probe(now));
+            assert!(!health.try_claim_probe(now), "one probe at a time");
+            assert_eq!(health.record_failure(now), None, "an ejection is reported once");
         }
         now += LONGEST_EJECTION;
-        assert!(health.claims_probe(now));
-        // The one that claimed it was never heard of again.
-        assert!(health.claims_probe(now + PROBE_TIME));
-        assert!(health.succeeded() && health.is_healthy());
-        assert!(!health.succeeded());
-        assert_eq!(health.failed(now), Some(FIRST_EJECTION), "it starts anew");
+        assert!(health.try_claim_probe(now));
+        // The probe before has had no result.
+        assert!(health.try_claim_probe(now + PROBE_TIMEOUT));
+        assert!(health.record_success() && health.is_healthy());
+        assert!(!health.record_success());
+        assert_eq!(health.record_failure(now), Some(FIRST_EJECTION), "ejections start short again");
     }
 }

@@ -1,9 +1,12 @@
-//! Finds servers that leave the body of a request unread and take it for the next request on the connection.
+//! The smuggling probe: finds servers that parse an unread request body as the next request.
 //!
-//! Such a server acts on what a caller writes into a body, as if it had been decided on (request smuggling). The probe
-//! sends a request whose body is a whole GET, and counts the answers: one too many says it all. Everything in it is
-//! harmless: GETs of the health check's path, or of `/`, and methods with a body on a path that nobody has.
+//! With such a server, a client could hide an unauthorized request in a body (request smuggling).
+//! The probe sends a request whose body is a whole GET, and counts the answers. One answer too many
+//! means that the server is vulnerable.
+//!
 //! Called by `bearward check --probe` alone.
+//! Invariant: every request of a probe is harmless. GETs ask for the health check's path or `/`;
+//! methods with a body use a random path that does not exist.
 
 use std::io;
 use std::time::Duration;
@@ -15,42 +18,43 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::compiled::Upstream;
 use super::connect::{Connected, connect};
 use super::endpoints::Endpoint;
-use super::socket::Tap;
+use super::socket::SocketIo;
 
 use crate::config;
 
-/// The longest wait for the answer to one request.
+/// Longest wait for the answer to a request.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// The shortest wait for an answer that nobody asked for. It is longer where the server is slow.
+/// Shortest wait for an answer to the nested request. The wait grows with the server's latency.
 const LEAST_WAIT: Duration = Duration::from_millis(500);
-/// The longest wait for an answer that nobody asked for.
+/// Longest wait for an answer to the nested request.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// The longest that one endpoint is probed for.
+/// Longest time for all probes of one endpoint.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
-/// Past this, an answer is not read on.
+/// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 1024 * 1024;
-/// Header fields that an answer may have.
+/// Most header fields of an answer.
 const MAX_FIELDS: usize = 128;
 
-/// The methods that are probed: for each, servers differ in whether they read a body.
+/// Methods to probe: servers differ in the methods whose body they read.
 const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
 
-/// What a server does with the body of a request.
+/// Result of a probe: whether a server reads the body of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It reads the body, or closes the connection behind the answer.
+    /// The server reads the body, or closes the connection after the answer.
     Read,
-    /// It takes an unread body for the next request.
+    /// The server parses an unread body as the next request.
     Unread,
-    /// It does so even where the request says that it is the last one.
+    /// The server does so even if the request has `Connection: close`.
     UnreadDespiteClose,
+    /// The probe failed, for this reason.
     Unknown(String),
 }
 
-/// What became of the probes of one endpoint, method by method.
+/// Probes one endpoint with each method, and returns the verdicts.
 pub(crate) async fn probe(endpoint: &Endpoint, upstream: &Upstream) -> Vec<(&'static str, Verdict)> {
     if matches!(endpoint.address, config::EndpointAddress::H2c(_)) {
-        // HTTP/2 frames bodies: none can be taken for a request.
+        // HTTP/2 frames bodies, so a body can't be parsed as a request.
         return METHODS.map(|method| (method, Verdict::Read)).to_vec();
     }
     let until = Instant::now() + PROBE_LIMIT;
@@ -67,11 +71,13 @@ pub(crate) async fn probe(endpoint: &Endpoint, upstream: &Upstream) -> Vec<(&'st
 
 async fn verdict(endpoint: &Endpoint, upstream: &Upstream, method: &'static str) -> Verdict {
     let probe = Probe::new(endpoint, upstream, method);
-    let found = match probe.leaves_unread(endpoint, false).await {
-        Ok(true) => probe.leaves_unread(endpoint, true).await.map(|despite_close| match despite_close {
-            true => Verdict::UnreadDespiteClose,
-            false => Verdict::Unread,
-        }),
+    let found = match probe.answers_nested_request(endpoint, false).await {
+        Ok(true) => {
+            probe.answers_nested_request(endpoint, true).await.map(|despite_close| match despite_close {
+                true => Verdict::UnreadDespiteClose,
+                false => Verdict::Unread,
+            })
+        }
         other => other.map(|_| Verdict::Read),
     };
     found.unwrap_or_else(|error| Verdict::Unknown(error.to_string()))
@@ -79,8 +85,9 @@ async fn verdict(endpoint: &Endpoint, upstream: &Upstream, method: &'static str)
 
 /// The requests of one probe.
 struct Probe {
-    /// With a body that is a request. The head's last line is left open.
+    /// Head of the request around the nested one, without its last empty line.
     outer_head: String,
+    /// The request in the body.
     nested: String,
     /// The last request on the connection.
     closer: String,
@@ -88,22 +95,23 @@ struct Probe {
 
 impl Probe {
     fn new(endpoint: &Endpoint, upstream: &Upstream, method: &str) -> Self {
-        let host = upstream.host.clone().unwrap_or_else(|| endpoint.authority());
+        let host = upstream.requests.host.clone().unwrap_or_else(|| endpoint.authority());
+        debug_assert!(host.to_str().is_ok(), "an authority is ASCII");
         let host = host.to_str().unwrap_or("localhost");
         let path = upstream.check.as_ref().map_or("/", |check| check.path.as_str());
         let id = fastrand::u64(..);
         let marked = format!("{path}{}bearward-probe={id:016x}", if path.contains('?') { '&' } else { '?' });
         let target = match method {
-            // Safe on any path; on one that exists, servers keep the connection.
+            // A GET is safe on any path, and servers keep the connection after a path that exists.
             "GET" => path.to_owned(),
             _ => format!("/bearward-probe-{id:016x}"),
         };
-        let credential = upstream.credential.as_ref().and_then(|credential| {
+        let credential = upstream.requests.credential.as_ref().and_then(|credential| {
             Some(format!("{}: {}\r\n", credential.header, credential.value.to_str().ok()?))
         });
         let fields =
             format!("host: {host}\r\nuser-agent: bearward-probe\r\n{}", credential.unwrap_or_default());
-        // Without the credential: what a caller hides in a body has none, either.
+        // A request that a client hides in a body has no credential of the upstream.
         let nested = format!("GET {marked} HTTP/1.1\r\nhost: {host}\r\nuser-agent: bearward-probe\r\n\r\n");
         Probe {
             outer_head: format!(
@@ -115,25 +123,26 @@ impl Probe {
         }
     }
 
-    /// Whether the server answers the request in the body. `says_close`: the request around it is to be the last one.
-    async fn leaves_unread(&self, endpoint: &Endpoint, says_close: bool) -> io::Result<bool> {
+    /// Whether the server answers the request in the body. With `with_close`, the outer request has
+    /// `Connection: close`.
+    async fn answers_nested_request(&self, endpoint: &Endpoint, with_close: bool) -> io::Result<bool> {
         let Connected { socket, .. } = within(ANSWER_LIMIT, connect(endpoint, true)).await?;
-        let mut connection = Connection { stream: Tap(socket), buffer: Vec::new() };
-        let close = if says_close { "connection: close\r\n" } else { "" };
+        let mut connection = Connection { stream: SocketIo(socket), buffer: Vec::new() };
+        let close = if with_close { "connection: close\r\n" } else { "" };
         let began = Instant::now();
         connection.send(&format!("{}{close}\r\n{}", self.outer_head, self.nested)).await?;
         if !within(ANSWER_LIMIT, connection.answer()).await? {
             return Ok(false);
         }
-        // A slow server is slow with an answer that nobody asked for, too.
+        // A slow server is slow with the nested request too.
         let latency = began.elapsed();
         let wait = (2 * latency + LEAST_WAIT).min(LONGEST_WAIT);
         match timeout(wait, connection.answer()).await {
             Ok(is_answer) => return is_answer,
-            Err(_elapsed) if says_close => return Ok(false),
+            Err(_elapsed) if with_close => return Ok(false),
             Err(_elapsed) => {}
         }
-        // A last request and its answer: what comes beside that was in the body.
+        // The last request has one answer. Any further one belongs to the nested request.
         if connection.send(&self.closer).await.is_err() {
             return Ok(false);
         }
@@ -157,14 +166,14 @@ async fn within<T>(limit: Duration, future: impl Future<Output = io::Result<T>>)
     timeout(limit, future).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// A connection whose answers are counted.
+/// A connection to the probed server, read answer by answer.
 struct Connection {
-    stream: Tap,
-    /// What came and is not part of an answer that was read.
+    stream: SocketIo,
+    /// Bytes of answers that are not whole yet.
     buffer: Vec<u8>,
 }
 
-/// How the body of an answer ends.
+/// The framing of an answer's body.
 #[derive(Debug, PartialEq, Eq)]
 enum Body {
     Length(u64),
@@ -178,9 +187,9 @@ impl Connection {
         self.stream.flush().await
     }
 
-    /// Reads one answer whole. Returns whether there was one; the connection may be closed instead.
+    /// Reads one whole answer. Returns false if the server closed the connection instead.
     ///
-    /// What has been read stays when the future is dropped before its end.
+    /// Dropping the future loses no byte: what was read stays in the buffer.
     async fn answer(&mut self) -> io::Result<bool> {
         loop {
             if let Some(length) = answer_length(&self.buffer)? {
@@ -193,7 +202,7 @@ impl Connection {
             let mut bytes = [0; 16 * 1024];
             let read = match self.stream.read(&mut bytes).await {
                 Ok(read) => read,
-                // A server that closes with bytes unread resets the connection.
+                // A server that closes a connection with unread bytes resets it.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
                 Err(error) => return Err(error),
             };
@@ -203,23 +212,26 @@ impl Connection {
                 self.buffer.clear();
                 return Ok(was_answer);
             }
+            debug_assert!(read <= bytes.len(), "a read fits into its buffer");
             self.buffer.extend_from_slice(bytes.get(..read).unwrap_or_default());
         }
     }
 }
 
-/// The length of the head that `bytes` begin with, interim answers included, and how its body ends; `None` where more
-/// must come.
+/// The length of the head at the start of `bytes`, with interim answers, and the body's framing;
+/// `None` if more bytes must come.
 fn head(bytes: &[u8]) -> io::Result<Option<(usize, Body)>> {
     let mut begin = 0;
     loop {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut parsed = httparse::Response::new(&mut fields);
+        debug_assert!(begin <= bytes.len(), "a head is within its bytes");
         let rest = bytes.get(begin..).unwrap_or_default();
         let status =
             parsed.parse(rest).map_err(|error| io::Error::other(format!("no HTTP answer: {error}")))?;
         let httparse::Status::Complete(length) = status else { return Ok(None) };
         begin += length;
+        debug_assert!(parsed.code.is_some(), "a whole head has a status");
         let code = parsed.code.unwrap_or_default();
         if (100..200).contains(&code) && code != 101 {
             continue;
@@ -238,9 +250,10 @@ fn head(bytes: &[u8]) -> io::Result<Option<(usize, Body)>> {
     }
 }
 
-/// The length of the whole answer that `bytes` begin with; `None` where more must come.
+/// The length of the answer at the start of `bytes`; `None` if more bytes must come.
 fn answer_length(bytes: &[u8]) -> io::Result<Option<usize>> {
     let Some((head, body)) = head(bytes)? else { return Ok(None) };
+    debug_assert!(head <= bytes.len(), "a head is within its bytes");
     let rest = bytes.get(head..).unwrap_or_default();
     Ok(match body {
         Body::Length(length) => {
@@ -252,16 +265,17 @@ fn answer_length(bytes: &[u8]) -> io::Result<Option<usize>> {
     })
 }
 
-/// The length of a chunked body with its trailers; `None` where more must come.
+/// The length of a chunked body with its trailers; `None` if more bytes must come.
 fn chunks_length(bytes: &[u8]) -> io::Result<Option<usize>> {
     let mut at = 0;
     loop {
+        debug_assert!(at <= bytes.len(), "a chunk is within its bytes");
         let rest = bytes.get(at..).unwrap_or_default();
         let size = httparse::parse_chunk_size(rest).map_err(|_| io::Error::other("a bad chunk"))?;
         let httparse::Status::Complete((line, size)) = size else { return Ok(None) };
         at += line;
         if size == 0 {
-            // Trailers, and an empty line.
+            // Trailers follow, then an empty line.
             let rest = bytes.get(at..).unwrap_or_default();
             let end = match rest.starts_with(b"\r\n") {
                 true => Some(2),
@@ -281,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_as_long_as_its_framing_says() {
+    fn the_length_of_an_answer_follows_its_framing() {
         let whole = [
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi",
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",

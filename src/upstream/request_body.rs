@@ -1,7 +1,9 @@
-//! The body of a client's request: waiting, looked at, on its way to upstream, or left unread.
+//! The body of a client's request, from its head until its answer has ended.
 //!
-//! Invariant: nothing of it is lost between these: what was looked at is replayed, and what was not
-//! read is there for whoever comes next.
+//! `net` makes it for each request. A hook may read its prelude, the upload sends it to upstream,
+//! and `forward::unread` drains the rest.
+//! Invariant: no byte is lost between these readers. A prelude is replayed, and a reader that stops
+//! early puts the rest back.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -17,48 +19,48 @@ use hyper::body::Incoming;
 use super::stall::StallTimer;
 use crate::protocol::Protocol;
 
-/// The body of a request for as long as its answer lasts.
+/// The body of a request, kept until its answer has ended.
 ///
-/// It must outlive the answer even where nothing reads it: an HTTP/2 stream whose body is dropped
-/// before its answer has gone out is reset, and the answer is lost with it.
+/// It must outlive the answer even if no code reads it: hyper resets an HTTP/2 stream whose body is
+/// dropped before the answer was sent, and the client loses the answer.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestBody(Option<Arc<Mutex<Option<ReceivedBody>>>>);
 
-/// What a client sends as its body, with what was looked at beforehand in front.
+/// A request's body while it is read: replayed frames of a prelude, then frames from the client.
 #[derive(Debug)]
 pub(crate) struct ReceivedBody {
     incoming: Incoming,
     protocol: Protocol,
-    /// Frames that were read for a prelude, in order.
+    /// Frames of a prelude, in order.
     replay: VecDeque<Frame<Bytes>>,
 }
 
-/// Why a request's body ended before its time.
+/// Reason for which a request's body ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UploadFailure {
-    /// Longer than allowed.
+    /// The body is longer than allowed.
     TooLarge,
-    /// The client sent nothing for too long.
+    /// The client sent no byte for longer than the idle timeout.
     Stalled,
-    /// The client left, or its framing was broken.
+    /// The client closed the connection, or its framing was malformed.
     Broken,
 }
 
-/// The client left, or its framing was broken.
+/// Error of a body whose client closed the connection, or whose framing was malformed.
 #[derive(Debug)]
 pub(crate) struct BodyBroken;
 
-/// The beginning of a body.
+/// The first frames of a body.
 #[derive(Debug)]
 pub(crate) struct Prelude {
-    /// The data of the frames that were read.
+    /// Data of the frames that were read.
     pub(crate) data: Vec<Bytes>,
-    /// Whether that is all of the body.
+    /// Whether `data` is the whole body.
     pub(crate) is_whole: bool,
 }
 
 impl RequestBody {
-    /// The body that hyper reads for a request on a connection of this protocol.
+    /// Wraps the body that hyper reads, of a request on a connection with this protocol.
     pub(crate) fn new(incoming: Incoming, protocol: Protocol) -> Self {
         if incoming.is_end_stream() {
             return RequestBody(None);
@@ -67,22 +69,22 @@ impl RequestBody {
         RequestBody(Some(Arc::new(Mutex::new(Some(received)))))
     }
 
-    /// Whether the request ends with its head.
+    /// Whether the request has no body.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether bytes may come in it: it neither ends with the head nor declares a length of zero.
+    /// Whether the body may have bytes: there is one, and its declared length is not zero.
     pub(crate) fn may_hold_bytes(&self) -> bool {
         !self.is_empty() && self.size_hint().is_none_or(|hint| hint.exact() != Some(0))
     }
 
-    /// The least length that it declares, in bytes.
+    /// The lower bound of the body's length, in bytes.
     pub(crate) fn least_length(&self) -> u64 {
         self.size_hint().map_or(0, |hint| hint.lower())
     }
 
-    /// The exact length that it declares, in bytes; `None` where it declares none.
+    /// The declared length of the body, in bytes; `None` if it declares none.
     pub(crate) fn exact_length(&self) -> Option<u64> {
         match self.is_empty() {
             true => Some(0),
@@ -90,22 +92,23 @@ impl RequestBody {
         }
     }
 
-    /// Takes the body to read it. `None` where there is none, or where it was taken.
+    /// Takes the body to read it; `None` if there is none, or another reader has it.
     pub(crate) fn take(&self) -> Option<ReceivedBody> {
         self.lock()?.take()
     }
 
-    /// Puts back what was not read.
+    /// Puts back a body that was not read to its end.
     pub(crate) fn put_back(&self, unread: ReceivedBody) {
         if let Some(mut slot) = self.lock() {
-            debug_assert!(slot.is_none(), "a body is read in one place at a time");
+            debug_assert!(slot.is_none(), "a body has one reader at a time");
             *slot = Some(unread);
         }
     }
 
-    /// Reads the beginning of the body: until it has `limit` bytes of data, or all. What is read
-    /// is kept and replayed; it is at most `limit` bytes and one frame. Dropping the future loses
-    /// nothing.
+    /// Reads the first frames of the body, until they have `limit` bytes of data or the body ends.
+    ///
+    /// The frames are kept and replayed to the next reader. They are at most `limit` bytes and one
+    /// frame. Dropping the future loses no byte.
     ///
     /// `idle`: the longest wait between two frames.
     ///
@@ -113,9 +116,15 @@ impl RequestBody {
     ///
     /// The client stalled, or its body broke.
     pub(crate) async fn prelude(&self, limit: usize, idle: Duration) -> Result<Prelude, UploadFailure> {
-        let Some(received) = self.take() else { return Ok(Prelude { data: Vec::new(), is_whole: true }) };
+        let Some(received) = self.take() else {
+            debug_assert!(self.is_empty(), "a body has one reader at a time");
+            return Ok(Prelude { data: Vec::new(), is_whole: true });
+        };
         let mut lent = Lent { of: self, received: Some(received) };
-        let Some(received) = &mut lent.received else { return Err(UploadFailure::Broken) };
+        let Some(received) = &mut lent.received else {
+            debug_assert!(false, "a lent body is there until it is put back");
+            return Err(UploadFailure::Broken);
+        };
         let mut stall = StallTimer::new(idle);
         while !received.incoming.is_end_stream() && received.replayed_bytes() < limit as u64 {
             let frame = poll_fn(|cx| match received.poll_incoming(cx) {
@@ -142,7 +151,7 @@ impl RequestBody {
     }
 }
 
-/// A body that is being looked at; dropping it puts it back.
+/// A body whose prelude is read. Dropping it puts the body back.
 struct Lent<'b> {
     of: &'b RequestBody,
     received: Option<ReceivedBody>,
@@ -163,7 +172,7 @@ impl ReceivedBody {
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            // hyper takes a stream that was reset without an error for one that has ended.
+            // hyper reports a stream that was reset with NO_ERROR as ended.
             None if self.protocol.has_streams() && !self.incoming.is_end_stream() => {
                 Poll::Ready(Some(Err(BodyBroken)))
             }
@@ -194,7 +203,7 @@ impl Body for ReceivedBody {
 
     fn size_hint(&self) -> SizeHint {
         let (mut hint, replayed) = (self.incoming.size_hint(), self.replayed_bytes());
-        // The upper bound first: the lower one may not pass it.
+        // The upper bound first: `set_lower` panics above it.
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + replayed);
         }

@@ -1,4 +1,9 @@
-//! The socket under a connection to upstream: looked at while it waits, counted while it is written to.
+//! The socket under a connection to upstream, shared by hyper and the lease of the connection.
+//!
+//! hyper reads and writes it through [`SocketIo`], which counts the bytes. A lease asks [`Socket`]
+//! for the counts, and for the state of the kernel's buffer.
+//! Invariant: hyper reads at most a budget of bytes until the head of an answer is there
+//! (HTTP/1.1), or until an answer advances (HTTP/2).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,31 +23,33 @@ use super::bounds::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_READ_BYTES};
 use super::window::Window;
 use crate::protocol::Protocol;
 
-/// Silence on a connection before the kernel probes it.
+/// Idle time before the kernel sends TCP keepalive probes.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
-/// The pause between two of these probes.
+/// Interval between two keepalive probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// Probes without an answer that end the connection.
+/// Unanswered keepalive probes after which the connection ends.
 const PROBES: u32 = 3;
-/// How long the kernel waits for a server that acknowledges nothing, or that makes no room.
+/// Time without an acknowledgement, or with a closed receive window, after which the kernel ends
+/// the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Room for the bytes of a request that a connection keeps between two requests.
-const KEPT_RECORD: usize = 2 * 1024;
+/// Capacity of the request record that a connection keeps between two requests, in bytes.
+const RECORD_CAPACITY: usize = 2 * 1024;
 
-/// The socket under a connection that hyper drives, shared so that a lease can look at it.
+/// The socket of a connection that hyper drives, with its counts.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: Mutex<Stream>,
+    /// Bytes that were written so far.
     written: AtomicU64,
-    /// Bytes that may still be read before something comes of them.
-    room: AtomicUsize,
-    /// Whether what is written is kept.
+    /// Bytes that may still be read before an answer advances; `usize::MAX` for no limit.
+    read_budget: AtomicUsize,
+    /// Whether written bytes are copied into `record`.
     is_recording: AtomicBool,
     record: Mutex<Vec<u8>>,
-    /// Whether the kernel waits longer than [`USER_TIMEOUT`].
-    is_patient: AtomicBool,
-    /// On HTTP/2.
+    /// Whether the kernel's timeout is longer than [`USER_TIMEOUT`].
+    has_extended_timeout: AtomicBool,
+    /// Present on HTTP/2 alone.
     window: Option<Mutex<Window>>,
 }
 
@@ -54,7 +61,7 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Upstream has sent more than the head of an answer may take.
+/// Error of a connection whose upstream used up the read budget.
 #[derive(Debug)]
 pub(crate) struct Flooded;
 
@@ -66,17 +73,19 @@ impl std::fmt::Display for Flooded {
 
 impl std::error::Error for Flooded {}
 
-/// What may come before the head of an answer is whole: itself, interim answers, and what is read along with it.
-/// hyper drops interim answers (RFC 9110, section 15.2) without counting them.
-const HEAD_ROOM: usize = MAX_HEAD_BYTES + MAX_READ_BYTES;
-/// On HTTP/2, the bytes that may come on a connection while none of its answers advances: twice the windows of all its
-/// streams, since clients may be slow.
-const HTTP2_ROOM: usize = 2 * CONNECTION_WINDOW as usize;
+/// Read budget on HTTP/1.1 until the head of an answer is whole, in bytes: the head, interim
+/// answers, and body bytes of the same read. hyper drops interim answers (RFC 9110, section 15.2)
+/// uncounted.
+const HEAD_BUDGET: usize = MAX_HEAD_BYTES + MAX_READ_BYTES;
+/// Read budget on HTTP/2 while no answer of the connection advances, in bytes: twice the window of
+/// all streams, since clients may be slow.
+const HTTP2_BUDGET: usize = 2 * CONNECTION_WINDOW as usize;
 
-/// Has the kernel notice a server that is gone without a word.
+/// Makes the kernel detect a server that is gone without closing its connections.
 ///
-/// Pings of HTTP/2 would notice it, too, but gRPC servers end connections that ping oftener than every five minutes.
-pub(super) fn watch_over(socket: &SockRef<'_>) -> io::Result<()> {
+/// HTTP/2 PINGs would detect it too, but gRPC servers close connections that send more than one in
+/// five minutes.
+pub(super) fn detect_dead_peers(socket: &SockRef<'_>) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL).with_retries(PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
@@ -88,68 +97,69 @@ impl Socket {
         Socket {
             stream: Mutex::new(stream),
             written: AtomicU64::new(0),
-            room: AtomicUsize::new(if protocol.has_streams() { HTTP2_ROOM } else { usize::MAX }),
+            read_budget: AtomicUsize::new(if protocol.has_streams() { HTTP2_BUDGET } else { usize::MAX }),
             is_recording: AtomicBool::new(false),
             record: Mutex::default(),
-            is_patient: AtomicBool::new(false),
+            has_extended_timeout: AtomicBool::new(false),
             window: protocol.has_streams().then(Mutex::default),
         }
     }
 
-    /// A request goes out: its answer's head must come within bounds. `is_kept`: the request's bytes are kept until then.
-    pub(super) fn expects_head(&self, is_kept: bool) {
-        self.room.store(HEAD_ROOM, Ordering::Relaxed);
+    /// Starts the read budget of an answer's head. With `is_kept`, the request's bytes are recorded
+    /// until the head is there.
+    pub(super) fn expect_head(&self, is_kept: bool) {
+        self.read_budget.store(HEAD_BUDGET, Ordering::Relaxed);
         if is_kept {
             self.is_recording.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The head has come: what follows is a body, of any length.
-    pub(super) fn head_came(&self) {
-        self.room.store(usize::MAX, Ordering::Relaxed);
+    /// Ends the read budget and the record: the head is there, and a body may have any length.
+    pub(super) fn head_received(&self) {
+        self.read_budget.store(usize::MAX, Ordering::Relaxed);
         if self.is_recording.load(Ordering::Relaxed) {
             self.is_recording.store(false, Ordering::Relaxed);
-            // The room of an ordinary head is kept for the next one.
+            // The capacity for an ordinary head stays for the next request.
             let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
             record.clear();
-            record.shrink_to(KEPT_RECORD);
+            record.shrink_to(RECORD_CAPACITY);
         }
-        if self.is_patient.load(Ordering::Relaxed) {
-            self.is_patient.store(false, Ordering::Relaxed);
-            self.wait_for(USER_TIMEOUT);
+        if self.has_extended_timeout.load(Ordering::Relaxed) {
+            self.has_extended_timeout.store(false, Ordering::Relaxed);
+            self.set_user_timeout(USER_TIMEOUT);
         }
     }
 
-    /// The bytes of a request that were written and kept, where not a byte has come back for it.
+    /// Takes the recorded bytes of a request, if not one byte has come back for it.
     pub(super) fn take_unanswered(&self) -> Option<Vec<u8>> {
-        let is_silent = self.room.load(Ordering::Relaxed) == HEAD_ROOM;
+        let is_silent = self.read_budget.load(Ordering::Relaxed) == HEAD_BUDGET;
         let was_recording = self.is_recording.swap(false, Ordering::Relaxed);
         let record = std::mem::take(&mut *self.record.lock().unwrap_or_else(PoisonError::into_inner));
         (is_silent && was_recording).then_some(record)
     }
 
-    /// Has the kernel wait for as long as a request may take: a server that reads a long body late makes no room
-    /// meanwhile, and is not gone. Until the head of the answer comes.
-    pub(super) fn is_patient_for(&self, limit: Duration) {
-        // The request's own timeout comes first, and says more.
+    /// Extends the kernel's timeout until the head of the answer is there. A server that reads a
+    /// long body late keeps its receive window closed meanwhile, and is not gone.
+    pub(super) fn extend_user_timeout(&self, limit: Duration) {
+        // The request's own timeout must come first: its error is more exact.
         let limit = limit.saturating_add(USER_TIMEOUT);
-        if !self.is_patient.swap(true, Ordering::Relaxed) {
-            self.wait_for(limit);
+        if !self.has_extended_timeout.swap(true, Ordering::Relaxed) {
+            self.set_user_timeout(limit);
         }
     }
 
-    fn wait_for(&self, limit: Duration) {
-        // Milliseconds in 31 bits are what the kernel takes; a unix socket takes none.
+    fn set_user_timeout(&self, limit: Duration) {
+        // The kernel accepts at most 31 bits of milliseconds. A unix socket has no such timeout.
         let limit = limit.min(Duration::from_millis(i32::MAX as u64));
-        let _of_no_use = self.look(|socket| socket.set_tcp_user_timeout(Some(limit)));
+        let _best_effort = self.with_socket(|socket| socket.set_tcp_user_timeout(Some(limit)));
     }
 
-    /// On HTTP/2, something has come of what was read.
-    pub(super) fn progressed(&self) {
-        self.room.store(HTTP2_ROOM, Ordering::Relaxed);
+    /// On HTTP/2, renews the read budget: an answer has advanced.
+    pub(super) fn reset_read_budget(&self) {
+        self.read_budget.store(HTTP2_BUDGET, Ordering::Relaxed);
     }
 
-    /// On HTTP/2, whether the server takes more of bodies at the moment.
+    /// On HTTP/2, whether the connection's window has room for a new body.
     pub(super) fn has_window(&self) -> bool {
         let has_room =
             |window: &Mutex<Window>| window.lock().unwrap_or_else(PoisonError::into_inner).has_room();
@@ -157,10 +167,10 @@ impl Socket {
     }
 
     fn note_read(&self, bytes: &[u8]) {
-        // Only while a head is due.
-        let room = self.room.load(Ordering::Relaxed);
-        if room != usize::MAX {
-            self.room.store(room.saturating_sub(bytes.len()), Ordering::Relaxed);
+        // The body of an HTTP/1.1 answer has no budget.
+        let read_budget = self.read_budget.load(Ordering::Relaxed);
+        if read_budget != usize::MAX {
+            self.read_budget.store(read_budget.saturating_sub(bytes.len()), Ordering::Relaxed);
         }
         if let Some(window) = &self.window {
             window.lock().unwrap_or_else(PoisonError::into_inner).received(bytes);
@@ -191,37 +201,37 @@ impl Socket {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing has arrived, not even the end: one look at the kernel's buffer, since what the
-    /// runtime knows of the socket may be older than the end that upstream sent.
-    pub(super) fn is_quiet(&self) -> bool {
+    /// Whether the kernel's buffer has neither a byte nor the end of the stream. The kernel is
+    /// asked since the runtime's readiness may be older than an end that upstream sent.
+    pub(super) fn has_nothing_to_read(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
-        let seen = self.look(|socket| socket.peek(&mut byte));
-        matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let peeked = self.with_socket(|socket| socket.peek(&mut byte));
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Whether the other end has closed, whatever it sent before.
+    /// Whether upstream has closed its side, even if unread bytes came before.
     pub(super) fn has_hung_up(&self) -> bool {
-        self.look(|socket| {
+        self.with_socket(|socket| {
             let mut watched = [PollFd::new(&*socket, PollFlags::RDHUP)];
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
             matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(1..))
         })
     }
 
-    fn look<T>(&self, look: impl FnOnce(SockRef<'_>) -> T) -> T {
+    fn with_socket<T>(&self, act: impl FnOnce(SockRef<'_>) -> T) -> T {
         let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         match &*stream {
-            Stream::Tcp(stream) => look(SockRef::from(stream)),
-            Stream::Unix(stream) => look(SockRef::from(stream)),
-            Stream::Tls(stream) => look(SockRef::from(stream.get_ref().0)),
+            Stream::Tcp(stream) => act(SockRef::from(stream)),
+            Stream::Unix(stream) => act(SockRef::from(stream)),
+            Stream::Tls(stream) => act(SockRef::from(stream.get_ref().0)),
         }
     }
 }
 
-/// hyper's handle on a [`Socket`].
-pub(crate) struct Tap(pub(crate) Arc<Socket>);
+/// The I/O object of a [`Socket`] for hyper, which counts the bytes.
+pub(crate) struct SocketIo(pub(crate) Arc<Socket>);
 
-impl Tap {
+impl SocketIo {
     fn with<T>(&self, act: impl FnOnce(Pin<&mut dyn Duplex>) -> T) -> T {
         let mut stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *stream {
@@ -236,19 +246,20 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
-impl AsyncRead for Tap {
+impl AsyncRead for SocketIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.0.room.load(Ordering::Relaxed) == 0 {
+        if self.0.read_budget.load(Ordering::Relaxed) == 0 {
             return Poll::Ready(Err(io::Error::other(Flooded)));
         }
         let before = buf.filled().len();
         let read = self.with(|stream| stream.poll_read(cx, buf));
+        debug_assert!(before <= buf.filled().len(), "a read adds to its buffer");
         self.0.note_read(buf.filled().get(before..).unwrap_or_default());
         read
     }
 }
 
-impl AsyncWrite for Tap {
+impl AsyncWrite for SocketIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = self.with(|stream| stream.poll_write(cx, buf));
         if let Poll::Ready(Ok(bytes)) = &written {
@@ -289,19 +300,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_kernel_is_patient_from_a_long_upload_to_the_head_of_its_answer() {
+    async fn the_timeout_is_extended_from_a_long_upload_to_the_head_of_its_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        watch_over(&SockRef::from(&stream)).unwrap();
+        detect_dead_peers(&SockRef::from(&stream)).unwrap();
         let socket = Socket::new(Stream::Tcp(stream), Protocol::Http11);
-        let waits = || socket.look(|socket| socket.tcp_user_timeout().unwrap().unwrap());
+        let waits = || socket.with_socket(|socket| socket.tcp_user_timeout().unwrap().unwrap());
         assert_eq!(waits(), USER_TIMEOUT);
-        socket.expects_head(false);
-        socket.is_patient_for(Duration::from_secs(600));
+        socket.expect_head(false);
+        socket.extend_user_timeout(Duration::from_secs(600));
         assert!(waits() > Duration::from_secs(600));
-        socket.head_came();
+        socket.head_received();
         assert_eq!(waits(), USER_TIMEOUT);
-        socket.is_patient_for(Duration::MAX);
+        socket.extend_user_timeout(Duration::MAX);
         assert_eq!(waits(), Duration::from_millis(i32::MAX as u64));
     }
 }

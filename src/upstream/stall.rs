@@ -1,4 +1,7 @@
-//! Notices that nothing has moved for a while, at the price of one timer only where something waits.
+//! A timer for stalls: a wait in which no byte moves for longer than a limit.
+//!
+//! Bodies in both directions use it, and so does `net::streams`.
+//! Invariant: only a pending wait has a timer set, so a body that flows costs none.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -7,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 
-/// Measures each wait on its own: from the first poll that found nothing until the next progress.
+/// Measures each wait on its own, from its first pending poll until the next progress.
 #[derive(Debug)]
 pub(crate) struct StallTimer {
     limit: Duration,
@@ -20,27 +23,27 @@ impl StallTimer {
         StallTimer::on(Alarm::default(), limit)
     }
 
-    /// On a timer that has served another wait.
+    /// Makes a stall timer from an alarm that was used before.
     pub(crate) fn on(alarm: Alarm, limit: Duration) -> Self {
         StallTimer { limit, waiting_since: None, alarm }
     }
 
-    /// The timer, for the next wait.
+    /// Takes the alarm, for reuse by another stall timer.
     pub(crate) fn take_alarm(&mut self) -> Alarm {
         std::mem::take(&mut self.alarm)
     }
 
-    /// Something moved: the next wait starts from nothing.
+    /// Records progress: the next wait starts at its first pending poll.
     pub(crate) fn progressed(&mut self) {
         self.waiting_since = None;
     }
 
-    /// Something else moved that this wait depends on: it counts from then.
-    pub(crate) fn waits_no_less_than_since(&mut self, since: Instant) {
+    /// Moves the start of the current wait forward to `since`, if that is later.
+    pub(crate) fn start_no_earlier_than(&mut self, since: Instant) {
         self.waiting_since = self.waiting_since.max(Some(since));
     }
 
-    /// Ready once this wait has lasted for the limit.
+    /// Ready once the current wait has lasted for the limit.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         self.alarm.poll(cx, since + self.limit)
@@ -53,21 +56,21 @@ mod tests {
 
     use super::*;
 
-    async fn looked_at(timer: &mut StallTimer) -> Poll<()> {
+    async fn poll_once(timer: &mut StallTimer) -> Poll<()> {
         poll_fn(|cx| Poll::Ready(timer.poll_stalled(cx))).await
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_before_a_wait_does_not_count_and_progress_starts_anew() {
+    async fn a_wait_starts_with_its_first_poll_and_restarts_after_progress() {
         let second = Duration::from_secs(1);
         let mut timer = StallTimer::new(10 * second);
         tokio::time::advance(100 * second).await;
-        assert!(looked_at(&mut timer).await.is_pending());
+        assert!(poll_once(&mut timer).await.is_pending());
         tokio::time::advance(9 * second).await;
         timer.progressed();
-        assert!(looked_at(&mut timer).await.is_pending());
+        assert!(poll_once(&mut timer).await.is_pending());
         tokio::time::advance(9 * second).await;
-        assert!(looked_at(&mut timer).await.is_pending());
+        assert!(poll_once(&mut timer).await.is_pending());
         tokio::time::advance(2 * second).await;
         poll_fn(|cx| timer.poll_stalled(cx)).await;
     }

@@ -1,4 +1,7 @@
-//! TLS to upstream: whom we trust, and who we are.
+//! TLS to upstream: trusted certificates, and bearward's own client certificate.
+//!
+//! [`ClientTls`] is loaded with a configuration, and `connect` uses it for each connection.
+//! Invariant: a server's certificate is always verified; no setting turns that off.
 
 mod pinned;
 
@@ -17,19 +20,19 @@ use crate::config::fault::{Fault, Faults};
 use crate::digest::Sha256;
 use crate::pem;
 use crate::regular_file;
-pub(crate) use pinned::Doubt;
-use pinned::{Pinned, Trust, VeryCertificate};
+pub(crate) use pinned::CertificateProblem;
+use pinned::{Pinned, PinnedVerifier, Trust};
 
-/// An upstream's TLS, ready for use. Two are equal if they came from the same files with the same content.
+/// TLS settings of an upstream, ready for use. Two are equal if their files and file contents are.
 #[derive(Clone)]
 pub(crate) struct ClientTls {
     fingerprint: [u8; 32],
-    /// Offers HTTP/2 and HTTP/1.1.
+    /// Offers HTTP/2 and HTTP/1.1 by ALPN.
     any: Arc<ClientConfig>,
-    /// Offers HTTP/1.1 alone, for what HTTP/2 can't do.
+    /// Offers HTTP/1.1 alone, for upgrades.
     http1: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
-    /// Certificates that a server may present though no authority signed them.
+    /// Server certificates that are accepted without a chain to an authority.
     pinned: Pinned,
 }
 
@@ -46,11 +49,11 @@ impl fmt::Debug for ClientTls {
 }
 
 impl ClientTls {
-    /// Reads what the configuration names.
+    /// Reads the certificates and keys that the configuration names.
     ///
     /// # Errors
     ///
-    /// All that is wrong with the files.
+    /// All faults of these files.
     pub(crate) fn load(tls: &UpstreamTls) -> Result<Self, Faults> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let fingerprint = fingerprint(tls);
@@ -65,27 +68,31 @@ impl ClientTls {
         let (Ok(trust), Ok(client)) = (trust, client) else { return Err(Faults(faults)) };
         let client = client.map(|key| Arc::new(ClientCertificate(Arc::new(key))));
         let config = |protocols: &[&[u8]]| client_config(&provider, &trust, client.as_ref(), protocols);
+        let server_name = tls.server_name.clone().map(ServerName::try_from).transpose();
+        debug_assert!(server_name.is_ok(), "the configuration accepts valid server names alone");
         Ok(ClientTls {
             fingerprint,
             any: config(&[b"h2", b"http/1.1"])?,
             http1: config(&[b"http/1.1"])?,
-            server_name: tls.server_name.clone().and_then(|name| ServerName::try_from(name).ok()),
+            server_name: server_name.ok().flatten(),
             pinned: trust.pinned.clone(),
         })
     }
 
-    /// What of the certificates that are trusted will keep a server with one of these names from being connected to.
-    pub(crate) fn doubts(&self, hosts: &[&str]) -> Vec<Doubt> {
+    /// Problems of the trusted certificates that will make handshakes with servers of these names
+    /// fail.
+    pub(crate) fn certificate_problems(&self, hosts: &[&str]) -> Vec<CertificateProblem> {
         let names: Vec<_> = hosts.iter().filter_map(|host| self.name_for(host)).collect();
-        pinned::doubts(&self.pinned, &names)
+        pinned::certificate_problems(&self.pinned, &names)
     }
 
-    /// What a connection is made with. `is_http1`: where HTTP/2 is of no use.
-    pub(super) fn config(&self, is_http1: bool) -> Arc<ClientConfig> {
-        if is_http1 { self.http1.clone() } else { self.any.clone() }
+    /// The rustls configuration of a new connection. With `needs_http1`, ALPN offers HTTP/1.1
+    /// alone.
+    pub(super) fn config(&self, needs_http1: bool) -> Arc<ClientConfig> {
+        if needs_http1 { self.http1.clone() } else { self.any.clone() }
     }
 
-    /// The name that the certificate must have: as configured, else the host's own.
+    /// The name that the server's certificate must have: the configured one, else the host.
     pub(super) fn name_for(&self, host: &str) -> Option<ServerName<'static>> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         self.server_name.clone().or_else(|| ServerName::try_from(bare.to_owned()).ok())
@@ -107,8 +114,8 @@ fn client_config(
         None => builder.with_no_client_auth(),
     };
     if !trust.pinned.is_empty() {
-        let verifier = VeryCertificate::new(trust, provider).map_err(|error| {
-            Fault::of_file(Path::new("tls"), format!("the authorities are of no use: {error}"))
+        let verifier = PinnedVerifier::new(trust, provider).map_err(|error| {
+            Fault::of_file(Path::new("tls"), format!("the authorities can't be used: {error}"))
         })?;
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
     }
@@ -116,7 +123,8 @@ fn client_config(
     Ok(Arc::new(config))
 }
 
-/// The system's authorities; Mozilla's, built in, where the system has none (a container from scratch).
+/// The system's authorities. If the system has none, as in a container from scratch: Mozilla's,
+/// built in.
 fn systems_authorities() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let (_added, _unusable) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -126,7 +134,8 @@ fn systems_authorities() -> RootCertStore {
     roots
 }
 
-/// Tells one state of the files from another. A file that can't be read is a fault elsewhere.
+/// Digest of the settings and of the files' contents. A file that can't be read counts as empty
+/// here, and is a fault when it is loaded.
 fn fingerprint(tls: &UpstreamTls) -> [u8; 32] {
     let mut digest = Sha256::new();
     let client = tls.client.iter().flat_map(|pair| [&pair.certificate, &pair.private_key]);
@@ -140,7 +149,7 @@ fn fingerprint(tls: &UpstreamTls) -> [u8; 32] {
     digest.finish()
 }
 
-/// The one certificate that we have, for whoever asks for one.
+/// Bearward's client certificate, sent to every server that requests one.
 #[derive(Debug)]
 struct ClientCertificate(Arc<CertifiedKey>);
 

@@ -1,4 +1,7 @@
-//! Connections that leave HTTP (RFC 9110, section 7.8): a client's, and an upstream's.
+//! Upgraded connections (RFC 9110, section 7.8), of a client or an upstream.
+//!
+//! `forward` takes them from the heads of a request and of its 101, and makes a tunnel of both.
+//! Invariant: hyper's upgrade types do not leave this room.
 
 use std::io;
 use std::pin::Pin;
@@ -9,16 +12,16 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connection that HTTP may give up. Ready with its bytes once the head of a 101 has passed.
+/// Future of an upgraded connection. Ready once the head of a 101 was sent.
 #[derive(Debug)]
 pub(crate) struct PendingUpgrade(OnUpgrade);
 
-/// A connection that HTTP has given up.
+/// An upgraded connection: its bytes are no longer HTTP.
 #[derive(Debug)]
 pub(crate) struct UpgradedIo(TokioIo<Upgraded>);
 
 impl PendingUpgrade {
-    /// Takes it off a head, of a request or of an answer. HTTP/2 has none.
+    /// Takes the upgrade from the extensions of a request's or an answer's head. HTTP/2 has none.
     pub(crate) fn take_from(extensions: &mut Extensions) -> Option<Self> {
         extensions.remove::<OnUpgrade>().map(PendingUpgrade)
     }

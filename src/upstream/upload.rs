@@ -1,7 +1,8 @@
-//! The body of a request on its way to upstream: counted, timed, and stripped of trailers that may
-//! not pass.
+//! The upload: a request's body as it is sent to upstream, counted, timed, and with filtered
+//! trailers.
 //!
-//! Invariant: it passes frames on as they come and holds none back; a body that broke is never
+//! The connection to upstream polls it. The request path follows it by its [`UploadProgress`].
+//! Invariants: frames are forwarded as they come, and none is held back. A body that broke is never
 //! completed.
 
 use std::pin::Pin;
@@ -21,19 +22,20 @@ use super::stall::StallTimer;
 use crate::activity::ConnectionActivity;
 use crate::tap::{BodyEnd, TapSlot};
 
-/// What a request's body may cost.
+/// Limits of a request's body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UploadLimits {
+    /// Largest body.
     pub(crate) bytes: u64,
     /// The longest wait between two frames.
     pub(crate) idle: Duration,
 }
 
-/// Which trailers of a request pass.
+/// Rule for the trailers of a request: those that are forwarded.
 #[derive(Clone, Debug)]
 pub(crate) struct TrailerRule {
     pub(crate) is_harmless: fn(&HeaderName) -> bool,
-    /// Names that a credential may stand in: none of them passes.
+    /// Names of headers that may carry a credential. They are dropped.
     pub(crate) secret: Arc<[HeaderName]>,
     /// Names that the route removes.
     pub(crate) removed: Arc<[HeaderName]>,
@@ -45,8 +47,7 @@ impl TrailerRule {
     }
 }
 
-/// What the request path can see of an upload that the connection to upstream drives. Of a request without a body there
-/// is nothing to see.
+/// Progress of an upload, shared with the request path; empty for a request without a body.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadProgress(Option<Arc<Progress>>);
 
@@ -56,16 +57,17 @@ struct Progress {
     /// Nanoseconds from `started` until something last moved.
     last_moved: AtomicU64,
     state: AtomicU8,
-    /// Upstream answers already: whoever passes the answer on watches over both directions.
-    is_answered: AtomicBool,
-    /// The answer is over: nobody reads the rest.
-    is_over: AtomicBool,
-    /// Woken when the answer is over.
+    /// Whether the head of the answer is there. From then on, the answer's body times both
+    /// directions.
+    has_answer_started: AtomicBool,
+    /// Whether the answer has ended, so that the rest of the upload is aborted.
+    has_answer_ended: AtomicBool,
+    /// Wakes the upload when the answer has ended.
     waker: AtomicWaker,
 }
 
 const MOVING: u8 = 0;
-const AWAITING_CLIENT: u8 = 1;
+const BLOCKED_ON_CLIENT: u8 = 1;
 const DONE: u8 = 2;
 const TOO_LARGE: u8 = 3;
 const STALLED: u8 = 4;
@@ -77,8 +79,8 @@ impl Progress {
             started: Instant::now(),
             last_moved: AtomicU64::new(0),
             state: AtomicU8::new(MOVING),
-            is_answered: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
+            has_answer_started: AtomicBool::new(false),
+            has_answer_ended: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -104,27 +106,29 @@ impl UploadProgress {
         Some(self.0.as_ref()?.last_moved())
     }
 
-    /// The head of the answer has come. A client that is silent from here on does not stall its upload: on a
-    /// stream in both directions, silence is ordinary.
-    pub(crate) fn answered(&self) {
+    /// Records that the head of the answer is there. A silent client stalls its upload no longer:
+    /// on a stream in both directions, silence is ordinary.
+    pub(crate) fn answer_started(&self) {
         if let Some(progress) = &self.0 {
-            progress.is_answered.store(true, Ordering::Relaxed);
+            progress.has_answer_started.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The answer has ended. What is left of the upload ends with it: it would outlive the right to it.
-    pub(crate) fn over(&self) {
+    /// Records that the answer has ended, and aborts the rest of the upload. The upload must not
+    /// outlive its permit.
+    pub(crate) fn answer_ended(&self) {
         if let Some(progress) = &self.0 {
-            progress.is_over.store(true, Ordering::Release);
+            progress.has_answer_ended.store(true, Ordering::Release);
             progress.waker.wake();
         }
     }
 
-    /// Whether it is the client, not upstream, that is being waited for.
-    pub(crate) fn awaits_client(&self) -> bool {
-        self.0.as_ref().is_some_and(|progress| progress.state() == AWAITING_CLIENT)
+    /// Whether the upload waits for the client, not for upstream.
+    pub(crate) fn is_blocked_on_client(&self) -> bool {
+        self.0.as_ref().is_some_and(|progress| progress.state() == BLOCKED_ON_CLIENT)
     }
 
+    /// Reason for which the upload was aborted, if it was.
     pub(crate) fn failure(&self) -> Option<UploadFailure> {
         match self.0.as_ref()?.state() {
             TOO_LARGE => Some(UploadFailure::TooLarge),
@@ -135,14 +139,15 @@ impl UploadProgress {
     }
 }
 
-/// A request's body as upstream gets it; nothing where the request has none. In a box, since requests are moved from
-/// hand to hand.
+/// A request's body as it is sent to upstream; empty for a request without one.
+///
+/// Boxed, since hyper moves requests several times.
 #[derive(Debug)]
 pub(crate) struct Upload(Option<Box<Uploading>>);
 
 #[derive(Debug)]
 struct Uploading {
-    /// `None` once it has ended.
+    /// `None` if another reader has the body.
     received: Option<ReceivedBody>,
     body: RequestBody,
     tap: TapSlot,
@@ -152,25 +157,27 @@ struct Uploading {
     bytes: u64,
     stall: StallTimer,
     trailers: TrailerRule,
-    /// What lasts as long as the upload does.
-    held: Held,
-    /// The connection that the body goes to, where the server may leave it unread for this long.
-    waits: Option<(Arc<Socket>, Duration)>,
+    /// Dropped with the upload.
+    held: HeldResource,
+    /// The connection, and the longest time for which the server may leave a long body unread.
+    /// Taken once the body is long.
+    slow_reader: Option<(Arc<Socket>, Duration)>,
 }
 
-/// A body up to this length fits into what a server's kernel takes in ahead of the server.
+/// Length of a body, in bytes, that a kernel buffers for a server that does not read.
 const SHORT_BODY: u64 = 16 * 1024;
 
+/// A resource that is dropped with an upload.
 #[derive(Default)]
-struct Held(Option<Arc<dyn Send + Sync>>);
+struct HeldResource(Option<Arc<dyn Send + Sync>>);
 
-impl std::fmt::Debug for Held {
+impl std::fmt::Debug for HeldResource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "Held(1)" } else { "Held(0)" })
+        f.write_str(if self.0.is_some() { "HeldResource(1)" } else { "HeldResource(0)" })
     }
 }
 
-/// An upload's error, as the connection to upstream sees it: it aborts.
+/// Error of an aborted upload, for the connection to upstream.
 #[derive(Debug)]
 pub(crate) struct UploadAborted(UploadFailure);
 
@@ -183,7 +190,7 @@ impl std::fmt::Display for UploadAborted {
 impl std::error::Error for UploadAborted {}
 
 impl Upload {
-    /// The body of a request that is in service on the connection of `exchanges`.
+    /// Makes the upload of a request whose client's connection has this `activity`.
     pub(crate) fn new(
         body: &RequestBody,
         limits: UploadLimits,
@@ -204,30 +211,31 @@ impl Upload {
             bytes: 0,
             stall: StallTimer::new(limits.idle),
             trailers,
-            held: Held::default(),
-            waits: None,
+            held: HeldResource::default(),
+            slow_reader: None,
         })))
     }
 
-    /// None.
-    pub(crate) fn none() -> Self {
+    /// The upload of a request without a body.
+    pub(crate) fn empty() -> Self {
         Upload(None)
     }
 
-    /// Keeps `what` for as long as the upload lives, in the place of what it kept before.
-    pub(crate) fn hold(&mut self, what: Arc<dyn Send + Sync>) {
+    /// Holds a resource until the upload is dropped, instead of the one that was held before.
+    pub(crate) fn hold(&mut self, resource: Arc<dyn Send + Sync>) {
         if let Some(uploading) = &mut self.0 {
-            uploading.held = Held(Some(what));
+            uploading.held = HeldResource(Some(resource));
         }
     }
 
-    /// The server behind `socket` may leave a long body unread for `limit`.
-    pub(super) fn may_wait(&mut self, socket: &Arc<Socket>, limit: Duration) {
+    /// Allows the server at `socket` to leave a long body unread for `limit`.
+    pub(super) fn allow_slow_reader(&mut self, socket: &Arc<Socket>, limit: Duration) {
         if let Some(uploading) = &mut self.0 {
-            uploading.waits = Some((socket.clone(), limit));
+            uploading.slow_reader = Some((socket.clone(), limit));
         }
     }
 
+    /// The progress of this upload, for the request path.
     pub(crate) fn progress(&self) -> UploadProgress {
         UploadProgress(self.0.as_ref().map(|uploading| uploading.progress.clone()))
     }
@@ -253,13 +261,13 @@ impl Uploading {
                 return self.fail(UploadFailure::TooLarge);
             }
             if self.bytes > SHORT_BODY
-                && let Some((socket, limit)) = self.waits.take()
+                && let Some((socket, limit)) = self.slow_reader.take()
             {
-                socket.is_patient_for(limit);
+                socket.extend_user_timeout(limit);
             }
         }
         self.progress.moved(MOVING);
-        // Nothing comes behind trailers, and nobody asks for it.
+        // No frame follows trailers, and hyper does not poll for one.
         let is_last = self.has_ended() || frame.is_trailers();
         if is_last {
             self.activity.body_read();
@@ -285,7 +293,7 @@ impl Uploading {
             return Poll::Ready(None);
         };
         self.progress.waker.register(cx.waker());
-        if self.progress.is_over.load(Ordering::Acquire) {
+        if self.progress.has_answer_ended.load(Ordering::Acquire) {
             return self.fail(UploadFailure::Broken);
         }
         match Pin::new(received).poll_frame(cx) {
@@ -298,8 +306,8 @@ impl Uploading {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                self.progress.state.store(AWAITING_CLIENT, Ordering::Relaxed);
-                if self.progress.is_answered.load(Ordering::Relaxed) {
+                self.progress.state.store(BLOCKED_ON_CLIENT, Ordering::Relaxed);
+                if self.progress.has_answer_started.load(Ordering::Relaxed) {
                     return Poll::Pending;
                 }
                 match self.stall.poll_stalled(cx) {
@@ -311,12 +319,12 @@ impl Uploading {
     }
 }
 
-/// The trailers whose names `keeps` accepts.
+/// Trailers without the names that `keeps` rejects.
 pub(crate) fn filtered(trailers: HeaderMap, keeps: impl Fn(&HeaderName) -> bool) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(trailers.len());
     let mut current = None;
     for (name, value) in trailers {
-        // Only the first value of a name comes with the name itself.
+        // `HeaderMap` yields a name with the first of its values alone.
         if name.is_some() {
             current = name;
         }

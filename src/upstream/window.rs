@@ -1,25 +1,27 @@
-//! How much an HTTP/2 server takes of all bodies on one connection: its connection window (RFC 9113, section 5.2), read
-//! from the frames that pass.
+//! The send window of an HTTP/2 connection to upstream (RFC 9113, section 5.2), counted from its
+//! frames.
 //!
-//! hyper does not show it. A body that the server does not read keeps its share of that window, so that one caller
-//! could use it up and stop every other upload on the connection.
+//! hyper does not expose it. A body that the server does not read keeps its share of the window, so
+//! one client could use it up and stop all other uploads of the connection. The pool skips such a
+//! connection for requests with a body.
 
-/// A connection has room for a new body while a whole frame of it fits.
+/// Least window for a new body, in bytes: the largest frame of every server.
 const LEAST_ROOM: i64 = 16 * 1024;
-/// Until the server says otherwise (RFC 9113, section 6.9.2).
+/// Initial window of a connection, in bytes (RFC 9113, section 6.9.2).
 const INITIAL_WINDOW: i64 = 65_535;
-/// What a client sends before its first frame (RFC 9113, section 3.4).
+/// Length of the preface that a client sends before its first frame (RFC 9113, section 3.4).
 const PREFACE: usize = 24;
-
+/// Length of a frame's header (RFC 9113, section 4.1).
 const HEADER: usize = 9;
 const DATA: u8 = 0;
 const WINDOW_UPDATE: u8 = 8;
-/// The payload of a `WINDOW_UPDATE`.
+/// Length of the payload of a `WINDOW_UPDATE`.
 const INCREMENT: usize = 4;
 
-/// The window of one connection.
+/// The send window of one connection.
 #[derive(Debug)]
 pub(super) struct Window {
+    /// Bytes that may still be sent.
     left: i64,
     sent: Frames,
     received: Frames,
@@ -33,10 +35,12 @@ impl Default for Window {
 }
 
 impl Window {
+    /// Whether a whole frame of a new body fits.
     pub(super) fn has_room(&self) -> bool {
         self.left >= LEAST_ROOM
     }
 
+    /// Subtracts the DATA frames in written bytes.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         let left = &mut self.left;
         self.sent.read(bytes, |frame| {
@@ -46,6 +50,7 @@ impl Window {
         });
     }
 
+    /// Adds the `WINDOW_UPDATE` frames of the connection in read bytes.
     pub(super) fn received(&mut self, bytes: &[u8]) {
         let left = &mut self.left;
         self.received.read(bytes, |frame| {
@@ -56,7 +61,7 @@ impl Window {
     }
 }
 
-/// One frame, as far as it matters here.
+/// The fields of a frame that the window depends on.
 struct Frame {
     kind: u8,
     length: u32,
@@ -64,13 +69,14 @@ struct Frame {
     increment: u32,
 }
 
-/// Finds the frames in the bytes of one direction, in whatever pieces they come.
+/// Parser of the frames in one direction. Frames may be split across reads.
 #[derive(Debug, Default)]
 struct Frames {
-    /// The head of the next frame, with the payload of a `WINDOW_UPDATE`.
+    /// The header of the next frame, with the payload of a `WINDOW_UPDATE`.
     head: [u8; HEADER + INCREMENT],
+    /// Bytes of `head` that are there.
     filled: usize,
-    /// Bytes of a payload that are of no interest.
+    /// Payload bytes that are still to be skipped.
     skip: usize,
 }
 
@@ -79,6 +85,10 @@ impl Frames {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
+            debug_assert!(
+                skipped <= bytes.len() && self.filled <= self.wanted(),
+                "offsets are within bounds"
+            );
             bytes = bytes.get(skipped..).unwrap_or_default();
             let wanted = self.wanted();
             let taken = bytes.len().min(wanted - self.filled);
@@ -97,7 +107,7 @@ impl Frames {
         }
     }
 
-    /// How much of the frame is kept.
+    /// Length of the part of the frame that `head` must have.
     fn wanted(&self) -> usize {
         let [.., l0, l1, l2, kind] = [0, self.head[0], self.head[1], self.head[2], self.head[3]];
         let length = u32::from_be_bytes([0, l0, l1, l2]) as usize;
@@ -109,7 +119,7 @@ impl Frames {
 
     fn frame(&self) -> Frame {
         let [l0, l1, l2, kind, _flags, s0, s1, s2, s3, i0, i1, i2, i3] = self.head;
-        // The highest bit is reserved in both.
+        // The highest bit of the stream's id and of the increment is reserved.
         Frame {
             kind,
             length: u32::from_be_bytes([0, l0, l1, l2]),
@@ -132,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_followed_in_whatever_pieces_the_frames_come() {
+    fn the_window_is_counted_however_the_frames_are_split() {
         let sent =
             [vec![b'P'; PREFACE], frame(4, 0, &[]), frame(DATA, 1, &[8; 50_000]), frame(1, 3, &[0; 40])];
         let sent = sent.concat();

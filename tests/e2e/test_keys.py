@@ -416,7 +416,7 @@ def test_no_secret_and_no_digest_is_anywhere_but_where_it_belongs(tmp_path, upst
         output.append(pathlib.Path(f"/proc/{gateway.process.pid}/cmdline").read_text())
         output.extend(gateway.lines)
     output = "\n".join(output)
-    for expected in ("INVALID_API_KEY", "EXPIRED_API_KEY", "MISSING_API_KEY", "BAD_REQUEST", "ROUTE_NOT_FOUND", '"audit"', "stands twice"):
+    for expected in ("INVALID_API_KEY", "EXPIRED_API_KEY", "MISSING_API_KEY", "BAD_REQUEST", "ROUTE_NOT_FOUND", '"audit"', "is given twice"):
         assert expected in output, expected
     for token in [*tokens, "sk-unknown-0123456789"]:
         secret = token[15:47] if token.startswith("bwk_") else token

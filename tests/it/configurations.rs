@@ -1,4 +1,4 @@
-//! Configurations that must not load, each with its place and what would be right, and odd ones that must.
+//! Configurations that must not load, each with a position and a hint, and odd ones that must.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn read(source: &str) -> Result<(), Faults> {
     Config::parse(Path::new("c.yaml"), source, &environment).map(|_| ())
 }
 
-/// The configuration with a line behind one of its own, or at its end.
+/// The configuration with a line after one of its own, or at its end.
 fn with(behind: &str, line: &str) -> String {
     match behind {
         "" => format!("{LEAST}{line}\n"),
@@ -63,10 +63,10 @@ const EMPTY: &str = "there and has no value";
 const LEAVE_OUT: &str = "leave the field out";
 
 #[test]
-fn what_loads_and_should_not_is_refused_with_its_place_and_what_would_be_right() {
-    // The configuration, the fault's place, a part of what is said, and a part of the hint.
+fn faulty_configurations_are_refused_with_a_position_and_a_hint() {
+    // The configuration, the fault's position, a part of the message, and a part of the hint.
     let cases: Vec<(String, &str, &str, &str)> = vec![
-        // Empty fields that bound something, and sections that hold such.
+        // Empty fields that are bounds, and sections with such fields.
         (with(LISTENER, "    tls:"), "3:5", EMPTY, LEAVE_OUT),
         (with(LISTENER, "    tls: {}"), "3:10", "needs `certificate`", "tls.key"),
         (with(LISTENER, "    tls: {certificate: a, private_key: b, client_ca: }"), "3:43", EMPTY, LEAVE_OUT),
@@ -144,7 +144,7 @@ fn what_loads_and_should_not_is_refused_with_its_place_and_what_would_be_right()
         (field("strip_prefix: /a//b"), "8:68", "never matches", "/a/b"),
         (field("strip_prefix: /a/"), "8:68", "does not end with one", "/models"),
         (field("strip_prefix: '/a*'"), "8:68", "no pattern", ""),
-        (field("strip_prefix: /b"), "8:68", "never taken off", "`/b/**`"),
+        (field("strip_prefix: /b"), "8:68", "never removed", "`/b/**`"),
         // Hosts that no request names.
         (host("a.example:8080"), "8:59", "no host", "a.example is meant?"),
         (host("a.example."), "8:59", "no host", "a.example is meant?"),
@@ -208,14 +208,14 @@ fn what_loads_and_should_not_is_refused_with_its_place_and_what_would_be_right()
         (with("", "workers: 100000"), "8:10", "too many", "one for each core"),
         (with("", "limits: {in_flight: 010}"), "8:21", "not a whole number", "digits only"),
         (with("", "limits: {in_flight: +5}"), "8:21", "not a whole number", "digits only"),
-        (field("removes: ['x-internal-*']"), "8:64", "nothing stands for others", "each name by itself"),
-        (field("removes: ['x-a|x-b']"), "8:64", "nothing stands for others", "each name by itself"),
-        (field("removes: ['*']"), "8:64", "nothing stands for others", "each name by itself"),
-        (field("upgrades: ['*']"), "8:65", "not a protocol's name", "websocket"),
-        (with("", "auth: {headers: ['*']}"), "8:18", "nothing stands for others", "each name by itself"),
-        (with(LISTENER, "  - address: 127.0.0.1:8080"), "3:14", "listened on already", "one listener"),
-        (with(LISTENER, "  - address: 0.0.0.0:8080"), "3:14", "listened on already", "one listener"),
-        (with("", "admin: {address: 0.0.0.0:8080}"), "8:18", "listened on already", "one listener"),
+        (field("removes: ['x-internal-*']"), "8:64", "patterns are not supported", "each name by itself"),
+        (field("removes: ['x-a|x-b']"), "8:64", "patterns are not supported", "each name by itself"),
+        (field("removes: ['*']"), "8:64", "patterns are not supported", "each name by itself"),
+        (field("upgrades: ['*']"), "8:65", "not the name of a protocol", "websocket"),
+        (with("", "auth: {headers: ['*']}"), "8:18", "patterns are not supported", "each name by itself"),
+        (with(LISTENER, "  - address: 127.0.0.1:8080"), "3:14", "already listened on", "one listener"),
+        (with(LISTENER, "  - address: 0.0.0.0:8080"), "3:14", "already listened on", "one listener"),
+        (with("", "admin: {address: 0.0.0.0:8080}"), "8:18", "already listened on", "one listener"),
         (with(LISTENER, "  - address: 127.0.0.1:9090"), "3:14", "the admin listener", "admin: off"),
         (
             with(LISTENER, "  - address: 127.0.0.1:9090\nadmin: {hosts: [a.example]}"),
@@ -250,19 +250,21 @@ fn what_loads_and_should_not_is_refused_with_its_place_and_what_would_be_right()
     ];
     assert!(cases.len() >= 60, "{}", cases.len());
     let mut wrong = Vec::new();
-    for (source, place, message, hint) in &cases {
+    for (source, position, message, hint) in &cases {
         let shown = source.replace(LEAST, "");
         match read(source) {
             Ok(()) => wrong.push(format!("it loads: {shown}")),
             Err(faults) => {
-                let is_told = faults.0.iter().any(|fault| {
-                    format!("{}:{}", fault.at.line, fault.at.column) == *place
+                let is_reported = faults.0.iter().any(|fault| {
+                    format!("{}:{}", fault.at.line, fault.at.column) == *position
                         && fault.message.contains(message)
                         && fault.hint.as_deref().unwrap_or_default().contains(hint)
                 });
-                // What is left out for it may be missed, too.
-                if !is_told || faults.0.len() > 2 {
-                    wrong.push(format!("{shown}\n  wanted {place}: {message} ({hint})\n  told {faults}"));
+                // A second fault may follow from it.
+                if !is_reported || faults.0.len() > 2 {
+                    wrong.push(format!(
+                        "{shown}\n  expected {position}: {message} ({hint})\n  reported {faults}"
+                    ));
                 }
             }
         }
@@ -271,7 +273,7 @@ fn what_loads_and_should_not_is_refused_with_its_place_and_what_would_be_right()
 }
 
 #[test]
-fn what_is_odd_and_right_loads() {
+fn odd_and_valid_configurations_load() {
     let cases: Vec<String> = vec![
         LEAST.to_owned(),
         LEAST.replace("127.0.0.1:8080", "\"${SET}\""),

@@ -1,6 +1,6 @@
-//! Every broken file in `tests/data/invalid` is told with its place, its fault and its remedy.
+//! Every broken file in `tests/data/invalid` is reported with its position, its fault and a hint.
 //!
-//! What stands beside each as `NAME.expected` is what people read; `UPDATE_EXPECTED=1 cargo test` writes it anew.
+//! `NAME.expected` beside each is the output; `UPDATE_EXPECTED=1 cargo test` writes it anew.
 
 use std::fs;
 use std::path::Path;
@@ -13,14 +13,14 @@ fn check(directory: &Path, config: &Path) -> String {
         .current_dir(directory)
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(78), "{}: {told}", config.display());
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{}: {printed}", config.display());
     assert!(output.stdout.is_empty());
-    told
+    printed
 }
 
 #[test]
-fn every_broken_file_is_told_with_its_remedy() {
+fn every_broken_file_is_reported_with_a_hint() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/invalid");
     let scratch = tempfile::tempdir().unwrap();
     let mut names: Vec<String> = fs::read_dir(&directory)
@@ -32,7 +32,7 @@ fn every_broken_file_is_told_with_its_remedy() {
     assert!(names.len() >= 40, "{}", names.len());
     let mut differences = Vec::new();
     for name in &names {
-        let told = if name.contains(".config.") {
+        let printed = if name.contains(".config.") {
             check(&directory, Path::new(name))
         } else {
             let config = scratch.path().join("bearward.yaml");
@@ -42,24 +42,27 @@ fn every_broken_file_is_told_with_its_remedy() {
             fs::write(&config, text).unwrap();
             check(&directory, &config)
         };
-        assert!(!told.contains("0123456789abcdef") && !told.contains("0000000000000000"), "{name}: {told}");
+        assert!(
+            !printed.contains("0123456789abcdef") && !printed.contains("0000000000000000"),
+            "{name}: {printed}"
+        );
         let expected = directory.join(format!("{name}.expected"));
         if std::env::var_os("UPDATE_EXPECTED").is_some() {
-            fs::write(&expected, &told).unwrap();
+            fs::write(&expected, &printed).unwrap();
         }
         let expected = fs::read_to_string(&expected).unwrap_or_default();
-        if told != expected {
-            differences.push(format!("{name}:\n--- expected\n{expected}--- told\n{told}"));
+        if printed != expected {
+            differences.push(format!("{name}:\n--- expected\n{expected}--- printed\n{printed}"));
         }
-        // A file, a place where there is one, and what is wrong.
-        assert!(told.starts_with("bearward: ") && told.contains(": "), "{told}");
-        assert!(told.contains(name.as_str()) || told.contains("missing."), "{name}: {told}");
+        // A file, a position where there is one, and the message.
+        assert!(printed.starts_with("bearward: ") && printed.contains(": "), "{printed}");
+        assert!(printed.contains(name.as_str()) || printed.contains("missing."), "{name}: {printed}");
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
 #[test]
-fn a_file_with_three_faults_tells_three() {
+fn a_file_with_three_faults_reports_three() {
     for name in ["three-faults.config.yaml", "three-faults.keys.yaml"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/invalid").join(name);
         let expected = fs::read_to_string(path.with_file_name(format!("{name}.expected"))).unwrap();

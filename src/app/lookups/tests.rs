@@ -111,7 +111,11 @@ impl Running {
 
     fn endpoints(&self) -> Vec<String> {
         let upstream = self.gateway.snapshot.load().upstreams[0].clone();
-        upstream.endpoints().iter().map(|endpoint| endpoint.looked_up().unwrap().ip().to_string()).collect()
+        upstream
+            .endpoints()
+            .iter()
+            .map(|endpoint| endpoint.resolved_address().unwrap().ip().to_string())
+            .collect()
     }
 }
 

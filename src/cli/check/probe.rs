@@ -26,7 +26,7 @@ pub(super) fn findings(upstreams: &[Arc<Upstream>]) -> Result<Vec<Finding>, Fail
     for upstream in upstreams {
         for set in &upstream.sets {
             if let Some(named) = set.named() {
-                set.looked_up(Hooks::default().resolve(named.host()));
+                set.apply_look_up(Hooks::default().resolve(named.host()));
                 found.extend(named.fault().map(|fault| Finding {
                     upstream: upstream.name.clone(),
                     endpoint: set.address.to_string(),
@@ -48,7 +48,7 @@ pub(super) fn findings(upstreams: &[Arc<Upstream>]) -> Result<Vec<Finding>, Fail
             method,
             verdict,
             // After a body on other methods, no connection is reused in any case.
-            is_mended: method != "POST" || !upstream.reuse_after_body,
+            is_mended: method != "POST" || !upstream.connections.reuse_after_body,
         }));
     }
     Ok(found)

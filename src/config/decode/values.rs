@@ -8,12 +8,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
-use super::{Decoder, nearest};
+use super::decoder::{Decoder, nearest};
 use crate::config::network::{NetworkFault, network_of};
 use crate::config::tree::Node;
 
 impl Decoder<'_> {
-    /// Text with something in it.
+    /// Text that is not empty.
     pub(crate) fn word(&mut self, node: &Node) -> Option<String> {
         let text = self.text(node)?;
         if text.is_empty() {
@@ -23,13 +23,14 @@ impl Decoder<'_> {
         Some(text)
     }
 
+    /// The path of a file that is read, relative to the process's own directory.
     pub(crate) fn path(&mut self, node: &Node) -> Option<PathBuf> {
         let path = self.word(node).map(PathBuf::from)?;
-        self.named_files.push((path.clone(), node.at));
+        self.context.named_files.push((path.clone(), node.at));
         Some(path)
     }
 
-    /// Anything that reads itself from text.
+    /// A value that Rust parses from its text.
     pub(crate) fn parsed<T: FromStr>(&mut self, node: &Node, needed: &str, hint: &str) -> Option<T> {
         let text = self.text(node)?;
         match text.parse() {
@@ -48,7 +49,7 @@ impl Decoder<'_> {
     /// A whole number of at least `least`.
     pub(crate) fn number<T: FromStr + PartialOrd + Display>(&mut self, node: &Node, least: T) -> Option<T> {
         const HINT: &str = "digits only, as in 600";
-        // A zero in front makes it octal to some readers of YAML.
+        // Some readers of YAML take a leading zero for octal.
         let text = self.text(node)?;
         if text.starts_with('+') || (text.starts_with('0') && text.len() > 1) {
             let message = format!("{} is not a whole number in range", self.quoted(&text));
@@ -61,7 +62,7 @@ impl Decoder<'_> {
         Some(value)
     }
 
-    /// `10s`, `5m`, `90d`: more than nothing.
+    /// A duration above zero: `10s`, `5m`, `90d`.
     pub(crate) fn duration(&mut self, node: &Node) -> Option<Duration> {
         let text = self.text(node)?;
         match parse_duration(&text) {
@@ -73,21 +74,21 @@ impl Decoder<'_> {
         }
     }
 
-    /// `32MiB`, `8KiB` or a number of bytes.
+    /// A size above zero: `32MiB`, `8KiB` or a number of bytes.
     pub(crate) fn size(&mut self, node: &Node) -> Option<u64> {
         let size: bytesize::ByteSize = self.parsed(node, "a size", "as in 8KiB, 32MiB or 65536")?;
         if size.as_u64() == 0 {
-            return self.hinted(node.at, "a size of nothing", "at least 1");
+            return self.hinted(node.at, "a size of zero", "at least 1");
         }
         Some(size.as_u64())
     }
 
-    /// An instant, always with its zone (RFC 3339).
+    /// An instant with its zone (RFC 3339).
     pub(crate) fn instant(&mut self, node: &Node) -> Option<Timestamp> {
         self.parsed(node, "a time with a zone", "as in 2026-12-01T00:00:00Z")
     }
 
-    /// `10.0.0.0/8`, or one address.
+    /// A network: `10.0.0.0/8`, or one address.
     pub(crate) fn network(&mut self, node: &Node) -> Option<IpNet> {
         let text = self.text(node)?;
         match network_of(&text) {
@@ -96,7 +97,7 @@ impl Decoder<'_> {
                 self.hinted(node.at, "a network with host bits set", format!("{right} is meant?"))
             }
             Err(NetworkFault::Mapped(right)) => {
-                let message = "a network of IPv4 in the form of IPv6, which no address is of";
+                let message = "IPv4 in the form of IPv6, which no address matches";
                 self.hinted(node.at, message, format!("{right} is meant?"))
             }
             Err(NetworkFault::NoNetwork) => {

@@ -1,8 +1,9 @@
-//! Environment variables in a configuration's text: what stands for them, and what messages may say of it.
+//! Environment variables in a configuration: their interpolation, and how messages keep their values.
 
-use super::Environment;
+/// Looks up an environment variable.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Replaces `${VAR}`, `${VAR:-default}` and `${VAR:?message}`; `$${` stands for a literal `${`.
+/// Replaces `${VAR}`, `${VAR:-default}` and `${VAR:?message}`; `$${` is a literal `${`.
 pub(super) fn interpolate(text: &str, environment: Environment<'_>) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -32,13 +33,14 @@ fn resolve(expression: &str, environment: Environment<'_>) -> Result<String, Str
     };
     let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if !is_name {
-        // What stands behind the name may be a secret.
-        let shown = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
-        return Err(format!("`${{{}…}}` is not a variable's name", name.get(..shown).unwrap_or_default()));
+        // The text after the name may be a secret.
+        let is_of_name = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
+        let shown: String = name.chars().take_while(is_of_name).collect();
+        return Err(format!("`${{{shown}…}}` is not a variable's name"));
     }
-    // A default ends at the first `}`, so the rest of a variable in it would be taken for text.
+    // A default ends at the first `}`, so the rest of a nested variable would become text.
     if expression.contains("${") {
-        return Err(format!("`${{{name}…}}` has another variable in it, which is not replaced"));
+        return Err(format!("`${{{name}…}}` holds another variable, which is not replaced"));
     }
     // As in a shell, `:-` and `:?` take an empty variable for an unset one.
     let value = environment(name);
@@ -51,10 +53,10 @@ fn resolve(expression: &str, environment: Environment<'_>) -> Result<String, Str
     }
 }
 
-/// Values that are shorter than this hide nothing, and are part of other words by chance.
+/// Shorter values are no secrets, and are part of other words by chance. In bytes.
 const LEAST_MASKED: usize = 8;
 
-/// A message with what was written in the place of what a variable stood for.
+/// A message in which the text of the file replaces the value of a variable.
 ///
 /// A short value is replaced only where it is quoted by itself: an empty one is part of every text.
 pub(super) fn masked(text: &str, value: &str, written: &str) -> String {
@@ -64,7 +66,7 @@ pub(super) fn masked(text: &str, value: &str, written: &str) -> String {
     }
 }
 
-/// `http://user:password@host` as `http://…@host`.
+/// A message without user info: `http://user:password@host` as `http://…@host`.
 pub(super) fn without_user_info(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -116,8 +118,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_variable_stood_for_is_masked_and_nothing_else() {
-        let text = "`1` is not a duration (a number with its unit, as in 10s); 12345678 is told";
+    fn only_the_value_of_a_variable_is_masked() {
+        let text = "`1` is not a duration (a number with its unit, as in 10s); 12345678 is shown";
         assert_eq!(masked(text, "", "${A:-}"), text);
         assert_eq!(masked(text, "1", "${A}"), text.replacen("`1`", "`${A}`", 1));
         assert_eq!(masked(text, "12345678", "${A}"), text.replace("12345678", "${A}"));
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn user_info_is_not_told() {
+    fn user_info_is_not_shown() {
         assert_eq!(without_user_info("`http://bob:pw@a:1/x` is no"), "`http://…@a:1/x` is no");
         assert_eq!(without_user_info("http://a:1, https://b"), "http://a:1, https://b");
     }

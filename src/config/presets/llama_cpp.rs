@@ -1,10 +1,11 @@
 //! llama.cpp's `llama-server`, with its page for browsers.
 //!
-//! The page's files are public, as they are in llama-server itself with `--api-key`: a browser can't send a key when it opens
-//! a page, and the page asks for one. Requests go there without `X-Conversation-Id`: llama-server keeps generating for such
-//! a one when its client has left, so that `max_concurrent` would bound nothing. Not in it: `/predict`, which calls any other handler by what its body says.
+//! The page's files are public, as in llama-server itself with `--api-key`: a browser can't send a key
+//! when it opens a page, and the page asks for one. `X-Conversation-Id` is removed: llama-server keeps
+//! generating for such a request when its client has left, so that `max_concurrent` would bound
+//! nothing. Not in it: `/predict`, which calls any other handler that its body names.
 
-use super::{ADMIN, CHANGES, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
+use super::row::{ADMIN, CHANGES, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
 
 pub(super) const ROWS: &[Row] = &[
     ("health", GET, &["/health", "/v1/health"], PUBLIC),

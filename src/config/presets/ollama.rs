@@ -1,9 +1,9 @@
 //! Ollama.
 //!
-//! Making models is `admin`: it overwrites those that others use, fetches them from elsewhere, and can send prompts to
-//! another host.
+//! Creating models is `admin`: it overwrites those that others use, fetches models from elsewhere, and
+//! can send prompts to another host.
 
-use super::{ADMIN, DELETE, GET, HEAD, POST, PUBLIC, READ, Row};
+use super::row::{ADMIN, DELETE, GET, HEAD, POST, PUBLIC, READ, Row};
 
 pub(super) const ROWS: &[Row] = &[
     ("health", GET, &["/"], PUBLIC),

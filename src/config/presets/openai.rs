@@ -1,11 +1,10 @@
-//! The OpenAI API as model servers speak it.
+//! The OpenAI API, as model servers have it.
 
 use http::Method;
 
-use super::{ADMIN, ALL, CHANGES, GET, GET_AND_POST, POST, READ, Row, WEBHOOK, WRITE};
-use crate::config::Access;
+use super::row::{ADMIN, ALL, CHANGES, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WEBHOOK, WRITE};
 
-/// Resources that are listed and looked up with `read`, created and changed with `write`.
+/// Resources: `read` lists and reads them, `write` creates and changes them.
 const RESOURCES: &[&str] = &[
     "/v1/assistants",
     "/v1/assistants/**",
@@ -35,7 +34,7 @@ const RESOURCES: &[&str] = &[
 
 /// Generation is `read`: "can read data and generate content".
 pub(super) const ROWS: &[Row] = &[
-    ("health", GET, &["/health"], Access::Public),
+    ("health", GET, &["/health"], PUBLIC),
     ("webhooks", ALL, &["/v1/webhooks", "/v1/webhooks/**"], WEBHOOK),
     (
         "admin",
@@ -54,7 +53,7 @@ pub(super) const ROWS: &[Row] = &[
     ),
     ("chat", POST, &["/v1/chat/completions", "/v1/chat/completions/batch"], READ),
     ("completions", POST, &["/v1/completions", "/v1/generate"], READ),
-    // GET is how a WebSocket is asked for.
+    // A WebSocket begins with GET.
     (
         "responses",
         GET_AND_POST,

@@ -1,8 +1,8 @@
 //! NVIDIA Triton: the KServe v2 protocol and its extensions, over HTTP and gRPC.
 //!
-//! Its gRPC port is another upstream than its HTTP port. Not in it: the doors of SageMaker and Vertex AI.
+//! Its gRPC port and its HTTP port are two upstreams. Not in it: the APIs of SageMaker and Vertex AI.
 
-use super::{ADMIN, GET, GET_AND_POST, POST, PUBLIC, READ, Row};
+use super::row::{ADMIN, GET, GET_AND_POST, POST, PUBLIC, READ, Row};
 
 pub(super) const ROWS: &[Row] = &[
     ("health", GET, &["/v2/health/live", "/v2/health/ready"], PUBLIC),

@@ -1,8 +1,9 @@
-//! vLLM's server (0.33), as `vllm serve` has it with its optional parts.
+//! vLLM's server (0.33): `vllm serve` with its optional parts.
 //!
-//! Not in it: its gRPC servers, and what its plugins add. vLLM's own `--api-key` guards `/v1`, `/v2`, `/inference` and `/cohere` alone.
+//! Not in it: its gRPC servers, and the paths of its plugins. vLLM's own `--api-key` guards only
+//! `/v1`, `/v2`, `/inference` and `/cohere`.
 
-use super::{ADMIN, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
+use super::row::{ADMIN, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
 
 pub(super) const ROWS: &[Row] = &[
     ("health", GET, &["/health", "/ping"], PUBLIC),
@@ -56,7 +57,7 @@ pub(super) const ROWS: &[Row] = &[
     ),
     ("chat", POST, &["/v1/chat/completions", "/v1/chat/completions/batch", "/cohere/v2/chat"], READ),
     ("completions", POST, &["/v1/completions", "/inference/v1/generate"], READ),
-    // GET is how a WebSocket is asked for.
+    // A WebSocket begins with GET.
     (
         "responses",
         GET_AND_POST,

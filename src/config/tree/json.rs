@@ -1,4 +1,4 @@
-//! One line of JSON as a tree, with the place of every value.
+//! One line of JSON as a tree.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde::Deserializer as _;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Key, Kind, MAX_DEPTH, Node};
+use super::node::{Key, Kind, MAX_DEPTH, Node};
 use crate::config::fault::{Fault, Position};
 
-/// Reads a value that stands alone in line `line` of a file. Its messages never quote it.
+/// Reads the value that fills line `line` of a file. Messages never quote it.
 pub(crate) fn from_json(file: &Path, source: &str, line: usize) -> Result<Node, Fault> {
     let reader = Reader { file, source, line };
     reader.node(source.trim(), 0)
@@ -24,15 +24,17 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Where `part`, a slice of the source, stands.
-    fn place(&self, part: &str) -> Position {
+    /// The position of `part`, which is a slice of the source.
+    fn position(&self, part: &str) -> Position {
         let offset = (part.as_ptr() as usize).saturating_sub(self.source.as_ptr() as usize);
-        let before = self.source.get(..offset).unwrap_or(self.source);
+        let before = self.source.get(..offset);
+        debug_assert!(before.is_some(), "a part is a slice of the source");
+        let before = before.unwrap_or(self.source);
         Position { line: self.line, column: before.chars().count() + 1 }
     }
 
     fn node(&self, part: &str, depth: usize) -> Result<Node, Fault> {
-        let at = self.place(part);
+        let at = self.position(part);
         if depth >= MAX_DEPTH {
             return Err(Fault::at(self.file, at, "nested too deeply"));
         }
@@ -67,8 +69,8 @@ impl Reader<'_> {
     fn map(&self, entries: Vec<(Cow<'_, str>, &RawValue)>, depth: usize) -> Result<Vec<(Key, Node)>, Fault> {
         let mut fields: Vec<(Key, Node)> = Vec::with_capacity(entries.len());
         for (name, value) in entries {
-            // A name with an escape in it is not where it stands; its value is.
-            let mut at = self.place(match &name {
+            // A name with an escape in it is no slice of the source; its value is.
+            let mut at = self.position(match &name {
                 Cow::Borrowed(name) => name,
                 Cow::Owned(_) => value.get(),
             });
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_knows_its_place() {
+    fn every_value_has_its_position() {
         let Kind::Map(fields) = read("  {\"a\": 1, \"é\":[true, \"x\"]}").unwrap().kind else { panic!() };
         assert_eq!(fields[0].0.at, Position { line: 7, column: 4 });
         assert_eq!(fields[0].1.at, Position { line: 7, column: 9 });
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_told_and_not_quoted() {
+    fn invalid_json_is_reported_and_not_quoted() {
         for (source, column) in [
             ("{\"a\": bwk_secret}", 7),
             ("{\"a\": 1} bwk_secret", 10),

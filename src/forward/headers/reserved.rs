@@ -1,19 +1,25 @@
-//! Names in which nobody but us, or a proxy that is trusted, may say anything to upstream.
+//! Reserved header names: only bearward or a trusted proxy may send them to upstream.
+//!
+//! `headers` removes them from requests.
+//! Invariant: each lookup takes a plain name in lower case. Other spellings are folded before.
 
-/// What a name is reserved for.
+/// Sender that a name is reserved for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reserved {
-    /// Ours to say, or nobody's: identities, the way that a request came, and what has a server act on another method,
-    /// path or host than the one that was decided on. So are the headers that API clients send their keys in, whether
-    /// `auth.headers` names them or not: a key that a client sends in several must not reach the upstream in one of them.
+    /// Reserved for bearward: identities, forwarding headers, and headers that override the method,
+    /// path or host that was authorized.
+    ///
+    /// Headers in which API clients send keys are included, even if `auth.headers` does not name
+    /// them. A client may send its key in several headers, and none of them must reach the
+    /// upstream.
     Ours,
-    /// Who the client is, or where, in the words of another proxy: believed of one that is trusted.
+    /// Reserved for trusted proxies: the client's address or identity.
     Client,
 }
 
-/// What a plain name in lower case is reserved for.
+/// The sender that a plain name in lower case is reserved for, if it is reserved.
 ///
-/// Each request has some ten names, nearly all of which are told apart by their first letters.
+/// A request has some ten names. Nearly all are ruled out by their first letters.
 pub(super) fn reserved(name: &str) -> Option<Reserved> {
     let (ours, clients): Names = match name.as_bytes() {
         [b'x', b'-', b'b', ..] if name.starts_with("x-bearward-") => return Some(Reserved::Ours),
@@ -35,7 +41,8 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
                 "client-cert-chain",
             ],
         ),
-        // Where WebDAV copies and moves to: a path that nobody has decided on (RFC 4918, section 10.3).
+        // The target of WebDAV's COPY and MOVE: a path that was not authorized (RFC 4918, section
+        // 10.3).
         [b'd', b'e', ..] => (&["destination"], &[]),
         [b'd', b'o', ..] => (&[], &["do-connecting-ip"]),
         [b'f', b'a' | b'l' | b'o', ..] => {
@@ -47,9 +54,9 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
         [b'm', b'e', ..] => (&["method-override"], &[]),
         [b'o', b'c', ..] => (&["ocp-apim-subscription-key"], &[]),
         [b'i', b'n', ..] => (&[], &["incap-client-ip"]),
-        // CGI makes HTTP_PROXY of it, which many clients take for the proxy to use.
+        // CGI makes HTTP_PROXY of it, and many HTTP libraries use that as their proxy.
         [b'p', b'r', ..] => (&["proxy"], &["proxy-client-ip"]),
-        // Variables of CGI (RFC 3875, section 4.1) that gunicorn and its like take from headers.
+        // CGI variables (RFC 3875, section 4.1) that servers such as gunicorn read from headers.
         [b'p', b'a', ..] => (&["path-info", "path-translated"], &[]),
         [b's', b'c', ..] => (&["script-name"], &[]),
         [b'r', b'e', b'q', ..] => (&["request-uri", "request-method"], &[]),
@@ -69,7 +76,7 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
     }
 }
 
-/// Names that are ours, and names that tell of a client.
+/// Names that are reserved for bearward, and names that are reserved for trusted proxies.
 type Names = (&'static [&'static str], &'static [&'static str]);
 
 /// The reserved names that begin with `x-` and this letter.
@@ -121,7 +128,7 @@ const X_C: Names = (
         "x-consumer-username",
     ],
 );
-/// Envoy takes from these where to send a request, and how often.
+/// Envoy reads the target of a request and its retries from these headers.
 const X_E: Names = (
     &[
         "x-envoy-original-path",
@@ -177,7 +184,7 @@ const X_T: Names = (&[], &["x-true-client-ip"]);
 const X_V: Names = (&[], &["x-vercel-forwarded-for"]);
 const X_W: Names = (&[], &["x-webauth-user", "x-webauth-name", "x-webauth-email", "x-webauth-groups"]);
 
-/// Whether a name, in any spelling that folds to it, begins as those in which we say whose request it is.
+/// Whether a name begins with `x-bearward-`, in any spelling that folds to that prefix.
 pub(super) fn is_identity(name: &str) -> bool {
     let prefix = "x-bearward-";
     let is_same = |byte: u8, expected: u8| match expected {

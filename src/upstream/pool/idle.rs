@@ -1,4 +1,7 @@
-//! HTTP/1.1 connections between two requests.
+//! Idle HTTP/1.1 connections of one worker.
+//!
+//! A lease returns its connection to this store, and the pool takes it for the next request.
+//! Invariant: a connection is taken only if nothing has arrived on it while it was idle.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +14,11 @@ use crate::upstream::endpoints::Endpoint;
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::Upload;
 
-/// Ids are numbers of ours: nobody chooses them so that they collide.
+/// A map by endpoint id. The ids are bearward's own numbers, so a fast hash without a secret is
+/// safe.
 pub(super) type ByEndpoint<T> = HashMap<u64, T, foldhash::fast::RandomState>;
 
-/// All of a worker's, by the endpoint's id.
+/// The idle HTTP/1.1 connections of one worker, by the endpoint's id.
 #[derive(Debug, Default)]
 pub(super) struct IdleConnections(Mutex<ByEndpoint<Vec<Idle>>>);
 
@@ -29,7 +33,7 @@ pub(super) struct Idle {
 }
 
 impl Idle {
-    /// Whether it may serve another request, as far as time tells.
+    /// Whether the connection is within its idle time and its maximum age.
     fn is_fresh(&self) -> bool {
         let now = Instant::now();
         now.saturating_duration_since(self.since) < self.limits.idle
@@ -38,20 +42,20 @@ impl Idle {
 }
 
 impl IdleConnections {
-    /// The one that was used last, of those that are alive.
+    /// Takes the connection that was used last, of those that are alive.
     pub(super) fn take(&self, endpoint: &Endpoint) -> Option<Idle> {
         loop {
             let candidate = {
                 let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 idle.get_mut(&endpoint.id)?.pop()?
             };
-            if candidate.is_fresh() && candidate.sender.is_ready() && candidate.socket.is_quiet() {
+            if candidate.is_fresh() && candidate.sender.is_ready() && candidate.socket.has_nothing_to_read() {
                 return Some(candidate);
             }
         }
     }
 
-    /// Keeps a connection for the next request, unless there are as many as may be.
+    /// Keeps a connection for the next request, unless the endpoint has `max_idle` of them.
     pub(super) fn keep(&self, endpoint: &Endpoint, connection: Idle) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let connections = idle.entry(endpoint.id).or_default();
@@ -60,13 +64,13 @@ impl IdleConnections {
         }
     }
 
-    /// Closes all. Returns whether there were any.
+    /// Closes all idle connections. Returns whether there were any.
     pub(super) fn close_all(&self) -> bool {
         let idle = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         idle.values().any(|connections| !connections.is_empty())
     }
 
-    /// Closes those that have been idle for too long.
+    /// Closes connections that are idle for too long, too old, or closed by upstream.
     pub(super) fn sweep(&self) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for connections in idle.values_mut() {

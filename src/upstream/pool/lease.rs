@@ -1,4 +1,8 @@
-//! A connection in use by one request.
+//! Leases: a connection in use by one request.
+//!
+//! The pool makes them, and `forward` sends one request on each.
+//! Invariant: a connection returns to the pool only by [`Lease::return_to_pool`], after a whole
+//! answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,19 +20,20 @@ use crate::protocol::Protocol;
 use crate::upstream::compiled::Upstream;
 use crate::upstream::endpoints::Endpoint;
 use crate::upstream::exchange::{Answer, Body, Sent};
-use crate::upstream::health::AtEndpoint;
+use crate::upstream::health::InFlightGuard;
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::Upload;
 
-/// A connection in use by one request. Unless it is given back, dropping it closes it, or ends its stream.
+/// A connection in use by one request. Dropping it closes the connection, or resets its HTTP/2
+/// stream.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(super) connection: Connection,
-    /// Whether it served a request before, so that it may have died unseen.
+    /// Whether the connection served a request before. Upstream may have closed it since.
     pub(crate) is_reused: bool,
     /// Whether another request may follow on the connection.
-    pub(super) may_be_kept: bool,
-    pub(super) at: AtEndpoint,
+    pub(super) is_reusable: bool,
+    pub(super) in_flight: InFlightGuard,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) upstream: Arc<Upstream>,
     pub(super) idle: Arc<IdleConnections>,
@@ -39,13 +44,13 @@ pub(super) enum Connection {
     Http1 {
         sender: http1::SendRequest<Upload>,
         socket: Arc<Socket>,
-        /// Bytes that had been written before this request.
+        /// Bytes that were written on the connection before this request.
         written_before: u64,
         made: Instant,
     },
     Http2 {
         permit: Arc<StreamPermit>,
-        /// The headers of a request that may be sent again.
+        /// The headers of a request that may be sent once more.
         copy: Option<HeaderMap>,
     },
 }
@@ -58,67 +63,72 @@ impl From<Idle> for Connection {
 }
 
 impl Lease {
-    /// The protocol of the connection.
+    /// The connection's protocol.
     pub(crate) fn protocol(&self) -> Protocol {
         Protocol::of_connection(matches!(self.connection, Connection::Http2 { .. }))
     }
 
+    /// The endpoint that the connection leads to.
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
-    /// Sends the request at once; the head of its answer follows. `limit`: for how long upstream may leave a long body
-    /// unread. `is_repeatable`: the request may be sent again where upstream closes without an answer.
+    /// Starts sending the request. The returned future is ready with the head of the answer.
+    ///
+    /// `limit`: the longest time for which upstream may leave a long body unread.
+    /// `is_repeatable`: whether the request may be sent once more if upstream closes without an
+    /// answer.
     pub(crate) fn send(
         &mut self,
         mut request: Request<Upload>,
         limit: Duration,
         is_repeatable: bool,
     ) -> impl Future<Output = Sent> + use<'_> {
-        // Only a connection that was used before may have been closed unseen.
+        // A new connection that closes without an answer is no race with an idle timeout.
         let is_kept = is_repeatable && self.is_reused;
         match &mut self.connection {
             Connection::Http1 { sender, socket, .. } => {
-                socket.expects_head(is_kept);
-                request.body_mut().may_wait(socket, limit);
+                socket.expect_head(is_kept);
+                request.body_mut().allow_slow_reader(socket, limit);
                 let answer = sender.try_send_request(request);
                 Either::Left(answer.map(|sent| {
                     if sent.is_ok() {
-                        socket.head_came();
+                        socket.head_received();
                     }
                     outcome(sent, Protocol::Http11)
                 }))
             }
             Connection::Http2 { permit, copy } => {
                 *copy = is_kept.then(|| request.headers().clone());
-                // An upload that upstream takes no more of still has its stream, whatever became of the answer.
+                // The stream stays open as long as its upload, even if the answer has ended.
                 request.body_mut().hold(permit.clone());
-                let answer = permit.on.sender.clone().try_send_request(request);
+                let answer = permit.connection.sender.clone().try_send_request(request);
                 Either::Right(answer.map(|sent| {
-                    permit.on.socket.progressed();
+                    permit.connection.socket.reset_read_budget();
                     outcome(sent, Protocol::Http2)
                 }))
             }
         }
     }
 
-    /// The headers of a repeatable request that was sent on this connection, for which nothing at all came back.
-    pub(crate) fn take_unanswered(&mut self) -> Option<HeaderMap> {
+    /// Takes the headers of a repeatable request that was sent here, if not one byte came back for
+    /// it.
+    pub(crate) fn take_unanswered_headers(&mut self) -> Option<HeaderMap> {
         match &mut self.connection {
             Connection::Http1 { socket, .. } => headers_of(&socket.take_unanswered()?),
             Connection::Http2 { copy, .. } => copy.take(),
         }
     }
 
-    /// A frame of the answer has come.
+    /// Records that a frame of the answer was read.
     pub(crate) fn progressed(&self) {
         if let Connection::Http2 { permit, .. } = &self.connection {
-            permit.on.socket.progressed();
+            permit.connection.socket.reset_read_budget();
         }
     }
 
-    /// Whether upstream may have acted on this request: whether any byte of it was written. On a connection that
-    /// others write to as well, it is said to be so once it was begun.
+    /// Whether a byte of this request was written, so that upstream may have acted on it. On HTTP/2
+    /// other requests write to the connection too, so the result is always true.
     pub(crate) fn has_written(&self) -> bool {
         match &self.connection {
             Connection::Http1 { socket, written_before, .. } => socket.written() > *written_before,
@@ -126,19 +136,19 @@ impl Lease {
         }
     }
 
-    /// No other request follows on the connection.
-    pub(crate) fn is_last_use(&mut self) {
-        self.may_be_kept = false;
+    /// Makes this request the last one on the connection.
+    pub(crate) fn forbid_reuse(&mut self) {
+        self.is_reusable = false;
     }
 
-    /// The answer is whole: the connection may serve the next request, if it is still one.
-    pub(crate) fn give_back(self) {
+    /// Returns the connection to the pool after a whole answer, if it may serve another request.
+    pub(crate) fn return_to_pool(self) {
         let (sender, socket, made) = match self.connection {
             Connection::Http1 { sender, socket, made, .. } => (sender, socket, made),
-            Connection::Http2 { permit, .. } => return permit.note_whole(),
+            Connection::Http2 { permit, .. } => return permit.complete(),
         };
-        let limits = self.upstream.pool;
-        if !self.may_be_kept || sender.is_closed() {
+        let limits = self.upstream.connections.pool;
+        if !self.is_reusable || sender.is_closed() {
             return;
         }
         let since = Instant::now();
@@ -148,9 +158,9 @@ impl Lease {
         self.idle.keep(&self.endpoint, Idle { sender, socket, since, made, limits });
     }
 
-    /// The connection is a tunnel from here on; what is left of the lease is the place at its endpoint.
-    pub(crate) fn into_tunnel(self) -> AtEndpoint {
-        self.at
+    /// Ends the lease of a connection that is now a tunnel. The request still counts as in flight.
+    pub(crate) fn into_tunnel(self) -> InFlightGuard {
+        self.in_flight
     }
 }
 
@@ -159,8 +169,10 @@ fn outcome(sent: Result<Response<Incoming>, TrySendError<Request<Upload>>>, prot
     Ok(Answer { head, body: Body::new(incoming, protocol) })
 }
 
-/// The headers of a request as hyper wrote it: a line, a field a line, an empty line. A copy of the bytes costs less than
-/// a copy of the parsed headers, which nearly no request needs.
+/// Parses the headers of a request that hyper wrote; `None` if they are not whole.
+///
+/// Recording the written bytes costs less than cloning the headers, and few requests need them
+/// again.
 fn headers_of(written: &[u8]) -> Option<HeaderMap> {
     let mut lines = written.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r"));
     let _request_line = lines.next()??;
@@ -182,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_read_from_what_was_written_whole_or_not_at_all() {
+    fn headers_are_parsed_from_a_whole_head_alone() {
         let written = b"GET /a HTTP/1.1\r\nhost: a\r\nx-b: 1\r\nx-b: \xc3\xa4: 2\r\nempty:\r\n\r\n";
         let headers = headers_of(written).unwrap();
         assert_eq!(headers.get_all("x-b").iter().count(), 2);

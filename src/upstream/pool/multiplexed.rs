@@ -1,4 +1,6 @@
-//! HTTP/2 connections: many requests at a time on each.
+//! HTTP/2 connections of the pool, each shared by many requests.
+//!
+//! Invariant: a stream is opened only while the connection is below upstream's limit.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,55 +14,58 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::config::Pool;
 use crate::upstream::bounds::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, STREAM_WINDOW};
-use crate::upstream::socket::{Socket, Tap};
+use crate::upstream::socket::{Socket, SocketIo};
 use crate::upstream::upload::Upload;
 
-/// Requests at once on a connection until upstream has said how many: a number that no server is likely to say.
+/// hyper's stream limit until upstream's SETTINGS arrive. No server is likely to choose this
+/// number, so another value means that SETTINGS were read.
 const INITIAL_MAX_STREAMS: usize = 7;
 /// Poll interval while waiting for upstream's `MAX_CONCURRENT_STREAMS`.
 const SETTINGS_POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// Polls until the wait for it is given up.
+/// Polls after which the wait for upstream's `MAX_CONCURRENT_STREAMS` ends.
 const SETTINGS_POLLS: usize = 500;
 
-/// Streams that were given up before a connection takes no more requests. Servers end one on which many were, with whatever else is
-/// on it: Envoy after 500, and a caller who cancels all that he asks for would have it end for all others.
-const MAX_GIVEN_UP: usize = 64;
+/// Abandoned streams after which a connection accepts no more requests.
+///
+/// Servers close a connection with many resets, and all its other streams: Envoy after 500. A
+/// client that cancels all its requests would break those of other clients.
+const MAX_ABANDONED: usize = 64;
 
-/// The right to make a connection that others will share.
-pub(super) type ConnectingTurn = tokio::sync::OwnedMutexGuard<()>;
+/// Held by the request that makes a connection for others to share.
+pub(super) type ConnectingGuard = tokio::sync::OwnedMutexGuard<()>;
 
-/// An HTTP/2 connection.
+/// An HTTP/2 connection to upstream.
 #[derive(Debug)]
 pub(super) struct Multiplexed {
     pub(super) sender: http2::SendRequest<Upload>,
     pub(super) socket: Arc<Socket>,
     streams: AtomicUsize,
-    /// What upstream's settings allow.
+    /// The limit of concurrent streams, from upstream's SETTINGS.
     max_streams: AtomicUsize,
     has_ended: AtomicBool,
-    /// Streams whose answers were not waited for.
-    given_up: AtomicUsize,
-    /// When it last had no stream.
+    /// Streams that were dropped before their answer was whole.
+    abandoned: AtomicUsize,
+    /// Start of the last time without an open stream.
     idle_since: Mutex<Instant>,
     made: Instant,
     limits: Pool,
 }
 
-/// A place on an HTTP/2 connection.
+/// Permit for one stream of an HTTP/2 connection. Dropping it gives the permit back.
 #[derive(Debug)]
 pub(super) struct StreamPermit {
-    pub(super) on: Arc<Multiplexed>,
-    /// Its answer came to its end.
+    pub(super) connection: Arc<Multiplexed>,
+    /// Whether the answer was read to its end.
     is_whole: AtomicBool,
 }
 
 impl StreamPermit {
-    fn new(on: Arc<Multiplexed>) -> Self {
-        StreamPermit { on, is_whole: AtomicBool::new(false) }
+    fn new(connection: Arc<Multiplexed>) -> Self {
+        StreamPermit { connection, is_whole: AtomicBool::new(false) }
     }
 
-    /// The answer has come to its end.
-    pub(super) fn note_whole(&self) {
+    /// Records that the answer was read to its end.
+    pub(super) fn complete(&self) {
         self.is_whole.store(true, Ordering::Relaxed);
     }
 }
@@ -68,21 +73,22 @@ impl StreamPermit {
 impl Drop for StreamPermit {
     fn drop(&mut self) {
         if !self.is_whole.load(Ordering::Relaxed) {
-            self.on.given_up.fetch_add(1, Ordering::Relaxed);
+            self.connection.abandoned.fetch_add(1, Ordering::Relaxed);
         }
-        if self.on.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
-            *self.on.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if self.connection.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.connection.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
     }
 }
 
 impl Multiplexed {
-    /// Begins HTTP/2 on a socket. `turn` is held until it is known how many requests the connection takes. The first
-    /// place is the caller's.
+    /// Starts HTTP/2 on a socket, and returns the first stream permit.
+    ///
+    /// `guard` is held until upstream's SETTINGS say how many requests the connection may have.
     pub(super) async fn start(
         socket: Arc<Socket>,
         limits: Pool,
-        turn: Option<ConnectingTurn>,
+        guard: Option<ConnectingGuard>,
     ) -> io::Result<StreamPermit> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -90,31 +96,31 @@ impl Multiplexed {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_max_send_streams(INITIAL_MAX_STREAMS)
             .max_header_list_size(MAX_HEAD_BYTES as u32);
-        let handshake = builder.handshake(TokioIo::new(Tap(socket.clone())));
+        let handshake = builder.handshake(TokioIo::new(SocketIo(socket.clone())));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
         let multiplexed = Arc::new(Multiplexed {
             sender,
             socket,
             streams: AtomicUsize::new(1),
-            // Its maker's alone until upstream has said more.
+            // One stream, of the request that connects, until upstream's SETTINGS are read.
             max_streams: AtomicUsize::new(1),
             has_ended: AtomicBool::new(false),
-            given_up: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
             made: Instant::now(),
             limits,
         });
-        tokio::spawn(drive(connection, Arc::downgrade(&multiplexed), turn));
+        tokio::spawn(drive(connection, Arc::downgrade(&multiplexed), guard));
         Ok(StreamPermit::new(multiplexed))
     }
 
-    /// Takes a place, unless all that upstream allows are taken.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<StreamPermit> {
+    /// Takes a stream permit, unless upstream's limit is reached.
+    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<StreamPermit> {
         let before = self.streams.load(Ordering::Relaxed);
         if before >= self.max_streams.load(Ordering::Relaxed) {
             return None;
         }
-        // A connection without a stream may have been closed unseen.
+        // Upstream may have closed a connection without streams, before hyper has read that.
         if before == 0 && self.socket.has_hung_up() {
             self.has_ended.store(true, Ordering::Relaxed);
             return None;
@@ -123,45 +129,48 @@ impl Multiplexed {
         Some(StreamPermit::new(self.clone()))
     }
 
-    /// Whether it takes new requests: it has not ended, was not told to go away, is not too old, and not many streams on it were
-    /// given up. Streams on one that takes no more go on to their end.
+    /// Whether the connection accepts new requests: it has not ended, got no GOAWAY, is not too
+    /// old, and has few abandoned streams. Open streams go on to their end where it accepts no
+    /// more.
     pub(super) fn is_open(&self) -> bool {
         let is_young = self.made.elapsed() < self.limits.max_age;
-        let is_sound = self.given_up.load(Ordering::Relaxed) < MAX_GIVEN_UP;
-        is_young && is_sound && !self.has_ended.load(Ordering::Relaxed) && !self.sender.is_closed()
+        let is_reliable = self.abandoned.load(Ordering::Relaxed) < MAX_ABANDONED;
+        is_young && is_reliable && !self.has_ended.load(Ordering::Relaxed) && !self.sender.is_closed()
     }
 
-    /// Whether upstream takes more of bodies than those that are on their way already. What one caller's body holds of
-    /// the connection's window would be missing to all others on the connection.
+    /// Whether the connection's window has room for another body. A body that upstream does not
+    /// read uses up the window that all streams of the connection share.
     pub(super) fn takes_bodies(&self) -> bool {
         self.socket.has_window()
     }
 
+    /// Whether the connection has had no stream for longer than its idle limit.
     pub(super) fn is_idle_for_too_long(&self) -> bool {
         let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
         self.streams.load(Ordering::Relaxed) == 0 && since.elapsed() >= self.limits.idle
     }
 }
 
-/// Drives an HTTP/2 connection until it ends, and notes what upstream's settings allow.
+/// Drives an HTTP/2 connection until it ends, and records the stream limit of upstream's SETTINGS.
 async fn drive(
-    mut connection: http2::Connection<TokioIo<Tap>, Upload, TokioExecutor>,
+    mut connection: http2::Connection<TokioIo<SocketIo>, Upload, TokioExecutor>,
     watched: Weak<Multiplexed>,
-    mut turn: Option<ConnectingTurn>,
+    mut guard: Option<ConnectingGuard>,
 ) {
-    // hyper reads upstream's settings in a task of its own, and wakes nobody for them.
-    let mut looks = tokio::time::interval(SETTINGS_POLL_INTERVAL);
-    let mut patience = SETTINGS_POLLS;
+    // hyper wakes no task when it has read upstream's SETTINGS, so the limit is polled.
+    let mut interval = tokio::time::interval(SETTINGS_POLL_INTERVAL);
+    let mut polls_left = SETTINGS_POLLS;
     let _ended = poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
         if ended.is_pending() {
             let allowed = connection.current_max_send_streams();
-            while turn.is_some() && looks.poll_tick(cx).is_ready() {
-                patience -= 1;
-                // The others come when it is known how many this connection takes.
-                turn = turn.take().filter(|_| allowed == INITIAL_MAX_STREAMS && patience > 0);
+            while guard.is_some() && interval.poll_tick(cx).is_ready() {
+                polls_left -= 1;
+                // Requests that wait for the lock continue once the limit is known, or the wait is
+                // over.
+                guard = guard.take().filter(|_| allowed == INITIAL_MAX_STREAMS && polls_left > 0);
             }
-            if turn.is_none()
+            if guard.is_none()
                 && let Some(watched) = watched.upgrade()
             {
                 watched.max_streams.store(allowed.min(MAX_STREAMS), Ordering::Relaxed);

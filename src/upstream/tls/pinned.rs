@@ -1,8 +1,10 @@
-//! A server's own certificate as what is trusted: self-signed ones are common on upstreams, and made by `openssl req -x509`
-//! they say that they are authorities, which no server may present otherwise (RFC 5280, section 4.2.1.9).
+//! Pinned certificates: a file of trusted certificates may have the server's own certificate.
 //!
-//! Invariant: the name, the time and the signature of the handshake are verified for these as for all others; what falls
-//! away is the chain alone.
+//! Self-signed certificates are common on upstreams. Those of `openssl req -x509` claim to be an
+//! authority, and webpki refuses an authority as a server's certificate (RFC 5280, section
+//! 4.2.1.9). So a verifier of our own accepts a certificate that is pinned.
+//! Invariant: a pinned certificate's name, validity, purpose and handshake signature are verified
+//! as for all others. Only its chain is not.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,41 +21,40 @@ use x509_parser::prelude::FromDer;
 use crate::config::fault::Fault;
 use crate::pem;
 
-/// Certificates that are trusted as they are.
+/// Server certificates that are trusted without a chain.
 pub(super) type Pinned = Arc<[CertificateDer<'static>]>;
 
-/// The authorities that a server's certificate may be signed by, and the certificates that are
-/// trusted as they are.
+/// Trusted authorities, and pinned server certificates.
 pub(super) struct Trust {
     pub(super) roots: Arc<RootCertStore>,
     pub(super) pinned: Pinned,
 }
 
 impl Trust {
-    /// The certificates of a file: each an authority, or the server's very own.
+    /// Reads a file of certificates. Each may be an authority or a server's own certificate.
     pub(super) fn of_file(path: &Path) -> Result<Self, Fault> {
         Ok(Trust { roots: pem::authorities(path)?, pinned: pem::certificates(path)?.into() })
     }
 }
 
-/// Accepts a certificate that is pinned, and all that webpki accepts.
+/// Verifier that accepts pinned certificates, and all that webpki accepts.
 #[derive(Debug)]
-pub(super) struct VeryCertificate {
+pub(super) struct PinnedVerifier {
     pinned: Pinned,
     chains: Arc<WebPkiServerVerifier>,
 }
 
-impl VeryCertificate {
+impl PinnedVerifier {
     pub(super) fn new(
         trust: &Trust,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::client::VerifierBuilderError> {
         let chains = WebPkiServerVerifier::builder_with_provider(trust.roots.clone(), provider.clone());
-        Ok(VeryCertificate { pinned: trust.pinned.clone(), chains: chains.build()? })
+        Ok(PinnedVerifier { pinned: trust.pinned.clone(), chains: chains.build()? })
     }
 }
 
-impl ServerCertVerifier for VeryCertificate {
+impl ServerCertVerifier for PinnedVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -92,7 +93,7 @@ impl ServerCertVerifier for VeryCertificate {
     }
 }
 
-/// Verifies what a certificate says of itself: its name, its time, and that it is for servers.
+/// Verifies a certificate's name, its validity, and that it may be used by servers.
 fn verify(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
     verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
     let parsed = parse(certificate).ok_or(CertificateError::BadEncoding)?;
@@ -118,7 +119,8 @@ fn verify_time(parsed: &X509Certificate<'_>, now: UnixTime) -> Result<(), Certif
     Ok(())
 }
 
-/// Whether a certificate that says what it is for says that it is for servers (RFC 5280, section 4.2.1.12).
+/// Whether a certificate may be used by servers: it has no extended key usage, or one that allows
+/// it (RFC 5280, section 4.2.1.12).
 fn is_for_servers(parsed: &X509Certificate<'_>) -> bool {
     match parsed.extended_key_usage() {
         Ok(None) => true,
@@ -127,48 +129,52 @@ fn is_for_servers(parsed: &X509Certificate<'_>) -> bool {
     }
 }
 
-/// What will keep a server from being connected to.
+/// Problem of a trusted certificate that will make TLS handshakes fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doubt {
+pub(crate) enum CertificateProblem {
     NotValidYet,
     Expired,
-    /// It is no authority, so it is the server's own; and it has none of the names that are asked for.
+    /// A server's own certificate (it is no authority) without any of the required names.
     OtherName,
-    /// It is no authority, and not for servers.
+    /// A certificate that is no authority and may not be used by servers.
     OtherPurpose,
 }
 
-impl std::fmt::Display for Doubt {
+impl std::fmt::Display for CertificateProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Doubt::NotValidYet => "holds a certificate that is not valid yet",
-            Doubt::Expired => "holds a certificate that has ended",
-            Doubt::OtherName => {
-                "holds a server's own certificate without the name that is asked for; `server_name` says another one"
+            CertificateProblem::NotValidYet => "holds a certificate that is not valid yet",
+            CertificateProblem::Expired => "holds a certificate that has ended",
+            CertificateProblem::OtherName => {
+                "holds a server's own certificate without the name that connections require; set its name as `server_name`"
             }
-            Doubt::OtherPurpose => "holds a certificate that is neither an authority nor for servers",
+            CertificateProblem::OtherPurpose => "holds a certificate that is neither an authority nor for servers",
         })
     }
 }
 
-pub(super) fn doubts(pinned: &Pinned, names: &[ServerName<'static>]) -> Vec<Doubt> {
+/// Problems of pinned certificates that will make handshakes with servers of these names fail.
+pub(super) fn certificate_problems(
+    pinned: &Pinned,
+    names: &[ServerName<'static>],
+) -> Vec<CertificateProblem> {
     let now = UnixTime::now();
     let of_each = pinned.iter().filter_map(|certificate| {
         let parsed = parse(certificate)?;
         match verify_time(&parsed, now) {
-            Err(CertificateError::Expired) => return Some(Doubt::Expired),
-            Err(_) => return Some(Doubt::NotValidYet),
+            Err(CertificateError::Expired) => return Some(CertificateProblem::Expired),
+            Err(_) => return Some(CertificateProblem::NotValidYet),
             Ok(()) => {}
         }
-        // An authority's own name says nothing of the servers that it vouches for.
+        // An authority's own name is not the name of a server that it signs for.
         if parsed.is_ca() {
             return None;
         }
         let own = ParsedCertificate::try_from(certificate).ok()?;
         match names.iter().any(|name| verify_server_name(&own, name).is_ok()) {
-            _ if !is_for_servers(&parsed) => Some(Doubt::OtherPurpose),
+            _ if !is_for_servers(&parsed) => Some(CertificateProblem::OtherPurpose),
             true => None,
-            false => Some(Doubt::OtherName),
+            false => Some(CertificateProblem::OtherName),
         }
     });
     of_each.collect()
@@ -190,11 +196,11 @@ mod tests {
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
     }
 
-    fn verifier(pinned: &CertificateDer<'static>) -> VeryCertificate {
+    fn verifier(pinned: &CertificateDer<'static>) -> PinnedVerifier {
         let mut roots = RootCertStore::empty();
         roots.add(pinned.clone()).unwrap();
         let trust = Trust { roots: Arc::new(roots), pinned: vec![pinned.clone()].into() };
-        VeryCertificate::new(&trust, &Arc::new(rustls::crypto::aws_lc_rs::default_provider())).unwrap()
+        PinnedVerifier::new(&trust, &Arc::new(rustls::crypto::aws_lc_rs::default_provider())).unwrap()
     }
 
     fn verdict(
@@ -211,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_very_certificate_is_accepted_with_its_name_its_time_and_its_purpose() {
+    fn a_pinned_certificate_needs_its_name_validity_and_purpose() {
         let right = made(&["model.internal"], |_| {});
         assert_eq!(verdict(&right, &right), Ok(()));
         let other_key = made(&["model.internal"], |_| {});
@@ -222,7 +228,7 @@ mod tests {
             Err(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })
         ));
         let no_name = made(&[], |_| {});
-        assert!(verdict(&no_name, &no_name).is_err(), "a common name is none");
+        assert!(verdict(&no_name, &no_name).is_err(), "a common name does not count");
         let ended = made(&["model.internal"], |params| params.not_after = date_time_ymd(2020, 1, 1));
         assert_eq!(verdict(&ended, &ended), Err(CertificateError::Expired));
         let future = made(&["model.internal"], |params| params.not_before = date_time_ymd(2040, 1, 1));
@@ -234,15 +240,19 @@ mod tests {
     }
 
     #[test]
-    fn what_will_not_connect_is_doubted_beforehand() {
+    fn certificates_that_will_fail_are_reported_beforehand() {
         let names = [ServerName::try_from("model.internal").unwrap()];
-        let doubted = |certificate| doubts(&vec![certificate].into(), &names);
+        let doubted = |certificate| certificate_problems(&vec![certificate].into(), &names);
         let no_ca = |params: &mut CertificateParams| params.is_ca = IsCa::ExplicitNoCa;
         assert_eq!(doubted(made(&["model.internal"], no_ca)), []);
-        assert_eq!(doubted(made(&["other.internal"], |_| {})), [], "an authority vouches for others");
-        assert_eq!(doubted(made(&["other.internal"], no_ca)), [Doubt::OtherName]);
-        assert_eq!(doubted(made(&[], no_ca)), [Doubt::OtherName]);
+        assert_eq!(
+            doubted(made(&["other.internal"], |_| {})),
+            [],
+            "an authority signs for servers of other names"
+        );
+        assert_eq!(doubted(made(&["other.internal"], no_ca)), [CertificateProblem::OtherName]);
+        assert_eq!(doubted(made(&[], no_ca)), [CertificateProblem::OtherName]);
         let ended = |params: &mut CertificateParams| params.not_after = date_time_ymd(2020, 1, 1);
-        assert_eq!(doubted(made(&["model.internal"], ended)), [Doubt::Expired]);
+        assert_eq!(doubted(made(&["model.internal"], ended)), [CertificateProblem::Expired]);
     }
 }

@@ -16,7 +16,7 @@ const BAD_FIELDS: &[(&str, &str, &str)] = &[
     ("\"allow_from\":\"10.0.0.0/8\"", "a list is needed here", "[a, b]"),
     ("\"allow_from\":[\"10.0.0.1/8\"]", "host bits", "10.0.0.0/8"),
     ("\"allow_from\":[\"\"]", "not a network", "as in 10.0.0.0/8"),
-    ("\"allow_from\":[null]", "no value stands here", "leave the field out"),
+    ("\"allow_from\":[null]", "no value here", "leave the field out"),
     ("\"allow_from\":[\"::ffff:10.0.0.1\"]", "IPv4 in the form of IPv6", "10.0.0.1/32 is meant?"),
     ("\"allow_from\":[\"*\"]", "not a network", "as in 10.0.0.0/8"),
     ("\"routes\":null", "`routes` is there and has no value", "leave the field out"),
@@ -53,9 +53,9 @@ const BAD_FIELDS: &[(&str, &str, &str)] = &[
     ("\"previous\":[{\"hash\":\"HASH\",\"expires_at\":null}]", "needs the field `expires_at`", ""),
     ("\"permission\":[\"read\"]", "unknown field in a key", "did you mean `permissions`?"),
     ("\"expires\":\"2027-01-01T00:00:00Z\"", "unknown field in a key", "did you mean `expires_at`?"),
-    ("\"disabled\":true,\"disabled\":false", "this field stands twice", "keep one of them"),
+    ("\"disabled\":true,\"disabled\":false", "this field is given twice", "keep one of them"),
     ("\"metadata\":[]", "metadata is a map", ""),
-    ("\"metadata\":{\"a\":\"1\",\"a\":\"2\"}", "this field stands twice", "keep one of them"),
+    ("\"metadata\":{\"a\":\"1\",\"a\":\"2\"}", "this field is given twice", "keep one of them"),
 ];
 
 /// A whole entry, and what is said of it.
@@ -198,7 +198,7 @@ const BAD_STORES: &[(Form, &str, &str)] = &[
     (Form::Yaml, "keys: none\n", "a list is needed here"),
     (Form::Yaml, "- {id: key_a}\n", "must be a map of fields"),
     (Form::Yaml, "keys: [", "not valid YAML"),
-    (Form::Yaml, "keys: []\nkeys: []\n", "this field stands twice"),
+    (Form::Yaml, "keys: []\nkeys: []\n", "this field is given twice"),
     (Form::Yaml, "keys: []\nkyes: []\n", "unknown field in a key file"),
     (Form::Yaml, "keys: []\n---\nkeys: []\n", "a second YAML document"),
     (Form::JsonLines, "[]\n", "must be a map of fields"),

@@ -1,0 +1,29 @@
+//! Parts of paths that servers read in different ways.
+
+/// A part of a path that servers read in different ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ambiguity {
+    /// `%2F`
+    EncodedSlash,
+    /// `%5C`
+    EncodedBackslash,
+    /// `;`
+    Semicolon,
+}
+
+impl Ambiguity {
+    pub(crate) const ALL: [(&'static str, Ambiguity); 3] = [
+        ("encoded-slash", Ambiguity::EncodedSlash),
+        ("encoded-backslash", Ambiguity::EncodedBackslash),
+        ("semicolon", Ambiguity::Semicolon),
+    ];
+
+    /// Its text in a canonical path.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Ambiguity::EncodedSlash => "%2F",
+            Ambiguity::EncodedBackslash => "%5C",
+            Ambiguity::Semicolon => ";",
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Findings of a configuration's earlier sections, which later ones are checked against.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::address::Address;
+use crate::config::ambiguity::Ambiguity;
+use crate::config::fault::Position;
+
+#[derive(Default)]
+pub(crate) struct Context {
+    /// The files that are read, with the positions of their names.
+    pub(crate) named_files: Vec<(PathBuf, Position)>,
+    /// The files that are written to, with the positions of their names.
+    pub(crate) written_files: Vec<(PathBuf, Position)>,
+    /// The addresses that bearward listens on.
+    pub(crate) listening: Vec<(Address, Position)>,
+    /// The upstreams; `None` until all of them are decoded without a fault.
+    pub(crate) upstreams: Option<Vec<KnownUpstream>>,
+}
+
+/// The part of an upstream that routes are checked against.
+pub(crate) struct KnownUpstream {
+    pub(crate) name: String,
+    pub(crate) accept_in_path: Vec<Ambiguity>,
+}
+
+impl Context {
+    /// The positions of files to write to that are also read: appending to them would destroy them.
+    pub(super) fn overwritten(&self, file: &Path) -> Vec<Position> {
+        let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let mut read: Vec<PathBuf> = self.named_files.iter().map(|(path, _)| resolved(path)).collect();
+        read.push(resolved(file));
+        let is_read = |path: &PathBuf| {
+            let path = resolved(path);
+            // A directory that is named is one of keys.
+            read.iter().any(|read| *read == path || (read.is_dir() && path.parent() == Some(read)))
+        };
+        self.written_files.iter().filter(|(path, _)| is_read(path)).map(|(_, at)| *at).collect()
+    }
+}

@@ -1,0 +1,249 @@
+//! A whole configuration, and how it is read.
+
+use std::path::Path;
+
+use crate::bom;
+use crate::config::admin::{self, Admin};
+use crate::config::auth::Auth;
+use crate::config::decode::{Decoder, Environment};
+use crate::config::fault::{Fault, Faults};
+use crate::config::field::{Field, not_in_files};
+use crate::config::files::{NamedFiles, ReadFile};
+use crate::config::form::{Form, non_empty, number, off_or};
+use crate::config::keys::Keys;
+use crate::config::limits::Limits;
+use crate::config::listener::Listener;
+use crate::config::log::{Log, Metrics};
+use crate::config::quota::{AttemptQuota, Quota, rate_limits};
+use crate::config::route::Route;
+use crate::config::routes::{default_routes, routes};
+use crate::config::section::{self, nested, section};
+use crate::config::traces::Traces;
+use crate::config::tree::{self, Quoting};
+use crate::config::trusted_proxies::{TrustedProxies, trusted_proxies};
+use crate::config::upstream::{Upstream, upstreams};
+use crate::regular_file;
+
+section! {
+    /// A whole configuration. Sections are decoded in this order: endpoints are checked against the
+    /// listeners, and routes against the upstreams.
+    #[derive(Clone, Debug)]
+    pub struct Config in "the configuration" {
+        /// The file that it was read from; `None` where it was parsed from text.
+        source: Option<ReadFile> = not_in_files();
+        /// The addresses for clients.
+        listeners: Vec<Listener> = non_empty(nested()).required();
+        admin: Option<Admin> = admin::field();
+        keys: Keys = nested().required();
+        auth: Auth = nested().or_default();
+        /// Rate limits of keys that have none of their own.
+        rate_limits: Vec<Quota> = rate_limits().or_default();
+        /// Requests in flight at once, for each key that has no limit of its own.
+        max_concurrent: Option<u32> = number(1).optional();
+        /// The number of credentials that match no key, from one address in a window; off counts none.
+        failed_attempts: Option<AttemptQuota> = off_or(nested()).or(Some(AttemptQuota::default()));
+        /// The servers behind bearward.
+        upstreams: Vec<Upstream> = upstreams().required();
+        /// A preset, or a list in which the first route that matches wins. An item `{preset: NAME}`
+        /// inserts a preset.
+        routes: Vec<Route> = routes().or(default_routes());
+        limits: Limits = nested().or_default();
+        /// Proxies whose X-Forwarded-* headers are trusted: networks, addresses, or `unix` for the
+        /// clients of unix listeners.
+        trusted_proxies: TrustedProxies = trusted_proxies().or_default();
+        log: Log = nested().or_default();
+        metrics: Metrics = nested().or_default();
+        traces: Option<Traces> = nested().optional();
+        /// Threads that serve requests. Left out: as many as the cgroup allows.
+        workers: Option<usize> = workers().optional();
+        /// The files that it names.
+        named_files: NamedFiles = not_in_files();
+    }
+}
+
+/// The most workers: more are a slip, as each has stacks, timers and connections of its own.
+const MOST_WORKERS: usize = 1024;
+
+fn workers() -> Form<usize> {
+    number(1).checked(|d, node, workers| match workers > MOST_WORKERS {
+        true => d.hinted(node.at, "too many", format!("at most {MOST_WORKERS}; one for each core is best")),
+        false => Some(workers),
+    })
+}
+
+impl Config {
+    /// Reads a configuration file, with `${VAR}` from the process's environment.
+    ///
+    /// # Errors
+    ///
+    /// All faults of the file at once; a syntax error ends the reading.
+    pub fn load(path: &Path) -> Result<Config, Faults> {
+        Config::of(path, std::fs::read_to_string(path))
+    }
+
+    /// Reads a regular file. A command may be given a pipe; a reload must not wait for one.
+    pub(crate) fn load_again(path: &Path) -> Result<Config, Faults> {
+        Config::of(path, regular_file::read_text(path).map(|text| text.to_string()))
+    }
+
+    fn of(path: &Path, source: std::io::Result<String>) -> Result<Config, Faults> {
+        let source = source
+            .map_err(|error| Fault::of_file(path, format!("the configuration can't be read: {error}")))?;
+        let config = Config::parse(path, &source, &|name| std::env::var(name).ok())?;
+        Ok(Config { source: Some(ReadFile::new(path, &source)), ..config })
+    }
+
+    /// The admin listener of a file, whatever the faults elsewhere in it; `None` where it is unknown.
+    pub(crate) fn admin_of(path: &Path) -> Option<Option<Admin>> {
+        let source = std::fs::read_to_string(path).ok()?;
+        let root = tree::parse(path, bom::without(&source), Quoting::Allowed).ok()??;
+        let environment = |name: &str| std::env::var(name).ok();
+        let mut decoder = Decoder::new(path, Quoting::Allowed, Some(&environment));
+        let mut fields = decoder.fields(&root, "the configuration")?;
+        admin::field().decode(&mut decoder, &mut fields, "admin")
+    }
+
+    /// Reads a configuration from text; `path` names it in faults.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn parse(
+        path: &Path,
+        source: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Config, Faults> {
+        parse(path, bom::without(source), environment)
+    }
+}
+
+fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Config, Faults> {
+    let Some(root) = tree::parse(path, source, Quoting::Allowed)? else {
+        let fault = Fault::of_file(path, "the configuration is empty");
+        return Err(fault.hint("it needs listeners, upstreams and keys").into());
+    };
+    let mut decoder = Decoder::new(path, Quoting::Allowed, Some(environment));
+    let config = section::decode::<Config>(&mut decoder, &root);
+    decoder.refuse_overwritten();
+    match config {
+        Some(config) if decoder.faults.is_empty() => {
+            let (store, positions) = (config.keys.path.clone(), decoder.context.named_files);
+            let named_files = NamedFiles { config: path.to_owned(), store, positions };
+            Ok(Config { named_files, ..config })
+        }
+        config => {
+            debug_assert!(
+                config.is_some() || !decoder.faults.is_empty(),
+                "None means that a fault was reported"
+            );
+            Err(Faults::sorted(decoder.into_faults()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::address::Address;
+    use crate::config::presets::{self, Preset};
+
+    const LEAST: &str = "listeners:\n  - address: 127.0.0.1:8080\nupstreams:\n  - name: model\n    endpoints: [http://127.0.0.1:8000]\nkeys:\n  path: keys.yaml\n";
+
+    fn read(source: &str) -> Result<Config, Faults> {
+        parse(Path::new("bearward.yaml"), source, &|name| (name == "PORT").then(|| "8080".to_owned()))
+    }
+
+    fn only_fault(source: &str) -> String {
+        let faults = read(source).unwrap_err().0;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        faults[0].to_string()
+    }
+
+    #[test]
+    fn the_least_that_works_gets_the_documented_defaults() {
+        let config = read(LEAST).unwrap();
+        assert_eq!(config.admin.unwrap().address, Address::Tcp("127.0.0.1:9090".to_owned()));
+        assert_eq!(config.limits.body_bytes, 32 * 1024 * 1024);
+        assert_eq!(config.upstreams[0].pool.idle, Duration::from_secs(4));
+        assert_eq!(config.routes.len(), presets::routes(Preset::OpenAi).len());
+    }
+
+    #[test]
+    fn all_faults_come_in_one_run_in_the_order_of_the_file() {
+        let source = "listeners:\n  - adress: 127.0.0.1:8080\nupstreams:\n  - name: model\n    endpoints: [ftp://x]\nkeys: {path: k.yaml}\nlimits: {idle_timeout: 5}\nmystery: 1\n";
+        let faults = read(source).unwrap_err().0;
+        let lines: Vec<_> = faults.iter().map(|fault| fault.at.line).collect();
+        assert_eq!(lines, [2, 2, 5, 7, 8]);
+        assert!(
+            faults.iter().any(|fault| fault.hint.as_deref() == Some("did you mean `address`?")),
+            "{faults:?}"
+        );
+    }
+
+    #[test]
+    fn variables_work_in_quotes_and_out_of_them() {
+        for scalar in ["127.0.0.1:${PORT}", "\"127.0.0.1:${PORT}\"", "'127.0.0.1:${NONE:-8080}'"] {
+            let config = read(&LEAST.replace("127.0.0.1:8080", scalar)).unwrap();
+            assert_eq!(config.listeners[0].address, Address::Tcp("127.0.0.1:8080".to_owned()));
+        }
+        let fault = only_fault(&LEAST.replace("keys.yaml", "${NOPE:?say where}"));
+        assert_eq!(fault, "bearward.yaml:7:9: the environment variable NOPE is not set: say where");
+    }
+
+    #[test]
+    fn no_fault_shows_the_value_of_a_variable() {
+        let environment = |name: &str| (name == "SECRET").then(|| "hunter2-and-more".to_owned());
+        for written in ["127.0.0.1:8080", "http://127.0.0.1:8000"] {
+            let source = LEAST.replace(written, "\"${SECRET}\"");
+            let faults = Config::parse(Path::new("bearward.yaml"), &source, &environment).unwrap_err();
+            let shown = faults.to_string();
+            assert!(shown.contains("${SECRET}") && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_faulty_tls_section_never_becomes_a_plain_listener() {
+        let source = LEAST.replace("127.0.0.1:8080\n", "127.0.0.1:8080\n    tls: {certificate: a.pem}\n");
+        assert!(only_fault(&source).contains("private_key"));
+    }
+
+    #[test]
+    fn a_faulty_method_list_never_becomes_all_methods() {
+        let source =
+            format!("{LEAST}routes:\n  - {{name: a, paths: [/a], methods: [get], permission: read}}\n");
+        assert!(only_fault(&source).contains("GET is meant"));
+    }
+
+    #[test]
+    fn a_route_must_say_who_may_use_it() {
+        let source = format!("{LEAST}routes:\n  - {{name: a, paths: [/a]}}\n");
+        assert!(only_fault(&source).contains("public: true"));
+    }
+
+    #[test]
+    fn a_missing_or_empty_credential_is_refused() {
+        let with = |credential: &str| LEAST.replace("8000]", &format!("8000]\n    credential: {credential}"));
+        assert!(only_fault(&with("{env: NONE}")).contains("NONE is not set"));
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        assert!(only_fault(&with(&format!("{{file: {}}}", empty.path().display()))).contains("empty"));
+        assert!(only_fault(&with("{file: /dev/null}")).contains("not a regular file"));
+        assert!(only_fault(&with("{header: x-key}")).contains("one of `env` and `file`"));
+        let config = read(&with("{env: PORT}")).unwrap();
+        assert_eq!(config.upstreams[0].credential.as_ref().unwrap().value, "Bearer 8080");
+        assert!(!format!("{config:?}").contains("Bearer"), "its Debug hides it");
+    }
+
+    #[test]
+    fn an_unknown_section_is_refused() {
+        assert!(only_fault(&format!("{LEAST}cors: {{}}\n")).contains("unknown field `cors`"));
+    }
+
+    #[test]
+    fn off_turns_the_admin_listener_off() {
+        for form in ["admin: off\n", "admin: {address: off}\n"] {
+            assert_eq!(read(&format!("{LEAST}{form}")).unwrap().admin, None);
+        }
+    }
+}

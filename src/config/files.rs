@@ -1,0 +1,68 @@
+//! Files that a configuration was read from, or names.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::config::fault::{Fault, Faults, Position};
+use crate::digest::sha256;
+use crate::regular_file;
+
+/// A file that was read, with the digest of its content.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ReadFile {
+    pub(crate) path: PathBuf,
+    digest: [u8; 32],
+}
+
+impl ReadFile {
+    pub(crate) fn new(path: &Path, content: &str) -> Self {
+        ReadFile { path: path.to_owned(), digest: sha256(content) }
+    }
+
+    /// Whether the file still has the content that was read. A pipe, which can be read only once, counts
+    /// as current.
+    pub(crate) fn is_current(&self) -> bool {
+        if !std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.is_file()) {
+            return true;
+        }
+        let content = regular_file::read(&self.path);
+        content.is_ok_and(|content| sha256(&*content) == self.digest)
+    }
+}
+
+impl fmt::Debug for ReadFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReadFile({})", self.path.display())
+    }
+}
+
+/// The files that a configuration names, with the positions of their names.
+#[derive(Clone, Default)]
+pub(crate) struct NamedFiles {
+    pub(crate) config: PathBuf,
+    /// The key store, whose faults have positions of their own.
+    pub(crate) store: PathBuf,
+    pub(crate) positions: Vec<(PathBuf, Position)>,
+}
+
+impl NamedFiles {
+    /// Moves each fault of a whole file to the position that names the file: most likely it names the
+    /// wrong one.
+    pub(crate) fn placed(&self, faults: Faults) -> Faults {
+        let placed = faults.0.into_iter().map(|fault| {
+            let named = self.positions.iter().find(|(path, _)| *path == fault.file && fault.at.line == 0);
+            let named = named.filter(|(path, _)| *path != self.store || regular_file::open(path).is_err());
+            let Some((path, at)) = named else { return fault };
+            let message = format!("{}: {}", path.display(), fault.message);
+            Fault { file: self.config.clone(), at: *at, message, ..fault }
+        });
+        Faults::sorted(placed.collect())
+    }
+}
+
+impl fmt::Debug for NamedFiles {
+    // Configurations with the same values have the same text, whatever the positions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NamedFiles")
+    }
+}

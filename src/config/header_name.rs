@@ -1,0 +1,53 @@
+//! Names of headers in a configuration.
+
+use http::HeaderName;
+
+use crate::config::decode::Decoder;
+use crate::config::tree::Node;
+
+/// Whether a header routes, ends or describes a request, or is one that bearward itself writes (the
+/// caller, the client, the request's id). No header that folds to one of these carries a secret.
+pub(super) fn has_other_meaning(name: &HeaderName) -> bool {
+    const OURS: [&str; 2] = ["x-bearward-", "x-forwarded-"];
+    const TAKEN: [&str; 21] = [
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "max-forwards",
+        "proxy-connection",
+        "te",
+        "traceparent",
+        "tracestate",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-forwarded",
+        "x-real-ip",
+        "x-request-id",
+    ];
+    let is_plain = |c: char| c.is_ascii_alphanumeric();
+    let folded: String = name.as_str().chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+    TAKEN.contains(&folded.as_str()) || OURS.iter().any(|prefix| folded.starts_with(prefix))
+}
+
+/// Whether a token is an ordinary name. `*` and `|` are allowed in tokens, too (RFC 9110, section
+/// 5.6.2), but other programs read them as patterns.
+pub(super) fn is_ordinary(token: &str) -> bool {
+    token.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+pub(super) fn header_name(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
+    let name: HeaderName = d.parsed(node, "the name of a header", "as in authorization or x-api-key")?;
+    if !is_ordinary(name.as_str()) {
+        let message = format!("`{name}` is not the name of a header: patterns are not supported here");
+        return d.hinted(node.at, message, "each name by itself, as in [x-debug, x-trace]");
+    }
+    Some(name)
+}

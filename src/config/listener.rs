@@ -1,0 +1,107 @@
+//! `listeners`: addresses for clients, with or without TLS.
+
+use std::path::PathBuf;
+
+use crate::config::address::Address;
+use crate::config::decode::Decoder;
+use crate::config::form::{non_empty, one_of, path, text};
+use crate::config::section::{fields_of, nested, section};
+use crate::config::tree::Node;
+
+section! {
+    /// A listener.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Listener in "a listener" {
+        /// host:port, or unix:/path.
+        address: Address = text(own_address).required();
+        tls: Option<Tls> = nested().optional();
+    }
+}
+
+section! {
+    /// TLS for clients of this listener.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) struct Tls in "a listener's tls" {
+        /// The certificates; at least one. The first is for clients whose server name matches none.
+        certificates: Vec<CertificatePair> = fields_of::<Certificates>().then(certificates);
+        /// Clients must have a certificate that this authority signed.
+        client_ca: Option<PathBuf> = path().optional();
+        /// The lowest version of TLS that is accepted.
+        min_version: TlsVersion = one_of(&VERSIONS).or(TlsVersion::V1_2);
+    }
+}
+
+section! {
+    /// One certificate, or several.
+    #[derive(Clone, Debug)]
+    struct Certificates in "a listener's tls" {
+        /// PEM, the server's own certificate first.
+        certificate: Option<PathBuf> = path().optional();
+        /// PEM.
+        private_key: Option<PathBuf> = path().optional();
+        /// Several certificates; the client's server name selects one, by default the first.
+        certificates: Option<Vec<CertificatePair>> = non_empty(nested()).optional();
+    }
+}
+
+section! {
+    /// A certificate.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) struct CertificatePair in "a certificate" {
+        /// PEM, the server's own certificate first.
+        certificate: PathBuf = path().required();
+        /// PEM.
+        private_key: PathBuf = path().required();
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
+
+fn certificates(d: &mut Decoder<'_>, node: &Node, given: Certificates) -> Option<Vec<CertificatePair>> {
+    match (given.certificate, given.private_key, given.certificates) {
+        (Some(certificate), Some(private_key), None) => {
+            Some(vec![CertificatePair { certificate, private_key }])
+        }
+        (None, None, Some(several)) => Some(several),
+        _ => d.hinted(
+            node.at,
+            "tls needs `certificate` and `private_key`, or `certificates` alone",
+            "as in {certificate: tls.crt, private_key: tls.key}",
+        ),
+    }
+}
+
+/// An address that bearward listens on, and no other listener does.
+pub(super) fn own_address(d: &mut Decoder<'_>, node: &Node) -> Option<Address> {
+    let address = address(d, node)?;
+    if let Some((other, at)) = d.context.listening.iter().find(|(other, _)| other.overlaps(&address)) {
+        let message = format!("`{address}` is already listened on, by `{other}` in line {}", at.line);
+        return d.hinted(node.at, message, "one listener for each address and port");
+    }
+    d.context.listening.push((address.clone(), node.at));
+    Some(address)
+}
+
+fn address(d: &mut Decoder<'_>, node: &Node) -> Option<Address> {
+    let text = d.word(node)?;
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path.starts_with('/') {
+            true => Some(Address::Unix(path.into())),
+            false => {
+                d.hinted(node.at, "a unix socket needs an absolute path", "as in unix:/run/bearward.sock")
+            }
+        };
+    }
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    if port.and_then(|port| port.parse::<u16>().ok()).is_none() {
+        let hint = "as in 127.0.0.1:8080, [::1]:8080 or unix:/run/bearward.sock";
+        return d.hinted(node.at, format!("`{text}` is not an address"), hint);
+    }
+    Some(Address::Tcp(text))
+}

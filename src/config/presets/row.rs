@@ -1,0 +1,23 @@
+//! Rows of presets, and the words that they are written in.
+
+use http::Method;
+
+use crate::config::route::Access;
+use crate::permission::Permission;
+
+/// A row of a preset: name, methods (none: all), paths, access.
+pub(super) type Row = (&'static str, &'static [Method], &'static [&'static str], Access);
+
+pub(super) const READ: Access = Access::Needs(Permission::Read);
+pub(super) const WRITE: Access = Access::Needs(Permission::Write);
+pub(super) const ADMIN: Access = Access::Needs(Permission::Admin);
+pub(super) const WEBHOOK: Access = Access::Needs(Permission::Webhook);
+pub(super) const PUBLIC: Access = Access::Public;
+
+pub(super) const ALL: &[Method] = &[];
+pub(super) const GET: &[Method] = &[Method::GET];
+pub(super) const POST: &[Method] = &[Method::POST];
+pub(super) const HEAD: &[Method] = &[Method::HEAD];
+pub(super) const DELETE: &[Method] = &[Method::DELETE];
+pub(super) const GET_AND_POST: &[Method] = &[Method::GET, Method::POST];
+pub(super) const CHANGES: &[Method] = &[Method::POST, Method::PUT, Method::PATCH, Method::DELETE];

@@ -1,0 +1,201 @@
+//! A route: the requests that it is for, and the rules for them.
+
+use http::{HeaderName, Method};
+
+use crate::config::ambiguity::Ambiguity;
+use crate::config::decode::{Decoder, KnownUpstream};
+use crate::config::field::not_in_files;
+use crate::config::form::{Form, boolean, list_of, non_empty, one_of, size, text, word};
+use crate::config::header_name::{header_name, is_ordinary};
+use crate::config::host::{accepted, host};
+use crate::config::method::method;
+use crate::config::quota::{Quota, rate_limits};
+use crate::config::section::{fields_of, nested, section};
+use crate::config::timeouts::RouteTimeouts;
+use crate::config::tree::Node;
+use crate::host_pattern::HostPattern;
+use crate::path_pattern::PathPattern;
+use crate::path_pattern::reading::PathReading;
+use crate::permission::Permission;
+
+section! {
+    /// A route.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Route in "a route" {
+        /// Its name; a key's `routes` narrows the key to it.
+        name: String = word().required();
+        requests: MatchedRequests = fields_of();
+        access: Access = fields_of::<WrittenAccess>().then(access);
+        /// The name of an upstream. Left out: the first one.
+        upstream: Option<String> = text(known_upstream).optional();
+        /// Rate limits in addition to those of the key, counted for each key.
+        rate_limits: Vec<Quota> = rate_limits().or_default().narrowing();
+        forwarding: Forwarding = fields_of();
+        /// Ambiguous parts that its paths may have, beside those of its upstream.
+        accept_in_path: Vec<Ambiguity> = not_in_files();
+        /// Differences that its server ignores in paths, beside those of its upstream.
+        reading: PathReading = not_in_files();
+    }
+}
+
+section! {
+    /// The requests that a route is for.
+    #[derive(Clone, Debug)]
+    pub(crate) struct MatchedRequests in "a route" {
+        /// Path patterns, at least one. `*` stays within a segment, `**` does not.
+        paths: Vec<PathPattern> = path_patterns().required();
+        /// Methods, at least one. Left out: all.
+        methods: Option<Vec<Method>> = non_empty(text(method)).optional();
+        /// Hosts, or `*.` and a domain; at least one. Left out: all.
+        hosts: Option<Vec<HostPattern>> = non_empty(text(host)).optional();
+    }
+}
+
+section! {
+    /// The way in which a request is forwarded.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Forwarding: Default in "a route" {
+        /// A prefix that is removed from the path.
+        strip_prefix: Option<String> = text(prefix).optional();
+        /// The size of a body; above it, 413. Left out: the size in `limits`.
+        max_body: Option<u64> = size().optional();
+        timeouts: RouteTimeouts = nested().or_default();
+        /// Protocols that a request may be upgraded to, as in websocket.
+        upgrades: Vec<String> = list_of(text(upgrade).shown()).or_default();
+        /// Whether GET and HEAD may have a body; else it is refused with 400.
+        body_on_get: bool = boolean().or(false);
+        /// Request headers that are removed, in any spelling that servers take for the name.
+        removes: Vec<HeaderName> = list_of(text(removed_header).shown()).or_default().narrowing();
+    }
+}
+
+section! {
+    /// The keys that may use a route.
+    #[derive(Clone, Debug)]
+    struct WrittenAccess in "a route" {
+        /// The permission that a key needs; this, or `public: true`.
+        permission: Option<Permission> = one_of(&Permission::ALL).optional();
+        /// Whether no key is needed.
+        public: bool = boolean().or(false);
+    }
+}
+
+/// The keys that may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// No key is needed.
+    Public,
+    /// Keys with this permission.
+    Needs(Permission),
+}
+
+fn access(d: &mut Decoder<'_>, node: &Node, written: WrittenAccess) -> Option<Access> {
+    match (written.permission, written.public) {
+        (Some(permission), false) => Some(Access::Needs(permission)),
+        (None, true) => Some(Access::Public),
+        _ => d.hinted(
+            node.at,
+            "a route needs a `permission`, or `public: true`",
+            "permissions are read, write, admin and webhook",
+        ),
+    }
+}
+
+pub(super) fn route() -> Form<Route> {
+    nested::<Route>().checked(|d, node, route| {
+        if route.access == Access::Public && !route.rate_limits.is_empty() {
+            d.fault(node.at, "a public route has no keys, so its `rate_limits` would limit no request");
+            return None;
+        }
+        if let Some(prefix) = &route.forwarding.strip_prefix {
+            check_prefix(d, node, prefix, &route.requests.paths);
+        }
+        check_ambiguities(d, node, &route);
+        Some(route)
+    })
+}
+
+/// Refuses patterns with a part that is refused in every path for the upstream: such a pattern would
+/// seem to guard something.
+fn check_ambiguities(d: &mut Decoder<'_>, node: &Node, route: &Route) {
+    let Some(upstreams) = &d.context.upstreams else { return };
+    let is_named =
+        |upstream: &&KnownUpstream| route.upstream.as_ref().is_none_or(|name| *name == upstream.name);
+    let Some(upstream) = upstreams.iter().find(is_named) else { return };
+    let (accepted, upstream) = (upstream.accept_in_path.clone(), upstream.name.clone());
+    for (path, (name, part)) in
+        route.requests.paths.iter().flat_map(|path| Ambiguity::ALL.map(|known| (path, known)))
+    {
+        let text = part.text();
+        if path.as_str().contains(text) && !accepted.contains(&part) {
+            let message = format!("`{path}` never matches: a path with `{text}` is refused for its upstream");
+            d.fault(node.at, message).hint =
+                Some(format!("`accept_in_path: [{name}]` at the upstream {upstream}"));
+        }
+    }
+}
+
+/// The name of a protocol, without its version. HTTP is refused: requests in it would pass unchecked.
+fn upgrade(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let name = d.word(node)?.to_ascii_lowercase();
+    if name.starts_with("h2") || name.starts_with("http") || name.starts_with("tls") {
+        d.fault(node.at, format!("`{name}` is never forwarded: requests in it would pass without a key"));
+        return None;
+    }
+    if !is_ordinary(&name) {
+        return d.hinted(node.at, format!("`{name}` is not the name of a protocol"), "as in websocket");
+    }
+    Some(name)
+}
+
+fn removed_header(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
+    use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+    let name = header_name(d, node)?;
+    if matches!(name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING) || name.as_str().starts_with("x-bearward-") {
+        d.fault(node.at, format!("`{name}` can't be removed: bearward writes it for each request"));
+        return None;
+    }
+    Some(name)
+}
+
+/// Path patterns, each of which may stand for several by its braces.
+fn path_patterns() -> Form<Vec<PathPattern>> {
+    let patterns = text(|d: &mut Decoder<'_>, node: &Node| {
+        let text = d.word(node)?;
+        accepted(d, node.at, PathPattern::parse(&text))
+    });
+    non_empty(patterns).then(|_, _, patterns| Some(patterns.into_iter().flatten().collect()))
+}
+
+fn known_upstream(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let name = d.word(node)?;
+    let Some(upstreams) = &d.context.upstreams else { return Some(name) };
+    if !upstreams.iter().any(|upstream| upstream.name == name) {
+        let known: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+        let hint = format!("known are: {}", known.join(", "));
+        return d.hinted(node.at, format!("no upstream is named `{name}`"), hint);
+    }
+    Some(name)
+}
+
+fn prefix(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let prefix = d.word(node)?;
+    if !prefix.starts_with('/') || prefix.ends_with('/') {
+        return d.hinted(node.at, "a prefix begins with `/` and does not end with one", "as in /models");
+    }
+    accepted(d, node.at, PathPattern::parse_plain(&prefix))?;
+    Some(prefix)
+}
+
+/// Refuses a prefix that no path of the route has: it would never be removed.
+fn check_prefix(d: &mut Decoder<'_>, node: &Node, prefix: &str, paths: &[PathPattern]) {
+    let whole = [prefix.to_owned(), format!("{prefix}/**")];
+    let whole: Vec<PathPattern> =
+        whole.iter().filter_map(|text| PathPattern::parse(text).ok()).flatten().collect();
+    debug_assert!(!whole.is_empty(), "a plain path is a pattern");
+    if !paths.iter().any(|path| whole.iter().any(|prefix| prefix.meets(path))) {
+        let message = format!("no path of this route begins with `{prefix}`, so it is never removed");
+        d.fault(node.position_of("strip_prefix"), message).hint =
+            Some(format!("`{prefix}/**` among its paths"));
+    }
+}

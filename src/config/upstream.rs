@@ -1,0 +1,197 @@
+//! `upstreams`: the servers behind bearward.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::uri::Authority;
+
+use crate::config::ambiguity::Ambiguity;
+use crate::config::credential::{UpstreamCredential, credential};
+use crate::config::decode::{Decoder, KnownUpstream};
+use crate::config::endpoint::{EndpointAddress, endpoints};
+use crate::config::fault::Position;
+use crate::config::form::{Form, boolean, duration, list_of, non_empty, number, one_of, path, text, word};
+use crate::config::health::{HealthCheck, interval};
+use crate::config::listener::CertificatePair;
+use crate::config::section::{fields_of, nested, section};
+use crate::config::timeouts::Timeouts;
+use crate::config::tree::Node;
+use crate::path_pattern::reading::PathReading;
+
+section! {
+    /// An upstream.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Upstream in "an upstream" {
+        /// Its name, for routes, logs and metrics.
+        name: String = word().required();
+        /// http://, https:// or h2c:// with host and port, or unix:/path; at least one.
+        endpoints: Vec<EndpointAddress> = endpoints().required();
+        /// The choice of an endpoint: of two random ones the one with fewer requests in flight, or
+        /// each in turn.
+        balance: Balance = one_of(&BALANCES).or(Balance::LeastRequests);
+        tls: UpstreamTls = nested().or_default();
+        /// Other endpoints that a request may go to, while no byte of it was sent.
+        retries: usize = number(0).or(2);
+        credential: Option<UpstreamCredential> = credential().optional();
+        timeouts: Timeouts = nested().or_default();
+        pool: Pool = nested().or_default();
+        health: Option<HealthCheck> = nested().optional();
+        /// The Host header for upstream. Left out: that of the client.
+        host: Option<Authority> = text(host).optional();
+        /// Whether an HTTP/1.1 connection that carried the body of a POST, PUT or PATCH may serve
+        /// another request. False for a server that leaves bodies unread, which `bearward check
+        /// --probe` finds.
+        reuse_after_body: bool = boolean().or(true);
+        /// The interval of look-ups of its endpoints' names; each address is an endpoint of its own.
+        resolve: Duration = interval().or(Duration::from_secs(10));
+        paths: UpstreamPaths = fields_of();
+    }
+}
+
+section! {
+    /// The paths that an upstream accepts, and how it reads them.
+    #[derive(Clone, Debug)]
+    pub(crate) struct UpstreamPaths in "an upstream" {
+        /// Ambiguous parts that a path may have; others are refused with 400.
+        accepted_parts as "accept_in_path": Vec<Ambiguity> = list_of(one_of(&Ambiguity::ALL)).or_default();
+        reading as "paths": Option<PathReading> = nested::<Reading>().then(Reading::made).optional();
+    }
+}
+
+/// The choice among several endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Balance {
+    /// Of two random endpoints, the one with fewer requests in flight.
+    #[default]
+    LeastRequests,
+    /// Each in turn.
+    RoundRobin,
+}
+
+const BALANCES: [(&str, Balance); 2] =
+    [("least_requests", Balance::LeastRequests), ("round_robin", Balance::RoundRobin)];
+
+section! {
+    /// TLS to https:// endpoints.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) struct UpstreamTls: Default in "an upstream's tls" {
+        /// The authorities that may have signed upstream's certificate, or that certificate itself.
+        /// Left out: those of the system.
+        ca: Option<PathBuf> = path().optional();
+        /// The name in upstream's certificate. Left out: the host of the endpoint.
+        server_name: Option<String> = text(server_name).optional();
+        client: Option<CertificatePair> = fields_of::<ClientCertificate>().then(client_certificate);
+    }
+}
+
+section! {
+    /// The certificate that bearward shows to upstream.
+    #[derive(Clone, Debug)]
+    struct ClientCertificate in "an upstream's tls" {
+        /// The certificate that bearward shows to upstream.
+        client_certificate: Option<PathBuf> = path().optional();
+        /// The key of `client_certificate`.
+        client_key: Option<PathBuf> = path().optional();
+    }
+}
+
+section! {
+    /// Idle connections to upstream.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Pool: Default in "a pool" {
+        /// The longest time without a request. uvicorn closes after 5 s.
+        idle: Duration = duration().or(Duration::from_secs(4));
+        /// The number that a worker keeps for an endpoint.
+        max_idle: usize = number(0).or(256);
+        /// The age after which a connection takes no new request; those in flight on it finish.
+        max_age: Duration = duration().or(Duration::from_secs(300));
+    }
+}
+
+section! {
+    /// Differences that upstream ignores in paths, so that routes ignore them, too. With this section,
+    /// `check` no longer warns of lookalike paths.
+    #[derive(Clone, Copy, Debug)]
+    struct Reading in "an upstream's paths" {
+        /// Whether upstream takes /ADMIN for /admin.
+        ignore_case: bool = boolean().or(false);
+        /// Whether upstream takes /admin/ for /admin.
+        ignore_trailing_slash: bool = boolean().or(false);
+    }
+}
+
+impl Reading {
+    fn made(_: &mut Decoder<'_>, _: &Node, given: Reading) -> Option<PathReading> {
+        let Reading { ignore_case, ignore_trailing_slash } = given;
+        Some(PathReading { ignore_case, ignore_trailing_slash })
+    }
+}
+
+/// The upstreams, each with a name of its own. Routes are checked against them.
+pub(super) fn upstreams() -> Form<Vec<Upstream>> {
+    non_empty(nested().checked(check_tls).positioned()).then(check_names)
+}
+
+fn check_names(d: &mut Decoder<'_>, _: &Node, upstreams: Vec<(Position, Upstream)>) -> Option<Vec<Upstream>> {
+    for (index, (at, Upstream { name, .. })) in upstreams.iter().enumerate() {
+        if upstreams.iter().take(index).any(|(_, earlier)| earlier.name == *name) {
+            d.fault(*at, format!("the upstream `{name}` is given twice")).hint =
+                Some("one upstream with several endpoints, or a name of its own".to_owned());
+        }
+    }
+    let upstreams: Vec<Upstream> = upstreams.into_iter().map(|(_, upstream)| upstream).collect();
+    let known = upstreams.iter().map(|upstream| KnownUpstream {
+        name: upstream.name.clone(),
+        accept_in_path: upstream.paths.accepted_parts.clone(),
+    });
+    d.context.upstreams = Some(known.collect());
+    Some(upstreams)
+}
+
+fn check_tls(d: &mut Decoder<'_>, node: &Node, upstream: Upstream) -> Option<Upstream> {
+    let is_https = |endpoint: &EndpointAddress| matches!(endpoint, EndpointAddress::Https(_));
+    if node.field("tls").is_some() && !upstream.endpoints.iter().any(is_https) {
+        return d.hinted(
+            node.position_of("tls"),
+            "tls is for endpoints that begin with https://",
+            "write the endpoint so, or remove `tls`",
+        );
+    }
+    Some(upstream)
+}
+
+fn client_certificate(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    given: ClientCertificate,
+) -> Option<Option<CertificatePair>> {
+    match (given.client_certificate, given.client_key) {
+        (Some(certificate), Some(private_key)) => Some(Some(CertificatePair { certificate, private_key })),
+        (None, None) => Some(None),
+        _ => {
+            d.fault(node.at, "`client_certificate` and `client_key` are needed together");
+            None
+        }
+    }
+}
+
+fn server_name(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let name = d.word(node)?;
+    if rustls::pki_types::ServerName::try_from(name.as_str()).is_err() {
+        let message = format!("`{name}` is not the name of a server");
+        return d.hinted(node.at, message, "a host name or an address, without a port");
+    }
+    Some(name)
+}
+
+fn host(d: &mut Decoder<'_>, node: &Node) -> Option<Authority> {
+    const EXAMPLES: &str = "as in localhost or model.internal:8000";
+    let host: Authority = d.parsed(node, "a host", EXAMPLES)?;
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '[' | ']' | ':');
+    let (name, port) = (host.host(), host.as_str().strip_prefix(host.host()));
+    let has_port = port.is_some_and(|port| port.is_empty() || host.port_u16().is_some());
+    if name.is_empty() || !name.chars().all(is_of_name) || !has_port {
+        return d.hinted(node.at, "this is not a host", EXAMPLES);
+    }
+    Some(host)
+}
