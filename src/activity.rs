@@ -1,7 +1,9 @@
-//! The requests in service on one connection: its service begins and ends them, its wire goes by them.
+//! The requests in service on one connection. Its service begins and ends them; its wire reads
+//! their state.
 
 pub(crate) mod blocked;
 pub(crate) mod cut;
+mod list;
 pub(crate) mod unauthenticated;
 pub(crate) mod unauthenticated_use;
 
@@ -16,72 +18,102 @@ use crate::alarm::Alarm;
 use cut::CutReason;
 use unauthenticated_use::UnauthenticatedUse;
 
-/// A connection of HTTP/2 on which no request is in service rests after this long; one of HTTP/1.1 gives its buffers back then.
+/// Idle time before a connection counts as at rest: on HTTP/2 for making room, on HTTP/1.1 for
+/// giving back buffers.
 const AT_REST: Duration = Duration::from_secs(1);
 
 /// The requests in service on one connection, as its service and its wire both see them.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionActivity {
-    active: AtomicUsize,
-    /// An answer has ended, and hyper may still hold bytes of it.
-    unflushed: AtomicBool,
-    /// Counts those begun, so that a wire notices a request that came and went.
-    begun: AtomicUsize,
-    /// On HTTP/2, frames of answers handed out, and the bytes in them.
-    frames: AtomicUsize,
-    bytes: AtomicUsize,
-    /// On HTTP/2, answers that have begun on the wire and not ended, and how often a part of a body was written.
-    unsent: AtomicUsize,
-    written: AtomicUsize,
+    requests: Requests,
+    answers: Http2Answers,
+    rest: Rest,
+    ending: Ending,
+    /// Each request has a task of its own (HTTP/2).
+    is_multiplexed: AtomicBool,
     /// On HTTP/2, no request is begun any more.
     refuses_new: AtomicBool,
-    /// Counts the turns of the connection's task, where its wire reads a bounded number of bytes in each.
+    /// Counts the polls of the connection's task, where its wire reads a bounded number of bytes in
+    /// each.
     turns: AtomicUsize,
-    /// The latest request has a body that was not read to its end.
-    unread: AtomicBool,
     /// A line has ended with LF alone somewhere in what the client sent.
     has_bare_lf: AtomicBool,
     /// The connection is HTTP's no more.
     is_tunnel: AtomicBool,
-    /// An answer was broken off whose end is the connection's own.
-    broken_off: AtomicBool,
-    /// The wire says that nothing has come for a while: hyper may be put away.
-    at_rest: AtomicBool,
-    /// hyper is put away (HTTP/1.1), until more comes.
-    rests: AtomicBool,
-    /// The connection is to end at once, and who is woken up then.
-    cut: AtomicBool,
-    /// It is to end as well, unless a request is in service when its own task looks.
-    leaves_where_idle: AtomicBool,
-    cut_waker: AtomicWaker,
-    /// Why the server ends the connection with requests in service, if it does.
-    cut_for: cut::OfConnection,
     /// A timer that no request has at the moment.
     spare: Mutex<Option<Alarm>>,
-    /// Each request has a task of its own.
-    is_multiplexed: AtomicBool,
-    /// What is counted until a good key came, and what is held against the connection.
-    pub(crate) unauthenticated_use: UnauthenticatedUse,
+    /// Limits of the connection until a valid key came on it.
+    pub(crate) unauthenticated_use: UnauthenticatedUse<ConnectionActivity>,
+}
+
+/// The requests of a connection.
+#[derive(Debug, Default)]
+struct Requests {
+    /// Requests in service.
+    active: AtomicUsize,
+    /// Counts those begun, so that a wire notices a request that came and went.
+    begun: AtomicUsize,
+    /// The latest request has a body that was not read to its end.
+    unread: AtomicBool,
+}
+
+/// The answers of a connection of HTTP/2.
+#[derive(Debug, Default)]
+struct Http2Answers {
+    /// Frames of answers handed out, and the bytes in them.
+    frames: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Answers that have begun on the wire and not ended.
+    unsent: AtomicUsize,
+    /// Counts the writes of parts of bodies.
+    written: AtomicUsize,
+}
+
+/// A connection between two requests.
+#[derive(Debug, Default)]
+struct Rest {
+    /// An answer has ended, and hyper may still hold bytes of it.
+    unflushed: AtomicBool,
+    /// The wire says that nothing has come for a while: hyper's part of an HTTP/1.1 connection may
+    /// be dropped.
+    is_due: AtomicBool,
+    /// hyper's part of an HTTP/1.1 connection is dropped, until more comes.
+    has_begun: AtomicBool,
+}
+
+/// The end of a connection, as the server brings it about.
+#[derive(Debug, Default)]
+struct Ending {
+    /// The connection is to end at once.
+    cut: AtomicBool,
+    /// The connection is to end, unless a request is in service when its own task checks.
+    cut_where_idle: AtomicBool,
+    /// Wakes the connection's task for that.
+    waker: AtomicWaker,
+    /// The reason, where requests are in service.
+    reason: cut::OfConnection,
+    /// An answer was broken off, and its end is the connection's own.
+    broken_off: AtomicBool,
 }
 
 /// One request in service; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct RequestInService {
     activity: Arc<ConnectionActivity>,
-    /// It counts among the requests of a stranger, and whether there was room for it.
+    /// Whether the request counts as unauthenticated, and then whether there was room for it.
     of_unauthenticated: Option<bool>,
 }
 
 impl ConnectionActivity {
-    /// A request goes into service. `has_body`: one comes behind its head.
+    /// Begins a request. `has_body`: a body follows its head.
     pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> RequestInService {
-        self.unread.store(has_body, Ordering::Relaxed);
-        self.active.fetch_add(1, Ordering::Relaxed);
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.requests.unread.store(has_body, Ordering::Relaxed);
+        self.requests.active.fetch_add(1, Ordering::Relaxed);
+        self.requests.begun.fetch_add(1, Ordering::Relaxed);
         RequestInService { activity: self.clone(), of_unauthenticated: None }
     }
 
-    /// Notes that a line ended with LF alone.
+    /// Notes a line that ended with LF alone.
     pub(crate) fn note_bare_lf(&self) {
         self.has_bare_lf.store(true, Ordering::Relaxed);
     }
@@ -90,80 +122,83 @@ impl ConnectionActivity {
         self.has_bare_lf.load(Ordering::Relaxed)
     }
 
-    /// Whether servers could differ in where the chunked body of the latest request ends: hyper swallows what stands behind
-    /// trailers that end with LF alone.
+    /// Whether servers could differ in where the chunked body of the latest request ends. hyper
+    /// swallows bytes behind trailers that end with LF alone.
     pub(crate) fn may_end_in_two_ways(&self) -> bool {
         self.has_bare_lf() || self.may_be_sending()
     }
 
-    /// Whether what passes is another protocol's, which has timers of its own.
+    /// Whether the connection is a tunnel: its bytes are another protocol's, which has timers of
+    /// its own.
     pub(crate) fn is_tunnel(&self) -> bool {
         self.is_tunnel.load(Ordering::Relaxed)
     }
 
-    /// Whether an answer was broken off whose end is the connection's own.
+    /// Whether an answer was broken off, and its end is the connection's own.
     pub(crate) fn is_broken_off(&self) -> bool {
-        self.broken_off.load(Ordering::Relaxed)
+        self.ending.broken_off.load(Ordering::Relaxed)
     }
 
-    /// Ends the connection, whatever it is at.
+    /// Ends the connection in any state.
     pub(crate) fn cut(&self, why: CutReason) {
-        self.cut_for.note(why);
-        self.cut.store(true, Ordering::Release);
-        self.cut_waker.wake();
+        self.ending.reason.note(why);
+        self.ending.cut.store(true, Ordering::Release);
+        self.ending.waker.wake();
     }
 
-    /// Ends the connection unless a request is in service: one may begin at this very moment, and is not cut off then.
+    /// Ends the connection unless a request is in service. A request that begins at this moment is
+    /// not cut.
     pub(crate) fn cut_where_idle(&self) {
-        self.leaves_where_idle.store(true, Ordering::Release);
-        self.cut_waker.wake();
+        self.ending.cut_where_idle.store(true, Ordering::Release);
+        self.ending.waker.wake();
     }
 
     pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Acquire) || self.leaves_where_idle.load(Ordering::Acquire)
+        self.ending.cut.load(Ordering::Acquire) || self.ending.cut_where_idle.load(Ordering::Acquire)
     }
 
-    /// Ready when the connection is to end at once. `is_watched`: whether its task was registered before, for nothing else
-    /// would be gained by registering it in each of its turns.
+    /// Ready when the connection is to end at once. `is_watched`: whether the task has registered
+    /// before, which needs doing only once.
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>, is_watched: &mut bool) -> Poll<()> {
         if !*is_watched {
-            self.cut_waker.register(cx.waker());
+            self.ending.waker.register(cx.waker());
             *is_watched = true;
         } else if !self.is_cut() {
             return Poll::Pending;
         }
-        // Here, in the task that begins its requests or on its thread, it is known whether one is in service.
-        if self.leaves_where_idle.swap(false, Ordering::AcqRel) {
+        // This task begins the connection's requests, or is on the same thread: no request can
+        // begin meanwhile.
+        if self.ending.cut_where_idle.swap(false, Ordering::AcqRel) {
             if self.has_nothing_to_send() && self.is_at_rest() {
                 return Poll::Ready(());
             }
-            // It goes on, and may be asked again from here on.
-            self.cut_waker.register(cx.waker());
+            // The connection goes on, and may be asked again from here on.
+            self.ending.waker.register(cx.waker());
             if self.is_cut() {
                 cx.waker().wake_by_ref();
             }
         }
-        if self.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        if self.ending.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// The connection ends with requests in service, for this reason.
+    /// Notes the reason for which the connection ends with requests in service.
     pub(crate) fn ends_for(&self, why: CutReason) {
-        self.cut_for.note(why);
+        self.ending.reason.note(why);
     }
 
-    /// Why the server ends the connection, if it does.
+    /// The reason for which the server ends the connection, if it does.
     pub(crate) fn cut_for(&self) -> Option<CutReason> {
-        self.cut_for.reason()
+        self.ending.reason.reason()
     }
 
-    /// Nothing has come for a while, or something has again.
+    /// Notes whether the connection has been silent for a while.
     pub(crate) fn note_rest(&self, at_rest: bool) {
-        self.at_rest.store(at_rest, Ordering::Relaxed);
+        self.rest.is_due.store(at_rest, Ordering::Relaxed);
     }
 
     /// Whether the connection is between two requests that are far apart.
     pub(crate) fn may_rest(&self) -> bool {
-        self.at_rest.load(Ordering::Relaxed) && self.is_quiet() && !self.may_be_sending()
+        self.rest.is_due.load(Ordering::Relaxed) && self.is_quiet() && !self.may_be_sending()
     }
 
     /// Each request has a task of its own (HTTP/2).
@@ -176,12 +211,13 @@ impl ConnectionActivity {
         self.is_multiplexed.load(Ordering::Relaxed)
     }
 
-    /// A timer for the waits of one request: the last one's, where that is over.
+    /// A timer for the waits of one request: the last request's, where that is over.
     pub(crate) fn lend_alarm(&self) -> Alarm {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
-    /// Keeps a timer for the next request. Not of a task that ends with its request: the timer would keep its memory.
+    /// Keeps a timer for the next request. A task that ends with its request keeps none: the timer
+    /// would hold on to its memory.
     pub(crate) fn keep_alarm(&self, alarm: Alarm) {
         if self.is_multiplexed() {
             return;
@@ -191,108 +227,115 @@ impl ConnectionActivity {
 
     /// Whether no more than one request is in service.
     pub(crate) fn is_alone(&self) -> bool {
-        self.active.load(Ordering::Relaxed) <= 1
+        self.requests.active.load(Ordering::Relaxed) <= 1
     }
 
     pub(crate) fn has_no_request(&self) -> bool {
-        self.active.load(Ordering::Relaxed) == 0
+        self.requests.active.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether no request is in service, and nothing of an answer waits to be sent.
+    /// Whether no request is in service, and no part of an answer waits to be sent.
     pub(crate) fn has_nothing_to_send(&self) -> bool {
-        self.has_no_request() && self.unsent.load(Ordering::Relaxed) == 0
+        self.has_no_request() && self.answers.unsent.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether the connection may be closed without taking anything from its client: it is between two requests, for a
-    /// while.
+    /// Whether closing the connection loses nothing of its client's: it has been between two
+    /// requests for a while.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.is_multiplexed() {
             true => self.has_nothing_to_send() && self.unauthenticated_use.idles_for() >= AT_REST,
-            false => self.rests.load(Ordering::Relaxed),
+            false => self.rest.has_begun.load(Ordering::Relaxed),
         }
     }
 
-    /// On HTTP/1.1, hyper is put away, or back again.
+    /// Notes whether hyper's part of an HTTP/1.1 connection is dropped.
     pub(crate) fn note_resting(&self, rests: bool) {
-        self.rests.store(rests, Ordering::Relaxed);
+        self.rest.has_begun.store(rests, Ordering::Relaxed);
     }
 
     /// Frames of answers handed out, and the bytes in them.
     pub(crate) fn handed_out(&self) -> (usize, usize) {
-        (self.frames.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+        (self.answers.frames.load(Ordering::Relaxed), self.answers.bytes.load(Ordering::Relaxed))
     }
 
-    /// From now on no request is begun: the connection is going away, and its client had time to learn of it.
+    /// Refuses requests from now on: the connection is going away, and its client had time to learn
+    /// of it.
     pub(crate) fn refuse_new(&self) {
         self.refuses_new.store(true, Ordering::Relaxed);
     }
 
-    /// Whether no request is begun any more.
+    /// Whether new requests are refused.
     pub(crate) fn refuses_new(&self) -> bool {
         self.refuses_new.load(Ordering::Relaxed)
     }
 
-    /// The connection's task has its turn.
+    /// Notes a poll of the connection's task.
     pub(crate) fn note_turn(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A number that changes with each turn of the connection's task.
+    /// A number that changes with each poll of the connection's task.
     pub(crate) fn turn(&self) -> usize {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Notes how many answers have begun on the wire and not ended, and whether a part of one was written.
+    /// Notes the number of answers that have begun on the wire and not ended, and whether a part of
+    /// one was written.
     pub(crate) fn note_unsent(&self, answers: usize, has_data: bool) {
-        let before = self.unsent.swap(answers, Ordering::Relaxed);
+        let before = self.answers.unsent.swap(answers, Ordering::Relaxed);
         if answers < before {
             self.unauthenticated_use.note_room();
         }
         if has_data {
-            self.written.fetch_add(1, Ordering::Relaxed);
+            self.answers.written.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// On HTTP/2, answers that have begun on the wire and not ended, and a number that changes when a part of one is written.
+    /// On HTTP/2, the answers that have begun on the wire and not ended, and a number that changes
+    /// with each write of a part of one.
     pub(crate) fn unsent(&self) -> (usize, usize) {
-        (self.unsent.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
+        (self.answers.unsent.load(Ordering::Relaxed), self.answers.written.load(Ordering::Relaxed))
     }
 
-    /// Answers whose streams are over for us, and of which a rest has not gone out.
+    /// Answers whose streams are over for us, and whose last bytes have not gone out.
     fn tails(&self) -> usize {
-        self.unsent.load(Ordering::Relaxed).saturating_sub(self.active.load(Ordering::Relaxed))
+        self.answers
+            .unsent
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.requests.active.load(Ordering::Relaxed))
     }
 
     pub(crate) fn begun(&self) -> usize {
-        self.begun.load(Ordering::Relaxed)
+        self.requests.begun.load(Ordering::Relaxed)
     }
 
-    /// The body of the latest request was read to its end.
+    /// Notes that the body of the latest request was read to its end.
     pub(crate) fn body_read(&self) {
-        self.unread.store(false, Ordering::Relaxed);
+        self.requests.unread.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the client may still be sending what nobody will read.
+    /// Whether the client may still be sending a body that nobody will read.
     pub(crate) fn may_be_sending(&self) -> bool {
-        self.unread.load(Ordering::Relaxed)
+        self.requests.unread.load(Ordering::Relaxed)
     }
 
-    /// hyper holds no byte that was written before.
+    /// Notes that hyper holds no byte of an answer.
     pub(crate) fn flushed(&self) {
         if self.has_no_request() {
-            self.unflushed.store(false, Ordering::Relaxed);
+            self.rest.unflushed.store(false, Ordering::Relaxed);
         }
     }
 
     /// Whether every byte of every answer has left hyper, and no request is in service.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.has_no_request() && !self.unflushed.load(Ordering::Relaxed)
+        self.has_no_request() && !self.rest.unflushed.load(Ordering::Relaxed)
     }
 }
 
 impl RequestInService {
-    /// Counts an answer of our own to a client without a good key among those that wait for it to take them, unless a good
-    /// key was presented on this connection before. Says whether there is room for it.
+    /// Counts an answer of our own to an unauthenticated client while it waits to be taken. Nothing
+    /// is counted where a valid key came on this connection before. Returns whether there
+    /// is room for the answer.
     pub(crate) fn count_as_unauthenticated(&mut self) -> bool {
         let ConnectionActivity { unauthenticated_use, .. } = &*self.activity;
         if !self.activity.is_multiplexed()
@@ -303,8 +346,8 @@ impl RequestInService {
         *self.of_unauthenticated.get_or_insert_with(|| unauthenticated_use.begins(self.activity.tails()))
     }
 
-    /// Ready when there is room for one more answer that waits for its client to take it: an upstream's answer to somebody
-    /// without a key waits for that itself, and keeps its place meanwhile.
+    /// Ready when there is room for one more answer that waits to be taken. An upstream's answer to
+    /// an unauthenticated client waits here, and keeps its permit meanwhile.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ConnectionActivity { unauthenticated_use, .. } = &*self.activity;
         if !self.activity.is_multiplexed()
@@ -313,7 +356,7 @@ impl RequestInService {
         {
             return Poll::Ready(());
         }
-        // Registered first, so that nothing goes unseen between the two.
+        // Registered first, so that no change between the two is missed.
         unauthenticated_use.wait_for_room(cx.waker());
         if !unauthenticated_use.begins_where_room(self.activity.tails()) {
             return Poll::Pending;
@@ -322,31 +365,31 @@ impl RequestInService {
         Poll::Ready(())
     }
 
-    /// This request's answer was broken off, and its end is the connection's own: whoever speaks HTTP/1.0 would take the one
-    /// for the other.
+    /// Breaks off this request's answer, whose end is the connection's own: a client of HTTP/1.0
+    /// would take the break for the end.
     pub(crate) fn break_off(&self) {
-        self.activity.broken_off.store(true, Ordering::Relaxed);
+        self.activity.ending.broken_off.store(true, Ordering::Relaxed);
     }
 
-    /// The body of this request was read to its end.
+    /// Notes that the body of this request was read to its end.
     pub(crate) fn body_read(&self) {
         self.activity.body_read();
     }
 
-    /// Why the server ends the connection, if it does.
+    /// The reason for which the server ends the connection, if it does.
     pub(crate) fn cut_for(&self) -> Option<CutReason> {
         self.activity.cut_for()
     }
 
-    /// What follows on the connection is another protocol.
+    /// Notes that another protocol follows on the connection.
     pub(crate) fn becomes_tunnel(&self) {
         self.activity.is_tunnel.store(true, Ordering::Relaxed);
     }
 
-    /// A frame of this request's answer was handed out, on HTTP/2.
+    /// On HTTP/2, counts a frame of this request's answer that was handed out.
     pub(crate) fn answered(&self, bytes: usize) {
-        self.activity.frames.fetch_add(1, Ordering::Relaxed);
-        self.activity.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.activity.answers.frames.fetch_add(1, Ordering::Relaxed);
+        self.activity.answers.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -358,7 +401,8 @@ impl Drop for RequestInService {
         if self.activity.unauthenticated_use.is_listed() || self.activity.is_multiplexed() {
             self.activity.unauthenticated_use.note_idle();
         }
-        self.activity.unflushed.store(true, Ordering::Relaxed);
-        self.activity.active.fetch_sub(1, Ordering::Relaxed);
+        self.activity.rest.unflushed.store(true, Ordering::Relaxed);
+        let before = self.activity.requests.active.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0);
     }
 }

@@ -1,10 +1,10 @@
-//! Addresses as what one host has (one of IPv4, a /64 of IPv6), and as text.
+//! Addresses by host (an IPv4 address, a /64 of IPv6), and as text.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The part of an address that stands for its host. IPv6 is cut to its /64, which is what one host is given: it may
-/// use any of 2^64 addresses there. An IPv4 address stays as it is, in whichever form it came.
+/// The part of an address that identifies its host. IPv6 is cut to its /64, since one host may use
+/// any of the 2^64 addresses in it. An IPv4 address stays as it is, in either form.
 pub(crate) fn host_part(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
@@ -12,10 +12,10 @@ pub(crate) fn host_part(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Writes an address as text, without a formatting machine: each request and each connection has one.
+/// Writes an address as text, without `format!`: each request and each connection has one.
 pub(crate) fn write_to(out: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(address) = address else {
-        // A Vec takes all that is written to it.
+        // Writing to a Vec does not fail.
         let _written = write!(out, "{address}");
         return;
     };

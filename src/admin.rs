@@ -1,39 +1,34 @@
 //! The admin listener: probes, metrics, and the JSON API that `openapi.json` describes.
 //!
-//! Probes are open to all and say nothing but their state. Reading is free on loopback and takes a credential off it;
-//! a change takes one everywhere: the token of `admin.token_file`, or a key with `admin`.
+//! Probes are open to all and report only their state. Reading needs no credential on loopback, and
+//! one elsewhere. A change needs one everywhere: the token of `admin.token_file`, or a key with
+//! `admin`.
 
 mod access;
+mod answer;
 mod changes;
 mod events;
 mod keys;
-pub(crate) mod page;
+mod outlook;
+mod page;
 mod path;
-pub(crate) mod scrape;
-pub(crate) mod status;
+mod reachable;
+mod scrape;
+pub(crate) mod state;
+mod status;
 
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
-};
+use http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
+use http_body::Body;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -44,59 +39,37 @@ use crate::address::host_part;
 use crate::config::Limits;
 use crate::config::fault::Faults;
 use crate::denial::Denial;
+use crate::net::body::IncomingBody;
 use crate::net::conn;
-use crate::net::listen::{Bound, Local, Stream};
+use crate::net::listen::{Bound, Stream};
+use crate::net::local::Local;
 use crate::net::phase::WireTimeouts;
 use crate::net::presence::Peered;
-use crate::net::tls::Swappable;
+use crate::net::server;
 use crate::net::wire::Wire;
 use crate::observe::audit::{Subject, refused_at_admin};
-use crate::observe::history::History;
-use crate::observe::observer::Observer;
 use crate::observe::{self, X_REQUEST_ID, metrics};
-use crate::proxy::Gateway;
-use crate::reload::{Handle, Outcome, Report};
-use access::Actor;
+use crate::reload::{Outcome, Report};
+use access::{Actor, Visitor};
+use answer::{AdminBody, data, typed, whole};
 use changes::Change;
 use path::{AdminPath, Probe};
+use state::Admin;
 
-/// Connections at once: probes need few, and nobody else should take descriptors from the data path.
+/// Connections at once: probes need few, and the rest of the descriptors is for the data path.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// Behind an error of accept, descriptors that ran out most likely.
+/// Pause after an error of accept, most likely for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// What the admin listener needs to answer.
-#[derive(Debug)]
-pub(crate) struct Admin {
-    pub(crate) gateway: Arc<Gateway>,
-    pub(crate) reload: Handle,
-    pub(crate) token_file: Option<PathBuf>,
-    /// Names that it is asked by, beside addresses and `localhost`.
-    pub(crate) hosts: Vec<String>,
-    /// Whether it takes upstreams that can be connected to, to be ready.
-    pub(crate) ready_with_upstreams: bool,
-    pub(crate) started: Timestamp,
-    pub(crate) observer: Arc<Observer>,
-    /// Where TLS is spoken, and with what.
-    pub(crate) certificates: Vec<(Local, Swappable)>,
-    pub(crate) outlook: scrape::Cached,
-    pub(crate) reachable: status::Reachable,
-    pub(crate) history: History,
-    /// The last pages of keys that people looked at.
-    pub(crate) looked_at: page::LookedAt,
-    /// Streams of events that are open.
-    pub(crate) streams: AtomicUsize,
-}
-
-/// Serves until the process ends: `/livez` answers to the last, `/readyz` says when traffic should go elsewhere.
+/// Serves until the process ends: `/livez` answers to the last, and `/readyz` reports when traffic
+/// should go elsewhere.
 pub(crate) async fn serve(bound: Bound, admin: Admin) {
     let local = bound.local().clone();
     let admin = Arc::new(admin);
     let watched = admin.clone();
-    tokio::spawn(async move { watched.history.keep(&watched.gateway.observers).await });
+    tokio::spawn(async move { watched.history.keep(|| watched.gateway.observers.sums()).await });
     if let Err(error) = accept_all(bound, admin).await {
         tracing::error!(listener = %local, %error, "the admin listener ended");
     }
@@ -104,7 +77,7 @@ pub(crate) async fn serve(bound: Bound, admin: Admin) {
 
 async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
     let mut visits = Visits::default();
-    // A unix socket is as near as loopback; its file's permissions say who may reach it.
+    // A unix socket is as near as loopback; its file's permissions decide who may reach it.
     let is_local = match bound.local() {
         Local::Tcp(address) => address.ip().is_loopback(),
         Local::Unix(_) => true,
@@ -125,14 +98,14 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
             visits.add(Visit { task: visit.abort_handle(), activity, host: peer.map(host_part) });
             Ok(())
         });
-        // No connection that fails ends the listener.
+        // A failed connection does not end the listener.
         if taken.is_err() {
             tokio::time::sleep(ACCEPT_BACKOFF).await;
         }
     }
 }
 
-/// The connections that are open, oldest first.
+/// The open connections, oldest first.
 #[derive(Default)]
 struct Visits(VecDeque<Visit>);
 
@@ -140,14 +113,15 @@ struct Visits(VecDeque<Visit>);
 struct Visit {
     task: AbortHandle,
     activity: Arc<ConnectionActivity>,
-    /// The host that it is from; `None` behind a unix socket.
+    /// The client's host; `None` behind a unix socket.
     host: Option<IpAddr>,
 }
 
 impl Visits {
-    /// Adds a connection. Past the most, one of an address that has most of them ends: the oldest that asks nothing, else
-    /// the oldest. So an address that floods the listener pushes out its own connections, and nobody who holds connections
-    /// open, from however many addresses, keeps a new probe waiting.
+    /// Adds a connection. Past the maximum, one from the address with the most connections ends:
+    /// the oldest without a request, else the oldest. An address that floods the listener pushes
+    /// out its own connections, and open connections from any number of addresses keep no new probe
+    /// waiting.
     fn add(&mut self, visit: Visit) {
         self.0.retain(|visit| !visit.task.is_finished());
         self.0.push_back(visit);
@@ -174,34 +148,20 @@ where
     let refuse = conn::refusals(visitor.admin.observer.clone(), visitor.peer, Limits::default());
     let wire = Wire::new(stream, Bytes::new(), activity.clone(), timeouts).refusing(refuse);
     let visitor = Arc::new(visitor);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let serving = server::serve(wire, move |request: Request<IncomingBody>| {
         let (visitor, activity) = (visitor.clone(), activity.clone());
         async move {
             let in_service = activity.begin(!request.body().is_end_stream());
             let response = visitor.answer(request).await;
-            // The exchange lasts as long as its answer.
-            Ok::<_, Infallible>(response.map(|body| body.map_frame(move |frame| (frame, &in_service).0)))
+            // The request is in service for as long as its answer lasts.
+            response.map(|body| body.map_frame(move |frame| (frame, &in_service).0))
         }
     });
-    let _ended = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(wire), service)
-        .await;
+    serving.await;
 }
-
-/// Whoever is at the other end of a connection.
-struct Visitor {
-    admin: Arc<Admin>,
-    is_local: bool,
-    peer: Option<IpAddr>,
-}
-
-/// An answer's body: one that is there, or one that goes on.
-type AdminBody = UnsyncBoxBody<Bytes, Infallible>;
 
 impl Visitor {
-    async fn answer(&self, request: Request<Incoming>) -> Response<AdminBody> {
+    async fn answer(&self, request: Request<IncomingBody>) -> Response<AdminBody> {
         let request_id = observe::request_id(request.headers());
         let (parts, body) = request.into_parts();
         let mut actor = None;
@@ -223,11 +183,11 @@ impl Visitor {
         let is_page = matches!(AdminPath::find(parts.uri.path()), Some(AdminPath::Page));
         let mut response = answer.unwrap_or_else(|denial| denial.into_http().map(whole));
         if is_page && response.status() == StatusCode::UNAUTHORIZED {
-            // So that a browser asks for one.
+            // Makes a browser ask for the credential.
             response.headers_mut().append(WWW_AUTHENTICATE, page::BASIC);
         }
         response.headers_mut().insert(X_REQUEST_ID, request_id);
-        // Whatever page has asked for it: no other site's makes anything of it.
+        // No page of another site can use the answer.
         response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let policy = HeaderName::from_static("cross-origin-resource-policy");
         response.headers_mut().insert(policy, HeaderValue::from_static("same-origin"));
@@ -238,7 +198,7 @@ impl Visitor {
     async fn decide(
         &self,
         parts: &Parts,
-        body: Incoming,
+        body: IncomingBody,
         request_id: &HeaderValue,
         known: &mut Option<Actor>,
     ) -> Result<Response<AdminBody>, Denial> {
@@ -288,7 +248,7 @@ impl Visitor {
             AdminPath::Events => events::stream(self.admin.clone()),
             AdminPath::Reload => {
                 let report = self.admin.reload.reload().await.ok_or_else(Denial::shutting_down)?;
-                told(&report)
+                reload_outcome(&report)
             }
             AdminPath::Keys if is_look => {
                 let page = keys::Page::asked(parts.uri.query())?;
@@ -310,13 +270,13 @@ impl Visitor {
             }
             Probe::Ready if !status::is_ready(&self.admin).await => Err(Denial::upstream_unavailable()),
             Probe::Ready => {
-                let told = status::readiness(&self.admin.gateway.reloads);
-                Ok(typed(format!("{told}\n"), "application/json"))
+                let readiness = status::readiness(&self.admin.gateway.reloads);
+                Ok(typed(format!("{readiness}\n"), "application/json"))
             }
         }
     }
 
-    /// Has something looked up that takes its time, where it holds up nobody.
+    /// Runs a slow function where it blocks no other request.
     async fn aside<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Admin) -> Result<T, Denial> + Send + 'static,
@@ -327,8 +287,8 @@ impl Visitor {
     }
 }
 
-/// What a reload did: 200 where nothing was refused.
-fn told(report: &Report) -> Result<Response<AdminBody>, Denial> {
+/// The outcome of a reload: 200 where nothing was refused.
+fn reload_outcome(report: &Report) -> Result<Response<AdminBody>, Denial> {
     let parts: serde_json::Map<String, Value> =
         report.parts.iter().map(|(part, outcome)| (part.name().to_owned(), json!(outcome.name()))).collect();
     let refused = report.parts.iter().filter_map(|(_, outcome)| match outcome {
@@ -336,35 +296,18 @@ fn told(report: &Report) -> Result<Response<AdminBody>, Denial> {
         _ => None,
     });
     let faults: Vec<Value> = refused.flat_map(Faults::as_json).collect();
-    let mut told = serde_json::Map::new();
-    told.insert("generation".to_owned(), json!(report.generation));
-    told.extend(parts);
-    told.insert("needs_restart".to_owned(), json!(report.needs_restart));
+    let mut outcome = serde_json::Map::new();
+    outcome.insert("generation".to_owned(), json!(report.generation));
+    outcome.extend(parts);
+    outcome.insert("needs_restart".to_owned(), json!(report.needs_restart));
     if !faults.is_empty() {
-        told.insert("faults".to_owned(), Value::Array(faults));
-        return Err(Denial::reload_refused(Value::Object(told)));
+        outcome.insert("faults".to_owned(), Value::Array(faults));
+        return Err(Denial::reload_refused(Value::Object(outcome)));
     }
-    Ok(data(&Value::Object(told)))
+    Ok(data(&Value::Object(outcome)))
 }
 
 /// The document that describes the API (OpenAPI 3.1).
 fn openapi() -> String {
     include_str!("admin/openapi.json").replace("\"0.0.0\"", concat!("\"", env!("CARGO_PKG_VERSION"), "\""))
-}
-
-/// What was asked for, as `{"success": true, "data": …}`.
-fn data(value: &Value) -> Response<AdminBody> {
-    typed(format!("{}\n", json!({"success": true, "data": value})), "application/json")
-}
-
-fn typed(body: String, content_type: &'static str) -> Response<AdminBody> {
-    let mut response = Response::new(whole(Bytes::from(body)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    // Figures of this moment, and names of keys: nobody between keeps them.
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn whole(bytes: Bytes) -> AdminBody {
-    Full::new(bytes).boxed_unsync()
 }

@@ -1,10 +1,10 @@
-//! Spans of time as people tell them.
+//! Spans of time for people.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// How far away `then` is, as in `in 3d` and `5m ago`.
+/// The distance of `then`, such as `in 3d` and `5m ago`.
 pub(crate) fn ahead_or_ago(now: Timestamp, then: Timestamp) -> String {
     match Duration::try_from(then.duration_since(now)) {
         Ok(ahead) => format!("in {}", span(ahead)),
@@ -12,7 +12,7 @@ pub(crate) fn ahead_or_ago(now: Timestamp, then: Timestamp) -> String {
     }
 }
 
-/// In its largest unit.
+/// A duration in its largest unit.
 pub(crate) fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {

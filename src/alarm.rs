@@ -1,4 +1,4 @@
-//! A timer that is asked often and set seldom: on each wait of each request, and almost never waited out.
+//! A timer for waits that are polled often and almost never waited out: those of each request.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,38 +7,39 @@ use std::task::{Context, Poll, Waker};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// One timer for as many waits as follow each other.
+/// One timer for several waits, one after the other.
 ///
-/// To move its end back, as nearly every wait does, costs nothing: it goes off at the end that it had, and is set to the
-/// later one only then.
+/// Moving the deadline back, as nearly every wait does, costs nothing: the timer fires at its old
+/// deadline, and is set to the later one only then.
 #[derive(Debug, Default)]
 pub(crate) struct Alarm {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Who is woken up when it goes off, if it was set for somebody.
-    told: Option<Waker>,
+    /// The waker of the task that the timer was set for, if any.
+    waker: Option<Waker>,
 }
 
 impl Alarm {
-    /// Ready at `deadline`, or when it is looked at first behind it.
+    /// Ready at `deadline`, or when it is polled first after it.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
-            self.told = None;
+            self.waker = None;
         }
-        let is_set = self.told.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        let is_set = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if is_set && !sleep.is_elapsed() {
             return Poll::Pending;
         }
         loop {
-            // A task that has had its share of this turn is told "not yet", and its timer is not looked at.
+            // For a task that has used up its budget of this poll, the timer reports pending
+            // without a check.
             let is_looked_at = has_budget_remaining();
             if sleep.as_mut().poll(cx).is_pending() {
-                self.told = is_looked_at.then(|| cx.waker().clone());
+                self.waker = is_looked_at.then(|| cx.waker().clone());
                 return Poll::Pending;
             }
             if Instant::now() >= deadline {
-                self.told = None;
+                self.waker = None;
                 return Poll::Ready(());
             }
             sleep.as_mut().reset(deadline);
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_nearer_end_is_kept_and_so_is_whoever_asked_last() {
+    async fn a_nearer_deadline_is_kept_and_so_is_the_last_waker() {
         let mut alarm = Alarm::default();
         let start = Instant::now();
         let (first, last) = (Arc::new(Counting::default()), Arc::new(Counting::default()));

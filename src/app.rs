@@ -1,8 +1,9 @@
-//! A configuration made to run: everything that can fail at the start fails in [`App::bind`], before the first
-//! connection is accepted.
+//! Starts a configuration. Everything that can fail at the start fails in [`App::bind`], before the
+//! first connection is accepted.
 
 mod checks;
 mod departures;
+mod descriptors;
 mod lookups;
 mod warnings;
 mod weakness;
@@ -11,19 +12,15 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin;
-use crate::admin::page::LookedAt;
-use crate::admin::scrape::Cached;
-use crate::admin::status::Reachable;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Address, Admin, Config, Limits};
@@ -36,10 +33,10 @@ use crate::keys::store::Store;
 use crate::limit::Limiter;
 use crate::net::connections_by_address::ConnectionsByAddress;
 use crate::net::inherited::Inherited;
-use crate::net::listen::{self, Bound, Intake, Local};
+use crate::net::listen::{self, Bound, Intake};
+use crate::net::local::Local;
 use crate::net::tls::{self, ListenerTls, Swappable};
 use crate::observe::Logs;
-use crate::observe::history::History;
 use crate::observe::observer::Observers;
 use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
@@ -49,10 +46,10 @@ use crate::snapshot::Snapshot;
 use crate::threads::{Duty, Threads};
 use crate::upstream::Endpoints;
 use crate::worker::Workers;
+use descriptors::carried_by_descriptors;
 
-/// Descriptors kept back for reloads, logs and the admin listener.
-const RESERVED_DESCRIPTORS: u64 = 128;
-/// Workers get this long to cut what is in flight at the drain's end, with a line in the access log for each request.
+/// Time for workers to cut everything in flight at the drain's end, with a line in the access log
+/// for each request.
 const CUT_TIME: Duration = Duration::from_secs(1);
 
 /// A server that is ready to run: keys read, certificates loaded, sockets bound.
@@ -77,7 +74,7 @@ impl fmt::Debug for App {
     }
 }
 
-/// What the process brings along, beside its configuration.
+/// The surroundings of a server, beside its configuration.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     pub(crate) logs: Logs,
@@ -85,16 +82,16 @@ pub(crate) struct Surroundings {
     pub(crate) inherited: Inherited,
 }
 
-/// Why a server could not start.
+/// The reason for which a server could not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// Files that are wrong: configuration, keys, certificates.
+    /// Faults of files: configuration, keys, certificates.
     Faults(Faults),
-    /// What the system refused.
+    /// A failure of the system.
     System {
-        /// What was being done.
+        /// The failed step.
         doing: String,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -125,7 +122,7 @@ impl App {
     ///
     /// # Errors
     ///
-    /// All faults of the files at once, or what the system refused.
+    /// All faults of the files at once, or a failure of the system.
     pub fn bind(config: &Config, clock: Clock, hooks: Hooks) -> Result<Self, StartError> {
         let alone = Surroundings { logs: Logs::default(), inherited: Inherited::default() };
         Self::bind_within(config, clock, hooks, alone)
@@ -140,7 +137,7 @@ impl App {
         let Surroundings { logs, mut inherited } = surroundings;
         // Made, if it is, before the state of the store's directory is noted.
         let ids = IdSecret::for_service(&config.keys);
-        // Noted before anything is read: what changes from here on is found by the first look.
+        // Noted before anything is read: the first check finds later changes.
         let baseline = Baseline::of(config);
         let prepared = Prepared::new(config, ids, &clock)?;
         for warning in &prepared.warnings {
@@ -194,38 +191,38 @@ impl App {
         })
     }
 
-    /// What connections are served by, for one that comes by no listener.
+    /// The gateway, for connections that come by no listener.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn gateway(&self) -> Arc<Gateway> {
         self.gateway.clone()
     }
 
-    /// Where its requests are told of.
+    /// The logs of its requests.
     pub(crate) fn logs(&self) -> Logs {
         self.gateway.observers.logs().clone()
     }
 
-    /// Asks for reloads while the server runs.
+    /// The handle that asks for reloads while the server runs.
     pub(crate) fn reload_handle(&self) -> Handle {
         self.reload.clone()
     }
 
-    /// Where the server listens, in the order of the configuration.
+    /// The addresses of the listeners, in the order of the configuration.
     pub fn addresses(&self) -> Vec<Local> {
         self.listeners.iter().map(|bound| bound.local().clone()).collect()
     }
 
-    /// Where the admin listener is, unless it is off.
+    /// The address of the admin listener, unless it is off.
     pub fn admin_address(&self) -> Option<Local> {
         self.admin.as_ref().map(|bound| bound.local().clone())
     }
 
-    /// Serves until `stop` is ready; then accepts no more and finishes what is in flight, for at most
-    /// `limits.drain_timeout`. Says whether all of it was finished.
+    /// Serves until `stop` is ready; then accepts no more and finishes what is in flight, for at
+    /// most `limits.drain_timeout`. Returns whether all of it was finished.
     ///
     /// # Errors
     ///
-    /// A thread could not be started, or one has ended that the server can't do without.
+    /// A thread could not be started, or a vital one has ended.
     pub async fn run(self, stop: impl Future<Output = ()>) -> io::Result<bool> {
         let (shutdown, stopping) = watch::channel(false);
         let workers = Arc::new(Workers::start(self.workers, &self.gateway, &stopping)?);
@@ -245,23 +242,7 @@ impl App {
         threads.spawn(Duty::Reload, "reload", move || reloader.run())?;
         start_tasks(&gateway);
         if let Some(bound) = admin {
-            let observer = gateway.observers.apart();
-            let (gateway, reload) = (gateway.clone(), reload.clone());
-            let admin = admin::Admin {
-                gateway,
-                reload,
-                token_file: listener.token_file,
-                hosts: listener.hosts,
-                ready_with_upstreams: listener.ready_with_upstreams,
-                started: Timestamp::now(),
-                observer,
-                certificates,
-                outlook: Cached::default(),
-                reachable: Reachable::default(),
-                history: History::default(),
-                looked_at: LookedAt::default(),
-                streams: AtomicUsize::new(0),
-            };
+            let admin = admin::state::Admin::new(gateway.clone(), reload.clone(), listener, certificates);
             threads.spawn_task("admin", admin::serve(bound, admin));
         }
         let (permits, crowd) =
@@ -276,16 +257,19 @@ impl App {
         }
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let broken = stopped(stop, &threads, &mut accepting).await;
+        if let Some(reason) = &broken {
+            tracing::error!(reason, "the process can't go on, and ends");
+        }
         tracing::info!("stopping: no new connections; finishing what is in flight");
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         gateway.is_draining.store(true, Ordering::Relaxed);
         let _nobody_listens = shutdown.send(true);
-        // The thread may be in the midst of a large file; nothing waits for it.
+        // The thread may be reading a large file; nothing waits for it.
         tokio::spawn(async move { reload.stop().await });
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
         let is_finished = finish(accepting, workers, until).await;
-        gateway.observers.logs().tell_left_out_at_the_end();
-        broken.map_or(Ok(is_finished), |what| Err(io::Error::other(format!("{what} has ended"))))
+        gateway.observers.logs().report_left_out_at_the_end();
+        broken.map_or(Ok(is_finished), |reason| Err(io::Error::other(reason)))
     }
 
     fn announce(&self) {
@@ -308,10 +292,10 @@ fn start_tasks(gateway: &Arc<Gateway>) {
     threads.spawn_task("health checks", checks::run(gateway.clone()));
     threads.spawn_task("look-ups", lookups::run(gateway.clone()));
     threads.spawn_task("departures", departures::run(gateway.clone()));
-    threads.spawn_task("left-out lines", async move { logs.keep_telling_left_out().await });
+    threads.spawn_task("left-out lines", async move { logs.keep_reporting_left_out().await });
 }
 
-/// Ready when the server is to stop, or can't go on: names what has ended then.
+/// Ready when the server is to stop, or can't go on; yields the reason then.
 async fn stopped(
     stop: impl Future<Output = ()>,
     threads: &Threads,
@@ -319,19 +303,20 @@ async fn stopped(
 ) -> Option<String> {
     tokio::select! {
         () = stop => None,
-        thread = threads.vital_ended() => Some(format!("the thread {thread}")),
-        Some(_ended) = accepting.join_next() => Some("a listener".to_owned()),
+        thread = threads.vital_ended() => Some(format!("the thread {thread} has ended")),
+        Some(_ended) = accepting.join_next() => Some("a listener has ended".to_owned()),
     }
 }
 
-/// Waits for the listeners' queues and the workers' last connections. Says whether all was finished in time.
+/// Waits for the listeners' queues and the workers' last connections. Returns whether all was
+/// finished in time.
 async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instant) -> bool {
     let served_out = async { while accepting.join_next().await.is_some() {} };
     let is_served_out = timeout_at(until, served_out).await.is_ok();
-    // They may be a worker's business, which may be stuck.
+    // The accept loop may run on a worker, which may be stuck.
     let _aborted = timeout_at(until + CUT_TIME, accepting.shutdown()).await;
     let cutter = workers.cutter();
-    // The accept loops are over, and with them the other owners.
+    // The accept loops have ended, and with them the other owners.
     let joining = Arc::into_inner(workers).map(|workers| spawn_blocking(move || workers.join()));
     let Some(mut joining) = joining else {
         cutter.cut();
@@ -346,22 +331,22 @@ async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instan
     is_finished
 }
 
-/// What a configuration needs before anything is bound. `check` makes one, too.
+/// Everything that a configuration needs before anything is bound. `check` makes one, too.
 pub(crate) struct Prepared {
     pub(crate) snapshot: Snapshot,
     pub(crate) keys: KeyCache,
-    /// What is wrong with files of a key directory, the others of which are good.
+    /// Faults of single files of a key directory.
     pub(crate) refused: Faults,
     last_good: LastGood,
     pub(crate) limiter: Limiter,
     endpoints: Endpoints,
     tls: Vec<Option<Arc<ListenerTls>>>,
-    /// What is allowed, and most likely not meant.
+    /// Settings that are allowed, and most likely not meant.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Prepared {
-    /// Reads all files that the configuration names, and tells all that is wrong with them.
+    /// Reads all files that the configuration names, and reports all of their faults.
     pub(crate) fn new(
         config: &Config,
         ids: Result<Arc<IdSecret>, Fault>,
@@ -409,12 +394,12 @@ impl Prepared {
         }
     }
 
-    /// The same for a look: nothing is written, and nothing is started.
+    /// As [`Prepared::new`], for `check`: nothing is written, and nothing is started.
     pub(crate) fn of(config: &Config, clock: &Clock) -> Result<Self, Faults> {
         Self::new(config, IdSecret::for_check(&config.keys), clock)
     }
 
-    /// How many secrets open something.
+    /// The number of valid secrets.
     pub(crate) fn secrets(&self) -> usize {
         self.keys.len()
     }
@@ -433,29 +418,15 @@ fn bind_admin(address: &Address, inherited: &mut Inherited) -> Result<Bound, Sta
     while_doing(doing, Bound::bind(address, None, inherited))
 }
 
-/// What the cgroup and the affinity mask give.
+/// The processors that the cgroup and the affinity mask allow.
 fn available_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The connections that are accepted at once. The requests in flight have the same bound; only the limiter knows it. Where
-/// it is a lower one than was asked for, `check` and a start warn of it.
+/// The connections that are accepted at once. Requests in flight have the same bound, which the
+/// limiter holds. Where it is lower than configured, `check` and the start warn.
 fn affordable_connections(limits: &Limits) -> usize {
     limits.connections.min(carried_by_descriptors())
-}
-
-/// How many proxied connections the descriptors carry: each needs two, and some are kept back. Raises the soft limit to
-/// the hard one.
-fn carried_by_descriptors() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
-    let Some(descriptors) = current else { return usize::MAX };
-    usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1)
 }
 
 #[cfg(test)]

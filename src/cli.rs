@@ -1,34 +1,36 @@
-//! The command line: what people type, and what the process exits with.
+//! The command line.
 //!
 //! Exit codes: 0 done, 1 failed, 2 usage, 78 configuration (sysexits' `EX_CONFIG`).
 
 mod check;
 mod client;
+mod config_path;
 mod demo;
 mod explain;
+mod failure;
 mod healthcheck;
 mod keys;
 mod reload;
 mod run;
 mod shown;
+mod signals;
+mod terminal;
 
 use std::ffi::OsStr;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::StartError;
-use crate::config::fault::{Fault, Faults};
 use crate::config::schema;
 use crate::keys::Credential;
+use config_path::config_path;
+use failure::Failure;
+use terminal::{print, say};
 
 const EX_CONFIG: u8 = 78;
 
-/// A reverse-proxy authentication sidecar: TLS, Bearer keys, permissions and rate limits in front of a server
-/// that has none.
+/// A reverse-proxy authentication sidecar: TLS, Bearer keys, permissions and rate limits in front
+/// of a server that has none.
 #[derive(Debug, Parser)]
 #[command(name = "bearward", version, propagate_version = true)]
 struct Arguments {
@@ -42,19 +44,21 @@ enum Command {
     Run(run::Run),
     /// Show the main job on an embedded upstream, with throw-away keys and a throw-away certificate
     Demo(demo::Demo),
-    /// Say every fault of configuration, keys and certificates, and start nothing
+    /// Report every fault of configuration, keys and certificates, and start nothing
     Check(check::Check),
     /// Make keys, and hashes of keys
     Keys(keys::Keys),
-    /// Have a running bearward read its files again, and say what came of it
+    /// Make a running bearward read its files again, and print the outcome
     Reload(reload::Reload),
-    /// Say which route, permission and limits a request would meet, and why; or what an error code means
+    /// Show which route, permission and limits apply to a request, and why; or what an error code
+    /// means
     Explain(explain::Explain),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Ask a running bearward's probe, for containers without curl
     Healthcheck(healthcheck::Healthcheck),
-    /// Print the completions of a shell: bearward completions bash > /etc/bash_completion.d/bearward
+    /// Print the completions of a shell: bearward completions bash >
+    /// /etc/bash_completion.d/bearward
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -65,47 +69,7 @@ enum Command {
     Version,
 }
 
-/// Why a command failed, and what the process exits with.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// Said already; exit 1.
-    Failed(String),
-    /// Wrong usage that clap can't see; exit 2.
-    Usage(String),
-    /// Faults in files; exit 78.
-    Faults(Faults),
-    /// Faults of a configuration, or of the files that it names; exit 78.
-    InConfig(Faults, PathBuf),
-}
-
-impl From<Faults> for Failure {
-    fn from(faults: Faults) -> Self {
-        Failure::Faults(faults)
-    }
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Failure::Faults(fault.into())
-    }
-}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Faults(faults) => Failure::Faults(faults),
-            StartError::System { .. } => Failure::Failed(error.to_string()),
-        }
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Failure::Failed(error.to_string())
-    }
-}
-
-/// Parses the arguments and does what they ask.
+/// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     if std::env::args_os().any(|argument| holds_token(&argument)) {
         let message = "a token in the arguments is seen by everybody on this machine: rotate its key, and give tokens on \
@@ -140,7 +104,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The manual page, of all commands.
+/// Prints the manual page of all commands.
 fn manual() -> Result<(), Failure> {
     let mut text = Vec::new();
     let mut command = Arguments::command();
@@ -154,7 +118,8 @@ fn manual() -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&text))
 }
 
-/// Whether an argument is, or ends with, a whole token of ours. It must not even be quoted in a complaint.
+/// Whether an argument is, or ends with, a whole token of ours. Not even the error message may
+/// quote it.
 fn holds_token(argument: &OsStr) -> bool {
     let bytes = argument.as_encoded_bytes();
     let last_word = bytes.rsplit(|byte| matches!(byte, b'=' | b' ')).next().unwrap_or_default();
@@ -166,55 +131,4 @@ fn complain(message: &str, code: u8) -> ExitCode {
         say(&format!("bearward: {line}"));
     }
     ExitCode::from(code)
-}
-
-/// Writes to standard output, where a command's result goes.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // `bearward … | head` has what it wanted.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
-}
-
-/// Writes a line to standard error, where everything else goes.
-fn say(line: &str) {
-    let _nobody_reads = writeln!(std::io::stderr().lock(), "{line}");
-}
-
-/// The configuration's path: as named, else `$BEARWARD_CONFIG`, else the first of the usual places that exists.
-fn config_path(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    if let Some(path) = named.or_else(|| std::env::var_os("BEARWARD_CONFIG").map(PathBuf::from)) {
-        return Ok(path);
-    }
-    let usual = ["bearward.yaml", "/etc/bearward/config.yaml"].map(Path::new);
-    match usual.iter().find(|path| path.exists()) {
-        Some(path) => Ok(path.to_path_buf()),
-        None => Err(Fault::of_file(
-            Path::new("bearward.yaml"),
-            "no configuration: neither this nor /etc/bearward/config.yaml exists",
-        )
-        .hint("name one with --config or $BEARWARD_CONFIG, or run without one: --upstream URL --keys PATH")
-        .into()),
-    }
-}
-
-/// Ready at the first SIGTERM or SIGINT; a second one ends the process at once.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _asked = terminate.recv() => {}
-            _asked = interrupt.recv() => {}
-        }
-        tokio::spawn(async move {
-            tokio::select! {
-                _again = terminate.recv() => {}
-                _again = interrupt.recv() => {}
-            }
-            std::process::exit(1);
-        });
-    })
 }

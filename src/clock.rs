@@ -1,7 +1,7 @@
-//! The two clocks that decisions are made by, both of which a test can set.
+//! The two clocks of decisions, both of which a test can set.
 //!
-//! Expiry is judged by the wall clock; limits by a monotonic one, so that a jump of the
-//! wall clock neither grants nor takes a request.
+//! Expiry depends on the wall clock, limits on a monotonic one: a jump of the wall clock neither
+//! grants nor takes a request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ enum TimeSource {
     Manual(Arc<Manual>),
 }
 
-/// The hands of a clock that stands still until it is moved.
+/// A clock that stands still until it is moved.
 #[derive(Debug)]
 pub struct Manual {
     wall_seconds: AtomicI64,
@@ -32,7 +32,7 @@ impl Clock {
         Clock(TimeSource::System { epoch: Instant::now() })
     }
 
-    /// A clock that stands at `wall`, with the hands to move it.
+    /// A clock that stands at `wall`, with a handle to move it.
     pub fn manual(wall: Timestamp) -> (Self, Arc<Manual>) {
         let hands = Arc::new(Manual {
             wall_seconds: AtomicI64::new(wall.as_second()),
@@ -41,7 +41,7 @@ impl Clock {
         (Clock(TimeSource::Manual(hands.clone())), hands)
     }
 
-    /// The wall clock: what `expires_at` and `not_before` are compared with.
+    /// The wall clock, which `expires_at` and `not_before` are compared with.
     pub(crate) fn wall(&self) -> Timestamp {
         match &self.0 {
             TimeSource::System { .. } => Timestamp::now(),
@@ -62,14 +62,14 @@ impl Clock {
 }
 
 impl Manual {
-    /// Moves both hands forward.
+    /// Moves both clocks forward.
     pub fn advance(&self, by: Duration) {
         let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         self.monotonic_nanos.fetch_add(nanos, Ordering::Relaxed);
         self.wall_seconds.fetch_add(i64::try_from(by.as_secs()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// Sets the wall clock alone, as an operator or NTP would.
+    /// Sets the wall clock only, as an operator or NTP would.
     pub fn set_wall(&self, to: Timestamp) {
         self.wall_seconds.store(to.as_second(), Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! SHA-256 (FIPS 180-4) and HMAC with it (RFC 2104), by the library that TLS has its own from.
+//! SHA-256 (FIPS 180-4) and HMAC with it (RFC 2104), by the library that TLS uses.
 
 use aws_lc_rs::digest::{self, Context, SHA256};
 use aws_lc_rs::hmac;
@@ -8,7 +8,7 @@ pub(crate) fn sha256(bytes: impl AsRef<[u8]>) -> [u8; 32] {
     sized(digest::digest(&SHA256, bytes.as_ref()))
 }
 
-/// A digest of what comes in parts.
+/// A digest of bytes that come in parts.
 pub(crate) struct Sha256(Context);
 
 impl Sha256 {
@@ -25,7 +25,7 @@ impl Sha256 {
     }
 }
 
-/// A secret that HMACs are made with.
+/// A secret for HMACs.
 pub(crate) struct HmacKey(hmac::Key);
 
 impl HmacKey {
@@ -33,7 +33,7 @@ impl HmacKey {
         HmacKey(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 
-    /// The HMAC of these parts, one behind the other.
+    /// The HMAC of these parts, concatenated.
     pub(crate) fn sign(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.0);
         parts.iter().for_each(|part| context.update(part));

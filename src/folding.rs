@@ -1,17 +1,19 @@
 //! Names of headers that servers take for each other.
 //!
-//! CGI and its heirs make variables of names, in which every byte but a letter or a digit is `_`; some gateways make `-` of
-//! it again. So a name folds to another one if it is the same once each such byte is a `-`.
+//! CGI and its successors make variables of names, in which every byte but a letter or a digit is
+//! `_`; some gateways change it to `-` again. Two names fold to the same if they are equal once
+//! each such byte is a `-`.
 
 use http::HeaderName;
 
-/// Whether a name has no other bytes than letters, digits and `-`, as nearly all have: it folds to itself.
+/// Whether a name has only letters, digits and `-`, as nearly all have: it folds to itself.
 #[allow(clippy::indexing_slicing, reason = "a byte is less than the table is long")]
 pub(crate) fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| PLAIN[usize::from(byte)])
 }
 
-/// By byte. Each name of each request is looked at, and a table takes a third of what comparisons do.
+/// The plain bytes. Each name of each request is checked, and a table takes a third of the time of
+/// comparisons.
 const PLAIN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -25,7 +27,7 @@ const PLAIN: [bool; 256] = {
     table
 };
 
-/// What a name folds to.
+/// The folded name.
 pub(crate) fn folded(name: &HeaderName) -> HeaderName {
     if is_plain(name.as_str()) {
         return name.clone();

@@ -1,14 +1,15 @@
-//! What the fuzzers call, and what must hold whatever they send; and, for benches, the [`Steps`] of a request.
+//! The functions that fuzzers call, with the properties that must hold for any input; and, for
+//! benches, the [`Steps`] of a request.
 //!
-//! Each function takes any bytes and panics where a promise is broken. `fuzz/` runs them under libFuzzer; the tests
-//! below replay what it has found. Not part of the library that embedders use.
+//! Each function takes any bytes and panics where a property does not hold. `fuzz/` runs them under
+//! libFuzzer; the tests below replay its findings. Not part of the library for embedders.
 
 #![allow(
     clippy::panic,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "a fuzzer is told of a broken promise by a panic"
+    reason = "a panic is how a fuzzer finds a broken property"
 )]
 
 pub(crate) mod connection;

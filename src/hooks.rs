@@ -1,7 +1,8 @@
 //! Functions of a test on the request path: faults on purpose, names of its own, and observers.
 //!
 //! An embedder's tests pass functions. The binary has none, unless it was built with the feature
-//! `test-hooks`, where `BEARWARD_TEST_PANIC_ON=/path` makes requests for that path panic.
+//! `test-hooks`, where `BEARWARD_TEST_PANIC_ON=/path` makes requests for that path panic, and
+//! `BEARWARD_TEST_END_THREAD=NAME:/path` the thread of that name, as soon as that file exists.
 
 use std::fmt;
 use std::io;
@@ -18,12 +19,14 @@ use crate::upstream::request_body::Prelude;
 #[derive(Clone, Default)]
 pub struct Hooks {
     on_request: Option<Arc<OnRequest>>,
+    on_thread: Option<Arc<OnThread>>,
     resolver: Option<Arc<Resolver>>,
     prelude: Option<(usize, Arc<OnPrelude>)>,
     on_body: Option<Arc<OnBody>>,
 }
 
 type OnRequest = dyn Fn(&str) + Send + Sync;
+type OnThread = dyn Fn(&str) + Send + Sync;
 type Resolver = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 type OnPrelude = dyn Fn(&[u8], bool) + Send + Sync;
 type OnBody = dyn Fn(Direction, BodyEvent) + Send + Sync;
@@ -71,7 +74,14 @@ impl Hooks {
         Hooks { on_request: Some(Arc::new(hook)), ..Hooks::default() }
     }
 
-    /// Looks up the names of upstreams by `resolver` instead of the system's, each time on a thread of its own.
+    /// Calls `hook` with the name of a thread or accept loop as it takes up work: a worker each
+    /// connection, `listener` each connection, `reload` each message and interval. It may panic.
+    pub fn on_thread(hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Hooks { on_thread: Some(Arc::new(hook)), ..Hooks::default() }
+    }
+
+    /// Looks up the names of upstreams by `resolver` instead of the system's, each time on a thread
+    /// of its own.
     pub fn resolving(resolver: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
         Hooks { resolver: Some(Arc::new(resolver)), ..Hooks::default() }
     }
@@ -87,15 +97,19 @@ impl Hooks {
         Hooks { on_body: Some(Arc::new(hook)), ..Hooks::default() }
     }
 
-    /// Those that the environment asks for.
+    /// The hooks that the environment asks for.
     #[cfg(feature = "test-hooks")]
     pub(crate) fn from_environment() -> Self {
-        match std::env::var("BEARWARD_TEST_PANIC_ON") {
-            Ok(fatal) => {
-                Hooks::on_request(move |path| assert_ne!(path, fatal, "a test asked for this panic"))
-            }
-            Err(_) => Hooks::default(),
+        if let Ok(fatal) = std::env::var("BEARWARD_TEST_PANIC_ON") {
+            return Hooks::on_request(move |path| assert_ne!(path, fatal, "a test asked for this panic"));
         }
+        let Ok(fatal) = std::env::var("BEARWARD_TEST_END_THREAD") else { return Hooks::default() };
+        Hooks::on_thread(move |name| {
+            let is_due = fatal
+                .split_once(':')
+                .is_some_and(|(fatal, file)| fatal == name && std::path::Path::new(file).exists());
+            assert!(!is_due, "a test asked for this panic");
+        })
     }
 
     /// None: this build has no hooks.
@@ -110,7 +124,14 @@ impl Hooks {
         }
     }
 
-    /// How much of a request's body is read before the request is admitted, in bytes.
+    /// Called when a thread takes up work.
+    pub(crate) fn takes_up_work(&self, thread: &str) {
+        if let Some(hook) = &self.on_thread {
+            hook(thread);
+        }
+    }
+
+    /// The bytes of a request's body that are read before the request is admitted.
     pub(crate) fn prelude_bytes(&self) -> Option<usize> {
         self.prelude.as_ref().map(|(bytes, _)| *bytes)
     }
@@ -147,8 +168,9 @@ impl Hooks {
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Hooks { on_request, resolver, prelude, on_body } = self;
-        let has_any = on_request.is_some() || resolver.is_some() || prelude.is_some() || on_body.is_some();
+        let Hooks { on_request, on_thread, resolver, prelude, on_body } = self;
+        let observes = on_request.is_some() || on_thread.is_some() || on_body.is_some();
+        let has_any = observes || resolver.is_some() || prelude.is_some();
         f.write_str(if has_any { "Hooks(on)" } else { "Hooks(off)" })
     }
 }

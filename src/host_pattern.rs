@@ -1,7 +1,8 @@
-//! The hosts of a route: a name, or `*.` and the domain that it lies under.
+//! The hosts of a route: a name, or `*.` and a domain.
 //!
-//! Used by `config`, which parses them, and by `route` and `guard`. Invariant: a pattern is written as `guard` writes the
-//! hosts of requests, in lower case, without a port and without a dot at its end, so that each can match.
+//! `config` parses them; `route` and `guard` use them. Invariant: a pattern is written as `guard`
+//! writes the hosts of requests, in lower case, without a port and without a final dot, so that
+//! each can match.
 
 use std::net::Ipv6Addr;
 
@@ -10,18 +11,18 @@ use crate::pattern_fault::PatternFault;
 /// A parsed host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HostPattern {
-    /// This one.
+    /// One host.
     Exact(String),
     /// `*.example.com`, kept as `.example.com`: one label or more before it.
     Under(String),
 }
 
 impl HostPattern {
-    /// Parses a host. Upper case is read as lower case, since names have none (RFC 4343).
+    /// Parses a host. Upper case is read as lower case, since names ignore case (RFC 4343).
     ///
     /// # Errors
     ///
-    /// What no request's host could match.
+    /// A host that no request could have.
     pub(crate) fn parse(text: &str) -> Result<HostPattern, PatternFault> {
         let host = text.to_ascii_lowercase();
         let (wildcard, name) = match host.strip_prefix("*.") {
@@ -44,7 +45,7 @@ impl HostPattern {
         })
     }
 
-    /// Whether a request's host, in its canonical form, is one of these.
+    /// Whether a request's canonical host matches.
     pub(crate) fn matches(&self, host: &str) -> bool {
         match self {
             HostPattern::Exact(name) => host == name,
@@ -72,7 +73,8 @@ impl std::fmt::Display for HostPattern {
     }
 }
 
-/// Whether a host is a name, in any case: labels with dots between them, none of which is empty. An IPv4 address is one.
+/// Whether a host is a name, in any case: labels between dots, none of them empty. An IPv4 address
+/// is one, too.
 pub(crate) fn is_name(host: &str) -> bool {
     let mut previous = b'.';
     for byte in host.bytes() {

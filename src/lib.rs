@@ -65,6 +65,6 @@ pub use config::{Config, Fault, Faults, Position};
 pub use hooks::{BodyEvent, Direction, Hooks};
 pub use keys::ring::KeyRing;
 pub use keys::token::{Credential, KeyHash, Token};
-pub use net::listen::Local;
+pub use net::local::Local;
 pub use observe::log::LogGuards;
 pub use tap::BodyEnd;

@@ -1,39 +1,40 @@
-//! Tokens of ours in text that is told: cut short, so that what was sent to the wrong place stays useless to who reads it.
+//! Shortens our tokens in text that is shown or logged, so that a token sent to the wrong place is
+//! useless to its readers.
 
 use std::borrow::Cow;
 
-/// `bwk_`, the id and `_`: what tells which token it was.
+/// The shown part of a token: `bwk_`, the id and `_`, which identify it.
 const SHOWN: usize = 15;
 
-/// The text with every token cut behind its id, those that are written in percent codes, too.
+/// The text with every token cut after its id, also where it is percent-encoded.
 pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     if memchr::memchr2(b'%', b'_', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
-    // Decoded first: of a token that is half in codes, half would stay.
+    // Decoded first: a token with a part in codes would keep that part.
     let plain = if text.contains('%') { Cow::Owned(decoded(text)) } else { Cow::Borrowed(text) };
     if plain.contains("bwk_") { Cow::Owned(cut(&plain)) } else { Cow::Borrowed(text) }
 }
 
 fn cut(text: &str) -> String {
-    let mut told = String::with_capacity(text.len());
+    let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("bwk_") {
         let (before, token) = rest.split_at(start);
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let (token, behind) = token.split_at(token.find(|c| !is_part(c)).unwrap_or(token.len()));
-        told.push_str(before);
+        out.push_str(before);
         match token.split_at_checked(SHOWN) {
-            Some((shown, hidden)) if !hidden.is_empty() => told.extend([shown, "…"]),
-            _ => told.push_str(token),
+            Some((shown, hidden)) if !hidden.is_empty() => out.extend([shown, "…"]),
+            _ => out.push_str(token),
         }
         rest = behind;
     }
-    told.push_str(rest);
-    told
+    out.push_str(rest);
+    out
 }
 
-/// Percent codes of what a token is made of, decoded; all else as it is.
+/// Decodes the percent codes of characters that tokens consist of, and no others.
 fn decoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -60,8 +61,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_told_without_the_tokens_in_it() {
-        for (text, told) in [
+    fn text_is_shown_without_the_tokens_in_it() {
+        for (text, expected) in [
             ("/v1/models", "/v1/models"),
             ("/a%2fb%zz%", "/a%2fb%zz%"),
             ("/bwk_4f9Zk2Qx7B_abcdefghij/x", "/bwk_4f9Zk2Qx7B_…/x"),
@@ -71,7 +72,7 @@ mod tests {
             ("/bwk_4f9Zk2Qx7B%5Fabcdefghij%20", "/bwk_4f9Zk2Qx7B_…%20"),
             ("/bwk_x/%62wk_4f9Zk2Qx7B_abcd", "/bwk_x/bwk_4f9Zk2Qx7B_…"),
         ] {
-            assert_eq!(masked(text), told);
+            assert_eq!(masked(text), expected);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! From a socket to requests: accept, TLS, the wire under hyper, and HTTP/1.1 or HTTP/2 on it.
 
+pub(crate) mod body;
+pub(crate) mod client;
 pub(crate) mod conn;
 pub(crate) mod connections_by_address;
 mod frames;
@@ -7,9 +9,12 @@ mod http2;
 pub(crate) mod inherited;
 mod linger;
 pub(crate) mod listen;
+pub(crate) mod local;
 pub(crate) mod phase;
 pub(crate) mod presence;
+pub(crate) mod server;
 mod service;
 mod streams;
 pub(crate) mod tls;
+mod waits;
 pub(crate) mod wire;

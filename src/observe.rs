@@ -1,9 +1,10 @@
-//! What is told of a request: its id, and one line in the access log.
+//! Observation of a request: its id, its record, and one line in the access log.
 //!
-//! A [`RequestRecord`] is opened before anything is decided and emitted when the answer's body has ended or
-//! is dropped. It holds key ids, never secrets, and the path without its query.
+//! A [`RequestRecord`] is opened before anything is decided. It is emitted when the answer's body
+//! has ended or is dropped. It holds key ids, never secrets, and the path without its query.
 
 pub(crate) mod audit;
+mod hex;
 pub(crate) mod histogram;
 pub(crate) mod history;
 mod line;
@@ -38,26 +39,29 @@ pub(crate) use log::Logs;
 use naming::Naming;
 use observer::Observer;
 pub(crate) use outcome::Outcome;
+use shown::with_sources;
 use tally::Finished;
 use trace::TraceContext;
 use usage::{KeyLabel, Usage};
 
-/// Where a request's id stands, on its way to upstream and on its answer.
+/// The header of a request's id, towards upstream and on the answer.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id of a request: the caller's when it is sane, else a new one.
+/// The id of a request: the caller's if it is sane, else a new one.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut given = headers.get_all(X_REQUEST_ID).iter();
     match (given.next(), given.next()) {
         (Some(id), None) if is_sane_id(id.as_bytes()) => {
-            // A copy: it lives as long as the answer, and a slice would keep all of the request's head.
+            // A copy: it lives as long as the answer, and a slice would keep the whole head of the
+            // request.
             HeaderValue::from_bytes(id.as_bytes()).unwrap_or_else(|_| new_request_id())
         }
         _ => new_request_id(),
     }
 }
 
-/// Short enough for a log, free of anything that a log or a shell might read as its own, and no token.
+/// Whether an id is short enough for a log, has no character with a meaning for logs or shells, and
+/// is no token.
 fn is_sane_id(id: &[u8]) -> bool {
     let is_plain = |byte: &u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'+' | b'/' | b'=')
@@ -66,75 +70,82 @@ fn is_sane_id(id: &[u8]) -> bool {
 }
 
 thread_local! {
-    /// Where this thread's ids stand: begun at random, so that no two threads or processes share them.
+    /// The thread's last id. It begins at random, so that no two threads or processes share ids.
     static SEQUENCE: Cell<u128> = Cell::new(random_start());
 }
 
 fn random_start() -> u128 {
     let mut bits = [0u8; 16];
-    // An id is a label, not a secret: without randomness it begins at zero, and the request goes on.
+    // An id is a label, not a secret: without randomness it begins at zero, and the request goes
+    // on.
     let _unlabelled = getrandom::fill(&mut bits);
     u128::from_ne_bytes(bits)
 }
 
 /// 128 bits in hex, none twice on a thread.
 fn new_request_id() -> HeaderValue {
-    // An odd step walks through all 2^128 values, and far enough that neighbours look nothing alike.
+    // An odd step visits all 2^128 values, and a large one makes neighbours look different.
     const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
     let next = SEQUENCE.get().wrapping_add(STEP);
     SEQUENCE.set(next);
-    HeaderValue::from_bytes(&line::hex(next)).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    HeaderValue::from_bytes(&hex::hex(next)).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
-/// The id of a refusal that hyper itself made, where no request was read.
+/// The id of a refusal of hyper's own, for which no request was read.
 pub(crate) fn refusal_id() -> HeaderValue {
     new_request_id()
 }
 
-/// One request, as logs and metrics tell it.
+/// The record of one request, for logs and metrics.
 #[derive(Debug)]
 pub(crate) struct RequestRecord(Box<OpenRecord>);
 
 struct OpenRecord {
     observer: Arc<Observer>,
-    started: Instant,
     line: AccessLine,
-    /// How it has ended, once it has.
+    /// How the request has ended, once it has.
     outcome: Option<Outcome>,
-    /// Those of its connection, which know why the server ends that.
+    /// The activity of its connection, which knows why the server ends the connection.
     activity: Option<Arc<ConnectionActivity>>,
-    /// A key was accepted: its lines are never left out.
+    /// A key was accepted: the request's lines are never left out.
     is_of_key: bool,
-    /// Whether a request without one has lines, once that was decided.
-    is_told: Option<bool>,
-    /// Of the key that the request has a secret of, a good one or not.
+    /// Whether a request without a key has lines, once that was decided.
+    has_lines: Option<bool>,
+    /// The usage of the key that the request has a secret of, valid or not.
     usage: Option<Arc<Usage>>,
-    times: Times,
+    timing: Timing,
     context: Option<TraceContext>,
-    /// How long it took until the answer's head was there.
+}
+
+/// How long a request took.
+struct Timing {
+    started: Instant,
+    upstream: Times,
+    /// Until the head of the answer was there.
     decided: Option<Duration>,
+    /// Until the first byte of the answer's body was there.
     first_byte: Option<Duration>,
 }
 
-/// When a request was where, on its way to upstream and back.
+/// Times of a request on its way to upstream and back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
-    /// It was ready to be sent.
+    /// When it was ready to be sent.
     pub(crate) ready: Option<Instant>,
-    /// The head of the answer was there, or the reason that none comes.
+    /// When the head of the answer was there, or the reason that none comes.
     pub(crate) back: Option<Instant>,
-    /// How long it waited for a new connection, where it needed one.
+    /// The wait for a new connection, where one was needed.
     pub(crate) connecting: Option<Duration>,
 }
 
 impl Times {
-    /// How long upstream took to answer, once there was a connection.
+    /// The time that upstream took to answer, once there was a connection.
     fn response(&self) -> Option<Duration> {
         let waited = self.back?.saturating_duration_since(self.ready?);
         Some(waited.saturating_sub(self.connecting.unwrap_or_default()))
     }
 
-    /// What was spent elsewhere than here.
+    /// The time that was spent elsewhere than here.
     fn away(&self) -> Duration {
         match (self.ready, self.back) {
             (Some(ready), Some(back)) => back.saturating_duration_since(ready),
@@ -157,21 +168,23 @@ impl RequestRecord {
         observer.began();
         RequestRecord(Box::new(OpenRecord {
             observer: observer.clone(),
-            started: Instant::now(),
             line,
             outcome: None,
             activity: None,
             is_of_key: false,
-            is_told: None,
+            has_lines: None,
             usage: None,
-            times: Times::default(),
+            timing: Timing {
+                started: Instant::now(),
+                upstream: Times::default(),
+                decided: None,
+                first_byte: None,
+            },
             context: None,
-            decided: None,
-            first_byte: None,
         }))
     }
 
-    /// The connection that the request is on.
+    /// Sets the connection that the request is on.
     pub(crate) fn within(&mut self, activity: &Arc<ConnectionActivity>) {
         self.0.activity = Some(activity.clone());
     }
@@ -191,8 +204,8 @@ impl RequestRecord {
         self.0.context
     }
 
-    /// Goes on with the caller's trace instead, and with the caller's word on whether it is recorded. For callers that are
-    /// trusted alone: any stranger can ask for a record of everything.
+    /// Continues the caller's trace instead, with the caller's decision on whether it is recorded.
+    /// For trusted callers only: any other client could ask for a record of everything.
     pub(crate) fn continue_trace(&mut self, headers: &HeaderMap) -> Option<TraceContext> {
         if let Some(context) = &mut self.0.context {
             context.continue_from(headers);
@@ -200,12 +213,12 @@ impl RequestRecord {
         self.0.context
     }
 
-    /// The request has a secret of the key that this is remembered of.
+    /// Sets the usage of the key that the request has a secret of.
     pub(crate) fn owned(&mut self, usage: &Arc<Usage>) {
         self.0.usage = Some(usage.clone());
     }
 
-    /// The request's key was accepted.
+    /// Notes that the request's key was accepted.
     pub(crate) fn accepted(&mut self) {
         self.0.is_of_key = true;
     }
@@ -218,7 +231,7 @@ impl RequestRecord {
     }
 
     pub(crate) fn route(&mut self, route: &Arc<str>, upstream: &Arc<str>) {
-        self.0.line.way = Some((route.clone(), upstream.clone()));
+        self.0.line.route_and_upstream = Some((route.clone(), upstream.clone()));
     }
 
     pub(crate) fn status(&mut self, status: StatusCode) {
@@ -238,29 +251,29 @@ impl RequestRecord {
         }
         if audit::is_of_caller(denial)
             && self.0.observer.logs.audit.is_some()
-            && self.0.tells(Kind::Audit)
+            && self.0.has_line(Kind::Audit)
             && let Some((writer, line)) = self.audited()
         {
             audit::refused(writer, line.subject(), denial);
         }
     }
 
-    /// What the answer is, is known; it begins.
+    /// Notes that the answer is decided, and begins.
     pub(crate) fn decided(&mut self, times: Times) {
         let open = &mut *self.0;
-        open.times = times;
-        open.decided = Some(open.started.elapsed());
+        open.timing.upstream = times;
+        open.timing.decided = Some(open.timing.started.elapsed());
         open.observer.answering();
     }
 
-    /// The request was let in, and is worth a look.
+    /// Logs a request to the audit that is permitted, and suspicious.
     pub(crate) fn suspected(&self, suspicion: Suspicion) {
         if let Some((writer, line)) = self.audited() {
             audit::suspected(writer, line.subject(), suspicion);
         }
     }
 
-    /// An unknown credential, which this id names, stood beside the key's.
+    /// Logs to the audit that an unknown credential with this id came beside the key's.
     pub(crate) fn came_with(&self, unknown: &str) {
         if let Some((writer, line)) = self.audited() {
             let subject = audit::Subject { credential_id: Some(unknown), ..line.subject() };
@@ -274,29 +287,29 @@ impl RequestRecord {
 
     pub(crate) fn sent(&mut self, bytes: usize) {
         let open = &mut *self.0;
-        if open.first_byte.is_none() && bytes > 0 {
-            open.first_byte = Some(open.started.elapsed());
+        if open.timing.first_byte.is_none() && bytes > 0 {
+            open.timing.first_byte = Some(open.timing.started.elapsed());
         }
         open.line.bytes_sent += bytes as u64;
     }
 
-    /// What passed through a tunnel: bytes to upstream, and to the client.
+    /// Notes the bytes of a tunnel: to upstream, and to the client.
     pub(crate) fn tunnelled(&mut self, up: u64, down: u64) {
         self.0.line.bytes_sent += down;
         self.0.line.bytes_received = Some(up);
     }
 
-    /// The answer went out whole.
+    /// Notes that the answer went out whole.
     pub(crate) fn completed(&mut self) {
         self.0.ends(Outcome::Complete);
     }
 
-    /// The answer is cut, and is not whole.
+    /// Notes that the server cut the answer.
     pub(crate) fn cut(&mut self, why: CutReason) {
         self.0.ends(why.into());
     }
 
-    /// The answer was cut short, by upstream or by what it depends on.
+    /// Notes that the answer was cut short, by upstream or by something it depends on.
     pub(crate) fn failed(&mut self, outcome: Outcome, error: &(dyn std::error::Error + 'static)) {
         self.0.ends(outcome);
         self.0.line.cause = Some(shown::reason(&with_sources(error)));
@@ -311,65 +324,67 @@ impl std::fmt::Debug for OpenRecord {
 }
 
 impl OpenRecord {
-    /// Notes how the request has ended. What is noted first is what it ended by.
+    /// Sets the outcome. The first one stays.
     fn ends(&mut self, outcome: Outcome) {
         self.outcome.get_or_insert(outcome);
     }
 
-    /// How the request, which is dropped now, has ended.
+    /// The outcome of the request, which is being dropped.
     fn outcome(&self) -> Outcome {
         let of_connection = || self.activity.as_ref().and_then(|activity| activity.cut_for());
         self.outcome.unwrap_or_else(|| Outcome::of_dropped(cut::current().or_else(of_connection)))
     }
 
-    /// Whether the request has a line in this log: always where a key was accepted, else as the strangers' lines allow.
-    fn tells(&mut self, kind: Kind) -> bool {
+    /// Whether the request has a line in this log: always with an accepted key, else within the
+    /// quotas of lines.
+    fn has_line(&mut self, kind: Kind) -> bool {
         if self.is_of_key {
             return true;
         }
-        // Its address's, or those of a key that was refused.
+        // The quota is the address's, or that of a refused key.
         let of_key = self.usage.as_ref().and(self.line.named.key_id());
         let source = match of_key {
             Some(id) => LineSource::Key(id.to_owned()),
             None => LineSource::address(self.line.client),
         };
         let (line_quotas, now) = (&self.observer.logs.line_quotas, Instant::now());
-        let is_told = *self.is_told.get_or_insert_with(|| line_quotas.may_tell(&source, now));
-        if !is_told {
+        let has_lines = *self.has_lines.get_or_insert_with(|| line_quotas.may_log(&source, now));
+        if !has_lines {
             line_quotas.leave_out(kind, &source, now);
         }
-        is_told
+        has_lines
     }
 
-    /// Whether the request has an access line. What was refused, or failed, is no matter of the sample.
+    /// Whether the request has an access line. Refused and failed requests are not sampled.
     fn has_access_line(&mut self) -> bool {
         let Logs { access, access_sample, .. } = &self.observer.logs;
         let went_well = (100..400).contains(&self.line.status) && self.line.outcome == Outcome::Complete;
         let is_sampled = !went_well || *access_sample >= 1.0 || fastrand::f64() < *access_sample;
-        access.is_some() && is_sampled && self.tells(Kind::Access)
+        access.is_some() && is_sampled && self.has_line(Kind::Access)
     }
 }
 
 impl Drop for OpenRecord {
     fn drop(&mut self) {
         self.line.outcome = self.outcome();
-        let (line, took) = (&self.line, self.started.elapsed());
-        let (route, upstream) = line.way.as_ref().map(|(route, upstream)| (route, upstream)).unzip();
+        let (line, took) = (&self.line, self.timing.started.elapsed());
+        let (route, upstream) =
+            line.route_and_upstream.as_ref().map(|(route, upstream)| (route, upstream)).unzip();
         let finished = Finished {
             route,
             upstream,
             key: self.usage.as_ref().map_or(KeyLabel::None, |usage| usage.label()),
             status: line.status,
             took,
-            // An answer without a body has its head alone.
-            first_byte: self.first_byte.or(self.decided),
-            added: self.decided.map(|decided| decided.saturating_sub(self.times.away())),
-            connect: self.times.connecting,
-            response: self.times.response(),
+            // An answer without a body has only its head.
+            first_byte: self.timing.first_byte.or(self.timing.decided),
+            added: self.timing.decided.map(|decided| decided.saturating_sub(self.timing.upstream.away())),
+            connect: self.timing.upstream.connecting,
+            response: self.timing.upstream.response(),
         };
-        self.observer.finished(&finished, self.decided.is_some());
+        self.observer.finished(&finished, self.timing.decided.is_some());
         if let (Some(tracer), Some(context)) = (&self.observer.logs.traces, self.context) {
-            tracer.tell(context, || self.line.span(context, took));
+            tracer.queue(context, || self.line.span(context, took));
         }
         if !self.has_access_line() {
             return;
@@ -380,28 +395,6 @@ impl Drop for OpenRecord {
             false => line.write_pretty(out, took),
         });
     }
-}
-
-/// This moment as RFC 3339 has it, with microseconds, in UTC.
-fn timestamp() -> String {
-    format!("{:.6}", jiff::Timestamp::now())
-}
-
-/// A field of a line for people, where it has a value.
-fn optional(name: &str, value: Option<&str>) -> String {
-    value.map(|value| format!(" {name}={value}")).unwrap_or_default()
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn with_sources<E: std::error::Error + ?Sized>(error: &E) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

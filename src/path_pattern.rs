@@ -1,16 +1,20 @@
-//! A route's path pattern: `*` stays within a segment, `**` stands for whole segments.
+//! A route's path pattern: `*` matches within a segment, `**` matches whole segments.
 //!
-//! Used by `config`, which parses patterns, and by `route`, which matches canonical paths against them.
-//! Invariants: a pattern is written in the canonical form of the paths that it matches (`guard::path`), so that each can
-//! match, and a plain one matches itself; nothing but `**` matches a slash.
+//! `config` parses patterns, and `route` matches canonical paths against them.
+//!
+//! Invariants: a pattern is written in the canonical form of the paths that it matches
+//! (`guard::path`), so that each can match, and a plain one matches itself; only `**` matches a
+//! slash.
 
 pub(crate) mod character;
 mod compare;
 mod parse;
+mod piece;
 pub(crate) mod reading;
 
 use crate::pattern_fault::PatternFault;
-use character::{Character, first_character};
+use character::first_character;
+use piece::{Piece, Segment};
 
 /// A parsed pattern without braces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +24,7 @@ pub(crate) struct PathPattern {
     shortcut: Shortcut,
 }
 
-/// Most patterns are a plain path, or all that lies under one. Those are compared as text.
+/// Most patterns are a plain path, or everything under one. These are compared as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shortcut {
     /// `/v1/models`
@@ -30,39 +34,17 @@ enum Shortcut {
     None,
 }
 
-/// What stands between two slashes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
-    /// `**`: any number of segments; at the end of a pattern at least one, which may be empty.
-    Any,
-    Text(Vec<Piece>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
-    Literal(Character),
-    /// `?`: one character.
-    One,
-    /// `[a-c]`, `[!a-c]`: one character, of those that stand raw, that is a member or is none.
-    Class {
-        members: u128,
-        is_negated: bool,
-    },
-    /// `*`: any characters of a segment, or none.
-    Star,
-}
-
 impl PathPattern {
     /// Parses a pattern. `{a,b}` makes several of it.
     ///
     /// # Errors
     ///
-    /// What no canonical path could match, and what is no pattern.
+    /// Text that is no pattern, or could match no canonical path.
     pub(crate) fn parse(text: &str) -> Result<Vec<PathPattern>, PatternFault> {
         parse::alternatives(text)?.iter().map(|text| Self::without_braces(text)).collect()
     }
 
-    /// Parses a path, in which nothing stands for anything else.
+    /// Parses a path, in which no character is special.
     ///
     /// # Errors
     ///
@@ -89,12 +71,12 @@ impl PathPattern {
             _ if segments.iter().all(Segment::is_plain) => Shortcut::Exact,
             _ => Shortcut::None,
         };
-        // A literal `[*]` is plain, and not written as paths are.
+        // A literal `[*]` is plain, but paths are written without the brackets.
         let shortcut = if text.contains('[') { Shortcut::None } else { shortcut };
         PathPattern { text: text.to_owned(), segments, shortcut }
     }
 
-    /// As it is written.
+    /// The pattern as it is written.
     pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
@@ -104,7 +86,7 @@ impl PathPattern {
         (self.shortcut == Shortcut::Exact).then_some(&self.text)
     }
 
-    /// What every path begins with that it matches, up to a slash and with it.
+    /// The common beginning of all paths that it matches, up to a slash and including it.
     pub(crate) fn beginning(&self) -> &str {
         let plain = self.text.find(['*', '?', '[']).unwrap_or(self.text.len());
         let slash = self.text.get(..plain).and_then(|plain| plain.rfind('/'));
@@ -129,28 +111,8 @@ impl std::fmt::Display for PathPattern {
     }
 }
 
-impl Segment {
-    fn is_plain(&self) -> bool {
-        matches!(self, Segment::Text(pieces) if pieces.iter().all(|piece| matches!(piece, Piece::Literal(_))))
-    }
-}
-
-impl Piece {
-    /// Whether it may stand for this character.
-    fn takes(&self, character: Character) -> bool {
-        match (self, character) {
-            (Piece::Literal(own), _) => *own == character,
-            (Piece::One | Piece::Star, _) => true,
-            (Piece::Class { members, is_negated }, Character::Raw(byte)) => {
-                character::is_member(*members, byte) != *is_negated
-            }
-            (Piece::Class { is_negated, .. }, Character::Encoded(_)) => *is_negated,
-        }
-    }
-}
-
-/// Matches segment by segment. After a mismatch the last `**` takes one segment more: what stands before it has matched
-/// as early as it can, so an earlier one need not be tried again.
+/// Matches segment by segment. After a mismatch the last `**` takes one segment more. The segments
+/// before it have matched as early as they can, so an earlier `**` need not be tried again.
 fn matches_segments(segments: &[Segment], path: &str) -> bool {
     let (mut segments, mut rest) = (segments, path.strip_prefix('/'));
     let mut retry: Option<(&[Segment], &str)> = None;
@@ -179,7 +141,7 @@ fn matches_segments(segments: &[Segment], path: &str) -> bool {
     }
 }
 
-/// The first segment, and what stands behind its slash.
+/// The first segment, and the text after its slash.
 fn next_segment(text: &str) -> (&str, Option<&str>) {
     match text.split_once('/') {
         Some((segment, rest)) => (segment, Some(rest)),

@@ -1,4 +1,5 @@
-//! Certificates and keys from PEM files, for both directions: what we present, and whom we trust.
+//! Certificates and keys from PEM files, for both directions: our own, and the authorities that we
+//! trust.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,11 +22,11 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         Fault::of_file(path, format!("certificates can't be read: {error}")).hint("a PEM file is needed")
     };
     let content = regular_file::read(path).map_err(pem::Error::Io).map_err(unreadable)?;
-    // In front of the first line, the mark would hide the first certificate.
+    // A mark before the first line would hide the first certificate.
     CertificateDer::pem_slice_iter(bom::without_in(&content)).collect::<Result<_, _>>().map_err(unreadable)
 }
 
-/// A chain with the key that belongs to it.
+/// A chain with its key.
 pub(crate) fn certified_key(
     pair: &CertificatePair,
     provider: &CryptoProvider,

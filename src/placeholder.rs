@@ -1,22 +1,23 @@
-//! Text that stands where a secret should and is none: a template that nobody filled in, or another file's syntax.
+//! Placeholders instead of secrets: templates that nobody has filled in, and other files' syntax.
 //!
-//! A template's text is in its repository, so as a key it would let in everybody who can read that. Weak keys are not
-//! judged here. Called for every secret that is read as it is: stores of plain tokens, imports, `keys hash`,
-//! the admin token, credentials for upstreams, the secret of key ids.
-//! Invariant: what is returned never holds a part of the text.
+//! A template's text is in its repository, so as a key it would admit everybody who can read that.
+//! Weak keys are not judged here. Called for every secret that is read as it is: stores of plain
+//! tokens, imports, `keys hash`, the admin token, credentials for upstreams, the secret of key ids.
+//!
+//! Invariant: a result never contains a part of the text.
 
-/// Why a text is no secret.
+/// The reason for which a text is no secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Placeholder {
-    /// What it is, as the message of a fault.
+    /// The message of a fault.
     pub(crate) what: &'static str,
-    /// What to do.
+    /// The hint of a fault.
     pub(crate) hint: &'static str,
-    /// Where in the text that can be seen, in bytes.
+    /// The position of the sign in the text, in bytes.
     pub(crate) offset: usize,
 }
 
-/// Finds where a text shows that it is no secret.
+/// Finds the position of a sign that a text is no secret.
 type Sign = fn(&str) -> Option<usize>;
 
 const RENDER: &str = "render the template first: a key is the secret itself";
@@ -24,8 +25,8 @@ const IN_PLACE: &str = "put the secret in its place";
 const BARE: &str = "write the secret alone, without what stands around it";
 const REFERENCE: &str = "write the secret itself: references are not looked up";
 
-/// The syntax of templates, and what they leave behind, each with what it shows. No secret looks like this, wherever it
-/// stands. The first one that is found is reported.
+/// The syntax of templates and its leftovers, each with a message and a hint. No secret has this
+/// form, in any place. The first match is reported.
 const TEMPLATES: [(Sign, &str, &str); 15] = [
     (|text| text.find("${"), "a variable in `${…}`, not its value", RENDER),
     (
@@ -60,7 +61,7 @@ const TEMPLATES: [(Sign, &str, &str); 15] = [
     (reference, "a reference to a secret, not the secret", REFERENCE),
 ];
 
-/// What else is no token, though it may be the value of a header.
+/// Texts that are no token, but may be the value of a header.
 const OTHERS: [(Sign, &str, &str); 7] = [
     (
         password_hash,
@@ -82,7 +83,7 @@ const OTHERS: [(Sign, &str, &str); 7] = [
 const FILLER: &str = "a placeholder's usual text";
 
 impl Placeholder {
-    /// It is a word that could have been chosen as a secret, and a weak one: `changeme`.
+    /// Whether it is a word that could have been chosen as a secret, and a weak one: `changeme`.
     pub(crate) fn is_word(self) -> bool {
         self.what == FILLER
     }
@@ -134,13 +135,13 @@ fn starts_with(text: &str, start: &str) -> bool {
     text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
 }
 
-/// Something between two marks, which are the first and the last character.
+/// Text between two marks, which are the first and the last character.
 fn enclosed(text: &str, open: char, close: char) -> Option<usize> {
     let inner = text.strip_prefix(open)?.strip_suffix(close)?;
     (!inner.is_empty()).then_some(0)
 }
 
-/// A name between two marks, anywhere.
+/// A name between two marks, at any position.
 fn marked(text: &str, open: &str, close: &str) -> Option<usize> {
     let (before, behind) = text.split_once(open)?;
     let (name, _) = behind.split_once(close)?;
@@ -158,9 +159,9 @@ fn between_underscores(text: &str) -> Option<usize> {
     is_name(name).then_some(0)
 }
 
-/// `*name` and `&name` of YAML, which say nothing outside it.
+/// `*name` and `&name` of YAML, which mean nothing outside it.
 fn alias(text: &str) -> Option<usize> {
-    // Names that people give are short; a longer one may be a secret that begins so.
+    // Names that people choose are short; a longer text may be a secret that begins so.
     const LONGEST: usize = 32;
     let name = text.strip_prefix(['*', '&'])?;
     let is_name = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
@@ -169,14 +170,14 @@ fn alias(text: &str) -> Option<usize> {
     is_name.then_some(0)
 }
 
-/// What programs write where a value is missing, or what stood around it.
+/// The output of programs for a missing value, or its surroundings.
 fn nothing(text: &str) -> Option<usize> {
     const WORDS: [&str; 9] = ["null", "undefined", "none", "nil", "nan", "~", "bearer", "basic", "sk-"];
     let word = text.strip_prefix('(').and_then(|word| word.strip_suffix(')')).unwrap_or(text);
     WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)).then_some(0)
 }
 
-/// `$NAME` or `$(command)`, alone or behind something that ends in no character of a name.
+/// `$NAME` or `$(command)`, alone or after a character that is in no name.
 fn variable(text: &str) -> Option<usize> {
     let at = text.find("$(").or_else(|| Some(0).filter(|_| text.starts_with('$')))?;
     let behind = text.get(at + 1..)?;
@@ -194,7 +195,7 @@ fn password_hash(text: &str) -> Option<usize> {
     [at, 0].into_iter().find(|at| starts_at(*at))
 }
 
-/// `sha256:` and 64 hex digits: what other stores hold of a key.
+/// `sha256:` and 64 hex digits: the form of a key in other stores.
 fn key_hash(text: &str) -> Option<usize> {
     let digest = text.strip_prefix("sha256:")?;
     (digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(0)
@@ -221,7 +222,7 @@ fn assignment(text: &str) -> Option<usize> {
     (is_name(name.trim_start()) && !value.trim_start_matches('=').is_empty()).then_some(0)
 }
 
-/// What other programs look up: LiteLLM, 1Password, Vault, cloud secret managers, SOPS.
+/// References that other programs look up: LiteLLM, 1Password, Vault, cloud secret managers, SOPS.
 fn reference(text: &str) -> Option<usize> {
     const STARTS: [&str; 8] =
         ["os.environ/", "op://", "vault:", "arn:aws:", "ENC[", "@Microsoft.KeyVault(", "env://", "secret://"];
@@ -243,7 +244,7 @@ fn structure(text: &str) -> Option<usize> {
     (starts || is_name_of_field() || is_mark()).then_some(0)
 }
 
-/// What documentation puts in the place of a key.
+/// Examples of documentation instead of a key.
 fn filler(text: &str) -> Option<usize> {
     const USUAL: [&str; 15] = [
         "changeme",

@@ -1,7 +1,7 @@
 //! Reads files that are named in a configuration: keys, certificates, tokens.
 //!
-//! Invariant: no read waits. A pipe in the place of a file would have its reader wait for a writer, the thread that reloads
-//! among them, and a device has no end.
+//! Invariant: no read blocks. A pipe instead of a file would make its reader wait for a writer,
+//! also the thread that reloads; and a device has no end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -10,16 +10,18 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-/// No honest one is larger.
+/// The size of the largest file that is read, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Opens a regular file to read it, and nothing else.
+/// Opens a regular file to read it.
 ///
 /// # Errors
 ///
-/// What the system says; `InvalidInput` where it is no regular file.
+/// The system's error; `InvalidInput` where it is no regular file.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits());
+    debug_assert!(nonblocking.is_ok());
+    let nonblocking = nonblocking.unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
@@ -35,7 +37,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = open(path)?;
     let metadata = file.metadata()?;
-    // As much room as it needs: one that grows would leave copies of a secret behind.
+    // As much room as the content needs: a buffer that grows would leave copies of a secret behind.
     let expected = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or_default();
     let mut content = Zeroizing::new(Vec::with_capacity(expected + 1));
     file.take(MAX_BYTES + 1).read_to_end(&mut content)?;

@@ -1,11 +1,14 @@
-//! Configuration, keys and certificates while traffic runs: a thread of its own watches their files, reads what has
-//! changed whole, and applies it or leaves all as it was.
+//! Reload of configuration, keys and certificates while traffic runs. A thread of its own watches
+//! their files, reads changed parts whole, and applies each or leaves it as it was.
 //!
-//! Invariant: a file that can't be read changes nothing, and an entry at fault changes nothing of its key. Each of the three parts stands by itself, so that a broken
-//! certificate does not hold up a revocation.
+//! Invariant: an unreadable file changes nothing, and an entry at fault changes nothing of its key.
+//! Each of the three parts is reloaded by itself, so that a broken certificate does not delay a
+//! revocation.
 
+mod current;
 mod files;
 mod handle;
+mod part;
 mod read;
 mod refusal;
 mod watch;
@@ -18,83 +21,66 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use crate::config::Config;
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Config, Listener};
 use crate::keys::cache::Difference;
 use crate::keys::directory::LastGood;
 use crate::keys::set::KeySet;
-use crate::net::tls::{ListenerTls, Swappable};
+use crate::net::tls::Swappable;
 use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;
 use crate::threads::Ended;
+use current::{ASKED_SETTLE, Current, Running};
 pub(crate) use files::Baseline;
 use handle::Message;
-pub(crate) use handle::{Handle, Outcome, Part, Report};
+pub(crate) use handle::{Handle, Outcome, Report};
+pub(crate) use part::Part;
 use read::{Ready, ReadyConfig};
-use refusal::Refusal;
-use watch::{Directories, FileSet, Look, Stamps, Touched};
+use refusal::{Refusal, Refusals};
+use watch::{Directories, Look, Stamps, Touched};
 use watch_set::WatchSet;
 
-/// A reload that somebody asked for takes what has stood still for this long.
-const ASKED_SETTLE: Duration = Duration::from_millis(100);
-/// … and waits no longer than this for it.
+/// A requested reload waits no longer than this for files to stand still.
 const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What changed while it was read is looked at again so soon.
+/// Poll interval for files that changed while they were read.
 const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
-/// What waits to be heard; more is noted as missed.
+/// Messages that wait; further ones are noted as missed.
 const INBOX: usize = 1024;
 
-/// What the inbox held.
+/// The effect of the messages in the inbox.
 #[derive(Clone, Copy)]
 enum Heard {
     Nothing,
-    /// Something that makes a look due.
+    /// A check of the files is due.
     Change,
     Stop,
 }
 
-/// A listener that is bound, with the certificates that it has now.
-struct Running {
-    listener: Listener,
-    swappable: Option<Swappable>,
-    /// Of the files that its certificates were reloaded from, where that is known.
-    digest: Option<[u8; 32]>,
-}
-
-/// What was read at the start, and how that stands.
+/// The state after the first reading of all files.
 pub(crate) struct Stood {
     pub(crate) tls: Vec<Option<Swappable>>,
-    /// Files of a key directory that were left out.
+    /// Faults of files of a key directory that were left out.
     pub(crate) refused: Faults,
     pub(crate) last_good: LastGood,
 }
 
-/// The thread's state.
+/// The state of the reloading thread.
 pub(crate) struct Reloader {
-    gateway: Arc<Gateway>,
-    /// What the process was started with: what a restart would change is told against it.
+    current: Current,
+    refusals: Refusals,
+    /// The configuration that the process was started with: differences to it take a restart.
     started: Config,
-    /// The last good configuration.
-    config: Config,
-    listeners: Vec<Running>,
-    sets: Vec<(Part, FileSet)>,
-    /// What each part stands refused for, so that it is told once.
-    refused: Vec<(Part, Refusal)>,
-    /// Which keys each file of a key directory has in service.
-    last_good: LastGood,
-    /// A key file without lines, in this state since then.
-    blank: Option<(Stamps, Instant)>,
     needs_restart: Vec<&'static str>,
     generation: u64,
     directories: Directories,
-    /// Something was told that found no room in the inbox.
+    /// An event found no room in the inbox.
     has_missed: Arc<AtomicBool>,
     inbox: mpsc::Receiver<Message>,
 }
 
 impl Reloader {
-    /// Prepares the thread. `listeners` are those of `config`, in order.
+    /// Prepares the thread. `listeners` are those of `config`, in the same order.
     pub(crate) fn new(
         gateway: Arc<Gateway>,
         config: Config,
@@ -104,24 +90,26 @@ impl Reloader {
         let Stood { tls, refused, last_good } = stood;
         let (sender, inbox) = mpsc::sync_channel(INBOX);
         let has_missed = Arc::new(AtomicBool::new(false));
-        let (told, missed) = (sender.clone(), has_missed.clone());
+        let (touched_sender, missed) = (sender.clone(), has_missed.clone());
         let directories = Directories::new(move |touched| {
-            // A directory may be busier than this thread: what is told must not pile up.
-            if told.try_send(Message::Touched(touched)).is_err() {
+            // A directory may be busier than this thread: events must not pile up.
+            if touched_sender.try_send(Message::Touched(touched)).is_err() {
                 missed.store(true, Ordering::Relaxed);
             }
         });
         let sets = baseline.into_sets(&config).collect::<Vec<_>>();
         let running = |(listener, swappable)| Running { listener, swappable, digest: None };
-        let mut reloader = Reloader {
+        let current = Current {
             gateway,
             listeners: config.listeners.iter().cloned().zip(tls).map(running).collect(),
-            started: config.clone(),
-            config,
+            config: config.clone(),
             sets: Part::ALL.into_iter().zip(sets).collect(),
-            refused: Vec::new(),
             last_good,
-            blank: None,
+        };
+        let mut reloader = Reloader {
+            current,
+            refusals: Refusals::default(),
+            started: config,
             needs_restart: Vec::new(),
             generation: 0,
             directories,
@@ -134,11 +122,11 @@ impl Reloader {
         (reloader, Handle(sender))
     }
 
-    /// Watches and reloads until it is told to stop.
+    /// Watches and reloads until it is asked to stop.
     pub(crate) fn run(mut self) -> Ended {
-        let poll = self.config.keys.watch.poll;
+        let poll = self.current.config.keys.watch.poll;
         self.watch();
-        // What changed between the first reading and the watch is found here.
+        // This check finds changes between the first reading and the watch.
         let mut next_look = Instant::now();
         let mut next_poll = Instant::now() + poll;
         loop {
@@ -152,6 +140,7 @@ impl Reloader {
                     Heard::Stop => return Ended::Asked,
                 },
             }
+            self.current.gateway.hooks.takes_up_work("reload");
             let now = Instant::now();
             if now < next_look.min(next_poll) {
                 continue;
@@ -169,15 +158,15 @@ impl Reloader {
         }
     }
 
-    /// Takes in what has come, all of it: who asks while others ask already is told with them.
+    /// Handles all messages in the inbox. Callers that ask for a reload at the same time share it.
     fn take(&mut self, first: Message) -> Heard {
         let (mut heard, mut asking) = (Heard::Nothing, None);
         if self.has_missed.swap(false, Ordering::Relaxed) {
-            self.sets.iter_mut().for_each(|(_, set)| set.missed());
+            self.current.sets.iter_mut().for_each(|(_, set)| set.missed());
             heard = Heard::Change;
         }
         let mut next = Some(first);
-        // As much as was there; what comes meanwhile has its own turn.
+        // No more than the inbox held: later messages have their own turn.
         for _ in 0..=INBOX {
             let Some(message) = next else { break };
             match message {
@@ -200,27 +189,28 @@ impl Reloader {
         heard
     }
 
-    /// Watches all that leads to the files that matter now.
+    /// Watches all directory entries on the paths of the files.
     fn watch(&mut self) {
-        let mut ways = WatchSet::default();
-        self.sets.iter_mut().for_each(|(_, set)| ways.join(set.ways()));
-        self.directories.watch(&ways);
+        let mut watch_set = WatchSet::default();
+        self.current.sets.iter_mut().for_each(|(_, set)| watch_set.join(set.watch_set()));
+        self.directories.watch(&watch_set);
     }
 
-    /// Whether the system told of something that matters.
+    /// Whether an event of the system concerns one of the files.
     fn heard(&mut self, touched: &Touched) -> bool {
-        // No short cut: each set takes note.
-        self.sets.iter_mut().fold(false, |matters, (_, set)| set.heard(touched) || matters)
+        // Not `any`: each set has to note the event.
+        self.current.sets.iter_mut().fold(false, |matters, (_, set)| set.heard(touched) || matters)
     }
 
-    /// Looks at all parts and reloads those that have settled. Says when to look again, if something moves.
+    /// Checks all parts and reloads those that have settled. Returns when to check again, if
+    /// something is changing.
     fn look(&mut self, is_poll: bool) -> Option<Duration> {
         let mut again: Option<Duration> = None;
         for part in Part::ALL {
-            let mut look = self.set(part).map_or(Look::Same, |set| set.look(Instant::now(), is_poll));
-            // What could not be read may have been a passing fault.
-            let is_due = is_poll && self.may_have_passed(part)
-                || part == Part::Keys && self.blank_for().is_some_and(|left| left.is_zero());
+            let mut look = self.current.set(part).map_or(Look::Same, |set| set.look(Instant::now(), is_poll));
+            // A failed reading may have been a passing fault.
+            let is_due = is_poll && self.refusals.may_have_passed(part, &self.current.config.keys.path)
+                || part == Part::Keys && self.refusals.blank_for().is_some_and(|left| left.is_zero());
             if look == Look::Changed || (look == Look::Same && is_due) {
                 look = match self.reload(part) {
                     Some(_done) => Look::Same,
@@ -229,26 +219,27 @@ impl Reloader {
             }
             if let Look::Changing(wait) = look {
                 if part == Part::Keys {
-                    self.blank = None;
+                    self.refusals.forget_blank();
                 }
                 again = Some(again.map_or(wait, |earlier| earlier.min(wait)));
             }
         }
-        let of_blank = self.blank_for();
+        let of_blank = self.refusals.blank_for();
         again.into_iter().chain(of_blank).min()
     }
 
-    /// Reloads because somebody asked.
+    /// Reloads at a caller's request.
     fn asked(&mut self) -> Report {
         let _no_manager = sd_notify::notify(&reloading());
         let has_settled = self.await_settled();
         let mut parts = Vec::new();
         for part in Part::ALL {
-            let stands_refused = self.stands_refused(part);
-            let look = self.set(part).map_or(Look::Same, |set| match has_settled || set.is_as_taken() {
-                true => set.look_settled(),
-                false => Look::Changing(UNSETTLED_LOOK),
-            });
+            let stands_refused = self.refusals.are_of(part);
+            let look =
+                self.current.set(part).map_or(Look::Same, |set| match has_settled || set.is_as_taken() {
+                    true => set.look_settled(),
+                    false => Look::Changing(UNSETTLED_LOOK),
+                });
             let outcome = match look {
                 Look::Same if !stands_refused => Some(Outcome::Unchanged),
                 Look::Same | Look::Changed => self.reload(part),
@@ -261,9 +252,9 @@ impl Reloader {
         Report { generation: self.generation, parts, needs_restart: self.needs_restart.clone() }
     }
 
-    /// Waits until nothing has moved for a moment, and not for ever: says whether that came.
+    /// Waits, within a limit, until nothing changes for a moment. Returns whether that came.
     fn await_settled(&self) -> bool {
-        let stamps = || self.sets.iter().map(|(_, set)| Stamps::of(set.files())).collect::<Vec<_>>();
+        let stamps = || self.current.sets.iter().map(|(_, set)| Stamps::of(set.files())).collect::<Vec<_>>();
         let until = Instant::now() + ASKED_PATIENCE;
         let mut before = stamps();
         while Instant::now() < until {
@@ -277,39 +268,36 @@ impl Reloader {
         false
     }
 
-    fn set(&mut self, part: Part) -> Option<&mut FileSet> {
-        self.sets.iter_mut().find(|(known, _)| *known == part).map(|(_, set)| set)
-    }
-
-    /// Reads a part anew and applies it, or keeps what is there. `None` where its files changed while they were read:
-    /// what was read is nothing then, and the next look begins anew.
+    /// Reads a part anew and applies it, or keeps the present one. `None` where its files changed
+    /// while they were read: the next check begins anew.
     fn reload(&mut self, part: Part) -> Option<Outcome> {
         // Whatever a file provokes, the next one must still be read.
-        let ready = panic::catch_unwind(AssertUnwindSafe(|| self.read(part))).unwrap_or_else(|_panic| {
-            Err(Fault::of_file(Path::new(part.name()), "an internal error; the log has more").into())
-        });
+        let ready =
+            panic::catch_unwind(AssertUnwindSafe(|| self.current.read(part))).unwrap_or_else(|_panic| {
+                Err(Fault::of_file(Path::new(part.name()), "an internal error; the log has more").into())
+            });
         let has_moved = match &ready {
             Ok(Ready::Config(ready)) => !ready.baseline.is_current(),
             _ => false,
         };
-        let set = self.set(part)?;
+        let set = self.current.set(part)?;
         let has_moved = has_moved || !set.is_as_taken();
         if has_moved {
             set.forget();
         }
         if part == Part::Keys && (has_moved || ready.is_err()) {
-            self.blank = None;
+            self.refusals.forget_blank();
         }
         if has_moved {
             return None;
         }
         let applied = ready.map_err(Refusal::from).and_then(|ready| self.apply(ready));
-        self.gateway.limiter.forget_unused_windows();
+        self.current.gateway.limiter.forget_unused_windows();
         let outcome = match applied {
             Ok(()) => {
-                self.refused.retain(|(refused, _)| *refused != part);
+                self.refusals.forget(part);
                 self.generation += 1;
-                self.gateway.reloads.applied(part.name(), self.generation);
+                self.current.gateway.reloads.applied(part.name(), self.generation);
                 Outcome::Applied
             }
             Err(refusal) => Outcome::Refused(self.refuse(part, refusal)),
@@ -317,17 +305,27 @@ impl Reloader {
         Some(outcome)
     }
 
-    /// Puts what was read in the place of what was there.
+    /// Notes a refusal, and logs it unless that was done.
+    fn refuse(&mut self, part: Part, refusal: Refusal) -> Faults {
+        let Refusal { extent, faults } = &refusal;
+        self.current.gateway.reloads.refused(part.name(), self.generation, *extent, faults);
+        let faults = faults.clone();
+        self.refusals.note(part, refusal);
+        faults
+    }
+
+    /// Replaces the present part by what was read.
     fn apply(&mut self, ready: Ready) -> Result<(), Refusal> {
         match ready {
             Ready::Config(ready) => self.apply_config(*ready),
             Ready::Keys(set) => {
-                self.has_stood_blank(&set)?;
+                let Current { gateway, config, .. } = &self.current;
+                self.refusals.has_stood_blank(&set, &config.keys.path, gateway.keys.len())?;
                 return self.apply_keys(set);
             }
             Ready::Certificates(good, faults) => {
                 for (number, config, digest) in good {
-                    let Some(running) = self.listeners.get_mut(number) else { continue };
+                    let Some(running) = self.current.listeners.get_mut(number) else { continue };
                     running.serve_with(config, digest);
                     tracing::info!(listener = %running.listener.address, "certificates reloaded");
                 }
@@ -339,18 +337,18 @@ impl Reloader {
         Ok(())
     }
 
-    /// Entries at fault are told; the others' keys are live.
+    /// Applies the good keys, and returns the entries at fault as a refusal.
     fn apply_keys(&mut self, set: KeySet) -> Result<(), Refusal> {
-        let difference = self.gateway.keys.replace(&set);
+        let difference = self.current.gateway.keys.replace(&set);
         let (added, changed, removed) = (difference.added, difference.changed, difference.removed);
-        let (keys, secrets) = (set.keys, self.gateway.keys.len());
+        let (keys, secrets) = (set.keys, self.current.gateway.keys.len());
         if difference != Difference::default() || set.refused.is_empty() {
             tracing::info!(added, changed, removed, keys, secrets, "keys reloaded");
         }
         if keys == 0 && difference != Difference::default() {
-            tracing::warn!(file = %self.config.keys.path.display(), "the key store has no keys: nobody is let in");
+            tracing::warn!(file = %self.current.config.keys.path.display(), "the key store has no keys: nobody is let in");
         }
-        self.last_good = set.last_good;
+        self.current.last_good = set.last_good;
         if set.refused.is_empty() {
             return Ok(());
         }
@@ -360,64 +358,57 @@ impl Reloader {
 
     fn apply_config(&mut self, ready: ReadyConfig) {
         let ReadyConfig { config, listeners, baseline, keys, certificates, compiled } = ready;
-        let Gateway { snapshot, endpoints, .. } = &*self.gateway;
-        self.needs_restart = needs_restart(&config, &self.started, &self.listeners);
-        self.gateway.reloads.needs_restart(&self.needs_restart);
+        let Gateway { snapshot, endpoints, .. } = &*self.current.gateway;
+        self.needs_restart = needs_restart(&config, &self.started, &self.current.listeners);
+        self.current.gateway.reloads.needs_restart(&self.needs_restart);
         let compiled = Arc::new(compiled);
         snapshot.store(compiled.clone());
         endpoints.adopt(compiled.endpoint_sets());
         if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
-            // Files of a directory, the others of which are good: no fault of the configuration.
+            // Faults of single files of a directory: no fault of the configuration.
             self.refuse(Part::Keys, refusal);
         }
-        for ((running, wanted), certificate) in self.listeners.iter_mut().zip(listeners).zip(certificates) {
+        for ((running, wanted), certificate) in
+            self.current.listeners.iter_mut().zip(listeners).zip(certificates)
+        {
             running.listener = wanted;
             if let Some(certificate) = certificate {
                 running.serve_with(certificate, None);
             }
         }
-        // Those whose files stay keep their state.
-        for ((_, set), new) in self.sets.iter_mut().zip(baseline.into_sets(&config)) {
+        // Sets with the same files keep their state.
+        for ((_, set), new) in self.current.sets.iter_mut().zip(baseline.into_sets(&config)) {
             if set.files() != new.files() {
                 *set = new;
             }
         }
-        self.config = config;
+        self.current.config = config;
         let restart = self.needs_restart.join(", ");
         match restart.is_empty() {
             true => tracing::info!("configuration reloaded"),
             false => {
                 tracing::warn!(
                     needs_restart = restart,
-                    "configuration reloaded, but for what takes a restart"
+                    "configuration reloaded, except for fields that take a restart"
                 );
             }
         }
     }
 }
 
-impl Running {
-    fn serve_with(&mut self, config: Arc<ListenerTls>, digest: Option<[u8; 32]>) {
-        if let Some(swappable) = &self.swappable {
-            swappable.store(config);
-            self.digest = digest;
-        }
-    }
-}
-
-/// What somebody is told who asks while a file is being written.
+/// The outcome for a caller that asks while a file is being written.
 fn unsettled(part: Part) -> Outcome {
     let message = "is being written; it is taken once it stands still";
     Outcome::Refused(Fault::of_file(Path::new(part.name()), message).into())
 }
 
 fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
-    // systemd 253 and later wants the time with it.
+    // systemd 253 and later needs the time, too.
     let time = sd_notify::NotifyState::monotonic_usec_now().ok();
     std::iter::once(sd_notify::NotifyState::Reloading).chain(time).collect()
 }
 
-/// What a new configuration says that a running process can't take on.
+/// The changed fields of a new configuration that take a restart.
 fn needs_restart(config: &Config, started: &Config, listeners: &[Running]) -> Vec<&'static str> {
     let bound = listeners.iter().map(|running| &running.listener);
     let bound = bound.map(|listener| (&listener.address, listener.tls.is_some()));

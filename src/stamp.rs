@@ -1,10 +1,10 @@
-//! The state of a file, as far as it can be told without reading it.
+//! The state of a file, as far as it is known without reading it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What tells one state of a file from another without reading it.
+/// The metadata by which two states of a file differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     device: u64,
@@ -15,7 +15,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// That of the file that `path` leads to; `None` where there is none.
+    /// The stamp of the file at the end of `path`; `None` where there is none.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Stamp {

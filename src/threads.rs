@@ -1,8 +1,9 @@
-//! The process's own threads, and tasks that live as long as it does: each has a name, and none ends unseen.
+//! The threads of the process, and tasks that live as long as it does. Each has a name, and its end
+//! is logged and counted in a metric.
 //!
-//! One that ends while the process runs is logged and counted in a metric. Where the process could not keep its promises
-//! without it (a worker serves its connections no more; without the reload no revocation arrives), the process stops as on
-//! SIGTERM and exits with 1, so that whoever supervises it starts it anew.
+//! A worker that has ended serves its connections no more, and without the reload no revocation
+//! arrives. When one of them has ended, the process stops as on SIGTERM and exits with 1, so that
+//! its supervisor restarts it.
 
 use std::future::Future;
 use std::io;
@@ -14,7 +15,7 @@ use std::thread::JoinHandle;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
-/// What a thread is for.
+/// The purpose of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Duty {
     /// Serves connections.
@@ -25,14 +26,14 @@ pub(crate) enum Duty {
     Log,
     /// Sends spans to a collector.
     Traces,
-    /// A task beside the requests: health checks, the admin listener, what is forgotten and told by the minute.
+    /// Works beside the requests: health checks, the admin listener, periodic reports.
     Background,
 }
 
 impl Duty {
     const ALL: [Duty; 5] = [Duty::Worker, Duty::Reload, Duty::Log, Duty::Traces, Duty::Background];
 
-    /// Its name in metrics.
+    /// The name in metrics.
     fn name(self) -> &'static str {
         match self {
             Duty::Worker => "worker",
@@ -43,30 +44,31 @@ impl Duty {
         }
     }
 
-    /// Whether the process ends with it. Lines and spans that are lost are counted, and no reason to serve nobody.
+    /// Whether the process ends with the thread. Lost lines and spans are counted, and are no
+    /// reason to stop serving.
     fn is_vital(self) -> bool {
         matches!(self, Duty::Worker | Duty::Reload)
     }
 }
 
-/// How a thread's work came to its end.
+/// How a thread's work has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// It was told to.
+    /// It was asked to end.
     Asked,
-    /// It had nothing more to do, and nobody had told it to end.
+    /// It had nothing more to do, and was not asked to end.
     Early,
 }
 
-/// What became of the threads.
+/// The threads that have ended.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Threads(Arc<Record>);
 
 #[derive(Debug)]
 struct Record {
-    /// Those that ended early, in the order of [`Duty::ALL`].
+    /// The number of threads that ended early, in the order of [`Duty::ALL`].
     ended: [AtomicU64; Duty::ALL.len()],
-    /// The first vital one that did.
+    /// The name of the first vital thread that ended early.
     vital: watch::Sender<Option<String>>,
 }
 
@@ -98,7 +100,7 @@ impl Threads {
         })
     }
 
-    /// Starts a task that lives as long as the process, on the runtime that this is called on.
+    /// Starts a task that lives as long as the process, on the current runtime.
     pub(crate) fn spawn_task(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let threads = self.clone();
         tokio::spawn(async move {
@@ -126,14 +128,15 @@ impl Threads {
         }
     }
 
-    /// Ready when a thread has ended that the process can't do without; yields its name.
+    /// Ready when a vital thread has ended; yields its name.
     pub(crate) async fn vital_ended(&self) -> String {
         let mut vital = self.0.vital.subscribe();
         let ended = vital.wait_for(Option::is_some).await;
+        debug_assert!(ended.is_ok(), "the sender is our own");
         ended.ok().and_then(|name| name.clone()).unwrap_or_default()
     }
 
-    /// How many have ended while the process ran, by what they were for.
+    /// The number of threads that have ended while the process ran, by purpose.
     pub(crate) fn ended(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Duty::ALL.iter().zip(&self.0.ended).map(|(duty, count)| (duty.name(), count.load(Ordering::Relaxed)))
     }
@@ -148,17 +151,17 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_was_told_to_end_is_no_news() {
+    fn a_thread_that_was_asked_to_end_is_not_reported() {
         let threads = Threads::default();
         for duty in Duty::ALL {
-            threads.spawn(duty, "told", || Ended::Asked).unwrap().join().unwrap();
+            threads.spawn(duty, "asked", || Ended::Asked).unwrap().join().unwrap();
         }
         assert_eq!(ended(&threads), []);
         assert!(threads.vital_ended().now_or_never().is_none());
     }
 
     #[tokio::test]
-    async fn one_that_panics_or_returns_is_counted_and_a_vital_one_is_told_of() {
+    async fn a_thread_that_panics_or_returns_is_counted_and_a_vital_one_is_reported() {
         for (duty, is_vital) in
             [(Duty::Worker, true), (Duty::Reload, true), (Duty::Log, false), (Duty::Traces, false)]
         {

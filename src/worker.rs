@@ -1,7 +1,7 @@
-//! Workers: each one thread with its own runtime and its own connections to upstream.
+//! Workers: threads, each with its own runtime and its own connections to upstream.
 //!
-//! A connection stays with its worker for life, so a request never changes thread. Keys, limits and routes are
-//! shared.
+//! A connection stays with its worker for life, so that a request never changes thread. Keys,
+//! limits and routes are shared.
 
 use std::io;
 use std::sync::Arc;
@@ -19,23 +19,23 @@ use crate::proxy::{Gateway, Peer};
 use crate::threads::{Duty, Ended};
 use crate::upstream::pool::WorkerPool;
 
-/// How often a worker looks for connections to upstream that have been idle for too long.
+/// Interval of closing idle connections to upstream.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All workers, as the accepting thread sees them.
 #[derive(Debug)]
 pub(crate) struct Workers {
     all: Vec<Worker>,
-    /// Says that what is still in flight is cut.
+    /// Set once everything in flight is to be cut.
     cut: watch::Sender<bool>,
 }
 
-/// Cuts what workers have in flight.
+/// Cuts everything that workers have in flight.
 #[derive(Debug)]
 pub(crate) struct Cutter(watch::Sender<bool>);
 
 impl Cutter {
-    /// Each request that is cut has its line in the access log all the same.
+    /// Cuts all requests. Each has its line in the access log all the same.
     pub(crate) fn cut(&self) {
         self.0.send_replace(true);
     }
@@ -49,7 +49,7 @@ struct Worker {
     thread: JoinHandle<()>,
 }
 
-/// A connection, and its share of its worker's load.
+/// A connection, and its count in its worker's load.
 struct Assigned {
     accepted: Accepted,
     share: Share,
@@ -78,26 +78,27 @@ impl Workers {
         Ok(Workers { all, cut })
     }
 
-    /// What cuts their connections, whoever owns them by then.
+    /// The handle that cuts the workers' connections.
     pub(crate) fn cutter(&self) -> Cutter {
         Cutter(self.cut.clone())
     }
 
-    /// Hands a connection to the worker that has the fewest. The inbox needs no bound of its own: each
-    /// connection in it holds one of the permits that bound them all.
+    /// Hands a connection to the worker that has the fewest. The inbox is bounded by the permits,
+    /// one of which each connection holds.
     pub(crate) fn assign(&self, accepted: Accepted) {
         let Some(worker) = self.all.iter().min_by_key(|worker| worker.observer.connections()) else {
+            debug_assert!(false, "there is no worker");
             return;
         };
         worker.observer.connected();
         let share = Share(worker.observer.clone());
         if worker.inbox.send(Assigned { accepted, share }).is_err() {
-            tracing::error!("a worker is gone, and a connection with it");
+            tracing::error!("a worker has ended, and a connection with it");
         }
     }
 
-    /// Where connections are to be accepted. A worker that is alone does so itself: so none crosses from thread to thread.
-    /// Of several none has the others' business on top of its own.
+    /// The runtime that accepts connections. A single worker accepts itself, so that no connection
+    /// crosses threads. Of several workers, none has this work on top of its own.
     pub(crate) fn acceptor(&self) -> tokio::runtime::Handle {
         match self.all.as_slice() {
             [alone] => alone.runtime.clone(),
@@ -109,7 +110,7 @@ impl Workers {
     pub(crate) fn join(self) {
         for Worker { inbox, thread, .. } in self.all {
             drop(inbox);
-            // One that panicked was told of when it did.
+            // A panic was logged when it happened.
             let _told = thread.join();
         }
     }
@@ -123,22 +124,24 @@ impl Worker {
         mut cut: watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let (inbox, incoming) = mpsc::unbounded_channel();
-        // Made here, so that a failure is the caller's to tell.
+        // Made here, so that the caller reports a failure.
         let observer = gateway.observers.join();
         let of_thread = observer.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let threads = gateway.observers.logs().threads.clone();
-        let thread = threads.spawn(Duty::Worker, &format!("worker-{number}"), move || {
+        let name = format!("worker-{number}");
+        let of_loop = name.clone();
+        let thread = threads.spawn(Duty::Worker, &name, move || {
             runtime.block_on(async {
                 tokio::select! {
                     biased;
-                    () = serve(incoming, gateway, of_thread, shutdown) => {}
+                    () = serve(&of_loop, incoming, gateway, of_thread, shutdown) => {}
                     Ok(_cut) = cut.wait_for(|cut| *cut) => {}
                 }
             });
-            // Connections that are still open end here, with the runtime: those to upstream, and those of clients where the
-            // drain's time is over.
+            // Connections that are still open end here, with the runtime: those to upstream, and
+            // those of clients at the drain's end.
             cut::because(CutReason::Drained, || drop(runtime));
             // The inbox is closed when the process ends, and not before.
             Ended::Asked
@@ -147,8 +150,9 @@ impl Worker {
     }
 }
 
-/// Serves connections until the inbox is closed and the last of them has ended.
+/// Serves connections until the inbox is closed and the last connection has ended.
 async fn serve(
+    name: &str,
     mut incoming: mpsc::UnboundedReceiver<Assigned>,
     gateway: Arc<Gateway>,
     observer: Arc<Observer>,
@@ -158,6 +162,7 @@ async fn serve(
     tokio::spawn(sweep(pool.clone()));
     let mut connections = tokio::task::JoinSet::new();
     while let Some(Assigned { accepted, share }) = incoming.recv().await {
+        gateway.hooks.takes_up_work(name);
         let peer = Peer {
             gateway: gateway.clone(),
             pool: pool.clone(),
@@ -172,7 +177,8 @@ async fn serve(
         };
         let (activity, shutdown) = (peer.activity.clone(), shutdown.clone());
         if accepted.is_trusted {
-            // A trusted proxy's connection is shared by clients of whom none has a share in what another one does.
+            // A trusted proxy's connection is shared by clients that are not responsible for each
+            // other.
             activity.unauthenticated_use.note_authenticated();
         }
         connections.spawn(async move {
@@ -180,7 +186,7 @@ async fn serve(
             activity.unauthenticated_use.leave();
             drop(share);
         });
-        // Those that have ended leave no trace in the set.
+        // Removes ended connections from the set.
         while connections.try_join_next().is_some() {}
     }
     while connections.join_next().await.is_some() {}

@@ -1,9 +1,11 @@
-//! Whose turn it is on an HTTP/2 stream, told from an answer's body to the task that drives its stream.
+//! Whether an HTTP/2 stream is blocked on its client or on upstream. The answer's body records it
+//! for the task that drives the stream.
 //!
-//! hyper takes a frame from the body, keeps it until the client's window has room, and only then asks for the next one. So
-//! the body leaves word on the thread as it is polled, and the task reads it when its poll is over: both happen in one call
-//! stack, and no other stream's body is polled within it. Were hyper to wait for room before it takes a frame, a client
-//! without any would not be noticed: `http2::a_client_that_opens_no_window_holds_nothing_for_ever` would tell.
+//! hyper takes a frame from the body, keeps it until the client's window has room, and only then
+//! asks for the next one. The body records the state on the thread as it is polled, and the task
+//! reads it after its poll: both happen in one call stack, in which no other stream's body is
+//! polled. If hyper waited for room before it takes a frame, a client without any window would go
+//! unnoticed (`hyper_contract::a_frame_is_taken_from_a_body_before_the_client_has_room_…`).
 
 use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
@@ -13,16 +15,16 @@ use futures_util::task::AtomicWaker;
 
 use super::cut::CutReason;
 
-/// Who must act for an answer to go on.
+/// The party that must act for an answer to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BlockedOn {
-    /// A frame of upstream's answer was handed out: the client has to make room for it.
+    /// The client must make room for a frame of upstream's answer.
     Client,
-    /// A frame of upstream's answer to somebody without a key was.
+    /// An unauthenticated client must make room for a frame of upstream's answer.
     ClientWithoutKey,
-    /// A frame of an answer of our own was.
+    /// The client must make room for a frame of an answer of our own.
     ClientOfOurs,
-    /// The body waits for more: upstream has to send it.
+    /// Upstream must send more of the body.
     Upstream,
 }
 
@@ -30,17 +32,17 @@ thread_local! {
     static LAST: Cell<Option<BlockedOn>> = const { Cell::new(None) };
 }
 
-/// Leaves word of whose turn it is now.
+/// Records the party that the stream is blocked on.
 pub(crate) fn record(on: BlockedOn) {
     LAST.set(Some(on));
 }
 
-/// The last word that was left since the last look; `None` where no body was polled.
+/// The last recorded party since the last call; `None` where no body was polled.
 pub(crate) fn take() -> Option<BlockedOn> {
     LAST.take()
 }
 
-/// Ends one HTTP/2 stream, from outside of its task.
+/// A handle that ends one HTTP/2 stream from outside of its task.
 #[derive(Debug, Default)]
 pub(crate) struct StreamCut {
     why: OnceLock<CutReason>,
@@ -48,7 +50,7 @@ pub(crate) struct StreamCut {
 }
 
 impl StreamCut {
-    /// Resets the stream, whatever it waits for. The first reason stays.
+    /// Resets the stream in any state. The first reason stays.
     pub(crate) fn cut(&self, why: CutReason) {
         let _earlier_one_stays = self.why.set(why);
         self.waker.wake();
@@ -65,14 +67,15 @@ thread_local! {
     static ASKED_FOR: Cell<Option<Arc<StreamCut>>> = const { Cell::new(None) };
 }
 
-/// A handle by which the stream that is being polled can be ended. Its task takes the other half when its poll is over.
+/// A handle that ends the stream that is being polled. The stream's task takes the other half after
+/// the poll.
 pub(crate) fn ask_for_cut() -> Arc<StreamCut> {
     let cut = Arc::<StreamCut>::default();
     ASKED_FOR.set(Some(cut.clone()));
     cut
 }
 
-/// The handle that was asked for since the last look.
+/// The handle that was asked for since the last call.
 pub(crate) fn asked_cut() -> Option<Arc<StreamCut>> {
     ASKED_FOR.take()
 }

@@ -1,14 +1,14 @@
-//! Why the server ends an exchange whose answer is not over: told to the exchange's record, which would take the client
-//! for gone otherwise.
+//! The reason for which the server ends requests whose answers are not over. Without it, the
+//! request's record would take the client for gone.
 //!
-//! Where one drop ends exchanges, as that of a stream's task or of a worker's runtime does, the reason is left on the
-//! thread for as long as the drop takes. Where the exchanges end later, in tasks of their own, it is left with the
-//! connection.
+//! Where one drop ends requests, such as the drop of a stream's task or of a worker's runtime, the
+//! reason is left on the thread for as long as the drop takes. Where requests end later, in tasks
+//! of their own, the reason is left with the connection.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-/// The reason.
+/// The reason for which the server ends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CutReason {
     /// The client took nothing of its answer for `limits.client_stall_timeout`.
@@ -19,7 +19,7 @@ pub(crate) enum CutReason {
     Expired,
     /// The process stops, and the drain's time is over.
     Drained,
-    /// The connection of a client without a good key has made room for another one.
+    /// The connection of an unauthenticated client has made room for another one.
     MadeRoom,
     /// A request without a key has had its time (`limits.public.total`).
     OutOfTime,
@@ -29,7 +29,7 @@ thread_local! {
     static ON_THIS_THREAD: Cell<Option<CutReason>> = const { Cell::new(None) };
 }
 
-/// Runs `end`; the exchanges that it drops were cut for this reason.
+/// Runs `end`; the requests that it drops were cut for this reason.
 pub(crate) fn because<T>(cut: CutReason, end: impl FnOnce() -> T) -> T {
     let before = ON_THIS_THREAD.replace(Some(cut));
     let ended = end();

@@ -1,15 +1,15 @@
-//! Which connection makes room for another one when all places are taken.
+//! The choice of the connection that is closed for a new one when no connection permit is free.
 //!
-//! Whoever fills the places pushes out connections of its own address first. Connections on which no good key was presented come
-//! before all others, the one that has been idle for longest first; where none is idle, the oldest: a client that keeps a
-//! request in service must not keep its place with it. Of key holders' connections those go that are between two requests, so
-//! that no key can hold all places with connections that do nothing; one with a request in service stays. Clients that have
-//! just connected, of other addresses, come last where they are few: else newcomers would push out each other in their
-//! handshakes. Connections of trusted proxies are not listed.
+//! In order: 1. unauthenticated connections from the newcomer's address; 2. all unauthenticated
+//! connections. Of both, the one that has been idle for longest goes first; where none is idle, the
+//! oldest, so that a client can't keep its connection by keeping a request in service. 3. key
+//! holders' connections between two requests, so that no key can hold all permits with idle
+//! connections. A key holder's connection with a request in service stays. Clients of other
+//! addresses that have just connected come last where they are few: newcomers would otherwise push
+//! out each other during handshakes. Connections of trusted proxies are not listed.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -17,105 +17,68 @@ use tokio::sync::futures::Notified;
 
 use super::ConnectionActivity;
 use super::cut::CutReason;
+use super::list::{ConnectionList, ListEntry, Listed};
 use crate::address::host_part;
 
-/// Connections that are compared at most, from the oldest on: the search has to be short just when there are many. Where none of
-/// them is idle, the oldest goes.
+/// Connections that are compared at most, from the oldest on: the search has to be short when there
+/// are many. Where none of them is idle, the oldest goes.
 const COMPARED: usize = 256;
-/// … and that are looked at for that. Where as many are fresh, younger ones are so, too, nearly all.
+/// Connections that are examined at most to find those to compare. Where as many are fresh, nearly
+/// all younger ones are, too.
 const LOOKED_AT: usize = 1024;
-/// A client that has just connected has this long for a handshake and a first head before it goes like any other. Else whoever
-/// keeps requests in service would have every newcomer go in its place.
+/// Time for a handshake and a first head, in which a new connection is spared. Without it, clients
+/// that keep requests in service would have every newcomer closed instead of them.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// Key holders' connections make room this far apart at least: whoever only connects, from many addresses, must not throw out all.
-/// All of them are looked at for that, which may take a millisecond.
+/// Minimum time between two closings of key holders' connections: a client that only connects, from
+/// many addresses, must not close all of them. Each search examines all of them, which may take a
+/// millisecond.
 const BETWEEN_HOLDERS: Duration = Duration::from_millis(100);
 
-/// All such connections.
+/// All connections that may make room.
 #[derive(Debug, Default)]
 pub(crate) struct UnauthenticatedConnections {
-    listed: Mutex<Listed>,
-    /// One more is listed.
+    list: Arc<ConnectionList<ConnectionActivity>>,
+    /// Notified when one more connection is listed.
     more: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Listed {
-    /// Counts up: a smaller number is an older connection.
-    next: u64,
-    /// No good key was presented, or a bad one after it.
-    strangers: Ordered,
-    /// A good key was presented.
-    holders: Ordered,
-    /// When one of them was last looked for.
-    holders_asked: Option<Instant>,
-}
-
-/// `None` as an address is a neighbour on a unix socket.
-#[derive(Debug, Default)]
-struct Ordered {
-    by_age: BTreeMap<u64, Arc<ConnectionActivity>>,
-    by_address: BTreeMap<(Option<IpAddr>, u64), Arc<ConnectionActivity>>,
 }
 
 /// A connection that makes room for another one.
 enum Dispensable {
-    LineQuotas(Arc<ConnectionActivity>),
-    Holders(Arc<ConnectionActivity>),
+    Unauthenticated(Arc<ConnectionActivity>),
+    KeyHolders(Arc<ConnectionActivity>),
 }
 
-/// Which of the strangers' connections come into question.
+/// The unauthenticated connections to choose from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Age {
-    /// Those that were used without a good key, or had their time to be.
+    /// Connections that were used without a good key, or had their time to be.
     Settled,
-    /// All, those that have just connected last.
+    /// All connections; those that have just connected come last.
     Any,
 }
 
-impl Ordered {
-    fn insert(&mut self, address: Option<IpAddr>, number: u64, activity: Arc<ConnectionActivity>) {
-        self.by_age.insert(number, activity.clone());
-        self.by_address.insert((address, number), activity);
-    }
-
-    fn remove(&mut self, address: Option<IpAddr>, number: u64) -> Option<Arc<ConnectionActivity>> {
-        self.by_address.remove(&(address, number));
-        self.by_age.remove(&number)
-    }
-
-    /// All connections, the oldest first.
-    fn all(&self) -> impl Iterator<Item = &Arc<ConnectionActivity>> {
-        self.by_age.values()
-    }
-
-    /// Those of one address.
-    fn of(&self, address: Option<IpAddr>) -> impl Iterator<Item = &Arc<ConnectionActivity>> {
-        self.by_address.range((address, 0)..=(address, u64::MAX)).map(|(_, activity)| activity)
-    }
-}
-
-impl Listed {
+impl Listed<ConnectionActivity> {
     /// The connection that makes room for one from this address.
     fn dispensable_for(&mut self, address: Option<IpAddr>) -> Option<Dispensable> {
-        let strangers = &self.strangers;
-        let settled = longest_idle(strangers.of(address), Age::Settled)
-            .or_else(|| longest_idle(strangers.all(), Age::Settled))
-            .or_else(|| longest_idle(strangers.of(address), Age::Any));
+        let unauthenticated = &self.unauthenticated;
+        let settled = longest_idle(unauthenticated.of(address), Age::Settled)
+            .or_else(|| longest_idle(unauthenticated.all(), Age::Settled))
+            .or_else(|| longest_idle(unauthenticated.of(address), Age::Any));
         if let Some(activity) = settled {
-            return Some(Dispensable::LineQuotas(activity.clone()));
+            return Some(Dispensable::Unauthenticated(activity.clone()));
         }
-        let are_few = strangers.by_age.len() < self.holders.by_age.len();
+        let are_few = unauthenticated.len() < self.holders.len();
         let holders = if are_few { self.at_rest_for(address) } else { None };
-        let newcomers = || longest_idle(self.strangers.all(), Age::Any).cloned().map(Dispensable::LineQuotas);
-        match holders.map(Dispensable::Holders).or_else(newcomers) {
-            None if !are_few => self.at_rest_for(address).map(Dispensable::Holders),
+        let newcomers =
+            || longest_idle(self.unauthenticated.all(), Age::Any).cloned().map(Dispensable::Unauthenticated);
+        match holders.map(Dispensable::KeyHolders).or_else(newcomers) {
+            None if !are_few => self.at_rest_for(address).map(Dispensable::KeyHolders),
             found => found,
         }
     }
 
-    /// The key holder's connection that makes room, unless one was looked for just now.
+    /// The key holder's connection that makes room. `None` shortly after an earlier search.
     fn at_rest_for(&mut self, address: Option<IpAddr>) -> Option<Arc<ConnectionActivity>> {
         if !self.may_ask_holders() {
             return None;
@@ -129,41 +92,27 @@ impl Listed {
     }
 }
 
-/// A connection's entry; dropping it takes the connection off the list.
-#[derive(Debug)]
-pub(crate) struct ListEntry {
-    unauthenticated: Arc<UnauthenticatedConnections>,
-    address: Option<IpAddr>,
-    number: u64,
-}
-
 impl UnauthenticatedConnections {
-    /// Lists a connection as a stranger's, unless it is listed so, until a good key is presented on it. Of IPv6, a /64 is one
-    /// address.
-    pub(crate) fn enter(self: &Arc<Self>, address: Option<IpAddr>, activity: &Arc<ConnectionActivity>) {
+    /// Lists a connection as unauthenticated until a valid key comes on it. Does nothing
+    /// where it is listed so. Of IPv6, a /64 is one address.
+    pub(crate) fn enter(&self, address: Option<IpAddr>, activity: &Arc<ConnectionActivity>) {
         if activity.unauthenticated_use.is_listed() {
             return;
         }
-        let address = address.map(host_part);
-        let number = {
-            let mut listed = self.lock();
-            let number = listed.next;
-            listed.next += 1;
-            listed.strangers.insert(address, number, activity.clone());
-            number
-        };
-        activity.unauthenticated_use.enlist(ListEntry { unauthenticated: self.clone(), address, number });
+        let entry = ListEntry::new(&self.list, address.map(host_part), activity.clone());
+        activity.unauthenticated_use.enlist(entry);
         self.more.notify_waiters();
     }
 
-    /// Ends one connection to make room for another one, from `address`. Says whether there was one to end.
+    /// Closes one connection to make room for a new one from `address`. Returns whether there was
+    /// one to close.
     pub(crate) fn make_room(&self, address: Option<IpAddr>) -> bool {
         let address = address.map(host_part);
-        let found = self.lock().dispensable_for(address);
-        // Its end takes it off the list, which takes the lock.
+        let found = self.list.lock().dispensable_for(address);
+        // The end of a connection takes it off the list, which takes the lock.
         match &found {
-            Some(Dispensable::LineQuotas(activity)) => activity.cut(CutReason::MadeRoom),
-            Some(Dispensable::Holders(activity)) => activity.cut_where_idle(),
+            Some(Dispensable::Unauthenticated(activity)) => activity.cut(CutReason::MadeRoom),
+            Some(Dispensable::KeyHolders(activity)) => activity.cut_where_idle(),
             None => {}
         }
         found.is_some()
@@ -171,23 +120,19 @@ impl UnauthenticatedConnections {
 
     /// Whether a connection is listed that could make room.
     pub(crate) fn may_make_room(&self) -> bool {
-        let listed = self.lock();
-        longest_idle(listed.strangers.all(), Age::Any).is_some()
+        let listed = self.list.lock();
+        longest_idle(listed.unauthenticated.all(), Age::Any).is_some()
             || (listed.may_ask_holders() && at_rest(listed.holders.all()).is_some())
     }
 
-    /// Ready when one more is listed, counted from the call on.
+    /// Ready when one more connection is listed, counted from the call on.
     pub(crate) fn one_more(&self) -> Notified<'_> {
         self.more.notified()
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Listed> {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// The stranger's connection that goes first: one that was used without a good key, or had its time to be; of these one that is
-/// idle, since when it was; then the oldest.
+/// The unauthenticated connection that goes first: the one that has been idle for longest; where
+/// none is idle, the oldest.
 fn longest_idle<'e>(
     activity: impl Iterator<Item = &'e Arc<ConnectionActivity>>,
     age: Age,
@@ -195,7 +140,7 @@ fn longest_idle<'e>(
     let is_fresh = |activity: &ConnectionActivity| {
         activity.has_no_request() && activity.begun() == 0 && activity.unauthenticated_use.idles_for() < FRESH
     };
-    // Those that are being ended already make room for somebody else.
+    // A connection that is being closed already makes room for another newcomer.
     let staying = activity.filter(|activity| !activity.is_cut()).take(LOOKED_AT);
     let in_question = staying.filter(|activity| age == Age::Any || !is_fresh(activity)).take(COMPARED);
     // The first of several equals is the oldest.
@@ -206,32 +151,12 @@ fn longest_idle<'e>(
     })
 }
 
-/// The key holder's connection that goes first: the oldest on which nothing has come for a while. A client asks again on another
-/// one, as where a server's keep-alive has ended.
+/// The key holder's connection that goes first: the oldest that has been silent for a while. Its
+/// client asks again on a new connection, as after a server's keep-alive.
 fn at_rest<'e>(
     mut activity: impl Iterator<Item = &'e Arc<ConnectionActivity>>,
 ) -> Option<&'e Arc<ConnectionActivity>> {
     activity.find(|activity| !activity.is_cut() && activity.is_at_rest())
-}
-
-impl ListEntry {
-    /// A good key was presented.
-    pub(super) fn becomes_holders(&self) {
-        let mut listed = self.unauthenticated.lock();
-        if let Some(activity) = listed.strangers.remove(self.address, self.number) {
-            listed.holders.insert(self.address, self.number, activity);
-        }
-    }
-}
-
-impl Drop for ListEntry {
-    fn drop(&mut self) {
-        let mut listed = self.unauthenticated.lock();
-        let activity = listed.strangers.remove(self.address, self.number);
-        let activity = activity.or_else(|| listed.holders.remove(self.address, self.number));
-        drop(listed);
-        drop(activity);
-    }
 }
 
 #[cfg(test)]
@@ -250,12 +175,12 @@ mod tests {
         activity
     }
 
-    /// How many strangers' connections are listed, and how many of key holders.
+    /// The numbers of listed unauthenticated connections, and of key holders'.
     fn numbers(unauthenticated: &UnauthenticatedConnections) -> [usize; 2] {
-        let listed = unauthenticated.lock();
-        [&listed.strangers, &listed.holders].map(|ordered| {
-            assert_eq!(ordered.by_age.len(), ordered.by_address.len());
-            ordered.by_age.len()
+        let listed = unauthenticated.list.lock();
+        [&listed.unauthenticated, &listed.holders].map(|ordered| {
+            assert_eq!(ordered.len(), ordered.by_address.len());
+            ordered.len()
         })
     }
 
@@ -297,7 +222,7 @@ mod tests {
         drop(in_service);
         assert!(!unauthenticated.may_make_room() && !make_room());
         rests(&holder);
-        unauthenticated.lock().holders_asked = None;
+        unauthenticated.list.lock().holders_asked = None;
         assert!(unauthenticated.may_make_room() && make_room(), "a key holder's goes between two requests");
         assert!(holder.is_cut() && !unauthenticated.may_make_room());
     }
@@ -360,7 +285,7 @@ mod tests {
         assert!(unauthenticated.make_room(Some("192.0.2.2".parse().unwrap())));
         assert_eq!(ends(), [false, false, true]);
         assert!(!unauthenticated.make_room(Some("192.0.2.3".parse().unwrap())), "not so soon again");
-        unauthenticated.lock().holders_asked = None;
+        unauthenticated.list.lock().holders_asked = None;
         assert!(unauthenticated.make_room(Some("192.0.2.3".parse().unwrap())));
         assert_eq!(ends(), [true, false, true]);
     }
@@ -380,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_whose_key_is_no_good_any_more_makes_room_again() {
+    fn a_connection_whose_key_is_no_longer_valid_makes_room_again() {
         let unauthenticated = Arc::<UnauthenticatedConnections>::default();
         let holder = connection(&unauthenticated, "192.0.2.1");
         holder.unauthenticated_use.note_authenticated();

@@ -1,8 +1,8 @@
-//! What a connection may hold before a good key was presented on it, and what ends it.
+//! Resource limits of a connection before a valid key came on it.
 //!
-//! On HTTP/2 a request costs its sender a few bytes, and an answer that nobody reads costs us some kilobytes for as long as
-//! it waits. So a client without a good key has few requests open at a time, and a connection that leaves many of our own
-//! answers unread is ended, whoever has opened it.
+//! On HTTP/2 a request costs its sender a few bytes, while an answer that nobody reads costs us
+//! some kilobytes for as long as it waits. An unauthenticated client therefore has few requests
+//! open at a time. A connection that leaves many of our own answers unread is closed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -11,23 +11,23 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
-use super::unauthenticated::ListEntry;
+use super::list::ListEntry;
 
-/// Answers that may be on their way at once to a client without a good key, on one HTTP/2 connection. Past it, a request that
-/// we would refuse is reset with REFUSED_STREAM, after which a client may ask again (RFC 9113, section 8.7), and an
-/// upstream's answer waits, with its place.
+/// Answers that may wait at once for an unauthenticated client to take them, on one HTTP/2
+/// connection. Beyond, a request that we would refuse is reset with REFUSED_STREAM, after which a
+/// client may ask again (RFC 9113, section 8.7). An upstream's answer waits, and keeps its permit.
 pub(crate) const STREAMS: usize = 16;
-/// Requests that were refused so, whose answers were given up unread, or that a client without a good key has reset itself,
-/// before the connection is ended.
+/// Abuses before the connection is closed: requests beyond [`STREAMS`], answers that were given up
+/// unread, and requests that an unauthenticated client has reset itself.
 const PATIENCE: usize = 64;
 
-/// What times of connections are counted from.
+/// The zero of the times of connections.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// A connection's standing.
-#[derive(Debug, Default)]
-pub(crate) struct UnauthenticatedUse {
-    /// A good key was presented.
+/// Use of a connection of type `C` before a valid key came on it.
+#[derive(Debug)]
+pub(crate) struct UnauthenticatedUse<C> {
+    /// A valid key came.
     is_known: AtomicBool,
     /// Answers to requests without a good key that wait to be taken.
     open: AtomicUsize,
@@ -38,14 +38,30 @@ pub(crate) struct UnauthenticatedUse {
     waker: AtomicWaker,
     /// Milliseconds from [`START`] until a request without a good key last ended.
     idle_since: AtomicU64,
-    /// Its entry among the connections that make room, and whether it is a stranger's there.
+    /// Whether the connection is listed as unauthenticated among those that may make room.
     is_listed: AtomicBool,
     has_ended: AtomicBool,
-    entry: Mutex<Option<ListEntry>>,
+    entry: Mutex<Option<ListEntry<C>>>,
 }
 
-impl UnauthenticatedUse {
-    /// A good key was presented: what follows is its holder's.
+impl<C> Default for UnauthenticatedUse<C> {
+    fn default() -> Self {
+        UnauthenticatedUse {
+            is_known: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+            abuses: AtomicUsize::new(0),
+            waker: AtomicWaker::new(),
+            idle_since: AtomicU64::new(0),
+            is_listed: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            entry: Mutex::new(None),
+        }
+    }
+}
+
+impl<C> UnauthenticatedUse<C> {
+    /// Notes that a valid key came: requests that follow are its holder's.
     pub(crate) fn note_authenticated(&self) {
         if !self.is_known() || self.is_listed() {
             self.is_known.store(true, Ordering::Relaxed);
@@ -54,13 +70,14 @@ impl UnauthenticatedUse {
         }
     }
 
-    /// Whether it is among the strangers' connections that make room.
+    /// Whether the connection is listed as unauthenticated among those that may make room.
     pub(super) fn is_listed(&self) -> bool {
         self.is_listed.load(Ordering::Relaxed)
     }
 
-    /// The connection may be ended to make room for another one, unless it has ended: a stream of it may outlive it.
-    pub(super) fn enlist(&self, entry: ListEntry) {
+    /// Lists the connection among those that may make room, unless it has ended: one of its streams
+    /// may outlive it.
+    pub(super) fn enlist(&self, entry: ListEntry<C>) {
         self.note_idle();
         let mut listed = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = match self.has_ended.load(Ordering::Relaxed) {
@@ -70,12 +87,12 @@ impl UnauthenticatedUse {
                 listed.replace(entry)
             }
         };
-        // Its end takes another lock.
+        // The end of an entry takes another lock.
         drop(listed);
         drop(refused);
     }
 
-    /// The connection makes room after all that have no good key.
+    /// Lists the connection behind all that have no good key.
     fn becomes_holders(&self) {
         let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_listed.store(false, Ordering::Relaxed);
@@ -84,7 +101,7 @@ impl UnauthenticatedUse {
         }
     }
 
-    /// The connection has ended.
+    /// Takes the connection off the list: it has ended.
     pub(crate) fn leave(&self) {
         let entry = {
             let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,33 +112,35 @@ impl UnauthenticatedUse {
         drop(entry);
     }
 
-    /// The connection idles from now on.
+    /// Notes that the connection idles from now on.
     pub(super) fn note_idle(&self) {
         let since = u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.idle_since.store(since, Ordering::Relaxed);
     }
 
-    /// For how long it idles, if it does.
+    /// The time since the connection began to idle, if it does.
     pub(super) fn idles_for(&self) -> Duration {
         START.elapsed().saturating_sub(Duration::from_millis(self.idle_since()))
     }
 
-    /// Since when it idles, if it does: a smaller number is longer ago.
+    /// When the connection began to idle, if it does, in milliseconds: a smaller number is longer
+    /// ago.
     pub(super) fn idle_since(&self) -> u64 {
         self.idle_since.load(Ordering::Relaxed)
     }
 
-    /// Whether a good key was presented.
+    /// Whether a valid key came.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Relaxed)
     }
 
-    /// One more answer waits to be taken, beside `tails` that h2 keeps. Says whether there is room for it.
+    /// Counts one more answer that waits to be taken, beside `tails` that h2 keeps. Returns whether
+    /// there is room for it.
     pub(super) fn begins(&self, tails: usize) -> bool {
         self.open.fetch_add(1, Ordering::Relaxed) + tails < STREAMS
     }
 
-    /// The same, of one that is not counted where there is no room.
+    /// As [`Self::begins`], for an answer that is not counted where there is no room.
     pub(super) fn begins_where_room(&self, tails: usize) -> bool {
         let has_room = self.begins(tails);
         if !has_room {
@@ -130,7 +149,7 @@ impl UnauthenticatedUse {
         has_room
     }
 
-    /// Wakes up this task when there may be room.
+    /// Wakes this task when there may be room.
     pub(super) fn wait_for_room(&self, waker: &Waker) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if !waiting.iter().any(|known| known.will_wake(waker)) {
@@ -138,19 +157,20 @@ impl UnauthenticatedUse {
         }
     }
 
-    /// There may be room.
+    /// Wakes the tasks that wait for room.
     pub(super) fn note_room(&self) {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.into_iter().for_each(Waker::wake);
     }
 
     pub(super) fn ends(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        let before = self.open.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0);
         self.note_room();
     }
 
-    /// An answer of ours was given up unread, a request was refused for want of room, or a client without a good key has reset
-    /// one.
+    /// Counts an abuse: an answer of ours was given up unread, a request was refused for want of
+    /// room, or an unauthenticated client has reset one.
     pub(crate) fn note_abuse(&self) {
         // A connection of key holders may be shared by many of them, and live for days.
         if self.is_known() {
@@ -161,7 +181,7 @@ impl UnauthenticatedUse {
         }
     }
 
-    /// Ready when the connection is to be ended for what its client left unread.
+    /// Ready when the connection is to be closed for its abuses.
     pub(crate) fn poll_out_of_patience(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
         if self.abuses.load(Ordering::Relaxed) >= PATIENCE { Poll::Ready(()) } else { Poll::Pending }
@@ -173,8 +193,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stranger_has_few_requests_open_and_each_comes_back() {
-        let unauthenticated_use = UnauthenticatedUse::default();
+    fn an_unauthenticated_client_has_few_open_requests_and_each_permit_comes_back() {
+        let unauthenticated_use = UnauthenticatedUse::<()>::default();
         assert!((0..STREAMS).all(|_| unauthenticated_use.begins(0)));
         assert!(!unauthenticated_use.begins(0));
         (0..2).for_each(|_| unauthenticated_use.ends());

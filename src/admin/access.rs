@@ -1,6 +1,7 @@
-//! Who may ask the admin listener, and by what name.
+//! Access to the admin listener.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::Visitor;
+use super::state::Admin;
 use crate::bom;
 use crate::denial::Denial;
 use crate::gate;
@@ -20,16 +21,16 @@ use crate::keys::Permission;
 use crate::proxy::Gateway;
 use crate::regular_file;
 
-/// What a key that is narrowed to routes must name to be let in here; for metrics, the second will do, so that whoever scrapes
-/// can change nothing. No route of a configuration can have such a name.
+/// The routes that a key narrowed to routes must name for access. The second one is for metrics
+/// only, so that a scraper can change nothing. No route of a configuration can have such a name.
 const ROUTES: [&str; 2] = ["bearward:admin", "bearward:metrics"];
 
-/// Whoever asks, as the audit names it.
+/// The caller, as the audit names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Actor {
-    /// Somebody on this machine, who has shown nothing.
+    /// A client on this machine, without a credential.
     Local,
-    /// Whoever holds the admin token.
+    /// A holder of the admin token.
     Token,
     /// A key with `admin`.
     Key(String),
@@ -45,16 +46,26 @@ impl Actor {
     }
 }
 
+/// The client of a connection.
+pub(super) struct Visitor {
+    pub(super) admin: Arc<Admin>,
+    pub(super) is_local: bool,
+    pub(super) peer: Option<IpAddr>,
+}
+
 impl Visitor {
-    /// Refuses names that are not ours: a page in a browser on this machine could have its own name lead here, and read
-    /// what loopback may (DNS rebinding). An address can't be led anywhere, and a unix socket is no place for a browser.
+    /// Refuses foreign host names: a page in a browser on this machine could have its own name lead
+    /// here, and read what loopback may (DNS rebinding). An address can't be redirected, and
+    /// browsers do not use unix sockets.
     pub(super) fn check_site(&self, parts: &Parts) -> Result<(), Denial> {
-        // A browser says so itself (W3C Fetch Metadata). A link to the page is none of that: whoever set it learns nothing.
-        let told = |name| parts.headers.get(name).map(|value| value.as_bytes());
-        let is_link = told("sec-fetch-dest") == Some(b"document") && parts.method == Method::GET;
-        if told("sec-fetch-site").is_some_and(|site| matches!(site, b"cross-site" | b"same-site")) && !is_link
+        // Browsers report this themselves (W3C Fetch Metadata). A link to the page is allowed: the
+        // linking site learns nothing.
+        let header = |name| parts.headers.get(name).map(|value| value.as_bytes());
+        let is_link = header("sec-fetch-dest") == Some(b"document") && parts.method == Method::GET;
+        if header("sec-fetch-site").is_some_and(|site| matches!(site, b"cross-site" | b"same-site"))
+            && !is_link
         {
-            return Err(Denial::bad_content("A page of another site may not ask this"));
+            return Err(Denial::bad_content("A page of another site may not send this request"));
         }
         if self.peer.is_none() && self.is_local {
             return Ok(());
@@ -69,17 +80,20 @@ impl Visitor {
             && named.parse::<Authority>().is_ok_and(|authority| {
                 let host = authority.host().to_ascii_lowercase();
                 let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
-                host == "localhost" || bare.parse::<IpAddr>().is_ok() || self.admin.hosts.contains(&host)
+                host == "localhost"
+                    || bare.parse::<IpAddr>().is_ok()
+                    || self.admin.config.hosts.contains(&host)
             });
         if is_ours { Ok(()) } else { Err(Denial::misdirected(named)) }
     }
 
-    /// Whether a request carries the admin token, or a key with `admin` that is not narrowed to routes, or to ours among them.
-    /// `scrapes`: metrics are asked for, and nothing else.
+    /// Finds the caller of a request with the admin token, or with a key with `admin` that is not
+    /// narrowed to routes, or to one of [`ROUTES`]. `scrapes`: the request is for metrics only.
     pub(super) async fn authorize(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         let Gateway { snapshot, limiter, clock, .. } = &*self.admin.gateway;
         let client = Client::of_peer(self.peer);
-        // Whoever guesses is told to wait, and a right guess is not looked at until then. A key with `admin` still is.
+        // A client that guesses has to wait, and a right guess does not count meanwhile. A key with
+        // `admin` still does.
         let is_limited = gate::wait_of(&client, &snapshot.load(), limiter).is_some();
         if !is_limited && self.has_token(headers).await {
             return Ok(Actor::Token);
@@ -97,8 +111,9 @@ impl Visitor {
         Ok(Actor::Key(key.id().to_owned()))
     }
 
-    /// [`Visitor::authorize`] for a look, where a browser may send the credential, too: as a password (RFC 7617), with
-    /// any name. It sends one along wherever it is led, so for a change that is none.
+    /// As [`Visitor::authorize`], for a read. A browser may send the credential as a password (RFC
+    /// 7617), with any user name. Browsers send passwords along with any request, so this does not
+    /// count for changes.
     pub(super) async fn authorize_look(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         match password(headers) {
             Some(bearer) => self.authorize(&HeaderMap::from_iter([(AUTHORIZATION, bearer)]), scrapes).await,
@@ -107,8 +122,8 @@ impl Visitor {
     }
 
     async fn has_token(&self, headers: &HeaderMap) -> bool {
-        let Some(path) = self.admin.token_file.clone() else { return false };
-        // Read at each request, which is rare: a token that was changed counts at once.
+        let Some(path) = self.admin.config.token_file.clone() else { return false };
+        // Read at each request, which is rare: a changed token counts at once.
         let shown = path.display().to_string();
         let read = tokio::task::spawn_blocking(move || regular_file::read_text(&path)).await;
         let token = match read.unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into())) {
@@ -129,7 +144,7 @@ impl Visitor {
     }
 }
 
-/// The password of a Basic credential, as the Bearer credential that it stands for.
+/// The password of a Basic credential, as a Bearer credential.
 fn password(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (given.next(), given.next()) else { return None };

@@ -12,13 +12,14 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::access::Actor;
-use super::{Admin, AdminBody, data, keys};
+use super::answer::{AdminBody, data};
+use super::keys;
+use super::state::Admin;
 use crate::config::decode::parse_duration;
 use crate::config::{AgeAction, Quota};
 use crate::denial::Denial;
@@ -26,6 +27,7 @@ use crate::keys::edit::{EditError, Editor};
 use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
 use crate::keys::{KeyRecord, yaml};
+use crate::net::body::IncomingBody;
 use crate::observe::audit::{KeyChange, Subject, changed};
 
 const MAX_BODY: usize = 64 * 1024;
@@ -159,7 +161,7 @@ struct Done {
 impl Change {
     pub(super) async fn create(
         self,
-        body: Incoming,
+        body: IncomingBody,
         headers: &HeaderMap,
     ) -> Result<Response<AdminBody>, Denial> {
         let wanted: NewKey =
@@ -172,7 +174,7 @@ impl Change {
 
     pub(super) async fn rotate(
         self,
-        body: Incoming,
+        body: IncomingBody,
         headers: &HeaderMap,
     ) -> Result<Response<AdminBody>, Denial> {
         let asked: RotationRequest = content(body, headers).await?.unwrap_or_default();
@@ -401,7 +403,7 @@ fn refused(error: EditError, store: &Path, command: &str) -> Denial {
 
 /// The JSON that a request came with; `None` where it came with nothing.
 async fn content<T: for<'de> Deserialize<'de>>(
-    body: Incoming,
+    body: IncomingBody,
     headers: &HeaderMap,
 ) -> Result<Option<T>, Denial> {
     let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;

@@ -1,6 +1,6 @@
-//! The status and the refusals as they come, as server-sent events (WHATWG HTML, section 9.2).
+//! The status and the refusals as server-sent events (WHATWG HTML, section 9.2).
 //!
-//! Events are made when the client takes them: one that is slow holds nothing but its place.
+//! Events are made when the client takes them: a slow client holds only its permit.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,43 +15,46 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::{Admin, AdminBody, status};
+use super::answer::AdminBody;
+use super::state::Admin;
+use super::status;
 use crate::denial::Denial;
 
-/// Refusals are looked for so often: a page has time to bring one in within a second.
+/// Poll interval for refusals: a page has time to show one within a second.
 const TICK: Duration = Duration::from_millis(250);
-/// The status is told every so many times.
+/// The status is sent once in so many intervals.
 const STATUS_TICKS: u32 = 4;
-/// Streams at once: they hold their connections for as long as they like, and probes need some, too.
+/// Streams at once: they hold their connections for as long as they like, and probes need some,
+/// too.
 const MAX_STREAMS: usize = 16;
 
 struct Watching {
     admin: Arc<Admin>,
     tick: Interval,
-    /// Turns until the status is told.
+    /// Intervals until the status is sent.
     until_status: u32,
-    /// How many refusals were told, of each worker.
-    told: Vec<u64>,
-    _place: EventStreamPermit,
+    /// Refusals that were sent, of each worker.
+    sent: Vec<u64>,
+    _permit: EventStreamPermit,
 }
 
 impl Watching {
     async fn events(mut self) -> (Bytes, Self) {
         self.tick.tick().await;
         let mut text = String::new();
-        for refused in self.admin.gateway.observers.new_refusals(&mut self.told) {
+        for refused in self.admin.gateway.observers.new_refusals(&mut self.sent) {
             let (id, refusal) = (refused.sequence, status::refusal(&refused));
             text.push_str(&format!("event: refusal\nid: {id}\ndata: {refusal}\n\n"));
         }
         if self.until_status == 0 {
             self.until_status = STATUS_TICKS;
             let admin = self.admin.clone();
-            // A million keys take their time; whoever is served meanwhile does not wait for it.
+            // A million keys take their time; other requests do not wait for it.
             if let Ok(status) = tokio::task::spawn_blocking(move || status::status(&admin)).await {
                 text.push_str(&format!("event: status\ndata: {status}\n\n"));
             }
         } else if text.is_empty() {
-            // So that a client that has left is noticed.
+            // A comment, so that the loss of a client is noticed.
             text.push_str(":\n\n");
         }
         self.until_status -= 1;
@@ -59,7 +62,7 @@ impl Watching {
     }
 }
 
-/// One of the streams that may be open; dropping it gives it back.
+/// One of the open streams; dropping it returns the permit.
 struct EventStreamPermit(Arc<Admin>);
 
 impl EventStreamPermit {
@@ -72,16 +75,17 @@ impl EventStreamPermit {
 
 impl Drop for EventStreamPermit {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        let before = self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0);
     }
 }
 
-/// Tells the last refusals and the status at once, and what follows as it comes.
+/// Sends the last refusals and the status at once, and then what follows.
 pub(super) fn stream(admin: Arc<Admin>) -> Result<Response<AdminBody>, Denial> {
-    let place = EventStreamPermit::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
+    let permit = EventStreamPermit::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watching = Watching { admin, tick, until_status: 0, told: Vec::new(), _place: place };
+    let watching = Watching { admin, tick, until_status: 0, sent: Vec::new(), _permit: permit };
     let frames = stream::unfold(watching, |watching| async move {
         let (text, watching) = watching.events().await;
         Some((Ok::<_, Infallible>(Frame::data(text)), watching))

@@ -9,7 +9,8 @@ use http::Response;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Admin, AdminBody, data};
+use super::answer::{AdminBody, data};
+use super::state::Admin;
 use crate::denial::Denial;
 use crate::keys::cache::LiveKey;
 use crate::keys::outlook::ROTATION_AGE;

@@ -1,14 +1,15 @@
-//! The status page: what the API tells, as HTML that is whole without a script.
+//! The status page: the API's data as HTML, which is complete without a script.
 //!
-//! Invariants: all that others chose (names, paths, reasons) is text, which the template engine escapes; the policy lets
-//! nothing run and nothing be shown but what stands in `page.html`.
+//! Invariants: all text that others chose (names, paths, reasons) is escaped by the template
+//! engine; the policy allows only the scripts and styles of `page.html`.
 
+mod figures;
+pub(crate) mod looked_at;
 mod view;
 
-use std::collections::HashMap;
 use std::io::Write;
-use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use askama::Template;
 use base64::Engine;
@@ -25,32 +26,30 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use figures::{count, seconds};
 use view::{Certificate, Keys, Refusal, ShownCertificate, Status, Trend};
 
+use super::answer::{AdminBody, whole};
 use super::keys::Page;
-use super::{Admin, AdminBody, status, whole};
+use super::state::Admin;
+use super::status;
 use crate::ago::{ahead_or_ago, span};
 use crate::denial::Denial;
 use crate::digest::sha256;
 use crate::observe::history::STEPS;
 
 const SOURCE: &str = include_str!("page.html");
-/// Keys at once: a page is looked at, and `/api/v1/keys` has all.
+/// Keys at once; `/api/v1/keys` has all.
 const KEYS: usize = 25;
-/// How a browser is told to ask for the credential, which is the password (RFC 7617).
+/// The challenge that makes a browser ask for the credential, which is the password (RFC 7617).
 pub(super) const BASIC: HeaderValue =
     HeaderValue::from_static("Basic realm=\"bearward admin: the token is the password\", charset=\"UTF-8\"");
-/// Of a page of keys: it is shown for so many times as long as it took to make, so that however many look, they take a
-/// twentieth of a processor for it.
-const SHOWN_FOR: u32 = 20;
-/// Pages that are remembered.
-const MAX_PAGES: usize = 16;
-/// How high sparklines are, and how far their points are apart, in units of their view boxes.
+/// The height of sparklines and the distance of their points, in units of their view boxes.
 const HEIGHT: f64 = 30.0;
 const APART: usize = 2;
 
-/// Nothing but this page's own style and script, and its own server. No text becomes HTML or code by a script (Trusted
-/// Types). W3C Content Security Policy Level 3.
+/// The policy allows only this page's style and script, and its own server. No text becomes HTML or
+/// code by a script (Trusted Types). W3C Content Security Policy Level 3.
 static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
     let hash = |tag: &str| {
         let (_, rest) = SOURCE.split_once(&format!("<{tag}>"))?;
@@ -78,24 +77,24 @@ struct StatusPage {
     tiles: Vec<Tile>,
     keys: Keys,
     is_continued: bool,
-    /// How the store's file is called where it comes from.
+    /// The name of the store's file at its origin.
     store_file: String,
     refused: u64,
-    /// Newest first.
+    /// The newest first.
     refusals: Vec<Refusal>,
 }
 
-/// One figure, and how it went.
+/// A figure, and its course over time.
 struct Tile {
     name: &'static str,
     figure: String,
     unit: &'static str,
     most: String,
-    /// Of its sparkline.
+    /// The points of its sparkline.
     points: String,
 }
 
-/// The page, with those keys. `is_zipped`: as gzip (RFC 1952).
+/// The page with these keys. `is_zipped`: as gzip (RFC 1952).
 pub(super) fn show(admin: &Admin, keys: Page, is_zipped: bool) -> Result<Response<AdminBody>, Denial> {
     let html = StatusPage::of(admin, &keys.at_most(KEYS))?.render();
     let html = html.map_err(|error| Denial::internal().caused_by(error.to_string()))?;
@@ -120,7 +119,7 @@ fn zipped(html: &str) -> Result<Bytes, Denial> {
     zipped.map(Bytes::from).map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
 
-/// Whether a caller takes gzip (RFC 9110, section 12.5.3): it names it, and does not rule it out.
+/// Whether a caller accepts gzip (RFC 9110, section 12.5.3): it names it, and does not exclude it.
 pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|coding| {
@@ -130,40 +129,9 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Pages of keys as they were a moment ago, by the key that each begins behind.
-#[derive(Debug, Default)]
-pub(crate) struct LookedAt(Mutex<HashMap<String, Look>>);
-
-#[derive(Debug)]
-struct Look {
-    /// Of the configuration and the keys.
-    generation: u64,
-    until: Instant,
-    keys: Value,
-}
-
-impl LookedAt {
-    /// Few keys are looked up at each look; of a million, a walk through all is worth keeping for some seconds.
-    fn keys(&self, admin: &Admin, page: &Page) -> Value {
-        let generation = admin.gateway.reloads.state().generation;
-        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let began = Instant::now();
-        looks.retain(|_, look| look.generation == generation && began < look.until);
-        if let Some(look) = looks.get(page.after()) {
-            return look.keys.clone();
-        }
-        let keys = page.of(admin);
-        let until = Instant::now() + began.elapsed() * SHOWN_FOR;
-        if looks.len() < MAX_PAGES {
-            looks.insert(page.after().to_owned(), Look { generation, until, keys: keys.clone() });
-        }
-        keys
-    }
-}
-
-/// What the API tells, in the types of this page.
-fn read<T: DeserializeOwned>(told: Value) -> Result<T, Denial> {
-    serde_json::from_value(told).map_err(|error| Denial::internal().caused_by(error.to_string()))
+/// Reads data of the API into the types of this page.
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, Denial> {
+    serde_json::from_value(value).map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
 
 impl StatusPage {
@@ -182,6 +150,7 @@ impl StatusPage {
             (false, true) => ("Ready", true),
             (false, false) => ("Not ready", false),
         };
+        let generation = admin.gateway.reloads.state().generation;
         let store = std::path::Path::new(&status.store.path).file_name().unwrap_or_default();
         Ok(StatusPage {
             now,
@@ -191,7 +160,7 @@ impl StatusPage {
             last_reload: last_reload.unwrap_or_default(),
             certificates: certificates.into_iter().map(|certificate| certificate.shown(now)).collect(),
             tiles: tiles(&status),
-            keys: read(admin.looked_at.keys(admin, page))?,
+            keys: read(admin.looked_at.keys(generation, page.after(), || page.of(admin)))?,
             is_continued: page.is_continued(),
             store_file: store.to_string_lossy().into_owned(),
             refused: status.refusals.values().sum(),
@@ -213,11 +182,11 @@ fn tiles(status: &Status) -> Vec<Tile> {
         _ => count(number.round() as u64),
     };
     let last = |numbers: &[f64]| plain(numbers.last().copied().unwrap_or(0.0));
-    let tile = |name, figure, unit, numbers: &[f64], told: &dyn Fn(f64) -> String| Tile {
+    let tile = |name, figure, unit, numbers: &[f64], written: &dyn Fn(f64) -> String| Tile {
         name,
         figure,
         unit,
-        most: told(numbers.iter().copied().fold(0.0, f64::max)),
+        most: written(numbers.iter().copied().fold(0.0, f64::max)),
         points: points(numbers),
     };
     let whole = |number: f64| count(number as u64);
@@ -235,7 +204,7 @@ fn tiles(status: &Status) -> Vec<Tile> {
     ]
 }
 
-/// A line through all numbers, the last at the right end, the greatest at the top.
+/// A line through all numbers, with the last one at the right end, and the greatest at the top.
 fn points(numbers: &[f64]) -> String {
     let most = numbers.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let begin = STEPS.saturating_sub(numbers.len());
@@ -245,29 +214,6 @@ fn points(numbers: &[f64]) -> String {
     numbers.iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
 }
 
-/// With a comma between thousands.
-fn count(number: impl std::borrow::Borrow<u64>) -> String {
-    let digits = number.borrow().to_string();
-    let mut told = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            told.push(',');
-        }
-        told.push(digit);
-    }
-    told
-}
-
 fn ago(at: Option<&Timestamp>) -> String {
     at.map(|at| ahead_or_ago(Timestamp::now(), *at)).unwrap_or_default()
-}
-
-/// As people tell it: in the unit that leaves one to three digits before the point.
-fn seconds(seconds: f64) -> String {
-    match seconds {
-        0.0 => "0".to_owned(),
-        ..0.001 => format!("{} µs", (seconds * 1e6).round()),
-        ..1.0 => format!("{} ms", (seconds * 1e4).round() / 10.0),
-        _ => format!("{seconds:.1} s"),
-    }
 }

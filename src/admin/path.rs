@@ -1,21 +1,21 @@
-//! The paths of the admin listener, and the methods that each takes.
+//! The paths of the admin listener, and the methods of each.
 
 use http::Method;
 
 /// A probe: open to all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
-    /// The process lives, whatever stands behind it.
+    /// The process lives, in whatever state its upstreams are.
     Live,
-    /// Requests may come.
+    /// The server is ready for requests.
     Ready,
 }
 
-/// What a path names.
+/// The resource at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AdminPath {
     Probe(Probe),
-    /// The status, for people.
+    /// The status page.
     Page,
     Metrics,
     OpenApi,
@@ -24,7 +24,7 @@ pub(super) enum AdminPath {
     Events,
     Reload,
     Keys,
-    /// By its id, as the following are.
+    /// A key by its id; the following variants have one, too.
     Key(String),
     Rotate(String),
     Revoke(String),
@@ -57,7 +57,7 @@ impl AdminPath {
         })
     }
 
-    /// As `Allow` has them.
+    /// The value of `Allow`.
     pub(super) fn methods(&self) -> &'static str {
         match self {
             AdminPath::Reload | AdminPath::Rotate(_) | AdminPath::Revoke(_) => "POST",

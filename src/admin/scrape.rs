@@ -1,40 +1,12 @@
-//! Puts together what metrics and the status tell, at the moment that somebody asks.
+//! The data of metrics and of the status, gathered when they are asked for.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use jiff::Timestamp;
-
-use super::Admin;
-use crate::keys::outlook::{Outlook, ROTATION_AGE};
+use super::state::Admin;
+use crate::keys::outlook::Outlook;
 use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape};
 use crate::proxy::Gateway;
 use crate::upstream::endpoints::Named;
 
-/// What is ahead of the keys is looked at anew after this long, or after a reload: a million keys take their time.
-const OUTLOOK_AGE: Duration = Duration::from_secs(30);
-
-/// The keys' outlook, as it was a moment ago.
-#[derive(Debug, Default)]
-pub(crate) struct Cached(Mutex<Option<(u64, Instant, Outlook)>>);
-
-impl Cached {
-    pub(super) fn outlook(&self, gateway: &Gateway) -> Outlook {
-        let generation = gateway.reloads.state().generation;
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*cached {
-            Some((of, at, outlook)) if *of == generation && at.elapsed() < OUTLOOK_AGE => outlook.clone(),
-            _ => {
-                let age = gateway.snapshot.load().max_age.map_or(ROTATION_AGE, |max_age| max_age.age);
-                let outlook = Outlook::of(&gateway.keys, Timestamp::now(), age);
-                *cached = Some((generation, Instant::now(), outlook.clone()));
-                outlook
-            }
-        }
-    }
-}
-
-/// All endpoints, as the last requests found them. A name without an address is one that is not well.
+/// All endpoints, as the last requests found them. A name without an address is unhealthy.
 pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
     let snapshot = gateway.snapshot.load();
     let mut all = Vec::new();
@@ -70,7 +42,7 @@ pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
     all
 }
 
-/// All certificates in service, where it is known when they end.
+/// All certificates in service whose end is known.
 pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
     let of_all = admin.certificates.iter().flat_map(|(listener, tls)| {
         let served = tls.load().certificates.clone();
@@ -85,7 +57,7 @@ pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
     of_all.collect()
 }
 
-/// What Prometheus gets.
+/// The metrics for Prometheus.
 pub(super) fn encoded(admin: &Admin) -> String {
     let Admin { gateway, outlook, .. } = admin;
     let Outlook { keys, due_for_rotation, next_ends } = outlook.outlook(gateway);

@@ -1,15 +1,14 @@
-//! What the status and the last refusals are, as JSON.
+//! The status and the last refusals, as JSON.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use tokio::sync::Mutex;
 
-use super::{Admin, scrape};
+use super::scrape;
+use super::state::Admin;
 use crate::denial::catalogue;
 use crate::keys::edit::why_unwritable;
 use crate::keys::outlook::Outlook;
@@ -18,55 +17,19 @@ use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, Reloads, State};
 use crate::observe::tally::Refused;
 use crate::proxy::Gateway;
-use crate::snapshot::Snapshot;
-use crate::upstream::connect::is_reachable;
 
-/// An upstream that takes no connection in this time is none.
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// Probes are open to all: however many come, upstreams are asked no more often than this.
-const LOOK_AGE: Duration = Duration::from_secs(1);
-
-/// Whether upstreams could be connected to when that was looked at last.
-#[derive(Debug, Default)]
-pub(crate) struct Reachable(Mutex<Option<(Instant, bool)>>);
-
-impl Reachable {
-    /// Looks, or takes the last look where that was a moment ago.
-    async fn look(&self, snapshot: &Snapshot) -> bool {
-        let mut last = self.0.lock().await;
-        if let Some((at, is_reachable)) = *last
-            && at.elapsed() < LOOK_AGE
-        {
-            return is_reachable;
-        }
-        let of_all = snapshot.upstreams.iter().map(|upstream| async {
-            let endpoints = upstream.endpoints();
-            let fit = endpoints.iter().filter(|endpoint| !endpoint.health.is_failing_checks());
-            join_all(fit.map(|endpoint| is_reachable(endpoint, CONNECT_LIMIT))).await.contains(&true)
-        });
-        let are_reachable = !join_all(of_all).await.contains(&false);
-        *last = Some((Instant::now(), are_reachable));
-        are_reachable
-    }
-
-    /// What the last look found; nothing is wrong where there was none.
-    fn last(&self) -> bool {
-        self.0.try_lock().map_or(true, |last| last.is_none_or(|(_, is_reachable)| is_reachable))
-    }
-}
-
-/// Whether requests may come: where the configuration makes it depend on that, only with an endpoint of every upstream
-/// that can be connected to. A store without keys is one that somebody has emptied, and no reason to send requests
-/// elsewhere.
+/// Whether the server is ready for requests. Where the configuration says so, this needs a
+/// reachable endpoint of every upstream. A store without keys was emptied on purpose, and is no
+/// reason to send requests elsewhere.
 pub(super) async fn is_ready(admin: &Admin) -> bool {
     let snapshot = admin.gateway.snapshot.load_full();
-    !admin.ready_with_upstreams || admin.reachable.look(&snapshot).await
+    !admin.config.ready_with_upstreams || admin.reachable.look(&snapshot).await
 }
 
-/// What a probe is told of a server that is ready: what of it is older than what is on disk, where anything is.
+/// The answer to a readiness probe: parts that are older than their files, if any.
 pub(super) fn readiness(reloads: &Reloads) -> Value {
     let now = Timestamp::now();
-    let mut told = Map::from_iter([("status".to_owned(), json!("ready"))]);
+    let mut readiness = Map::from_iter([("status".to_owned(), json!("ready"))]);
     for part in reloads.state().parts {
         let mut of_part = Map::new();
         if let (Some(since), Some(seconds)) = (part.stale_since(), part.stale_seconds(now)) {
@@ -78,9 +41,9 @@ pub(super) fn readiness(reloads: &Reloads) -> Value {
         } else {
             continue;
         }
-        told.insert(part.part.to_owned(), Value::Object(of_part));
+        readiness.insert(part.part.to_owned(), Value::Object(of_part));
     }
-    Value::Object(told)
+    Value::Object(readiness)
 }
 
 pub(super) fn status(admin: &Admin) -> Value {
@@ -138,9 +101,9 @@ pub(super) fn status(admin: &Admin) -> Value {
     })
 }
 
-/// Each endpoint, and how it is.
+/// The endpoints with their health.
 fn endpoints(gateway: &Gateway) -> Vec<Value> {
-    let told = scrape::endpoints(gateway).into_iter().map(|endpoint| {
+    let all = scrape::endpoints(gateway).into_iter().map(|endpoint| {
         json!({
             "upstream": &*endpoint.upstream,
             "endpoint": endpoint.endpoint,
@@ -152,7 +115,7 @@ fn endpoints(gateway: &Gateway) -> Vec<Value> {
             "requests_in_flight": endpoint.in_flight,
         })
     });
-    told.collect()
+    all.collect()
 }
 
 /// The last five minutes, oldest first.
@@ -171,7 +134,7 @@ fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-/// Where keys are, and whether they can be changed from here.
+/// The store's path, and whether it can be changed from here.
 fn store(path: &Path) -> Value {
     let why = why_unwritable(path);
     json!({"path": path.display().to_string(), "is_writable": why.is_none(), "why_not": why})

@@ -1,4 +1,4 @@
-//! Has the endpoints of upstreams with a health check asked how they are.
+//! Runs the health checks of upstreams' endpoints.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use crate::proxy::Gateway;
 use crate::upstream::check::{CheckFailure, check};
 use crate::upstream::{Endpoint, Upstream};
 
-/// Who is due is looked for so often,
+/// Poll interval for endpoints that are due.
 const LOOK: Duration = Duration::from_millis(100);
-/// … and where nobody is to be checked, whether that has changed.
+/// Poll interval while no endpoint is to be checked.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
-/// What is known of an endpoint that is checked.
+/// The state of a checked endpoint.
 struct Checked {
     endpoint: Arc<Endpoint>,
-    /// What it is asked, and by whose rules.
+    /// The settings of its checks.
     settings: HealthCheck,
     due: Instant,
     asking: Option<JoinHandle<Result<(), CheckFailure>>>,
@@ -40,7 +40,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
         all.retain(|id, checked| {
             let stays = current.iter().any(|one| one.id == *id);
             let health = &checked.endpoint.health;
-            // One with other TLS goes on with the health of the one before it.
+            // An endpoint with other TLS settings continues with the health of the one before it.
             let is_shared = || current.iter().any(|one| Arc::ptr_eq(&one.health, health));
             if !stays && !is_shared() {
                 health.clear_check();
@@ -52,7 +52,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
                 let new = || Checked::new(endpoint.clone(), settings.clone());
                 let checked = all.entry(endpoint.id).or_insert_with(new);
                 if checked.settings != *settings {
-                    // What was asked before says nothing of this, and is not waited for.
+                    // The outcome of an earlier check does not apply to it, and is not waited for.
                     *checked = new();
                 }
                 checked.go_on(upstream).await;
@@ -67,7 +67,7 @@ impl Checked {
         Checked { endpoint, settings, due: Instant::now(), asking: None, failures: 0, successes: 0 }
     }
 
-    /// Takes an answer that is there, and asks anew where that is due.
+    /// Takes the outcome of a finished check, and begins the next one when it is due.
     async fn go_on(&mut self, upstream: &Arc<Upstream>) {
         if let Some(asking) = self.asking.take_if(|asking| asking.is_finished()) {
             let found = asking.await.unwrap_or(Err(CheckFailure::Timeout));
@@ -90,13 +90,13 @@ impl Checked {
             Ok(()) => {
                 (self.failures, self.successes) = (0, self.successes.saturating_add(1));
                 if self.successes >= self.settings.successes && health.record_check(None) {
-                    tracing::info!(upstream = name, %endpoint, "an endpoint is well again");
+                    tracing::info!(upstream = name, %endpoint, "an endpoint is healthy again");
                 }
             }
             Err(why) => {
                 (self.failures, self.successes) = (self.failures.saturating_add(1), 0);
                 if self.failures >= self.settings.failures && health.record_check(Some(why.to_string())) {
-                    tracing::warn!(upstream = name, %endpoint, error = %why, "an endpoint is not well, and gets no requests");
+                    tracing::warn!(upstream = name, %endpoint, error = %why, "an endpoint fails its health checks, and gets no requests");
                 }
             }
         }

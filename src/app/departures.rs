@@ -1,9 +1,9 @@
-//! Forgets what is remembered of keys, routes and upstreams some time after they have left: their series in metrics, their
-//! use, the state of their limits. Else a process that is never restarted would keep those of every name that there ever
-//! was.
+//! Forgets removed keys, routes and upstreams after some time: their series in metrics, their use,
+//! and the state of their limits. A process that is never restarted would otherwise keep the state
+//! of every name that there ever was.
 //!
-//! A name that comes back within that time finds all as it was. One that comes back later begins at zero, which Prometheus
-//! takes for a counter that was reset: its series had ended by then.
+//! A name that comes back within that time finds its state as it was. A name that comes back later
+//! begins at zero, which Prometheus takes for a counter that was reset.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use crate::observe::tally::Gone;
 use crate::proxy::Gateway;
 
-/// What has left is remembered for so long: several times as long as the slowest scraper waits, so that its last requests
-/// are in a scrape.
+/// Time that removed names are kept: several times as long as the slowest scrape interval, so that
+/// their last requests are in a scrape.
 const KEPT: Duration = Duration::from_secs(3600);
-/// … and a policy of a limit that has refused nothing: which limits refer to it is not looked for.
+/// Time that a policy is kept which has refused nothing, whether a limit refers to it or not.
 const POLICY_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// How often it is looked for.
+/// Interval of checks for removed names.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Something with a name of its own.
@@ -28,17 +28,17 @@ enum Named {
     Upstream(Arc<str>),
 }
 
-/// What has left, and when that was noticed.
+/// Removed names, and when the removal was noticed.
 #[derive(Debug, Default)]
 pub(super) struct Departures(HashMap<Named, Instant>);
 
-/// Looks for as long as the process lives.
+/// Checks for as long as the process lives.
 pub(super) async fn run(gateway: Arc<Gateway>) {
     let mut departures = Departures::default();
     loop {
         tokio::time::sleep(LOOK).await;
         let gateway = gateway.clone();
-        // A million keys take their time, which is no request's.
+        // A million keys take their time, and requests do not wait for it.
         let looked = tokio::task::spawn_blocking(move || {
             departures.look(&gateway, Instant::now());
             departures
@@ -60,7 +60,8 @@ impl Departures {
                 Named::Route(route) => gone.routes.extend([route.clone()]),
                 Named::Upstream(upstream) => gone.upstreams.extend([upstream.clone()]),
                 Named::Key(id) => {
-                    // A state that is still charged is looked at again: to forget it would grant what was used.
+                    // A state that is still charged is checked again later: forgetting it would
+                    // return what was used.
                     if gateway.limiter.forget(id) {
                         gone.keys.extend(gateway.usage.forget(id));
                     }
@@ -72,7 +73,7 @@ impl Departures {
     }
 }
 
-/// What is remembered, and has left.
+/// Names with a state that have been removed.
 fn left(gateway: &Gateway) -> HashSet<Named> {
     let mut keys = gateway.usage.unreferenced();
     if !keys.is_empty() {
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_left_is_forgotten_after_an_hour_and_what_stays_is_not() {
+    fn removed_names_are_forgotten_after_an_hour_and_others_are_not() {
         let (gateway, start) = (gateway(), Instant::now());
         ["stays", "goes"].into_iter().for_each(|name| request(&gateway, name));
         let (mut departures, both) = (Departures::default(), ["goes".to_owned(), "stays".to_owned()]);
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_in_time_goes_on() {
+    fn a_name_that_comes_back_in_time_continues() {
         let (gateway, start) = (gateway(), Instant::now());
         request(&gateway, "goes");
         let mut departures = Departures::default();

@@ -1,7 +1,7 @@
-//! Looks up the names of upstreams' endpoints, again and again.
+//! Look-ups of the names of upstreams' endpoints.
 //!
-//! The system's resolver blocks, for long where its servers are away: each look-up has a thread of its own, which is no
-//! worker and which nothing waits for at the end of the process.
+//! The system's resolver blocks, for long where its servers are away. Each look-up has a thread of
+//! its own, which is no worker, and for which the end of the process does not wait.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,9 +17,10 @@ use crate::upstream::Upstream;
 use crate::upstream::endpoints::EndpointSet;
 use crate::upstream::endpoints::LookUp;
 
-/// The pause before a name is looked up again that has no address, or whose addresses can't be connected to.
+/// The pause before the next look-up of a name without an address, or whose addresses can't be
+/// connected to.
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between two looks at which names there are.
+/// The longest pause between two checks of the configured names.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
 /// A name that is looked up.
@@ -39,7 +40,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
         let mut current = Vec::new();
         for upstream in &snapshot.upstreams {
             for set in upstream.sets.iter().filter(|set| set.named().is_some()) {
-                // The set lives as long as its entry: no other one has its address meanwhile.
+                // The set lives as long as its entry: no other set has its address meanwhile.
                 let id = Arc::as_ptr(set).addr();
                 current.push(id);
                 let watched = all.entry(id).or_insert_with(|| Watched::new(set.clone()));
@@ -61,7 +62,7 @@ impl Watched {
         Watched { set, due: Instant::now(), ended: None, looking: None }
     }
 
-    /// Takes a result that is there, and looks the name up where that is due.
+    /// Takes the result of a finished look-up, and begins the next one when it is due.
     fn go_on(&mut self, upstream: &Upstream, gateway: &Gateway) {
         let Some(named) = self.set.named() else { return };
         let now = Instant::now();
@@ -70,7 +71,7 @@ impl Watched {
                 Ok(found) => found,
                 Err(oneshot::error::TryRecvError::Closed) => Err(io::Error::other("the look-up broke off")),
                 Err(oneshot::error::TryRecvError::Empty) => {
-                    // Its end wakes the loop.
+                    // The end of the look-up wakes the loop.
                     self.due = now + IDLE_LOOK;
                     return;
                 }
@@ -108,7 +109,7 @@ fn look_up(host: String, gateway: &Gateway) -> oneshot::Receiver<io::Result<Vec<
     looking
 }
 
-/// Takes over what a look-up found, and logs what is new of it.
+/// Applies the result of a look-up, and logs changes.
 fn take(upstream: &Upstream, set: &EndpointSet, found: io::Result<Vec<IpAddr>>) {
     let Some(named) = set.named() else { return };
     let before = named.look_up();
@@ -121,7 +122,7 @@ fn take(upstream: &Upstream, set: &EndpointSet, found: io::Result<Vec<IpAddr>>) 
                     upstream,
                     name,
                     error,
-                    "a name can't be looked up; its last known addresses serve"
+                    "a name can't be looked up; its last known addresses are used"
                 );
             }
             false => {

@@ -22,7 +22,7 @@ fn app(directory: &Path) -> App {
 
 /// A server without it would serve nobody, or let revoked keys in for ever.
 #[tokio::test]
-async fn a_server_whose_vital_thread_ends_stops_and_says_so() {
+async fn a_server_whose_vital_thread_ends_stops_and_reports_it() {
     let directory = tempfile::tempdir().unwrap();
     for duty in [Duty::Worker, Duty::Reload] {
         let app = app(directory.path());
@@ -41,5 +41,5 @@ async fn a_log_that_has_no_thread_any_more_stops_nobody() {
     let threads = app.logs().threads;
     threads.spawn(Duty::Log, "log", || Ended::Early).unwrap().join().unwrap();
     let stopped = tokio::time::timeout(Duration::from_secs(20), app.run(async {})).await.unwrap();
-    assert!(stopped.unwrap(), "it stops when it is told to, with all done");
+    assert!(stopped.unwrap(), "it stops when asked to, with all done");
 }

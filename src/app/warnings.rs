@@ -1,4 +1,5 @@
-//! What is allowed, and most likely not meant, or will hurt before long.
+//! Warnings of `check` and of the start: settings that are allowed and most likely not meant, and
+//! problems to come.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::carried_by_descriptors;
+use super::descriptors::carried_by_descriptors;
 use super::weakness::weakness;
 use crate::config::{AgeAction, Config};
 use crate::keys::set::KeySet;
@@ -18,11 +19,11 @@ use crate::regular_file;
 use crate::route::Shadow;
 use crate::snapshot::Snapshot;
 
-/// Keys that a warning is told of one by one; of more, their number.
+/// The most keys with a warning of their own; of further ones, the number is reported.
 const MAX_NAMED: usize = 20;
-/// Keys that are named where one line tells of all.
+/// The most keys that one line names.
 const MAX_LISTED: usize = 3;
-/// A certificate that ends within this is told of.
+/// A certificate that ends within this time gets a warning.
 const CERTIFICATE_NOTICE: SignedDuration = SignedDuration::from_hours(21 * 24);
 
 pub(super) fn of(
@@ -39,14 +40,14 @@ pub(super) fn of(
     let mut shadows = snapshot.routes.shadows();
     warnings.extend(shadows.by_ref().take(MAX_NAMED).map(|shadow| of_route(&shadow)));
     if shadows.next().is_some() {
-        warnings.push("more routes stand in each other's way".to_owned());
+        warnings.push("more routes shadow each other".to_owned());
     }
     warnings.extend(of_descriptors(config));
     warnings.extend(of_keys(config, set, snapshot));
     warnings
 }
 
-/// Of files that others may read, or whose changes can't be seen.
+/// Warnings of files that others may read, or whose changes can't be seen.
 fn of_files(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let keys = &config.keys.path;
@@ -86,15 +87,16 @@ fn of_files(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// Of networks that everybody is in: then a client's address is what the client says.
+/// Warnings of trusted networks that include everybody: a client could then choose its address.
 fn of_trusted_proxies(config: &Config) -> impl Iterator<Item = String> {
     let networks = config.trusted_proxies.networks.iter().filter(|network| network.prefix_len() == 0);
     networks.map(|network| {
-        format!("trusted_proxies has {network}: whoever sends a request says which client it is from")
+        format!("trusted_proxies has {network}: any client can choose the address that it seems to come from")
     })
 }
 
-/// Of an admin token that may be guessed: it changes keys, and nobody counts guesses of it for long.
+/// A warning of an admin token that may be guessed: it changes keys, and guesses of it are counted
+/// for a short time only.
 fn of_admin_token(config: &Config) -> Option<String> {
     let path = config.admin.as_ref()?.token_file.as_ref()?;
     let token = regular_file::read_text(path).ok()?;
@@ -102,7 +104,7 @@ fn of_admin_token(config: &Config) -> Option<String> {
     Some(format!("the admin token in {} {why}; `openssl rand -hex 32` makes one", path.display()))
 }
 
-/// Where something is mounted (proc(5), `mountinfo`: the fifth field).
+/// The mount points (proc(5), `mountinfo`: the fifth field).
 fn mount_points() -> BTreeSet<PathBuf> {
     let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
     mounts.map(|mounts| mounts.into_iter().map(|mount| mount.mount_point).collect()).unwrap_or_default()
@@ -112,7 +114,7 @@ fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
     let now = Timestamp::now();
     let served = tls.iter().flatten().flat_map(|tls| &tls.certificates);
     let ends = served.filter_map(|served| Some((served.file.display(), served.not_after?)));
-    let told = ends.filter_map(|(file, end)| {
+    let warnings = ends.filter_map(|(file, end)| {
         let left = end.duration_since(now);
         match () {
             () if left <= SignedDuration::ZERO => {
@@ -124,10 +126,10 @@ fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
             () => None,
         }
     });
-    told.collect()
+    warnings.collect()
 }
 
-/// Of certificates that upstreams are to be known by.
+/// Warnings of certificates that upstreams are verified by.
 fn of_upstreams(config: &Config, snapshot: &Snapshot) -> Vec<String> {
     let compiled = config.upstreams.iter().zip(&snapshot.upstreams);
     let of_each = compiled.filter_map(|(config, upstream)| {
@@ -141,17 +143,15 @@ fn of_upstreams(config: &Config, snapshot: &Snapshot) -> Vec<String> {
 fn of_route(shadow: &Shadow<'_>) -> String {
     match shadow {
         Shadow::Whole { route, by } => {
-            format!(
-                "the route {route} never matches: {by}, which stands before it, takes all of its requests"
-            )
+            format!("the route {route} never matches: {by}, an earlier route, takes all of its requests")
         }
         Shadow::PublicPart { route, by } => format!(
-            "the public route {by} stands before {route} and takes some of its requests, which then need no key"
+            "the public route {by} comes before {route} and takes some of its requests, which then need no key"
         ),
         Shadow::Lookalike { route, by, upstream, how } => format!(
             "the paths of the route {route}, written {how}, are of the route {by}, which asks less or lets more through; where {upstream} takes \
              them for the same, `paths: {{ignore_case: true, ignore_trailing_slash: true}}` there has them decided alike \
-             (false where it does not, and this is told no more)"
+             (false where it does not, and this warning ends)"
         ),
         Shadow::SecondDoor { route, by, upstream } => format!(
             "the route {by}, which asks less than {route}, leads to the same paths of {upstream}: one of them takes a prefix off"
@@ -164,7 +164,7 @@ fn of_descriptors(config: &Config) -> Option<String> {
     let carried = carried_by_descriptors();
     let wanted = [("limits.connections", limits.connections), ("limits.in_flight", limits.in_flight)];
     let (name, wanted) = wanted.into_iter().max_by_key(|(_, wanted)| *wanted)?;
-    // A few less than the round number that stands there by default are nobody's trouble.
+    // A few less than the default, which is a round number, are no problem.
     (carried < wanted / 10 * 9).then(|| {
         format!(
             "{name} is {wanted}, and the descriptors carry {carried}, which is as many as are taken; raise `nofile` to {}",
@@ -179,7 +179,7 @@ fn of_keys(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
     let refused = if is_refused { ", and it is refused" } else { "" };
     let (mut warnings, mut more, mut endless) = (Vec::new(), 0, Vec::new());
     let mut warn = |warning: String| match warnings.len() < MAX_NAMED {
-        // A key with several secrets is met several times.
+        // A key with several secrets comes several times.
         true if warnings.last() == Some(&warning) => {}
         true => warnings.push(warning),
         false => more += 1,
@@ -206,7 +206,7 @@ fn of_keys(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
     if more > 0 {
         warnings.push(format!("{more} more warnings of this kind"));
     }
-    // Where an age is demanded, a key without an end has one all the same.
+    // With a maximum age, a key without an end has one all the same.
     if !endless.is_empty() && max_age.is_none() {
         let listed = endless.get(..MAX_LISTED).unwrap_or(&endless).join(", ");
         let others = if endless.len() > MAX_LISTED { ", …" } else { "" };

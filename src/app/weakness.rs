@@ -1,6 +1,7 @@
 //! Whether a secret may be guessed.
 //!
-//! Nobody can see how a secret was made. What is found here is what people type: short ones, usual words, patterns.
+//! Nobody can see how a secret was made. These checks find secrets that people type: short ones,
+//! usual words, patterns.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,9 +11,10 @@ use crate::{bom, placeholder, regular_file};
 
 /// Twenty random characters have more than a hundred bits.
 const SHORTEST: usize = 20;
-/// The least that the frequencies of its characters must promise, in bits. Random hex of the shortest length has about 70.
+/// The minimum entropy by the frequencies of its characters, in bits. Random hex of the shortest
+/// length has about 70.
 const LEAST_BITS: f64 = 60.0;
-/// What must be left of a secret without its usual words, in characters.
+/// The minimum of characters without usual words.
 const LEAST_REST: usize = 16;
 const WORDS: [&str; 24] = [
     "admin",
@@ -41,7 +43,7 @@ const WORDS: [&str; 24] = [
     "my",
 ];
 
-/// Says what makes a secret weak, as what stands behind its name; nothing where it seems strong.
+/// The weakness of a secret, as a phrase that follows its name; `None` where it seems strong.
 pub(super) fn weakness(secret: &str) -> Option<&'static str> {
     if placeholder::find(secret).is_some() {
         return Some("is a placeholder");
@@ -55,7 +57,7 @@ pub(super) fn weakness(secret: &str) -> Option<&'static str> {
     (bits(secret) < LEAST_BITS || is_walk(secret)).then_some("follows a pattern")
 }
 
-/// The letters and digits that are left without usual words.
+/// The number of letters and digits without usual words.
 fn rest(secret: &str) -> usize {
     let folded = secret.to_ascii_lowercase();
     // The longest first: `administrator` before `admin`.
@@ -65,7 +67,7 @@ fn rest(secret: &str) -> usize {
     rest.chars().filter(char::is_ascii_alphanumeric).count()
 }
 
-/// The entropy of its characters by their frequencies (Shannon), of all of them together.
+/// The entropy of its characters by their frequencies (Shannon), in bits.
 fn bits(secret: &str) -> f64 {
     let mut counts: BTreeMap<char, f64> = BTreeMap::new();
     for c in secret.chars() {
@@ -75,7 +77,7 @@ fn bits(secret: &str) -> f64 {
     counts.values().map(|count| count * (length / count).log2()).sum()
 }
 
-/// Whether most characters are one further than the one before, as in `abcdef` or `987654`, or stand a period earlier,
+/// Whether most characters follow the one before, as in `abcdef` or `987654`, or repeat a period,
 /// as in `a1b2a1b2`.
 fn is_walk(secret: &str) -> bool {
     let codes: Vec<i64> = secret.chars().map(|c| i64::from(u32::from(c))).collect();
@@ -88,7 +90,7 @@ fn is_walk(secret: &str) -> bool {
     walked * 2 > steps.len() || (1..=codes.len() / 2).any(repeats)
 }
 
-/// What is wrong with the file of the admin token, if anything is.
+/// The fault of the admin token's file, if it has one.
 pub(super) fn token_fault(path: &Path) -> Option<Fault> {
     match regular_file::read_text(path) {
         Ok(token) => {
@@ -111,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_type_is_weak_and_what_machines_make_is_not() {
+    fn typed_secrets_are_weak_and_random_ones_are_not() {
         for weak in [
             "",
             "admin",

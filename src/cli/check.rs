@@ -1,4 +1,5 @@
-//! `bearward check`: every fault of configuration, keys and certificates, and nothing started.
+//! `bearward check`: reports every fault of configuration, keys and certificates, and starts
+//! nothing.
 
 mod probe;
 
@@ -7,7 +8,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, config_path, print, say};
+use super::config_path::config_path;
+use super::failure::Failure;
+use super::terminal::{print, say};
 use crate::app::Prepared;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -21,8 +24,8 @@ pub(super) struct Check {
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
-    /// Also send each upstream harmless requests within bodies of requests, and tell whether it acts on them: such a
-    /// server must not get two requests on a connection
+    /// Also send each upstream harmless requests inside bodies of requests, and report whether it
+    /// acts on them: such a server must not get two requests on a connection
     #[arg(long)]
     probe: bool,
 }

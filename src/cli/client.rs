@@ -1,4 +1,4 @@
-//! Asks a running bearward's admin listener.
+//! Sends requests to the admin listener of a running bearward.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,17 +7,15 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::bom;
 use crate::config::Address;
+use crate::net;
 
-/// Where somebody says that the admin listener is: `HOST:PORT`, `http://HOST:PORT` or `unix:/PATH`.
+/// The address of the admin listener as users write it: `HOST:PORT`, `http://HOST:PORT` or
+/// `unix:/PATH`.
 pub(super) fn address(text: &str) -> Address {
     match text.strip_prefix("unix:") {
         Some(path) => Address::Unix(path.into()),
@@ -35,7 +33,7 @@ pub(super) fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
     }
 }
 
-/// Asks, and waits for all of the answer, for `patience` at most.
+/// Sends a request, and waits for the whole answer, for `patience` at most.
 pub(super) fn ask(
     address: &Address,
     method: &Method,
@@ -47,10 +45,8 @@ pub(super) fn ask(
     let request = request(method, path, token).map_err(|error| failed(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = async {
-        match address {
-            Address::Tcp(address) => exchange(TcpStream::connect(address).await?, request).await,
-            Address::Unix(path) => exchange(UnixStream::connect(path).await?, request).await,
-        }
+        let (head, body) = net::client::send(address, request).await?.into_parts();
+        anyhow::Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
     };
     match runtime.block_on(async { tokio::time::timeout(patience, asked).await }) {
         Ok(Ok(response)) => Ok(response),
@@ -67,14 +63,4 @@ fn request(method: &Method, path: &str, token: Option<&str>) -> anyhow::Result<R
         request = request.header(AUTHORIZATION, credential);
     }
     Ok(request.body(Empty::new())?)
-}
-
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> anyhow::Result<Response<Bytes>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let (head, body) = sender.send_request(request).await?.into_parts();
-    Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
 }

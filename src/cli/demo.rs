@@ -1,4 +1,4 @@
-//! `bearward demo`: the main job on embedded defaults, with the curl lines that show it.
+//! `bearward demo`: the main functions with embedded defaults, and curl commands that show them.
 
 mod model;
 
@@ -9,13 +9,15 @@ use std::path::Path;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, print, say, stop_signal};
+use super::failure::Failure;
+use super::signals::stop_signal;
+use super::terminal::{print, say};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hooks::Hooks;
 use crate::keys::token::Token;
-use crate::net::listen::Local;
+use crate::net::local::Local;
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
@@ -24,7 +26,7 @@ pub(super) struct Demo {
     listen: String,
 }
 
-/// The demo's keys: who they are for, and what a key file says of them.
+/// The demo's keys: names, and fields of a key file.
 const KEYS: [(&str, &str); 4] = [
     ("reader", "permissions: [read]"),
     ("writer", "permissions: [read, write]"),
@@ -77,7 +79,7 @@ fn write_certificate(directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The address, or the same host with any free port where it is taken.
+/// The address, or the same host with any free port where the port is in use.
 fn free_address(wanted: &str) -> String {
     match TcpListener::bind(wanted) {
         Ok(_free) => wanted.to_owned(),
@@ -107,7 +109,9 @@ fn configuration(directory: &Path, listen: &str, model: std::net::SocketAddr) ->
 
 fn lines_to_try(address: &str, certificate: &Path, tokens: &[Token]) -> String {
     let token = |name: &str| {
-        let index = KEYS.iter().position(|(known, _)| *known == name).unwrap_or(0);
+        let index = KEYS.iter().position(|(known, _)| *known == name);
+        debug_assert!(index.is_some(), "{name} is no key of the demo");
+        let index = index.unwrap_or(0);
         tokens.get(index).map(Token::reveal).unwrap_or_default()
     };
     let url = |path: &str| format!("https://{address}{path}");
@@ -145,7 +149,7 @@ fn lines_to_try(address: &str, certificate: &Path, tokens: &[Token]) -> String {
             format!("{curl} {status} {} '{}'", bearer("limited"), url("/v1/models?try=[1-4]")),
         ),
         (
-            "what the fourth was told: 429 RATE_LIMIT_EXCEEDED, with Retry-After",
+            "the answer to the fourth: 429 RATE_LIMIT_EXCEEDED, with Retry-After",
             format!("{curl} -i {} {}", bearer("limited"), url("/v1/models")),
         ),
     ];

@@ -11,7 +11,9 @@ use http::{Method, Request};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Failure, config_path, print};
+use super::config_path::config_path;
+use super::failure::Failure;
+use super::terminal::print;
 use crate::app::Prepared;
 use crate::clock::Clock;
 use crate::config::{Access, Config};

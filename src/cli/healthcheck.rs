@@ -6,15 +6,20 @@ use std::time::Duration;
 use clap::Args;
 use http::Method;
 
-use super::{Failure, client, config_path, print};
+use super::client;
+use super::config_path::config_path;
+use super::failure::Failure;
+use super::terminal::print;
 use crate::config::{Address, Admin, Config};
 
 #[derive(Debug, Args)]
 pub(super) struct Healthcheck {
-    /// The admin listener: HOST:PORT or unix:/PATH [default: the configuration's, else 127.0.0.1:9090]
+    /// The admin listener: HOST:PORT or unix:/PATH [default: the configuration's, else
+    /// 127.0.0.1:9090]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The configuration that names it [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
+    /// The configuration that names it [default: $BEARWARD_CONFIG, ./bearward.yaml,
+    /// /etc/bearward/config.yaml]
     #[arg(long, short, value_name = "FILE", conflicts_with = "admin")]
     config: Option<PathBuf>,
     /// Ask whether requests may come (/readyz), and not whether the process lives (/livez)
@@ -47,7 +52,8 @@ impl Healthcheck {
         let default = Admin::default().address;
         // Without a configuration the server has the default, too.
         let Ok(path) = config_path(self.config.clone()) else { return Ok(default) };
-        // A server that runs goes on with what was good; a file that has faults now does not make it ill.
+        // A running server keeps the last good configuration; a faulty file does not make it
+        // unhealthy.
         let admin = match Config::load(&path) {
             Ok(config) => config.admin,
             Err(_) => Config::admin_of(&path).unwrap_or_else(|| Some(Admin::default())),
@@ -61,7 +67,8 @@ impl Healthcheck {
     }
 }
 
-/// Where a listener on all addresses is reached from here: by number, since a container from scratch knows no names.
+/// An address for a listener on all addresses: by number, since a container from scratch can't look
+/// up names.
 fn reachable(address: Address) -> Address {
     let Address::Tcp(text) = address else { return address };
     let loopback = [("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")];

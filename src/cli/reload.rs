@@ -1,4 +1,4 @@
-//! `bearward reload`: has a running bearward read its files again, and says what came of it.
+//! `bearward reload`: makes a running bearward read its files again, and prints the outcome.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +7,10 @@ use clap::Args;
 use http::Method;
 use serde_json::Value;
 
-use super::{Failure, client, config_path, print, say};
+use super::client;
+use super::config_path::config_path;
+use super::failure::Failure;
+use super::terminal::{print, say};
 use crate::config::{Address, Config};
 
 /// A reload of many keys takes its time.
@@ -15,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(super) struct Reload {
-    /// The configuration, which names the admin listener and its token [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
+    /// The configuration, which names the admin listener and its token [default: $BEARWARD_CONFIG,
+    /// ./bearward.yaml, /etc/bearward/config.yaml]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The admin listener, where no configuration names it: HOST:PORT or unix:/PATH
@@ -35,23 +39,23 @@ impl Reload {
         let token = client::read_token(&token_file)?;
         let response = client::ask(&address, &Method::POST, "/api/v1/reload", Some(&token), PATIENCE)?;
         let (head, body) = response.into_parts();
-        let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
         if self.json {
-            print(&format!("{told}\n"))?;
+            print(&format!("{answer}\n"))?;
         }
         if head.status.is_success() {
             if !self.json {
-                say_outcome(told.get("data"));
+                say_outcome(answer.get("data"));
             }
             return Ok(());
         }
-        let error = told.get("error");
+        let error = answer.get("error");
         let details = error.and_then(|error| error.get("details"));
         if !self.json {
             say_outcome(details);
         }
         let message = error.and_then(|error| error.get("message")).and_then(Value::as_str);
-        Err(Failure::Failed(message.unwrap_or("the answer is none of bearward's").to_owned()))
+        Err(Failure::Failed(message.unwrap_or("the answer is not from bearward").to_owned()))
     }
 
     fn whereabouts(&self) -> Result<(Address, PathBuf), Failure> {
@@ -72,7 +76,7 @@ impl Reload {
     }
 }
 
-/// A line for each part, each fault, and what takes a restart.
+/// Prints a line for each part, each fault, and each field that takes a restart.
 fn say_outcome(outcome: Option<&Value>) {
     let Some(outcome) = outcome else { return };
     for part in ["config", "keys", "certificates"] {
@@ -84,13 +88,13 @@ fn say_outcome(outcome: Option<&Value>) {
     for fault in items("faults") {
         let text = |name: &str| fault.get(name).and_then(Value::as_str).unwrap_or_default();
         let number = |name: &str| fault.get(name).and_then(Value::as_u64).unwrap_or_default();
-        let place = match number("line") {
+        let position = match number("line") {
             0 => String::new(),
             line => format!(":{line}:{}", number("column")),
         };
         let hint = Some(text("hint")).filter(|hint| !hint.is_empty());
         let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-        say(&format!("{}{place}: {}{hint}", text("file"), text("message")));
+        say(&format!("{}{position}: {}{hint}", text("file"), text("message")));
     }
     for field in items("needs_restart") {
         say(&format!("{} takes a restart", field.as_str().unwrap_or_default()));

@@ -6,13 +6,17 @@ use clap::Args;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, config_path, stop_signal};
+use super::config_path::config_path;
+use super::failure::Failure;
+use super::signals::stop_signal;
 use crate::app::{App, Surroundings};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hooks::Hooks;
+use crate::net;
 use crate::net::inherited::Inherited;
-use crate::observe::{Logs, log, trace};
+use crate::observe::trace::export;
+use crate::observe::{Logs, log};
 use crate::reload::Handle;
 
 #[derive(Debug, Args)]
@@ -35,7 +39,8 @@ pub(super) struct Run {
     /// Where the admin listener is, with --upstream, or `off` [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDRESS", requires = "upstream")]
     admin: Option<String>,
-    /// A built-in set of routes, with --upstream: openai, vllm, llama-cpp, ollama, triton, any [default: openai]
+    /// A built-in set of routes, with --upstream: openai, vllm, llama-cpp, ollama, triton, any
+    /// [default: openai]
     #[arg(long, value_name = "NAME", requires = "upstream")]
     routes: Option<String>,
 }
@@ -47,7 +52,7 @@ impl Run {
             .map_err(|(target, error)| Failure::Failed(format!("can't log to {target}: {error}")))?;
         let (logs, _sent_at_the_end) = match &config.traces {
             Some(traces) => {
-                let (tracer, guard) = trace::start(traces, &logs.threads)?;
+                let (tracer, guard) = export::start(traces, &logs.threads, net::client::post)?;
                 (logs.traced_by(tracer), Some(guard))
             }
             None => (logs, None),
@@ -64,7 +69,7 @@ impl Run {
             let stop = stop_signal()?;
             Ok::<bool, Failure>(app.run(stop).await?)
         })?;
-        // Whatever a blocking thread still does must not hold up the exit.
+        // Blocking threads must not delay the exit.
         runtime.shutdown_background();
         if finished {
             Ok(())
@@ -79,7 +84,7 @@ impl Run {
             return Config::load(&path).map_err(|faults| Failure::InConfig(faults, path));
         };
         let listen = self.listen.unwrap_or_else(|| "127.0.0.1:8080".to_owned());
-        // JSON is YAML, so the flags go the way of a file and meet the same checks.
+        // JSON is YAML: the flags are parsed and checked as a file is.
         let source = json!({
             "listeners": [{"address": listen}],
             "upstreams": [{"name": "upstream", "endpoints": [upstream]}],
@@ -91,7 +96,7 @@ impl Run {
     }
 }
 
-/// SIGHUP reloads, as it does everywhere.
+/// SIGHUP reloads.
 fn reload_on_hangup(reload: Handle) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -102,7 +107,7 @@ fn reload_on_hangup(reload: Handle) -> std::io::Result<()> {
     Ok(())
 }
 
-/// SIGUSR1 has the logs' files opened again, as logrotate asks for.
+/// SIGUSR1 makes the logs open their files again, as logrotate requests.
 fn reopen_on_signal(logs: Logs) -> std::io::Result<()> {
     let mut asked = signal(SignalKind::user_defined1())?;
     tokio::spawn(async move {
@@ -113,8 +118,8 @@ fn reopen_on_signal(logs: Logs) -> std::io::Result<()> {
     Ok(())
 }
 
-/// No core dump of this process is written, and no other user's debugger reads its memory: it holds private keys of
-/// certificates, and the requests that are under way with their tokens.
+/// Prevents core dumps of this process, and access of other users' debuggers to its memory. It
+/// holds private keys of certificates, and requests with their tokens.
 fn keep_memory_private() {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
@@ -122,7 +127,8 @@ fn keep_memory_private() {
     }
 }
 
-/// Panics go to the log like every other error. The message is the code's own, never a caller's input.
+/// Writes panics to the log like other errors. Their messages are the code's own, never a caller's
+/// input.
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

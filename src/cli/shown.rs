@@ -1,22 +1,24 @@
-//! Faults of a configuration with the lines that they are in, for people.
+//! Faults of a configuration with their lines, for people.
 //!
-//! Invariant: only lines of configurations are shown, never of key files; and of those, nothing that looks like a secret.
+//! Invariant: only lines of configurations are shown, never of key files, and no line with
+//! something like a secret.
 
 use std::path::Path;
 
 use crate::config::fault::{Fault, Faults};
 use crate::mask::masked;
 
-/// A longer line is no help.
+/// Longer lines are not shown, in characters.
 const MAX_LINE: usize = 160;
-/// A word of this length with letters and digits in it may be a secret, and so may one of letters alone that is longer.
+/// A word of this length with letters and digits may be a secret; so may a longer one of letters
+/// only.
 const SECRET_LENGTH: usize = 16;
 const LONG_WORD: usize = 24;
-/// What stands behind a name with one of these in it is not shown.
+/// Values of names that contain one of these are not shown.
 const SECRET_NAMES: [&str; 9] =
     ["password", "passwd", "secret", "token", "api_key", "apikey", "credential", "bearer", "authorization"];
 
-/// All faults, those in `config` with their lines.
+/// All faults; those in `config` with their lines.
 pub(super) fn faults(faults: &Faults, config: &Path) -> String {
     let source = std::fs::read_to_string(config).unwrap_or_default();
     let shown = faults.0.iter().map(|fault| match fault.file == config && fault.at.line > 0 {
@@ -28,7 +30,7 @@ pub(super) fn faults(faults: &Faults, config: &Path) -> String {
 
 fn with_line(fault: &Fault, source: &str) -> String {
     let line = source.lines().nth(fault.at.line - 1).unwrap_or_default().trim_end();
-    // Of a field that nothing has, nobody knows what its value is.
+    // The value of an unknown field may be anything.
     let line = match fault.message.starts_with("unknown field") {
         true => without_value(line, fault.at.column),
         false => line,
@@ -38,7 +40,7 @@ fn with_line(fault: &Fault, source: &str) -> String {
     let margin = " ".repeat(number.len());
     let mut text = format!("{}:{}:{}: {}\n", fault.file.display(), number, fault.at.column, fault.message);
     text.push_str(&format!("{margin} |\n{number} | {shown}\n"));
-    // Tabs stay, so that the caret stands where it should in any terminal.
+    // Tabs are kept, so that the caret is in the right column in any terminal.
     let before: String =
         line.chars().take(fault.at.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     text.push_str(&format!("{margin} | {before}^\n"));
@@ -55,7 +57,7 @@ fn without_value(line: &str, column: usize) -> &str {
     line.get(..name).unwrap_or(line)
 }
 
-/// The line, where nothing in it looks like a secret.
+/// The line, unless something in it looks like a secret.
 fn presentable(line: &str) -> Option<&str> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '=');
     let looks_secret = |word: &str| {
@@ -65,17 +67,17 @@ fn presentable(line: &str) -> Option<&str> {
         (word.len() >= SECRET_LENGTH && is_mixed) || (word.len() >= LONG_WORD && is_plain)
     };
     let has_user_info = line.split_once("://").is_some_and(|(_, behind)| behind.contains('@'));
-    let is_told = !line.is_empty()
+    let is_shown = !line.is_empty()
         && line.len() <= MAX_LINE
         && !line.chars().any(|c| c.is_control() && c != '\t')
         && masked(line) == line
         && !has_user_info
         && !line.split(|c| !is_word(c)).any(|word| looks_secret(word) || word.starts_with("sk-"))
         && !names_secret(line);
-    is_told.then_some(line)
+    is_shown.then_some(line)
 }
 
-/// Whether a field of the line is named as secrets are, and holds more than the place of one.
+/// Whether a field of the line has the name of a secret, and a value that is no placeholder.
 fn names_secret(line: &str) -> bool {
     let lower = line.to_ascii_lowercase();
     SECRET_NAMES.iter().any(|name| {

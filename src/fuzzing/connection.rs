@@ -1,7 +1,8 @@
-//! A whole connection: any bytes at all from a client, and an upstream that reads strictly what arrives.
+//! A whole connection: any bytes from a client, and an upstream that parses the forwarded bytes
+//! strictly.
 //!
-//! Time stands still while anything moves and jumps to the next deadline when nothing does, so a client that stalls
-//! costs no time.
+//! Time stands still while anything moves, and jumps to the next deadline when nothing does: a
+//! client that stalls costs no time.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -152,7 +153,8 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
     // Panics of the connection are findings.
     serving.await.unwrap();
     drop(pool);
-    // Upstream's tasks read what is still on its way. Time stands still meanwhile, and jumps when they are done.
+    // Upstream's tasks read what is still on its way. Time stands still meanwhile, and jumps when
+    // they are done.
     tokio::time::sleep(Duration::from_secs(1)).await;
     writing.abort();
     accepting.abort();
@@ -187,7 +189,8 @@ async fn serve_upstream(listener: tokio::net::UnixListener, arrived: Arc<Mutex<V
     }
 }
 
-/// The whole requests on one connection to upstream. What is no request is a finding; a part may be left.
+/// The whole requests on one connection to upstream. What is no request is a finding; a part may be
+/// left.
 fn read_all(mut bytes: &[u8]) -> Vec<Message> {
     let mut messages = Vec::new();
     loop {

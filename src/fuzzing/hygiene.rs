@@ -1,4 +1,5 @@
-//! Headers: whatever a caller sends, upstream gets our names from us alone, and no credential.
+//! Headers: for any headers of a caller, upstream gets our own headers only from us, and no
+//! credential.
 
 use std::net::IpAddr;
 
@@ -11,7 +12,7 @@ use crate::gate::{self, Admitted, Head, Identity};
 use crate::guard::client;
 use crate::limit::Cost;
 
-/// Names that nobody but us may say, or that belong to one connection, as others fold to them.
+/// Names that only we may send, or that belong to one connection, and names that fold to them.
 const NEVER: &[&str] = &[
     "authorization",
     "x-api-key",
@@ -34,12 +35,12 @@ const NEVER: &[&str] = &[
     "x-http-method-override",
     "x-method-override",
     "x-original-host",
-    // Nobody is trusted here.
+    // No proxy is trusted here.
     "true-client-ip",
     "cf-connecting-ip",
     "x-client-ip",
 ];
-/// Names that we say, once each.
+/// Names that we send, once each.
 const OURS: &[(&str, &str)] = &[
     ("x-bearward-key-id", "key_fuzz"),
     ("x-bearward-key-name", "fuzz"),
@@ -52,7 +53,7 @@ const OURS: &[(&str, &str)] = &[
     ("host", "a.example"),
 ];
 
-/// Takes the bytes as fields, one a line, beside those of a good request.
+/// Takes the bytes as header fields, one a line, in addition to those of a good request.
 pub fn hygiene(bytes: &[u8]) {
     let mut builder = Request::get("/v1/models").header("host", "a.example");
     let mut kept = Vec::new();
@@ -103,7 +104,7 @@ pub fn hygiene(bytes: &[u8]) {
     }
 }
 
-/// What upstream gets has our names from us, and none that nobody may say.
+/// Checks that our headers are from us, and that no reserved one is left.
 fn check(headers: &HeaderMap) {
     for (name, value) in headers {
         let spelled = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");

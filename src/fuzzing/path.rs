@@ -1,4 +1,5 @@
-//! Paths: the canonical form against a second reading, and that it is its own canonical form.
+//! Paths: the canonical form, compared with a second implementation, and that it is its own
+//! canonical form.
 
 use http::uri::PathAndQuery;
 
@@ -11,7 +12,7 @@ pub fn path(bytes: &[u8]) {
     if !raw.path().starts_with('/') {
         return;
     }
-    // There is a bound of segments, encoded or not.
+    // The number of segments is bounded, encoded or not.
     if raw.path().matches(['/', ';', '%']).count() > 256 {
         return;
     }
@@ -24,6 +25,7 @@ pub fn path(bytes: &[u8]) {
     assert_eq!(found.query(), raw.query(), "the query is left alone");
     let (again, ambiguities_again) = guard::canonical(&found).expect("a canonical path is one");
     assert_eq!(again, found, "nothing is left to resolve");
-    // What is resolved away was ambiguous all the same: where it is a slash, another segment would have gone.
+    // Removed segments must not have been ambiguous: where one contains a slash, another segment
+    // would have been removed.
     assert!(ambiguities_again.iter().all(|again| ambiguities.contains(again)), "{raw}");
 }

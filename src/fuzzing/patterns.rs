@@ -1,5 +1,5 @@
-//! Patterns against paths, by a second reading of both, and routes against requests: none slips by a narrower route to a
-//! wider one.
+//! Patterns and paths, by a second implementation of both; and routes and requests: no request
+//! passes by a narrower route to a wider one.
 
 use std::path::Path;
 
@@ -12,11 +12,12 @@ use crate::guard;
 use crate::path_pattern::PathPattern;
 use crate::route::{Lookup, RouteTable};
 
-/// Longer ones only make the second reading slow.
+/// Longer patterns only make the second implementation slow.
 const LONGEST_PATTERN: usize = 64;
 const LONGEST_PATH: usize = 160;
 
-/// Takes the first line as a pattern, the second as another one, and the third as the path of a request.
+/// Takes the first line as a pattern, the second as another one, and the third as the path of a
+/// request.
 pub fn patterns(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut lines = text.splitn(3, '\n');
@@ -54,16 +55,16 @@ pub fn patterns(bytes: &[u8]) {
     }
 }
 
-/// What is said to be meant is a pattern.
+/// A suggested pattern must be a pattern.
 fn check_hint(pattern: &str, hint: Option<&str>) {
     let meant = hint.and_then(|hint| hint.strip_suffix(" is meant?"));
-    // A path that lacks its slash may lack more than that.
+    // A path without its slash may have other faults.
     if let Some(meant) = meant.filter(|_| pattern.starts_with('/')) {
         assert!(PathPattern::parse(meant).is_ok(), "{pattern}: {meant} is no pattern");
     }
 }
 
-/// The patterns that braces make of one, by their innermost pair first.
+/// The patterns of a pattern with braces, from the innermost pair on.
 fn expanded(pattern: &str) -> Vec<String> {
     let Some(close) = pattern.find('}') else { return vec![pattern.to_owned()] };
     let open = pattern[..close].rfind('{').expect("a pattern with braces that match");
@@ -73,7 +74,7 @@ fn expanded(pattern: &str) -> Vec<String> {
     for c in pattern[open + 1..close].chars().chain([',']) {
         is_class = (is_class || c == '[') && c != ']';
         if c == ',' && !is_class {
-            // A choice of an outer pair that stands within becomes one of its own.
+            // A choice of an outer pair that contains braces becomes a pattern of its own.
             all.extend(expanded(&format!("{}{choice}{}", &pattern[..open], &pattern[close + 1..])));
             choice.clear();
         } else {
@@ -83,7 +84,8 @@ fn expanded(pattern: &str) -> Vec<String> {
     all
 }
 
-/// Whether a pattern without braces matches, from its last character to its first, on the path as its bytes.
+/// Whether a pattern without braces matches, from the last character to the first, over the path's
+/// bytes.
 fn should_match(pattern: &str, path: &str) -> bool {
     let segments = |text: &str| text.split('/').skip(1).map(str::to_owned).collect::<Vec<_>>();
     let (wanted, found) = (segments(pattern), segments(path));
@@ -101,7 +103,7 @@ fn should_match_segments(wanted: &[String], found: &[String], is_end: bool) -> b
     should_match_segments(before, rest, false) && should_match_text(&pieces(last), &characters(text))
 }
 
-/// A piece of a pattern: `None` is a star, else which characters it may stand for.
+/// A piece of a pattern: `None` is a star, else the characters that it matches.
 type Piece = Option<Box<dyn Fn(&str) -> bool>>;
 
 fn pieces(text: &str) -> Vec<Piece> {
@@ -154,11 +156,11 @@ fn characters(text: &str) -> Vec<String> {
     found
 }
 
-/// By all states at once, so that many stars cost no more than few.
+/// Follows all states at once, so that many stars cost no more than few.
 fn should_match_text(pieces: &[Piece], text: &[String]) -> bool {
     let close = |states: &mut Vec<bool>| {
-        for place in 0..pieces.len() {
-            states[place + 1] |= states[place] && pieces[place].is_none();
+        for position in 0..pieces.len() {
+            states[position + 1] |= states[position] && pieces[position].is_none();
         }
     };
     let mut states = vec![false; pieces.len() + 1];
@@ -166,10 +168,10 @@ fn should_match_text(pieces: &[Piece], text: &[String]) -> bool {
     close(&mut states);
     for character in text {
         let mut next = vec![false; pieces.len() + 1];
-        for (place, piece) in pieces.iter().enumerate().filter(|(place, _)| states[*place]) {
+        for (position, piece) in pieces.iter().enumerate().filter(|(position, _)| states[*position]) {
             match piece {
-                None => next[place] = true,
-                Some(takes) => next[place + 1] |= takes(character),
+                None => next[position] = true,
+                Some(takes) => next[position + 1] |= takes(character),
             }
         }
         close(&mut next);
@@ -178,13 +180,14 @@ fn should_match_text(pieces: &[Piece], text: &[String]) -> bool {
     states[pieces.len()]
 }
 
-/// What an upstream reads as a path of the narrower route is decided by that route, however the client wrote it.
+/// Checks that a path which upstream reads as one of the narrower route is decided by that route,
+/// in any spelling.
 fn check_routes(pattern: &str, raw: &PathAndQuery, canonical: &PathAndQuery, ambiguities: &[Ambiguity]) {
     let guarded = pattern.strip_suffix("**").filter(|guarded| guarded.ends_with('/'));
     if guarded.unwrap_or(pattern).contains(['*', '?', '[', '{', '}']) || pattern.contains("${") {
         return;
     }
-    // Whoever has these in a pattern has promised that upstream reads them as parts of a name (`accept_in_path`).
+    // A pattern with these promises that upstream reads them as parts of a name (`accept_in_path`).
     if pattern.contains("%2F") || pattern.contains("%5C") {
         return;
     }
@@ -216,7 +219,7 @@ fn check_routes(pattern: &str, raw: &PathAndQuery, canonical: &PathAndQuery, amb
     }
 }
 
-/// A path as many servers read it once it is decoded: a backslash is a slash, and one slash is as good as two.
+/// A path as many servers read it after decoding: a backslash is a slash, and slashes are merged.
 fn merged(path: &[u8]) -> Vec<u8> {
     let mut out: Vec<u8> = Vec::with_capacity(path.len());
     for byte in path {

@@ -1,9 +1,9 @@
-//! Second readings of HTTP/1.1 (RFC 9112) and of paths (RFC 3986), by other means than the product's: what upstream may
-//! get, and what a client may be taken to have said.
+//! Second implementations of HTTP/1.1 (RFC 9112) and of paths (RFC 3986), independent of the
+//! product's: messages that upstream may get, and readings of a client's bytes.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-/// What may stand raw in a path.
+/// Whether a byte may be raw in a path.
 const OUTSIDE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -48,23 +48,23 @@ pub(super) fn canonical_path(path: &str) -> Option<String> {
     while text.contains("//") {
         text = text.replace("//", "/");
     }
-    // `url` takes `/A:/` for a drive, which `..` does not leave: a colon goes by another name.
+    // `url` takes `/A:/` for a drive, which `..` does not leave: the colon is replaced meanwhile.
     let text = text.replace(':', "\u{e000}");
     let path = url::Url::parse(&format!("http://host{text}")).ok()?.path().replace("%EE%80%80", ":");
-    // Somebody may take these for slashes, and parameters for none of the path.
+    // Some servers take these for slashes, and parameters for no part of the path.
     let split = path.replace("%2F", "/").replace("%5C", "/").replace("%3B", ";");
     let hides = split.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")));
     (!hides).then_some(path)
 }
 
-/// A request as it stands in bytes.
+/// A request as bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Message {
     pub(super) method: String,
     pub(super) target: String,
     pub(super) fields: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
-    /// Nothing behind it may be taken for a request.
+    /// No later byte may be taken for a request.
     pub(super) is_last: bool,
 }
 
@@ -75,24 +75,24 @@ impl Message {
     }
 }
 
-/// How much of a message there is.
+/// The complete part of a message.
 #[derive(Debug)]
 pub(super) enum Read {
-    /// All of it, and its length in bytes.
+    /// The whole message, with its length in bytes.
     Whole(Message, usize),
-    /// Its head at most.
+    /// At most the head.
     Part,
-    /// It is none.
+    /// No message.
     Bad(String),
 }
 
-/// How strictly a head is read.
+/// The strictness of reading a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// As upstream must be able to: nothing but what the RFC says a sender sends.
+    /// As strict as an upstream may be: only the forms that RFC 9112 allows senders.
     Strict,
-    /// As the library under bearward does: lines may end with LF alone, an empty line may come before the head, a
-    /// fragment may stand in the target.
+    /// As the library under bearward reads: lines may end with LF alone, an empty line may precede
+    /// the head, and the target may have a fragment.
     Lenient,
 }
 
@@ -115,7 +115,7 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// The next line without its end; `None` where it has not come.
+    /// The next line without its end; `None` where it is incomplete.
     fn next(&mut self) -> Result<Option<&'a [u8]>, String> {
         let rest = &self.bytes[self.at..];
         let Some(length) = rest.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
@@ -129,7 +129,7 @@ impl<'a> Lines<'a> {
             }
             (None, Manner::Strict) => return Err("a line that ends with LF alone".to_owned()),
         };
-        // The library takes NUL in the extension of a chunk, which goes no further.
+        // The library accepts NUL in a chunk extension, which is not forwarded.
         let is_bad = |byte: &u8| *byte == b'\r' || (*byte == 0 && self.manner == Manner::Strict);
         match line.iter().any(is_bad) {
             true => Err("CR or NUL within a line".to_owned()),
@@ -199,14 +199,14 @@ fn body(lines: &mut Lines<'_>, message: &mut Message) -> Result<Option<()>, Stri
             let length = length.parse().map_err(|_| format!("{length} is too long"))?;
             lines.take(length).map(<[u8]>::to_vec)
         }
-        // The library takes the chunks for the body, and nothing behind them (RFC 9112, section 6.1).
+        // The library takes only the chunks for the body (RFC 9112, section 6.1).
         ([_, ..], [coding]) if lines.manner == Manner::Lenient && coding.eq_ignore_ascii_case("chunked") => {
             message.is_last = true;
             chunks(lines)?
         }
         _ => return Err(format!("framing: {lengths:?} {codings:?}")),
     };
-    // Where a chunked body ends is not certain then.
+    // The end of a chunked body is uncertain then.
     message.is_last |= lines.has_bare_lf && !codings.is_empty();
     Ok(body.map(|body| message.body = body))
 }

@@ -1,4 +1,4 @@
-//! The steps of one request by themselves, for whoever times them.
+//! The steps of one request, separately, for benches.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::guard::client::Client;
 use crate::limit::Cost;
 use crate::proxy::Gateway;
 
-/// A request with a good key, as a common client sends it, and what decides about it.
+/// A request with a valid key, as a common client sends it, and the state that decides about it.
 pub struct Steps {
     gateway: Arc<Gateway>,
     parts: Parts,
@@ -24,7 +24,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// The request, ready.
+    /// The prepared request.
     pub fn new() -> Self {
         let request = Request::get("/v1/models?limit=20")
             .header("host", "a.example")
@@ -46,7 +46,8 @@ impl Steps {
         }
     }
 
-    /// All that is decided before a request is forwarded: what it means, who asks, whether that may be, and limits.
+    /// The whole decision about a request before it is forwarded: target, authentication,
+    /// authorization and limits.
     pub fn decide(&self) {
         self.permit();
     }
@@ -62,7 +63,7 @@ impl Steps {
         (target, permit)
     }
 
-    /// What turns a caller's headers into those that upstream gets, by itself.
+    /// The change of a caller's headers into those that upstream gets.
     pub fn rewriter(&self) -> impl Fn() -> HeaderMap + '_ {
         let (target, permit) = self.permit();
         let snapshot = self.gateway.snapshot.load_full();

@@ -1,4 +1,5 @@
-//! Key files and configurations: no panic, faults within the file, and no secret in what is said of keys.
+//! Key files and configurations: no panic, positions of faults within the file, and no secret in
+//! messages.
 
 use std::path::Path;
 
@@ -9,14 +10,14 @@ use crate::keys::set::{AtFault, Pace, Reading};
 use crate::keys::store::Store;
 use crate::{Config, KeyRing};
 
-/// Takes the bytes as a key file; the first of them says of which kind.
+/// Takes the bytes as a key file; the first byte selects its kind.
 pub fn keys(bytes: &[u8]) {
     let Some((kind, content)) = bytes.split_first() else { return };
     let directory = tempfile::tempdir().unwrap();
     let name = ["keys.yaml", "keys.jsonl", "keys.txt", "part.yaml"][usize::from(kind % 4)];
     let path = directory.path().join(name);
     std::fs::write(&path, content).unwrap();
-    // A file of a directory may hold one key alone.
+    // A file of a directory may contain one key only.
     let store = if name == "part.yaml" { directory.path() } else { &path };
     let store = Store::at(store).unwrap();
     let ids = IdSecret::random();
@@ -27,7 +28,7 @@ pub fn keys(bytes: &[u8]) {
             assert_eq!(set.keys, records.len(), "both ways of reading find the same keys");
         }
         (Ok(set), _) => assert!(!set.refused.is_empty(), "{described:?}"),
-        // A store that is about to get its first key can be described, and not served by.
+        // A store that is about to get its first key can be read, but not served.
         (Err(faults), described) => {
             let is_empty = described.as_ref().is_ok_and(Vec::is_empty);
             assert!(described.is_err() || is_empty, "only the one for service fails: {faults}");
@@ -43,7 +44,7 @@ pub fn keys(bytes: &[u8]) {
     }
 }
 
-/// Takes the first half as what is served, and the whole as what the store is changed to.
+/// Takes the first half as the served store, and the whole as the store that it is changed to.
 fn changed(store: &Store, path: &Path, content: &[u8], ids: &IdSecret) {
     std::fs::write(path, content.get(..content.len() / 2).unwrap_or_default()).unwrap();
     let nothing = Default::default();
@@ -68,7 +69,7 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// Faults lie within the file.
+/// Checks that faults are within the file.
 fn check(faults: &Faults, content: &[u8]) {
     assert!(!faults.0.is_empty(), "a refusal says why");
     // YAML has lines that end with CR alone.
@@ -78,13 +79,13 @@ fn check(faults: &Faults, content: &[u8]) {
     }
 }
 
-/// What is said of a key file holds nothing that may be a secret.
+/// Checks that no message about a key file contains a possible secret.
 fn check_secrets(faults: &Faults, content: &[u8]) {
     let (text, said) = (String::from_utf8_lossy(content), faults.to_string());
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ':');
     for word in text.split(|c| !is_part(c)) {
         let is_secret =
             word.len() >= 20 && ["bwk_", "sk-", "sha256:"].iter().any(|start| word.starts_with(start));
-        assert!(!is_secret || !said.contains(word), "a secret is told: {said}");
+        assert!(!is_secret || !said.contains(word), "a secret is shown: {said}");
     }
 }

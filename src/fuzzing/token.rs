@@ -1,4 +1,4 @@
-//! Tokens: what is one, by a second reading of the format, and that nothing else opens anything.
+//! Tokens: their format, by a second implementation, and that nothing else matches a key.
 
 use std::sync::OnceLock;
 
@@ -18,7 +18,7 @@ pub fn token(bytes: &[u8]) {
     let (cache, live) = keys();
     let opens = cache.open(&credential).is_ok();
     assert_eq!(opens, live.iter().any(|token| token.as_bytes() == bytes), "a token opens itself alone");
-    // One that is nearly good: bytes that replace a part of a live one.
+    // A nearly valid token: bytes that replace a part of a valid one.
     if let (Some((&at, rest)), Some(live)) = (bytes.split_first(), live.first()) {
         let mut near = live.clone().into_bytes();
         let start = usize::from(at) % near.len();

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::http2;
@@ -26,6 +26,7 @@ use super::listen::{Accepted, Stream};
 use super::phase::WireTimeouts;
 use super::presence::Peered;
 use super::service;
+use super::waits::{REFUSAL_TIME, watch_idle};
 use super::wire::{Refuse, Wire};
 use crate::activity::ConnectionActivity;
 use crate::config::Limits;
@@ -37,25 +38,23 @@ use crate::proxy::Peer;
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The headers that hyper's HTTP/1 takes unless told otherwise.
+/// The most headers that hyper's HTTP/1 accepts by default.
 const HYPERS_HEADER_COUNT: usize = 100;
-/// When the process stops, a client that has just connected may still ask for this long,
+/// When the process stops, a client that has just connected may still send a request for this long.
 const FRESH_GRACE: Duration = Duration::from_secs(1);
-/// … and one that has asked before for this long.
+/// When the process stops, a client that has sent requests before may send another one for this
+/// long.
 const IDLE_GRACE: Duration = Duration::from_millis(300);
-/// A client that is refused whatever it asks gets this long to ask.
-pub(super) const REFUSAL_TIME: Duration = Duration::from_secs(2);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
     Http1,
     Http2,
 }
 
-/// Serves a connection until it ends. Errors end it and are nobody else's concern.
+/// Serves a connection until it ends. Errors end it, and concern no other one.
 ///
-/// Each stage has a box of its own, which goes when the next begins: so an idle connection holds no more than the stage
-/// that it is in needs.
+/// Each stage has a box of its own, which is freed when the next stage begins: an idle connection
+/// holds no more memory than its stage needs.
 pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Receiver<bool>) {
     let Accepted { stream, tls, permit, member, .. } = accepted;
     let activity = peer.activity.clone();
@@ -84,10 +83,11 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
 /// A stage of a connection.
 type Stage<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
-/// The last one.
+/// The last stage: HTTP.
 type Serving = Stage<()>;
 
-/// The first stage: all that comes before HTTP. It yields the next, unless the connection has ended.
+/// Runs the first stage, all that comes before HTTP. It yields the next stage, unless the
+/// connection has ended.
 fn begin<S>(
     stream: S,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -149,13 +149,14 @@ where
     Ok(Some(serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown)))
 }
 
-/// Ready when the process has been told to stop, and a client that has just connected had its time to ask.
+/// Ready when the process stops, and a client that has just connected had its time to send a
+/// request.
 async fn grace_is_over(mut shutdown: watch::Receiver<bool>) {
     drop(shutdown.wait_for(|stop| *stop).await);
     tokio::time::sleep(FRESH_GRACE).await;
 }
 
-/// Reads until it is clear whether HTTP/2's preface comes.
+/// Reads until it is clear whether the client sends HTTP/2's preface.
 async fn sniff<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Protocol, Bytes)> {
     let mut ahead = BytesMut::with_capacity(1024);
     loop {
@@ -216,7 +217,8 @@ struct Http1 {
 
 impl Http1 {
     fn new(peer: Peer, limits: Limits) -> Self {
-        // A head may be as large as its two parts may be; which of them is too large, the guard says.
+        // A head may be as large as both of its parts may be; the guard reports the part that is
+        // too large.
         let head_bytes = usize::try_from(limits.header_bytes + limits.uri_bytes).unwrap_or(usize::MAX);
         let mut builder = http1::Builder::new();
         builder
@@ -224,7 +226,7 @@ impl Http1 {
             // The wire has the timers.
             .header_read_timeout(None);
         if limits.header_count != HYPERS_HEADER_COUNT {
-            // Said only where it differs: hyper then fills a list of this length for every head.
+            // Set only where it differs: hyper then fills a list of this length for every head.
             builder.max_headers(limits.header_count);
         }
         Http1 { builder, peer: Arc::new(peer), drain_timeout: limits.drain_timeout }
@@ -259,8 +261,8 @@ where
 {
     let (activity, mut after_shutdown) = (http.peer.activity.clone(), shutdown.clone());
     let gateway = http.peer.gateway.clone();
-    // From the word to stop on, every answer closes its connection. So one that is in use ends with its next answer,
-    // and no request crosses the end of its connection on the way; one that is not in use ends a moment later.
+    // From the order to stop on, every answer closes its connection. A connection in use ends with
+    // its next answer, so that no request crosses its end; any other one ends a moment later.
     let mut drained = pin!(async {
         drop(shutdown.wait_for(|stop| *stop).await);
         let is_fresh = activity.begun() == 0;
@@ -272,10 +274,10 @@ where
         let at_rest = tokio::select! {
             biased;
             ended = &mut *connection => break ended.map_err(io::Error::other),
-            // hyper has had its turn, and waits.
+            // hyper was polled, and waits.
             () = poll_fn(|_| if activity.may_rest() { Poll::Ready(()) } else { Poll::Pending }) => true,
-            // Asked at first, so that it wakes us, and then only between requests or once the process ends: a request that
-            // is in service need not pay for it.
+            // Polled at first, so that it wakes us, and then only between requests or once the
+            // process ends: a request in service need not pay for it.
             () = poll_fn(|cx| {
                 if is_watched && !activity.has_no_request() && !gateway.is_draining.load(Ordering::Relaxed) {
                     return Poll::Pending;
@@ -293,7 +295,8 @@ where
                 () = watch_idle(&activity, FRESH_GRACE, ConnectionActivity::is_quiet) => Ok(()),
             };
         }
-        // Between two requests, far apart: hyper's buffers, and room for a request's course, are given back meanwhile.
+        // The connection is silent between two requests: hyper's buffers and the request state are
+        // freed meanwhile.
         let Some(parts) = connection.into_parts() else { return Ok(()) };
         wire = parts.io.into_inner();
         drop(activity.lend_alarm());
@@ -310,10 +313,10 @@ where
             }
         }
     };
-    // What HTTP has ended with may be another protocol's beginning.
+    // After a 101, the connection goes on as a tunnel.
     let opened = http.peer.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(opened) = opened {
-        // It has no end of its own: what it may have of the drain's time, it has to the full but for a last moment.
+        // A tunnel has no end of its own: it may use the drain's time but for a last moment.
         let over = async {
             drop(after_shutdown.wait_for(|stop| *stop).await);
             tokio::time::sleep(http.drain_timeout - http.drain_timeout / 10).await;
@@ -323,33 +326,14 @@ where
     ended
 }
 
-/// Ends when the connection has been idle, as `is_idle` has it, and no request has come for `limit`.
-pub(super) async fn watch_idle(
-    activity: &ConnectionActivity,
-    limit: Duration,
-    is_idle: fn(&ConnectionActivity) -> bool,
-) {
-    let mut seen = activity.begun();
-    let mut since = Instant::now();
-    loop {
-        tokio::time::sleep_until(since + limit).await;
-        if is_idle(activity) && activity.begun() == seen {
-            return;
-        }
-        // Looked at once a limit: an idle connection lives for up to twice as long, and a busy one costs nothing.
-        seen = activity.begun();
-        since = Instant::now();
-    }
-}
-
-/// Our answers in the place of hyper's own refusals.
+/// Makes our answers, which replace hyper's own refusals.
 pub(crate) fn refusals(observer: Arc<Observer>, client: Option<IpAddr>, limits: Limits) -> Refuse {
     Box::new(move |status, seen| {
         let denial = match status {
-            // hyper can't tell a request line that is too long from headers that are.
+            // hyper can't distinguish a request line that is too long from headers that are.
             414 => Denial::uri_too_long(limits.uri_bytes),
             431 if seen.lines == 0 => Denial::uri_too_long(limits.uri_bytes),
-            // … nor a Content-Length that is no length from either.
+            // This status also means a Content-Length that is no length.
             431 if seen.bytes as u64 <= limits.header_bytes && seen.lines <= limits.header_count => {
                 Denial::bad_request("The request's framing is not valid")
             }
@@ -368,10 +352,11 @@ pub(crate) fn refusals(observer: Arc<Observer>, client: Option<IpAddr>, limits: 
     })
 }
 
-/// An HTTP/1.1 message, as hyper would have written it.
+/// An HTTP/1.1 message, as hyper would write it.
 fn serialized(response: &http::Response<Bytes>) -> Bytes {
     let mut message = Vec::with_capacity(512);
     let status = response.status();
+    debug_assert!(status.canonical_reason().is_some(), "{status}");
     let reason = status.canonical_reason().unwrap_or_default();
     message.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
     for (name, value) in response.headers() {

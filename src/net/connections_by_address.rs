@@ -1,4 +1,4 @@
-//! How many connections each client address has, where that is limited.
+//! The number of connections of each client address, where it is limited.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use crate::address::host_part;
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionsByAddress(Mutex<HashMap<IpAddr, usize>>);
 
-/// One connection of an address; dropping it is its end.
+/// One connection of an address; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Member {
     crowd: Arc<ConnectionsByAddress>,

@@ -1,14 +1,14 @@
 //! Counts the frames of HTTP/2 that make work and carry nothing (RFC 9113, section 10.5).
 //!
-//! hyper and h2 bound resets, CONTINUATION, small DATA and what is refused; PING, SETTINGS, PRIORITY, WINDOW_UPDATE and
-//! unknown frames they take at any rate. This looks at the nine bytes of each frame's header alone and never changes
-//! one; what a frame means is h2's business.
+//! hyper and h2 bound resets, CONTINUATION, small DATA and refused streams. They accept PING,
+//! SETTINGS, PRIORITY, WINDOW_UPDATE and unknown frames at any rate. This file reads the nine bytes
+//! of each frame's header, and changes no frame; h2 interprets frames.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
-/// What is sent before the first frame (RFC 9113, section 3.4).
+/// The length of the client's preface, which precedes the first frame (RFC 9113, section 3.4).
 const PREFACE: usize = 24;
 const HEADER: usize = 9;
 const DATA: u8 = 0;
@@ -22,25 +22,27 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
-/// Frames that may come at any time beyond what is earned,
+/// Frames that a client may send at any time beyond its credit.
 const BURST: f64 = 2000.0;
-/// … more of them each second,
+/// Frames beyond the credit that are allowed anew each second.
 const PER_SECOND: f64 = 200.0;
-/// … and no more than this, however much was earned.
+/// The most frames that a client may have in credit.
 const MOST: f64 = 20_000.0;
-/// A window that is reopened counts for so much: it makes us send nothing back and keep nothing.
+/// The cost of a window that is reopened, in frames: we send nothing back for it and keep nothing.
 const PER_WINDOW: f64 = 1.0 / 16.0;
-/// A frame of a body on the wire earns as many: simple clients reopen the window of its stream and that of the connection
-/// for each of them, however small, and each window that is reopened by little makes the next frame a small one.
+/// The credit of a frame of a body on the wire. Simple clients reopen the window of its stream and
+/// that of the connection for each frame, however small; and a window that is reopened by little
+/// makes the next frame a small one.
 const PER_WRITTEN: f64 = 2.0 * PER_WINDOW;
-/// A request earns as many: its own priority, windows and cancellation.
+/// The credit of a request: its own priority, windows and cancellation.
 const PER_REQUEST: f64 = 8.0;
-/// A frame of an answer earns as many: the windows that it reopens, and a client's pings that measure it,
+/// The credit of a frame of an answer: the windows that it reopens, and a client's pings that
+/// measure it.
 const PER_FRAME: f64 = 4.0;
-/// … and more where it is a large one: one for so many bytes.
+/// A large frame of an answer earns one more frame for each of so many bytes.
 const BYTES_EACH: f64 = 1024.0;
 
-/// What a frame's header says (RFC 9113, section 4.1).
+/// The header of a frame (RFC 9113, section 4.1).
 #[derive(Clone, Copy, Debug)]
 struct Head {
     length: usize,
@@ -56,7 +58,7 @@ impl Head {
         Head { length, kind, flags, stream: u32::from_be_bytes([s1 & 0x7f, s2, s3, s4]) }
     }
 
-    /// A part of a header block, which ends with END_HEADERS.
+    /// Whether the frame is a part of a header block, which ends with END_HEADERS.
     fn is_of_block(self) -> bool {
         matches!(self.kind, HEADERS | PUSH_PROMISE | CONTINUATION)
     }
@@ -77,13 +79,14 @@ impl Walk {
         Walk { payload: skipped, header: [0; HEADER], header_length: 0 }
     }
 
-    /// Goes on to the end of the next frame's header; `None` where the bytes end before it.
+    /// Advances to the end of the next frame's header; `None` where the bytes end before it.
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
         let skipped = self.payload.min(bytes.len());
         self.payload -= skipped;
         let rest = bytes.get(skipped..).unwrap_or_default();
         let missing = if self.payload > 0 { 0 } else { HEADER - self.header_length };
         let (head, rest) = rest.split_at(missing.min(rest.len()));
+        debug_assert!(self.header_length + head.len() <= HEADER);
         if let Some(room) = self.header.get_mut(self.header_length..self.header_length + head.len()) {
             room.copy_from_slice(head);
         }
@@ -98,7 +101,7 @@ impl Walk {
         Some(head)
     }
 
-    /// Whether a frame has begun that has not ended.
+    /// Whether a frame has begun and not ended.
     fn is_amid(&self) -> bool {
         self.header_length > 0 || self.payload > 0
     }
@@ -108,11 +111,11 @@ impl Walk {
 #[derive(Debug)]
 pub(super) struct FrameMeter {
     walk: Walk,
-    /// The first frame has come: it must be SETTINGS (RFC 9113, section 3.4).
+    /// Whether the first frame has come: it must be SETTINGS (RFC 9113, section 3.4).
     has_begun: bool,
-    /// A header block has begun that has not ended.
+    /// Whether a header block has begun and not ended.
     is_in_block: bool,
-    /// The current frame is a part of a body.
+    /// Whether the current frame is a part of a body.
     is_in_data: bool,
     /// Streams that the client has reset.
     resets: usize,
@@ -123,7 +126,7 @@ pub(super) struct FrameMeter {
     earned: f64,
 }
 
-/// What a connection has done that is worth something.
+/// What a connection has done that earns credit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Credit {
     pub(crate) requests: usize,
@@ -153,23 +156,24 @@ impl FrameMeter {
         }
     }
 
-    /// How many streams the client has reset so far.
+    /// The number of streams that the client has reset.
     pub(super) fn resets(&self) -> usize {
         self.resets
     }
 
-    /// Bytes that are still to come of the current frame.
+    /// Bytes of the current frame that are still to come.
     pub(super) fn rest_of_frame(&self) -> usize {
         self.walk.payload
     }
 
-    /// Since when the client owes the rest of a head, or of another frame that is no part of a body.
+    /// Since when the client owes the rest of a head, or of another frame that is no part of a
+    /// body.
     pub(super) fn incomplete_since(&self) -> Option<Instant> {
         self.incomplete_since
     }
 
-    /// Counts the frames in bytes that have arrived, and notes in `answers` those that their client has reset. Says whether
-    /// the connection may go on.
+    /// Counts the frames in received bytes, and notes in `answers` the streams that the client has
+    /// reset. Returns whether the connection may go on.
     pub(super) fn takes(
         &mut self,
         mut bytes: &[u8],
@@ -222,15 +226,15 @@ impl FrameMeter {
     }
 }
 
-/// Streams whose answers have begun and not ended, as they stand on the wire.
+/// Streams whose answers have begun and not ended on the wire.
 ///
-/// Where a client makes no room, h2 keeps the rest of an answer whose stream is over for everybody else. Nothing tells of
-/// it but what was written.
+/// Where a client makes no room, h2 keeps the rest of an answer whose stream has ended for all
+/// others. Only the written bytes show it.
 #[derive(Debug)]
 pub(super) struct OpenAnswers {
     walk: Walk,
     streams: Vec<u32>,
-    /// Frames of bodies that were written, but for empty ones.
+    /// Frames of bodies that were written, except for empty ones.
     body_frames: u32,
 }
 
@@ -239,7 +243,7 @@ impl OpenAnswers {
         OpenAnswers { walk: Walk::new(0), streams: Vec::new(), body_frames: 0 }
     }
 
-    /// Notes the frames in bytes that were written. Says whether there was one of a body among them.
+    /// Notes the frames in bytes that were written. Returns whether one of a body was among them.
     pub(super) fn wrote(&mut self, mut bytes: &[u8]) -> bool {
         let mut has_data = false;
         while !bytes.is_empty() {
@@ -263,11 +267,11 @@ impl OpenAnswers {
         has_data
     }
 
-    /// The stream has ended, whoever has ended it.
+    /// The stream has ended, on either side.
     fn over(&mut self, stream: u32) {
         // The latest is the likeliest.
-        if let Some(place) = self.streams.iter().rposition(|open| *open == stream) {
-            self.streams.swap_remove(place);
+        if let Some(index) = self.streams.iter().rposition(|open| *open == stream) {
+            self.streams.swap_remove(index);
         }
     }
 
@@ -280,8 +284,8 @@ impl OpenAnswers {
     }
 }
 
-/// A SETTINGS frame, with this size of a header list in the place of its own (RFC 9113, section 6.5); `None` where it
-/// is no such frame.
+/// A SETTINGS frame with this size of a header list instead of its own (RFC 9113, section 6.5);
+/// `None` for any other frame.
 pub(super) fn with_header_list(frame: &[u8], size: u32) -> Option<Bytes> {
     const ENTRY: usize = 6;
     const MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
@@ -338,7 +342,8 @@ mod tests {
         frame
     }
 
-    /// Whether the client owes the rest of something once these bytes have come, in pieces of any size.
+    /// Whether the client owes the rest of something once these bytes have come, in pieces of any
+    /// size.
     fn owes(bytes: &[u8]) -> bool {
         let answers = [1, 2, 5, 9, 1000].map(|piece| {
             let mut meter = FrameMeter::new();

@@ -1,4 +1,4 @@
-//! A connection of HTTP/2: what a client may ask of it, and how it ends.
+//! A connection of HTTP/2: its limits, and its end.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -14,10 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::conn::{REFUSAL_TIME, watch_idle};
 use super::presence::Peered;
 use super::service;
 use super::streams::{OUR_ANSWER_TIME, StreamExecutor};
+use super::waits::{REFUSAL_TIME, watch_idle};
 use super::wire::Wire;
 use crate::activity::ConnectionActivity;
 use crate::alarm::Alarm;
@@ -26,36 +26,41 @@ use crate::proxy::Peer;
 
 /// Streams that a client may have open on a connection.
 const MAX_STREAMS: u32 = 200;
-/// Streams that were reset before they were served; h2's own default is 20.
+/// Streams that were reset before they were served, before the connection is closed; h2's own
+/// default is 20.
 const MAX_STREAMS_TAKEN_BACK: usize = 20;
-/// Streams that a client's errors made us reset; h2's own default is 1024.
+/// Streams that a client's errors made us reset, before the connection is closed; h2's own default
+/// is 1024.
 const MAX_STREAMS_BROKEN: usize = 128;
 
-/// What a client may have sent of bodies that upstream has not taken yet, and how often it may be at fault.
+/// Bytes of bodies that a client may send ahead of upstream, and the number of its errors.
 struct Allowance {
-    /// Bytes of one stream, and of all.
+    /// Windows of one stream and of the connection, in bytes.
     stream_window: u32,
     connection_window: u32,
-    /// For the connection's whole life.
+    /// For the connection's whole life; `None` is without limit.
     broken_streams: Option<usize>,
 }
 
-/// Of one client.
+/// The allowance of one client.
 const CLIENTS: Allowance = Allowance {
     stream_window: 256 * 1024,
     connection_window: 1024 * 1024,
     broken_streams: Some(MAX_STREAMS_BROKEN),
 };
-/// Of a trusted proxy, whose connection is shared: some of its clients send nonsense now and then, and what an upload that upstream
-/// does not read holds of the window must not be missing to another's. Near by, as proxies are, less is enough for a stream.
+/// The allowance of a trusted proxy, whose connection is shared. Some of its clients send nonsense
+/// now and then; and an upload that upstream does not read must not use up the window of others. A
+/// stream needs less, as proxies are near.
 const PROXYS: Allowance =
     Allowance { stream_window: 64 * 1024, connection_window: 64 * 1024 * MAX_STREAMS, broken_streams: None };
 
-/// A client that left many answers unread has this long to end what is open when its connection is ended.
+/// Time for a client that left many answers unread to end its streams when its connection is
+/// closed.
 const ABUSE_GRACE: Duration = Duration::from_secs(2);
-/// A client without a good key has this long in all to take the last bytes of its answers.
-const STRANGER_TIME: Duration = Duration::from_secs(30);
-/// A client that ends nothing and sends nothing after GOAWAY is waited for this long: between once and twice.
+/// Time for an unauthenticated client, in all, to take the last bytes of its answers.
+const UNAUTHENTICATED_TIME: Duration = Duration::from_secs(30);
+/// Time for a client that ends nothing and sends nothing after GOAWAY: the wait is between once and
+/// twice as long.
 const FAREWELL_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves the connection until it ends.
@@ -72,7 +77,8 @@ where
     let allowance = if peer.is_trusted { PROXYS } else { CLIENTS };
     let peer = Arc::new(peer);
     let activity = peer.activity.clone();
-    // In a box, which goes when the head of the answer is there: a stream whose client takes nothing holds little.
+    // Boxed, and freed once the head of the answer is there: a stream whose client takes nothing
+    // holds little.
     let service = service_fn(move |request| {
         let peer = peer.clone();
         Box::pin(async move {
@@ -86,7 +92,7 @@ where
     let connection = builder(streams, &limits, &allowance).serve_connection(TokioIo::new(wire), service);
     let mut connection = Box::pin(connection);
     let idle = watch_idle(&activity, limits.idle_timeout, ConnectionActivity::has_nothing_to_send);
-    // What is refused whatever it asks goes, though HTTP/2 has no `Connection: close`.
+    // A client that is refused whatever it asks is disconnected; HTTP/2 has no `Connection: close`.
     let expelled = async {
         match is_over_limit {
             true => sleep(REFUSAL_TIME).await,
@@ -110,7 +116,7 @@ where
             activity.refuse_new();
             return sleep(ABUSE_GRACE).await;
         }
-        // A request may cross our GOAWAY. One that comes later is of a client that does not heed it.
+        // A request may cross our GOAWAY. A later one is of a client that ignores it.
         sleep(FAREWELL_GRACE).await;
         activity.refuse_new();
         watch_idle(&activity, FAREWELL_GRACE, ConnectionActivity::has_nothing_to_send).await;
@@ -123,7 +129,8 @@ where
     }
 }
 
-/// Drives a connection, and has its wire know of each turn: within one, hyper reads as often as there are streams to begin.
+/// Drives a connection, and notes each poll for its wire: in one poll, hyper reads as often as
+/// there are streams to begin.
 async fn taking_turns<F: Future>(mut connection: Pin<&mut F>, activity: &ConnectionActivity) -> F::Output {
     poll_fn(|cx| {
         activity.note_turn();
@@ -132,15 +139,17 @@ async fn taking_turns<F: Future>(mut connection: Pin<&mut F>, activity: &Connect
     .await
 }
 
-/// The last bytes of answers whose streams are over for us: h2 keeps them for a client that makes no room.
+/// The last bytes of answers whose streams have ended for us, which h2 keeps for a client that
+/// makes no room.
 ///
-/// Looked at after each turn of the connection. Whoever has sent such a connection no good key has little time for them.
+/// Checked after each poll of the connection. An unauthenticated client has little time to take
+/// them.
 struct Tails {
-    /// For a client with a good key.
+    /// The time limit for an authenticated client.
     limit: Duration,
-    /// Since when there are such bytes, and since when nothing of them has gone out.
+    /// Since when there are such bytes, and since when none of them has gone out.
     since: Option<(Instant, Instant)>,
-    /// What was unsent then.
+    /// The unsent answers at that time.
     seen: (usize, usize),
     alarm: Alarm,
 }
@@ -150,7 +159,7 @@ impl Tails {
         Tails { limit, since: None, seen: (0, 0), alarm: Alarm::default() }
     }
 
-    /// Ready when the client has taken nothing of them for too long.
+    /// Ready when the client has taken none of them for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>, activity: &ConnectionActivity) -> Poll<()> {
         let unsent = activity.unsent();
         if unsent.0 == 0 || !activity.has_no_request() {
@@ -163,7 +172,7 @@ impl Tails {
         (self.since, self.seen) = (Some((first, last)), unsent);
         let by = match activity.unauthenticated_use.is_known() {
             true => last + self.limit,
-            false => (last + OUR_ANSWER_TIME).min(first + STRANGER_TIME),
+            false => (last + OUR_ANSWER_TIME).min(first + UNAUTHENTICATED_TIME),
         };
         self.alarm.poll(cx, by)
     }
@@ -176,24 +185,29 @@ fn builder(
 ) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(streams);
     builder
-        // Work at once; what is opened beyond is refused.
+        // Requests in work at once; streams beyond are refused.
         .max_concurrent_streams(MAX_STREAMS)
-        // Rapid reset (CVE-2023-44487): streams that were reset before we took them up. More end the connection.
+        // Rapid reset (CVE-2023-44487): streams that were reset before we began them. More close
+        // the connection.
         .max_pending_accept_reset_streams(MAX_STREAMS_TAKEN_BACK)
-        // MadeYouReset (CVE-2025-8671): streams that a client's errors have made us reset. More end the connection.
+        // MadeYouReset (CVE-2025-8671): streams that a client's errors made us reset. More close
+        // the connection.
         .max_local_error_reset_streams(allowance.broken_streams)
-        // An HPACK bomb, and CONTINUATION without end: h2 counts both by this. Our guard refuses at `header_bytes`,
-        // which is what is announced, with a body that says so; past four times that, h2 refuses without one.
+        // HPACK bombs and endless CONTINUATION: h2 bounds both by this size. Our guard refuses at
+        // `header_bytes`, which is announced, with a body that names it. Beyond four times that, h2
+        // refuses without a body.
         .max_header_list_size(u32::try_from(limits.header_bytes.saturating_mul(4)).unwrap_or(u32::MAX))
-        // The table that a client may have us keep.
+        // The HPACK table that we keep for a client.
         .header_table_size(4096)
-        // What has to be kept of one frame. It is also the share of a connection that one stream has at a time.
+        // The part of a frame that has to be kept. It is also the share of the connection that a
+        // stream has at a time.
         .max_frame_size(16 * 1024)
-        // What a client may send ahead of a slow upstream, for a stream and for all.
+        // Bytes that a client may send ahead of a slow upstream, for a stream and for all.
         .initial_stream_window_size(allowance.stream_window)
         .initial_connection_window_size(allowance.connection_window)
-        // What upstream may send ahead of a slow client, for a stream.
+        // Bytes that upstream may send ahead of a slow client, for a stream.
         .max_send_buf_size(128 * 1024);
-    // Floods of PING, SETTINGS and their like are the wire's business; streams that a client stalls, their task's.
+    // The wire bounds floods of PING, SETTINGS and the like; each stream's task ends it when its
+    // client stalls it.
     builder
 }

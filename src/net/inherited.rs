@@ -1,5 +1,5 @@
-//! Sockets that a service manager has bound and hands down (systemd's socket activation): connections wait in them
-//! while one process goes and the next one comes.
+//! Sockets that a service manager has bound and hands down (systemd's socket activation).
+//! Connections wait in them between the end of one process and the start of the next.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -7,15 +7,15 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use listenfd::ListenFd;
 use socket2::Socket;
 
-use super::listen::Local;
+use super::local::Local;
 use crate::config::Address;
 
-/// The sockets that nobody has taken yet.
+/// The inherited sockets that no listener has taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited(Vec<(Socket, Local)>);
 
 impl Inherited {
-    /// Those that the environment names (`LISTEN_FDS`; `sd_listen_fds(3)`).
+    /// Takes the sockets that the environment names (`LISTEN_FDS`; `sd_listen_fds(3)`).
     ///
     /// # Errors
     ///
@@ -43,19 +43,19 @@ impl Inherited {
         Ok(Inherited(sockets))
     }
 
-    /// The socket that was bound to this address.
+    /// Takes the socket that was bound to this address.
     pub(super) fn take(&mut self, address: &Address) -> Option<(Socket, Local)> {
         let index = self.0.iter().position(|(_, local)| is_at(local, address))?;
         Some(self.0.swap_remove(index))
     }
 
-    /// Where the sockets are that no listener has taken.
+    /// The addresses of the sockets that no listener has taken.
     pub(crate) fn left(&self) -> Vec<String> {
         self.0.iter().map(|(_, local)| local.to_string()).collect()
     }
 }
 
-/// Whether a socket is where the configuration wants one. `0.0.0.0` and `[::]` stand for any address.
+/// Whether a socket is at the configured address. `0.0.0.0` and `[::]` match any address.
 fn is_at(local: &Local, address: &Address) -> bool {
     match (local, address) {
         (Local::Unix(path), Address::Unix(wanted)) => path == wanted,

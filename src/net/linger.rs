@@ -13,15 +13,15 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::presence::Peered;
 
-/// A client that still sends while it is refused may do so for this long, unread.
+/// A client that still sends while it is refused may do so for this long. Its bytes are dropped.
 const TIME: Duration = Duration::from_secs(5);
-/// A client of HTTP/2 has this long to close its side when its connection ends.
+/// Time for a client of HTTP/2 to close its side when its connection ends.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// … and this much.
+/// Bytes that are dropped at most.
 const BYTES: usize = 64 * 1024 * 1024;
 
-/// Reads and forgets what comes after our end was closed, within bounds: closing at once would reset the connection, and
-/// could take the refusal with it.
+/// Reads and drops bytes after our end was closed, within bounds. Closing at once would reset the
+/// connection, and could discard the refusal.
 #[derive(Debug)]
 pub(super) struct Linger {
     over: Pin<Box<Sleep>>,
@@ -33,12 +33,12 @@ impl Linger {
         Linger { over: Box::pin(sleep(TIME)), budget: BYTES }
     }
 
-    /// For the end of an HTTP/2 connection.
+    /// The linger at the end of an HTTP/2 connection.
     fn briefly() -> Self {
         Linger { over: Box::pin(sleep(FAREWELL)), budget: BYTES }
     }
 
-    /// Ready when the client has ended, too, or had enough of both.
+    /// Ready when the client has closed its end, or used up the time or the bytes.
     pub(super) fn poll<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0u8; 8192];
         while self.over.as_mut().poll(cx).is_pending() {
@@ -53,35 +53,36 @@ impl Linger {
     }
 }
 
-/// A stream that is not closed when it is dropped: it is left behind, so that its connection can be ended in order whoever
-/// has dropped it.
+/// A stream that is left behind when it is dropped, instead of being closed, so that its connection
+/// can be ended in order.
 #[derive(Debug)]
 pub(super) struct Returning<S> {
-    /// There until it is dropped.
+    /// `None` only once it is dropped.
     stream: Option<S>,
-    place: Arc<Mutex<Option<S>>>,
+    left: Arc<Mutex<Option<S>>>,
 }
 
-/// Where a stream is left behind.
+/// The handle of the place where a dropped stream is left behind.
 #[derive(Debug)]
 pub(super) struct Reclaimed<S>(Arc<Mutex<Option<S>>>);
 
 impl<S> Returning<S> {
     pub(super) fn new(stream: S) -> (Self, Reclaimed<S>) {
-        let place = Arc::default();
-        (Returning { stream: Some(stream), place: Arc::clone(&place) }, Reclaimed(place))
+        let left = Arc::default();
+        (Returning { stream: Some(stream), left: Arc::clone(&left) }, Reclaimed(left))
     }
 }
 
 impl<S> Drop for Returning<S> {
     fn drop(&mut self) {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
     }
 }
 
 impl<S> Reclaimed<S> {
-    /// Closes our side (on TLS with close_notify), and reads what the client sends until it closes its own, for a second at
-    /// most. A socket that is closed with bytes unread is reset, and the end of the last answer may be lost with it.
+    /// Closes our side (on TLS with close_notify), and reads until the client closes its own, for a
+    /// second at most. A socket that is closed with unread bytes is reset, and the end of the last
+    /// answer may be lost.
     pub(super) async fn say_farewell(self)
     where
         S: AsyncRead + AsyncWrite + Unpin,

@@ -1,16 +1,17 @@
 //! Listening sockets, and the loop that accepts from one.
 //!
-//! One thread accepts for all listeners and hands each connection to the worker that has the fewest: that
-//! spreads few connections as evenly as many, on unix sockets too (docs/decisions/002). Where there is one worker, that
-//! thread is its own.
-//! Invariants: no error of accept ends a listener; a connection that the kernel has queued when the process is told to
-//! stop is served.
+//! One thread accepts for all listeners and hands each connection to the worker that has the
+//! fewest. That spreads few connections as evenly as many, on unix sockets too
+//! (docs/decisions/002). A single worker accepts itself.
+//!
+//! Invariants: no error of accept ends a listener; a connection that is in the kernel's queue when
+//! the process stops is served.
 
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,62 +25,46 @@ use tokio::time::sleep;
 
 use super::connections_by_address::{ConnectionsByAddress, Member};
 use super::inherited::Inherited;
+use super::local::Local;
 use super::tls::Swappable;
 use crate::activity::ConnectionActivity;
 use crate::config::Address;
 use crate::proxy::Gateway;
 
-/// The kernel's queue of connections that nobody has accepted yet.
+/// The length of the kernel's queue of connections that are not accepted yet.
 const BACKLOG: i32 = 4096;
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// Where no connection could make room, one of a key holder may rest by then.
+/// Poll interval while no connection could make room: a key holder's may be at rest by then.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// A bound socket. A unix socket's file goes with it.
+/// A bound socket. Dropping it removes the file of a unix socket.
 #[derive(Debug)]
 pub(crate) struct Bound {
     socket: Socket,
     tls: Option<Swappable>,
     local: Local,
-    /// Another process has bound it, and may go on with it.
+    /// Another process has bound the socket, and may go on with it.
     is_inherited: bool,
-}
-
-/// Where a listener is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Local {
-    /// A TCP address, with the port that the system chose where the configuration said 0.
-    Tcp(SocketAddr),
-    /// A unix socket's path.
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Local {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Local::Tcp(address) => address.fmt(f),
-            Local::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// A connection on its way to a worker.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) stream: Stream,
-    /// `None` behind a unix socket.
+    /// The client's address; `None` behind a unix socket.
     pub(crate) peer: Option<IpAddr>,
     pub(crate) tls: Option<Arc<ServerConfig>>,
-    /// The connection's place among all; given back when it ends.
+    /// The permit among all connections, returned when the connection ends.
     pub(crate) permit: OwnedSemaphorePermit,
-    /// Its place among those of its address, where these are limited.
+    /// The count of its address, where it is limited.
     pub(crate) member: Option<Member>,
-    /// The address has more than this many: every request is refused.
+    /// The limit of its address, where that is exceeded: every request is refused.
     pub(crate) over_limit: Option<usize>,
-    /// The requests that will be in service on it.
+    /// The requests that will be in service on the connection.
     pub(crate) activity: Arc<ConnectionActivity>,
-    /// It is a trusted proxy's, which many clients share: it makes room for no other one.
+    /// The connection is a trusted proxy's, which many clients share: it makes room for no other
+    /// one.
     pub(crate) is_trusted: bool,
 }
 
@@ -106,8 +91,8 @@ impl Bound {
         };
         socket.set_nonblocking(true)?;
         if matches!(local, Local::Tcp(_)) {
-            // Small writes of a stream must not wait for an acknowledgement. Connections that come from here on have it
-            // from the listener.
+            // Small writes of a stream must not wait for an acknowledgement. Connections inherit
+            // this from the listener.
             socket.set_tcp_nodelay(true)?;
         }
         Ok(Bound { socket, tls, local, is_inherited })
@@ -121,7 +106,7 @@ impl Bound {
         self.tls.is_some()
     }
 
-    /// The socket on the runtime that this is called on, without TLS: for the admin listener.
+    /// Moves the socket to the current runtime, without TLS: for the admin listener.
     pub(crate) fn into_listener(self) -> io::Result<Listener> {
         Listener::new(self.socket, &self.local, self.is_inherited)
     }
@@ -131,7 +116,7 @@ fn bind_tcp(address: &str) -> io::Result<(Socket, Local)> {
     let no_address = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let resolved = address.to_socket_addrs()?.next().ok_or_else(no_address)?;
     let socket = Socket::new(Domain::for_address(resolved), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the old connections' last minutes in the kernel.
+    // A restart must not wait for the last minutes of old connections in the kernel.
     socket.set_reuse_address(true)?;
     socket.bind(&SockAddr::from(resolved))?;
     socket.listen(BACKLOG)?;
@@ -156,12 +141,12 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     }
 }
 
-/// Whether a socket's file was left behind by a process that is gone.
+/// Whether the process that made a socket's file is gone.
 fn is_abandoned(path: &Path) -> bool {
     matches!(StdUnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// What bounds the connections of all listeners, and who takes them.
+/// The limits on the connections of all listeners, and the function that takes connections.
 pub(crate) struct Intake<A> {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) permits: Arc<Semaphore>,
@@ -185,7 +170,8 @@ impl<A: Fn(Accepted)> Intake<A> {
         let member = counted.filter(|_| limit.is_some()).map(|peer| self.crowd.enter(peer));
         let count = member.as_ref().map_or(0, |member| member.count);
         let over_limit = limit.filter(|limit| count > *limit);
-        // One past the limit is told so; but no address holds more than twice as many places for that.
+        // A connection past the limit gets a refusal, but no address holds more than twice as many
+        // permits for that.
         if over_limit.is_some_and(|limit| count > limit.saturating_mul(2)) {
             return;
         }
@@ -197,8 +183,9 @@ impl<A: Fn(Accepted)> Intake<A> {
         (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, activity, is_trusted });
     }
 
-    /// A place for a connection that is queued, if one is free; `None` where a connection would make room for it.
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+    /// A permit for a queued connection, if one is free; `None` where a connection would make room
+    /// for it.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let unauthenticated = &self.gateway.unauthenticated;
         loop {
             let one_more = unauthenticated.one_more();
@@ -208,29 +195,30 @@ impl<A: Fn(Accepted)> Intake<A> {
                 Err(_) => {}
             }
             // Under overload, callers queue in the kernel, not in our memory.
-            if let Some(permit) = self.free_place(one_more).await {
+            if let Some(permit) = self.free_permit(one_more).await {
                 return permit;
             }
         }
     }
 
-    /// A place for a connection from this address, for which another one makes room.
-    async fn place_of_another(&self, peer: Option<IpAddr>) -> Option<OwnedSemaphorePermit> {
+    /// A permit for a connection from this address, for which another connection makes room.
+    async fn permit_of_another(&self, peer: Option<IpAddr>) -> Option<OwnedSemaphorePermit> {
         let unauthenticated = &self.gateway.unauthenticated;
         loop {
             let one_more = unauthenticated.one_more();
             let makes_room = unauthenticated.make_room(peer);
             let others = async { if makes_room { pending().await } else { one_more.await } };
-            if let Some(permit) = self.free_place(others).await {
+            if let Some(permit) = self.free_permit(others).await {
                 return permit;
             }
         }
     }
 
-    /// Waits for a place that is free, with nothing in it once no connection is taken any more; `None` where it is time to look again
-    /// for a connection that makes room. `others`: there is one more that may. That a connection rests, and that one may be
-    /// asked of key holders again, are no events: time alone tells.
-    async fn free_place(&self, others: impl Future<Output = ()>) -> Option<Option<OwnedSemaphorePermit>> {
+    /// Waits for a free permit. The outer `None` means that it is time to search again for a
+    /// connection that makes room; the inner one that no connection is taken any more. `others`:
+    /// another connection that may make room. A connection that comes to rest, and key holders'
+    /// connections that may be searched again, are no events, so they are polled for.
+    async fn free_permit(&self, others: impl Future<Output = ()>) -> Option<Option<OwnedSemaphorePermit>> {
         tokio::select! {
             permit = self.permits.clone().acquire_owned() => Some(permit.ok()),
             () = others => None,
@@ -239,7 +227,7 @@ impl<A: Fn(Accepted)> Intake<A> {
     }
 }
 
-/// Accepts until `shutdown` says stop, and then what the kernel has queued until then.
+/// Accepts until `shutdown` is set, and then what the kernel has queued until then.
 pub(crate) async fn accept_loop<A: Fn(Accepted)>(
     bound: Bound,
     intake: Intake<A>,
@@ -258,11 +246,11 @@ pub(crate) async fn accept_loop<A: Fn(Accepted)>(
         _stopped = shutdown.wait_for(|stop| *stop) => {}
         () = accept_all(&listener, &intake, tls.as_ref(), &local) => {}
     }
-    // A socket that was handed down lives on: whoever comes next finds the queue as it is.
+    // An inherited socket stays open: the next process finds its queue.
     if is_inherited {
         return;
     }
-    // Without its file nobody new finds a unix socket.
+    // Without its file, no new client finds a unix socket.
     if let Local::Unix(path) = &local {
         let _gone_already = std::fs::remove_file(path);
     }
@@ -277,22 +265,24 @@ async fn accept_all<A: Fn(Accepted)>(
 ) {
     let mut backoff = Duration::ZERO;
     loop {
-        // A listener that nobody connects to holds no permit: the permits are for connections alone.
+        // A listener without clients holds no permit: permits are for connections.
         let Ok(queued) = listener.queued().await else { return };
-        // The permit comes before accept. Where a connection is to make room, the newcomer's address has a say in which.
-        let permit = intake.place().await;
+        intake.gateway.hooks.takes_up_work("listener");
+        // The permit comes before accept. Where a connection is to make room, the choice depends on
+        // the newcomer's address.
+        let permit = intake.permit().await;
         let Some(accepted) = queued.accept() else { continue };
         match accepted {
             Ok((stream, peer)) => {
                 backoff = Duration::ZERO;
                 let permit = match permit {
                     Some(permit) => Some(permit),
-                    None => intake.place_of_another(peer).await,
+                    None => intake.permit_of_another(peer).await,
                 };
                 let Some(permit) = permit else { return };
                 intake.take(stream, peer, tls, permit);
             }
-            // The one connection is gone; the listener is well.
+            // Only this connection is gone; the listener is fine.
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 if backoff.is_zero() {
@@ -305,7 +295,7 @@ async fn accept_all<A: Fn(Accepted)>(
     }
 }
 
-/// Takes every connection that waits in the kernel's queue. Closing the socket would reset them.
+/// Accepts every connection in the kernel's queue: closing the socket would reset them.
 async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, tls: Option<&Swappable>) {
     loop {
         let Ok(permit) = intake.permits.clone().acquire_owned().await else { return };
@@ -313,17 +303,20 @@ async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, tls
             Ok((stream, peer)) => intake.take(stream, peer, tls, permit),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            // Out of descriptors, most likely: connections end all the time now. The drain's end is ours, too.
+            // Most likely no descriptor is free. Connections end all the time now, and the drain's
+            // end bounds this loop, too.
             Err(_) => sleep(MIN_BACKOFF).await,
         }
     }
 }
 
-/// A listening socket on a runtime. What it accepts is on none yet: a worker takes it onto its own.
+/// A listening socket on a runtime. Its accepted connections are on none yet: a worker takes each
+/// onto its own.
 pub(crate) struct Listener {
     socket: AsyncFd<Socket>,
     is_tcp: bool,
-    /// Its queue is older than this process: what waits there has the settings of then.
+    /// The socket is older than this process: connections in its queue have the socket options of
+    /// their time.
     is_inherited: bool,
 }
 
@@ -346,8 +339,8 @@ impl Listener {
         Ok(Queued { ready: self.socket.readable().await?, listener: self })
     }
 
-    /// Accepts at once, whatever the runtime knows of the queue: that may be older than the queue. `WouldBlock` where
-    /// it is empty.
+    /// Accepts at once, whatever the runtime knows of the queue, which may be out of date.
+    /// `WouldBlock` where the queue is empty.
     fn accept_now(&self) -> io::Result<(Stream, Option<IpAddr>)> {
         self.accept_from(self.socket.get_ref())
     }
@@ -359,7 +352,7 @@ impl Listener {
             return Ok((Stream::Unix(connection.into()), None));
         }
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-        // Nobody without an address, who would be taken for a neighbour on a unix socket.
+        // A peer without an address would be taken for a client on a unix socket.
         let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
         let stream = StdTcpStream::from(connection);
         if self.is_inherited {
@@ -376,7 +369,7 @@ struct Queued<'l> {
 }
 
 impl Queued<'_> {
-    /// Accepts it; `None` where it has gone again.
+    /// Accepts the connection; `None` where it has gone.
     fn accept(mut self) -> Option<io::Result<(Stream, Option<IpAddr>)>> {
         let listener = self.listener;
         self.ready.try_io(|socket| listener.accept_from(socket.get_ref())).ok()
@@ -404,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_accepted_waits_for_nobody() {
+    async fn accepting_waits_for_no_other_connection() {
         let bound = bound(Address::Tcp("127.0.0.1:0".into()));
         let Local::Tcp(address) = bound.local().clone() else { panic!("{:?}", bound.local()) };
         let listener = bound.into_listener().unwrap();
@@ -419,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nor_does_what_has_waited_in_a_queue_that_was_handed_down() {
+    async fn nor_does_a_connection_in_an_inherited_queue_wait() {
         let handed_down = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         handed_down.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         handed_down.listen(1).unwrap();

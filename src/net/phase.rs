@@ -1,10 +1,10 @@
-//! What a connection of HTTP/1 waits for between two requests, and for how long.
+//! The waits of a connection of HTTP/1 between two requests, and their limits.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a connection may wait in each of its phases.
+/// Time limits of a connection's phases.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WireTimeouts {
     /// From a head's first byte to its last; for the first head, from the start of the connection.
@@ -15,16 +15,16 @@ pub(crate) struct WireTimeouts {
     pub(crate) client_stall: Duration,
 }
 
-/// How much has come of a head.
+/// The part of a head that has come.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HeadSeen {
     pub(crate) bytes: usize,
-    /// Ends of lines: none while the request line lasts.
+    /// Ends of lines: zero within the request line.
     pub(crate) lines: usize,
 }
 
 impl HeadSeen {
-    /// Empty lines, which may stand before a head and are none (RFC 9112, section 2.2).
+    /// Whether these are empty lines, which may precede a head (RFC 9112, section 2.2).
     pub(super) fn is_blank(bytes: &[u8]) -> bool {
         bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
     }
@@ -45,7 +45,7 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    /// After more bytes have come.
+    /// The phase after more bytes have come.
     pub(super) fn and(self, bytes: &[u8]) -> Self {
         match self {
             Phase::Idle { .. } if HeadSeen::is_blank(bytes) => self,
@@ -54,7 +54,7 @@ impl Phase {
         }
     }
 
-    /// When the wait must end.
+    /// The deadline of the wait.
     pub(super) fn end(self, timeouts: WireTimeouts) -> Instant {
         match self {
             Phase::Idle { since } => since + timeouts.idle,
@@ -62,11 +62,11 @@ impl Phase {
         }
     }
 
-    /// What has come of the head that is refused.
+    /// The received part of the head that is refused.
     pub(super) fn head(self) -> HeadSeen {
         match self {
             Phase::Head { seen, .. } => seen,
-            // It came along with an earlier request, and was not counted.
+            // The head came along with an earlier request, and was not counted.
             Phase::Idle { .. } => HeadSeen { bytes: usize::MAX, lines: 1 },
         }
     }

@@ -8,12 +8,12 @@ use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-/// A stream over a socket, of which the kernel knows more than what was read.
+/// A stream over a socket, of which the kernel knows more than was read.
 pub(crate) trait Peered {
     /// The socket under the stream, while there is one.
     fn socket(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Whether its peer is gone while bytes of it are still unread.
+    /// Whether the peer is gone while bytes of it are still unread.
     fn peer_has_left(&self) -> bool {
         let Some(socket) = self.socket() else { return true };
         let mut watched = [PollFd::new(&socket, PollFlags::RDHUP)];
@@ -21,15 +21,16 @@ pub(crate) trait Peered {
         matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(1..))
     }
 
-    /// Bytes that have arrived and that nobody has read; it may be less than there are.
+    /// Bytes that have arrived and are unread; it may be fewer than there are.
     fn unread(&self) -> u64 {
         self.socket().and_then(|socket| rustix::io::ioctl_fionread(socket).ok()).unwrap_or_default()
     }
 
-    /// Has the stream's end be a reset (RFC 9293, section 3.10.7.4), which nobody takes for the end of an answer.
+    /// Makes the stream end with a reset (RFC 9293, section 3.10.7.4), which no client takes for
+    /// the end of an answer.
     fn reset(&self) {
         let Some(socket) = self.socket() else { return };
-        // A socket that can't be told ends as it would have.
+        // On failure the socket ends as it would have.
         let _as_before = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     }
 }

@@ -1,8 +1,9 @@
-//! The tasks of HTTP/2 streams. Each ends when its client makes no room for its answer for too long, or when whoever gave
-//! the stream its right takes that away.
+//! The tasks of HTTP/2 streams. A task ends when its client makes no room for its answer for too
+//! long, or when its request's permission ends.
 //!
-//! Without that, a client that never opens its window would hold an upstream, its key's place and the drain for as long
-//! as it likes. Dropping the task resets the one stream; the others on the connection go on.
+//! Without that, a client that never opens its window would hold an upstream, its key's permit and
+//! the drain for as long as it likes. Dropping the task resets the one stream; the others on the
+//! connection go on.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,13 +14,14 @@ use std::time::Duration;
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 
-use super::wire::STRANGER_STALL;
+use super::wire::UNAUTHENTICATED_STALL;
 use crate::activity::ConnectionActivity;
 use crate::activity::blocked::{self, BlockedOn, StreamCut};
 use crate::activity::cut::{self, CutReason};
 use crate::upstream::stall::StallTimer;
 
-/// An answer of our own is small. A client that makes no room for it within this time does not want it.
+/// Time for a client to make room for an answer of our own, which is small. A client that takes
+/// longer does not want it.
 pub(super) const OUR_ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Runs the streams of a connection.
@@ -27,7 +29,7 @@ pub(super) const OUR_ANSWER_TIME: Duration = Duration::from_secs(2);
 pub(super) struct StreamExecutor {
     /// The longest time that a client may take nothing of upstream's answer.
     pub(super) limit: Duration,
-    /// Those of the connection.
+    /// The activity of the connection.
     pub(super) activity: Arc<ConnectionActivity>,
 }
 
@@ -41,11 +43,11 @@ where
 }
 
 pin_project! {
-    /// A stream, given up once its client has stalled it.
+    /// A stream, dropped once its client has stalled it.
     struct Watched<F> {
         #[pin]
         stream: Option<F>,
-        turn: BlockedOn,
+        blocked_on: BlockedOn,
         limit: Duration,
         stall: StallTimer,
         cut: Option<Arc<StreamCut>>,
@@ -57,7 +59,7 @@ impl<F> Watched<F> {
     fn new(stream: F, limit: Duration, activity: Arc<ConnectionActivity>) -> Self {
         Watched {
             stream: Some(stream),
-            turn: BlockedOn::Upstream,
+            blocked_on: BlockedOn::Upstream,
             limit,
             stall: StallTimer::new(limit),
             cut: None,
@@ -85,27 +87,27 @@ impl<F: Future> Future for Watched<F> {
             cut::because(why, || this.stream.set(None));
             return Poll::Ready(());
         }
-        if let Some(turn) = blocked::take() {
-            match turn {
-                BlockedOn::ClientOfOurs if *this.turn != turn => {
+        if let Some(blocked_on) = blocked::take() {
+            match blocked_on {
+                BlockedOn::ClientOfOurs if *this.blocked_on != blocked_on => {
                     *this.stall = StallTimer::new(OUR_ANSWER_TIME)
                 }
-                BlockedOn::ClientWithoutKey if *this.turn != turn => {
-                    *this.stall = StallTimer::new(STRANGER_STALL.min(*this.limit));
+                BlockedOn::ClientWithoutKey if *this.blocked_on != blocked_on => {
+                    *this.stall = StallTimer::new(UNAUTHENTICATED_STALL.min(*this.limit));
                 }
                 _ => {}
             }
-            *this.turn = turn;
+            *this.blocked_on = blocked_on;
             this.stall.progressed();
         }
-        let why = match this.turn {
+        let why = match this.blocked_on {
             BlockedOn::Upstream => return Poll::Pending,
             BlockedOn::Client | BlockedOn::ClientWithoutKey | BlockedOn::ClientOfOurs => {
                 CutReason::ClientStalled
             }
         };
         ready!(this.stall.poll_stalled(cx));
-        if *this.turn == BlockedOn::ClientOfOurs {
+        if *this.blocked_on == BlockedOn::ClientOfOurs {
             this.activity.unauthenticated_use.note_abuse();
         }
         cut::because(why, || this.stream.set(None));
@@ -121,15 +123,15 @@ mod tests {
 
     use super::*;
 
-    /// A stream whose body is polled as it is told to be, by each poll of its own.
+    /// A stream whose body is polled by a script, with each poll of its own.
     struct Scripted(Vec<Option<BlockedOn>>);
 
     impl Future for Scripted {
         type Output = ();
 
         fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-            if let Some(Some(turn)) = self.0.pop() {
-                blocked::record(turn);
+            if let Some(Some(blocked_on)) = self.0.pop() {
+                blocked::record(blocked_on);
             }
             Poll::Pending
         }
@@ -147,7 +149,7 @@ mod tests {
         assert_eq!(started.elapsed(), Duration::from_secs(11), "from the second poll on");
         let waits_for_upstream = watched(&[Some(BlockedOn::Client), Some(BlockedOn::Upstream)]);
         let polled = tokio::time::timeout(limit * 100, waits_for_upstream.await_with(limit / 2)).await;
-        assert!(polled.is_err(), "it is upstream's turn");
+        assert!(polled.is_err(), "it is blocked on upstream");
     }
 
     #[tokio::test(start_paused = true)]
@@ -208,8 +210,8 @@ mod tests {
     #[tokio::test]
     async fn the_executor_runs_streams() {
         let notify = Arc::new(tokio::sync::Notify::new());
-        let told = notify.clone();
-        executor().execute(async move { told.notify_one() });
+        let notified = notify.clone();
+        executor().execute(async move { notified.notify_one() });
         notify.notified().await;
     }
 }

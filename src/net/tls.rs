@@ -1,6 +1,7 @@
-//! TLS: certificates chosen by server name, 1.2 and later, optional client certificates.
+//! TLS: certificates chosen by server name, version 1.2 and later, optional client certificates.
 //!
-//! A listener's configuration is swapped whole when its files change; a handshake keeps the one that it began with.
+//! A listener's configuration is swapped whole when its files change; a handshake keeps the one
+//! that it began with.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::pem;
 /// A listener's TLS configuration, as a reload swaps it.
 pub(crate) type Swappable = Arc<ArcSwap<ListenerTls>>;
 
-/// A listener's TLS configuration, and what is told of its certificates.
+/// A listener's TLS configuration, and what is reported of its certificates.
 #[derive(Debug)]
 pub(crate) struct ListenerTls {
     pub(crate) config: Arc<ServerConfig>,
@@ -33,11 +34,11 @@ pub(crate) struct ListenerTls {
 #[derive(Clone, Debug)]
 pub(crate) struct Served {
     pub(crate) file: PathBuf,
-    /// When it ends; `None` where it does not say so in a form that is understood.
+    /// The end of its validity; `None` where its form is not understood.
     pub(crate) not_after: Option<Timestamp>,
 }
 
-/// Makes a listener's TLS configuration, or says all that is wrong with its files.
+/// Makes a listener's TLS configuration, or reports all faults of its files.
 pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ListenerTls>, Faults> {
     let provider = Arc::new(provider());
     let mut faults = Vec::new();
@@ -76,17 +77,18 @@ pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ListenerTls>, Faults> {
     let served = served.collect();
     let mut config = builder.with_cert_resolver(Arc::new(BySni(certificates)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // What we like best of what both have, whatever the client likes better.
+    // Our preference wins over the client's.
     config.ignore_client_order = true;
-    // Resumption without state of ours for each client; the ticket's key is made anew every few hours. Each connection
-    // earns one more.
+    // Resumption without state of ours for each client; the ticket's key is made anew every few
+    // hours. Each connection earns one more.
     config.send_tls13_tickets = 1;
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(of_library)?;
     Ok(Arc::new(ListenerTls { config: Arc::new(config), certificates: served }))
 }
 
-/// The library's algorithms, of which AES-128 with SHA-256 comes first (docs/decisions/021): the key exchange and the
-/// certificate are of that strength, too, and processors compute it in a fraction of the time.
+/// The library's algorithms, of which AES-128 with SHA-256 comes first (docs/decisions/021): the
+/// key exchange and the certificate are of that strength, too, and processors compute it in a
+/// fraction of the time.
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let is_first = |suite: CipherSuite| {

@@ -1,11 +1,12 @@
 //! The thin layer between hyper and a socket.
 //!
-//! hyper's HTTP/1 server answers what it can't parse with an empty 400, 414 or 431 of its own, and has no
-//! hook for that. It writes such a refusal only while no request is in service, so this layer needs no parser:
-//! what is written then is a refusal, and our JSON goes out in its place. The layer also owns the timers for a
-//! head that does not come, a connection that idles and a reader that stalls, and lets a client that still
-//! sends read its refusal before the connection is torn down.
+//! hyper's HTTP/1 server answers unparsable requests with an empty 400, 414 or 431 of its own, and
+//! has no hook for that. It writes such a refusal only while no request is in service, so this
+//! layer needs no parser: bytes that are written then are a refusal, and our JSON replaces them.
+//! The layer also has the timers for a head that does not come, an idle connection and a stalled
+//! reader. It lets a client that still sends read its refusal before the connection is closed.
 
+mod parts;
 mod turns;
 mod write;
 
@@ -21,82 +22,58 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::frames::{Credit, FrameMeter, OpenAnswers, with_header_list};
-use super::linger::Linger;
 use super::phase::{HeadSeen, Phase, WireTimeouts};
 use super::presence::Peered;
 use crate::activity::ConnectionActivity;
 use crate::activity::cut::CutReason;
 use crate::alarm::Alarm;
+use parts::{Ending, Frames, Heads, Presence, ReadTurn};
 
-/// Makes the answer in the place of one of hyper's own refusals. Gets hyper's status, and what has come of the head.
+/// Makes the answer that replaces one of hyper's own refusals, from hyper's status and the received
+/// part of the head.
 pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
 
-/// How often it is looked whether a client has left from which hyper reads nothing at the moment.
+/// Interval of checks whether a client has left from which hyper reads nothing at the moment.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// With more than this unread behind a whole request, the kernel takes no more, and an end can't arrive.
+/// With more unread bytes than this behind a whole request, the kernel accepts no more, and an end
+/// can't arrive.
 const MOST_BEHIND: u64 = 64 * 1024;
-/// A connection that is idle for this long rests: hyper goes, with its buffers, until more comes.
+/// Idle time before a connection rests: hyper's part of it is dropped, with its buffers, until more
+/// comes.
 const REST_AFTER: Duration = Duration::from_secs(1);
-/// A client without a good key that takes nothing at all is given up after this long.
-pub(super) const STRANGER_STALL: Duration = Duration::from_secs(5);
-/// What is known of the frames of HTTP/2, either way.
-#[derive(Debug)]
-struct Frames {
-    received: FrameMeter,
-    answers: OpenAnswers,
-}
+/// Time after which an unauthenticated client that takes nothing is cut.
+pub(super) const UNAUTHENTICATED_STALL: Duration = Duration::from_secs(5);
 
+/// A connection's socket, as hyper reads and writes it.
 pub(crate) struct Wire<S: Peered> {
     stream: S,
-    /// Bytes read ahead, to tell HTTP/1 from HTTP/2; hyper gets them first.
-    ahead: Bytes,
     activity: Arc<ConnectionActivity>,
     timeouts: WireTimeouts,
+    /// Bytes read ahead, to distinguish HTTP/1 from HTTP/2; hyper gets them first.
+    ahead: Bytes,
+    /// Bytes that go out before anything else: our refusal, or our settings.
+    queued: Bytes,
     /// `None` under HTTP/2, where hyper's refusals are frames of h2's own.
     refuse: Option<Refuse>,
-    /// What goes out before anything else: our refusal, or our settings.
-    queued: Bytes,
     /// Under HTTP/2, what is counted of its frames.
     frames: Option<Box<Frames>>,
-    /// The size of a header list that is said to be taken, until it was said.
+    /// Under HTTP/2, the size of a header list to announce, until it was announced.
     header_list: Option<u32>,
-    /// Under HTTP/2, bytes read in this turn of the connection's task, and which one it is.
-    in_turn: usize,
-    turn: usize,
-    /// hyper has looked for more, and there was none: it learns of an end at once.
-    is_watched: bool,
-    /// The last byte that was looked at for bare LF.
+    /// Under HTTP/2, how much is read at a time.
+    turn: ReadTurn,
+    heads: Heads,
+    presence: Presence,
+    ending: Ending,
+    /// The last byte that was searched for a bare LF.
     last_byte: u8,
-    /// One of hyper's refusals was replaced: what the client sends is not understood.
-    has_refused: bool,
-    phase: Phase,
-    /// What has come behind a request in service, and how many had begun by then: the next head, unless one more begins.
-    next_head: Option<(usize, HeadSeen)>,
-    /// Until the first bytes have come.
-    first_bytes_by: Option<Instant>,
-    /// hyper was told the end of the stream at a deadline.
-    has_ended: bool,
-    /// A deadline has passed, and hyper was woken up to read its end.
-    is_overdue: bool,
-    /// The exchanges that had begun when the phase was last looked at.
-    seen: usize,
-    /// One for all phases.
+    /// One timer for all waits.
     alarm: Alarm,
-    /// When to look next whether a client whose body waits unread has left.
-    probe_at: Option<Instant>,
-    /// Since when more has been unread behind a request than the kernel takes.
-    behind_since: Option<Instant>,
     /// Since when a write has made no progress.
     write_blocked: Option<Instant>,
-    lingering: Option<Linger>,
-    /// The time to rest has come since the last request, whether hyper went or not.
-    has_rest: bool,
-    /// The connection is ending: what comes now is nobody's, and hyper stays to the end.
-    is_closing: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
-    /// A wire for a new connection, from which `ahead` was read already.
+    /// Makes a wire for a new connection, from which `ahead` was read already.
     pub(crate) fn new(
         stream: S,
         ahead: Bytes,
@@ -107,48 +84,44 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let first_bytes_by = ahead.is_empty().then(|| Instant::now() + timeouts.header);
         Wire {
             stream,
-            ahead,
             activity,
             timeouts,
-            refuse: None,
+            ahead,
             queued: Bytes::new(),
+            refuse: None,
             frames: None,
             header_list: None,
-            in_turn: 0,
-            turn: 0,
-            is_watched: false,
+            turn: ReadTurn::default(),
+            heads: Heads {
+                // A client connects in order to send a request: the first head has the time limit
+                // of heads from the start.
+                phase: Phase::Head { since: Instant::now(), seen },
+                next: None,
+                first_bytes_by,
+                seen: 0,
+                has_rest: false,
+            },
+            presence: Presence::default(),
+            ending: Ending::default(),
             last_byte: 0,
-            has_refused: false,
-            // A connection that was opened is about to be used: its first head has the head's time.
-            phase: Phase::Head { since: Instant::now(), seen },
-            next_head: None,
-            first_bytes_by,
-            has_ended: false,
-            is_overdue: false,
-            seen: 0,
             alarm: Alarm::default(),
-            probe_at: None,
-            behind_since: None,
             write_blocked: None,
-            lingering: None,
-            has_rest: false,
-            is_closing: false,
         }
     }
 
-    /// Waits for more in hyper's place, which has left `unparsed`: empty lines perhaps, or the beginning of a head that came
-    /// along with the request before it. Says whether there is more; if not, the stream has ended, or the wait for the rest of
-    /// that head or for a new one took too long.
+    /// Waits for more instead of hyper, which has left `unparsed`: empty lines, or the beginning of
+    /// a head that came with the request before it. Returns whether there is more. If not, the
+    /// stream has ended, or the wait for a head or for the rest of one took too long.
     ///
     /// # Errors
     ///
-    /// What the system or TLS said.
+    /// Errors of the system or of TLS.
     pub(crate) async fn rest(&mut self, unparsed: Bytes) -> io::Result<bool> {
         self.activity.note_rest(false);
-        if let Phase::Idle { since } = self.phase
+        if let Phase::Idle { since } = self.heads.phase
             && !HeadSeen::is_blank(&unparsed)
         {
-            self.phase = Phase::Head { since, seen: HeadSeen::default().and(&unparsed) };
+            self.heads.phase = Phase::Head { since, seen: HeadSeen::default().and(&unparsed) };
         }
         let unread = std::mem::take(&mut self.ahead);
         let more = match unread.is_empty() {
@@ -161,14 +134,14 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        // On the stack, and only while something is read: what rests has no buffer.
+        // On the stack, and only during a read: a connection at rest has no buffer.
         let mut room = [0; 4096];
         let mut more = ReadBuf::new(&mut room);
         ready!(Pin::new(self).poll_read(cx, &mut more))?;
         Poll::Ready(Ok(Bytes::copy_from_slice(more.filled())))
     }
 
-    /// Puts `refuse`'s answers in the place of hyper's refusals.
+    /// Replaces hyper's refusals by `refuse`'s answers.
     pub(crate) fn refusing(mut self, refuse: Refuse) -> Self {
         self.refuse = Some(refuse);
         let ahead = self.ahead.clone();
@@ -176,22 +149,22 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self
     }
 
-    /// Watches over the frames of HTTP/2, and says in hyper's place how large a header list is taken.
+    /// Watches the frames of HTTP/2, and announces this size of a header list instead of hyper's.
     pub(crate) fn metered(mut self, header_list: u32) -> Self {
         self.frames = Some(Box::new(Frames { received: FrameMeter::new(), answers: OpenAnswers::new() }));
         self.header_list = Some(header_list);
         self
     }
 
-    /// Notes a request that was served since the last look: the connection idles from here on.
+    /// Notes requests that were served since the last call: the connection idles from here on.
     fn look(&mut self) {
         let begun = self.activity.begun();
-        if begun != self.seen {
-            self.seen = begun;
-            self.has_rest = false;
+        if begun != self.heads.seen {
+            self.heads.seen = begun;
+            self.heads.has_rest = false;
             self.activity.note_rest(false);
             let since = Instant::now();
-            self.phase = match self.next_head.take().filter(|(of, _)| *of == begun) {
+            self.heads.phase = match self.heads.next.take().filter(|(of, _)| *of == begun) {
                 Some((_, seen)) => Phase::Head { since, seen },
                 None => Phase::Idle { since },
             };
@@ -210,8 +183,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     }
 
     fn received(&mut self, bytes: &[u8]) {
-        self.first_bytes_by = None;
-        self.is_overdue = false;
+        self.heads.first_bytes_by = None;
+        self.ending.is_overdue = false;
         if self.refuse.is_none() {
             return;
         }
@@ -222,40 +195,40 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         if !self.activity.has_no_request() {
             if !self.activity.may_be_sending() && !HeadSeen::is_blank(bytes) {
                 let begun = self.activity.begun();
-                let before = self.next_head.filter(|(of, _)| *of == begun).unwrap_or_default().1;
-                self.next_head = Some((begun, before.and(bytes)));
+                let before = self.heads.next.filter(|(of, _)| *of == begun).unwrap_or_default().1;
+                self.heads.next = Some((begun, before.and(bytes)));
             }
             return;
         }
         self.look();
-        self.phase = self.phase.and(bytes);
+        self.heads.phase = self.heads.phase.and(bytes);
     }
 
-    /// When the wait that hyper is in must end; `None` while a request is in service, which has timers of
-    /// its own, and under HTTP/2 where no frame is incomplete: `http2` watches then.
+    /// The deadline of hyper's current wait. `None` while a request is in service, which has timers
+    /// of its own, and under HTTP/2 where no frame is incomplete: `http2` watches then.
     fn read_deadline(&mut self) -> Option<Instant> {
         if let Some(frames) = &self.frames {
             let owed_since = frames.received.incomplete_since().map(Instant::from_std);
             let head_by = owed_since.map(|since| since + self.timeouts.header);
-            return head_by.into_iter().chain(self.first_bytes_by).min();
+            return head_by.into_iter().chain(self.heads.first_bytes_by).min();
         }
         if !self.activity.has_no_request() {
             return None;
         }
         self.look();
-        Some(self.phase.end(self.timeouts))
+        Some(self.heads.phase.end(self.timeouts))
     }
 
-    /// There is nothing to read. Ready when the wait must end.
+    /// Called where there is nothing to read. Ready when the wait must end.
     fn poll_waited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.read_deadline() else { return Poll::Pending };
-        if let Phase::Idle { since } = self.phase
-            && !self.has_rest
-            && !self.is_closing
+        if let Phase::Idle { since } = self.heads.phase
+            && !self.heads.has_rest
+            && !self.ending.is_closing
             && since + REST_AFTER < deadline
         {
             ready!(self.alarm.poll(cx, since + REST_AFTER));
-            self.has_rest = true;
+            self.heads.has_rest = true;
             self.activity.note_rest(true);
         }
         self.alarm.poll(cx, deadline)
@@ -270,7 +243,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let resets = received.resets();
         let goes_on = received.takes(bytes, answers, credit, std::time::Instant::now());
         if received.resets() > resets && !self.activity.unauthenticated_use.is_known() {
-            // h2 counts those that were reset before they were begun, which in small turns are few.
+            // h2 counts only streams that were reset before they were begun. They are few in small
+            // reads.
             (resets..received.resets()).for_each(|_| self.activity.unauthenticated_use.note_abuse());
         }
         self.activity.note_unsent(answers.count(), false);
@@ -280,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Notes what of HTTP/2 was written.
+    /// Notes written bytes of HTTP/2.
     fn wrote(&mut self, bytes: &[u8]) {
         if let Some(frames) = &mut self.frames {
             let has_data = frames.answers.wrote(bytes);
@@ -288,67 +262,70 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Fails once a client has left behind bytes that hyper does not read: those of a body while upstream takes
-    /// nothing, or of a next request. hyper would notice only much later.
+    /// Fails once a client has left behind bytes that hyper does not read: of a body while upstream
+    /// takes nothing, or of a next request. hyper would notice only much later.
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_not_ours = self.refuse.is_none() || self.activity.is_tunnel();
-        if is_not_ours || self.is_watched || self.activity.has_no_request() {
-            self.probe_at = None;
-            self.behind_since = None;
+        if is_not_ours || self.presence.is_watched || self.activity.has_no_request() {
+            self.presence.probe_at = None;
+            self.presence.behind_since = None;
             return Poll::Ready(Ok(()));
         }
         let now = Instant::now();
-        let due = *self.probe_at.get_or_insert(now + PROBE_INTERVAL);
+        let due = *self.presence.probe_at.get_or_insert(now + PROBE_INTERVAL);
         if now >= due {
             if self.stream.peer_has_left() || self.hides_its_end(now) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            self.probe_at = Some(now + PROBE_INTERVAL);
+            self.presence.probe_at = Some(now + PROBE_INTERVAL);
         }
-        let due = self.probe_at.unwrap_or(due);
+        let due = self.presence.probe_at.unwrap_or(due);
         if self.alarm.poll(cx, due).is_ready() {
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Whether so much has been unread behind a whole request for so long that an end could not have arrived.
+    /// Whether so many bytes have been unread behind a whole request for so long that an end could
+    /// not have arrived.
     fn hides_its_end(&mut self, now: Instant) -> bool {
         if self.activity.may_be_sending() || self.stream.unread() <= MOST_BEHIND {
-            self.behind_since = None;
+            self.presence.behind_since = None;
             return false;
         }
-        now >= *self.behind_since.get_or_insert(now) + self.timeouts.idle
+        now >= *self.presence.behind_since.get_or_insert(now) + self.timeouts.idle
     }
 
-    /// Whether what hyper writes now is a refusal of its own.
+    /// Whether hyper's current write is a refusal of its own.
     fn is_refusal(&mut self) -> bool {
         self.refuse.is_some() && self.activity.is_quiet()
     }
 
-    /// Swallows hyper's refusal and queues ours.
+    /// Drops hyper's refusal and queues ours.
     fn replace(&mut self, hypers: &[u8]) {
         let Some(refuse) = &self.refuse else { return };
         let status = hypers
             .get(9..12)
             .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| digits.parse().ok())
-            .unwrap_or(400);
-        self.queued = refuse(status, self.phase.head());
-        self.has_refused = true;
+            .and_then(|digits| digits.parse().ok());
+        debug_assert!(status.is_some(), "hyper writes what is no refusal: {hypers:?}");
+        self.queued = refuse(status.unwrap_or(400), self.heads.phase.head());
+        self.ending.has_refused = true;
         self.closes();
     }
 
-    /// From here on the connection ends. One that rested instead would begin anew behind what was refused.
+    /// Notes that the connection is ending. A connection that rested instead would begin anew
+    /// behind the refused bytes.
     fn closes(&mut self) {
-        self.is_closing = true;
+        self.ending.is_closing = true;
         self.activity.note_rest(false);
     }
 
-    /// Queues hyper's settings, with our size of a header list in the place of hyper's own. Says whether `hypers` were
-    /// settings.
+    /// Queues hyper's settings, with our size of a header list instead of hyper's own. Returns
+    /// whether `hypers` were settings.
     ///
-    /// hyper takes more than it should say: what lies between the two is refused with an answer of ours.
+    /// hyper accepts a larger list than is announced: a list between the two sizes is refused with
+    /// an answer of ours.
     fn announce(&mut self, hypers: &[u8]) -> bool {
         let Some(header_list) = self.header_list.take() else { return false };
         let settings = with_header_list(hypers, header_list);
@@ -360,7 +337,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         is_announced
     }
 
-    /// Sends what is queued. Where nothing is, a write that is blocked stays so: it has made no progress.
+    /// Sends the queued bytes. Where there are none, a blocked write stays blocked: it has made no
+    /// progress.
     fn send_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.queued.is_empty() {
             return Poll::Ready(Ok(()));
@@ -380,8 +358,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Judges a write that may be blocked: a client that takes nothing of its answer for `client_stall` is given up, and
-    /// one that has asked for nothing, and takes none of what the server says by itself, after the idle time.
+    /// Fails where a blocked write has lasted too long: after `client_stall` where the client takes
+    /// nothing of its answer, and after the idle time where it has sent no request and takes none
+    /// of the server's own bytes.
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.write_blocked = None;
@@ -390,9 +369,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let since = *self.write_blocked.get_or_insert_with(Instant::now);
         let limit = match (self.activity.is_quiet(), self.activity.unauthenticated_use.is_known()) {
             (true, true) => self.timeouts.idle,
-            (true, false) => self.timeouts.idle.min(STRANGER_STALL),
+            (true, false) => self.timeouts.idle.min(UNAUTHENTICATED_STALL),
             (false, true) => self.timeouts.client_stall,
-            (false, false) => self.timeouts.client_stall.min(STRANGER_STALL),
+            (false, false) => self.timeouts.client_stall.min(UNAUTHENTICATED_STALL),
         };
         ready!(self.alarm.poll(cx, since + limit));
         self.activity.ends_for(CutReason::ClientStalled);
@@ -417,10 +396,10 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             let piece = this.ahead.split_to(this.ahead.len().min(most).min(buf.remaining()));
             buf.put_slice(&piece);
             if this.ahead.is_empty() {
-                // An empty slice of it would hold it all.
+                // An empty slice would keep the whole buffer.
                 this.ahead = Bytes::new();
             }
-            this.in_turn += piece.len();
+            this.turn.bytes += piece.len();
             return this.meter(&piece);
         }
         let before = buf.filled().len();
@@ -428,19 +407,20 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             true => this.poll_piece(cx, buf),
             false => Pin::new(&mut this.stream).poll_read(cx, buf),
         };
-        this.is_watched = read.is_pending();
+        this.presence.is_watched = read.is_pending();
         match read {
             Poll::Ready(Ok(())) => {
                 let bytes = buf.filled().get(before..).unwrap_or_default();
-                this.in_turn += bytes.len();
+                this.turn.bytes += bytes.len();
                 this.received(bytes);
                 this.meter(bytes)
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 ready!(this.poll_waited(cx));
-                // The end of the stream: hyper closes an idle connection cleanly, and one in mid-head as broken.
-                this.has_ended = true;
+                // Ends the stream: hyper closes an idle connection cleanly, and one within a head
+                // as broken.
+                this.ending.has_ended = true;
                 Poll::Ready(Ok(()))
             }
         }

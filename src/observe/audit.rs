@@ -1,4 +1,5 @@
-//! The audit: one line for each refusal of a caller, with its real reason, and for what is let in and still worth a look.
+//! The audit log: one line for each refusal of a caller, with its real reason, and for each
+//! suspicious request that is permitted.
 //!
 //! Invariant: a line holds key ids, never a secret or a digest, and the path without its query.
 
@@ -9,19 +10,20 @@ use http::Method;
 use serde::Serialize;
 
 use super::line_quotas::{Kind, LineSource};
-use super::{LogWriter, Logs, optional, shown, timestamp, with_sources};
+use super::log::{LogWriter, Logs};
+use super::shown::{self, optional, timestamp, with_sources};
 use crate::denial::Denial;
 
-/// What is worth a look although it was let in.
+/// The suspicious side of a request that is permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Suspicion {
-    /// A key is used from an address that it was not used from before, since the process began.
+    /// A key is used from an address for the first time since the process began.
     NewAddress,
-    /// A secret that was rotated out is still in use; told by the hour.
+    /// A rotated secret is still in use; logged once an hour.
     RotatedSecret,
-    /// A credential that opens nothing stands beside a key's, and did not before.
+    /// A credential that matches no key came beside a key's for the first time.
     UnknownBeside,
-    /// A key is older than the configuration wants; told by the hour.
+    /// A key is older than the configured age; logged once an hour.
     PastMaxAge,
 }
 
@@ -36,7 +38,7 @@ impl Suspicion {
     }
 }
 
-/// Whom and what a line is about.
+/// The request that a line is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subject<'a> {
     pub(crate) request_id: &'a str,
@@ -44,9 +46,9 @@ pub(crate) struct Subject<'a> {
     pub(crate) method: &'a Method,
     pub(crate) path: &'a str,
     pub(crate) key_id: Option<&'a str>,
-    /// The id that a forged token claims.
+    /// The key id inside a forged token.
     pub(crate) claimed_key_id: Option<&'a str>,
-    /// The id that the answer named the credential by, where that is not the key's.
+    /// The id by which the answer named the credential, where that is not the key's.
     pub(crate) credential_id: Option<&'a str>,
     pub(crate) route: Option<&'a str>,
 }
@@ -76,33 +78,34 @@ struct AuditLine<'a> {
     route: Option<&'a str>,
 }
 
-/// Whether a refusal is the caller's doing, and not upstream's or the server's own: the audit has no others.
+/// Whether a refusal is the caller's doing, and not upstream's or the server's own. The audit has
+/// no others.
 pub(super) fn is_of_caller(denial: &Denial) -> bool {
     denial.code().status().is_client_error()
 }
 
-/// Tells that a caller was refused.
+/// Logs that a caller was refused.
 pub(super) fn refused(writer: &LogWriter, subject: Subject<'_>, denial: &Denial) {
     let reason = denial.cause().map(with_sources).unwrap_or_else(|| denial.message().to_owned());
-    tell(writer, subject, "refused", Some(denial.code().name()), Some(reason));
+    log(writer, subject, "refused", Some(denial.code().name()), Some(reason));
 }
 
 pub(super) fn suspected(writer: &LogWriter, subject: Subject<'_>, suspicion: Suspicion) {
-    tell(writer, subject, suspicion.event(), None, None);
+    log(writer, subject, suspicion.event(), None, None);
 }
 
-/// Tells that somebody was refused at the admin listener. `is_known`: they have shown the admin token, or a key.
+/// Logs a refusal of the admin listener. `is_known`: the caller has shown the admin token or a key.
 pub(crate) fn refused_at_admin(logs: &Logs, denial: &Denial, is_known: bool, subject: Subject<'_>) {
     let Some(writer) = logs.audit.as_ref().filter(|_| is_of_caller(denial)) else { return };
     let (source, now) = (LineSource::address(subject.client), Instant::now());
-    if is_known || logs.line_quotas.may_tell(&source, now) {
+    if is_known || logs.line_quotas.may_log(&source, now) {
         refused(writer, subject, denial);
     } else {
         logs.line_quotas.leave_out(Kind::Audit, &source, now);
     }
 }
 
-/// What was done to a key over the admin API.
+/// A change to a key over the admin API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyChange {
     Created,
@@ -122,12 +125,12 @@ impl KeyChange {
     }
 }
 
-/// Tells that a key was changed over the admin API, and by whom.
+/// Logs that a key was changed over the admin API, and by whom.
 pub(crate) fn changed(writer: &LogWriter, change: KeyChange, subject: Subject<'_>, by: &str) {
-    tell(writer, subject, change.event(), None, Some(format!("by {by}")));
+    log(writer, subject, change.event(), None, Some(format!("by {by}")));
 }
 
-fn tell(
+fn log(
     writer: &LogWriter,
     subject: Subject<'_>,
     event: &'static str,

@@ -1,27 +1,27 @@
-//! Durations, counted by how long they are.
+//! A histogram of durations.
 
 use std::time::Duration;
 
-/// Upper bounds for what a model server takes, in seconds.
+/// Upper bounds for times of model servers, in seconds.
 pub(crate) const OF_REQUESTS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
     600.0,
 ];
-/// Upper bounds for what a proxy adds, in seconds.
+/// Upper bounds for the time that a proxy adds, in seconds.
 pub(crate) const OF_OURS: &[f64] =
     &[0.000_01, 0.000_025, 0.000_05, 0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1];
 
-/// How many durations there were of each length.
+/// The number of durations in each bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Histogram {
     bounds: &'static [f64],
-    /// One for each bound, and one for what is beyond.
+    /// One count for each bound, and one for durations beyond all bounds.
     counts: Box<[u64]>,
     sum: f64,
 }
 
 impl Histogram {
-    /// `bounds`: upper ones, inclusive and ascending, in seconds.
+    /// `bounds`: upper bounds, inclusive and ascending, in seconds.
     pub(crate) fn new(bounds: &'static [f64]) -> Self {
         Histogram { bounds, counts: vec![0; bounds.len() + 1].into(), sum: 0.0 }
     }
@@ -35,7 +35,7 @@ impl Histogram {
         self.sum += seconds;
     }
 
-    /// Adds what another one with the same bounds has counted.
+    /// Adds the counts of a histogram with the same bounds.
     pub(crate) fn add(&mut self, other: &Histogram) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more;
@@ -43,13 +43,13 @@ impl Histogram {
         self.sum += other.sum;
     }
 
-    /// What was counted since another one with the same bounds was this one.
+    /// The counts since `before`, an earlier state of this histogram.
     pub(crate) fn since(&self, before: &Histogram) -> Histogram {
         let counts = self.counts.iter().zip(&before.counts).map(|(now, then)| now.saturating_sub(*then));
         Histogram { bounds: self.bounds, counts: counts.collect(), sum: self.sum - before.sum }
     }
 
-    /// Seconds, all together.
+    /// The sum of all durations, in seconds.
     pub(crate) fn sum(&self) -> f64 {
         self.sum
     }
@@ -58,8 +58,8 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// The upper bound of the bucket that this share of the durations does not pass, in seconds; `None` where there are
-    /// none, or it is beyond all bounds.
+    /// The upper bound of the bucket that this share of the durations does not exceed, in seconds.
+    /// `None` without durations, or where it is beyond all bounds.
     pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
         let wanted = (self.count() as f64 * share).ceil() as u64;
         let mut seen = 0;
@@ -70,7 +70,7 @@ impl Histogram {
         reached.map(|(bound, _)| bound).filter(|bound| wanted > 0 && bound.is_finite())
     }
 
-    /// Each upper bound with its own count; the last one is infinite, for what is beyond.
+    /// Each upper bound with its own count; the last one is infinite.
     pub(crate) fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         bounds.zip(self.counts.iter().copied()).collect()
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_belongs_to_its_bucket_and_what_is_beyond_is_counted() {
+    fn a_bound_belongs_to_its_bucket_and_longer_durations_are_counted() {
         let mut histogram = Histogram::new(&[0.001, 0.01]);
         for micros in [500, 1000, 1001, 10_000, 10_001, 9_000_000] {
             histogram.observe(Duration::from_micros(micros));

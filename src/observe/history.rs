@@ -1,36 +1,35 @@
-//! The last five minutes, sample by sample: what the status page draws.
+//! Samples of the last five minutes, which the status page draws.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::histogram::Histogram;
-use super::observer::Observers;
 
-/// How often a sample is taken.
+/// The interval of samples.
 pub(crate) const STEP: Duration = Duration::from_secs(5);
-/// Steps that are remembered: five minutes.
+/// Steps that are kept: five minutes.
 pub(crate) const STEPS: usize = 60;
 
-/// What all workers have counted at one moment.
+/// The counts of all workers at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Sums {
-    /// Requests that are over.
+    /// Requests that have ended.
     pub(crate) requests: u64,
     pub(crate) refusals: u64,
-    /// What we have added to requests.
+    /// The time that we have added to requests.
     pub(crate) added: Histogram,
     pub(crate) in_flight: usize,
 }
 
-/// What went on from one sample to the next.
+/// The difference of two samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) requests_per_second: f64,
     pub(crate) refusals_per_second: f64,
     /// In seconds: the upper bound of the bucket that it is in. `None` where there was no request.
     pub(crate) added_p95: Option<f64>,
-    /// At its end.
+    /// At the step's end.
     pub(crate) in_flight: usize,
 }
 
@@ -40,25 +39,26 @@ pub(crate) struct History(Mutex<VecDeque<(Instant, Sums)>>);
 
 impl History {
     /// Takes samples for as long as the process lives.
-    pub(crate) async fn keep(&self, observers: &Observers) {
+    pub(crate) async fn keep(&self, sums: impl Fn() -> Sums) {
         let mut tick = tokio::time::interval(STEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.add(Instant::now(), observers.sums());
+            self.add(Instant::now(), sums());
         }
     }
 
     fn add(&self, at: Instant, sums: Sums) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // One more than steps: each lies between two.
+        // One more than steps: each step lies between two samples.
         if samples.len() > STEPS {
             samples.pop_front();
         }
         samples.push_back((at, sums));
     }
 
-    /// The steps, oldest first; the last one ends with `now`, and is no step yet within its first second.
+    /// The steps, oldest first. The last one ends with `now`; it counts once it has lasted for a
+    /// second.
     pub(crate) fn steps(&self, now: (Instant, Sums)) -> Vec<Step> {
         let mut samples: Vec<(Instant, Sums)> =
             self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_what_lies_between_two_samples() {
+    fn a_step_is_the_difference_of_two_samples() {
         let (history, start) = (History::default(), Instant::now());
         history.add(start, sums(10, 1, &[0.01, 0.01]));
         history.add(start + STEP, sums(60, 11, &[0.01, 0.01, 0.00002]));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_going_on_is_a_step_of_its_own_after_a_second() {
+    fn the_present_is_a_step_of_its_own_after_a_second() {
         let (history, start) = (History::default(), Instant::now());
         history.add(start, sums(10, 0, &[]));
         let steps = history.steps((start + Duration::from_secs(2), sums(30, 0, &[])));

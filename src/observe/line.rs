@@ -1,4 +1,4 @@
-//! A line of the access log, built without a formatting machine: one is written for every request.
+//! A line of the access log, built without `format!`: one is written for every request.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -10,21 +10,23 @@ use http::{HeaderValue, Method};
 use jiff::Timestamp;
 
 use super::audit::Subject;
+use super::hex::text;
 use super::naming::Naming;
 use super::outcome::Outcome;
-use super::shown;
+use super::shown::{self, optional};
 use super::tally::Refused;
 use super::trace::{Span, TraceContext};
 use crate::address;
 use crate::denial::Denial;
 
-/// What is told of a request.
+/// The fields of an access line.
 pub(super) struct AccessLine {
     pub(super) request_id: HeaderValue,
     pub(super) client: Option<IpAddr>,
     pub(super) method: Method,
-    /// Raw until the canonical one is known; without its query, which is never told, and cut where it is long. A copy: a slice would keep all of
-    /// the request's head for as long as the answer streams.
+    /// The path without its query, which is never logged, and cut where it is long; raw until the
+    /// canonical path is known. A copy: a slice would keep the whole head of the request while the
+    /// answer streams.
     pub(super) path: Box<str>,
     pub(super) protocol: &'static str,
     pub(super) status: u16,
@@ -32,9 +34,9 @@ pub(super) struct AccessLine {
     pub(super) cause: Option<String>,
     pub(super) named: Naming,
     /// The names of the route and of its upstream.
-    pub(super) way: Option<(Arc<str>, Arc<str>)>,
+    pub(super) route_and_upstream: Option<(Arc<str>, Arc<str>)>,
     pub(super) bytes_sent: u64,
-    /// Of a tunnel alone.
+    /// Bytes from the client, of a tunnel only.
     pub(super) bytes_received: Option<u64>,
     pub(super) outcome: Outcome,
 }
@@ -57,19 +59,19 @@ impl AccessLine {
             code: None,
             cause: None,
             named: Naming::Nothing,
-            way: None,
+            route_and_upstream: None,
             bytes_sent: 0,
             bytes_received: None,
-            // Until the record is dropped, which decides it.
+            // A placeholder until the record is dropped.
             outcome: Outcome::ClientLeft,
         }
     }
 
     fn route(&self) -> Option<&str> {
-        self.way.as_ref().map(|(route, _)| &**route)
+        self.route_and_upstream.as_ref().map(|(route, _)| &**route)
     }
 
-    /// What is remembered of its refusal.
+    /// The request's entry in the list of the last refusals.
     pub(super) fn refused(&self, denial: &Denial) -> Refused {
         Refused {
             sequence: 0,
@@ -86,10 +88,10 @@ impl AccessLine {
         }
     }
 
-    /// What a collector of traces is told.
+    /// The request's span for a collector of traces.
     pub(super) fn span(&self, context: TraceContext, took: Duration) -> Span {
         let went_wrong = (self.outcome != Outcome::Complete).then(|| self.outcome.word());
-        let (route, upstream) = self.way.clone().unzip();
+        let (route, upstream) = self.route_and_upstream.clone().unzip();
         Span {
             context,
             ended: SystemTime::now(),
@@ -107,7 +109,7 @@ impl AccessLine {
         }
     }
 
-    /// Whom and what a line of the audit is about.
+    /// The request, for a line of the audit.
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject {
             request_id: of(&self.request_id),
@@ -121,7 +123,8 @@ impl AccessLine {
         }
     }
 
-    /// One object, without the end of its line. `took`: from the request's beginning to the end of its answer.
+    /// Writes a JSON object without a line end. `took`: from the request's beginning to the end of
+    /// its answer.
     pub(super) fn write_json(&self, out: &mut Vec<u8>, took: Duration, context: Option<&TraceContext>) {
         out.extend_from_slice(b"{\"timestamp\":\"");
         write_now(out);
@@ -146,7 +149,11 @@ impl AccessLine {
         }
         write_field(out, b",\"claimed_key_id\":", self.named.claimed_key_id());
         write_field(out, b",\"route\":", self.route());
-        write_field(out, b",\"upstream\":", self.way.as_ref().map(|(_, upstream)| &**upstream));
+        write_field(
+            out,
+            b",\"upstream\":",
+            self.route_and_upstream.as_ref().map(|(_, upstream)| &**upstream),
+        );
         write_number(out, b",\"bytes_sent\":", self.bytes_sent);
         if let Some(bytes) = self.bytes_received {
             write_number(out, b",\"bytes_received\":", bytes);
@@ -159,7 +166,7 @@ impl AccessLine {
         out.push(b'}');
     }
 
-    /// The same for people.
+    /// Writes the line for people, without a line end.
     pub(super) fn write_pretty(&self, out: &mut Vec<u8>, took: Duration) {
         write_now(out);
         let client = self.client.map(|client| client.to_string());
@@ -174,31 +181,27 @@ impl AccessLine {
             took.as_secs_f64() * 1e3,
             self.bytes_sent,
             self.outcome.word(),
-            super::optional("code", self.code),
-            super::optional("cause", self.cause.as_deref().map(shown::visible).as_deref()),
-            super::optional("key", self.named.key_id()),
-            super::optional("claimed_key", self.named.claimed_key_id()),
-            super::optional("route", self.route()),
-            super::optional("client", client.as_deref()),
+            optional("code", self.code),
+            optional("cause", self.cause.as_deref().map(shown::visible).as_deref()),
+            optional("key", self.named.key_id()),
+            optional("claimed_key", self.named.claimed_key_id()),
+            optional("route", self.route()),
+            optional("client", client.as_deref()),
             of(&self.request_id),
         );
     }
 }
 
-/// Ids are visible ASCII.
+/// An id as text. Ids are visible ASCII.
 fn of(value: &HeaderValue) -> &str {
+    debug_assert!(value.to_str().is_ok(), "{value:?}");
     value.to_str().unwrap_or_default()
 }
 
-/// Hex digits as text.
-pub(super) fn text(digits: &[u8]) -> &str {
-    std::str::from_utf8(digits).unwrap_or_default()
-}
-
-/// `name` with its comma, quotes and colon, and the value as JSON's; nothing where there is none.
+/// Writes `name`, which has its comma, quotes and colon, and the value as JSON; nothing for `None`.
 fn write_field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
     let Some(value) = value else { return };
-    // All bytes are looked at, whatever the first ones are: so the compiler takes many at a time.
+    // All bytes are checked, whatever the first ones are: so the compiler takes many at a time.
     let needs_escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
     if value.as_bytes().iter().fold(false, |any, byte| any | needs_escape(byte)) {
         out.extend_from_slice(name);
@@ -209,8 +212,8 @@ fn write_field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
     write_word(out, name, value);
 }
 
-/// The same for a value that has nothing to escape: an id (see `is_sane_id`, `is_key_id`), a method (a token, RFC 9110,
-/// section 5.6.2) or a word of ours.
+/// As [`write_field`], for a value without characters to escape: an id (see `is_sane_id`,
+/// `is_key_id`), a method (a token, RFC 9110, section 5.6.2) or a word of ours.
 fn write_word(out: &mut Vec<u8>, name: &[u8], value: &str) {
     out.extend_from_slice(name);
     out.push(b'"');
@@ -223,7 +226,7 @@ fn write_number(out: &mut Vec<u8>, name: &[u8], value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// The last `N` digits, with zeros in front.
+/// Writes the last `N` digits, with leading zeros.
 fn write_digits<const N: usize>(out: &mut Vec<u8>, mut value: u32) {
     let mut digits = [b'0'; N];
     for digit in digits.iter_mut().rev() {
@@ -233,14 +236,14 @@ fn write_digits<const N: usize>(out: &mut Vec<u8>, mut value: u32) {
     out.extend_from_slice(&digits);
 }
 
-/// Milliseconds, and thousandths of one, rounded.
+/// Whole milliseconds, and thousandths of one, rounded.
 fn millis(took: Duration) -> (u64, u32) {
     let micros = u64::try_from((took.as_nanos() + 500) / 1000).unwrap_or(u64::MAX);
     (micros / 1000, (micros % 1000) as u32)
 }
 
 thread_local! {
-    /// The second that this thread told last, and how it is written.
+    /// The second of this thread's last line, and its text.
     static SECOND: Cell<(i64, [u8; 19])> = const { Cell::new((i64::MIN, [b'0'; 19])) };
 }
 
@@ -248,10 +251,11 @@ thread_local! {
 fn write_now(out: &mut Vec<u8>) {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let second = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-    let (told, mut text) = SECOND.get();
-    if told != second {
+    let (known, mut text) = SECOND.get();
+    if known != second {
         let written = Timestamp::from_second(second).unwrap_or_default().to_string();
         // `2026-11-24T22:05:17Z`: what stands before the Z.
+        debug_assert_eq!(written.len(), 20, "{written}");
         if let Some(written) = written.as_bytes().first_chunk::<19>() {
             text = *written;
             SECOND.set((second, text));
@@ -261,21 +265,6 @@ fn write_now(out: &mut Vec<u8>) {
     out.push(b'.');
     write_digits::<6>(out, since.subsec_micros());
     out.push(b'Z');
-}
-
-/// The 32 hex digits of a number.
-pub(super) fn hex(number: u128) -> [u8; 32] {
-    let mut digits = [0; 32];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
-        if let [high, low] = pair {
-            (*high, *low) = (hex_digit(byte >> 4), hex_digit(byte & 15));
-        }
-    }
-    digits
-}
-
-fn hex_digit(nibble: u8) -> u8 {
-    nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
 }
 
 #[cfg(test)]
@@ -296,18 +285,18 @@ mod tests {
     #[test]
     fn a_line_is_json_with_the_documented_fields() {
         let mut line = line();
-        line.way = Some(("chat".into(), "model".into()));
+        line.route_and_upstream = Some(("chat".into(), "model".into()));
         line.named = Naming::Key(HeaderValue::from_static("key_a"));
-        let mut told = json(&line);
-        let timestamp: Timestamp = told["timestamp"].as_str().unwrap().parse().unwrap();
+        let mut line_json = json(&line);
+        let timestamp: Timestamp = line_json["timestamp"].as_str().unwrap().parse().unwrap();
         assert!((Timestamp::now().as_second() - timestamp.as_second()).abs() < 5);
-        told["timestamp"] = "now".into();
+        line_json["timestamp"] = "now".into();
         let expected = serde_json::json!({
             "timestamp": "now", "level": "INFO", "message": "request", "request_id": "req_1", "client": "192.0.2.17",
             "method": "GET", "path": "/v1/x", "protocol": "HTTP/1.1", "status": 0, "key_id": "key_a", "route": "chat",
             "upstream": "model", "bytes_sent": 0, "duration_ms": 12.346, "outcome": "client_left",
         });
-        assert_eq!(told, expected);
+        assert_eq!(line_json, expected);
     }
 
     #[test]
@@ -322,8 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_and_hex_digits() {
-        assert_eq!(&hex(0x0123_4567_89ab_cdef_0000_0000_0000_00ff), b"0123456789abcdef00000000000000ff");
+    fn digits_and_milliseconds() {
         let mut out = Vec::new();
         write_digits::<6>(&mut out, 42);
         assert_eq!(out, b"000042");

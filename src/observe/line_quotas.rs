@@ -1,13 +1,14 @@
-//! How many lines of the logs are about requests without a good key.
+//! Quotas of log lines about requests without a valid key.
 //!
-//! Whoever has no key could else fill a disk: over HTTP/2 a refused request costs a few bytes, and its lines some hundred.
-//! In each window an address has lines for so many of its requests, all strangers together for so many, and one line tells
-//! how many more there were. A key that exists and is refused all the same, as one that has expired, has as many of its
-//! own, and all such keys together as many as all addresses: whoever guesses does not hide it, from the same address or from
-//! many. Requests of good keys are not counted here.
+//! Such requests could otherwise fill a disk: over HTTP/2 a refused request costs a few bytes, and
+//! its lines some hundred. In each window, each address has lines for a limited number of its
+//! requests, all addresses together for a limited number, and one line reports how many more there
+//! were. Each existing key that is refused, such as an expired one, has a quota of its own, and all
+//! of these keys share one as large as that of all addresses: so clients that guess, from one
+//! address or many, can't hide its lines. Requests with valid keys are not counted.
 //!
-//! Invariant: what is remembered of a window is bounded by twice [`REQUESTS_OF_ALL`]: a source has an entry once a request of it
-//! has lines.
+//! Invariant: the state of a window is bounded by twice [`REQUESTS_OF_ALL`], since a source has an
+//! entry only once one of its requests has lines.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,10 +21,11 @@ use crate::address::host_part;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Requests of one source that have lines in a window.
 const REQUESTS_OF_SOURCE: u32 = 20;
-/// … and of all addresses together, and of all such keys together.
+/// Requests that have lines in a window, of all addresses together, and of all refused keys
+/// together.
 const REQUESTS_OF_ALL: u32 = 100;
 
-/// A log that requests have lines in.
+/// A log with lines about requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Access,
@@ -64,7 +66,7 @@ impl Lines {
     }
 }
 
-/// The window that runs, and the lines that were left out since the start.
+/// The present window, and the lines that were left out since the start.
 #[derive(Debug, Default)]
 pub(crate) struct LineQuotas {
     window: Mutex<Option<Window>>,
@@ -75,21 +77,21 @@ pub(crate) struct LineQuotas {
 #[derive(Debug)]
 struct Window {
     began: Instant,
-    /// Requests that have lines: of addresses, and of keys.
+    /// Requests that have lines, of addresses and of keys.
     of_addresses: u32,
     of_keys: u32,
     by_source: HashMap<LineSource, LinesOfSource>,
-    /// Lines of sources that have no entry.
+    /// Lines of sources without an entry.
     others: Lines,
 }
 
-/// What requests are counted by.
+/// The source that requests are counted by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum LineSource {
     /// A client's address; IPv6 is cut to its /64.
     Address(IpAddr),
     UnixSockets,
-    /// The id of a key that exists, of which a secret was shown.
+    /// The id of an existing key, of which a secret was presented.
     Key(String),
 }
 
@@ -105,18 +107,18 @@ struct LinesOfSource {
     left_out: Lines,
 }
 
-/// Lines that were left out in a window that is over.
+/// Lines that were left out in a window that has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LeftOut {
     pub(super) kind: Kind,
-    /// Whose requests they are about; `None`: of sources that came when all strangers together had had their lines.
+    /// The source of the requests; `None` for sources that came after the quota of all was used up.
     pub(super) of: Option<LineSource>,
     pub(super) lines: u64,
     pub(super) seconds: u64,
 }
 
 impl LeftOut {
-    /// Whose requests they are about, in words.
+    /// The source of the requests, for people.
     pub(super) fn whose(&self) -> String {
         match &self.of {
             Some(LineSource::Address(address @ IpAddr::V4(_))) => address.to_string(),
@@ -130,7 +132,7 @@ impl LeftOut {
 
 impl LineQuotas {
     /// Whether a request of this source has lines.
-    pub(super) fn may_tell(&self, source: &LineSource, now: Instant) -> bool {
+    pub(super) fn may_log(&self, source: &LineSource, now: Instant) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let window = window.get_or_insert_with(|| Window::begun(now));
         let of_source = window.by_source.get(source).map_or(0, |of_source| of_source.requests);
@@ -154,7 +156,7 @@ impl LineQuotas {
         };
         total.fetch_add(1, Ordering::Relaxed);
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        // A long answer may end in another window than the one in which it was decided.
+        // A long answer may end in a later window than the one of its decision.
         let window = window.get_or_insert_with(|| Window::begun(now));
         match window.by_source.get_mut(source) {
             Some(of_source) if of_source.requests >= REQUESTS_OF_SOURCE => of_source.left_out.add(kind),
@@ -170,7 +172,8 @@ impl LineQuotas {
         }
     }
 
-    /// Ends the window where it is over, or at once where `now` is `None`; yields what was left out in it.
+    /// Ends the window where its time is over, or at once where `now` is `None`. Returns the lines
+    /// that were left out in it.
     pub(super) fn ended(&self, now: Option<Instant>) -> Vec<LeftOut> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = window.take_if(|window| now.is_none_or(|now| now >= window.began + WINDOW));
@@ -217,30 +220,30 @@ mod tests {
     }
 
     /// How many of so many requests have lines; the others' are left out.
-    fn told(line_quotas: &LineQuotas, now: Instant, sources: impl Iterator<Item = LineSource>) -> usize {
-        let mut told = 0;
+    fn logged(line_quotas: &LineQuotas, now: Instant, sources: impl Iterator<Item = LineSource>) -> usize {
+        let mut logged = 0;
         for source in sources {
-            match line_quotas.may_tell(&source, now) {
-                true => told += 1,
+            match line_quotas.may_log(&source, now) {
+                true => logged += 1,
                 false => line_quotas.leave_out(Kind::Access, &source, now),
             }
         }
-        told
+        logged
     }
 
     #[test]
-    fn an_address_has_so_many_requests_told_and_then_a_count() {
+    fn an_address_has_a_quota_of_logged_requests_and_then_a_count() {
         let (line_quotas, start) = (LineQuotas::default(), Instant::now());
-        assert_eq!(told(&line_quotas, start, (0..1000).map(|_| address("192.0.2.1"))), 20);
-        assert_eq!(told(&line_quotas, start, (0..1000).map(|_| LineSource::UnixSockets)), 20);
-        assert_eq!(told(&line_quotas, start, (0..1000).map(|_| LineSource::Key("key_a".to_owned()))), 20);
+        assert_eq!(logged(&line_quotas, start, (0..1000).map(|_| address("192.0.2.1"))), 20);
+        assert_eq!(logged(&line_quotas, start, (0..1000).map(|_| LineSource::UnixSockets)), 20);
+        assert_eq!(logged(&line_quotas, start, (0..1000).map(|_| LineSource::Key("key_a".to_owned()))), 20);
         let of_a_network = |host: usize| address(&format!("2001:db8::{host:x}"));
-        assert_eq!(told(&line_quotas, start, (1..=1000).map(of_a_network)), 20, "one host has a whole /64");
-        assert_eq!(told(&line_quotas, start, [address("192.0.2.2")].into_iter()), 1);
+        assert_eq!(logged(&line_quotas, start, (1..=1000).map(of_a_network)), 20, "one host has a whole /64");
+        assert_eq!(logged(&line_quotas, start, [address("192.0.2.2")].into_iter()), 1);
         line_quotas.leave_out(Kind::Audit, &address("192.0.2.1"), start);
         assert_eq!(line_quotas.ended(Some(start + WINDOW / 2)), []);
         let left_out = line_quotas.ended(Some(start + WINDOW));
-        let told: Vec<String> = left_out
+        let logged: Vec<String> = left_out
             .iter()
             .map(|left_out| {
                 let LeftOut { kind, lines, seconds, .. } = left_out;
@@ -254,18 +257,22 @@ mod tests {
             "access 980 more of key_a in 10 s",
             "audit 1 more of 192.0.2.1 in 10 s",
         ];
-        assert_eq!(told, expected);
+        assert_eq!(logged, expected);
         assert_eq!((line_quotas.left_out(Kind::Access), line_quotas.left_out(Kind::Audit)), (3920, 1));
-        assert!(line_quotas.may_tell(&address("192.0.2.1"), start + WINDOW), "the next window is its own");
+        assert!(line_quotas.may_log(&address("192.0.2.1"), start + WINDOW), "the next window is its own");
     }
 
     #[test]
     fn however_many_addresses_come_lines_and_memory_are_bounded() {
         let (line_quotas, start) = (LineQuotas::default(), Instant::now());
         let many = (0..1_000_000u32).map(|host| LineSource::address(Some(IpAddr::V4(host.into()))));
-        assert_eq!(told(&line_quotas, start, many), 100);
+        assert_eq!(logged(&line_quotas, start, many), 100);
         let keys = (0..20).map(|_| LineSource::Key("key_revoked".to_owned()));
-        assert_eq!(told(&line_quotas, start, keys), 20, "a refused key's lines are not used up by strangers");
+        assert_eq!(
+            logged(&line_quotas, start, keys),
+            20,
+            "a refused key's lines are not used up by unauthenticated clients"
+        );
         let window = line_quotas.window.lock().unwrap();
         assert_eq!(window.as_ref().unwrap().by_source.len(), 101);
         drop(window);

@@ -1,4 +1,5 @@
-//! Where lines go: events to standard error; access and audit there, too, or each to a destination of its own.
+//! Destinations of log lines. Events go to standard error; access and audit lines go there, too, or
+//! each to a destination of its own.
 
 mod sink;
 mod writer;
@@ -14,68 +15,69 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
 use super::line_quotas::{Kind, LeftOut, LineQuotas, LineSource};
-use super::timestamp;
-use super::trace::Tracer;
+use super::shown::timestamp;
+use super::trace::export::Tracer;
 use crate::config::{Log, LogFormat, LogTarget};
 use crate::threads::Threads;
 use sink::Sink;
 use writer::LogGuard;
 pub(crate) use writer::LogWriter;
 
-/// How often it is looked whether lines were left out.
+/// Interval of checks for left-out lines.
 const LEFT_OUT_LOOK: Duration = Duration::from_secs(1);
 
-/// Where lines of requests go, if anywhere.
+/// The destinations of lines about requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Logs {
-    /// A line a request.
+    /// The access log: a line for each request.
     pub(crate) access: Option<Arc<LogWriter>>,
-    /// A line a refusal, and for what is worth a look.
+    /// The audit log: a line for each refusal and each suspicious request.
     pub(crate) audit: Option<Arc<LogWriter>>,
-    /// Of the requests that went well, the share that has a line.
+    /// The share of successful requests that has an access line.
     pub(super) access_sample: f64,
     /// The threads of the process, those of the logs among them.
     pub(crate) threads: Threads,
-    /// How many requests without a good key have lines.
+    /// Quotas of lines for requests without a valid key.
     pub(crate) line_quotas: Arc<LineQuotas>,
-    /// Where spans go, if anywhere.
+    /// The exporter of spans.
     pub(super) traces: Option<Arc<Tracer>>,
     /// All destinations, with their names.
     all: Vec<(LogTarget, Arc<LogWriter>)>,
 }
 
 impl Logs {
-    /// The same, with spans told to a collector.
+    /// Adds an exporter of spans.
     pub(crate) fn traced_by(self, tracer: Arc<Tracer>) -> Self {
         Logs { traces: Some(tracer), ..self }
     }
 
-    /// Spans that nobody will see, since the start; `None` where there are none to see.
+    /// Spans that were dropped since the start; `None` without an exporter.
     pub(crate) fn lost_spans(&self) -> Option<u64> {
         self.traces.as_ref().map(|tracer| tracer.lost())
     }
 
-    /// Has all files opened again by their names.
+    /// Opens all files again by their names.
     pub(crate) fn reopen(&self) {
         self.all.iter().for_each(|(_, writer)| writer.reopen());
     }
 
-    /// Tells of the lines that were left out, in each log of its own, for as long as the process lives.
-    pub(crate) async fn keep_telling_left_out(&self) {
+    /// Logs the numbers of left-out lines, in each log for itself, for as long as the process
+    /// lives.
+    pub(crate) async fn keep_reporting_left_out(&self) {
         let mut tick = tokio::time::interval(LEFT_OUT_LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.tell_left_out(self.line_quotas.ended(Some(Instant::now())));
+            self.report_left_out(self.line_quotas.ended(Some(Instant::now())));
         }
     }
 
-    /// Tells of the lines that were left out and not told of yet: the process ends.
-    pub(crate) fn tell_left_out_at_the_end(&self) {
-        self.tell_left_out(self.line_quotas.ended(None));
+    /// Logs the numbers of left-out lines that were not logged yet: the process ends.
+    pub(crate) fn report_left_out_at_the_end(&self) {
+        self.report_left_out(self.line_quotas.ended(None));
     }
 
-    fn tell_left_out(&self, all: Vec<LeftOut>) {
+    fn report_left_out(&self, all: Vec<LeftOut>) {
         for left_out in all {
             let writer = match left_out.kind {
                 Kind::Access => &self.access,
@@ -87,18 +89,18 @@ impl Logs {
         }
     }
 
-    /// Lines about strangers that were left out since the start, by log.
+    /// Lines about requests without a valid key that were left out since the start, by log.
     pub(crate) fn left_out(&self) -> [(&'static str, u64); 2] {
         Kind::ALL.map(|kind| (kind.name(), self.line_quotas.left_out(kind)))
     }
 
-    /// Lines that nobody will read, by destination.
+    /// Lines that were dropped, by destination.
     pub(crate) fn lost(&self) -> impl Iterator<Item = (String, u64)> {
         self.all.iter().map(|(target, writer)| (target.to_string(), writer.lost()))
     }
 }
 
-/// A line about lines that are not there.
+/// A line with the number of left-out lines.
 #[derive(Debug, Serialize)]
 struct LeftOutLine {
     timestamp: String,
@@ -117,7 +119,7 @@ struct LeftOutLine {
 impl LeftOutLine {
     fn of(left_out: &LeftOut) -> Self {
         let LeftOut { kind, lines, seconds, .. } = *left_out;
-        // What is read by `message`, as audit lines are, is found by it.
+        // Readers of audit lines select them by `message`.
         let (message, event) = match kind {
             Kind::Access => ("left_out", None),
             Kind::Audit => ("audit", Some("left_out")),
@@ -138,7 +140,7 @@ impl LeftOutLine {
     }
 }
 
-/// Ends the logs' threads, once all that waits is written. Keep it until the process ends.
+/// Ends the logs' threads, once all queued lines are written. Keep it until the process ends.
 #[derive(Debug)]
 pub struct LogGuards {
     _guards: Vec<LogGuard>,
@@ -179,7 +181,7 @@ impl MakeWriter<'_> for Events {
     }
 }
 
-/// The destinations that are open.
+/// The opened destinations.
 struct Opened<'a> {
     config: &'a Log,
     threads: Threads,
@@ -188,7 +190,7 @@ struct Opened<'a> {
 }
 
 impl Opened<'_> {
-    /// The writer to a destination; one for all that goes there.
+    /// The writer to a destination, which all of its logs share.
     fn writer(&mut self, target: &LogTarget) -> Result<Arc<LogWriter>, (LogTarget, io::Error)> {
         if let Some((_, writer)) = self.all.iter().find(|(known, _)| known == target) {
             return Ok(writer.clone());
@@ -227,7 +229,7 @@ pub(crate) fn start(config: &Log) -> Result<(Logs, LogGuards), (LogTarget, io::E
     let access = config.access.then(|| opened.writer(&config.access_to)).transpose()?;
     let audit = config.audit.then(|| opened.writer(&config.audit_to)).transpose()?;
     let is_json = opened.is_json(&LogTarget::Stderr);
-    // Libraries below us (h2, rustls) speak at length; their warnings are enough.
+    // Libraries below us (h2, rustls) log at length; their warnings are enough.
     let level = LevelFilter::from_level(config.level);
     let ours = tracing_subscriber::filter::filter_fn(move |metadata| {
         metadata.target().starts_with("bearward") || *metadata.level() <= tracing::Level::WARN

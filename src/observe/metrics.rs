@@ -1,9 +1,10 @@
-//! What Prometheus is told, in the text form of OpenMetrics 1.0.
+//! The metrics for Prometheus, in the text form of OpenMetrics 1.0.
 //!
-//! Whoever scrapes puts a [`Scrape`] together; nothing is counted here. Labels are names of the configuration, codes, and ids
-//! of keys that exist: never anything of a request.
+//! The caller makes a [`Scrape`]; nothing is counted here. Labels are names of the configuration,
+//! codes, and ids of existing keys: never parts of a request.
 
 mod process;
+mod sheet;
 
 use std::collections::BTreeMap;
 use std::fmt::Error;
@@ -11,66 +12,65 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::histogram::Histogram;
 use super::observer::Levels;
 use super::reloads::{PartState, State};
 use super::tally::{STATUS_CLASSES, Tally};
 use super::usage::KeyLabel;
 use crate::denial::Code;
 use process::Process;
+use sheet::{Sheet, counted, timed, valued};
 
 /// The content type of [`Scrape::encoded`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All figures of one moment.
+/// The figures of one moment.
 #[derive(Debug)]
 pub(crate) struct Scrape {
     pub(crate) tally: Tally,
     pub(crate) levels: Levels,
-    /// The ids that labels of keys stand for.
+    /// The ids of keys' labels.
     pub(crate) key_ids: BTreeMap<usize, Arc<str>>,
     pub(crate) reloads: State,
     pub(crate) keys: Keys,
     pub(crate) endpoints: Vec<EndpointSample>,
     pub(crate) certificates: Vec<Certificate>,
-    /// Lines that nobody will read, by destination.
+    /// Lost lines, by destination.
     pub(crate) lost_lines: Vec<(String, u64)>,
-    /// Lines about strangers that were left out, by log.
+    /// Lines about requests without a valid key that were left out, by log.
     pub(crate) left_out_lines: [(&'static str, u64); 2],
-    /// Threads that ended while the process ran, by what they were for.
+    /// Threads that have ended while the process ran, by purpose.
     pub(crate) ended_threads: Vec<(&'static str, u64)>,
-    /// Spans that nobody will see, where there are any to see.
+    /// Lost spans, where spans are exported.
     pub(crate) lost_spans: Option<u64>,
 }
 
-/// Of the key store.
+/// Figures of the key store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keys {
     pub(crate) keys: usize,
     pub(crate) secrets: usize,
     pub(crate) due_for_rotation: usize,
-    /// Those that end next, and when.
+    /// The keys that expire next, and when.
     pub(crate) next_ends: Vec<(String, Timestamp)>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct EndpointSample {
     pub(crate) upstream: Arc<str>,
-    /// As configured.
+    /// The configured endpoint.
     pub(crate) endpoint: String,
-    /// The address, where the configuration has a name.
+    /// The address, where a name is configured.
     pub(crate) address: Option<String>,
     pub(crate) is_healthy: bool,
-    /// Whether it has been asked yet.
+    /// Whether it was checked or used yet.
     pub(crate) is_known: bool,
-    /// Why it gets no requests, if it gets none.
+    /// The reason for which it gets no requests, if it gets none.
     pub(crate) fault: Option<String>,
-    /// Why the last look-up of its name failed, if it did.
+    /// The reason for which the last look-up of its name failed, if it did.
     pub(crate) look_up_fault: Option<String>,
     pub(crate) in_flight: usize,
 }
@@ -91,7 +91,7 @@ pub(crate) struct Certificate {
 }
 
 impl Scrape {
-    /// The text that a scrape gets.
+    /// The text of the answer to a scrape.
     pub(crate) fn encoded(self) -> String {
         let mut text = String::with_capacity(64 * 1024);
         let mut ours = Registry::with_prefix("bearward");
@@ -120,7 +120,7 @@ impl Collector for Scrape {
 impl Scrape {
     fn requests(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
         let mut family =
-            sheet.counter("requests", "Requests that are over, by key, route and class of status")?;
+            sheet.counter("requests", "Requests that have ended, by key, route and class of status")?;
         for (route, of_route) in &self.tally.routes {
             for (key, classes) in &of_route.requests {
                 let key_id = match key {
@@ -128,7 +128,7 @@ impl Scrape {
                     KeyLabel::Other => "other",
                     KeyLabel::Id(number) => match self.key_ids.get(number) {
                         Some(id) => &**id,
-                        // The key was forgotten between the two looks.
+                        // The key was forgotten in the meantime.
                         None => continue,
                     },
                 };
@@ -139,7 +139,8 @@ impl Scrape {
             }
         }
         let mut family = sheet.counter("refusals", "Answers that bearward made itself, by code")?;
-        // Those that there were none of yet, too: who asks for an increase would miss the first one.
+        // Codes with a count of zero, too: otherwise a query for an increase would miss the first
+        // refusal.
         for code in Code::ALL {
             let count = self.tally.refusals.get(code.name()).copied().unwrap_or(0);
             counted(&mut family, &[("code", code.name())], count)?;
@@ -165,14 +166,14 @@ impl Scrape {
         let help = "From a request that has a connection to the head of upstream's answer";
         let of_upstreams = upstreams.iter().map(|(upstream, of_one)| (&**upstream, &of_one.response));
         sheet.histograms("upstream_response_seconds", help, "upstream", of_upstreams)?;
-        let help = "Until an answer began, the time that was spent here and not with upstream";
+        let help = "Time spent here and not with upstream, until an answer began";
         timed(&mut sheet.histogram("added_seconds", help)?, &[], added)
     }
 
     fn levels(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
         let Levels { connections, connections_begun, in_flight, streams } = self.levels;
-        sheet.level("requests_in_flight", "Requests whose answer is not over", in_flight as f64)?;
-        sheet.level("open_streams", "Requests whose answer has begun and is not over", streams as f64)?;
+        sheet.level("requests_in_flight", "Requests whose answer has not ended", in_flight as f64)?;
+        sheet.level("open_streams", "Requests whose answer has begun and not ended", streams as f64)?;
         sheet.level("connections", "Connections of clients", connections as f64)?;
         let mut family = sheet.counter("connections_accepted", "Connections of clients since the start")?;
         counted(&mut family, &[], connections_begun)?;
@@ -183,7 +184,7 @@ impl Scrape {
         }
         let mut family = sheet.gauge(
             "endpoint_look_up_failing",
-            "1 where the last look-up of an endpoint's name failed; its last known addresses serve",
+            "1 where the last look-up of an endpoint's name failed; its last known addresses are used",
         )?;
         for endpoint in &self.endpoints {
             let is_failing = endpoint.look_up_fault.is_some();
@@ -193,12 +194,11 @@ impl Scrape {
         for endpoint in &self.endpoints {
             valued(&mut family, &endpoint.labels(), endpoint.in_flight as f64)?;
         }
-        let mut family =
-            sheet.counter("log_lines_dropped", "Log lines that nobody will read, by destination")?;
+        let mut family = sheet.counter("log_lines_dropped", "Lost log lines, by destination")?;
         for (log, count) in &self.lost_lines {
             counted(&mut family, &[("log", log)], *count)?;
         }
-        let help = "Lines about requests without a good key that were left out for their number, by log";
+        let help = "Lines about requests without a valid key that were left out for their number, by log";
         let mut family = sheet.counter("log_lines_left_out", help)?;
         for (log, count) in self.left_out_lines {
             counted(&mut family, &[("log", log)], count)?;
@@ -208,7 +208,7 @@ impl Scrape {
             counted(&mut family, &[("thread", thread)], *count)?;
         }
         if let Some(count) = self.lost_spans {
-            let mut family = sheet.counter("spans_dropped", "Spans that the collector did not take")?;
+            let mut family = sheet.counter("spans_dropped", "Spans that the collector did not accept")?;
             counted(&mut family, &[], count)?;
         }
         Ok(())
@@ -237,7 +237,7 @@ impl Scrape {
                 counted(&mut family, &[("part", part.part), ("outcome", outcome)], count)?;
             }
         }
-        let help = "Whether what is on disk is what is served: 0 where the last reload was refused";
+        let help = "Whether the files are served as they are: 0 where the last reload was refused";
         let mut family = sheet.gauge("reload_success", help)?;
         for part in parts {
             let is_good = if part.mismatch.is_none() { 1.0 } else { 0.0 };
@@ -249,7 +249,7 @@ impl Scrape {
             valued(&mut family, &[("part", part.part)], seconds(part.loaded_at))?;
         }
         let help =
-            "How long nothing of a part that is on disk counts, since it can't be read; 0 where it can";
+            "How long the files of a part have not counted, since they can't be read; 0 where they can";
         let mut family = sheet.gauge("reload_stale_seconds", help)?;
         let now = Timestamp::now();
         for part in parts {
@@ -276,78 +276,13 @@ fn seconds(instant: Timestamp) -> f64 {
     instant.as_duration().as_secs_f64()
 }
 
-/// Where families are written one after the other.
-struct Sheet<'a>(DescriptorEncoder<'a>);
-
-impl Sheet<'_> {
-    fn counter<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, Error> {
-        self.0.encode_descriptor(name, help, None, MetricType::Counter)
-    }
-
-    fn gauge<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, Error> {
-        self.0.encode_descriptor(name, help, None, MetricType::Gauge)
-    }
-
-    fn histogram<'s>(&'s mut self, name: &'s str, help: &str) -> Result<MetricEncoder<'s>, Error> {
-        self.0.encode_descriptor(name, help, None, MetricType::Histogram)
-    }
-
-    /// A family of histograms, one for each value of a label.
-    fn histograms<'h>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        all: impl Iterator<Item = (&'h str, &'h Histogram)>,
-    ) -> Result<(), Error> {
-        let mut family = self.histogram(name, help)?;
-        for (value, histogram) in all {
-            timed(&mut family, &[(label, value)], histogram)?;
-        }
-        Ok(())
-    }
-
-    /// A gauge without labels.
-    fn level(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
-        valued(&mut self.gauge(name, help)?, &[], value)
-    }
-}
-
-type Labels<'a> = &'a [(&'a str, &'a str)];
-
-fn counted(family: &mut MetricEncoder<'_>, labels: Labels<'_>, count: u64) -> Result<(), Error> {
-    match labels {
-        [] => family.encode_counter::<NoLabelSet, _, u64>(&count, None),
-        labels => family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None),
-    }
-}
-
-fn counted_seconds(sheet: &mut Sheet<'_>, name: &str, help: &str, seconds: f64) -> Result<(), Error> {
-    sheet.counter(name, help)?.encode_counter::<NoLabelSet, _, f64>(&seconds, None)
-}
-
-fn valued(family: &mut MetricEncoder<'_>, labels: Labels<'_>, value: f64) -> Result<(), Error> {
-    match labels {
-        [] => family.encode_gauge(&value),
-        labels => family.encode_family(&labels)?.encode_gauge(&value),
-    }
-}
-
-fn timed(family: &mut MetricEncoder<'_>, labels: Labels<'_>, histogram: &Histogram) -> Result<(), Error> {
-    let (sum, count, buckets) = (histogram.sum(), histogram.count(), histogram.buckets());
-    match labels {
-        [] => family.encode_histogram::<NoLabelSet>(sum, count, &buckets, None),
-        labels => family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::reloads::Reloads;
 
     #[test]
-    fn every_family_is_told_and_labels_cannot_break_out() {
+    fn every_family_is_written_and_labels_cannot_break_out() {
         let scrape = Scrape {
             tally: Tally::default(),
             levels: Levels { connections: 3, ..Levels::default() },

@@ -1,25 +1,26 @@
-//! How logs name the credential of a request.
+//! The names of a request's credential in logs.
 
 use http::HeaderValue;
 
-/// What is known of a request's credential, by the ids that name it.
+/// The ids that name a request's credential.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Naming {
-    /// There was none, or there were too many.
+    /// There was no credential, or more than one.
     #[default]
     Nothing,
-    /// It is a secret of the key with this id.
+    /// A secret of the key with this id.
     Key(HeaderValue),
-    /// The same, refused; the answer named the credential by the second id.
+    /// A refused secret of the key with the first id; the answer named the credential by the second
+    /// one.
     KeyBy(Box<(HeaderValue, String)>),
-    /// It is a secret of no key, and has this id, which nobody can choose.
+    /// A secret of no key, with an id that no caller can choose.
     Unknown(Box<str>),
-    /// It is a secret of no key, and claims this id: whoever presents a token has chosen the id inside it.
+    /// A secret of no key, which claims this id: the caller has chosen the id inside the token.
     Claimed(Box<str>),
 }
 
 impl Naming {
-    /// The id of the key, or of the unknown credential. Never one that was only claimed.
+    /// The id of the key, or of the unknown credential; never a claimed one.
     pub(super) fn key_id(&self) -> Option<&str> {
         match self {
             Naming::Key(id) => id.to_str().ok(),
@@ -29,7 +30,7 @@ impl Naming {
         }
     }
 
-    /// The id that a forged token claims.
+    /// The key id inside a forged token.
     pub(super) fn claimed_key_id(&self) -> Option<&str> {
         match self {
             Naming::Claimed(id) => Some(id),
@@ -37,7 +38,7 @@ impl Naming {
         }
     }
 
-    /// The id that the answer named the credential by, where that is another one than the key's.
+    /// The id by which the answer named the credential, where that is not the key's.
     pub(super) fn credential_id(&self) -> Option<&str> {
         match self {
             Naming::KeyBy(ids) => Some(&ids.1),

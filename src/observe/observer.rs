@@ -1,39 +1,39 @@
-//! Who observes the requests of one worker: its logs, and its own counts.
+//! The observer of a worker's requests: its logs, and its own counts.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::Logs;
 use super::histogram::{Histogram, OF_OURS};
 use super::history::Sums;
+use super::log::Logs;
 use super::tally::{Finished, Gone, NO_ROUTE, RECENT, Refused, Tally};
 
-/// What a worker tells of its requests, and counts of them.
+/// Logs and counts of one worker's requests.
 #[derive(Debug)]
 pub(crate) struct Observer {
     pub(crate) logs: Logs,
-    /// The number of the next refusal, of all workers.
+    /// The number of the next refusal, shared by all workers.
     sequence: Arc<AtomicU64>,
     connections: AtomicUsize,
     connections_begun: AtomicU64,
     in_flight: AtomicUsize,
     streams: AtomicUsize,
-    /// Locked by its worker a moment a request, and by whoever reads.
+    /// Locked briefly by its worker for each request, and by readers.
     tally: Mutex<Tally>,
 }
 
-/// What is going on just now.
+/// Numbers of what goes on now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Levels {
-    /// Connections of clients.
+    /// Open connections of clients.
     pub(crate) connections: usize,
-    /// … that there have been, those included.
+    /// All connections that were accepted, open ones included.
     pub(crate) connections_begun: u64,
-    /// Requests whose answer is not over.
+    /// Requests whose answers have not ended.
     pub(crate) in_flight: usize,
-    /// Of these, those whose answer has begun.
+    /// Requests whose answers have begun and not ended.
     pub(crate) streams: usize,
 }
 
@@ -50,7 +50,7 @@ impl Observer {
         }
     }
 
-    /// Connections that the worker has.
+    /// Open connections of the worker.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -61,23 +61,26 @@ impl Observer {
     }
 
     pub(crate) fn disconnected(&self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
+        let before = self.connections.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0);
     }
 
     pub(super) fn began(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The answer to a request begins.
+    /// Counts an answer that begins.
     pub(super) fn answering(&self) {
         self.streams.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request is over. `was_answering`: its answer had begun.
+    /// Counts a request that has ended. `was_answering`: its answer had begun.
     pub(super) fn finished(&self, finished: &Finished<'_>, was_answering: bool) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let before = self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0);
         if was_answering {
-            self.streams.fetch_sub(1, Ordering::Relaxed);
+            let before = self.streams.fetch_sub(1, Ordering::Relaxed);
+            debug_assert!(before > 0);
         }
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).finish(finished);
     }
@@ -95,8 +98,8 @@ pub(crate) struct Observers {
     logs: Logs,
     sequence: Arc<AtomicU64>,
     all: Mutex<Vec<Arc<Observer>>>,
-    /// Held while all tallies are added up, or something is dropped from each: a sum over some of them would look like a
-    /// counter that was set back.
+    /// Held while all tallies are added up, or something is dropped from each: a sum over some of
+    /// them would look like a counter that was set back.
     whole: Mutex<()>,
 }
 
@@ -109,14 +112,14 @@ impl Observers {
         &self.logs
     }
 
-    /// One more, for a worker.
+    /// Adds an observer, for a worker.
     pub(crate) fn join(&self) -> Arc<Observer> {
         let observer = Arc::new(Observer::new(self.logs.clone(), self.sequence.clone()));
         self.all.lock().unwrap_or_else(PoisonError::into_inner).push(observer.clone());
         observer
     }
 
-    /// One whose requests are not counted with the others': the admin listener's.
+    /// Makes an observer whose requests are not counted with the others': the admin listener's.
     pub(crate) fn apart(&self) -> Arc<Observer> {
         Arc::new(Observer::new(self.logs.clone(), Arc::default()))
     }
@@ -125,7 +128,7 @@ impl Observers {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What all have counted.
+    /// The sum of all tallies.
     pub(crate) fn tally(&self) -> Tally {
         let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sum = Tally::default();
@@ -135,7 +138,7 @@ impl Observers {
         sum
     }
 
-    /// The names that series have now, of routes and of upstreams.
+    /// The names of routes and of upstreams that have series.
     pub(crate) fn named(&self) -> (HashSet<Arc<str>>, HashSet<Arc<str>>) {
         let (mut routes, mut upstreams) = (HashSet::new(), HashSet::new());
         for observer in self.all() {
@@ -146,7 +149,7 @@ impl Observers {
         (routes, upstreams)
     }
 
-    /// Drops series: these, and those of policies that have refused nothing since `idle_since`.
+    /// Drops these series, and those of policies that have refused nothing since `idle_since`.
     pub(crate) fn forget(&self, mut gone: Gone, idle_since: Option<Instant>) {
         let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.all();
@@ -166,7 +169,7 @@ impl Observers {
         }
     }
 
-    /// What there is to draw of all, which costs no copy of a tally.
+    /// The sums that the status page draws. They cost no copy of a tally.
     pub(crate) fn sums(&self) -> Sums {
         let added = Histogram::new(OF_OURS);
         let mut sums = Sums { requests: 0, refusals: 0, added, in_flight: self.levels().in_flight };
@@ -179,7 +182,7 @@ impl Observers {
         sums
     }
 
-    /// What is going on just now.
+    /// The sums of all levels.
     pub(crate) fn levels(&self) -> Levels {
         let mut sum = Levels::default();
         for observer in self.all() {
@@ -191,7 +194,8 @@ impl Observers {
         sum
     }
 
-    /// The last refusals that were not seen yet, oldest first. `seen`: how many were, of each worker.
+    /// The last refusals that were not returned yet, oldest first. `seen`: how many were, of each
+    /// worker.
     pub(crate) fn new_refusals(&self, seen: &mut Vec<u64>) -> Vec<Arc<Refused>> {
         let all = self.all();
         seen.resize(all.len(), 0);

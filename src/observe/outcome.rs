@@ -1,4 +1,4 @@
-//! How a request ended, as its access line says: a closed set, decided here alone.
+//! The outcome of a request in its access line: a closed set, decided here alone.
 
 use crate::activity::cut::CutReason;
 use crate::denial::Code;
@@ -24,13 +24,14 @@ outcomes! {
     Complete "complete";
     /// The answer is a refusal of our own.
     Refused "refused";
-    /// The client went before its answer was over.
+    /// The client left before its answer had ended.
     ClientLeft "client_left";
     /// The client took nothing for `limits.client_stall_timeout`.
     ClientStalled "client_stalled";
     /// The key was revoked while its answer was open.
     Revoked "revoked";
-    /// The key's time passed while its answer was open, or that of a request without a key (`limits.public.total`).
+    /// The key expired while its answer was open, or a request without a key had its time
+    /// (`limits.public.total`).
     Expired "expired";
     /// The process stopped, and the answer lasted longer than the drain.
     Drained "drained";
@@ -41,7 +42,7 @@ outcomes! {
 }
 
 impl Outcome {
-    /// Of a request that got an answer of our own.
+    /// The outcome of a request with an answer of our own.
     pub(super) fn of_denial(code: Code) -> Self {
         match code {
             Code::UpstreamUnreachable | Code::UpstreamProtocolError | Code::UpstreamUnavailable => {
@@ -52,7 +53,8 @@ impl Outcome {
         }
     }
 
-    /// Of a request that was dropped before it ended in any other way. `cut`: why the server did so, if it did.
+    /// The outcome of a request that was dropped before it ended in another way. `cut`: the
+    /// server's reason, if it was the server.
     pub(super) fn of_dropped(cut: Option<CutReason>) -> Self {
         cut.map_or(Outcome::ClientLeft, Outcome::from)
     }

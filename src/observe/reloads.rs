@@ -1,4 +1,4 @@
-//! What became of reloads, by part: for metrics, for the status, and for whoever asks why a change has not arrived.
+//! Outcomes of reloads, by part: for metrics and for the status.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use crate::config::fault::Faults;
 #[derive(Debug)]
 pub(crate) struct Reloads(Mutex<State>);
 
-/// What became of them so far.
+/// The outcomes so far.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct State {
     /// Counts the changes that were applied since the start.
@@ -20,22 +20,22 @@ pub(crate) struct State {
     pub(crate) needs_restart: Vec<&'static str>,
 }
 
-/// One part's.
+/// The outcomes of one part.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PartState {
     pub(crate) part: &'static str,
     pub(crate) applied: u64,
     pub(crate) refused: u64,
-    /// When it was last loaded, with or without entries at fault.
+    /// When the part was last loaded, with or without entries at fault.
     pub(crate) loaded_at: Timestamp,
-    /// Why what is on disk is not what is served.
+    /// The difference of the files to what is served, if there is one.
     pub(crate) mismatch: Option<Mismatch>,
 }
 
-/// What is on disk is not what is served.
+/// A difference of the files to what is served.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Mismatch {
-    /// When that was first found.
+    /// When it was first found.
     pub(crate) since: Timestamp,
     /// When it was last found.
     pub(crate) refused_at: Timestamp,
@@ -43,29 +43,29 @@ pub(crate) struct Mismatch {
     pub(crate) faults: Faults,
 }
 
-/// How much of a part is not what is on disk.
+/// The extent of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// All of it: nothing on disk counts.
+    /// The whole part: no content of the files counts.
     Whole,
-    /// Entries at fault; so many keys stay in their last good form.
+    /// Entries at fault; `held` keys stay in their last good form.
     Entries { held: usize },
 }
 
 impl PartState {
-    /// Since when nothing that is on disk counts.
+    /// Since when no content of the files counts.
     pub(crate) fn stale_since(&self) -> Option<Timestamp> {
         let mismatch = self.mismatch.as_ref().filter(|mismatch| mismatch.extent == Extent::Whole);
         mismatch.map(|mismatch| mismatch.since)
     }
 
-    /// For how many seconds that has been so; none where it is not.
+    /// The seconds since then.
     pub(crate) fn stale_seconds(&self, now: Timestamp) -> Option<u64> {
         let since = self.stale_since()?;
         Some(u64::try_from(now.duration_since(since).as_secs()).unwrap_or_default())
     }
 
-    /// Keys that stay in their last good form, since their entries are at fault.
+    /// Keys in their last good form, as their entries are at fault.
     pub(crate) fn held(&self) -> usize {
         match &self.mismatch {
             Some(Mismatch { extent: Extent::Entries { held }, .. }) => *held,
@@ -75,7 +75,7 @@ impl PartState {
 }
 
 impl Reloads {
-    /// All `parts` were loaded just now: without that, nothing starts.
+    /// All `parts` were loaded just now: without that, the process does not start.
     pub(crate) fn new(parts: impl Iterator<Item = &'static str>) -> Self {
         let loaded_at = Timestamp::now();
         let loaded = |part| PartState { part, applied: 0, refused: 0, loaded_at, mismatch: None };
@@ -136,8 +136,8 @@ mod tests {
         reloads.refused("keys", 0, Extent::Whole, &broken);
         reloads.applied("config", 1);
         let State { generation, parts, .. } = reloads.state();
-        let told = parts.iter().map(|part| (part.applied, part.refused, part.mismatch.is_some()));
-        assert_eq!((generation, told.collect::<Vec<_>>()), (1, vec![(0, 1, true), (1, 0, false)]));
+        let logged = parts.iter().map(|part| (part.applied, part.refused, part.mismatch.is_some()));
+        assert_eq!((generation, logged.collect::<Vec<_>>()), (1, vec![(0, 1, true), (1, 0, false)]));
         let since = parts[0].stale_since().unwrap();
         reloads.refused("keys", 1, Extent::Whole, &broken);
         let keys = reloads.state().parts.remove(0);

@@ -1,5 +1,5 @@
-//! Text that somebody else chose, as logs, traces and the admin API show it: bounded, without tokens, and without
-//! characters that hide or reorder what stands beside them.
+//! Text chosen by others, as logs, traces and the admin API show it: bounded, without tokens, and
+//! without characters that hide or reorder their neighbours.
 
 use std::borrow::Cow;
 
@@ -9,12 +9,12 @@ use crate::mask::masked;
 
 /// Bytes of a path that are shown.
 const MAX_PATH: usize = 256;
-/// … of a method,
+/// Bytes of a method that are shown.
 const MAX_METHOD: usize = 32;
-/// … and of a reason, which may quote what a peer sent.
+/// Bytes of a reason that are shown. It may quote a peer.
 const MAX_REASON: usize = 512;
 
-/// A path, not masked yet: for a record, which keeps it.
+/// A path for a record, which keeps it: cut, and not masked yet.
 pub(super) fn kept_path(path: &str) -> Cow<'_, str> {
     cut(path, MAX_PATH)
 }
@@ -37,7 +37,7 @@ pub(super) fn reason(reason: &str) -> String {
     masked(&cut(reason, MAX_REASON)).into_owned()
 }
 
-/// The text, or its beginning with a mark that says how long it was.
+/// The text, or its beginning with a mark that names its length.
 fn cut(text: &str, limit: usize) -> Cow<'_, str> {
     if text.len() <= limit || is_cut(text, limit) {
         return Cow::Borrowed(text);
@@ -46,7 +46,7 @@ fn cut(text: &str, limit: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{shown}…[{} bytes]", text.len()))
 }
 
-/// Whether the text was cut before: it has its mark where the limit is, and is longer by that alone.
+/// Whether the text was cut before: it has its mark at the limit, and is longer by the mark alone.
 fn is_cut(text: &str, limit: usize) -> bool {
     let Some((shown, mark)) = text.rsplit_once('…') else { return false };
     let digits = mark.strip_prefix('[').and_then(|rest| rest.strip_suffix(" bytes]"));
@@ -55,8 +55,31 @@ fn is_cut(text: &str, limit: usize) -> bool {
     is_mark && shown.len() <= limit && shown.len() + 4 > limit
 }
 
-/// Whether a character is not seen, or changes how others are seen: controls, zero-width characters, separators of lines,
-/// and those that turn the direction of text (Unicode Standard Annex 9; Trojan Source, CVE-2021-42574).
+/// This moment as RFC 3339 has it, with microseconds, in UTC.
+pub(super) fn timestamp() -> String {
+    format!("{:.6}", jiff::Timestamp::now())
+}
+
+/// A field of a line for people, where it has a value.
+pub(super) fn optional(name: &str, value: Option<&str>) -> String {
+    value.map(|value| format!(" {name}={value}")).unwrap_or_default()
+}
+
+/// An error and its causes, in one line.
+pub(super) fn with_sources<E: std::error::Error + ?Sized>(error: &E) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Whether a character is invisible, or changes how others are shown: controls, zero-width
+/// characters, line separators, and characters that change the direction of text (Unicode Standard
+/// Annex 9; Trojan Source, CVE-2021-42574).
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -64,7 +87,7 @@ fn is_hidden(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text with every hidden character in its escaped form: for people.
+/// The text for people, with every hidden character escaped.
 pub(super) fn visible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_hidden) {
         return Cow::Borrowed(text);
@@ -79,8 +102,8 @@ pub(super) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Escapes what is hidden in a finished line, whoever wrote it. `is_json`: it is a JSON text, in which such characters
-/// stand in strings alone, and C0 controls are escaped already.
+/// Escapes what is hidden in a finished line, whoever wrote it. `is_json`: it is a JSON text, in
+/// which such characters stand in strings alone, and C0 controls are escaped already.
 pub(super) fn escape_hidden(line: &mut Vec<u8>, is_json: bool) {
     // All bytes are looked at, whatever the first ones are: so the compiler takes many at a time.
     if !line.iter().fold(false, |any, byte| any | (*byte >= 0x7f)) {
@@ -136,7 +159,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_is_hidden_is_escaped_in_both_forms_of_a_line() {
+    fn hidden_characters_are_escaped_in_both_forms_of_a_line() {
         for hidden in HIDDEN {
             let text = format!("/a{hidden}b");
             let mut json = serde_json::to_vec(&text).unwrap();
@@ -158,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_is_cut_once_and_says_so() {
+    fn long_text_is_cut_once_with_a_mark() {
         let long = format!("/{}", "x".repeat(4095));
         let shown = path(&long).into_owned();
         assert_eq!(shown, format!("/{}…[4096 bytes]", "x".repeat(255)));

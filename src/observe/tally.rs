@@ -1,7 +1,9 @@
-//! What one worker has counted of its requests. Nobody else writes it; who reads adds up those of all workers.
+//! The counts of one worker's requests. Only the worker writes them; readers add up those of all
+//! workers.
 //!
-//! Invariant: what it holds is bounded by the configuration: names of routes, of upstreams and of policies, the keys that
-//! metrics tell apart, and the last [`RECENT`] refusals. What has left the configuration is forgotten after a while.
+//! Invariant: the counts are bounded by the configuration (names of routes, upstreams and
+//! policies), by the keys with a label of their own, and by the last [`RECENT`] refusals. Series of
+//! removed names are dropped after a while.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -14,18 +16,18 @@ use jiff::Timestamp;
 use super::histogram::{Histogram, OF_OURS, OF_REQUESTS};
 use super::usage::KeyLabel;
 
-/// Refusals that are remembered one by one.
+/// Refusals that are kept one by one.
 pub(crate) const RECENT: usize = 100;
-/// Policies that are told apart; those of a million keys might be many.
+/// Policies with series of their own; those of a million keys might be many.
 const MAX_POLICIES: usize = 100;
-/// What a route is called where none was found, or none was looked for.
+/// The label of a request without a route.
 pub(super) const NO_ROUTE: &str = "none";
 const OTHER_POLICY: &str = "other";
 
-/// What became of a request, as statuses are told apart.
+/// Classes of statuses, as labels.
 pub(crate) const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Counts of one worker, or of all together.
+/// Counts of one worker, or the sum of all.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     /// By the route's name.
@@ -38,11 +40,11 @@ pub(crate) struct Tally {
     pub(crate) refusals: BTreeMap<&'static str, u64>,
     /// By policy.
     pub(crate) exhausted: BTreeMap<Box<str>, Exhausted>,
-    /// The last ones, oldest first.
+    /// The last refusals, oldest first.
     pub(crate) recent: VecDeque<Arc<Refused>>,
-    /// How many there have been, those included.
+    /// The number of all refusals.
     refused: u64,
-    /// All requests that are over, those of routes that are forgotten included.
+    /// All requests that have ended, those of forgotten routes included.
     finished: u64,
 }
 
@@ -65,18 +67,18 @@ impl Default for Tally {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exhausted {
     pub(crate) count: u64,
-    /// When the last of them was.
+    /// When it last refused.
     last: Instant,
 }
 
 /// Requests of one route.
 #[derive(Clone, Debug)]
 pub(crate) struct OfRoute {
-    /// By key, and within that by class of status.
+    /// By key, and for each by class of status.
     pub(crate) requests: HashMap<KeyLabel, [u64; STATUS_CLASSES.len()], RandomState>,
     /// From the head of a request to the end of its answer.
     pub(crate) duration: Histogram,
-    /// … and to the first byte of the answer's body.
+    /// From the head of a request to the first byte of the answer's body.
     pub(crate) first_byte: Histogram,
 }
 
@@ -105,32 +107,32 @@ impl Default for OfUpstream {
     }
 }
 
-/// A refusal, or a failure that was told to a caller.
+/// A refusal, or a failure that a caller got as an answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
-    /// Its number among those of all workers.
+    /// The number among the refusals of all workers.
     pub(crate) sequence: u64,
     pub(crate) at: Timestamp,
     pub(crate) code: &'static str,
-    /// The real one, which the caller may not have been told.
+    /// The real reason, which the caller may not have got.
     pub(crate) reason: String,
     pub(crate) request_id: String,
     pub(crate) client: Option<IpAddr>,
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) key_id: Option<String>,
-    /// The id that a forged token claimed.
+    /// The key id inside a forged token.
     pub(crate) claimed_key_id: Option<String>,
     pub(crate) route: Option<String>,
 }
 
-/// A request that is over.
+/// A request that has ended.
 #[derive(Debug)]
 pub(super) struct Finished<'a> {
     pub(super) route: Option<&'a Arc<str>>,
     pub(super) upstream: Option<&'a Arc<str>>,
     pub(super) key: KeyLabel,
-    /// Zero where nothing was answered.
+    /// Zero without an answer.
     pub(super) status: u16,
     pub(super) took: Duration,
     pub(super) first_byte: Option<Duration>,
@@ -161,7 +163,7 @@ impl Tally {
         }
     }
 
-    /// `policy`: the one that a limit refused by.
+    /// `policy`: the exhausted policy of a limit.
     pub(super) fn refuse(&mut self, refused: Refused, policy: Option<&str>) {
         *self.refusals.entry(refused.code).or_default() += 1;
         if let Some(policy) = policy {
@@ -176,13 +178,13 @@ impl Tally {
         self.refused += 1;
     }
 
-    /// Those behind the first `seen`, as far as they are remembered; and how many there have been now.
+    /// The kept refusals after the first `seen` ones, and the number of all.
     pub(super) fn refused_after(&self, seen: u64) -> (impl Iterator<Item = &Arc<Refused>>, u64) {
         let new = usize::try_from(self.refused.saturating_sub(seen)).unwrap_or(usize::MAX);
         (self.recent.iter().skip(self.recent.len().saturating_sub(new)), self.refused)
     }
 
-    /// Adds what another worker has counted.
+    /// Adds the counts of another worker.
     pub(super) fn add(&mut self, other: &Tally) {
         for (name, theirs) in &other.routes {
             let ours = named(&mut self.routes, Some(name));
@@ -208,7 +210,7 @@ impl Tally {
         }
     }
 
-    /// All requests that are over.
+    /// All requests that have ended.
     pub(crate) fn requests(&self) -> u64 {
         self.finished
     }
@@ -223,7 +225,7 @@ impl Tally {
         self.exhausted.iter().filter(move |(_, of)| of.last < since).map(|(policy, _)| &**policy)
     }
 
-    /// Drops the series of these.
+    /// Drops these series.
     pub(super) fn forget(&mut self, gone: &Gone) {
         self.routes.retain(|route, _| !gone.routes.contains(route));
         self.upstreams.retain(|upstream, _| !gone.upstreams.contains(upstream));
@@ -234,7 +236,7 @@ impl Tally {
     }
 }
 
-/// Whose series are dropped.
+/// Names whose series are dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Gone {
     pub(crate) routes: HashSet<Arc<str>>,
@@ -243,7 +245,7 @@ pub(crate) struct Gone {
     pub(super) policies: HashSet<Box<str>>,
 }
 
-/// What is counted under a name, from now on at the latest.
+/// The counts of a name; new ones where there are none.
 fn named<'t, T: Default>(
     all: &'t mut HashMap<Arc<str>, T, RandomState>,
     name: Option<&Arc<str>>,
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stranger_brings_about_is_bounded() {
+    fn counts_that_an_unauthenticated_client_can_cause_are_bounded() {
         let mut tally = Tally::default();
         for number in 0..300 {
             tally.refuse(refused(number), Some(&format!("requests-{number}s")));

@@ -1,9 +1,10 @@
-//! Traces: a request's context in one (W3C Trace Context), and its span for a collector (OpenTelemetry).
+//! Traces: a request's trace context (W3C Trace Context), and its span for a collector
+//! (OpenTelemetry).
 //!
-//! Without `traces` in the configuration nothing of this is done, and `traceparent` passes as it came: one that we began would
-//! take the decision on sampling from whoever stands behind us.
+//! Without `traces` in the configuration, `traceparent` is forwarded as it came: a trace of our own
+//! would take the decision on sampling from the servers behind us.
 
-mod export;
+pub(crate) mod export;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,19 +12,18 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::line::{hex, text};
-pub(crate) use export::{Tracer, start};
+use super::hex::{hex, span_hex, text};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// The flag that says that a trace is recorded (section 3.2.2.5.1).
+/// The flag of a recorded trace (section 3.2.2.5.1).
 const SAMPLED: u8 = 1;
 
-/// Where a request stands in a trace.
+/// A request's position in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TraceContext {
     trace: u128,
-    /// The caller's span, where it has one.
+    /// The caller's span, if it has one.
     parent: Option<u64>,
     /// Our own.
     span: u64,
@@ -37,7 +37,7 @@ impl TraceContext {
         TraceContext { trace: fastrand::u128(1..), parent: None, span: fastrand::u64(1..), is_sampled }
     }
 
-    /// Goes on with the caller's trace, where it has one, and with its decision on the record.
+    /// Continues the caller's trace, if it has one, with its decision on the record.
     pub(super) fn continue_from(&mut self, headers: &HeaderMap) {
         let mut given = headers.get_all(TRACEPARENT).iter();
         let caller = match (given.next(), given.next()) {
@@ -50,7 +50,7 @@ impl TraceContext {
         }
     }
 
-    /// Tells upstream: its spans are children of ours.
+    /// Writes the context for upstream: its spans are children of ours.
     pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
         let flags = if self.is_sampled { "01" } else { "00" };
         let value = format!("00-{}-{}-{flags}", text(&hex(self.trace)), span_hex(self.span));
@@ -58,7 +58,7 @@ impl TraceContext {
             headers.insert(TRACEPARENT, value);
         }
         if self.parent.is_none() {
-            // The state of a trace that nobody could read is none (section 3.3).
+            // The state of a trace without a readable parent is dropped (section 3.3).
             headers.remove(TRACESTATE);
         }
     }
@@ -68,11 +68,8 @@ impl TraceContext {
     }
 }
 
-fn span_hex(span: u64) -> String {
-    format!("{span:016x}")
-}
-
-/// `version-trace-parent-flags`, in lower-case hex (section 3.2). A later version's is read by its first four parts.
+/// Parses `version-trace-parent-flags`, in lower-case hex (section 3.2). A later version is read by
+/// its first four parts.
 fn parse(value: &[u8]) -> Option<(u128, u64, u8)> {
     let value = std::str::from_utf8(value).ok()?;
     let mut parts = value.split('-');
@@ -91,24 +88,24 @@ fn parse(value: &[u8]) -> Option<(u128, u64, u8)> {
     Some((trace, parent, u8::from_str_radix(flags, 16).ok()?))
 }
 
-/// What a collector is told of a request that is over, by OpenTelemetry's names for HTTP servers.
+/// A request that has ended, for a collector, by OpenTelemetry's names for HTTP servers.
 #[derive(Debug)]
-pub(super) struct Span {
+pub(crate) struct Span {
     pub(super) context: TraceContext,
     pub(super) ended: SystemTime,
     pub(super) took: Duration,
-    /// As they are shown: bounded, and without tokens.
+    /// As it is shown: bounded, and without tokens.
     pub(super) method: String,
     pub(super) path: String,
     pub(super) protocol: &'static str,
-    /// Zero where nothing was answered.
+    /// Zero without an answer.
     pub(super) status: u16,
     pub(super) client: Option<IpAddr>,
     pub(super) route: Option<Arc<str>>,
     pub(super) upstream: Option<Arc<str>>,
     pub(super) key_id: Option<String>,
     pub(super) request_id: String,
-    /// The code of a refusal, or how the answer ended where that was not well.
+    /// The code of a refusal, or the outcome where that was no success.
     pub(super) error: Option<&'static str>,
 }
 
@@ -138,15 +135,18 @@ mod tests {
         assert!(going_on.is_sampled);
         let mut headers = HeaderMap::new();
         going_on.write_to(&mut headers);
-        let told = headers["traceparent"].to_str().unwrap();
-        assert!(told.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && told.ends_with("-01"), "{told}");
-        assert_ne!(told, GIVEN, "upstream's parent is our span");
+        let logged = headers["traceparent"].to_str().unwrap();
+        assert!(
+            logged.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && logged.ends_with("-01"),
+            "{logged}"
+        );
+        assert_ne!(logged, GIVEN, "upstream's parent is our span");
         let later = context(&["01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-more"]);
         assert!(later.parent.is_some() && !later.is_sampled);
     }
 
     #[test]
-    fn what_is_no_trace_begins_one() {
+    fn an_invalid_trace_context_begins_a_new_trace() {
         for bad in [
             &[][..],
             &[GIVEN, GIVEN],

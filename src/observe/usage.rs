@@ -1,7 +1,7 @@
-//! What is remembered of each key's use, by its id, across all reloads.
+//! The use of each key, by its id, across all reloads.
 //!
-//! In memory alone, and bounded: by the keys that were used and are in the store, or were lately, and for each by
-//! [`MAX_ADDRESSES`].
+//! It is kept in memory only. It is bounded by the keys that were used and are in the store, or
+//! were lately, and for each by [`MAX_ADDRESSES`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -14,10 +14,10 @@ use jiff::Timestamp;
 
 use crate::denial::Code;
 
-/// Addresses that are remembered of one key; past them, new ones are no news.
+/// Addresses that are remembered of one key; further ones are not reported as new.
 const MAX_ADDRESSES: usize = 64;
-/// What is told of a key again and again is told so often.
-const TELLING_INTERVAL: Duration = Duration::from_secs(3600);
+/// Interval of repeated audit lines about one key.
+const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The use of all keys.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct UsageBook {
     max_labels: usize,
 }
 
-/// The ids that metrics name, by their labels' numbers. No number is given twice.
+/// The ids of labels in metrics, by their numbers. No number is given twice.
 #[derive(Debug, Default)]
 struct Labelled {
     by_number: BTreeMap<usize, Arc<str>>,
@@ -35,12 +35,12 @@ struct Labelled {
 }
 
 impl UsageBook {
-    /// `max_labels`: how many keys metrics tell apart. Those that come first have them.
+    /// `max_labels`: keys with a label of their own. The first ones get them.
     pub(crate) fn new(max_labels: usize) -> Self {
         UsageBook { by_id: DashMap::new(), labelled: Mutex::default(), max_labels }
     }
 
-    /// What is remembered of this key, from now on at the latest.
+    /// The usage of this key; a new one where there is none.
     pub(crate) fn of(&self, key_id: &str) -> Arc<Usage> {
         if let Some(usage) = self.find(key_id) {
             return usage;
@@ -49,7 +49,7 @@ impl UsageBook {
         self.by_id.entry(key_id.to_owned()).or_insert_with(label).value().clone()
     }
 
-    /// What is remembered of this key, where there is anything.
+    /// The usage of this key, if there is any.
     pub(crate) fn find(&self, key_id: &str) -> Option<Arc<Usage>> {
         self.by_id.get(key_id).map(|usage| usage.value().clone())
     }
@@ -65,20 +65,20 @@ impl UsageBook {
         KeyLabel::Id(number)
     }
 
-    /// The ids that labels stand for, by their numbers.
+    /// The ids of labels, by their numbers.
     pub(crate) fn labelled(&self) -> BTreeMap<usize, Arc<str>> {
         self.labelled.lock().unwrap_or_else(PoisonError::into_inner).by_number.clone()
     }
 
-    /// Keys that no key in service and no request refers to: those that have left the store, and those that were changed
-    /// and have not come since.
+    /// Keys that no key in service and no request refers to: removed keys, and changed ones that
+    /// were not used since.
     pub(crate) fn unreferenced(&self) -> HashSet<String> {
         let unreferenced = self.by_id.iter().filter(|usage| Arc::strong_count(usage.value()) == 1);
         unreferenced.map(|usage| usage.key().clone()).collect()
     }
 
-    /// Forgets a key that has left the store, unless something refers to it again. Yields its label where it had one of
-    /// its own.
+    /// Forgets a removed key, unless something refers to it again. Returns its label if it had one
+    /// of its own.
     pub(crate) fn forget(&self, key_id: &str) -> Option<KeyLabel> {
         let (_, usage) = self.by_id.remove_if(key_id, |_, usage| Arc::strong_count(usage) == 1)?;
         let KeyLabel::Id(number) = usage.label else { return None };
@@ -87,15 +87,15 @@ impl UsageBook {
     }
 }
 
-/// How metrics name a request's key.
+/// The label of a request's key in metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum KeyLabel {
-    /// Nobody's, or nobody's that is known.
+    /// No key, or no known one.
     #[default]
     None,
-    /// One of too many.
+    /// A key without a label of its own.
     Other,
-    /// By its number among those that are told apart.
+    /// The number of the key's own label.
     Id(usize),
 }
 
@@ -103,18 +103,19 @@ pub(crate) enum KeyLabel {
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     label: KeyLabel,
-    /// Requests that were let in.
+    /// Permitted requests.
     requests: AtomicU64,
-    /// When the last of them came, in microseconds since 1970.
+    /// When the last permitted request came, in microseconds since 1970.
     last_used: AtomicI64,
     addresses: Mutex<Addresses>,
-    /// Requests with the key's secret that were refused, by code.
+    /// Refused requests with the key's secret, by code.
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     old_secret: Telling,
     old_age: Telling,
 }
 
-/// Where a key was used from. The one that came last is at hand: most keys are used from one place at a time.
+/// The addresses that a key was used from. The latest is at hand: most keys are used from one
+/// address at a time.
 #[derive(Debug, Default)]
 struct Addresses {
     last: Option<IpAddr>,
@@ -122,7 +123,7 @@ struct Addresses {
 }
 
 impl Addresses {
-    /// Notes an address; says whether it is new.
+    /// Notes an address; returns whether it is new.
     fn note(&mut self, address: IpAddr) -> bool {
         if self.last == Some(address) {
             return false;
@@ -133,7 +134,7 @@ impl Addresses {
             self.others.swap_remove(index);
         }
         let before = self.last.replace(address);
-        // Where there is no room for one more, the one before is forgotten, and no news.
+        // Where the list is full, the address before is forgotten, and the new one is not reported.
         if known.is_some() || !is_full {
             self.others.extend(before);
         }
@@ -141,23 +142,24 @@ impl Addresses {
     }
 }
 
-/// Whether something is told now, or was lately.
+/// The times of a repeated audit line.
 #[derive(Debug, Default)]
 struct Telling(AtomicU64);
 
 impl Telling {
-    /// Whether to tell at `now`, in nanoseconds of a monotonic clock; one of several that ask at once is to.
+    /// Whether a line is due at `now`, in nanoseconds of a monotonic clock. Of several simultaneous
+    /// callers, one gets `true`.
     fn is_due(&self, now: u64) -> bool {
         let next = self.0.load(Ordering::Relaxed);
-        // Zero stands for never yet.
-        let after = now.saturating_add(u64::try_from(TELLING_INTERVAL.as_nanos()).unwrap_or(u64::MAX)).max(1);
+        // Zero means never.
+        let after = now.saturating_add(u64::try_from(REPORT_INTERVAL.as_nanos()).unwrap_or(u64::MAX)).max(1);
         (next == 0 || now >= next)
             && self.0.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
 impl Usage {
-    /// Notes a request that is let in; says whether it is the first from its address.
+    /// Notes a permitted request; returns whether it is the first from its address.
     pub(crate) fn note(&self, now: Timestamp, address: Option<IpAddr>) -> bool {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.last_used.store(now.as_microsecond(), Ordering::Relaxed);
@@ -165,7 +167,7 @@ impl Usage {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).note(address)
     }
 
-    /// Notes a request that was refused although it had a secret of the key, an old one perhaps.
+    /// Notes a refused request that had a secret of the key, perhaps an old one.
     pub(super) fn refused(&self, code: Code) {
         *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry(code.name()).or_default() += 1;
     }
@@ -174,39 +176,39 @@ impl Usage {
         self.label
     }
 
-    /// How many requests were let in.
+    /// The number of permitted requests.
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// When the last of them came, if any did.
+    /// When the last permitted request came.
     pub(crate) fn last_used(&self) -> Option<Timestamp> {
         let micros = self.last_used.load(Ordering::Relaxed);
         Timestamp::from_microsecond(micros).ok().filter(|_| micros != 0)
     }
 
-    /// Where the last of them came from, of IPv6 the network.
+    /// The address of the last permitted request; of IPv6 the network.
     pub(crate) fn last_address(&self) -> Option<IpAddr> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 
-    /// The requests with the key's secret that were refused, by code.
+    /// The refused requests with the key's secret, by code.
     pub(crate) fn refusals(&self) -> BTreeMap<&'static str, u64> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether to tell now that the key is used by a secret that was rotated out.
+    /// Whether an audit line about the use of a rotated secret is due.
     pub(crate) fn tells_old_secret(&self, now: u64) -> bool {
         self.old_secret.is_due(now)
     }
 
-    /// Whether to tell now that the key is past its age.
+    /// Whether an audit line about the key's age is due.
     pub(crate) fn tells_old_age(&self, now: u64) -> bool {
         self.old_age.is_due(now)
     }
 }
 
-/// What counts as one address: of IPv6, a client has a whole /64.
+/// The unit that counts as one address: of IPv6, a client has a whole /64.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -254,9 +256,9 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_is_told_by_the_hour() {
+    fn a_repeated_finding_is_logged_once_an_hour() {
         let telling = Telling::default();
-        let hour = u64::try_from(TELLING_INTERVAL.as_nanos()).unwrap();
+        let hour = u64::try_from(REPORT_INTERVAL.as_nanos()).unwrap();
         assert_eq!(
             [0, 1, hour - 1, hour, hour + 1].map(|now| telling.is_due(now)),
             [true, false, false, true, false]

@@ -1,29 +1,30 @@
-//! The characters of canonical paths (RFC 3986, section 3.3): which of them stand raw, and which encoded.
+//! The characters of canonical paths (RFC 3986, section 3.3): raw ones and encoded ones.
 //!
-//! `guard::path` writes paths in this form, and patterns are read in it: both go by the functions here.
+//! `guard::path` writes paths in this form, and patterns are parsed in it: both use these
+//! functions.
 
 /// One character of a canonical path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Character {
-    /// A byte that stands for itself.
+    /// A byte as it is.
     Raw(u8),
-    /// A byte that stands as `%` and two digits.
+    /// A byte as `%` and two digits.
     Encoded(u8),
 }
 
-/// What means the same raw and encoded everywhere (RFC 3986, section 2.3).
+/// Whether a byte means the same raw and encoded everywhere (RFC 3986, section 2.3).
 pub(crate) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// What stands raw in a segment of a canonical path: `pchar` of RFC 3986, but for `;`, which some servers take for the
-/// beginning of a parameter.
+/// Whether a byte is raw in a segment of a canonical path: `pchar` of RFC 3986, except for `;`,
+/// which some servers take for the beginning of a parameter.
 #[allow(clippy::indexing_slicing, reason = "a byte is less than the table is long")]
 pub(crate) fn stands_raw(byte: u8) -> bool {
     RAW[usize::from(byte)]
 }
 
-/// By byte: each one of each path is looked at.
+/// The raw bytes. A table, as each byte of each path is checked.
 const RAW: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte: u8 = 0;
@@ -56,7 +57,8 @@ pub(crate) fn push(out: &mut String, byte: u8) {
     }
 }
 
-/// Merges slashes and resolves dot segments (RFC 3986, section 5.2.4); a climb past the root stays there.
+/// Merges slashes and resolves dot segments (RFC 3986, section 5.2.4). A dot segment at the root
+/// stays at the root.
 pub(crate) fn resolve(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     let mut ends_with_slash = false;
@@ -81,13 +83,14 @@ pub(crate) fn resolve(path: &str) -> String {
     resolved
 }
 
-/// The byte that two hexadecimal digits stand for.
+/// The byte of two hexadecimal digits.
 pub(crate) fn hex_pair(high: Option<u8>, low: Option<u8>) -> Option<u8> {
     let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
-/// The first character of a path, and what stands behind it. A `%` that encodes nothing is one by itself.
+/// The first character of a path, and the rest. A `%` that encodes nothing is a character by
+/// itself.
 pub(super) fn first_character(text: &[u8]) -> Option<(Character, &[u8])> {
     let (first, rest) = text.split_first()?;
     if let (b'%', [high, low, behind @ ..]) = (first, rest)
@@ -98,13 +101,13 @@ pub(super) fn first_character(text: &[u8]) -> Option<(Character, &[u8])> {
     Some((Character::Raw(*first), rest))
 }
 
-/// All characters that a canonical path can have in a segment.
+/// All characters of segments of canonical paths.
 pub(super) fn all() -> impl Iterator<Item = Character> {
     let raw = (0..=u8::MAX).filter(|byte| stands_raw(*byte) || *byte == b';').map(Character::Raw);
     raw.chain((0..=u8::MAX).filter(|byte| !stands_raw(*byte)).map(Character::Encoded))
 }
 
-/// Whether a set of ASCII bytes has this one.
+/// Whether a set of ASCII bytes contains this byte.
 pub(super) fn is_member(members: u128, byte: u8) -> bool {
     byte.is_ascii() && members & (1 << byte) != 0
 }

@@ -1,29 +1,31 @@
-//! Patterns against patterns: whether one takes all that another one does, or some of it.
+//! Comparison of two patterns: whether one covers the other, and whether both match a path.
 
 use std::collections::HashSet;
 
+use super::PathPattern;
 use super::character::all;
-use super::{PathPattern, Piece, Segment};
+use super::piece::{Piece, Segment};
 
 impl PathPattern {
-    /// Whether every path that `narrow` matches is matched by this one, too. Says so only where it is sure.
+    /// Whether this pattern matches every path that `narrow` matches. `false` where that is
+    /// uncertain.
     pub(crate) fn covers(&self, narrow: &PathPattern) -> bool {
         covers_segments(&self.segments, &narrow.segments)
     }
 
-    /// Whether some path is matched by both.
+    /// Whether both patterns match some path.
     pub(crate) fn meets(&self, other: &PathPattern) -> bool {
         meet_segments(&self.segments, &other.segments)
     }
 }
 
-/// What follows where one pattern is at its `i`th part, and the other one at its `j`th.
+/// The next step where one pattern is at its `i`th part, and the other one at its `j`th.
 enum Step {
     Yes,
     No,
-    /// Both go on.
+    /// Both advance.
     Both,
-    /// Either goes on: one of them has what stands for any number of the other's.
+    /// Either advances: one of them has a part that matches any number of the other's.
     Either,
 }
 
@@ -37,18 +39,18 @@ impl Step {
     }
 }
 
-/// Whether some way through two patterns of these lengths ends with yes. Each pair of places is left but once, so the work
-/// grows with the product of the lengths, however many stars there are.
-fn has_way<T>(one: &[T], other: &[T], step: impl Fn(&[T], &[T]) -> Step) -> bool {
+/// Whether some sequence of steps through two patterns ends with yes. Each pair of positions is
+/// visited once, so the work grows with the product of the lengths, however many stars there are.
+fn reaches_yes<T>(one: &[T], other: &[T], step: impl Fn(&[T], &[T]) -> Step) -> bool {
     let (mut waiting, mut left) = (Vec::new(), HashSet::new());
-    let mut place = Some((0, 0));
-    while let Some((i, j)) = place {
-        // Behind the end there is nothing to go on to.
+    let mut position = Some((0, 0));
+    while let Some((i, j)) = position {
+        // No step leads beyond an end.
         let (Some(ours), Some(theirs)) = (one.get(i..), other.get(j..)) else {
-            place = waiting.pop();
+            position = waiting.pop();
             continue;
         };
-        place = match step(ours, theirs) {
+        position = match step(ours, theirs) {
             Step::Yes => return true,
             Step::Both => Some((i + 1, j + 1)),
             Step::Either if left.insert((i, j)) => {
@@ -62,19 +64,19 @@ fn has_way<T>(one: &[T], other: &[T], step: impl Fn(&[T], &[T]) -> Step) -> bool
 }
 
 fn covers_segments(wide: &[Segment], narrow: &[Segment]) -> bool {
-    has_way(wide, narrow, |wide, narrow| match (wide, narrow) {
+    reaches_yes(wide, narrow, |wide, narrow| match (wide, narrow) {
         ([Segment::Any], [_, ..]) => Step::Yes,
         ([Segment::Any, ..], [_, ..]) => Step::Either,
-        // What may be many segments is covered by the same alone.
+        // Only a `**` covers a `**`.
         (_, [Segment::Any, ..]) => Step::No,
         ([Segment::Text(first), ..], [Segment::Text(other), ..]) => Step::both_if(covers_text(first, other)),
         (wide, narrow) => Step::yes_if(wide.is_empty() && narrow.is_empty()),
     })
 }
 
-/// A `*` of the narrow text is covered by a `*` alone.
+/// Only a `*` covers a `*` of the narrow text.
 fn covers_text(wide: &[Piece], narrow: &[Piece]) -> bool {
-    has_way(wide, narrow, |wide, narrow| match (wide, narrow) {
+    reaches_yes(wide, narrow, |wide, narrow| match (wide, narrow) {
         ([Piece::Star, ..], _) => Step::Either,
         (_, [Piece::Star, ..]) => Step::No,
         ([first, ..], [other, ..]) => Step::both_if(first.covers(other)),
@@ -83,8 +85,8 @@ fn covers_text(wide: &[Piece], narrow: &[Piece]) -> bool {
 }
 
 fn meet_segments(one: &[Segment], other: &[Segment]) -> bool {
-    has_way(one, other, |one, other| match (one, other) {
-        // At the end, it stands for one at least.
+    reaches_yes(one, other, |one, other| match (one, other) {
+        // At the end, it matches one segment at least.
         ([Segment::Any], rest) | (rest, [Segment::Any]) => Step::yes_if(!rest.is_empty()),
         ([Segment::Any, ..], _) | (_, [Segment::Any, ..]) => Step::Either,
         ([Segment::Text(first), ..], [Segment::Text(second), ..]) => Step::both_if(meet_text(first, second)),
@@ -93,14 +95,15 @@ fn meet_segments(one: &[Segment], other: &[Segment]) -> bool {
 }
 
 fn meet_text(one: &[Piece], other: &[Piece]) -> bool {
-    has_way(one, other, |one, other| match (one, other) {
+    reaches_yes(one, other, |one, other| match (one, other) {
         ([Piece::Star, ..], _) | (_, [Piece::Star, ..]) => Step::Either,
         ([first, ..], [second, ..]) => Step::both_if(first.meets(second)),
         (one, other) => Step::yes_if(one.is_empty() && other.is_empty()),
     })
 }
 
-/// Pieces for one character each. There may be many routes to compare, nearly all of them in literals.
+/// Pieces that match one character each. There may be many routes to compare, nearly all of them in
+/// literals.
 impl Piece {
     fn covers(&self, narrow: &Piece) -> bool {
         match (self, narrow) {

@@ -1,22 +1,22 @@
-//! Reads patterns, and says how one is written that could never match as it stands.
+//! Parses patterns, and reports the right spelling of one that could never match.
 
 use super::character::{self, Character, first_character, hex_pair, resolve, stands_raw};
-use super::{Piece, Segment};
+use super::piece::{Piece, Segment};
 use crate::pattern_fault::PatternFault;
 
-/// More than anybody writes by hand.
+/// More alternatives than anybody writes by hand.
 const MOST_ALTERNATIVES: usize = 256;
 
 fn fault(message: impl Into<String>, hint: Option<String>) -> PatternFault {
     PatternFault { message: message.into(), hint }
 }
 
-/// The patterns that `{a,b}` makes of one, each without braces.
+/// The patterns of a pattern with `{a,b}`, each without braces.
 ///
 /// # Errors
 ///
-/// Braces that do not match, too many of them, and those around a single alternative: in other programs `{id}` stands for
-/// any segment, and here it would stand for itself.
+/// Braces that do not match, too many of them, and those around a single alternative: in other
+/// programs `{id}` matches any segment, and here it would match itself.
 pub(super) fn alternatives(text: &str) -> Result<Vec<String>, PatternFault> {
     let mut done = Vec::new();
     let mut waiting = vec![text.to_owned()];
@@ -30,7 +30,7 @@ pub(super) fn alternatives(text: &str) -> Result<Vec<String>, PatternFault> {
             let message = format!("`{{{inner}}}` has one alternative, and would be that text alone");
             return Err(fault(message, Some("`*` for any segment, or the text without braces".to_owned())));
         }
-        // The first alternative is the next one to be looked at.
+        // The first alternative is the next one to be expanded.
         waiting.extend(choices.into_iter().rev().map(|choice| format!("{before}{choice}{behind}")));
         if done.len() + waiting.len() > MOST_ALTERNATIVES {
             return Err(fault(
@@ -42,7 +42,7 @@ pub(super) fn alternatives(text: &str) -> Result<Vec<String>, PatternFault> {
     Ok(done)
 }
 
-/// What stands before the first braces, in them and behind them.
+/// The text before the first braces, in them and after them.
 fn first_braces(text: &str) -> Result<Option<(&str, &str, &str)>, PatternFault> {
     let unmatched = || {
         fault(
@@ -68,7 +68,7 @@ fn first_braces(text: &str) -> Result<Option<(&str, &str, &str)>, PatternFault> 
     Err(unmatched())
 }
 
-/// Splits at the commas that stand in no further braces and in no class.
+/// Splits at the commas that are outside further braces and classes.
 fn split_top(inner: &str) -> Vec<&str> {
     let (mut depth, mut is_class) = (0_usize, false);
     inner
@@ -89,7 +89,7 @@ fn split_top(inner: &str) -> Vec<&str> {
 ///
 /// # Errors
 ///
-/// What no canonical path could match, with the spelling that can.
+/// A pattern that could match no canonical path, with the spelling that can.
 pub(super) fn segments(text: &str) -> Result<Vec<Segment>, PatternFault> {
     let Some(relative) = text.strip_prefix('/') else {
         return Err(fault(format!("`{text}`: a path begins with `/`"), Some(format!("/{text} is meant?"))));
@@ -108,7 +108,7 @@ pub(super) fn segments(text: &str) -> Result<Vec<Segment>, PatternFault> {
     relative.split('/').map(segment).collect()
 }
 
-/// What no request that passes has in its path.
+/// A part that the path of no forwarded request has.
 fn impossible(text: &str) -> Option<&'static str> {
     let mut rest = text.as_bytes();
     while let Some((character, behind)) = first_character(rest) {
@@ -118,7 +118,7 @@ fn impossible(text: &str) -> Option<&'static str> {
             }
             Character::Raw(0..=0x1f | 0x7f) => return Some("a path has no control byte"),
             Character::Raw(b'\\') => return Some("a path with a backslash is refused"),
-            // What stands behind `?` in a target is the query.
+            // Text after `?` in a target is the query.
             Character::Raw(b'?') if behind.contains(&b'=') && !behind.contains(&b'/') => {
                 return Some("a pattern is compared with the path alone, not with the query");
             }
@@ -129,7 +129,7 @@ fn impossible(text: &str) -> Option<&'static str> {
     None
 }
 
-/// The pattern with each literal character in its canonical form. What stands in a class is left alone.
+/// The pattern with each literal character in its canonical form. Classes stay as they are.
 fn respelled(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -147,7 +147,7 @@ fn respelled(text: &str) -> String {
             }
             Character::Raw(byte) if is_class && byte.is_ascii() => out.push(char::from(byte)),
             Character::Raw(byte @ (b'/' | b'?' | b';')) => out.push(char::from(byte)),
-            // `*` stands raw in paths, and for something else in patterns.
+            // `*` is raw in paths, and special in patterns.
             Character::Encoded(b'*') => out.push_str("[*]"),
             Character::Raw(byte) | Character::Encoded(byte) => character::push(&mut out, byte),
         }
@@ -183,7 +183,7 @@ fn segment(text: &str) -> Result<Segment, PatternFault> {
     Ok(Segment::Text(pieces))
 }
 
-/// Reads a class from behind its `[`, and what stands behind its `]`.
+/// Reads a class after its `[`; yields it, and the text after its `]`.
 fn class(text: &[u8]) -> Result<(Piece, &[u8]), PatternFault> {
     let hint = || Some("as in [a-z0-9], or [!a-z] for any other character".to_owned());
     let (is_negated, text) = match text {
@@ -218,7 +218,7 @@ fn class(text: &[u8]) -> Result<(Piece, &[u8]), PatternFault> {
     Ok((Piece::Class { members, is_negated }, text.get(end + 1..).unwrap_or_default()))
 }
 
-/// A pattern's text with each letter outside its classes folded by `fold`.
+/// The text of a pattern, of which `fold` has changed everything outside of classes.
 pub(super) fn outside_classes(text: &str, fold: impl Fn(&str) -> String) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -234,7 +234,7 @@ pub(super) fn outside_classes(text: &str, fold: impl Fn(&str) -> String) -> Stri
     out
 }
 
-/// The bytes that a path's text stands for.
+/// The bytes of a path, decoded.
 pub(super) fn decoded(text: &str) -> Vec<u8> {
     let mut bytes = text.bytes();
     let mut out = Vec::with_capacity(text.len());
@@ -247,8 +247,8 @@ pub(super) fn decoded(text: &str) -> Vec<u8> {
     out
 }
 
-/// The members of a class for paths that are folded. A letter is taken where the class takes either case of it: of a negated
-/// one, that letter alone stays excluded of which both cases are.
+/// The members of a class for folded paths. A class includes a letter if it includes either case of
+/// it. A negated class excludes a letter only if it excludes both cases.
 pub(super) fn folded_members(members: u128, is_negated: bool) -> u128 {
     let has = |byte: u8| character::is_member(members, byte);
     (b'a'..=b'z').fold(members, |all, lower| {

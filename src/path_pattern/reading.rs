@@ -1,9 +1,10 @@
-//! How an upstream reads paths: what it takes for the same path as another one.
+//! Readings of paths: which paths an upstream takes for the same.
 
 use super::character::{push, stands_raw};
-use super::{PathPattern, Piece, Segment, parse};
+use super::piece::{Piece, Segment};
+use super::{PathPattern, parse};
 
-/// What an upstream does not tell apart.
+/// Differences between paths that an upstream ignores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PathReading {
     /// `/ADMIN` and `/admin`.
@@ -13,10 +14,10 @@ pub(crate) struct PathReading {
 }
 
 impl PathReading {
-    /// Every path is one of its own.
+    /// All paths differ.
     pub(crate) const EXACT: PathReading = PathReading { ignore_case: false, ignore_trailing_slash: false };
 
-    /// What this reading or the other one does not tell apart.
+    /// The differences that this reading or the other one ignores.
     pub(crate) fn and(self, other: PathReading) -> PathReading {
         PathReading {
             ignore_case: self.ignore_case || other.ignore_case,
@@ -24,8 +25,8 @@ impl PathReading {
         }
     }
 
-    /// The patterns that together match what the upstream takes for a path of this one; where case is ignored, those of a
-    /// path that is folded ([`fold`]).
+    /// The patterns that together match all paths that the upstream takes for one of this pattern.
+    /// Where case is ignored, they are patterns of folded paths ([`fold`]).
     pub(crate) fn prepare(self, pattern: &PathPattern) -> impl Iterator<Item = PathPattern> + use<> {
         let pattern = if self.ignore_case { pattern.folded() } else { pattern.clone() };
         let others = if self.ignore_trailing_slash { pattern.other_slash() } else { Vec::new() };
@@ -34,10 +35,10 @@ impl PathReading {
 }
 
 impl PathPattern {
-    /// This pattern for paths that are folded.
+    /// This pattern for folded paths.
     fn folded(&self) -> PathPattern {
         let text = parse::outside_classes(&self.text, fold);
-        // Canonical text stays canonical, so nothing is refused here.
+        // Canonical text stays canonical, so no pattern is refused here.
         let Ok(mut segments) = parse::segments(&text) else { return self.clone() };
         let pieces = segments.iter_mut().filter_map(|segment| match segment {
             Segment::Any => None,
@@ -51,7 +52,7 @@ impl PathPattern {
         PathPattern::of_segments(&text, segments)
     }
 
-    /// Patterns of its paths with a slash at the end where they have none, and without it where they have one.
+    /// Patterns of its paths with an added slash at the end, or without the one that they have.
     fn other_slash(&self) -> Vec<PathPattern> {
         let mut others = Vec::new();
         let Some((last, before)) = self.segments.split_last() else { return others };
@@ -69,7 +70,7 @@ impl PathPattern {
             && let Some((shorter, _)) = text.rsplit_once('/')
         {
             others.push(Self::ending_in_text(shorter, segments));
-            // Within a pattern it may stand for no segment, and at its end it stands for one at least.
+            // Within a pattern `**` may match no segment; at the end it matches one at least.
             let Some((Segment::Any, before)) = segments.split_last() else { break };
             (text, segments) = (shorter, before);
         }
@@ -91,7 +92,8 @@ impl PathPattern {
         }
     }
 
-    /// Other spellings of its paths that many servers read alike: in capitals, and with or without a slash at the end.
+    /// Other spellings of its paths that many servers read alike: in capitals, and with or without
+    /// a slash at the end.
     pub(crate) fn lookalikes(&self) -> impl Iterator<Item = (&'static str, PathPattern)> {
         let parsed = |text: String| PathPattern::without_braces(&text).ok().filter(|pattern| pattern != self);
         let capitals = parsed(parse::outside_classes(&self.text, capitals));
@@ -101,12 +103,12 @@ impl PathPattern {
     }
 }
 
-/// A path with the letters that differ in their case alone made one. Letters beyond ASCII stand encoded as UTF-8.
+/// Folds the case of a path's letters. Letters beyond ASCII are encoded as UTF-8.
 pub(crate) fn fold(path: &str) -> String {
     if !path.contains('%') {
         return path.to_ascii_lowercase();
     }
-    // What would be a slash, a dot segment or a pattern if it stood raw stays encoded, as it was.
+    // Bytes that would be a slash, a dot segment or a pattern in raw form stay encoded.
     let bytes = parse::decoded(path);
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
@@ -116,7 +118,7 @@ pub(crate) fn fold(path: &str) -> String {
         rest = behind;
         written
     };
-    // A byte that is no UTF-8 stays as it is, and what stands beside it is folded all the same.
+    // Bytes that are no UTF-8 stay as they are; characters beside them are folded.
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             let written = written(c.len_utf8());
@@ -131,15 +133,15 @@ pub(crate) fn fold(path: &str) -> String {
     out
 }
 
-/// Appends a character beyond ASCII as whoever compares small letters or capitals sees it: `ſ` is an `s` then, and `ẞ` is
-/// `ss`, as `ß` is.
+/// Appends a character beyond ASCII, folded by both its lower and its upper case: `ſ` becomes `s`,
+/// and `ẞ` becomes `ss`, as `ß` does.
 fn push_folded(out: &mut String, c: char) {
     let folded = c.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase);
     let mut buffer = [0; 4];
     folded.for_each(|c| c.encode_utf8(&mut buffer).bytes().for_each(|byte| push(out, byte)));
 }
 
-/// In lower case, but for the digits of what is encoded.
+/// The text in lower case, except for the digits of codes.
 fn lowered(text: &str) -> String {
     with_raw(text, |byte| byte.to_ascii_lowercase())
 }

@@ -178,7 +178,8 @@ fn patterns_are_compared() {
     }
 }
 
-/// A comparison that tries each way through the stars of both does not end within anybody's lifetime.
+/// A comparison that tries each way through the stars of both does not end within anybody's
+/// lifetime.
 #[test]
 fn a_comparison_ends_however_many_stars_there_are() {
     let wide = [format!("{}/z", "/**/a".repeat(60)), format!("/{}z", "*a".repeat(60))];
@@ -302,7 +303,8 @@ proptest! {
         prop_assert!(!(first.matches(&path) && other.matches(&path)) || first.meets(&other));
     }
 
-    /// A path is taken where the pattern matches some spelling of it that the upstream takes for the same.
+    /// A path is taken where the pattern matches some spelling of it that the upstream takes for
+    /// the same.
     #[test]
     fn a_reading_takes_every_spelling_of_a_path_and_no_other(
         segments in prop::collection::vec(

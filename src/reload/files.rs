@@ -1,12 +1,12 @@
-//! Which files a configuration names, by the part that they belong to.
+//! The files that a configuration names, by part.
 
 use std::path::PathBuf;
 
-use super::Part;
+use super::part::Part;
 use super::watch::{FileSet, Stamps};
 use crate::config::{Config, Listener, ReadFile};
 
-/// Notes the files of a configuration, and the state that they are in before they are read.
+/// The files of a configuration, and their state before they were read.
 #[derive(Debug)]
 pub(crate) struct Baseline {
     files: Vec<(Vec<PathBuf>, Stamps)>,
@@ -18,7 +18,7 @@ impl Baseline {
         Baseline { files: files.into_iter().map(|files| (files.clone(), Stamps::of(&files))).collect() }
     }
 
-    /// Whether all is as it was noted.
+    /// Whether all files are in the noted state.
     pub(super) fn is_current(&self) -> bool {
         self.files.iter().all(|(files, stamps)| Stamps::of(files) == *stamps)
     }
@@ -37,7 +37,7 @@ impl Baseline {
     }
 }
 
-/// The files of which the configuration says what it read.
+/// The files of which the configuration keeps what it read.
 fn read_with(config: &Config) -> Vec<ReadFile> {
     let credentials =
         config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref()?.file.clone());

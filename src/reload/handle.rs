@@ -1,44 +1,22 @@
-//! What others see of the reload: they ask for one, and are told what came of it.
+//! The handle of the reload: callers ask for a reload and get its outcome.
 
 use std::sync::mpsc::{self, TrySendError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::part::Part;
 use super::watch::Touched;
 use crate::config::fault::Faults;
 
 const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What can be reloaded by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// The configuration, and the files that it takes credentials and upstreams' certificates from.
-    Config,
-    Keys,
-    /// The listeners' certificates.
-    Certificates,
-}
-
-impl Part {
-    pub(crate) const ALL: [Part; 3] = [Part::Config, Part::Keys, Part::Certificates];
-
-    /// Its name in logs, metrics and answers.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Part::Config => "config",
-            Part::Keys => "keys",
-            Part::Certificates => "certificates",
-        }
-    }
-}
-
-/// What became of one part.
+/// The outcome of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Unchanged,
     Applied,
-    /// What was there before stays.
+    /// The part stays as it was.
     Refused(Faults),
 }
 
@@ -52,13 +30,13 @@ impl Outcome {
     }
 }
 
-/// What a reload did.
+/// The outcome of a reload.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     /// Counts the changes that were applied since the start.
     pub(crate) generation: u64,
     pub(crate) parts: Vec<(Part, Outcome)>,
-    /// Fields of the configuration that differ from what runs, and take a restart.
+    /// Changed fields of the configuration that take a restart.
     pub(crate) needs_restart: Vec<&'static str>,
 }
 
@@ -68,12 +46,12 @@ pub(super) enum Message {
     Stop,
 }
 
-/// Asks the reloading thread.
+/// Sends requests to the reloading thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle(pub(super) mpsc::SyncSender<Message>);
 
 impl Handle {
-    /// Reloads now, and says what came of it; `None` where the process is ending.
+    /// Reloads now, and returns the outcome; `None` where the process is ending.
     pub(crate) async fn reload(&self) -> Option<Report> {
         let (reply, report) = oneshot::channel();
         self.send(Message::Asked(Some(reply))).await;
@@ -90,12 +68,12 @@ impl Handle {
         self.send(Message::Stop).await;
     }
 
-    /// Sends, and waits for room without holding up the runtime.
+    /// Sends, and waits for room without blocking the runtime.
     async fn send(&self, mut message: Message) {
         loop {
             match self.0.try_send(message) {
                 Err(TrySendError::Full(unsent)) => message = unsent,
-                // Whoever waits for a reply sees that there is none.
+                // A caller that waits for a reply sees that there is none.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => return,
             }
             tokio::time::sleep(ROOM_INTERVAL).await;

@@ -1,10 +1,11 @@
-//! Reads a part whole, before anything of it is applied.
+//! Reads a part whole, before any of it is applied.
 
 use std::sync::Arc;
 
-use super::files::certificates_of;
+use super::current::{ASKED_SETTLE, Current, Running};
+use super::files::{Baseline, certificates_of};
+use super::part::Part;
 use super::watch::{digest_of, openable};
-use super::{ASKED_SETTLE, Baseline, Part, Reloader, Running};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
 use crate::keys::id_secret::IdSecret;
@@ -13,17 +14,17 @@ use crate::keys::store::Store;
 use crate::net::tls::{self, ListenerTls};
 use crate::snapshot::Snapshot;
 
-/// What was read whole, and may be applied.
+/// A part that was read whole, and may be applied.
 pub(super) enum Ready {
     Config(Box<ReadyConfig>),
     Keys(KeySet),
-    /// The listeners' that are good, by number, and what is wrong with the others'.
+    /// The certificates of good listeners, by number, and the faults of the others.
     Certificates(Vec<(usize, Arc<ListenerTls>, Option<[u8; 32]>)>, Vec<Fault>),
 }
 
 pub(super) struct ReadyConfig {
     pub(super) config: Config,
-    /// As they will run.
+    /// The listeners as they will run.
     pub(super) listeners: Vec<Listener>,
     pub(super) baseline: Baseline,
     pub(super) keys: Option<KeySet>,
@@ -31,9 +32,9 @@ pub(super) struct ReadyConfig {
     pub(super) compiled: Snapshot,
 }
 
-impl Reloader {
+impl Current {
     pub(super) fn read(&self, part: Part) -> Result<Ready, Faults> {
-        // Stores look for themselves, and one may be a directory.
+        // Stores check this themselves, and a store may be a directory.
         let sets = self.sets.iter().filter(|(known, _)| *known == part && part != Part::Keys);
         openable(sets.flat_map(|(_, set)| set.files())).map_err(|faults| self.placed(faults))?;
         Ok(match part {
@@ -46,7 +47,7 @@ impl Reloader {
         })
     }
 
-    /// Faults of files where the configuration that runs names them.
+    /// Adds to faults of files where the running configuration names these files.
     fn placed(&self, faults: Faults) -> Faults {
         self.config.named_files.placed(faults)
     }
@@ -68,8 +69,8 @@ impl Reloader {
         openable(looked_at.flat_map(|part| baseline.files(part)))?;
         let is_elsewhere =
             |part| self.sets.iter().any(|(known, set)| *known == part && set.files() != baseline.files(part));
-        // What lies where it has not lain before is read with the configuration, once it stands still: both are
-        // good, or neither is taken.
+        // Files at a new path are read with the configuration, once they have settled: both are
+        // good, or neither is applied.
         if Part::ALL.into_iter().any(is_elsewhere) {
             std::thread::sleep(ASKED_SETTLE);
         }
@@ -77,9 +78,9 @@ impl Reloader {
             is_elsewhere(Part::Keys) || config.keys.allow_plaintext != self.config.keys.allow_plaintext;
         let serving = self.gateway.snapshot.load().ids.clone();
         let ids = serving.renewed(&config.keys, &self.config.keys)?;
-        // The ids of a plain list are made with it.
+        // The ids of a plain list are made with the secret.
         let reads_keys = reads_keys || !Arc::ptr_eq(&ids, &serving);
-        // What is elsewhere has no last good form.
+        // A store at a new path has no last good form.
         let keys = reads_keys.then(|| self.read_keys(&config, &ids, AtFault::Refused)).transpose()?;
         let reads_certificates = is_elsewhere(Part::Certificates);
         let mut certificates = Vec::with_capacity(listeners.len());
@@ -99,13 +100,13 @@ impl Reloader {
         if at_fault == AtFault::Refused { store.load_first(reading) } else { store.load(reading) }
     }
 
-    /// A listener's certificates are its own affair: what is wrong with them does not hold up the others'.
+    /// Reads the listeners' certificates. Faults of one listener do not affect the others.
     fn read_certificates(&self) -> Ready {
         let (mut good, mut faults) = (Vec::new(), Vec::new());
         for (number, Running { listener, digest, .. }) in self.listeners.iter().enumerate() {
             let Some(section) = &listener.tls else { continue };
             let now = digest_of(&certificates_of(listener));
-            // Replacing them by the same would end all resumptions.
+            // Replacing certificates by the same ones would end all resumptions.
             if now.is_some() && now == *digest {
                 continue;
             }
@@ -118,7 +119,8 @@ impl Reloader {
     }
 }
 
-/// A listener that runs, as a new configuration has it; as it runs where it can't be changed to that.
+/// A running listener as a new configuration has it, or as it runs where it can't be changed to
+/// that.
 fn counterpart(running: &Listener, config: &Config) -> Listener {
     let same = config.listeners.iter().find(|listener| listener.address == running.address);
     same.filter(|listener| listener.tls.is_some() == running.tls.is_some()).unwrap_or(running).clone()

@@ -1,18 +1,20 @@
-//! What was not taken: the files as they are refused, and key files that may be about to be written.
+//! Refused parts, and empty key files that may be about to be written.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::part::Part;
 use super::watch::Stamps;
-use super::{Part, Reloader};
+
 use crate::config::fault::{Fault, Faults};
 use crate::keys::set::KeySet;
 use crate::observe::reloads::Extent;
 
-/// A key file without lines lets nobody in once it has stood still for this long: whoever writes one anew may begin by
-/// emptying it.
+/// Time that a key file without lines must not change before it counts: a writer may begin by
+/// emptying the file.
 const BLANK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why a part was not taken, or not all of it.
+/// The refusal of a part, or of some of its entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) faults: Faults,
@@ -25,33 +27,50 @@ impl From<Faults> for Refusal {
     }
 }
 
-impl Reloader {
-    /// How long a key file without lines has to stand still yet before it lets nobody in.
+/// The refusals at present.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    /// The refusal of each part, which is logged once.
+    refused: Vec<(Part, Refusal)>,
+    /// The state of a key file without lines, and since when it has been so.
+    blank: Option<(Stamps, Instant)>,
+}
+
+impl Refusals {
+    /// The time until a key file without lines counts.
     pub(super) fn blank_for(&self) -> Option<Duration> {
         let (_, since) = self.blank.as_ref()?;
         Some(BLANK_PATIENCE.saturating_sub(since.elapsed()))
     }
 
-    /// Whether a part that stands refused may be good by now though nothing has touched it.
-    pub(super) fn may_have_passed(&self, part: Part) -> bool {
+    /// Whether a refused part may be good by now though no event came.
+    pub(super) fn may_have_passed(&self, part: Part, store: &Path) -> bool {
         let mut refused = self.refused.iter().filter(|(refused, _)| *refused == part);
-        // Of entries it is known what they are; those of a directory may be files that could not be read.
-        refused.any(|(_, refusal)| refusal.extent == Extent::Whole || self.config.keys.path.is_dir())
+        // Faults of entries do not pass by themselves; those of a directory may be files that were
+        // unreadable.
+        refused.any(|(_, refusal)| refusal.extent == Extent::Whole || store.is_dir())
     }
 
-    /// Takes note of a refusal, and tells of it unless that was done.
-    pub(super) fn refuse(&mut self, part: Part, refusal: Refusal) -> Faults {
-        self.gateway.reloads.refused(part.name(), self.generation, refusal.extent, &refusal.faults);
-        let faults = refusal.faults.clone();
+    /// Notes a refusal, and logs it unless that was done.
+    pub(super) fn note(&mut self, part: Part, refusal: Refusal) {
         if !self.refused.iter().any(|(refused, known)| *refused == part && *known == refusal) {
-            Self::tell_refusal(part, &refusal);
-            self.refused.retain(|(refused, _)| *refused != part);
+            Self::log(part, &refusal);
+            self.forget(part);
             self.refused.push((part, refusal));
         }
-        faults
     }
 
-    fn tell_refusal(part: Part, refusal: &Refusal) {
+    /// Notes that the part was applied.
+    pub(super) fn forget(&mut self, part: Part) {
+        self.refused.retain(|(refused, _)| *refused != part);
+    }
+
+    /// Notes that the key file has changed, or was not read.
+    pub(super) fn forget_blank(&mut self) {
+        self.blank = None;
+    }
+
+    fn log(part: Part, refusal: &Refusal) {
         let stays = match refusal.extent {
             Extent::Whole => "refused; what was good before stays",
             Extent::Entries { .. } => "an entry was refused; its last good form stays, all others count",
@@ -64,17 +83,18 @@ impl Reloader {
         }
     }
 
-    fn stamps_of_keys(&self) -> Stamps {
-        Stamps::of(std::slice::from_ref(&self.config.keys.path))
-    }
-
-    /// Whether a file without lines is known to be meant so.
-    pub(super) fn has_stood_blank(&mut self, set: &KeySet) -> Result<(), Refusal> {
-        if !set.is_blank || self.gateway.keys.len() == 0 {
+    /// Checks that a file without lines has been so for long enough.
+    pub(super) fn has_stood_blank(
+        &mut self,
+        set: &KeySet,
+        store: &PathBuf,
+        keys_in_service: usize,
+    ) -> Result<(), Refusal> {
+        if !set.is_blank || keys_in_service == 0 {
             self.blank = None;
             return Ok(());
         }
-        let stamps = self.stamps_of_keys();
+        let stamps = Stamps::of(std::slice::from_ref(store));
         let since = match self.blank.take() {
             Some((known, since)) if known == stamps => since,
             _ => Instant::now(),
@@ -84,10 +104,11 @@ impl Reloader {
         }
         self.blank = Some((stamps, since));
         let message = "the key file has no keys; once it has stood still for 5 s, nobody is let in";
-        Err(Faults::from(Fault::of_file(&self.config.keys.path, message)).into())
+        Err(Faults::from(Fault::of_file(store, message)).into())
     }
 
-    pub(super) fn stands_refused(&self, part: Part) -> bool {
+    /// Whether a part is refused.
+    pub(super) fn are_of(&self, part: Part) -> bool {
         self.refused.iter().any(|(refused, _)| *refused == part)
     }
 }

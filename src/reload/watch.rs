@@ -1,7 +1,8 @@
-//! Which files matter, whether they have changed, and whether a change has settled.
+//! The watch of files: whether they have changed, and whether a change has settled.
 //!
-//! A directory is watched, never a file: of a file that is replaced by a rename, a watch sees the first replacement
-//! and then nothing for ever. What the system tells is a hint to look; the look decides.
+//! Directories are watched, never files: the watch of a file that is replaced by a rename sees the
+//! first replacement and no later one. An event of the system only causes a check; the check
+//! decides.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,19 +21,22 @@ use crate::digest::Sha256;
 use crate::regular_file;
 use crate::stamp::Stamp;
 
-/// What was written in place counts once it has stood still for this long. It is longer than a writer's pauses, since
-/// the beginning of a list is a valid list; it is short enough for a change to be live within a second.
+/// Time that a file written in place must not change before it counts. It is longer than a writer's
+/// pauses, since the beginning of a list is a valid list; it is short enough for a change to be
+/// live within a second.
 const SETTLED_IN_PLACE: Duration = Duration::from_millis(500);
-/// What was renamed in is whole; this gathers what comes with it.
+/// As [`SETTLED_IN_PLACE`], for a file that was renamed into its place and is whole. It gathers
+/// files that come together.
 const SETTLED_WHOLE: Duration = Duration::from_millis(30);
-/// A directory of files is taken after this long even if one of them moves all the time.
+/// A directory of files is taken after this long even if one of them changes all the time.
 const DIRECTORY_PATIENCE: Duration = Duration::from_secs(5);
-/// Contents up to this size are compared at every look without an event, larger ones by their stamps alone.
+/// Files up to this size in bytes are compared by content in checks without an event, larger ones
+/// by their stamps only.
 const COMPARED_BYTES: u64 = 4 * 1024 * 1024;
-/// No honest file is larger.
+/// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
-/// The state of several files, those of directories included; `None` for one that is not there.
+/// The state of several files, those of directories included; `None` for a missing file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
 
@@ -49,17 +53,17 @@ impl Stamps {
 /// Files that are taken together or not at all.
 #[derive(Debug)]
 pub(super) struct FileSet {
-    /// As they are configured: a directory stands for the files in it.
+    /// The configured paths: a directory stands for the files in it.
     files: Vec<PathBuf>,
-    /// What leads to them, as of the last watch.
-    ways: WatchSet,
-    /// As they were when they were last taken, or refused.
+    /// The directory entries on the paths of the files, as of the last watch.
+    watch_set: WatchSet,
+    /// The state when they were last taken, or refused.
     taken: Stamps,
     digest: Option<[u8; 32]>,
     pending: Option<Pending>,
-    /// Something was renamed into its place since they were last taken …
+    /// A file was renamed into its place since they were last taken.
     came_whole: bool,
-    /// … and these were written to, and not replaced since.
+    /// Files that were written to since then, and not replaced.
     in_place: BTreeSet<PathBuf>,
 }
 
@@ -67,26 +71,27 @@ pub(super) struct FileSet {
 struct Pending {
     stamps: Stamps,
     since: Instant,
-    /// When it began to move at all.
+    /// When it began to change at all.
     restless_since: Instant,
 }
 
-/// What a look at a set of files found.
+/// The outcome of a check of a set of files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// As they were.
+    /// No change.
     Same,
-    /// Changing; to be looked at again after this long.
+    /// The files are changing; to be checked again after this long.
     Changing(Duration),
-    /// Another content, which has settled.
+    /// Other content, which has settled.
     Changed,
 }
 
 impl FileSet {
-    /// Files whose state at the time they were read is `taken`; of `read` it is known what that was.
+    /// Makes a set of files whose state was `taken` when they were read. `read`: the files whose
+    /// content is known.
     pub(super) fn new(files: Vec<PathBuf>, taken: Stamps, read: &[ReadFile]) -> Self {
         let mut set = FileSet {
-            ways: WatchSet::to(&files),
+            watch_set: WatchSet::to(&files),
             files,
             taken,
             digest: None,
@@ -98,7 +103,8 @@ impl FileSet {
             set.forget();
         } else if set.taken.bytes() <= COMPARED_BYTES {
             let digest = set.read();
-            // If they have changed since, the digest is not theirs; the next look finds the change.
+            // If they have changed since, the digest is not theirs; the next check finds the
+            // change.
             set.digest = digest.filter(|_| Stamps::of(&set.files) == set.taken);
         }
         set
@@ -108,16 +114,17 @@ impl FileSet {
         &self.files
     }
 
-    /// Finds out anew what leads to the files.
-    pub(super) fn ways(&mut self) -> &WatchSet {
-        self.ways = WatchSet::to(&self.files);
-        &self.ways
+    /// Finds the directory entries on the paths of the files anew.
+    pub(super) fn watch_set(&mut self) -> &WatchSet {
+        self.watch_set = WatchSet::to(&self.files);
+        &self.watch_set
     }
 
-    /// Takes note of what the system told; says whether it is about one of the files, or a link to them.
+    /// Notes an event of the system. Returns whether it concerns one of the files, or a link to
+    /// them.
     pub(super) fn heard(&mut self, touched: &Touched) -> bool {
-        // Of a rename that names both, the second is where it went.
-        let named = touched.paths.last().filter(|path| self.ways.covers(path));
+        // A rename names both entries; the second one is the destination.
+        let named = touched.paths.last().filter(|path| self.watch_set.covers(path));
         match (touched.came_whole, named) {
             (Some(true), Some(path)) => {
                 self.in_place.remove(path);
@@ -126,38 +133,38 @@ impl FileSet {
             (Some(false), Some(path)) => {
                 self.in_place.insert(path.clone());
             }
-            // Something was missed, and the system does not say what.
+            // Events were missed, and the system does not say which.
             (_, None) if touched.paths.is_empty() => self.came_whole = false,
             _ => {}
         }
-        touched.paths.is_empty() || touched.paths.iter().any(|path| self.ways.covers(path))
+        touched.paths.is_empty() || touched.paths.iter().any(|path| self.watch_set.covers(path))
     }
 
-    /// Something that was told of was not heard: no change is known to be whole.
+    /// Notes that an event was missed: no change is known to be whole.
     pub(super) fn missed(&mut self) {
         self.came_whole = false;
     }
 
-    /// Whether the files are still as they were when they were last taken.
+    /// Whether the files are in the state in which they were last taken.
     pub(super) fn is_as_taken(&self) -> bool {
         Stamps::of(&self.files) == self.taken
     }
 
-    /// What was taken counts for nothing: the next look finds a change.
+    /// Forgets the taken state: the next check finds a change.
     pub(super) fn forget(&mut self) {
         self.taken = Stamps::default();
         self.digest = None;
         self.pending = None;
     }
 
-    /// Looks whether the files have changed, without waiting. `is_thorough`: contents are compared even where
-    /// nothing points to a change.
+    /// Checks whether the files have changed, without waiting. `is_thorough`: contents are compared
+    /// even without a sign of a change.
     pub(super) fn look(&mut self, now: Instant, is_thorough: bool) -> Look {
         let stamps = Stamps::of(&self.files);
         if stamps == self.taken {
             self.pending = None;
             let compares = is_thorough && self.digest.is_some() && stamps.bytes() <= COMPARED_BYTES;
-            // A file system whose times can't be trusted. What can't be read at the moment is no change.
+            // The times of some file systems can't be trusted. An unreadable file is no change.
             return match compares.then(|| self.read()).flatten() {
                 Some(digest) if Some(digest) != self.digest => self.settle(stamps),
                 _ => Look::Same,
@@ -171,8 +178,8 @@ impl FileSet {
         let is_whole = self.came_whole && self.in_place.is_empty();
         let settles_after = if is_whole { SETTLED_WHOLE } else { SETTLED_IN_PLACE };
         let stood = now.saturating_duration_since(since);
-        // One file that somebody writes to for ever must not hold up a revocation in another.
-        let waits = !self.ways.directories.is_empty() && now - restless_since >= DIRECTORY_PATIENCE;
+        // A file that is written to for ever must not delay a revocation in another one.
+        let waits = !self.watch_set.directories.is_empty() && now - restless_since >= DIRECTORY_PATIENCE;
         if stood < settles_after && !waits {
             self.pending = Some(Pending { stamps, since, restless_since });
             return Look::Changing(settles_after - stood);
@@ -189,7 +196,7 @@ impl FileSet {
     fn settle(&mut self, stamps: Stamps) -> Look {
         // A large file is not read twice to spare a reload that changes nothing.
         let digest = (stamps.bytes() <= COMPARED_BYTES).then(|| self.read()).flatten();
-        // What changed while it was read is not what was read.
+        // A file that changed while it was read has another content by now.
         if Stamps::of(&self.files) != stamps {
             self.pending = None;
             return Look::Changing(SETTLED_WHOLE);
@@ -208,13 +215,13 @@ impl FileSet {
     }
 }
 
-/// Whether all may be opened: a pipe would be waited for, a device has no end.
+/// Whether all are regular files: a pipe would block, and a device has no end.
 pub(super) fn openable<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Result<(), Faults> {
     let fault = |path: &PathBuf| {
         let metadata = fs::metadata(path).ok()?;
         let what = match metadata.is_file() {
             true if metadata.len() <= MAX_BYTES => return None,
-            true => "is larger than any file that is read here",
+            true => "is larger than the limit of files",
             false => "is not a regular file",
         };
         Some(Fault::of_file(path, what))
@@ -223,7 +230,7 @@ pub(super) fn openable<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Resu
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
 }
 
-/// The digest of all contents; `None` where one can't be read.
+/// The digest of all contents; `None` where a file is unreadable.
 pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
     let files: Vec<PathBuf> = expanded(files).collect();
     openable(&files).ok()?;
@@ -246,16 +253,17 @@ pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
     Some(digest.finish())
 }
 
-/// What the system told of a directory entry.
+/// An event of a directory entry.
 #[derive(Debug)]
 pub(super) struct Touched {
     pub(super) paths: Vec<PathBuf>,
-    /// Whether the entry was renamed into its place whole, or is being changed in it; `None` says nothing of that.
+    /// Whether the entry was renamed into its place whole, or is being changed in it; `None` where
+    /// that is unknown.
     pub(super) came_whole: Option<bool>,
 }
 
 impl Touched {
-    /// `None` for what is no change: our own reading, most of all.
+    /// `None` for an event that is no change, such as our own reading.
     fn read(event: notify::Event) -> Option<Self> {
         let came_whole = match event.kind {
             EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Some(true),
@@ -269,40 +277,41 @@ impl Touched {
     }
 }
 
-/// Watches the directories of all entries that lead to the files that matter.
+/// Watches the directories of all entries on the paths of the files.
 #[derive(Debug)]
 pub(super) struct Directories {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
-    /// What leads to the files that matter. Directories above them may be busy with what does not.
-    ways: Arc<Mutex<WatchSet>>,
+    /// The entries on the paths of the files. Directories above them may have many other events.
+    watch_set: Arc<Mutex<WatchSet>>,
 }
 
 impl Directories {
-    /// Tells `told` of every change. Where the system offers no watch, looks at intervals must do.
-    pub(super) fn new(told: impl Fn(Touched) + Send + 'static) -> Self {
-        let ways = Arc::new(Mutex::new(WatchSet::default()));
-        let known = ways.clone();
+    /// Calls `on_change` at every change. Where the system offers no watch, polling must do.
+    pub(super) fn new(on_change: impl Fn(Touched) + Send + 'static) -> Self {
+        let watch_set = Arc::new(Mutex::new(WatchSet::default()));
+        let known = watch_set.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let Some(touched) = event.ok().and_then(Touched::read) else { return };
-            let ways = known.lock().unwrap_or_else(PoisonError::into_inner);
-            if touched.paths.is_empty() || touched.paths.iter().any(|path| ways.covers(path)) {
-                drop(ways);
-                told(touched);
+            let watch_set = known.lock().unwrap_or_else(PoisonError::into_inner);
+            if touched.paths.is_empty() || touched.paths.iter().any(|path| watch_set.covers(path)) {
+                drop(watch_set);
+                on_change(touched);
             }
         });
         let watcher = watcher.map_err(|error| {
-            tracing::warn!(%error, "changes of files are noticed at keys.watch.poll alone");
+            tracing::warn!(%error, "changes of files are noticed only at keys.watch.poll");
         });
-        Directories { watcher: watcher.ok(), watched: BTreeSet::new(), ways }
+        Directories { watcher: watcher.ok(), watched: BTreeSet::new(), watch_set }
     }
 
     /// Watches these entries' directories, and no others.
-    pub(super) fn watch(&mut self, ways: &WatchSet) {
+    pub(super) fn watch(&mut self, watch_set: &WatchSet) {
         let Some(watcher) = &mut self.watcher else { return };
-        self.ways.lock().unwrap_or_else(PoisonError::into_inner).clone_from(ways);
-        let parents = ways.entries.iter().filter_map(|entry| entry.parent());
-        let wanted: BTreeSet<PathBuf> = parents.map(Path::to_owned).chain(ways.directories.clone()).collect();
+        self.watch_set.lock().unwrap_or_else(PoisonError::into_inner).clone_from(watch_set);
+        let parents = watch_set.entries.iter().filter_map(|entry| entry.parent());
+        let wanted: BTreeSet<PathBuf> =
+            parents.map(Path::to_owned).chain(watch_set.directories.clone()).collect();
         for gone in self.watched.difference(&wanted) {
             let _went_with_its_directory = watcher.unwatch(gone);
         }
@@ -329,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_in_place_counts_once_it_stands_still() {
+    fn a_file_written_in_place_counts_once_it_stands_still() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
         fs::write(&path, "one").unwrap();
@@ -346,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_renamed_in_is_taken_at_once_and_the_same_content_is_no_change() {
+    fn a_renamed_file_is_taken_at_once_and_the_same_content_is_no_change() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
         fs::write(&path, "one").unwrap();
@@ -410,7 +419,7 @@ mod tests {
         assert!(later - now >= DIRECTORY_PATIENCE && later - now < DIRECTORY_PATIENCE * 6 / 5);
         fs::rename(keys.join("b"), keys.join("c")).unwrap();
         assert_eq!(set.look_settled(), Look::Changed, "the name counts, too");
-        set.ways();
+        set.watch_set();
         assert!(hears(&mut set, &keys.join("c")) && hears(&mut set, &keys));
     }
 }

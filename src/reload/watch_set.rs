@@ -1,4 +1,4 @@
-//! What leads to a file: its own directory entry, and that of every link on the way.
+//! The directory entries on the path of a file: its own, and that of every link to it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,10 +6,10 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::keys::directory;
 
-/// More symbolic links than this are a loop (as the kernel has it).
+/// The limit of symbolic links on a path, as in the kernel: more are a loop.
 const MAX_LINKS: usize = 40;
 
-/// The files that are meant, where a path may be that of a directory of files.
+/// The files of several paths, each of which may be a directory of files.
 pub(super) fn expanded(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ {
     paths.iter().flat_map(|path| match path.is_dir().then(|| directory::files(path)) {
         Some(Ok(files)) => files,
@@ -17,13 +17,13 @@ pub(super) fn expanded(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ 
     })
 }
 
-/// What leads to files, so that a change of any of it is a change of theirs.
+/// The directory entries on the paths of files: a change of any of them is a change of the files.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WatchSet {
-    /// The files' own directory entries, those of all links to them, and those of the directories above: each may be
+    /// The entries of the files, of all links to them, and of the directories above: each may be
     /// replaced.
     pub(super) entries: BTreeSet<PathBuf>,
-    /// Directories of which every file matters, also one that is not there yet.
+    /// Directories of which every file counts, also one that does not exist yet.
     pub(super) directories: BTreeSet<PathBuf>,
 }
 
@@ -39,7 +39,7 @@ impl WatchSet {
         }
     }
 
-    /// Whether a change of this directory entry may be one of the files.
+    /// Whether a change of this directory entry may concern one of the files.
     pub(super) fn covers(&self, path: &Path) -> bool {
         let is_hidden = || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         self.entries.contains(path)
@@ -52,9 +52,9 @@ impl WatchSet {
     }
 }
 
-/// Every directory entry that leads to `path`: the file itself, each symbolic link on the way, and each directory. A
-/// change of any of them is a change of the file: the kubelet swaps the link `..data`, and nothing else; people replace a
-/// directory by a rename.
+/// Every directory entry on the path of `path`: the file, each symbolic link, and each directory. A
+/// change of any of them is a change of the file: the kubelet swaps only the link `..data`, and
+/// people replace a directory by a rename.
 fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
     let mut entries = BTreeSet::new();
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -1,5 +1,7 @@
 //! Upstreams that fail, clients that stall, and a panic: each costs what it must and no more.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bearward::Hooks;
@@ -241,6 +243,48 @@ async fn a_panic_costs_its_own_request_alone() {
                 "the same connection, and its one permit, go on"
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn the_server_drains_and_ends_when_a_vital_thread_or_listener_has_ended() {
+    for (fatal, reason) in [
+        ("worker-1", "the thread worker-1 has ended"),
+        ("reload", "the thread reload has ended"),
+        ("listener", "a listener has ended"),
+    ] {
+        let (finishes, finish) = tokio::sync::watch::channel(false);
+        let upstream = Upstream::acting(move |_, mut stream| {
+            let mut finish = finish.clone();
+            async move {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nhi").await.ok()?;
+                finish.wait_for(|finish| *finish).await.ok()?;
+                stream.write_all(b"hi").await.ok()?;
+                Some(stream)
+            }
+        })
+        .await;
+        let is_due = Arc::new(AtomicBool::new(false));
+        let due = is_due.clone();
+        let hooks = Hooks::on_thread(move |name| {
+            assert!(name != fatal || !due.load(Ordering::Relaxed), "a test asked for this panic");
+        });
+        let gateway =
+            Gateway::guarding(&upstream).key("ci", "permissions: [read]").hooks(hooks).start().await;
+        // The first connection is the first worker's, and the second one the second's.
+        let mut streaming = gateway.raw().await;
+        let request = format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"));
+        streaming.send(request).await;
+        streaming.head().await;
+        is_due.store(true, Ordering::Relaxed);
+        match fatal {
+            "reload" => assert_eq!(gateway.reload().await.status, 200),
+            _ => drop(gateway.raw().await),
+        }
+        until("the end of new requests", async || gateway.admin("GET /readyz", "").await.status == 503).await;
+        finishes.send_replace(true);
+        assert_eq!(streaming.bytes(4).await.unwrap(), b"hihi", "{fatal}");
+        assert_eq!(gateway.ended().await.unwrap_err().to_string(), reason);
     }
 }
 

@@ -24,6 +24,7 @@ mod framing;
 mod guard;
 mod harness;
 mod http2;
+mod hyper_contract;
 mod identity;
 mod imports;
 mod invalid;

@@ -47,7 +47,7 @@ async fn it_has_what_the_api_has_without_a_script() {
         "<b>checkout</b>",
         "4 of 7 left at once",
         "in flight: 0 of 3",
-        "<span class=\"good\">well</span>",
+        "<span class=\"good\">healthy</span>",
         "Refusals: 1",
         "ROUTE_NOT_FOUND",
         "GET /nowhere",

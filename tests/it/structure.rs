@@ -1,10 +1,13 @@
-//! The house keeps its shape: imports run downwards, and every file that people copy is valid.
+//! The structure of the crate: imports run downwards, no files use each other, and example files
+//! are valid.
+
+mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The floors of the house, top first. A module may use those on its own floor and below.
+/// The layers of rooms, top first. A room may use rooms of its own layer and below.
 const FLOORS: &[&[&str]] = &[
     &["cli", "fuzzing", "main", "lib", "reference"],
     &["app"],
@@ -79,7 +82,7 @@ fn imports_run_downwards() {
             within.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs");
         let floor = floors.get(module).unwrap_or_else(|| panic!("{module} has no floor"));
         let text = fs::read_to_string(&path).unwrap();
-        // What tests need is no import of the product.
+        // Imports of tests do not count.
         let product = text.split("#[cfg(test)]").next().unwrap();
         for used in product.split("crate::").skip(1) {
             let name: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
@@ -89,6 +92,59 @@ fn imports_run_downwards() {
         }
     }
     assert!(looked_at > 60, "{looked_at}");
+}
+
+/// Rooms with circles of files, each with a reason.
+const CIRCLES: &[(&str, &str)] = &[
+    (
+        "cli",
+        "`cli/keys` and `cli/explain` still take `Failure`, `print`, `say` and `config_path` from `cli.rs`",
+    ),
+    ("keys", "the room is being divided into three"),
+];
+
+#[test]
+fn no_circle_of_files() {
+    let text = |path: &PathBuf| fs::read_to_string(path).unwrap();
+    let name = |path: &PathBuf| path.strip_prefix(root().join("src")).unwrap().display().to_string();
+    let files = all_sources();
+    let files = files.iter().filter(|path| name(path) != "main.rs");
+    let graph = uses::graph(&files.map(|path| (uses::module_of(&name(path)), text(path))).collect());
+    assert!(graph.values().map(BTreeMap::len).sum::<usize>() > 500);
+    let mut needed = BTreeSet::new();
+    let mut unexpected = String::new();
+    for circle in uses::circles(&graph) {
+        let rooms: BTreeSet<Option<&String>> = circle.iter().map(|module| module.first()).collect();
+        let exception =
+            CIRCLES.iter().find(|(room, _)| rooms.iter().all(|of| of.is_some_and(|of| of == room)));
+        match exception {
+            Some((room, _)) => {
+                needed.insert(*room);
+            }
+            None => unexpected.push_str(&format!("{}\n", uses::edges_of(&circle, &graph))),
+        }
+    }
+    assert!(unexpected.is_empty(), "files that use each other:\n{unexpected}");
+    for (room, reason) in CIRCLES {
+        assert!(needed.contains(room), "{room} has no circle any more: {reason}");
+    }
+}
+
+/// Rooms that may use hyper and h2: the others must not depend on the implementation of HTTP.
+const USERS_OF_HYPER: [&str; 3] = ["fuzzing", "net", "upstream"];
+#[test]
+fn hyper_is_used_where_connections_are() {
+    let mut users = Vec::new();
+    for path in all_sources() {
+        let name = path.strip_prefix(root().join("src")).unwrap().display().to_string();
+        let room = name.split('/').next().unwrap().trim_end_matches(".rs");
+        let used = uses::paths(&fs::read_to_string(&path).unwrap());
+        let is_user = |path: &Vec<String>| ["hyper", "hyper_util", "h2"].contains(&path[0].as_str());
+        if !USERS_OF_HYPER.contains(&room) && used.iter().any(is_user) {
+            users.push(name);
+        }
+    }
+    assert!(users.is_empty(), "{users:?}");
 }
 
 #[test]
@@ -101,7 +157,7 @@ fn no_file_grows_past_what_one_can_read() {
     }
 }
 
-/// A thread that is started anywhere else could end unseen; those of a scope are joined by it.
+/// A thread that is started elsewhere could end unseen; threads of a scope are joined by it.
 #[test]
 fn threads_are_started_in_one_place() {
     let started = |path: &PathBuf| {
@@ -113,14 +169,14 @@ fn threads_are_started_in_one_place() {
     assert_eq!(all, [root().join("src/threads.rs")]);
 }
 
-/// What is opened in any other way may be a pipe, and its reader waits: the thread that reloads, for ever. Commands read what
-/// their user names, and `Config::load` is theirs, too: there a pipe is what was meant.
+/// A file that is opened in another way may be a pipe, and its reader waits for ever: the reload,
+/// too. Commands read files that their user names, also by `Config::load`: there a pipe is meant.
 #[test]
 fn files_that_a_configuration_names_are_opened_in_one_place() {
     let opened = |path: &PathBuf| {
         let text = fs::read_to_string(path).unwrap();
         let product = text.split("#[cfg(test)]").next().unwrap();
-        // A directory is opened to have its entries written.
+        // A directory is opened to sync its entries.
         let product = product.replace("File::open(directory)", "");
         ["File::open(", ".read(true)", "fs::read(", "fs::read_to_string("]
             .iter()
@@ -142,7 +198,7 @@ fn the_example_configuration_is_valid_and_shows_the_defaults() {
     let text = fs::read_to_string(&path).unwrap();
     let as_it_is =
         bearward::Config::parse(&path, &text, &|_| None).unwrap_or_else(|faults| panic!("{faults}"));
-    // With every line that is commented out brought in, too, in the place of what it replaces.
+    // With every commented-out line, instead of the lines that they replace.
     let whole: String = text
         .lines()
         .filter(|line| {
@@ -164,7 +220,7 @@ fn the_example_configuration_is_valid_and_shows_the_defaults() {
         _ => None,
     };
     bearward::Config::parse(&path, &whole, &environment).unwrap_or_else(|faults| panic!("{faults}"));
-    // What the file shows is the default: leaving it all out changes nothing.
+    // The file shows the defaults: an empty configuration means the same.
     let least = "listeners: [{address: 127.0.0.1:8080}]\nupstreams: [{name: model, endpoints: [http://127.0.0.1:8000]}]\nkeys: {path: keys.yaml}\n";
     let least = bearward::Config::parse(&path, least, &|_| None).unwrap();
     assert_eq!(format!("{as_it_is:#?}"), format!("{least:#?}"));

@@ -138,8 +138,10 @@ fn cases(directory: &Path) -> Vec<Case> {
         case(&["which then need no key"]).config(
             "routes: [{name: a, paths: [/x/*], public: true}, {name: b, paths: [/x/**], permission: read}]",
         ),
-        case(&["trusted_proxies has 0.0.0.0/0: whoever"]).config("trusted_proxies: [0.0.0.0/0]"),
-        case(&["trusted_proxies has ::/0: whoever"]).config("trusted_proxies: [10.0.0.0/8, \"::/0\"]"),
+        case(&["trusted_proxies has 0.0.0.0/0: any client can choose the address"])
+            .config("trusted_proxies: [0.0.0.0/0]"),
+        case(&["trusted_proxies has ::/0: any client can choose the address"])
+            .config("trusted_proxies: [10.0.0.0/8, \"::/0\"]"),
         case(&["the descriptors carry"]).config("limits: {connections: 1000000000}"),
         case(&["is narrowed to the route nowhere"]).key(&astray),
         Case { keys: vec![astray.clone(); 30], ..case(&["more warnings of this kind"]) },

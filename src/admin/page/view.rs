@@ -1,4 +1,4 @@
-//! What the API tells, in the types of the page, and how each is said.
+//! The API's data in the types of the page, and their texts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,16 +7,17 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
-use super::count;
+use super::figures::count;
 use crate::ago::ahead_or_ago;
 
-/// A certificate that ends within this time is marked, and one within the second is told as a fault.
+/// A certificate that ends within the first time is marked, and within the second one shown as a
+/// fault.
 const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 86_400);
 const CERTIFICATE_LATE: Duration = Duration::from_secs(7 * 86_400);
-/// Of a text that somebody else chose, characters that are shown.
+/// Characters that are shown of a text that others chose.
 const MAX_TEXT: usize = 96;
 
-/// `/api/v1/status`, as far as it is shown.
+/// The shown part of `/api/v1/status`.
 #[derive(Deserialize)]
 pub(super) struct Status {
     pub(super) version: String,
@@ -45,7 +46,7 @@ pub(super) struct Reload {
     pub(super) is_current: bool,
     pub(super) loaded_at: Timestamp,
     pub(super) refused_at: Option<Timestamp>,
-    /// Since when nothing that is on disk counts; none where entries alone are at fault.
+    /// Since when no content of the files counts; `None` where only entries are at fault.
     pub(super) stale_since: Option<Timestamp>,
     pub(super) held: u64,
     pub(super) faults: Vec<Fault>,
@@ -54,7 +55,7 @@ pub(super) struct Reload {
 #[derive(Deserialize)]
 pub(super) struct Fault {
     pub(super) file: String,
-    /// Zero where it is of the whole file.
+    /// Zero for a fault of the whole file.
     pub(super) line: u64,
     pub(super) column: u64,
     pub(super) message: String,
@@ -148,7 +149,7 @@ pub(super) struct Usage {
     pub(super) last_address: Option<String>,
 }
 
-/// One of `/api/v1/refusals`.
+/// An entry of `/api/v1/refusals`.
 #[derive(Deserialize)]
 pub(super) struct Refusal {
     pub(super) sequence: u64,
@@ -186,14 +187,14 @@ impl Certificate {
 impl Fault {
     pub(super) fn shown(&self) -> String {
         let Fault { file, line, column, message, hint } = self;
-        let place = if *line > 0 { format!("{file}:{line}:{column}") } else { file.clone() };
+        let position = if *line > 0 { format!("{file}:{line}:{column}") } else { file.clone() };
         let hint = hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        format!("{place}: {message}{hint}")
+        format!("{position}: {message}{hint}")
     }
 }
 
 impl EndpointView {
-    pub(super) fn told(&self) -> &str {
+    pub(super) fn fault_text(&self) -> &str {
         self.fault.as_deref().unwrap_or("left out")
     }
 }
@@ -230,19 +231,19 @@ impl Key {
 }
 
 impl Window {
-    /// Of what may come at once.
+    /// The used part of the burst.
     pub(super) fn taken(&self) -> u64 {
         self.burst.saturating_sub(self.remaining)
     }
 
-    /// From where on it is nearly used up.
+    /// The mark beyond which it is nearly used up.
     pub(super) fn high(&self) -> u64 {
         self.burst - self.burst / 5
     }
 }
 
 impl Refusal {
-    /// The time of day, in UTC as logs have it.
+    /// The time of day in UTC, as in logs.
     pub(super) fn clock(&self) -> String {
         self.at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S").to_string()
     }

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hooks::Hooks;
-use crate::net::listen::Local;
+use crate::net::local::Local;
 
 /// What the test's resolver answers next.
 type Zone = Arc<Mutex<Result<Vec<&'static str>, &'static str>>>;

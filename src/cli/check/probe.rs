@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::cli::Failure;
+use crate::cli::failure::Failure;
 use crate::hooks::Hooks;
 use crate::upstream::probe::{Verdict, probe};
 use crate::upstream::{Endpoint, Upstream};
 
-/// What was found of one endpoint and method.
+/// The outcome for one endpoint and method.
 pub(super) struct Finding {
     upstream: Arc<str>,
     endpoint: String,
@@ -47,7 +47,7 @@ pub(super) fn findings(upstreams: &[Arc<Upstream>]) -> Result<Vec<Finding>, Fail
             endpoint: endpoint.to_string(),
             method,
             verdict,
-            // Behind a body on other methods no connection is reused in any case.
+            // After a body on other methods, no connection is reused in any case.
             is_mended: method != "POST" || !upstream.connections.reuse_after_body,
         }));
     }
@@ -72,32 +72,32 @@ impl Finding {
         })
     }
 
-    /// What the operator must know, if anything.
+    /// A warning for the operator, if there is one.
     pub(super) fn warning(&self) -> Option<String> {
         let Finding { upstream, endpoint, method, .. } = self;
-        let place = format!("the upstream {upstream}, {endpoint}");
+        let endpoint_name = format!("the upstream {upstream}, {endpoint}");
         match &self.verdict {
             Verdict::Read => None,
             Verdict::Unread if self.is_mended => None,
             Verdict::Unread => Some(format!(
-                "{place}, leaves the body of a {method} unread and takes it for the next request: a caller can send \
+                "{endpoint_name}, leaves the body of a {method} unread and takes it for the next request: a caller can send \
                  requests in it that nothing was decided on; set `reuse_after_body: false` at this upstream"
             )),
             Verdict::UnreadDespiteClose => Some(format!(
-                "{place}, leaves the body of a {method} unread and takes it for the next request, even where \
+                "{endpoint_name}, leaves the body of a {method} unread and takes it for the next request, even where \
                  `Connection: close` says that there is none; no setting mends this: let no route pass {method} to it, \
                  or put a server before it that reads bodies"
             )),
-            Verdict::Unknown(why) => Some(format!("{place}, could not be probed ({method}): {why}")),
+            Verdict::Unknown(why) => Some(format!("{endpoint_name}, could not be probed ({method}): {why}")),
         }
     }
 
-    /// The outcome for people, where there is nothing to warn of.
+    /// The outcome for people, where there is no warning.
     pub(super) fn line(&self) -> String {
         let Finding { upstream, endpoint, method, .. } = self;
         match &self.verdict {
             Verdict::Unread => format!(
-                "the upstream {upstream}, {endpoint}: leaves the body of a {method} unread; no connection is reused behind one"
+                "the upstream {upstream}, {endpoint}: leaves the body of a {method} unread; no connection is reused after one"
             ),
             _ => format!("the upstream {upstream}, {endpoint}: no body of a {method} is taken for a request"),
         }

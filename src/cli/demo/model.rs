@@ -1,4 +1,4 @@
-//! The demo's upstream: speaks enough of the OpenAI API to be looked at, and streams.
+//! The demo's upstream: as much of the OpenAI API as the demo needs, with streams.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,13 +12,12 @@ use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::{Interval, interval};
+
+use crate::net::body::IncomingBody;
+use crate::net::server;
 
 const ANSWER: &str = "A bear, and it knows every key that may pass.";
 const PAUSE: Duration = Duration::from_millis(150);
@@ -29,20 +28,17 @@ pub(super) async fn start() -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let service = service_fn(answer);
-                let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-            });
+            tokio::spawn(server::serve(stream, answer));
         }
     });
     Ok(address)
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Words>, Infallible> {
+async fn answer(request: Request<IncomingBody>) -> Response<Words> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-    Ok(match (&parts.method, parts.uri.path()) {
+    match (&parts.method, parts.uri.path()) {
         (&Method::GET, "/v1/models") => whole(
             json!({"object": "list", "data": [{"id": "demo", "object": "model", "owned_by": "bearward"}]}),
         ),
@@ -59,7 +55,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Words>, Infallibl
             *response.status_mut() = StatusCode::NOT_FOUND;
             response
         }
-    })
+    }
 }
 
 fn whole(body: Value) -> Response<Words> {
@@ -86,7 +82,7 @@ fn typed(body: Words, content_type: &'static str) -> Response<Words> {
     response
 }
 
-/// A body that comes piece by piece.
+/// A body that comes in pieces.
 struct Words {
     pieces: std::vec::IntoIter<String>,
     pause: Option<Interval>,

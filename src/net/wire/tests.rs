@@ -17,17 +17,18 @@ async fn wired(limit: Duration) -> (TcpStream, Wire<TcpStream>, Arc<ConnectionAc
     (client, wire, activity)
 }
 
-/// An answer was complete before its request was, and upstream takes no more of it: hyper reads nothing.
+/// An answer was complete before its request was, and upstream takes no more of it: hyper reads
+/// nothing.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins() {
     let idle = Duration::from_secs(5);
     let (_client, mut wire, activity) = wired(idle).await;
     drop(activity.begin(true));
-    let mut turn = async || poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_flush(cx))).await;
-    assert!(matches!(turn().await, Poll::Ready(Ok(()))));
+    let mut poll_once = async || poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_flush(cx))).await;
+    assert!(matches!(poll_once().await, Poll::Ready(Ok(()))));
     tokio::time::advance(2 * idle).await;
-    assert!(matches!(turn().await, Poll::Ready(Ok(()))), "hyper is woken up once");
-    assert!(matches!(turn().await, Poll::Ready(Err(_))), "and then it ends");
+    assert!(matches!(poll_once().await, Poll::Ready(Ok(()))), "hyper is woken up once");
+    assert!(matches!(poll_once().await, Poll::Ready(Err(_))), "and then it ends");
 }
 
 /// hyper reads nothing while upstream takes nothing, so only the wire can notice.
@@ -37,18 +38,18 @@ async fn a_client_that_leaves_behind_an_unread_body_is_noticed() {
     let _in_service = activity.begin(true);
     client.write_all(b"a part of a body").await.unwrap();
     // As hyper does on each of its turns: it flushes, and has nothing to flush.
-    let mut turn = async || {
+    let mut poll_once = async || {
         let flushed = poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_flush(cx))).await;
         assert!(flushed.is_ready());
         flushed
     };
     let is_healthy = |flushed: &Poll<io::Result<()>>| matches!(flushed, Poll::Ready(Ok(())));
-    assert!(is_healthy(&turn().await));
+    assert!(is_healthy(&poll_once().await));
     tokio::time::advance(PROBE_INTERVAL).await;
-    assert!(is_healthy(&turn().await), "it is still there");
+    assert!(is_healthy(&poll_once().await), "it is still there");
     drop(client);
     tokio::time::advance(PROBE_INTERVAL).await;
-    assert!(!is_healthy(&turn().await), "it has left");
+    assert!(!is_healthy(&poll_once().await), "it has left");
 }
 
 /// hyper keeps an empty line that stands before a head, and has nothing else to do with it.

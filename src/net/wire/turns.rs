@@ -1,4 +1,4 @@
-//! How much of an HTTP/2 connection is read in a turn of its task.
+//! Limits on the bytes of an HTTP/2 connection that are read in one poll of its task.
 
 use std::io;
 use std::pin::Pin;
@@ -6,38 +6,40 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Peered, Wire};
+use super::Wire;
+use crate::net::presence::Peered;
 
-/// Under HTTP/2, other connections have a turn after so many bytes, however many there are to read.
+/// Bytes that are read in one poll; then other connections have their polls.
 const TURN_BYTES: usize = 128 * 1024;
 
-/// … and until a good key came, after so many and what is left of one frame: the frames in these bytes can ask for some ten
-/// streams, each of which holds some kilobytes until its task has had its turn.
-const STRANGER_TURN_BYTES: usize = 128;
-/// What is read at once of one frame.
-const STRANGER_PIECE: usize = 4096;
+/// As [`TURN_BYTES`], until a good key came, and in addition the rest of one frame. The frames in
+/// these bytes can begin some ten streams, each of which holds some kilobytes until its task was
+/// polled.
+const UNAUTHENTICATED_TURN_BYTES: usize = 128;
+/// Bytes of one frame that are read at once.
+const UNAUTHENTICATED_PIECE: usize = 4096;
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
-    /// Whether more may be read in this turn of the connection's task.
+    /// Whether more may be read in this poll of the connection's task.
     pub(super) fn has_turn(&mut self, is_in_pieces: bool) -> bool {
         let turn = self.activity.turn();
-        if turn != self.turn {
-            (self.turn, self.in_turn) = (turn, 0);
+        if turn != self.turn.number {
+            (self.turn.number, self.turn.bytes) = (turn, 0);
         }
-        self.in_turn < if is_in_pieces { STRANGER_TURN_BYTES } else { TURN_BYTES }
+        self.turn.bytes < if is_in_pieces { UNAUTHENTICATED_TURN_BYTES } else { TURN_BYTES }
     }
 
-    /// What is read at once of a stranger's connection.
+    /// Bytes that are read at once of an unauthenticated connection.
     pub(super) fn piece(&self) -> usize {
         let rest = self.frames.as_ref().map_or(0, |frames| frames.received.rest_of_frame());
-        rest.clamp(STRANGER_TURN_BYTES, STRANGER_PIECE)
+        rest.clamp(UNAUTHENTICATED_TURN_BYTES, UNAUTHENTICATED_PIECE)
     }
 
-    /// Reads no more than a stranger's turn.
+    /// Reads one piece of an unauthenticated connection.
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let length = self.piece().min(buf.remaining());
-        // On the stack, and only while something is read.
-        let mut room = [0; STRANGER_PIECE];
+        // On the stack, and only during a read.
+        let mut room = [0; UNAUTHENTICATED_PIECE];
         let mut piece = ReadBuf::new(room.get_mut(..length).unwrap_or_default());
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut piece);
         buf.put_slice(piece.filled());

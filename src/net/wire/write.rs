@@ -1,4 +1,4 @@
-//! The wire as hyper writes to it.
+//! The half of a wire that hyper writes to.
 
 use std::io;
 use std::pin::Pin;
@@ -6,7 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Linger, Peered, Wire};
+use super::Wire;
+use crate::net::linger::Linger;
+use crate::net::presence::Peered;
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
@@ -21,6 +23,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         ready!(this.send_queued(cx))?;
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = &polled {
+            debug_assert!(*written <= buf.len());
             this.wrote(buf.get(..*written).unwrap_or_default());
         }
         this.watch_write(cx, polled)
@@ -33,6 +36,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.is_refusal() {
+            debug_assert!(!bufs.is_empty());
             this.replace(bufs.first().map(|buf| &**buf).unwrap_or_default());
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
@@ -60,21 +64,21 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // hyper flushes its layer below only when it holds nothing itself any more.
+        // hyper flushes the layer below it only when it holds no bytes itself.
         this.activity.flushed();
         ready!(this.send_queued(cx))?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         ready!(this.watch_write(cx, flushed))?;
         ready!(this.poll_presence(cx))?;
-        // hyper does not read again after an answer where its last read found nothing: the wait for the next
-        // head starts here, or it would have no timer.
-        if !this.has_ended && this.poll_waited(cx).is_ready() {
-            // Where hyper does not read even now (the rest of a request waits for an upstream that takes nothing),
-            // it can't be told the end.
-            if this.is_overdue {
+        // hyper does not read again after an answer where its last read found nothing. The wait for
+        // the next head starts here, or it would have no timer.
+        if !this.ending.has_ended && this.poll_waited(cx).is_ready() {
+            // Where hyper does not read even now (the rest of a request waits for an upstream that
+            // takes nothing), the end can't reach it.
+            if this.ending.is_overdue {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            this.is_overdue = true;
+            this.ending.is_overdue = true;
             cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -83,15 +87,15 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.closes();
-        if this.lingering.is_none() {
+        if this.ending.lingering.is_none() {
             ready!(this.send_queued(cx))?;
             let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
             ready!(this.watch_write(cx, shut))?;
         }
-        // Of HTTP/2, whoever serves the connection says farewell.
+        // On HTTP/2, `http2` ends the connection.
         let is_http1 = this.refuse.is_some();
-        if is_http1 && (this.has_refused || this.activity.may_be_sending()) {
-            let linger = this.lingering.get_or_insert_with(Linger::new);
+        if is_http1 && (this.ending.has_refused || this.activity.may_be_sending()) {
+            let linger = this.ending.lingering.get_or_insert_with(Linger::new);
             return linger.poll(&mut this.stream, cx).map(Ok);
         }
         Poll::Ready(Ok(()))

@@ -1,4 +1,5 @@
-//! Where a log's bytes end: a stream that is open, or a file that can be opened again by its name.
+//! The destination of a log's bytes: an open stream, or a file that can be opened again by its
+//! name.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -8,9 +9,9 @@ use std::path::{Path, PathBuf};
 /// An open destination.
 pub(super) struct Sink {
     out: Box<dyn Write + Send>,
-    /// Where it is a file.
+    /// The path, of a file.
     path: Option<PathBuf>,
-    /// The last line that was begun could not be ended.
+    /// The last line was not written to its end.
     is_torn: bool,
 }
 
@@ -26,7 +27,7 @@ impl Sink {
         Ok(Sink { path: Some(path.to_owned()), ..Sink::of(open(path)?) })
     }
 
-    /// Opens a file again, which may be another one now (as after logrotate). Streams stay as they are.
+    /// Opens a file again, which may be another one now (as after logrotate). Streams stay open.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         if let Some(path) = &self.path {
             self.out = Box::new(open(path)?);
@@ -39,10 +40,10 @@ impl Sink {
     ///
     /// # Errors
     ///
-    /// How many of them are lost, and why.
+    /// The number of lost lines, and the system's error.
     pub(super) fn write(&mut self, lines: &[u8]) -> Result<(), (u64, io::Error)> {
         if self.is_torn {
-            // What comes next begins a line of its own.
+            // The next line must not continue the torn one.
             self.out.write_all(b"\n").map_err(|error| (count(lines), error))?;
             self.is_torn = false;
         }
@@ -59,6 +60,7 @@ impl Sink {
     }
 
     fn lose(&mut self, lines: &[u8], rest: &[u8], error: io::Error) -> (u64, io::Error) {
+        debug_assert!(lines.ends_with(rest));
         let written = lines.get(..lines.len() - rest.len()).unwrap_or_default();
         self.is_torn = written.last().is_some_and(|byte| *byte != b'\n');
         (count(rest), error)
@@ -69,12 +71,13 @@ fn count(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
-/// Opens a file to append to. Nobody but its owner and group reads it: paths and addresses are in it.
+/// Opens a file to append to. Only its owner and group may read it: it contains paths and
+/// addresses.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640);
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-        // For reading, too: so it can be opened before its reader is there.
+        // For reading, too: a FIFO can then be opened before its reader.
         options.read(true);
     }
     options.open(path)

@@ -1,8 +1,9 @@
-//! One destination of lines: they are put into one buffer under a short lock and written in batches by a thread of its own,
-//! so that a slow disk or terminal never holds up a request.
+//! A destination of log lines. Lines are put into one buffer under a short lock and written in
+//! batches by a thread of its own, so that a slow disk or terminal never delays a request.
 //!
-//! The buffer is bounded. Past the bound lines are dropped and counted, as are those that can't be written, and the count is
-//! told; access lines go first, so that there is room for the event that says why.
+//! The buffer is bounded. Beyond the bound, lines are dropped and counted, as are lines that can't
+//! be written. The count is logged. Access lines are dropped first, so that there is room for the
+//! event with the reason.
 
 use std::cell::Cell;
 use std::io;
@@ -16,20 +17,20 @@ use super::super::shown::escape_hidden;
 use super::sink::Sink;
 use crate::threads::{Duty, Ended, Threads};
 
-/// Access lines past this many bytes that wait to be written are dropped, lines of the audit past half as many again, and
-/// lines of events past twice as many.
+/// Waiting bytes beyond which access lines are dropped. The bound is half as much again for audit
+/// lines, and twice as much for events.
 const MAX_WAITING: usize = 8 * 1024 * 1024;
-/// A buffer of lines that grew past this many bytes is given back.
+/// A larger buffer is freed, in bytes.
 const KEPT: usize = 1024 * 1024;
-/// What is left when the process ends gets this long.
+/// Time for queued lines when the process ends.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Losses are told so often.
-const TELLING_INTERVAL: Duration = Duration::from_secs(10);
+/// Interval of reports of losses.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Access lines wait this long for others to share a write with.
 const BATCH_INTERVAL: Duration = Duration::from_millis(50);
 
 thread_local! {
-    /// Where this thread builds its lines.
+    /// The buffer in which this thread builds its lines.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -42,27 +43,27 @@ pub(crate) struct LogWriter {
 
 #[derive(Debug)]
 struct Shared {
-    /// What lines of its own account name the destination by.
+    /// The destination's name in lines about it.
     name: String,
     waiting: Mutex<Waiting>,
     changed: Condvar,
-    /// Lines that nobody will read, since the start.
+    /// Lines that were lost since the start.
     lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// Something that should not wait for the batch.
+    /// A line that should not wait for the batch.
     is_urgent: bool,
-    /// A file is to be opened again by its name.
+    /// The file is to be opened again by its name.
     reopens: bool,
     is_closing: bool,
-    /// The thread has written the last of it.
+    /// The thread has written the last line.
     is_closed: bool,
 }
 
-/// Ends the log's thread, once all that waits is written. Keep it until the process ends.
+/// Ends the log's thread, once all queued lines are written. Keep it until the process ends.
 #[derive(Debug)]
 pub(super) struct LogGuard {
     shared: Arc<Shared>,
@@ -92,9 +93,10 @@ impl LogWriter {
         Ok((Arc::new(LogWriter { shared, is_json }), guard))
     }
 
-    /// Queues an access line; `write` writes it without its end, and is told whether as JSON.
-    pub(in crate::observe) fn access(&self, write: impl FnOnce(&mut Vec<u8>, bool)) {
-        // Built outside the lock, where the thread's last one was.
+    /// Queues an access line. `write` writes it without its end; its second argument is whether as
+    /// JSON.
+    pub(crate) fn access(&self, write: impl FnOnce(&mut Vec<u8>, bool)) {
+        // Built outside the lock, in the buffer of the thread's last line.
         let mut line = SCRATCH.take();
         line.clear();
         write(&mut line, self.is_json);
@@ -104,10 +106,12 @@ impl LogWriter {
         SCRATCH.set(line);
     }
 
-    /// Queues a line of the audit, for which there is room when there is none for access lines.
-    pub(in crate::observe) fn audit<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
+    /// Queues an audit line, for which there is room where there is none for access lines.
+    pub(crate) fn audit<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
         let mut text = if self.is_json {
-            serde_json::to_vec(line).unwrap_or_default()
+            let text = serde_json::to_vec(line);
+            debug_assert!(text.is_ok(), "{text:?}");
+            text.unwrap_or_default()
         } else {
             pretty(line).into_bytes()
         };
@@ -121,7 +125,7 @@ impl LogWriter {
         self.queue(line, 2 * MAX_WAITING, true);
     }
 
-    /// `room`: with more than this many bytes waiting, the line is dropped.
+    /// `room`: with more waiting bytes than this, the line is dropped.
     fn queue(&self, line: &[u8], room: usize, is_urgent: bool) {
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.is_closed || waiting.lines.len() + line.len() > room {
@@ -133,25 +137,25 @@ impl LogWriter {
         waiting.lines.extend_from_slice(line);
         waiting.is_urgent |= is_urgent;
         drop(waiting);
-        // The first line of a batch wakes the thread; the others ride along.
+        // The first line of a batch wakes the thread; the others go with it.
         if is_first || is_urgent {
             self.shared.changed.notify_one();
         }
     }
 
-    /// Has a file opened again by its name, before the next line is written.
+    /// Opens a file again by its name, before the next line is written.
     pub(super) fn reopen(&self) {
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).reopens = true;
         self.shared.changed.notify_one();
     }
 
-    /// Lines that nobody will read, since the start.
+    /// Lines that were lost since the start.
     pub(super) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
 }
 
-/// What the thread has to do next.
+/// The next step of the thread.
 struct Batch {
     lines: Vec<u8>,
     reopens: bool,
@@ -159,7 +163,8 @@ struct Batch {
 }
 
 impl Shared {
-    /// Waits for lines, and a little longer for more of them. `spare`: an empty buffer for the next ones.
+    /// Waits for lines, and a little longer for more of them. `spare`: an empty buffer for the next
+    /// lines.
     fn next(&self, spare: Vec<u8>) -> Batch {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         // Without a line there is nothing to wake up for.
@@ -176,7 +181,7 @@ impl Shared {
         Batch { lines: std::mem::replace(&mut waiting.lines, spare), reopens, is_closing: waiting.is_closing }
     }
 
-    /// What comes from here on is lost, and counted, as is what waits.
+    /// Drops and counts queued lines and all later ones.
     fn close(&self) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.is_closed = true;
@@ -193,13 +198,13 @@ fn write_batches(shared: &Shared, mut sink: Sink) {
     loop {
         let Batch { mut lines, reopens, is_closing } = shared.next(std::mem::take(&mut spare));
         if reopens && let Err(error) = sink.reopen() {
-            tracing::error!(log = shared.name, %error, "a log can't be opened again; the open file is written on");
+            tracing::error!(log = shared.name, %error, "a log can't be opened again; lines go on to the open file");
         }
         let written = sink.write(&lines);
         if let Err((lost, _)) = &written {
             shared.lost.fetch_add(*lost, Ordering::Relaxed);
         }
-        losses.tell(shared, written.err().map(|(_, error)| error));
+        losses.report(shared, written.err().map(|(_, error)| error));
         if is_closing && lines.is_empty() {
             return;
         }
@@ -210,7 +215,7 @@ fn write_batches(shared: &Shared, mut sink: Sink) {
     }
 }
 
-/// Notes, when it is dropped, that nobody writes any more.
+/// Closes the destination when the thread ends, in whatever way.
 struct Closing<'s>(&'s Shared);
 
 impl Drop for Closing<'_> {
@@ -219,25 +224,25 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// What was said of lines that are lost. It is said now and then: where events go the same way, each word about them is one
-/// more to lose.
+/// Reports of lost lines. They are rare: where events go to the same destination, each report is
+/// one more line to lose.
 #[derive(Default)]
 struct Losses {
-    told: u64,
+    reported: u64,
     next: Option<Instant>,
 }
 
 impl Losses {
-    fn tell(&mut self, shared: &Shared, error: Option<io::Error>) {
+    fn report(&mut self, shared: &Shared, error: Option<io::Error>) {
         let lost = shared.lost.load(Ordering::Relaxed);
         let now = Instant::now();
-        if lost == self.told || self.next.is_some_and(|next| now < next) {
+        if lost == self.reported || self.next.is_some_and(|next| now < next) {
             return;
         }
         let error = error.map(|error| error.to_string());
-        let why = error.as_deref().unwrap_or("whoever reads it is too slow");
-        tracing::warn!(log = shared.name, dropped = lost - self.told, why, "log lines were dropped");
-        (self.told, self.next) = (lost, Some(now + TELLING_INTERVAL));
+        let why = error.as_deref().unwrap_or("its reader is too slow");
+        tracing::warn!(log = shared.name, dropped = lost - self.reported, why, "log lines were dropped");
+        (self.reported, self.next) = (lost, Some(now + REPORT_INTERVAL));
     }
 }
 

@@ -6,7 +6,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use rustix::process::{Resource, getrlimit};
 
-use super::{Sheet, counted_seconds};
+use super::sheet::{Sheet, counted_seconds};
 
 /// Figures of this process, read when they are asked for.
 #[derive(Debug)]

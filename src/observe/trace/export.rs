@@ -1,6 +1,8 @@
-//! Sends spans to a collector, in batches, from a thread of its own: OTLP over HTTP, as JSON (OpenTelemetry Protocol 1.x).
+//! Sends spans to a collector, in batches, from a thread of its own: OTLP over HTTP, as JSON
+//! (OpenTelemetry Protocol 1.x).
 //!
-//! What waits is bounded. Past it, and where the collector does not take a batch, spans are lost and counted; no request waits.
+//! The queue is bounded. Beyond the bound, and where the collector does not accept a batch, spans
+//! are dropped and counted; no request waits.
 
 use std::io;
 use std::sync::Arc;
@@ -10,30 +12,27 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 
-use super::{Span, TraceContext, span_hex, text};
+use super::{Span, TraceContext};
 use crate::config::Traces;
+use crate::observe::hex::{hex, span_hex, text};
 use crate::threads::{Duty, Ended, Threads};
 
 /// Spans that wait to be sent.
 const MAX_WAITING: usize = 8192;
 const MAX_BATCH: usize = 512;
 const BATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// A collector that does not answer in this time has not taken the batch.
+/// Time for the collector's answer; without one the batch counts as lost.
 const PATIENCE: Duration = Duration::from_secs(5);
-const MAX_ANSWER: usize = 64 * 1024;
-/// What is left when the process ends gets this long.
+/// Time for queued spans when the process ends.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Losses are told so often.
-const TELLING_INTERVAL: Duration = Duration::from_secs(10);
+/// Interval of reports of losses.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where spans go.
+/// The queue of spans.
 #[derive(Debug)]
 pub(crate) struct Tracer {
     sender: mpsc::SyncSender<Message>,
@@ -44,33 +43,33 @@ pub(crate) struct Tracer {
 #[derive(Debug)]
 enum Message {
     Span(Box<Span>),
-    /// Nothing more comes.
+    /// The end of the queue.
     End,
 }
 
-/// Ends the exporting thread, once what waits is sent. Keep it until the process ends.
+/// Ends the exporting thread, once the queue is sent. Keep it until the process ends.
 #[derive(Debug)]
 pub(crate) struct TracerGuard {
     sender: mpsc::SyncSender<Message>,
     is_closing: Arc<AtomicBool>,
-    /// Nothing is ever sent on it: it breaks when the thread is over.
+    /// Nothing is ever sent on it: it disconnects when the thread has ended.
     over: mpsc::Receiver<()>,
 }
 
 impl Tracer {
-    /// A request's own trace, which may go on from its caller's.
-    pub(in crate::observe) fn begin(&self) -> TraceContext {
+    /// Begins a request's trace, which may continue its caller's.
+    pub(crate) fn begin(&self) -> TraceContext {
         TraceContext::begin(self.sample)
     }
 
     /// Queues the span, where its trace is recorded.
-    pub(in crate::observe) fn tell(&self, context: TraceContext, span: impl FnOnce() -> Span) {
+    pub(crate) fn queue(&self, context: TraceContext, span: impl FnOnce() -> Span) {
         if context.is_sampled && self.sender.try_send(Message::Span(Box::new(span()))).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Spans that nobody will see, since the start.
+    /// Spans that were lost since the start.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -79,29 +78,35 @@ impl Tracer {
 impl Drop for TracerGuard {
     fn drop(&mut self) {
         self.is_closing.store(true, Ordering::Release);
-        // Where there is no room for the word, the thread is at work, and sees the flag before it waits again.
+        // Where the queue is full, the thread is at work, and sees the flag before it waits again.
         let _wakes_it_up = self.sender.try_send(Message::End);
-        // A collector that takes nothing must not keep the process from ending.
+        // A collector that accepts nothing must not keep the process from ending.
         let _in_time_or_not = self.over.recv_timeout(FAREWELL);
     }
 }
 
-/// Starts the exporting thread.
+/// Starts the exporting thread. `post` sends a request to `HOST:PORT`, and returns the status of
+/// the answer.
 ///
 /// # Errors
 ///
 /// The thread, or its runtime, could not be started.
-pub(crate) fn start(config: &Traces, threads: &Threads) -> io::Result<(Arc<Tracer>, TracerGuard)> {
+pub(crate) fn start<P: Post>(
+    config: &Traces,
+    threads: &Threads,
+    post: P,
+) -> io::Result<(Arc<Tracer>, TracerGuard)> {
     let (sender, spans) = mpsc::sync_channel(MAX_WAITING);
     let lost = Arc::new(AtomicU64::new(0));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let is_closing = Arc::new(AtomicBool::new(false));
     let exporter = Exporter {
         config: config.clone(),
+        post,
         is_closing: is_closing.clone(),
         lost: lost.clone(),
-        told: 0,
-        next_told: None,
+        reported: 0,
+        next_report: None,
     };
     let (alive, over) = mpsc::channel();
     let closing = is_closing.clone();
@@ -114,16 +119,25 @@ pub(crate) fn start(config: &Traces, threads: &Threads) -> io::Result<(Arc<Trace
     Ok((Arc::new(Tracer { sender, sample: config.sample, lost }), guard))
 }
 
-struct Exporter {
-    config: Traces,
-    is_closing: Arc<AtomicBool>,
-    lost: Arc<AtomicU64>,
-    /// What was said of losses, and when more may be.
-    told: u64,
-    next_told: Option<Instant>,
+/// Sends a request to `HOST:PORT`, and returns the status of the answer.
+pub(crate) trait Post:
+    AsyncFn(&str, Request<Full<Bytes>>) -> anyhow::Result<StatusCode> + Send + 'static
+{
 }
 
-impl Exporter {
+impl<P> Post for P where P: AsyncFn(&str, Request<Full<Bytes>>) -> anyhow::Result<StatusCode> + Send + 'static {}
+
+struct Exporter<P> {
+    config: Traces,
+    post: P,
+    is_closing: Arc<AtomicBool>,
+    lost: Arc<AtomicU64>,
+    /// The reported losses, and when the next report may come.
+    reported: u64,
+    next_report: Option<Instant>,
+}
+
+impl<P: Post> Exporter<P> {
     fn run(mut self, spans: &mpsc::Receiver<Message>, runtime: &tokio::runtime::Runtime) {
         while let Some(first) = self.next(spans) {
             let mut batch = vec![first];
@@ -140,12 +154,13 @@ impl Exporter {
             let sent = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.send(body)).await });
             if let Err(error) = sent.unwrap_or_else(|_elapsed| Err(anyhow::anyhow!("no answer in time"))) {
                 self.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                self.tell(&error.to_string());
+                self.report(&error.to_string());
             }
         }
     }
 
-    /// The first span of a batch: the next that comes; once the process ends, the next that is there.
+    /// The first span of a batch: the next one that comes; once the process ends, the next one in
+    /// the queue.
     fn next(&self, spans: &mpsc::Receiver<Message>) -> Option<Box<Span>> {
         loop {
             let next = match self.is_closing.load(Ordering::Acquire) {
@@ -160,34 +175,29 @@ impl Exporter {
 
     async fn send(&self, body: Bytes) -> anyhow::Result<()> {
         let authority = &self.config.authority;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(TcpStream::connect(authority).await?)).await?;
-        let connection = tokio::spawn(connection);
         let request = Request::builder()
             .method(Method::POST)
             .uri("/v1/traces")
             .header(HOST, authority)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
-        let (head, answer) = sender.send_request(request).await?.into_parts();
-        let _read_to_its_end = Limited::new(answer, MAX_ANSWER).collect().await;
-        connection.abort();
-        anyhow::ensure!(head.status.is_success(), "the collector says {}", head.status);
+        let status = (self.post)(authority, request).await?;
+        anyhow::ensure!(status.is_success(), "the collector says {status}");
         Ok(())
     }
 
-    fn tell(&mut self, why: &str) {
+    fn report(&mut self, why: &str) {
         let (lost, now) = (self.lost.load(Ordering::Relaxed), Instant::now());
-        if self.next_told.is_some_and(|next| now < next) {
+        if self.next_report.is_some_and(|next| now < next) {
             return;
         }
         tracing::warn!(
             collector = self.config.authority,
-            dropped = lost - self.told,
+            dropped = lost - self.reported,
             why,
             "spans were dropped"
         );
-        (self.told, self.next_told) = (lost, Some(now + TELLING_INTERVAL));
+        (self.reported, self.next_report) = (lost, Some(now + REPORT_INTERVAL));
     }
 }
 
@@ -232,11 +242,12 @@ fn span(span: &Span) -> Value {
         ("error.type", span.error),
     ];
     attributes.extend(optional.into_iter().filter_map(|(name, value)| Some(word(name, value?))));
-    // Of a server's span, what the client did wrong is no error (semantic conventions for HTTP spans, "Status").
+    // In a server's span, an error of the client is no error (semantic conventions for HTTP spans,
+    // "Status").
     let is_error = span.status >= 500 || span.status == 0;
     let route = span.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
     json!({
-        "traceId": text(&super::hex(trace)),
+        "traceId": text(&hex(trace)),
         "spanId": span_hex(id),
         "parentSpanId": parent.map(span_hex).unwrap_or_default(),
         "name": format!("{method}{route}"),

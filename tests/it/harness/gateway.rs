@@ -14,6 +14,7 @@ use bearward::{App, Clock, Config, Hooks, Local, Manual, Token};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::{Answer, Raw, Upstream};
 
@@ -43,6 +44,7 @@ pub struct Running {
     door: Door,
     pub admin: SocketAddr,
     directory: TempDir,
+    run: JoinHandle<std::io::Result<bool>>,
     _stops_when_dropped: oneshot::Sender<()>,
 }
 
@@ -53,6 +55,13 @@ pub struct Binary {
     pub child: Child,
     pub directory: TempDir,
     lines: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl Running {
+    /// How the server ends, which nothing has asked for.
+    pub async fn ended(self) -> std::io::Result<bool> {
+        super::in_time("the server's end", self.run).await.unwrap()
+    }
 }
 
 impl Gateway {
@@ -188,8 +197,8 @@ impl Gateway {
         let Some(Local::Tcp(address)) = app.addresses().into_iter().next() else { panic!("no address") };
         let Some(Local::Tcp(admin)) = app.admin_address() else { panic!("no admin address") };
         let (stop, stopping) = oneshot::channel::<()>();
-        tokio::spawn(app.run(async { drop(stopping.await) }));
-        Running { door: Door { address, ca, tokens }, admin, directory, _stops_when_dropped: stop }
+        let run = tokio::spawn(app.run(async { drop(stopping.await) }));
+        Running { door: Door { address, ca, tokens }, admin, directory, run, _stops_when_dropped: stop }
     }
 
     /// Starts the real binary.

@@ -1,0 +1,33 @@
+//! The outlook of the keys, cached.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::keys::outlook::{Outlook, ROTATION_AGE};
+use crate::proxy::Gateway;
+
+/// Age at which the outlook is made anew, unless a reload does it before: a million keys take their
+/// time.
+const OUTLOOK_AGE: Duration = Duration::from_secs(30);
+
+/// The outlook of the keys, as it was a moment ago.
+#[derive(Debug, Default)]
+pub(crate) struct CachedOutlook(Mutex<Option<(u64, Instant, Outlook)>>);
+
+impl CachedOutlook {
+    pub(super) fn outlook(&self, gateway: &Gateway) -> Outlook {
+        let generation = gateway.reloads.state().generation;
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*cached {
+            Some((of, at, outlook)) if *of == generation && at.elapsed() < OUTLOOK_AGE => outlook.clone(),
+            _ => {
+                let age = gateway.snapshot.load().max_age.map_or(ROTATION_AGE, |max_age| max_age.age);
+                let outlook = Outlook::of(&gateway.keys, Timestamp::now(), age);
+                *cached = Some((generation, Instant::now(), outlook.clone()));
+                outlook
+            }
+        }
+    }
+}

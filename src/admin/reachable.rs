@@ -1,0 +1,43 @@
+//! Whether upstreams accept connections, cached.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+
+use crate::snapshot::Snapshot;
+use crate::upstream::connect::is_reachable;
+
+/// An upstream that accepts no connection in this time is unreachable.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Probes are open to all: however many come, upstreams are checked no more often than this.
+const LOOK_AGE: Duration = Duration::from_secs(1);
+
+/// The last check, with its time.
+#[derive(Debug, Default)]
+pub(crate) struct Reachable(Mutex<Option<(Instant, bool)>>);
+
+impl Reachable {
+    /// Checks the upstreams, or returns a recent result.
+    pub(super) async fn look(&self, snapshot: &Snapshot) -> bool {
+        let mut last = self.0.lock().await;
+        if let Some((at, is_reachable)) = *last
+            && at.elapsed() < LOOK_AGE
+        {
+            return is_reachable;
+        }
+        let of_all = snapshot.upstreams.iter().map(|upstream| async {
+            let endpoints = upstream.endpoints();
+            let fit = endpoints.iter().filter(|endpoint| !endpoint.health.is_failing_checks());
+            join_all(fit.map(|endpoint| is_reachable(endpoint, CONNECT_LIMIT))).await.contains(&true)
+        });
+        let are_reachable = !join_all(of_all).await.contains(&false);
+        *last = Some((Instant::now(), are_reachable));
+        are_reachable
+    }
+
+    /// The result of the last check; `true` before the first one.
+    pub(super) fn last(&self) -> bool {
+        self.0.try_lock().map_or(true, |last| last.is_none_or(|(_, is_reachable)| is_reachable))
+    }
+}

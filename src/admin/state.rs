@@ -1,0 +1,60 @@
+//! The state of the admin listener, which all of its answers share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use jiff::Timestamp;
+
+use super::outlook::CachedOutlook;
+use super::page::looked_at::LookedAt;
+use super::reachable::Reachable;
+use crate::config;
+use crate::net::local::Local;
+use crate::net::tls::Swappable;
+use crate::observe::history::History;
+use crate::observe::observer::Observer;
+use crate::proxy::Gateway;
+use crate::reload::Handle;
+
+/// The state of the admin listener.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) reload: Handle,
+    pub(super) config: config::Admin,
+    pub(super) started: Timestamp,
+    pub(super) observer: Arc<Observer>,
+    /// The addresses with TLS, and their certificates.
+    pub(super) certificates: Vec<(Local, Swappable)>,
+    pub(super) outlook: CachedOutlook,
+    pub(super) reachable: Reachable,
+    pub(super) history: History,
+    /// The last pages of keys that were shown.
+    pub(super) looked_at: LookedAt,
+    /// Open streams of events.
+    pub(super) streams: AtomicUsize,
+}
+
+impl Admin {
+    /// The state at the start. `certificates`: those of each listener with TLS.
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        reload: Handle,
+        config: config::Admin,
+        certificates: Vec<(Local, Swappable)>,
+    ) -> Self {
+        Admin {
+            observer: gateway.observers.apart(),
+            gateway,
+            reload,
+            config,
+            started: Timestamp::now(),
+            certificates,
+            outlook: CachedOutlook::default(),
+            reachable: Reachable::default(),
+            history: History::default(),
+            looked_at: LookedAt::default(),
+            streams: AtomicUsize::new(0),
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Signals that end a command.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Ready at the first SIGTERM or SIGINT; a second one ends the process at once.
+pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _asked = terminate.recv() => {}
+            _asked = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _again = terminate.recv() => {}
+                _again = interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+    })
+}

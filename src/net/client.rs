@@ -1,0 +1,82 @@
+//! A plain HTTP/1.1 client: for commands that ask the admin listener, and for the export of traces.
+//!
+//! Requests to upstreams are sent by `upstream::pool`.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
+
+use super::body::IncomingBody;
+use crate::config::Address;
+
+/// Bytes of an answer to [`post`] that are read.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// The body of an answer, and the task of its connection, which ends with it.
+pub(crate) struct Answer {
+    body: IncomingBody,
+    _connection: JoinSet<()>,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+}
+
+/// Sends a request on a connection of its own.
+///
+/// # Errors
+///
+/// No connection, or an answer that is no HTTP.
+pub(crate) async fn send<B>(address: &Address, request: Request<B>) -> anyhow::Result<Response<Answer>>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    match address {
+        Address::Tcp(address) => send_on(TcpStream::connect(address).await, request).await,
+        Address::Unix(path) => send_on(UnixStream::connect(path).await, request).await,
+    }
+}
+
+async fn send_on<S, B>(stream: io::Result<S>, request: Request<B>) -> anyhow::Result<Response<Answer>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream?)).await?;
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        // Its error is the request's, too.
+        let _ended = connection.await;
+    });
+    let response = sender.send_request(request).await?;
+    Ok(response.map(|body| Answer { body: IncomingBody(body), _connection: task }))
+}
+
+/// Sends a request to `HOST:PORT`, and returns the status of the answer.
+///
+/// # Errors
+///
+/// As [`send`].
+pub(crate) async fn post(authority: &str, request: Request<Full<Bytes>>) -> anyhow::Result<StatusCode> {
+    let (head, body) = send(&Address::Tcp(authority.to_owned()), request).await?.into_parts();
+    let _read_to_its_end = Limited::new(body, MAX_ANSWER).collect().await;
+    Ok(head.status)
+}

@@ -1,0 +1,48 @@
+//! The configuration in service, and all that was read for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::part::Part;
+use super::watch::FileSet;
+use crate::config::{Config, Listener};
+use crate::keys::directory::LastGood;
+use crate::net::tls::{ListenerTls, Swappable};
+use crate::proxy::Gateway;
+
+/// Files must stand still for this long before a requested reload takes them.
+pub(super) const ASKED_SETTLE: Duration = Duration::from_millis(100);
+
+/// The configuration in service, and all that was read for it.
+pub(super) struct Current {
+    pub(super) gateway: Arc<Gateway>,
+    /// The last good configuration.
+    pub(super) config: Config,
+    pub(super) listeners: Vec<Running>,
+    pub(super) sets: Vec<(Part, FileSet)>,
+    /// The keys in service of each file of a key directory.
+    pub(super) last_good: LastGood,
+}
+
+impl Current {
+    pub(super) fn set(&mut self, part: Part) -> Option<&mut FileSet> {
+        self.sets.iter_mut().find(|(known, _)| *known == part).map(|(_, set)| set)
+    }
+}
+
+/// A bound listener with its present certificates.
+pub(super) struct Running {
+    pub(super) listener: Listener,
+    pub(super) swappable: Option<Swappable>,
+    /// The digest of the files that its certificates were reloaded from, if it is known.
+    pub(super) digest: Option<[u8; 32]>,
+}
+
+impl Running {
+    pub(super) fn serve_with(&mut self, config: Arc<ListenerTls>, digest: Option<[u8; 32]>) {
+        if let Some(swappable) = &self.swappable {
+            swappable.store(config);
+            self.digest = digest;
+        }
+    }
+}
