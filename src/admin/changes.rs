@@ -22,10 +22,11 @@ use super::{Admin, AdminBody, data, keys};
 use crate::config::decode::parse_duration;
 use crate::config::{AgeAction, Quota};
 use crate::denial::Denial;
-use crate::keys::edit::{EditError, Editor};
+use crate::key_store::edit::{EditError, Editor};
+use crate::key_store::yaml;
+use crate::keys::KeyRecord;
 use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
-use crate::keys::{KeyRecord, yaml};
 use crate::observe::audit::{KeyChange, Subject, changed};
 
 const MAX_BODY: usize = 64 * 1024;
@@ -301,7 +302,7 @@ fn delete(path: &Path, id: &str, admin: &Admin) -> Result<Done, Denial> {
 }
 
 /// The key with this id; a name is none.
-fn find(editor: &Editor, id: &str) -> Result<crate::keys::edit::Found, Denial> {
+fn find(editor: &Editor, id: &str) -> Result<crate::key_store::edit::Found, Denial> {
     let found = editor.find(id).map_err(|error| match error {
         EditError::Refused(_) => Denial::key_not_found(),
         other => refused(other, editor.path(), "list"),

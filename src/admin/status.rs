@@ -11,8 +11,8 @@ use tokio::sync::Mutex;
 
 use super::{Admin, scrape};
 use crate::denial::catalogue;
-use crate::keys::edit::why_unwritable;
-use crate::keys::outlook::Outlook;
+use crate::key_cache::outlook::Outlook;
+use crate::key_store::edit::why_unwritable;
 use crate::observe::history::STEP;
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, Reloads, State};

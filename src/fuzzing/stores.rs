@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use crate::config::fault::Faults;
-use crate::keys::cache::KeyCache;
-use crate::keys::id_secret::IdSecret;
-use crate::keys::set::{AtFault, Pace, Reading};
-use crate::keys::store::Store;
+use crate::key_cache::cache::KeyCache;
+use crate::key_cache::set::{AtFault, Pace, Reading};
+use crate::key_store::id_secret::IdSecret;
+use crate::key_store::store::Store;
 use crate::{Config, KeyRing};
 
 /// Takes the bytes as a key file; the first of them says of which kind.

@@ -2,10 +2,10 @@
 
 use std::sync::OnceLock;
 
-use crate::keys::cache::KeyCache;
-use crate::keys::id_secret::IdSecret;
-use crate::keys::set::Reading;
-use crate::keys::store::Store;
+use crate::key_cache::cache::KeyCache;
+use crate::key_cache::set::Reading;
+use crate::key_store::id_secret::IdSecret;
+use crate::key_store::store::Store;
 use crate::{Credential, Token};
 
 /// Takes the bytes as a credential.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::{Draft, KeyHash, Permission, Permissions, Secret, Terms};
 use crate::config::Quota;
 use crate::config::decode::Decoder;
 use crate::config::fault::Position;
 use crate::config::load::quotas;
 use crate::config::tree::{Kind, Node};
-use crate::keys::token::is_key_id;
+use crate::keys::api_key::{Draft, Secret, Terms};
+use crate::keys::token::{KeyHash, is_key_id};
+use crate::permission::{Permission, Permissions};
 
 /// A key with all its secrets' digests: the current one and those rotated out.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,7 +68,7 @@ impl KeyRecord {
     }
 
     /// What narrows the key; `None` where nothing does.
-    pub(super) fn terms(&self) -> Option<Arc<Terms>> {
+    pub(crate) fn terms(&self) -> Option<Arc<Terms>> {
         let terms = Terms {
             environment: self.environment.clone(),
             not_before: self.not_before,
@@ -81,7 +82,7 @@ impl KeyRecord {
     }
 
     /// The key as requests are judged by it.
-    pub(super) fn draft(&self) -> Draft<'_> {
+    pub(crate) fn draft(&self) -> Draft<'_> {
         Draft {
             id: &self.id,
             name: self.name.as_deref(),
@@ -96,7 +97,7 @@ impl KeyRecord {
 
 /// What may stand but once in a store, and where it stood first.
 #[derive(Debug, Default)]
-pub(super) struct Unique {
+pub(crate) struct Unique {
     ids: HashMap<String, Position>,
     names: HashMap<String, Position>,
     hashes: HashMap<KeyHash, Position>,
@@ -116,7 +117,7 @@ fn once<T: Hash + Eq>(
 }
 
 /// Reads one key.
-pub(super) fn decode(decoder: &mut Decoder<'_>, node: &Node, unique: &mut Unique) -> Option<KeyRecord> {
+pub(crate) fn decode(decoder: &mut Decoder<'_>, node: &Node, unique: &mut Unique) -> Option<KeyRecord> {
     let mut fields = decoder.fields(node, "a key")?;
     let f = &mut fields;
     let id = decoder.required(f, "id", |d, node| key_id(d, node, &mut unique.ids));

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::token::Token;
-use super::{KeyRecord, Secret};
+use crate::keys::api_key::Secret;
+use crate::keys::record::KeyRecord;
+use crate::keys::token::Token;
 
 /// How a key is rotated.
 #[derive(Clone, Copy, Debug)]

@@ -268,7 +268,7 @@ fn token_key_id(token: &str) -> Option<String> {
 }
 
 /// An id of ten base62 characters, made of a digest.
-pub(super) fn derived_id(digest: [u8; 32]) -> String {
+pub(crate) fn derived_id(digest: [u8; 32]) -> String {
     let mut number = [0u8; 16];
     for (to, from) in number.iter_mut().zip(digest) {
         *to = from;

@@ -7,9 +7,9 @@ use super::watch::{digest_of, openable};
 use super::{ASKED_SETTLE, Baseline, Part, Reloader, Running};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
-use crate::keys::id_secret::IdSecret;
-use crate::keys::set::{AtFault, KeySet, Pace, Reading};
-use crate::keys::store::Store;
+use crate::key_cache::set::{AtFault, KeySet, Pace, Reading};
+use crate::key_store::id_secret::IdSecret;
+use crate::key_store::store::Store;
 use crate::net::tls::{self, ListenerTls};
 use crate::snapshot::Snapshot;
 

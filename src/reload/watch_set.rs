@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use crate::keys::directory;
+use crate::key_store::directory;
 
 /// More symbolic links than this are a loop (as the kernel has it).
 const MAX_LINKS: usize = 40;

@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["gate"],
     &["snapshot"],
     &["route"],
-    &["guard", "keys"],
+    &["guard", "key_cache", "key_store", "keys"],
     &["limit", "upstream"],
     &["observe", "pem"],
     &["config", "denial"],
@@ -130,7 +130,8 @@ fn files_that_a_configuration_names_are_opened_in_one_place() {
     let is_other = |path: &PathBuf| others.iter().any(|other| path.display().to_string().starts_with(other));
     let found = all_sources().into_iter().filter(|path| !is_other(path) && opened(path));
     let all: BTreeSet<PathBuf> = found.collect();
-    let expected = ["src/config.rs", "src/keys/edit/lock.rs", "src/keys/id_secret.rs", "src/regular_file.rs"];
+    let expected =
+        ["src/config.rs", "src/key_store/edit/lock.rs", "src/key_store/id_secret.rs", "src/regular_file.rs"];
     assert_eq!(all, BTreeSet::from(expected.map(|path| root().join(path))));
 }
 

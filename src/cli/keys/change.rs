@@ -8,8 +8,8 @@ use jiff::Span;
 use super::{StoreArgument, ahead, named, now, or_by_hand, show_secret};
 use crate::cli::{Failure, say};
 use crate::config::AgeAction;
+use crate::key_store::edit::{Editor, Found};
 use crate::keys::KeyRecord;
-use crate::keys::edit::{Editor, Found};
 use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
 

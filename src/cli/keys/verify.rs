@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::{StoreArgument, read_token};
 use crate::cli::{Failure, print};
-use crate::keys::cache::{KeyCache, Match, Unopened};
-use crate::keys::set::Reading;
-use crate::keys::store::Store;
+use crate::key_cache::cache::{KeyCache, Match, Unopened};
+use crate::key_cache::set::Reading;
+use crate::key_store::store::Store;
 use crate::keys::{Circumstances, Credential, Invalidity};
 
 #[derive(Debug, Args)]

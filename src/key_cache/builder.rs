@@ -5,14 +5,14 @@ use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::{KeyCache, LiveKey};
-use crate::keys::claim::Claim;
-use crate::keys::set::KeySet;
+use super::cache::{KeyCache, LiveKey};
+use crate::key_cache::set::KeySet;
+use crate::key_store::claim::Claim;
 use crate::keys::{Draft, KeyHash, KeyRecord};
 
 /// Collects the keys of one set. Those that are in service already, unchanged, are marked, and not made anew.
 #[derive(Debug)]
-pub(in crate::keys) struct SetBuilder<'a> {
+pub(crate) struct SetBuilder<'a> {
     known: &'a KeyCache,
     generation: u32,
     set: KeySet,
@@ -37,7 +37,7 @@ struct Labels {
 
 impl<'a> SetBuilder<'a> {
     /// Begins a set. Marks of one that was begun before, and not put in place, count for nothing from here on.
-    pub(in crate::keys) fn new(known: &'a KeyCache) -> Self {
+    pub(crate) fn new(known: &'a KeyCache) -> Self {
         let generation = known.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         Self::of_generation(known, generation)
     }
@@ -59,12 +59,12 @@ impl<'a> SetBuilder<'a> {
     }
 
     /// Another part of the same set, for another thread.
-    pub(in crate::keys) fn part(&self) -> Self {
+    pub(crate) fn part(&self) -> Self {
         Self::of_generation(self.known, self.generation)
     }
 
     /// Takes in what another thread has built.
-    pub(in crate::keys) fn join(&mut self, part: SetBuilder<'_>) {
+    pub(crate) fn join(&mut self, part: SetBuilder<'_>) {
         let KeySet { mut entries, kept, keys, .. } = part.set;
         self.order.extend(part.order);
         self.set.entries.append(&mut entries);
@@ -79,13 +79,13 @@ impl<'a> SetBuilder<'a> {
     }
 
     /// What tells one text from another.
-    pub(in crate::keys) fn fingerprint(&self, text: &[u8]) -> u64 {
+    pub(crate) fn fingerprint(&self, text: &[u8]) -> u64 {
         self.known.hashing.lines.hash_one(text).max(1)
     }
 
     /// Takes the key that is expected next, if it was read from a text with this fingerprint: most of a million lines are
     /// where they were, and need not be looked up.
-    pub(in crate::keys) fn keep_next(&mut self, fingerprint: u64) -> bool {
+    pub(crate) fn keep_next(&mut self, fingerprint: u64) -> bool {
         let live = self.expected.get(self.next);
         let live = live.filter(|live| live.fingerprint.load(Ordering::Relaxed) == fingerprint).cloned();
         let Some(live) = live else { return false };
@@ -95,7 +95,7 @@ impl<'a> SetBuilder<'a> {
     }
 
     /// Takes a key by one of its digests alone, if it is in service and was read from a text with this fingerprint.
-    pub(in crate::keys) fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool {
+    pub(crate) fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool {
         let Some(live) = self.known.by_hash.get(hash).map(|live| live.value().clone()) else { return false };
         if live.fingerprint.load(Ordering::Relaxed) != fingerprint {
             return false;
@@ -123,7 +123,7 @@ impl<'a> SetBuilder<'a> {
     }
 
     /// Takes a key. `fingerprint`: of the text that it was read from, or zero.
-    pub(in crate::keys) fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
+    pub(crate) fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
         // Most likely it is the one that was expected, and has changed.
         self.next += 1;
         // A key keeps its place only under its current secret: after a rotation it is another one.
@@ -152,7 +152,7 @@ impl<'a> SetBuilder<'a> {
         self.set.keys += 1;
     }
 
-    pub(in crate::keys) fn add_all<'r>(mut self, records: impl IntoIterator<Item = &'r KeyRecord>) -> Self {
+    pub(crate) fn add_all<'r>(mut self, records: impl IntoIterator<Item = &'r KeyRecord>) -> Self {
         for record in records {
             self.add(record.hash, record.draft(), 0);
         }
@@ -160,7 +160,7 @@ impl<'a> SetBuilder<'a> {
     }
 
     /// The labels of what stands twice, most likely: an id, a name, a digest.
-    pub(in crate::keys) fn twins(&mut self) -> HashSet<u64> {
+    pub(crate) fn twins(&mut self) -> HashSet<u64> {
         let Labels { ids, names, hashes } = &mut self.new;
         for labels in [&mut *ids, names, hashes] {
             labels.sort_unstable();
@@ -189,7 +189,7 @@ impl<'a> SetBuilder<'a> {
     /// key that it keeps. All that is good is added before.
     ///
     /// What is good goes first: where a good entry has the id of such a key, or a secret of it, that entry counts.
-    pub(in crate::keys) fn hold(&mut self, claims: &[(usize, Claim)]) -> Vec<(usize, String)> {
+    pub(crate) fn hold(&mut self, claims: &[(usize, Claim)]) -> Vec<(usize, String)> {
         if claims.is_empty() {
             return Vec::new();
         }
@@ -243,13 +243,13 @@ impl<'a> SetBuilder<'a> {
     }
 
     /// Whether a key in service has this id and one of these secrets: then an entry with both is the one that it had before.
-    pub(in crate::keys) fn is_owner(&self, record: &KeyRecord) -> bool {
+    pub(crate) fn is_owner(&self, record: &KeyRecord) -> bool {
         record
             .hashes()
             .any(|hash| self.known.find(&hash).is_some_and(|found| found.key.key.id() == record.id))
     }
 
-    pub(in crate::keys) fn finish(mut self) -> KeySet {
+    pub(crate) fn finish(mut self) -> KeySet {
         for (position, live) in (0..).zip(&self.order) {
             live.position.store(position, Ordering::Relaxed);
         }

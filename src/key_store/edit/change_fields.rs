@@ -3,8 +3,8 @@
 //! Nothing here is believed: [`super`] reads what came out and compares it with what was meant.
 
 use super::layout::{self, Item, Shape};
-use super::list::last_dash;
-use super::places::{Splice, behind_colon, indentation, line_behind, line_start, newline_of, next_line};
+use super::splice::{Splice, behind_colon, indentation, line_behind, line_start, newline_of, next_line};
+use super::yaml_list::last_dash;
 use crate::keys::record::KeyRecord;
 
 /// A field and its new value, as YAML and JSON both have it.
@@ -163,10 +163,11 @@ fn insert(source: &str, item: &Item, lines: &[String], is_json: bool) -> Option<
 mod tests {
     use std::path::Path;
 
-    use super::super::entry;
-    use super::super::list::{add, delete};
+    use super::super::entry_text;
+    use super::super::yaml_list::{add, delete};
     use super::*;
-    use crate::keys::{KeyHash, Secret, jsonl, yaml};
+    use crate::key_store::{jsonl, yaml};
+    use crate::keys::{KeyHash, Secret};
 
     fn hash(secret: &str) -> String {
         KeyHash::of(secret.as_bytes()).to_stored()
@@ -236,7 +237,7 @@ mod tests {
                 assert!(difference(&source, &text).1.len() <= 2, "{text}");
             }
             let new = KeyRecord::new("key_n".to_owned(), KeyHash::of(b"n"), before[0].permissions);
-            let text = add(&source, &[entry::fields(&new)]).unwrap();
+            let text = add(&source, &[entry_text::fields(&new)]).unwrap();
             assert_eq!(records(&text), [before, vec![new]].concat(), "{text}");
             assert!(difference(&source, &text).0.len() <= 1, "{text}");
         }
@@ -305,7 +306,7 @@ mod tests {
             "keys:\n\n# end",
         ];
         for source in cases {
-            let text = add(source, &[entry::fields(&new[0])]).unwrap();
+            let text = add(source, &[entry_text::fields(&new[0])]).unwrap();
             assert_eq!(records(&text), new, "{source:?} → {text:?}");
             let comments = |text: &str| text.matches('#').count();
             assert_eq!(comments(source), comments(&text), "{text:?}");
@@ -338,9 +339,9 @@ mod tests {
     fn an_entry_reads_back_as_it_was() {
         let source = "keys:\n- {id: key_a, name: 'a: \"b\" #c', hash: HASH_A, permissions: [admin, read], environment: 'no', created_at: 2026-11-23T00:00:00.5Z, not_before: 2026-11-23T00:00:00Z, expires_at: 2027-11-23T00:00:00Z, disabled: true, rate_limits: [{requests: 7, per: 90s, burst: 3}, {requests: 600, per: 1d}], max_concurrent: 2, allow_from: [10.0.0.0/8, '2001:db8::/32', '::1'], routes: ['true', chat], metadata: {a b: 'x, y', n: '1'}, previous: [{hash: HASH_O, expires_at: 2026-12-01T00:00:00Z}]}\n";
         let before = records(&file(source));
-        let text = add("", &[entry::fields(&before[0])]).unwrap();
+        let text = add("", &[entry_text::fields(&before[0])]).unwrap();
         assert_eq!(records(&text), before, "{text}");
-        let line = entry::line(&before[0]);
+        let line = entry_text::line(&before[0]);
         assert_eq!(jsonl::record(Path::new("k.jsonl"), line.as_bytes()).as_ref(), before.first(), "{line}");
     }
 }

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use super::disk::Locked;
-use super::{EditError, entry, refused, text};
+use super::{EditError, change_fields, entry_text, refused};
 use crate::config::fault::Faults;
-use crate::keys::id_secret::IdSecret;
+use crate::key_cache::set::{AtFault, KeySet, Reading};
+use crate::key_store::id_secret::IdSecret;
+use crate::key_store::jsonl;
 use crate::keys::record::KeyRecord;
-use crate::keys::set::{AtFault, KeySet, Reading};
-use crate::keys::{Credential, KeyHash, jsonl};
+use crate::keys::{Credential, KeyHash};
 use crate::stamp::Stamp;
 
 fn load(path: &Path) -> Result<KeySet, Faults> {
@@ -65,7 +66,7 @@ pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result
         writing.write(b"\n")?;
     }
     for record in records {
-        writing.write(format!("{}\n", entry::line(record)).as_bytes())?;
+        writing.write(format!("{}\n", entry_text::line(record)).as_bytes())?;
     }
     // The reader itself finds what is taken.
     match load(writing.path()) {
@@ -103,7 +104,7 @@ pub(super) fn replace(
         changed += 1;
         let Some(after) = after else { return Ok(true) };
         let source = std::str::from_utf8(line).unwrap_or_default();
-        let new = text::change(source, before, after, true).unwrap_or_default();
+        let new = change_fields::change(source, before, after, true).unwrap_or_default();
         is_proved &= jsonl::record(path, new.as_bytes().trim_ascii()).is_some_and(|record| record == *after);
         writing.write(new.as_bytes()).map(|()| true)
     })?;

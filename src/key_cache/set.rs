@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::KeyHash;
 use super::cache::{Hashing, KeyCache, LiveKey};
-use super::directory::LastGood;
-use super::id_secret::IdSecret;
 use crate::config::fault::Fault;
+use crate::key_store::directory::LastGood;
+use crate::key_store::id_secret::IdSecret;
+use crate::keys::KeyHash;
 
 /// What is new or changed, by the digests of all secrets; what stays is marked in the cache.
 #[derive(Debug, Default)]
@@ -17,9 +17,9 @@ pub(crate) struct KeySet {
     /// The mark of those.
     pub(crate) generation: u32,
     /// What the fingerprints of texts in it were made with.
-    pub(super) hashing: Hashing,
+    pub(crate) hashing: Hashing,
     /// The keys of a file of lines in their order.
-    pub(super) order: Arc<Vec<Arc<LiveKey>>>,
+    pub(crate) order: Arc<Vec<Arc<LiveKey>>>,
     /// Keys in all, of which some have several secrets.
     pub(crate) keys: usize,
     /// How many of these are in their last good form, since their entries are at fault.

@@ -6,17 +6,14 @@ use std::path::Path;
 
 use crate::bom;
 use crate::config::fault::{Fault, Position};
-use crate::keys::store::{open, unreadable};
+use crate::key_store::store::{open, unreadable};
 
 /// No honest line is longer.
-pub(super) const MAX_LINE: usize = 64 * 1024;
+pub(crate) const MAX_LINE: usize = 64 * 1024;
 /// What a thread reads at a time.
-pub(super) const BLOCK: usize = 1024 * 1024;
+pub(crate) const BLOCK: usize = 1024 * 1024;
 /// Calls `take` with every line that is not blank, and its number, until it says that this is enough.
-pub(in crate::keys) fn each_line(
-    path: &Path,
-    mut take: impl FnMut(usize, &[u8]) -> bool,
-) -> Result<(), Fault> {
+pub(crate) fn each_line(path: &Path, mut take: impl FnMut(usize, &[u8]) -> bool) -> Result<(), Fault> {
     each_raw_line(path, |number, line| {
         let line = line.trim_ascii();
         Ok::<bool, Fault>(line.is_empty() || take(number, line))
@@ -24,7 +21,7 @@ pub(in crate::keys) fn each_line(
 }
 
 /// Calls `take` with every line as it is, its end included, and its number, until it says that this is enough.
-pub(in crate::keys) fn each_raw_line<E: From<Fault>>(
+pub(crate) fn each_raw_line<E: From<Fault>>(
     path: &Path,
     mut take: impl FnMut(usize, &[u8]) -> Result<bool, E>,
 ) -> Result<(), E> {
@@ -41,7 +38,7 @@ pub(in crate::keys) fn each_raw_line<E: From<Fault>>(
 }
 
 /// The lines of a block, with their ends.
-pub(super) fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = block;
     std::iter::from_fn(move || {
         let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |newline| newline + 1);
@@ -52,7 +49,7 @@ pub(super) fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// A file in blocks of whole lines.
-pub(super) struct Blocks<'p> {
+pub(crate) struct Blocks<'p> {
     path: &'p Path,
     file: File,
     /// The beginning of a line whose end is not read yet.
@@ -64,12 +61,12 @@ pub(super) struct Blocks<'p> {
 }
 
 impl<'p> Blocks<'p> {
-    pub(super) fn open(path: &'p Path, step: usize) -> Result<Self, Fault> {
+    pub(crate) fn open(path: &'p Path, step: usize) -> Result<Self, Fault> {
         Ok(Blocks { path, file: open(path)?, rest: Vec::new(), step, line: 1 })
     }
 
     /// Puts the next lines in the place of what `block` holds, and says the number of the first; `None` at the end.
-    pub(super) fn next(&mut self, block: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
+    pub(crate) fn next(&mut self, block: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
         std::mem::swap(block, &mut self.rest);
         self.rest.clear();
         loop {
@@ -97,6 +94,6 @@ impl<'p> Blocks<'p> {
     }
 }
 
-pub(super) fn too_long(path: &Path, line: usize) -> Fault {
+pub(crate) fn too_long(path: &Path, line: usize) -> Fault {
     Fault::at(path, Position { line, column: 1 }, "this line is longer than 64 KiB")
 }

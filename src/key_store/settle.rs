@@ -7,30 +7,31 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::cache::{KeyCache, SetBuilder};
 use super::claim::Claim;
-use super::record::KeyRecord;
-use super::set::{AtFault, KeySet};
 use crate::config::fault::{Fault, Faults, Position};
+use crate::key_cache::builder::SetBuilder;
+use crate::key_cache::cache::KeyCache;
+use crate::key_cache::set::{AtFault, KeySet};
+use crate::keys::record::KeyRecord;
 
 /// An entry of a store that is read whole.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) at: Position,
-    pub(super) read: Result<KeyRecord, Unread>,
+pub(crate) struct Entry {
+    pub(crate) at: Position,
+    pub(crate) read: Result<KeyRecord, Unread>,
 }
 
 /// An entry that could not be read.
 #[derive(Debug)]
-pub(super) struct Unread {
-    pub(super) claim: Claim,
+pub(crate) struct Unread {
+    pub(crate) claim: Claim,
     /// Whether it has the form of an entry, such as a map of fields: what holds it is a list of keys then.
-    pub(super) is_entry: bool,
-    pub(super) faults: Vec<Fault>,
+    pub(crate) is_entry: bool,
+    pub(crate) faults: Vec<Fault>,
 }
 
 impl Entry {
-    pub(super) fn claim(&self) -> Claim {
+    pub(crate) fn claim(&self) -> Claim {
         match &self.read {
             Ok(record) => Claim::of_record(record),
             Err(unread) => unread.claim.clone(),
@@ -44,27 +45,27 @@ impl Entry {
 
 /// An entry that shares something with another one.
 #[derive(Debug)]
-pub(super) struct Twin {
-    pub(super) entry: usize,
-    pub(super) is_owner: bool,
-    pub(super) fault: Fault,
+pub(crate) struct Twin {
+    pub(crate) entry: usize,
+    pub(crate) is_owner: bool,
+    pub(crate) fault: Fault,
 }
 
-pub(super) fn shared(path: &Path, at: Position) -> Fault {
+pub(crate) fn shared(path: &Path, at: Position) -> Fault {
     Fault::at(path, at, "this entry has an id, a name or a hash that another one has, too")
         .hint("keep one of them")
 }
 
 /// Entries that are good by themselves and do not count, with what is wrong with each.
 #[derive(Debug, Default)]
-pub(super) struct Excluded {
-    pub(super) entries: HashSet<usize>,
-    pub(super) faults: Vec<Fault>,
+pub(crate) struct Excluded {
+    pub(crate) entries: HashSet<usize>,
+    pub(crate) faults: Vec<Fault>,
 }
 
 impl Excluded {
     /// Takes those out that are not where the key was before; where all are, all of them.
-    pub(super) fn take(&mut self, twins: Vec<Twin>) {
+    pub(crate) fn take(&mut self, twins: Vec<Twin>) {
         let are_owners = twins.iter().all(|twin| twin.is_owner);
         for twin in twins.into_iter().filter(|twin| are_owners || !twin.is_owner) {
             if self.entries.insert(twin.entry) {
@@ -76,7 +77,7 @@ impl Excluded {
 
 /// Builds a set pass by pass, until its entries share nothing. `pass`: adds all entries but these; `twins_of`: finds the
 /// entries that have one of these labels.
-pub(super) fn settled<T>(
+pub(crate) fn settled<T>(
     excluded: &mut Excluded,
     mut pass: impl FnMut(&HashSet<usize>) -> Result<T, Faults>,
     mut labels_of: impl FnMut(&mut T) -> HashSet<u64>,
@@ -98,16 +99,16 @@ pub(super) fn settled<T>(
 }
 
 /// What of a store counts.
-pub(super) struct Counted<'k> {
-    pub(super) built: SetBuilder<'k>,
-    pub(super) excluded: Excluded,
+pub(crate) struct Counted<'k> {
+    pub(crate) built: SetBuilder<'k>,
+    pub(crate) excluded: Excluded,
     /// The ids of keys that stay in their last good form, by the entry that is about them.
-    pub(super) held: Vec<(usize, String)>,
+    pub(crate) held: Vec<(usize, String)>,
 }
 
 /// What of these entries counts, and the id of the key that each entry that does not count keeps. `fault`: what is said of
 /// an entry that shares something.
-pub(super) fn set<'k>(
+pub(crate) fn set<'k>(
     known: &'k KeyCache,
     at_fault: AtFault,
     entries: &[Entry],
@@ -150,7 +151,7 @@ pub(super) fn set<'k>(
 }
 
 /// Reads a file of entries for a server that has its keys in service already.
-pub(super) fn of_file(
+pub(crate) fn of_file(
     path: &Path,
     known: &KeyCache,
     entries: Vec<Entry>,
@@ -168,7 +169,7 @@ pub(super) fn of_file(
 
 /// A file is a list of keys where anything in it has the form of an entry, or says whose key it is. Then whoever has no
 /// entry is gone, even where no entry is good. Any other file at fault, such as a page of HTML, changes nothing.
-pub(super) fn if_list(set: KeySet, has_entries: bool) -> Result<KeySet, Faults> {
+pub(crate) fn if_list(set: KeySet, has_entries: bool) -> Result<KeySet, Faults> {
     match has_entries || set.keys > 0 || set.refused.is_empty() {
         true => Ok(set),
         false => Err(Faults(set.refused)),
@@ -176,6 +177,6 @@ pub(super) fn if_list(set: KeySet, has_entries: bool) -> Result<KeySet, Faults> 
 }
 
 /// What is wrong with entries by themselves.
-pub(super) fn faults_of(entries: Vec<Entry>) -> impl Iterator<Item = Fault> {
+pub(crate) fn faults_of(entries: Vec<Entry>) -> impl Iterator<Item = Fault> {
     entries.into_iter().filter_map(|entry| entry.read.err()).flat_map(|unread| unread.faults)
 }

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::claim::Claim;
-use super::record::{self, KeyRecord, Unique};
 use super::settle::{Entry, Unread};
 use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults, Position};
 use crate::config::tree::{self, Kind, Node, Quoting};
+use crate::keys::record::{self, KeyRecord, Unique};
 
 /// Reads a key file whole, or says all that is wrong with it. `keys: []` is a list without keys; a file without a list is
 /// a fault, since a template may have rendered nothing.
@@ -32,7 +32,7 @@ fn is_without_list(root: &Node) -> bool {
 }
 
 /// Where the list of keys stands.
-pub(super) fn place_of_list(path: &Path, source: &str) -> Option<Position> {
+pub(crate) fn place_of_list(path: &Path, source: &str) -> Option<Position> {
     let root = tree::parse(path, source, Quoting::Never).ok()??;
     let Kind::Map(fields) = &root.kind else { return None };
     fields.iter().find(|(key, _)| key.name == "keys").map(|(_, node)| node.at)
@@ -43,12 +43,12 @@ pub(super) fn place_of_list(path: &Path, source: &str) -> Option<Position> {
 /// # Errors
 ///
 /// The file can't be read as a list of entries.
-pub(super) fn entries(path: &Path, source: &str) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
+pub(crate) fn entries(path: &Path, source: &str) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
     list_of(path, &root(path, source)?)
 }
 
 /// As [`entries`], of a file of a directory: a key file, or one key.
-pub(super) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
+pub(crate) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
     let root = root(path, source)?;
     let only = match is_list(&root) {
         true => return list_of(path, &root),
@@ -62,7 +62,7 @@ pub(super) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, 
 }
 
 /// The keys of a file of a store in their order, and of each entry at fault, whose key it is.
-pub(super) fn outline(path: &Path, source: &str) -> Result<Vec<Result<KeyRecord, Claim>>, Faults> {
+pub(crate) fn outline(path: &Path, source: &str) -> Result<Vec<Result<KeyRecord, Claim>>, Faults> {
     let (entries, _faults) = entries_of_part(path, source)?;
     Ok(entries.into_iter().map(|entry| entry.read.map_err(|unread| unread.claim)).collect())
 }

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::path::Path;
 
-use super::Credential;
 use super::cache::KeyCache;
-use super::id_secret::IdSecret;
 use super::set::Reading;
-use super::store::Store;
 use crate::config::fault::Faults;
+use crate::key_store::id_secret::IdSecret;
+use crate::key_store::store::Store;
+use crate::keys::Credential;
 
 /// The keys of a store, for look-ups.
 pub struct KeyRing {

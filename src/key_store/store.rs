@@ -4,12 +4,13 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::cache::SetBuilder;
 use super::id_secret::IdSecret;
-use super::set::{AtFault, KeySet, Reading};
-use super::{KeyRecord, directory, jsonl, settle, text, yaml};
+use super::{directory, jsonl, settle, text, yaml};
 use crate::bom;
 use crate::config::fault::{Fault, Faults};
+use crate::key_cache::builder::SetBuilder;
+use crate::key_cache::set::{AtFault, KeySet, Reading};
+use crate::keys::KeyRecord;
 use crate::regular_file;
 
 /// No honest file that is read whole is larger; a million keys belong into JSON Lines.
@@ -135,7 +136,7 @@ impl Store {
 }
 
 /// A file of keys that can't be read, with what makes one where there is none.
-pub(in crate::keys) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
+pub(in crate::key_store) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
     let fault = Fault::of_file(path, format!("the key file can't be read: {error}"));
     match error.kind() {
         std::io::ErrorKind::NotFound => fault
@@ -145,7 +146,7 @@ pub(in crate::keys) fn unreadable(path: &Path, error: &std::io::Error) -> Fault 
 }
 
 /// Opens a file of keys, and nothing else: a pipe would be waited for, a device has no end.
-pub(in crate::keys) fn open(path: &Path) -> Result<fs::File, Fault> {
+pub(in crate::key_store) fn open(path: &Path) -> Result<fs::File, Fault> {
     regular_file::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidInput => Fault::of_file(path, "is not a regular file"),
         _ => unreadable(path, &error),
@@ -153,7 +154,7 @@ pub(in crate::keys) fn open(path: &Path) -> Result<fs::File, Fault> {
 }
 
 /// The text of a file of keys.
-pub(super) fn read(path: &Path) -> Result<String, Fault> {
+pub(crate) fn read(path: &Path) -> Result<String, Fault> {
     let file = open(path)?;
     let too_large = || {
         let fault = Fault::of_file(path, "the key file is larger than 256 MiB");

@@ -1,10 +1,10 @@
-//! Entries of a file's list, put in and taken out. Nothing here is believed either: see [`super::text`].
+//! Entries of a file's list, put in and taken out. Nothing here is believed either: see [`super::change_fields`].
 
 use std::ops::Range;
 
-use super::entry;
+use super::entry_text;
 use super::layout::{self, Item, Shape};
-use super::places::{
+use super::splice::{
     Splice, behind_colon, comments_above, dash_line, end_with_comments, indentation, line_at, line_end,
     line_start, newline_of,
 };
@@ -88,7 +88,7 @@ fn heirs(source: &str, root: &Item, item: &Item) -> Vec<Splice> {
 fn in_one_line(source: &str, item: &Item) -> String {
     let written = source.get(item.span.clone()).unwrap_or_default();
     match &item.shape {
-        Shape::Scalar { text, .. } if written.contains('\n') => entry::in_yaml(text),
+        Shape::Scalar { text, .. } if written.contains('\n') => entry_text::in_yaml(text),
         Shape::Scalar { .. } | Shape::Alias => written.to_owned(),
         Shape::List { items, .. } => {
             let items: Vec<String> = items.iter().map(|item| in_one_line(source, item)).collect();

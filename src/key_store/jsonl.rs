@@ -6,7 +6,7 @@
 //! the long way of every other store, through a tree of values with their places, which tells what is wrong.
 
 mod blocks;
-mod line;
+mod fast_path;
 mod loading;
 
 use std::collections::HashSet;
@@ -14,17 +14,18 @@ use std::path::Path;
 use std::str;
 use std::sync::{Mutex, PoisonError};
 
-use super::cache::{KeyCache, SetBuilder};
-use super::claim::Claim;
-use super::record::{self, KeyRecord, Unique};
-use super::set::{AtFault, KeySet, Pace, Reading};
-use super::settle::{self, Excluded, Twin, Unread, settled};
 use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults, Position};
 use crate::config::tree::{self, Kind, Quoting};
+use crate::key_cache::builder::SetBuilder;
+use crate::key_cache::cache::KeyCache;
+use crate::key_cache::set::{AtFault, KeySet, Pace, Reading};
+use crate::key_store::claim::Claim;
+use crate::key_store::settle::{self, Excluded, Twin, Unread, settled};
+use crate::keys::record::{self, KeyRecord, Unique};
 use blocks::{BLOCK, Blocks, MAX_LINE, too_long};
-pub(super) use blocks::{each_line, each_raw_line};
-pub(super) use line::is_of;
+pub(crate) use blocks::{each_line, each_raw_line};
+pub(crate) use fast_path::is_of;
 use loading::{Findings, Loading};
 
 /// What is read at a time while requests are served.
@@ -33,7 +34,7 @@ const SHORT_BLOCK: usize = 64 * 1024;
 const MAX_FAULTS: usize = 100;
 
 /// Reads a file for service.
-pub(super) fn load(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
+pub(crate) fn load(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
     match reading.at_fault {
         AtFault::Refused => load_good(path, reading),
         AtFault::Held => load_held(path, reading),
@@ -113,7 +114,7 @@ fn pass<'k>(
 }
 
 /// Every key as it is described, the long way.
-pub(super) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
+pub(crate) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
     let mut faults = Vec::new();
     let mut records = Vec::new();
     let mut unique = Unique::default();
@@ -128,7 +129,7 @@ pub(super) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
 }
 
 /// One line as a key, if it is one.
-pub(super) fn record(path: &Path, line: &[u8]) -> Option<KeyRecord> {
+pub(crate) fn record(path: &Path, line: &[u8]) -> Option<KeyRecord> {
     long_way(path, 1, line).ok()
 }
 
@@ -163,7 +164,7 @@ fn duplicates(path: &Path, known: &KeyCache, twins: &HashSet<u64>) -> Result<Vec
     let mut faults = Vec::new();
     let mut unique = Unique::default();
     each_line(path, |number, line| {
-        if line::may_have(line, known, twins)
+        if fast_path::may_have(line, known, twins)
             && long_way(path, number, line).is_ok_and(|record| has_any(known, &record, twins))
             && let Err(unread) = decode(path, number, line, &mut unique)
         {
@@ -186,7 +187,7 @@ fn twins(
     let mut twins = Vec::new();
     each_line(path, |number, line| {
         if !excluded.contains(&number)
-            && line::may_have(line, known, labels)
+            && fast_path::may_have(line, known, labels)
             && let Ok(record) = long_way(path, number, line)
             && has_any(known, &record, labels)
         {
@@ -205,9 +206,9 @@ fn has_any(known: &KeyCache, record: &KeyRecord, labels: &HashSet<u64>) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::cache::KeyCache;
-    use crate::keys::directory::LastGood;
-    use crate::keys::id_secret::IdSecret;
+    use crate::key_cache::cache::KeyCache;
+    use crate::key_store::directory::LastGood;
+    use crate::key_store::id_secret::IdSecret;
     use crate::keys::{ApiKey, KeyHash};
 
     fn write(text: &str) -> tempfile::NamedTempFile {

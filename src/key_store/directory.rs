@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::cache::KeyCache;
 use super::claim::Claim;
 use super::id_secret::IdSecret;
-use super::record::KeyRecord;
-use super::set::{AtFault, KeySet, Reading};
 use super::settle::{self, Counted, Entry, Excluded, Twin, Unread};
 use super::{store, yaml};
 use crate::config::fault::{Fault, Faults, Position};
+use crate::key_cache::cache::KeyCache;
+use crate::key_cache::set::{AtFault, KeySet, Reading};
+use crate::keys::record::KeyRecord;
 
 /// The ids of the keys in service that each file gave.
 pub(crate) type LastGood = BTreeMap<PathBuf, Vec<String>>;
@@ -37,7 +37,7 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Reads all files for service. A directory that can be read is a list of its files: one without files lets nobody in, and
 /// a file at fault holds up the keys that it gave, and nobody else's. At a start one good key has to be there.
-pub(super) fn load(directory: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
+pub(crate) fn load(directory: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
     let Settled { set, given } = settle(parts(directory)?, reading)?;
     if reading.at_fault == AtFault::Refused && set.keys == 0 && !set.refused.is_empty() {
         return Err(none(directory, set.refused));
@@ -46,7 +46,7 @@ pub(super) fn load(directory: &Path, reading: Reading<'_>) -> Result<KeySet, Fau
 }
 
 /// All keys of all files, where all are good.
-pub(super) fn records(directory: &Path, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
+pub(crate) fn records(directory: &Path, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
     let nothing = Default::default();
     let Settled { set, .. } = settle(parts(directory)?, Reading::first(&nothing, ids))?;
     if !set.refused.is_empty() {
@@ -207,8 +207,8 @@ fn ids_of(claim: &Claim, known: &KeyCache) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key_cache::set::Pace;
     use crate::keys::KeyHash;
-    use crate::keys::set::Pace;
 
     struct Directory {
         root: tempfile::TempDir,

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::keys::cache::KeyCache;
-use crate::keys::claim::Claim;
+use crate::key_cache::cache::KeyCache;
+use crate::key_store::claim::Claim;
 use crate::keys::record::is_label;
 use crate::keys::token::is_key_id;
 use crate::keys::{Draft, KeyHash, Permission, Permissions, Terms};
@@ -19,7 +19,7 @@ use crate::keys::{Draft, KeyHash, Permission, Permissions, Terms};
 /// A line's fields; of those that few keys have, or many have alike, the text.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Line<'a> {
+pub(crate) struct Line<'a> {
     #[serde(borrow)]
     id: Text<'a>,
     name: Option<Text<'a>>,
@@ -55,7 +55,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl Line<'_> {
     /// Puts the text of what narrows the key into `text`; says whether anything does.
-    pub(super) fn terms_text(&self, text: &mut String) -> bool {
+    pub(crate) fn terms_text(&self, text: &mut String) -> bool {
         let parts = [
             self.environment,
             self.not_before,
@@ -78,7 +78,7 @@ impl Line<'_> {
     }
 
     /// The key, if all of it is well.
-    pub(super) fn draft(
+    pub(crate) fn draft(
         &self,
         terms: Option<Arc<Terms>>,
         created_at: &mut Instants,
@@ -173,7 +173,7 @@ fn permissions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Permissions
 
 /// Reads instants, of which many keys have the same in a row.
 #[derive(Default)]
-pub(super) struct Instants {
+pub(crate) struct Instants {
     text: String,
     instant: Option<Timestamp>,
 }
@@ -190,7 +190,7 @@ impl Instants {
 }
 
 /// Whether a line may have one of these labels, without decoding all of it: it may be one of a million.
-pub(super) fn may_have(line: &[u8], known: &KeyCache, labels: &HashSet<u64>) -> bool {
+pub(crate) fn may_have(line: &[u8], known: &KeyCache, labels: &HashSet<u64>) -> bool {
     #[derive(Deserialize)]
     struct Named<'a> {
         #[serde(borrow)]
@@ -209,7 +209,7 @@ pub(super) fn may_have(line: &[u8], known: &KeyCache, labels: &HashSet<u64>) -> 
 }
 
 /// Whether a line is of the key with this id or name, without looking at all of it: it may be one of a million.
-pub(in crate::keys) fn is_of(line: &[u8], key: &str) -> bool {
+pub(crate) fn is_of(line: &[u8], key: &str) -> bool {
     #[derive(Deserialize)]
     struct Labels<'a> {
         #[serde(borrow)]

@@ -2,32 +2,32 @@
 //!
 //! An entry says who it is by its id, and where that is not one of a key in service, by a hash (docs/decisions/023).
 
-use super::KeyHash;
-use super::record::KeyRecord;
-use super::token::is_key_id;
 use crate::config::tree::{Kind, Node};
+use crate::keys::KeyHash;
+use crate::keys::record::KeyRecord;
+use crate::keys::token::is_key_id;
 
 /// What an entry at fault says of who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Claim {
-    pub(super) id: Option<Box<str>>,
+pub(crate) struct Claim {
+    pub(crate) id: Option<Box<str>>,
     /// As they stand in the entry: the current one, and those that were rotated out.
-    pub(super) hashes: Vec<KeyHash>,
+    pub(crate) hashes: Vec<KeyHash>,
 }
 
 impl Claim {
     /// That of the key with this id.
-    pub(super) fn of_id(id: &str) -> Self {
+    pub(crate) fn of_id(id: &str) -> Self {
         Claim { id: Some(id.into()), hashes: Vec::new() }
     }
 
     /// That of an entry that is good by itself, and shares something with another one.
-    pub(super) fn of_record(record: &KeyRecord) -> Self {
+    pub(crate) fn of_record(record: &KeyRecord) -> Self {
         Claim { id: Some(record.id.as_str().into()), hashes: record.hashes().collect() }
     }
 
     /// That of an entry that could be read as a tree.
-    pub(super) fn of_node(node: &Node) -> Self {
+    pub(crate) fn of_node(node: &Node) -> Self {
         let Kind::Map(fields) = &node.kind else { return Claim::default() };
         let mut ids = fields.iter().filter(|(key, _)| key.name == "id").map(|(_, value)| value);
         // Of two ids nobody knows which is meant.
@@ -44,7 +44,7 @@ impl Claim {
     }
 
     /// That of a line that is no JSON: by what looks like an id and hashes in it.
-    pub(super) fn of_line(line: &[u8]) -> Self {
+    pub(crate) fn of_line(line: &[u8]) -> Self {
         const HASH: &[u8] = b"sha256:";
         let word = |start: usize| {
             let rest = line.get(start..).unwrap_or_default();

@@ -3,14 +3,14 @@
 //! What is written is "the old keys and this change", as the store's own reader reads it, or nothing is written. Files are
 //! replaced whole: a temporary file beside them, made durable, renamed.
 
+mod change_fields;
 mod disk;
-mod entry;
+mod entry_text;
 mod layout;
 mod lines;
-mod list;
 mod lock;
-mod places;
-mod text;
+mod splice;
+mod yaml_list;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -21,10 +21,10 @@ use disk::Locked;
 
 use super::directory::files;
 use super::id_secret::IdSecret;
-use super::record::KeyRecord;
 use super::store::{self, Store};
 use super::yaml;
 use crate::config::fault::{Fault, Faults};
+use crate::keys::KeyRecord;
 
 /// Why a store was not changed.
 #[derive(Debug)]
@@ -116,9 +116,9 @@ impl Editor {
     /// A key as it stands in a store of this kind, for people to put where it belongs.
     pub(crate) fn pasteable(&self, record: &KeyRecord) -> String {
         match &self.store {
-            Store::JsonLines(_) => entry::line(record),
-            Store::Directory(_) => entry::fields(record).join("\n"),
-            Store::Yaml(_) | Store::Text(_) => entry::list_entry(record),
+            Store::JsonLines(_) => entry_text::line(record),
+            Store::Directory(_) => entry_text::fields(record).join("\n"),
+            Store::Yaml(_) | Store::Text(_) => entry_text::list_entry(record),
         }
     }
 
@@ -155,16 +155,16 @@ impl Editor {
                 let before = self.records()?;
                 told_if_taken(&before, records)?;
                 let source = if path.exists() { Some(store::read(path)?) } else { None };
-                let entries: Vec<Vec<String>> = records.iter().map(entry::fields).collect();
+                let entries: Vec<Vec<String>> = records.iter().map(entry_text::fields).collect();
                 let after = [before, records.to_vec()].concat();
-                let text = list::add(source.as_deref().unwrap_or_default(), &entries);
+                let text = yaml_list::add(source.as_deref().unwrap_or_default(), &entries);
                 self.write(path, source.as_deref(), text, |text| yaml::parse(path, text), &after)
             }
             Store::Directory(directory) => {
                 told_if_taken(&self.records()?, records)?;
                 for record in records {
                     let file = free_file(directory, record);
-                    let text = entry::fields(record).join("\n") + "\n";
+                    let text = entry_text::fields(record).join("\n") + "\n";
                     let one = std::slice::from_ref(record);
                     self.write(&file, None, Some(text), |text| yaml::parse_part(&file, text), one)?;
                 }
@@ -191,7 +191,13 @@ impl Editor {
                 if let Some(place) = expected.iter_mut().flatten().find(|record| record.id == before.id) {
                     place.clone_from(after);
                 }
-                self.write(file, Some(&source), text::change(&source, before, after, false), parse, &expected)
+                self.write(
+                    file,
+                    Some(&source),
+                    change_fields::change(&source, before, after, false),
+                    parse,
+                    &expected,
+                )
             }
         }
     }
@@ -229,7 +235,7 @@ impl Editor {
         if expected.is_empty() {
             return self.locked.remove(file);
         }
-        let text = list::delete(&source, &record.id);
+        let text = yaml_list::delete(&source, &record.id);
         self.write(file, Some(&source), text, |text| yaml::outline(file, text), &expected)
     }
 

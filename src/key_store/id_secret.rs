@@ -14,11 +14,11 @@ use std::sync::Arc;
 use rustix::fs::{Gid, OFlags, Uid};
 use zeroize::Zeroizing;
 
-use super::Credential;
-use super::token::derived_id;
 use crate::config::fault::Fault;
 use crate::config::{ID_SECRET_LENGTH, Keys};
 use crate::digest::HmacKey;
+use crate::keys::Credential;
+use crate::keys::token::derived_id;
 
 /// The file beside a store. A directory store reads no file whose name begins with a dot.
 pub(crate) const FILE_NAME: &str = ".bearward-id-secret";

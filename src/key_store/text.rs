@@ -6,11 +6,11 @@ use std::path::Path;
 
 use super::claim::Claim;
 use super::id_secret::IdSecret;
-use super::record::KeyRecord;
 use super::settle::{Entry, Unread};
-use super::token::mistyped_id;
-use super::{Credential, Permission, Permissions};
 use crate::config::fault::{Fault, Faults, Position};
+use crate::keys::KeyRecord;
+use crate::keys::token::mistyped_id;
+use crate::keys::{Credential, Permission, Permissions};
 use crate::placeholder;
 
 /// What every key of a plain list may do: what it could do where it comes from, short of administration.
@@ -37,7 +37,7 @@ pub(crate) fn parse(path: &Path, source: &str, ids: &IdSecret) -> Result<Vec<Key
 }
 
 /// Reads each line by itself. Lines that are empty, or begin with `#`, are none.
-pub(super) fn entries(path: &Path, source: &str, ids: &IdSecret) -> Vec<Entry> {
+pub(crate) fn entries(path: &Path, source: &str, ids: &IdSecret) -> Vec<Entry> {
     let lines = source.lines().enumerate();
     lines.filter_map(|(number, line)| entry(path, number + 1, line, ids)).collect()
 }

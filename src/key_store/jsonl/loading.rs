@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use serde::de::IgnoredAny;
 
 use super::blocks::{Blocks, MAX_LINE, lines};
-use super::line::{Instants, Line};
+use super::fast_path::{Instants, Line};
 use super::{MAX_FAULTS, long_way};
 use crate::config::fault::{Fault, Faults};
-use crate::keys::cache::SetBuilder;
-use crate::keys::claim::Claim;
-use crate::keys::set::{AtFault, Pace};
+use crate::key_cache::builder::SetBuilder;
+use crate::key_cache::set::{AtFault, Pace};
+use crate::key_store::claim::Claim;
 use crate::keys::{KeyHash, KeyRecord, Terms};
 
 /// Behind so much work, the thread rests as long: a request waits for that, and not for the system's time slice.

@@ -2,8 +2,6 @@
 //!
 //! A reload builds a [`KeySet`] with [`SetBuilder`] and applies the difference between two sets key by key, new before gone, and never blocks a look-up.
 
-mod builder;
-
 use std::hash::{BuildHasher, BuildHasherDefault, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,10 +14,8 @@ use once_cell::race::OnceBox;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
-pub(super) use builder::SetBuilder;
-
 use super::set::KeySet;
-use super::token::{DigestHasher, Form};
+use crate::keys::token::{DigestHasher, Form};
 use crate::keys::{ApiKey, Credential, KeyHash, KeyRecord};
 use crate::limit::{KeyState, Limiter, Window};
 use crate::observe::usage::{Usage, UsageBook};
@@ -30,11 +26,11 @@ pub(crate) struct LiveKey {
     pub(crate) key: ApiKey,
     in_use: OnceBox<InUse>,
     /// The last set that it was part of.
-    generation: AtomicU32,
+    pub(super) generation: AtomicU32,
     /// Of the text that it was read from, where that is a line of its own; else zero.
-    fingerprint: AtomicU64,
+    pub(super) fingerprint: AtomicU64,
     /// Where it stood among the others of its file.
-    position: AtomicU32,
+    pub(super) position: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -83,7 +79,7 @@ impl IdentityHeaders {
 }
 
 impl LiveKey {
-    fn new(key: ApiKey, fingerprint: u64) -> Self {
+    pub(super) fn new(key: ApiKey, fingerprint: u64) -> Self {
         LiveKey {
             key,
             in_use: OnceBox::new(),
@@ -93,7 +89,7 @@ impl LiveKey {
         }
     }
 
-    fn is_of(&self, generation: u32) -> bool {
+    pub(super) fn is_of(&self, generation: u32) -> bool {
         self.generation.load(Ordering::Relaxed) == generation
     }
 
@@ -153,22 +149,22 @@ impl Unopened {
 /// All keys in service, by the digests of their secrets.
 #[derive(Debug)]
 pub(crate) struct KeyCache {
-    by_hash: DashMap<KeyHash, Arc<LiveKey>, BuildHasherDefault<DigestHasher>>,
+    pub(super) by_hash: DashMap<KeyHash, Arc<LiveKey>, BuildHasherDefault<DigestHasher>>,
     /// Counts the sets that were begun.
-    generation: AtomicU32,
-    hashing: Hashing,
+    pub(super) generation: AtomicU32,
+    pub(super) hashing: Hashing,
     /// The keys of a file of lines in their order: most lines of the next one are the same.
-    order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
+    pub(super) order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
     /// Sends a word when keys have left or were changed.
     changes: watch::Sender<()>,
 }
 
 /// What texts are told apart by, keyed by chance: nobody outside can make two look alike.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Hashing {
-    labels: RandomState,
+pub(crate) struct Hashing {
+    pub(super) labels: RandomState,
     /// Of whole lines, which are many and long.
-    lines: foldhash::quality::RandomState,
+    pub(super) lines: foldhash::quality::RandomState,
 }
 
 /// What a replacement changed, in secrets.
@@ -245,12 +241,12 @@ impl KeyCache {
     }
 
     /// What an id or a name is told by, in a set that is built for this cache.
-    pub(super) fn label(&self, text: &str) -> u64 {
+    pub(crate) fn label(&self, text: &str) -> u64 {
         self.hashing.labels.hash_one(text)
     }
 
     /// What a key's id, name and digests are told by, in a set that is built for this cache.
-    pub(super) fn labels_of(&self, record: &KeyRecord) -> Vec<u64> {
+    pub(crate) fn labels_of(&self, record: &KeyRecord) -> Vec<u64> {
         let labels = std::iter::once(&record.id)
             .chain(&record.name)
             .map(|label| self.hashing.labels.hash_one(label.as_str()));
@@ -311,6 +307,7 @@ impl KeyCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key_cache::builder::SetBuilder;
     use crate::keys::{Permission, Secret};
 
     fn record(name: &str) -> KeyRecord {
