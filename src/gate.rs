@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Access, Auth};
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
-use crate::key_cache::cache::{KeyCache, LiveKey, Match};
+use crate::key_cache::{KeyCache, LiveKey, Match};
 use crate::keys::{ApiKey, Circumstances, Credential, Form, KeyHash, Permission};
 use crate::limit::{
     ConcurrencyPermit, Exhausted, InFlightPermit, LimitStatus, Limiter, PublicInFlightPermit, Window,

@@ -4,6 +4,7 @@
 //! Invariant: nothing here knows a store, a limit or a log.
 
 pub(crate) mod api_key;
+pub(crate) mod id_secret;
 pub(crate) mod record;
 pub(crate) mod rotation;
 pub(crate) mod token;
@@ -11,4 +12,4 @@ pub(crate) mod token;
 pub(crate) use crate::permission::{Permission, Permissions};
 pub(crate) use api_key::{ApiKey, Circumstances, Draft, Invalidity, Secret, State, Terms};
 pub(crate) use record::KeyRecord;
-pub(crate) use token::{Credential, Form, KeyHash};
+pub(crate) use token::{Credential, Form, KeyHash, is_presentable};

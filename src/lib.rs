@@ -63,7 +63,7 @@ pub use app::{App, StartError};
 pub use clock::{Clock, Manual};
 pub use config::{Config, Fault, Faults, Position};
 pub use hooks::Hooks;
-pub use key_cache::ring::KeyRing;
+pub use key_cache::KeyRing;
 pub use keys::token::{Credential, KeyHash, Token};
 pub use net::listen::Local;
 pub use observe::log::LogGuards;

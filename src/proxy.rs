@@ -33,7 +33,7 @@ use crate::gate::{self, Authentication, Principal};
 use crate::guard::client::Client;
 use crate::guard::{self, client};
 use crate::hooks::Hooks;
-use crate::key_cache::cache::KeyCache;
+use crate::key_cache::KeyCache;
 use crate::limit::{LimitStatus, Limiter};
 use crate::observe::observer::{Observer, Observers};
 use crate::observe::reloads::Reloads;

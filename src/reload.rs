@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
-use crate::key_cache::cache::Difference;
-use crate::key_cache::set::KeySet;
-use crate::key_store::directory::LastGood;
+use crate::key_cache::Difference;
+use crate::key_cache::KeySet;
+use crate::key_store::LastGood;
 use crate::net::tls::{ListenerTls, Swappable};
 use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;

@@ -10,7 +10,7 @@ use http::HeaderName;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{AttemptQuota, Auth, Config, Limits, MaxAge, TrustedProxies};
 use crate::folding::folded;
-use crate::key_store::id_secret::IdSecret;
+use crate::keys::id_secret::IdSecret;
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
 use crate::upstream::{Endpoints, Upstream};

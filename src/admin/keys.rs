@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::{Admin, AdminBody, data};
 use crate::denial::Denial;
-use crate::key_cache::cache::LiveKey;
-use crate::key_cache::outlook::ROTATION_AGE;
+use crate::key_cache::LiveKey;
+use crate::keys::rotation::ROTATION_AGE;
 use crate::limit::KeyState;
 use crate::proxy::Gateway;
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::Admin;
-use crate::key_cache::outlook::{Outlook, ROTATION_AGE};
+use crate::key_cache::Outlook;
+use crate::keys::rotation::ROTATION_AGE;
 use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape};
 use crate::proxy::Gateway;
 use crate::upstream::endpoints::Named;

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::{Admin, scrape};
 use crate::denial::catalogue;
-use crate::key_cache::outlook::Outlook;
+use crate::key_cache::Outlook;
 use crate::key_store::edit::why_unwritable;
 use crate::observe::history::STEP;
 use crate::observe::observer::Levels;

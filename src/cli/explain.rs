@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::{Access, Config};
 use crate::denial::catalogue::{self, Entry};
 use crate::denial::{Code, Denial};
-use crate::key_cache::cache::LiveKey;
+use crate::key_cache::LiveKey;
 use crate::keys::{ApiKey, Circumstances};
 use crate::limit::Window;
 use crate::proxy::readings::Readings;

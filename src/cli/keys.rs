@@ -23,9 +23,10 @@ use super::{Failure, config_path, print, say};
 use crate::bom;
 use crate::config::Config;
 use crate::config::decode::parse_duration;
+use crate::key_store::Store;
 use crate::key_store::edit::{EditError, Editor};
-use crate::key_store::id_secret::IdSecret;
-use crate::key_store::store::Store;
+use crate::key_store::id_secret;
+use crate::keys::id_secret::IdSecret;
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord, Permission};
 use crate::placeholder;
@@ -99,7 +100,7 @@ impl StoreArgument {
     /// What names credentials that carry no id: the secret that a server of this store has.
     fn ids(&self) -> Result<Arc<IdSecret>, Failure> {
         let config = self.configuration()?;
-        Ok(IdSecret::for_command(config.as_ref().map(|config| &config.keys), &self.path()?)?)
+        Ok(id_secret::for_command(config.as_ref().map(|config| &config.keys), &self.path()?)?)
     }
 
     /// The same, where the store is one whose keys are named by it.

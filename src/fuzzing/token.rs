@@ -2,10 +2,10 @@
 
 use std::sync::OnceLock;
 
-use crate::key_cache::cache::KeyCache;
-use crate::key_cache::set::Reading;
-use crate::key_store::id_secret::IdSecret;
-use crate::key_store::store::Store;
+use crate::key_cache::KeyCache;
+use crate::key_store::Reading;
+use crate::key_store::Store;
+use crate::keys::id_secret::IdSecret;
 use crate::{Credential, Token};
 
 /// Takes the bytes as a credential.
@@ -38,8 +38,10 @@ fn keys() -> &'static (KeyCache, Vec<String>) {
         let path = directory.path().join("keys.txt");
         let live: Vec<String> = (0..5).map(|_| Token::generate().unwrap().reveal().to_owned()).collect();
         std::fs::write(&path, live.join("\n")).unwrap();
-        let set =
-            Store::at(&path).unwrap().load(Reading::first(&Default::default(), &IdSecret::random())).unwrap();
+        let set = Store::at(&path)
+            .unwrap()
+            .load(Reading::first(&KeyCache::default(), &IdSecret::random()))
+            .unwrap();
         (KeyCache::from(&set), live)
     })
 }

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::may_use;
 use crate::clock::Clock;
 use crate::config::{Access, MaxAge};
-use crate::key_cache::cache::KeyCache;
+use crate::key_cache::KeyCache;
 use crate::keys::{Circumstances, KeyHash};
 use crate::route::Route;
 

@@ -1,14 +1,34 @@
 //! Builds the set of keys that is put in the place of the one in service.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::cache::{KeyCache, LiveKey};
+use crate::key_cache::cache::KeyCache;
+use crate::key_cache::live_key::LiveKey;
 use crate::key_cache::set::KeySet;
+use crate::key_store::build_set::{BuildSet, Findings, KeysInService};
 use crate::key_store::claim::Claim;
+use crate::key_store::labels::{Hashing, Labels};
 use crate::keys::{Draft, KeyHash, KeyRecord};
+
+impl KeysInService for KeyCache {
+    type Builder<'a> = SetBuilder<'a>;
+
+    /// Begins a set. The marks of one that was begun before, and not put into service, count for nothing from here on.
+    fn begin(&self) -> SetBuilder<'_> {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        SetBuilder::of_generation(self, generation)
+    }
+
+    fn hashing(&self) -> &Hashing {
+        &self.hashing
+    }
+
+    fn id_of(&self, hash: &KeyHash) -> Option<String> {
+        Some(self.find(hash)?.key.key.id().to_owned())
+    }
+}
 
 /// Collects the keys of one set. Those that are in service already, unchanged, are marked, and not made anew.
 #[derive(Debug)]
@@ -27,21 +47,7 @@ pub(crate) struct SetBuilder<'a> {
     twins: HashSet<u64>,
 }
 
-/// Which labels and digests new keys have, in eight bytes each: a million strings would be a hundred megabytes.
-#[derive(Debug, Default)]
-struct Labels {
-    ids: Vec<u64>,
-    names: Vec<u64>,
-    hashes: Vec<u64>,
-}
-
 impl<'a> SetBuilder<'a> {
-    /// Begins a set. Marks of one that was begun before, and not put in place, count for nothing from here on.
-    pub(crate) fn new(known: &'a KeyCache) -> Self {
-        let generation = known.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        Self::of_generation(known, generation)
-    }
-
     fn of_generation(known: &'a KeyCache, generation: u32) -> Self {
         let set = KeySet { generation, hashing: known.hashing.clone(), ..KeySet::default() };
         let expected = known.order.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -58,57 +64,9 @@ impl<'a> SetBuilder<'a> {
         }
     }
 
-    /// Another part of the same set, for another thread.
-    pub(crate) fn part(&self) -> Self {
-        Self::of_generation(self.known, self.generation)
-    }
-
-    /// Takes in what another thread has built.
-    pub(crate) fn join(&mut self, part: SetBuilder<'_>) {
-        let KeySet { mut entries, kept, keys, .. } = part.set;
-        self.order.extend(part.order);
-        self.set.entries.append(&mut entries);
-        self.set.kept += kept;
-        self.set.keys += keys;
-        let Labels { mut ids, mut names, mut hashes } = part.new;
-        self.new.ids.append(&mut ids);
-        self.new.names.append(&mut names);
-        self.new.hashes.append(&mut hashes);
-        self.has_new_labels |= part.has_new_labels;
-        self.twins.extend(part.twins);
-    }
-
-    /// What tells one text from another.
-    pub(crate) fn fingerprint(&self, text: &[u8]) -> u64 {
-        self.known.hashing.lines.hash_one(text).max(1)
-    }
-
-    /// Takes the key that is expected next, if it was read from a text with this fingerprint: most of a million lines are
-    /// where they were, and need not be looked up.
-    pub(crate) fn keep_next(&mut self, fingerprint: u64) -> bool {
-        let live = self.expected.get(self.next);
-        let live = live.filter(|live| live.fingerprint.load(Ordering::Relaxed) == fingerprint).cloned();
-        let Some(live) = live else { return false };
-        self.next += 1;
-        self.mark(live);
-        true
-    }
-
-    /// Takes a key by one of its digests alone, if it is in service and was read from a text with this fingerprint.
-    pub(crate) fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool {
-        let Some(live) = self.known.by_hash.get(hash).map(|live| live.value().clone()) else { return false };
-        if live.fingerprint.load(Ordering::Relaxed) != fingerprint {
-            return false;
-        }
-        // The lines have moved; those behind this one will have moved with it.
-        self.next = live.position.load(Ordering::Relaxed) as usize + 1;
-        self.mark(live);
-        true
-    }
-
     fn mark(&mut self, live: Arc<LiveKey>) {
         if live.generation.swap(self.generation, Ordering::Relaxed) == self.generation {
-            self.twins.insert(self.known.hashing.labels.hash_one(live.key.id()));
+            self.twins.insert(self.known.hashing.label(live.key.id()));
         }
         self.set.kept += 1 + live.key.previous().len();
         self.set.keys += 1;
@@ -120,104 +78,6 @@ impl<'a> SetBuilder<'a> {
         if live.fingerprint.load(Ordering::Relaxed) != 0 {
             self.order.push(live);
         }
-    }
-
-    /// Takes a key. `fingerprint`: of the text that it was read from, or zero.
-    pub(crate) fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
-        // Most likely it is the one that was expected, and has changed.
-        self.next += 1;
-        // A key keeps its place only under its current secret: after a rotation it is another one.
-        let known = self.known.find(&hash).filter(|found| found.rotated_out.is_none());
-        match known.map(|found| found.key) {
-            Some(live) if draft.is(&live.key) => {
-                // Written in another way, it is the same key.
-                live.fingerprint.store(fingerprint, Ordering::Relaxed);
-                self.mark(live);
-                return;
-            }
-            // Under the labels that it had, a changed key is in nobody's way.
-            Some(live) if draft.id == live.key.id() && draft.name == live.key.name() => {}
-            _ => self.has_new_labels = true,
-        }
-        self.new.ids.push(self.known.hashing.labels.hash_one(draft.id));
-        self.new.names.extend(draft.name.map(|name| self.known.hashing.labels.hash_one(name)));
-        let live = Arc::new(LiveKey::new(draft.into(), fingerprint));
-        live.generation.store(self.generation, Ordering::Relaxed);
-        let previous = live.key.previous().iter().map(|secret| (secret.hash, live.clone()));
-        self.new.hashes.extend(previous.clone().map(|(hash, _)| hash.head()));
-        self.set.entries.extend(previous);
-        self.new.hashes.push(hash.head());
-        self.put_in_order(live.clone());
-        self.set.entries.push((hash, live));
-        self.set.keys += 1;
-    }
-
-    pub(crate) fn add_all<'r>(mut self, records: impl IntoIterator<Item = &'r KeyRecord>) -> Self {
-        for record in records {
-            self.add(record.hash, record.draft(), 0);
-        }
-        self
-    }
-
-    /// The labels of what stands twice, most likely: an id, a name, a digest.
-    pub(crate) fn twins(&mut self) -> HashSet<u64> {
-        let Labels { ids, names, hashes } = &mut self.new;
-        for labels in [&mut *ids, names, hashes] {
-            labels.sort_unstable();
-            let pairs = labels.windows(2).filter(|pair| pair.first() == pair.last());
-            self.twins.extend(pairs.filter_map(|pair| pair.first()));
-        }
-        // Keys that stay have nothing in common with each other; what is new may have, with one of them.
-        let stays =
-            |hash: &KeyHash| self.known.by_hash.get(hash).is_some_and(|live| live.is_of(self.generation));
-        self.twins
-            .extend(self.set.entries.iter().filter(|(hash, _)| stays(hash)).map(|(hash, _)| hash.head()));
-        if self.has_new_labels && self.set.kept > 0 {
-            let random = &self.known.hashing.labels;
-            for entry in self.known.by_hash.iter().filter(|entry| entry.value().is_of(self.generation)) {
-                let key = &entry.value().key;
-                let id = Some(random.hash_one(key.id())).filter(|id| ids.binary_search(id).is_ok());
-                let name = key.name().map(|name| random.hash_one(name));
-                let name = name.filter(|name| names.binary_search(name).is_ok());
-                self.twins.extend(id.into_iter().chain(name));
-            }
-        }
-        std::mem::take(&mut self.twins)
-    }
-
-    /// Keeps the keys in service that entries at fault are about, in their last good form. Says of each entry the id of the
-    /// key that it keeps. All that is good is added before.
-    ///
-    /// What is good goes first: where a good entry has the id of such a key, or a secret of it, that entry counts.
-    pub(crate) fn hold(&mut self, claims: &[(usize, Claim)]) -> Vec<(usize, String)> {
-        if claims.is_empty() {
-            return Vec::new();
-        }
-        let by_id = self.in_service_by_id(claims);
-        let labels = &self.known.hashing.labels;
-        let ids: HashSet<u64> = self.new.ids.iter().copied().collect();
-        let hashes: HashSet<KeyHash> = self.set.entries.iter().map(|(hash, _)| *hash).collect();
-        let (mut held, mut kept) = (Vec::new(), HashSet::new());
-        for (entry, claim) in claims {
-            let of_id = claim.id.as_ref().and_then(|id| by_id.get(id));
-            let of_hash = || self.opened_by(claim).and_then(|live| by_id.get(live.key.id()));
-            let Some((hash, live)) = of_id.or_else(of_hash) else { continue };
-            let id = live.key.id();
-            let is_written = ids.contains(&labels.hash_one(id))
-                || hashes.contains(hash)
-                || live.key.previous().iter().any(|secret| hashes.contains(&secret.hash));
-            if is_written || live.is_of(self.generation) && !kept.contains(id) {
-                continue;
-            }
-            held.push((*entry, id.to_owned()));
-            if kept.insert(id.to_owned()) {
-                live.generation.store(self.generation, Ordering::Relaxed);
-                self.set.kept += 1 + live.key.previous().len();
-                self.set.keys += 1;
-                self.set.held += 1;
-            }
-        }
-        held
     }
 
     /// The key in service that one of the hashes of an entry opens.
@@ -241,19 +101,149 @@ impl<'a> SetBuilder<'a> {
         }
         found
     }
+}
+
+impl BuildSet for SetBuilder<'_> {
+    type Set = KeySet;
+
+    fn part(&self) -> Self {
+        Self::of_generation(self.known, self.generation)
+    }
+
+    fn join(&mut self, part: Self) {
+        let KeySet { mut entries, kept, keys, .. } = part.set;
+        self.order.extend(part.order);
+        self.set.entries.append(&mut entries);
+        self.set.kept += kept;
+        self.set.keys += keys;
+        self.new.append(part.new);
+        self.has_new_labels |= part.has_new_labels;
+        self.twins.extend(part.twins);
+    }
+
+    fn fingerprint(&self, line: &[u8]) -> u64 {
+        self.known.hashing.fingerprint(line)
+    }
+
+    /// Takes the key that is expected next, if it was read from a text with this fingerprint: most of a million lines are
+    /// where they were, and need not be looked up.
+    fn keep_next(&mut self, fingerprint: u64) -> bool {
+        let live = self.expected.get(self.next);
+        let live = live.filter(|live| live.fingerprint.load(Ordering::Relaxed) == fingerprint).cloned();
+        let Some(live) = live else { return false };
+        self.next += 1;
+        self.mark(live);
+        true
+    }
+
+    /// Takes a key by one of its digests alone, if it is in service and was read from a text with this fingerprint.
+    fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool {
+        let Some(live) = self.known.by_hash.get(hash).map(|live| live.value().clone()) else { return false };
+        if live.fingerprint.load(Ordering::Relaxed) != fingerprint {
+            return false;
+        }
+        // The lines have moved; those behind this one will have moved with it.
+        self.next = live.position.load(Ordering::Relaxed) as usize + 1;
+        self.mark(live);
+        true
+    }
+
+    fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
+        // Most likely it is the one that was expected, and has changed.
+        self.next += 1;
+        // A key keeps its place only under its current secret: after a rotation it is another one.
+        let known = self.known.find(&hash).filter(|found| found.rotated_out.is_none());
+        match known.map(|found| found.key) {
+            Some(live) if draft.is(&live.key) => {
+                // Written in another way, it is the same key.
+                live.fingerprint.store(fingerprint, Ordering::Relaxed);
+                self.mark(live);
+                return;
+            }
+            // Under the labels that it had, a changed key is in nobody's way.
+            Some(live) if draft.id == live.key.id() && draft.name == live.key.name() => {}
+            _ => self.has_new_labels = true,
+        }
+        self.new.add(&self.known.hashing, &hash, &draft);
+        let live = Arc::new(LiveKey::new(draft.into(), fingerprint));
+        live.generation.store(self.generation, Ordering::Relaxed);
+        let previous = live.key.previous().iter().map(|secret| (secret.hash, live.clone()));
+        self.set.entries.extend(previous);
+        self.put_in_order(live.clone());
+        self.set.entries.push((hash, live));
+        self.set.keys += 1;
+    }
+
+    fn shared_labels(&mut self) -> HashSet<u64> {
+        self.twins.extend(self.new.repeated());
+        // Keys that stay have nothing in common with each other; what is new may have, with one of them.
+        let stays =
+            |hash: &KeyHash| self.known.by_hash.get(hash).is_some_and(|live| live.is_of(self.generation));
+        self.twins
+            .extend(self.set.entries.iter().filter(|(hash, _)| stays(hash)).map(|(hash, _)| hash.head()));
+        if self.has_new_labels && self.set.kept > 0 {
+            let hashing = &self.known.hashing;
+            for entry in self.known.by_hash.iter().filter(|entry| entry.value().is_of(self.generation)) {
+                let key = &entry.value().key;
+                let id = Some(hashing.label(key.id())).filter(|id| self.new.has_id(*id));
+                let name = key.name().map(|name| hashing.label(name));
+                let name = name.filter(|name| self.new.has_name(*name));
+                self.twins.extend(id.into_iter().chain(name));
+            }
+        }
+        std::mem::take(&mut self.twins)
+    }
+
+    /// Keeps the keys in service that entries at fault are about, in their last good form. Says of each entry the id of the
+    /// key that it keeps. All that is good is added before.
+    ///
+    /// What is good goes first: where a good entry has the id of such a key, or a secret of it, that entry counts.
+    fn hold(&mut self, claims: &[(usize, Claim)]) -> Vec<(usize, String)> {
+        if claims.is_empty() {
+            return Vec::new();
+        }
+        let by_id = self.in_service_by_id(claims);
+        let ids: HashSet<u64> = self.new.ids().iter().copied().collect();
+        let hashes: HashSet<KeyHash> = self.set.entries.iter().map(|(hash, _)| *hash).collect();
+        let (mut held, mut kept) = (Vec::new(), HashSet::new());
+        for (entry, claim) in claims {
+            let of_id = claim.id.as_ref().and_then(|id| by_id.get(id));
+            let of_hash = || self.opened_by(claim).and_then(|live| by_id.get(live.key.id()));
+            let Some((hash, live)) = of_id.or_else(of_hash) else { continue };
+            let id = live.key.id();
+            let is_written = ids.contains(&self.known.hashing.label(id))
+                || hashes.contains(hash)
+                || live.key.previous().iter().any(|secret| hashes.contains(&secret.hash));
+            if is_written || live.is_of(self.generation) && !kept.contains(id) {
+                continue;
+            }
+            held.push((*entry, id.to_owned()));
+            if kept.insert(id.to_owned()) {
+                live.generation.store(self.generation, Ordering::Relaxed);
+                self.set.kept += 1 + live.key.previous().len();
+                self.set.keys += 1;
+                self.set.held += 1;
+            }
+        }
+        held
+    }
 
     /// Whether a key in service has this id and one of these secrets: then an entry with both is the one that it had before.
-    pub(crate) fn is_owner(&self, record: &KeyRecord) -> bool {
+    fn is_owner(&self, record: &KeyRecord) -> bool {
         record
             .hashes()
             .any(|hash| self.known.find(&hash).is_some_and(|found| found.key.key.id() == record.id))
     }
 
-    pub(crate) fn finish(mut self) -> KeySet {
+    fn keys(&self) -> usize {
+        self.set.keys
+    }
+
+    fn finish(self, findings: Findings) -> KeySet {
+        let Findings { refused, is_blank, last_good } = findings;
         for (position, live) in (0..).zip(&self.order) {
             live.position.store(position, Ordering::Relaxed);
         }
-        self.set.order = Arc::new(self.order);
-        self.set
+        KeySet { order: Arc::new(self.order), refused, is_blank, last_good, ..self.set }
     }
 }

@@ -1,124 +1,19 @@
 //! The keys as the request path sees them: a concurrent map from digest to key.
 //!
-//! A reload builds a [`KeySet`] with [`SetBuilder`] and applies the difference between two sets key by key, new before gone, and never blocks a look-up.
+//! A reload builds a [`KeySet`] and applies the difference between two sets key by key, new before gone, and never blocks a look-up.
 
-use std::hash::{BuildHasher, BuildHasherDefault, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::hash::BuildHasherDefault;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use dashmap::DashMap;
-use http::HeaderValue;
 use jiff::Timestamp;
-use once_cell::race::OnceBox;
-use smallvec::SmallVec;
 use tokio::sync::watch;
 
-use super::set::KeySet;
-use crate::keys::token::{DigestHasher, Form};
-use crate::keys::{ApiKey, Credential, KeyHash, KeyRecord};
-use crate::limit::{KeyState, Limiter, Window};
-use crate::observe::usage::{Usage, UsageBook};
-
-/// A key in service: its description, and what is prepared from it on its first use. Most of a million keys never come.
-#[derive(Debug)]
-pub(crate) struct LiveKey {
-    pub(crate) key: ApiKey,
-    in_use: OnceBox<InUse>,
-    /// The last set that it was part of.
-    pub(super) generation: AtomicU32,
-    /// Of the text that it was read from, where that is a line of its own; else zero.
-    pub(super) fingerprint: AtomicU64,
-    /// Where it stood among the others of its file.
-    pub(super) position: AtomicU32,
-}
-
-#[derive(Debug)]
-struct InUse {
-    headers: IdentityHeaders,
-    limits: OnceLock<KeyLimits>,
-    usage: OnceLock<Arc<Usage>>,
-}
-
-/// A key's own limits in service.
-#[derive(Debug)]
-pub(crate) struct KeyLimits {
-    pub(crate) state: Arc<KeyState>,
-    /// `None` where the key names no limits, so that the configuration's defaults hold.
-    pub(crate) windows: Option<SmallVec<[Arc<Window>; 2]>>,
-}
-
-/// The values of the `x-bearward-*` headers that upstream gets.
-#[derive(Debug)]
-pub(crate) struct IdentityHeaders {
-    pub(crate) key_id: HeaderValue,
-    pub(crate) key_name: Option<HeaderValue>,
-    pub(crate) environment: Option<HeaderValue>,
-    pub(crate) permissions: HeaderValue,
-}
-
-impl IdentityHeaders {
-    /// All of a key's own text is in one allocation: of a million keys, few are in the processor's cache.
-    fn of(key: &ApiKey) -> Self {
-        let (id, name, environment) = (key.id(), key.name(), key.environment());
-        let text = Bytes::from([id, name.unwrap_or_default(), environment.unwrap_or_default()].concat());
-        let mut end = 0;
-        let mut next = |part: &str| {
-            let start = end;
-            end += part.len();
-            // Ids and labels are free of control characters: their decoders refused those.
-            HeaderValue::from_maybe_shared(text.slice(start..end)).ok()
-        };
-        IdentityHeaders {
-            key_id: next(id).unwrap_or_else(|| HeaderValue::from_static("")),
-            key_name: name.and_then(&mut next),
-            environment: environment.and_then(&mut next),
-            permissions: HeaderValue::from_static(key.permissions.joined()),
-        }
-    }
-}
-
-impl LiveKey {
-    pub(super) fn new(key: ApiKey, fingerprint: u64) -> Self {
-        LiveKey {
-            key,
-            in_use: OnceBox::new(),
-            generation: AtomicU32::new(0),
-            fingerprint: AtomicU64::new(fingerprint),
-            position: AtomicU32::new(0),
-        }
-    }
-
-    pub(super) fn is_of(&self, generation: u32) -> bool {
-        self.generation.load(Ordering::Relaxed) == generation
-    }
-
-    fn in_use(&self) -> &InUse {
-        self.in_use.get_or_init(|| {
-            let headers = IdentityHeaders::of(&self.key);
-            Box::new(InUse { headers, limits: OnceLock::new(), usage: OnceLock::new() })
-        })
-    }
-
-    pub(crate) fn headers(&self) -> &IdentityHeaders {
-        &self.in_use().headers
-    }
-
-    pub(crate) fn limits(&self, limiter: &Limiter) -> &KeyLimits {
-        self.in_use().limits.get_or_init(|| {
-            let own = self.key.rate_limits();
-            KeyLimits {
-                state: limiter.state(self.key.id()),
-                windows: own.map(|quotas| quotas.iter().map(|quota| limiter.window(None, *quota)).collect()),
-            }
-        })
-    }
-
-    /// What is remembered of its use.
-    pub(crate) fn usage(&self, book: &UsageBook) -> &Arc<Usage> {
-        self.in_use().usage.get_or_init(|| book.of(self.key.id()))
-    }
-}
+use crate::key_cache::live_key::LiveKey;
+use crate::key_cache::set::KeySet;
+use crate::key_store::labels::Hashing;
+use crate::keys::token::{Credential, DigestHasher, Form, KeyHash};
 
 /// What a digest opens.
 #[derive(Clone, Debug)]
@@ -157,14 +52,6 @@ pub(crate) struct KeyCache {
     pub(super) order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
     /// Sends a word when keys have left or were changed.
     changes: watch::Sender<()>,
-}
-
-/// What texts are told apart by, keyed by chance: nobody outside can make two look alike.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Hashing {
-    pub(super) labels: RandomState,
-    /// Of whole lines, which are many and long.
-    pub(super) lines: foldhash::quality::RandomState,
 }
 
 /// What a replacement changed, in secrets.
@@ -240,19 +127,6 @@ impl KeyCache {
         order.clone_from(&set.order);
     }
 
-    /// What an id or a name is told by, in a set that is built for this cache.
-    pub(crate) fn label(&self, text: &str) -> u64 {
-        self.hashing.labels.hash_one(text)
-    }
-
-    /// What a key's id, name and digests are told by, in a set that is built for this cache.
-    pub(crate) fn labels_of(&self, record: &KeyRecord) -> Vec<u64> {
-        let labels = std::iter::once(&record.id)
-            .chain(&record.name)
-            .map(|label| self.hashing.labels.hash_one(label.as_str()));
-        labels.chain(record.hashes().map(|hash| hash.head())).collect()
-    }
-
     /// Changes whenever keys have left, or have become other ones.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
@@ -307,8 +181,8 @@ impl KeyCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key_cache::builder::SetBuilder;
-    use crate::keys::{Permission, Secret};
+    use crate::key_store::build_set::{BuildSet as _, Findings, KeysInService as _};
+    use crate::keys::{KeyRecord, Permission, Secret};
 
     fn record(name: &str) -> KeyRecord {
         let permissions = [Permission::Read].into_iter().collect();
@@ -316,7 +190,7 @@ mod tests {
     }
 
     fn set(cache: &KeyCache, records: &[KeyRecord]) -> KeySet {
-        SetBuilder::new(cache).add_all(records).finish()
+        cache.begin().add_all(records).finish(Findings::default())
     }
 
     fn replace(cache: &KeyCache, names: &[&str]) -> Difference {

@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cache::KeyCache;
+use crate::key_cache::cache::KeyCache;
 
 /// Keys that are told of one by one.
 const NEXT: usize = 10;
-/// A secret that is older than this is due, unless the configuration says otherwise.
-pub(crate) const ROTATION_AGE: Duration = Duration::from_secs(90 * 86_400);
-
 /// The keys of one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outlook {

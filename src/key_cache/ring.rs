@@ -3,12 +3,11 @@
 use std::fmt;
 use std::path::Path;
 
-use super::cache::KeyCache;
-use super::set::Reading;
 use crate::config::fault::Faults;
-use crate::key_store::id_secret::IdSecret;
-use crate::key_store::store::Store;
-use crate::keys::Credential;
+use crate::key_cache::cache::KeyCache;
+use crate::key_store::{Reading, Store};
+use crate::keys::id_secret::IdSecret;
+use crate::keys::token::Credential;
 
 /// The keys of a store, for look-ups.
 pub struct KeyRing {
@@ -23,7 +22,7 @@ impl KeyRing {
     ///
     /// All that is wrong with it. A directory with a bad file is refused as well.
     pub fn load(path: &Path) -> Result<Self, Faults> {
-        let nothing = Default::default();
+        let nothing = KeyCache::default();
         // It names no key to anybody but its caller.
         let ids = IdSecret::random();
         let set = Store::at(path)?.load(Reading::first(&nothing, &ids))?;

@@ -3,21 +3,19 @@
 //! An entry at fault is left out alone, or stays as it was when it was good last; the others are live. Names that begin
 //! with a dot, or end with `~`, are not looked at: the kubelet's `..data`, editors' and our own temporary files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::claim::Claim;
-use super::id_secret::IdSecret;
-use super::settle::{self, Counted, Entry, Excluded, Twin, Unread};
-use super::{store, yaml};
 use crate::config::fault::{Fault, Faults, Position};
-use crate::key_cache::cache::KeyCache;
-use crate::key_cache::set::{AtFault, KeySet, Reading};
+use crate::key_store::build_set::{BuildSet, Built, Findings, KeysInService};
+use crate::key_store::claim::Claim;
+use crate::key_store::reading::{AtFault, LastGood, Reading};
+use crate::key_store::settle::{self, Counted, Entry, Excluded, Twin, Unread};
+use crate::key_store::tally::NoKeys;
+use crate::key_store::{file, yaml};
+use crate::keys::id_secret::IdSecret;
 use crate::keys::record::KeyRecord;
-
-/// The ids of the keys in service that each file gave.
-pub(crate) type LastGood = BTreeMap<PathBuf, Vec<String>>;
 
 /// The files of a directory, in the order of their names.
 pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -37,20 +35,24 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Reads all files for service. A directory that can be read is a list of its files: one without files lets nobody in, and
 /// a file at fault holds up the keys that it gave, and nobody else's. At a start one good key has to be there.
-pub(crate) fn load(directory: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
-    let Settled { set, given } = settle(parts(directory)?, reading)?;
-    if reading.at_fault == AtFault::Refused && set.keys == 0 && !set.refused.is_empty() {
-        return Err(none(directory, set.refused));
+pub(crate) fn load<'k, K: KeysInService>(
+    directory: &Path,
+    reading: Reading<'k, K>,
+) -> Result<Built<K::Builder<'k>>, Faults> {
+    let built = settle(parts(directory)?, reading)?;
+    let refused = &built.findings.refused;
+    if reading.at_fault == AtFault::Refused && built.builder.keys() == 0 && !refused.is_empty() {
+        return Err(none(directory, built.findings.refused));
     }
-    Ok(KeySet { last_good: given, ..set })
+    Ok(built)
 }
 
 /// All keys of all files, where all are good.
 pub(crate) fn records(directory: &Path, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
-    let nothing = Default::default();
-    let Settled { set, .. } = settle(parts(directory)?, Reading::first(&nothing, ids))?;
-    if !set.refused.is_empty() {
-        return Err(Faults(set.refused));
+    let none = NoKeys::default();
+    let Findings { refused, .. } = settle(parts(directory)?, Reading::first(&none, ids))?.findings;
+    if !refused.is_empty() {
+        return Err(Faults(refused));
     }
     let entries = parts(directory)?.into_iter().filter_map(|part| part.entries.ok()).flatten();
     Ok(entries.filter_map(|entry| entry.read.ok()).collect())
@@ -74,7 +76,7 @@ struct Part {
 fn parts(directory: &Path) -> Result<Vec<Part>, Fault> {
     let unreadable = |error| Fault::of_file(directory, format!("the key directory can't be read: {error}"));
     let part = |path: PathBuf| {
-        let source = store::read(&path).map_err(Faults::from);
+        let source = file::read(&path).map_err(Faults::from);
         match source.and_then(|source| yaml::entries_of_part(&path, &source)) {
             Ok((entries, faults)) => Part { path, entries: Ok(entries), faults },
             Err(faults) => Part { path, entries: Err(faults), faults: Vec::new() },
@@ -83,17 +85,14 @@ fn parts(directory: &Path) -> Result<Vec<Part>, Fault> {
     Ok(files(directory).map_err(unreadable)?.into_iter().map(part).collect())
 }
 
-struct Settled {
-    set: KeySet,
-    /// Which keys come from which file.
-    given: LastGood,
-}
-
 /// Finds what each file gives: what it holds, or gave last where that is at fault.
 ///
 /// A key that stands in two files counts in the one that gave it before, however that one has changed; the other is at
 /// fault. Where neither gave it, both are: one may be an old copy, in which the key was not revoked yet.
-fn settle(parts: Vec<Part>, reading: Reading<'_>) -> Result<Settled, Faults> {
+fn settle<'k, K: KeysInService>(
+    parts: Vec<Part>,
+    reading: Reading<'k, K>,
+) -> Result<Built<K::Builder<'k>>, Faults> {
     let (mut faults, mut whole) = (Vec::new(), Vec::new());
     let (mut entries, mut files) = (Vec::new(), Vec::new());
     for Part { path, entries: of_part, faults: beside } in parts {
@@ -122,7 +121,7 @@ fn settle(parts: Vec<Part>, reading: Reading<'_>) -> Result<Settled, Faults> {
     let before = Before { last_good: reading.last_good, entries: &entries, files: &files };
     let mut excluded = Excluded::default();
     excluded.take(before.copies(reading.known, fault));
-    let Counted { built, excluded, held } =
+    let Counted { builder, excluded, held } =
         settle::set(reading.known, reading.at_fault, &entries, excluded, fault)?;
     let good = entries.iter().zip(&files).enumerate();
     let good = good.filter(|(number, _)| !excluded.entries.contains(number));
@@ -132,15 +131,14 @@ fn settle(parts: Vec<Part>, reading: Reading<'_>) -> Result<Settled, Faults> {
     for (file, id) in good.chain(held) {
         given.entry(file.clone()).or_default().push(id);
     }
-    let mut set = built.finish();
     faults.extend(excluded.faults.into_iter().chain(settle::faults_of(entries)));
-    set.refused = Faults::sorted(faults).0;
-    set.refused.dedup();
-    Ok(Settled { set, given })
+    let mut refused = Faults::sorted(faults).0;
+    refused.dedup();
+    Ok(Built { builder, findings: Findings { refused, last_good: given, is_blank: false } })
 }
 
 /// Of a file that gave one key, and has one entry that does not say whose it is, the file itself says so.
-fn name_by_file(entries: &mut [Entry], files: &[PathBuf], reading: Reading<'_>) {
+fn name_by_file<K: KeysInService>(entries: &mut [Entry], files: &[PathBuf], reading: Reading<'_, K>) {
     let mut counts: HashMap<&Path, usize> = HashMap::new();
     files.iter().for_each(|path| *counts.entry(path).or_default() += 1);
     for (entry, path) in entries.iter_mut().zip(files) {
@@ -168,7 +166,7 @@ struct Before<'a> {
 
 impl Before<'_> {
     /// Entries that are about a key of another file, which still speaks of it.
-    fn copies(&self, known: &KeyCache, fault: impl Fn(usize, &Entry) -> Fault) -> Vec<Twin> {
+    fn copies<K: KeysInService>(&self, known: &K, fault: impl Fn(usize, &Entry) -> Fault) -> Vec<Twin> {
         let claims: Vec<Claim> = self.entries.iter().map(Entry::claim).collect();
         let about: Vec<Vec<String>> = claims.iter().map(|claim| ids_of(claim, known)).collect();
         let mut owners: HashMap<&str, &Path> = HashMap::new();
@@ -192,22 +190,23 @@ impl Before<'_> {
 }
 
 /// Whether an entry says itself which key in service it is about.
-fn names_any(claim: &Claim, reading: Reading<'_>) -> bool {
+fn names_any<K: KeysInService>(claim: &Claim, reading: Reading<'_, K>) -> bool {
     let given = |id: &str| reading.last_good.values().flatten().any(|known| known == id);
     claim.id.as_deref().is_some_and(given)
-        || claim.hashes.iter().any(|hash| reading.known.find(hash).is_some())
+        || claim.hashes.iter().any(|hash| reading.known.id_of(hash).is_some())
 }
 
 /// The keys in service that an entry is about: by its id, and by every hash.
-fn ids_of(claim: &Claim, known: &KeyCache) -> Vec<String> {
-    let opened = claim.hashes.iter().filter_map(|hash| Some(known.find(hash)?.key.key.id().to_owned()));
+fn ids_of<K: KeysInService>(claim: &Claim, known: &K) -> Vec<String> {
+    let opened = claim.hashes.iter().filter_map(|hash| known.id_of(hash));
     claim.id.iter().map(|id| id.to_string()).chain(opened).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key_cache::set::Pace;
+    use crate::key_cache::{KeyCache, KeySet};
+    use crate::key_store::reading::Pace;
     use crate::keys::KeyHash;
 
     struct Directory {
@@ -238,7 +237,7 @@ mod tests {
             fs::write(self.root.path().join(name), text).unwrap();
         }
 
-        fn reading(&self) -> Reading<'_> {
+        fn reading(&self) -> Reading<'_, KeyCache> {
             Reading {
                 known: &self.known,
                 last_good: &self.last_good,
@@ -250,7 +249,7 @@ mod tests {
 
         /// The ids that are live, and the files that were refused.
         fn load(&mut self) -> (Vec<String>, Vec<String>) {
-            let set = load(self.root.path(), self.reading()).unwrap();
+            let set: KeySet = load(self.root.path(), self.reading()).unwrap().finish();
             self.known.replace(&set);
             assert_eq!(self.known.len(), set.entries.len() + set.kept);
             self.at_fault = AtFault::Held;
@@ -333,9 +332,9 @@ mod tests {
     #[test]
     fn a_directory_of_bad_files_is_a_fault_and_one_without_files_is_empty() {
         let directory = Directory::new();
-        assert_eq!(load(directory.root.path(), directory.reading()).unwrap().keys, 0);
+        assert_eq!(load(directory.root.path(), directory.reading()).unwrap().builder.keys(), 0);
         directory.write_raw("a", "id: x\n");
-        assert!(load(directory.root.path(), directory.reading()).unwrap_err().0.len() > 1);
+        assert!(load(directory.root.path(), directory.reading()).err().unwrap().0.len() > 1);
         assert!(load(&directory.root.path().join("none"), directory.reading()).is_err());
     }
 

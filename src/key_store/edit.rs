@@ -6,6 +6,7 @@
 mod change_fields;
 mod disk;
 mod entry_text;
+mod error;
 mod layout;
 mod lines;
 mod lock;
@@ -18,48 +19,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use disk::Locked;
+pub(crate) use error::EditError;
+use error::{last, refused};
 
-use super::directory::files;
-use super::id_secret::IdSecret;
-use super::store::{self, Store};
-use super::yaml;
 use crate::config::fault::{Fault, Faults};
-use crate::keys::KeyRecord;
-
-/// Why a store was not changed.
-#[derive(Debug)]
-pub(crate) enum EditError {
-    /// It is not good as it is.
-    Faults(Faults),
-    /// It can't be changed from here: why, and what to do.
-    Unwritable { why: String, advice: String },
-    /// Something else: no such key, a name that is taken, no space left.
-    Refused(String),
-}
-
-impl From<Faults> for EditError {
-    fn from(faults: Faults) -> Self {
-        EditError::Faults(faults)
-    }
-}
-
-impl From<Fault> for EditError {
-    fn from(fault: Fault) -> Self {
-        EditError::Faults(fault.into())
-    }
-}
-
-fn refused<T>(message: impl Into<String>) -> Result<T, EditError> {
-    Err(EditError::Refused(message.into()))
-}
-
-fn last<T>(record: &KeyRecord) -> Result<T, EditError> {
-    refused(format!(
-        "{} is the last key, and a store without keys lets nobody in; `bearward keys revoke {0}` turns it off and keeps \
-         its record; to empty the store, edit it by hand (`keys: []`)",
-        record.id
-    ))
-}
+use crate::key_store::directory::files;
+use crate::key_store::store::Store;
+use crate::key_store::{file, text, yaml};
+use crate::keys::id_secret::IdSecret;
+use crate::keys::record::KeyRecord;
 
 /// Why a store can't be changed from here, as far as that can be seen without changing it.
 pub(crate) fn why_unwritable(path: &Path) -> Option<String> {
@@ -127,7 +95,7 @@ impl Editor {
         let path = self.store.path();
         Ok(match &self.store {
             Store::Directory(directory) if files(directory).is_ok_and(|files| files.is_empty()) => Vec::new(),
-            Store::Yaml(_) if path.exists() => yaml::parse_any(path, &store::read(path)?)?,
+            Store::Yaml(_) if path.exists() => yaml::parse_any(path, &file::read(path)?)?,
             _ if !path.exists() => Vec::new(),
             Store::JsonLines(_) | Store::Text(_) if fs::metadata(path).is_ok_and(|file| file.len() == 0) => {
                 Vec::new()
@@ -154,7 +122,7 @@ impl Editor {
             Store::Yaml(_) => {
                 let before = self.records()?;
                 told_if_taken(&before, records)?;
-                let source = if path.exists() { Some(store::read(path)?) } else { None };
+                let source = if path.exists() { Some(file::read(path)?) } else { None };
                 let entries: Vec<Vec<String>> = records.iter().map(entry_text::fields).collect();
                 let after = [before, records.to_vec()].concat();
                 let text = yaml_list::add(source.as_deref().unwrap_or_default(), &entries);
@@ -184,7 +152,7 @@ impl Editor {
             )),
             Store::JsonLines(_) => lines::replace(&self.locked, file, before, Some(after)),
             Store::Yaml(_) | Store::Directory(_) => {
-                let source = store::read(file)?;
+                let source = file::read(file)?;
                 // What is wrong with another entry does not hold up this one.
                 let parse = |text: &str| yaml::outline(file, text);
                 let mut expected = parse(&source)?;
@@ -211,13 +179,13 @@ impl Editor {
         let is_last = match &self.store {
             // A broken neighbour does not stop it: what stands in it may be good again.
             Store::Directory(directory) if files(directory).is_ok_and(|files| files.len() > 1) => false,
-            Store::Yaml(path) => yaml::outline(path, &store::read(path)?)?.len() < 2,
+            Store::Yaml(path) => yaml::outline(path, &file::read(path)?)?.len() < 2,
             _ => self.records()?.len() < 2,
         };
         if is_last {
             return last(record);
         }
-        let source = store::read(file)?;
+        let source = file::read(file)?;
         if let Store::Text(_) = &self.store {
             let mut expected = self.records()?;
             expected.retain(|kept| kept.id != record.id);
@@ -226,7 +194,7 @@ impl Editor {
                 file,
                 Some(&source),
                 Some(text),
-                |text| super::text::parse(file, text, &self.ids),
+                |text| text::parse(file, text, &self.ids),
                 &expected,
             );
         }
@@ -260,7 +228,7 @@ impl Editor {
             return Err(unproved());
         }
         self.locked.replace(file, text.as_bytes(), || match source {
-            Some(source) => store::read(file).is_ok_and(|now| now == source),
+            Some(source) => file::read(file).is_ok_and(|now| now == source),
             None => fs::symlink_metadata(file).is_err(),
         })
     }
@@ -275,7 +243,7 @@ pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, Ed
         Store::Directory(directory) => find_in_files(directory, is_it)?,
         Store::JsonLines(_) => lines::find(path, key)?.into_iter().map(found).collect(),
         Store::Yaml(path) => {
-            let (entries, _) = yaml::entries(path, &store::read(path)?)?;
+            let (entries, _) = yaml::entries(path, &file::read(path)?)?;
             let records: Vec<KeyRecord> = entries
                 .iter()
                 .filter_map(|entry| entry.read.as_ref().ok())
@@ -304,9 +272,9 @@ pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, Ed
 /// The keys of a directory that are meant. A broken neighbour does not stop a revocation.
 fn find_in_files(directory: &Path, is_it: impl Fn(&KeyRecord) -> bool) -> Result<Vec<Found>, EditError> {
     let (mut found, mut faults): (Vec<Found>, Vec<Fault>) = (Vec::new(), Vec::new());
-    for file in files(directory).map_err(|error| disk::in_words("read", directory, &error))? {
+    for file in files(directory).map_err(|error| error::in_words("read", directory, &error))? {
         let entries =
-            store::read(&file).map_err(Faults::from).and_then(|text| yaml::entries_of_part(&file, &text));
+            file::read(&file).map_err(Faults::from).and_then(|text| yaml::entries_of_part(&file, &text));
         match entries {
             Ok((entries, beside)) => {
                 faults.extend(beside);

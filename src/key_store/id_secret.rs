@@ -1,8 +1,7 @@
-//! The secret of an installation, which makes the ids of credentials that carry none.
+//! Where the secret of key ids comes from (docs/decisions/026).
 //!
-//! A bearward token has its id inside. Any other credential is named by an HMAC of it, so that a list of likely words does
-//! not lead from an id back to a credential. The secret comes from `keys.id_secret`; without that from a file beside the
-//! store; where none can be written, it is random for as long as the process runs (docs/decisions/026).
+//! It is `keys.id_secret`; without that, it is in a file beside the store; where no file can be written, it is random for
+//! as long as the process runs.
 //! Invariant: the secret is in no message, no log and no `Debug`.
 
 use std::fs::{self, File, OpenOptions};
@@ -16,113 +15,87 @@ use zeroize::Zeroizing;
 
 use crate::config::fault::Fault;
 use crate::config::{ID_SECRET_LENGTH, Keys};
-use crate::digest::HmacKey;
-use crate::keys::Credential;
-use crate::keys::token::derived_id;
+use crate::keys::id_secret::IdSecret;
 
 /// The file beside a store. A directory store reads no file whose name begins with a dot.
 pub(crate) const FILE_NAME: &str = ".bearward-id-secret";
 /// A file that is longer was put there by mistake.
 const MAX_BYTES: u64 = 4096;
-/// What separates these HMACs from any others that the same secret may make.
-const DOMAIN: &[u8] = b"bearward key id\0";
 /// Another process may create the file, or clear our temporary one, at the same moment.
 const ATTEMPTS: usize = 3;
 
-/// A secret, and whether it outlives the process.
-#[derive(Debug)]
-pub(crate) struct IdSecret {
-    key: HmacKey,
-    is_kept: bool,
+/// The secret for a server: configured, kept beside the store (and made there on the first start), or random.
+///
+/// # Errors
+///
+/// The file beside the store is not one that bearward wrote.
+pub(crate) fn for_service(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
+    let secret = for_command(Some(keys), &keys.path)?;
+    if !secret.is_kept() {
+        tracing::warn!(
+            store = %keys.path.display(),
+            "no secret for key ids can be kept beside the key store: ids of unknown credentials, and of keys in a .txt \
+             file, change at each restart; `keys.id_secret` keeps them"
+        );
+    }
+    Ok(secret)
 }
 
-impl IdSecret {
-    /// The secret for a server: configured, kept beside the store (and made there on the first start), or random.
-    ///
-    /// # Errors
-    ///
-    /// The file beside the store is not what bearward wrote there.
-    pub(crate) fn for_service(keys: &Keys) -> Result<Arc<Self>, Fault> {
-        let secret = Self::for_command(Some(keys), &keys.path)?;
-        if !secret.is_kept {
-            tracing::warn!(
-                store = %keys.path.display(),
-                "no secret for key ids can be kept beside the key store: ids of unknown credentials, and of keys in a .txt \
-                 file, change at each restart; `keys.id_secret` keeps them"
-            );
+/// The secret for a command that works on the store at `path`.
+///
+/// # Errors
+///
+/// As [`for_service`].
+pub(crate) fn for_command(keys: Option<&Keys>, path: &Path) -> Result<Arc<IdSecret>, Fault> {
+    match found(keys, path)? {
+        Some(secret) => Ok(secret),
+        None => made(&file_beside(path)),
+    }
+}
+
+/// The secret for a check, which writes nothing: a random one where there is none yet.
+///
+/// # Errors
+///
+/// As [`for_service`].
+pub(crate) fn for_check(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
+    Ok(found(Some(keys), &keys.path)?.unwrap_or_else(|| Arc::new(IdSecret::random())))
+}
+
+/// The secret under a new configuration. One that is random, or was read beside the same store, stays.
+///
+/// # Errors
+///
+/// As [`for_service`].
+pub(crate) fn renewed(secret: &Arc<IdSecret>, now: &Keys, before: &Keys) -> Result<Arc<IdSecret>, Fault> {
+    let is_same_place = now.id_secret.is_some() || now.path == before.path;
+    match now.id_secret == before.id_secret && is_same_place {
+        true => Ok(secret.clone()),
+        false => for_service(now),
+    }
+}
+
+fn found(keys: Option<&Keys>, path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
+    if let Some(configured) = keys.and_then(|keys| keys.id_secret.as_ref()) {
+        return Ok(Some(Arc::new(IdSecret::kept(configured.value()))));
+    }
+    read(&file_beside(path))
+}
+
+/// Makes the file, durable before it is seen. One that another process has made meanwhile is taken.
+fn made(path: &Path) -> Result<Arc<IdSecret>, Fault> {
+    for _ in 0..ATTEMPTS {
+        match create(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_read_only) => break,
         }
-        Ok(secret)
-    }
-
-    /// The same for a command that works on the store at `path`.
-    ///
-    /// # Errors
-    ///
-    /// As [`IdSecret::for_service`].
-    pub(crate) fn for_command(keys: Option<&Keys>, path: &Path) -> Result<Arc<Self>, Fault> {
-        match Self::for_look(keys, path)? {
-            Some(secret) => Ok(secret),
-            None => Self::made(&file_beside(path)),
-        }
-    }
-
-    /// The same for a look that writes nothing: a random secret where none is there yet.
-    ///
-    /// # Errors
-    ///
-    /// As [`IdSecret::for_service`].
-    pub(crate) fn for_check(keys: &Keys) -> Result<Arc<Self>, Fault> {
-        Ok(Self::for_look(Some(keys), &keys.path)?.unwrap_or_else(|| Arc::new(Self::random())))
-    }
-
-    fn for_look(keys: Option<&Keys>, path: &Path) -> Result<Option<Arc<Self>>, Fault> {
-        if let Some(configured) = keys.and_then(|keys| keys.id_secret.as_ref()) {
-            return Ok(Some(Arc::new(IdSecret { key: HmacKey::new(configured.value()), is_kept: true })));
-        }
-        read(&file_beside(path))
-    }
-
-    /// The secret under a new configuration. One that is random, or was read beside the same store, stays.
-    ///
-    /// # Errors
-    ///
-    /// As [`IdSecret::for_service`].
-    pub(crate) fn renewed(self: &Arc<Self>, now: &Keys, before: &Keys) -> Result<Arc<Self>, Fault> {
-        let is_same_place = now.id_secret.is_some() || now.path == before.path;
-        match now.id_secret == before.id_secret && is_same_place {
-            true => Ok(self.clone()),
-            false => Self::for_service(now),
+        if let Some(secret) = read(path)? {
+            return Ok(secret);
         }
     }
-
-    /// A secret that nobody else has, and that ends with this value.
-    pub(crate) fn random() -> Self {
-        let mut bytes = Zeroizing::new([0u8; 32]);
-        // Without randomness the ids are those of an empty secret: labels, which open nothing.
-        let _ids_alone = getrandom::fill(bytes.as_mut());
-        IdSecret { key: HmacKey::new(bytes.as_ref()), is_kept: false }
-    }
-
-    /// The id that a credential is named by: the one inside a bearward token, else one made with this secret.
-    pub(crate) fn key_id(&self, credential: &Credential) -> String {
-        credential.token_id().unwrap_or_else(|| derived_id(self.key.sign(&[DOMAIN, credential.as_bytes()])))
-    }
-
-    /// Makes the file, durable before it is seen; what another process has made meanwhile is taken.
-    fn made(path: &Path) -> Result<Arc<Self>, Fault> {
-        for _ in 0..ATTEMPTS {
-            match create(path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(_read_only) => break,
-            }
-            if let Some(secret) = read(path)? {
-                return Ok(secret);
-            }
-        }
-        Ok(Arc::new(Self::random()))
-    }
+    Ok(Arc::new(IdSecret::random()))
 }
 
 /// Where the secret of a store lives: in a directory of keys, or in the directory of a file of keys.
@@ -170,7 +143,7 @@ fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     if text.len() as u64 > MAX_BYTES || secret.len() < ID_SECRET_LENGTH {
         return fault("the secret of key ids is not the one that bearward wrote");
     }
-    Ok(Some(Arc::new(IdSecret { key: HmacKey::new(secret), is_kept: true })))
+    Ok(Some(Arc::new(IdSecret::kept(secret))))
 }
 
 /// Whether somebody else may have put the file there, to know what ids are made with.
@@ -218,9 +191,10 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+    use crate::keys::Credential;
 
     fn id_at(store: &Path) -> String {
-        IdSecret::for_command(None, store).unwrap().key_id(&Credential::new(b"sk-weak"))
+        for_command(None, store).unwrap().key_id(&Credential::new(b"sk-weak"))
     }
 
     #[test]
@@ -256,21 +230,21 @@ mod tests {
         let elsewhere = directory.path().join("elsewhere");
         fs::write(&elsewhere, "0123456789abcdef0123456789abcdef").unwrap();
         symlink(&elsewhere, &file).unwrap();
-        let told = IdSecret::for_command(None, &store).unwrap_err().to_string();
+        let told = for_command(None, &store).unwrap_err().to_string();
         assert!(told.contains("symbolic link"), "{told}");
         fs::remove_file(&file).unwrap();
         symlink(directory.path().join("nowhere"), &file).unwrap();
-        assert!(IdSecret::for_command(None, &store).is_err(), "a link to nothing is not written through");
+        assert!(for_command(None, &store).is_err(), "a link to nothing is not written through");
         assert!(!directory.path().join("nowhere").exists());
         fs::remove_file(&file).unwrap();
         for bad in ["", "\n", "short", "                                        \n"] {
             fs::write(&file, bad).unwrap();
-            let told = IdSecret::for_command(None, &store).unwrap_err().to_string();
+            let told = for_command(None, &store).unwrap_err().to_string();
             assert!(told.contains("not the one"), "{bad:?}: {told}");
         }
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
-        assert!(IdSecret::for_command(None, &store).is_err());
+        assert!(for_command(None, &store).is_err());
     }
 
     #[test]
@@ -283,17 +257,17 @@ mod tests {
         let (store, file) = (directory.path().join("keys.yaml"), directory.path().join(FILE_NAME));
         fs::write(&file, "0123456789abcdef0123456789abcdef").unwrap();
         std::os::unix::fs::chown(&file, Some(12_345), None).unwrap();
-        assert!(IdSecret::for_command(None, &store).is_ok(), "in a directory that is theirs, or ours");
+        assert!(for_command(None, &store).is_ok(), "in a directory that is theirs, or ours");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-        assert!(IdSecret::for_command(None, &store).unwrap_err().to_string().contains("another user's"));
+        assert!(for_command(None, &store).unwrap_err().to_string().contains("another user's"));
     }
 
     #[test]
     fn where_nothing_can_be_written_the_secret_is_random() {
         // No user can write in it, root included.
         let store = Path::new("/proc/self/keys.yaml");
-        let first = IdSecret::for_command(None, store).unwrap();
-        assert!(!first.is_kept && !format!("{first:?}").contains("key: ["));
+        let first = for_command(None, store).unwrap();
+        assert!(!first.is_kept() && !format!("{first:?}").contains("key: ["));
         assert_ne!(id_at(store), id_at(store));
     }
 }

@@ -6,35 +6,35 @@
 //! the long way of every other store, through a tree of values with their places, which tells what is wrong.
 
 mod blocks;
+mod exact;
 mod fast_path;
 mod loading;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::str;
 use std::sync::{Mutex, PoisonError};
 
-use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults, Position};
-use crate::config::tree::{self, Kind, Quoting};
-use crate::key_cache::builder::SetBuilder;
-use crate::key_cache::cache::KeyCache;
-use crate::key_cache::set::{AtFault, KeySet, Pace, Reading};
-use crate::key_store::claim::Claim;
-use crate::key_store::settle::{self, Excluded, Twin, Unread, settled};
-use crate::keys::record::{self, KeyRecord, Unique};
-use blocks::{BLOCK, Blocks, MAX_LINE, too_long};
+use crate::key_store::build_set::{BuildSet, Built, Findings, KeysInService};
+use crate::key_store::decode::Unique;
+use crate::key_store::labels::Hashing;
+use crate::key_store::reading::{AtFault, Pace, Reading};
+use crate::key_store::settle::{self, Excluded, Twin, settled};
+use crate::keys::record::KeyRecord;
+use blocks::{BLOCK, Blocks};
 pub(crate) use blocks::{each_line, each_raw_line};
+use exact::{decode, decode_alone};
 pub(crate) use fast_path::is_of;
-use loading::{Findings, Loading};
+use loading::{Loading, MAX_FAULTS, Read};
 
 /// What is read at a time while requests are served.
 const SHORT_BLOCK: usize = 64 * 1024;
-/// More faults than anybody reads. Where all of a file has to be good, the reading ends with them.
-const MAX_FAULTS: usize = 100;
 
 /// Reads a file for service.
-pub(crate) fn load(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
+pub(crate) fn load<'k, K: KeysInService>(
+    path: &Path,
+    reading: Reading<'k, K>,
+) -> Result<Built<K::Builder<'k>>, Faults> {
     match reading.at_fault {
         AtFault::Refused => load_good(path, reading),
         AtFault::Held => load_held(path, reading),
@@ -42,60 +42,70 @@ pub(crate) fn load(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> 
 }
 
 /// Reads a file all of which has to be good.
-fn load_good(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
-    let (mut set, findings) = pass(path, reading, &HashSet::new())?;
-    let twins = set.twins();
-    let mut faults = findings.sorted();
-    if faults.is_empty() && !twins.is_empty() {
-        faults = duplicates(path, reading.known, &twins)?;
+fn load_good<'k, K: KeysInService>(
+    path: &Path,
+    reading: Reading<'k, K>,
+) -> Result<Built<K::Builder<'k>>, Faults> {
+    let (mut builder, read) = pass(path, reading, &HashSet::new())?;
+    let labels = builder.shared_labels();
+    let mut faults = read.sorted();
+    if faults.is_empty() && !labels.is_empty() {
+        faults = duplicates(path, reading.known.hashing(), &labels)?;
     }
     match faults.is_empty() {
-        true => Ok(KeySet { is_blank: findings.lines == 0, ..set.finish() }),
+        true => {
+            let findings = Findings { is_blank: read.lines == 0, ..Findings::default() };
+            Ok(Built { builder, findings })
+        }
         false => Err(Faults(faults)),
     }
 }
 
 /// Reads a file for a server that has its keys in service: a line at fault keeps the last good form of its key.
-fn load_held(path: &Path, reading: Reading<'_>) -> Result<KeySet, Faults> {
+fn load_held<'k, K: KeysInService>(
+    path: &Path,
+    reading: Reading<'k, K>,
+) -> Result<Built<K::Builder<'k>>, Faults> {
+    let hashing = reading.known.hashing();
     let mut excluded = Excluded::default();
-    let (mut set, mut findings) = settled(
+    let (mut builder, mut read) = settled(
         &mut excluded,
         |excluded| {
-            let (set, findings) = pass(path, reading, excluded)?;
-            match findings.is_cut {
-                true => Err(Faults(findings.sorted())),
-                false => Ok((set, findings)),
+            let (builder, read) = pass(path, reading, excluded)?;
+            match read.is_cut {
+                true => Err(Faults(read.sorted())),
+                false => Ok((builder, read)),
             }
         },
-        |(set, _)| set.twins(),
-        |(set, _), labels, excluded| twins(path, reading.known, set, labels, excluded),
+        |(builder, _)| builder.shared_labels(),
+        |(builder, _), labels, excluded| twins(path, hashing, builder, labels, excluded),
     )?;
-    set.hold(&findings.claims);
-    findings.faults.append(&mut excluded.faults);
-    let is_blank = findings.lines == 0;
-    let has_entries = findings.has_entries || !excluded.entries.is_empty();
-    settle::if_list(KeySet { is_blank, refused: findings.sorted(), ..set.finish() }, has_entries)
+    builder.hold(&read.claims);
+    read.faults.append(&mut excluded.faults);
+    let has_entries = read.has_entries || !excluded.entries.is_empty();
+    let findings = Findings { is_blank: read.lines == 0, refused: read.sorted(), ..Findings::default() };
+    settle::if_list(Built { builder, findings }, has_entries)
 }
 
 /// Reads all lines but those that are excluded, and builds the set of them.
-fn pass<'k>(
+fn pass<'k, K: KeysInService>(
     path: &Path,
-    reading: Reading<'k>,
+    reading: Reading<'k, K>,
     excluded: &HashSet<usize>,
-) -> Result<(SetBuilder<'k>, Findings), Faults> {
-    let mut set = SetBuilder::new(reading.known);
+) -> Result<(K::Builder<'k>, Read), Faults> {
+    let mut builder = reading.known.begin();
     let (threads, step) = match reading.pace {
         Pace::Fast(threads) => (threads.max(1), BLOCK),
         Pace::Background => (1, SHORT_BLOCK),
     };
     let blocks = Mutex::new(Blocks::open(path, step)?);
-    let failed = Mutex::new(Findings::default());
+    let of_all = Mutex::new(Read::default());
     let mut parts = Vec::new();
     std::thread::scope(|scope| {
-        let (blocks, failed) = (&blocks, &failed);
+        let (blocks, of_all) = (&blocks, &of_all);
         let mut work = (0..threads).map(|_| {
-            let loading = Loading::new(set.part(), reading.at_fault, excluded);
-            move || loading.run(path, blocks, failed, reading.pace)
+            let loading = Loading::new(builder.part(), reading.at_fault, excluded);
+            move || loading.run(path, blocks, of_all, reading.pace)
         });
         let own = work.next();
         let others: Vec<_> = work.map(|work| scope.spawn(work)).collect();
@@ -105,15 +115,15 @@ fn pass<'k>(
     if parts.len() < threads {
         return Err(Fault::of_file(path, "an internal error; the log has more").into());
     }
-    parts.into_iter().for_each(|part| set.join(part));
-    let findings = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match &findings.unreadable {
+    parts.into_iter().for_each(|part| builder.join(part));
+    let read = of_all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match &read.unreadable {
         Some(fault) => Err(fault.clone().into()),
-        None => Ok((set, findings)),
+        None => Ok((builder, read)),
     }
 }
 
-/// Every key as it is described, the long way.
+/// Every key as the file describes it.
 pub(crate) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
     let mut faults = Vec::new();
     let mut records = Vec::new();
@@ -130,42 +140,17 @@ pub(crate) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
 
 /// One line as a key, if it is one.
 pub(crate) fn record(path: &Path, line: &[u8]) -> Option<KeyRecord> {
-    long_way(path, 1, line).ok()
-}
-
-fn decode(path: &Path, number: usize, line: &[u8], unique: &mut Unique) -> Result<KeyRecord, Unread> {
-    let foreign = |fault| Unread { claim: Claim::of_line(line), is_entry: false, faults: vec![fault] };
-    if line.len() > MAX_LINE {
-        return Err(foreign(too_long(path, number)));
-    }
-    let Ok(text) = str::from_utf8(line) else {
-        return Err(foreign(Fault::at(path, Position { line: number, column: 1 }, "not UTF-8")));
-    };
-    let node = tree::from_json(path, text, number).map_err(foreign)?;
-    let mut decoder = Decoder::new(path, Quoting::Never, None);
-    let record = record::decode(&mut decoder, &node, unique);
-    let faults = decoder.faults;
-    let is_entry = matches!(node.kind, Kind::Map(_));
-    record.filter(|_| faults.is_empty()).ok_or_else(|| Unread {
-        claim: Claim::of_node(&node),
-        is_entry,
-        faults,
-    })
-}
-
-/// One line by itself; what it has in common with others is looked at elsewhere.
-fn long_way(path: &Path, number: usize, line: &[u8]) -> Result<KeyRecord, Unread> {
-    decode(path, number, line, &mut Unique::default())
+    decode_alone(path, 1, line).ok()
 }
 
 /// Where the duplicates are that were found to be there. Lines that have no label in common with any are not read, since
 /// there may be a million.
-fn duplicates(path: &Path, known: &KeyCache, twins: &HashSet<u64>) -> Result<Vec<Fault>, Faults> {
+fn duplicates(path: &Path, hashing: &Hashing, labels: &HashSet<u64>) -> Result<Vec<Fault>, Faults> {
     let mut faults = Vec::new();
     let mut unique = Unique::default();
     each_line(path, |number, line| {
-        if fast_path::may_have(line, known, twins)
-            && long_way(path, number, line).is_ok_and(|record| has_any(known, &record, twins))
+        if fast_path::may_have(line, hashing, labels)
+            && decode_alone(path, number, line).is_ok_and(|record| has_any(hashing, &record, labels))
             && let Err(unread) = decode(path, number, line, &mut unique)
         {
             faults.extend(unread.faults);
@@ -179,36 +164,37 @@ fn duplicates(path: &Path, known: &KeyCache, twins: &HashSet<u64>) -> Result<Vec
 /// The lines that have one of these labels, of those that count so far.
 fn twins(
     path: &Path,
-    known: &KeyCache,
-    set: &SetBuilder<'_>,
+    hashing: &Hashing,
+    builder: &impl BuildSet,
     labels: &HashSet<u64>,
     excluded: &HashSet<usize>,
 ) -> Result<Vec<Twin>, Faults> {
     let mut twins = Vec::new();
     each_line(path, |number, line| {
         if !excluded.contains(&number)
-            && fast_path::may_have(line, known, labels)
-            && let Ok(record) = long_way(path, number, line)
-            && has_any(known, &record, labels)
+            && fast_path::may_have(line, hashing, labels)
+            && let Ok(record) = decode_alone(path, number, line)
+            && has_any(hashing, &record, labels)
         {
             let fault = settle::shared(path, Position { line: number, column: 1 });
-            twins.push(Twin { entry: number, is_owner: set.is_owner(&record), fault });
+            twins.push(Twin { entry: number, is_owner: builder.is_owner(&record), fault });
         }
         true
     })?;
     Ok(twins)
 }
 
-fn has_any(known: &KeyCache, record: &KeyRecord, labels: &HashSet<u64>) -> bool {
-    known.labels_of(record).iter().any(|label| labels.contains(label))
+fn has_any(hashing: &Hashing, record: &KeyRecord, labels: &HashSet<u64>) -> bool {
+    hashing.labels_of(record).iter().any(|label| labels.contains(label))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::blocks::MAX_LINE;
     use super::*;
-    use crate::key_cache::cache::KeyCache;
-    use crate::key_store::directory::LastGood;
-    use crate::key_store::id_secret::IdSecret;
+    use crate::key_cache::{KeyCache, KeySet};
+    use crate::key_store::reading::LastGood;
+    use crate::keys::id_secret::IdSecret;
     use crate::keys::{ApiKey, KeyHash};
 
     fn write(text: &str) -> tempfile::NamedTempFile {
@@ -225,14 +211,14 @@ mod tests {
         format!("{{\"id\":\"key_{id}\",\"hash\":\"{}\",\"permissions\":[\"read\"]{more}}}\n", hash(id))
     }
 
-    fn reading(known: &KeyCache, at_fault: AtFault, pace: Pace) -> Reading<'_> {
+    fn reading(known: &KeyCache, at_fault: AtFault, pace: Pace) -> Reading<'_, KeyCache> {
         static NONE: LastGood = LastGood::new();
         static IDS: std::sync::LazyLock<IdSecret> = std::sync::LazyLock::new(IdSecret::random);
         Reading { known, last_good: &NONE, ids: &IDS, at_fault, pace }
     }
 
     fn load_at(path: &Path, known: &KeyCache) -> Result<KeySet, Faults> {
-        load(path, reading(known, AtFault::Refused, Pace::Fast(3)))
+        Ok(load(path, reading(known, AtFault::Refused, Pace::Fast(3)))?.finish())
     }
 
     fn load_text(text: &str) -> Result<KeySet, Faults> {
@@ -258,14 +244,14 @@ mod tests {
             let (first, second) = (with("a"), with("b"));
             let file = write(&second);
             let (nothing, none) = (KeyCache::default(), HashSet::new());
-            let mut loading = Loading::new(SetBuilder::new(&nothing), AtFault::Refused, &none);
+            let mut loading = Loading::new(nothing.begin(), AtFault::Refused, &none);
             if !fields.contains("previous") {
-                let record = long_way(file.path(), 1, first.trim().as_bytes()).unwrap();
+                let record = decode_alone(file.path(), 1, first.trim().as_bytes()).unwrap();
                 loading.take_record(&record, first.trim().as_bytes(), 1);
                 let is_short = loading.take_short(second.trim().as_bytes(), 1);
                 assert!(is_short || fields.contains("\"n\":1"), "{fields}");
             }
-            let short = loading.set.finish().entries.pop();
+            let short = loading.builder.finish(Findings::default()).entries.pop();
             let long = records(file.path()).unwrap().pop().unwrap();
             let of_file = load_at(file.path(), &KeyCache::default()).unwrap().entries.pop().unwrap();
             assert_eq!(of_file.0, long.hash);
@@ -376,7 +362,7 @@ mod tests {
             }
             std::fs::write(file.path(), text.concat()).unwrap();
             let reading = reading(&cache, AtFault::Held, Pace::Background);
-            cache.replace(&load(file.path(), reading).unwrap());
+            cache.replace(&load(file.path(), reading).unwrap().finish());
             assert_eq!(cache.len(), lines.len(), "round {round}");
             for (id, off) in &lines {
                 let found = cache.find(&KeyHash::of(id.to_string().as_bytes())).unwrap();
@@ -415,8 +401,8 @@ mod tests {
         let file = write(text.trim_end());
         let mut seen = String::new();
         each_raw_line(file.path(), |number, line| {
-            assert!(str::from_utf8(line).unwrap().contains(&format!("\"key_{}\"", number - 1)));
-            seen.push_str(str::from_utf8(line).unwrap());
+            assert!(std::str::from_utf8(line).unwrap().contains(&format!("\"key_{}\"", number - 1)));
+            seen.push_str(std::str::from_utf8(line).unwrap());
             Ok::<bool, Fault>(true)
         })
         .unwrap();

@@ -7,11 +7,10 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::claim::Claim;
 use crate::config::fault::{Fault, Faults, Position};
-use crate::key_cache::builder::SetBuilder;
-use crate::key_cache::cache::KeyCache;
-use crate::key_cache::set::{AtFault, KeySet};
+use crate::key_store::build_set::{BuildSet, Built, Findings, KeysInService};
+use crate::key_store::claim::Claim;
+use crate::key_store::reading::AtFault;
 use crate::keys::record::KeyRecord;
 
 /// An entry of a store that is read whole.
@@ -99,8 +98,8 @@ pub(crate) fn settled<T>(
 }
 
 /// What of a store counts.
-pub(crate) struct Counted<'k> {
-    pub(crate) built: SetBuilder<'k>,
+pub(crate) struct Counted<B> {
+    pub(crate) builder: B,
     pub(crate) excluded: Excluded,
     /// The ids of keys that stay in their last good form, by the entry that is about them.
     pub(crate) held: Vec<(usize, String)>,
@@ -108,33 +107,34 @@ pub(crate) struct Counted<'k> {
 
 /// What of these entries counts, and the id of the key that each entry that does not count keeps. `fault`: what is said of
 /// an entry that shares something.
-pub(crate) fn set<'k>(
-    known: &'k KeyCache,
+pub(crate) fn set<'k, K: KeysInService>(
+    known: &'k K,
     at_fault: AtFault,
     entries: &[Entry],
     mut excluded: Excluded,
     fault: impl Fn(usize, &Entry) -> Fault,
-) -> Result<Counted<'k>, Faults> {
+) -> Result<Counted<K::Builder<'k>>, Faults> {
     let good = |excluded: &HashSet<usize>| {
         let entries = entries.iter().enumerate().filter(|(number, _)| !excluded.contains(number));
         entries
             .filter_map(|(number, entry)| Some((number, entry, entry.read.as_ref().ok()?)))
             .collect::<Vec<_>>()
     };
-    let mut built = settled(
+    let mut builder = settled(
         &mut excluded,
         |excluded| {
             let records = good(excluded).into_iter().map(|(_, _, record)| record);
-            Ok(SetBuilder::new(known).add_all(records))
+            Ok(known.begin().add_all(records))
         },
-        SetBuilder::twins,
-        |built, labels, excluded| {
+        BuildSet::shared_labels,
+        |builder, labels, excluded| {
             let twins = good(excluded).into_iter();
-            let twins = twins
-                .filter(|(_, _, record)| known.labels_of(record).iter().any(|label| labels.contains(label)));
+            let twins = twins.filter(|(_, _, record)| {
+                known.hashing().labels_of(record).iter().any(|label| labels.contains(label))
+            });
             let twin = |(number, entry, record): (usize, &Entry, &KeyRecord)| Twin {
                 entry: number,
-                is_owner: built.is_owner(record),
+                is_owner: builder.is_owner(record),
                 fault: fault(number, entry),
             };
             Ok(twins.map(twin).collect())
@@ -144,35 +144,34 @@ pub(crate) fn set<'k>(
     let faulty = faulty.filter(|(number, entry)| entry.read.is_err() || excluded.entries.contains(number));
     let claims: Vec<(usize, Claim)> = faulty.map(|(number, entry)| (number, entry.claim())).collect();
     let held = match at_fault {
-        AtFault::Held => built.hold(&claims),
+        AtFault::Held => builder.hold(&claims),
         AtFault::Refused => Vec::new(),
     };
-    Ok(Counted { built, excluded, held })
+    Ok(Counted { builder, excluded, held })
 }
 
-/// Reads a file of entries for a server that has its keys in service already.
-pub(crate) fn of_file(
+/// Reads a file of entries for a server that has its keys in service already. `beside`: what is wrong beside the entries.
+pub(crate) fn of_file<'k, K: KeysInService>(
     path: &Path,
-    known: &KeyCache,
+    known: &'k K,
     entries: Vec<Entry>,
-    more: Vec<Fault>,
-) -> Result<KeySet, Faults> {
-    let mut faults = more;
+    beside: Vec<Fault>,
+) -> Result<Built<K::Builder<'k>>, Faults> {
+    let mut faults = beside;
     let is_list = entries.is_empty() || entries.iter().any(Entry::is_entry);
-    let Counted { built, excluded, .. } =
+    let Counted { builder, excluded, .. } =
         set(known, AtFault::Held, &entries, Excluded::default(), |_, entry| shared(path, entry.at))?;
     faults.extend(excluded.faults.into_iter().chain(faults_of(entries)));
-    let mut set = built.finish();
-    set.refused = Faults::sorted(faults).0;
-    if_list(set, is_list)
+    let findings = Findings { refused: Faults::sorted(faults).0, ..Findings::default() };
+    if_list(Built { builder, findings }, is_list)
 }
 
 /// A file is a list of keys where anything in it has the form of an entry, or says whose key it is. Then whoever has no
 /// entry is gone, even where no entry is good. Any other file at fault, such as a page of HTML, changes nothing.
-pub(crate) fn if_list(set: KeySet, has_entries: bool) -> Result<KeySet, Faults> {
-    match has_entries || set.keys > 0 || set.refused.is_empty() {
-        true => Ok(set),
-        false => Err(Faults(set.refused)),
+pub(crate) fn if_list<B: BuildSet>(built: Built<B>, has_entries: bool) -> Result<Built<B>, Faults> {
+    match has_entries || built.builder.keys() > 0 || built.findings.refused.is_empty() {
+        true => Ok(built),
+        false => Err(Faults(built.findings.refused)),
     }
 }
 

@@ -1,20 +1,14 @@
 //! Where keys come from. Stores are told apart here, and nowhere else.
 
-use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::id_secret::IdSecret;
-use super::{directory, jsonl, settle, text, yaml};
-use crate::bom;
 use crate::config::fault::{Fault, Faults};
-use crate::key_cache::builder::SetBuilder;
-use crate::key_cache::set::{AtFault, KeySet, Reading};
+use crate::key_store::build_set::{BuildSet, Built, Findings, KeysInService, SetOf};
+use crate::key_store::file::read;
+use crate::key_store::reading::{AtFault, Reading};
+use crate::key_store::{directory, jsonl, settle, text, yaml};
 use crate::keys::KeyRecord;
-use crate::regular_file;
-
-/// No honest file that is read whole is larger; a million keys belong into JSON Lines.
-const MAX_BYTES: u64 = 256 * 1024 * 1024;
+use crate::keys::id_secret::IdSecret;
 
 /// A place that holds keys, and the form that they have there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,9 +62,12 @@ impl Store {
 
     /// As [`Store::load`], of a store of which nothing is in service yet. One without keys is a fault: nobody has taken keys
     /// away from a server that had none, so most likely something is missing.
-    pub(crate) fn load_first(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
-        let set = self.load(reading)?;
-        if set.keys == 0 { Err(self.without_keys().into()) } else { Ok(set) }
+    pub(crate) fn load_first<'k, K: KeysInService>(
+        &self,
+        reading: Reading<'k, K>,
+    ) -> Result<SetOf<'k, K>, Faults> {
+        let built = self.build(reading)?;
+        if built.builder.keys() == 0 { Err(self.without_keys().into()) } else { Ok(built.finish()) }
     }
 
     fn without_keys(&self) -> Fault {
@@ -91,8 +88,12 @@ impl Store {
         fault.hint("`bearward keys create --permissions read` makes one")
     }
 
-    /// Reads the whole store for service, or says all that is wrong with it.
-    pub(crate) fn load(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
+    /// Reads the whole store for service, or returns all that is wrong with it.
+    pub(crate) fn load<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<SetOf<'k, K>, Faults> {
+        Ok(self.build(reading)?.finish())
+    }
+
+    fn build<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<Built<K::Builder<'k>>, Faults> {
         match self {
             Store::JsonLines(path) => jsonl::load(path, reading),
             Store::Directory(path) => directory::load(path, reading),
@@ -103,19 +104,21 @@ impl Store {
             Store::Text(path) => {
                 let entries = text::entries(path, &read(path)?, reading.ids);
                 let is_blank = entries.is_empty();
-                let set = match reading.at_fault {
+                let mut built = match reading.at_fault {
                     AtFault::Held => settle::of_file(path, reading.known, entries, Vec::new())?,
                     AtFault::Refused => self.good(reading)?,
                 };
-                Ok(KeySet { is_blank, ..set })
+                built.findings.is_blank = is_blank;
+                Ok(built)
             }
             Store::Yaml(_) => self.good(reading),
         }
     }
 
     /// All keys, where all of the store is good.
-    fn good(&self, reading: Reading<'_>) -> Result<KeySet, Faults> {
-        Ok(SetBuilder::new(reading.known).add_all(&self.records(reading.ids)?).finish())
+    fn good<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<Built<K::Builder<'k>>, Faults> {
+        let builder = reading.known.begin().add_all(&self.records(reading.ids)?);
+        Ok(Built { builder, findings: Findings::default() })
     }
 
     /// Every key as the store describes it, or all that is wrong. `ids`: what names the keys of a plain list.
@@ -132,41 +135,5 @@ impl Store {
         match self {
             Store::Yaml(path) | Store::JsonLines(path) | Store::Text(path) | Store::Directory(path) => path,
         }
-    }
-}
-
-/// A file of keys that can't be read, with what makes one where there is none.
-pub(in crate::key_store) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
-    let fault = Fault::of_file(path, format!("the key file can't be read: {error}"));
-    match error.kind() {
-        std::io::ErrorKind::NotFound => fault
-            .hint(format!("`bearward keys create --keys {} --permissions read` makes it", path.display())),
-        _ => fault,
-    }
-}
-
-/// Opens a file of keys, and nothing else: a pipe would be waited for, a device has no end.
-pub(in crate::key_store) fn open(path: &Path) -> Result<fs::File, Fault> {
-    regular_file::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidInput => Fault::of_file(path, "is not a regular file"),
-        _ => unreadable(path, &error),
-    })
-}
-
-/// The text of a file of keys.
-pub(crate) fn read(path: &Path) -> Result<String, Fault> {
-    let file = open(path)?;
-    let too_large = || {
-        let fault = Fault::of_file(path, "the key file is larger than 256 MiB");
-        Err(fault.hint("keys.jsonl holds a million keys"))
-    };
-    if file.metadata().is_ok_and(|metadata| metadata.len() > MAX_BYTES) {
-        return too_large();
-    }
-    let mut source = String::new();
-    match file.take(MAX_BYTES + 1).read_to_string(&mut source) {
-        Ok(length) if length as u64 > MAX_BYTES => too_large(),
-        Ok(_) => Ok(bom::without(&source).to_owned()),
-        Err(error) => Err(unreadable(path, &error)),
     }
 }

@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::claim::Claim;
-use super::id_secret::IdSecret;
-use super::settle::{Entry, Unread};
 use crate::config::fault::{Fault, Faults, Position};
+use crate::key_store::claim::Claim;
+use crate::key_store::settle::{Entry, Unread};
 use crate::keys::KeyRecord;
+use crate::keys::id_secret::IdSecret;
 use crate::keys::token::mistyped_id;
-use crate::keys::{Credential, Permission, Permissions};
+use crate::keys::{Credential, Permission, Permissions, is_presentable};
 use crate::placeholder;
 
 /// What every key of a plain list may do: what it could do where it comes from, short of administration.
@@ -81,11 +81,6 @@ fn token(text: &str) -> Result<Credential, (usize, &'static str, &'static str, C
             Err((0, "a bearward token with a wrong checksum", hint, Claim::of_id(&id)))
         }
     }
-}
-
-/// Whether a caller could present `token` at all.
-pub(crate) fn is_presentable(token: &str) -> bool {
-    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use super::claim::Claim;
-use super::settle::{Entry, Unread};
 use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults, Position};
 use crate::config::tree::{self, Kind, Node, Quoting};
-use crate::keys::record::{self, KeyRecord, Unique};
+use crate::key_store::claim::Claim;
+use crate::key_store::decode::{self, Unique};
+use crate::key_store::settle::{Entry, Unread};
+use crate::keys::record::KeyRecord;
 
 /// Reads a key file whole, or says all that is wrong with it. `keys: []` is a list without keys; a file without a list is
 /// a fault, since a template may have rendered nothing.
@@ -99,7 +100,7 @@ fn has_two_lists(root: &Node) -> bool {
 
 fn entry(path: &Path, node: &Node) -> Entry {
     let mut decoder = Decoder::new(path, Quoting::Never, None);
-    let record = record::decode(&mut decoder, node, &mut Unique::default());
+    let record = decode::decode(&mut decoder, node, &mut Unique::default());
     let faults = decoder.faults;
     let is_entry = matches!(node.kind, Kind::Map(_));
     let unread = || Unread { claim: Claim::of_node(node), is_entry, faults: faults.clone() };
@@ -110,7 +111,7 @@ fn entry(path: &Path, node: &Node) -> Entry {
 pub(crate) fn parse_part(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
     read(path, source, |decoder, root| match is_list(root) {
         true => key_list(decoder, root),
-        false => Some(vec![record::decode(decoder, root, &mut Unique::default())?]),
+        false => Some(vec![decode::decode(decoder, root, &mut Unique::default())?]),
     })
 }
 
@@ -141,7 +142,7 @@ fn key_list(decoder: &mut Decoder<'_>, root: &Node) -> Option<Vec<KeyRecord>> {
     let mut fields = decoder.fields(root, "a key file")?;
     let mut unique = Unique::default();
     let records = decoder.required(&mut fields, "keys", |decoder, node| {
-        decoder.list(node, |decoder, node| record::decode(decoder, node, &mut unique))
+        decoder.list(node, |decoder, node| decode::decode(decoder, node, &mut unique))
     });
     decoder.done(fields);
     records

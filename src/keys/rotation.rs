@@ -8,6 +8,9 @@ use crate::keys::api_key::Secret;
 use crate::keys::record::KeyRecord;
 use crate::keys::token::Token;
 
+/// A secret that is older than this is due for rotation, unless the configuration says otherwise.
+pub(crate) const ROTATION_AGE: Duration = Duration::from_secs(90 * 86_400);
+
 /// How a key is rotated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rotation {

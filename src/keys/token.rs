@@ -232,6 +232,11 @@ impl fmt::Debug for KeyHash {
     }
 }
 
+/// Whether a caller could present `token` at all.
+pub(crate) fn is_presentable(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
+}
+
 /// Whether `id` has the form of a key's public id: `key_` and at least one of `A-Za-z0-9_-`.
 pub(crate) fn is_key_id(id: &str) -> bool {
     let Some(rest) = id.strip_prefix("key_") else { return false };

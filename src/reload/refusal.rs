@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::watch::Stamps;
 use super::{Part, Reloader};
 use crate::config::fault::{Fault, Faults};
-use crate::key_cache::set::KeySet;
+use crate::key_cache::KeySet;
 use crate::observe::reloads::Extent;
 
 /// A key file without lines lets nobody in once it has stood still for this long: whoever writes one anew may begin by

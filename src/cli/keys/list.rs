@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::{StoreArgument, permission, used};
 use crate::ago::{ahead_or_ago, span};
 use crate::cli::{Failure, print};
-use crate::key_cache::outlook::ROTATION_AGE;
+use crate::key_store::Store;
 use crate::key_store::edit::find;
-use crate::key_store::store::Store;
+use crate::keys::rotation::ROTATION_AGE;
 use crate::keys::{KeyRecord, Permission, State};
 
 #[derive(Debug, Args)]

@@ -22,9 +22,9 @@ use jiff::Timestamp;
 
 use crate::config::Quota;
 use crate::config::tree::{Node, Quoting};
-use crate::key_store::text::is_presentable;
+
 use crate::keys::record::is_label;
-use crate::keys::{Credential, KeyHash};
+use crate::keys::{Credential, KeyHash, is_presentable};
 use crate::placeholder;
 
 /// A form that a list of keys may have.

@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::{StoreArgument, read_token};
 use crate::cli::{Failure, print};
-use crate::key_cache::cache::{KeyCache, Match, Unopened};
-use crate::key_cache::set::Reading;
-use crate::key_store::store::Store;
+use crate::key_cache::{KeyCache, Match, Unopened};
+use crate::key_store::Reading;
+use crate::key_store::Store;
 use crate::keys::{Circumstances, Credential, Invalidity};
 
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ impl Verify {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (config, path) = (self.store.configuration()?, self.store.path()?);
         let credential = Credential::new(read_token("verify")?.as_bytes());
-        let nothing = Default::default();
+        let nothing = KeyCache::default();
         let ids = self.store.ids()?;
         let set = Store::at(&path)?.load(Reading::first(&nothing, &ids))?;
         let found = match KeyCache::from(&set).open(&credential) {

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Access, Gid, Uid};
 use tempfile::NamedTempFile;
 
-use super::EditError;
+use super::error::{EditError, in_words, refused};
 use super::lock::WriteLock;
 
 /// Temporary files are named so; whoever holds the lock knows that one that is there was left behind.
@@ -189,7 +189,7 @@ fn hops(path: &Path) -> impl Iterator<Item = PathBuf> {
 pub(super) fn resolved(path: &Path) -> Result<PathBuf, EditError> {
     match hops(path).last() {
         Some(file) if fs::read_link(&file).is_err() => Ok(file),
-        _ => super::refused(format!("{} is a link to itself", path.display())),
+        _ => refused(format!("{} is a link to itself", path.display())),
     }
 }
 
@@ -221,8 +221,4 @@ pub(super) fn unwritable(path: &Path, error: &io::Error) -> EditError {
         },
         _ => in_words("write", path, error),
     }
-}
-
-pub(super) fn in_words(doing: &str, path: &Path, error: &io::Error) -> EditError {
-    EditError::Refused(format!("can't {doing} {}: {error}; nothing was changed", path.display()))
 }

@@ -3,28 +3,34 @@
 use std::path::Path;
 
 use super::disk::Locked;
-use super::{EditError, change_fields, entry_text, refused};
+use super::error::{EditError, last, refused};
+use super::{change_fields, entry_text};
 use crate::config::fault::Faults;
-use crate::key_cache::set::{AtFault, KeySet, Reading};
-use crate::key_store::id_secret::IdSecret;
 use crate::key_store::jsonl;
+use crate::key_store::reading::{AtFault, Reading};
+use crate::key_store::tally::{NoKeys, Tally};
+use crate::keys::id_secret::IdSecret;
 use crate::keys::record::KeyRecord;
 use crate::keys::{Credential, KeyHash};
 use crate::stamp::Stamp;
 
-fn load(path: &Path) -> Result<KeySet, Faults> {
-    let nothing = Default::default();
+/// Reads a file, and counts its keys.
+fn read(path: &Path, at_fault: AtFault) -> Result<Tally, Faults> {
+    let none = NoKeys::default();
     // Each line has its own id.
-    jsonl::load(path, Reading::first(&nothing, &IdSecret::random()))
+    let ids = IdSecret::random();
+    Ok(jsonl::load(path, Reading { at_fault, ..Reading::first(&none, &ids) })?.finish())
+}
+
+/// Reads a file all of which has to be good.
+fn load(path: &Path) -> Result<Tally, Faults> {
+    read(path, AtFault::Refused)
 }
 
 /// How many keys are good, and how many lines are at fault: what is wrong with another line does not hold up a change.
 fn outline(path: &Path) -> Result<(usize, usize), Faults> {
-    let nothing = Default::default();
-    // Each line has its own id.
-    let ids = IdSecret::random();
-    let set = jsonl::load(path, Reading { at_fault: AtFault::Held, ..Reading::first(&nothing, &ids) })?;
-    Ok((set.keys, set.refused.len()))
+    let tally = read(path, AtFault::Held)?;
+    Ok((tally.keys, tally.refused.len()))
 }
 
 /// The keys of a JSON Lines file with this id or name.
@@ -89,7 +95,7 @@ pub(super) fn replace(
     let stamp = Stamp::of(path);
     let (count, faults) = outline(path)?;
     if after.is_none() && count + faults < 2 {
-        return super::last(before);
+        return last(before);
     }
     let mut writing = locked.begin(path)?;
     let mut changed = 0;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Gid, OFlags, Uid};
 
-use super::{EditError, disk};
+use super::error::{EditError, in_words, refused};
 
 /// The lock's file, beside the keys, for as long as somebody holds it.
 const NAME: &str = ".bearward.lock";
@@ -52,7 +52,7 @@ impl WriteLock {
 
 /// Opens the lock's file, and makes it where there is none.
 fn open(directory: &Path, path: &Path) -> Result<File, EditError> {
-    let failed = |error: io::Error| disk::in_words("lock", path, &error);
+    let failed = |error: io::Error| in_words("lock", path, &error);
     let of_directory = fs::metadata(directory).map_err(failed)?;
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
     let mode = mode_for(of_directory.mode());
@@ -68,7 +68,7 @@ fn open(directory: &Path, path: &Path) -> Result<File, EditError> {
     let found = file.metadata().map_err(failed)?;
     // None: it was removed just now.
     if !found.is_file() || found.nlink() > 1 {
-        return super::refused(format!("{} is not a file of bearward's own; remove it", path.display()));
+        return refused(format!("{} is not a file of bearward's own; remove it", path.display()));
     }
     own(&file, &found, &of_directory, mode).map_err(failed)?;
     Ok(file)
@@ -110,13 +110,13 @@ fn await_lock(lock: &File, path: &Path, until: Instant) -> Result<(), EditError>
             Ok(()) => return Ok(()),
             Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK),
             Err(TryLockError::WouldBlock) => {
-                return super::refused(format!(
+                return refused(format!(
                     "another command has held {} locked for {} seconds (`fuser {0}` names it); nothing was changed",
                     path.display(),
                     PATIENCE.as_secs()
                 ));
             }
-            Err(TryLockError::Error(error)) => return Err(disk::in_words("lock", path, &error)),
+            Err(TryLockError::Error(error)) => return Err(in_words("lock", path, &error)),
         }
     }
 }

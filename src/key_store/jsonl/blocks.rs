@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::bom;
 use crate::config::fault::{Fault, Position};
-use crate::key_store::store::{open, unreadable};
+use crate::key_store::file::{open, unreadable};
 
 /// No honest line is longer.
 pub(crate) const MAX_LINE: usize = 64 * 1024;

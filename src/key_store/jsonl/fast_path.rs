@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::key_cache::cache::KeyCache;
 use crate::key_store::claim::Claim;
+use crate::key_store::labels::Hashing;
 use crate::keys::record::is_label;
 use crate::keys::token::is_key_id;
 use crate::keys::{Draft, KeyHash, Permission, Permissions, Terms};
@@ -190,7 +190,7 @@ impl Instants {
 }
 
 /// Whether a line may have one of these labels, without decoding all of it: it may be one of a million.
-pub(crate) fn may_have(line: &[u8], known: &KeyCache, labels: &HashSet<u64>) -> bool {
+pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) -> bool {
     #[derive(Deserialize)]
     struct Named<'a> {
         #[serde(borrow)]
@@ -204,7 +204,7 @@ pub(crate) fn may_have(line: &[u8], known: &KeyCache, labels: &HashSet<u64>) -> 
     }
     let Ok(named) = serde_json::from_slice::<Named<'_>>(line) else { return true };
     let texts = std::iter::once(&named.id).chain(&named.name);
-    texts.map(|text| known.label(&text.0)).any(|label| labels.contains(&label))
+    texts.map(|text| hashing.label(&text.0)).any(|label| labels.contains(&label))
         || Claim::of_line(line).hashes.iter().any(|hash| labels.contains(&hash.head()))
 }
 

@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 use serde::de::IgnoredAny;
 
 use super::blocks::{Blocks, MAX_LINE, lines};
+use super::exact::decode_alone;
 use super::fast_path::{Instants, Line};
-use super::{MAX_FAULTS, long_way};
 use crate::config::fault::{Fault, Faults};
-use crate::key_cache::builder::SetBuilder;
-use crate::key_cache::set::{AtFault, Pace};
+use crate::key_store::build_set::BuildSet;
 use crate::key_store::claim::Claim;
+use crate::key_store::reading::{AtFault, Pace};
 use crate::keys::{KeyHash, KeyRecord, Terms};
 
+/// More faults than anybody reads. Where all of a file has to be good, the reading ends with them.
+pub(super) const MAX_FAULTS: usize = 100;
 /// Behind so much work, the thread rests as long: a request waits for that, and not for the system's time slice.
 const STRETCH: Duration = Duration::from_micros(200);
 /// After this long, that the change is soon live counts for more.
@@ -26,7 +28,7 @@ const MAX_TERMS: usize = 10_000;
 
 /// What was found beside good lines.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(super) struct Read {
     /// Lines with something in them.
     pub(super) lines: usize,
     /// A line at fault is a JSON object.
@@ -41,8 +43,8 @@ pub(super) struct Findings {
     pub(super) claims: Vec<(usize, Claim)>,
 }
 
-impl Findings {
-    fn join(&mut self, mut part: Findings) {
+impl Read {
+    fn join(&mut self, mut part: Read) {
         self.lines += part.lines;
         self.has_entries |= part.has_entries;
         self.is_cut |= part.is_cut;
@@ -64,12 +66,12 @@ impl Findings {
 }
 
 /// A part of a set, and what one thread needs to read lines into it.
-pub(super) struct Loading<'k, 'e> {
-    pub(super) set: SetBuilder<'k>,
+pub(super) struct Loading<'e, B> {
+    pub(super) builder: B,
     at_fault: AtFault,
     /// Lines that are good by themselves and do not count.
     excluded: &'e HashSet<usize>,
-    findings: Findings,
+    read: Read,
     /// By the text of what narrows a key.
     terms: HashMap<String, Option<Arc<Terms>>>,
     /// Where such a text is put together.
@@ -78,11 +80,11 @@ pub(super) struct Loading<'k, 'e> {
     expires_at: Instants,
 }
 
-impl<'k, 'e> Loading<'k, 'e> {
-    pub(super) fn new(set: SetBuilder<'k>, at_fault: AtFault, excluded: &'e HashSet<usize>) -> Self {
+impl<'e, B: BuildSet> Loading<'e, B> {
+    pub(super) fn new(builder: B, at_fault: AtFault, excluded: &'e HashSet<usize>) -> Self {
         let (created_at, expires_at) = Default::default();
-        let (findings, terms, text) = Default::default();
-        Loading { set, at_fault, excluded, findings, terms, text, created_at, expires_at }
+        let (read, terms, text) = Default::default();
+        Loading { builder, at_fault, excluded, read, terms, text, created_at, expires_at }
     }
 
     /// Takes blocks until there are none; where all has to be good, until somebody has found too many faults.
@@ -90,9 +92,9 @@ impl<'k, 'e> Loading<'k, 'e> {
         mut self,
         path: &Path,
         blocks: &Mutex<Blocks<'_>>,
-        failed: &Mutex<Findings>,
+        of_all: &Mutex<Read>,
         pace: Pace,
-    ) -> SetBuilder<'k> {
+    ) -> B {
         let mut block = Vec::new();
         let started = Instant::now();
         let mut rested = started;
@@ -103,12 +105,12 @@ impl<'k, 'e> Loading<'k, 'e> {
                 Ok(Some(first)) => first,
                 Ok(None) => break,
                 Err(fault) => {
-                    self.findings.unreadable = Some(fault);
+                    self.read.unreadable = Some(fault);
                     break;
                 }
             };
             for (index, line) in lines(&block).enumerate() {
-                if !(must_be_good && self.findings.is_full()) {
+                if !(must_be_good && self.read.is_full()) {
                     self.take(path, first + index, line);
                 }
             }
@@ -117,13 +119,13 @@ impl<'k, 'e> Loading<'k, 'e> {
                 std::thread::sleep(STRETCH);
                 rested = Instant::now();
             }
-            let is_enough = self.findings.is_full() || failed.lock().is_ok_and(|failed| failed.is_full());
+            let is_enough = self.read.is_full() || of_all.lock().is_ok_and(|of_all| of_all.is_full());
             if must_be_good && is_enough {
                 break;
             }
         }
-        failed.lock().unwrap_or_else(PoisonError::into_inner).join(self.findings);
-        self.set
+        of_all.lock().unwrap_or_else(PoisonError::into_inner).join(self.read);
+        self.builder
     }
 
     fn take(&mut self, path: &Path, number: usize, with_end: &[u8]) {
@@ -131,26 +133,26 @@ impl<'k, 'e> Loading<'k, 'e> {
         if line.is_empty() {
             return;
         }
-        self.findings.lines += 1;
+        self.read.lines += 1;
         if self.excluded.contains(&number) {
-            let claim = long_way(path, number, line).map(|record| Claim::of_record(&record));
-            self.findings.claims.push((number, claim.unwrap_or_else(|unread| unread.claim)));
+            let claim = decode_alone(path, number, line).map(|record| Claim::of_record(&record));
+            self.read.claims.push((number, claim.unwrap_or_else(|unread| unread.claim)));
             return;
         }
-        let fingerprint = self.set.fingerprint(line);
+        let fingerprint = self.builder.fingerprint(line);
         if self.keep(line, fingerprint) || line.len() <= MAX_LINE && self.take_short(line, fingerprint) {
             return;
         }
-        match long_way(path, number, line) {
+        match decode_alone(path, number, line) {
             Ok(record) => self.take_record(&record, line, fingerprint),
             Err(unread) => {
                 // Only the last line of a file may have no end.
-                self.findings.has_entries |= unread.is_entry;
-                self.findings.is_cut |= !with_end.ends_with(b"\n") && is_cut(line);
-                if !self.findings.is_full() {
-                    self.findings.faults.extend(unread.faults);
+                self.read.has_entries |= unread.is_entry;
+                self.read.is_cut |= !with_end.ends_with(b"\n") && is_cut(line);
+                if !self.read.is_full() {
+                    self.read.faults.extend(unread.faults);
                 }
-                self.findings.claims.push((number, unread.claim));
+                self.read.claims.push((number, unread.claim));
             }
         }
     }
@@ -158,12 +160,12 @@ impl<'k, 'e> Loading<'k, 'e> {
     /// Takes a line that has not changed without reading it: most of a million have not.
     fn keep(&mut self, line: &[u8], fingerprint: u64) -> bool {
         const MARK: &[u8] = b"sha256:";
-        if self.set.keep_next(fingerprint) {
+        if self.builder.keep_next(fingerprint) {
             return true;
         }
         let Some(start) = memchr::memmem::find(line, MARK) else { return false };
         let text = line.get(start..start + MARK.len() + 64).and_then(|text| str::from_utf8(text).ok());
-        text.and_then(KeyHash::parse).is_some_and(|hash| self.set.keep(&hash, fingerprint))
+        text.and_then(KeyHash::parse).is_some_and(|hash| self.builder.keep(&hash, fingerprint))
     }
 
     /// Takes a line the short way, if it can go there.
@@ -179,7 +181,7 @@ impl<'k, 'e> Loading<'k, 'e> {
         let Some((hash, draft)) = line.draft(terms, &mut self.created_at, &mut self.expires_at) else {
             return false;
         };
-        self.set.add(hash, draft, fingerprint);
+        self.builder.add(hash, draft, fingerprint);
         true
     }
 
@@ -192,7 +194,7 @@ impl<'k, 'e> Loading<'k, 'e> {
         {
             self.terms.insert(self.text.clone(), draft.terms.clone());
         }
-        self.set.add(record.hash, draft, fingerprint);
+        self.builder.add(record.hash, draft, fingerprint);
     }
 }
 
