@@ -7,6 +7,7 @@ mod access;
 mod changes;
 mod events;
 mod keys;
+mod new_key;
 pub(crate) mod page;
 mod path;
 pub(crate) mod scrape;

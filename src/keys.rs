@@ -4,12 +4,16 @@
 //! Invariant: nothing here knows a store, a limit or a log.
 
 pub(crate) mod api_key;
+pub(crate) mod field;
+pub(crate) mod fields;
 pub(crate) mod id_secret;
 pub(crate) mod record;
 pub(crate) mod rotation;
+pub(crate) mod terms;
 pub(crate) mod token;
 
 pub(crate) use crate::permission::{Permission, Permissions};
-pub(crate) use api_key::{ApiKey, Circumstances, Draft, Invalidity, Secret, State, Terms};
+pub(crate) use api_key::{ApiKey, Circumstances, Draft, Invalidity, State};
 pub(crate) use record::KeyRecord;
+pub(crate) use terms::{Secret, Terms};
 pub(crate) use token::{Credential, Form, KeyHash, is_presentable};

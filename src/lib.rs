@@ -36,6 +36,8 @@ mod guard;
 mod hooks;
 mod host_pattern;
 mod key_cache;
+#[cfg(test)]
+mod key_reference;
 mod key_store;
 mod keys;
 mod limit;

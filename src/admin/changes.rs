@@ -2,7 +2,6 @@
 //!
 //! Invariant: a secret stands in the one answer that made it, and nowhere else.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,17 +12,15 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::Actor;
+use super::new_key::{NewKey, ahead, given, now};
 use super::{Admin, AdminBody, data, keys};
-use crate::config::decode::parse_duration;
-use crate::config::{AgeAction, Quota};
+use crate::config::AgeAction;
 use crate::denial::Denial;
 use crate::key_store::edit::{EditError, Editor};
-use crate::key_store::yaml;
 use crate::keys::KeyRecord;
 use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
@@ -42,99 +39,6 @@ pub(super) struct Change {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) request_id: HeaderValue,
-}
-
-/// What a new key is asked to be: the fields of a key file, but for those that are made here.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct NewKey {
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    permissions: Vec<String>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    environment: Option<String>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    not_before: Option<String>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
-    #[serde(default, deserialize_with = "given", skip_serializing)]
-    expires_in: Option<String>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    rate_limits: Option<NewLimits>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    max_concurrent: Option<Whole>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    allow_from: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    routes: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    metadata: Option<BTreeMap<String, String>>,
-}
-
-/// A new key's own limits, or the word for none: then the defaults do not hold for it.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(untagged)]
-enum NewLimits {
-    Quotas(Vec<NewQuota>),
-    None(NoLimits),
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-enum NoLimits {
-    #[serde(rename = "none")]
-    None,
-}
-
-impl NewLimits {
-    fn quotas(&self) -> &[NewQuota] {
-        match self {
-            NewLimits::Quotas(quotas) => quotas,
-            NewLimits::None(NoLimits::None) => &[],
-        }
-    }
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct NewQuota {
-    requests: Whole,
-    per: String,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    burst: Option<Whole>,
-}
-
-impl NewQuota {
-    /// The quota, where its time is one.
-    fn quota(&self) -> Option<Quota> {
-        let requests = self.requests.0;
-        let burst = self.burst.map_or_else(|| Quota::default_burst(requests), |burst| burst.0);
-        Some(Quota { requests, per: parse_duration(&self.per)?, burst })
-    }
-}
-
-/// A whole number, which JSON may write as 8.0.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-#[serde(try_from = "f64", into = "u32")]
-struct Whole(u32);
-
-impl TryFrom<f64> for Whole {
-    type Error = &'static str;
-
-    fn try_from(number: f64) -> Result<Self, Self::Error> {
-        let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-        if is_whole { Ok(Whole(number as u32)) } else { Err("a whole number is needed") }
-    }
-}
-
-impl From<Whole> for u32 {
-    fn from(whole: Whole) -> u32 {
-        whole.0
-    }
-}
-
-/// A field that is there has a value: null is none.
-fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(field).map(Some)
 }
 
 /// How a rotation is asked for; all of it may be left out.
@@ -249,7 +153,7 @@ fn open(path: &Path, admin: &Admin) -> Result<Editor, EditError> {
 
 fn create(path: &Path, wanted: NewKey, admin: &Admin) -> Result<Done, Denial> {
     let token = new_token(None)?;
-    let record = record(wanted, &token)?;
+    let record = wanted.record(&token, now())?;
     let refused = |error| refused(error, path, "create --permissions …");
     open(path, admin).map_err(refused)?.add(std::slice::from_ref(&record)).map_err(refused)?;
     Ok(Done { key_id: record.id, token: Some(token) })
@@ -310,76 +214,12 @@ fn find(editor: &Editor, id: &str) -> Result<crate::key_store::edit::Found, Deni
     if found.record.id == id { Ok(found) } else { Err(Denial::key_not_found()) }
 }
 
-/// The record of a new key, by the same reader as the store's.
-fn record(wanted: NewKey, token: &Token) -> Result<KeyRecord, Denial> {
-    let now = now();
-    let expires_in =
-        wanted.expires_in.as_deref().map(|lifetime| ahead("expires_in", lifetime, now)).transpose()?;
-    if expires_in.is_some() && wanted.expires_at.is_some() {
-        return Err(Denial::bad_content("`expires_in` and `expires_at` say the same; one is enough"));
-    }
-    let asked = wanted.rate_limits.iter().flat_map(NewLimits::quotas);
-    let quotas: Vec<Quota> = asked.filter_map(NewQuota::quota).collect();
-    if !quotas.iter().all(Quota::is_countable) {
-        return Err(Denial::key_conflict("A burst takes more than a century to be full again"));
-    }
-    let mut windows: Vec<Duration> = quotas.iter().map(|quota| quota.per).collect();
-    windows.sort_unstable();
-    if windows.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
-        return Err(Denial::key_conflict("Two limits are over the same window"));
-    }
-    let Ok(Value::Object(mut fields)) = serde_json::to_value(wanted) else { return Err(Denial::internal()) };
-    fields.insert("id".to_owned(), Value::String(token.key_id()));
-    fields.insert("hash".to_owned(), Value::String(token.hash().to_stored()));
-    let read = yaml::parse_part(Path::new("body"), &as_yaml(&Value::Object(fields).to_string()));
-    let records = read.map_err(|faults| {
-        let told = faults.0.iter().map(|fault| match &fault.hint {
-            Some(hint) => format!("{} ({hint})", fault.message),
-            None => fault.message.clone(),
-        });
-        Denial::bad_fields(told.collect())
-    })?;
-    let mut record = records.into_iter().next().ok_or_else(Denial::internal)?;
-    record.created_at = Some(now);
-    record.expires_at = record.expires_at.or(expires_in);
-    Ok(record)
-}
-
-/// JSON as YAML: what YAML takes for unprintable (YAML 1.2, section 5.1) stands in strings alone, where both know it by its
-/// number.
-fn as_yaml(json: &str) -> String {
-    let is_unprintable = |c: char| {
-        matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
-    };
-    let mut yaml = String::with_capacity(json.len());
-    for c in json.chars() {
-        match is_unprintable(c) {
-            true => yaml.push_str(&format!("\\u{:04x}", u32::from(c))),
-            false => yaml.push(c),
-        }
-    }
-    yaml
-}
-
 fn new_token(id: Option<&str>) -> Result<Token, Denial> {
     let made = match id {
         Some(id) => Token::generate_for(id),
         None => Token::generate(),
     };
     made.map_err(|error| Denial::internal().caused_by(error.to_string()))
-}
-
-/// This moment, to the second: stores are read by people.
-fn now() -> Timestamp {
-    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()
-}
-
-/// That long from now.
-fn ahead(field: &str, text: &str, now: Timestamp) -> Result<Timestamp, Denial> {
-    let end = parse_duration(text).and_then(|duration| now.checked_add(duration).ok());
-    // Stores hold no later one.
-    end.filter(|end| end.as_second() < 253_402_214_400)
-        .ok_or_else(|| Denial::bad_content(format!("`{field}` is a duration, as in 90d")))
 }
 
 /// Why the store was not changed, and what changes it elsewhere. No key as it would stand is shown: its secret is shown to

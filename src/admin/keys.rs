@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use super::{Admin, AdminBody, data};
 use crate::denial::Denial;
 use crate::key_cache::LiveKey;
+use crate::keys::field::Shown;
+use crate::keys::fields::FIELDS;
 use crate::keys::rotation::ROTATION_AGE;
 use crate::limit::KeyState;
 use crate::proxy::Gateway;
@@ -119,24 +121,19 @@ fn key(gateway: &Gateway, live: &LiveKey, now: Timestamp) -> Value {
     let state = key.state(now);
     let due = key.end_of_age(age);
     let old_secrets = key.previous().iter().filter(|secret| secret.expires_at > now);
-    let text = |instant: Option<Timestamp>| instant.map(|instant| instant.to_string());
-    json!({
-        "id": key.id(),
-        "name": key.name(),
+    let mut shown = json!({
         "state": state.name(),
-        "permissions": key.permissions.names(),
-        "environment": key.environment(),
-        "created_at": text(key.created_at()),
-        "not_before": text(key.not_before()),
-        "expires_at": text(key.expires_at()),
-        "rotation_due_at": text(due),
+        "rotation_due_at": due.map(|due| due.to_string()),
         "rotation_due": state.is_live() && due.is_none_or(|due| now >= due),
         "old_secrets_until": old_secrets.map(|secret| secret.expires_at.to_string()).collect::<Vec<_>>(),
-        "allow_from": key.allow_from().iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "routes": key.routes(),
         "limits": limits(gateway, live),
         "usage": usage(gateway, key.id()),
-    })
+    });
+    if let Value::Object(shown) = &mut shown {
+        let fields = FIELDS.iter().filter(|field| field.shown == Shown::ByApi);
+        shown.extend(fields.map(|field| (field.name.to_owned(), field.shown(field.of_key(key).as_ref()))));
+    }
+    shown
 }
 
 /// How the key's limits stand; those of routes aside.

@@ -225,10 +225,10 @@ mod tests {
         let rotated_out = |hash| cache.find(&hash).map(|found| found.rotated_out);
         let end = "2026-12-01T00:00:00Z".parse().unwrap();
         replace(&cache, &["a"]);
-        let rotated = |hash, previous| KeyRecord {
-            hash,
-            previous: vec![Secret { hash: previous, expires_at: end }],
-            ..record("a")
+        let rotated = |hash, previous| {
+            let mut record = KeyRecord { hash, ..record("a") };
+            record.terms.previous.push(Secret { hash: previous, expires_at: end });
+            record
         };
         cache.replace(&set(&cache, &[rotated(new, old)]));
         assert_eq!((rotated_out(new), rotated_out(old)), (Some(None), Some(Some(end))));

@@ -10,16 +10,65 @@ use crate::config::decode::Decoder;
 use crate::config::fault::Position;
 use crate::config::load::quotas;
 use crate::config::tree::{Kind, Node};
+use crate::keys::field::{Field, Form, Presence, Value};
+use crate::keys::fields::FIELDS;
 use crate::keys::record::{KeyRecord, NO_LIMITS, is_label};
 use crate::keys::token::{KeyHash, is_key_id};
 use crate::keys::{Permission, Permissions, Secret};
 
-/// What may stand but once in a store, and where it stood first.
+/// Where each value that no other key of a store may have was first.
 #[derive(Debug, Default)]
 pub(crate) struct Unique {
     ids: HashMap<String, Position>,
     names: HashMap<String, Position>,
     hashes: HashMap<KeyHash, Position>,
+}
+
+/// Decodes one key.
+pub(crate) fn decode(decoder: &mut Decoder<'_>, node: &Node, unique: &mut Unique) -> Option<KeyRecord> {
+    let mut fields = decoder.fields(node, "a key")?;
+    let (mut id, mut hash, mut permissions) = (None, None, None);
+    let mut others: Vec<(&Field, Value)> = Vec::new();
+    for field in FIELDS {
+        let decode = |d: &mut Decoder<'_>, node: &Node| value(d, node, field.form, unique);
+        let value = match field.presence {
+            Presence::Required => decoder.required(&mut fields, field.name, decode),
+            Presence::Narrows => decoder.narrowing(&mut fields, field.name, decode),
+            Presence::NotNull => decoder.given(&mut fields, field.name, decode),
+            Presence::Optional => decoder.optional(&mut fields, field.name, decode),
+        };
+        match value {
+            Some(Value::KeyId(value)) => id = Some(value),
+            Some(Value::Hash(value)) => hash = Some(value),
+            Some(Value::Permissions(value)) => permissions = Some(value),
+            Some(value) => others.push((field, value)),
+            None => {}
+        }
+    }
+    decoder.done(fields);
+    let mut record = KeyRecord::new(id?, hash?, permissions?);
+    others.into_iter().for_each(|(field, value)| field.set(&mut record, value));
+    Some(record)
+}
+
+fn value(d: &mut Decoder<'_>, node: &Node, form: Form, unique: &mut Unique) -> Option<Value> {
+    Some(match form {
+        Form::KeyId => Value::KeyId(key_id(d, node, &mut unique.ids)?),
+        Form::Name => Value::Text(key_name(d, node, &mut unique.names)?),
+        Form::Label => Value::Text(label(d, node)?),
+        Form::Hash => Value::Hash(hash(d, node, &mut unique.hashes)?),
+        Form::Secrets => {
+            Value::Secrets(d.list(node, |d, node| previous_secret(d, node, &mut unique.hashes))?)
+        }
+        Form::Permissions => Value::Permissions(permissions(d, node)?),
+        Form::Instant => Value::Instant(d.instant(node)?),
+        Form::Flag => Value::Flag(d.boolean(node)?),
+        Form::Count => Value::Count(d.number(node, 1)?),
+        Form::RateLimits => Value::RateLimits(rate_limits(d, node)?),
+        Form::Networks => Value::Networks(d.list(node, Decoder::network)?),
+        Form::Words => Value::Words(d.list(node, Decoder::word)?),
+        Form::Pairs => Value::Pairs(pairs(d, node)?),
+    })
 }
 
 fn once<T: Hash + Eq>(
@@ -33,46 +82,6 @@ fn once<T: Hash + Eq>(
         decoder.fault(at, format!("this {what} stands twice")).hint =
             Some(format!("it stands first in line {}", first.line));
     }
-}
-
-/// Reads one key.
-pub(crate) fn decode(decoder: &mut Decoder<'_>, node: &Node, unique: &mut Unique) -> Option<KeyRecord> {
-    let mut fields = decoder.fields(node, "a key")?;
-    let f = &mut fields;
-    let id = decoder.required(f, "id", |d, node| key_id(d, node, &mut unique.ids));
-    let name = decoder.optional(f, "name", |d, node| key_name(d, node, &mut unique.names));
-    let current = decoder.required(f, "hash", |d, node| hash(d, node, &mut unique.hashes));
-    let previous = decoder
-        .given(f, "previous", |d, node| d.list(node, |d, node| previous_secret(d, node, &mut unique.hashes)));
-    let permissions = decoder.required(f, "permissions", permissions);
-    let expires_at = decoder.narrowing(f, "expires_at", Decoder::instant);
-    let environment = decoder.narrowing(f, "environment", label);
-    let created_at = decoder.optional(f, "created_at", Decoder::instant);
-    let not_before = decoder.narrowing(f, "not_before", Decoder::instant);
-    let disabled = decoder.narrowing(f, "disabled", Decoder::boolean);
-    let rate_limits = decoder.narrowing(f, "rate_limits", rate_limits);
-    let max_concurrent = decoder.narrowing(f, "max_concurrent", |d, node| d.number(node, 1));
-    let allow_from = decoder.narrowing(f, "allow_from", |d, node| d.list(node, Decoder::network));
-    let routes = decoder.narrowing(f, "routes", |d, node| d.list(node, Decoder::word));
-    let metadata = decoder.optional(f, "metadata", metadata);
-    decoder.done(fields);
-    Some(KeyRecord {
-        id: id?,
-        name,
-        hash: current?,
-        previous: previous.unwrap_or_default(),
-        permissions: permissions?,
-        environment,
-        created_at,
-        not_before,
-        expires_at,
-        disabled: disabled.unwrap_or(false),
-        rate_limits,
-        max_concurrent,
-        allow_from: allow_from.unwrap_or_default(),
-        routes,
-        metadata: metadata.unwrap_or_default(),
-    })
 }
 
 fn key_id(decoder: &mut Decoder<'_>, node: &Node, seen: &mut HashMap<String, Position>) -> Option<String> {
@@ -134,7 +143,7 @@ fn permissions(decoder: &mut Decoder<'_>, node: &Node) -> Option<Permissions> {
     Some(permissions.into_iter().collect())
 }
 
-/// A list of rate limits, or `none`: then the configuration's defaults do not hold for the key.
+/// A list of rate limits, or `none`.
 fn rate_limits(decoder: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
     match &node.kind {
         Kind::Scalar { text, .. } if text == NO_LIMITS => Some(Vec::new()),
@@ -142,9 +151,9 @@ fn rate_limits(decoder: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
     }
 }
 
-fn metadata(decoder: &mut Decoder<'_>, node: &Node) -> Option<BTreeMap<String, String>> {
+fn pairs(decoder: &mut Decoder<'_>, node: &Node) -> Option<BTreeMap<String, String>> {
     let Kind::Map(entries) = &node.kind else {
-        decoder.fault(node.at, "metadata is a map of names to values");
+        decoder.fault(node.at, "a map of names to values is needed here");
         return None;
     };
     decoder.report_repeated(entries);

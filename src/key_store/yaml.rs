@@ -171,9 +171,9 @@ mod tests {
         );
         let records = parse(Path::new("keys.yaml"), &source).unwrap();
         let record = &records[0];
-        assert_eq!(record.previous.len(), 1);
+        assert_eq!(record.terms.previous.len(), 1);
         assert_eq!(record.permissions.names(), ["read", "write"]);
-        assert_eq!(record.rate_limits.as_ref().unwrap()[1].burst, 2000);
+        assert_eq!(record.terms.rate_limits.as_ref().unwrap()[1].burst, 2000);
         assert_eq!(record.metadata["team"], "payments");
     }
 

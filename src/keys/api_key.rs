@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::config::{AgeAction, MaxAge, Quota};
+use crate::keys::terms::{Secret, Terms};
 use crate::keys::token::KeyHash;
 use crate::permission::{Permission, Permissions};
 
@@ -29,26 +30,6 @@ pub(crate) struct ApiKey {
     created_at: Moment,
     expires_at: Moment,
     terms: Option<Arc<Terms>>,
-}
-
-/// What narrows a key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Terms {
-    pub(crate) environment: Option<String>,
-    pub(crate) not_before: Option<Timestamp>,
-    pub(crate) rate_limits: Option<Vec<Quota>>,
-    pub(crate) max_concurrent: Option<u32>,
-    pub(crate) allow_from: Vec<IpNet>,
-    pub(crate) routes: Option<Vec<String>>,
-    /// Secrets that were rotated out, and when each stops opening the key.
-    pub(crate) previous: Vec<Secret>,
-}
-
-/// A secret that was rotated out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Secret {
-    pub(crate) hash: KeyHash,
-    pub(crate) expires_at: Timestamp,
 }
 
 /// An instant to the microsecond, or none, in eight bytes.
@@ -224,6 +205,11 @@ impl ApiKey {
         self.expires_at.instant()
     }
 
+    /// Its terms, where it has any.
+    pub(crate) fn terms(&self) -> Option<&Terms> {
+        self.terms.as_deref()
+    }
+
     pub(crate) fn environment(&self) -> Option<&str> {
         self.terms.as_ref()?.environment.as_deref()
     }
@@ -326,12 +312,12 @@ impl ApiKey {
 
     /// An address that the key may be used from, where it is narrowed to some.
     pub(crate) fn allowed_address(&self) -> Option<IpAddr> {
-        self.terms.as_ref()?.allow_from.first().map(IpNet::addr)
+        self.allow_from().first().map(IpNet::addr)
     }
 
     /// Whether the key may be used from `address`. One that is narrowed is not usable from nowhere.
     fn admits(&self, address: Option<IpAddr>) -> bool {
-        let networks = self.terms.as_ref().map(|terms| terms.allow_from.as_slice()).unwrap_or_default();
+        let networks = self.allow_from();
         networks.is_empty()
             || address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
     }

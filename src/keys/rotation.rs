@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::keys::api_key::Secret;
 use crate::keys::record::KeyRecord;
+use crate::keys::terms::Secret;
 use crate::keys::token::Token;
 
 /// A secret that is older than this is due for rotation, unless the configuration says otherwise.
@@ -53,9 +53,9 @@ impl Rotation {
         let old_end = old_end.map(|end| end_of_age.map_or(end, |age| end.min(age))).filter(|end| *end > now);
         let mut after = KeyRecord { hash: token.hash(), created_at: Some(now), expires_at, ..before.clone() };
         if grace_end.is_none() {
-            after.previous.clear();
+            after.terms.previous.clear();
         }
-        after.previous.extend(old_end.map(|expires_at| Secret { hash: before.hash, expires_at }));
+        after.terms.previous.extend(old_end.map(|expires_at| Secret { hash: before.hash, expires_at }));
         Ok(after)
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Span;
 
-use super::{StoreArgument, ahead, named, now, or_by_hand, show_secret};
+use super::secret::{or_by_hand, show_secret};
+use super::store_argument::StoreArgument;
+use super::values::{ahead, named, now};
 use crate::cli::{Failure, say};
 use crate::config::AgeAction;
 use crate::key_store::edit::{Editor, Found};
@@ -55,13 +57,13 @@ impl Rotate {
         let after = self.rotated(&found.record, &token, refused_age)?;
         let written = editor.replace(&found, &after);
         if written.is_ok() {
-            let old = after.previous.iter().find(|secret| secret.hash == found.record.hash);
+            let old = after.terms.previous.iter().find(|secret| secret.hash == found.record.hash);
             let of_old = match old {
                 Some(secret) => format!("the old one opens it until {}", secret.expires_at),
                 None => "the old one opens it no more".to_owned(),
             };
             say(&format!("bearward: {} has a new secret, shown this once; {of_old}", named(&after)));
-            let older = after.previous.iter().filter(|secret| secret.hash != found.record.hash);
+            let older = after.terms.previous.iter().filter(|secret| secret.hash != found.record.hash);
             for secret in older.filter(|secret| secret.expires_at > now()) {
                 say(&format!("bearward: one that is older still opens it until {}", secret.expires_at));
             }

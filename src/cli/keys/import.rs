@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
-use super::create::TermsArguments;
 use super::sources::{self, Format, ImportedKey, Options, SecretForm, Terms, limits};
-use super::{StoreArgument, permission};
+use super::store_argument::StoreArgument;
+use super::terms_arguments::TermsArguments;
+use super::values::permission;
 use crate::cli::{Failure, say};
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord, Permission, Permissions};
@@ -151,16 +152,16 @@ impl Import {
 /// Narrows a key by what its list says, beside what is said for all of them: of both, the tighter one holds.
 fn narrow(record: &mut KeyRecord, terms: &Terms) -> Result<(), &'static str> {
     for quota in &terms.rate_limits {
-        limits::add(record.rate_limits.get_or_insert_default(), *quota);
+        limits::add(record.terms.rate_limits.get_or_insert_default(), *quota);
     }
-    record.max_concurrent = record.max_concurrent.into_iter().chain(terms.max_concurrent).min();
+    record.terms.max_concurrent = record.terms.max_concurrent.into_iter().chain(terms.max_concurrent).min();
     record.expires_at = record.expires_at.into_iter().chain(terms.expires_at).min();
     if let Some(allowed) = &terms.allow_from {
-        record.allow_from = match record.allow_from.is_empty() {
+        record.terms.allow_from = match record.terms.allow_from.is_empty() {
             true => allowed.clone(),
-            false => limits::in_both(&record.allow_from, allowed),
+            false => limits::in_both(&record.terms.allow_from, allowed),
         };
-        if record.allow_from.is_empty() {
+        if record.terms.allow_from.is_empty() {
             return Err("no address is allowed both by its list and by --allow-from");
         }
     }

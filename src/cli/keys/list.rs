@@ -8,11 +8,15 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{StoreArgument, permission, used};
+use super::store_argument::StoreArgument;
+use super::used;
+use super::values::permission;
 use crate::ago::{ahead_or_ago, span};
 use crate::cli::{Failure, print};
 use crate::key_store::Store;
 use crate::key_store::edit::find;
+use crate::keys::field::Shown;
+use crate::keys::fields::FIELDS;
 use crate::keys::rotation::ROTATION_AGE;
 use crate::keys::{KeyRecord, Permission, State};
 
@@ -72,7 +76,7 @@ struct Row {
 
 impl Row {
     fn of(record: KeyRecord, now: Timestamp, max_age: Duration) -> Self {
-        let state = State::of(record.disabled, record.not_before, record.expires_at, now);
+        let state = State::of(record.disabled, record.terms.not_before, record.expires_at, now);
         let age =
             record.created_at.map(|made| Duration::try_from(now.duration_since(made)).unwrap_or_default());
         let rotation = record.created_at.and_then(|made| made.checked_add(max_age).ok());
@@ -82,37 +86,24 @@ impl Row {
     }
 
     fn as_json(&self, now: Timestamp) -> Value {
-        let KeyRecord {
-            id, name, permissions, environment, disabled, max_concurrent, routes, metadata, ..
-        } = &self.record;
         let instant = |instant: Option<Timestamp>| instant.map(|instant| instant.to_string());
-        let live = self.record.previous.iter().filter(|secret| secret.expires_at > now);
-        let quotas = self.record.rate_limits.as_ref().map(|quotas| {
-            let quota = |quota: &crate::config::Quota| {
-                json!({"requests": quota.requests, "per_seconds": quota.per.as_secs(), "burst": quota.burst})
-            };
-            quotas.iter().map(quota).collect::<Vec<_>>()
-        });
-        json!({
-            "id": id,
-            "name": name,
+        let live = self.record.terms.previous.iter().filter(|secret| secret.expires_at > now);
+        let mut shown = json!({
             "state": self.state.name(),
-            "disabled": disabled,
-            "permissions": permissions.names(),
-            "environment": environment,
-            "created_at": instant(self.record.created_at),
             "age_seconds": self.age.map(|age| age.as_secs()),
-            "not_before": instant(self.record.not_before),
-            "expires_at": instant(self.record.expires_at),
             "rotation_due_at": instant(self.rotation),
             "rotation_due": self.is_due,
             "old_secrets_until": live.map(|secret| secret.expires_at.to_string()).collect::<Vec<_>>(),
-            "rate_limits": quotas,
-            "max_concurrent": max_concurrent,
-            "allow_from": self.record.allow_from.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "routes": routes,
-            "metadata": metadata,
-        })
+        });
+        if let Value::Object(shown) = &mut shown {
+            let fields = FIELDS.iter().filter(|field| field.shown >= Shown::ByCommands);
+            shown.extend(
+                fields.map(|field| {
+                    (field.name.to_owned(), field.shown(field.of_record(&self.record).as_ref()))
+                }),
+            );
+        }
+        shown
     }
 
     /// The cells of the table.
@@ -125,13 +116,13 @@ impl Row {
             }
             _ => String::new(),
         };
-        let is_rotating = self.record.previous.iter().any(|secret| secret.expires_at > now);
+        let is_rotating = self.record.terms.previous.iter().any(|secret| secret.expires_at > now);
         [
             self.record.id.clone(),
             self.record.name.clone().unwrap_or_default(),
             format!("{}{}", self.state.name(), if is_rotating { ", rotating" } else { "" }),
             self.record.permissions.names().join(","),
-            self.record.environment.clone().unwrap_or_default(),
+            self.record.terms.environment.clone().unwrap_or_default(),
             self.age.map(span).unwrap_or_default(),
             self.record.expires_at.map(|end| ahead_or_ago(now, end)).unwrap_or_else(|| "never".to_owned()),
             rotation,
@@ -183,7 +174,7 @@ impl List {
         };
         self.state.is_none_or(|state| state == row.state)
             && (!self.due || row.is_due)
-            && self.environment.as_ref().is_none_or(|label| record.environment.as_ref() == Some(label))
+            && self.environment.as_ref().is_none_or(|label| record.terms.environment.as_ref() == Some(label))
             && self.permission.is_none_or(|permission| record.permissions.grant(permission))
             && self.holds.as_deref().is_none_or(holds)
     }

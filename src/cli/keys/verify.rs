@@ -6,7 +6,8 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{StoreArgument, read_token};
+use super::secret::read_token;
+use super::store_argument::StoreArgument;
 use crate::cli::{Failure, print};
 use crate::key_cache::{KeyCache, Match, Unopened};
 use crate::key_store::Reading;

@@ -44,12 +44,12 @@ pub(super) fn change(source: &str, before: &KeyRecord, after: &KeyRecord, is_jso
         let splice = set(&text, find(&root, &before.id)?, &field, is_json)?;
         text = splice.apply(&text)?;
     }
-    if after.previous.is_empty() && !before.previous.is_empty() {
+    if after.terms.previous.is_empty() && !before.terms.previous.is_empty() {
         let root = layout::of(&text)?;
         let splice = remove(&text, find(&root, &before.id)?, "previous")?;
         text = splice.apply(&text)?;
     }
-    for secret in after.previous.iter().filter(|secret| !before.previous.contains(secret)) {
+    for secret in after.terms.previous.iter().filter(|secret| !before.terms.previous.contains(secret)) {
         let root = layout::of(&text)?;
         let (hash, end) = (secret.hash.to_stored(), secret.expires_at);
         let entry = match is_json {
@@ -199,7 +199,7 @@ mod tests {
     fn rotated(before: &KeyRecord) -> KeyRecord {
         let end = "2026-12-01T00:00:00Z".parse().unwrap();
         let mut after = KeyRecord { hash: KeyHash::of(b"new"), created_at: Some(end), ..before.clone() };
-        after.previous.push(Secret { hash: before.hash, expires_at: end });
+        after.terms.previous.push(Secret { hash: before.hash, expires_at: end });
         after
     }
 
@@ -220,7 +220,8 @@ mod tests {
                 let revoked = KeyRecord { disabled: true, ..record.clone() };
                 // What is merged into others would change them, too: the proof refuses that, and people are told.
                 let is_shared = source.contains("<<: *a") && index == 0;
-                let ended = KeyRecord { hash: KeyHash::of(b"new"), previous: Vec::new(), ..record.clone() };
+                let mut ended = KeyRecord { hash: KeyHash::of(b"new"), ..record.clone() };
+                ended.terms.previous.clear();
                 for after in [rotated(record), revoked, ended].into_iter().filter(|_| !is_shared) {
                     let text = change(&source, record, &after, false).unwrap();
                     let mut expected = before.clone();
@@ -325,7 +326,8 @@ mod tests {
             ..rotated(&KeyRecord { hash: KeyHash::of(b"new"), ..twice.clone() })
         };
         let rotated_line = change(&line, &before, &twice, true).unwrap();
-        let ended = KeyRecord { previous: Vec::new(), ..twice.clone() };
+        let mut ended = twice.clone();
+        ended.terms.previous.clear();
         let text = change(&rotated_line, &twice, &ended, true).unwrap();
         assert_eq!(jsonl::record(path, text.trim().as_bytes()), Some(ended), "{text}");
         for after in [twice, again, KeyRecord { disabled: true, ..before.clone() }] {

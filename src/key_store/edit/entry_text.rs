@@ -4,28 +4,31 @@ use serde_json::json;
 
 use crate::config::Quota;
 use crate::config::decode::parse_duration;
+use crate::keys::field::Value;
+use crate::keys::fields::FIELDS;
 use crate::keys::record::NO_LIMITS;
 use crate::keys::{KeyRecord, Secret};
 
 /// A value that both forms can write.
-enum Value {
-    Text(String),
-    /// A number or a truth, which needs no quotes anywhere.
-    Word(String),
-    List(Vec<Value>),
-    Map(Vec<(String, Value)>),
+enum Text {
+    /// Text, in quotes where the form needs them.
+    Quoted(String),
+    /// A number or a truth value, which needs no quotes anywhere.
+    Plain(String),
+    List(Vec<Text>),
+    Map(Vec<(String, Text)>),
 }
 
 /// The lines of a block map, each a field in one line.
 pub(super) fn fields(record: &KeyRecord) -> Vec<String> {
-    let line = |(name, value): (&'static str, Value)| format!("{name}: {}", value.in_yaml());
+    let line = |(name, value): (&'static str, Text)| format!("{name}: {}", value.in_yaml());
     object(record).into_iter().map(line).collect()
 }
 
 /// A line of a JSON Lines file.
 pub(super) fn line(record: &KeyRecord) -> String {
     let fields = object(record).into_iter().map(|(name, value)| (name.to_owned(), value));
-    Value::Map(fields.collect()).in_json()
+    Text::Map(fields.collect()).in_json()
 }
 
 /// A key as an entry of a file's list.
@@ -35,74 +38,68 @@ pub(super) fn list_entry(record: &KeyRecord) -> String {
     lines.map(|(index, line)| format!("{}{line}", mark(index))).collect::<Vec<_>>().join("\n")
 }
 
-/// The fields that say something, in the order of the documentation.
-fn object(record: &KeyRecord) -> Vec<(&'static str, Value)> {
-    let text = |text: &dyn ToString| Value::Text(text.to_string());
-    let texts = |items: Vec<String>| Value::List(items.into_iter().map(Value::Text).collect());
-    let some = |items: Vec<String>| Some(items).filter(|items| !items.is_empty()).map(texts);
-    let metadata = record.metadata.iter().map(|(name, value)| (name.clone(), text(value)));
-    let metadata: Vec<(String, Value)> = metadata.collect();
-    let names = record.permissions.names().into_iter().map(str::to_owned).collect();
-    let networks = record.allow_from.iter().map(ToString::to_string).collect();
-    let previous: Vec<Value> = record.previous.iter().map(secret).collect();
-    let fields = [
-        ("id", Some(text(&record.id))),
-        ("name", record.name.as_ref().map(|name| text(name))),
-        ("hash", Some(text(&record.hash.to_stored()))),
-        ("previous", Some(previous).filter(|previous| !previous.is_empty()).map(Value::List)),
-        ("permissions", Some(texts(names))),
-        ("environment", record.environment.as_ref().map(|label| text(label))),
-        ("created_at", record.created_at.map(|at| text(&at))),
-        ("not_before", record.not_before.map(|at| text(&at))),
-        ("expires_at", record.expires_at.map(|at| text(&at))),
-        ("disabled", record.disabled.then(|| Value::Word("true".to_owned()))),
-        ("rate_limits", record.rate_limits.as_deref().map(rate_limits)),
-        ("max_concurrent", record.max_concurrent.map(|limit| Value::Word(limit.to_string()))),
-        ("allow_from", some(networks)),
-        ("routes", record.routes.clone().map(texts)),
-        ("metadata", Some(metadata).filter(|metadata| !metadata.is_empty()).map(Value::Map)),
-    ];
-    fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+/// The fields that the key has, in the order of the documentation.
+fn object(record: &KeyRecord) -> Vec<(&'static str, Text)> {
+    FIELDS.iter().filter_map(|field| Some((field.name, text(field.of_record(record)?)))).collect()
 }
 
-fn secret(secret: &Secret) -> Value {
-    let (hash, end) = (Value::Text(secret.hash.to_stored()), Value::Text(secret.expires_at.to_string()));
-    Value::Map(vec![("hash".to_owned(), hash), ("expires_at".to_owned(), end)])
-}
-
-/// `[]` would be read as a template that rendered nothing.
-fn rate_limits(all: &[Quota]) -> Value {
-    match all {
-        [] => Value::Text(NO_LIMITS.to_owned()),
-        all => Value::List(all.iter().map(quota).collect()),
+fn text(value: Value) -> Text {
+    let list = |items: Vec<String>| Text::List(items.into_iter().map(Text::Quoted).collect());
+    match value {
+        Value::KeyId(text) | Value::Text(text) => Text::Quoted(text),
+        Value::Hash(hash) => Text::Quoted(hash.to_stored()),
+        Value::Secrets(secrets) => Text::List(secrets.iter().map(secret).collect()),
+        Value::Permissions(permissions) => list(permissions.names().into_iter().map(str::to_owned).collect()),
+        Value::Instant(instant) => Text::Quoted(instant.to_string()),
+        Value::Flag(flag) => Text::Plain(flag.to_string()),
+        Value::Count(count) => Text::Plain(count.to_string()),
+        Value::RateLimits(quotas) => rate_limits(&quotas),
+        Value::Networks(networks) => list(networks.iter().map(ToString::to_string).collect()),
+        Value::Words(words) => list(words),
+        Value::Pairs(pairs) => {
+            Text::Map(pairs.into_iter().map(|(name, value)| (name, Text::Quoted(value))).collect())
+        }
     }
 }
 
-fn quota(quota: &Quota) -> Value {
+fn secret(secret: &Secret) -> Text {
+    let (hash, end) = (Text::Quoted(secret.hash.to_stored()), Text::Quoted(secret.expires_at.to_string()));
+    Text::Map(vec![("hash".to_owned(), hash), ("expires_at".to_owned(), end)])
+}
+
+/// `[]` would be read as a template that rendered nothing.
+fn rate_limits(all: &[Quota]) -> Text {
+    match all {
+        [] => Text::Quoted(NO_LIMITS.to_owned()),
+        all => Text::List(all.iter().map(quota).collect()),
+    }
+}
+
+fn quota(quota: &Quota) -> Text {
     let seconds = quota.per.as_secs();
     let units = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
     let unit = units.into_iter().find(|(length, _)| seconds.is_multiple_of(*length));
     let per = unit.map(|(length, name)| format!("{}{name}", seconds / length)).unwrap_or_default();
     let mut fields = vec![
-        ("requests".to_owned(), Value::Word(quota.requests.to_string())),
-        ("per".to_owned(), Value::Text(per)),
+        ("requests".to_owned(), Text::Plain(quota.requests.to_string())),
+        ("per".to_owned(), Text::Quoted(per)),
     ];
     if quota.burst != Quota::default_burst(quota.requests) {
-        fields.push(("burst".to_owned(), Value::Word(quota.burst.to_string())));
+        fields.push(("burst".to_owned(), Text::Plain(quota.burst.to_string())));
     }
-    Value::Map(fields)
+    Text::Map(fields)
 }
 
-impl Value {
+impl Text {
     /// In flow style, with text plain where that is safe.
     fn in_yaml(&self) -> String {
         match self {
-            Value::Word(word) => word.clone(),
-            Value::Text(text) => in_yaml(text),
-            Value::List(items) => format!("[{}]", joined(items.iter().map(Value::in_yaml), ", ")),
-            Value::Map(fields) => {
+            Text::Plain(word) => word.clone(),
+            Text::Quoted(text) => in_yaml(text),
+            Text::List(items) => format!("[{}]", joined(items.iter().map(Text::in_yaml), ", ")),
+            Text::Map(fields) => {
                 let field =
-                    |(name, value): &(String, Value)| format!("{}: {}", in_yaml(name), value.in_yaml());
+                    |(name, value): &(String, Text)| format!("{}: {}", in_yaml(name), value.in_yaml());
                 format!("{{{}}}", joined(fields.iter().map(field), ", "))
             }
         }
@@ -110,11 +107,11 @@ impl Value {
 
     fn in_json(&self) -> String {
         match self {
-            Value::Word(word) => word.clone(),
-            Value::Text(text) => json!(text).to_string(),
-            Value::List(items) => format!("[{}]", joined(items.iter().map(Value::in_json), ",")),
-            Value::Map(fields) => {
-                let field = |(name, value): &(String, Value)| format!("{}:{}", json!(name), value.in_json());
+            Text::Plain(word) => word.clone(),
+            Text::Quoted(text) => json!(text).to_string(),
+            Text::List(items) => format!("[{}]", joined(items.iter().map(Text::in_json), ",")),
+            Text::Map(fields) => {
+                let field = |(name, value): &(String, Text)| format!("{}:{}", json!(name), value.in_json());
                 format!("{{{}}}", joined(fields.iter().map(field), ","))
             }
         }

@@ -9,166 +9,203 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 use crate::key_store::claim::Claim;
 use crate::key_store::labels::Hashing;
+use crate::keys::field::Form;
+use crate::keys::fields::FIELDS;
 use crate::keys::record::is_label;
 use crate::keys::token::is_key_id;
 use crate::keys::{Draft, KeyHash, Permission, Permissions, Terms};
 
-/// A line's fields; of those that few keys have, or many have alike, the text.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Line<'a> {
-    #[serde(borrow)]
-    id: Text<'a>,
-    name: Option<Text<'a>>,
-    hash: Text<'a>,
-    #[serde(deserialize_with = "permissions")]
-    permissions: Permissions,
-    created_at: Option<Text<'a>>,
-    #[serde(borrow, default, deserialize_with = "given")]
+/// A line's fields. Those of a key's [`Terms`] are text: few keys have any, or many have the same.
+#[derive(Default)]
+pub(super) struct Line<'a> {
+    id: Option<Text<'a>>,
+    name: Option<Option<Text<'a>>>,
+    hash: Option<Text<'a>>,
+    permissions: Option<PermissionNames>,
+    created_at: Option<Option<Text<'a>>>,
+    // What narrows a key has a value: null is a fault, which the exact decoder reports.
     expires_at: Option<Text<'a>>,
-    #[serde(default, deserialize_with = "given")]
     disabled: Option<bool>,
-    #[serde(rename = "metadata")]
-    _for_people: Option<Metadata>,
-    #[serde(borrow, default, deserialize_with = "narrowing")]
-    environment: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "narrowing")]
-    not_before: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "narrowing")]
-    rate_limits: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "narrowing")]
-    max_concurrent: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "narrowing")]
-    allow_from: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "narrowing")]
-    routes: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "narrowing")]
-    previous: Option<&'a RawValue>,
+    /// The fields of its terms, in the order of the line, and the text of each.
+    terms: SmallVec<[(&'static str, &'a RawValue); 4]>,
+    /// Fields that nothing is kept of.
+    for_people: SmallVec<[&'static str; 2]>,
 }
 
 /// Text, borrowed where it has no escape in it.
 #[derive(Deserialize, PartialEq, Eq, Hash)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl Line<'_> {
-    /// Puts the text of what narrows the key into `text`; says whether anything does.
-    pub(crate) fn terms_text(&self, text: &mut String) -> bool {
-        let parts = [
-            self.environment,
-            self.not_before,
-            self.rate_limits,
-            self.max_concurrent,
-            self.allow_from,
-            self.routes,
-            self.previous,
-        ];
-        if parts.iter().all(Option::is_none) {
-            return false;
+impl<'de> Deserialize<'de> for Line<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Line<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Line<'de>, A::Error> {
+                let mut line = Line::default();
+                while let Some(Text(name)) = map.next_key()? {
+                    match name.as_ref() {
+                        "id" => once(&mut line.id, &mut map)?,
+                        "name" => once(&mut line.name, &mut map)?,
+                        "hash" => once(&mut line.hash, &mut map)?,
+                        "permissions" => once(&mut line.permissions, &mut map)?,
+                        "created_at" => once(&mut line.created_at, &mut map)?,
+                        "expires_at" => once(&mut line.expires_at, &mut map)?,
+                        "disabled" => once(&mut line.disabled, &mut map)?,
+                        name => line.take_other(name, &mut map)?,
+                    }
+                }
+                Ok(line)
+            }
         }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// Reads a field that is not there yet.
+fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    slot: &mut Option<T>,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    match slot.replace(map.next_value()?) {
+        None => Ok(()),
+        Some(_) => Err(A::Error::custom("a field stands twice")),
+    }
+}
+
+impl<'a> Line<'a> {
+    /// Takes a field that is not part of every key. What is not simple is left to the exact decoder.
+    fn take_other<A: MapAccess<'a>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        let field = FIELDS.iter().find(|field| field.name == name);
+        let is_new = match field {
+            Some(field) if field.is_term() => {
+                let value: &RawValue = map.next_value()?;
+                if value.get() == "null" {
+                    return Err(A::Error::custom("null narrows nothing"));
+                }
+                let is_new = self.terms.iter().all(|(name, _)| *name != field.name);
+                self.terms.push((field.name, value));
+                is_new
+            }
+            Some(field) if field.form == Form::Pairs => {
+                map.next_value::<Option<Pairs>>()?;
+                let is_new = !self.for_people.contains(&field.name);
+                self.for_people.push(field.name);
+                is_new
+            }
+            _ => false,
+        };
+        if is_new { Ok(()) } else { Err(A::Error::custom("for the exact decoder")) }
+    }
+
+    /// Puts the text of the key's terms into `text`. Returns whether it has any.
+    pub(super) fn terms_text(&self, text: &mut String) -> bool {
         text.clear();
-        for part in parts {
-            text.push_str(part.map(RawValue::get).unwrap_or_default());
+        for (name, value) in &self.terms {
+            text.push_str(name);
+            text.push_str(value.get());
             // No part of a line holds its end.
             text.push('\n');
         }
-        true
+        !self.terms.is_empty()
     }
 
-    /// The key, if all of it is well.
-    pub(crate) fn draft(
+    /// The key; `None` where any field is at fault.
+    pub(super) fn draft(
         &self,
         terms: Option<Arc<Terms>>,
         created_at: &mut Instants,
         expires_at: &mut Instants,
     ) -> Option<(KeyHash, Draft<'_>)> {
-        let is_healthy = is_key_id(&self.id.0)
-            && self.name.as_ref().is_none_or(|name| is_label(&name.0))
-            && !self.permissions.is_empty();
-        let instant = |text: &Option<Text<'_>>, instants: &mut Instants| -> Option<Option<Timestamp>> {
+        let (Text(id), Text(hash)) = (self.id.as_ref()?, self.hash.as_ref()?);
+        let PermissionNames(permissions) = self.permissions?;
+        let name = self.name.as_ref().and_then(Option::as_ref);
+        let is_good = is_key_id(id) && name.is_none_or(|name| is_label(&name.0)) && !permissions.is_empty();
+        let instant = |text: Option<&Text<'_>>, instants: &mut Instants| -> Option<Option<Timestamp>> {
             let Some(text) = text else { return Some(None) };
             instants.read(&text.0).map(Some)
         };
+        let created_at_text = self.created_at.as_ref().and_then(Option::as_ref);
         let draft = Draft {
-            id: &self.id.0,
-            name: self.name.as_ref().map(|name| name.0.as_ref()),
+            id,
+            name: name.map(|name| name.0.as_ref()),
             disabled: self.disabled.unwrap_or(false),
-            permissions: self.permissions,
-            created_at: instant(&self.created_at, created_at)?,
-            expires_at: instant(&self.expires_at, expires_at)?,
+            permissions,
+            created_at: instant(created_at_text, created_at)?,
+            expires_at: instant(self.expires_at.as_ref(), expires_at)?,
             terms,
         };
-        is_healthy.then_some((KeyHash::parse(&self.hash.0)?, draft))
-    }
-}
-
-/// A field that is there has a value: null is a fault, which the long way reports.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(field).map(Some)
-}
-
-/// The text of a field that narrows the key, which null would not.
-fn narrowing<'de, D: Deserializer<'de>>(field: D) -> Result<Option<&'de RawValue>, D::Error> {
-    let raw = <&RawValue>::deserialize(field)?;
-    match raw.get() {
-        "null" => Err(D::Error::custom("null does not narrow anything")),
-        _ => Ok(Some(raw)),
+        is_good.then_some((KeyHash::parse(hash)?, draft))
     }
 }
 
 /// Names and values, none of the names twice; nothing is kept of them.
-struct Metadata;
+struct Pairs;
 
-impl<'de> Deserialize<'de> for Metadata {
+impl<'de> Deserialize<'de> for Pairs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
+        struct Names;
 
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Metadata;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Pairs;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("names and values")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
                 let mut names = HashSet::new();
                 while let Some((Text(name), Text(_value))) = map.next_entry()? {
                     if !names.insert(name) {
                         return Err(A::Error::custom("a name stands twice"));
                     }
                 }
-                Ok(Metadata)
+                Ok(Pairs)
             }
         }
 
-        deserializer.deserialize_map(Pairs)
+        deserializer.deserialize_map(Names)
     }
 }
 
-fn permissions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Permissions, D::Error> {
-    struct Names;
+/// Permissions by their names.
+#[derive(Clone, Copy)]
+struct PermissionNames(Permissions);
 
-    impl<'de> Visitor<'de> for Names {
-        type Value = Permissions;
+impl<'de> Deserialize<'de> for PermissionNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of permissions")
-        }
+        impl<'de> Visitor<'de> for Names {
+            type Value = PermissionNames;
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Permissions, A::Error> {
-            let mut permissions = Permissions::default();
-            while let Some(Text(name)) = seq.next_element()? {
-                let permission =
-                    Permission::named(&name).ok_or_else(|| A::Error::custom("not a permission"))?;
-                permissions.add(permission);
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of permissions")
             }
-            Ok(permissions)
-        }
-    }
 
-    deserializer.deserialize_seq(Names)
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PermissionNames, A::Error> {
+                let mut permissions = Permissions::default();
+                while let Some(Text(name)) = seq.next_element()? {
+                    let permission = Permission::named(&name);
+                    permissions.add(permission.ok_or_else(|| A::Error::custom("not a permission"))?);
+                }
+                Ok(PermissionNames(permissions))
+            }
+        }
+
+        deserializer.deserialize_seq(Names)
+    }
 }
 
 /// Reads instants, of which many keys have the same in a row.

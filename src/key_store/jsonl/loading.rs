@@ -188,7 +188,7 @@ impl<'e, B: BuildSet> Loading<'e, B> {
     /// Takes what came the long way, and remembers its terms, so that others like it can go the short one.
     pub(super) fn take_record(&mut self, record: &KeyRecord, line: &[u8], fingerprint: u64) {
         let draft = record.draft();
-        if record.previous.is_empty()
+        if record.terms.previous.is_empty()
             && self.terms.len() < MAX_TERMS
             && serde_json::from_slice::<Line<'_>>(line).is_ok_and(|line| line.terms_text(&mut self.text))
         {

@@ -54,7 +54,7 @@ const BAD_FIELDS: &[(&str, &str, &str)] = &[
     ("\"permission\":[\"read\"]", "unknown field in a key", "did you mean `permissions`?"),
     ("\"expires\":\"2027-01-01T00:00:00Z\"", "unknown field in a key", "did you mean `expires_at`?"),
     ("\"disabled\":true,\"disabled\":false", "this field stands twice", "keep one of them"),
-    ("\"metadata\":[]", "metadata is a map", ""),
+    ("\"metadata\":[]", "a map of names", ""),
     ("\"metadata\":{\"a\":\"1\",\"a\":\"2\"}", "this field stands twice", "keep one of them"),
 ];
 

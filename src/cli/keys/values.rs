@@ -1,0 +1,42 @@
+//! Values that several commands read or print.
+
+use jiff::Timestamp;
+
+use crate::cli::Failure;
+use crate::config::decode::parse_duration;
+use crate::keys::record::is_label;
+use crate::keys::{KeyRecord, Permission};
+
+/// The time, to the second: what a file holds is for people, too.
+pub(super) fn now() -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()
+}
+
+/// The instant that lies `text` ahead.
+pub(super) fn ahead(flag: &str, text: &str) -> Result<Timestamp, Failure> {
+    let usage = || Failure::Usage(format!("{flag} {text}: a duration is needed, as in 90d"));
+    let duration = parse_duration(text).ok_or_else(usage)?;
+    now().checked_add(duration).map_err(|_| usage())
+}
+
+pub(super) fn permission(text: &str) -> Result<Permission, String> {
+    Permission::named(text).ok_or_else(|| "one of read, write, admin, webhook".to_owned())
+}
+
+/// `key_… (name)`.
+pub(super) fn named(record: &KeyRecord) -> String {
+    match &record.name {
+        Some(name) => format!("{} ({name})", record.id),
+        None => record.id.clone(),
+    }
+}
+
+/// Text that may be a name.
+pub(super) fn label(text: &str) -> Result<String, String> {
+    match is_label(text) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("must not be empty, hold control characters, nor begin or end with white space".to_owned())
+        }
+    }
+}
