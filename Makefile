@@ -1,4 +1,4 @@
-# Everything a person or a machine does with this repository. Needs a Rust toolchain and, for `make test`, Python 3.
+# All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
 .PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile soak fuzz clean help
 .PHONY: package test-package static test-static
 .PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-observe bench-steps bench-keys
@@ -10,18 +10,18 @@ CARGO_DEB_VERSION := 3.8.0
 HOST = $(shell rustc --print host-tuple)
 TOOLS := target/tools
 VENV := .venv
-# nextest runs tests in parallel processes; plain cargo test does where it is not installed.
+# nextest runs tests in parallel processes. Without it, plain cargo test is used.
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
-help: ## Say what there is
+help: ## List all targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
-demo: ## Show the main job on an embedded model server: TLS, keys, permissions, limits, streams
+demo: ## Show the main features with an embedded model server: TLS, keys, permissions, limits, streams
 	@echo "building bearward (a few minutes the first time) …"
 	@$(CARGO) build --profile e2e --quiet
 	@exec target/e2e/bearward demo
 
-test: check unit e2e ## All that CI runs
+test: check unit e2e ## All tests, as in CI
 
 check: $(TOOLS)/bin/cargo-deny ## Format, lints, licences and sources
 	$(CARGO) fmt --check
@@ -48,22 +48,22 @@ e2e-setup: $(VENV)/.ready
 		&& (apt-get install -y $${tool#*:} || (apt-get update && apt-get install -y $${tool#*:}))); done
 
 $(VENV)/.ready: tests/e2e/requirements.txt
-	@echo "installing what the end-to-end tests need into $(VENV) …"
+	@echo "installing the packages of the end-to-end tests into $(VENV) …"
 	@python3 -m venv $(VENV) || (echo "installing python3-venv …" && apt-get update && apt-get install -y python3-venv && python3 -m venv $(VENV))
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
 	@touch $@
 
-measure: e2e-setup ## The long measurements: latency added to streams, 2 GiB both ways, limits against the clock, changes under load
+measure: e2e-setup ## Long measurements: latency of streams, 2 GiB both ways, accuracy of limits, changes under load
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure.py
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_live.py
 
-measure-hostile: e2e-setup ## Slow clients, floods, starvation, idle and stalled connections, testssl.sh; installs the tools by apt
+measure-hostile: e2e-setup ## Slow clients, floods, starvation, idle and stalled connections, testssl.sh; uses apt
 	@command -v slowhttptest testssl >/dev/null || (apt-get update && apt-get install -y slowhttptest testssl.sh)
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_hostile.py
 
-soak: e2e-setup ## All traffic, reloads, upstreams that die and abusive clients at once; MINUTES=10 unless told
+soak: e2e-setup ## All traffic, reloads, upstreams that die and abusive clients at once; by default MINUTES=10
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/soak.py --minutes $(or $(MINUTES),10)
 
@@ -75,11 +75,11 @@ fuzz: ## Run each fuzz target for SECONDS=300; needs a nightly toolchain and `ca
 			-max_total_time=$(or $(SECONDS),300) -max_len=4096 -timeout=20 $$(test -f $$dictionary && echo -dict=$$dictionary); \
 	done
 
-release: bench-tools ## target/profiled/bearward, as it is released: built by a profile of how it runs
+release: bench-tools ## Build the release binary, target/profiled/bearward, with a profile of the running program
 	@rustup component add llvm-tools 2>/dev/null || true
 	CARGO=$(CARGO) python3 bench/profile.py
 
-package: $(TOOLS)/bin/cargo-deb ## A Debian package in target/package; BINARY=target/profiled/bearward for the one of `make release`
+package: $(TOOLS)/bin/cargo-deb ## A Debian package in target/package; BINARY=target/profiled/bearward packages that binary
 	$(if $(BINARY),,$(CARGO) build --release)
 	@rm -rf target/package/stage && mkdir -p target/package/stage/units && cp deploy/systemd/bearward.service target/package/stage/units
 	@install $(or $(BINARY),target/release/bearward) target/package/stage/bearward
@@ -91,27 +91,27 @@ $(TOOLS)/bin/cargo-deb:
 	@echo "installing cargo-deb $(CARGO_DEB_VERSION) (once, a few minutes) …"
 	$(CARGO) install cargo-deb --version $(CARGO_DEB_VERSION) --locked --quiet --root $(TOOLS)
 
-test-package: package ## Installs that package in a system of its own, runs it as its unit says, and purges it; needs root
+test-package: package ## Install the package in a separate system, run it with its unit, and purge it; needs root
 	@for tool in debootstrap strace; do command -v $$tool >/dev/null || exec sh -c 'apt-get update && apt-get install -y debootstrap strace'; done
 	python3 tests/e2e/package.py target/package/bearward.deb
 
-static: ## target/static/…/release/bearward, which needs no other file: for a container FROM scratch
+static: ## A static binary for a container FROM scratch: target/static/…/release/bearward
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --release --target $(HOST) --target-dir target/static
 	@ls -l target/static/$(HOST)/release/bearward
 
-test-static: e2e-setup ## The static binary of the container image, in a directory that holds nothing else; needs root
+test-static: e2e-setup ## Test the image's static binary in a directory without other files; needs root
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile e2e --target $(HOST) --target-dir target/static
 	BEARWARD_STATIC=target/static/$(HOST)/e2e/bearward BEARWARD=target/static/$(HOST)/e2e/bearward \
 		$(VENV)/bin/python -m pytest -q tests/e2e/test_static.py
 
-bench: bench-setup ## bearward beside nginx and HAProxy, as ratios, in MINUTES=10; SCENARIOS=plain,tls chooses
+bench: bench-setup ## Compare with nginx and HAProxy, as ratios, in MINUTES=10; SCENARIOS=plain,tls selects
 	python3 bench/bench.py --minutes $(or $(MINUTES),10) --only "$(SCENARIOS)" $(if $(SCENARIOS),,--svg docs/bench.svg)
 
-bench-instructions: bench-setup ## Instructions in user space that a request costs each of them, by callgrind
+bench-instructions: bench-setup ## Instructions in user space per request, for bearward, nginx and HAProxy, by callgrind
 	@command -v valgrind >/dev/null || (apt-get update && apt-get install -y valgrind)
 	python3 bench/instructions.py
 
-bench-curves: bench-setup ## How cost and memory grow with connections, keys and routes; ROUNDS=9
+bench-curves: bench-setup ## Growth of cost and memory with connections, keys and routes; ROUNDS=9
 	python3 bench/curves.py --rounds $(or $(ROUNDS),9)
 
 bench-tools:
@@ -123,20 +123,20 @@ bench-setup: bench-tools target/profiled/bearward
 target/profiled/bearward: Cargo.toml Cargo.lock bench/profile.py $(shell find src -type f)
 	@$(MAKE) --no-print-directory release
 
-bench-observe: bench-setup ## What metrics and logs cost, a scrape with 10,000 keys in use, and logs that can't be written
+bench-observe: bench-setup ## Cost of metrics and logs, a scrape with 10,000 keys in use, and logs that can't be written
 	python3 bench/observe.py --rounds $(or $(ROUNDS),9)
 
-bench-steps: ## The steps of a request by themselves: token, look-up, decision, headers, reload
+bench-steps: ## Each step of a request separately: token, look-up, decision, headers, reload
 	$(CARGO) bench --bench steps --features fuzzing
 
-bench-keys: ## Look-ups of tokens: their cost, ten million changed ones, and whether time tells how near one was
+bench-keys: ## Look-ups of tokens: cost, ten million altered tokens, and timing differences for near misses
 	$(CARGO) bench --bench keys
 
-measure-keys: e2e-setup ## A million keys: start, memory, a revocation under load, CPU a request; installs wrk and nginx by apt
+measure-keys: e2e-setup ## A million keys: start, memory, a revocation under load, CPU per request; uses apt
 	@command -v wrk nginx >/dev/null || (apt-get update && apt-get install -y wrk nginx-light)
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_keys.py
 
-clean: ## Remove everything that was made
+clean: ## Remove all build output
 	$(CARGO) clean
 	rm -rf $(VENV) tests/.cache fuzz/target fuzz/work fuzz/artifacts

@@ -21,6 +21,15 @@ use serde_json::{Map, Value, json};
 use crate::mask::masked;
 pub(crate) use code::Code;
 
+/// The form of an answer. A front end chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AnswerForm {
+    /// A status and a JSON body.
+    Json,
+    /// Trailers only (gRPC over HTTP/2, "Responses").
+    Grpc,
+}
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// The one shape of a body, in the order that documentation shows.
@@ -352,6 +361,14 @@ impl Denial {
         Bytes::from(serde_json::to_vec(&Answer { success: false, error }).unwrap_or_default())
     }
 
+    /// The answer, in the form that the front end chose.
+    pub(crate) fn into_response(self, form: AnswerForm) -> Response<Bytes> {
+        match form {
+            AnswerForm::Json => self.into_http(),
+            AnswerForm::Grpc => self.into_grpc(),
+        }
+    }
+
     /// The answer on HTTP.
     pub(crate) fn into_http(self) -> Response<Bytes> {
         let body = self.body();
@@ -368,7 +385,7 @@ impl Denial {
 
     /// The answer on gRPC: trailers only, so the status stands in the one header section
     /// (gRPC over HTTP/2, "Responses").
-    pub(crate) fn into_grpc(self) -> Response<Bytes> {
+    fn into_grpc(self) -> Response<Bytes> {
         let code = self.0.code;
         let message = percent_encoded(&format!("{}: {}", code.name(), self.0.message));
         let closes = self.0.closes;

@@ -9,14 +9,15 @@ mod path;
 
 use std::net::Ipv6Addr;
 
+use http::Method;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Version};
 
 use crate::config::{Ambiguity, LONGEST_METHOD, Limits};
 use crate::denial::Denial;
 use crate::host_pattern;
+use crate::protocol::Protocol;
 
 /// Where a request goes, in its one canonical form.
 #[derive(Debug)]
@@ -78,9 +79,10 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
         None => Host::AsNamed(0),
     };
     // `http://a?x` in absolute form has a path (RFC 9112, section 3.2.2); a `:path` of `?x` has none.
-    let has_path = |raw: &&PathAndQuery| match parts.version {
-        Version::HTTP_2 => raw.as_str().starts_with('/'),
-        _ => raw.path().starts_with('/'),
+    let protocol = Protocol::from(parts.version);
+    let has_path = |raw: &&PathAndQuery| match protocol {
+        Protocol::Http2 => raw.as_str().starts_with('/'),
+        Protocol::Http10 | Protocol::Http11 => raw.path().starts_with('/'),
     };
     let Some(raw) = parts.uri.path_and_query().filter(has_path) else {
         // `GET *`, `OPTIONS *`, `GET admin`, an h2 `:path` without its slash.
@@ -139,7 +141,7 @@ fn header_bytes(headers: &HeaderMap) -> u64 {
 /// a `_`: servers that make variables of names take it for `-`.
 fn check_names(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     let has_any = |byte: u8| parts.headers.keys().any(|name| name.as_str().as_bytes().contains(&byte));
-    if parts.version == Version::HTTP_2 && has_any(b'"') {
+    if Protocol::from(parts.version) == Protocol::Http2 && has_any(b'"') {
         return Err(Denial::bad_request("A header's name is not valid"));
     }
     if limits.refuses_underscores && has_any(b'_') {
@@ -173,17 +175,17 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
 fn authority(parts: &Parts, is_plain: bool) -> Result<Option<HeaderValue>, Denial> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
-    let is_http2 = parts.version == Version::HTTP_2;
+    let protocol = Protocol::from(parts.version);
     if hosts.next().is_some() {
         return Err(Denial::bad_request("More than one Host"));
     }
     // HTTP/1.0 has no Host, and probes of load balancers speak it (RFC 9112, section 3.2).
-    if parts.version == Version::HTTP_11 && host.is_none() {
+    if protocol.needs_host_header() && host.is_none() {
         return Err(Denial::bad_request("The Host header is missing"));
     }
     let Some(authority) = parts.uri.authority() else {
         return match host {
-            None if is_http2 => Err(Denial::bad_request("The authority is missing")),
+            None if protocol == Protocol::Http2 => Err(Denial::bad_request("The authority is missing")),
             named => Ok(named.cloned()),
         };
     };
@@ -192,7 +194,7 @@ fn authority(parts: &Parts, is_plain: bool) -> Result<Option<HeaderValue>, Denia
         return Err(Denial::bad_request("The request target must be a path or an http URL"));
     }
     // RFC 9110, section 7.4. On HTTP/2 the scheme is what a client says of itself, and gateways say it for theirs.
-    if !is_http2 && is_plain && parts.uri.scheme_str() == Some("https") {
+    if protocol != Protocol::Http2 && is_plain && parts.uri.scheme_str() == Some("https") {
         return Err(Denial::bad_request("The request target is https, and its connection is not"));
     }
     // One that is replaced must be sound all the same: something before us may have gone by it.
@@ -251,7 +253,7 @@ fn check_port(port: Option<&str>) -> Result<(), Denial> {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{Request, Version};
 
     use super::*;
 

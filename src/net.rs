@@ -9,6 +9,7 @@ mod linger;
 pub(crate) mod listen;
 pub(crate) mod phase;
 pub(crate) mod presence;
+mod service;
 mod streams;
 pub(crate) mod tls;
 pub(crate) mod wire;

@@ -29,6 +29,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use crate::activity::ConnectionActivity;
 use crate::activity::cut::{self, CutReason};
 use crate::denial::{Code, Denial};
+use crate::protocol::Protocol;
 use audit::Suspicion;
 use line::AccessLine;
 use line_quotas::{Kind, LineSource};
@@ -152,7 +153,7 @@ impl RequestRecord {
         path: &str,
         version: Version,
     ) -> Self {
-        let line = AccessLine::new(id.clone(), client, method.clone(), path, protocol(version));
+        let line = AccessLine::new(id.clone(), client, method.clone(), path, Protocol::from(version).name());
         observer.began();
         RequestRecord(Box::new(OpenRecord {
             observer: observer.clone(),
@@ -401,14 +402,6 @@ pub(crate) fn with_sources<E: std::error::Error + ?Sized>(error: &E) -> String {
         source = cause.source();
     }
     text
-}
-
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_2 => "HTTP/2",
-        Version::HTTP_10 => "HTTP/1.0",
-        _ => "HTTP/1.1",
-    }
 }
 
 #[cfg(test)]

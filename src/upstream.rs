@@ -7,13 +7,16 @@ pub(crate) mod check;
 pub(crate) mod connect;
 mod dial;
 pub(crate) mod endpoints;
+pub(crate) mod exchange;
 pub(crate) mod health;
 pub(crate) mod pool;
 pub(crate) mod probe;
+pub(crate) mod request_body;
 pub(crate) mod socket;
 pub(crate) mod stall;
 pub(crate) mod tls;
 pub(crate) mod unconnected;
+pub(crate) mod upgrade;
 pub(crate) mod upload;
 mod window;
 

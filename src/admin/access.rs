@@ -77,7 +77,7 @@ impl Visitor {
     /// Whether a request carries the admin token, or a key with `admin` that is not narrowed to routes, or to ours among them.
     /// `scrapes`: metrics are asked for, and nothing else.
     pub(super) async fn authorize(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
-        let Gateway { snapshot, keys, limiter, clock, .. } = &*self.admin.gateway;
+        let Gateway { snapshot, limiter, clock, .. } = &*self.admin.gateway;
         let client = Client::of_peer(self.peer);
         // Whoever guesses is told to wait, and a right guess is not looked at until then. A key with `admin` still is.
         let is_limited = gate::wait_of(&client, &snapshot.load(), limiter).is_some();
@@ -85,9 +85,9 @@ impl Visitor {
             return Ok(Actor::Token);
         }
         let snapshot = snapshot.load();
-        let (auth, now) = (&snapshot.admin_auth, clock.wall());
-        let asks = gate::authenticate(headers, auth, &client, &snapshot, keys, limiter, now);
-        let principal = asks.outcome?;
+        let context = self.admin.gateway.context(&snapshot, clock.wall());
+        let (_, outcome) = gate::authenticate(headers, &snapshot.admin_auth, &client, context);
+        let principal = outcome?;
         let key = &principal.key().key;
         let [all, metrics] = ROUTES;
         gate::may_use(key, Permission::Admin, all).or_else(|denial| match scrapes {

@@ -17,12 +17,12 @@ use crate::clock::Clock;
 use crate::config::{Access, Config};
 use crate::denial::catalogue::{self, Entry};
 use crate::denial::{Code, Denial};
+use crate::gate::{self, Context, Decided, Head, Identity};
+use crate::guard::client::Client;
 use crate::key_cache::LiveKey;
-use crate::keys::{ApiKey, Circumstances};
+use crate::keys::KeyHash;
 use crate::limit::Window;
-use crate::proxy::readings::Readings;
 use crate::route::{Lookup, Route};
-use crate::{gate, guard};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -48,15 +48,18 @@ pub(super) struct Explain {
     json: bool,
 }
 
-/// A decision with all that led to it.
+/// The steps of a decision, in words: the name of each, and what it found.
 #[derive(Default)]
-struct Told(Vec<(&'static str, String)>);
+struct Steps(Vec<(&'static str, String)>);
 
-impl Told {
-    fn step(&mut self, name: &'static str, text: impl Into<String>) {
+impl Steps {
+    fn add(&mut self, name: &'static str, text: impl Into<String>) {
         self.0.push((name, text.into()));
     }
 }
+
+/// The key that a request is explained for, and the digest of its current secret.
+type NamedKey = (KeyHash, Arc<LiveKey>);
 
 impl Explain {
     pub(super) fn execute(self) -> Result<(), Failure> {
@@ -101,106 +104,33 @@ impl Explain {
             .and_then(|config| Prepared::of(&config, &Clock::system()))
             .map_err(|faults| Failure::InConfig(faults, file))?;
         let key = self.key.as_deref().map(|key| find_key(&prepared, key)).transpose()?;
-        let mut told = Told::default();
-        let outcome = self.decide(&prepared, &parts, key.as_deref(), &mut told);
-        self.print(&method, path, told, outcome)
+        let (steps, outcome) = self.decide(&prepared, &parts, key.as_ref());
+        self.print(&method, path, &steps, outcome)
     }
 
-    /// The steps of `proxy`, in their order, as far as they can be gone without a request.
+    /// Decides as the proxy does, and puts what was found into words.
     fn decide(
         &self,
         prepared: &Prepared,
         parts: &Parts,
-        key: Option<&LiveKey>,
-        told: &mut Told,
-    ) -> Result<(), Denial> {
-        let snapshot = &prepared.snapshot;
-        let target = guard::check(parts, &snapshot.limits, false)?;
-        told.step("path", target.path());
-        let readings = Readings::of(&snapshot.routes, &target, &parts.method)?;
-        // Nobody's key is looked at where no reading of the path asks for one.
-        let is_asked = !readings.are_public();
-        let key = key.filter(|_| is_asked);
-        if let Some(key) = key {
-            self.judge_key(prepared, &key.key, told)?;
-        }
-        if key.is_some() || !is_asked {
-            readings.refuse_ambiguities(&target.ambiguities)?;
-        }
-        let Readings { lookup, others } = readings;
-        let route = match lookup {
-            Lookup::Found(route) => route,
-            Lookup::None | Lookup::OtherHost if key.is_none() => {
-                return Err(Denial::missing_key("Authorization"));
-            }
-            Lookup::OtherHost => return Err(Denial::misdirected(target.host())),
-            Lookup::None => {
-                told.step("route", near(prepared, target.host(), &parts.method, target.path()));
-                return Err(Denial::route_not_found(parts.method.as_str(), target.path()));
-            }
-        };
-        told.step("route", format!("{}, the first that matches", route.name));
-        permit(key, &route, &others, told)?;
-        let route = match others.is_empty() {
-            true => route,
-            false => Arc::new(route.bounded_by(&others, &snapshot.limits)),
-        };
-        told.step("limits", limits(prepared, key, &route));
-        if is_asked && key.is_none() {
-            told.step("key", "none was named; --key ID or --key NAME says whose request it is");
-            return Err(Denial::missing_key("Authorization"));
-        }
-        let body = route.body_bytes(&snapshot.limits);
-        match route.takes_body(&parts.method) {
-            true => told.step("body", format!("{} at most", bytesize::ByteSize(body))),
-            false => {
-                told.step("body", "none: GET and HEAD have none, unless the route says `body_on_get: true`")
-            }
-        }
-        let endpoints: Vec<String> = route.upstream.sets.iter().map(|set| set.address.to_string()).collect();
-        let (name, sent) = (&route.upstream.name, route.upstream_path(target.path()));
-        told.step("upstream", format!("{name} ({}), as {sent}", endpoints.join(", ")));
-        Ok(())
-    }
-
-    fn judge_key(&self, prepared: &Prepared, key: &ApiKey, told: &mut Told) -> Result<(), Denial> {
-        let snapshot = &prepared.snapshot;
-        let address = self.from.or_else(|| key.allowed_address());
-        let circumstances = Circumstances {
-            now: Timestamp::now(),
-            environment: snapshot.environment.as_deref(),
-            address,
-            max_age: snapshot.max_age,
-        };
-        let name = key.name().map(|name| format!(" ({name})")).unwrap_or_default();
-        match key.validity(None, &circumstances) {
-            Ok(()) => {
-                let permissions = key.permissions.names().join(", ");
-                told.step("key", format!("{}{name}, with {permissions}", key.id()));
-                if let Some(address) = address.filter(|_| self.from.is_none()) {
-                    told.step(
-                        "address",
-                        format!("taken to be {address}, which the key allows; --from says another"),
-                    );
-                }
-                Ok(())
-            }
-            Err(invalidity) => {
-                told.step("key", format!("{}{name}: {}", key.id(), invalidity.name()));
-                let denial = match invalidity.end() {
-                    Some(end) => Denial::expired_key(end),
-                    None => Denial::invalid_key(key.id()),
-                };
-                Err(denial.caused_by(invalidity.name()))
-            }
-        }
+        key: Option<&NamedKey>,
+    ) -> (Steps, Result<(), Denial>) {
+        let (snapshot, keys, limiter) = (&prepared.snapshot, &prepared.keys, &prepared.limiter);
+        let context = Context { snapshot, keys, limiter, now: Timestamp::now() };
+        let assumed = key.and_then(|(_, live)| live.key.allowed_address()).filter(|_| self.from.is_none());
+        let client = Client::of_peer(self.from.or(assumed));
+        let identity = Identity::Assumed(key.map(|(hash, live)| (*hash, live)));
+        let decided = gate::decide(&Head { parts, client: &client, is_plain: false, identity }, context);
+        let explained = Explained { prepared, parts, key: key.map(|(_, live)| &**live), assumed };
+        let steps = explained.steps(&decided);
+        (steps, decided.outcome.map(|_grant| ()))
     }
 
     fn print(
         &self,
         method: &Method,
         path: &str,
-        told: Told,
+        steps: &Steps,
         outcome: Result<(), Denial>,
     ) -> Result<(), Failure> {
         let denial = outcome.err();
@@ -210,7 +140,7 @@ impl Explain {
         });
         if self.json {
             let steps: Vec<Value> =
-                told.0.iter().map(|(step, text)| json!({"step": step, "text": text})).collect();
+                steps.0.iter().map(|(step, text)| json!({"step": step, "text": text})).collect();
             let refusal = denial.as_ref().map(|denial| {
                 json!({
                     "status": denial.code().status().as_u16(), "code": denial.code().name(),
@@ -221,8 +151,8 @@ impl Explain {
             return print(&format!("{report}\n"));
         }
         let mut text = format!("{method} {path}\n");
-        for (step, told) in &told.0 {
-            text.push_str(&format!("  {step:<11}{told}\n"));
+        for (step, found) in &steps.0 {
+            text.push_str(&format!("  {step:<11}{found}\n"));
         }
         match (&denial, advice) {
             (Some(denial), Some(advice)) => {
@@ -238,40 +168,103 @@ impl Explain {
     }
 }
 
-/// Whether the key may use the route, and all that servers may read the path as.
-fn permit(
-    key: Option<&LiveKey>,
-    route: &Arc<Route>,
-    others: &[Arc<Route>],
-    told: &mut Told,
-) -> Result<(), Denial> {
-    let others = others.iter().filter(|other| !Arc::ptr_eq(other, route));
-    match route.access {
-        Access::Public => told.step("permission", "none is needed: the route is public"),
-        Access::Needs(permission) => told.step("permission", format!("{} is needed", permission.name())),
-    }
-    for (place, reading) in std::iter::once(route).chain(others).enumerate() {
-        if place > 0 {
-            let needs = match reading.access {
-                Access::Public => "which is public".to_owned(),
-                Access::Needs(permission) => format!("for which {} is needed", permission.name()),
-            };
-            told.step("read as", format!("{}, too, by some servers, {needs}", reading.name));
-        }
-        if let (Access::Needs(permission), Some(live)) = (reading.access, key) {
-            gate::may_use(&live.key, permission, &reading.name)?;
-        }
-    }
-    Ok(())
+/// A decision, and what it was made about.
+struct Explained<'a> {
+    prepared: &'a Prepared,
+    parts: &'a Parts,
+    key: Option<&'a LiveKey>,
+    /// The address that was taken, where none was given.
+    assumed: Option<IpAddr>,
 }
 
-fn find_key(prepared: &Prepared, wanted: &str) -> Result<Arc<LiveKey>, Failure> {
-    let mut found: Option<Arc<LiveKey>> = None;
-    prepared.keys.for_each(|live| {
+impl Explained<'_> {
+    fn steps(&self, decided: &Decided) -> Steps {
+        let mut steps = Steps::default();
+        let Some(target) = decided.target() else { return steps };
+        steps.add("path", target.path());
+        let Decided { facts, outcome } = decided;
+        let Some(readings) = &facts.readings else { return steps };
+        self.explain_key(decided, &mut steps);
+        let (snapshot, method) = (&self.prepared.snapshot, &self.parts.method);
+        let is_missing = facts.authentication.is_some() && self.key.is_none();
+        let route = match (&facts.route, &readings.lookup) {
+            (Some(route), _) => Some(route.clone()),
+            // Without a key the proxy goes no further. Here it helps to know the route all the same.
+            (None, _) if is_missing => readings.route(target, method, &snapshot.limits).ok(),
+            (None, _) => None,
+        };
+        let Some(route) = route else {
+            let is_unknown = matches!(&readings.lookup, Lookup::None) && facts.principal.is_some();
+            if is_unknown && target.ambiguities.is_empty() {
+                steps.add("route", near(self.prepared, target.host(), method, target.path()));
+            }
+            return steps;
+        };
+        steps.add("route", format!("{}, the first that matches", route.name));
+        explain_permissions(&route, &readings.others, &mut steps);
+        if outcome.is_err() && !is_missing {
+            return steps;
+        }
+        let key = self.key.filter(|_| facts.principal.is_some());
+        steps.add("limits", limits(self.prepared, key, &route));
+        match is_missing {
+            true => steps.add("key", "none was named; --key ID or --key NAME says whose request it is"),
+            false => self.explain_forwarding(&route, target.path(), &mut steps),
+        }
+        steps
+    }
+
+    fn explain_key(&self, decided: &Decided, steps: &mut Steps) {
+        let Some(key) = self.key.filter(|_| decided.facts.authentication.is_some()) else { return };
+        let (id, key) = (key.key.id(), &key.key);
+        let name = key.name().map(|name| format!(" ({name})")).unwrap_or_default();
+        if decided.facts.principal.is_none() {
+            let denial = decided.outcome.as_ref().err();
+            let reason = denial.and_then(Denial::cause).map(ToString::to_string).unwrap_or_default();
+            return steps.add("key", format!("{id}{name}: {reason}"));
+        }
+        steps.add("key", format!("{id}{name}, with {}", key.permissions.names().join(", ")));
+        if let Some(address) = self.assumed {
+            steps.add("address", format!("taken to be {address}, which the key allows; --from says another"));
+        }
+    }
+
+    fn explain_forwarding(&self, route: &Route, path: &str, steps: &mut Steps) {
+        let body = route.body_bytes(&self.prepared.snapshot.limits);
+        match route.takes_body(&self.parts.method) {
+            true => steps.add("body", format!("{} at most", bytesize::ByteSize(body))),
+            false => {
+                steps.add("body", "none: GET and HEAD have none, unless the route says `body_on_get: true`");
+            }
+        }
+        let endpoints: Vec<String> = route.upstream.sets.iter().map(|set| set.address.to_string()).collect();
+        let (name, sent) = (&route.upstream.name, route.upstream_path(path));
+        steps.add("upstream", format!("{name} ({}), as {sent}", endpoints.join(", ")));
+    }
+}
+
+/// What the route needs, and each other route that servers may read the path as.
+fn explain_permissions(route: &Arc<Route>, readings: &[Arc<Route>], steps: &mut Steps) {
+    match route.access {
+        Access::Public => steps.add("permission", "none is needed: the route is public"),
+        Access::Needs(permission) => steps.add("permission", format!("{} is needed", permission.name())),
+    }
+    for reading in readings.iter().filter(|reading| reading.name != route.name) {
+        let needs = match reading.access {
+            Access::Public => "which is public".to_owned(),
+            Access::Needs(permission) => format!("for which {} is needed", permission.name()),
+        };
+        steps.add("read as", format!("{}, too, by some servers, {needs}", reading.name));
+    }
+}
+
+fn find_key(prepared: &Prepared, wanted: &str) -> Result<NamedKey, Failure> {
+    let mut found: Option<NamedKey> = None;
+    prepared.keys.for_each_current(|hash, live| {
         let is_id = live.key.id() == wanted;
         // An id goes before a name.
         if is_id || (found.is_none() && live.key.name() == Some(wanted)) {
-            found = Some(live.clone());
+            found = Some((*hash, live.clone()));
         }
     });
     found.ok_or_else(|| {

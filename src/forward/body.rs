@@ -9,22 +9,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::Version;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::cutter::Cutter;
+use super::failure::DownloadFailure;
 use super::headers::is_harmless_answer_trailer;
 use super::unread::{Drain, UnreadBody};
 use crate::activity::blocked::{self, BlockedOn};
-use crate::activity::cut::CutReason;
 use crate::activity::{ConnectionActivity, RequestInService};
 use crate::alarm::Alarm;
-use crate::gate::{Ended, Permit, Revocation};
+use crate::gate::{Permit, Revocation};
 use crate::observe::RequestRecord;
+use crate::protocol::Protocol;
+use crate::tap::{BodyEnd, TapSlot};
+use crate::upstream::exchange;
 use crate::upstream::pool::Lease;
+use crate::upstream::request_body::RequestBody;
 use crate::upstream::stall::StallTimer;
-use crate::upstream::upload::{RequestBody, UploadProgress, filtered};
+use crate::upstream::upload::{UploadProgress, filtered};
 
 /// An answer's body: bearward's own, or upstream's. In a box, since answers are moved from hand to hand.
 #[derive(Debug)]
@@ -41,9 +43,8 @@ struct Answer {
     left: Bytes,
     /// An error that waits for one turn, in which what came before it can go out.
     held_back: Option<DownloadFailure>,
-    is_http2: bool,
-    /// The client knows no end of a body but the connection's (HTTP/1.0).
-    ends_with_connection: bool,
+    /// Of the client's connection.
+    protocol: Protocol,
     /// The exchange on the caller's connection, which ends with its answer, and the body of its request.
     exchange: Option<(RequestInService, RequestBody)>,
 }
@@ -58,7 +59,8 @@ enum BodySource {
 /// Upstream's answer in transit.
 #[derive(Debug)]
 pub(crate) struct Download {
-    incoming: Incoming,
+    incoming: exchange::Body,
+    tap: TapSlot,
     stall: StallTimer,
     /// The other direction: while it moves, silence of this one is no stall.
     upload: UploadProgress,
@@ -79,62 +81,12 @@ pub(crate) struct Download {
 /// every client takes.
 const PIECE: usize = 16 * 1024;
 
-/// Why an answer that had begun was cut. The caller sees a broken body, never a clean end.
-#[derive(Debug)]
-pub(crate) enum DownloadFailure {
-    /// Nothing moved for longer than upstream's `timeouts.idle`.
-    Stalled,
-    /// The key was revoked, or narrowed so that it may not have this answer, and open answers end with their key.
-    KeyRevoked,
-    /// The key has expired, or its secret's grace or age has ended, and open answers end with their key.
-    KeyExpired,
-    /// A request without a key has had its time.
-    OutOfTime,
-    /// Upstream ended the stream before the answer was whole.
-    Truncated,
-    /// Upstream broke off, or its framing did.
-    Broken(hyper::Error),
-}
-
-impl std::fmt::Display for DownloadFailure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            DownloadFailure::Stalled => f.write_str("nothing moved for too long"),
-            DownloadFailure::Truncated => f.write_str("upstream ended the stream early"),
-            DownloadFailure::KeyRevoked => f.write_str("the key was revoked"),
-            DownloadFailure::KeyExpired => f.write_str("the key has expired"),
-            DownloadFailure::OutOfTime => f.write_str("a request without a key has had its time"),
-            DownloadFailure::Broken(error) => write!(f, "upstream broke off: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for DownloadFailure {}
-
-impl From<Ended> for DownloadFailure {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Revoked => DownloadFailure::KeyRevoked,
-            Ended::Expired(_) => DownloadFailure::KeyExpired,
-            Ended::OutOfTime(_) => DownloadFailure::OutOfTime,
-        }
-    }
-}
-
-impl From<Ended> for CutReason {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Revoked => CutReason::Revoked,
-            Ended::Expired(_) => CutReason::Expired,
-            Ended::OutOfTime(_) => CutReason::OutOfTime,
-        }
-    }
-}
-
 impl Download {
     /// `revocations`: where open answers end with their key; the second is for a client that reads nothing.
+    #[expect(clippy::too_many_arguments, reason = "all that lasts as long as the answer")]
     pub(super) fn new(
-        incoming: Incoming,
+        incoming: exchange::Body,
+        tap: TapSlot,
         lease: Lease,
         permit: Permit,
         upload: UploadProgress,
@@ -147,6 +99,7 @@ impl Download {
         let cutter = second_waiter.map(|revocation| Cutter::new(revocation, activity.clone()));
         let mut download = Download {
             incoming,
+            tap,
             stall,
             upload,
             activity,
@@ -162,14 +115,10 @@ impl Download {
         download
     }
 
-    /// While the answer is under way.
-    fn is_http2(&self) -> bool {
-        self.lease.as_ref().is_some_and(Lease::is_http2)
-    }
-
     /// The answer is complete: the connection may serve the next request, and another one may have the place.
     fn release(&mut self) {
         self.upload.over();
+        self.tap.ended(BodyEnd::Complete);
         self.permit = None;
         if let Some(lease) = self.lease.take() {
             lease.give_back();
@@ -181,8 +130,7 @@ impl Download {
             && let Poll::Ready(ended) = revocation.poll(cx)
         {
             self.revocation = None;
-            self.lease = None;
-            return Poll::Ready(Some(Err(ended.into())));
+            return self.fail(ended.into());
         }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -194,26 +142,29 @@ impl Download {
                     Ok(trailers) => Frame::trailers(filtered(trailers, is_harmless_answer_trailer)),
                     Err(data) => data,
                 };
+                self.tap.frame(&frame);
                 if self.incoming.is_end_stream() {
                     self.release();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                self.lease = None;
-                Poll::Ready(Some(Err(DownloadFailure::Broken(error))))
-            }
-            // hyper takes a stream that was reset without an error for one that has ended.
-            Poll::Ready(None) if self.is_http2() && !self.incoming.is_end_stream() => {
-                self.lease = None;
-                Poll::Ready(Some(Err(DownloadFailure::Truncated)))
-            }
+            Poll::Ready(Some(Err(failure))) => self.fail(DownloadFailure::of(failure)),
             Poll::Ready(None) => {
                 self.release();
                 Poll::Ready(None)
             }
-            Poll::Pending => self.poll_stalled(cx).map(|()| Some(Err(DownloadFailure::Stalled))),
+            Poll::Pending => {
+                ready!(self.poll_stalled(cx));
+                self.fail(DownloadFailure::Stalled)
+            }
         }
+    }
+
+    /// The answer is not whole: nothing else may use its connection.
+    fn fail(&mut self, failure: DownloadFailure) -> Poll<Option<Result<Frame<Bytes>, DownloadFailure>>> {
+        self.lease = None;
+        self.tap.ended(BodyEnd::Failed);
+        Poll::Ready(Some(Err(failure)))
     }
 
     /// Ready when neither direction has moved for too long.
@@ -259,8 +210,7 @@ impl ResponseBody {
             rest: None,
             left: Bytes::new(),
             held_back: None,
-            is_http2: false,
-            ends_with_connection: false,
+            protocol: Protocol::Http11,
             exchange: None,
         }))
     }
@@ -272,13 +222,12 @@ impl ResponseBody {
         record: RequestRecord,
         in_service: RequestInService,
         request: RequestBody,
-        version: Version,
+        protocol: Protocol,
         rest: UnreadBody,
     ) -> Self {
         let answer = &mut *self.0;
         answer.record = Some(record);
-        answer.is_http2 = version == Version::HTTP_2;
-        answer.ends_with_connection = version == Version::HTTP_10;
+        answer.protocol = protocol;
         let drains = rest == UnreadBody::Discard && !request.is_empty() && !answer.source.has_ended();
         answer.rest = drains.then(|| Drain::new(request.clone()));
         answer.exchange = Some((in_service, request));
@@ -290,7 +239,7 @@ impl Answer {
     /// Ready when this answer may go out: one to somebody without a key waits for those before it on its connection.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let is_public = matches!(&self.source, BodySource::Upstream(download) if download.is_public);
-        match self.exchange.as_mut().filter(|_| is_public && self.is_http2) {
+        match self.exchange.as_mut().filter(|_| is_public && self.protocol.has_streams()) {
             Some((in_service, _)) => in_service.poll_room(cx),
             None => Poll::Ready(()),
         }
@@ -299,7 +248,7 @@ impl Answer {
     /// A frame on its way out, or the first piece of it.
     fn hand_out(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         match frame.into_data() {
-            Ok(data) if self.is_http2 && data.len() > PIECE => {
+            Ok(data) if self.protocol.has_streams() && data.len() > PIECE => {
                 self.left = data;
                 self.piece()
             }
@@ -326,7 +275,7 @@ impl Answer {
             record.sent(bytes);
         }
         // HTTP/1 has nobody who asks.
-        if self.is_http2 {
+        if self.protocol.has_streams() {
             blocked::record(match &self.source {
                 BodySource::Own(_) => BlockedOn::ClientOfOurs,
                 BodySource::Upstream(download) if download.is_public => BlockedOn::ClientWithoutKey,
@@ -343,7 +292,9 @@ impl Answer {
         if let Some(mut record) = self.record.take() {
             record.failed(error.outcome(), &error);
         }
-        if let Some((in_service, _)) = self.exchange.as_ref().filter(|_| self.ends_with_connection) {
+        if let Some((in_service, _)) =
+            self.exchange.as_ref().filter(|_| self.protocol.ends_bodies_with_connection())
+        {
             in_service.break_off();
         }
         error
@@ -391,7 +342,8 @@ impl Body for ResponseBody {
             BodySource::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             BodySource::Upstream(download) => download.poll_frame(cx),
         };
-        if let (Poll::Ready(None), Some(rest), true) = (&polled, &mut this.rest, this.is_http2) {
+        if let (Poll::Ready(None), Some(rest), true) = (&polled, &mut this.rest, this.protocol.has_streams())
+        {
             let _whole_or_not = ready!(rest.poll(cx));
             this.rest = None;
         }
@@ -416,7 +368,9 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        (self.0.rest.is_none() || !self.0.is_http2) && self.0.left.is_empty() && self.0.source.has_ended()
+        (self.0.rest.is_none() || !self.0.protocol.has_streams())
+            && self.0.left.is_empty()
+            && self.0.source.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {

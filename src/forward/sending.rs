@@ -1,21 +1,38 @@
 //! Brings a request to a connection: which endpoint, which connection, in which form, and whether once more.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
-use http::uri::Scheme;
-use http::{Method, Request, Response, Uri, Version};
+use http::uri::{PathAndQuery, Scheme};
+use http::{Method, Request, Uri};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
-use super::{Exchange, has_usually_a_body, is_flood, no_retry_once_written, of_http2, was_refused_unread};
 use crate::alarm::Alarm;
+use crate::config::Timeouts;
 use crate::denial::Denial;
-use crate::upstream::Endpoint;
-use crate::upstream::pool::{Lease, Needs, Sent, WorkerPool};
-use crate::upstream::upload::Upload;
+use crate::guard::Target;
+use crate::protocol::Protocol;
+use crate::upstream::exchange::{Answer, Failure, Sent, Unanswered};
+use crate::upstream::pool::{Lease, Needs, WorkerPool};
+use crate::upstream::request_body::UploadFailure;
+use crate::upstream::unconnected::is_shortage;
+use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
+use crate::upstream::{Endpoint, Upstream};
+
+/// One request on its way.
+pub(super) struct Exchange<'a> {
+    pub(super) upstream: &'a Arc<Upstream>,
+    pub(super) timeouts: Timeouts,
+    pub(super) needs: Needs,
+    pub(super) target: &'a Target,
+    pub(super) path: &'a PathAndQuery,
+    pub(super) progress: &'a UploadProgress,
+    pub(super) limits: UploadLimits,
+}
 
 /// Where a request could not be sent.
 #[derive(Default)]
@@ -38,7 +55,7 @@ impl Exchange<'_> {
         pool: &Arc<WorkerPool>,
         connecting: &mut Option<Duration>,
         alarm: &mut Alarm,
-    ) -> Result<(Response<Incoming>, Lease), Denial> {
+    ) -> Result<(Answer, Lease), Denial> {
         let is_repeatable = is_repeatable(request.as_ref());
         let (mut tried, mut is_repeated) = (Tried::default(), false);
         // Upstream may have acted on what it got before.
@@ -56,29 +73,28 @@ impl Exchange<'_> {
                 let sending = pin!(self.begin(request, &mut lease, is_repeatable && !is_repeated)?);
                 self.answer(sending, alarm).await
             };
-            let mut error = match answered {
-                Some(Ok(response)) => {
+            let Unanswered { failure, unsent } = match answered {
+                Some(Ok(answer)) => {
                     self.upstream.note_success(lease.endpoint());
-                    return Ok((response, lease));
+                    return Ok((answer, lease));
                 }
-                Some(Err(error)) => error,
+                Some(Err(unanswered)) => unanswered,
                 None => {
                     let denial = Denial::upstream_timeout(&self.upstream.name).caused_by("no answer in time");
                     return Err(no_retry_once_written(denial, &lease));
                 }
             };
-            match error.take_message() {
+            match unsent {
                 Some(unsent) if lease.is_reused => *request = Some(unsent),
                 Some(unsent) if tried.times < self.upstream.retries => {
                     tried.times += 1;
                     tried.endpoints.push(lease.endpoint().clone());
                     *request = Some(unsent);
                 }
-                Some(_) => return Err(refuse(self.failed(error.into_error(), &lease), is_repeated)),
+                Some(_) => return Err(refuse(self.failed(failure, &lease), is_repeated)),
                 None => {
-                    let error = error.into_error();
-                    let unanswered = was_closed(&error).then(|| lease.take_unanswered()).flatten();
-                    let Some(headers) = unanswered else { return Err(self.failed(error, &lease)) };
+                    let unanswered = failure.was_closed().then(|| lease.take_unanswered()).flatten();
+                    let Some(headers) = unanswered else { return Err(self.failed(failure, &lease)) };
                     *request = Some(self.again(method.unwrap_or_default(), headers, &lease));
                     is_repeated = true;
                 }
@@ -95,7 +111,7 @@ impl Exchange<'_> {
         }
         let mut request = Request::new(Upload::none());
         *request.method_mut() = method;
-        *request.version_mut() = if lease.is_http2() { Version::HTTP_2 } else { Version::HTTP_11 };
+        *request.version_mut() = lease.protocol().version();
         *request.headers_mut() = headers;
         request
     }
@@ -175,12 +191,12 @@ impl Exchange<'_> {
 
     /// Gives the request the form of the connection's protocol. It may have had the other one's before.
     fn shape(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
-        if !lease.is_http2() {
-            if request.version() == Version::HTTP_2 {
+        if lease.protocol() == Protocol::Http11 {
+            if Protocol::from(request.version()) == Protocol::Http2 {
                 // The other protocol has taken it away.
                 request.headers_mut().insert(HOST, self.host());
             }
-            *request.version_mut() = Version::HTTP_11;
+            *request.version_mut() = Protocol::Http11.version();
             *request.uri_mut() = Uri::from(self.path.clone());
             if *request.method() == Method::HEAD {
                 // A server that sends the body all the same sends it when the answer is over for us: the next caller would have it.
@@ -195,13 +211,13 @@ impl Exchange<'_> {
                 request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
             // A server that leaves the body unread takes it for the next request on the connection: there is none.
-            if !has_usually_a_body(request.method()) || !self.upstream.reuse_after_body {
+            if !usually_has_body(request.method()) || !self.upstream.reuse_after_body {
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 lease.is_last_use();
             }
             return Ok(());
         }
-        *request.version_mut() = Version::HTTP_2;
+        *request.version_mut() = Protocol::Http2.version();
         let scheme = if lease.endpoint().is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
         let uri =
             Uri::builder().scheme(scheme).authority(self.host().as_bytes()).path_and_query(self.path.clone());
@@ -213,6 +229,74 @@ impl Exchange<'_> {
         request.headers_mut().remove(CONNECTION);
         Ok(())
     }
+
+    /// Awaits the head of the answer for as long as upstream may take, counted from when it last got a byte;
+    /// `None` where it took longer.
+    async fn answer<T>(
+        &self,
+        mut sending: Pin<&mut impl Future<Output = T>>,
+        alarm: &mut Alarm,
+    ) -> Option<T> {
+        let limit = self.timeouts.response_headers;
+        let mut since = Instant::now();
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            loop {
+                ready!(alarm.poll(cx, (since + limit).into()));
+                since = if self.progress.awaits_client() {
+                    // The upload's own timer watches over the client.
+                    Instant::now()
+                } else {
+                    match self.progress.last_moved().filter(|moved| *moved > since) {
+                        Some(moved) => moved,
+                        None => return Poll::Ready(None),
+                    }
+                };
+            }
+        })
+        .await
+    }
+
+    fn unconnected(&self, error: std::io::Error) -> Denial {
+        match error.kind() {
+            _ if is_shortage(&error) => Denial::out_of_sockets(),
+            std::io::ErrorKind::TimedOut => Denial::upstream_timeout(&self.upstream.name),
+            _ => Denial::upstream_unreachable(&self.upstream.name),
+        }
+        .caused_by(error)
+    }
+
+    /// What an exchange that broke is told as: the request's own fault first, then upstream's.
+    fn failed(&self, failure: Failure, lease: &Lease) -> Denial {
+        match self.progress.failure() {
+            Some(UploadFailure::TooLarge) => Denial::body_too_large(self.limits.bytes),
+            Some(UploadFailure::Stalled) => Denial::body_stalled(self.limits.idle),
+            Some(UploadFailure::Broken) => {
+                Denial::bad_request("The request body is malformed").caused_by(failure)
+            }
+            None if failure.is_protocol_error() => {
+                no_retry_once_written(Denial::upstream_protocol(&self.upstream.name), lease)
+                    .caused_by(failure)
+            }
+            None if failure.was_not_processed() => {
+                Denial::upstream_unreachable(&self.upstream.name).caused_by(failure)
+            }
+            None => no_retry_once_written(Denial::upstream_unreachable(&self.upstream.name), lease)
+                .caused_by(failure),
+        }
+    }
+}
+
+/// Once a byte was written, upstream may have acted on it.
+fn no_retry_once_written(denial: Denial, lease: &Lease) -> Denial {
+    if lease.has_written() { denial.not_to_be_retried() } else { denial }
+}
+
+/// Whether a body has a meaning with this method. Servers commonly leave it unread with others.
+pub(super) fn usually_has_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 /// Whether a request may be sent again though upstream may have acted on it: it asks for nothing to be done
@@ -222,10 +306,4 @@ fn is_repeatable(request: Option<&Request<Upload>>) -> bool {
         matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
             && request.body().is_end_stream()
     })
-}
-
-/// Whether the connection was closed or reset, or the stream was refused unread; not whether upstream answered something.
-fn was_closed(error: &hyper::Error) -> bool {
-    let of_http2 = of_http2(error).map(|error| error.is_io() || was_refused_unread(error));
-    of_http2.unwrap_or_else(|| !error.is_parse() && !error.is_user() && !is_flood(error))
 }

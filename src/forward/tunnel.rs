@@ -10,23 +10,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::time::Instant;
 
-use super::body::DownloadFailure;
+use super::failure::DownloadFailure;
 use crate::activity::RequestInService;
 use crate::activity::cut::CutReason;
 use crate::gate::{Permit, Revocation};
 use crate::observe::RequestRecord;
 use crate::upstream::health::AtEndpoint;
+use crate::upstream::upgrade::{PendingUpgrade, UpgradedIo};
 
 /// A tunnel that upstream has agreed to.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    pub(super) client: OnUpgrade,
-    pub(super) upstream: OnUpgrade,
+    pub(super) client: PendingUpgrade,
+    pub(super) upstream: PendingUpgrade,
     /// The longest time without a byte either way.
     pub(super) idle: Duration,
     pub(super) revocation: Option<Revocation>,
@@ -168,14 +167,14 @@ impl Traffic {
 
 /// One side of a tunnel, whose reads are noted and whose writes are counted.
 struct Watched {
-    inner: TokioIo<Upgraded>,
+    inner: UpgradedIo,
     side: Side,
     traffic: Arc<Traffic>,
 }
 
 impl Watched {
-    fn new(io: Upgraded, side: Side, traffic: &Arc<Traffic>) -> Self {
-        Watched { inner: TokioIo::new(io), side, traffic: traffic.clone() }
+    fn new(inner: UpgradedIo, side: Side, traffic: &Arc<Traffic>) -> Self {
+        Watched { inner, side, traffic: traffic.clone() }
     }
 }
 

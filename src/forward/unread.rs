@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
-use crate::upstream::upload::RequestBody;
+use crate::upstream::request_body::{ReceivedBody, RequestBody};
 
 /// What becomes of a request that is not read to its end when its answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +29,7 @@ pub(crate) enum UnreadBody {
 #[derive(Debug)]
 pub(super) struct Drain {
     request: RequestBody,
-    incoming: Option<Incoming>,
+    received: Option<ReceivedBody>,
     budget: usize,
     until: Option<Pin<Box<Sleep>>>,
 }
@@ -40,21 +39,21 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 impl Drain {
     pub(super) fn new(request: RequestBody) -> Self {
-        Drain { request, incoming: None, budget: DRAIN_BYTES, until: None }
+        Drain { request, received: None, budget: DRAIN_BYTES, until: None }
     }
 
     /// Ready when no more is read: whether all was.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.incoming.is_none() {
-            self.incoming = self.request.take();
+        if self.received.is_none() {
+            self.received = self.request.take();
         }
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(false) };
-        if incoming.is_end_stream() {
+        let Some(received) = &mut self.received else { return Poll::Ready(false) };
+        if received.is_end_stream() {
             return Poll::Ready(true);
         }
         let until = self.until.get_or_insert_with(|| Box::pin(sleep(DRAIN_TIME)));
         while until.as_mut().poll(cx).is_pending() {
-            match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+            match ready!(Pin::new(&mut *received).poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     let length = frame.data_ref().map_or(0, Bytes::len);
                     let Some(budget) = self.budget.checked_sub(length) else { break };
@@ -71,8 +70,8 @@ impl Drain {
 impl Drop for Drain {
     fn drop(&mut self) {
         // Back to the exchange: the body must not go before the end of the answer has gone out.
-        if let Some(incoming) = self.incoming.take() {
-            self.request.put_back(incoming);
+        if let Some(received) = self.received.take() {
+            self.request.put_back(received);
         }
     }
 }

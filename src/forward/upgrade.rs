@@ -3,13 +3,14 @@
 //!
 //! Invariant: no byte goes either way before upstream has said 101 to a request that was permitted.
 
+use http::Method;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{Method, Version};
-use hyper::upgrade::OnUpgrade;
 
 use crate::denial::Denial;
+use crate::protocol::Protocol;
 use crate::route::Route;
+use crate::upstream::upgrade::PendingUpgrade;
 
 /// A protocol that a client asks for and may have.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub(crate) struct Upgrade {
     /// The header's value, as the client wrote it.
     value: HeaderValue,
     /// The client's connection, once it is free of HTTP.
-    pub(super) client: OnUpgrade,
+    pub(super) client: PendingUpgrade,
 }
 
 /// The upgrade that a request asks for, if the route allows it. Any other is no upgrade: the request goes on
@@ -27,11 +28,10 @@ pub(crate) struct Upgrade {
 ///
 /// 400 where a body comes with it: two servers could place the end of HTTP differently.
 pub(crate) fn asked(parts: &mut Parts, route: &Route, has_body: bool) -> Result<Option<Upgrade>, Denial> {
-    // hyper's own handle; there is none on HTTP/2.
-    let Some(client) = parts.extensions.remove::<OnUpgrade>() else { return Ok(None) };
+    let Some(client) = PendingUpgrade::take_from(&mut parts.extensions) else { return Ok(None) };
     let Some(value) = only_value(&parts.headers) else { return Ok(None) };
     let Some(name) = protocol(value) else { return Ok(None) };
-    let is_meant = parts.version == Version::HTTP_11 && nominates_upgrade(&parts.headers);
+    let is_meant = Protocol::from(parts.version).has_upgrades() && nominates_upgrade(&parts.headers);
     if !is_meant || !route.upgrades.contains(&name) || !route.upstream.takes_upgrades() {
         return Ok(None);
     }

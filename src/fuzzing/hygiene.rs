@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use super::connection::{KEY, gateway};
 use crate::forward::headers::{self, Origin};
-use crate::gate;
-use crate::guard::{self, client};
-use crate::route::Lookup;
+use crate::gate::{self, Admitted, Head, Identity};
+use crate::guard::client;
+use crate::limit::Cost;
 
 /// Names that nobody but us may say, or that belong to one connection, as others fold to them.
 const NEVER: &[&str] = &[
@@ -78,23 +79,12 @@ pub fn hygiene(bytes: &[u8]) {
     let snapshot = gateway.snapshot.load_full();
     let peer: Option<IpAddr> = Some([192, 0, 2, 7].into());
     let client = client::client(&parts.headers, peer, &snapshot.trusted_proxies);
-    let Ok(target) = guard::check(&parts, &snapshot.limits, true) else { return };
-    let Lookup::Found(route) = snapshot.routes.find(target.host(), &parts.method, target.path()) else {
-        panic!()
-    };
-    let found = gate::authenticate(
-        &parts.headers,
-        &snapshot.auth,
-        &client,
-        &snapshot,
-        &gateway.keys,
-        &gateway.limiter,
-        gateway.clock.wall(),
-    );
-    // Two credentials: refused.
-    let Ok(principal) = found.outcome else { return };
-    let authorized = gate::authorize(Some(principal), route, Vec::new()).unwrap();
-    let (permit, _) = gate::admit(authorized, None, &snapshot, &gateway.limiter).unwrap();
+    let context = gateway.context(&snapshot, gateway.clock.wall());
+    let head = Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Credential };
+    // Two credentials, for example: refused.
+    let Ok(grant) = gate::decide(&head, context).outcome else { return };
+    let admitted = grant.admit(Cost::REQUEST, None, context).now_or_never();
+    let Admitted { permit, target, .. } = admitted.expect("no limit waits").unwrap();
     let request_id = HeaderValue::from_static("our-id");
     let peer_value = peer.and_then(headers::address_value);
     let origin = Origin {

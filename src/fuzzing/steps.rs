@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
 
 use super::connection::{KEY, gateway};
 use crate::forward::headers::{self, Origin, address_value};
-use crate::gate::{self, Permit};
+use crate::gate::{self, Admitted, Head, Identity, Permit};
+use crate::guard::Target;
 use crate::guard::client::Client;
-use crate::guard::{self, Target};
+use crate::limit::Cost;
 use crate::proxy::Gateway;
-use crate::route::Lookup;
 
 /// A request with a good key, as a common client sends it, and what decides about it.
 pub struct Steps {
@@ -51,25 +52,13 @@ impl Steps {
     }
 
     fn permit(&self) -> (Target, Permit) {
-        let Gateway { snapshot, keys, limiter, clock, .. } = &*self.gateway;
-        let snapshot = snapshot.load();
-        let Ok(target) = guard::check(&self.parts, &snapshot.limits, true) else { panic!("refused") };
-        let Lookup::Found(route) = snapshot.routes.find(target.host(), &self.parts.method, target.path())
-        else {
-            panic!("no route")
-        };
-        let asks = gate::authenticate(
-            &self.parts.headers,
-            &snapshot.auth,
-            &self.client,
-            &snapshot,
-            keys,
-            limiter,
-            clock.wall(),
-        );
-        let Ok(principal) = asks.outcome else { panic!("refused") };
-        let authorized = gate::authorize(Some(principal), route, Vec::new()).unwrap();
-        let (permit, _) = gate::admit(authorized, None, &snapshot, limiter).unwrap();
+        let snapshot = self.gateway.snapshot.load();
+        let context = self.gateway.context(&snapshot, self.gateway.clock.wall());
+        let (parts, client) = (&self.parts, &self.client);
+        let head = Head { parts, client, is_plain: true, identity: Identity::Credential };
+        let Ok(grant) = gate::decide(&head, context).outcome else { panic!("refused") };
+        let admitted = grant.admit(Cost::REQUEST, None, context).now_or_never();
+        let Admitted { permit, target, .. } = admitted.expect("no limit waits").unwrap();
         (target, permit)
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use smallvec::SmallVec;
 
-use super::may_use;
+use super::authorization::may_use;
 use crate::clock::Clock;
 use crate::config::{Access, MaxAge};
 use crate::key_cache::KeyCache;

@@ -164,10 +164,15 @@ impl KeyCache {
 
     /// Visits every key once, in no order.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(&Arc<LiveKey>)) {
+        self.for_each_current(|_, live| visit(live));
+    }
+
+    /// Visits every key once, with the digest of its current secret, in no order.
+    pub(crate) fn for_each_current(&self, mut visit: impl FnMut(&KeyHash, &Arc<LiveKey>)) {
         for entry in &self.by_hash {
-            // Each of a key's secrets has an entry; the current one stands for the key.
+            // A rotated-out secret has an entry, too.
             if entry.value().key.rotated_out(entry.key()).is_none() {
-                visit(entry.value());
+                visit(entry.key(), entry.value());
             }
         }
     }

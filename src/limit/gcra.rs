@@ -16,6 +16,7 @@ use governor::state::StateStore;
 use governor::{Quota as GovernorQuota, RateLimiter};
 use http::HeaderValue;
 
+use super::cost::Unit;
 use crate::config::Quota;
 
 thread_local! {
@@ -25,9 +26,9 @@ thread_local! {
 
 /// Reads [`NOW`]; zero while a limiter is made, so arrival times count from the clock's own start.
 #[derive(Clone, Debug)]
-struct InstantOfRequest;
+struct DecisionInstant;
 
-impl Clock for InstantOfRequest {
+impl Clock for DecisionInstant {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
@@ -68,18 +69,19 @@ impl StateStore for Stages {
 #[derive(Debug)]
 pub(crate) struct Window {
     name: String,
+    unit: Unit,
     quota: Quota,
     /// What the headers of answers say of it: the policy, the name of its state, and the limit.
     pub(super) policy: String,
     pub(super) state: String,
     pub(super) limit: HeaderValue,
-    /// Nanoseconds in which one request is regained, rounded up: never more than the quota is granted.
+    /// Nanoseconds in which one unit is regained, rounded up: never more than the quota is granted.
     period: u64,
-    limiter: RateLimiter<Stage, Stages, InstantOfRequest, NoOpMiddleware<Nanos>>,
+    limiter: RateLimiter<Stage, Stages, DecisionInstant, NoOpMiddleware<Nanos>>,
 }
 
 impl Window {
-    pub(super) fn new(route: Option<&str>, quota: Quota) -> Self {
+    pub(super) fn new(route: Option<&str>, unit: Unit, quota: Quota) -> Self {
         let span = u64::try_from(quota.per.as_nanos()).unwrap_or(u64::MAX);
         let period = span.div_ceil(u64::from(quota.requests.max(1))).max(1);
         let burst = NonZeroU32::new(quota.burst).unwrap_or(NonZeroU32::MIN);
@@ -88,12 +90,12 @@ impl Window {
             .unwrap_or_else(|| GovernorQuota::per_second(NonZeroU32::MIN))
             .allow_burst(burst);
         NOW.set(0);
-        let limiter = RateLimiter::new(shape, Stages, InstantOfRequest);
-        let own = format!("requests-{}", short_span(quota.per));
+        let limiter = RateLimiter::new(shape, Stages, DecisionInstant);
+        let own = format!("{}-{}", unit.name(), short_span(quota.per));
         let name = route.map_or_else(|| own.clone(), |route| format!("{route}-{own}"));
         let policy = format!("\"{name}\";q={};w={}", quota.requests, quota.per.as_secs());
         let (state, limit) = (format!("\"{name}\";r="), HeaderValue::from(quota.requests));
-        Window { name, quota, policy, state, limit, period, limiter }
+        Window { name, unit, quota, policy, state, limit, period, limiter }
     }
 
     /// The policy's name in headers and answers: `requests-1m`, or `ROUTE-requests-1m`.
@@ -105,18 +107,48 @@ impl Window {
         self.quota
     }
 
-    /// The arrival time after one more request, or how long until one is granted.
-    pub(super) fn charge(&self, arrival: Option<u64>, now: u64) -> Result<u64, Duration> {
+    pub(super) fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    /// The arrival time after a request that costs `units`, or how long until it is granted.
+    ///
+    /// A cost beyond the burst could never be granted: it is granted where the burst is full, and
+    /// leaves a debt.
+    pub(super) fn charge(&self, arrival: Option<u64>, now: u64, units: u32) -> Result<u64, Duration> {
+        let Some(within) = NonZeroU32::new(units.min(self.quota.burst)) else {
+            return Ok(arrival.unwrap_or(now));
+        };
         NOW.set(now);
         let stage = Stage { stored: arrival.map(Nanos::from), next: Cell::new(Nanos::from(0)) };
-        match self.limiter.check_key(&stage) {
-            Ok(()) => Ok(stage.next.get().as_u64()),
-            Err(refusal) => Err(refusal.wait_time_from(Nanos::from(now))),
+        let checked = match within.get() {
+            1 => Ok(self.limiter.check_key(&stage)),
+            _ => self.limiter.check_key_n(&stage, within),
+        };
+        debug_assert!(checked.is_ok(), "a cost within the burst can be granted");
+        match checked {
+            Ok(Ok(())) => Ok(self.later(stage.next.get().as_u64(), units - within.get())),
+            Ok(Err(refusal)) => Err(refusal.wait_time_from(Nanos::from(now))),
+            Err(_insufficient) => Err(self.quota.per),
         }
     }
 
-    /// How many requests would be granted at once now, and how long until all of the burst would.
-    pub(super) fn standing(&self, arrival: Option<u64>, now: u64) -> (u32, Duration) {
+    /// The arrival time once a charge is corrected: `charged` units were taken, `used` are due.
+    pub(super) fn settled(&self, arrival: Option<u64>, now: u64, charged: u32, used: u32) -> u64 {
+        let arrival = arrival.unwrap_or(now).max(now);
+        match used.checked_sub(charged) {
+            Some(more) => self.later(arrival, more),
+            // A window can't be fuller than full.
+            None => arrival.saturating_sub(self.period.saturating_mul(u64::from(charged - used))).max(now),
+        }
+    }
+
+    fn later(&self, arrival: u64, units: u32) -> u64 {
+        arrival.saturating_add(self.period.saturating_mul(u64::from(units)))
+    }
+
+    /// How many units would be granted at once now, and how long until all of the burst would.
+    pub(super) fn status(&self, arrival: Option<u64>, now: u64) -> (u32, Duration) {
         let ahead = arrival.unwrap_or(0).saturating_sub(now);
         let used = u32::try_from(ahead.div_ceil(self.period)).unwrap_or(u32::MAX);
         (self.quota.burst.saturating_sub(used), Duration::from_nanos(ahead))

@@ -25,6 +25,7 @@ use super::linger::Returning;
 use super::listen::{Accepted, Stream};
 use super::phase::WireTimeouts;
 use super::presence::Peered;
+use super::service;
 use super::wire::{Refuse, Wire};
 use crate::activity::ConnectionActivity;
 use crate::config::Limits;
@@ -32,7 +33,7 @@ use crate::denial::Denial;
 use crate::forward::body::ResponseBody;
 use crate::observe::observer::Observer;
 use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
-use crate::proxy::{self, Peer, StreamRefused};
+use crate::proxy::Peer;
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -236,14 +237,14 @@ impl Http1 {
     ) -> Box<
         UpgradeableConnection<
             TokioIo<W>,
-            impl HttpService<Incoming, ResBody = ResponseBody, Error = StreamRefused, Future: Send> + use<W>,
+            impl HttpService<Incoming, ResBody = ResponseBody, Error = h2::Error, Future: Send> + use<W>,
         >,
     >
     where
         W: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let peer = self.peer.clone();
-        let service = service_fn(move |request| proxy::serve(peer.clone(), request));
+        let service = service_fn(move |request| service::serve(peer.clone(), request));
         Box::new(self.builder.serve_connection(TokioIo::new(wire), service).with_upgrades())
     }
 }

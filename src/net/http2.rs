@@ -16,12 +16,13 @@ use tokio::time::{Instant, sleep};
 
 use super::conn::{REFUSAL_TIME, watch_idle};
 use super::presence::Peered;
+use super::service;
 use super::streams::{OUR_ANSWER_TIME, StreamExecutor};
 use super::wire::Wire;
 use crate::activity::ConnectionActivity;
 use crate::alarm::Alarm;
 use crate::config::Limits;
-use crate::proxy::{self, Peer, StreamRefused};
+use crate::proxy::Peer;
 
 /// Streams that a client may have open on a connection.
 const MAX_STREAMS: u32 = 200;
@@ -76,8 +77,8 @@ where
         let peer = peer.clone();
         Box::pin(async move {
             match peer.activity.refuses_new() {
-                true => Err(StreamRefused),
-                false => proxy::serve(peer, request).await,
+                true => Err(service::refused_stream()),
+                false => service::serve(peer, request).await,
             }
         })
     });

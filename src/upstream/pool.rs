@@ -26,7 +26,7 @@ use super::upload::Upload;
 use super::{Endpoint, Upstream};
 use crate::config::Pool;
 use lease::Connection;
-pub(crate) use lease::{Lease, Sent};
+pub(crate) use lease::Lease;
 use multiplexed::Multiplexed;
 
 /// Past this, an answer's head is no answer.

@@ -1,76 +1,25 @@
-//! The body of a request on its way to upstream: counted, timed, and stripped of trailers that lie.
+//! The body of a request on its way to upstream: counted, timed, and stripped of trailers that may
+//! not pass.
 //!
-//! Invariant: it passes frames on as they come and holds none back; a body that broke is never completed.
+//! Invariant: it passes frames on as they come and holds none back; a body that broke is never
+//! completed.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::{HeaderMap, HeaderName, Version};
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
+use super::request_body::{ReceivedBody, RequestBody, UploadFailure};
 use super::socket::Socket;
 use super::stall::StallTimer;
 use crate::activity::ConnectionActivity;
-
-/// A request's body for as long as its exchange lasts: waiting, on its way to upstream, or left unread.
-///
-/// It must outlive the answer even where nobody reads it: an HTTP/2 stream whose body is dropped before its
-/// answer has gone out is reset, and the answer is lost with it.
-#[derive(Clone, Debug)]
-pub(crate) struct RequestBody {
-    slot: Option<Arc<Mutex<Option<Incoming>>>>,
-    is_http2: bool,
-}
-
-impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, version: Version) -> Self {
-        let slot = (!incoming.is_end_stream()).then(|| Arc::new(Mutex::new(Some(incoming))));
-        RequestBody { slot, is_http2: version == Version::HTTP_2 }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.slot.is_none()
-    }
-
-    /// Whether bytes may come in it: it is neither over with the head nor of no length by its own word.
-    pub(crate) fn may_hold_bytes(&self) -> bool {
-        let Some(slot) = &self.slot else { return false };
-        let slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.as_ref().is_none_or(|body| body.size_hint().exact() != Some(0))
-    }
-
-    /// The least length it can have, by its own word.
-    pub(crate) fn least_length(&self) -> u64 {
-        let Some(slot) = &self.slot else { return 0 };
-        slot.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map_or(0, |body| body.size_hint().lower())
-    }
-
-    /// The length that it has by its own word; `None` where it says none.
-    pub(crate) fn exact_length(&self) -> Option<u64> {
-        let Some(slot) = &self.slot else { return Some(0) };
-        let body = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        body.as_ref().and_then(|body| body.size_hint().exact())
-    }
-
-    pub(crate) fn take(&self) -> Option<Incoming> {
-        self.slot.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    pub(crate) fn put_back(&self, incoming: Incoming) {
-        if let Some(slot) = &self.slot {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(incoming);
-        }
-    }
-}
+use crate::tap::{BodyEnd, TapSlot};
 
 /// What a request's body may cost.
 #[derive(Clone, Copy, Debug)]
@@ -94,17 +43,6 @@ impl TrailerRule {
     fn keeps(&self, name: &HeaderName) -> bool {
         (self.is_harmless)(name) && !self.secret.contains(name) && !self.removed.contains(name)
     }
-}
-
-/// Why an upload ended before its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UploadFailure {
-    /// Longer than allowed.
-    TooLarge,
-    /// The client sent nothing for too long.
-    Stalled,
-    /// The client left, or its framing was broken.
-    Broken,
 }
 
 /// What the request path can see of an upload that the connection to upstream drives. Of a request without a body there
@@ -205,12 +143,13 @@ pub(crate) struct Upload(Option<Box<Uploading>>);
 #[derive(Debug)]
 struct Uploading {
     /// `None` once it has ended.
-    incoming: Option<Incoming>,
+    received: Option<ReceivedBody>,
     body: RequestBody,
+    tap: TapSlot,
     progress: Arc<Progress>,
     activity: Arc<ConnectionActivity>,
     limits: UploadLimits,
-    received: u64,
+    bytes: u64,
     stall: StallTimer,
     trailers: TrailerRule,
     /// What lasts as long as the upload does.
@@ -250,17 +189,19 @@ impl Upload {
         limits: UploadLimits,
         activity: &Arc<ConnectionActivity>,
         trailers: TrailerRule,
+        tap: TapSlot,
     ) -> Self {
         if body.is_empty() {
             return Upload(None);
         }
         Upload(Some(Box::new(Uploading {
-            incoming: body.take(),
+            received: body.take(),
             body: body.clone(),
+            tap,
             progress: Arc::new(Progress::new()),
             activity: activity.clone(),
             limits,
-            received: 0,
+            bytes: 0,
             stall: StallTimer::new(limits.idle),
             trailers,
             held: Held::default(),
@@ -300,17 +241,18 @@ impl Uploading {
             UploadFailure::Broken => BROKEN,
         };
         self.progress.moved(state);
+        self.tap.ended(BodyEnd::Failed);
         Poll::Ready(Some(Err(UploadAborted(failure))))
     }
 
     fn take(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
         self.stall.progressed();
         if let Some(data) = frame.data_ref() {
-            self.received = self.received.saturating_add(data.len() as u64);
-            if self.received > self.limits.bytes {
+            self.bytes = self.bytes.saturating_add(data.len() as u64);
+            if self.bytes > self.limits.bytes {
                 return self.fail(UploadFailure::TooLarge);
             }
-            if self.received > SHORT_BODY
+            if self.bytes > SHORT_BODY
                 && let Some((socket, limit)) = self.waits.take()
             {
                 socket.is_patient_for(limit);
@@ -321,22 +263,20 @@ impl Uploading {
         if self.has_ended() || frame.is_trailers() {
             self.activity.body_read();
         }
-        match frame.into_trailers() {
-            Ok(trailers) => {
-                let kept = filtered(trailers, |name| self.trailers.keeps(name));
-                Poll::Ready(Some(Ok(Frame::trailers(kept))))
-            }
-            Err(data) => Poll::Ready(Some(Ok(data))),
-        }
+        let frame = match frame.into_trailers() {
+            Ok(trailers) => Frame::trailers(filtered(trailers, |name| self.trailers.keeps(name))),
+            Err(data) => data,
+        };
+        self.tap.frame(&frame);
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn has_ended(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.received.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
-        let is_http2 = self.body.is_http2;
-        let Some(incoming) = self.incoming.as_mut() else {
+        let Some(received) = self.received.as_mut() else {
             self.progress.moved(DONE);
             return Poll::Ready(None);
         };
@@ -344,14 +284,13 @@ impl Uploading {
         if self.progress.is_over.load(Ordering::Acquire) {
             return self.fail(UploadFailure::Broken);
         }
-        match Pin::new(&mut *incoming).poll_frame(cx) {
-            // hyper takes a stream that was reset without an error for one that has ended.
-            Poll::Ready(None) if is_http2 && !incoming.is_end_stream() => self.fail(UploadFailure::Broken),
+        match Pin::new(received).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => self.take(frame),
-            Poll::Ready(Some(Err(_))) => self.fail(UploadFailure::Broken),
+            Poll::Ready(Some(Err(_broken))) => self.fail(UploadFailure::Broken),
             Poll::Ready(None) => {
                 self.progress.moved(DONE);
                 self.activity.body_read();
+                self.tap.ended(BodyEnd::Complete);
                 Poll::Ready(None)
             }
             Poll::Pending => {
@@ -386,7 +325,11 @@ pub(crate) fn filtered(trailers: HeaderMap, keeps: impl Fn(&HeaderName) -> bool)
 
 impl Drop for Uploading {
     fn drop(&mut self) {
-        if let Some(unread) = self.incoming.take() {
+        // hyper drops a body without a frame left instead of polling it once more.
+        if self.has_ended() {
+            self.tap.ended(BodyEnd::Complete);
+        }
+        if let Some(unread) = self.received.take() {
             self.body.put_back(unread);
         }
     }
@@ -408,7 +351,7 @@ impl Body for Upload {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let incoming = self.0.as_ref().and_then(|uploading| uploading.incoming.as_ref());
-        incoming.map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let received = self.0.as_ref().and_then(|uploading| uploading.received.as_ref());
+        received.map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

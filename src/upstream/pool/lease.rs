@@ -11,13 +11,12 @@ use hyper::client::conn::{TrySendError, http1};
 
 use super::multiplexed::StreamPermit;
 use super::{Idle, WorkerPool};
+use crate::protocol::Protocol;
+use crate::upstream::exchange::{Answer, Body, Sent};
 use crate::upstream::health::AtEndpoint;
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::Upload;
 use crate::upstream::{Endpoint, Upstream};
-
-/// What becomes of a request that was sent: the head of its answer, or itself again if nothing of it was written.
-pub(crate) type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
 
 /// A connection in use by one request. Unless it is given back, dropping it closes it, or ends its stream.
 #[derive(Debug)]
@@ -50,8 +49,9 @@ pub(super) enum Connection {
 }
 
 impl Lease {
-    pub(crate) fn is_http2(&self) -> bool {
-        matches!(self.way, Connection::Http2 { .. })
+    /// The protocol of the connection.
+    pub(crate) fn protocol(&self) -> Protocol {
+        Protocol::of_connection(matches!(self.way, Connection::Http2 { .. }))
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -73,10 +73,11 @@ impl Lease {
                 socket.expects_head(is_kept);
                 request.body_mut().may_wait(socket, limit);
                 let answer = sender.try_send_request(request);
-                Either::Left(answer.inspect(|sent| {
+                Either::Left(answer.map(|sent| {
                     if sent.is_ok() {
                         socket.head_came();
                     }
+                    outcome(sent, Protocol::Http11)
                 }))
             }
             Connection::Http2 { place, copy } => {
@@ -84,7 +85,10 @@ impl Lease {
                 // An upload that upstream takes no more of still has its stream, whatever became of the answer.
                 request.body_mut().hold(place.clone());
                 let answer = place.on.sender.clone().try_send_request(request);
-                Either::Right(answer.inspect(|_| place.on.socket.progressed()))
+                Either::Right(answer.map(|sent| {
+                    place.on.socket.progressed();
+                    outcome(sent, Protocol::Http2)
+                }))
             }
         }
     }
@@ -143,6 +147,11 @@ impl Lease {
     pub(crate) fn into_tunnel(self) -> AtEndpoint {
         self.at
     }
+}
+
+fn outcome(sent: Result<Response<Incoming>, TrySendError<Request<Upload>>>, protocol: Protocol) -> Sent {
+    let (head, incoming) = sent?.into_parts();
+    Ok(Answer { head, body: Body::new(incoming, protocol) })
 }
 
 /// The headers of a request as hyper wrote it: a line, a field a line, an empty line. A copy of the bytes costs less than

@@ -55,7 +55,7 @@ readinessProbe:
   timeoutSeconds: 5
 resources: {{- toYaml .Values.resources | nindent 2 }}
 securityContext: {{- include "bearward.confined" . | nindent 2 }}
-# Directories, never subPath: changes of a file that is mounted by itself don't arrive.
+# Mount directories, never a subPath: changes to a single mounted file do not arrive.
 volumeMounts:
   - {name: config, mountPath: /etc/bearward, readOnly: true}
   - {name: keys, mountPath: /run/secrets/bearward/keys, readOnly: true}

@@ -1,0 +1,46 @@
+//! Checks of an upstream's answer before any of it reaches the caller.
+
+use http::StatusCode;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::response::Parts;
+
+use crate::denial::Denial;
+use crate::upstream::Upstream;
+
+/// Refuses an answer whose framing has more than one meaning.
+///
+/// # Errors
+///
+/// 502.
+pub(super) fn check(head: &Parts, upstream: &Upstream) -> Result<(), Denial> {
+    let refuse = |reason: &'static str| {
+        Err(Denial::upstream_protocol(&upstream.name).not_to_be_retried().caused_by(reason))
+    };
+    let (mut lengths, mut encodings) = (0, 0);
+    for (name, value) in &head.headers {
+        if *name == CONTENT_LENGTH {
+            lengths += 1;
+            if lengths > 1 || !value.as_bytes().iter().all(u8::is_ascii_digit) {
+                return refuse("Content-Length is not one number");
+            }
+        } else if *name == TRANSFER_ENCODING {
+            encodings += 1;
+            if encodings > 1 || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return refuse("a transfer coding other than chunked");
+            }
+        }
+    }
+    if lengths > 0 && encodings > 0 {
+        return refuse("both Content-Length and Transfer-Encoding");
+    }
+    Ok(())
+}
+
+/// Whether an answer that has no body declares one (RFC 9110, section 8.6; RFC 9112, section 6.1).
+/// A server that does so may send it as well, behind the end of the answer.
+pub(super) fn may_be_followed_by_a_body(head: &Parts) -> bool {
+    let has_none = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    has_none
+        && (head.headers.contains_key(TRANSFER_ENCODING)
+            || head.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0"))
+}

@@ -1,0 +1,165 @@
+//! Takes what a granted request needs of the limits, all or nothing, and makes the permit.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::context::Context;
+use super::principal::Principal;
+use super::revocation::{Judgement, Revocation};
+use crate::clock::Clock;
+use crate::denial::Denial;
+use crate::guard::Target;
+use crate::key_cache::{KeyCache, LiveKey};
+use crate::limit::{
+    ConcurrencyPermit, Cost, Exhausted, InFlightPermit, LimitStatus, Limiter, PublicInFlightPermit, Window,
+};
+use crate::route::Route;
+use crate::snapshot::Snapshot;
+
+/// A request that may pass, before the limits.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(super) principal: Option<Principal>,
+    pub(super) route: Arc<Route>,
+    /// Routes of the path's other readings. Nearly always none.
+    pub(super) readings: Vec<Arc<Route>>,
+    pub(super) target: Target,
+}
+
+/// A request that may pass, with the limits charged.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) permit: Permit,
+    pub(crate) target: Target,
+    /// How the limits stand after the request; `None` where none holds.
+    pub(crate) limit_status: Option<LimitStatus>,
+}
+
+/// The right to forward one request. It holds the permits of the request among those in flight, of
+/// its key and of all, for as long as the answer's body lives.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    principal: Option<Principal>,
+    route: Arc<Route>,
+    readings: Vec<Arc<Route>>,
+    _in_flight: InFlightPermit,
+    _public: Option<PublicInFlightPermit>,
+    _of_key: Option<ConcurrencyPermit>,
+}
+
+impl Grant {
+    pub(crate) fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Charges the limits, all or none, and makes the permit. `address`: where a request without a
+    /// key counts.
+    ///
+    /// It may wait. Dropping the future takes nothing: permits go back by their drop, and windows
+    /// are charged last, at once.
+    ///
+    /// # Errors
+    ///
+    /// 429, or 503 where the whole process has no room. Nothing was charged then.
+    #[expect(clippy::unused_async, reason = "a queue, or limits that are kept elsewhere, make it wait")]
+    pub(crate) async fn admit(
+        self,
+        cost: Cost,
+        address: Option<IpAddr>,
+        context: Context<'_>,
+    ) -> Result<Admitted, Denial> {
+        let Grant { principal, route, readings, target } = self;
+        let Context { snapshot, limiter, .. } = context;
+        let all = snapshot.limits.in_flight;
+        let in_flight = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
+        let (mut public, mut of_key, mut limit_status) = (None, None, None);
+        match &principal {
+            None => public = Some(limiter.enter_public(address, all).map_err(Denial::too_many_in_flight)?),
+            Some(principal) => {
+                let live = principal.key();
+                let limits = live.limits(limiter);
+                if let Some(limit) = live.key.max_concurrent().or(snapshot.default_max_concurrent) {
+                    of_key = Some(limits.state.enter(limit).ok_or_else(|| Denial::concurrency(limit))?);
+                }
+                let windows = windows(live, limiter, snapshot, Some(&route));
+                if windows.clone().next().is_some() {
+                    limit_status = Some(limiter.charge(&limits.state, windows, cost).map_err(refusal)?);
+                }
+            }
+        }
+        let permit =
+            Permit { principal, route, readings, _in_flight: in_flight, _public: public, _of_key: of_key };
+        Ok(Admitted { permit, target, limit_status })
+    }
+}
+
+fn refusal(refusal: Exhausted) -> Denial {
+    let quota = refusal.window.quota();
+    Denial::rate_limited(refusal.window.name(), quota.requests, quota.per, refusal.retry_after)
+}
+
+/// How a principal's limits stand, for the answer to a request that was not charged.
+pub(crate) fn limit_status(
+    principal: &Principal,
+    route: Option<&Arc<Route>>,
+    context: Context<'_>,
+) -> Option<LimitStatus> {
+    let (live, limiter) = (principal.key(), context.limiter);
+    let windows = windows(live, limiter, context.snapshot, route);
+    windows.clone().next()?;
+    Some(limiter.status(&live.limits(limiter).state, windows))
+}
+
+/// The key's own windows, or the default ones, and the route's.
+fn windows<'a>(
+    live: &'a LiveKey,
+    limiter: &Limiter,
+    snapshot: &'a Snapshot,
+    route: Option<&'a Arc<Route>>,
+) -> impl Iterator<Item = &'a Arc<Window>> + Clone {
+    let own = live.limits(limiter).windows.as_deref().unwrap_or(&snapshot.default_windows);
+    own.iter().chain(route.map(|route| route.windows.as_slice()).unwrap_or_default())
+}
+
+impl Permit {
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+
+    pub(crate) fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// Ready once the request would be refused, where open answers end with their key. A request
+    /// without a key ends when its time is over, in any configuration.
+    pub(crate) fn revocation(
+        &self,
+        keys: &Arc<KeyCache>,
+        clock: &Clock,
+        address: Option<IpAddr>,
+        snapshot: &Snapshot,
+    ) -> Option<Revocation> {
+        let Some(principal) = &self.principal else {
+            return Some(Revocation::after(snapshot.limits.public.total));
+        };
+        if !snapshot.cut_open_streams {
+            return None;
+        }
+        let routes: SmallVec<_> = self.readings.iter().chain([&self.route]).cloned().collect();
+        Some(Revocation::new(Judgement {
+            keys: keys.clone(),
+            clock: clock.clone(),
+            hash: principal.hash(),
+            address,
+            environment: snapshot.environment.clone(),
+            max_age: snapshot.max_age,
+            routes,
+        }))
+    }
+}

@@ -1,0 +1,252 @@
+//! Finds the key that a request's credential is a secret of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::context::Context;
+use super::credential::{self, Found, PresentedCredential};
+use super::principal::Principal;
+use crate::config::Auth;
+use crate::denial::{Code, Denial};
+use crate::guard::client::Client;
+use crate::key_cache::{LiveKey, Match};
+use crate::keys::{Circumstances, Credential, Form, KeyHash};
+use crate::limit::Limiter;
+use crate::observe::naming::Naming;
+use crate::snapshot::Snapshot;
+
+/// Why a credential was refused, for the log.
+#[derive(Debug)]
+struct Refusal {
+    reason: &'static str,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.reason)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What an authentication found, for the log as well as for the decision.
+#[derive(Debug)]
+pub(crate) struct Authentication {
+    /// The name of the credential in logs.
+    pub(crate) naming: Naming,
+    /// The key that the credential is a secret of, valid or not.
+    pub(crate) owner: Option<Arc<LiveKey>>,
+    /// The ids of unknown credentials that came beside the key's for the first time.
+    pub(crate) companions: Vec<String>,
+}
+
+/// What an authentication found, and the principal, if the key is valid.
+pub(crate) type Judged = (Authentication, Result<Principal, Denial>);
+
+/// Authenticates a request by its headers.
+///
+/// `auth`: where a credential may be. An address that keeps guessing has to wait: until then, a
+/// credential that is no bearward token is not looked up, so that a right guess reveals nothing. A
+/// good token from the same address is accepted all the same.
+pub(crate) fn authenticate(
+    headers: &HeaderMap,
+    auth: &Auth,
+    client: &Client,
+    context: Context<'_>,
+) -> Judged {
+    let found = match credential::find(headers, auth) {
+        Ok(found) => found,
+        Err(denial) => return refused(Naming::Nothing, denial),
+    };
+    let lookup = Lookup { client, context };
+    let matched = match found.others.is_empty() {
+        true => lookup.find(found.first).map_err(|unmatched| lookup.after_guess(unmatched)),
+        false => lookup.find_one_of(found),
+    };
+    match matched {
+        Ok(matched) => matched.judged(client, context),
+        Err(refused) => refused,
+    }
+}
+
+/// How long the client's address has to wait after too many guesses, if it has to.
+pub(crate) fn wait_of(client: &Client, snapshot: &Snapshot, limiter: &Limiter) -> Option<Duration> {
+    limiter.attempts_exhausted(client.counted_at?, snapshot.failed_attempts?)
+}
+
+/// Judges a key that is known without a credential, as if its current secret had been presented.
+pub(super) fn assume(hash: KeyHash, live: &Arc<LiveKey>, client: &Client, context: Context<'_>) -> Judged {
+    let found = Match { key: live.clone(), rotated_out: None };
+    Matched { credential: None, hash, found, companions: Vec::new() }.judged(client, context)
+}
+
+/// Refuses a request that has neither a credential nor an assumed key.
+pub(super) fn missing() -> Judged {
+    refused(Naming::Nothing, Denial::missing_key("Authorization"))
+}
+
+fn refused(naming: Naming, denial: Denial) -> Judged {
+    (Authentication { naming, owner: None, companions: Vec::new() }, Err(denial))
+}
+
+/// Looks up the credentials of one client.
+#[derive(Clone, Copy)]
+struct Lookup<'a> {
+    client: &'a Client,
+    context: Context<'a>,
+}
+
+/// A credential that is the secret of a key, valid or not.
+struct Matched {
+    /// `None` where the key is assumed.
+    credential: Option<Credential>,
+    hash: KeyHash,
+    found: Match,
+    /// The ids of unknown credentials that came beside it for the first time.
+    companions: Vec<String>,
+}
+
+/// A credential that matches no key.
+struct Unmatched {
+    credential: Credential,
+    form: Form,
+    reason: &'static str,
+    /// Whether it was looked up, or could have been: that is a guess.
+    is_guess: bool,
+    /// How long its address has to wait, where it was not looked up for that reason.
+    wait: Option<Duration>,
+}
+
+impl Lookup<'_> {
+    fn find(&self, presented: PresentedCredential) -> Result<Matched, Unmatched> {
+        let credential = match presented {
+            PresentedCredential::Word(credential) => credential,
+            PresentedCredential::Malformed(credential) => {
+                let (form, reason) = (Form::Foreign, "malformed");
+                return Err(Unmatched { credential, form, reason, is_guess: false, wait: None });
+            }
+        };
+        let form = credential.form();
+        if form != Form::Token
+            && let Some(wait) = self.wait()
+        {
+            let reason = "not looked up, after too many failed attempts";
+            return Err(Unmatched { credential, form, reason, is_guess: false, wait: Some(wait) });
+        }
+        match self.context.keys.open_as(form, &credential) {
+            Ok((hash, found)) => {
+                Ok(Matched { credential: Some(credential), hash, found, companions: Vec::new() })
+            }
+            Err(reason) => {
+                let reason = reason.name();
+                Err(Unmatched { credential, form, reason, is_guess: true, wait: None })
+            }
+        }
+    }
+
+    /// Finds the one of several credentials that matches a key. Where none does, all of them were
+    /// guesses. Where two do, the request is ambiguous.
+    fn find_one_of(&self, found: Found) -> Result<Matched, Judged> {
+        let (mut matched, mut unmatched) = (None, Vec::new());
+        for presented in std::iter::once(found.first).chain(found.others) {
+            match self.find(presented) {
+                Ok(one) if matched.is_none() => matched = Some(one),
+                Ok(_) => return Err(refused(Naming::Nothing, Denial::bad_request("Two different keys"))),
+                Err(one) => unmatched.push(one),
+            }
+        }
+        if let Some(matched) = matched {
+            return Ok(Matched { companions: self.count_companions(unmatched), ..matched });
+        }
+        let mut refusals: Vec<_> = unmatched.into_iter().map(|one| self.after_guess(one)).collect();
+        let is_limited = |(_, outcome): &Judged| matches!(outcome, Err(denial) if denial.code() == Code::TooManyFailedAttempts);
+        let answered = refusals.iter().position(is_limited).unwrap_or_default();
+        Err(refusals.swap_remove(answered))
+    }
+
+    /// Counts the credentials that came beside a key and match none, each the first time that it
+    /// comes: otherwise the holder of a key could try others beside it, unseen and without a limit.
+    /// Nobody guesses a token of ours.
+    fn count_companions(&self, unmatched: Vec<Unmatched>) -> Vec<String> {
+        let Context { snapshot, limiter, .. } = self.context;
+        let is_new = |one: &Unmatched| {
+            one.is_guess && one.form != Form::Token && limiter.is_new_companion(one.credential.hash().head())
+        };
+        let new = unmatched.into_iter().filter(is_new).map(|one| {
+            if let (Some(address), Some(quota)) = (self.client.counted_at, snapshot.failed_attempts) {
+                // The key that it came beside is accepted all the same.
+                let _wait_of_the_next = limiter.failed_attempt(address, quota);
+            }
+            snapshot.ids.key_id(&one.credential)
+        });
+        new.collect()
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        wait_of(self.client, self.context.snapshot, self.context.limiter)
+    }
+
+    /// Counts a guess: one word that matches no key. The holder of a key's secret guesses nothing,
+    /// whether the key is valid or not.
+    fn after_guess(&self, unmatched: Unmatched) -> Judged {
+        let Context { snapshot, limiter, .. } = self.context;
+        let Unmatched { credential, form, reason, is_guess, wait } = unmatched;
+        let id = snapshot.ids.key_id(&credential);
+        let denial = Denial::invalid_key(&id).caused_by(Refusal { reason });
+        let of_address = || {
+            let (address, quota) = (self.client.counted_at?, snapshot.failed_attempts?);
+            limiter.failed_attempt(address, quota).err()
+        };
+        let wait = if is_guess { of_address() } else { wait };
+        let denial = match wait {
+            Some(wait) => Denial::too_many_failed_attempts(wait).in_place_of(denial),
+            None => denial,
+        };
+        let naming = match form {
+            // Anybody can make a token with the id of a key in it.
+            Form::Token => Naming::Claimed(id.into()),
+            Form::Mistyped | Form::Foreign => Naming::Unknown(id.into()),
+        };
+        refused(naming, denial)
+    }
+}
+
+impl Matched {
+    /// Whether the key is valid, here and now.
+    fn judged(self, client: &Client, context: Context<'_>) -> Judged {
+        let Matched { credential, hash, found, companions } = self;
+        let Context { snapshot, now, .. } = context;
+        let circumstances = Circumstances {
+            now,
+            environment: snapshot.environment.as_deref(),
+            address: client.address,
+            max_age: snapshot.max_age,
+        };
+        let key_id = found.key.headers().key_id.clone();
+        let invalidity = match found.key.key.validity(found.rotated_out, &circumstances) {
+            Ok(()) => {
+                let owner = Some(found.key.clone());
+                let principal = Principal::new(found.key, hash, found.rotated_out.is_some());
+                return (Authentication { naming: Naming::Key(key_id), owner, companions }, Ok(principal));
+            }
+            Err(invalidity) => invalidity,
+        };
+        // The answer names the credential as if no key had it: it must not reveal that one has.
+        let named = match &credential {
+            Some(credential) => snapshot.ids.key_id(credential),
+            None => found.key.key.id().to_owned(),
+        };
+        let denial = match invalidity.end() {
+            Some(end) => Denial::expired_key(end),
+            None => Denial::invalid_key(&named),
+        };
+        let denial = denial.caused_by(Refusal { reason: invalidity.name() });
+        let naming = match named == found.key.key.id() {
+            true => Naming::Key(key_id),
+            false => Naming::KeyBy(Box::new((key_id, named))),
+        };
+        (Authentication { naming, owner: Some(found.key), companions }, Err(denial))
+    }
+}

@@ -1,0 +1,44 @@
+//! Whether a key may use a route.
+
+use std::sync::Arc;
+
+use super::principal::Principal;
+use crate::config::Access;
+use crate::denial::Denial;
+use crate::keys::{ApiKey, Permission};
+use crate::route::Route;
+
+/// Whether the principal may use all of these routes: the one of the path, and those of its other
+/// readings. `None` is a client without a key.
+///
+/// # Errors
+///
+/// 401 where a route needs a key and there is none, 403 where the key may not use a route.
+pub(super) fn authorize<'r>(
+    principal: Option<&Principal>,
+    mut routes: impl Iterator<Item = &'r Arc<Route>>,
+) -> Result<(), Denial> {
+    routes.try_for_each(|route| {
+        let Access::Needs(permission) = route.access else { return Ok(()) };
+        // `decide` authenticates for every route that is not public. If it ever did not, nobody passes.
+        let principal = principal.ok_or_else(|| Denial::missing_key("Authorization"))?;
+        may_use(&principal.key().key, permission, &route.name)
+    })
+}
+
+/// Whether a valid key may use a route that needs this permission.
+///
+/// # Errors
+///
+/// 403.
+pub(crate) fn may_use(key: &ApiKey, permission: Permission, route: &str) -> Result<(), Denial> {
+    if !key.has(permission) {
+        return Err(Denial::insufficient_permissions(permission.name(), &key.permissions.names()));
+    }
+    match key.routes() {
+        Some(allowed) if !allowed.iter().any(|allowed| allowed == route) => {
+            Err(Denial::route_not_allowed(route, allowed))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,75 @@
+//! The protocol of a connection, and what follows from it.
+//!
+//! Every difference between HTTP/1.0, HTTP/1.1 and HTTP/2 that a decision depends on has a name here.
+
+use http::Version;
+
+/// The protocol that a peer speaks on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl From<Version> for Protocol {
+    fn from(version: Version) -> Self {
+        match version {
+            Version::HTTP_2 => Protocol::Http2,
+            Version::HTTP_10 => Protocol::Http10,
+            _ => Protocol::Http11,
+        }
+    }
+}
+
+impl Protocol {
+    /// HTTP/2, or HTTP/1.1.
+    pub(crate) fn of_connection(is_http2: bool) -> Self {
+        if is_http2 { Protocol::Http2 } else { Protocol::Http11 }
+    }
+
+    /// The version that a request has on such a connection.
+    pub(crate) fn version(self) -> Version {
+        match self {
+            Protocol::Http10 => Version::HTTP_10,
+            Protocol::Http11 => Version::HTTP_11,
+            Protocol::Http2 => Version::HTTP_2,
+        }
+    }
+
+    /// The name for logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Protocol::Http10 => "HTTP/1.0",
+            Protocol::Http11 => "HTTP/1.1",
+            Protocol::Http2 => "HTTP/2",
+        }
+    }
+
+    /// Whether each request is a stream that ends without its connection (RFC 9113, section 5).
+    pub(crate) fn has_streams(self) -> bool {
+        self == Protocol::Http2
+    }
+
+    /// Whether `Connection` and the other connection-specific headers have a meaning (RFC 9113,
+    /// section 8.2.2).
+    pub(crate) fn has_connection_headers(self) -> bool {
+        self != Protocol::Http2
+    }
+
+    /// Whether a body of unknown length ends with its connection (RFC 1945, section 7.2.2).
+    pub(crate) fn ends_bodies_with_connection(self) -> bool {
+        self == Protocol::Http10
+    }
+
+    /// Whether a request must name its host in a Host header (RFC 9112, section 3.2). HTTP/1.0 has
+    /// none, and HTTP/2 has `:authority`.
+    pub(crate) fn needs_host_header(self) -> bool {
+        self == Protocol::Http11
+    }
+
+    /// Whether a connection can be upgraded to another protocol (RFC 9110, section 7.8).
+    pub(crate) fn has_upgrades(self) -> bool {
+        self == Protocol::Http11
+    }
+}

@@ -1,0 +1,221 @@
+//! One request from its head to its answer: what became known of it, and what every answer carries.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Response, StatusCode};
+use jiff::Timestamp;
+
+use super::caller::Caller;
+use super::gateway::Peer;
+use crate::activity::{ConnectionActivity, RequestInService, unauthenticated_use};
+use crate::denial::{Code, Denial};
+use crate::forward::Forwarded;
+use crate::forward::body::ResponseBody;
+use crate::forward::unread::UnreadBody;
+use crate::gate::{self, Facts, Principal};
+use crate::guard::client::Client;
+use crate::limit::LimitStatus;
+use crate::observe::trace::TraceContext;
+use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
+use crate::route::Route;
+use crate::snapshot::Snapshot;
+use crate::upstream::request_body::RequestBody;
+
+/// What became known of a request, and is needed whichever way it ends.
+pub(super) struct RequestState {
+    pub(super) snapshot: Arc<Snapshot>,
+    record: RequestRecord,
+    pub(super) request_id: HeaderValue,
+    pub(super) principal: Option<Principal>,
+    route: Option<Arc<Route>>,
+    /// How the limits stand after this request was charged.
+    pub(super) limit_status: Option<LimitStatus>,
+    pub(super) times: Times,
+    pub(super) trace: Option<TraceContext>,
+    in_service: RequestInService,
+}
+
+impl RequestState {
+    /// Opens the state, and the record, of a request that has just begun.
+    pub(super) fn open(peer: &Peer, parts: &Parts, body: &RequestBody) -> Self {
+        let in_service = peer.activity.begin(!body.is_empty());
+        let request_id = observe::request_id(&parts.headers);
+        let path = parts.uri.path();
+        let mut record = RequestRecord::open(
+            &peer.observer,
+            &request_id,
+            peer.address,
+            &parts.method,
+            path,
+            parts.version,
+        );
+        record.within(&peer.activity);
+        let trace = record.trace();
+        RequestState {
+            snapshot: peer.gateway.snapshot.load_full(),
+            record,
+            request_id,
+            principal: None,
+            route: None,
+            limit_status: None,
+            times: Times::default(),
+            trace,
+            in_service,
+        }
+    }
+
+    /// Notes the client, and continues the trace that a trusted proxy names.
+    pub(super) fn note_client(&mut self, client: &Client, headers: &HeaderMap) {
+        self.record.client(client.address);
+        if client.via_trusted {
+            self.continue_trace(headers);
+        }
+    }
+
+    /// Notes the canonical path.
+    pub(super) fn note_path(&mut self, path: &str) {
+        self.record.path(path);
+    }
+
+    /// Notes what a decision found, for the log and for the connection.
+    pub(super) fn note_facts(&mut self, peer: &Peer, facts: Facts, headers: &HeaderMap) {
+        let Facts { authentication, principal, route, .. } = facts;
+        if let Some(authentication) = authentication {
+            self.record.named(authentication.naming);
+            authentication.companions.iter().for_each(|unknown| self.record.came_with(unknown));
+            if let Some(owner) = authentication.owner {
+                self.record.owned(owner.usage(&peer.gateway.usage));
+            }
+            match &principal {
+                Some(_) => {
+                    peer.activity.unauthenticated_use.note_authenticated();
+                    self.record.accepted();
+                    self.continue_trace(headers);
+                }
+                // A key holder's connection counts as unauthenticated again once its key is not
+                // valid any more, and no other request on it is open.
+                None if !peer.is_trusted && peer.activity.is_alone() => {
+                    peer.gateway.unauthenticated.enter(peer.address, &peer.activity);
+                }
+                None => {}
+            }
+        }
+        if let Some(route) = &route {
+            self.record.route(&route.name, &route.upstream.name);
+        }
+        self.principal = principal;
+        self.route = route;
+    }
+
+    /// Continues the trace that the caller names. Only for a trusted caller, or one with a valid key.
+    fn continue_trace(&mut self, headers: &HeaderMap) {
+        if self.trace.is_some() {
+            self.trace = self.record.continue_trace(headers);
+        }
+    }
+
+    /// Notes that a key's request was admitted, and logs what of that is suspicious.
+    pub(super) fn note_use(&self, peer: &Peer, client: &Client, now: Timestamp) {
+        let Some(principal) = &self.principal else { return };
+        let (gateway, context) = (&peer.gateway, peer.gateway.context(&self.snapshot, now));
+        let suspicions = gate::note_use(principal, client.address, context, &gateway.usage, &gateway.clock);
+        suspicions.for_each(|suspicion| self.record.suspected(suspicion));
+    }
+
+    /// Makes the answer, with what every answer carries.
+    ///
+    /// # Errors
+    ///
+    /// A client without a key has too many requests open on its connection: there is no answer, and
+    /// it may ask again.
+    pub(super) fn conclude(
+        mut self,
+        peer: &Peer,
+        caller: &Caller,
+        outcome: Result<Forwarded, Denial>,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>, StreamRefused> {
+        // Only where upstream has got nothing of it, since the client asks again.
+        let is_unauthenticated = self.principal.is_none() && outcome.is_err() && self.times.ready.is_none();
+        if is_unauthenticated && !self.in_service.count_as_unauthenticated() {
+            self.record.denied(&Denial::too_many_in_flight(unauthenticated_use::STREAMS));
+            peer.activity.unauthenticated_use.note_abuse();
+            return Err(StreamRefused);
+        }
+        let limit_status = self.limit_status.take().or_else(|| {
+            let context = peer.gateway.context(&self.snapshot, Timestamp::UNIX_EPOCH);
+            gate::limit_status(self.principal.as_ref()?, self.route.as_ref(), context)
+        });
+        let (record, in_service, protocol) = (&mut self.record, self.in_service, caller.protocol);
+        record.decided(self.times);
+        let mut response = match outcome {
+            Ok(Forwarded::Tunnel(head, tunnel)) => {
+                record.status(head.status());
+                let tunnel = tunnel.open(self.record, in_service);
+                *peer.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+                head.map(|()| ResponseBody::none())
+            }
+            Ok(Forwarded::Answer(mut response)) => {
+                record.status(response.status());
+                let unread = caller.unread_body(&peer.activity);
+                close_where_left(&mut response, unread, &peer.activity);
+                response.map(|answer| answer.concluding(self.record, in_service, body, protocol, unread))
+            }
+            Err(denial) => {
+                record.denied(&denial);
+                let (response, unread) = refusal(denial, caller, &peer.activity);
+                response.map(|answer| answer.concluding(self.record, in_service, body, protocol, unread))
+            }
+        };
+        let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let is_draining = peer.gateway.is_draining.load(Ordering::Relaxed);
+        let headers = response.headers_mut();
+        if let Some(status) = limit_status {
+            status.write_to(headers);
+        }
+        headers.insert(X_REQUEST_ID, self.request_id);
+        if !protocol.has_connection_headers() {
+            headers.remove(CONNECTION);
+        } else if !is_tunnel && (is_draining || (caller.is_chunked && peer.activity.may_end_in_two_ways())) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
+}
+
+/// The answer of a refusal, and what becomes of the request's body behind it.
+fn refusal(
+    denial: Denial,
+    caller: &Caller,
+    activity: &ConnectionActivity,
+) -> (Response<ResponseBody>, UnreadBody) {
+    // Of a body that has stalled nothing is left to wait for.
+    let is_stalled = denial.code() == Code::RequestTimeout;
+    let mut response = denial.into_response(caller.form);
+    let is_kept =
+        !is_stalled && (caller.protocol.has_streams() || !response.headers().contains_key(CONNECTION));
+    let unread = if is_kept { caller.unread_body(activity) } else { UnreadBody::Leave };
+    close_where_left(&mut response, unread, activity);
+    if caller.is_head {
+        // The length of what is not sent (RFC 9110, section 9.3.2).
+        let length = std::mem::take(response.body_mut()).len();
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    (response.map(ResponseBody::own), unread)
+}
+
+/// Announces that the connection ends with this answer, where it does because the request's body is
+/// not read to its end. Otherwise a client that shares its connection would take it for a kept one,
+/// and lose its next request.
+fn close_where_left<B>(response: &mut Response<B>, unread: UnreadBody, activity: &ConnectionActivity) {
+    if unread == UnreadBody::Leave && activity.may_be_sending() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// A stream of HTTP/2 that is reset with REFUSED_STREAM: nothing was done for it (RFC 9113, section 8.7).
+#[derive(Debug)]
+pub(crate) struct StreamRefused;
