@@ -1,6 +1,6 @@
-//! Changes of keys: the same that `bearward keys` makes, where the store can be written.
+//! Changes of keys, as `bearward keys` makes them, where the store can be written.
 //!
-//! Invariant: a secret stands in the one answer that made it, and nowhere else.
+//! Invariant: a secret is in the answer to the request that made it, and nowhere else.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -29,11 +29,11 @@ use crate::observe::audit::{KeyChange, Subject, changed};
 const MAX_BODY: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// A change that somebody may make.
+/// A change by an authorized caller.
 pub(super) struct Change {
     pub(super) admin: Arc<Admin>,
     pub(super) actor: Actor,
-    /// The key's id, where it has one already.
+    /// The id of an existing key; empty for a new one.
     pub(super) key: String,
     pub(super) peer: Option<IpAddr>,
     pub(super) method: Method,
@@ -41,7 +41,7 @@ pub(super) struct Change {
     pub(super) request_id: HeaderValue,
 }
 
-/// How a rotation is asked for; all of it may be left out.
+/// The body of a rotation. All fields are optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RotationRequest {
@@ -51,13 +51,13 @@ struct RotationRequest {
     expires_in: Option<String>,
 }
 
-/// How long an old secret lives on where nobody says otherwise, as on the command line.
+/// The grace of an old secret by default, as on the command line.
 const DEFAULT_GRACE: &str = "7d";
 
-/// What a change has come to.
+/// A change that was made.
 struct Done {
     key_id: String,
-    /// Of a key that was made or rotated.
+    /// The new token of a key that was made or rotated.
     token: Option<Token>,
 }
 
@@ -92,8 +92,8 @@ impl Change {
         self.edit(KeyChange::Deleted, delete).await
     }
 
-    /// Changes the store, tells the audit, and has the store read again. All of it is done even if whoever asked is gone
-    /// meanwhile.
+    /// Changes the store, logs the change to the audit, and has the store read again. All of it is done even if the client
+    /// disconnects meanwhile.
     async fn edit(
         self,
         change: KeyChange,
@@ -107,10 +107,10 @@ impl Change {
             });
             let done = edited.await.unwrap_or_else(|_panic| Err(Denial::internal()))?;
             self.audit(change, &done.key_id);
-            // It stands in the store whatever comes of this; where it is not live, that is said.
-            let _told_below = self.admin.reload.reload().await;
-            let told = tokio::task::spawn_blocking(move || told(&self.admin, change, done)).await;
-            told.map_err(|_panic| Denial::internal())
+            // The store has the change whatever the outcome; the answer says whether it is live.
+            let _reported_below = self.admin.reload.reload().await;
+            let shown = tokio::task::spawn_blocking(move || shown(&self.admin, change, done)).await;
+            shown.map_err(|_panic| Denial::internal())
         });
         task.await.unwrap_or_else(|_panic| Err(Denial::internal()))
     }
@@ -131,8 +131,8 @@ impl Change {
     }
 }
 
-/// The key as it is now, with its secret where it has a new one, and whether the running server has the change.
-fn told(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
+/// The answer to a change: the key in service, its new secret, and whether the running server has the change.
+fn shown(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
     let Done { key_id, token } = done;
     let key = keys::find(admin, &key_id);
     let is_live = match (&token, change) {
@@ -140,11 +140,11 @@ fn told(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
         (None, KeyChange::Deleted) => key.is_none(),
         (None, _) => key.as_ref().is_some_and(|key| key.get("state") == Some(&json!("disabled"))),
     };
-    let mut told = json!({"id": key_id, "key": key, "is_live": is_live});
-    if let (Some(token), Value::Object(fields)) = (token, &mut told) {
+    let mut shown = json!({"id": key_id, "key": key, "is_live": is_live});
+    if let (Some(token), Value::Object(fields)) = (token, &mut shown) {
         fields.insert("secret".to_owned(), Value::String(token.reveal().to_string()));
     }
-    data(&told)
+    data(&shown)
 }
 
 fn open(path: &Path, admin: &Admin) -> Result<Editor, EditError> {
@@ -176,8 +176,8 @@ fn rotate(path: &Path, id: &str, asked: &RotationRequest, admin: &Admin) -> Resu
     let found = find(&editor, id)?;
     let token = new_token(Some(&found.record.id))?;
     let rotation = Rotation { now, grace_end, expires_at, refused_age };
-    let after = rotation.of(&found.record, &token).map_err(|why| {
-        Denial::key_conflict(match why {
+    let after = rotation.of(&found.record, &token).map_err(|reason| {
+        Denial::key_conflict(match reason {
             NotRotated::Disabled => "The key is turned off, which a new secret would not change",
             NotRotated::Expired => "The key has expired; `expires_in` gives it a new end",
         })
@@ -205,7 +205,7 @@ fn delete(path: &Path, id: &str, admin: &Admin) -> Result<Done, Denial> {
     Ok(Done { key_id: found.record.id, token: None })
 }
 
-/// The key with this id; a name is none.
+/// The key with this id. A name is not accepted.
 fn find(editor: &Editor, id: &str) -> Result<crate::key_store::edit::Found, Denial> {
     let found = editor.find(id).map_err(|error| match error {
         EditError::Refused(_) => Denial::key_not_found(),
@@ -222,25 +222,25 @@ fn new_token(id: Option<&str>) -> Result<Token, Denial> {
     made.map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
 
-/// Why the store was not changed, and what changes it elsewhere. No key as it would stand is shown: its secret is shown to
-/// nobody, so it would lock its owner out.
+/// The denial for a store that was not changed, with the command that changes it elsewhere. The new key is not shown: its
+/// secret is lost, so its owner could not use it.
 fn refused(error: EditError, store: &Path, command: &str) -> Denial {
     match error {
         EditError::Refused(message) => Denial::key_conflict(message),
-        EditError::Unwritable { why, .. } => {
+        EditError::Unwritable { reason, .. } => {
             let file = store.file_name().unwrap_or_default().to_string_lossy();
             let command = format!("bearward keys {command} --keys {file}");
-            let advice = "Run the command on the file that the store is made of, and bring it here anew: of a mounted Secret, by \
+            let hint = "Run the command on the file that the store is made of, and bring it here anew: of a mounted Secret, by \
                           `kubectl create secret generic NAME --from-file=FILE --dry-run=client -o yaml | kubectl apply -f -`";
-            Denial::store_read_only(&why, advice, &command)
+            Denial::store_read_only(&reason, hint, &command)
         }
         EditError::Faults(faults) => {
-            Denial::key_conflict("The key store has faults as it is; the status tells them").caused_by(faults)
+            Denial::key_conflict("The key store has faults, which the status reports").caused_by(faults)
         }
     }
 }
 
-/// The JSON that a request came with; `None` where it came with nothing.
+/// The JSON body of a request; `None` if the body is empty.
 async fn content<T: for<'de> Deserialize<'de>>(
     body: Incoming,
     headers: &HeaderMap,
@@ -251,7 +251,7 @@ async fn content<T: for<'de> Deserialize<'de>>(
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             return Err(Denial::body_too_large(MAX_BODY as u64));
         }
-        Ok(Err(_)) => return Err(Denial::bad_content("The body broke off")),
+        Ok(Err(_)) => return Err(Denial::bad_content("The body is incomplete")),
         Err(_elapsed) => return Err(Denial::body_stalled(BODY_TIME)),
     };
     if bytes.is_empty() {
@@ -263,7 +263,7 @@ async fn content<T: for<'de> Deserialize<'de>>(
         return Err(Denial::bad_content("The body must be application/json"));
     }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        // What serde says of it quotes values, and one may be a secret that was put in the wrong place.
+        // The message of serde quotes values, and one may be a misplaced secret.
         let (line, column) = (error.line(), error.column());
         Denial::bad_content(match error.classify() {
             serde_json::error::Category::Data => {

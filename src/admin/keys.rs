@@ -1,6 +1,6 @@
-//! The keys in service, as JSON: what each may do, how it was used, and how near its limits it is.
+//! The keys in service as JSON: the fields of each, its use, and the state of its limits.
 //!
-//! Invariant: no secret, and no digest of one.
+//! Invariant: no secret and no digest is in it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const MAX_LIMIT: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Page {
     limit: usize,
-    /// The id that it begins behind.
+    /// The id after which the page begins.
     after: String,
 }
 
@@ -37,7 +37,7 @@ impl Page {
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             if seen.contains(&name) {
-                return Err(Denial::bad_content("A parameter stands twice"));
+                return Err(Denial::bad_content("A parameter appears twice"));
             }
             seen.push(name);
             match name {
@@ -59,17 +59,17 @@ impl Page {
         Ok(page)
     }
 
-    /// At most so many.
+    /// The page with at most this many keys.
     pub(super) fn at_most(self, limit: usize) -> Self {
         Page { limit: self.limit.min(limit), ..self }
     }
 
-    /// The id that it begins behind.
+    /// The id after which the page begins.
     pub(super) fn after(&self) -> &str {
         &self.after
     }
 
-    /// Whether keys come before it.
+    /// Whether there are keys before the page.
     pub(super) fn is_continued(&self) -> bool {
         !self.after.is_empty()
     }
@@ -136,12 +136,12 @@ fn key(gateway: &Gateway, live: &LiveKey, now: Timestamp) -> Value {
     shown
 }
 
-/// How the key's limits stand; those of routes aside.
+/// The state of the key's limits, without those of routes.
 fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     let Gateway { snapshot, limiter, .. } = gateway;
     let snapshot = snapshot.load();
     let key = &live.key;
-    // A key that was never used needs no state for being looked at.
+    // A key that was never used needs no state to be shown.
     let unused = || Arc::new(KeyState::default());
     let state = limiter.known_state(key.id()).unwrap_or_else(unused);
     let own: Option<Vec<_>> =
@@ -166,7 +166,7 @@ fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     json!({"rate_limits": windows, "concurrent": concurrent})
 }
 
-/// Since the process began.
+/// The use of the key since the process started.
 fn usage(gateway: &Gateway, id: &str) -> Value {
     let Some(usage) = gateway.usage.find(id) else {
         return json!({"requests": 0, "refusals": {}, "last_used_at": null, "last_address": null});

@@ -1,4 +1,4 @@
-//! The key that a caller asks for: the fields of a key file, but for those that bearward sets.
+//! The body of a request for a new key: the fields of a key file, except for those that bearward sets.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -54,7 +54,7 @@ impl<'de> Deserialize<'de> for NewKey {
                         None => return Err(A::Error::custom("no field of a new key")),
                     };
                     if !is_new {
-                        return Err(A::Error::custom("a field stands twice"));
+                        return Err(A::Error::custom("a field appears twice"));
                     }
                 }
                 let required = may_be_set().filter(|field| field.presence == Presence::Required);
@@ -75,7 +75,7 @@ fn may_be_set() -> impl Iterator<Item = &'static Field> {
 }
 
 impl NewKey {
-    /// Reads a value in the form that the field has in JSON. What it says is for the decoder of key files to judge.
+    /// Reads a value in the JSON form of the field. The decoder of key files judges the value.
     fn read<'de, A: MapAccess<'de>>(&mut self, field: &Field, map: &mut A) -> Result<Value, A::Error> {
         Ok(match field.form {
             Form::Name | Form::Label | Form::Instant => map.next_value::<String>()?.into(),
@@ -102,7 +102,7 @@ impl NewKey {
         let expires_in =
             self.expires_in.as_deref().map(|lifetime| ahead("expires_in", lifetime, now)).transpose()?;
         if expires_in.is_some() && self.fields.contains_key("expires_at") {
-            return Err(Denial::bad_content("`expires_in` and `expires_at` say the same; one is enough"));
+            return Err(Denial::bad_content("Only one of `expires_in` and `expires_at` may be given"));
         }
         if !self.quotas.iter().all(Quota::is_countable) {
             return Err(Denial::key_conflict("A burst takes more than a century to be full again"));
@@ -117,11 +117,11 @@ impl NewKey {
         fields.insert("hash".to_owned(), Value::String(token.hash().to_stored()));
         let read = yaml::parse_part(Path::new("body"), &as_yaml(&Value::Object(fields).to_string()));
         let records = read.map_err(|faults| {
-            let told = faults.0.iter().map(|fault| match &fault.hint {
+            let reasons = faults.0.iter().map(|fault| match &fault.hint {
                 Some(hint) => format!("{} ({hint})", fault.message),
                 None => fault.message.clone(),
             });
-            Denial::bad_fields(told.collect())
+            Denial::bad_fields(reasons.collect())
         })?;
         let mut record = records.into_iter().next().ok_or_else(Denial::internal)?;
         record.created_at = Some(now);
@@ -130,7 +130,7 @@ impl NewKey {
     }
 }
 
-/// A new key's own limits, or the word for none: then the defaults do not hold for it.
+/// A new key's own limits, or `none`: then the configuration's defaults do not apply.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged)]
 enum NewLimits {
@@ -163,7 +163,7 @@ struct NewQuota {
 }
 
 impl NewQuota {
-    /// The quota, where its time is one.
+    /// The quota, if its window is a duration.
     fn quota(&self) -> Option<Quota> {
         let requests = self.requests.0;
         let burst = self.burst.map_or_else(|| Quota::default_burst(requests), |burst| burst.0);
@@ -191,13 +191,13 @@ impl From<Whole> for u32 {
     }
 }
 
-/// A field that is there has a value: null is none.
+/// Refuses null for a field that is there.
 pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
     T::deserialize(field).map(Some)
 }
 
-/// JSON as YAML: what YAML takes for unprintable (YAML 1.2, section 5.1) stands in strings alone, where both know it by its
-/// number.
+/// JSON as YAML. Characters that YAML takes for unprintable (YAML 1.2, section 5.1) are escaped; JSON has them in strings
+/// alone.
 fn as_yaml(json: &str) -> String {
     let is_unprintable = |c: char| {
         matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
@@ -212,15 +212,17 @@ fn as_yaml(json: &str) -> String {
     yaml
 }
 
-/// This moment, to the second: stores are read by people.
+/// The current time to the second, since people read the stores.
 pub(super) fn now() -> Timestamp {
-    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()
+    let now = Timestamp::now();
+    // Every second of a timestamp is one itself.
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-/// That long from now.
+/// The instant after the duration `text` from now.
 pub(super) fn ahead(field: &str, text: &str, now: Timestamp) -> Result<Timestamp, Denial> {
     let end = parse_duration(text).and_then(|duration| now.checked_add(duration).ok());
-    // Stores hold no later one.
+    // The stores hold no later instant.
     end.filter(|end| end.as_second() < 253_402_214_400)
         .ok_or_else(|| Denial::bad_content(format!("`{field}` is a duration, as in 90d")))
 }

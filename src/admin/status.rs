@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::{Admin, scrape};
 use crate::denial::catalogue;
 use crate::key_cache::Outlook;
-use crate::key_store::edit::why_unwritable;
+use crate::key_store::edit::unwritable_reason;
 use crate::observe::history::STEP;
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, Reloads, State};
@@ -172,7 +172,7 @@ fn tenths(number: f64) -> f64 {
 
 /// Where keys are, and whether they can be changed from here.
 fn store(path: &Path) -> Value {
-    let why = why_unwritable(path);
+    let why = unwritable_reason(path);
     json!({"path": path.display().to_string(), "is_writable": why.is_none(), "why_not": why})
 }
 

@@ -1,7 +1,7 @@
 //! `bearward keys`: the whole life of a key.
 //!
-//! A secret goes to standard output once, alone, and nowhere else. No token is ever taken from the arguments, which
-//! everybody on the machine can read.
+//! A secret goes to standard output once, alone, and nowhere else. No token is ever read from the arguments, which all
+//! users of the machine can see.
 
 mod change;
 mod create;
@@ -30,21 +30,21 @@ pub(super) struct Keys {
 enum KeysCommand {
     /// Make a key, add it to the store, and print its secret once
     Create(create::Create),
-    /// Show all keys: age, expiry, what is due for rotation
+    /// Show all keys: age, expiry, rotation
     List(list::List),
     /// Show one key
     Show(list::Show),
-    /// Read a token, and say which key it is and whether it would be let in
+    /// Read a token, and show its key and whether a server would accept it
     Verify(verify::Verify),
     /// Give a key a new secret; the old one lives until the grace ends
     Rotate(change::Rotate),
     /// Turn a key off at once; it stays in the store
     Revoke(change::Revoke),
-    /// Take a key out of the store
+    /// Remove a key from the store
     Delete(change::Delete),
     /// Read a token and print the hash that a key file holds
     Hash,
-    /// Bring in keys from elsewhere: lists of tokens, .env files, nginx maps, LiteLLM, Kong, APISIX, agentgateway
+    /// Import keys of other programs: lists of tokens, .env files, nginx maps, LiteLLM, Kong, APISIX, agentgateway
     Import(import::Import),
 }
 

@@ -135,7 +135,7 @@ impl Lookup<'_> {
             let reason = "not looked up, after too many failed attempts";
             return Err(Unmatched { credential, form, reason, is_guess: false, wait: Some(wait) });
         }
-        match self.context.keys.open_as(form, &credential) {
+        match self.context.keys.lookup_as(form, &credential) {
             Ok((hash, found)) => {
                 Ok(Matched { credential: Some(credential), hash, found, companions: Vec::new() })
             }

@@ -1,4 +1,4 @@
-//! Builds the set of keys that is put in the place of the one in service.
+//! Builds the set of keys that replaces the one in service.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use crate::keys::{Draft, KeyHash, KeyRecord};
 impl KeysInService for KeyCache {
     type Builder<'a> = SetBuilder<'a>;
 
-    /// Begins a set. The marks of one that was begun before, and not put into service, count for nothing from here on.
+    /// Begins a set. If an earlier set was not put into service, its marks have no meaning any more.
     fn begin(&self) -> SetBuilder<'_> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         SetBuilder::of_generation(self, generation)
@@ -30,19 +30,19 @@ impl KeysInService for KeyCache {
     }
 }
 
-/// Collects the keys of one set. Those that are in service already, unchanged, are marked, and not made anew.
+/// Collects the keys of one set. A key that is in service unchanged is marked, and not built again.
 #[derive(Debug)]
 pub(crate) struct SetBuilder<'a> {
     known: &'a KeyCache,
     generation: u32,
     set: KeySet,
-    /// The keys of the last file in their order, and the one that is expected next.
+    /// The keys of the last file in their order, and the index of the one that is expected next.
     expected: Arc<Vec<Arc<LiveKey>>>,
     next: usize,
-    /// Those of this one.
+    /// The keys of this file in their order.
     order: Vec<Arc<LiveKey>>,
     new: Labels,
-    /// Whether any of the new has an id or a name that it did not have before.
+    /// Whether any new key has an id or a name that it did not have before.
     has_new_labels: bool,
     twins: HashSet<u64>,
 }
@@ -73,25 +73,24 @@ impl<'a> SetBuilder<'a> {
         self.put_in_order(live);
     }
 
-    /// Keys that are read from lines of their own are expected again in this order.
+    /// Remembers the order of keys that have a line each: the next file is expected to have the same order.
     fn put_in_order(&mut self, live: Arc<LiveKey>) {
         if live.fingerprint.load(Ordering::Relaxed) != 0 {
             self.order.push(live);
         }
     }
 
-    /// The key in service that one of the hashes of an entry opens.
-    fn opened_by(&self, claim: &Claim) -> Option<Arc<LiveKey>> {
+    /// The key in service that has one of the hashes of an entry.
+    fn with_hash_of(&self, claim: &Claim) -> Option<Arc<LiveKey>> {
         claim.hashes.iter().find_map(|hash| Some(self.known.find(hash)?.key))
     }
 
-    /// The keys in service that claims are about, with their current hash. One pass over all of them, however many there
-    /// are.
+    /// The keys in service that claims are about, with their current hash. One pass over all keys finds them.
     fn in_service_by_id(&self, claims: &[(usize, Claim)]) -> HashMap<Box<str>, (KeyHash, Arc<LiveKey>)> {
-        let opened: Vec<Arc<LiveKey>> =
-            claims.iter().filter_map(|(_, claim)| self.opened_by(claim)).collect();
+        let by_hash: Vec<Arc<LiveKey>> =
+            claims.iter().filter_map(|(_, claim)| self.with_hash_of(claim)).collect();
         let named = claims.iter().filter_map(|(_, claim)| claim.id.as_deref());
-        let wanted: HashSet<&str> = named.chain(opened.iter().map(|live| live.key.id())).collect();
+        let wanted: HashSet<&str> = named.chain(by_hash.iter().map(|live| live.key.id())).collect();
         let mut found = HashMap::new();
         for entry in &self.known.by_hash {
             let (hash, live) = (entry.key(), entry.value());
@@ -125,8 +124,7 @@ impl BuildSet for SetBuilder<'_> {
         self.known.hashing.fingerprint(line)
     }
 
-    /// Takes the key that is expected next, if it was read from a text with this fingerprint: most of a million lines are
-    /// where they were, and need not be looked up.
+    // Most of a million lines are where they were, and need no look-up.
     fn keep_next(&mut self, fingerprint: u64) -> bool {
         let live = self.expected.get(self.next);
         let live = live.filter(|live| live.fingerprint.load(Ordering::Relaxed) == fingerprint).cloned();
@@ -136,13 +134,12 @@ impl BuildSet for SetBuilder<'_> {
         true
     }
 
-    /// Takes a key by one of its digests alone, if it is in service and was read from a text with this fingerprint.
     fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool {
         let Some(live) = self.known.by_hash.get(hash).map(|live| live.value().clone()) else { return false };
         if live.fingerprint.load(Ordering::Relaxed) != fingerprint {
             return false;
         }
-        // The lines have moved; those behind this one will have moved with it.
+        // The lines have moved; those that follow have most likely moved with this one.
         self.next = live.position.load(Ordering::Relaxed) as usize + 1;
         self.mark(live);
         true
@@ -151,16 +148,16 @@ impl BuildSet for SetBuilder<'_> {
     fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
         // Most likely it is the one that was expected, and has changed.
         self.next += 1;
-        // A key keeps its place only under its current secret: after a rotation it is another one.
+        // Only the current secret makes it the same key: after a rotation it is another one.
         let known = self.known.find(&hash).filter(|found| found.rotated_out.is_none());
         match known.map(|found| found.key) {
             Some(live) if draft.is(&live.key) => {
-                // Written in another way, it is the same key.
+                // The line is written in another way, and the key is the same.
                 live.fingerprint.store(fingerprint, Ordering::Relaxed);
                 self.mark(live);
                 return;
             }
-            // Under the labels that it had, a changed key is in nobody's way.
+            // A changed key with its old labels can't collide with another key.
             Some(live) if draft.id == live.key.id() && draft.name == live.key.name() => {}
             _ => self.has_new_labels = true,
         }
@@ -176,7 +173,7 @@ impl BuildSet for SetBuilder<'_> {
 
     fn shared_labels(&mut self) -> HashSet<u64> {
         self.twins.extend(self.new.repeated());
-        // Keys that stay have nothing in common with each other; what is new may have, with one of them.
+        // Two keys that stay share nothing. A new key may share something with one that stays.
         let stays =
             |hash: &KeyHash| self.known.by_hash.get(hash).is_some_and(|live| live.is_of(self.generation));
         self.twins
@@ -194,10 +191,6 @@ impl BuildSet for SetBuilder<'_> {
         std::mem::take(&mut self.twins)
     }
 
-    /// Keeps the keys in service that entries at fault are about, in their last good form. Says of each entry the id of the
-    /// key that it keeps. All that is good is added before.
-    ///
-    /// What is good goes first: where a good entry has the id of such a key, or a secret of it, that entry counts.
     fn hold(&mut self, claims: &[(usize, Claim)]) -> Vec<(usize, String)> {
         if claims.is_empty() {
             return Vec::new();
@@ -208,7 +201,7 @@ impl BuildSet for SetBuilder<'_> {
         let (mut held, mut kept) = (Vec::new(), HashSet::new());
         for (entry, claim) in claims {
             let of_id = claim.id.as_ref().and_then(|id| by_id.get(id));
-            let of_hash = || self.opened_by(claim).and_then(|live| by_id.get(live.key.id()));
+            let of_hash = || self.with_hash_of(claim).and_then(|live| by_id.get(live.key.id()));
             let Some((hash, live)) = of_id.or_else(of_hash) else { continue };
             let id = live.key.id();
             let is_written = ids.contains(&self.known.hashing.label(id))
@@ -228,7 +221,6 @@ impl BuildSet for SetBuilder<'_> {
         held
     }
 
-    /// Whether a key in service has this id and one of these secrets: then an entry with both is the one that it had before.
     fn is_owner(&self, record: &KeyRecord) -> bool {
         record
             .hashes()

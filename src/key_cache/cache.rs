@@ -1,6 +1,6 @@
 //! The keys as the request path sees them: a concurrent map from digest to key.
 //!
-//! A reload builds a [`KeySet`] and applies the difference between two sets key by key, new before gone, and never blocks a look-up.
+//! A reload applies the difference between two sets key by key, new keys before removals. It never blocks a look-up.
 
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,28 +15,28 @@ use crate::key_cache::set::KeySet;
 use crate::key_store::labels::Hashing;
 use crate::keys::token::{Credential, DigestHasher, Form, KeyHash};
 
-/// What a digest opens.
+/// The key that matches a digest.
 #[derive(Clone, Debug)]
 pub(crate) struct Match {
     pub(crate) key: Arc<LiveKey>,
-    /// When the secret's grace ends, where it is not the key's current one.
+    /// When the secret's grace ends; `None` for the key's current secret.
     pub(crate) rotated_out: Option<Timestamp>,
 }
 
-/// Why a credential opens nothing.
+/// The reason why no key matches a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unopened {
+pub(crate) enum NoMatch {
     /// It is a bearward token whose checksum is wrong.
     Mistyped,
     Unknown,
 }
 
-impl Unopened {
+impl NoMatch {
     /// The reason's name in logs.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Unopened::Mistyped => "mistyped",
-            Unopened::Unknown => "unknown",
+            NoMatch::Mistyped => "mistyped",
+            NoMatch::Unknown => "unknown",
         }
     }
 }
@@ -50,11 +50,11 @@ pub(crate) struct KeyCache {
     pub(super) hashing: Hashing,
     /// The keys of a file of lines in their order: most lines of the next one are the same.
     pub(super) order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
-    /// Sends a word when keys have left or were changed.
+    /// Notifies of keys that were removed or changed.
     changes: watch::Sender<()>,
 }
 
-/// What a replacement changed, in secrets.
+/// How many secrets a replacement changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
     pub(crate) added: usize,
@@ -69,11 +69,11 @@ impl Default for KeyCache {
 }
 
 impl From<&KeySet> for KeyCache {
-    /// A cache of these keys, with its room taken at once: a map that grows holds a shard up for milliseconds.
+    /// A cache of these keys, allocated at once: a map that grows blocks a shard for milliseconds.
     fn from(set: &KeySet) -> Self {
         let cache = KeyCache { hashing: set.hashing.clone(), ..KeyCache::with_room(set.entries.len()) };
         cache.remember_order(set);
-        // The keys bear the set's mark already.
+        // The keys have the set's mark already.
         cache.generation.store(set.generation, Ordering::Relaxed);
         for (hash, key) in &set.entries {
             cache.by_hash.insert(*hash, key.clone());
@@ -93,11 +93,11 @@ impl KeyCache {
         }
     }
 
-    /// Puts `set`, which was built for this cache and last, in the place of all that was there, and says what that
-    /// changed. One caller at a time.
+    /// Replaces all keys by those of `set`, the last set that was built for this cache, and returns the difference. One
+    /// caller at a time.
     ///
-    /// New and changed keys come first, then the ones that are gone leave: at no moment is a key that
-    /// stands in both sets missing. A key that stays as it was is not touched.
+    /// New and changed keys are inserted before others are removed: a key of both sets is never missing. A key that stays
+    /// as it was is not touched.
     pub(crate) fn replace(&self, set: &KeySet) -> Difference {
         let mut difference = Difference::default();
         self.remember_order(set);
@@ -107,7 +107,7 @@ impl KeyCache {
                 None => difference.added += 1,
             }
         }
-        // Each digest of the set is there now, and none stands twice: what is more is of keys that are gone.
+        // The map has each digest of the set, once each. If it has more, those belong to removed keys.
         if self.by_hash.len() > set.kept + set.entries.len() {
             let entries = self.by_hash.iter().filter(|entry| !entry.value().is_of(set.generation));
             let gone: Vec<KeyHash> = entries.map(|entry| *entry.key()).collect();
@@ -127,35 +127,35 @@ impl KeyCache {
         order.clone_from(&set.order);
     }
 
-    /// Changes whenever keys have left, or have become other ones.
+    /// Notifies whenever keys were removed or changed.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// What a credential opens, by its digest.
+    /// The key that matches a credential, by its digest.
     ///
     /// # Errors
     ///
-    /// Nothing. A token that was mistyped is refused before any look-up.
-    pub(crate) fn open(&self, credential: &Credential) -> Result<(KeyHash, Match), Unopened> {
-        self.open_as(credential.form(), credential)
+    /// No key matches it. A mistyped token is refused before any look-up.
+    pub(crate) fn lookup(&self, credential: &Credential) -> Result<(KeyHash, Match), NoMatch> {
+        self.lookup_as(credential.form(), credential)
     }
 
-    /// [`KeyCache::open`] for a credential whose form is known.
+    /// [`KeyCache::lookup`] for a credential whose form is known.
     ///
     /// # Errors
     ///
-    /// As [`KeyCache::open`].
-    pub(crate) fn open_as(&self, form: Form, credential: &Credential) -> Result<(KeyHash, Match), Unopened> {
+    /// As [`KeyCache::lookup`].
+    pub(crate) fn lookup_as(&self, form: Form, credential: &Credential) -> Result<(KeyHash, Match), NoMatch> {
         if form == Form::Mistyped {
-            return Err(Unopened::Mistyped);
+            return Err(NoMatch::Mistyped);
         }
         let hash = credential.hash();
-        let found = self.find(&hash).ok_or(Unopened::Unknown)?;
+        let found = self.find(&hash).ok_or(NoMatch::Unknown)?;
         Ok((hash, found))
     }
 
-    /// The key that this digest opens, valid or not.
+    /// The key that matches this digest, valid or not.
     pub(crate) fn find(&self, hash: &KeyHash) -> Option<Match> {
         let key = self.by_hash.get(hash)?.value().clone();
         let rotated_out = key.key.rotated_out(hash);
@@ -177,7 +177,7 @@ impl KeyCache {
         }
     }
 
-    /// How many secrets open something.
+    /// How many secrets match a key.
     pub(crate) fn len(&self) -> usize {
         self.by_hash.len()
     }
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(difference, Difference { added: 1, changed: 0, removed: 1 });
         assert!(
             Arc::ptr_eq(&stays, &cache.find(&KeyHash::of(b"b")).unwrap().key),
-            "what stays is not touched"
+            "a key that stays is not touched"
         );
         let found =
             |name: &str| cache.find(&KeyHash::of(name.as_bytes())).map(|found| found.key.key.id().to_owned());
@@ -241,13 +241,13 @@ mod tests {
         assert_eq!((rotated_out(new), rotated_out(old)), (Some(Some(end)), Some(None)));
         cache.replace(&set(&cache, &[record("a")]));
         assert_eq!((rotated_out(new), rotated_out(old)), (None, Some(None)));
-        // A new secret alone, and all else alike: the old one opens nothing.
+        // With a new secret alone, no key matches the old one.
         cache.replace(&set(&cache, &[KeyRecord { hash: new, ..record("a") }]));
         assert_eq!((rotated_out(new), rotated_out(old), cache.len()), (Some(None), None, 1));
     }
 
     #[test]
-    fn a_change_is_told_and_what_stays_as_it_was_is_none() {
+    fn a_change_notifies_and_an_added_key_does_not() {
         let cache = KeyCache::default();
         replace(&cache, &["a", "b"]);
         let mut changes = cache.changes();

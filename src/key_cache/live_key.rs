@@ -12,16 +12,16 @@ use crate::keys::ApiKey;
 use crate::limit::{KeyState, Limiter, Window};
 use crate::observe::usage::{Usage, UsageBook};
 
-/// A key in service: its description, and what is prepared from it on its first use. Most of a million keys never come.
+/// A key in service: its fields, and the parts that are built at its first use. Most of a million keys are never used.
 #[derive(Debug)]
 pub(crate) struct LiveKey {
     pub(crate) key: ApiKey,
     in_use: OnceBox<InUse>,
-    /// The last set that it was part of.
+    /// The number of the last set that it was part of.
     pub(super) generation: AtomicU32,
-    /// Of the text that it was read from, where that is a line of its own; else zero.
+    /// The fingerprint of the line that it was read from; zero where it has no line of its own.
     pub(super) fingerprint: AtomicU64,
-    /// Where it stood among the others of its file.
+    /// Its index among the keys of its file.
     pub(super) position: AtomicU32,
 }
 
@@ -36,7 +36,7 @@ struct InUse {
 #[derive(Debug)]
 pub(crate) struct KeyLimits {
     pub(crate) state: Arc<KeyState>,
-    /// `None` where the key names no limits, so that the configuration's defaults hold.
+    /// `None` where the key has none of its own, so that the configuration's defaults apply.
     pub(crate) windows: Option<SmallVec<[Arc<Window>; 2]>>,
 }
 
@@ -50,16 +50,17 @@ pub(crate) struct IdentityHeaders {
 }
 
 impl IdentityHeaders {
-    /// All of a key's own text is in one allocation: of a million keys, few are in the processor's cache.
+    /// Puts all text of a key into one allocation: of a million keys, few are in the processor's cache.
     fn of(key: &ApiKey) -> Self {
         let (id, name, environment) = (key.id(), key.name(), key.environment());
-        let text = Bytes::from([id, name.unwrap_or_default(), environment.unwrap_or_default()].concat());
+        let text = Bytes::from([id, name.unwrap_or(""), environment.unwrap_or("")].concat());
         let mut end = 0;
         let mut next = |part: &str| {
             let start = end;
             end += part.len();
-            // Ids and labels are free of control characters: their decoders refused those.
-            HeaderValue::from_maybe_shared(text.slice(start..end)).ok()
+            let value = HeaderValue::from_maybe_shared(text.slice(start..end)).ok();
+            debug_assert!(value.is_some(), "the decoders refuse control characters in ids and labels");
+            value
         };
         IdentityHeaders {
             key_id: next(id).unwrap_or_else(|| HeaderValue::from_static("")),
@@ -106,7 +107,7 @@ impl LiveKey {
         })
     }
 
-    /// What is remembered of its use.
+    /// The record of its use.
     pub(crate) fn usage(&self, book: &UsageBook) -> &Arc<Usage> {
         self.in_use().usage.get_or_init(|| book.of(self.key.id()))
     }

@@ -1,4 +1,4 @@
-//! What is ahead of the keys in service: which end next, and which are due for another secret.
+//! The keys that end next, and how many are due for rotation.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use jiff::Timestamp;
 
 use crate::key_cache::cache::KeyCache;
 
-/// Keys that are told of one by one.
+/// How many keys are listed.
 const NEXT: usize = 10;
-/// The keys of one moment.
+/// The outlook at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outlook {
     pub(crate) keys: usize,
     pub(crate) due_for_rotation: usize,
-    /// Those that end next, soonest first. What has ended is over, and not told of.
+    /// The keys that end next, soonest first. Keys that have ended are not among them.
     pub(crate) next_ends: Vec<(String, Timestamp)>,
 }
 
 impl Outlook {
-    /// Looks at all keys once. `age`: how old a secret may be.
+    /// Visits all keys once. `age`: how old a secret may be.
     pub(crate) fn of(keys: &KeyCache, now: Timestamp, age: Duration) -> Self {
         let mut outlook = Outlook::default();
         let mut ends: Vec<(Timestamp, String)> = Vec::with_capacity(NEXT + 1);
@@ -39,8 +39,8 @@ impl Outlook {
             if ends.len() == NEXT && ends.last().is_some_and(|(last, _)| *last <= end) {
                 return;
             }
-            let place = ends.partition_point(|(earlier, _)| *earlier <= end);
-            ends.insert(place, (end, key.id().to_owned()));
+            let index = ends.partition_point(|(earlier, _)| *earlier <= end);
+            ends.insert(index, (end, key.id().to_owned()));
             ends.truncate(NEXT);
         });
         outlook.next_ends = ends.into_iter().map(|(end, id)| (id, end)).collect();

@@ -1,4 +1,4 @@
-//! A store's keys by themselves: what a server looks tokens up in, without a server.
+//! The keys of a store, for look-ups without a server.
 
 use std::fmt;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::key_store::{Reading, Store};
 use crate::keys::id_secret::IdSecret;
 use crate::keys::token::Credential;
 
-/// The keys of a store, for look-ups.
+/// The keys of a store, by the tokens that match them.
 pub struct KeyRing {
     cache: KeyCache,
     keys: usize,
@@ -23,7 +23,7 @@ impl KeyRing {
     /// All that is wrong with it. A directory with a bad file is refused as well.
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let nothing = KeyCache::default();
-        // It names no key to anybody but its caller.
+        // The ids are seen by the caller alone.
         let ids = IdSecret::random();
         let set = Store::at(path)?.load(Reading::first(&nothing, &ids))?;
         let cache = KeyCache::from(&set);
@@ -33,9 +33,9 @@ impl KeyRing {
         }
     }
 
-    /// The id of the key that `credential` opens, valid at the moment or not.
+    /// The id of the key that matches `credential`, valid now or not.
     pub fn find(&self, credential: &Credential) -> Option<String> {
-        self.cache.open(credential).ok().map(|(_, found)| found.key.key.id().to_owned())
+        self.cache.lookup(credential).ok().map(|(_, found)| found.key.key.id().to_owned())
     }
 
     /// How many keys there are; some may have several secrets.

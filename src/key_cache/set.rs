@@ -1,4 +1,4 @@
-//! A set of keys that was read whole, and is ready to be put in the place of the one before.
+//! A set of keys that was loaded whole, and is ready to replace the one in service.
 
 use std::sync::Arc;
 
@@ -8,26 +8,27 @@ use crate::key_store::labels::Hashing;
 use crate::key_store::reading::LastGood;
 use crate::keys::token::KeyHash;
 
-/// What is new or changed, by the digests of all secrets; what stays is marked in the cache.
+/// A set of keys. It has the new and changed ones; those that stay are marked in the cache.
 #[derive(Debug, Default)]
 pub(crate) struct KeySet {
+    /// New and changed keys, by the digests of all their secrets.
     pub(crate) entries: Vec<(KeyHash, Arc<LiveKey>)>,
-    /// Secrets of the keys that stay as they are.
+    /// How many secrets the keys have that stay as they are.
     pub(crate) kept: usize,
-    /// The mark of those.
+    /// The mark of the keys that stay.
     pub(crate) generation: u32,
-    /// What the fingerprints of texts in it were made with.
+    /// Makes the fingerprints of its lines.
     pub(crate) hashing: Hashing,
     /// The keys of a file of lines in their order.
     pub(crate) order: Arc<Vec<Arc<LiveKey>>>,
-    /// Keys in all, of which some have several secrets.
+    /// How many keys it has in all. Some have several secrets.
     pub(crate) keys: usize,
-    /// How many of these are in their last good form, since their entries are at fault.
+    /// How many of these keep their last good form, since their entries are at fault.
     pub(crate) held: usize,
-    /// What is wrong with entries, or with files of a directory, that were left out or stay in their last good form.
+    /// See [`Findings::refused`](crate::key_store::build_set::Findings).
     pub(crate) refused: Vec<Fault>,
-    /// It is of a file of lines that has none. Such a file may be about to be written.
+    /// It is of a file of lines that has none. Such a file may be in the middle of being written.
     pub(crate) is_blank: bool,
-    /// Which keys each file of a directory has in service.
+    /// The keys that each file of a directory has in service.
     pub(crate) last_good: LastGood,
 }

@@ -1,36 +1,36 @@
-//! Which key in service an entry at fault is about: its last good form stays for as long as the entry stands there.
+//! The claim of an entry at fault to a key in service: the key keeps its last good form while the entry is there.
 //!
-//! An entry says who it is by its id, and where that is not one of a key in service, by a hash (docs/decisions/023).
+//! An entry claims a key by its id; where no key in service has the id, by a hash (docs/decisions/023).
 
 use crate::config::tree::{Kind, Node};
 use crate::keys::KeyHash;
 use crate::keys::record::KeyRecord;
 use crate::keys::token::is_key_id;
 
-/// What an entry at fault says of who it is.
+/// The id and the hashes in an entry at fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) id: Option<Box<str>>,
-    /// As they stand in the entry: the current one, and those that were rotated out.
+    /// The current hash, and those that were rotated out, in the order of the entry.
     pub(crate) hashes: Vec<KeyHash>,
 }
 
 impl Claim {
-    /// That of the key with this id.
+    /// The claim to the key with this id.
     pub(crate) fn of_id(id: &str) -> Self {
         Claim { id: Some(id.into()), hashes: Vec::new() }
     }
 
-    /// That of an entry that is good by itself, and shares something with another one.
+    /// The claim of an entry that is good by itself, and shares something with another one.
     pub(crate) fn of_record(record: &KeyRecord) -> Self {
         Claim { id: Some(record.id.as_str().into()), hashes: record.hashes().collect() }
     }
 
-    /// That of an entry that could be read as a tree.
+    /// The claim of an entry that could be read as a tree.
     pub(crate) fn of_node(node: &Node) -> Self {
         let Kind::Map(fields) = &node.kind else { return Claim::default() };
         let mut ids = fields.iter().filter(|(key, _)| key.name == "id").map(|(_, value)| value);
-        // Of two ids nobody knows which is meant.
+        // Two ids are ambiguous.
         let id = match (ids.next().map(|value| &value.kind), ids.next()) {
             (Some(Kind::Scalar { text, .. }), None) if is_key_id(text) => Some(text.as_str().into()),
             _ => None,
@@ -43,7 +43,7 @@ impl Claim {
         Claim { id, hashes: named.filter_map(|(_, value)| hash(value)).collect() }
     }
 
-    /// That of a line that is no JSON: by what looks like an id and hashes in it.
+    /// The claim of a line that is no JSON: text in it with the form of an id or a hash.
     pub(crate) fn of_line(line: &[u8]) -> Self {
         const HASH: &[u8] = b"sha256:";
         let word = |start: usize| {
@@ -67,7 +67,7 @@ mod tests {
     use crate::config::tree::{Quoting, parse};
 
     #[test]
-    fn an_entry_is_known_by_its_id_and_its_hashes() {
+    fn an_entry_claims_a_key_by_its_id_and_its_hashes() {
         let hash = KeyHash::of(b"a");
         let stored = hash.to_stored();
         let of_yaml = |text: &str| {

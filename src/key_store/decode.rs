@@ -16,7 +16,7 @@ use crate::keys::record::{KeyRecord, NO_LIMITS, is_label};
 use crate::keys::token::{KeyHash, is_key_id};
 use crate::keys::{Permission, Permissions, Secret};
 
-/// Where each value that no other key of a store may have was first.
+/// The positions of values that no two keys of a store may share.
 #[derive(Debug, Default)]
 pub(crate) struct Unique {
     ids: HashMap<String, Position>,
@@ -79,8 +79,8 @@ fn once<T: Hash + Eq>(
     what: &str,
 ) {
     if let Some(first) = seen.insert(value, at) {
-        decoder.fault(at, format!("this {what} stands twice")).hint =
-            Some(format!("it stands first in line {}", first.line));
+        decoder.fault(at, format!("this {what} appears twice")).hint =
+            Some(format!("it appears first in line {}", first.line));
     }
 }
 

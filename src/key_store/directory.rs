@@ -1,7 +1,7 @@
 //! A directory of key files: a mounted Secret or ConfigMap, or one that people keep.
 //!
-//! An entry at fault is left out alone, or stays as it was when it was good last; the others are live. Names that begin
-//! with a dot, or end with `~`, are not looked at: the kubelet's `..data`, editors' and our own temporary files.
+//! An entry at fault is left out, or its key keeps its last good form; all others are live. Files whose names begin with a
+//! dot or end with `~` are ignored: the kubelet's `..data`, and temporary files of editors and of bearward.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,7 +23,7 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         let path = directory.join(&name);
-        // A directory in it is none of ours: `lost+found`, most likely.
+        // A directory inside is not bearward's: `lost+found`, most likely.
         let bytes = name.as_encoded_bytes();
         if !bytes.starts_with(b".") && !bytes.ends_with(b"~") && !path.is_dir() {
             files.push(path);
@@ -33,8 +33,8 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads all files for service. A directory that can be read is a list of its files: one without files lets nobody in, and
-/// a file at fault holds up the keys that it gave, and nobody else's. At a start one good key has to be there.
+/// Reads all files for service. A directory without files has no keys. A file at fault keeps the keys that it gave, and
+/// affects no others. At a start, one good key has to be there.
 pub(crate) fn load<'k, K: KeysInService>(
     directory: &Path,
     reading: Reading<'k, K>,
@@ -47,7 +47,7 @@ pub(crate) fn load<'k, K: KeysInService>(
     Ok(built)
 }
 
-/// All keys of all files, where all are good.
+/// All keys of all files, if all files are good.
 pub(crate) fn records(directory: &Path, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
     let none = NoKeys::default();
     let Findings { refused, .. } = settle(parts(directory)?, Reading::first(&none, ids))?.findings;
@@ -67,9 +67,9 @@ fn none(directory: &Path, refused: Vec<Fault>) -> Faults {
 /// A file of a directory.
 struct Part {
     path: PathBuf,
-    /// An error is one of the file as a whole.
+    /// An error concerns the file as a whole.
     entries: Result<Vec<Entry>, Faults>,
-    /// What is wrong beside the entries.
+    /// Faults beside the entries.
     faults: Vec<Fault>,
 }
 
@@ -85,10 +85,10 @@ fn parts(directory: &Path) -> Result<Vec<Part>, Fault> {
     Ok(files(directory).map_err(unreadable)?.into_iter().map(part).collect())
 }
 
-/// Finds what each file gives: what it holds, or gave last where that is at fault.
+/// Finds the keys that each file gives: those in it, or those that it gave last where it is at fault.
 ///
-/// A key that stands in two files counts in the one that gave it before, however that one has changed; the other is at
-/// fault. Where neither gave it, both are: one may be an old copy, in which the key was not revoked yet.
+/// Of a key in two files, the file counts that gave it before, however that one has changed; the other is at fault. Where
+/// neither gave it, both are at fault: one may be an old copy, from before the key was revoked.
 fn settle<'k, K: KeysInService>(
     parts: Vec<Part>,
     reading: Reading<'k, K>,
@@ -109,7 +109,7 @@ fn settle<'k, K: KeysInService>(
         }
     }
     name_by_file(&mut entries, &files, reading);
-    // A file that can't be read speaks of every key that it gave.
+    // A file that can't be read claims every key that it gave.
     for path in &whole {
         for id in reading.last_good.get(path).into_iter().flatten() {
             let unread = Unread { claim: Claim::of_id(id), is_entry: false, faults: Vec::new() };
@@ -137,7 +137,7 @@ fn settle<'k, K: KeysInService>(
     Ok(Built { builder, findings: Findings { refused, last_good: given, is_blank: false } })
 }
 
-/// Of a file that gave one key, and has one entry that does not say whose it is, the file itself says so.
+/// Gives an entry without a claim the one key that its file gave, if the file has no other entry.
 fn name_by_file<K: KeysInService>(entries: &mut [Entry], files: &[PathBuf], reading: Reading<'_, K>) {
     let mut counts: HashMap<&Path, usize> = HashMap::new();
     files.iter().for_each(|path| *counts.entry(path).or_default() += 1);
@@ -157,7 +157,7 @@ fn shared(path: &Path) -> Fault {
     Fault::of_file(path, message).hint("keep one of them")
 }
 
-/// What files gave before, and what they speak of now.
+/// The keys that files gave before, and the entries that they have now.
 struct Before<'a> {
     last_good: &'a LastGood,
     entries: &'a [Entry],
@@ -165,7 +165,7 @@ struct Before<'a> {
 }
 
 impl Before<'_> {
-    /// Entries that are about a key of another file, which still speaks of it.
+    /// Entries that claim a key of another file which still claims it as well.
     fn copies<K: KeysInService>(&self, known: &K, fault: impl Fn(usize, &Entry) -> Fault) -> Vec<Twin> {
         let claims: Vec<Claim> = self.entries.iter().map(Entry::claim).collect();
         let about: Vec<Vec<String>> = claims.iter().map(|claim| ids_of(claim, known)).collect();
@@ -189,14 +189,14 @@ impl Before<'_> {
     }
 }
 
-/// Whether an entry says itself which key in service it is about.
+/// Whether a claim names a key in service.
 fn names_any<K: KeysInService>(claim: &Claim, reading: Reading<'_, K>) -> bool {
     let given = |id: &str| reading.last_good.values().flatten().any(|known| known == id);
     claim.id.as_deref().is_some_and(given)
         || claim.hashes.iter().any(|hash| reading.known.id_of(hash).is_some())
 }
 
-/// The keys in service that an entry is about: by its id, and by every hash.
+/// The ids of the keys that a claim is about: its own id, and the key of each hash.
 fn ids_of<K: KeysInService>(claim: &Claim, known: &K) -> Vec<String> {
     let opened = claim.hashes.iter().filter_map(|hash| known.id_of(hash));
     claim.id.iter().map(|id| id.to_string()).chain(opened).collect()
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_does_not_stand_in_the_way_of_a_revocation() {
+    fn a_copy_does_not_hinder_a_revocation() {
         let mut directory = Directory::new();
         directory.write("b", "x", "1");
         assert_eq!(directory.load(), (words("x"), words("")));
@@ -323,7 +323,7 @@ mod tests {
         directory.write_raw("b", &format!("id: key_x\nhash: {hash}\npermissions: [read]\ndisabled: true\n"));
         assert_eq!(directory.load(), (words("x"), words("a-copy")));
         directory.known.for_each(|live| assert!(live.key.disabled, "its own file counts"));
-        // Nobody knows at a start which of them is the copy.
+        // At a start it is not known which of them is the copy.
         directory.write("c", "c", "2");
         directory = Directory { root: directory.root, ..Directory::new() };
         assert_eq!(directory.load(), (words("c"), words("a-copy b")));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_in_one_entry_of_a_file_holds_up_that_entry_alone() {
+    fn a_fault_in_one_entry_of_a_file_affects_that_entry_alone() {
         let mut directory = Directory::new();
         let entry = |id: &str, more: &str| {
             let hash = KeyHash::of(id.as_bytes()).to_stored();
@@ -375,7 +375,7 @@ mod tests {
         }
         fs::remove_file(directory.root.path().join("b")).unwrap();
         directory.write_raw("c", "<html>");
-        assert_eq!(directory.load(), (words("a"), words("a c")), "what is deleted is gone");
+        assert_eq!(directory.load(), (words("a"), words("a c")), "a deleted key is gone");
         fs::remove_file(directory.root.path().join("a")).unwrap();
         assert_eq!(directory.load(), (words(""), words("c")), "the last one, too");
         directory.write("b", "b", "2");

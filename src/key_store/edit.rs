@@ -1,7 +1,7 @@
-//! Changes of a store, made by people and their tools: one key at a time, under a lock, and proved before they count.
+//! Changes of a store by commands and the admin API: one key at a time, under a lock, and proved before they count.
 //!
-//! What is written is "the old keys and this change", as the store's own reader reads it, or nothing is written. Files are
-//! replaced whole: a temporary file beside them, made durable, renamed.
+//! A change is written only if the store's own reader finds the old keys and this change in the new text. A file is
+//! replaced whole: a temporary file beside it is made durable and renamed.
 
 mod change_fields;
 mod disk;
@@ -29,22 +29,22 @@ use crate::key_store::{file, text, yaml};
 use crate::keys::id_secret::IdSecret;
 use crate::keys::record::KeyRecord;
 
-/// Why a store can't be changed from here, as far as that can be seen without changing it.
-pub(crate) fn why_unwritable(path: &Path) -> Option<String> {
+/// The reason why a store can't be changed from here, as far as it is known without a change.
+pub(crate) fn unwritable_reason(path: &Path) -> Option<String> {
     if disk::is_mounted(path) {
         return Some("It is a mounted Secret or ConfigMap, which is changed where it comes from".to_owned());
     }
     match Store::at(path) {
-        Ok(Store::Text(_)) => {
-            Some("It is a list of plain tokens, which says nothing of what a key may do".to_owned())
+        Ok(Store::Text(_)) => Some("It is a list of plain tokens, which has no permissions".to_owned()),
+        Ok(Store::Directory(directory)) => disk::unwritable_reason(&directory),
+        Ok(_) => {
+            disk::resolved(path).ok().and_then(|path| disk::unwritable_reason(&disk::directory_of(&path)))
         }
-        Ok(Store::Directory(directory)) => disk::why_unwritable(&directory),
-        Ok(_) => disk::resolved(path).ok().and_then(|path| disk::why_unwritable(&disk::directory_of(&path))),
         Err(faults) => Some(faults.to_string()),
     }
 }
 
-/// A store that nobody else changes for as long as this lives.
+/// A store that is locked against other commands for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Editor {
     store: Store,
@@ -52,16 +52,16 @@ pub(crate) struct Editor {
     locked: Locked,
 }
 
-/// A key where it stands.
+/// A key of a store, and its file.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) record: KeyRecord,
-    /// The file, where the store is a directory.
+    /// The store's file; in a directory, the file with this key.
     file: PathBuf,
 }
 
 impl Editor {
-    /// Locks a store, and clears what a command that was killed may have left. `ids`: what names the keys of a plain list.
+    /// Locks a store, and removes temporary files of killed commands. `ids`: makes the ids of the keys of a plain list.
     pub(crate) fn open(path: &Path, ids: Arc<IdSecret>) -> Result<Self, EditError> {
         let store = Store::at(path)?;
         let directory = match &store {
@@ -76,12 +76,12 @@ impl Editor {
         Ok(Editor { store, ids, locked })
     }
 
-    /// Where the store is.
+    /// The path of the store.
     pub(crate) fn path(&self) -> &Path {
         self.store.path()
     }
 
-    /// A key as it stands in a store of this kind, for people to put where it belongs.
+    /// The text of a key for a store of this kind, for people to insert.
     pub(crate) fn pasteable(&self, record: &KeyRecord) -> String {
         match &self.store {
             Store::JsonLines(_) => entry_text::line(record),
@@ -90,7 +90,7 @@ impl Editor {
         }
     }
 
-    /// Every key; none where there is no file yet.
+    /// The records of all keys; none where there is no file yet.
     pub(crate) fn records(&self) -> Result<Vec<KeyRecord>, EditError> {
         let path = self.store.path();
         Ok(match &self.store {
@@ -104,7 +104,7 @@ impl Editor {
         })
     }
 
-    /// The key with this id, or this name.
+    /// The key with this id or name.
     pub(crate) fn find(&self, key: &str) -> Result<Found, EditError> {
         find(&self.store, key, &self.ids)
     }
@@ -114,14 +114,14 @@ impl Editor {
         let path = self.store.path();
         match &self.store {
             Store::Text(_) => refused(format!(
-                "{} is a list of plain tokens, which says nothing of what a key may do; `bearward keys import {0} --keys \
-                 keys.yaml` makes a file of hashes of it, to which keys can be added",
+                "{} is a list of plain tokens, which has no permissions; `bearward keys import {0} --keys keys.yaml` makes a \
+                 file of hashes of it, to which keys can be added",
                 path.display()
             )),
             Store::JsonLines(_) => lines::add(&self.locked, path, records),
             Store::Yaml(_) => {
                 let before = self.records()?;
-                told_if_taken(&before, records)?;
+                refuse_taken(&before, records)?;
                 let source = if path.exists() { Some(file::read(path)?) } else { None };
                 let entries: Vec<Vec<String>> = records.iter().map(entry_text::fields).collect();
                 let after = [before, records.to_vec()].concat();
@@ -129,7 +129,7 @@ impl Editor {
                 self.write(path, source.as_deref(), text, |text| yaml::parse(path, text), &after)
             }
             Store::Directory(directory) => {
-                told_if_taken(&self.records()?, records)?;
+                refuse_taken(&self.records()?, records)?;
                 for record in records {
                     let file = free_file(directory, record);
                     let text = entry_text::fields(record).join("\n") + "\n";
@@ -141,23 +141,23 @@ impl Editor {
         }
     }
 
-    /// Puts `after` in the place of a key; of its fields, only those may differ that a rotation or revocation changes.
+    /// Replaces a key by `after`. Only fields that a rotation or a revocation changes may differ.
     pub(crate) fn replace(&self, found: &Found, after: &KeyRecord) -> Result<(), EditError> {
         let Found { record: before, file } = found;
         match &self.store {
             Store::Text(_) => refused(format!(
-                "{} is a list of plain tokens: `delete` takes one out, and `bearward keys import` makes a store of it that \
-                 can do more",
+                "{} is a list of plain tokens: `delete` takes one out, and `bearward keys import` makes a store of hashes \
+                 of it",
                 file.display()
             )),
             Store::JsonLines(_) => lines::replace(&self.locked, file, before, Some(after)),
             Store::Yaml(_) | Store::Directory(_) => {
                 let source = file::read(file)?;
-                // What is wrong with another entry does not hold up this one.
+                // A fault in another entry does not prevent a change of this one.
                 let parse = |text: &str| yaml::outline(file, text);
                 let mut expected = parse(&source)?;
-                if let Some(place) = expected.iter_mut().flatten().find(|record| record.id == before.id) {
-                    place.clone_from(after);
+                if let Some(expected) = expected.iter_mut().flatten().find(|record| record.id == before.id) {
+                    expected.clone_from(after);
                 }
                 self.write(
                     file,
@@ -170,14 +170,14 @@ impl Editor {
         }
     }
 
-    /// Takes a key out.
+    /// Removes a key.
     pub(crate) fn delete(&self, found: &Found) -> Result<(), EditError> {
         let Found { record, file } = found;
         if let Store::JsonLines(_) = &self.store {
             return lines::replace(&self.locked, file, record, None);
         }
         let is_last = match &self.store {
-            // A broken neighbour does not stop it: what stands in it may be good again.
+            // A file at fault counts: its keys may be good again.
             Store::Directory(directory) if files(directory).is_ok_and(|files| files.len() > 1) => false,
             Store::Yaml(path) => yaml::outline(path, &file::read(path)?)?.len() < 2,
             _ => self.records()?.len() < 2,
@@ -207,7 +207,7 @@ impl Editor {
         self.write(file, Some(&source), text, |text| yaml::outline(file, text), &expected)
     }
 
-    /// Writes a file that reads as `expected`, in the place of what was read as `source`, or nothing.
+    /// Replaces a file that was read as `source` by `text`, if that reads as `expected`.
     fn write<T: PartialEq>(
         &self,
         file: &Path,
@@ -217,11 +217,11 @@ impl Editor {
         expected: &[T],
     ) -> Result<(), EditError> {
         let unproved = || EditError::Unwritable {
-            why: format!(
+            reason: format!(
                 "{} is written in a way that can't be changed without touching more than this key",
                 file.display()
             ),
-            advice: "edit it by hand as below".to_owned(),
+            hint: "edit it by hand as below".to_owned(),
         };
         let text = text.ok_or_else(unproved)?;
         if !parse(&text).is_ok_and(|records| records == expected) {
@@ -234,31 +234,31 @@ impl Editor {
     }
 }
 
-/// The key with this id, or this name, in a store that need not be locked for a look.
+/// The key with this id or name, in a store that need not be locked.
 pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, EditError> {
-    let is_it = |record: &KeyRecord| record.id == key || record.name.as_deref() == Some(key);
+    let is_wanted = |record: &KeyRecord| record.id == key || record.name.as_deref() == Some(key);
     let path = store.path();
     let found = |record| Found { record, file: path.to_owned() };
     let mut found: Vec<Found> = match store {
-        Store::Directory(directory) => find_in_files(directory, is_it)?,
+        Store::Directory(directory) => find_in_files(directory, is_wanted)?,
         Store::JsonLines(_) => lines::find(path, key)?.into_iter().map(found).collect(),
         Store::Yaml(path) => {
             let (entries, _) = yaml::entries(path, &file::read(path)?)?;
             let records: Vec<KeyRecord> = entries
                 .iter()
                 .filter_map(|entry| entry.read.as_ref().ok())
-                .filter(|record| is_it(record))
+                .filter(|record| is_wanted(record))
                 .cloned()
                 .collect();
             if records.len() != 1 {
-                // The one that is meant may be at fault, or stand twice.
+                // The key may be at fault, or a duplicate.
                 store.records(ids)?;
             }
             records.into_iter().map(found).collect()
         }
-        Store::Text(_) => store.records(ids)?.into_iter().filter(is_it).map(found).collect(),
+        Store::Text(_) => store.records(ids)?.into_iter().filter(is_wanted).map(found).collect(),
     };
-    // An id goes before a name.
+    // An id takes precedence over a name.
     found.sort_by_key(|found| found.record.id != key);
     match found.into_iter().next() {
         Some(found) => Ok(found),
@@ -269,8 +269,8 @@ pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, Ed
     }
 }
 
-/// The keys of a directory that are meant. A broken neighbour does not stop a revocation.
-fn find_in_files(directory: &Path, is_it: impl Fn(&KeyRecord) -> bool) -> Result<Vec<Found>, EditError> {
+/// The matching keys of a directory. A file at fault does not prevent a revocation of another key.
+fn find_in_files(directory: &Path, is_wanted: impl Fn(&KeyRecord) -> bool) -> Result<Vec<Found>, EditError> {
     let (mut found, mut faults): (Vec<Found>, Vec<Fault>) = (Vec::new(), Vec::new());
     for file in files(directory).map_err(|error| error::in_words("read", directory, &error))? {
         let entries =
@@ -280,7 +280,7 @@ fn find_in_files(directory: &Path, is_it: impl Fn(&KeyRecord) -> bool) -> Result
                 faults.extend(beside);
                 for entry in entries {
                     match entry.read {
-                        Ok(record) if is_it(&record) => found.push(Found { record, file: file.clone() }),
+                        Ok(record) if is_wanted(&record) => found.push(Found { record, file: file.clone() }),
                         Ok(_) => {}
                         Err(unread) => faults.extend(unread.faults),
                     }
@@ -289,14 +289,14 @@ fn find_in_files(directory: &Path, is_it: impl Fn(&KeyRecord) -> bool) -> Result
             Err(of_file) => faults.extend(of_file.0),
         }
     }
-    // Which of them is live nobody can tell from here.
+    // It is not known here which of them is live.
     let copy = found.iter().enumerate().find_map(|(index, one)| {
         let same = |other: &&Found| other.record.id == one.record.id || other.record.hash == one.record.hash;
         found.iter().skip(index + 1).find(same).map(|other| (one, other))
     });
     if let Some((one, other)) = copy {
         let (id, one, other) = (&one.record.id, one.file.display(), other.file.display());
-        return refused(format!("{id} stands in {one} and in {other}; remove one of them"));
+        return refused(format!("{id} is in {one} and in {other}; remove one of them"));
     }
     if found.is_empty() && !faults.is_empty() {
         return Err(EditError::Faults(Faults(faults)));
@@ -304,8 +304,8 @@ fn find_in_files(directory: &Path, is_it: impl Fn(&KeyRecord) -> bool) -> Result
     Ok(found)
 }
 
-/// Says which id, name or hash is taken, before the reader says so of a line that nobody has seen.
-fn told_if_taken(before: &[KeyRecord], records: &[KeyRecord]) -> Result<(), EditError> {
+/// Refuses an id, a name or a hash that is taken. The reader would report it with a line that was never written.
+fn refuse_taken(before: &[KeyRecord], records: &[KeyRecord]) -> Result<(), EditError> {
     let (mut names, mut ids, mut hashes) = (HashMap::new(), HashSet::new(), HashSet::new());
     for record in before {
         names.extend(record.name.as_deref().map(|name| (name, record.id.as_str())));
@@ -318,19 +318,18 @@ fn told_if_taken(before: &[KeyRecord], records: &[KeyRecord]) -> Result<(), Edit
             return refused(format!("the name {name} is taken, by {other}"));
         }
         if !ids.insert(&record.id) || !hashes.insert(record.hash) {
-            return refused(format!("this very key, {}, is there already", record.id));
+            return refused(format!("the store has this key already: {}", record.id));
         }
     }
     Ok(())
 }
 
-/// A file for one key of a directory, named by it.
+/// A new file for one key of a directory, named after the key.
 fn free_file(directory: &Path, record: &KeyRecord) -> PathBuf {
     let is_plain = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     let name = record.name.as_deref().filter(is_plain).unwrap_or(&record.id);
     let numbered = (2..).map(|number| format!("{}-{number}", record.id));
     let names = [name.to_owned(), record.id.clone()].into_iter().chain(numbered);
     let mut files = names.map(|name| directory.join(format!("{name}.yaml")));
-    // The last is never reached: names do not run out.
     files.find(|file| fs::symlink_metadata(file).is_err()).unwrap_or_else(|| directory.join("key.yaml"))
 }

@@ -8,10 +8,10 @@ use crate::bom;
 use crate::config::fault::Fault;
 use crate::regular_file;
 
-/// No honest file that is read whole is larger; a million keys belong into JSON Lines.
+/// The largest file that is read whole. A million keys belong into JSON Lines.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
-/// A file of keys that can't be read, with what makes one where there is none.
+/// The fault of a key file that can't be read. The hint names the command that makes one.
 pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
     let fault = Fault::of_file(path, format!("the key file can't be read: {error}"));
     match error.kind() {
@@ -21,7 +21,7 @@ pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
     }
 }
 
-/// Opens a file of keys, and nothing else: a pipe would be waited for, a device has no end.
+/// Opens a regular file. A pipe would block, and a device has no end.
 pub(crate) fn open(path: &Path) -> Result<fs::File, Fault> {
     regular_file::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidInput => Fault::of_file(path, "is not a regular file"),
@@ -29,7 +29,7 @@ pub(crate) fn open(path: &Path) -> Result<fs::File, Fault> {
     })
 }
 
-/// The text of a file of keys.
+/// The text of a key file.
 pub(crate) fn read(path: &Path) -> Result<String, Fault> {
     let file = open(path)?;
     let too_large = || {

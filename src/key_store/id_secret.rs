@@ -19,7 +19,7 @@ use crate::keys::id_secret::IdSecret;
 
 /// The file beside a store. A directory store reads no file whose name begins with a dot.
 pub(crate) const FILE_NAME: &str = ".bearward-id-secret";
-/// A file that is longer was put there by mistake.
+/// A longer file was put there by mistake.
 const MAX_BYTES: u64 = 4096;
 /// Another process may create the file, or clear our temporary one, at the same moment.
 const ATTEMPTS: usize = 3;
@@ -82,7 +82,7 @@ fn found(keys: Option<&Keys>, path: &Path) -> Result<Option<Arc<IdSecret>>, Faul
     read(&file_beside(path))
 }
 
-/// Makes the file, durable before it is seen. One that another process has made meanwhile is taken.
+/// Makes the file, durable before it is visible. If another process has made it meanwhile, that one is used.
 fn made(path: &Path) -> Result<Arc<IdSecret>, Fault> {
     for _ in 0..ATTEMPTS {
         match create(path) {
@@ -98,7 +98,7 @@ fn made(path: &Path) -> Result<Arc<IdSecret>, Fault> {
     Ok(Arc::new(IdSecret::random()))
 }
 
-/// Where the secret of a store lives: in a directory of keys, or in the directory of a file of keys.
+/// The path of a store's secret: in a directory of keys, or in the directory of a key file.
 pub(crate) fn file_beside(store: &Path) -> PathBuf {
     if store.is_dir() {
         return store.join(FILE_NAME);
@@ -109,11 +109,11 @@ pub(crate) fn file_beside(store: &Path) -> PathBuf {
     }
 }
 
-/// The secret in a file of ours; `None` where there is none, or where this user may not read it.
+/// The secret in a file that bearward wrote; `None` where there is none, or where this user may not read it.
 ///
-/// A symbolic link is no file of ours: whoever may write in the directory could lead it to any file at all.
+/// A symbolic link is refused: any user who may write in the directory could point it to any file.
 fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
-    let advice = "remove it, and the next start makes another; ids of unknown credentials change with it";
+    let hint = "remove it, and the next start makes another; ids of unknown credentials change with it";
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let flags = i32::try_from(flags).unwrap_or_default();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -125,15 +125,15 @@ fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
                 true => "the secret of key ids is a symbolic link, which is not followed".to_owned(),
                 false => format!("the secret of key ids can't be read: {error}"),
             };
-            return Err(Fault::of_file(path, message).hint(advice));
+            return Err(Fault::of_file(path, message).hint(hint));
         }
     };
-    let fault = |message: &str| Err(Fault::of_file(path, message).hint(advice));
+    let fault = |message: &str| Err(Fault::of_file(path, message).hint(hint));
     let Some(metadata) = file.metadata().ok().filter(fs::Metadata::is_file) else {
         return fault("the secret of key ids is not a regular file");
     };
     if is_planted(path, &metadata) {
-        return fault("the secret of key ids is another user's, in a directory that everybody may write to");
+        return fault("the secret of key ids is another user's, in a directory that all users may write to");
     }
     let mut text = Zeroizing::new(Vec::new());
     if let Err(error) = file.take(MAX_BYTES + 1).read_to_end(&mut text) {
@@ -146,7 +146,7 @@ fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     Ok(Some(Arc::new(IdSecret::kept(secret))))
 }
 
-/// Whether somebody else may have put the file there, to know what ids are made with.
+/// Whether another user may have put the file there, in order to know the secret.
 fn is_planted(path: &Path, file: &fs::Metadata) -> bool {
     let is_open = fs::metadata(directory_of(path)).is_ok_and(|directory| directory.mode() & 0o002 != 0);
     is_open && file.uid() != 0 && file.uid() != rustix::process::geteuid().as_raw()
@@ -156,7 +156,7 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }
 
-/// Whether there is no file, or none for this user. A server is not stopped by what only names credentials.
+/// Whether there is no file, or none that this user can read. A server starts without it, since ids are labels alone.
 fn is_out_of_reach(error: &io::Error) -> bool {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     matches!(error.kind(), NotFound | PermissionDenied | NotADirectory)
@@ -168,13 +168,13 @@ fn create(path: &Path) -> io::Result<()> {
     let mut bytes = Zeroizing::new([0u8; 32]);
     getrandom::fill(bytes.as_mut()).map_err(io::Error::other)?;
     let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-    // Named like other temporary files of ours, so that a command clears one that was left behind. Mode 0600.
+    // The name is that of bearward's other temporary files, so that a command removes one that was left. Mode 0600.
     let mut temporary =
         tempfile::Builder::new().prefix(".bearward-").suffix(".tmp").tempfile_in(directory)?;
     writeln!(temporary, "{}", *hex)?;
     let owner = fs::metadata(directory)?;
     let made = temporary.as_file().metadata()?;
-    // What root makes in somebody's directory is for that somebody.
+    // A file that root makes belongs to the owner of the directory.
     if rustix::process::geteuid().is_root() && (made.uid(), made.gid()) != (owner.uid(), owner.gid()) {
         let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
         rustix::fs::fchown(temporary.as_file(), Some(uid), Some(gid))?;
@@ -201,8 +201,8 @@ mod tests {
     fn one_installation_has_one_id_for_a_credential_and_another_one_has_another() {
         let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let id = id_at(&here.path().join("keys.yaml"));
-        assert_eq!(id, id_at(&here.path().join("keys.txt")), "it is of the directory");
-        assert_eq!(id, id_at(here.path()), "which may be the store itself");
+        assert_eq!(id, id_at(&here.path().join("keys.txt")), "the secret belongs to the directory");
+        assert_eq!(id, id_at(here.path()), "the directory may be the store itself");
         assert_ne!(id, id_at(&there.path().join("keys.yaml")));
         assert!(crate::keys::token::is_key_id(&id) && id.len() == 14, "{id}");
         let mode = fs::metadata(here.path().join(FILE_NAME)).unwrap().permissions().mode();
@@ -224,14 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_our_file_is_a_fault_and_is_never_followed() {
+    fn a_file_that_bearward_did_not_write_is_a_fault_and_a_link_is_not_followed() {
         let directory = tempfile::tempdir().unwrap();
         let (store, file) = (directory.path().join("keys.yaml"), directory.path().join(FILE_NAME));
         let elsewhere = directory.path().join("elsewhere");
         fs::write(&elsewhere, "0123456789abcdef0123456789abcdef").unwrap();
         symlink(&elsewhere, &file).unwrap();
-        let told = for_command(None, &store).unwrap_err().to_string();
-        assert!(told.contains("symbolic link"), "{told}");
+        let message = for_command(None, &store).unwrap_err().to_string();
+        assert!(message.contains("symbolic link"), "{message}");
         fs::remove_file(&file).unwrap();
         symlink(directory.path().join("nowhere"), &file).unwrap();
         assert!(for_command(None, &store).is_err(), "a link to nothing is not written through");
@@ -239,8 +239,8 @@ mod tests {
         fs::remove_file(&file).unwrap();
         for bad in ["", "\n", "short", "                                        \n"] {
             fs::write(&file, bad).unwrap();
-            let told = for_command(None, &store).unwrap_err().to_string();
-            assert!(told.contains("not the one"), "{bad:?}: {told}");
+            let message = for_command(None, &store).unwrap_err().to_string();
+            assert!(message.contains("not the one"), "{bad:?}: {message}");
         }
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
@@ -248,23 +248,23 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_somebody_else_has_planted_is_a_fault() {
+    fn a_secret_that_another_user_has_planted_is_a_fault() {
         if !rustix::process::geteuid().is_root() {
-            // Only root can give a file away.
+            // Only root can change the owner of a file.
             return;
         }
         let directory = tempfile::tempdir().unwrap();
         let (store, file) = (directory.path().join("keys.yaml"), directory.path().join(FILE_NAME));
         fs::write(&file, "0123456789abcdef0123456789abcdef").unwrap();
         std::os::unix::fs::chown(&file, Some(12_345), None).unwrap();
-        assert!(for_command(None, &store).is_ok(), "in a directory that is theirs, or ours");
+        assert!(for_command(None, &store).is_ok(), "in a directory of one user");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         assert!(for_command(None, &store).unwrap_err().to_string().contains("another user's"));
     }
 
     #[test]
     fn where_nothing_can_be_written_the_secret_is_random() {
-        // No user can write in it, root included.
+        // No user can write there, not even root.
         let store = Path::new("/proc/self/keys.yaml");
         let first = for_command(None, store).unwrap();
         assert!(!first.is_kept() && !format!("{first:?}").contains("key: ["));

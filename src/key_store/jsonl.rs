@@ -1,9 +1,9 @@
 //! JSON Lines: one key a line, for stores of a million keys.
 //!
-//! A line that has not changed since it was read last is known by its fingerprint, and not read again. Every other goes
-//! one of two ways to the same key. The short one reads the fields that are a key's own, and looks up what
-//! narrows it by its text, which many keys have alike. Whatever the short way does not take, for whichever reason, goes
-//! the long way of every other store, through a tree of values with their places, which tells what is wrong.
+//! A line that has not changed is recognized by its fingerprint, and not read again. Any other line takes the fast path or
+//! the exact decoder, which give the same key. The fast path reads the fields that every key has, and looks up the terms
+//! of the key by their text, which many keys have alike. A line that the fast path does not take, for any reason, goes to
+//! the exact decoder of all stores, which reports faults with their positions.
 
 mod blocks;
 mod exact;
@@ -27,7 +27,7 @@ use exact::{decode, decode_alone};
 pub(crate) use fast_path::is_of;
 use loading::{Loading, MAX_FAULTS, Read};
 
-/// What is read at a time while requests are served.
+/// How many bytes are read at a time while requests are served.
 const SHORT_BLOCK: usize = 64 * 1024;
 
 /// Reads a file for service.
@@ -41,7 +41,7 @@ pub(crate) fn load<'k, K: KeysInService>(
     }
 }
 
-/// Reads a file all of which has to be good.
+/// Reads a file that has to be good as a whole.
 fn load_good<'k, K: KeysInService>(
     path: &Path,
     reading: Reading<'k, K>,
@@ -138,13 +138,12 @@ pub(crate) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
     if faults.is_empty() { Ok(records) } else { Err(Faults(faults)) }
 }
 
-/// One line as a key, if it is one.
+/// The key of a line, if the line is good.
 pub(crate) fn record(path: &Path, line: &[u8]) -> Option<KeyRecord> {
     decode_alone(path, 1, line).ok()
 }
 
-/// Where the duplicates are that were found to be there. Lines that have no label in common with any are not read, since
-/// there may be a million.
+/// Finds the positions of duplicates. Lines that share no label with them are not decoded, since there may be a million.
 fn duplicates(path: &Path, hashing: &Hashing, labels: &HashSet<u64>) -> Result<Vec<Fault>, Faults> {
     let mut faults = Vec::new();
     let mut unique = Unique::default();
@@ -157,11 +156,11 @@ fn duplicates(path: &Path, hashing: &Hashing, labels: &HashSet<u64>) -> Result<V
         }
         faults.len() < MAX_FAULTS
     })?;
-    // None: two labels had the same 64 bits by chance.
+    // Without faults, two labels had the same 64 bits by chance.
     Ok(faults)
 }
 
-/// The lines that have one of these labels, of those that count so far.
+/// The lines that have one of these labels, among those that count so far.
 fn twins(
     path: &Path,
     hashing: &Hashing,
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_lead_to_the_same_key() {
+    fn the_fast_path_and_the_exact_decoder_give_the_same_key() {
         let fields = [
             ",\"name\":\"a b\"",
             ",\"name\":\"\\u00e9 \\ud83d\\ude00\"",
@@ -240,7 +239,7 @@ mod tests {
         for (number, fields) in fields.iter().enumerate() {
             let fields = fields.replace("HASH", &hash(&format!("old {number}")));
             let with = |id: &str| line(id, &fields.replace("a b", id));
-            // The second of two alike has its terms known already, and goes the short way.
+            // The terms of the second line are known from the first, so it takes the fast path.
             let (first, second) = (with("a"), with("b"));
             let file = write(&second);
             let (nothing, none) = (KeyCache::default(), HashSet::new());
@@ -248,22 +247,22 @@ mod tests {
             if !fields.contains("previous") {
                 let record = decode_alone(file.path(), 1, first.trim().as_bytes()).unwrap();
                 loading.take_record(&record, first.trim().as_bytes(), 1);
-                let is_short = loading.take_short(second.trim().as_bytes(), 1);
-                assert!(is_short || fields.contains("\"n\":1"), "{fields}");
+                let is_fast = loading.take_fast(second.trim().as_bytes(), 1);
+                assert!(is_fast || fields.contains("\"n\":1"), "{fields}");
             }
-            let short = loading.builder.finish(Findings::default()).entries.pop();
-            let long = records(file.path()).unwrap().pop().unwrap();
+            let fast = loading.builder.finish(Findings::default()).entries.pop();
+            let exact = records(file.path()).unwrap().pop().unwrap();
             let of_file = load_at(file.path(), &KeyCache::default()).unwrap().entries.pop().unwrap();
-            assert_eq!(of_file.0, long.hash);
-            assert_eq!(of_file.1.key, ApiKey::from(long.draft()));
-            if let Some((hash, live)) = short.filter(|(hash, _)| *hash == long.hash) {
-                assert_eq!((hash, &live.key), (long.hash, &ApiKey::from(long.draft())));
+            assert_eq!(of_file.0, exact.hash);
+            assert_eq!(of_file.1.key, ApiKey::from(exact.draft()));
+            if let Some((hash, live)) = fast.filter(|(hash, _)| *hash == exact.hash) {
+                assert_eq!((hash, &live.key), (exact.hash, &ApiKey::from(exact.draft())));
             }
         }
     }
 
     #[test]
-    fn every_fault_is_told_with_its_place_and_nothing_is_quoted() {
+    fn every_fault_is_reported_with_its_position_and_nothing_is_quoted() {
         let text = [
             line("a", ""),
             "\n".to_owned(),
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_twice_is_told_with_both_lines() {
+    fn a_duplicate_is_reported_with_both_lines() {
         let named = |id: &str| line(id, ",\"name\":\"x\"");
         let same_hash = line("b", "").replace("key_b", "key_c");
         let rotated = line(
@@ -313,10 +312,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_service_already_is_the_very_same() {
+    fn a_key_in_service_stays_the_same() {
         let file = write(&[line("a", ""), line("b", ""), line("c", "")].concat());
         let cache = KeyCache::from(&load_at(file.path(), &KeyCache::default()).unwrap());
-        // Another cache made the fingerprints, so these lines are read; then they are known.
+        // Another cache made the fingerprints, so these lines are decoded once; then they are recognized.
         for _ in 0..2 {
             let set = load_at(file.path(), &cache).unwrap();
             assert_eq!((set.entries.len(), set.kept, set.keys), (0, 3, 3));
@@ -337,14 +336,14 @@ mod tests {
         let mut lines: Vec<(usize, bool)> = vec![(0, false)];
         for round in 1..300 {
             for _ in 0..random.usize(1..4) {
-                let place = random.usize(..lines.len());
+                let index = random.usize(..lines.len());
                 match random.usize(..6) {
-                    0 => lines.insert(place, (round * 10 + lines.len(), false)),
-                    1 if lines.len() > 1 => drop(lines.remove(place)),
-                    2 => lines.swap(place, 0),
+                    0 => lines.insert(index, (round * 10 + lines.len(), false)),
+                    1 if lines.len() > 1 => drop(lines.remove(index)),
+                    2 => lines.swap(index, 0),
                     3 => lines.reverse(),
-                    4 => lines.rotate_left(place),
-                    _ => lines[place].1 = !lines[place].1,
+                    4 => lines.rotate_left(index),
+                    _ => lines[index].1 = !lines[index].1,
                 }
             }
             lines.sort_by_key(|(id, _)| if round % 7 == 0 { *id } else { 0 });
@@ -353,7 +352,7 @@ mod tests {
                 line(&id.to_string(), if *off { ",\"disabled\":true" } else { "" })
             };
             let mut text: Vec<String> = lines.iter().map(text).collect();
-            // A file with a twin, or a fault, changes nothing; what comes behind it is right again.
+            // A file with a duplicate changes nothing, and the next file counts again.
             if round % 5 == 0 {
                 text.push(text[random.usize(..text.len())].clone());
                 std::fs::write(file.path(), text.concat()).unwrap();
@@ -375,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_and_what_stays_may_not_share_anything() {
+    fn new_keys_and_those_that_stay_may_not_share_anything() {
         let named = |id: &str, name: &str| line(id, &format!(",\"name\":\"{name}\""));
         let file = write(&[named("a", "x"), named("b", "y")].concat());
         let cache = KeyCache::default();

@@ -1,8 +1,8 @@
-//! Finds what of a store counts where some of its entries are at fault (docs/decisions/023).
+//! Finds the entries of a store that count, where some are at fault (docs/decisions/023).
 //!
 //! A good entry counts. Of entries that share an id, a name or a hash, the one counts whose key had that before; where
-//! none or several had it, none counts. An entry that does not count keeps the last good form of its key. A list without
-//! one good entry is a list all the same: a key that it has no entry for is gone. What is no list changes nothing.
+//! none or several had it, none counts. An entry that does not count keeps the last good form of its key. A key without
+//! an entry is removed, even from a list without one good entry. A file that is no list of keys changes nothing.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Unread {
     pub(crate) claim: Claim,
-    /// Whether it has the form of an entry, such as a map of fields: what holds it is a list of keys then.
+    /// Whether it has the form of an entry, such as a map of fields. A file with such an entry is a list of keys.
     pub(crate) is_entry: bool,
     pub(crate) faults: Vec<Fault>,
 }
@@ -55,7 +55,7 @@ pub(crate) fn shared(path: &Path, at: Position) -> Fault {
         .hint("keep one of them")
 }
 
-/// Entries that are good by themselves and do not count, with what is wrong with each.
+/// Entries that are good by themselves and do not count, with the fault of each.
 #[derive(Debug, Default)]
 pub(crate) struct Excluded {
     pub(crate) entries: HashSet<usize>,
@@ -63,7 +63,7 @@ pub(crate) struct Excluded {
 }
 
 impl Excluded {
-    /// Takes those out that are not where the key was before; where all are, all of them.
+    /// Excludes the entries whose keys did not have the shared value before; all of them, where all had it.
     pub(crate) fn take(&mut self, twins: Vec<Twin>) {
         let are_owners = twins.iter().all(|twin| twin.is_owner);
         for twin in twins.into_iter().filter(|twin| are_owners || !twin.is_owner) {
@@ -89,7 +89,7 @@ pub(crate) fn settled<T>(
             return Ok(built);
         }
         let twins = twins_of(&built, &labels, &excluded.entries)?;
-        // None: two labels had the same 64 bits by chance.
+        // Without twins, two labels had the same 64 bits by chance.
         if twins.is_empty() {
             return Ok(built);
         }
@@ -97,7 +97,7 @@ pub(crate) fn settled<T>(
     }
 }
 
-/// What of a store counts.
+/// The entries of a store that count.
 pub(crate) struct Counted<B> {
     pub(crate) builder: B,
     pub(crate) excluded: Excluded,
@@ -105,8 +105,8 @@ pub(crate) struct Counted<B> {
     pub(crate) held: Vec<(usize, String)>,
 }
 
-/// What of these entries counts, and the id of the key that each entry that does not count keeps. `fault`: what is said of
-/// an entry that shares something.
+/// Finds the entries that count, and for each other entry the id of the key that it keeps. `fault`: makes the fault of an
+/// entry that shares something.
 pub(crate) fn set<'k, K: KeysInService>(
     known: &'k K,
     at_fault: AtFault,
@@ -166,8 +166,9 @@ pub(crate) fn of_file<'k, K: KeysInService>(
     if_list(Built { builder, findings }, is_list)
 }
 
-/// A file is a list of keys where anything in it has the form of an entry, or says whose key it is. Then whoever has no
-/// entry is gone, even where no entry is good. Any other file at fault, such as a page of HTML, changes nothing.
+/// Decides whether a file counts. It is a list of keys if any part of it has the form of an entry or claims a key. Then a
+/// key without an entry is removed, even where no entry is good. Any other file at fault, such as a page of HTML, changes
+/// nothing.
 pub(crate) fn if_list<B: BuildSet>(built: Built<B>, has_entries: bool) -> Result<Built<B>, Faults> {
     match has_entries || built.builder.keys() > 0 || built.findings.refused.is_empty() {
         true => Ok(built),
@@ -175,7 +176,7 @@ pub(crate) fn if_list<B: BuildSet>(built: Built<B>, has_entries: bool) -> Result
     }
 }
 
-/// What is wrong with entries by themselves.
+/// The faults of entries by themselves.
 pub(crate) fn faults_of(entries: Vec<Entry>) -> impl Iterator<Item = Fault> {
     entries.into_iter().filter_map(|entry| entry.read.err()).flat_map(|unread| unread.faults)
 }

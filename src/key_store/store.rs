@@ -1,4 +1,4 @@
-//! Where keys come from. Stores are told apart here, and nowhere else.
+//! The kinds of store. Nothing else distinguishes them.
 
 use std::path::{Path, PathBuf};
 
@@ -10,21 +10,21 @@ use crate::key_store::{directory, jsonl, settle, text, yaml};
 use crate::keys::KeyRecord;
 use crate::keys::id_secret::IdSecret;
 
-/// A place that holds keys, and the form that they have there.
+/// A store of keys, by its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
     /// A YAML key file, for people.
     Yaml(PathBuf),
-    /// A key a line as JSON, for many.
+    /// One key a line as JSON, for many keys.
     JsonLines(PathBuf),
-    /// A raw token a line, for moving over.
+    /// One raw token a line, for migrations.
     Text(PathBuf),
-    /// A file a key: a mounted Secret or ConfigMap.
+    /// One file a key: a mounted Secret or ConfigMap.
     Directory(PathBuf),
 }
 
 impl Store {
-    /// The store at `path`, which is a directory or has a name that says what it is.
+    /// The store at `path`: a directory, or a file whose extension names its kind.
     pub(crate) fn at(path: &Path) -> Result<Self, Fault> {
         if path.is_dir() {
             return Ok(Store::Directory(path.to_owned()));
@@ -34,13 +34,12 @@ impl Store {
             Some("yaml" | "yml") => Ok(Store::Yaml(path.to_owned())),
             Some("jsonl" | "ndjson") => Ok(Store::JsonLines(path.to_owned())),
             Some("txt") => Ok(Store::Text(path.to_owned())),
-            _ => Err(Fault::of_file(path, "not a kind of key store that is known").hint(
-                "a file whose name ends in .yaml, .jsonl or .txt, or a directory that is there already",
-            )),
+            _ => Err(Fault::of_file(path, "not a known kind of key store")
+                .hint("a file whose name ends in .yaml, .jsonl or .txt, or an existing directory")),
         }
     }
 
-    /// The same, of those that the configuration allows: a store of plain tokens has to be asked for.
+    /// The store at `path`, if the configuration allows its kind: plain tokens need `allow_plaintext`.
     pub(crate) fn allowed_at(path: &Path, allow_plaintext: bool) -> Result<Self, Fault> {
         let store = Store::at(path)?;
         match store {
@@ -52,7 +51,7 @@ impl Store {
                 );
                 Err(Fault::of_file(
                     &path,
-                    "this file would hold keys as they are, readable to whoever reads it",
+                    "this file would hold plain tokens, which anybody who reads it can use",
                 )
                 .hint(hint))
             }
@@ -60,8 +59,7 @@ impl Store {
         }
     }
 
-    /// As [`Store::load`], of a store of which nothing is in service yet. One without keys is a fault: nobody has taken keys
-    /// away from a server that had none, so most likely something is missing.
+    /// Reads the store for a server without keys. A store without keys is a fault: most likely something is missing.
     pub(crate) fn load_first<'k, K: KeysInService>(
         &self,
         reading: Reading<'k, K>,
@@ -77,18 +75,18 @@ impl Store {
                 (path, "the key file has no keys")
             }
         };
-        let place = match self {
-            Store::Yaml(path) => read(path).ok().and_then(|source| yaml::place_of_list(path, &source)),
+        let position = match self {
+            Store::Yaml(path) => read(path).ok().and_then(|source| yaml::position_of_list(path, &source)),
             _ => None,
         };
-        let fault = match place {
+        let fault = match position {
             Some(at) => Fault::at(path, at, what),
             None => Fault::of_file(path, what),
         };
         fault.hint("`bearward keys create --permissions read` makes one")
     }
 
-    /// Reads the whole store for service, or returns all that is wrong with it.
+    /// Reads the store for service, or returns all its faults.
     pub(crate) fn load<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<SetOf<'k, K>, Faults> {
         Ok(self.build(reading)?.finish())
     }
@@ -115,13 +113,13 @@ impl Store {
         }
     }
 
-    /// All keys, where all of the store is good.
+    /// All keys, if all of the store is good.
     fn good<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<Built<K::Builder<'k>>, Faults> {
         let builder = reading.known.begin().add_all(&self.records(reading.ids)?);
         Ok(Built { builder, findings: Findings::default() })
     }
 
-    /// Every key as the store describes it, or all that is wrong. `ids`: what names the keys of a plain list.
+    /// The records of all keys, or all faults. `ids`: makes the ids of the keys of a plain list.
     pub(crate) fn records(&self, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
         match self {
             Store::Yaml(path) => yaml::parse(path, &read(path)?),

@@ -1,5 +1,5 @@
-//! The plain list: one raw token a line, as llama.cpp's `--api-key-file` has it. For moving over: its keys have an id that
-//! is made of them, no name, and may read and write.
+//! The plain list: one raw token a line, as in llama.cpp's `--api-key-file`. For migrations: its keys have a derived id and
+//! no name, and may read and write.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::keys::token::mistyped_id;
 use crate::keys::{Credential, Permission, Permissions, is_presentable};
 use crate::placeholder;
 
-/// What every key of a plain list may do: what it could do where it comes from, short of administration.
+/// The permissions of every key of a plain list.
 pub(crate) const PERMISSIONS: [Permission; 2] = [Permission::Read, Permission::Write];
 
-/// Reads a list of tokens, or says all that is wrong with it. A list may be empty. `ids`: what names its keys.
+/// Reads a list of tokens, or returns all its faults. A list may be empty. `ids`: makes the ids of its keys.
 pub(crate) fn parse(path: &Path, source: &str, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
     let mut records: Vec<KeyRecord> = Vec::new();
     let mut faults = Vec::new();
@@ -26,8 +26,8 @@ pub(crate) fn parse(path: &Path, source: &str, ids: &IdSecret) -> Result<Vec<Key
             Err(unread) => faults.extend(unread.faults),
             Ok(record) => {
                 if let Some(first) = seen.insert(record.hash, entry.at.line) {
-                    let fault = Fault::at(path, entry.at, "this token stands twice");
-                    faults.push(fault.hint(format!("it stands first in line {first}")));
+                    let fault = Fault::at(path, entry.at, "this token appears twice");
+                    faults.push(fault.hint(format!("it appears first in line {first}")));
                 }
                 records.push(record);
             }
@@ -36,7 +36,7 @@ pub(crate) fn parse(path: &Path, source: &str, ids: &IdSecret) -> Result<Vec<Key
     if faults.is_empty() { Ok(records) } else { Err(Faults(faults)) }
 }
 
-/// Reads each line by itself. Lines that are empty, or begin with `#`, are none.
+/// Reads each line by itself. Empty lines and those that begin with `#` are no entries.
 pub(crate) fn entries(path: &Path, source: &str, ids: &IdSecret) -> Vec<Entry> {
     let lines = source.lines().enumerate();
     lines.filter_map(|(number, line)| entry(path, number + 1, line, ids)).collect()
@@ -48,7 +48,7 @@ fn entry(path: &Path, number: usize, line: &str, ids: &IdSecret) -> Option<Entry
         return None;
     }
     let start = line.len() - line.trim_start().len();
-    let place = |offset: usize| {
+    let position = |offset: usize| {
         let column = line.get(..start + offset).unwrap_or_default().chars().count() + 1;
         Position { line: number, column }
     };
@@ -56,15 +56,15 @@ fn entry(path: &Path, number: usize, line: &str, ids: &IdSecret) -> Option<Entry
         claim,
         // A page of HTML, or any other text, is no list of tokens.
         is_entry: !text.contains(char::is_whitespace) && !text.starts_with('<'),
-        faults: vec![Fault::at(path, place(offset), message).hint(hint)],
+        faults: vec![Fault::at(path, position(offset), message).hint(hint)],
     });
     let record = |token: Credential| {
         KeyRecord::new(ids.key_id(&token), token.hash(), Permissions::from_iter(PERMISSIONS))
     };
-    Some(Entry { at: place(0), read: read.map(record) })
+    Some(Entry { at: position(0), read: read.map(record) })
 }
 
-/// A token; or where in the line the fault is, what it is, what would be right, and whose key it may be.
+/// Reads a token. A fault has its offset in the line, its message, its hint, and the key that it may belong to.
 fn token(text: &str) -> Result<Credential, (usize, &'static str, &'static str, Claim)> {
     if let Some(placeholder) = placeholder::find(text) {
         return Err((placeholder.offset, placeholder.what, placeholder.hint, Claim::default()));
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_could_present_is_refused_with_its_line_and_not_quoted() {
+    fn a_token_that_no_client_can_send_is_refused_with_its_line_and_not_quoted() {
         let faults =
             parse(Path::new("k.txt"), "sk-one\na secret\nsk,secret\nsk-one\nséc\n", &IdSecret::random())
                 .unwrap_err();

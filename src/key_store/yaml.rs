@@ -10,13 +10,13 @@ use crate::key_store::decode::{self, Unique};
 use crate::key_store::settle::{Entry, Unread};
 use crate::keys::record::KeyRecord;
 
-/// Reads a key file whole, or says all that is wrong with it. `keys: []` is a list without keys; a file without a list is
-/// a fault, since a template may have rendered nothing.
+/// Reads a key file, or returns all its faults. `keys: []` is a list without keys. A file without a list is a fault, since
+/// a template may have rendered nothing.
 pub(crate) fn parse(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
     read(path, source, key_list)
 }
 
-/// As [`parse`], of a file that is about to get its first key: there may be no list.
+/// Reads a key file to which a key will be added: it may have no list yet.
 pub(crate) fn parse_any(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
     match tree::parse(path, source, Quoting::Never)? {
         None => Ok(Vec::new()),
@@ -32,14 +32,14 @@ fn is_without_list(root: &Node) -> bool {
     matches!(&root.kind, Kind::Map(fields) if matches!(fields.as_slice(), [(key, node)] if key.name == "keys" && node.is_null()))
 }
 
-/// Where the list of keys stands.
-pub(crate) fn place_of_list(path: &Path, source: &str) -> Option<Position> {
+/// The position of the list of keys.
+pub(crate) fn position_of_list(path: &Path, source: &str) -> Option<Position> {
     let root = tree::parse(path, source, Quoting::Never).ok()??;
     let Kind::Map(fields) = &root.kind else { return None };
     fields.iter().find(|(key, _)| key.name == "keys").map(|(_, node)| node.at)
 }
 
-/// Reads the entries of a key file each by itself, with what is wrong beside them.
+/// Reads each entry of a key file by itself. Returns the faults beside them as well.
 ///
 /// # Errors
 ///
@@ -48,7 +48,7 @@ pub(crate) fn entries(path: &Path, source: &str) -> Result<(Vec<Entry>, Vec<Faul
     list_of(path, &root(path, source)?)
 }
 
-/// As [`entries`], of a file of a directory: a key file, or one key.
+/// Reads each entry of a file of a directory: a key file, or one key.
 pub(crate) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
     let root = root(path, source)?;
     let only = match is_list(&root) {
@@ -62,7 +62,7 @@ pub(crate) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, 
     }
 }
 
-/// The keys of a file of a store in their order, and of each entry at fault, whose key it is.
+/// The keys of a file in their order, and the claim of each entry at fault.
 pub(crate) fn outline(path: &Path, source: &str) -> Result<Vec<Result<KeyRecord, Claim>>, Faults> {
     let (entries, _faults) = entries_of_part(path, source)?;
     Ok(entries.into_iter().map(|entry| entry.read.map_err(|unread| unread.claim)).collect())
@@ -78,7 +78,7 @@ fn root(path: &Path, source: &str) -> Result<Node, Faults> {
 fn list_of(path: &Path, root: &Node) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
     let mut decoder = Decoder::new(path, Quoting::Never, None);
     if has_two_lists(root) {
-        // Nobody knows which is meant, and whoever stands in the other one would be gone.
+        // The lists are ambiguous: taking one would remove the keys of the other.
         decoder.fields(root, "a key file");
         return Err(Faults::sorted(decoder.faults));
     }
@@ -107,7 +107,7 @@ fn entry(path: &Path, node: &Node) -> Entry {
     Entry { at: node.at, read: record.filter(|_| faults.is_empty()).ok_or_else(unread) }
 }
 
-/// As [`parse`], of a file of a directory: a key file, or one key.
+/// Reads a file of a directory: a key file, or one key.
 pub(crate) fn parse_part(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
     read(path, source, |decoder, root| match is_list(root) {
         true => key_list(decoder, root),
@@ -115,7 +115,7 @@ pub(crate) fn parse_part(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Fa
     })
 }
 
-/// Whether a file is a list of keys, by its one field; else it is one key.
+/// Whether a file is a list of keys: it has the field `keys`. Otherwise it is one key.
 fn is_list(root: &Node) -> bool {
     matches!(&root.kind, Kind::Map(fields) if fields.iter().any(|(key, _)| key.name == "keys"))
 }
@@ -135,8 +135,8 @@ fn read(
     }
 }
 
-/// What stands in a file that lets nobody in.
-const NO_LIST_HINT: &str = "`keys: []` is a list without keys, which lets nobody in";
+/// The hint for a file without a list.
+const NO_LIST_HINT: &str = "`keys: []` is a list without keys, which admits no client";
 
 fn key_list(decoder: &mut Decoder<'_>, root: &Node) -> Option<Vec<KeyRecord>> {
     let mut fields = decoder.fields(root, "a key file")?;
@@ -178,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_in_one_run_with_its_place() {
+    fn every_fault_is_reported_in_one_run_with_its_position() {
         let source = format!(
             "keys:\n  - id: nonsense\n    hash: {HASH}\n    permissions: [read_only]\n    expires_at: 2026-01-01T00:00:00\n  - id: key_b\n    hash: {HASH}\n    permisions: [read]\n"
         );
         let faults = faults(&source);
-        let places: Vec<_> = faults.iter().map(|(line, column, _)| (*line, *column)).collect();
-        assert_eq!(places, [(2, 9), (4, 19), (5, 17), (6, 5), (7, 11), (8, 5)]);
+        let positions: Vec<_> = faults.iter().map(|(line, column, _)| (*line, *column)).collect();
+        assert_eq!(positions, [(2, 9), (4, 19), (5, 17), (6, 5), (7, 11), (8, 5)]);
         assert!(faults[1].2.contains("read"), "{faults:?}");
         assert!(faults[5].2.contains("permissions"), "{faults:?}");
     }

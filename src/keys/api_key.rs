@@ -1,4 +1,4 @@
-//! A key as requests are judged by it, and whether it is valid now.
+//! A key in service: the fields that requests are judged by, and whether it is valid now.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use crate::keys::terms::{Secret, Terms};
 use crate::keys::token::KeyHash;
 use crate::permission::{Permission, Permissions};
 
-/// How far a clock may be behind the one by which a key was made.
+/// How far this clock may be behind the clock that dated a key.
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(24);
 
-/// One key as requests are judged by it. Of its digests it holds those of rotated-out secrets alone.
+/// A key in service. Its current digest is not in it: the map of keys has that.
 ///
-/// Small, since there may be a million: the two labels share one allocation, and what few keys have, or what many have
-/// alike, is in [`Terms`].
+/// It is small, since there may be a million: the two labels share one allocation, and the fields that few keys have, or
+/// many have alike, are in [`Terms`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ApiKey {
-    /// The id, and the name behind it.
+    /// The id, followed by the name.
     labels: Box<str>,
     id_length: u8,
     has_name: bool,
@@ -40,7 +40,7 @@ impl Moment {
     const NONE: i64 = i64::MAX;
 
     fn instant(self) -> Option<Timestamp> {
-        // The sentinel is beyond what a timestamp can be; asked about, it would make an error.
+        // The sentinel is beyond the range of a timestamp, so a conversion would build an error.
         if self.0 == Moment::NONE { None } else { Timestamp::from_microsecond(self.0).ok() }
     }
 }
@@ -51,7 +51,7 @@ impl From<Option<Timestamp>> for Moment {
     }
 }
 
-/// What a key is made of, before it is known whether the very same one is in service already.
+/// The fields of a key, before it is known whether an equal key is in service already.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft<'a> {
     pub(crate) id: &'a str,
@@ -64,7 +64,7 @@ pub(crate) struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// Whether `key` is what this would become.
+    /// Whether `key` has these fields.
     pub(crate) fn is(&self, key: &ApiKey) -> bool {
         self.id == key.id()
             && self.name == key.name()
@@ -81,7 +81,7 @@ impl From<Draft<'_>> for ApiKey {
         let labels = [draft.id, draft.name.unwrap_or_default()].concat();
         ApiKey {
             labels: labels.into_boxed_str(),
-            // Their decoder bounds ids.
+            // The decoders bound ids to 68 bytes.
             id_length: u8::try_from(draft.id.len()).unwrap_or(u8::MAX),
             has_name: draft.name.is_some(),
             disabled: draft.disabled,
@@ -93,7 +93,7 @@ impl From<Draft<'_>> for ApiKey {
     }
 }
 
-/// What a key is at the moment.
+/// The state of a key at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum State {
     Active,
@@ -126,25 +126,25 @@ impl State {
         }
     }
 
-    /// Whether it opens something, or will.
+    /// Whether a credential can match it now, or will later.
     pub(crate) fn is_live(self) -> bool {
         matches!(self, State::Active | State::NotYetValid)
     }
 }
 
-/// Why a key that was found is refused; for the log, never for the caller.
+/// The reason why a key that was found is refused: for the log, never for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Invalidity {
     Disabled,
     NotYetValid,
     OtherEnvironment,
     AddressNotAllowed,
-    /// The configuration refuses keys past an age, and this one's is not known.
+    /// The configuration refuses keys past an age, and the age of this one is not known.
     AgeUnknown,
     Expired(Timestamp),
-    /// Its grace after a rotation is over.
+    /// The secret was rotated out, and its grace has ended.
     RotatedOut(Timestamp),
-    /// Past the age that the configuration allows, since this instant.
+    /// The key is past the age that the configuration allows, since this instant.
     TooOld(Timestamp),
 }
 
@@ -163,7 +163,7 @@ impl Invalidity {
         }
     }
 
-    /// When the key ended, where that is all that is wrong with it.
+    /// When the key ended, where its end is the only reason.
     pub(crate) fn end(self) -> Option<Timestamp> {
         match self {
             Invalidity::Expired(end) | Invalidity::RotatedOut(end) | Invalidity::TooOld(end) => Some(end),
@@ -172,7 +172,7 @@ impl Invalidity {
     }
 }
 
-/// The circumstances that a key's validity is judged by.
+/// The circumstances on which a key's validity depends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circumstances<'a> {
     pub(crate) now: Timestamp,
@@ -205,7 +205,7 @@ impl ApiKey {
         self.expires_at.instant()
     }
 
-    /// Its terms, where it has any.
+    /// Its terms; `None` where it has none.
     pub(crate) fn terms(&self) -> Option<&Terms> {
         self.terms.as_deref()
     }
@@ -214,7 +214,7 @@ impl ApiKey {
         self.terms.as_ref()?.environment.as_deref()
     }
 
-    /// Its own limits; `None` where the configuration's defaults hold.
+    /// Its own limits; `None` where the configuration's defaults apply.
     pub(crate) fn rate_limits(&self) -> Option<&[Quota]> {
         self.terms.as_ref()?.rate_limits.as_deref()
     }
@@ -223,7 +223,7 @@ impl ApiKey {
         self.terms.as_ref()?.max_concurrent
     }
 
-    /// The named routes that it is narrowed to, if it is.
+    /// The named routes that the key may use; `None` where it may use all.
     pub(crate) fn routes(&self) -> Option<&[String]> {
         self.terms.as_ref()?.routes.as_deref()
     }
@@ -232,7 +232,7 @@ impl ApiKey {
         self.terms.as_ref()?.not_before
     }
 
-    /// Where it may be used from; everywhere where that is empty.
+    /// The networks that the key may be used from; empty where it may be used from everywhere.
     pub(crate) fn allow_from(&self) -> &[IpNet] {
         self.terms.as_ref().map(|terms| terms.allow_from.as_slice()).unwrap_or_default()
     }
@@ -246,14 +246,14 @@ impl ApiKey {
         self.terms.as_ref().map(|terms| terms.previous.as_slice()).unwrap_or_default()
     }
 
-    /// When the secret with this digest was rotated out for good, if it is not the current one.
+    /// The end of the grace of the secret with this digest; `None` for the current secret.
     pub(crate) fn rotated_out(&self, hash: &KeyHash) -> Option<Timestamp> {
         self.previous().iter().find(|secret| secret.hash == *hash).map(|secret| secret.expires_at)
     }
 
-    /// Whether the key, opened by a secret that was `rotated_out` with this end, or by its current one, is valid.
+    /// Whether the key is valid. `rotated_out`: the end of the presented secret's grace, unless it is the current one.
     ///
-    /// An end comes last: it alone is told to the caller, so it must not outrank a reason to say nothing.
+    /// An end is judged last. The caller learns of an end and of no other reason, so an end must not hide another reason.
     pub(crate) fn validity(
         &self,
         rotated_out: Option<Timestamp>,
@@ -289,7 +289,7 @@ impl ApiKey {
         }
     }
 
-    /// The first end that is ahead of a secret which is valid now: the key's, that of the secret's grace, or that of its age.
+    /// When a secret that is valid now ends: with the key, with its grace or by its age, whichever is first.
     pub(crate) fn next_end(
         &self,
         rotated_out: Option<Timestamp>,
@@ -300,29 +300,29 @@ impl ApiKey {
         [self.expires_at(), rotated_out, end_of_age].into_iter().flatten().min()
     }
 
-    /// When the current secret is older than `age`; `None` where it is not known when it was made.
+    /// When the current secret reaches `age`; `None` where its date is not known.
     pub(crate) fn end_of_age(&self, age: Duration) -> Option<Timestamp> {
         self.created_at().map(|created| created.checked_add(age).unwrap_or(Timestamp::MAX))
     }
 
-    /// Whether it is said to be made long after `now`: until then, it would not age.
+    /// Whether its date is long after `now`. Until that date, the key would not age.
     pub(crate) fn is_made_later(&self, now: Timestamp) -> bool {
         self.created_at().is_some_and(|created| created.duration_since(now) > CLOCKS_DIFFER)
     }
 
-    /// An address that the key may be used from, where it is narrowed to some.
+    /// An address that the key may be used from, where it may not be used from everywhere.
     pub(crate) fn allowed_address(&self) -> Option<IpAddr> {
         self.allow_from().first().map(IpNet::addr)
     }
 
-    /// Whether the key may be used from `address`. One that is narrowed is not usable from nowhere.
+    /// Whether the key may be used from `address`. A key with networks may not be used from an unknown address.
     fn admits(&self, address: Option<IpAddr>) -> bool {
         let networks = self.allow_from();
         networks.is_empty()
             || address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
     }
 
-    /// Whether the key has `permission`; `admin` has all.
+    /// Whether the key has `permission`; `admin` implies all.
     pub(crate) fn has(&self, permission: Permission) -> bool {
         self.permissions.grant(permission)
     }
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_refused_where_that_is_asked_for_alone() {
+    fn an_age_is_refused_only_where_the_configuration_refuses_it() {
         let made = ApiKey::from(Draft { created_at: second(100), ..key() });
         let judged = |key: &ApiKey, action, now| {
             let max_age = Some(MaxAge { age: Duration::from_secs(10), action });
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(judged(&made, AgeAction::Warn, 110), Ok(()));
         // A clock that jumped back makes a key young, not invalid.
         assert_eq!(judged(&made, AgeAction::Refuse, 50), Ok(()));
-        // Far ahead, its age is as good as unknown.
+        // A date far ahead gives no age.
         let later = ApiKey::from(Draft { created_at: second(100_000), ..key() });
         assert_eq!(judged(&later, AgeAction::Refuse, 50), Err(Invalidity::AgeUnknown));
         assert_eq!(judged(&later, AgeAction::Warn, 50), Ok(()));
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_key_from_a_wrong_place_is_not_told_that_it_expired() {
+    fn an_expired_key_from_a_wrong_address_is_refused_for_the_address() {
         let terms = Terms { allow_from: vec!["10.0.0.0/8".parse().unwrap()], ..Terms::default() };
         let narrowed: ApiKey =
             Draft { expires_at: second(100), terms: Some(Arc::new(terms)), ..key() }.into();
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_small_and_gives_its_labels_back() {
+    fn a_key_is_small_and_returns_its_labels() {
         assert!(size_of::<ApiKey>() <= 56, "a million of them: {}", size_of::<ApiKey>());
         let named = ApiKey::from(Draft { name: Some("überall"), ..key() });
         assert_eq!((named.id(), named.name()), ("key_1", Some("überall")));

@@ -20,15 +20,15 @@ pub(crate) struct IdSecret {
 }
 
 impl IdSecret {
-    /// A secret that is configured, or kept in a file.
+    /// A secret that is configured or kept in a file.
     pub(crate) fn kept(secret: &[u8]) -> Self {
         IdSecret { key: HmacKey::new(secret), is_kept: true }
     }
 
-    /// A secret that nobody else has, and that ends with this value.
+    /// A random secret, which ends with the process.
     pub(crate) fn random() -> Self {
         let mut bytes = Zeroizing::new([0u8; 32]);
-        // Without randomness the ids are those of an empty secret: labels, which no key is found by.
+        // Without randomness the secret is all zeroes. It makes ids alone, by which no key is found.
         let _ids_alone = getrandom::fill(bytes.as_mut());
         IdSecret { key: HmacKey::new(bytes.as_ref()), is_kept: false }
     }

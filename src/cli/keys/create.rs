@@ -14,7 +14,7 @@ use crate::keys::{KeyRecord, Permission, Permissions};
 pub(super) struct Create {
     #[command(flatten)]
     store: StoreArgument,
-    /// A usual kind of key; each of its parts can be said otherwise
+    /// A usual kind of key; other arguments override its parts
     #[arg(long, value_enum)]
     preset: Option<Preset>,
     /// What the key may do: read, write, admin, webhook

@@ -42,29 +42,29 @@ pub(super) struct List {
     /// Only keys that may do this
     #[arg(long, value_parser = permission)]
     permission: Option<Permission>,
-    /// Only keys whose name or id holds this
+    /// Only keys with this in their name or id
     #[arg(long = "match", value_name = "TEXT")]
     holds: Option<String>,
-    /// Ask a running bearward instead, which knows how each key was used: its admin listener, HOST:PORT or unix:/PATH
+    /// Ask a running bearward for its keys and their use: the admin listener, HOST:PORT or unix:/PATH
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["keys", "config", "sort", "due", "environment", "permission"])]
     admin: Option<String>,
-    /// Holds the admin token, or a key with `admin`, where the listener is off loopback
+    /// A file with the admin token, or with a key that has `admin`, for a listener off loopback
     #[arg(long, value_name = "FILE", requires = "admin")]
     token_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Sort {
-    /// As they stand in the store
+    /// In the order of the store
     Store,
     Name,
     /// The oldest first
     Age,
-    /// Those that end next first
+    /// The ones that end next first
     Expiry,
 }
 
-/// A key, and how it stands.
+/// A key, with its state and age.
 struct Row {
     record: KeyRecord,
     state: State,
@@ -77,10 +77,11 @@ struct Row {
 impl Row {
     fn of(record: KeyRecord, now: Timestamp, max_age: Duration) -> Self {
         let state = State::of(record.disabled, record.terms.not_before, record.expires_at, now);
-        let age =
-            record.created_at.map(|made| Duration::try_from(now.duration_since(made)).unwrap_or_default());
+        let age = record
+            .created_at
+            .map(|made| Duration::try_from(now.duration_since(made)).unwrap_or(Duration::ZERO));
         let rotation = record.created_at.and_then(|made| made.checked_add(max_age).ok());
-        // What opens nothing any more needs no new secret.
+        // A key that is not valid any more needs no new secret.
         let is_due = state.is_live() && rotation.is_none_or(|due| now >= due);
         Row { record, state, age, rotation, is_due }
     }
@@ -149,7 +150,7 @@ impl List {
         match self.sort {
             Sort::Store => {}
             Sort::Name => rows.sort_by(|a, b| a.record.name.cmp(&b.record.name)),
-            // What was made nobody knows when is the oldest.
+            // A key without a date counts as the oldest.
             Sort::Age => rows.sort_by_key(|row| row.record.created_at),
             Sort::Expiry => rows.sort_by_key(|row| row.record.expires_at.unwrap_or(Timestamp::MAX)),
         }

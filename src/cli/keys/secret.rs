@@ -11,11 +11,11 @@ use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord};
 use crate::placeholder;
 
-/// More than any token, less than a file given by mistake.
+/// The longest input in bytes: more than any token, less than a file given by mistake.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
 
-/// Shows a new secret, once it is in the store. Where the store can't be written from here, the key is shown for somebody
-/// to put it there, with its secret, since it is of no use without.
+/// Shows a new secret, once it is in the store. Where the store can't be written from here, the key is shown as well, to be
+/// inserted by hand.
 pub(super) fn show_secret(
     token: &Token,
     record: &KeyRecord,
@@ -37,19 +37,19 @@ pub(super) fn show_secret(
     written
 }
 
-/// Shows what somebody has to put into a store that can't be written from here; without a record, what to take out.
+/// Shows the change to make by hand in a store that can't be written from here. Without a record, the key is to be removed.
 pub(super) fn or_by_hand(
     editor: &Editor,
     record: Option<&KeyRecord>,
     written: Result<(), EditError>,
 ) -> Result<(), Failure> {
-    let Err(EditError::Unwritable { why, advice }) = written else { return Ok(written?) };
+    let Err(EditError::Unwritable { reason, hint }) = written else { return Ok(written?) };
     let text = record.map_or_else(|| "(without this key)".to_owned(), |record| editor.pasteable(record));
-    say(&format!("bearward: {why}; {advice}:\n\n{text}\n"));
-    Err(Failure::Failed("the store is as it was, until this is done".to_owned()))
+    say(&format!("bearward: {reason}; {hint}:\n\n{text}\n"));
+    Err(Failure::Failed("the store stays as it was until this is done".to_owned()))
 }
 
-/// What is typed where somebody sits there, else all of standard input.
+/// Reads a token: typed on a terminal, else all of standard input.
 fn read_text() -> Result<Zeroizing<String>, Failure> {
     let mut token = Zeroizing::new(String::new());
     if io::stdin().is_terminal() {
@@ -63,7 +63,7 @@ fn read_text() -> Result<Zeroizing<String>, Failure> {
     Ok(Zeroizing::new(bom::without(&token).trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// One token, and nothing beside it.
+/// Reads one token, and nothing else.
 pub(super) fn read_token(command: &str) -> Result<Zeroizing<String>, Failure> {
     one_token(read_text()?, command)
 }
@@ -80,9 +80,9 @@ fn one_token(word: Zeroizing<String>, command: &str) -> Result<Zeroizing<String>
 pub(super) fn hash() -> Result<(), Failure> {
     let text = read_text()?;
     if let Some(placeholder) = placeholder::find(&text) {
-        let place = text.get(..placeholder.offset).unwrap_or_default().chars().count() + 1;
+        let column = text.get(..placeholder.offset).unwrap_or_default().chars().count() + 1;
         return Err(Failure::Usage(format!(
-            "standard input, column {place}: {}; {}",
+            "standard input, column {column}: {}; {}",
             placeholder.what, placeholder.hint
         )));
     }

@@ -1,8 +1,8 @@
-//! Lists of keys as other programs have them, read for an import.
+//! Lists of keys of other programs, read for an import.
 //!
-//! What fits is imported, and all else is reported. A key that its list narrows in a way that can't be carried over is left
-//! out: without that narrowing it could do more here than it could there.
-//! Invariant: no message quotes from a list, but for the names of variables and of fields.
+//! Keys that fit are imported, and all others are reported. A key is left out if its list narrows it in a way that has no
+//! counterpart: it could do more here than there.
+//! Invariant: no message quotes from a list, except for the names of variables and fields.
 
 mod agentgateway;
 mod apisix;
@@ -46,16 +46,16 @@ pub(super) enum Format {
     Agentgateway,
 }
 
-/// What is said for a whole list.
+/// Options for a whole list.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Options<'a> {
-    /// The variables of a `.env` that are meant; none: those whose names say that they are keys.
+    /// The variables of a `.env` to import; if there are none, those with names such as `…_API_KEY`.
     pub(super) variables: &'a [String],
-    /// Whether the imported keys are narrowed to named routes: then a key may come from a list for one route of several.
+    /// Whether the imported keys are narrowed to named routes. Then a key may come from a list for one route of several.
     pub(super) names_routes: bool,
 }
 
-/// A key that was found in a list, with what narrows it there.
+/// A key of a list, with its terms there.
 #[derive(Debug)]
 pub(super) struct ImportedKey {
     pub(super) name: Option<String>,
@@ -63,18 +63,18 @@ pub(super) struct ImportedKey {
     pub(super) terms: Terms,
 }
 
-/// What a list narrows a key by, as far as it can be carried over.
+/// The terms of a key in its list, as far as they have a counterpart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Terms {
     pub(super) rate_limits: Vec<Quota>,
     pub(super) max_concurrent: Option<u32>,
     pub(super) expires_at: Option<Timestamp>,
-    /// Everywhere where that is left out.
+    /// `None` where the key may be used from everywhere.
     pub(super) allow_from: Option<Vec<IpNet>>,
     pub(super) disabled: bool,
 }
 
-/// What a list has of a key.
+/// The secret of a key, as its list has it.
 #[derive(Debug)]
 pub(super) enum SecretForm {
     Token(Credential),
@@ -82,13 +82,13 @@ pub(super) enum SecretForm {
     Hash(KeyHash),
 }
 
-/// What a list holds.
+/// The content of a list.
 #[derive(Debug, Default)]
 pub(super) struct ImportedKeys {
     pub(super) keys: Vec<ImportedKey>,
-    /// Keys that are left out, each with its place and the reason.
+    /// Keys that are left out, each with its position and the reason.
     pub(super) left_out: Vec<String>,
-    /// What is no key, or lets nobody in.
+    /// Entries that are no keys, or are refused there.
     pub(super) passed_over: Vec<String>,
 }
 
@@ -97,7 +97,7 @@ impl ImportedKey {
     ///
     /// # Errors
     ///
-    /// Why it is none.
+    /// The reason reason it is no token.
     fn of(token: &str, name: Option<&str>, terms: Terms) -> Result<Self, String> {
         if let Some(placeholder) = placeholder::find(token) {
             return Err(format!("{}; {}", placeholder.what, placeholder.hint));
@@ -125,7 +125,7 @@ impl ImportedKey {
         }
     }
 
-    /// Whether it may be guessed.
+    /// Whether it is short enough to be guessed.
     pub(super) fn is_short(&self) -> bool {
         matches!(&self.secret, SecretForm::Token(token) if token.len() < 16)
     }
@@ -136,15 +136,15 @@ fn label(name: Option<&str>) -> Option<String> {
 }
 
 impl ImportedKeys {
-    /// Takes a key in, or notes why it is left out.
+    /// Adds a key, or the reason reason it is left out.
     fn take(&mut self, at: impl std::fmt::Display, source: Result<ImportedKey, String>) {
         match source {
             Ok(source) => self.keys.push(source),
-            Err(why) => self.leave_out(at, why),
+            Err(reason) => self.leave_out(at, reason),
         }
     }
 
-    /// Leaves out keys that stand in the list twice and are narrowed in different ways.
+    /// Leaves out keys that appear twice with different terms.
     pub(super) fn leave_out_ambiguous(&mut self) {
         let mut terms: HashMap<KeyHash, Terms> = HashMap::new();
         let mut ambiguous = HashSet::new();
@@ -156,26 +156,26 @@ impl ImportedKeys {
         }
         self.keys.retain(|source| !ambiguous.contains(&source.hash()));
         for _ in ambiguous {
-            self.leave_out("a key", "it stands twice, and is narrowed in different ways");
+            self.leave_out("a key", "it appears twice, with different terms");
         }
     }
 
-    fn leave_out(&mut self, at: impl std::fmt::Display, why: impl std::fmt::Display) {
-        self.left_out.push(format!("{at}: {why}"));
+    fn leave_out(&mut self, at: impl std::fmt::Display, reason: impl std::fmt::Display) {
+        self.left_out.push(format!("{at}: {reason}"));
     }
 
-    fn pass_over(&mut self, at: impl std::fmt::Display, why: impl std::fmt::Display) {
-        self.passed_over.push(format!("{at}: {why}"));
+    fn pass_over(&mut self, at: impl std::fmt::Display, reason: impl std::fmt::Display) {
+        self.passed_over.push(format!("{at}: {reason}"));
     }
 }
 
-/// Which form a list most likely has.
+/// The most likely form of a list.
 pub(super) fn guess(file_name: &str, text: &str) -> Format {
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let is_assignment = |line: &str| {
         let line = line.strip_prefix("export ").unwrap_or(line);
         let (name, value) = line.split_once('=').unwrap_or_default();
-        // Padding of base32 or base64 is no value.
+        // Padding of base32 or base64 is not a value.
         let has_value = !value.trim_start_matches('=').is_empty();
         has_value
             && !name.is_empty()
@@ -191,7 +191,7 @@ pub(super) fn guess(file_name: &str, text: &str) -> Format {
     }
 }
 
-/// Whose file a structure is.
+/// The program to which a YAML or JSON file belongs.
 fn structured(root: Node) -> Format {
     match () {
         () if kong::is_one(&root) => Format::Kong,
@@ -210,17 +210,17 @@ fn parse(text: &str) -> Result<Node, String> {
     }
 }
 
-/// As [`parse`], for files in which what narrows a key may stand anywhere: no field stands twice.
+/// As [`parse`], for files in which terms may be anywhere: it refuses duplicate fields.
 fn parse_once(text: &str) -> Result<Node, String> {
     let root = parse(text)?;
     match tree::twice(&root) {
-        Some(line) => Err(stands_twice(line)),
+        Some(line) => Err(duplicate(line)),
         None => Ok(root),
     }
 }
 
-fn stands_twice(line: usize) -> String {
-    format!("line {line}: a field stands twice, and programs differ in which one counts")
+fn duplicate(line: usize) -> String {
+    format!("line {line}: a field appears twice, and programs differ in which one counts")
 }
 
 /// Reads a list.

@@ -1,4 +1,4 @@
-//! Which store a command works on.
+//! The store that a command works on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,13 +30,13 @@ impl StoreArgument {
         }
     }
 
-    /// What names credentials that carry no id: the secret that a server of this store has.
+    /// Makes the ids of credentials without one: the secret that a server of this store has.
     pub(super) fn ids(&self) -> Result<Arc<IdSecret>, Failure> {
         let config = self.configuration()?;
         Ok(id_secret::for_command(config.as_ref().map(|config| &config.keys), &self.path()?)?)
     }
 
-    /// The same, where the store is one whose keys are named by it.
+    /// The same, where the ids of the store's keys are made with it.
     pub(super) fn ids_of_store(&self) -> Result<Arc<IdSecret>, Failure> {
         match Store::at(&self.path()?)? {
             Store::Text(_) => self.ids(),
@@ -49,7 +49,7 @@ impl StoreArgument {
         Ok(Editor::open(&self.path()?, self.ids_of_store()?)?)
     }
 
-    /// The configuration, where one is named, or has to name the store.
+    /// The configuration, if one is given, or has to name the store.
     pub(super) fn configuration(&self) -> Result<Option<Config>, Failure> {
         match (&self.keys, &self.config) {
             (Some(_), None) => Ok(None),
@@ -62,7 +62,7 @@ impl From<EditError> for Failure {
     fn from(error: EditError) -> Self {
         match error {
             EditError::Faults(faults) => Failure::Faults(faults),
-            EditError::Unwritable { why, advice } => Failure::Failed(format!("{why}; {advice}")),
+            EditError::Unwritable { reason, hint } => Failure::Failed(format!("{reason}; {hint}")),
             EditError::Refused(message) => Failure::Failed(message),
         }
     }

@@ -7,12 +7,14 @@ use crate::config::decode::parse_duration;
 use crate::keys::record::is_label;
 use crate::keys::{KeyRecord, Permission};
 
-/// The time, to the second: what a file holds is for people, too.
+/// The current time to the second, since people read the files.
 pub(super) fn now() -> Timestamp {
-    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()
+    let now = Timestamp::now();
+    // Every second of a timestamp is one itself.
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-/// The instant that lies `text` ahead.
+/// The instant after the duration `text` from now.
 pub(super) fn ahead(flag: &str, text: &str) -> Result<Timestamp, Failure> {
     let usage = || Failure::Usage(format!("{flag} {text}: a duration is needed, as in 90d"));
     let duration = parse_duration(text).ok_or_else(usage)?;

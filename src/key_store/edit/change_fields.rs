@@ -1,13 +1,13 @@
-//! Changes of one key in the text of a YAML file or a line of JSON: only the lines that have to change do.
+//! Changes fields of one key in the text of a YAML file or a line of JSON. Only the lines that have to change do.
 //!
-//! Nothing here is believed: [`super`] reads what came out and compares it with what was meant.
+//! The result is not trusted: [`super`] reads it, and compares the keys with the intended ones.
 
 use super::layout::{self, Item, Shape};
 use super::splice::{Splice, behind_colon, indentation, line_behind, line_start, newline_of, next_line};
 use super::yaml_list::last_dash;
 use crate::keys::record::KeyRecord;
 
-/// A field and its new value, as YAML and JSON both have it.
+/// A field and its new value, as text for both YAML and JSON.
 struct Field {
     name: &'static str,
     value: String,
@@ -15,7 +15,7 @@ struct Field {
     is_text: bool,
 }
 
-/// The fields in which `after` differs from `before`, `previous` aside.
+/// The fields in which `after` differs from `before`, except `previous`.
 fn changed_fields(before: &KeyRecord, after: &KeyRecord) -> Vec<Field> {
     let text = |name, value: String| Field { name, value, is_text: true };
     let mut fields = Vec::new();
@@ -72,7 +72,7 @@ fn find<'i>(root: &'i Item, id: &str) -> Option<&'i Item> {
     }
 }
 
-/// Sets a field of a key's own, which may be there already.
+/// Sets a field of a key, which may be there already.
 fn set(source: &str, item: &Item, field: &Field, is_json: bool) -> Option<Splice> {
     let Field { name, value, is_text } = field;
     let quote = |quote: char| format!("{quote}{value}{quote}");
@@ -97,7 +97,7 @@ fn set(source: &str, item: &Item, field: &Field, is_json: bool) -> Option<Splice
     insert(source, item, &[text], is_json)
 }
 
-/// Takes a field out.
+/// Removes a field.
 fn remove(source: &str, item: &Item, name: &str) -> Option<Splice> {
     let Shape::Map { is_flow, fields } = &item.shape else { return None };
     let index = fields
@@ -108,7 +108,7 @@ fn remove(source: &str, item: &Item, name: &str) -> Option<Splice> {
     {
         (true, Some((_, before)), _) => before.span.end..value.span.end,
         (true, None, Some((next, _))) => key.span.start..next.span.start,
-        // Behind a dash there has to be something.
+        // A dash must not be left without a field.
         (false, Some(_), _) => line_start(source, key.span.start)..next_line(source, value.span.end),
         _ => return None,
     };
@@ -141,13 +141,13 @@ fn add_previous(source: &str, item: &Item, entry: &str, is_json: bool) -> Option
     }
 }
 
-/// Puts lines of new fields at the end of a map, or the one of them into a flow map.
+/// Inserts lines of new fields at the end of a block map, or one field into a flow map.
 fn insert(source: &str, item: &Item, lines: &[String], is_json: bool) -> Option<Splice> {
     let Shape::Map { is_flow, fields } = &item.shape else { return None };
     let (first, last) = (fields.first()?, fields.last()?);
     let end = last.1.span.end.max(last.0.span.end);
     if *is_flow {
-        // A value that is not there stands before its colon.
+        // An absent value has its position before the colon.
         let end =
             if last.1.span.is_empty() { end + source.get(end..)?.find([':', ',', '}'])? + 1 } else { end };
         let comma = if is_json { "," } else { ", " };
@@ -173,7 +173,7 @@ mod tests {
         KeyHash::of(secret.as_bytes()).to_stored()
     }
 
-    /// A file as somebody may have written it: `A`, `B`, `C` stand for hashes.
+    /// A file with `HASH_A` and the like replaced by hashes.
     fn file(text: &str) -> String {
         let text = text.replace("HASH_A", &hash("a")).replace("HASH_B", &hash("b"));
         text.replace("HASH_C", &hash("c")).replace("HASH_O", &hash("o"))
@@ -183,7 +183,7 @@ mod tests {
         yaml::parse_any(Path::new("k.yaml"), text).unwrap_or_else(|faults| panic!("{faults}\n{text}"))
     }
 
-    /// The lines that are only in the old text, and only in the new one.
+    /// The lines that are only in the old text, and those only in the new one.
     fn difference(old: &str, new: &str) -> (Vec<String>, Vec<String>) {
         let mut gone: Vec<String> = old.lines().map(str::to_owned).collect();
         let mut added = Vec::new();
@@ -212,13 +212,13 @@ mod tests {
     const MERGED: &str = "keys:\n- &a\n  id: key_a\n  hash: HASH_A\n  permissions: [read]\n  max_concurrent: 3\n- <<: *a\n  id: key_b\n  hash: HASH_B\n- {<<: *a, id: key_c, hash: HASH_C}\n";
 
     #[test]
-    fn every_change_is_proved_and_touches_its_own_lines_alone() {
+    fn every_change_is_proved_and_touches_only_its_own_lines() {
         for source in [ODD, PLAIN, FLOW, MERGED, &PLAIN.replace('\n', "\r\n")] {
             let source = file(source);
             let before = records(&source);
             for (index, record) in before.iter().enumerate() {
                 let revoked = KeyRecord { disabled: true, ..record.clone() };
-                // What is merged into others would change them, too: the proof refuses that, and people are told.
+                // A change of a merged map would change the other keys as well, so the proof refuses it.
                 let is_shared = source.contains("<<: *a") && index == 0;
                 let mut ended = KeyRecord { hash: KeyHash::of(b"new"), ..record.clone() };
                 ended.terms.previous.clear();
@@ -258,12 +258,12 @@ mod tests {
         }
         let new = [vec!["id: key_n".to_owned()]];
         for source in ["keys: [\n  # ask Ann\n]\n", "keys: &all []\n"] {
-            assert_eq!(add(source, &new), None, "what would be lost is not written");
+            assert_eq!(add(source, &new), None, "a comment or an anchor would be lost");
         }
     }
 
     #[test]
-    fn people_find_their_file_as_they_left_it() {
+    fn lines_of_other_keys_stay_as_they_were() {
         let source = file(ODD);
         let before = records(&source);
         let revoked = |index: usize| {

@@ -1,4 +1,4 @@
-//! A key as text: the fields of an entry of a YAML file, or a line of JSON.
+//! Writes a key as text: the fields of an entry of a YAML file, or a line of JSON.
 
 use serde_json::json;
 
@@ -67,7 +67,7 @@ fn secret(secret: &Secret) -> Text {
     Text::Map(vec![("hash".to_owned(), hash), ("expires_at".to_owned(), end)])
 }
 
-/// `[]` would be read as a template that rendered nothing.
+/// An empty list is written as `none`: the decoder refuses `[]`, which a template may have rendered.
 fn rate_limits(all: &[Quota]) -> Text {
     match all {
         [] => Text::Quoted(NO_LIMITS.to_owned()),
@@ -79,7 +79,8 @@ fn quota(quota: &Quota) -> Text {
     let seconds = quota.per.as_secs();
     let units = [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')];
     let unit = units.into_iter().find(|(length, _)| seconds.is_multiple_of(*length));
-    let per = unit.map(|(length, name)| format!("{}{name}", seconds / length)).unwrap_or_default();
+    let per = unit.map_or_else(String::new, |(length, name)| format!("{}{name}", seconds / length));
+    debug_assert!(!per.is_empty(), "every number of seconds is a multiple of one");
     let mut fields = vec![
         ("requests".to_owned(), Text::Plain(quota.requests.to_string())),
         ("per".to_owned(), Text::Quoted(per)),
@@ -127,8 +128,8 @@ pub(super) fn in_yaml(text: &str) -> String {
     if is_plain(text) { text.to_owned() } else { json!(text).to_string() }
 }
 
-/// Whether text needs no quotes anywhere in YAML: it is a word that begins with a letter and that no reader takes for
-/// something else, or a time, a duration or a network.
+/// Whether text needs no quotes in YAML: a word that begins with a letter and that every reader takes for text, or a time,
+/// a duration or a network.
 fn is_plain(text: &str) -> bool {
     let is_word = text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':'))

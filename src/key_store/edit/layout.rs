@@ -1,15 +1,15 @@
-//! Where everything of a YAML file stands, in bytes, so that one part of it can be changed and all else left as it is.
+//! The byte positions of all nodes of a YAML file, so that one part can be changed and all else stays as it is.
 
 use std::ops::Range;
 
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle};
 
-/// A node and its place. The end of a block collection is that of the last thing in it.
+/// A node and its position. The end of a block collection is the end of its last node.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) span: Range<usize>,
     pub(super) shape: Shape,
-    /// The number of the anchor that names it, or that it stands for; zero for none.
+    /// The number of its anchor, or of the anchor that an alias refers to; zero for none.
     pub(super) anchor: usize,
 }
 
@@ -22,13 +22,13 @@ pub(super) enum Shape {
 }
 
 impl Item {
-    /// The value of a map's own field; what it merges in is somebody else's.
+    /// A field of a map itself, with its key. Merged fields do not count.
     pub(super) fn field(&self, name: &str) -> Option<&(Item, Item)> {
         let Shape::Map { fields, .. } = &self.shape else { return None };
         fields.iter().find(|(key, _)| matches!(&key.shape, Shape::Scalar { text, .. } if text == name))
     }
 
-    /// The text of a map's own field.
+    /// The text of a field of a map itself.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         match &self.field(name)?.1.shape {
             Shape::Scalar { text, .. } => Some(text),
@@ -62,7 +62,7 @@ struct Open {
     anchor: usize,
 }
 
-/// The layout of the one document of `source`; `None` where there is none, or no sense to be made of it.
+/// The layout of the one document of `source`; `None` where there is none, or where it can't be parsed.
 pub(super) fn of(source: &str) -> Option<Item> {
     let mut open: Vec<Open> = Vec::new();
     let mut root = None;
@@ -72,7 +72,7 @@ pub(super) fn of(source: &str) -> Option<Item> {
         let is_flow = |bracket| source.as_bytes().get(at.start) == Some(&bracket);
         let closed = match event {
             Event::Scalar(text, style, anchor, _) => {
-                // A block scalar's span runs on to whatever comes next.
+                // The parser's span of a block scalar extends to the next token.
                 let end = at.start + source.get(at.clone())?.trim_end().len();
                 let shape = Shape::Scalar { text: text.into_owned(), is_plain: style == ScalarStyle::Plain };
                 Some(Item { span: at.start..end, shape, anchor })

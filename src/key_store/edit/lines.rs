@@ -1,4 +1,4 @@
-//! Changes of files that hold a key a line: every other line is copied as it is, byte by byte.
+//! Changes of files with one key a line. Every other line is copied byte by byte.
 
 use std::path::Path;
 
@@ -22,12 +22,12 @@ fn read(path: &Path, at_fault: AtFault) -> Result<Tally, Faults> {
     Ok(jsonl::load(path, Reading { at_fault, ..Reading::first(&none, &ids) })?.finish())
 }
 
-/// Reads a file all of which has to be good.
+/// Reads a file that has to be good as a whole.
 fn load(path: &Path) -> Result<Tally, Faults> {
     read(path, AtFault::Refused)
 }
 
-/// How many keys are good, and how many lines are at fault: what is wrong with another line does not hold up a change.
+/// Counts the good keys, and the lines at fault: a fault in another line does not prevent a change.
 fn outline(path: &Path) -> Result<(usize, usize), Faults> {
     let tally = read(path, AtFault::Held)?;
     Ok((tally.keys, tally.refused.len()))
@@ -43,7 +43,7 @@ pub(super) fn find(path: &Path, key: &str) -> Result<Vec<KeyRecord>, EditError> 
         true
     })?;
     if found.len() != 1 {
-        // The one that is meant may be at fault, or stand twice.
+        // The key may be at fault, or a duplicate.
         load(path)?;
     }
     Ok(found)
@@ -74,10 +74,10 @@ pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result
     for record in records {
         writing.write(format!("{}\n", entry_text::line(record)).as_bytes())?;
     }
-    // The reader itself finds what is taken.
+    // The reader finds an id, a name or a hash that is taken.
     match load(writing.path()) {
         Ok(set) if set.keys == before + records.len() => writing.finish(|| Stamp::of(path) == stamp),
-        Ok(_) => refused("the file was changed by somebody else meanwhile; nothing was changed"),
+        Ok(_) => refused("another program has changed the file meanwhile; nothing was changed"),
         Err(faults) if faults.0.iter().any(|fault| fault.message.contains("twice")) => {
             refused(format!("an id, a name or a hash of the new key is in {} already", path.display()))
         }
@@ -85,7 +85,7 @@ pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result
     }
 }
 
-/// Puts a key's line in the place of its old one; or takes it out, where there is no new one.
+/// Replaces a key's line; or removes it, where there is no new one.
 pub(super) fn replace(
     locked: &Locked,
     path: &Path,
@@ -103,8 +103,8 @@ pub(super) fn replace(
     jsonl::each_raw_line(path, |_, line| {
         let line_of_key = Some(line).filter(|line| jsonl::is_of(line, &before.id));
         let record = line_of_key.and_then(|line| jsonl::record(path, line.trim_ascii()));
-        let is_it = record.is_some_and(|record| record == *before);
-        if !is_it {
+        let is_old = record.is_some_and(|record| record == *before);
+        if !is_old {
             return writing.write(line).map(|()| true);
         }
         changed += 1;

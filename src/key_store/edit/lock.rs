@@ -1,7 +1,7 @@
-//! The lock of a store: one writer at a time, and nobody who can't write is able to hold it (docs/decisions/024).
+//! The lock of a store: one writer at a time, and only users who can write may hold it (docs/decisions/024).
 //!
-//! A lock on the directory itself could be held by whoever can read it, for ever. So it is on a file of its own, which
-//! only those can open who can write to the directory.
+//! Any user who can read a directory could hold a lock on the directory itself for ever. So the lock is on a file of its
+//! own, which only users can open who can write to the directory.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -13,36 +13,36 @@ use rustix::fs::{Gid, OFlags, Uid};
 
 use super::error::{EditError, in_words, refused};
 
-/// The lock's file, beside the keys, for as long as somebody holds it.
+/// The lock's file. It is beside the keys while the lock is held.
 const NAME: &str = ".bearward.lock";
 /// A command that holds the lock for longer is stuck: one that changes a million keys takes seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(5);
+const INTERVAL: Duration = Duration::from_millis(5);
 
-/// Held for as long as this lives.
+/// The lock, held for as long as this lives.
 #[derive(Debug)]
 pub(super) struct WriteLock {
     path: PathBuf,
-    /// Closed behind the removal, which others look for when they have got the lock.
+    /// Closed after the file is removed: others check for that once they have the lock.
     _file: File,
 }
 
 impl Drop for WriteLock {
     fn drop(&mut self) {
-        // One that stays is taken by the next command as it is.
-        let _is_in_nobodys_way = fs::remove_file(&self.path);
+        // If the file stays, the next command locks it as it is.
+        let _may_stay = fs::remove_file(&self.path);
     }
 }
 
 impl WriteLock {
-    /// Waits for whoever writes at the moment, and not for ever.
+    /// Waits for another writer, for at most [`PATIENCE`].
     pub(super) fn take(directory: &Path) -> Result<Self, EditError> {
         let until = Instant::now() + PATIENCE;
         loop {
             let path = directory.join(NAME);
             let file = open(directory, &path)?;
             await_lock(&file, &path, until)?;
-            // Whoever held it before has removed it: then a lock on it keeps nobody from another of this name.
+            // The last holder has removed the file: then others may lock a new file of this name.
             if is_at(&file, &path) {
                 return Ok(WriteLock { path, _file: file });
             }
@@ -50,7 +50,7 @@ impl WriteLock {
     }
 }
 
-/// Opens the lock's file, and makes it where there is none.
+/// Opens the lock's file, and creates it if there is none.
 fn open(directory: &Path, path: &Path) -> Result<File, EditError> {
     let failed = |error: io::Error| in_words("lock", path, &error);
     let of_directory = fs::metadata(directory).map_err(failed)?;
@@ -66,9 +66,9 @@ fn open(directory: &Path, path: &Path) -> Result<File, EditError> {
         .open(path)
         .map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
-    // None: it was removed just now.
+    // A file without a link was removed just now.
     if !found.is_file() || found.nlink() > 1 {
-        return refused(format!("{} is not a file of bearward's own; remove it", path.display()));
+        return refused(format!("{} is not bearward's lock file; remove it", path.display()));
     }
     own(&file, &found, &of_directory, mode).map_err(failed)?;
     Ok(file)
@@ -82,19 +82,19 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Whoever may write to the directory may take the lock, and nobody else may even open it.
+/// The mode of the lock's file: users who may write to the directory may take the lock, and no others may open it.
 fn mode_for(directory: u32) -> u32 {
     0o600 | if directory & 0o020 != 0 { 0o060 } else { 0 }
 }
 
-/// Gives a lock file the owner of its directory, where root made it, and takes from others what lets them open it.
+/// Gives a lock file that root made the owner of its directory, and corrects its mode.
 fn own(file: &File, found: &fs::Metadata, directory: &fs::Metadata, mode: u32) -> io::Result<()> {
     let own_id = rustix::process::geteuid();
     if own_id.is_root() && (found.uid(), found.gid()) != (directory.uid(), directory.gid()) {
         let (uid, gid) = (Uid::from_raw(directory.uid()), Gid::from_raw(directory.gid()));
         rustix::fs::fchown(file, Some(uid), Some(gid))?;
     } else if found.uid() == own_id.as_raw() && mode & 0o060 != 0 && found.gid() != directory.gid() {
-        // Others of the directory's group write there as well. Where that is not ours, they can't.
+        // Other users of the directory's group write there as well. It fails where this user is not of that group.
         let _not_ours = rustix::fs::fchown(file, None, Some(Gid::from_raw(directory.gid())));
     }
     let may_change = own_id.is_root() || found.uid() == own_id.as_raw();
@@ -108,7 +108,7 @@ fn await_lock(lock: &File, path: &Path, until: Instant) -> Result<(), EditError>
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(INTERVAL),
             Err(TryLockError::WouldBlock) => {
                 return refused(format!(
                     "another command has held {} locked for {} seconds (`fuser {0}` names it); nothing was changed",
@@ -141,8 +141,8 @@ mod tests {
             let _lock = WriteLock::take(directory.path()).unwrap();
             assert_eq!(mode_of(&path), expected, "{of_directory:o}");
         }
-        assert!(!path.exists(), "it goes with the lock");
-        // One that somebody has left, and made too open, is closed.
+        assert!(!path.exists(), "the file is removed with the lock");
+        // A file that was left with a wider mode gets the right one.
         fs::write(&path, "").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         let _lock = WriteLock::take(directory.path()).unwrap();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_the_place_of_the_lock_is_neither_followed_nor_believed() {
+    fn another_kind_of_file_under_the_name_of_the_lock_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(NAME);
         let target = directory.path().join("target");
@@ -177,12 +177,12 @@ mod tests {
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
         drop(first);
         file.try_lock().unwrap();
-        // That one has no name any more, and is in nobody's way.
+        // The removed file has no name any more, and hinders no other lock.
         WriteLock::take(directory.path()).unwrap();
     }
 
     #[test]
-    fn many_take_turns() {
+    fn many_writers_hold_it_one_after_another() {
         let directory = tempfile::tempdir().unwrap();
         let inside = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {

@@ -1,8 +1,8 @@
-//! Pieces of a text and where they stand: bytes, lines, indentation, comments.
+//! Positions in a text, and replacements: bytes, lines, indentation, comments.
 
 use std::ops::Range;
 
-/// A piece of text in the place of another.
+/// The replacement of a piece of text.
 pub(super) struct Splice {
     pub(super) at: Range<usize>,
     pub(super) text: String,
@@ -14,7 +14,7 @@ impl Splice {
     }
 }
 
-/// A new line behind the one in which `offset` is.
+/// A new line after the one that contains `offset`.
 pub(super) fn line_behind(source: &str, offset: usize, line: &str) -> Splice {
     let end = line_end(source, offset);
     Splice { at: end..end, text: format!("{}{line}", newline_of(source)) }
@@ -28,14 +28,14 @@ pub(super) fn line_start(source: &str, offset: usize) -> usize {
     source.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1)
 }
 
-/// Where the line of `offset` ends, before its line break.
+/// The end of the line that contains `offset`, before its line break.
 pub(super) fn line_end(source: &str, offset: usize) -> usize {
     let rest = source.get(offset..).unwrap_or_default();
     let line = rest.split('\n').next().unwrap_or_default();
     offset + line.strip_suffix('\r').unwrap_or(line).len()
 }
 
-/// Where the line behind that of `offset` begins.
+/// The start of the line after the one that contains `offset`.
 pub(super) fn next_line(source: &str, offset: usize) -> usize {
     let rest = source.get(offset..).unwrap_or_default();
     rest.find('\n').map_or(source.len(), |newline| offset + newline + 1)
@@ -45,13 +45,13 @@ pub(super) fn line_at(source: &str, start: usize) -> &str {
     source.get(start..line_end(source, start)).unwrap_or_default()
 }
 
-/// What a line begins with, up to its first other character.
+/// The white space at the start of a line.
 pub(super) fn indentation(source: &str, offset: usize) -> &str {
     let line = line_at(source, line_start(source, offset));
     line.get(..line.len() - line.trim_start().len()).unwrap_or_default()
 }
 
-/// The start of the line with the dash of the item that begins at `item`, behind one that ends at `after`.
+/// The start of the line with the dash of the item that begins at `item`. The item before it ends at `after`.
 pub(super) fn dash_line(source: &str, after: usize, item: usize) -> Option<usize> {
     let mut start = next_line(source, after);
     while start <= item && start < source.len() {
@@ -64,18 +64,18 @@ pub(super) fn dash_line(source: &str, after: usize, item: usize) -> Option<usize
     None
 }
 
-/// The end of an item's lines, with the comments behind it that are indented deeper than its dash.
+/// The end of an item's lines, with the comments after it that are indented deeper than its dash.
 pub(super) fn end_with_comments(source: &str, item_end: usize, dash: &str) -> usize {
     let mut end = next_line(source, item_end);
-    let mut looked_at = end;
-    while looked_at < source.len() {
-        let line = line_at(source, looked_at);
+    let mut next = end;
+    while next < source.len() {
+        let line = line_at(source, next);
         let is_own = line.trim_start().starts_with('#') && line.len() - line.trim_start().len() > dash.len();
         if !is_own {
             break;
         }
-        looked_at = next_line(source, looked_at);
-        end = looked_at;
+        next = next_line(source, next);
+        end = next;
     }
     end
 }
@@ -95,7 +95,7 @@ pub(super) fn comments_above(source: &str, line: usize) -> usize {
     start
 }
 
-/// Where the value behind a field's name begins: behind its colon.
+/// The position after the colon of a field's name.
 pub(super) fn behind_colon(source: &str, name_end: usize) -> Option<usize> {
     Some(name_end + source.get(name_end..)?.find(':')? + 1)
 }

@@ -1,4 +1,4 @@
-//! Entries of a file's list, put in and taken out. Nothing here is believed either: see [`super::change_fields`].
+//! Adds entries to the list of a YAML file, and removes them. The result is proved as in [`super::change_fields`].
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ pub(super) fn delete(source: &str, id: &str) -> Option<String> {
     let before = index.checked_sub(1).and_then(|index| items.get(index)).unwrap_or(key).span.end;
     let mut splices = heirs(source, &root, item);
     let at = match (is_flow, items.get(index + 1)) {
-        // Only the entry and one comma: comments between entries may be of others.
+        // Only the entry and one comma: comments between entries may belong to others.
         (true, Some(next)) => {
             let comma = comma(source, item.span.end..next.span.start)?;
             splices.push(Splice { at: comma..comma + 1, text: String::new() });
@@ -35,17 +35,17 @@ pub(super) fn delete(source: &str, id: &str) -> Option<String> {
         }
         (false, _) => own_lines(source, item, before, index == 0)?,
     };
-    // From behind, so that the places before stay what they are.
+    // From the end, so that earlier positions stay valid.
     splices.push(Splice { at, text: String::new() });
     splices.sort_by_key(|splice| std::cmp::Reverse(splice.at.start));
     splices.iter().try_fold(source.to_owned(), |text, splice| splice.apply(&text))
 }
 
-/// The lines of an item of a block list, with the comments that are its own and an empty line that is one too many.
+/// The lines of an item of a block list, with its own comments and a superfluous empty line.
 fn own_lines(source: &str, item: &Item, before: usize, is_first: bool) -> Option<Range<usize>> {
     let dash = dash_line(source, before, item.span.start)?;
     let end = end_with_comments(source, item.span.end, indentation(source, dash));
-    // The comment that stands directly above an entry is its own; above the first, it may be a title of all.
+    // A comment directly above an entry belongs to it; above the first one, it may be a title of the list.
     let above = comments_above(source, dash);
     let comment = source.get(above..dash)?;
     let is_named = |name: &str| item.text(name).is_some_and(|text| comment.contains(text));
@@ -56,7 +56,7 @@ fn own_lines(source: &str, item: &Item, before: usize, is_first: bool) -> Option
     Some(if is_one_too_many { above } else { start }..end)
 }
 
-/// The comma between two items, and none in a comment there.
+/// The comma between two items, outside of comments.
 fn comma(source: &str, between: Range<usize>) -> Option<usize> {
     let mut offset = between.start;
     for line in source.get(between)?.split_inclusive('\n') {
@@ -69,7 +69,7 @@ fn comma(source: &str, between: Range<usize>) -> Option<usize> {
     None
 }
 
-/// What an item names with an anchor goes to the first alias of it elsewhere.
+/// Moves each anchored node of an item to its first alias elsewhere.
 fn heirs(source: &str, root: &Item, item: &Item) -> Vec<Splice> {
     let is_inside = |other: &Item| item.span.start <= other.span.start && other.span.end <= item.span.end;
     let all = root.all();
@@ -119,19 +119,19 @@ pub(super) fn add(source: &str, entries: &[Vec<String>]) -> Option<String> {
                 entries.iter().map(|entry| format!("{{{}}}", entry.join(", "))).collect();
             Splice { at: last..last, text: format!(", {}", entries.join(", ")) }
         }
-        Shape::List { is_flow: false, items } => behind_the_last(source, key, items, entries)?,
+        Shape::List { is_flow: false, items } => after_the_last(source, key, items, entries)?,
         _ => below_the_name(source, key, list, entries)?,
     };
     splice.apply(source)
 }
 
-/// Entries behind those of a block list, in its manner.
-fn behind_the_last(source: &str, key: &Item, items: &[Item], entries: &[Vec<String>]) -> Option<Splice> {
+/// Adds entries at the end of a block list, in its style.
+fn after_the_last(source: &str, key: &Item, items: &[Item], entries: &[Vec<String>]) -> Option<Splice> {
     let newline = newline_of(source);
     let dash = last_dash(source, key, items)?;
     let indentation = indentation(source, dash);
     let end = end_with_comments(source, items.last()?.span.end, indentation);
-    // People who put an empty line between entries want one here, too.
+    // A list with empty lines between its entries gets one here as well.
     let above = source.get(..comments_above(source, dash))?;
     let is_spaced = items.len() > 1 && above.ends_with(&newline.repeat(2));
     let mut text = String::new();
@@ -174,7 +174,7 @@ fn block(entry: &[String], indentation: &str, newline: &str) -> String {
     lines.map(|(index, line)| format!("{indentation}{}{line}{newline}", mark(index))).collect()
 }
 
-/// The start of the line with the dash of a list's last item. `key`: what the list is the value of.
+/// The start of the line with the dash of a list's last item. `key`: the name of the list's field.
 pub(super) fn last_dash(source: &str, key: &Item, items: &[Item]) -> Option<usize> {
     let before = items.len().checked_sub(2).and_then(|index| items.get(index));
     dash_line(source, before.unwrap_or(key).span.end, items.last()?.span.start)

@@ -1,4 +1,4 @@
-//! A file of lines, read in blocks of whole ones.
+//! A file of lines, read in blocks of whole lines.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,11 +8,11 @@ use crate::bom;
 use crate::config::fault::{Fault, Position};
 use crate::key_store::file::{open, unreadable};
 
-/// No honest line is longer.
+/// The longest line in bytes.
 pub(crate) const MAX_LINE: usize = 64 * 1024;
 /// What a thread reads at a time.
 pub(crate) const BLOCK: usize = 1024 * 1024;
-/// Calls `take` with every line that is not blank, and its number, until it says that this is enough.
+/// Calls `take` with the number and the text of every line that is not blank, until it returns false.
 pub(crate) fn each_line(path: &Path, mut take: impl FnMut(usize, &[u8]) -> bool) -> Result<(), Fault> {
     each_raw_line(path, |number, line| {
         let line = line.trim_ascii();
@@ -20,7 +20,7 @@ pub(crate) fn each_line(path: &Path, mut take: impl FnMut(usize, &[u8]) -> bool)
     })
 }
 
-/// Calls `take` with every line as it is, its end included, and its number, until it says that this is enough.
+/// Calls `take` with the number and the bytes of every line, its end included, until it returns false.
 pub(crate) fn each_raw_line<E: From<Fault>>(
     path: &Path,
     mut take: impl FnMut(usize, &[u8]) -> Result<bool, E>,
@@ -54,7 +54,7 @@ pub(crate) struct Blocks<'p> {
     file: File,
     /// The beginning of a line whose end is not read yet.
     rest: Vec<u8>,
-    /// How much is read at a time.
+    /// How many bytes are read at a time.
     step: usize,
     /// The number of the next line.
     line: usize,
@@ -65,7 +65,7 @@ impl<'p> Blocks<'p> {
         Ok(Blocks { path, file: open(path)?, rest: Vec::new(), step, line: 1 })
     }
 
-    /// Puts the next lines in the place of what `block` holds, and says the number of the first; `None` at the end.
+    /// Replaces the content of `block` by the next lines, and returns the number of the first; `None` at the end.
     pub(crate) fn next(&mut self, block: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
         std::mem::swap(block, &mut self.rest);
         self.rest.clear();

@@ -1,4 +1,4 @@
-//! A line decoded exactly: as an entry of any other store, with the positions of all faults.
+//! Decodes a line exactly, as an entry of any other store: with the positions of all faults.
 
 use std::path::Path;
 use std::str;
@@ -12,7 +12,7 @@ use crate::key_store::decode::{self, Unique};
 use crate::key_store::settle::Unread;
 use crate::keys::record::KeyRecord;
 
-/// Decodes a line. `unique`: what may be there once in the file.
+/// Decodes a line. `unique`: the values of earlier lines that may appear once.
 pub(super) fn decode(
     path: &Path,
     number: usize,
@@ -38,7 +38,7 @@ pub(super) fn decode(
     })
 }
 
-/// One line by itself; what it has in common with others is looked at elsewhere.
+/// Decodes a line by itself. Values that it shares with other lines are found elsewhere.
 pub(super) fn decode_alone(path: &Path, number: usize, line: &[u8]) -> Result<KeyRecord, Unread> {
     decode(path, number, line, &mut Unique::default())
 }

@@ -1,4 +1,4 @@
-//! A line read the short way.
+//! The fast path of a line: its fields without their positions, and its terms as text.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::key_store::claim::Claim;
 use crate::key_store::labels::Hashing;
-use crate::keys::field::Form;
+use crate::keys::field::{Field, Form};
 use crate::keys::fields::FIELDS;
 use crate::keys::record::is_label;
 use crate::keys::token::is_key_id;
@@ -27,12 +27,12 @@ pub(super) struct Line<'a> {
     hash: Option<Text<'a>>,
     permissions: Option<PermissionNames>,
     created_at: Option<Option<Text<'a>>>,
-    // What narrows a key has a value: null is a fault, which the exact decoder reports.
+    // Null is a fault here, which the exact decoder reports.
     expires_at: Option<Text<'a>>,
     disabled: Option<bool>,
-    /// The fields of its terms, in the order of the line, and the text of each.
+    /// The fields of its terms with their text, in the order of the line.
     terms: SmallVec<[(&'static str, &'a RawValue); 4]>,
-    /// Fields that nothing is kept of.
+    /// Fields that are checked, and not kept.
     for_people: SmallVec<[&'static str; 2]>,
 }
 
@@ -53,16 +53,16 @@ impl<'de> Deserialize<'de> for Line<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Line<'de>, A::Error> {
                 let mut line = Line::default();
-                while let Some(Text(name)) = map.next_key()? {
-                    match name.as_ref() {
-                        "id" => once(&mut line.id, &mut map)?,
-                        "name" => once(&mut line.name, &mut map)?,
-                        "hash" => once(&mut line.hash, &mut map)?,
-                        "permissions" => once(&mut line.permissions, &mut map)?,
-                        "created_at" => once(&mut line.created_at, &mut map)?,
-                        "expires_at" => once(&mut line.expires_at, &mut map)?,
-                        "disabled" => once(&mut line.disabled, &mut map)?,
-                        name => line.take_other(name, &mut map)?,
+                while let Some(name) = map.next_key()? {
+                    match name {
+                        Name::Id => once(&mut line.id, &mut map)?,
+                        Name::Name => once(&mut line.name, &mut map)?,
+                        Name::Hash => once(&mut line.hash, &mut map)?,
+                        Name::Permissions => once(&mut line.permissions, &mut map)?,
+                        Name::CreatedAt => once(&mut line.created_at, &mut map)?,
+                        Name::ExpiresAt => once(&mut line.expires_at, &mut map)?,
+                        Name::Disabled => once(&mut line.disabled, &mut map)?,
+                        Name::Other(field) => line.take_other(field, &mut map)?,
                     }
                 }
                 Ok(line)
@@ -73,23 +73,66 @@ impl<'de> Deserialize<'de> for Line<'de> {
     }
 }
 
-/// Reads a field that is not there yet.
+/// The name of a field. Those that every key may have are matched by constants, since there may be millions.
+enum Name {
+    Id,
+    Name,
+    Hash,
+    Permissions,
+    CreatedAt,
+    ExpiresAt,
+    Disabled,
+    Other(&'static Field),
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl Visitor<'_> for Names {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a field")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
+                Ok(match name {
+                    "id" => Name::Id,
+                    "name" => Name::Name,
+                    "hash" => Name::Hash,
+                    "permissions" => Name::Permissions,
+                    "created_at" => Name::CreatedAt,
+                    "expires_at" => Name::ExpiresAt,
+                    "disabled" => Name::Disabled,
+                    _ => {
+                        let field = FIELDS.iter().find(|field| field.name == name);
+                        Name::Other(field.ok_or_else(|| E::custom("an unknown field"))?)
+                    }
+                })
+            }
+        }
+
+        deserializer.deserialize_str(Names)
+    }
+}
+
+/// Reads a field, if it is the first of its name.
 fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     slot: &mut Option<T>,
     map: &mut A,
 ) -> Result<(), A::Error> {
     match slot.replace(map.next_value()?) {
         None => Ok(()),
-        Some(_) => Err(A::Error::custom("a field stands twice")),
+        Some(_) => Err(A::Error::custom("a field appears twice")),
     }
 }
 
 impl<'a> Line<'a> {
-    /// Takes a field that is not part of every key. What is not simple is left to the exact decoder.
-    fn take_other<A: MapAccess<'a>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        let field = FIELDS.iter().find(|field| field.name == name);
-        let is_new = match field {
-            Some(field) if field.is_term() => {
+    /// Reads a field that few keys have. Others than terms and pairs are left to the exact decoder.
+    fn take_other<A: MapAccess<'a>>(&mut self, field: &'static Field, map: &mut A) -> Result<(), A::Error> {
+        let is_new = match field.form {
+            _ if field.is_term() => {
                 let value: &RawValue = map.next_value()?;
                 if value.get() == "null" {
                     return Err(A::Error::custom("null narrows nothing"));
@@ -98,7 +141,7 @@ impl<'a> Line<'a> {
                 self.terms.push((field.name, value));
                 is_new
             }
-            Some(field) if field.form == Form::Pairs => {
+            Form::Pairs => {
                 map.next_value::<Option<Pairs>>()?;
                 let is_new = !self.for_people.contains(&field.name);
                 self.for_people.push(field.name);
@@ -115,13 +158,13 @@ impl<'a> Line<'a> {
         for (name, value) in &self.terms {
             text.push_str(name);
             text.push_str(value.get());
-            // No part of a line holds its end.
+            // No value contains a line break.
             text.push('\n');
         }
         !self.terms.is_empty()
     }
 
-    /// The key; `None` where any field is at fault.
+    /// The key; `None` if a field is at fault.
     pub(super) fn draft(
         &self,
         terms: Option<Arc<Terms>>,
@@ -150,7 +193,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Names and values, none of the names twice; nothing is kept of them.
+/// Names and values, without duplicate names. Nothing is kept of them.
 struct Pairs;
 
 impl<'de> Deserialize<'de> for Pairs {
@@ -168,7 +211,7 @@ impl<'de> Deserialize<'de> for Pairs {
                 let mut names = HashSet::new();
                 while let Some((Text(name), Text(_value))) = map.next_entry()? {
                     if !names.insert(name) {
-                        return Err(A::Error::custom("a name stands twice"));
+                        return Err(A::Error::custom("a name appears twice"));
                     }
                 }
                 Ok(Pairs)
@@ -208,7 +251,7 @@ impl<'de> Deserialize<'de> for PermissionNames {
     }
 }
 
-/// Reads instants, of which many keys have the same in a row.
+/// Parses instants, and remembers the last one: many lines in a row have the same.
 #[derive(Default)]
 pub(crate) struct Instants {
     text: String,
@@ -216,7 +259,7 @@ pub(crate) struct Instants {
 }
 
 impl Instants {
-    /// The instant that `text` says; `None` where it says none.
+    /// The instant in `text`; `None` if it is none.
     fn read(&mut self, text: &str) -> Option<Timestamp> {
         if self.instant.is_none() || self.text != text {
             text.clone_into(&mut self.text);
@@ -226,7 +269,7 @@ impl Instants {
     }
 }
 
-/// Whether a line may have one of these labels, without decoding all of it: it may be one of a million.
+/// Whether a line may have one of these labels. It is not decoded whole, since it may be one of a million.
 pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) -> bool {
     #[derive(Deserialize)]
     struct Named<'a> {
@@ -245,7 +288,7 @@ pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) ->
         || Claim::of_line(line).hashes.iter().any(|hash| labels.contains(&hash.head()))
 }
 
-/// Whether a line is of the key with this id or name, without looking at all of it: it may be one of a million.
+/// Whether a line is of the key with this id or name. It is not decoded whole, since it may be one of a million.
 pub(crate) fn is_of(line: &[u8], key: &str) -> bool {
     #[derive(Deserialize)]
     struct Labels<'a> {

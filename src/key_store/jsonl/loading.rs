@@ -1,4 +1,4 @@
-//! The lines of a file, taken into a set: those that have not changed without being read, others the short way or the long.
+//! Loads lines into a set: unchanged ones by their fingerprint, others by the fast path or the exact decoder.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::str;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use memchr::memmem::Finder;
 use serde::de::IgnoredAny;
 
 use super::blocks::{Blocks, MAX_LINE, lines};
@@ -17,29 +18,32 @@ use crate::key_store::claim::Claim;
 use crate::key_store::reading::{AtFault, Pace};
 use crate::keys::{KeyHash, KeyRecord, Terms};
 
-/// More faults than anybody reads. Where all of a file has to be good, the reading ends with them.
+/// How many faults are reported. A file that has to be good as a whole is read no further after them.
 pub(super) const MAX_FAULTS: usize = 100;
-/// Behind so much work, the thread rests as long: a request waits for that, and not for the system's time slice.
+/// After this much work, the thread sleeps for as long. A request waits for that at most, not for a time slice of the
+/// system.
 const STRETCH: Duration = Duration::from_micros(200);
-/// After this long, that the change is soon live counts for more.
+/// After this long, the thread stops sleeping: the change has to be live soon.
 const BACKGROUND_TIME: Duration = Duration::from_millis(1200);
-/// Different sets of terms that are remembered by their text.
+/// What a hash begins with.
+const HASH_START: &[u8] = b"sha256:";
+/// How many different terms are remembered by their text.
 const MAX_TERMS: usize = 10_000;
 
-/// What was found beside good lines.
+/// The findings of all threads beside good lines.
 #[derive(Debug, Default)]
 pub(super) struct Read {
-    /// Lines with something in them.
+    /// How many lines are not blank.
     pub(super) lines: usize,
     /// A line at fault is a JSON object.
     pub(super) has_entries: bool,
-    /// The last line ends in the middle: something was writing the file, or it is cut.
+    /// The last line is incomplete: the file was being written, or it is truncated.
     pub(super) is_cut: bool,
-    /// Why the reading ended before the file did.
+    /// The reason why the file was not read to its end.
     pub(super) unreadable: Option<Fault>,
-    /// The first of them.
+    /// The first faults.
     pub(super) faults: Vec<Fault>,
-    /// Of each line that does not count, by its number, whose key it is.
+    /// The number of each line that does not count, and its claim.
     pub(super) claims: Vec<(usize, Claim)>,
 }
 
@@ -57,7 +61,7 @@ impl Read {
         self.faults.len() >= MAX_FAULTS
     }
 
-    /// As many faults as anybody reads, in the order of the file.
+    /// At most [`MAX_FAULTS`] faults, in the order of the file.
     pub(super) fn sorted(&self) -> Vec<Fault> {
         let mut faults = Faults::sorted(self.faults.clone()).0;
         faults.truncate(MAX_FAULTS);
@@ -65,29 +69,40 @@ impl Read {
     }
 }
 
-/// A part of a set, and what one thread needs to read lines into it.
+/// One thread's part of a set, and its state while it reads lines.
 pub(super) struct Loading<'e, B> {
     pub(super) builder: B,
     at_fault: AtFault,
     /// Lines that are good by themselves and do not count.
     excluded: &'e HashSet<usize>,
     read: Read,
-    /// By the text of what narrows a key.
+    /// The terms of earlier lines, by their text.
     terms: HashMap<String, Option<Arc<Terms>>>,
-    /// Where such a text is put together.
+    /// A buffer for the text of terms.
     text: String,
     created_at: Instants,
     expires_at: Instants,
+    hash_start: Finder<'static>,
 }
 
 impl<'e, B: BuildSet> Loading<'e, B> {
     pub(super) fn new(builder: B, at_fault: AtFault, excluded: &'e HashSet<usize>) -> Self {
         let (created_at, expires_at) = Default::default();
         let (read, terms, text) = Default::default();
-        Loading { builder, at_fault, excluded, read, terms, text, created_at, expires_at }
+        Loading {
+            builder,
+            at_fault,
+            excluded,
+            read,
+            terms,
+            text,
+            created_at,
+            expires_at,
+            hash_start: Finder::new(HASH_START),
+        }
     }
 
-    /// Takes blocks until there are none; where all has to be good, until somebody has found too many faults.
+    /// Reads blocks to the end of the file. Where all lines have to be good, many faults of any thread end it as well.
     pub(super) fn run(
         mut self,
         path: &Path,
@@ -140,7 +155,7 @@ impl<'e, B: BuildSet> Loading<'e, B> {
             return;
         }
         let fingerprint = self.builder.fingerprint(line);
-        if self.keep(line, fingerprint) || line.len() <= MAX_LINE && self.take_short(line, fingerprint) {
+        if self.keep(line, fingerprint) || line.len() <= MAX_LINE && self.take_fast(line, fingerprint) {
             return;
         }
         match decode_alone(path, number, line) {
@@ -157,19 +172,18 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         }
     }
 
-    /// Takes a line that has not changed without reading it: most of a million have not.
+    /// Takes a line that has not changed, without decoding it: most of a million have not.
     fn keep(&mut self, line: &[u8], fingerprint: u64) -> bool {
-        const MARK: &[u8] = b"sha256:";
         if self.builder.keep_next(fingerprint) {
             return true;
         }
-        let Some(start) = memchr::memmem::find(line, MARK) else { return false };
-        let text = line.get(start..start + MARK.len() + 64).and_then(|text| str::from_utf8(text).ok());
+        let Some(start) = self.hash_start.find(line) else { return false };
+        let text = line.get(start..start + HASH_START.len() + 64).and_then(|text| str::from_utf8(text).ok());
         text.and_then(KeyHash::parse).is_some_and(|hash| self.builder.keep(&hash, fingerprint))
     }
 
-    /// Takes a line the short way, if it can go there.
-    pub(super) fn take_short(&mut self, line: &[u8], fingerprint: u64) -> bool {
+    /// Takes a line by the fast path, if it can.
+    pub(super) fn take_fast(&mut self, line: &[u8], fingerprint: u64) -> bool {
         let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return false };
         let terms = match line.terms_text(&mut self.text) {
             false => None,
@@ -185,7 +199,7 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         true
     }
 
-    /// Takes what came the long way, and remembers its terms, so that others like it can go the short one.
+    /// Takes a record of the exact decoder, and remembers its terms, so that similar lines can take the fast path.
     pub(super) fn take_record(&mut self, record: &KeyRecord, line: &[u8], fingerprint: u64) {
         let draft = record.draft();
         if record.terms.previous.is_empty()
@@ -198,7 +212,7 @@ impl<'e, B: BuildSet> Loading<'e, B> {
     }
 }
 
-/// Whether a line is the beginning of JSON.
+/// Whether a line is incomplete JSON.
 fn is_cut(line: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(line).is_err_and(|error| error.is_eof())
 }
