@@ -396,7 +396,7 @@ impl Prepared {
         let endpoints = Endpoints::default();
         match Snapshot::new(config, ids, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
-                endpoints.adopt(&snapshot.upstreams);
+                endpoints.adopt(snapshot.endpoint_sets());
                 let warnings = warnings::of(config, &set, &snapshot, &tls);
                 let keys = KeyCache::from(&set);
                 let KeySet { refused, last_good, .. } = set;

@@ -1,8 +1,8 @@
 //! Every answer that bearward itself makes.
 //!
-//! A [`Denial`] has one public sentence, machine-readable details, and a private cause that goes to the
-//! log alone. `proxy` turns it into an HTTP response or, for gRPC callers, into a gRPC status.
-//! Invariant: no answer of bearward's own is made anywhere else, so all have the same shape.
+//! A [`Denial`] has one public sentence, machine-readable details, and a private cause that goes to
+//! the log alone. A front end chooses its form: an HTTP answer with a JSON body, or a gRPC status.
+//! Invariant: no answer of bearward's own is made anywhere else, so that all have the same shape.
 
 pub(crate) mod catalogue;
 mod code;
@@ -32,7 +32,7 @@ pub(crate) enum AnswerForm {
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// The one shape of a body, in the order that documentation shows.
+/// The body of every denial. Its members are in the order of the documentation.
 #[derive(Serialize)]
 struct Answer<'a> {
     success: bool,
@@ -46,7 +46,7 @@ struct ErrorMember<'a> {
     details: &'a Map<String, Value>,
 }
 
-/// A refusal, or a failure told to the caller.
+/// A refusal, or a failure, as the caller gets it.
 pub(crate) struct Denial(Box<Inner>);
 
 struct Inner {
@@ -74,28 +74,28 @@ impl Denial {
         }))
     }
 
-    /// No credential, an empty one, or another scheme than Bearer.
+    /// 401: no credential, an empty one, or another scheme than Bearer.
     pub(crate) fn missing_key(header: &str) -> Self {
         let challenge = HeaderValue::from_static(r#"Bearer realm="bearward""#);
         Denial::new(Code::MissingApiKey, "API key is required", json!({"header": header}))
             .header(WWW_AUTHENTICATE, challenge)
     }
 
-    /// A credential that lets nobody in; the reason that held goes to the log alone.
+    /// 401: no valid key matches the credential. The real reason goes to the log alone.
     pub(crate) fn invalid_key(key_id: &str) -> Self {
         let details = json!({"key_id": key_id});
         Denial::new(Code::InvalidApiKey, "The provided API key is invalid", details)
             .header(WWW_AUTHENTICATE, INVALID_TOKEN)
     }
 
-    /// A key whose secret is right and whose time has passed.
+    /// 401: the secret is right, but the key has expired.
     pub(crate) fn expired_key(expired_at: Timestamp) -> Self {
         let details = json!({"expired_at": expired_at.to_string()});
         Denial::new(Code::ExpiredApiKey, "The API key has expired", details)
             .header(WWW_AUTHENTICATE, INVALID_TOKEN)
     }
 
-    /// The key is good, but lacks the route's permission (RFC 6750, section 3.1).
+    /// 403: the key is valid, but lacks the route's permission (RFC 6750, section 3.1).
     pub(crate) fn insufficient_permissions(required: &str, granted: &[&str]) -> Self {
         let challenge = format!(r#"Bearer realm="bearward", error="insufficient_scope", scope="{required}""#);
         let details = json!({"required": required, "granted": granted});
@@ -107,13 +107,14 @@ impl Denial {
         }
     }
 
-    /// The key is narrowed to named routes, and this is none of them.
+    /// 403: the key is restricted to a list of routes, and this route is not on it.
     pub(crate) fn route_not_allowed(route: &str, allowed: &[String]) -> Self {
         let details = json!({"route": route, "allowed": allowed});
         Denial::new(Code::RouteNotAllowed, "The API key may not use this route", details)
     }
 
-    /// A rate limit refused. A lone client that waits `retry_after` is let in.
+    /// 429: a rate limit is used up. A request after `retry_after` is accepted, if no other one came
+    /// first.
     pub(crate) fn rate_limited(policy: &str, limit: u32, window: Duration, retry_after: Duration) -> Self {
         let seconds = whole_seconds(retry_after);
         let details = json!({
@@ -125,21 +126,21 @@ impl Denial {
         Denial::new(Code::RateLimitExceeded, "Rate limit exceeded", details).retry_after(seconds)
     }
 
-    /// All of the key's permits for concurrent requests are out.
+    /// 429: the key has as many requests in flight as it may have.
     pub(crate) fn concurrency(limit: u32) -> Self {
         Denial::new(Code::ConcurrencyExceeded, "Too many requests in flight", json!({"limit": limit}))
             .retry_after(1)
     }
 
-    /// One address keeps presenting bad keys.
+    /// 429: the address has presented too many credentials that match no key.
     pub(crate) fn too_many_failed_attempts(retry_after: Duration) -> Self {
         let seconds = whole_seconds(retry_after);
         let details = json!({"retry_after_seconds": seconds});
         Denial::new(Code::TooManyFailedAttempts, "Too many failed attempts", details).retry_after(seconds)
     }
 
-    /// An ambiguous or malformed request. The connection is closed after it: what follows on it
-    /// can't be trusted to be what it seems.
+    /// 400: an ambiguous or malformed request. The connection is closed behind it, since the bytes
+    /// that follow may not be what they seem.
     pub(crate) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
         Denial::new(Code::BadRequest, message, Value::Null).closing()
     }
@@ -149,13 +150,13 @@ impl Denial {
         Denial::new(Code::BadRequest, message, json!({part: value})).closing()
     }
 
-    /// The key was accepted, and no route matches.
+    /// 404: the key is valid, but no route matches.
     pub(crate) fn route_not_found(method: &str, path: &str) -> Self {
         let details = json!({"method": masked(method), "path": masked(path)});
         Denial::new(Code::RouteNotFound, "No route matches this request", details)
     }
 
-    /// CONNECT and TRACE (RFC 9110, section 15.5.6 asks for `Allow`).
+    /// 405: CONNECT and TRACE. RFC 9110, section 15.5.6 requires `Allow`.
     pub(crate) fn method_not_allowed(method: &str) -> Self {
         let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         let details = json!({"method": method});
@@ -164,73 +165,74 @@ impl Denial {
             .closing()
     }
 
-    /// A panic in this one request.
+    /// 500: a panic in this one request.
     pub(crate) fn internal() -> Self {
         Denial::new(Code::InternalError, "An internal error; the request id finds it in the log", Value::Null)
     }
 
-    /// The body stalled for longer than `limits.body_idle_timeout`.
+    /// 408: no byte of the body came for `limits.body_idle_timeout`.
     pub(crate) fn body_stalled(limit: Duration) -> Self {
         let details = json!({"limit_seconds": limit.as_secs_f64()});
         Denial::new(Code::RequestTimeout, "The request body stalled", details).closing()
     }
 
-    /// The body is longer than the limit, in bytes.
+    /// 413: the body is longer than `limit` bytes.
     pub(crate) fn body_too_large(limit: u64) -> Self {
         let details = json!({"limit_bytes": limit});
         Denial::new(Code::PayloadTooLarge, "The request body is too large", details).closing()
     }
 
-    /// The request target is longer than `limits.uri_bytes`.
+    /// 414: the request target is longer than `limits.uri_bytes`.
     pub(crate) fn uri_too_long(limit: u64) -> Self {
         Denial::new(Code::UriTooLong, "The request target is too long", json!({"limit_bytes": limit}))
             .closing()
     }
 
-    /// The header section is larger than `limits.header_bytes` or has more than `limits.header_count` fields.
+    /// 431: the headers have more than `limits.header_bytes` bytes, or there are more than
+    /// `limits.header_count`.
     pub(crate) fn headers_too_large(limit_bytes: u64, limit_count: u64) -> Self {
         let details = json!({"limit_bytes": limit_bytes, "limit_count": limit_count});
         Denial::new(Code::HeadersTooLarge, "The request's headers are too large", details).closing()
     }
 
-    /// All routes name hosts, and none names this one (RFC 9110, section 15.5.20).
+    /// 421: all routes name hosts, and none names this one (RFC 9110, section 15.5.20).
     pub(crate) fn misdirected(host: &str) -> Self {
         let details = json!({"host": host});
         Denial::new(Code::MisdirectedRequest, "This host is not served here", details)
     }
 
-    /// Upstream refused or broke the connection. Its address is told to the log alone.
+    /// 502: the upstream refused or broke the connection. Its address goes to the log alone.
     pub(crate) fn upstream_unreachable(upstream: &str) -> Self {
         let details = json!({"upstream": upstream});
         Denial::new(Code::UpstreamUnreachable, "The upstream can't be reached", details)
     }
 
-    /// Upstream's answer is not HTTP, or not one that can be passed on safely.
+    /// 502: the upstream's answer is not HTTP, or is not safe to forward.
     pub(crate) fn upstream_protocol(upstream: &str) -> Self {
         let details = json!({"upstream": upstream});
         Denial::new(Code::UpstreamProtocolError, "The upstream's answer is not valid", details)
     }
 
-    /// Upstream was too slow to connect, or to answer.
+    /// 504: the upstream was too slow to connect, or to answer.
     pub(crate) fn upstream_timeout(upstream: &str) -> Self {
         let details = json!({"upstream": upstream});
         Denial::new(Code::UpstreamTimeout, "The upstream did not answer in time", details)
     }
 
-    /// No endpoint of an upstream can be connected to. For the readiness probe.
+    /// 503: no endpoint of an upstream accepts a connection. For the readiness probe.
     pub(crate) fn upstream_unavailable() -> Self {
         Denial::new(Code::UpstreamUnavailable, "No endpoint of an upstream can be connected to", Value::Null)
             .retry_after(1)
     }
 
-    /// The health checks of all endpoints of an upstream fail: it is not asked.
+    /// 503: the health checks of all endpoints of an upstream fail.
     pub(crate) fn upstream_failing_checks(upstream: &str) -> Self {
         let details = json!({"upstream": upstream});
-        Denial::new(Code::UpstreamUnavailable, "The upstream is not well at the moment", details)
+        Denial::new(Code::UpstreamUnavailable, "The upstream is failing its health checks", details)
             .retry_after(1)
     }
 
-    /// One address holds all the connections that one may.
+    /// 503: the address has as many connections as it may have.
     pub(crate) fn too_many_connections(limit: usize) -> Self {
         let details = json!({"connections_per_address": limit});
         Denial::new(Code::Overloaded, "Too many connections from this address", details)
@@ -238,66 +240,68 @@ impl Denial {
             .closing()
     }
 
-    /// As many streams of events are open as may be. For the admin API alone.
+    /// 503: as many event streams are open as may be. For the admin API alone.
     pub(crate) fn too_many_streams(limit: usize) -> Self {
         let details = json!({"event_streams": limit});
         Denial::new(Code::Overloaded, "Too many streams of events are open", details).retry_after(5)
     }
 
-    /// The process has as many requests in flight as it may.
+    /// 503: the process has as many requests in flight as it may have.
     pub(crate) fn too_many_in_flight(limit: usize) -> Self {
         let details = json!({"in_flight": limit});
         Denial::new(Code::Overloaded, "Too many requests in flight for this server", details).retry_after(1)
     }
 
-    /// This machine has no socket left to reach the upstream with.
+    /// 503: no socket is left to reach the upstream.
     pub(crate) fn out_of_sockets() -> Self {
         Denial::new(Code::Overloaded, "The server has no socket left for this request", Value::Null)
             .retry_after(1)
     }
 
-    /// The path is there, and takes other methods. For the admin API alone.
+    /// 405: the path exists, but takes other methods. For the admin API alone.
     pub(crate) fn other_methods(allow: &'static str) -> Self {
         Denial::new(Code::MethodNotAllowed, "This path takes other methods", json!({"allow": allow}))
             .header(http::header::ALLOW, HeaderValue::from_static(allow))
     }
 
-    /// No key has this id. For the admin API alone.
+    /// 404: no key has this id. For the admin API alone.
     pub(crate) fn key_not_found() -> Self {
         Denial::new(Code::KeyNotFound, "No key has this id", Value::Null)
     }
 
-    /// A change of a key that its state, or another key, stands against. For the admin API alone.
+    /// 409: the state of the key, or another key, prevents the change. For the admin API alone.
     pub(crate) fn key_conflict(message: impl Into<Cow<'static, str>>) -> Self {
         Denial::new(Code::KeyConflict, message, Value::Null)
     }
 
-    /// The key store can't be written from here: why, and what does it elsewhere. For the admin API alone.
+    /// 409: the key store can't be written from here. `command` does the same where it can be
+    /// written. For the admin API alone.
     pub(crate) fn store_read_only(why: &str, advice: &str, command: &str) -> Self {
         let details = json!({"reason": why, "advice": advice, "command": command});
         Denial::new(Code::StoreReadOnly, "The key store can't be written from here", details)
     }
 
-    /// A request that is well-formed HTTP, and whose content is not what is needed.
+    /// 400: a well-formed request with the wrong content.
     pub(crate) fn bad_content(message: impl Into<Cow<'static, str>>) -> Self {
         Denial::new(Code::BadRequest, message, Value::Null)
     }
 
-    /// [`Denial::bad_content`], with all that is wrong.
+    /// [`Denial::bad_content`], with all faults.
     pub(crate) fn bad_fields(faults: Vec<String>) -> Self {
         Denial::new(Code::BadRequest, "The fields are not what a key has", json!({"faults": faults}))
     }
 
-    /// A reload found faults; what they are in stays as it was before. For the admin API alone.
+    /// 422: a reload found faults. The faulty parts keep their state from before. For the admin API
+    /// alone.
     pub(crate) fn reload_refused(details: Value) -> Self {
         Denial::new(
             Code::ReloadRefused,
-            "The reload found faults; what they are in stays as it was before",
+            "The reload found faults; the faulty parts keep their state from before",
             details,
         )
     }
 
-    /// The process is ending; another one takes over.
+    /// 503: the process is shutting down.
     pub(crate) fn shutting_down() -> Self {
         Denial::new(Code::ShuttingDown, "The server is shutting down", Value::Null).retry_after(1)
     }
@@ -308,18 +312,19 @@ impl Denial {
         self
     }
 
-    /// Becomes the answer in the place of another one, and keeps the other's cause.
-    pub(crate) fn in_place_of(mut self, other: Denial) -> Self {
+    /// Becomes the answer instead of `other`, and keeps its cause.
+    pub(crate) fn instead_of(mut self, other: Denial) -> Self {
         self.0.cause = other.0.cause;
         self
     }
 
-    /// Says that the work may have been done: the OpenAI SDKs then don't repeat it.
+    /// Adds `x-should-retry: false`, which keeps the OpenAI SDKs from repeating work that may have been
+    /// done.
     pub(crate) fn not_to_be_retried(self) -> Self {
         self.header(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"))
     }
 
-    /// Has the connection closed behind this answer.
+    /// Closes the connection behind this answer.
     pub(crate) fn closing(mut self) -> Self {
         self.0.closes = true;
         self
@@ -344,7 +349,7 @@ impl Denial {
         &self.0.message
     }
 
-    /// One of its details, where that is text.
+    /// One of the details, where its value is text.
     pub(crate) fn detail(&self, name: &str) -> Option<&str> {
         self.0.details.get(name)?.as_str()
     }
@@ -383,8 +388,8 @@ impl Denial {
         response
     }
 
-    /// The answer on gRPC: trailers only, so the status stands in the one header section
-    /// (gRPC over HTTP/2, "Responses").
+    /// The answer on gRPC: trailers only, so that the status is in the one header section (gRPC over
+    /// HTTP/2, "Responses").
     fn into_grpc(self) -> Response<Bytes> {
         let code = self.0.code;
         let message = percent_encoded(&format!("{}: {}", code.name(), self.0.message));
@@ -413,7 +418,7 @@ impl fmt::Debug for Denial {
 const INVALID_TOKEN: HeaderValue =
     HeaderValue::from_static(r#"Bearer realm="bearward", error="invalid_token""#);
 
-/// Rounded up, since a promise to be let in must not be early; at least one.
+/// Seconds, rounded up, at least one: Retry-After must not be too early.
 fn whole_seconds(duration: Duration) -> u64 {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     seconds.max(1)

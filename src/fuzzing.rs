@@ -11,7 +11,7 @@
     reason = "a fuzzer is told of a broken promise by a panic"
 )]
 
-mod connection;
+pub(crate) mod connection;
 mod hygiene;
 mod path;
 mod patterns;

@@ -1,8 +1,9 @@
-//! Refuses what two servers could read in two ways, and makes one canonical form of the rest.
+//! Refuses requests that two servers could read differently, and makes one canonical target of the
+//! rest.
 //!
-//! Called by `proxy` before anything is decided. What it returns is what is matched, authorized and
-//! forwarded; the raw target is not looked at again.
-//! Invariant: method, path and host alone come out of here; no other header has a say in a decision.
+//! Called by `gate` before anything else is decided. The target that it returns is matched,
+//! authorized and forwarded; the raw target is not used again.
+//! Invariant: a route is found by method, path and host alone. No other header has a say in it.
 
 pub(crate) mod client;
 mod path;
@@ -22,19 +23,20 @@ use crate::protocol::Protocol;
 /// Where a request goes, in its one canonical form.
 #[derive(Debug)]
 pub(crate) struct Target {
-    /// The authority as the client named it, without user info; `None` where a client of HTTP/1.0 named none.
+    /// The authority as the client wrote it, without user info. `None` where an HTTP/1.0 client named
+    /// none.
     pub(crate) authority: Option<HeaderValue>,
     host: Host,
-    /// Canonical path, and the query as it came.
+    /// The canonical path, and the query as it came.
     pub(crate) path_and_query: PathAndQuery,
-    /// What the path holds that only some upstreams take.
+    /// The parts of the path that only some upstreams accept.
     pub(crate) ambiguities: Vec<Ambiguity>,
 }
 
 /// The host of an authority, in lower case.
 #[derive(Debug)]
 enum Host {
-    /// As it stands in the authority, of which it is the first so many bytes.
+    /// The first bytes of the authority, so many.
     AsNamed(usize),
     Lowered(String),
 }
@@ -56,7 +58,8 @@ impl Target {
     }
 }
 
-/// Checks the head of a request. `is_plain`: it came without TLS, and from nobody trusted to have ended it.
+/// Checks the head of a request, and makes its target. `is_plain`: the connection has no TLS, and its
+/// peer is no proxy that is trusted to have ended it.
 ///
 /// # Errors
 ///
@@ -65,7 +68,7 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
     check_sizes(parts, limits)?;
     check_names(parts, limits)?;
     let method = parts.method.as_str();
-    // Methods are case-sensitive (RFC 9110, section 9.1), and servers are known that take `delete` for DELETE.
+    // Methods are case-sensitive (RFC 9110, section 9.1), but some servers read `delete` as DELETE.
     if method.len() > LONGEST_METHOD || method.bytes().any(|byte| byte.is_ascii_lowercase()) {
         return Err(Denial::bad_request("The method is not valid"));
     }
@@ -117,8 +120,8 @@ fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Of a request without a key, the headers are held to a bound of their own: on HTTP/2 large ones cost their sender a few
-/// bytes, and us their length for as long as upstream takes to answer.
+/// Checks the size of the headers of a request without a key, which has a bound of its own. On HTTP/2
+/// large headers cost their sender a few bytes, and us their whole length until upstream answers.
 ///
 /// # Errors
 ///
@@ -131,14 +134,16 @@ pub(crate) fn check_public_sizes(headers: &HeaderMap, limits: &Limits) -> Result
     }
 }
 
-/// As RFC 9113, section 6.5.2 counts, less its 32 bytes a field: name, value, and ": " with CRLF.
+/// The size of the headers in bytes: name, value, and 4 bytes for ": " and CRLF each. RFC 9113, section
+/// 6.5.2 adds 32 bytes instead of 4.
 fn header_bytes(headers: &HeaderMap) -> u64 {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     bytes as u64
 }
 
-/// Names are tokens (RFC 9110, section 5.6.2), which the library takes `"` for a part of on HTTP/2. By choice, none has
-/// a `_`: servers that make variables of names take it for `-`.
+/// Checks the names of headers, which are tokens (RFC 9110, section 5.6.2). On HTTP/2 the library
+/// accepts `"` in them. A setting refuses `_`, since servers that turn names into variables read it
+/// as `-`.
 fn check_names(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     let has_any = |byte: u8| parts.headers.keys().any(|name| name.as_str().as_bytes().contains(&byte));
     if Protocol::from(parts.version) == Protocol::Http2 && has_any(b'"') {
@@ -150,7 +155,7 @@ fn check_names(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     Ok(())
 }
 
-/// hyper has refused most of what is wrong with framing; this is what it lets through.
+/// Refuses wrong framing that hyper accepts.
 fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
     let mut encodings = 0;
     let mut length: Option<&HeaderValue> = None;
@@ -171,7 +176,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
     Ok(())
 }
 
-/// The authority that a request is for: of an absolute target or h2's `:authority`, else of Host.
+/// The authority of a request: of an absolute target or of `:authority`, otherwise of Host.
 fn authority(parts: &Parts, is_plain: bool) -> Result<Option<HeaderValue>, Denial> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
@@ -179,7 +184,7 @@ fn authority(parts: &Parts, is_plain: bool) -> Result<Option<HeaderValue>, Denia
     if hosts.next().is_some() {
         return Err(Denial::bad_request("More than one Host"));
     }
-    // HTTP/1.0 has no Host, and probes of load balancers speak it (RFC 9112, section 3.2).
+    // HTTP/1.0 has no Host (RFC 9112, section 3.2). Probes of load balancers speak it.
     if protocol.needs_host_header() && host.is_none() {
         return Err(Denial::bad_request("The Host header is missing"));
     }
@@ -193,11 +198,11 @@ fn authority(parts: &Parts, is_plain: bool) -> Result<Option<HeaderValue>, Denia
     if !matches!(parts.uri.scheme_str(), Some("http" | "https")) {
         return Err(Denial::bad_request("The request target must be a path or an http URL"));
     }
-    // RFC 9110, section 7.4. On HTTP/2 the scheme is what a client says of itself, and gateways say it for theirs.
+    // RFC 9110, section 7.4. On HTTP/2 a gateway may forward the scheme of its own client.
     if protocol != Protocol::Http2 && is_plain && parts.uri.scheme_str() == Some("https") {
         return Err(Denial::bad_request("The request target is https, and its connection is not"));
     }
-    // One that is replaced must be sound all the same: something before us may have gone by it.
+    // A Host that is replaced must be valid all the same: a proxy in front may have used it.
     if let Some(host) = host {
         host_of(text_of(host)?)?;
     }
@@ -233,7 +238,7 @@ fn host_of(authority: &str) -> Result<Host, Denial> {
     }
 }
 
-/// An IPv6 address in brackets, of which there are many spellings and one canonical one (RFC 5952).
+/// An IPv6 address in brackets. It has many spellings, and one canonical one (RFC 5952).
 fn ipv6_host(authority: &str) -> Result<Host, Denial> {
     let (address, behind) =
         authority.strip_prefix('[').and_then(|rest| rest.split_once(']')).ok_or_else(invalid_host)?;
@@ -263,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_are_none_are_refused() {
+    fn invalid_hosts_are_refused() {
         for bad in [
             "", "a b", "a/b", "user@a", "a:b", "a:99999", "a:", "[::1", "[x]", "a,b", "a\u{7f}", "[::1]x",
             ":80", "a..", "a..b", ".a", ".", "..",
@@ -303,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_one_meaning_is_refused() {
+    fn ambiguous_heads_are_refused() {
         let get = |uri: &str| Request::get(uri).header("host", "a");
         assert_eq!(checked(Request::get("/")).unwrap_err(), 400, "no Host");
         assert_eq!(checked(get("/").header("host", "a")).unwrap_err(), 400, "two Hosts");

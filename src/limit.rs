@@ -1,9 +1,10 @@
-//! Limits of one key: requests per window (GCRA, by governor) and requests at once.
+//! Limits: requests per window for each key (GCRA, by governor), requests in flight, and failed
+//! attempts of addresses.
 //!
-//! A quota of N requests per T with a burst of B grants at most `B + N·t/T` in any span t. All windows of a
-//! request are judged at one instant, and either all of them are charged or none.
-//! State belongs to a key's id and outlives every reload, for as long as it says anything: what is unused, and nobody's, is
-//! forgotten, since a new one would be the same.
+//! A quota of N units per T with a burst of B grants at most `B + N·t/T` units in any span t. All
+//! windows of a request are judged at one instant, and either all of them are charged or none.
+//! State belongs to the id of a key and outlives every reload. It is forgotten once its key is gone
+//! and its windows are full: a new state would be the same.
 
 mod attempts;
 mod companions;
@@ -42,18 +43,18 @@ pub(crate) struct Limiter {
     companions: Companions,
     places: InFlight,
     public: PublicInFlight,
-    /// Requests in flight that the process can carry, whatever the configuration wants.
+    /// Requests in flight that the process has room for, whatever the configuration allows.
     capacity: usize,
 }
 
-/// What one key has used.
+/// The limit state of one key.
 #[derive(Debug, Default)]
 pub(crate) struct KeyState {
     in_flight: AtomicU32,
     slots: Mutex<SmallVec<[Slot; 2]>>,
 }
 
-/// How far one window of a key is used: its theoretical arrival time, in nanoseconds of the clock.
+/// The use of one window by one key: its theoretical arrival time, in nanoseconds of the clock.
 #[derive(Debug)]
 struct Slot {
     window: Arc<Window>,
@@ -64,24 +65,24 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) struct Exhausted {
     pub(crate) window: Arc<Window>,
-    /// After this long, all windows grant a request to a client that is alone.
+    /// After this time all windows grant the request, if no other one comes first.
     pub(crate) retry_after: Duration,
 }
 
-/// How the windows of a request stand; it becomes the `RateLimit` headers.
+/// The state of a request's windows, for the `RateLimit` headers.
 #[derive(Debug)]
 pub(crate) struct LimitStatus(SmallVec<[WindowStatus; 2]>);
 
 #[derive(Debug)]
 struct WindowStatus {
     window: Arc<Window>,
-    /// Requests that would be granted at once now.
+    /// Units that would be granted at once now.
     remaining: u32,
     /// Until `remaining` is full again.
     reset: Duration,
 }
 
-/// A permit for a request in flight; dropping it gives it back.
+/// A permit for a request of one key in flight. Dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyPermit(Arc<KeyState>);
 
@@ -106,40 +107,41 @@ impl Limiter {
         }
     }
 
-    /// Notes that an address has presented a bad key.
+    /// Counts a failed attempt of an address.
     ///
     /// # Errors
     ///
-    /// It did so too often: how long until it counts no more.
+    /// The address has failed too often: how long it has to wait.
     pub(crate) fn failed_attempt(&self, address: IpAddr, quota: AttemptQuota) -> Result<(), Duration> {
         self.attempts.note(address, quota, self.clock.monotonic_nanos())
     }
 
-    /// Notes a credential that came beside a key and opens nothing; says whether it is new.
+    /// Notes a credential that came beside a key and matches none. Returns whether it is new.
     pub(crate) fn is_new_companion(&self, credential: impl Hash) -> bool {
         self.companions.note(credential)
     }
 
-    /// How long an address has to wait that has presented as many bad keys as it may.
+    /// How long an address has to wait that has failed as often as it may.
     pub(crate) fn attempts_exhausted(&self, address: IpAddr, quota: AttemptQuota) -> Option<Duration> {
         self.attempts.waits(address, quota, self.clock.monotonic_nanos())
     }
 
-    /// A request goes into flight, one of `limit` at most.
+    /// Takes a permit for a request in flight, one of `limit`.
     ///
     /// # Errors
     ///
-    /// How many are there already: all that may be.
+    /// All are taken: how many there are.
     pub(crate) fn enter(&self, limit: usize) -> Result<InFlightPermit, usize> {
         let limit = limit.min(self.capacity);
         self.places.enter(limit).ok_or(limit)
     }
 
-    /// A request without a key goes into flight, from this address. `limit`: the requests of all that may be there.
+    /// Takes a permit for a request without a key from this address. `limit`: the permits of all
+    /// requests.
     ///
     /// # Errors
     ///
-    /// How many without a key are there already: all that may be.
+    /// All that such requests may have are taken: how many there are.
     pub(crate) fn enter_public(
         &self,
         address: Option<IpAddr>,
@@ -156,15 +158,15 @@ impl Limiter {
         self.states.entry(key_id.to_owned()).or_default().value().clone()
     }
 
-    /// Forgets the state of a key that has left the store, where it is the same as none: nobody refers to it, and all of
-    /// its windows are full again. Says whether there is none now.
+    /// Forgets the state of a key that has left the store, once nothing refers to it and all of its
+    /// windows are full. Returns whether there is no state now.
     pub(crate) fn forget(&self, key_id: &str) -> bool {
         let now = self.clock.monotonic_nanos();
         self.states.remove_if(key_id, |_, state| Arc::strong_count(state) == 1 && state.is_unused(now));
         !self.states.contains_key(key_id)
     }
 
-    /// The state of the key with this id, where it has any.
+    /// The state of the key with this id, if there is one.
     pub(crate) fn known_state(&self, key_id: &str) -> Option<Arc<KeyState>> {
         self.states.get(key_id).map(|state| state.value().clone())
     }
@@ -180,7 +182,8 @@ impl Limiter {
         self.windows.entry(name).or_insert_with(|| Arc::new(Window::new(route, unit, quota))).value().clone()
     }
 
-    /// Forgets the windows that neither a configuration nor a key has: a configuration that is refused leaves none behind.
+    /// Forgets the windows that neither a configuration nor a key refers to. A refused
+    /// configuration leaves none behind.
     pub(crate) fn forget_unused_windows(&self) {
         self.windows.retain(|_, window| Arc::strong_count(window) > 1);
     }
@@ -243,7 +246,7 @@ impl Limiter {
         }
     }
 
-    /// How the windows stand, without charging them.
+    /// The state of the windows, without a charge.
     pub(crate) fn status<'w>(
         &self,
         state: &KeyState,
@@ -255,12 +258,12 @@ impl Limiter {
 }
 
 impl KeyState {
-    /// Requests in flight, where these are limited.
+    /// Requests in flight. Counted only where the key has a limit of them.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether all windows are as if none had been used.
+    /// Whether all windows are full.
     fn is_unused(&self, now: u64) -> bool {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.iter().all(|slot| slot.arrival <= now)
@@ -283,8 +286,8 @@ fn store(slots: &mut SmallVec<[Slot; 2]>, window: &Arc<Window>, arrival: u64, no
         slot.arrival = arrival;
         return;
     }
-    // A window whose arrival time has passed is full again, and the same as one never used: quotas that
-    // a reload has removed leave nothing behind.
+    // A window whose arrival time has passed is full, like one that was never used. So a quota that
+    // a reload has removed leaves nothing behind.
     slots.retain(|slot| slot.arrival > now);
     slots.push(Slot { window: window.clone(), arrival });
 }
@@ -298,16 +301,17 @@ impl LimitStatus {
         LimitStatus(windows.map(status).collect())
     }
 
-    /// Each window's policy, its quota, what would be granted at once now, and how long until that is all again.
-    pub(crate) fn told(&self) -> impl Iterator<Item = (&str, Quota, u32, Duration)> {
+    /// For each window: the name of its policy, its quota, the units that would be granted now, and
+    /// the time until it is full.
+    pub(crate) fn windows(&self) -> impl Iterator<Item = (&str, Quota, u32, Duration)> {
         self.0.iter().map(|status| {
             let (window, quota) = (&status.window, status.window.quota());
             (window.name(), quota, status.remaining, status.reset)
         })
     }
 
-    /// Puts the headers into an answer, in the place of upstream's own of these names
-    /// (draft-ietf-httpapi-ratelimit-headers-11, and what the OpenAI clients read).
+    /// Sets the headers of an answer, instead of the upstream's own ones of these names
+    /// (draft-ietf-httpapi-ratelimit-headers-11, and the headers that the OpenAI clients read).
     pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
         let Some(nearest) = self.0.iter().min_by_key(|window| window.remaining) else { return };
         // All values are slices of one allocation.
@@ -446,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_remains_is_granted_and_retry_after_is_kept() {
+    fn all_that_remains_is_granted_and_retry_after_is_kept() {
         let (limiter, hands) = limiter();
         let state = limiter.state("key_a");
         let windows = [limiter.window(None, quota(7, 13, 3)), limiter.window(None, quota(20, 60, 5))];
@@ -485,7 +489,7 @@ mod tests {
         limiter.window(Some("b"), quota(1, 60, 1));
         limiter.forget_unused_windows();
         assert_eq!(limiter.windows.len(), 1);
-        // A key's state has it still when the route is gone.
+        // The state of a key still refers to it when the route is gone.
         let state = limiter.state("key_a");
         limiter.charge(&state, [&used].into_iter(), Cost::REQUEST).unwrap();
         drop(used);

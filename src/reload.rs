@@ -363,9 +363,9 @@ impl Reloader {
         let Gateway { snapshot, endpoints, .. } = &*self.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.listeners);
         self.gateway.reloads.needs_restart(&self.needs_restart);
-        let upstreams = compiled.upstreams.clone();
-        snapshot.store(Arc::new(compiled));
-        endpoints.adopt(&upstreams);
+        let compiled = Arc::new(compiled);
+        snapshot.store(compiled.clone());
+        endpoints.adopt(compiled.endpoint_sets());
         if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
             // Files of a directory, the others of which are good: no fault of the configuration.
             self.refuse(Part::Keys, refusal);

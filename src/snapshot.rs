@@ -1,6 +1,6 @@
-//! Routes and settings as one immutable value: a request is decided by one snapshot whole.
+//! The configuration, compiled: an immutable value that one request is decided by as a whole.
 //!
-//! What outlives a reload (keys, limit state, connections) lives in `proxy::Gateway` beside it.
+//! State that outlives a reload (keys, limit state, connections) is beside it in `proxy::Gateway`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::folding::folded;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
+use crate::upstream::endpoints::EndpointSet;
 use crate::upstream::{Endpoints, Upstream};
 
 /// A configuration, compiled.
@@ -20,38 +21,41 @@ use crate::upstream::{Endpoints, Upstream};
 pub(crate) struct Snapshot {
     pub(crate) routes: RouteTable,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
-    /// Where changes of keys go.
+    /// The key store that changes are written to.
     pub(crate) keys_path: PathBuf,
     pub(crate) limits: Limits,
     pub(crate) trusted_proxies: TrustedProxies,
-    /// Keys of other environments are refused.
+    /// The environment. Keys of another one are refused.
     pub(crate) environment: Option<String>,
-    /// How old a key may be.
+    /// The greatest age of a key, and what happens beyond it.
     pub(crate) max_age: Option<MaxAge>,
-    /// Whether a key that goes takes its open answers with it.
+    /// Whether open answers end with their key.
     pub(crate) cut_open_streams: bool,
-    /// What names credentials that carry no id.
+    /// Makes ids for credentials that carry none.
     pub(crate) ids: Arc<IdSecret>,
-    /// Where a key may stand.
+    /// Where a request may have its credential.
     pub(crate) auth: Auth,
-    /// The same on the admin listener: in a header that a browser never sends by itself, wherever a page leads it.
+    /// The same for the admin listener: only in headers that a browser never sends by itself,
+    /// whatever page it shows.
     pub(crate) admin_auth: Auth,
-    /// These, and those that upstreams get credentials of ours in: nothing of a caller's passes in one.
+    /// Headers that a credential may be in, of a caller or of an upstream. None of a caller's is
+    /// forwarded.
     pub(crate) secret_headers: Arc<[HeaderName]>,
-    /// How many bad keys an address may present.
+    /// The failed attempts that an address may have. `None`: any number.
     pub(crate) failed_attempts: Option<AttemptQuota>,
-    /// The windows of a key that names none.
+    /// The windows of a key without limits of its own.
     pub(crate) default_windows: Vec<Arc<Window>>,
-    /// The requests at once of a key that names none.
+    /// The requests in flight of a key without a limit of its own.
     pub(crate) default_max_concurrent: Option<u32>,
 }
 
 impl Snapshot {
-    /// Compiles a configuration. Endpoints and windows that it shares with one before are the same.
+    /// Compiles a configuration. It shares endpoints and windows with the snapshot before, where
+    /// they are the same.
     ///
     /// # Errors
     ///
-    /// All that is wrong with the files that its upstreams name.
+    /// All faults of the files that its upstreams name.
     pub(crate) fn new(
         config: &Config,
         ids: Arc<IdSecret>,
@@ -91,11 +95,18 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// The endpoint sets of all upstreams, each with its upstream's name.
+    pub(crate) fn endpoint_sets(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>)> {
+        self.upstreams.iter().flat_map(|upstream| upstream.in_use())
+    }
+}
+
 fn secret_headers(config: &Config) -> Arc<[HeaderName]> {
     let of_upstreams = config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
     let mut names = config.auth.headers.clone();
     names.extend(of_upstreams.map(|credential| credential.header.clone()));
-    // Whatever folds to one of them is compared by what it folds to.
+    // A header that folds to one of them is compared in its folded form.
     names.extend(names.clone().iter().map(folded));
     names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();

@@ -147,9 +147,9 @@ fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     let own: Option<Vec<_>> =
         key.rate_limits().map(|quotas| quotas.iter().map(|quota| limiter.window(None, *quota)).collect());
     let windows = own.as_deref().unwrap_or(&snapshot.default_windows);
-    let standing = limiter.status(&state, windows.iter());
-    let windows: Vec<Value> = standing
-        .told()
+    let status = limiter.status(&state, windows.iter());
+    let windows: Vec<Value> = status
+        .windows()
         .map(|(policy, quota, remaining, reset)| {
             json!({
                 "policy": policy,

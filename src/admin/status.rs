@@ -19,6 +19,7 @@ use crate::observe::reloads::{PartState, Reloads, State};
 use crate::observe::tally::Refused;
 use crate::proxy::Gateway;
 use crate::snapshot::Snapshot;
+use crate::upstream::connect::is_reachable;
 
 /// An upstream that takes no connection in this time is none.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -41,11 +42,11 @@ impl Reachable {
         let of_all = snapshot.upstreams.iter().map(|upstream| async {
             let endpoints = upstream.endpoints();
             let fit = endpoints.iter().filter(|endpoint| !endpoint.health.is_failing_checks());
-            join_all(fit.map(|endpoint| endpoint.is_reachable(CONNECT_LIMIT))).await.contains(&true)
+            join_all(fit.map(|endpoint| is_reachable(endpoint, CONNECT_LIMIT))).await.contains(&true)
         });
-        let is_reachable = !join_all(of_all).await.contains(&false);
-        *last = Some((Instant::now(), is_reachable));
-        is_reachable
+        let are_reachable = !join_all(of_all).await.contains(&false);
+        *last = Some((Instant::now(), are_reachable));
+        are_reachable
     }
 
     /// What the last look found; nothing is wrong where there was none.

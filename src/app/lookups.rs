@@ -13,8 +13,9 @@ use tokio::sync::oneshot;
 
 use crate::proxy::Gateway;
 use crate::threads::{Duty, Ended};
+use crate::upstream::Upstream;
+use crate::upstream::endpoints::EndpointSet;
 use crate::upstream::endpoints::Looked;
-use crate::upstream::{EndpointSet, Upstream};
 
 /// The pause before a name is looked up again that has no address, or whose addresses can't be connected to.
 const SHORT_PAUSE: Duration = Duration::from_secs(1);

@@ -1,16 +1,17 @@
-//! The catalogue of error codes: what each means, and what to do about it. For `explain`, for the admin API and for
-//! documentation; callers are told the message alone.
+//! The catalogue of error codes: what each means, and what to do about it.
+//!
+//! For `explain`, the admin API and docs/errors.md. An answer has the message alone.
 
 use super::Code;
 
-/// What stands in the catalogue of one code.
+/// The entry of one code.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
-    /// When it is answered.
+    /// When a request is answered with it.
     pub(crate) meaning: &'static str,
     /// What the caller can do.
     pub(crate) caller: &'static str,
-    /// What whoever runs the server can do.
+    /// What the operator of the server can do.
     pub(crate) operator: &'static str,
 }
 
@@ -21,22 +22,22 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Entry {
             meaning: "The request has no credential, an empty one, or one of another scheme than Bearer.",
             caller: "Send `Authorization: Bearer <key>`.",
-            operator: "If the clients use another header, add it to auth.headers. A route that needs no key says `public: true`.",
+            operator: "If the clients use another header, add it to auth.headers. A route that needs no key has `public: true`.",
         },
     ),
     (
         Code::InvalidApiKey,
         Entry {
-            meaning: "The credential opens nothing: it is malformed, unknown, revoked, turned off, not valid yet, of another \
-             environment, or used from an address that it is not allowed from.",
+            meaning: "No valid key matches the credential: it is malformed, unknown, revoked, turned off, not valid yet, of \
+             another environment, or used from an address that is not allowed.",
             caller: "Check that the whole key was copied; ask for a new one if it was revoked.",
-            operator: "The audit log has the real reason; `bearward keys verify` tells what a token is.",
+            operator: "The audit log has the real reason. `bearward keys verify` shows which key a token belongs to.",
         },
     ),
     (
         Code::ExpiredApiKey,
         Entry {
-            meaning: "The secret is right, and the key, or the grace of this secret, has ended.",
+            meaning: "The secret is right, but the key, or the grace period of this secret, has ended.",
             caller: "Ask for a new key, or for the secret that replaced this one.",
             operator: "`bearward keys rotate ID --expires-in 90d` makes a new secret and gives the key a new end.",
         },
@@ -44,31 +45,31 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::InsufficientPermissions,
         Entry {
-            meaning: "The key is good, and lacks the permission that the route needs.",
+            meaning: "The key is valid, but it lacks the permission that the route needs.",
             caller: "Use a key with the permission in `details.required`.",
-            operator: "Add the permission to the key, or give the route another one; `bearward explain METHOD PATH --key ID` shows why.",
+            operator: "Add the permission to the key, or change the route. `bearward explain METHOD PATH --key ID` shows the decision.",
         },
     ),
     (
         Code::RouteNotAllowed,
         Entry {
-            meaning: "The key is narrowed to named routes, and this is none of them.",
+            meaning: "The key is restricted to a list of routes, and this route is not on it.",
             caller: "Use a key that may use the route in `details.route`.",
-            operator: "Add the route's name to the key's `routes`, or take the list away.",
+            operator: "Add the route's name to the key's `routes`, or remove the list.",
         },
     ),
     (
         Code::RateLimitExceeded,
         Entry {
-            meaning: "A rate limit of the key, or of the route for this key, is used up.",
-            caller: "Wait as long as Retry-After says; the request is let in then.",
-            operator: "Raise the key's rate_limits, or their burst, if this is not what was meant.",
+            meaning: "The key has used up a rate limit of its own, or one of the route.",
+            caller: "Wait as long as Retry-After says. The request is accepted then.",
+            operator: "If the limit is too low, raise the key's rate_limits, or their burst.",
         },
     ),
     (
         Code::ConcurrencyExceeded,
         Entry {
-            meaning: "The key has as many requests in flight as it may; open streams count.",
+            meaning: "The key has as many requests in flight as it may have. Open streams count.",
             caller: "End one, or wait for one to end.",
             operator: "Raise the key's max_concurrent, or the default one.",
         },
@@ -76,33 +77,33 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::TooManyFailedAttempts,
         Entry {
-            meaning: "The address has presented too many keys that open nothing.",
-            caller: "Correct the key, and wait as long as Retry-After says. A good key of bearward's own (bwk_…) is let in at once, one from elsewhere after that.",
-            operator: "Somebody guesses, or a client has an old key: the audit log shows which. failed_attempts sets the limit; behind a \
-             proxy, trusted_proxies tells clients apart.",
+            meaning: "The address has presented too many credentials that match no key.",
+            caller: "Correct the key, and wait as long as Retry-After says. A valid key that bearward made (bwk_…) is accepted at once. A key from elsewhere is accepted after the wait.",
+            operator: "A client guesses keys, or has an old one: the audit log shows which. failed_attempts sets the limit. Behind \
+             a proxy, trusted_proxies makes each client count by its own address.",
         },
     ),
     (
         Code::BadRequest,
         Entry {
-            meaning: "The request is malformed, or could be read in two ways.",
+            meaning: "The request is malformed, or two servers could read it differently.",
             caller: "Correct the part that the message names.",
-            operator: "What looks harmless here may be a request within a request. A path that upstream needs can be let through by \
-             its accept_in_path, and a GET with a body by its route's body_on_get.",
+            operator: "Such a request may hide another request. If the upstream needs such a path, its accept_in_path accepts it. \
+             A route's body_on_get accepts a GET with a body.",
         },
     ),
     (
         Code::RouteNotFound,
         Entry {
-            meaning: "The key was accepted, and no route matches method and path.",
+            meaning: "The key is valid, but no route matches the method and the path.",
             caller: "Check the path and the method.",
-            operator: "Add a route, or choose another built-in set; `bearward explain METHOD PATH --key ID` shows what was compared.",
+            operator: "Add a route, or choose another preset. `bearward explain METHOD PATH --key ID` shows the nearest routes.",
         },
     ),
     (
         Code::MethodNotAllowed,
         Entry {
-            meaning: "The method is never forwarded (CONNECT, TRACE), or the path takes others.",
+            meaning: "The method is never forwarded (CONNECT, TRACE), or the path takes other methods.",
             caller: "Use one of those in `Allow`.",
             operator: "Nothing is wrong with the server.",
         },
@@ -110,15 +111,15 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::InternalError,
         Entry {
-            meaning: "A fault of bearward's own, in this one request.",
-            caller: "Try again; tell the operator the x-request-id if it stays.",
-            operator: "The log has the place of the panic, by the request id. Please report it.",
+            meaning: "bearward itself failed, in this one request.",
+            caller: "Try again. If it fails again, give the x-request-id to the operator.",
+            operator: "The log has the panic under the request id. Please report it.",
         },
     ),
     (
         Code::RequestTimeout,
         Entry {
-            meaning: "The request's body stalled.",
+            meaning: "The client stopped sending the request's body.",
             caller: "Send the body without pauses.",
             operator: "Raise limits.body_idle_timeout for slow clients.",
         },
@@ -142,15 +143,15 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::HeadersTooLarge,
         Entry {
-            meaning: "The headers are larger, or more, than the limit.",
-            caller: "Send fewer and shorter headers; cookies are often the cause.",
+            meaning: "The headers are larger than the limit, or there are too many.",
+            caller: "Send fewer and shorter headers. Cookies are often the cause.",
             operator: "Raise limits.header_bytes or limits.header_count.",
         },
     ),
     (
         Code::MisdirectedRequest,
         Entry {
-            meaning: "No route is served under this host; or the admin listener was asked by a name that is not its own.",
+            meaning: "No route is served under this host, or the request reached the admin listener under a name that it does not have.",
             caller: "Check the host name.",
             operator: "Add the name to a route's `hosts`, or to admin.hosts.",
         },
@@ -159,16 +160,16 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Code::UpstreamUnreachable,
         Entry {
             meaning: "The upstream refused or broke the connection.",
-            caller: "Try again later; with `x-should-retry: false`, the work may have been done.",
-            operator: "See whether the upstream runs and listens where `endpoints` says, and whether its name can be looked up; the log has the error.",
+            caller: "Try again later. With `x-should-retry: false`, the upstream may have done the work already.",
+            operator: "Check that the upstream runs, listens on the address in `endpoints`, and that its name resolves. The log has the error.",
         },
     ),
     (
         Code::UpstreamProtocolError,
         Entry {
-            meaning: "The upstream's answer is not valid, or not one that can be passed on safely.",
-            caller: "Tell the operator the x-request-id.",
-            operator: "The log says what is wrong with it. h2c:// and http:// are different protocols.",
+            meaning: "The upstream's answer is not valid HTTP, or it is not safe to forward.",
+            caller: "Give the x-request-id to the operator.",
+            operator: "The log has the reason. h2c:// and http:// are different protocols.",
         },
     ),
     (
@@ -176,23 +177,23 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Entry {
             meaning: "The upstream was too slow to connect, or to answer.",
             caller: "Ask for less at once, or stream the answer.",
-            operator: "Raise the timeouts of the upstream or of the route, if the upstream is well and slow.",
+            operator: "If the upstream is healthy but slow, raise its timeouts, or those of the route.",
         },
     ),
     (
         Code::UpstreamUnavailable,
         Entry {
-            meaning: "The health checks of all endpoints of the upstream fail, or, for the readiness probe, none of them can be \
-             connected to.",
+            meaning: "The health checks of all endpoints of the upstream fail. For the readiness probe: no endpoint accepts a \
+             connection.",
             caller: "Try again later.",
-            operator: "See why the upstream is not well: the log has what its checks found. Readiness depends on it by \
-             admin.ready_with_upstreams.",
+            operator: "The log has the reason why the checks fail. With admin.ready_with_upstreams, readiness depends on \
+             upstreams.",
         },
     ),
     (
         Code::Overloaded,
         Entry {
-            meaning: "The server, or this one address, has as many requests or connections as it may.",
+            meaning: "The server, or this one address, has as many requests or connections as it may have.",
             caller: "Wait as long as Retry-After says.",
             operator: "Raise limits.in_flight or limits.connections_per_address, or the descriptors (`nofile`).",
         },
@@ -200,17 +201,17 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::ShuttingDown,
         Entry {
-            meaning: "The process is ending; another one takes over.",
+            meaning: "The process is shutting down.",
             caller: "Try again on a new connection.",
-            operator: "Nothing: this is a drain.",
+            operator: "Nothing. Open requests are finished first.",
         },
     ),
     (
         Code::ReloadRefused,
         Entry {
-            meaning: "A reload found faults. What they are in stays as it was before: an entry of the key store, or a file as a whole.",
-            caller: "Correct the files that `details.faults` names, and reload.",
-            operator: "`bearward check` says the same faults before a reload does.",
+            meaning: "A reload found faults. The faulty entry of the key store, or the faulty file, keeps its state from before.",
+            caller: "Correct the files in `details.faults`, and reload.",
+            operator: "`bearward check` reports the same faults without a reload.",
         },
     ),
     (
@@ -224,17 +225,17 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::KeyConflict,
         Entry {
-            meaning: "The key's state, another key, or a fault of the store stands against the change. For the admin API.",
-            caller: "The message says what.",
+            meaning: "The key's state, another key, or a fault of the store prevents the change. For the admin API.",
+            caller: "The message has the reason.",
             operator: "`bearward keys list` and `bearward check` show more.",
         },
     ),
     (
         Code::StoreReadOnly,
         Entry {
-            meaning: "The key store can't be written from here, as a mounted Secret can't. For the admin API.",
-            caller: "Run the command in `details.command` where the store is made.",
-            operator: "Keys in a mounted Secret are changed where the Secret comes from: see details.advice.",
+            meaning: "The key store can't be written from here: it is a mounted Secret, for example. For the admin API.",
+            caller: "Run the command in `details.command` where the store is written.",
+            operator: "Change the keys of a mounted Secret in the Secret itself: see details.advice.",
         },
     ),
 ];
@@ -250,23 +251,29 @@ pub(crate) fn find(name: &str) -> Option<Code> {
     Code::ALL.iter().copied().find(|code| code.name().eq_ignore_ascii_case(name))
 }
 
-/// What whoever runs the server can do about a refusal, by its code and its real reason.
+/// What the operator can do about a refusal, by its code and its real reason.
 pub(crate) fn advice(code: &str, reason: &str) -> &'static str {
     match reason {
         "unknown" => "No key has this secret. Was it deleted, or is it of another server?",
         "mistyped" => "The token's checksum is wrong: it was cut or changed on its way. Copy it again.",
-        "malformed" => "What stands behind Bearer is no single word. Check how the client builds the header.",
-        "disabled" => "The key was revoked. Give the client another one, or find out who still uses it.",
-        "not_yet_valid" => "The key's not_before lies ahead. Wait, or change it.",
+        "malformed" => {
+            "The text behind Bearer is more than one word. Check how the client builds the header."
+        }
+        "disabled" => {
+            "The key was revoked. Give the client another one, or find the client that still uses it."
+        }
+        "not_yet_valid" => "The key's not_before is in the future. Wait, or change it.",
         "other_environment" => "The key's environment is not the one that keys.environment demands.",
         "address_not_allowed" => {
             "The client's address is not in the key's allow_from. Behind a proxy, see trusted_proxies."
         }
         "age_unknown" => {
-            "The key has no created_at, or one that lies ahead, and keys.max_age refuses what may be too old. Rotate it."
+            "The key has no created_at, or one in the future, and keys.max_age refuses keys that may be too old. Rotate it."
         }
         "expired" => "The key has ended: bearward keys rotate ID --expires-in 90d",
-        "rotated_out" => "The grace of this secret is over; the client has not taken the new one.",
+        "rotated_out" => {
+            "The grace period of this secret is over. The client has not switched to the new one."
+        }
         "past_max_age" => "The secret is older than keys.max_age allows: bearward keys rotate ID",
         _ => find(code).map_or("See the log.", |code| entry(code).operator),
     }
@@ -277,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_is_found_by_its_name_and_says_what_to_do() {
+    fn every_code_has_a_name_and_an_entry() {
         assert!(Code::ALL.len() > 20);
         for code in Code::ALL {
             let found = find(&code.name().to_lowercase()).unwrap();

@@ -5,26 +5,26 @@ use http::StatusCode;
 /// Declares the closed set of public error codes: variant, wire name, HTTP status, gRPC status.
 macro_rules! codes {
     ($($variant:ident $name:literal $status:literal $grpc:literal;)*) => {
-        /// A public error code. Stable for ever: programs switch on it.
+        /// A public error code. It never changes, since programs switch on it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub(crate) enum Code { $($variant),* }
 
         impl Code {
-            /// All of them, in the order of documentation.
+            /// All codes, in the order of the documentation.
             pub(crate) const ALL: &[Code] = &[$(Code::$variant),*];
 
-            /// The code as it stands in `error.code`.
+            /// The value of `error.code`.
             pub(crate) fn name(self) -> &'static str {
                 match self { $(Code::$variant => $name),* }
             }
 
-            /// The HTTP status that goes with it.
+            /// The HTTP status of its answer.
             pub(crate) fn status(self) -> StatusCode {
                 let status = match self { $(Code::$variant => $status),* };
                 StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
 
-            /// The gRPC status that goes with it (google.rpc.Code).
+            /// The gRPC status of its answer (google.rpc.Code).
             pub(crate) fn grpc(self) -> u8 {
                 match self { $(Code::$variant => $grpc),* }
             }

@@ -143,6 +143,10 @@ impl Download {
                     Err(data) => data,
                 };
                 self.tap.frame(&frame);
+                if frame.is_trailers() {
+                    // Nothing comes behind them, and nobody asks for it.
+                    self.tap.ended(BodyEnd::Complete);
+                }
                 if self.incoming.is_end_stream() {
                     self.release();
                 }

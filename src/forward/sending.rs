@@ -16,10 +16,10 @@ use crate::config::Timeouts;
 use crate::denial::Denial;
 use crate::guard::Target;
 use crate::protocol::Protocol;
+use crate::upstream::connect_error::is_shortage;
 use crate::upstream::exchange::{Answer, Failure, Sent, Unanswered};
 use crate::upstream::pool::{Lease, Needs, WorkerPool};
 use crate::upstream::request_body::UploadFailure;
-use crate::upstream::unconnected::is_shortage;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
 

@@ -22,7 +22,7 @@ use crate::proxy::{Gateway, Peer};
 use crate::upstream::pool::WorkerPool;
 
 /// The one good key: short, so that a fuzzer keeps it whole.
-pub(super) const KEY: &str = "sk-1";
+pub(crate) const KEY: &str = "sk-1";
 
 /// The gateway that all inputs go through, and the socket of its upstream.
 struct Stage {
@@ -44,7 +44,8 @@ fn stage() -> &'static Stage {
         let config = format!(
             "listeners: [{{address: \"unix:{}\"}}]\nadmin: off\nroutes: any\nkeys: {{path: {}}}\n\
              upstreams: [{{name: model, endpoints: [\"unix:{}\"]}}]\n\
-             auth: {{headers: [authorization, x-own-key]}}\n",
+             auth: {{headers: [authorization, x-own-key]}}\n\
+             max_concurrent: 1000000\nrate_limits: [{{requests: 4000000000, per: 1d}}]\n",
             path("listener"),
             path("keys.yaml"),
             path("upstream"),
@@ -57,7 +58,7 @@ fn stage() -> &'static Stage {
     })
 }
 
-pub(super) fn gateway() -> Arc<Gateway> {
+pub(crate) fn gateway() -> Arc<Gateway> {
     stage().gateway.clone()
 }
 

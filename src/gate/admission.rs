@@ -163,3 +163,41 @@ impl Permit {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use http::Request;
+
+    use super::*;
+    use crate::fuzzing::connection::{KEY, gateway};
+    use crate::gate::{Head, Identity, decide};
+    use crate::guard::client::Client;
+
+    #[test]
+    fn an_admission_that_is_dropped_takes_nothing_and_a_permit_gives_back_its_places_alone() {
+        let gateway = gateway();
+        let snapshot = gateway.snapshot.load();
+        let context = gateway.context(&snapshot, gateway.clock.wall());
+        let request =
+            Request::get("/v1/models").header("host", "a").header("authorization", format!("Bearer {KEY}"));
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let client = Client::of_peer(None);
+        let head = Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Credential };
+        let grant = || decide(&head, context).outcome.unwrap();
+        let principal = grant().principal.unwrap();
+        let state = &principal.key().limits(&gateway.limiter).state;
+        let status = || limit_status(&principal, None, context).map(|status| format!("{status:?}"));
+        let before = status();
+
+        drop(grant().admit(Cost::REQUEST, None, context));
+        assert_eq!((state.in_flight(), status()), (0, before.clone()));
+        assert!(before.is_some());
+
+        let admitted = grant().admit(Cost::REQUEST, None, context).now_or_never().unwrap().unwrap();
+        assert_eq!(state.in_flight(), 1);
+        assert_ne!(status(), before);
+        drop(admitted);
+        assert_eq!(state.in_flight(), 0);
+    }
+}

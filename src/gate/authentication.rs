@@ -201,7 +201,7 @@ impl Lookup<'_> {
         };
         let wait = if is_guess { of_address() } else { wait };
         let denial = match wait {
-            Some(wait) => Denial::too_many_failed_attempts(wait).in_place_of(denial),
+            Some(wait) => Denial::too_many_failed_attempts(wait).instead_of(denial),
             None => denial,
         };
         let naming = match form {

@@ -1,4 +1,4 @@
-//! What a request presents as its key.
+//! The credentials of a request: where they are, and in which form.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,13 +10,13 @@ use crate::config::{Auth, Conflict};
 use crate::denial::Denial;
 use crate::keys::Credential;
 
-/// What a browser puts before its key among the protocols of a WebSocket: it can set no header there.
+/// The prefix of a key among the protocols of a WebSocket. A browser can set no header there.
 const PROTOCOL_PREFIX: &[u8] = b"openai-insecure-api-key.";
 
-/// A credential as it was presented.
+/// A credential, as the request has it.
 #[derive(Debug)]
 pub(super) enum PresentedCredential {
-    /// One word, to be looked up.
+    /// One word: it is looked up.
     Word(Credential),
     /// Several words or a list: no key has that form.
     Malformed(Credential),
@@ -43,27 +43,29 @@ impl PresentedCredential {
     }
 }
 
-/// The credentials of a request. There is more than one only where the configuration lets the one that is a key count.
+/// The credentials of a request. There is more than one only with `auth.conflict: any`, where the
+/// one that matches a key counts.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) first: PresentedCredential,
-    /// Those that differ from the first, and from each other.
+    /// The others, each different from the first and from each other.
     pub(super) others: Vec<PresentedCredential>,
 }
 
-/// Finds the request's credentials where the configuration accepts them. The query, cookies and
-/// Proxy-Authorization are never looked at.
+/// Finds the credentials of a request in the places that the configuration allows. The query,
+/// cookies and Proxy-Authorization are never used.
 ///
 /// # Errors
 ///
-/// 400 where a header stands twice, or two credentials differ and `auth.conflict` is `refuse`; 401 where there is none.
+/// 400 where a header is given twice, or two credentials differ and `auth.conflict` is `refuse`.
+/// 401 where there is none.
 pub(super) fn find(headers: &HeaderMap, auth: &Auth) -> Result<Found, Denial> {
     let mut found: Option<Found> = None;
     for name in &auth.headers {
         let mut values = headers.get_all(name).iter();
         let Some(value) = values.next() else { continue };
         if values.next().is_some() {
-            return Err(stands_twice(name));
+            return Err(given_twice(name));
         }
         if let Some(presented) = read(name, value, auth.basic) {
             add(&mut found, presented, auth.conflict)?;
@@ -77,11 +79,11 @@ pub(super) fn find(headers: &HeaderMap, auth: &Auth) -> Result<Found, Denial> {
     found.ok_or_else(|| Denial::missing_key(&canonical_name(auth.headers.first())))
 }
 
-fn stands_twice(name: &HeaderName) -> Denial {
-    Denial::bad_part("A credential header stands twice", "header", name.as_str())
+fn given_twice(name: &HeaderName) -> Denial {
+    Denial::bad_part("A credential header is given twice", "header", name.as_str())
 }
 
-/// Takes in one more credential, which may be the same as one before.
+/// Adds a credential, unless it equals one before.
 fn add(found: &mut Option<Found>, presented: PresentedCredential, conflict: Conflict) -> Result<(), Denial> {
     let Some(found) = found else {
         *found = Some(Found { first: presented, others: Vec::new() });
@@ -115,8 +117,9 @@ fn read(name: &HeaderName, value: &HeaderValue, takes_basic: bool) -> Option<Pre
     }
 }
 
-/// What stands behind a scheme in any case (RFC 9110, section 11.1). A space separates the two: a TAB in its place stays, and
-/// makes the credential malformed, since servers differ in whether it separates anything.
+/// The part behind an authentication scheme, whose case does not matter (RFC 9110, section 11.1). A
+/// space separates the two. A TAB instead of it stays, and makes the credential malformed, since
+/// servers differ in whether it separates anything.
 fn behind_scheme<'t>(text: &'t [u8], scheme: &[u8]) -> Option<&'t [u8]> {
     let (named, rest) = text.split_at_checked(scheme.len())?;
     if !named.eq_ignore_ascii_case(scheme) {
@@ -145,7 +148,7 @@ fn in_protocols(headers: &HeaderMap) -> Result<Option<PresentedCredential>, Deni
     let mut keys = protocols(headers).filter_map(|protocol| protocol.strip_prefix(PROTOCOL_PREFIX));
     let key = keys.next();
     match keys.next() {
-        Some(_) => Err(stands_twice(&SEC_WEBSOCKET_PROTOCOL)),
+        Some(_) => Err(given_twice(&SEC_WEBSOCKET_PROTOCOL)),
         None => Ok(key.and_then(PresentedCredential::of)),
     }
 }
@@ -155,7 +158,8 @@ fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(trim)
 }
 
-/// The protocols of a WebSocket without those that hold a key, in any spelling; `None` where there is no other.
+/// The protocols of a WebSocket without those that hold a key, in any spelling. `None` where no
+/// other is left.
 pub(crate) fn harmless_protocols(headers: &HeaderMap) -> Option<HeaderValue> {
     let is_key = |protocol: &[u8]| {
         let start = protocol.get(..PROTOCOL_PREFIX.len());
@@ -166,7 +170,7 @@ pub(crate) fn harmless_protocols(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&others.join(&b", "[..])).ok().filter(|others| !others.is_empty())
 }
 
-/// Without the optional white space of RFC 9110 around it.
+/// A value without the optional white space around it (RFC 9110, section 5.6.3).
 fn trim(text: &[u8]) -> &[u8] {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = text.iter().position(|byte| !is_space(byte)).unwrap_or(text.len());
@@ -174,7 +178,7 @@ fn trim(text: &[u8]) -> &[u8] {
     text.get(start..end).unwrap_or_default()
 }
 
-/// `authorization` → `Authorization`, as documentation writes it.
+/// A header's name as documentation writes it: `Authorization`.
 fn canonical_name(name: Option<&HeaderName>) -> String {
     let name = name.unwrap_or(&AUTHORIZATION).as_str();
     let word = |word: &str| match word.split_at_checked(1) {
@@ -194,7 +198,7 @@ mod tests {
         Auth { headers: vec![AUTHORIZATION, X_API_KEY], ..Auth::default() }
     }
 
-    /// The words that were found, a malformed one in brackets, or the status.
+    /// The words that were found (a malformed one in brackets), or the status.
     fn found(auth: &Auth, fields: &[(&'static str, &str)]) -> Result<String, u16> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
@@ -248,7 +252,7 @@ mod tests {
         let cases = [
             ("Basic dXNlcjpzay1vbmU=", Ok("sk-one")),
             ("bAsIc   dXNlcjpzay1vbmU=", Ok("sk-one")),
-            // The name may be empty, and the password may have a colon in it.
+            // The name may be empty, and the password may contain a colon.
             ("Basic OnNrOm9uZQ==", Ok("sk:one")),
             ("Basic dXNlcjo=", Err(401)),
             ("Basic dXNlcjphIGI=", Ok("[a b]")),
@@ -279,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browsers_key_stands_among_the_protocols_of_a_websocket() {
+    fn a_browsers_key_is_found_among_the_protocols_of_a_websocket() {
         let with = Auth { websocket_protocol: true, ..auth() };
         const NAME: &str = "sec-websocket-protocol";
         type Fields<'a> = &'a [(&'static str, &'a str)];

@@ -1,7 +1,8 @@
-//! Paths that servers read in different ways: which are refused, and when.
+//! Paths that servers read in different ways: which of them are refused, and when.
 //!
-//! What no route takes is refused at once, whoever asks. What some route takes is refused only once it is known who asks:
-//! else a stranger could tell by 400 and 401 which routes there are.
+//! A part that no route accepts is refused at once. A part that some route accepts is refused only
+//! after authentication: otherwise a client without a key could learn from 400 and 401 which routes
+//! exist.
 
 use std::sync::Arc;
 
@@ -12,21 +13,22 @@ use crate::denial::Denial;
 use crate::guard::Target;
 use crate::route::{Lookup, Route, RouteTable};
 
-/// The route of a request, and those that servers may read its path as.
+/// The route of a request's path, and the routes of its other readings.
 #[derive(Debug)]
 pub(crate) struct Readings {
     pub(crate) lookup: Lookup,
-    /// Empty for nearly every path, which has one reading.
+    /// The routes of the other readings. Empty for nearly every path, which has one reading.
     pub(crate) others: Vec<Arc<Route>>,
 }
 
 impl Readings {
-    /// Looks up all readings of a request's path.
+    /// Looks up the routes of all readings of a path.
     ///
     /// # Errors
     ///
-    /// 400 for what no route takes, and for a request without a host where a route that names hosts takes its method and path:
-    /// upstream gets some Host all the same, and could take it for one that this route names.
+    /// 400 for a part that no route accepts. 400 also for a request without a host, where a route
+    /// that names hosts matches its method and path: the upstream gets some Host all the same, and
+    /// could take it for one of that route.
     pub(crate) fn of(routes: &RouteTable, target: &Target, method: &Method) -> Result<Self, Denial> {
         let Target { ambiguities, .. } = target;
         if target.authority.is_none() && routes.go_by_host(method, target.path()) {
@@ -43,17 +45,17 @@ impl Readings {
         Ok(Readings { lookup, others })
     }
 
-    /// Whether nobody is asked for a key.
+    /// Whether every reading is public, so that no key is needed.
     pub(crate) fn are_public(&self) -> bool {
         let is_public = |route: &Arc<Route>| route.access == Access::Public;
         matches!(&self.lookup, Lookup::Found(route) if is_public(route)) && self.others.iter().all(is_public)
     }
 
-    /// The route that was found, with what bounds a request on any of the routes that servers may read its path as.
+    /// The route of the path, bounded by the routes of all other readings.
     ///
     /// # Errors
     ///
-    /// No route was found: 421 where another host is meant, else 404.
+    /// 421 where all routes name other hosts, 404 where no route matches.
     pub(crate) fn route(
         &self,
         target: &Target,
@@ -71,11 +73,11 @@ impl Readings {
         }
     }
 
-    /// Refuses what the route does not take.
+    /// Refuses ambiguous parts that the route does not accept.
     ///
     /// # Errors
     ///
-    /// 400, also where no route was found.
+    /// 400, also where no route matches.
     pub(crate) fn refuse_ambiguities(&self, ambiguities: &[Ambiguity]) -> Result<(), Denial> {
         let is_accepted = |ambiguity: &Ambiguity| match &self.lookup {
             Lookup::Found(route) => route.accepts(*ambiguity),

@@ -1,8 +1,10 @@
-//! The end of a key while requests of it are in service, and of the time that a request without a key has.
+//! Ends requests in service: when their key ends, and when the time of a request without a key is
+//! over.
 //!
-//! Where `keys.cut_open_streams` is set, an answer, an upload or a tunnel ends with what let it in. It is judged again by
-//! what it was judged by at first (address, environment, age, route), at each change of the keys, and at the very time at
-//! which the key, its secret's grace or its age ends.
+//! With `keys.cut_open_streams`, an answer, an upload or a tunnel ends as soon as its request would
+//! be refused. It is judged again by the facts of its admission (address, environment, age, route)
+//! at each change of the keys, and at the time at which the key, the grace of its secret, or its
+//! age ends.
 
 use std::fmt;
 use std::future::Future;
@@ -22,22 +24,22 @@ use crate::key_cache::KeyCache;
 use crate::keys::{Circumstances, KeyHash};
 use crate::route::Route;
 
-/// A timer runs by the monotonic clock, and a key ends by the wall clock: where that one is set forward, the end is noticed
-/// within this.
+/// The longest wait. A timer runs by the monotonic clock, but a key ends by the wall clock: where
+/// that is set forward, the end is noticed within this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Why a request that was let in is let in no longer.
+/// Why a request in service ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// Its key is gone or turned off, or narrowed so that this request would be refused.
+    /// Its key was deleted or turned off, or restricted so that the request would be refused now.
     Revoked,
-    /// Its key, its secret's grace or its secret's age ended then.
+    /// Its key, the grace of its secret, or the age of its secret ended then.
     Expired(Timestamp),
-    /// It has no key, and has had its time (`limits.public.total`).
+    /// It has no key, and its time (`limits.public.total`) is over.
     OutOfTime(Duration),
 }
 
-/// Ready once a request that was let in is let in no longer.
+/// Ready once a request in service would be refused.
 pub(crate) struct Revocation(Pin<Box<dyn Future<Output = Ended> + Send>>);
 
 impl Revocation {
@@ -45,7 +47,7 @@ impl Revocation {
         Revocation(Box::pin(judgement.overturned()))
     }
 
-    /// Of a request without a key, which has this long in all.
+    /// For a request without a key, which has this time in all.
     pub(super) fn after(total: Duration) -> Self {
         Revocation(Box::pin(async move {
             tokio::time::sleep(total).await;
@@ -53,7 +55,7 @@ impl Revocation {
         }))
     }
 
-    /// Polls it; ready once, and then not to be polled again.
+    /// Polls it. Once it was ready it must not be polled again.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         self.0.as_mut().poll(cx)
     }
@@ -65,7 +67,7 @@ impl fmt::Debug for Revocation {
     }
 }
 
-/// What a request was let in by.
+/// The facts that a request was admitted by.
 pub(super) struct Judgement {
     pub(super) keys: Arc<KeyCache>,
     pub(super) clock: Clock,
@@ -74,7 +76,7 @@ pub(super) struct Judgement {
     pub(super) address: Option<IpAddr>,
     pub(super) environment: Option<String>,
     pub(super) max_age: Option<MaxAge>,
-    /// All that servers may take its path for.
+    /// The routes of all readings of its path.
     pub(super) routes: SmallVec<[Arc<Route>; 1]>,
 }
 
@@ -83,7 +85,7 @@ impl Judgement {
     async fn overturned(self) -> Ended {
         let mut changes = self.keys.changes();
         loop {
-            // What changes from here on is seen; what changed before is in what is judged.
+            // A change from here on is noticed; a change before is in the judgement below.
             changes.borrow_and_update();
             let now = self.clock.wall();
             let end = match self.next_end(now) {
@@ -107,7 +109,7 @@ impl Judgement {
         }
     }
 
-    /// The end that is ahead of the request, if any is, or why it has ended.
+    /// The next end that is known. An error if the request has to end now.
     fn next_end(&self, now: Timestamp) -> Result<Option<Timestamp>, Ended> {
         let found = self.keys.find(&self.hash).ok_or(Ended::Revoked)?;
         let key = &found.key.key;

@@ -1,4 +1,4 @@
-//! The one canonical form of a path (RFC 3986, section 6.2.2): what is matched and what is forwarded.
+//! The one canonical form of a path (RFC 3986, section 6.2.2), which is matched and forwarded.
 
 use http::uri::PathAndQuery;
 
@@ -6,8 +6,8 @@ use crate::config::Ambiguity;
 use crate::denial::Denial;
 use crate::path_pattern::character::{hex_pair, push, resolve, stands_raw};
 
-/// Segments of a path, however a server may split it. Routes with `**` look at each of them, in each reading of the path and before
-/// anybody is asked for a key. No honest path has as many.
+/// Segments of a path, at most, however a server may split it. Routes with `**` compare each segment, in
+/// each reading of the path, before a key is asked for. No honest path has as many.
 const MAX_SEGMENTS: usize = 256;
 
 #[derive(Debug)]
@@ -16,19 +16,19 @@ pub(super) struct Canonical {
     pub(super) ambiguities: Vec<Ambiguity>,
 }
 
-/// Decodes what may stand raw and encodes what may not, merges slashes, resolves dot segments. The query is left alone.
+/// Makes the canonical form: decodes characters that may be raw, encodes those that may not, merges
+/// slashes and resolves dot segments. The query stays as it is.
 ///
 /// # Errors
 ///
-/// 400 for an invalid `%`, encoded control bytes and `\`, which no server should have to read, and for more than
-/// [`MAX_SEGMENTS`].
+/// 400 for an invalid `%`, encoded control bytes, a raw `\`, and more than [`MAX_SEGMENTS`].
 pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
     // A segment takes two bytes.
     if raw.path().len() > 2 * MAX_SEGMENTS && segments(raw.path()) > MAX_SEGMENTS {
         return Err(Denial::bad_request("The path has more than 256 segments"));
     }
     if raw.as_str() == "/" {
-        // One that holds nothing (of `http://host#fragment`) reads as this, too, and would be written as nothing.
+        // An empty path (of `http://host#fragment`) reads as `/`, too, and would be written as nothing.
         return Ok(Canonical { path_and_query: PathAndQuery::from_static("/"), ambiguities: Vec::new() });
     }
     if is_canonical(raw.path()) {
@@ -38,7 +38,7 @@ pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
     let mut text = resolve(&decoded);
     let may_hide = !ambiguities.is_empty() || text.contains("%3B");
     if may_hide && text.split('/').any(hides_dot_segment) {
-        // Whoever takes what is ambiguous would go where nobody has decided that it may.
+        // An upstream that decodes the ambiguous part would go to a path that was never authorized.
         return Err(refused("The path hides a dot segment", ".."));
     }
     if let Some(query) = raw.query() {
@@ -50,7 +50,8 @@ pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
     Ok(Canonical { path_and_query, ambiguities })
 }
 
-/// How many segments a server may find: at slashes, encoded or not, at backslashes and at `;`.
+/// The number of segments that a server may find: it may split at slashes, encoded or not, at
+/// backslashes and at `;`.
 fn segments(path: &str) -> usize {
     let bytes = path.as_bytes();
     let is_end = |at: usize| match bytes.get(at) {
@@ -66,7 +67,7 @@ fn segments(path: &str) -> usize {
     (0..bytes.len()).filter(|at| is_end(*at)).count()
 }
 
-/// Whether nothing in `path` needs a second look: the case of nearly every request, without a copy.
+/// Whether `path` is canonical already. Nearly every request's is, and costs no copy.
 fn is_canonical(path: &str) -> bool {
     let mut previous = 0;
     for byte in path.bytes() {
@@ -108,8 +109,8 @@ fn decode(path: &str) -> Result<(String, Vec<Ambiguity>), Denial> {
     Ok((out, ambiguities))
 }
 
-/// Whether a segment holds a dot segment for whoever splits it at an encoded slash or backslash, or cuts it at `;`, encoded or
-/// not.
+/// Whether a segment holds a dot segment for a server that splits it at an encoded slash or backslash,
+/// or cuts it at `;`, encoded or not.
 fn hides_dot_segment(segment: &str) -> bool {
     let mut pieces = segment.split("%2F").flat_map(|piece| piece.split("%5C"));
     pieces.any(|piece| {
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cant_be_read_is_refused() {
+    fn paths_that_no_server_should_read_are_refused() {
         for path in
             ["/%", "/%2", "/%zz", "/%00", "/%0a", "/%7f", "/a\\b", "/%1F", "/a/..%3Bx/b", "/.%3b", "/a/..;/b"]
         {
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_in_two_ways_is_told() {
+    fn ambiguous_parts_are_reported() {
         let found = |path: &str| canonical(&path.parse().unwrap()).unwrap().ambiguities;
         assert_eq!(found("/a%2fb"), [Ambiguity::EncodedSlash]);
         assert_eq!(found("/a%5Cb"), [Ambiguity::EncodedBackslash]);
@@ -213,9 +214,9 @@ mod tests {
             }
         }
 
-        /// A character that may stand raw has one form, however it came.
+        /// A character that may be raw has one form, however it came.
         #[test]
-        fn what_may_stand_raw_has_one_form(segment in "[a-zA-Z0-9._~!$&'()*+,=:@-]{1,12}", encoded in prop::collection::vec(any::<bool>(), 12)) {
+        fn a_character_that_may_be_raw_has_one_form(segment in "[a-zA-Z0-9._~!$&'()*+,=:@-]{1,12}", encoded in prop::collection::vec(any::<bool>(), 12)) {
             prop_assume!(!matches!(segment.as_str(), "." | ".."));
             let written = segment.bytes().zip(encoded).map(|(byte, is_encoded)| match is_encoded {
                 true => format!("%{byte:02x}"),
@@ -225,7 +226,7 @@ mod tests {
             prop_assert_eq!(found, Ok(format!("/a/{segment}")));
         }
 
-        /// The shortcut says "canonical" only of what the long way leaves as it is.
+        /// The shortcut accepts only paths that the full decoding would not change.
         #[test]
         fn the_shortcut_is_right(path in "/[a-z/.%:@!;,=~_-]{0,20}") {
             let Ok(raw) = path.parse::<PathAndQuery>() else { return Ok(()) };

@@ -1,7 +1,8 @@
-//! Addresses that keep presenting bad keys.
+//! Failed attempts by address.
 //!
-//! Invariants: a good bearward token is never refused for its address; memory has a bound, however many addresses come. Past the
-//! bound, those with the fewest failures are forgotten.
+//! Invariants: a valid bearward token is never refused because of its address. Memory is bounded,
+//! however many addresses fail; past the bound, the addresses with the fewest failures are
+//! forgotten.
 
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,32 +14,33 @@ use foldhash::quality::RandomState;
 use crate::address::host_part;
 use crate::config::AttemptQuota;
 
-/// Addresses remembered: `SHELVES × SETS × WAYS`, of 32 bytes each. 2 MiB, of which a shelf is taken when the first of
-/// its addresses fails: a server that nobody attacks does without.
+/// The addresses that are remembered: `SHELVES × SETS × WAYS`, of 32 bytes each, 2 MiB in all. A
+/// shelf is allocated when the first of its addresses fails, so that a server that nobody attacks
+/// needs none.
 const SHELVES: usize = 256;
 const SETS: usize = 32;
 const WAYS: usize = 8;
 
-/// What each address has failed lately.
+/// The failed attempts of each address.
 #[derive(Debug)]
 pub(super) struct FailedAttempts {
     shelves: Box<[OnceLock<Shelf>]>,
-    /// Keyed at random: nobody can aim at the set of somebody else.
+    /// Keyed at random, so that nobody can fill the set of another address on purpose.
     hasher: RandomState,
 }
 
 type Shelf = Box<[Mutex<Set>]>;
 
-/// The addresses that share a hash.
+/// The addresses of one hash.
 type Set = [Record; WAYS];
 
-/// One address's failures since the first of them.
+/// The failures of one address since the first of them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Record {
     address: u128,
     /// Nanoseconds of the monotonic clock.
     since: u64,
-    /// None where the record is free.
+    /// Zero where the record is free.
     failures: u32,
 }
 
@@ -50,10 +52,10 @@ impl Default for FailedAttempts {
 }
 
 impl FailedAttempts {
-    /// How long an address has to wait, where it has failed as often as it may. Nothing is counted.
+    /// How long an address has to wait that has failed as often as it may. Nothing is counted.
     pub(super) fn waits(&self, address: IpAddr, quota: AttemptQuota, now: u64) -> Option<Duration> {
         let address = bits(address);
-        let (shelf, set) = self.place(address);
+        let (shelf, set) = self.index_of(address);
         let set = self.shelves.get(shelf)?.get()?.get(set)?;
         let set = set.lock().unwrap_or_else(PoisonError::into_inner);
         let record = set.iter().find(|record| record.failures > 0 && record.address == address)?;
@@ -61,20 +63,21 @@ impl FailedAttempts {
         (record.failures >= quota.per_address && now < end).then(|| Duration::from_nanos(end - now))
     }
 
-    /// The numbers of the shelf, and of the set on it, that an address belongs to.
-    fn place(&self, address: u128) -> (usize, usize) {
+    /// The index of an address's shelf, and of its set on that shelf.
+    fn index_of(&self, address: u128) -> (usize, usize) {
         let hash = usize::try_from(self.hasher.hash_one(address)).unwrap_or(usize::MAX);
         (hash % SHELVES, hash / SHELVES % SETS)
     }
 
-    /// Notes a failure at `now`, in nanoseconds of the monotonic clock.
+    /// Counts a failure at `now`, in nanoseconds of the monotonic clock.
     ///
     /// # Errors
     ///
-    /// The address had as many as it may: how long it is until they count no more. This one was not counted.
+    /// The address has failed as often as it may: how long it has to wait. This failure is not
+    /// counted.
     pub(super) fn note(&self, address: IpAddr, quota: AttemptQuota, now: u64) -> Result<(), Duration> {
         let address = bits(address);
-        let (shelf, set) = self.place(address);
+        let (shelf, set) = self.index_of(address);
         let Some(shelf) = self.shelves.get(shelf) else { return Ok(()) };
         let sets = shelf.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
         let Some(set) = sets.get(set) else { return Ok(()) };
@@ -94,10 +97,10 @@ impl FailedAttempts {
     }
 }
 
-/// The record of an address, else a free one, else the one that is missed least.
+/// The record of an address, otherwise a free one, otherwise the one with the fewest failures.
 fn find(set: &mut Set, address: u128, is_over: impl Fn(&Record) -> bool) -> Option<&mut Record> {
     let is_known = |record: &&mut Record| record.failures > 0 && record.address == address;
-    // Looked for twice, since a borrow can't be given back.
+    // Searched twice: the borrow checker does not let a mutable borrow end early here.
     if set.iter_mut().any(|record| is_known(&record)) {
         return set.iter_mut().find(is_known);
     }

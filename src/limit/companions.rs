@@ -1,7 +1,8 @@
-//! Credentials that came beside a key and open nothing.
+//! Credentials that came beside a key and match none.
 //!
-//! Clients that send a key of another service along send the same one again and again: it counts as a guess once.
-//! Invariant: memory has a bound. Where it is reached all are forgotten, and each may count once more.
+//! A client that sends a key of another service along sends the same one with every request. It
+//! counts as a failed attempt once.
+//! Invariant: memory is bounded. At the bound all are forgotten, and each may count once more.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash};
@@ -9,19 +10,19 @@ use std::sync::{Mutex, PoisonError};
 
 use foldhash::quality::RandomState;
 
-/// Credentials remembered, of eight bytes each.
+/// The credentials that are remembered, of eight bytes each.
 const MOST: usize = 16 * 1024;
 
-/// Those that were seen.
+/// The credentials that were seen.
 #[derive(Debug, Default)]
 pub(super) struct Companions {
-    /// Keyed at random: nobody can make one that passes for another.
+    /// Keyed at random, so that nobody can make a credential that counts as another one.
     hasher: RandomState,
     seen: Mutex<HashSet<u64>>,
 }
 
 impl Companions {
-    /// Notes a credential; says whether it is new.
+    /// Notes a credential. Returns whether it is new.
     pub(super) fn note(&self, credential: impl Hash) -> bool {
         let hash = self.hasher.hash_one(credential);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

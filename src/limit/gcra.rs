@@ -1,8 +1,9 @@
-//! One window's generic cell rate algorithm, by governor, over state that the caller holds.
+//! The generic cell rate algorithm of one window, by governor, over state that the caller holds.
 //!
-//! governor has neither a look ahead nor a refund, so its state store is a stage here: it hands in the
-//! arrival time that the caller stored and hands out the next one, which the caller keeps only if every
-//! other window grants too. Its clock is the instant of the request, so that all windows judge the same one.
+//! governor can neither check without a charge nor give back. So its state store is a stage: it
+//! reads the arrival time that the caller stored, and leaves the next one, which the caller keeps
+//! only if every other window grants too. Its clock is the instant of the decision, so that all
+//! windows judge the same instant (docs/decisions/005).
 
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};
@@ -20,11 +21,12 @@ use super::cost::Unit;
 use crate::config::Quota;
 
 thread_local! {
-    /// The instant that the request on this thread is judged at.
+    /// The instant of the decision on this thread, in nanoseconds.
     static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Reads [`NOW`]; zero while a limiter is made, so arrival times count from the clock's own start.
+/// Reads [`NOW`]. It is zero while a limiter is made, so that arrival times count from the start of
+/// the clock.
 #[derive(Clone, Debug)]
 struct DecisionInstant;
 
@@ -36,7 +38,7 @@ impl Clock for DecisionInstant {
     }
 }
 
-/// Where one decision reads and leaves its arrival time.
+/// Where one decision reads the stored arrival time and leaves the next one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stage {
     stored: Option<Nanos>,
@@ -45,7 +47,7 @@ struct Stage {
 
 impl Hash for Stage {
     fn hash<H: Hasher>(&self, _state: &mut H) {
-        // governor asks for keys that hash; the stage is its own store, and nothing is looked up.
+        // governor requires keys that hash. The stage is its own store, and nothing is looked up.
     }
 }
 
@@ -65,17 +67,17 @@ impl StateStore for Stages {
     }
 }
 
-/// A quota in service, shared by all keys that have it.
+/// A quota, shared by all keys that have it.
 #[derive(Debug)]
 pub(crate) struct Window {
     name: String,
     unit: Unit,
     quota: Quota,
-    /// What the headers of answers say of it: the policy, the name of its state, and the limit.
+    /// The constant parts of the headers: the policy, the name of its state, and the limit.
     pub(super) policy: String,
     pub(super) state: String,
     pub(super) limit: HeaderValue,
-    /// Nanoseconds in which one unit is regained, rounded up: never more than the quota is granted.
+    /// Nanoseconds in which one unit is regained, rounded up, so that the quota is never exceeded.
     period: u64,
     limiter: RateLimiter<Stage, Stages, DecisionInstant, NoOpMiddleware<Nanos>>,
 }
@@ -85,7 +87,7 @@ impl Window {
         let span = u64::try_from(quota.per.as_nanos()).unwrap_or(u64::MAX);
         let period = span.div_ceil(u64::from(quota.requests.max(1))).max(1);
         let burst = NonZeroU32::new(quota.burst).unwrap_or(NonZeroU32::MIN);
-        // `with_period` is `None` for a period of nothing alone, which `max(1)` rules out.
+        // `with_period` is `None` for a period of zero alone, which `max(1)` rules out.
         let shape = GovernorQuota::with_period(Duration::from_nanos(period))
             .unwrap_or_else(|| GovernorQuota::per_second(NonZeroU32::MIN))
             .allow_burst(burst);
@@ -98,7 +100,7 @@ impl Window {
         Window { name, unit, quota, policy, state, limit, period, limiter }
     }
 
-    /// The policy's name in headers and answers: `requests-1m`, or `ROUTE-requests-1m`.
+    /// The name of the policy in headers and answers: `requests-1m`, or `ROUTE-requests-1m`.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -1,4 +1,4 @@
-//! The requests that the whole process has in flight, and those without a key among them.
+//! Requests in flight: of the whole process, and those without a key among them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,15 +11,15 @@ use crate::address::host_part;
 #[derive(Clone, Debug, Default)]
 pub(super) struct InFlight(Arc<AtomicUsize>);
 
-/// The place of one request in flight; dropping it gives it back.
+/// The permit of one request in flight. Dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct InFlightPermit(Arc<AtomicUsize>);
 
 impl InFlight {
-    /// Takes one of `limit` places, or none.
+    /// Takes one of `limit` permits, or none.
     pub(super) fn enter(&self, limit: usize) -> Option<InFlightPermit> {
-        // Counted first and looked at then: one that is refused is in the count for a moment, which errs on the side
-        // of refusing, and costs one instruction where a loop would cost several under contention.
+        // Counted first and compared then. A refused request is in the count for a moment, which
+        // may refuse another one. A loop would cost several instructions more under contention.
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         let place = InFlightPermit(self.0.clone());
         (before < limit).then_some(place)
@@ -32,41 +32,42 @@ impl Drop for InFlightPermit {
     }
 }
 
-/// Of the places of all requests, those without a key have a quarter, and one address a quarter of that: whoever needs no
-/// key to ask never keeps key holders out.
+/// Requests without a key share a quarter of all permits, and one address has a quarter of that. So
+/// they can never keep key holders out.
 const PUBLIC_SHARE: usize = 4;
-/// … and no more than this. An answer that nobody takes holds some 40 KiB, and they can be had for a few bytes each.
+/// The permits of requests without a key, at most. An answer that its client does not read holds
+/// some 40 KiB, and costs the client a few bytes.
 const MOST_PUBLIC: usize = 1024;
 
-/// Counts the requests without a key in flight, of each address and in all. It holds no more entries than there are
-/// requests.
+/// Counts the requests without a key in flight, of each address and in all. It has no more entries
+/// than there are requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PublicInFlight(Arc<Mutex<Public>>);
 
 #[derive(Debug, Default)]
 struct Public {
     all: usize,
-    /// By address; of IPv6, a /64 is one. `None` is whoever has none, behind a unix socket.
+    /// By address. A /64 of IPv6 counts as one. `None` is a client behind a unix socket.
     by_address: HashMap<Option<IpAddr>, usize>,
 }
 
-/// The place of one request without a key; dropping it gives it back.
+/// The permit of one request without a key. Dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct PublicInFlightPermit {
-    places: PublicInFlight,
+    permits: PublicInFlight,
     address: Option<IpAddr>,
 }
 
 impl PublicInFlight {
-    /// Takes a place for a request without a key, where all requests have `limit` places.
+    /// Takes a permit for a request without a key, where all requests have `limit` permits.
     ///
     /// # Errors
     ///
-    /// How many places there are, for the address or for all such requests.
+    /// All are taken, of the address or of all such requests: how many there are.
     pub(super) fn enter(&self, address: Option<IpAddr>, limit: usize) -> Result<PublicInFlightPermit, usize> {
         let address = address.map(host_part);
         let share = (limit / PUBLIC_SHARE).clamp(1, MOST_PUBLIC);
-        // A unix socket's neighbour is a proxy as a rule, with many clients behind it.
+        // The peer on a unix socket is usually a proxy with many clients.
         let of_address = if address.is_some() { (share / PUBLIC_SHARE).max(1) } else { share };
         let mut public = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if public.all >= share {
@@ -78,13 +79,13 @@ impl PublicInFlight {
         }
         *count += 1;
         public.all += 1;
-        Ok(PublicInFlightPermit { places: self.clone(), address })
+        Ok(PublicInFlightPermit { permits: self.clone(), address })
     }
 }
 
 impl Drop for PublicInFlightPermit {
     fn drop(&mut self) {
-        let mut public = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut public = self.permits.0.lock().unwrap_or_else(PoisonError::into_inner);
         public.all -= 1;
         if let Some(count) = public.by_address.get_mut(&self.address) {
             *count -= 1;
@@ -100,9 +101,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_without_a_key_have_a_share_and_one_address_a_share_of_that() {
-        let places = PublicInFlight::default();
-        let enter = |address: &str| places.enter(Some(address.parse().unwrap()), 64);
+    fn requests_without_a_key_have_a_share_and_one_address_a_share_of_it() {
+        let permits = PublicInFlight::default();
+        let enter = |address: &str| permits.enter(Some(address.parse().unwrap()), 64);
         let held: Vec<PublicInFlightPermit> =
             (0..4).map(|host| enter(&format!("2001:db8::{host}")).unwrap()).collect();
         assert_eq!(enter("2001:db8::ffff").unwrap_err(), 4, "one network of IPv6 is one address");
@@ -112,7 +113,7 @@ mod tests {
         drop(held);
         let _again = enter("192.0.2.99").unwrap();
         drop(others);
-        assert_eq!(places.0.lock().unwrap().by_address.len(), 1);
+        assert_eq!(permits.0.lock().unwrap().by_address.len(), 1);
         assert!(PublicInFlight::default().enter(None, 1).is_ok(), "at least one");
         let many = PublicInFlight::default();
         let all: Vec<_> = (0..2000).map_while(|_| many.enter(None, 100_000).ok()).collect();
@@ -120,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_more_places_than_that_and_each_comes_back() {
-        let places = InFlight::default();
-        let first = places.enter(2).unwrap();
-        let _second = places.enter(2).unwrap();
-        assert!(places.enter(2).is_none());
-        assert!(places.enter(2).is_none(), "who was refused has left nothing behind");
+    fn there_are_no_more_permits_than_the_limit_and_each_comes_back() {
+        let permits = InFlight::default();
+        let first = permits.enter(2).unwrap();
+        let _second = permits.enter(2).unwrap();
+        assert!(permits.enter(2).is_none());
+        assert!(permits.enter(2).is_none(), "who was refused has left nothing behind");
         drop(first);
-        assert!(places.enter(2).is_some());
+        assert!(permits.enter(2).is_some());
     }
 }

@@ -1,12 +1,12 @@
-//! What a path may be read as that servers read in different ways.
+//! The readings of a path that servers read in different ways.
 
 use crate::config::Ambiguity;
 
-/// A `;` that is no beginning of parameters.
+/// A `;` that does not begin parameters.
 pub(super) const ENCODED_SEMICOLON: &str = "%3B";
 
-/// What servers may take a path for that holds what is ambiguous: each of it decoded, parameters cut off, and all of that.
-/// `reads_semicolons`: encoded ones, too.
+/// All readings of a path with ambiguous parts: each part decoded, parameters cut off, and all
+/// combinations. `reads_semicolons`: an encoded `;` is ambiguous, too.
 pub(super) fn readings(path: &str, ambiguities: &[Ambiguity], reads_semicolons: bool) -> Vec<String> {
     let read = |path: &str, ambiguity: Ambiguity| match ambiguity {
         Ambiguity::EncodedSlash => path.replace("%2F", "/"),
@@ -20,7 +20,7 @@ pub(super) fn readings(path: &str, ambiguities: &[Ambiguity], reads_semicolons: 
     let mut found = vec![path.to_owned()];
     let has_semicolons = reads_semicolons || ambiguities.contains(&Ambiguity::Semicolon);
     if has_semicolons {
-        // Decoded, both are the same; a pattern may have either.
+        // Decoded, both are the same. A pattern may contain either.
         found.push(path.replace(ENCODED_SEMICOLON, ";"));
         found.push(path.replace(';', ENCODED_SEMICOLON));
     }
@@ -32,14 +32,14 @@ pub(super) fn readings(path: &str, ambiguities: &[Ambiguity], reads_semicolons: 
             found.extend(read);
         }
     }
-    // Some merge slashes, some do not.
+    // Some servers merge slashes, some do not.
     let merged: Vec<String> =
         found.iter().filter(|path| path.contains("//")).map(|path| merged(path)).collect();
     found.extend(merged);
     found
 }
 
-/// A path without empty segments but the last.
+/// A path without empty segments, except the last.
 fn merged(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for c in path.chars() {

@@ -1,28 +1,30 @@
-//! Finds the first route of many that a path may take, without asking each.
+//! A prefix index of routes: finds the first of many routes that may match a path, without
+//! comparing each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
-use super::Route;
+use super::compiled::Route;
 
-/// With fewer patterns than this, asking each is as quick.
+/// With fewer patterns it is as fast to compare each.
 const WORTHWHILE: usize = 16;
 
-/// Places of routes in their table, each filed under what its paths begin with.
+/// The positions of routes in their table, filed under the beginning of their paths.
 #[derive(Debug)]
 pub(super) struct PathIndex {
-    /// By the whole path.
+    /// Patterns without a wildcard, by their path.
     exact: HashMap<Box<str>, Vec<usize>, RandomState>,
-    /// By the text that all paths of a pattern begin with, up to its last slash.
+    /// The others, by the text that all paths of the pattern begin with, up to its last slash.
     under: HashMap<Box<str>, Vec<usize>, RandomState>,
-    /// Of the texts in `under`: what is longer is not looked for, however many slashes a path has.
+    /// The length of the longest text in `under`, in bytes. Longer beginnings of a path are not
+    /// searched, however many slashes it has.
     longest: usize,
 }
 
 impl PathIndex {
-    /// An index of these routes; `None` where they have few patterns.
+    /// An index of these routes. `None` where they have few patterns.
     pub(super) fn of(routes: &[Arc<Route>]) -> Option<Self> {
         let patterns: usize = routes.iter().map(|route| route.written.len()).sum();
         (patterns >= WORTHWHILE).then(|| Self::all(routes))
@@ -33,7 +35,8 @@ impl PathIndex {
         for (place, route) in routes.iter().enumerate() {
             for pattern in &route.paths {
                 let places = match pattern.exact() {
-                    // It is compared with another path than the one that is looked for.
+                    // The route compares the pattern with the folded path, not with the searched
+                    // one.
                     _ if route.reading.ignore_case => index.under.entry("".into()).or_default(),
                     Some(path) => index.exact.entry(path.into()).or_default(),
                     None => {
@@ -50,7 +53,8 @@ impl PathIndex {
         index
     }
 
-    /// The first place at which `takes` holds, of all that may: no other route's path matches this one.
+    /// The first position at which `takes` holds, of all whose paths may match. No other route's
+    /// path matches.
     pub(super) fn first(&self, path: &str, takes: impl Fn(usize) -> bool) -> Option<usize> {
         let within = path.as_bytes().iter().take(self.longest).enumerate();
         let slashes = within.filter(|(_, byte)| **byte == b'/').map(|(at, _)| at + 1);
@@ -67,8 +71,8 @@ mod tests {
     use http::Method;
     use proptest::prelude::*;
 
-    use super::super::AskedPath;
-    use super::super::tests::table;
+    use super::super::compiled::AskedPath;
+    use super::super::table::tests::table;
     use super::*;
 
     #[test]
@@ -82,9 +86,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the routes are, the index finds the one that is found by asking each.
+        /// For any routes, the index finds the same one as a comparison of each.
         #[test]
-        fn it_finds_what_asking_each_finds(
+        fn it_finds_the_same_route_as_a_comparison_of_each(
             globs in prop::collection::vec(
                 prop::collection::vec(prop::sample::select(vec!["a", "b", "*", "**", "a*", "?", "{a,b}"]), 1..4),
                 1..12,

@@ -1,33 +1,34 @@
-//! Routes that stand in each other's way: what `check` warns of.
+//! Routes that take requests from each other. `check` warns of them.
 
 use std::sync::Arc;
 
-use super::{Route, RouteTable};
+use super::compiled::Route;
+use super::table::RouteTable;
 use crate::config::Access;
 use crate::path_pattern::PathPattern;
 use crate::permission::Permission;
 
-/// A route that another one keeps requests from that are its own, or may be. By names.
+/// A route that loses requests to another one, or may lose them. All are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shadow<'a> {
-    /// All of them.
+    /// It loses all of its requests: `by` comes first and matches them all.
     Whole { route: &'a str, by: &'a str },
-    /// Some of them, which then need no key.
+    /// It loses some requests to a public route before it: they need no key.
     PublicPart { route: &'a str, by: &'a str },
-    /// None that it matches; but those of `by`, a later one that asks less or lets more through, look like its own to many
-    /// servers when they are written in another way, `how`.
+    /// It loses none that it matches. But many servers read some paths of `by`, a later route that
+    /// requires less or allows more, as paths of this one. `how` names the other spelling.
     Lookalike { route: &'a str, by: &'a str, upstream: &'a str, how: &'static str },
-    /// None that it matches; but `by`, which asks less, leads to the same paths of the upstream, since one of them takes a
-    /// prefix off.
+    /// It loses none that it matches. But `by` requires less and leads to the same paths of the
+    /// upstream, since one of the two routes strips a prefix.
     SecondDoor { route: &'a str, by: &'a str, upstream: &'a str },
 }
 
 impl RouteTable {
-    /// Routes that others stand in the way of.
+    /// All routes that lose requests to others, or may lose them.
     pub(crate) fn shadows(&self) -> impl Iterator<Item = Shadow<'_>> {
         self.routes.iter().enumerate().flat_map(|(index, route)| {
             let before = self.shadow_before(index, route);
-            // A route without requests has none to lose.
+            // A route that loses all requests has none left to lose.
             let behind = match before {
                 Some(Shadow::Whole { .. }) => Vec::new(),
                 _ => self.lookalikes(index, route),
@@ -36,7 +37,7 @@ impl RouteTable {
         })
     }
 
-    /// A route that asks less and leads to paths of this one's upstream that are this one's.
+    /// A route that requires less than this one, and leads to its paths on the same upstream.
     fn second_door<'t>(&'t self, route: &'t Route) -> Option<Shadow<'t>> {
         let own = route.upstream_paths();
         let leads_there = |by: &Route| {
@@ -60,8 +61,8 @@ impl RouteTable {
         Some(Shadow::PublicPart { route: &route.name, by: &by.name })
     }
 
-    /// Later routes of the same upstream that ask less, and take the route's paths where these are written in another way.
-    /// Nothing is told where the configuration says how the upstream reads paths.
+    /// Later routes of the same upstream that require less, and match this route's paths in another
+    /// spelling. None are reported where the configuration defines how the upstream reads paths.
     fn lookalikes<'t>(&'t self, index: usize, route: &'t Route) -> Vec<Shadow<'t>> {
         if route.upstream.reading.is_some() {
             return Vec::new();
@@ -70,7 +71,7 @@ impl RouteTable {
         for (how, spelled) in route.written.iter().flat_map(PathPattern::lookalikes) {
             if found
                 .iter()
-                .any(|shadow| matches!(shadow, Shadow::Lookalike { how: told, .. } if *told == how))
+                .any(|shadow| matches!(shadow, Shadow::Lookalike { how: known, .. } if *known == how))
             {
                 continue;
             }
@@ -95,7 +96,7 @@ impl RouteTable {
     }
 }
 
-/// How much a route asks.
+/// How much a route requires.
 fn rank(access: Access) -> u8 {
     match access {
         Access::Public => 0,
@@ -106,7 +107,7 @@ fn rank(access: Access) -> u8 {
 }
 
 impl Route {
-    /// The paths as upstream gets them.
+    /// The paths as the upstream gets them.
     fn upstream_paths(&self) -> Vec<PathPattern> {
         let Some(prefix) = &self.strip_prefix else { return self.written.clone() };
         let stripped =
@@ -117,7 +118,7 @@ impl Route {
         stripped.filter_map(|rest| PathPattern::parse(rest).ok()).flatten().collect()
     }
 
-    /// Whether it lets somebody in, or something through, that the other one does not.
+    /// Whether it admits a client, or allows a request, that the other one refuses.
     fn asks_less_than(&self, other: &Route) -> bool {
         let quotas = |route: &'_ Route| route.windows.iter().map(|window| window.quota()).collect::<Vec<_>>();
         let is_larger = |most: u64| self.max_body.is_none_or(|own| own > most);
@@ -129,12 +130,13 @@ impl Route {
             || !other.removes.iter().all(|name| self.removes.contains(name))
     }
 
-    /// Whether all requests of another one, in this spelling of its paths, are this one's.
+    /// Whether this route matches all requests of another one, in this spelling of its paths.
     fn takes_all(&self, other: &Route, spelled: &PathPattern) -> bool {
         self.covers_methods_and_hosts(other) && self.paths.iter().any(|own| own.covers(spelled))
     }
 
-    /// Whether all requests that the other one, a later one, matches are this one's. Said only where it is sure.
+    /// Whether this route matches all requests that a later one matches. True only where it is
+    /// certain.
     fn covers(&self, other: &Route) -> bool {
         let is_covered = |path: &PathPattern| self.paths.iter().any(|own| own.covers(path));
         self.covers_methods_and_hosts(other) && other.written.iter().all(is_covered)
@@ -154,13 +156,13 @@ impl Route {
         covers_methods && covers_hosts
     }
 
-    /// Whether some request could be of both.
+    /// Whether some request could match both.
     fn meets(&self, other: &Route) -> bool {
         let meet = |path: &PathPattern| self.paths.iter().any(|own| own.meets(path));
         self.shares_requests(other) && other.written.iter().any(meet)
     }
 
-    /// Whether some method at some host is of both.
+    /// Whether some method and host match both.
     fn shares_requests(&self, other: &Route) -> bool {
         let share_methods = match (&self.methods, &other.methods) {
             (Some(ours), Some(theirs)) => {

@@ -11,9 +11,10 @@ use http_body_util::Empty;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+use super::compiled::Upstream;
 use super::connect::{Connected, connect};
+use super::endpoints::Endpoint;
 use super::socket::Tap;
-use super::{Endpoint, Upstream};
 
 /// Why an endpoint is not well.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ async fn ask(
     path: &PathAndQuery,
     upstream: &Upstream,
 ) -> Result<StatusCode, CheckFailure> {
-    let Connected { socket, is_http2 } = connect(endpoint, false).await.map_err(CheckFailure::Connecting)?;
+    let Connected { socket, protocol } = connect(endpoint, false).await.map_err(CheckFailure::Connecting)?;
     let host = upstream.host.clone().unwrap_or_else(|| endpoint.authority());
     let mut request = Request::new(Empty::<Bytes>::new());
     if let Some(credential) = &upstream.credential {
@@ -68,7 +69,7 @@ async fn ask(
     }
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("bearward-health"));
     let io = TokioIo::new(Tap(socket));
-    if is_http2 {
+    if protocol.has_streams() {
         let scheme = if endpoint.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
         let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path.clone());
         *request.uri_mut() =

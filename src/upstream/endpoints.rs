@@ -9,13 +9,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::{Notify, watch};
 
-use super::Upstream;
 use super::health::Health;
 use super::tls::ClientTls;
 use crate::config;
@@ -69,11 +67,6 @@ impl Endpoint {
 
     pub(crate) fn is_tls(&self) -> bool {
         self.tls.is_some()
-    }
-
-    /// Whether a connection to it can be made within `limit`. It is closed again, and counts for nothing.
-    pub(crate) async fn is_reachable(&self, limit: Duration) -> bool {
-        tokio::time::timeout(limit, super::connect::connect(self, false)).await.is_ok_and(|made| made.is_ok())
     }
 }
 
@@ -346,11 +339,9 @@ impl Endpoints {
     }
 
     /// The endpoints of these upstreams are in use from here on, and no others.
-    pub(crate) fn adopt(&self, upstreams: &[Arc<Upstream>]) {
-        let of_all = upstreams.iter().flat_map(|upstream| {
-            upstream.sets.iter().map(|set| ((upstream.name.to_string(), set.address.clone()), set.clone()))
-        });
-        let adopted = of_all.collect();
+    pub(crate) fn adopt<'s>(&self, in_use: impl Iterator<Item = (&'s str, &'s Arc<EndpointSet>)>) {
+        let adopted =
+            in_use.map(|(upstream, set)| ((upstream.to_owned(), set.address.clone()), set.clone())).collect();
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = adopted;
         self.wake.notify_one();
     }

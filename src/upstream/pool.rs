@@ -4,10 +4,10 @@
 //! Invariant: an HTTP/1.1 connection on which anything at all has arrived since its last answer is never used
 //! again, so no byte of one answer can reach the next caller.
 
+mod idle;
 mod lease;
 mod multiplexed;
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,28 +17,18 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
+use super::bounds::{MAX_HEAD_BYTES, MAX_READ_BYTES};
+use super::compiled::Upstream;
 use super::connect::{Connected, connect, over_tcp};
+use super::connect_error::{ConnectError, is_shortage};
 use super::dial::{attempt_delay, dial};
+use super::endpoints::Endpoint;
 use super::health::AtEndpoint;
 use super::socket::{Socket, Tap};
-use super::unconnected::{LeaseError, is_shortage};
-use super::upload::Upload;
-use super::{Endpoint, Upstream};
-use crate::config::Pool;
+use idle::{ByEndpoint, IdleConnections};
 use lease::Connection;
 pub(crate) use lease::Lease;
-use multiplexed::Multiplexed;
-
-/// Past this, an answer's head is no answer.
-pub(super) const MAX_HEAD_BYTES: usize = 128 * 1024;
-/// A read of a large answer takes this much at once; it starts small and grows only where it pays.
-pub(super) const MAX_READ_BYTES: usize = 256 * 1024;
-/// Requests at once on one HTTP/2 connection, where upstream does not say less.
-const MAX_STREAMS: usize = 100;
-/// What upstream may send of one answer ahead of a slow client.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// Room for all streams at once: a client that stops reading must not hold up the others on its connection.
-pub(super) const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+use multiplexed::{ConnectingTurn, Multiplexed};
 
 /// What a request needs of its connection.
 #[derive(Clone, Copy, Debug)]
@@ -54,39 +44,14 @@ pub(crate) struct Needs {
 /// The connections of one worker, by the endpoint's id.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerPool {
-    idle: Mutex<ByEndpoint<Vec<Idle>>>,
+    idle: Arc<IdleConnections>,
     multiplexed: Mutex<ByEndpoint<Vec<Arc<Multiplexed>>>>,
     /// Held while a connection is made that others may share, so that a burst of requests makes one.
     connecting: Mutex<ByEndpoint<Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// Ids are numbers of ours: nobody chooses them so that they collide.
-type ByEndpoint<T> = HashMap<u64, T, foldhash::fast::RandomState>;
-
 /// An endpoint that can't be connected to, and why.
 type Unreached = (Arc<Endpoint>, io::Error);
-
-/// The right to make a connection that others will share.
-type ConnectingTurn = tokio::sync::OwnedMutexGuard<()>;
-
-/// An HTTP/1.1 connection between two requests.
-#[derive(Debug)]
-struct Idle {
-    sender: http1::SendRequest<Upload>,
-    socket: Arc<Socket>,
-    since: Instant,
-    made: Instant,
-    limits: Pool,
-}
-
-impl Idle {
-    /// Whether it may serve another request, as far as time tells.
-    fn is_fresh(&self) -> bool {
-        let now = Instant::now();
-        now.saturating_duration_since(self.since) < self.limits.idle
-            && now.saturating_duration_since(self.made) < self.limits.max_age
-    }
-}
 
 impl WorkerPool {
     /// A connection to this endpoint that is there and alive; `None` where there is none.
@@ -99,8 +64,8 @@ impl WorkerPool {
         if needs.new {
             return None;
         }
-        let way = self.way(upstream, endpoint, needs)?;
-        Some(self.leased(way, true, endpoint.health.enter(), upstream, endpoint))
+        let connection = self.kept(upstream, endpoint, needs)?;
+        Some(self.leased(connection, true, endpoint.health.enter(), upstream, endpoint))
     }
 
     /// A new connection to this endpoint or, where it is an address of a name and can't be connected to soon, to another
@@ -118,7 +83,7 @@ impl WorkerPool {
         needs: Needs,
         limit: Duration,
         tried: &mut Vec<Arc<Endpoint>>,
-    ) -> Result<Lease, LeaseError> {
+    ) -> Result<Lease, ConnectError> {
         let at = endpoint.health.enter();
         let may_share = !needs.http1 && endpoint.may_speak_http2() && !endpoint.chose_http1();
         let turn = match may_share {
@@ -126,7 +91,7 @@ impl WorkerPool {
                 Ok(turn) => Some(turn),
                 Err(_elapsed) => {
                     tried.push(endpoint.clone());
-                    return Err(LeaseError::Waiting);
+                    return Err(ConnectError::Waiting);
                 }
             },
             false => None,
@@ -134,9 +99,9 @@ impl WorkerPool {
         // Whoever had the turn before may have made one.
         if may_share
             && !needs.new
-            && let Some(way) = self.way(upstream, endpoint, needs)
+            && let Some(connection) = self.kept(upstream, endpoint, needs)
         {
-            return Ok(self.leased(way, true, at, upstream, endpoint));
+            return Ok(self.leased(connection, true, at, upstream, endpoint));
         }
         let delay = |count| attempt_delay(limit, count);
         let connecting = async {
@@ -150,10 +115,10 @@ impl WorkerPool {
         };
         let connected = timeout(limit, connecting).await;
         let connected = connected.unwrap_or_else(|_| Err((endpoint.clone(), io::ErrorKind::TimedOut.into())));
-        let (way, reached) = match connected {
+        let (connection, reached) = match connected {
             Ok(connected) => connected,
             Err((failed, error)) => {
-                let error = LeaseError::Connecting(error);
+                let error = ConnectError::Connecting(error);
                 // A server that has no HTTP/1.1 for an upgrade is well otherwise, and one that we have no socket for was
                 // not asked.
                 if !needs.http1 && !error.is_not_its_fault() {
@@ -164,14 +129,12 @@ impl WorkerPool {
             }
         };
         let at = if Arc::ptr_eq(&reached, endpoint) { at } else { reached.health.enter() };
-        Ok(self.leased(way, false, at, upstream, &reached))
+        Ok(self.leased(connection, false, at, upstream, &reached))
     }
 
     /// Closes all connections that wait for a request. Says whether there were any.
     async fn let_go(&self) -> bool {
-        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
-        let has_any = idle.values().any(|connections| !connections.is_empty());
-        drop(idle);
+        let has_any = self.idle.close_all();
         // Each is closed by a task of its own.
         tokio::task::yield_now().await;
         has_any
@@ -193,59 +156,45 @@ impl WorkerPool {
             false => connect_to_one_of(upstream, endpoint, stand_ins, needs, delay, tried).await?,
         };
         let failed = |error| (reached.clone(), error);
-        let Connected { socket, is_http2 } = connected.map_err(failed)?;
+        let Connected { socket, protocol } = connected.map_err(failed)?;
         if !needs.http1 {
-            reached.is_http1.store(!is_http2, Ordering::Relaxed);
+            reached.is_http1.store(!protocol.has_streams(), Ordering::Relaxed);
         }
-        if !is_http2 {
+        if !protocol.has_streams() {
             return Ok((start_http1(socket).await.map_err(failed)?, reached));
         }
-        let place = Multiplexed::start(socket, upstream.pool, turn).await.map_err(failed)?;
+        let permit = Multiplexed::start(socket, upstream.pool, turn).await.map_err(failed)?;
         let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(reached.id).or_default().push(place.on.clone());
-        Ok((Connection::Http2 { place: Arc::new(place), copy: None }, reached))
+        all.entry(reached.id).or_default().push(permit.on.clone());
+        Ok((Connection::Http2 { permit: Arc::new(permit), copy: None }, reached))
     }
 
     fn leased(
         self: &Arc<Self>,
-        way: Connection,
+        connection: Connection,
         is_reused: bool,
         at: AtEndpoint,
         upstream: &Arc<Upstream>,
         endpoint: &Arc<Endpoint>,
     ) -> Lease {
-        let (endpoint, upstream, pool) = (endpoint.clone(), upstream.clone(), self.clone());
-        Lease { way, is_reused, may_be_kept: true, at, endpoint, upstream, pool }
+        let (endpoint, upstream, idle) = (endpoint.clone(), upstream.clone(), self.idle.clone());
+        Lease { connection, is_reused, may_be_kept: true, at, endpoint, upstream, idle }
     }
 
-    fn way(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Connection> {
+    fn kept(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Connection> {
         let multiplexed = (endpoint.may_speak_http2() && !needs.http1)
-            .then(|| self.place(upstream, endpoint, needs))
+            .then(|| self.shared(upstream, endpoint, needs))
             .flatten();
-        multiplexed.or_else(|| self.idle(endpoint))
-    }
-
-    /// The HTTP/1.1 connection that was used last, of those that are alive.
-    fn idle(&self, endpoint: &Endpoint) -> Option<Connection> {
-        loop {
-            let candidate = {
-                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                idle.get_mut(&endpoint.id)?.pop()?
-            };
-            if candidate.is_fresh() && candidate.sender.is_ready() && candidate.socket.is_quiet() {
-                let Idle { sender, socket, made, .. } = candidate;
-                return Some(Connection::Http1 { written_before: socket.written(), sender, socket, made });
-            }
-        }
+        multiplexed.or_else(|| self.idle.take(endpoint).map(Connection::from))
     }
 
     /// A place on the first HTTP/2 connection that has one. A request with a body gets none where the bodies that are
     /// there already have used up what upstream takes, unless there are as many connections as may be.
-    fn place(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Connection> {
+    fn shared(&self, upstream: &Upstream, endpoint: &Endpoint, needs: Needs) -> Option<Connection> {
         let multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         let all = multiplexed.get(&endpoint.id)?;
         let open = || all.iter().filter(|connection| connection.is_open());
-        let place = match needs.body {
+        let permit = match needs.body {
             false => open().find_map(Multiplexed::enter),
             true => {
                 let mut with_room = open().filter(|connection| connection.takes_bodies());
@@ -254,7 +203,7 @@ impl WorkerPool {
                 first.or_else(|| is_full().then(|| open().find_map(Multiplexed::enter)).flatten())
             }
         };
-        place.map(|place| Connection::Http2 { place: Arc::new(place), copy: None })
+        permit.map(|permit| Connection::Http2 { permit: Arc::new(permit), copy: None })
     }
 
     fn turn(&self, endpoint: &Endpoint) -> Arc<tokio::sync::Mutex<()>> {
@@ -264,12 +213,7 @@ impl WorkerPool {
 
     /// Closes what has been idle for too long. Called now and then by the worker.
     pub(crate) fn sweep(&self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        for connections in idle.values_mut() {
-            connections.retain(|idle| idle.is_fresh() && !idle.sender.is_closed());
-        }
-        idle.retain(|_, connections| !connections.is_empty());
-        drop(idle);
+        self.idle.sweep();
         let mut multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         for connections in multiplexed.values_mut() {
             connections.retain(|connection| connection.is_open() && !connection.is_idle_for_too_long());
@@ -300,7 +244,7 @@ async fn connect_to_one_of(
     for (index, error) in failed {
         let Some(candidate) = candidates.get(index) else { continue };
         if is_noted(index) && !is_shortage(&error) {
-            upstream.note_failure(candidate, &LeaseError::Connecting(error));
+            upstream.note_failure(candidate, &ConnectError::Connecting(error));
         }
         if dialled.is_err() {
             tried.push(candidate.clone());

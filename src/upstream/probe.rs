@@ -12,9 +12,11 @@ use http::header::CONTENT_LENGTH;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::compiled::Upstream;
 use super::connect::{Connected, connect};
+use super::endpoints::Endpoint;
 use super::socket::Tap;
-use super::{Endpoint, Upstream};
+
 use crate::config;
 
 /// The longest wait for the answer to one request.

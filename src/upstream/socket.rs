@@ -14,8 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use super::pool::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_READ_BYTES};
+use super::bounds::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_READ_BYTES};
 use super::window::Window;
+use crate::protocol::Protocol;
 
 /// Silence on a connection before the kernel probes it.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
@@ -83,15 +84,15 @@ pub(super) fn watch_over(socket: &SockRef<'_>) -> io::Result<()> {
 }
 
 impl Socket {
-    pub(super) fn new(stream: Stream, is_http2: bool) -> Self {
+    pub(super) fn new(stream: Stream, protocol: Protocol) -> Self {
         Socket {
             stream: Mutex::new(stream),
             written: AtomicU64::new(0),
-            room: AtomicUsize::new(if is_http2 { HTTP2_ROOM } else { usize::MAX }),
+            room: AtomicUsize::new(if protocol.has_streams() { HTTP2_ROOM } else { usize::MAX }),
             is_recording: AtomicBool::new(false),
             record: Mutex::default(),
             is_patient: AtomicBool::new(false),
-            window: is_http2.then(Mutex::default),
+            window: protocol.has_streams().then(Mutex::default),
         }
     }
 
@@ -292,7 +293,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         watch_over(&SockRef::from(&stream)).unwrap();
-        let socket = Socket::new(Stream::Tcp(stream), false);
+        let socket = Socket::new(Stream::Tcp(stream), Protocol::Http11);
         let waits = || socket.look(|socket| socket.tcp_user_timeout().unwrap().unwrap());
         assert_eq!(waits(), USER_TIMEOUT);
         socket.expects_head(false);

@@ -18,7 +18,7 @@ use crate::digest::Sha256;
 use crate::pem;
 use crate::regular_file;
 pub(crate) use pinned::Doubt;
-use pinned::{Pinned, VeryCertificate};
+use pinned::{Pinned, Trust, VeryCertificate};
 
 /// An upstream's TLS, ready for use. Two are equal if they came from the same files with the same content.
 #[derive(Clone)]
@@ -89,19 +89,6 @@ impl ClientTls {
     pub(super) fn name_for(&self, host: &str) -> Option<ServerName<'static>> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         self.server_name.clone().or_else(|| ServerName::try_from(bare.to_owned()).ok())
-    }
-}
-
-/// What a server's certificate may be of.
-struct Trust {
-    roots: Arc<RootCertStore>,
-    pinned: Pinned,
-}
-
-impl Trust {
-    /// The certificates of a file: each an authority, or the server's very own.
-    fn of_file(path: &Path) -> Result<Self, Fault> {
-        Ok(Trust { roots: pem::authorities(path)?, pinned: pem::certificates(path)?.into() })
     }
 }
 

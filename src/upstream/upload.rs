@@ -260,7 +260,8 @@ impl Uploading {
         }
         self.progress.moved(MOVING);
         // Nothing comes behind trailers, and nobody asks for it.
-        if self.has_ended() || frame.is_trailers() {
+        let is_last = self.has_ended() || frame.is_trailers();
+        if is_last {
             self.activity.body_read();
         }
         let frame = match frame.into_trailers() {
@@ -268,6 +269,9 @@ impl Uploading {
             Err(data) => data,
         };
         self.tap.frame(&frame);
+        if is_last {
+            self.tap.ended(BodyEnd::Complete);
+        }
         Poll::Ready(Some(Ok(frame)))
     }
 
@@ -325,10 +329,6 @@ pub(crate) fn filtered(trailers: HeaderMap, keeps: impl Fn(&HeaderName) -> bool)
 
 impl Drop for Uploading {
     fn drop(&mut self) {
-        // hyper drops a body without a frame left instead of polling it once more.
-        if self.has_ended() {
-            self.tap.ended(BodyEnd::Complete);
-        }
         if let Some(unread) = self.received.take() {
             self.body.put_back(unread);
         }

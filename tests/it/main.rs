@@ -13,6 +13,7 @@
 
 mod admin;
 mod answers;
+mod bodies;
 mod broken_upstreams;
 mod commands;
 mod configurations;

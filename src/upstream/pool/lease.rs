@@ -9,19 +9,21 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 
+use super::idle::{Idle, IdleConnections};
 use super::multiplexed::StreamPermit;
-use super::{Idle, WorkerPool};
+
 use crate::protocol::Protocol;
+use crate::upstream::compiled::Upstream;
+use crate::upstream::endpoints::Endpoint;
 use crate::upstream::exchange::{Answer, Body, Sent};
 use crate::upstream::health::AtEndpoint;
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::Upload;
-use crate::upstream::{Endpoint, Upstream};
 
 /// A connection in use by one request. Unless it is given back, dropping it closes it, or ends its stream.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    pub(super) way: Connection,
+    pub(super) connection: Connection,
     /// Whether it served a request before, so that it may have died unseen.
     pub(crate) is_reused: bool,
     /// Whether another request may follow on the connection.
@@ -29,7 +31,7 @@ pub(crate) struct Lease {
     pub(super) at: AtEndpoint,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) upstream: Arc<Upstream>,
-    pub(super) pool: Arc<WorkerPool>,
+    pub(super) idle: Arc<IdleConnections>,
 }
 
 #[derive(Debug)]
@@ -42,16 +44,23 @@ pub(super) enum Connection {
         made: Instant,
     },
     Http2 {
-        place: Arc<StreamPermit>,
+        permit: Arc<StreamPermit>,
         /// The headers of a request that may be sent again.
         copy: Option<HeaderMap>,
     },
 }
 
+impl From<Idle> for Connection {
+    fn from(idle: Idle) -> Self {
+        let Idle { sender, socket, made, .. } = idle;
+        Connection::Http1 { written_before: socket.written(), sender, socket, made }
+    }
+}
+
 impl Lease {
     /// The protocol of the connection.
     pub(crate) fn protocol(&self) -> Protocol {
-        Protocol::of_connection(matches!(self.way, Connection::Http2 { .. }))
+        Protocol::of_connection(matches!(self.connection, Connection::Http2 { .. }))
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -68,7 +77,7 @@ impl Lease {
     ) -> impl Future<Output = Sent> + use<'_> {
         // Only a connection that was used before may have been closed unseen.
         let is_kept = is_repeatable && self.is_reused;
-        match &mut self.way {
+        match &mut self.connection {
             Connection::Http1 { sender, socket, .. } => {
                 socket.expects_head(is_kept);
                 request.body_mut().may_wait(socket, limit);
@@ -80,13 +89,13 @@ impl Lease {
                     outcome(sent, Protocol::Http11)
                 }))
             }
-            Connection::Http2 { place, copy } => {
+            Connection::Http2 { permit, copy } => {
                 *copy = is_kept.then(|| request.headers().clone());
                 // An upload that upstream takes no more of still has its stream, whatever became of the answer.
-                request.body_mut().hold(place.clone());
-                let answer = place.on.sender.clone().try_send_request(request);
+                request.body_mut().hold(permit.clone());
+                let answer = permit.on.sender.clone().try_send_request(request);
                 Either::Right(answer.map(|sent| {
-                    place.on.socket.progressed();
+                    permit.on.socket.progressed();
                     outcome(sent, Protocol::Http2)
                 }))
             }
@@ -95,7 +104,7 @@ impl Lease {
 
     /// The headers of a repeatable request that was sent on this connection, for which nothing at all came back.
     pub(crate) fn take_unanswered(&mut self) -> Option<HeaderMap> {
-        match &mut self.way {
+        match &mut self.connection {
             Connection::Http1 { socket, .. } => headers_of(&socket.take_unanswered()?),
             Connection::Http2 { copy, .. } => copy.take(),
         }
@@ -103,15 +112,15 @@ impl Lease {
 
     /// A frame of the answer has come.
     pub(crate) fn progressed(&self) {
-        if let Connection::Http2 { place, .. } = &self.way {
-            place.on.socket.progressed();
+        if let Connection::Http2 { permit, .. } = &self.connection {
+            permit.on.socket.progressed();
         }
     }
 
     /// Whether upstream may have acted on this request: whether any byte of it was written. On a connection that
     /// others write to as well, it is said to be so once it was begun.
     pub(crate) fn has_written(&self) -> bool {
-        match &self.way {
+        match &self.connection {
             Connection::Http1 { socket, written_before, .. } => socket.written() > *written_before,
             Connection::Http2 { .. } => true,
         }
@@ -124,9 +133,9 @@ impl Lease {
 
     /// The answer is whole: the connection may serve the next request, if it is still one.
     pub(crate) fn give_back(self) {
-        let (sender, socket, made) = match self.way {
+        let (sender, socket, made) = match self.connection {
             Connection::Http1 { sender, socket, made, .. } => (sender, socket, made),
-            Connection::Http2 { place, .. } => return place.note_whole(),
+            Connection::Http2 { permit, .. } => return permit.note_whole(),
         };
         let limits = self.upstream.pool;
         if !self.may_be_kept || sender.is_closed() {
@@ -136,11 +145,7 @@ impl Lease {
         if since.saturating_duration_since(made) >= limits.max_age {
             return;
         }
-        let mut idle = self.pool.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let connections = idle.entry(self.endpoint.id).or_default();
-        if connections.len() < limits.max_idle {
-            connections.push(Idle { sender, socket, since, made, limits });
-        }
+        self.idle.keep(&self.endpoint, Idle { sender, socket, since, made, limits });
     }
 
     /// The connection is a tunnel from here on; what is left of the lease is the place at its endpoint.

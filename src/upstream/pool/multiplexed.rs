@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::{CONNECTION_WINDOW, ConnectingTurn, MAX_HEAD_BYTES, MAX_STREAMS, STREAM_WINDOW};
 use crate::config::Pool;
+use crate::upstream::bounds::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, STREAM_WINDOW};
 use crate::upstream::socket::{Socket, Tap};
 use crate::upstream::upload::Upload;
 
@@ -25,6 +25,9 @@ const SETTINGS_POLLS: usize = 500;
 /// Streams that were given up before a connection takes no more requests. Servers end one on which many were, with whatever else is
 /// on it: Envoy after 500, and a caller who cancels all that he asks for would have it end for all others.
 const MAX_GIVEN_UP: usize = 64;
+
+/// The right to make a connection that others will share.
+pub(super) type ConnectingTurn = tokio::sync::OwnedMutexGuard<()>;
 
 /// An HTTP/2 connection.
 #[derive(Debug)]

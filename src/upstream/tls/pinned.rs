@@ -4,6 +4,7 @@
 //! Invariant: the name, the time and the signature of the handshake are verified for these as for all others; what falls
 //! away is the chain alone.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -11,14 +12,29 @@ use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::Trust;
+use crate::config::fault::Fault;
+use crate::pem;
 
 /// Certificates that are trusted as they are.
 pub(super) type Pinned = Arc<[CertificateDer<'static>]>;
+
+/// The authorities that a server's certificate may be signed by, and the certificates that are
+/// trusted as they are.
+pub(super) struct Trust {
+    pub(super) roots: Arc<RootCertStore>,
+    pub(super) pinned: Pinned,
+}
+
+impl Trust {
+    /// The certificates of a file: each an authority, or the server's very own.
+    pub(super) fn of_file(path: &Path) -> Result<Self, Fault> {
+        Ok(Trust { roots: pem::authorities(path)?, pinned: pem::certificates(path)?.into() })
+    }
+}
 
 /// Accepts a certificate that is pinned, and all that webpki accepts.
 #[derive(Debug)]
@@ -175,7 +191,7 @@ mod tests {
     }
 
     fn verifier(pinned: &CertificateDer<'static>) -> VeryCertificate {
-        let mut roots = rustls::RootCertStore::empty();
+        let mut roots = RootCertStore::empty();
         roots.add(pinned.clone()).unwrap();
         let trust = Trust { roots: Arc::new(roots), pinned: vec![pinned.clone()].into() };
         VeryCertificate::new(&trust, &Arc::new(rustls::crypto::aws_lc_rs::default_provider())).unwrap()

@@ -5,19 +5,19 @@ use std::io;
 
 /// Why there is no connection.
 #[derive(Debug)]
-pub(crate) enum LeaseError {
+pub(crate) enum ConnectError {
     /// Another request has been making one for too long.
     Waiting,
     /// None could be made.
     Connecting(io::Error),
 }
 
-impl LeaseError {
+impl ConnectError {
     /// Whether the endpoint was not even asked.
     pub(crate) fn is_not_its_fault(&self) -> bool {
         match self {
-            LeaseError::Waiting => true,
-            LeaseError::Connecting(error) => is_shortage(error),
+            ConnectError::Waiting => true,
+            ConnectError::Connecting(error) => is_shortage(error),
         }
     }
 }
@@ -30,26 +30,26 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     code.is_some_and(|code| shortages.contains(&code))
 }
 
-impl From<io::Error> for LeaseError {
+impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
-        LeaseError::Connecting(error)
+        ConnectError::Connecting(error)
     }
 }
 
-impl From<LeaseError> for io::Error {
-    fn from(error: LeaseError) -> Self {
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> Self {
         match error {
-            LeaseError::Waiting => io::ErrorKind::TimedOut.into(),
-            LeaseError::Connecting(error) => error,
+            ConnectError::Waiting => io::ErrorKind::TimedOut.into(),
+            ConnectError::Connecting(error) => error,
         }
     }
 }
 
-impl fmt::Display for LeaseError {
+impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LeaseError::Waiting => f.write_str("another request has been connecting for too long"),
-            LeaseError::Connecting(error) => error.fmt(f),
+            ConnectError::Waiting => f.write_str("another request has been connecting for too long"),
+            ConnectError::Connecting(error) => error.fmt(f),
         }
     }
 }
