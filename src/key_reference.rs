@@ -36,7 +36,7 @@ fn wanted(field: &Field) -> Value {
         }
         Form::Words => json!({"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}),
         Form::Pairs => json!({"type": "object", "additionalProperties": {"type": "string"}}),
-        Form::KeyId | Form::Hash | Form::Secrets => panic!("{}: nobody may set it", field.name),
+        Form::KeyId | Form::Hash | Form::Secrets => panic!("{}: no caller may set it", field.name),
     };
     schema["description"] = json!(field.about);
     schema

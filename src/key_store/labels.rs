@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use crate::keys::record::KeyRecord;
 use crate::keys::{Draft, KeyHash};
 
-/// Makes labels, keyed by chance: nobody outside can make two texts look alike.
+/// Makes labels, with a random key, so that no client can construct two texts with one label.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hashing {
     labels: RandomState,

@@ -1,4 +1,4 @@
-//! A store that is checked and counted, and serves nobody: for commands, which need no cache.
+//! A store that is checked and counted, without a cache: for commands.
 
 use std::collections::HashSet;
 
