@@ -1,8 +1,8 @@
-"""bearward beside nginx and HAProxy: one upstream, one work, rounds in which each has its turn in random order.
+"""Comparison of bearward with nginx and HAProxy: same upstream and work, random order in a round.
 
-Prints a table of ratios, and writes them with every single figure into target/bench/bench.json and docs/bench.svg.
-`--minutes` is for all scenarios together: rounds go to the scenario whose ratios are the least sure, until the 95%
-interval of each is within 3% of it, or the time is over.
+Prints a table of ratios. Writes all figures to target/bench/bench.json, and a picture with `--svg`.
+`--minutes` is the time for all scenarios together. Each round goes to the scenario with the widest
+95% interval, until the interval of every ratio is within 3%, or the time is over.
 """
 
 import argparse
@@ -26,7 +26,10 @@ CLOSE = '"close"'
 
 
 class Scenario:
-    """A load, and how many workers the subjects have; `figures`: what is compared (all are better when smaller)."""
+    """A load and the number of workers of each subject.
+
+    `figures` are the compared values; for all of them, smaller is better.
+    """
 
     def __init__(self, name, title, load, workers=1, seconds=2, figures=("cpu",), aims=None):
         self.name, self.title, self.load, self.workers, self.seconds = name, title, load, workers, seconds
@@ -36,12 +39,12 @@ class Scenario:
         return [outcomes[subject].get(figure) for outcomes in self.rounds]
 
     def ratios(self, figure):
-        """By name of the pair."""
+        """Ratio of each pair of subjects, by the names of the pair."""
         pairs = [("bearward", "nginx"), ("bearward", "haproxy"), ("nginx-copy", "nginx")]
         return {pair: ratio(self.values(pair[0], figure), self.values(pair[1], figure)) for pair in pairs}
 
     def spread(self):
-        """Of the least sure of its ratios."""
+        """Largest relative half-width of the 95% intervals of its ratios."""
         if not self.rounds:
             return 2.0
         found = (pair for figure in self.figures for pair in self.ratios(figure).values())
@@ -49,7 +52,7 @@ class Scenario:
 
 
 def scenarios():
-    """All of them. The aims are what this project holds itself to: against nginx, against HAProxy."""
+    """All scenarios. `aims` are the project's goals: ratio to nginx, ratio to HAProxy."""
     get = loads.get
     return [
         Scenario("plain", "small GET", get, aims={"cpu": (0.92, 0.92)}),
@@ -71,7 +74,7 @@ def scenarios():
 
 
 def cores(workers):
-    """Those of the subjects, and those of the load and the origin: apart where there is one worker."""
+    """Cores of the subjects, and of load and origin. With one worker, the two are disjoint."""
     return ([1], [0]) if workers == 1 else (list(range(workers)), list(range(workers)))
 
 
@@ -92,13 +95,14 @@ def one_round(scenario, subjects, origin):
 
 
 def measure(chosen, minutes, directory):
-    """Rounds for all, then for the least sure."""
+    """Five rounds of each scenario, then rounds of the scenario with the widest interval."""
     origin = Origin(directory, cores(1)[1])
     subjects, memory = {}, {}
     for workers in sorted({s.workers for s in chosen}):
         subjects[workers] = start(directory, workers, origin)
         if workers == 1:
-            # Before there is a second bearward, which would share the pages of the binary, as nginx does with its copy.
+            # Measured before a second bearward runs: processes of one binary share its pages, as
+            # nginx and its copy do.
             time.sleep(3)
             memory = {s.name: s.process.pss_kib() for s in subjects[workers]}
     end = time.monotonic() + minutes * 60
@@ -139,8 +143,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = scenarios()
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--only", default="", help="of " + ",".join(scenario.name for scenario in known))
-    parser.add_argument("--svg", type=pathlib.Path, help="where the picture goes")
+    parser.add_argument("--only", default="", help="some of " + ",".join(scenario.name for scenario in known))
+    parser.add_argument("--svg", type=pathlib.Path, help="file to write the picture to")
     arguments = parser.parse_args()
     chosen = [one for one in known if not arguments.only or one.name in arguments.only.split(",")]
     with tempfile.TemporaryDirectory(prefix="bearward-bench-") as directory:

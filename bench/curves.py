@@ -1,6 +1,6 @@
-"""How bearward's cost grows: CPU a request, and memory, by connections, keys, routes and kinds of upstream.
+"""Growth of bearward's cost: CPU per request and memory, by connections, keys, routes and upstream.
 
-Each figure is the median ratio of paired rounds to the same server at its smallest; it needs no peer.
+Each figure is the median ratio of paired rounds: the server against itself at the smallest size.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SECONDS = 2
 
 
 def compared(subjects, origin, rounds, load=loads.get, around=None, **options):
-    """CPU a request of each, round by round; `around`: what stands open meanwhile, by name."""
+    """CPU per request of each subject, one value per round. `around`: context managers, by name."""
     values = {name: [] for name in subjects}
     for _ in range(rounds):
         for name in random.sample(list(subjects), len(subjects)):
@@ -33,28 +33,29 @@ def compared(subjects, origin, rounds, load=loads.get, around=None, **options):
     return values
 
 
-def tell(title, values):
+def report(title, values):
+    """Prints the median and the ratio to the first subject; returns both by name."""
     first = next(iter(values))
-    told = {}
+    results = {}
     for name, own in values.items():
         one = ratio(own, values[first])
-        told[name] = {"cpu_us": statistics.median(own), "ratio": one.median, "spread": one.spread}
+        results[name] = {"cpu_us": statistics.median(own), "ratio": one.median, "spread": one.spread}
         print(
             f"{title:28} {name:>12}  {statistics.median(own):6.1f} µs  {one.median:.2f} of {first} ±{one.spread:.0%}",
             flush=True,
         )
-    return told
+    return results
 
 
 def connections(directory, origin, rounds):
-    """The same load on 64 connections while so many others are open and idle, each after one answer."""
+    """The same load on 64 connections, beside idle connections that have had one answer each."""
     subject = Bearward("connections", directory, origin, 1, [1])
-    # Where `ulimit -n` is 20,000, it carries 9,936 connections and their way to upstream.
+    # `ulimit -n` of 20,000 allows 9,936 connections and as many to upstream.
     counts = [0, 1000, 9000]
     subjects = {str(count): subject for count in counts}
     around = {str(count): lambda count=count: settled(subject, count) for count in counts if count}
     try:
-        return tell("idle connections", compared(subjects, origin, rounds, around=around))
+        return report("idle connections", compared(subjects, origin, rounds, around=around))
     finally:
         subject.end()
 
@@ -62,7 +63,7 @@ def connections(directory, origin, rounds):
 @contextlib.contextmanager
 def settled(subject, count, tls=False):
     with loads.idle_connections(subject, count, [0], tls=tls):
-        # Connections come to rest, and the allocator gives back what is free.
+        # Idle connections release their buffers, and the allocator returns free memory.
         time.sleep(6)
         yield
 
@@ -74,15 +75,15 @@ def of_kind(title, directory, origin, rounds, kinds, **options):
         for name, given in kinds.items()
     }
     try:
-        return tell(title, compared(subjects, origin, rounds, **options))
+        return report(title, compared(subjects, origin, rounds, **options))
     finally:
         for subject in subjects.values():
             subject.end()
 
 
 def memory(directory, origin):
-    """PSS at start, and what an idle connection adds after one answer."""
-    told = {}
+    """PSS at start, and the memory per idle connection after one answer."""
+    results = {}
     for kind, name in ((Bearward, "bearward"), (Nginx, "nginx")):
         for tls in (False, True):
             subject = kind(f"memory-{name}-{'tls' if tls else 'plain'}", directory, origin, 1, [1])
@@ -97,12 +98,12 @@ def memory(directory, origin):
             finally:
                 subject.end()
             label = f"{name} {'TLS' if tls else 'plain'}"
-            told[label] = {"start_kib": before, "bytes_a_connection": each, "after_kib": after}
+            results[label] = {"start_kib": before, "bytes_a_connection": each, "after_kib": after}
             print(
                 f"memory {label:16} start {before / 1000:5.1f} MB   a connection {each / 1000:5.1f} KB   after {after / 1000:5.1f} MB",
                 flush=True,
             )
-    return told
+    return results
 
 
 def main():
@@ -132,12 +133,12 @@ def main():
         }
         try:
             chosen = arguments.only.split(",") if arguments.only else curves
-            told = {name: curves[name]() for name in chosen}
+            results = {name: curves[name]() for name in chosen}
         finally:
             origin.end()
     out = ROOT / "target/bench/curves.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(told, indent=1))
+    out.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Server-sent events for the bench: a server that sends them at a steady rate, and a reader that counts them.
+"""Server-sent events for the bench: a server with a steady rate, and a reader that counts events.
 
 events.py serve PORT
-events.py read URL STREAMS SECONDS TOKEN     prints the events that came in the window, and their bytes
+events.py read URL STREAMS SECONDS TOKEN     prints number and bytes of events in the window
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 EVENT = b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" word"}}]}\n\n'
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-# Each stream gets an event every 10 ms; the streams take turns, so that as many come in each millisecond.
-TURNS = 10
+# Each stream gets an event every 10 ms, a tenth of the streams in each millisecond.
+TICKS_PER_EVENT = 10
 
 
 async def serve(port):
@@ -32,12 +32,12 @@ async def serve(port):
             writer.close()
 
     async def tick():
-        turn, due = 0, time.monotonic()
+        elapsed, due = 0, time.monotonic()
         while True:
             due += 0.001
-            turn += 1
+            elapsed += 1
             for number, writer in enumerate(list(streams)):
-                if (number + turn) % TURNS == 0:
+                if (number + elapsed) % TICKS_PER_EVENT == 0:
                     writer.write(CHUNK)
             await asyncio.sleep(max(0, due - time.monotonic()))
 
@@ -67,7 +67,7 @@ async def read(url, streams, seconds, token):
     loop = asyncio.get_running_loop()
     for _ in range(streams):
         await loop.create_connection(lambda: Reader(ask), url.hostname, url.port, ssl=tls)
-    # Whoever started this reads the line, and what the server has used so far.
+    # The parent process reads this line, and then the server's CPU time so far.
     print("begun", flush=True)
     await asyncio.sleep(0.2)
     Reader.events = Reader.size = 0

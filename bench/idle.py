@@ -1,4 +1,4 @@
-"""Opens connections, has one answer on each, says `open`, and holds them until it is ended.
+"""Idle connections: opens them, reads one answer on each, prints `open`, and holds them.
 
 idle.py PORT COUNT TOKEN plain|tls
 """
@@ -13,9 +13,9 @@ ASK = f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {tok
 tls = ssl._create_unverified_context()
 held = []
 for number in range(count):
-    # More than one address of loopback, so that no range of ports is a limit.
+    # Several loopback addresses: the ephemeral ports of one would not suffice.
     connection = socket.create_connection(("127.0.0.1", port), source_address=(f"127.0.1.{1 + number % 8}", 0))
-    # One that is not served is a fault of the measurement, and told.
+    # A connection without an answer would falsify the measurement, so it is an error.
     connection.settimeout(20)
     if kind == "tls":
         connection = tls.wrap_socket(connection)

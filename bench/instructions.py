@@ -1,6 +1,7 @@
-"""Instructions in user space that a request or an event costs, counted by callgrind: the steadiest figure there is.
+"""Instructions in user space per request or event, counted by callgrind.
 
-What the kernel does is not in it, nor what a cache miss costs. The profiles stay in target/bench for `callgrind_annotate`.
+The count varies less between runs than any time. It excludes the kernel and the cost of cache
+misses. The profiles stay in target/bench for `callgrind_annotate`.
 """
 
 import argparse
@@ -16,12 +17,13 @@ import loads
 from subjects import ROOT, Bearward, HaProxy, Nginx, Origin
 
 OUT = ROOT / "target/bench"
-# Valgrind runs some 50 times slower: these few streams leave it idle most of the time, so that it reads each event alone.
+# Under valgrind, a server is some 50 times slower. With so few streams it is mostly
+# idle, so it reads events one by one.
 STREAMS = 8
 
 
 def under_callgrind(kind):
-    """The same subject, in valgrind's hands. It starts without counting."""
+    """A class of the subject under callgrind. It starts with counting off."""
 
     class Counted(kind):
         def command(self):
@@ -31,7 +33,7 @@ def under_callgrind(kind):
                 "--instr-atstart=no",
                 f"--callgrind-out-file={self.directory}/out.%p",
             ]
-            # Valgrind's hand does not reach the workers that nginx forks.
+            # Counting can't be switched on in workers that nginx forks.
             alone = ["-g", "master_process off;"] if kind is Nginx else []
             return [*valgrind, *super().command(), *alone]
 
@@ -41,7 +43,7 @@ def under_callgrind(kind):
                 subprocess.run(switch, capture_output=True, timeout=60)
 
         def counted(self):
-            """What all its processes have counted; the largest one's profile."""
+            """Instructions of all its processes, and the largest profile."""
             self.end()
             totals = {}
             for profile in self.directory.glob("out.*"):
@@ -53,7 +55,7 @@ def under_callgrind(kind):
 
 
 def requests_under(subject, seconds, **options):
-    """Counts for some seconds of a load of wrk; returns how many requests came in them."""
+    """Counts during a load of wrk; returns the number of requests in that time."""
     driving = loads.Wrk(subject, [0], seconds, **options)
     time.sleep(1)
     subject.count(True)
@@ -68,7 +70,7 @@ def requests_under(subject, seconds, **options):
 
 
 def events_under(subject, seconds):
-    """Counts for some seconds of open streams; returns how many events came in them."""
+    """Counts while streams are open; returns the number of events in that time."""
     with loads.event_reader(subject, [0], seconds, streams=STREAMS) as lines:
         assert next(lines) == b"begun\n" and next(lines) == b"window\n"
         subject.count(True)
@@ -89,7 +91,7 @@ LOADS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="of bearward,nginx,haproxy")
+    parser.add_argument("--only", default="", help="some of bearward,nginx,haproxy")
     parser.add_argument("--seconds", type=int, default=10)
     arguments = parser.parse_args()
     kinds = {"bearward": Bearward, "nginx": Nginx, "haproxy": HaProxy}

@@ -1,4 +1,4 @@
-"""The loads: each drives one subject for a moment and says what that has cost it."""
+"""Loads: each drives one subject for some seconds and returns the cost."""
 
 import contextlib
 import re
@@ -15,7 +15,7 @@ CONNECTIONS = 64
 POST = {"method": "POST", "path": "/v1/chat/completions", "body": 'string.rep("x", 1024)'}
 UNITS = {"us": 1, "ms": 1e3, "s": 1e6, "m": 60e6}
 
-# Requests are made once: the load costs no more for having a thousand keys.
+# Requests are built once, so a thousand keys cost wrk no more than one.
 WRK = """
 local requests, count, number = {}, 0, 0
 function init()
@@ -40,7 +40,7 @@ def micros(text):
 
 
 class Wrk:
-    """wrk for `seconds`: HTTP/1.1, as fast as it goes."""
+    """wrk for `seconds`: HTTP/1.1 at full speed."""
 
     def __init__(
         self,
@@ -80,15 +80,17 @@ class Wrk:
 
 
 class H2load:
-    """h2load for `seconds`: 64 requests in flight on 8 connections, over TLS; or, with `rate`, so many requests a second
-    over plain HTTP/1.1."""
+    """h2load for `seconds`: 64 requests in flight on 8 connections, over TLS.
+
+    With `rate`: that many requests per second over plain HTTP/1.1.
+    """
 
     def __init__(self, port, cores, seconds, rate=None):
         self.log = tempfile.NamedTemporaryFile("r", suffix=".log")
         self.seconds, self.is_paced = seconds, rate is not None
         command = ["h2load", "-t1", "-H", f"Authorization: Bearer {key(7)}"]
         if rate:
-            # A log of each request is all that tells percentiles.
+            # h2load's summary has no percentiles; its log has every request.
             command += ["--h1", "-c16", f"--rps={rate / 16}", f"-n{int(rate * seconds)}", f"--log-file={self.log.name}"]
             command += [f"http://127.0.0.1:{port}/v1/models"]
         else:
@@ -99,7 +101,7 @@ class H2load:
         text = self.process.child.communicate(timeout=300)[0].decode()
         failed = int(re.search(r"(\d+) failed", text)[1]) + int(re.search(r"([\d]+) errored", text)[1])
         answered = int(re.search(r"status codes: (\d+) 2xx", text)[1])
-        wrong = f"{failed} failed, {answered} right" if failed or not answered else None
+        wrong = f"{failed} failed, {answered} answered" if failed or not answered else None
         outcome = {"rate": answered / self.seconds, "wrong": wrong}
         if self.is_paced:
             times = sorted(int(line.split()[2]) for line in self.log)
@@ -109,7 +111,7 @@ class H2load:
 
 
 def counted(subject, origin, load, seconds):
-    """CPU a request in the middle of a load: its beginning, where connections are made, does not count."""
+    """CPU per request in the middle of a load, without the start, when connections are opened."""
     time.sleep(0.25)
     cpu, before = subject.process.cpu_seconds(), origin.requests()
     time.sleep(seconds - 0.4)
@@ -127,7 +129,7 @@ def http2(subject, origin, cores, seconds):
 
 
 def big(subject, origin, cores, seconds):
-    """CPU a MB (10^6 bytes) of a body."""
+    """CPU per MB (10^6 bytes) of a body."""
     cpu = subject.process.cpu_seconds()
     outcome = Wrk(subject, cores, seconds, path="/v1/models/big", connections=8).outcome()
     used = subject.process.cpu_seconds() - cpu
@@ -137,7 +139,7 @@ def big(subject, origin, cores, seconds):
 
 @contextlib.contextmanager
 def event_reader(subject, cores, seconds, tls=False, streams=CONNECTIONS):
-    """The lines that a reader of event streams prints: bench/events.py says which."""
+    """Lines printed by a reader of event streams (bench/events.py)."""
     url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
     program, url = str(ROOT / "bench/events.py"), f"{url}/v1/models/events"
     reader = ["python3", program, "read", url, str(streams), str(seconds), key(7)]
@@ -146,7 +148,7 @@ def event_reader(subject, cores, seconds, tls=False, streams=CONNECTIONS):
 
 
 def events(subject, origin, cores, seconds, tls=False):
-    """CPU an event of 64 streams, each of which has 100 a second."""
+    """CPU per event of 64 streams with 100 events per second each."""
     with event_reader(subject, cores, seconds, tls) as lines:
         assert next(lines) == b"begun\n" and next(lines) == b"window\n"
         cpu = subject.process.cpu_seconds()
@@ -158,7 +160,7 @@ def events(subject, origin, cores, seconds, tls=False):
 
 
 def paced(subject, origin, cores, seconds):
-    """What is added to a request's time at 1,000 requests a second, where nobody waits for anybody."""
+    """Latency added to a request at 1,000 requests per second, where no request queues."""
     direct = H2load(origin.port, cores, seconds, rate=1000).outcome()
     cpu = subject.process.cpu_seconds()
     outcome = H2load(subject.port, cores, seconds, rate=1000).outcome()
@@ -170,7 +172,7 @@ def paced(subject, origin, cores, seconds):
 
 @contextlib.contextmanager
 def idle_connections(subject, count, cores, tls=False):
-    """`count` connections, each of which has had one answer and stays open."""
+    """`count` open connections that have had one answer each."""
     port = subject.tls_port if tls else subject.port
     holder = ["python3", str(ROOT / "bench/idle.py"), str(port), str(count), key(7), "tls" if tls else "plain"]
     with Process(holder, cores, stdout=subprocess.PIPE) as process:

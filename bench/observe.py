@@ -1,7 +1,8 @@
-"""What being observed costs: CPU a request with all logs and without, a scrape with ten thousand keys in use, and a log that
-can't be written beside one that can.
+"""Cost of logs and metrics.
 
-`BEARWARD_BEFORE` names another binary to compare with, without logs: one that counts nothing, say.
+Measures CPU per request with and without logs, a scrape with ten thousand keys in use, and a log
+whose destination cannot be written. `BEARWARD_BEFORE` names a second binary to compare with, which
+runs without logs: for example one without metrics.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import time
 import urllib.request
 
 import loads
-from curves import compared, tell
+from curves import compared, report
 from ratios import ratio
 from subjects import Bearward, Origin, key
 
@@ -44,22 +45,22 @@ def cost_of_logs(directory, origin, rounds):
         for name, options in kinds.items()
     }
     try:
-        tell("being observed", compared(subjects, origin, rounds))
+        report("being observed", compared(subjects, origin, rounds))
     finally:
         for subject in subjects.values():
             subject.end()
 
 
 def scrape_of_many(directory, origin):
-    """Every key is used on one route; ten scrapes, one after the other."""
-    for told_apart in (1000, MANY):
-        subject = Bearward(f"many-{told_apart}", directory, origin, 1, [1], keys=MANY, key_ids=told_apart)
+    """Ten scrapes in sequence, after every key was used on one route."""
+    for key_ids in (1000, MANY):
+        subject = Bearward(f"many-{key_ids}", directory, origin, 1, [1], keys=MANY, key_ids=key_ids)
         try:
             use_all(subject, origin)
             took, text = zip(*(metrics_of(subject) for _ in range(10)), strict=True)
             series = len(re.findall(r'^bearward_requests_total\{key_id="key_', text[0], re.MULTILINE))
             print(
-                f"/metrics, {MANY} keys in use, {series} told apart: median {statistics.median(took) * 1e3:.1f} ms, "
+                f"/metrics, {MANY} keys in use, {series} with own series: median {statistics.median(took) * 1e3:.1f} ms, "
                 f"worst {max(took) * 1e3:.1f} ms, {len(text[0]) / 2**20:.2f} MiB",
                 flush=True,
             )
@@ -68,7 +69,7 @@ def scrape_of_many(directory, origin):
 
 
 def use_all(subject, origin):
-    """Asks with each key of the store once."""
+    """Sends one request with each key of the store."""
     connection = http.client.HTTPConnection("127.0.0.1", subject.port, timeout=30)
     for number in range(MANY):
         connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {key(number)}"})
@@ -78,7 +79,7 @@ def use_all(subject, origin):
 
 
 def broken_logs(directory, origin, rounds):
-    """p99 of a saturating load, and lines lost, while the log's destination takes nothing."""
+    """p99 of a saturating load, and lost lines, while the log cannot be written."""
     fifo = directory / "fifo"
     os.mkfifo(fifo)
     kinds = {"a file": directory / "plain.log", "/dev/full": "/dev/full", "a FIFO that nobody reads": fifo}

@@ -1,4 +1,4 @@
-"""Processes under measurement: started, asked what they have used, ended."""
+"""Processes under measurement: start, CPU time, memory, end."""
 
 import os
 import pathlib
@@ -14,11 +14,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_for(what, holds, seconds=60):
+def wait_for(condition, holds, seconds=60):
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
-            raise SystemExit(f"not in time: {what}")
+            raise SystemExit(f"timed out: {condition}")
         time.sleep(0.01)
 
 
@@ -31,7 +31,7 @@ def is_listening(port):
 
 
 class Process:
-    """A program and all that it forks, bound to `cores`."""
+    """A program and its child processes, bound to `cores`."""
 
     def __init__(self, command, cores, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, environment=None):
         cores = ",".join(map(str, cores))
@@ -51,7 +51,7 @@ class Process:
         return found
 
     def cpu_seconds(self):
-        """CPU time of all threads of the tree, as the scheduler counts it (in nanoseconds)."""
+        """CPU time of all threads of the tree, from the scheduler's nanoseconds."""
         nanos = 0
         for pid in self.tree():
             for schedstat in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat"):
@@ -59,7 +59,7 @@ class Process:
         return nanos / 1e9
 
     def pss_kib(self):
-        """Memory of the tree, what is shared counted in shares."""
+        """Proportional set size (PSS) of the tree, in KiB."""
         rollups = (pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.tree())
         fields = (line.split() for rollup in rollups for line in rollup.splitlines())
         return sum(int(field[1]) for field in fields if field[0] == "Pss:")

@@ -1,8 +1,8 @@
-"""Builds bearward as it is released: optimised by a profile of how it runs.
+"""Release build of bearward with profile-guided optimisation.
 
-An instrumented binary serves each of the bench's loads for some seconds, and the release is built by what it has noted: which
-branches are taken, what is hot and what is not. That takes two builds, and rustup's `llvm-tools`; without them the binary
-is an ordinary release build, and it is said so.
+An instrumented binary serves each of the bench's loads for some seconds. The release is then built
+with its profile: branches taken, hot and cold code. That needs two builds and rustup's
+`llvm-tools`. Without `llvm-tools`, the result is an ordinary release build, and a message says so.
 """
 
 import functools
@@ -17,7 +17,7 @@ import loads
 from subjects import ROOT, Bearward, Origin
 
 WORK = ROOT / "target/profile"
-NOTED = WORK / "noted"
+PROFILES = WORK / "profiles"
 OUT = ROOT / "target/profiled/bearward"
 SECONDS = 2
 LOADS = {
@@ -39,7 +39,7 @@ def tool():
 
 
 def build(flags, target):
-    # As whoever calls has it, but for the flags: they must be the same for all crates.
+    # The caller's environment, except for RUSTFLAGS, which must be the same for all crates.
     environment = {**os.environ, "RUSTFLAGS": flags} if flags else os.environ
     command = [os.environ.get("CARGO", "cargo"), "build", "--release", "--locked", "--target-dir", target]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
@@ -47,8 +47,8 @@ def build(flags, target):
 
 
 def train(binary):
-    """Each load once, on one worker."""
-    shutil.rmtree(NOTED, ignore_errors=True)
+    """Runs each load once against the instrumented binary, on one worker."""
+    shutil.rmtree(PROFILES, ignore_errors=True)
     os.environ["BEARWARD"] = str(binary)
     with tempfile.TemporaryDirectory(prefix="bearward-profile-") as directory:
         origin = Origin(pathlib.Path(directory), [0])
@@ -60,7 +60,7 @@ def train(binary):
                     raise SystemExit(f"{name}: {wrong}")
                 print(f"  {name}", file=sys.stderr)
         finally:
-            # It writes what it has noted when it ends.
+            # The process writes its profile when it ends.
             subject.end()
             origin.end()
 
@@ -72,11 +72,11 @@ def main():
         binary = build("", ROOT / "target")
     else:
         print("building the instrumented binary (some minutes) …", file=sys.stderr)
-        instrumented = build(f"-Cprofile-generate={NOTED}", WORK)
-        print("noting how it serves:", file=sys.stderr)
+        instrumented = build(f"-Cprofile-generate={PROFILES}", WORK)
+        print("collecting the profile:", file=sys.stderr)
         train(instrumented)
         merged = WORK / "merged.profdata"
-        subprocess.run([profdata, "merge", "-o", merged, NOTED], check=True)
+        subprocess.run([profdata, "merge", "-o", merged, PROFILES], check=True)
         print("building the release (some minutes) …", file=sys.stderr)
         binary = build(f"-Cprofile-use={merged}", WORK)
     OUT.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Ratios of paired measurements, and how sure they are."""
+"""Ratios of paired measurements, with their confidence intervals."""
 
 import dataclasses
 import random
@@ -10,20 +10,22 @@ class Ratio:
     median: float
     lower_quartile: float
     upper_quartile: float
-    # Where the median lies with 95%.
+    # Bounds of the median's 95% interval.
     low: float
     high: float
     rounds: int
 
     @property
     def spread(self):
-        """Half the interval's width, as a share of the median; 1 where there are too few rounds to say."""
+        """Half the interval's width, as a share of the median; 1 with fewer than five rounds."""
         return (self.high - self.low) / 2 / self.median if self.rounds >= 5 else 1.0
 
 
 def ratio(ours, theirs):
-    """Of two lists of figures, one each a round: the median of the rounds' ratios. The interval is a percentile
-    bootstrap's, always of the same draws."""
+    """Median ratio of two lists of figures, with one figure per round in each.
+
+    The interval comes from a percentile bootstrap with a fixed seed.
+    """
     pairs = [mine / other for mine, other in zip(ours, theirs) if mine is not None and other]
     if not pairs:
         return None

@@ -1,4 +1,4 @@
-"""The bench's table and picture."""
+"""Table and picture of the bench."""
 
 import statistics
 
@@ -7,7 +7,7 @@ UNITS = {"cpu": "µs CPU", "p50": "µs p50", "p99": "µs p99"}
 
 
 def rows(scenarios):
-    """Scenario, figure, and its ratios by pair; those that were measured."""
+    """Measured scenarios: scenario, figure, and the figure's ratios by pair."""
     for scenario in scenarios:
         for figure in scenario.figures if scenario.rounds else ():
             yield scenario, figure, scenario.ratios(figure)
@@ -20,7 +20,7 @@ def cell(ratio):
 
 
 def table(scenarios, memory, about):
-    """Ratios, smaller is better: median (quartiles) ± half the 95% interval."""
+    """Table of ratios (smaller is better): median (quartiles) ± half the 95% interval."""
     head = ["scenario", "figure", "bearward", "/ nginx", "/ HAProxy", "nginx / its copy", "rounds", "aim"]
     lines = [head]
     for scenario, figure, ratios in rows(scenarios):
@@ -49,7 +49,7 @@ text { font: 12px system-ui, sans-serif; fill: #24292f } .small { font-size: 11p
 
 
 def picture(scenarios, about):
-    """Bars of ratios: below the line at 1, bearward needs less."""
+    """SVG of ratios as bars: below the line at 1, bearward costs less than the peer."""
     found = list(rows(scenarios))
     largest = max([1.2] + [r.high for _, _, ratios in found for r in list(ratios.values())[:2] if r])
     at = lambda value: LEFT + (WIDTH - LEFT - 60) * value / largest
@@ -71,9 +71,9 @@ def picture(scenarios, about):
         y += GAP - BAR / 2
     line = f'<line class="one" x1="{at(1):.1f}" x2="{at(1):.1f}" y1="50" y2="{y}"/>'
     title = (
-        '<text x="12" y="20" font-weight="600">What bearward needs of what the peer needs (CPU, if nothing else is said)</text>'
-        '<rect class="nginx" x="12" y="30" width="10" height="10"/><text x="28" y="40">of nginx</text>'
-        '<rect class="haproxy" x="110" y="30" width="10" height="10"/><text x="126" y="40">of HAProxy</text>'
+        '<text x="12" y="20" font-weight="600">Cost of bearward relative to each peer (CPU unless a row says otherwise)</text>'
+        '<rect class="nginx" x="12" y="30" width="10" height="10"/><text x="28" y="40">to nginx</text>'
+        '<rect class="haproxy" x="110" y="30" width="10" height="10"/><text x="126" y="40">to HAProxy</text>'
     )
     facts = f"{about['date']} · {about['nginx']} · {about['haproxy'].split(' - ')[0]} · line: the 95% interval"
     foot = f'<text class="small" x="12" y="{y + 18}">{facts}</text>'

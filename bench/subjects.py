@@ -1,8 +1,9 @@
-"""The servers that are compared, each configured to do one work, and well.
+"""Servers under comparison, all configured for the same work.
 
-The work: of 1,000 keys, find the one that is presented, or answer 401; hold its limits; take the credential away; pass
-the request on over connections that are kept; log a line a request, written in batches. bearward checks the key's
-permission for the route, too, and holds two limits and a number of requests in flight where the others hold one limit.
+The work: find the request's key among 1,000, or answer 401; enforce its limit; remove the
+credential; forward the request over kept connections; log one line per request, in batches.
+bearward also checks the key's permission for the route, and enforces two limits and a number of
+requests in flight where the others enforce one limit.
 """
 
 import hashlib
@@ -21,13 +22,13 @@ BIG = 10 * 1000 * 1000
 ANSWER = '{"object":"list","data":[{"id":"tiny","object":"model"}]}'
 
 
-# In the order that bearward likes them, so that all encrypt and hash alike.
+# bearward's order of preference, so that all servers use the same suite.
 SUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def key(number):
-    """A token of bearward's form: the others take it for any text."""
+    """Token of this number in bearward's format; to the other servers it is plain text."""
     signed = f"bwk_{number:010}_{number:032}"
     checksum, rest = "", zlib.crc32(signed.encode())
     for _ in range(6):
@@ -44,7 +45,7 @@ def bearward_binary():
 
 
 def make_certificate(directory):
-    """One P-256 key and certificate for everybody; a PEM of both for HAProxy."""
+    """P-256 key and certificate of a subject, and a PEM file of both for HAProxy."""
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost".split()
     )
@@ -55,7 +56,7 @@ def make_certificate(directory):
 
 
 class Origin:
-    """The upstream of all: nginx for requests, counted, and a server of events."""
+    """Upstream of all subjects: nginx, which counts requests, and a server of events."""
 
     def __init__(self, directory, cores):
         self.directory = directory / "origin"
@@ -85,7 +86,7 @@ http {{
         wait_for("the origin listens", lambda: is_listening(self.port) and is_listening(self.events_port))
 
     def requests(self):
-        """How many requests it has had, this one included."""
+        """Number of requests so far, including this one."""
         status = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=30).read().decode()
         return int(status.splitlines()[2].split()[2])
 
@@ -124,13 +125,13 @@ class Subject:
             return error.code, ""
 
     def must_do_the_work(self):
-        """A comparison with one that lets everybody in, or passes the key on, is none."""
+        """Fails unless the subject accepts a good key, removes it, and refuses all others."""
         seen = {
             "a good key": self.status("/v1/models/credential", key(KEYS - 1)) == (200, "credential:"),
             "a bad key": self.status("/v1/models/credential", "sk-other")[0] == 401,
             "no key": self.status("/v1/models/credential", None)[0] == 401,
         }
-        wrong = [what for what, is_right in seen.items() if not is_right]
+        wrong = [case for case, is_right in seen.items() if not is_right]
         if wrong:
             raise SystemExit(f"{self.name} does not do the work: {', '.join(wrong)}; see {self.directory}")
 
@@ -139,7 +140,7 @@ class Subject:
 
 
 class Nginx(Subject):
-    """Names of its copies begin with `nginx`."""
+    """nginx; a second instance of it is the control."""
 
     def command(self):
         pairs = "".join(f'"Bearer {key(number)}" key_{number:04};\n' for number in range(KEYS))
@@ -230,9 +231,12 @@ backend events
 
 
 class Bearward(Subject):
-    """`options`: `keys` (how many), `routes` (how many before the one that matches), `endpoint` (the origin's, else
-    TCP), `log` (whether a line a request), or `logs` (fields of `log`), `key_ids` (how many keys metrics tell apart),
-    `binary`. `admin_port`: where it tells of itself."""
+    """bearward with its admin listener on `admin_port`.
+
+    `options`: `keys` (number of keys), `routes` (number before the one that matches), `endpoint`
+    (of the origin; default: TCP), `log` (access log on or off) or `logs` (all fields of `log`),
+    `key_ids` (number of keys with own series in metrics), `binary`.
+    """
 
     def __init__(self, name, directory, origin, workers, cores, **options):
         self.options, self.admin_port = options, free_port()
@@ -244,7 +248,7 @@ class Bearward(Subject):
                 digest = hashlib.sha256(key(number).encode()).hexdigest()
                 file.write(f'{{"id":"key_{number:07}","hash":"sha256:{digest}","permissions":["read"]}}\n')
             if self.options.get("keys", KEYS) < KEYS:
-                # The one that the check of the work presents.
+                # The key that `must_do_the_work` uses.
                 digest = hashlib.sha256(key(KEYS - 1).encode()).hexdigest()
                 file.write(f'{{"id":"key_last","hash":"sha256:{digest}","permissions":["read"]}}\n')
 

@@ -1,12 +1,12 @@
-//! What a look-up of a token costs, whether any changed token is let in, and whether its time tells how near it was.
+//! Look-up of tokens: its cost, acceptance of changed tokens, and timing as a side channel.
 //!
-//! `cargo bench --bench keys [-- MUTANTS [KEYS]]`; ten million mutants and a million keys where nothing is said. With
-//! `-- parse FILE`, how long it takes to parse a JSON Lines file and put its keys into a map, and nothing else.
+//! `cargo bench --bench keys [-- MUTANTS [KEYS]]`; default: ten million mutants and a million keys.
+//! With `-- parse FILE`, it only measures how long it takes to parse a JSON Lines file into a map.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     missing_docs,
-    reason = "a program for a person who looks on"
+    reason = "an interactive measurement, not a library"
 )]
 #![allow(clippy::print_stdout, clippy::panic, unreachable_pub, reason = "the same")]
 
@@ -23,8 +23,8 @@ mod mutants;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    if let Some(place) = arguments.iter().position(|argument| argument == "parse") {
-        return parse_alone(&arguments[place + 1]);
+    if let Some(index) = arguments.iter().position(|argument| argument == "parse") {
+        return parse_alone(&arguments[index + 1]);
     }
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
     let (mutants, keys) = (numbers.next().unwrap_or(10_000_000), numbers.next().unwrap_or(1_000_000));
@@ -39,10 +39,10 @@ fn main() -> ExitCode {
     if is_tight { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What any reader of such a file has to do: each line parsed, and its id kept by its digest.
+/// Minimum work of any reader of such a file: parse each line, and map its digest to its id.
 fn parse_alone(path: &str) -> ExitCode {
     #[derive(serde::Deserialize)]
-    #[allow(dead_code, reason = "parsed, and no more")]
+    #[allow(dead_code, reason = "parsed, never read")]
     struct Key<'a> {
         id: String,
         name: Option<&'a str>,
@@ -84,7 +84,7 @@ fn ring(tokens: &[String]) -> KeyRing {
     KeyRing::load(file.path()).unwrap()
 }
 
-/// Token → digest → key, of keys in no order.
+/// Time of token → digest → key, with keys in scattered order.
 fn look_ups(count: usize) {
     let tokens: Vec<String> = (0..count).map(|number| format!("sk-{number:012}")).collect();
     let ring = ring(&tokens);
@@ -99,38 +99,41 @@ fn look_ups(count: usize) {
 }
 
 fn refuse_mutants(wanted: usize) -> bool {
-    // Enough tokens for as many mutants as are asked for, a part of them at a time.
-    let (mut tried, mut let_in) = (0, 0);
+    // Tokens are made a thousand at a time, until there are enough mutants.
+    let (mut tried, mut accepted) = (0, 0);
     let start = Instant::now();
     while tried < wanted {
         let tokens = mutants::tokens(1000);
         let ring = ring(&tokens);
         assert!(tokens.iter().all(|token| ring.find(&Credential::new(token.as_bytes())).is_some()));
         mutants::each_mutant(&tokens, |mutant| {
-            let_in += usize::from(ring.find(&Credential::new(mutant)).is_some());
+            accepted += usize::from(ring.find(&Credential::new(mutant)).is_some());
             tried += 1;
             tried < wanted
         });
     }
-    println!("mutants: {tried} tried, {let_in} let in ({:.1} s)", start.elapsed().as_secs_f64());
-    let_in == 0
+    println!("mutants: {tried} tried, {accepted} let in ({:.1} s)", start.elapsed().as_secs_f64());
+    accepted == 0
 }
 
-/// A live token with one character changed to another of base62, and its checksum made right: what is no base62 is
-/// refused before any look-up, which anybody may know.
-fn changed(token: &str, place: usize) -> Vec<u8> {
+/// Copy of a token with one other base62 character and a correct checksum.
+///
+/// A token with other characters is refused before any look-up; the timing of that is no secret.
+fn changed(token: &str, index: usize) -> Vec<u8> {
     let mut bytes = token.as_bytes()[..47].to_vec();
-    let old = bytes[place];
-    while bytes[place] == old {
-        bytes[place] = fastrand::alphanumeric() as u8;
+    let old = bytes[index];
+    while bytes[index] == old {
+        bytes[index] = fastrand::alphanumeric() as u8;
     }
     mutants::signed(&bytes)
 }
 
-/// Welch's t-test of two classes of tokens that are not let in, as dudect does it: a live token with one character changed,
-/// and a token that was never live with the same change. All are new, in an order of chance; beyond the 95th percentile is
-/// noise of the machine and left out; |t| under 4.5 is no evidence of a difference.
-fn timing(what: &str, is_near: bool, place: Range<usize>) {
+/// Welch's t-test of two classes of refused tokens, as in dudect.
+///
+/// One class is live tokens with one changed character, the other is tokens that were never live,
+/// with the same change. Tokens are new and in random order. Times beyond the 95th percentile are
+/// noise of the machine and are left out. |t| under 4.5 is no evidence of a difference.
+fn timing(case: &str, is_near: bool, positions: Range<usize>) {
     const SAMPLES: usize = 1_000_000;
     const LIVE: usize = 50_000;
     let (live, never) = (mutants::tokens(LIVE), mutants::tokens(LIVE));
@@ -138,11 +141,11 @@ fn timing(what: &str, is_near: bool, place: Range<usize>) {
     let near = if is_near { live } else { mutants::tokens(LIVE) };
     let mut times = [Vec::with_capacity(SAMPLES), Vec::with_capacity(SAMPLES)];
     while times.iter().map(Vec::len).sum::<usize>() < 2 * SAMPLES {
-        // Made apart from the measuring, which would see what was done just before.
+        // Made in advance: work just before a measurement would change its time.
         let made: Vec<(usize, Credential)> = (0..1000)
             .map(|_| {
-                let (index, place) = (fastrand::usize(..LIVE), fastrand::usize(place.clone()));
-                let both = [changed(&near[index], place), changed(&never[index], place)];
+                let (token, index) = (fastrand::usize(..LIVE), fastrand::usize(positions.clone()));
+                let both = [changed(&near[token], index), changed(&never[token], index)];
                 let class = fastrand::usize(..2);
                 (class, Credential::new(&both[class]))
             })
@@ -159,10 +162,10 @@ fn timing(what: &str, is_near: bool, place: Range<usize>) {
     let [first, second] = times.map(|times| moments(times.into_iter().filter(|time| *time <= bound)));
     let t = (first.0 - second.0) / (first.1 / first.2 + second.1 / second.2).sqrt();
     let verdict = if t.abs() < 4.5 { "no difference is seen" } else { "THEY DIFFER" };
-    println!("near and far, {what}: {:.1} and {:.1} ns, t = {t:.2}: {verdict}", first.0, second.0);
+    println!("near and far, {case}: {:.1} and {:.1} ns, t = {t:.2}: {verdict}", first.0, second.0);
 }
 
-/// Mean, variance and number.
+/// Mean, variance and number of times.
 fn moments(times: impl Iterator<Item = f64> + Clone) -> (f64, f64, f64) {
     let count = times.clone().count() as f64;
     let mean = times.clone().sum::<f64>() / count;

@@ -1,9 +1,9 @@
-//! What the steps of a request cost by themselves: `make bench-steps`.
+//! Cost of single steps of a request: `make bench-steps`.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a program for a person who looks on"
+    reason = "an interactive measurement, not a library"
 )]
 
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ fn main() {
     divan::main();
 }
 
-/// A credential as it was presented, checked for typing mistakes, and its digest.
+/// Check of a credential for typing mistakes, and its digest.
 #[divan::bench]
 fn token(bencher: Bencher<'_, '_>) {
     let token = Token::generate().unwrap();
@@ -26,7 +26,7 @@ fn token(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The same, and its look-up among so many keys, each time of another one.
+/// Digest of a credential and look-up among this many keys, a different key each time.
 #[divan::bench(args = [10, 1_000, 1_000_000])]
 fn look_up(bencher: Bencher<'_, '_>, keys: usize) {
     let ring = KeyRing::load(&stored(keys).path().join("keys.jsonl")).unwrap();
@@ -39,14 +39,14 @@ fn look_up(bencher: Bencher<'_, '_>, keys: usize) {
         .bench_local_values(|secret| ring.find(&Credential::new(secret.as_bytes())).expect("a key"));
 }
 
-/// From a request's head to the permit to forward it: guard, route, key, permission, limits.
+/// Decision on a request, from head to permit: guard, route, key, permission, limits.
 #[divan::bench]
 fn decision(bencher: Bencher<'_, '_>) {
     let steps = Steps::new();
     bencher.bench(|| steps.decide());
 }
 
-/// A caller's headers, copied, turned into those that upstream gets.
+/// Rewrite of a copy of the caller's headers into those for upstream.
 #[divan::bench]
 fn headers(bencher: Bencher<'_, '_>) {
     let steps = Steps::new();
@@ -54,7 +54,7 @@ fn headers(bencher: Bencher<'_, '_>) {
     bencher.bench(rewrite);
 }
 
-/// A store of so many keys, read whole.
+/// Load of a store of this many keys.
 #[divan::bench(args = [1_000, 100_000])]
 fn reload(bencher: Bencher<'_, '_>, keys: usize) {
     let directory = stored(keys);

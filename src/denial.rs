@@ -363,7 +363,9 @@ impl Denial {
     pub(crate) fn body(&self) -> Bytes {
         let error =
             ErrorMember { code: self.0.code.name(), message: &self.0.message, details: &self.0.details };
-        Bytes::from(serde_json::to_vec(&Answer { success: false, error }).unwrap_or_default())
+        let body = serde_json::to_vec(&Answer { success: false, error });
+        debug_assert!(body.is_ok(), "a map with text for keys can be serialized");
+        Bytes::from(body.unwrap_or_default())
     }
 
     /// The answer, in the form that the front end chose.

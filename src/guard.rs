@@ -47,7 +47,9 @@ impl Target {
         match &self.host {
             Host::AsNamed(length) => {
                 let named = self.authority.as_ref().and_then(|named| named.to_str().ok());
-                named.and_then(|named| named.get(..*length)).unwrap_or_default()
+                let host = named.and_then(|named| named.get(..*length));
+                debug_assert!(host.is_some() || *length == 0, "the host was read from the authority");
+                host.unwrap_or_default()
             }
             Host::Lowered(host) => host,
         }

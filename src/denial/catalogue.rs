@@ -243,6 +243,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
 /// The entry of a code. A test holds that each has one.
 pub(crate) fn entry(code: Code) -> Entry {
     let found = CATALOGUE.iter().find(|(known, _)| *known == code);
+    debug_assert!(found.is_some(), "each code has an entry");
     found.map_or(Entry { meaning: "", caller: "", operator: "" }, |(_, entry)| *entry)
 }
 

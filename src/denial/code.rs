@@ -21,7 +21,9 @@ macro_rules! codes {
             /// The HTTP status of its answer.
             pub(crate) fn status(self) -> StatusCode {
                 let status = match self { $(Code::$variant => $status),* };
-                StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+                let status = StatusCode::from_u16(status);
+                debug_assert!(status.is_ok(), "the statuses below are valid");
+                status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
 
             /// The gRPC status of its answer (google.rpc.Code).

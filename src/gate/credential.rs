@@ -175,7 +175,9 @@ fn trim(text: &[u8]) -> &[u8] {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = text.iter().position(|byte| !is_space(byte)).unwrap_or(text.len());
     let end = text.iter().rposition(|byte| !is_space(byte)).map_or(start, |last| last + 1);
-    text.get(start..end).unwrap_or_default()
+    let inner = text.get(start..end);
+    debug_assert!(inner.is_some(), "both ends are in the text");
+    inner.unwrap_or_default()
 }
 
 /// A header's name as documentation writes it: `Authorization`.

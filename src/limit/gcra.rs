@@ -86,6 +86,7 @@ impl Window {
     pub(super) fn new(route: Option<&str>, unit: Unit, quota: Quota) -> Self {
         let span = u64::try_from(quota.per.as_nanos()).unwrap_or(u64::MAX);
         let period = span.div_ceil(u64::from(quota.requests.max(1))).max(1);
+        debug_assert!(quota.requests > 0 && quota.burst > 0, "the decoder refuses a quota of nothing");
         let burst = NonZeroU32::new(quota.burst).unwrap_or(NonZeroU32::MIN);
         // `with_period` is `None` for a period of zero alone, which `max(1)` rules out.
         let shape = GovernorQuota::with_period(Duration::from_nanos(period))

@@ -1,3 +1,5 @@
+"""Shared fixtures: a real llama.cpp server, and bearward over TLS in front of it."""
+
 import pathlib
 import subprocess
 import sys
@@ -13,7 +15,7 @@ KEYS = {
     "reader": ["--permissions", "read"],
     "writer": ["--permissions", "read,write"],
     "only-write": ["--permissions", "write"],
-    # One request at once, and one more every two seconds: a retry that heeds Retry-After succeeds.
+    # A burst of one request and one more every two seconds: a retry after Retry-After succeeds.
     "limited": ["--permissions", "read", "--rate", "30/1m/1"],
     "expired": ["--permissions", "read", "--expires-in", "1ms"],
 }
@@ -21,7 +23,7 @@ KEYS = {
 
 @pytest.fixture(scope="session")
 def llama():
-    """A real llama.cpp server with a tiny model; its port."""
+    """Port of a real llama.cpp server with a tiny model."""
     model = CACHE / "tiny.gguf"
     if not model.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,4 @@
-"""What `deploy/` holds, as tests need it: manifests rendered, and bearward's configurations with their paths and ports mapped
-to what is there."""
+"""Files of `deploy/` for tests: rendered manifests, configurations with test paths and ports."""
 
 import contextlib
 import functools
@@ -26,7 +25,7 @@ DEPLOY = ROOT / "deploy"
 TOOLS = pathlib.Path(sys.executable).parent
 KUSTOMIZATIONS = ("sidecar", "gateway")
 CHART = DEPLOY / "helm" / "bearward"
-# The least that the chart's sidecar needs.
+# Minimum values of the chart's sidecar.
 MODEL = {"name": "model", "image": "llama:1", "args": ["--host", "127.0.0.1", "--port", "8000"]}
 SIDECAR = {
     "mode": "sidecar",
@@ -38,8 +37,8 @@ VALUES = {
     "fixed": {"autoscaling": {"enabled": False}, "image": {"digest": "sha256:" + "0" * 64}},
     "sidecar": SIDECAR,
 }
-# A model server that has its own ways, and a configuration that names more files.
-OWN_WAYS = SIDECAR | {
+# A model server with its own lifecycle and security context, and a configuration with more files.
+OWN_SETTINGS = SIDECAR | {
     "sidecar": {
         "containers": [
             MODEL | {"lifecycle": {"preStop": {"exec": {"command": ["/stop"]}}}, "securityContext": {"runAsUser": 1000}}
@@ -53,16 +52,16 @@ OWN_WAYS = SIDECAR | {
 
 @functools.cache
 def kustomized(name):
-    """The manifests of a kustomization, as text."""
+    """Manifests of a kustomization, as text."""
     command = [TOOLS / "kubectl", "kustomize", DEPLOY / "kubernetes" / name]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 @functools.cache
 def charted(name):
-    """The manifests of the chart with these VALUES, as text."""
+    """Manifests of the chart with the VALUES of this name, as text."""
     with helm_python.Chart.load(CHART) as chart:
-        values = OWN_WAYS if name == "own ways" else VALUES[name]
+        values = OWN_SETTINGS if name == "own settings" else VALUES[name]
         rendered = chart.render(values, name="demo", namespace="default")
     return "\n---\n".join(text for path, text in rendered.items() if path.endswith(".yaml") and text.strip())
 
@@ -71,14 +70,14 @@ MANIFESTS = [*((kustomized, name) for name in KUSTOMIZATIONS), *((charted, name)
 
 
 def objects(manifest, kind=None):
-    """What manifests describe; of one kind where one is named."""
+    """Kubernetes objects of a manifest; with `kind`, only those of that kind."""
     render, name = manifest
     found = [one for one in yaml.safe_load_all(render(name)) if one]
     return [one for one in found if kind in (None, one["kind"])]
 
 
 def configurations():
-    """Each configuration of bearward in `deploy/`: where it stands, and its text."""
+    """bearward's configurations in `deploy/`: text by origin."""
     found = {}
     for manifest in MANIFESTS:
         [config] = objects(manifest, "ConfigMap")
@@ -91,7 +90,7 @@ def configurations():
 
 
 class Files:
-    """What configurations name: keys in a file and in a directory, a certificate, the admin token."""
+    """Files that configurations refer to: keys (file and directory), certificate, admin token."""
 
     TOKEN = "4f1c0d9a7be2635814c9f0e2d7a6b35c"
 
@@ -115,19 +114,19 @@ class Files:
     }
 
     def mapped(self, text):
-        """A configuration with its paths led here, and its own ports left to the system."""
+        """A configuration with the paths of these files, and ports that the system chooses."""
         for path, here in self.PATHS.items():
             text = text.replace(path, f"{self.root}/{here}")
         return on_any_port(text)
 
 
 def on_any_port(text):
-    """A configuration whose listeners take ports that are free."""
+    """A configuration whose listeners bind to free ports."""
     return re.sub(r"(address: ['\"]?[0-9.]+):\d+", r"\1:0", text)
 
 
 def checked(text, directory):
-    """What `bearward check` says of a configuration."""
+    """JSON report of `bearward check` on a configuration."""
     with tempfile.NamedTemporaryFile("w", dir=directory, suffix=".yaml") as file:
         file.write(text)
         file.flush()
@@ -136,7 +135,7 @@ def checked(text, directory):
 
 
 class Running(Gateway):
-    """bearward with a configuration of `deploy/`, which has been mapped: its text, or the file that it is in."""
+    """bearward with a mapped configuration of `deploy/`, given as text or as a path."""
 
     def __init__(self, config, ca=None):
         self.directory = tempfile.TemporaryDirectory(prefix="bearward-e2e-")
@@ -151,7 +150,7 @@ class Running(Gateway):
 
 
 class Answering(socketserver.StreamRequestHandler):
-    """Says ok to each request."""
+    """Handler that answers each request with 200 and `ok`."""
 
     def handle(self):
         with contextlib.suppress(OSError):
@@ -163,7 +162,7 @@ class Answering(socketserver.StreamRequestHandler):
 
 @contextlib.contextmanager
 def answering():
-    """A model server; its port."""
+    """Port of a model server that answers every request with `ok`."""
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answering) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -172,7 +171,7 @@ def answering():
 
 
 class Busy:
-    """A server on which everything happens that metrics tell of, and a Prometheus that scrapes it."""
+    """A server with an event for every metric, and a Prometheus that scrapes it."""
 
     KEYS = {
         "reader": ["--permissions", "read"],
@@ -182,7 +181,7 @@ class Busy:
 
     def __init__(self, directory, model):
         self.directory = directory
-        # Every answer costs a line that is lost, and every request a span.
+        # Each answer loses a log line, and each request loses a span.
         config = (
             "log: {format: json, access_to: /dev/full}\n"
             "traces: {endpoint: 'http://127.0.0.1:1', sample: 1.0}\n"
@@ -195,15 +194,15 @@ class Busy:
         self.asking = threading.Thread(target=self.ask, daemon=True)
         self.port = free_port()
         shutil.copy(DEPLOY / "prometheus" / "rules.yaml", directory)
-        # As deploy/prometheus/scrape.yaml has it, but for the address and the pace.
+        # deploy/prometheus/scrape.yaml, with another address and interval.
         scrape = (
             (DEPLOY / "prometheus" / "scrape.yaml")
             .read_text()
             .replace("127.0.0.1:9090", f"127.0.0.1:{self.gateway.admin_port}")
         )
         scrape = scrape.replace("/etc/prometheus/bearward.key", f"{self.gateway.path}/admin.token")
-        pace = "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
-        (directory / "prometheus.yml").write_text(pace + scrape)
+        intervals = "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
+        (directory / "prometheus.yml").write_text(intervals + scrape)
 
     def ask(self):
         tokens = [*self.gateway.tokens.values(), "sk-nobody-knows-this-one", None]
@@ -223,14 +222,14 @@ class Busy:
         try:
             with open(self.directory / "log", "wb") as log:
                 self.server = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{self.port}"], stdout=log, stderr=log)
-            self.happen()
+            self.cause_events()
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def happen(self):
-        """A change, and one that is refused, both after the first scrape."""
+    def cause_events(self):
+        """Reloads a good change and a bad one, both after the first scrape."""
 
         def is_scraped():
             assert self.server.poll() is None, (self.directory / "log").read_text()

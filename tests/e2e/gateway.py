@@ -1,4 +1,4 @@
-"""The real binary as a process, for tests and measurements."""
+"""bearward's real binary as a process, for tests and measurements."""
 
 import json
 import os
@@ -17,7 +17,7 @@ CACHE = ROOT / "tests" / ".cache"
 
 
 def binary():
-    """The binary under test: with its test hooks where `make e2e` has built it, else without."""
+    """Path of the binary under test: with test hooks if `make e2e` built it, otherwise without."""
     for candidate in (os.environ.get("BEARWARD"), "target/e2e-hooks/e2e/bearward", "target/e2e/bearward"):
         if candidate and (ROOT / candidate).exists():
             return str(ROOT / candidate)
@@ -30,13 +30,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_for(what, holds, seconds=30):
+def wait_for(condition, holds, seconds=30):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if holds():
             return
         time.sleep(0.01)
-    raise AssertionError(f"not in time: {what}")
+    raise AssertionError(f"timed out: {condition}")
 
 
 def is_listening(port):
@@ -48,18 +48,18 @@ def is_listening(port):
 
 
 def issue(authority, path, *names, ends=None):
-    """Writes tls.crt and tls.key of a new certificate into a directory. `ends`: a datetime."""
+    """New certificate: writes tls.crt and tls.key into a directory. `ends` is a datetime."""
     certificate = authority.issue_cert(*(names or ("localhost", "127.0.0.1")), not_after=ends)
     certificate.private_key_pem.write_to_path(str(path / "tls.key"))
     certificate.cert_chain_pems[0].write_to_path(str(path / "tls.crt"))
 
 
 class Gateway:
-    """bearward in front of a port of loopback, or of endpoints as the configuration writes them.
+    """bearward in front of `upstream`: a loopback port, or endpoints in configuration syntax.
 
-    `keys`: name → arguments of `bearward keys create`. `admin`: with an admin listener and its token.
-    `listener`: the address; `fds`: sockets to hand down; `plain_too`: listens on `plain_port`, without TLS;
-    `before_start`: called in the new process.
+    `keys`: name → arguments of `bearward keys create`. `admin`: with admin listener and token.
+    `listener`: address to listen on. `fds`: sockets that the process inherits. `plain_too`: also
+    listens on `plain_port`, without TLS. `before_start`: called in the new process before exec.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Gateway:
             (path / "admin.token").write_text("the-admin-token\n")
         admin_lines = f"admin: {{address: 127.0.0.1:0, token_file: {path / 'admin.token'}}}" if admin else "admin: off"
         if "failed_attempts" not in config:
-            # Tests ask with bad keys on purpose, and more often than an address may.
+            # Tests send bad keys on purpose, more often than the default limit per address.
             config += "\nfailed_attempts: off\n"
         keys_lines = f"keys: {{path: {path / 'keys.yaml'}}}\n" if "keys:" not in config else ""
         self.plain_port = free_port() if plain_too else None
@@ -101,20 +101,20 @@ class Gateway:
         self.lines, self.port, self.admin_port = [], None, None
         command = [binary(), "run", "--config", str(self.path / "bearward.yaml")]
         environment = {**os.environ, **self.environment}
-        hand_down = self.before_start
+        prepare = self.before_start
         if self.fds:
             environment["LISTEN_FDS"] = str(len(self.fds))
             descriptors = [fd.fileno() for fd in self.fds]
 
-            def hand_down():
+            def prepare():
                 for number, descriptor in enumerate(descriptors):
                     os.dup2(descriptor, 3 + number)
                     os.set_inheritable(3 + number, True)
 
-            # LISTEN_PID must be the process's own: a shell that becomes it knows its number.
+            # LISTEN_PID must be the process's own id: a shell knows its id and then execs bearward.
             command = ["sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"', *command]
         self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=hand_down, close_fds=not self.fds
+            command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=prepare, close_fds=not self.fds
         )
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
         wait_for("the gateway listens", lambda: self.is_ready or self.process.poll() is not None)
@@ -136,13 +136,13 @@ class Gateway:
             lines.append(line)
 
     def reload(self):
-        """Asks for a reload as `bearward reload` does; what it printed."""
+        """Runs `bearward reload`; returns its JSON output."""
         command = [binary(), "reload", "--json", "--admin", f"127.0.0.1:{self.admin_port}"]
         command += ["--token-file", str(self.path / "admin.token")]
         return json.loads(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout)
 
     def admin_status(self):
-        """What `/api/v1/status` of the admin listener says."""
+        """Data of `/api/v1/status` of the admin listener."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/api/v1/status", timeout=10) as answer:
             return json.load(answer)["data"]
 

@@ -1,4 +1,4 @@
-"""A gRPC service of plain bytes, without generated code: unary, both one-way streams, and both ways at once."""
+"""gRPC service of plain bytes without generated code: unary calls and all kinds of streams."""
 
 import threading
 from concurrent import futures
@@ -9,7 +9,7 @@ SERVICE = "bearward.test.Echo"
 
 
 class Echo:
-    """Notes the calls that were cancelled from outside, and how much time their callers gave them."""
+    """Echo service that records cancelled calls and the deadlines of their callers."""
 
     def __init__(self):
         self.begun, self.cancelled = threading.Event(), threading.Event()
@@ -43,7 +43,7 @@ class Echo:
 
 
 def serve(echo, credentials=None, options=()):
-    """Starts the service on a free port; the server and its port."""
+    """Starts the service on a free port; returns the server and the port."""
     handlers = {
         "Unary": grpc.unary_unary_rpc_method_handler(echo.unary),
         "ServerStream": grpc.unary_stream_rpc_method_handler(echo.server_stream),

@@ -1,5 +1,7 @@
-"""Changes while traffic runs: of keys, certificates, configuration, processes and upstreams. Each function makes its
-changes under load and returns what it counted; `test_live.py` makes few of them, `measure_live.py` as many as promised.
+"""Changes under load: of keys, certificates, configuration, processes and upstreams.
+
+Each function makes its changes while clients send requests, and returns its counts. `test_live.py`
+makes a few changes, `measure_live.py` makes the promised number.
 """
 
 import asyncio
@@ -22,7 +24,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 async def read_answer(reader):
-    """Status, fields and body of one answer; None where the connection ended before its first byte."""
+    """Status, fields and body of one answer; None if the connection ended before its first byte."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.IncompleteReadError as error:
@@ -47,7 +49,7 @@ def request(token, path="/v1/models", more=""):
 
 
 class Load:
-    """Connections that ask one after the other, each again and again, until told to stop; what came of it."""
+    """Clients that each repeat one request until stopped, and the counts of their answers."""
 
     def __init__(self, port, trust=None):
         self.port, self.trust = port, trust
@@ -58,25 +60,28 @@ class Load:
         return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.trust, server_hostname=name)
 
     async def asks(self, message, judge, keep=True, pause=0.002):
-        """`judge(status, fields, body)` says what to count an answer as; a word that begins with `!` is a failure."""
+        """Repeats one request and counts the outcomes.
+
+        `judge(status, fields, body)` returns the outcome of an answer; a failure begins with `!`.
+        """
         reader = writer = None
         while not self.stopping:
-            word = None
+            outcome = None
             try:
                 if writer is None:
                     reader, writer = await self.connect()
                 writer.write(message)
                 answer = await read_answer(reader)
                 if answer is None:
-                    word, keep_this = "!unanswered", False
+                    outcome, keep_this = "!unanswered", False
                 else:
-                    word = judge(*answer)
+                    outcome = judge(*answer)
                     keep_this = keep and answer[1].get("connection") != "close"
             except (OSError, asyncio.IncompleteReadError) as error:
-                word, keep_this = f"!{type(error).__name__}", False
-            self.counts[word] = self.counts.get(word, 0) + 1
-            if word.startswith("!"):
-                self.failures.append((round(time.monotonic(), 3), word))
+                outcome, keep_this = f"!{type(error).__name__}", False
+            self.counts[outcome] = self.counts.get(outcome, 0) + 1
+            if outcome.startswith("!"):
+                self.failures.append((round(time.monotonic(), 3), outcome))
             if not keep_this and writer is not None:
                 writer.close()
                 reader = writer = None
@@ -94,7 +99,7 @@ class Load:
             await asyncio.wait_for(asyncio.gather(*tasks), 30)
 
     def failed(self):
-        return {word: count for word, count in self.counts.items() if word.startswith("!")}
+        return {outcome: count for outcome, count in self.counts.items() if outcome.startswith("!")}
 
 
 def is_status(expected):
@@ -102,7 +107,7 @@ def is_status(expected):
 
 
 class Upstream:
-    """Answers with its name and the path that it got."""
+    """Upstream that answers with its name and the path of the request."""
 
     def __init__(self, name="model"):
         self.name = name
@@ -133,7 +138,7 @@ def entry(token, name):
 
 
 class KeyFile:
-    """A key file that is changed in every way that people and programs have."""
+    """Key file, with the methods by which people and programs replace its content."""
 
     def __init__(self, path, head):
         self.path, self.head, self.swaps = path, head, 0
@@ -155,7 +160,7 @@ class KeyFile:
                 await asyncio.sleep(0.001)
 
     async def editor(self, text):
-        """As vim does: the old file becomes a backup, and a new one is written under its name."""
+        """vim's method: renames the old file to a backup and writes a new one under its name."""
         backup = self.path.with_name(self.path.name + "~")
         self.path.rename(backup)
         await asyncio.sleep(0.005)
@@ -166,7 +171,7 @@ class KeyFile:
         backup.unlink()
 
     async def swap(self, text):
-        """As the kubelet does: a new directory, and one link that is swapped."""
+        """The kubelet's method: a new directory, and a swapped symbolic link."""
         directory = self.path.parent
         self.swaps += 1
         before = os.readlink(directory / "..data") if (directory / "..data").is_symlink() else None
@@ -184,7 +189,7 @@ class KeyFile:
 
 
 async def until_status(port, token, expected, seconds=5):
-    """Asks on a connection of its own until the answer is as expected; how long that took."""
+    """Seconds until a request, repeated on its own connection, has the expected status."""
     started = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -200,7 +205,7 @@ async def until_status(port, token, expected, seconds=5):
 
 
 async def key_changes(changes, interval, connections=64):
-    """Each change takes one key away and brings another; the rest must never notice."""
+    """Key-file changes that each remove one key and add another; other keys must be unaffected."""
     async with Upstream() as upstream:
         with Gateway(upstream.port, {f"k{n}": ["--permissions", "read"] for n in range(8)}) as gateway:
             keys = KeyFile(gateway.path / "keys.yaml", (gateway.path / "keys.yaml").read_text())
@@ -210,7 +215,7 @@ async def key_changes(changes, interval, connections=64):
             tokens = list(gateway.tokens.values())
             asking = [load.asks(request(tokens[n % 8]), is_status(200), pause=0.01) for n in range(connections - 8)]
             asking += [load.asks(request("sk-never"), is_status(401), pause=0.01) for _ in range(8)]
-            revoked, brought = {}, {}
+            revoked, added = {}, {}
             async with load.of(*asking):
                 for number in range(1, changes + 1):
                     change = (keys.rename, keys.in_place, keys.editor, keys.swap)[number % 4]
@@ -221,13 +226,13 @@ async def key_changes(changes, interval, connections=64):
                         until_status(gateway.port, f"sk-change{number}", 200),
                     )
                     revoked.setdefault(change.__name__, []).append(gone)
-                    brought.setdefault(change.__name__, []).append(there)
+                    added.setdefault(change.__name__, []).append(there)
                     await asyncio.sleep(max(0, started + interval - time.monotonic()))
-            return load, revoked, brought
+            return load, revoked, added
 
 
 async def prefixes(dwell, step=1):
-    """Every beginning of a valid file, written in place: with the file kept open, and closed each time."""
+    """Every prefix of a key file, written in place; every second one is then completed."""
     async with Upstream() as upstream:
         with Gateway(upstream.port, {"first": ["--permissions", "read"]}) as gateway:
             path = gateway.path / "keys.yaml"
@@ -254,7 +259,7 @@ async def prefixes(dwell, step=1):
 
 
 async def certificates(rotations, connections=8):
-    """New TLS connections all the time, while certificates are replaced; in the end a pair that does not match."""
+    """Certificate changes under a load of new TLS connections, and at the end a mismatched pair."""
     async with Upstream() as upstream:
         with Gateway(upstream.port, {"ci": ["--permissions", "read"]}, tls=True) as gateway:
             trust = ssl.create_default_context(cafile=gateway.ca)
@@ -280,7 +285,7 @@ async def certificates(rotations, connections=8):
                         assert time.monotonic() - started < 10
                     slowest = max(slowest, time.monotonic() - started)
                 good = await served()
-                # The key of another certificate.
+                # A key that belongs to another certificate.
                 other = gateway.path / "other"
                 other.mkdir()
                 issue(gateway.authority, other)
@@ -288,7 +293,7 @@ async def certificates(rotations, connections=8):
                 while not any("does not belong" in line for line in gateway.lines):
                     await asyncio.sleep(0.01)
                 assert await served() == good
-                # With its certificate, it is taken.
+                # With its certificate, the new pair is accepted.
                 (gateway.path / "tls.crt").write_bytes((other / "tls.crt").read_bytes())
                 while await served() == good:
                     await asyncio.sleep(0.01)
@@ -296,7 +301,10 @@ async def certificates(rotations, connections=8):
 
 
 async def configurations(changes, connections=32):
-    """Two configurations in turn, which differ in route, limit and upstream: every answer must be of one of them."""
+    """Two alternating configurations with different route, limit and upstream.
+
+    Every answer must come from one of them, never from a mix.
+    """
     async with Upstream("one") as one, Upstream("two") as two:
         versions = []
         for upstream, limit, prefix in ((one, 1_000_000, ""), (two, 2_000_000, ", strip_prefix: /v")):
@@ -341,8 +349,8 @@ async def configurations(changes, connections=32):
 
 
 async def stops(times, connections=32):
-    """SIGTERM under load. Every request is answered, whether its connection was in use, idle or still queued."""
-    unanswered, codes, slowest, queued, idle_ends = {}, [], 0, 0, []
+    """SIGTERM under load: every request is answered, on busy, idle and queued connections."""
+    ends, codes, slowest, queued, idle_ends = {}, [], 0, 0, []
     async with Upstream() as upstream:
         for _ in range(times):
             with Gateway(upstream.port, {"ci": ["--permissions", "read"]}) as gateway:
@@ -354,7 +362,7 @@ async def stops(times, connections=32):
                 stopped = asyncio.Event()
 
                 async def asks(load=load, token=token, stopped=stopped):
-                    """Until its connection is closed: nothing that was sent on it may stay unanswered."""
+                    """Sends requests until the connection is closed; each must be answered."""
                     reader, writer = await load.connect()
                     while True:
                         writer.write(request(token))
@@ -372,7 +380,7 @@ async def stops(times, connections=32):
 
                 tasks = [asyncio.create_task(asks()) for _ in range(connections)]
                 await asyncio.sleep(0.1)
-                # While the process stands still, connections queue in the kernel.
+                # While the process is paused, connections queue in the kernel.
                 gateway.process.send_signal(signal.SIGSTOP)
                 waiting = [asyncio.create_task(queues()) for _ in range(16)]
                 await asyncio.sleep(0.05)
@@ -381,17 +389,17 @@ async def stops(times, connections=32):
                 gateway.process.terminate()
                 gateway.process.send_signal(signal.SIGCONT)
                 for ended in await asyncio.wait_for(asyncio.gather(*tasks, *waiting, return_exceptions=True), 30):
-                    word = ended if isinstance(ended, str) else repr(ended)
-                    unanswered[word] = unanswered.get(word, 0) + 1
+                    end = ended if isinstance(ended, str) else repr(ended)
+                    ends[end] = ends.get(end, 0) + 1
                 queued += len(waiting)
                 idle_ends.append(await idle_reader.read())
                 codes.append(await asyncio.to_thread(gateway.process.wait, 30))
                 slowest = max(slowest, time.monotonic() - started)
-    return unanswered, codes, slowest, queued, idle_ends
+    return ends, codes, slowest, queued, idle_ends
 
 
 async def restarts(times, connections=16):
-    """Socket activation: one process goes while the next comes, on a socket that stays."""
+    """Restarts with socket activation: the listening socket stays open across processes."""
     async with Upstream() as upstream:
         with socket.create_server(("127.0.0.1", 0), backlog=4096) as listening:
             address = f"127.0.0.1:{listening.getsockname()[1]}"
@@ -406,7 +414,7 @@ async def restarts(times, connections=16):
                         await asyncio.sleep(0.3)
                         old = gateway.process
                         if number % 2:
-                            # As `systemctl restart` does: the next one comes when the first is gone.
+                            # As with `systemctl restart`: start only after the old process ended.
                             old.terminate()
                             codes.append(await asyncio.to_thread(old.wait, 30))
                             await asyncio.to_thread(gateway.start)
@@ -443,7 +451,7 @@ def endpoint(port):
 
 
 async def killed_endpoint(ports, times=1, connections=32, balance="least_requests"):
-    """One of three endpoints is killed under load, and comes back."""
+    """Kills one of three endpoints under load and starts it again."""
     processes = {port: endpoint(port) for port in ports}
     endpoints = ", ".join(f"http://127.0.0.1:{port}" for port in ports)
     back, failed = [], []
@@ -468,7 +476,7 @@ async def killed_endpoint(ports, times=1, connections=32, balance="least_request
                     processes[victim].kill()
                     processes[victim].wait()
                     await asyncio.sleep(1.5)
-                    # In milliseconds after the kill: only what was on its way then may fail.
+                    # Milliseconds after the kill. Only requests in flight at that moment may fail.
                     failed += [(when - killed) * 1000 for when, _ in load.failures[before:]]
                     processes[victim] = await asyncio.to_thread(endpoint, victim)
                     returned = time.monotonic()

@@ -1,4 +1,4 @@
-"""Serves a model with llama.cpp's own server on a port of loopback, until it is ended."""
+"""llama.cpp's own server with one model, on a loopback port, until it is killed."""
 
 import sys
 import threading

@@ -1,7 +1,8 @@
-"""The long measurements, against the real binary: what a stream loses on its way, bodies of 2 GiB both ways, limits
-against the real clock, permits, and how soon upstream sees a client leave.
+"""Long measurements of the real binary, run by `make measure`.
 
-Run by `make measure`. Prints figures, and exits with 1 where one is past what is promised.
+Measures the latency added to streams, bodies of 2 GiB in both directions, limits against the real
+clock, permits, and how soon upstream sees a client disconnect. Prints figures, and exits with 1 if
+one exceeds its promised bound.
 """
 
 import asyncio
@@ -20,10 +21,10 @@ BLOCK = random.Random(7).randbytes(1 << 20)
 failed = []
 
 
-def report(what, figure, good):
-    print(f"{'ok  ' if good else 'FAIL'} {what}: {figure}", flush=True)
+def report(subject, figure, good):
+    print(f"{'ok  ' if good else 'FAIL'} {subject}: {figure}", flush=True)
     if not good:
-        failed.append(what)
+        failed.append(subject)
 
 
 async def read_head(reader):
@@ -33,7 +34,7 @@ async def read_head(reader):
 
 
 class Upstream:
-    """Streams events, takes and sends large bodies, and notes when a client is gone."""
+    """Upstream that streams events, takes and sends large bodies, and records disconnects."""
 
     def __init__(self):
         self.sent = 0
@@ -59,7 +60,7 @@ class Upstream:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
 
     async def events(self, _reader, writer, _fields):
-        """Ten-millisecond events, each with the time it was sent at."""
+        """An event every 10 ms, with the time at which it was sent."""
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         started = time.monotonic()
         for number in range(1, 401):
@@ -104,7 +105,7 @@ def get(path, token, method="GET", more=""):
 
 
 async def stream_latencies(port, token, ca):
-    """One stream's delays, from the time in each event to its arrival, in milliseconds."""
+    """Delays of one stream in milliseconds, from the time in each event to its arrival."""
     reader, writer = await connect(port, ca)
     writer.write(get("events", token))
     await read_head(reader)
@@ -117,17 +118,17 @@ async def stream_latencies(port, token, ca):
 
 
 async def added_latency(upstream, gateway, token):
-    """64 streams at once, direct and through bearward in alternation."""
+    """Latency of 64 concurrent streams, alternately direct and through bearward."""
     figures = {"direct": [], "through": []}
     for _ in range(3):
-        for way, port, ca in (("direct", upstream.port, None), ("through", gateway.port, gateway.ca)):
+        for route, port, ca in (("direct", upstream.port, None), ("through", gateway.port, gateway.ca)):
             streams = await asyncio.gather(*(stream_latencies(port, token, ca) for _ in range(64)))
-            figures[way] += [delay for stream in streams for delay in stream]
-    median = {way: statistics.median(delays) for way, delays in figures.items()}
-    p99 = {way: statistics.quantiles(delays, n=100)[98] for way, delays in figures.items()}
+            figures[route] += [delay for stream in streams for delay in stream]
+    median = {route: statistics.median(delays) for route, delays in figures.items()}
+    p99 = {route: statistics.quantiles(delays, n=100)[98] for route, delays in figures.items()}
     added = median["through"] - median["direct"], p99["through"] - p99["direct"]
-    how = "over TLS" if gateway.ca else "plain"
-    report(f"64 streams of 10 ms events, {how}, added: median, p99", "%.2f ms, %.2f ms" % added, added[0] <= 2 and added[1] <= 10)
+    transport = "over TLS" if gateway.ca else "plain"
+    report(f"64 streams of 10 ms events, {transport}, added: median, p99", "%.2f ms, %.2f ms" % added, added[0] <= 2 and added[1] <= 10)
     print(f"     direct {median['direct']:.2f} / {p99['direct']:.2f} ms, through {median['through']:.2f} / {p99['through']:.2f} ms")
 
 
@@ -198,7 +199,7 @@ async def leaving(upstream, gateway, token):
 
 
 async def hammered(gateway, token):
-    """16 connections for 20 s against 60 a minute with a burst of 10."""
+    """16 connections for 20 s against a limit of 60 per minute with a burst of 10."""
     end = time.monotonic() + 20
     granted = 0
 
@@ -218,7 +219,7 @@ async def hammered(gateway, token):
 
 
 async def permits(upstream, gateway, token):
-    """1,000 clients that leave in mid-stream; then all four permits are there."""
+    """1,000 clients that disconnect in mid-stream; afterwards all four permits must be free."""
     for _ in range(250):
         streams = []
         for _ in range(4):
@@ -231,7 +232,7 @@ async def permits(upstream, gateway, token):
             writer.transport.abort()
         for _ in streams:
             await upstream.gone.get()
-        # Upstream has seen it; the permit went just before or goes just behind it.
+        # Upstream has seen the disconnect; the permit is released just before or just after that.
         await asyncio.sleep(0.005)
     streams, statuses = [], []
     for _ in range(5):
@@ -246,7 +247,7 @@ async def permits(upstream, gateway, token):
 
 
 async def believing(gateway, token):
-    """A lone client that goes by the headers, against the real clock."""
+    """A client that obeys the RateLimit headers is never refused, against the real clock."""
     reader, writer = await connect(gateway.port)
     asked = refused = 0
     end = time.monotonic() + 15

@@ -1,9 +1,11 @@
-"""`make measure-hostile`: what abusers do to us, and to those who mean well. Slow clients (slowhttptest), floods of HTTP/2,
-more connections than descriptors, idle connections and stalled streams by the thousand, what strangers can take from key
-holders (measure_strangers.py), and what testssl.sh says.
+"""Measurements of hostile clients and their effect on others: `make measure-hostile`.
 
-The well-behaved client is a process of its own that asks a hundred times a second; its p99 under abuse is compared with
-its quiet one of the same run.
+Covers slow clients (slowhttptest), floods of HTTP/2, more connections than descriptors, thousands
+of idle connections and stalled streams, attacks by unauthenticated clients (measure_strangers.py),
+and the findings of testssl.sh.
+
+The well-behaved client is a separate process that sends a hundred requests per second. Its p99
+during an attack is compared with its p99 before it, in the same run.
 """
 
 import argparse
@@ -26,16 +28,16 @@ import h2.config
 import h2.connection
 from gateway import Gateway
 from live import Upstream, read_answer, request
-from measure_strangers import strangers
+from measure_strangers import unauthenticated_clients
 from soak import pattern, read_body, send
 
 KEYS = {"ci": ["--permissions", "read,write"]}
-# What was past its bound.
+# Figures that exceeded their bounds.
 FAULTS = []
 
 
 class Model(Upstream):
-    """Answers at once; `/large` with a megabyte."""
+    """Upstream that answers at once; the answer of `/large` has a megabyte."""
 
     async def serve(self, reader, writer):
         try:
@@ -50,7 +52,7 @@ class Model(Upstream):
 
 
 async def probe(port, token, seconds):
-    """The well-behaved client: milliseconds of each of its requests, a hundred a second; `None` for one that failed."""
+    """The well-behaved client: prints the milliseconds of each request, `null` for a failed one."""
     end, found = time.monotonic() + seconds, []
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.monotonic() < end:
@@ -67,7 +69,7 @@ async def probe(port, token, seconds):
 
 
 class Asking:
-    """The well-behaved client beside whatever else happens."""
+    """The well-behaved client, as a process beside the attack."""
 
     def __init__(self, gateway):
         self.command = [sys.executable, __file__, "--probe", str(gateway.port), gateway.tokens["ci"]]
@@ -82,10 +84,10 @@ class Asking:
         return times[int(len(times) * 0.99)], failed, len(found)
 
 
-def report(what, value, bound="", holds=True):
-    print(f"{what:58}{value:>34}{bound:>26}{'' if holds else '   PAST IT'}", flush=True)
+def report(subject, value, bound="", holds=True):
+    print(f"{subject:58}{value:>34}{bound:>26}{'' if holds else '   EXCEEDED'}", flush=True)
     if not holds:
-        FAULTS.append(f"{what}: {value}, and {bound} is the bound")
+        FAULTS.append(f"{subject}: {value}, bound: {bound}")
 
 
 def cpu_seconds(pid):
@@ -99,18 +101,18 @@ async def quiet(asking, seconds):
 
 
 async def slow_clients(gateway, asking, seconds, connections):
-    """slowhttptest's four ways; its own report says whether the service stayed available."""
+    """slowhttptest's four attacks. Its report says whether the service stayed available."""
     before = await quiet(asking, 15)
     report("p99 of the well-behaved client, quiet", f"{before:.2f} ms")
-    # The key comes along in a header of the tool's own: what is slow then is a request that was let in.
+    # The key goes into a header option of the tool, so the slow request is a permitted one.
     key = ["-m", f"*/*\r\nAuthorization: Bearer {gateway.tokens['ci']}"]
-    ways = {
+    attacks = {
         "slow headers": ["-H", "-i", "5"],
         "slow body": ["-B", "-i", "5", "-s", "8192"],
         "slow read": ["-X", "-w", "512", "-y", "1024", "-n", "5", "-z", "32", "-k", "3"],
         "range": ["-R", "-a", "1", "-b", "3000"],
     }
-    for name, options in ways.items():
+    for name, options in attacks.items():
         with tempfile.TemporaryDirectory() as directory:
             url = f"http://127.0.0.1:{gateway.port}/large"
             command = ["slowhttptest", "-c", str(connections), "-r", "400", "-l", str(seconds), "-p", "5"]
@@ -145,8 +147,10 @@ async def until_the_end(reader):
 
 
 async def flood(port, pieces, seconds):
-    """Sends pieces on connections, one after the other as each is ended, evenly over the time. How many went out and how
-    many connections it took."""
+    """Sends pieces evenly over the time, on a new connection each time the server closes one.
+
+    Returns the number of sent pieces and of connections.
+    """
     sent = connections = 0
     writer, started = None, time.monotonic()
     for number, piece in enumerate(pieces):
@@ -203,7 +207,7 @@ async def floods(gateway, asking, resets):
 
 
 async def starved(model):
-    """256 descriptors and a thousand connections: it lives, does not spin, and recovers."""
+    """256 descriptors, a thousand connections: the process survives, is idle, and recovers."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def limited():
@@ -235,7 +239,7 @@ async def starved(model):
 
 
 async def starved_by_streams():
-    """256 descriptors and six hundred streams of three connections: what is kept back is there for others and for files."""
+    """256 descriptors, 600 streams: reserved descriptors serve other clients and files."""
 
     async def hang(reader, writer):
         with contextlib.suppress(OSError, asyncio.CancelledError):
@@ -265,7 +269,7 @@ async def starved_by_streams():
         writer.write(request(gateway.tokens["ci"], "/x"))
         status, _, body = await asyncio.wait_for(read_answer(reader), 5)
         code = json.loads(body)["error"]["code"]
-        report("… somebody else", f"{status} {code}", "503 OVERLOADED", (status, code) == (503, "OVERLOADED"))
+        report("… another client", f"{status} {code}", "503 OVERLOADED", (status, code) == (503, "OVERLOADED"))
         for _, each in held:
             each.close()
         writer.close()
@@ -273,7 +277,7 @@ async def starved_by_streams():
 
 
 async def many(model):
-    """Ten thousand idle connections, and a thousand answers of a megabyte that nobody reads."""
+    """Ten thousand idle connections, and a thousand unread answers of a megabyte."""
     with Gateway(model.port, KEYS, config="routes: any\nlimits: {connections: 12000, idle_timeout: 5m}\n") as gateway:
         before = gateway.rss_kib()
         idle = []
@@ -306,7 +310,7 @@ async def many(model):
 
 
 def testssl(gateway):
-    """What testssl.sh finds above LOW, with the authority of the certificate known to it."""
+    """Findings of testssl.sh above LOW, with the test authority trusted."""
     program = shutil.which("testssl") or shutil.which("testssl.sh")
     with tempfile.TemporaryDirectory() as directory:
         found = pathlib.Path(directory) / "found.json"
@@ -314,7 +318,7 @@ def testssl(gateway):
         subprocess.run([*command, f"localhost:{gateway.port}"], stdout=subprocess.DEVNULL, timeout=600)
         findings = json.loads(found.read_text())
     above = [each for each in findings if each["severity"] in ("MEDIUM", "HIGH", "CRITICAL", "FATAL")]
-    # What a certificate made for a test on loopback can't have.
+    # Findings that any certificate for a test on loopback has.
     of_certificate = re.compile("cert_|DNS_CAA|OCSP|chain_of_trust|engine_problem|HSTS|overall|security_headers")
     excluded = [each for each in above if of_certificate.match(each["id"])]
     rest = [each for each in above if each not in excluded]
@@ -330,7 +334,7 @@ async def main(arguments):
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     chosen = arguments.only or ["strangers", "slow", "floods", "starved", "many", "testssl"]
     if "strangers" in chosen:
-        await strangers(report, Asking)
+        await unauthenticated_clients(report, Asking)
     async with Model() as model:
         with Gateway(model.port, KEYS, config="routes: any\n") as gateway:
             asking = Asking(gateway)
@@ -353,7 +357,7 @@ if __name__ == "__main__":
         asyncio.run(probe(int(sys.argv[2]), sys.argv[3], float(sys.argv[4])))
         sys.exit()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("only", nargs="*", help="of strangers, slow, floods, starved, many, testssl")
-    parser.add_argument("--seconds", type=int, default=60, help="of each way of slowhttptest")
+    parser.add_argument("only", nargs="*", help="some of strangers, slow, floods, starved, many, testssl")
+    parser.add_argument("--seconds", type=int, default=60, help="duration of each attack of slowhttptest")
     asyncio.run(main(parser.parse_args()))
     sys.exit(bool(FAULTS))

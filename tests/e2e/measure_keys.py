@@ -1,5 +1,7 @@
-"""The long measurements of large key stores, with wrk and nginx (apt). Run by `make measure-keys`; exits with 1 where one is
-past what is promised. `MANY=100000` makes the large store smaller.
+"""Long measurements of large key stores, run by `make measure-keys`.
+
+Needs wrk and nginx (apt). Exits with 1 if a figure exceeds its promised bound. `MANY=100000` makes
+the large store smaller.
 """
 
 import hashlib
@@ -20,7 +22,7 @@ from gateway import binary, free_port, wait_for
 MANY = int(os.environ.get("MANY", 1_000_000))
 missed = []
 
-# Parses each line, decodes its digest, and puts it into a map: nothing else.
+# Minimum work: parses each line, decodes its digest, and puts it into a map.
 BASELINE = ["cargo", "bench", "--quiet", "--bench", "keys", "--", "parse"]
 
 WRK = """
@@ -36,10 +38,10 @@ end
 """
 
 
-def report(what, figure, good=True):
-    print(f"{'ok  ' if good else 'FAIL'} {what}: {figure}", flush=True)
+def report(subject, figure, good=True):
+    print(f"{'ok  ' if good else 'FAIL'} {subject}: {figure}", flush=True)
     if not good:
-        missed.append(what)
+        missed.append(subject)
 
 
 def line(number, **more):
@@ -106,9 +108,9 @@ class Server:
             return error.code
 
     def load(self, directory, many, seconds, connections=16):
-        """wrk with all keys in turn, in no order: (requests, p99 in ms, errors)."""
+        """wrk process that cycles through all keys in scattered order; see `outcome`."""
         script = directory / f"wrk-{many}.lua"
-        # A step that has no divisor in common with the number of keys visits all of them.
+        # A step that is coprime to the number of keys visits all of them.
         script.write_text(WRK % (many, 7_919_777 if many > 10 else 7))
         url = f"http://127.0.0.1:{self.port}"
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--latency", "-s", str(script), url]
@@ -116,6 +118,7 @@ class Server:
 
 
 def outcome(wrk):
+    """Number of requests, p99 in ms, and number of errors."""
     text = wrk.communicate(timeout=120)[0]
     p99, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", text).groups()
     scale = {"us": 0.001, "ms": 1, "s": 1000}[unit]
@@ -124,7 +127,7 @@ def outcome(wrk):
 
 
 def copy_with(path, new, number, text):
-    """A copy of a file with one line in the place of another."""
+    """Copy of a file with one line replaced."""
     with open(path) as old, open(new, "w") as file:
         for index, kept in enumerate(old):
             file.write(text if index == number else kept)
@@ -150,12 +153,12 @@ def revocation_under_load(keys, directory, upstream):
         slowest, ratios = 0, []
         for round_ in range(9):
             revoked = round_ % 2 == 0
-            # Made before the load, with which its making would compete.
+            # Written before the load, because writing it would compete with the load.
             new = directory / "keys.new"
             copy_with(keys, new, victim, line(victim, disabled=True) if revoked else line(victim))
             loading = server.load(directory, MANY, 4)
             time.sleep(0.5)
-            # The same load, the same questions, and no change.
+            # Control: the same load and the same polling, without a change.
             for _ in range(8):
                 server.status(victim)
                 time.sleep(0.05)

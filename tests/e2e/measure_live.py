@@ -1,4 +1,7 @@
-"""The long measurements of changes under load. Run by `make measure`; exits with 1 where one is past what is promised."""
+"""Long measurements of changes under load, run by `make measure`.
+
+Exits with 1 if a figure exceeds its promised bound.
+"""
 
 import asyncio
 import statistics
@@ -11,10 +14,10 @@ from gateway import free_port
 missed = []
 
 
-def report(what, figure, good):
-    print(f"{'ok  ' if good else 'FAIL'} {what}: {figure}", flush=True)
+def report(subject, figure, good):
+    print(f"{'ok  ' if good else 'FAIL'} {subject}: {figure}", flush=True)
     if not good:
-        missed.append(what)
+        missed.append(subject)
 
 
 def asked(load):
@@ -23,12 +26,12 @@ def asked(load):
 
 async def main():
     started = time.monotonic()
-    load, revoked, brought = await live.key_changes(200, 0)
+    load, revoked, added = await live.key_changes(200, 0)
     report(f"200 key-file changes in {time.monotonic() - started:.0f} s, 64 connections", asked(load), not load.failed())
-    for way in revoked:
-        slowest = max(revoked[way]), max(brought[way])
-        figure = f"{slowest[0]:.2f} s, {slowest[1]:.2f} s (median {statistics.median(revoked[way]):.2f} s)"
-        report(f"  by {way}: slowest revocation, slowest new key", figure, max(slowest) <= 1)
+    for method in revoked:
+        slowest = max(revoked[method]), max(added[method])
+        figure = f"{slowest[0]:.2f} s, {slowest[1]:.2f} s (median {statistics.median(revoked[method]):.2f} s)"
+        report(f"  by {method}: slowest revocation, slowest new key", figure, max(slowest) <= 1)
 
     load, tried = await live.prefixes(dwell=0.15)
     report(f"{tried} beginnings of a key file, written in place", asked(load), not load.failed())

@@ -1,8 +1,8 @@
-"""What somebody without a good key can take from key holders: a part of `make measure-hostile`.
+"""Attacks by unauthenticated clients and their effect on key holders (`make measure-hostile`).
 
-Each attack runs beside a well-behaved client that asks a hundred times a second. Reported are that client's p99 against
-its quiet one, the most memory that the gateway took over its start, and whether anything is left five seconds after the
-attack has ended.
+Each attack runs beside a well-behaved client that sends a hundred requests per second. Reported are
+that client's p99 relative to its p99 without an attack, the peak memory of the gateway above its
+start, and requests, connections and streams that remain five seconds after the attack.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ MIB = 1024
 
 
 class Model(Upstream):
-    """Answers at once, but for `/open`, which it never answers."""
+    """Upstream that answers at once, except `/open`, which it never answers."""
 
     async def serve(self, reader, writer):
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -43,8 +43,10 @@ class Model(Upstream):
 
 
 def streams(count, path, token=None):
-    """The bytes of a client that opens so many streams, and no window for their answers. From the second stream on the
-    headers are references to the first one's."""
+    """Bytes of a client that opens `count` streams with no window for their answers.
+
+    From the second stream on, HPACK refers to the headers of the first.
+    """
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     settings = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0, h2.settings.SettingCodes.ENABLE_PUSH: 0}
     connection.local_settings = h2.settings.Settings(client=True, initial_values=settings)
@@ -52,7 +54,7 @@ def streams(count, path, token=None):
     fields = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "a")]
     if token:
         fields.append(("authorization", f"Bearer {token}"))
-    # As many streams as it takes: the server's bound of those at once is what is tried.
+    # The client ignores the server's bound of concurrent streams, because that bound is under test.
     connection.remote_settings = h2.settings.Settings(
         client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 2**31 - 1}
     )
@@ -62,7 +64,7 @@ def streams(count, path, token=None):
 
 
 class Flood:
-    """Connections that each send something, and read nothing."""
+    """Connections that send data and read nothing."""
 
     def __init__(self, port):
         self.port, self.sides, self.sent = port, [], 0
@@ -79,7 +81,7 @@ class Flood:
             self.sides.append(side)
 
     async def drip(self, seconds, piece):
-        """Each sends a piece a second."""
+        """Sends `piece` on each connection once per second."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for side in self.sides:
@@ -93,7 +95,7 @@ class Flood:
 
 
 async def peak(gateway, seconds):
-    """The most memory in KiB within this time."""
+    """Peak memory in KiB within this time."""
     most, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
         most = max(most, gateway.rss_kib())
@@ -102,7 +104,10 @@ async def peak(gateway, seconds):
 
 
 async def attack(report, asking_of, name, config, begin, seconds=20, most_log=None):
-    """`begin`: a coroutine function that gets the gateway and returns a flood that is open."""
+    """Runs one attack and reports its effect.
+
+    `begin`: a coroutine function that takes the gateway and returns an open flood.
+    """
     async with Model() as model:
         with Gateway(model.port, KEYS, config=ROUTES + config, admin=True) as gateway:
             asking, start = asking_of(gateway), gateway.rss_kib()
@@ -110,7 +115,7 @@ async def attack(report, asking_of, name, config, begin, seconds=20, most_log=No
             quiet, _, _ = await asyncio.to_thread(asking.p99)
             watching, attacking = asyncio.create_task(peak(gateway, seconds + 1)), asyncio.create_task(begin(gateway))
             await asyncio.sleep(1)
-            # It connects when the attack is under way.
+            # The well-behaved client connects while the attack is running.
             asking.start(seconds)
             flood = await attacking
             grown = (await watching - start) / MIB
@@ -127,7 +132,7 @@ async def attack(report, asking_of, name, config, begin, seconds=20, most_log=No
             flood.close()
             await asyncio.sleep(5)
             status = await asyncio.to_thread(gateway.admin_status)
-            # The one connection that asks for this is none of them.
+            # The admin connection of this request is not counted in them.
             left = (status["requests_in_flight"], status["connections"], status["open_streams"])
             report(f"{name}: in flight, connections, streams 5 s later", str(left), "(0, 0, 0)", left == (0, 0, 0))
 
@@ -164,10 +169,10 @@ async def long_paths(gateway):
     return flood
 
 
-async def strangers(report, asking_of):
-    """All attacks, one after the other."""
+async def unauthenticated_clients(report, asking_of):
+    """Runs all attacks in sequence."""
     await attack(report, asking_of, "10200 streams without a window", "", window)
     await attack(report, asking_of, "60000 refused streams, long paths", "", refused, most_log=10)
     await attack(report, asking_of, "1200 bodies without an end", "", endless, seconds=25)
-    await attack(report, asking_of, "60 idle strangers, 50 connections", "limits: {connections: 50}\n", idle)
+    await attack(report, asking_of, "60 idle clients without a key, 50 connections", "limits: {connections: 50}\n", idle)
     await attack(report, asking_of, "170 refusals of long paths", "", long_paths, most_log=10)

@@ -1,7 +1,8 @@
-"""Installs a Debian package of bearward in a system of its own, runs it as its unit says, and purges it.
+"""Test of the Debian package in a separate Debian system: install, run as the unit does, purge.
 
-`make test-package` calls it. The system is made by debootstrap once, lies below `target/package`, and is never changed: each run
-sees it through an overlay, in a network of its own, so that the addresses of the package's own configuration are free.
+Called by `make test-package`. debootstrap makes the system once, below `target/package`. A run sees
+it through an overlay and never changes it. A run also has its own network namespace, so that the
+addresses in the package's configuration are free.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE = ROOT / "target" / "package" / "debian"
-# What dpkg and its helpers keep for themselves.
+# Paths that dpkg and its helpers own.
 OWN = re.compile(
     r"/(var/(lib/dpkg|log|cache)/|etc/(passwd|shadow|group|gshadow|subuid|subgid)-|etc/ld\.so\.cache|etc/\.pwd\.lock|run/)"
 )
@@ -45,18 +46,19 @@ def base():
 
 @contextlib.contextmanager
 def overlay():
-    with tempfile.TemporaryDirectory(prefix="bearward-package-") as place:
-        place = pathlib.Path(place)
-        run("mount", "-t", "tmpfs", "tmpfs", place)
+    with tempfile.TemporaryDirectory(prefix="bearward-package-") as directory:
+        directory = pathlib.Path(directory)
+        run("mount", "-t", "tmpfs", "tmpfs", directory)
         try:
             for name in ("upper", "work", "root"):
-                (place / name).mkdir()
-            root = place / "root"
-            run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={BASE},upperdir={place}/upper,workdir={place}/work", root)
+                (directory / name).mkdir()
+            root = directory / "root"
+            layers = f"lowerdir={BASE},upperdir={directory}/upper,workdir={directory}/work"
+            run("mount", "-t", "overlay", "overlay", "-o", layers, root)
             run("mount", "-t", "proc", "proc", root / "proc")
             yield root
         finally:
-            run("umount", "--recursive", "--lazy", place)
+            run("umount", "--recursive", "--lazy", directory)
 
 
 def inside(root, *command, user=None, **more):
@@ -67,7 +69,7 @@ def inside(root, *command, user=None, **more):
 
 
 def state(root):
-    """Every path with its owner, mode and kind, and who there is."""
+    """Owner, group and mode of every path, and the users and groups."""
     found = {}
     for directory, names, files in os.walk(root):
         names[:] = [
@@ -77,8 +79,8 @@ def state(root):
             path = os.path.join(directory, name)
             inner = path[len(str(root)) :]
             if not OWN.match(inner + "/"):
-                told = os.lstat(path)
-                found[inner] = (told.st_uid, told.st_gid, oct(told.st_mode))
+                status = os.lstat(path)
+                found[inner] = (status.st_uid, status.st_gid, oct(status.st_mode))
     found["users"] = sorted((root / "etc/passwd").read_text().splitlines() + (root / "etc/group").read_text().splitlines())
     return found
 
@@ -110,22 +112,22 @@ class Model(http.server.BaseHTTPRequestHandler):
 
 
 def installed(root, deb):
-    """Installs it, and looks at what came of it; the unit's text."""
+    """Installs the package and checks the installed files; returns the unit's text."""
     (root / "tmp/bearward.deb").write_bytes(pathlib.Path(deb).read_bytes())
     done = inside(root, "dpkg", "-i", "/tmp/bearward.deb")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "bearward keys create" in done.stdout, "says what to do first"
+    assert "bearward keys create" in done.stdout, "the output names the first command"
     unit = (root / "usr/lib/systemd/system/bearward.service").read_text()
     wants = root / "etc/systemd/system"
     assert (wants / "multi-user.target.wants/bearward.service").is_symlink()
-    assert not (wants / "sockets.target.wants/bearward.socket").is_symlink(), "only where it is wanted"
+    assert not (wants / "sockets.target.wants/bearward.socket").is_symlink(), "the socket unit is not enabled by default"
     user = of_unit(unit, "User")
     uid = int(inside(root, "id", "-u", user).stdout)
     gid = int(inside(root, "id", "-g", user).stdout)
     assert 0 < uid < 1000 and f"{user}:x:{uid}:{gid}:" in (root / "etc/passwd").read_text()
     for path, mode in (("etc/bearward", 0o40750), ("etc/bearward/config.yaml", 0o100640), ("etc/bearward/keys.yaml", 0o100640)):
-        told = (root / path).stat()
-        assert (told.st_uid, told.st_gid, told.st_mode) == (0, gid, mode), path
+        status = (root / path).stat()
+        assert (status.st_uid, status.st_gid, status.st_mode) == (0, gid, mode), path
     for path in (
         "usr/share/man/man1/bearward.1.gz",
         "usr/share/bash-completion/completions/bearward",
@@ -136,7 +138,7 @@ def installed(root, deb):
 
 
 def allowed_calls(unit):
-    """The system calls that the unit's filter lets through, by systemd-analyze."""
+    """System calls that the unit's filter allows, according to systemd-analyze."""
 
     def members(name):
         if not name.startswith("@"):
@@ -153,18 +155,18 @@ def allowed_calls(unit):
 
 
 def served(root, unit):
-    """Runs the unit's ExecStart as its user, with a service manager's socket; what it calls."""
+    """Runs the unit's ExecStart as its user; returns the system calls that the unit denies."""
     user, command = of_unit(unit, "User"), shlex.split(of_unit(unit, "ExecStart"))
     keys = of_unit(unit, "ConditionFileNotEmpty")
-    assert (root / keys.lstrip("/")).stat().st_size == 0, "the unit's condition holds it back"
+    assert (root / keys.lstrip("/")).stat().st_size == 0, "with an empty key file, the unit's condition prevents the start"
     refused = inside(root, *command, user=user)
     assert refused.returncode == int(of_unit(unit, "RestartPreventExitStatus")) == 78, refused.stderr
 
-    # As the postinst says.
+    # The command that the postinst prints.
     made = inside(root, "bearward", "keys", "create", "--name", "laptop", "--permissions", "read")
     assert made.returncode == 0, made.stderr
-    told = (root / keys.lstrip("/")).stat()
-    assert told.st_size > 0 and told.st_mode == 0o100640 and told.st_gid != 0, "the service can read it"
+    store = (root / keys.lstrip("/")).stat()
+    assert store.st_size > 0 and store.st_mode == 0o100640 and store.st_gid != 0, "the service can read it"
     token = made.stdout.strip()
     checked = inside(root, "bearward", "check", user=user)
     assert checked.returncode == 0, checked.stderr
@@ -211,7 +213,7 @@ def main(deb):
         unit = installed(root, deb)
         denied = served(root, unit)
         assert not denied, f"the unit's filter denies {denied}"
-        # Installed again, it keeps what was changed.
+        # A second installation keeps changed files.
         config, keys = root / "etc/bearward/config.yaml", (root / "etc/bearward/keys.yaml").read_bytes()
         config.write_text(config.read_text() + "# ours\n")
         assert inside(root, "dpkg", "-i", "/tmp/bearward.deb").returncode == 0
@@ -224,7 +226,7 @@ def main(deb):
         after = state(root)
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         assert changed == set(), changed
-    print("installed, ran as its unit says, and purged: 401 without a key, 200 with one; the unit denies no call that was made")
+    print("installed, ran as the unit does, and purged: 401 without a key, 200 with one; the unit denied no call")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""`make soak MINUTES=n`: all traffic at once, for a while: good clients of every protocol, bad keys, reloads, upstreams
-that die, and clients that abuse us. What is wrong, or left over at the end, is counted in a table.
+"""Soak test of all kinds of traffic at once: `make soak MINUTES=n`.
 
-Each good client knows the one right answer to what it asks. What an upstream's death may cost is allowed (a 502, or a
-body that is cut so that it can't be taken for whole), and nothing else is.
+Runs good clients of every protocol, bad keys, reloads, failing upstreams and abusive clients.
+Prints a table of wrong answers and of leaks.
+
+Each good client knows the one right answer to its request. Only a failing upstream may cost an
+answer: it becomes a 502, or a body that is recognisably cut.
 """
 
 import argparse
@@ -39,12 +41,12 @@ routes:
 limits: {header_timeout: 2s, idle_timeout: 5s, body_idle_timeout: 5s, in_flight: 500}
 failed_attempts: off
 """
-# What the death of an upstream may cost.
+# Statuses that a failing upstream may cause.
 MAY_BREAK = {502, 504}
 
 
 class Model:
-    """An upstream whose answers can be known beforehand; it can die and come back."""
+    """Upstream with predictable answers that can be stopped and started again."""
 
     def __init__(self):
         self.port, self.server, self.writers = free_port(), None, set()
@@ -144,28 +146,28 @@ class Soak:
         self.right, self.allowed, self.wrong, self.abuse = {}, {}, {}, 0
         self.samples, self.stopping = [], False
 
-    def note(self, kind, verdict, what=None):
+    def note(self, kind, verdict, detail=None):
         book = {True: self.right, None: self.allowed, False: self.wrong}[verdict]
         book[kind] = book.get(kind, 0) + 1
         if verdict is False and len(self.samples) < 20:
-            self.samples.append(f"{kind}: {what}")
+            self.samples.append(f"{kind}: {detail}")
 
     async def forever(self, kind, once, pause=0.0):
-        """Does something again and again. A broken connection is allowed where `once` says so by `Broke`."""
+        """Repeats `once` until the end. A connection may break if `once` raises `Broke`."""
         while not self.stopping:
             try:
                 async with asyncio.timeout(20):
                     await once()
             except Broke as broke:
                 self.note(kind, None, broke)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+            except Exception as error:  # noqa: BLE001 - every exception is reported
                 self.note(kind, False, repr(error))
             await asyncio.sleep(pause)
 
     # Good clients.
 
     async def http1(self, kind, message, expected):
-        """One request after the other on a connection, each judged by its body."""
+        """Sends up to 20 requests on one connection and checks each answer's body."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             for _ in range(20):
@@ -173,10 +175,10 @@ class Soak:
                 try:
                     answer = await read_answer(reader)
                 except (OSError, asyncio.IncompleteReadError, ValueError) as error:
-                    # `ValueError`: a chunk without its size.
+                    # ValueError: a chunk without a size.
                     raise Broke from error
                 if answer is None:
-                    # Before the first byte: an answer that upstream broke off can end so, and nothing else.
+                    # No byte of an answer: only an upstream that broke off causes this.
                     raise Broke
                 status, fields, body = answer
                 if status in MAY_BREAK:
@@ -251,8 +253,8 @@ class Soak:
         try:
             writer.write(message)
             status, _, body = await read_answer(reader)
-            told = json.loads(body)
-            self.note("refusal", status == expected and told["success"] is False, (status, expected, body))
+            answer = json.loads(body)
+            self.note("refusal", status == expected and answer["success"] is False, (status, expected, body))
         finally:
             writer.close()
 
@@ -275,16 +277,16 @@ class Soak:
             except asyncio.IncompleteReadError:
                 self.note("broken upstream", path == "/cut", "cut")
                 return
-            # A whole answer of 200 would be one that upstream never gave.
+            # Upstream never gave a complete answer, so a complete 200 is wrong.
             status = answer[0] if answer else None
             self.note("broken upstream", answer is None or status in statuses - {200}, answer)
         finally:
             writer.close()
 
-    # Clients that leave, and worse ones.
+    # Clients that disconnect, and abusive clients.
 
     async def leaves(self):
-        """Holds one of the key's four places for a moment, and goes without a word."""
+        """Holds one of the key's four permits for a moment, then aborts the connection."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(request(self.gateway.tokens["few"], "/hold") + random.choice([b"", b"G"]))
@@ -343,7 +345,7 @@ class Soak:
         await model.start()
 
     async def run(self, seconds):
-        """The whole mix, for so long; then everything that holds something has let go."""
+        """Runs the whole mix for this time, then ends all clients and restores the keys."""
         self.stopping = False
         mix = [
             *[(kind, 3, 0.01) for kind in ("gets", "posts", "http2")],
@@ -367,7 +369,7 @@ class Soak:
         (self.gateway.path / "keys.yaml").write_text(self.gateway.good_keys)
 
     async def settled(self):
-        """Descriptors and memory, once the process holds nothing of the mix any more."""
+        """Number of descriptors and memory in KiB, once the process has released all of the mix."""
         least, since = None, time.monotonic()
         while time.monotonic() - since < 8:
             now = len(os.listdir(f"/proc/{self.gateway.process.pid}/fd"))
@@ -377,7 +379,7 @@ class Soak:
         return least, self.gateway.rss_kib()
 
     async def leaked_permits(self):
-        """How many of the four places of a key are not there any more."""
+        """Number of the key's four permits that were not released."""
         held = []
         for _ in range(5):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -391,11 +393,11 @@ class Soak:
 
 
 class Broke(Exception):
-    """A connection broke where an upstream's death may break it."""
+    """Raised when a connection breaks in a case that a failing upstream may cause."""
 
 
 def floods(token):
-    """Streams that are reset as soon as they are opened, and pings without end."""
+    """Bytes of a hundred streams that are opened and reset, and of many pings."""
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     connection.initiate_connection()
     for number in range(100):
@@ -457,11 +459,11 @@ def report(run, started, ended, leaked, alive, panics):
     if ended[1] > started[1] + 5 * 1024:
         faults.append(f"{(ended[1] - started[1]) // 1024} MiB more memory than after the warm-up")
     if panics or not alive:
-        faults.append("it panicked, or is gone")
+        faults.append("the process panicked or ended")
     missing = [kind for kind in ("get", "post", "http/2", "events", "websocket", "refusal") if not run.right.get(kind)]
     if missing:
-        faults.append(f"nothing right of {missing}")
-    print("\n" + ("; ".join(faults) or "nothing wrong, nothing left over"))
+        faults.append(f"no right answer of {missing}")
+    print("\n" + ("; ".join(faults) or "no wrong answers, no leaks"))
     return faults
 
 

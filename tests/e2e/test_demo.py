@@ -1,4 +1,4 @@
-"""`bearward demo`: every printed line does what is said above it."""
+"""`bearward demo`: every printed command has the result that the comment above it states."""
 
 import re
 import subprocess
@@ -15,24 +15,24 @@ def steps():
         line = demo.stdout.readline()
         assert line, lines
         lines.append(line.rstrip("\n"))
-    said = [line for line in lines if line.startswith("# ")]
-    yield list(zip(said, [line for line in lines if line.startswith("curl ")], strict=True))
+    comments = [line for line in lines if line.startswith("# ")]
+    yield list(zip(comments, [line for line in lines if line.startswith("curl ")], strict=True))
     demo.terminate()
     demo.wait()
 
 
-def test_every_line_gives_what_it_says(steps):
-    for said, line in steps:
+def test_every_command_has_the_result_that_its_comment_states(steps):
+    for comment, line in steps:
         printed = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=20)
         assert printed.returncode == 0, printed.stderr
-        promised = re.findall(r"\b[2-5]\d\d\b", said)
+        expected = re.findall(r"\b[2-5]\d\d\b", comment)
         if "%{http_code}" in line:
-            assert printed.stdout.split() == promised, said
+            assert printed.stdout.split() == expected, comment
             continue
-        assert [re.match(r"HTTP/\S+ (\d+)", printed.stdout).group(1)] == promised, said
-        for code in re.findall(r"[A-Z]+(?:_[A-Z]+)+", said):
-            assert f'"code":"{code}"' in printed.stdout, said
-        if "Retry-After" in said:
+        assert [re.match(r"HTTP/\S+ (\d+)", printed.stdout).group(1)] == expected, comment
+        for code in re.findall(r"[A-Z]+(?:_[A-Z]+)+", comment):
+            assert f'"code":"{code}"' in printed.stdout, comment
+        if "Retry-After" in comment:
             assert re.search(r"(?i)^retry-after: \d+", printed.stdout, re.M)
-        if "streams" in said:
+        if "streams" in comment:
             assert printed.stdout.count("data: ") > 5 and "[DONE]" in printed.stdout

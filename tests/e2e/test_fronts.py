@@ -1,4 +1,4 @@
-"""`deploy/examples/nginx.conf` and `Caddyfile`: the real servers in front of bearward, by the examples' own lines."""
+"""nginx and Caddy in front of bearward, with the configurations of `deploy/examples`."""
 
 import base64
 import contextlib
@@ -20,12 +20,15 @@ from gateway import free_port, is_listening, wait_for
 
 EXAMPLES = DEPLOY / "examples"
 EVENTS = 5
-# Where clients come from: not where the proxy does.
+# Address of the clients, which differs from the proxy's.
 CLIENT = "127.0.0.2"
 
 
 class Model(socketserver.StreamRequestHandler):
-    """Streams events, each when it is told that the one before has arrived, and echoes behind a WebSocket handshake."""
+    """Model server that streams events, and echoes data after a WebSocket handshake.
+
+    It sends an event only after the test has received the previous one.
+    """
 
     def handle(self):
         with contextlib.suppress(OSError):
@@ -88,7 +91,7 @@ def changed(text, *pairs):
 
 
 def nginx(gateway, files, port):
-    """What starts nginx with the example, which nginx itself has found to be right."""
+    """Command that starts nginx with the example, after `nginx -t` has accepted it."""
     text = changed(
         (EXAMPLES / "nginx.conf").read_text(),
         ("listen 443 ", f"listen 127.0.0.1:{port} "),
@@ -104,13 +107,13 @@ def nginx(gateway, files, port):
 
 
 def caddy(gateway, files, port):
-    """What starts Caddy with the example, which Caddy itself has found to be right."""
+    """Command that starts Caddy with the example, after `caddy validate` has accepted it."""
     environment = {**os.environ, "XDG_DATA_HOME": str(files.root / "caddy"), "XDG_CONFIG_HOME": str(files.root / "caddy")}
-    told = {"capture_output": True, "text": True, "timeout": 30, "env": environment}
+    options = {"capture_output": True, "text": True, "timeout": 30, "env": environment}
     original = EXAMPLES / "Caddyfile"
-    done = subprocess.run([TOOLS / "caddy", "validate", "--adapter", "caddyfile", "--config", original], **told)
+    done = subprocess.run([TOOLS / "caddy", "validate", "--adapter", "caddyfile", "--config", original], **options)
     assert done.returncode == 0 and "Valid configuration" in done.stdout + done.stderr, done.stderr
-    assert subprocess.run([TOOLS / "caddy", "fmt", "--diff", original], **told).returncode == 0
+    assert subprocess.run([TOOLS / "caddy", "fmt", "--diff", original], **options).returncode == 0
     text = changed(
         original.read_text(),
         (
@@ -125,7 +128,7 @@ def caddy(gateway, files, port):
 
 @pytest.fixture(scope="module", params=[nginx, caddy], ids=lambda server: server.__name__)
 def front(request, gateway, files):
-    """A proxy's port."""
+    """Port of the proxy."""
     port = free_port()
     command, more = request.param(gateway, files, port)
     with open(files.root / "front.log", "w+") as log:
@@ -135,7 +138,7 @@ def front(request, gateway, files):
             assert process.poll() is None, (files.root / "front.log").read_text()
             yield port
         finally:
-            # nginx's workers end with it only where it is told so.
+            # SIGTERM, because nginx's workers would outlive a killed master.
             process.terminate()
             process.wait(timeout=20)
     shutil.rmtree(files.root / "caddy", ignore_errors=True)
@@ -172,7 +175,7 @@ def test_events_arrive_one_by_one_and_bearward_knows_the_client(front, files, mo
         status, fields = head_of(reader)
         assert (status, fields["content-type"]) == (200, "text/event-stream")
         for number in range(EVENTS):
-            # The model sends none before it is told that the one before is here.
+            # The model waits for `arrived`, so a proxy that buffers events would hang here.
             while (line := reader.readline()) != b"data: %d\n" % number:
                 assert re.fullmatch(rb"[0-9a-f]*\r?\n", line), line
             model.arrived.put(number)
@@ -181,10 +184,10 @@ def test_events_arrive_one_by_one_and_bearward_knows_the_client(front, files, mo
         f"{CLIENT}, 127.0.0.1", "https", "localhost"
     )  # fmt: skip
     assert "6.6.6.6" not in str(head) and "authorization" not in head and head["x-bearward-key-name"] == "reader"
-    wait_for("the line is there", lambda: any('"status":200' in line and f'"{CLIENT}"' in line for line in list(gateway.lines)))
+    wait_for("the request is logged", lambda: any('"status":200' in line and f'"{CLIENT}"' in line for line in list(gateway.lines)))
 
 
-def test_refusals_pass_as_they_are(front, files, model):
+def test_refusals_pass_unchanged(front, files, model):
     model.heads.clear()
     with connected(front, files) as (connection, reader):
         connection.sendall(asked("GET /v1/models", None))
@@ -204,6 +207,6 @@ def test_a_websocket_passes(front, files):
         connection.sendall(asked("GET /v1/realtime", files.key, *fields))
         status, answered = head_of(reader)
         assert (status, answered["sec-websocket-accept"]) == (101, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
-        for word in (b"one", b"two"):
-            connection.sendall(word)
-            assert reader.read(len(word)) == word
+        for message in (b"one", b"two"):
+            connection.sendall(message)
+            assert reader.read(len(message)) == message

@@ -1,4 +1,4 @@
-"""gRPC from end to end: a stock grpcio client over TLS, through bearward, to a stock grpcio server."""
+"""gRPC end to end: a stock grpcio client over TLS, through bearward, to a stock grpcio server."""
 
 import queue
 
@@ -18,8 +18,8 @@ ROUTES = "routes: [{name: grpc, paths: [/bearward.test.Echo/*], methods: [POST],
 
 
 @pytest.fixture(scope="module", params=["h2c", "https"])
-def way(request):
-    """A gateway in front of the service, which is reached in plain and over TLS with a certificate of our own."""
+def service(request):
+    """Gateway and service, connected by plain HTTP/2 or by TLS with a client certificate."""
     echo, authority = Echo(), trustme.CA()
     if request.param == "https":
         pair = authority.issue_cert("model.internal")
@@ -37,8 +37,8 @@ def way(request):
 
 
 @pytest.fixture
-def channel(way):
-    gateway, _ = way
+def channel(service):
+    gateway, _ = service
     with open(gateway.ca, "rb") as ca:
         credentials = grpc.ssl_channel_credentials(ca.read())
     with grpc.secure_channel(f"localhost:{gateway.port}", credentials) as channel:
@@ -46,33 +46,35 @@ def channel(way):
 
 
 @pytest.fixture
-def call(way, channel):
-    """A method of the service as a caller with a key has it: call("unary_unary", "Unary", key="caller")."""
+def call(service, channel):
+    """Method of the service, called with a key: call("unary_unary", "Unary", key="caller")."""
 
     def method(kind, name, key="caller"):
         stub = getattr(channel, kind)(f"/{SERVICE}/{name}")
-        metadata = [("authorization", f"Bearer {way[0].tokens.get(key, key)}")] if key else []
-        return lambda request, way=None, **options: (getattr(stub, way) if way else stub)(request, metadata=metadata, **options)
+        metadata = [("authorization", f"Bearer {service[0].tokens.get(key, key)}")] if key else []
+        return lambda request, variant=None, **options: (getattr(stub, variant) if variant else stub)(
+            request, metadata=metadata, **options
+        )
 
     return method
 
 
-def test_a_thousand_unary_calls(call, way):
+def test_a_thousand_unary_calls(call, service):
     unary = call("unary_unary", "Unary")
     assert all(unary(b"%d" % number) == b"%d" % number for number in range(MESSAGES))
-    metadata = way[1].metadata
+    metadata = service[1].metadata
     assert "authorization" not in metadata and metadata["x-bearward-key-name"] == "caller"
 
 
-def test_a_thousand_messages_each_way(call):
+def test_a_thousand_messages_per_direction(call):
     numbers = [b"%d" % number for number in range(MESSAGES)]
     assert list(call("unary_stream", "ServerStream")(b"%d" % MESSAGES)) == numbers
     assert call("stream_unary", "ClientStream")(iter(numbers)) == b"%d" % sum(range(MESSAGES))
     assert list(call("stream_stream", "Both")(iter(numbers))) == numbers
 
 
-def test_both_ways_at_once_message_by_message(call):
-    """Each message waits for the answer to the one before: nothing on the way may hold one back."""
+def test_bidirectional_messages_one_by_one(call):
+    """Each message waits for the answer to the previous one, so nothing may buffer a message."""
     asked = queue.SimpleQueue()
     answers = call("stream_stream", "Both")(iter(asked.get, None))
     for number in range(MESSAGES):
@@ -83,7 +85,7 @@ def test_both_ways_at_once_message_by_message(call):
 
 
 def test_trailing_metadata_passes(call):
-    _, answered = call("unary_unary", "Unary")(b"x", way="with_call")
+    _, answered = call("unary_unary", "Unary")(b"x", variant="with_call")
     trailing = dict(answered.trailing_metadata())
     assert (trailing["x-cost"], trailing["total_tokens"]) == ("7", "9")
 
@@ -121,8 +123,8 @@ def test_a_limit_is_resource_exhausted(call):
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_a_deadline_is_passed_on_and_cancels_upstream(call, way):
-    echo = way[1]
+def test_a_deadline_is_forwarded_and_cancels_upstream(call, service):
+    echo = service[1]
     echo.cancelled.clear()
     with pytest.raises(grpc.RpcError) as caught:
         call("unary_unary", "Slow")(b"", timeout=1)
@@ -131,11 +133,11 @@ def test_a_deadline_is_passed_on_and_cancels_upstream(call, way):
     assert echo.cancelled.wait(5)
 
 
-def test_a_caller_that_gives_up_cancels_upstream(call, way):
-    echo = way[1]
+def test_a_caller_that_gives_up_cancels_upstream(call, service):
+    echo = service[1]
     echo.begun.clear()
     echo.cancelled.clear()
-    asked = call("unary_unary", "Slow")(b"", way="future")
+    asked = call("unary_unary", "Slow")(b"", variant="future")
     assert echo.begun.wait(5) and not asked.done()
     asked.cancel()
     assert echo.cancelled.wait(5)

@@ -1,4 +1,4 @@
-"""Hostile HTTP/2 heads, frame by frame, through the real binary, in front of an upstream that records what arrived."""
+"""Hostile HTTP/2 heads, built frame by frame, against the real binary and a recording upstream."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 class Recorder:
-    """An HTTP/1.1 upstream that keeps the head of every request."""
+    """HTTP/1.1 upstream that records the head of every request."""
 
     def __init__(self):
         self.heads = []
@@ -41,7 +41,7 @@ def upstream():
 
 
 @pytest.fixture(scope="module")
-def door(upstream):
+def gateway(upstream):
     with Gateway(upstream.port, {"ci": ["--permissions", "admin"]}, config="routes: any\n") as gateway:
         yield gateway
 
@@ -63,7 +63,7 @@ def frames(connection):
 
 
 def ask(port, headers):
-    """Sends one head; the status of the answer, or "reset" where stream or connection were ended instead."""
+    """Sends one head; returns the status, or "reset" if stream or connection was closed."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         head = HeadersFrame(1, data=hpack.Encoder().encode(headers), flags=["END_HEADERS", "END_STREAM"])
         connection.sendall(PREFACE + SettingsFrame(0).serialize() + head.serialize())
@@ -88,7 +88,7 @@ CASES = {
     "a sound head": (head(), 200),
     "te: trailers": (head() + [("te", "trailers")], 200),
     "a fragment": (head(path="/x#y"), 200),
-    "host in the place of :authority": (head(authority=None) + [("host", "a.example")], 200),
+    "host instead of :authority": (head(authority=None) + [("host", "a.example")], 200),
     "another host beside :authority": (head() + [("host", "evil.example")], 200),
     "spoofed identity": (head() + [("x-bearward-key-id", "me"), ("x_bearward_key_id", "me"), ("x_forwarded_for", "::")], 200),
     "no authority at all": (head(authority=None), 400),
@@ -126,14 +126,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_heads(door, upstream, case):
+def test_each_head_is_forwarded_refused_or_reset(gateway, upstream, case):
     fields, expected = CASES[case]
     upstream.heads.clear()
     pseudo = [field for field in fields if field[0].startswith(":")]
-    # The key goes where it does not change the order that a case is about.
+    # The key must not change the order of pseudo-headers, which one case tests.
     position = len(fields) if case == "a late pseudo-header" else len(pseudo)
-    bearer = ("authorization", f"Bearer {door.tokens['ci']}")
-    assert ask(door.port, fields[:position] + [bearer] + fields[position:]) == expected
+    bearer = ("authorization", f"Bearer {gateway.tokens['ci']}")
+    assert ask(gateway.port, fields[:position] + [bearer] + fields[position:]) == expected
     if expected != 200:
         assert not upstream.heads
         return

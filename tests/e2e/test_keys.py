@@ -1,4 +1,4 @@
-"""The life of keys, by the real command line, files and curl."""
+"""Life of keys, with the real command line, files and curl."""
 
 import concurrent.futures
 import contextlib
@@ -62,17 +62,17 @@ def guarded(upstream, store, more="", config_more="", **options):
 
 
 def status(gateway, token):
-    """What curl gets; it is told the token in a file, as people should."""
+    """Status of a request by curl, which reads the token from stdin rather than its arguments."""
     command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-K", "-", f"http://127.0.0.1:{gateway.port}/v1/models"]
     config = f'header = "Authorization: Bearer {token}"\n'
     return int(subprocess.run(command, capture_output=True, text=True, input=config, timeout=30).stdout)
 
 
 def becomes(gateway, token, expected, within=1.5):
-    """How long it takes until a token is answered with this status."""
+    """Seconds until a request with this token has the expected status."""
     started = time.monotonic()
     while (got := status(gateway, token)) != expected:
-        assert time.monotonic() < started + within, f"{got} and not {expected}"
+        assert time.monotonic() < started + within, f"{got}, expected {expected}"
     return time.monotonic() - started
 
 
@@ -81,7 +81,7 @@ def audited(gateway):
     return {(event["event"], event.get("reason")) for event in events}
 
 
-# Which stores the command line can make keys in.
+# Stores in which the command line can create keys.
 @pytest.mark.parametrize("name", ["keys.yaml", "keys.jsonl", "keys"])
 def test_the_whole_life_of_a_key_without_a_restart(tmp_path, upstream, name):
     store = tmp_path / name
@@ -97,12 +97,12 @@ def test_the_whole_life_of_a_key_without_a_restart(tmp_path, upstream, name):
         becomes(gateway, other, 200)
         new = run("rotate", "checkout", "--grace", "3s", "--keys", store).stdout.strip()
         becomes(gateway, new, 200)
-        assert status(gateway, key) == 200, "both pass while the grace lasts"
-        assert new[4:14] == key[4:14], "one identity"
+        assert status(gateway, key) == 200, "both secrets work during the grace period"
+        assert new[4:14] == key[4:14], "both secrets have the same id"
         becomes(gateway, key, 401, within=5)
         assert status(gateway, new) == 200
-        told = run("verify", "--keys", store, "--json", stdin=key, check=False)
-        assert told.returncode == 1 and json.loads(told.stdout)["reason"] == "rotated_out"
+        verified = run("verify", "--keys", store, "--json", stdin=key, check=False)
+        assert verified.returncode == 1 and json.loads(verified.stdout)["reason"] == "rotated_out"
         run("revoke", f"key_{new[4:14]}", "--keys", store)
         becomes(gateway, new, 401)
         assert run("verify", "--keys", store, stdin=new, check=False).returncode == 1
@@ -113,12 +113,12 @@ def test_the_whole_life_of_a_key_without_a_restart(tmp_path, upstream, name):
         assert run("show", "checkout", "--keys", store, check=False).returncode == 1
         assert status(gateway, other) == 200
         last = run("delete", "other", "--keys", store, check=False)
-        assert last.returncode == 1 and "revoke" in last.stderr, "a store without keys admits no client"
+        assert last.returncode == 1 and "revoke" in last.stderr, "the last key can't be deleted"
         expected = {("refused", "rotated_out"), ("refused", "disabled"), ("rotated_secret_used", None), ("new_address", None)}
-        wait_for("the audit tells all", lambda: expected <= audited(gateway))
+        wait_for("the audit log has all events", lambda: expected <= audited(gateway))
 
 
-def test_a_file_of_somebody_is_left_as_it_was_but_for_what_changes(tmp_path):
+def test_an_edit_changes_only_its_own_lines_of_a_file(tmp_path):
     store = tmp_path / "keys.yaml"
     store.write_text(
         "# Ask Ann first.\n\nkeys:   # all of them\n"
@@ -150,7 +150,7 @@ def test_a_file_of_somebody_is_left_as_it_was_but_for_what_changes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["keys.yaml", "keys.jsonl", "keys"])
-def test_fifty_at_once_lose_nothing(tmp_path, name):
+def test_fifty_concurrent_commands_lose_no_key(tmp_path, name):
     store = tmp_path / name
     if name == "keys":
         store.mkdir()
@@ -165,7 +165,7 @@ def test_fifty_at_once_lose_nothing(tmp_path, name):
 def test_a_command_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path, name):
     store = tmp_path / name
     create(store, "--permissions", "read")
-    # Enough that a write takes a while.
+    # Enough keys for a write to take measurable time.
     tokens = tmp_path / "tokens.txt"
     tokens.write_text("".join(f"sk-{number:020}\n" for number in range(3000)))
     run("import", tokens, "--keys", store)
@@ -176,7 +176,7 @@ def test_a_command_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path, n
     made, before = 0, store.read_bytes()
     for _ in range(100):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # Anywhere in its course: this is the one place where time itself is what is tested.
+        # The kill must hit at a random moment of the command, so this test needs a real sleep.
         time.sleep(random.random() * lasts * 1.1)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -185,7 +185,7 @@ def test_a_command_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path, n
         made += after != before
         before = after
     create(store, "--permissions", "read")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "tokens.txt"]), "nothing temporary is left"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "tokens.txt"]), "no temporary file remains"
     assert len(json.loads(run("list", "--keys", store, "--json").stdout)) == 3003 + made
 
 
@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_a_read_only_store_says_what_to_do(tmp_path, upstream):
+def test_a_read_only_store_prints_a_key_to_add_by_hand(tmp_path, upstream):
     store = tmp_path / "keys.yaml"
     first = create(store, "--name", "first", "--permissions", "read")
     as_nobody = {}
@@ -222,7 +222,7 @@ def test_a_read_only_store_says_what_to_do(tmp_path, upstream):
     tmp_path.chmod(0o755)
     assert refused.returncode == 1 and store.read_bytes() == before
     assert "by hand" in refused.stderr
-    # What is shown is a key that works, once it is where it belongs.
+    # The printed entry works once it is in the store.
     entry = refused.stderr[refused.stderr.index("  - id:") :].split("\n\n")[0]
     store.write_text(before.decode() + entry + "\n")
     with guarded(upstream, store) as gateway:
@@ -230,14 +230,14 @@ def test_a_read_only_store_says_what_to_do(tmp_path, upstream):
 
 
 class Mounted:
-    """A Secret as the kubelet mounts it."""
+    """Secret in the kubelet's mount layout."""
 
     def __init__(self, root):
         self.root, self.version = root, 0
         root.mkdir()
 
     def publish(self, files):
-        """Swaps the whole content, as the kubelet does."""
+        """Replaces all files at once, as the kubelet does."""
         self.version += 1
         version = self.root / f"..2026_{self.version}"
         version.mkdir()
@@ -257,7 +257,7 @@ def one_key(name, token, more=""):
     return f"id: key_{name}\nname: {name}\nhash: {sha256(token)}\npermissions: [read]\n{more}"
 
 
-def test_a_mounted_secret_is_live_and_not_written_to(tmp_path, upstream):
+def test_a_mounted_secret_is_reloaded_and_never_written(tmp_path, upstream):
     mounted = Mounted(tmp_path / "keys")
     mounted.publish({"a": one_key("a", "sk-a"), "b": one_key("b", "sk-b")})
     with guarded(upstream, mounted.root) as gateway:
@@ -265,14 +265,14 @@ def test_a_mounted_secret_is_live_and_not_written_to(tmp_path, upstream):
         mounted.publish({"a": one_key("a", "sk-a", "disabled: true\n"), "b": "id: nonsense\n", "c": one_key("c", "sk-c")})
         becomes(gateway, "sk-a", 401)
         becomes(gateway, "sk-c", 200)
-        assert status(gateway, "sk-b") == 200, "its last good form stays"
+        assert status(gateway, "sk-b") == 200, "the last good version of a faulty entry stays"
         mounted.publish({"c": one_key("c", "sk-c")})
         becomes(gateway, "sk-b", 401)
         for command in (["create", "--permissions", "read"], ["rotate", "c"], ["revoke", "c"]):
             refused = run(*command, "--keys", mounted.root, check=False)
             assert refused.returncode == 1 and "kubectl" in refused.stderr and "id: key_" in refused.stderr
         assert status(gateway, "sk-c") == 200
-    # The same of one file of such a mount.
+    # The same for a single file in such a mount.
     (tmp_path / "keys" / "..data" / "keys.yaml").write_text(f"keys:\n- {{id: key_x, hash: {sha256('x')}, permissions: [read]}}\n")
     (tmp_path / "keys" / "keys.yaml").symlink_to("..data/keys.yaml")
     refused = run("revoke", "key_x", "--keys", mounted.root / "keys.yaml", check=False)
@@ -301,7 +301,7 @@ STORES = {
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_every_store_is_read_alike(tmp_path, upstream, name):
+def test_every_kind_of_store_behaves_alike(tmp_path, upstream, name):
     form, bad = STORES[name]
     store = tmp_path / name
 
@@ -333,7 +333,7 @@ def test_every_store_is_read_alike(tmp_path, upstream, name):
         becomes(gateway, "sk-c", 401)
         becomes(gateway, "sk-d", 200)
         write(["b"] if name == "keys" else [], text=bad)
-        wait_for("the fault is told", lambda: any("refused" in line and '"part":"keys"' in line for line in gateway.lines))
+        wait_for("the fault is logged", lambda: any("refused" in line and '"part":"keys"' in line for line in gateway.lines))
         assert [status(gateway, token) for token in ("sk-b", "sk-d")] == [200, 200], "the last good keys stay"
         assert not any("SECRET" in line for line in gateway.lines)
         write(["b"])
@@ -343,7 +343,7 @@ def test_every_store_is_read_alike(tmp_path, upstream, name):
         assert checked.returncode == 78 and "allow_plaintext" in checked.stderr
 
 
-def test_keys_from_elsewhere_are_brought_in_as_hashes(tmp_path, upstream):
+def test_imported_keys_are_stored_as_hashes(tmp_path, upstream):
     store = tmp_path / "keys.yaml"
     lists = {
         "llama.txt": "sk-llama-0123456789\n",
@@ -353,8 +353,8 @@ def test_keys_from_elsewhere_are_brought_in_as_hashes(tmp_path, upstream):
     }
     for name, text in lists.items():
         (tmp_path / name).write_text(text)
-        told = run("import", tmp_path / name, "--keys", store)
-        assert "sk-" not in told.stdout + told.stderr
+        imported = run("import", tmp_path / name, "--keys", store)
+        assert "sk-" not in imported.stdout + imported.stderr
     assert "sk-" not in store.read_text()
     names = {one["name"] for one in json.loads(run("list", "--keys", store, "--json").stdout)}
     assert names == {None, "vllm-api-key", "team-n", "team-l"}
@@ -367,15 +367,15 @@ def test_keys_from_elsewhere_are_brought_in_as_hashes(tmp_path, upstream):
 
 
 def test_no_secret_and_no_digest_is_anywhere_but_where_it_belongs(tmp_path, upstream):
-    """Provokes what can be provoked, at the level that says most, and searches all that was said."""
+    """Causes all kinds of output, at the most verbose log level, and searches it for secrets."""
     store = tmp_path / "keys.yaml"
-    said = []
+    output = []
     tokens = []
 
     def command(*args, **more):
-        told = run(*args, "--keys", store, check=False, **more)
-        tokens.extend(TOKEN.findall(told.stdout))
-        said.append(told.stderr + TOKEN.sub("", told.stdout))
+        done = run(*args, "--keys", store, check=False, **more)
+        tokens.extend(TOKEN.findall(done.stdout))
+        output.append(done.stderr + TOKEN.sub("", done.stdout))
 
     command("create", "--name", "a", "--permissions", "read")
     command("create", "--name", "a", "--permissions", "read")
@@ -386,10 +386,10 @@ def test_no_secret_and_no_digest_is_anywhere_but_where_it_belongs(tmp_path, upst
     for token in [*tokens, "bwk_mistyped", "sk-unknown"]:
         command("verify", stdin=token)
         command("hash", stdin=token)
-        said[-1] = said[-1].replace(sha256(token), "")
-        told = run("revoke", token, "--keys", store, check=False)
-        assert told.returncode == (2 if TOKEN.fullmatch(token) else 1), told
-        said.append(told.stdout + told.stderr)
+        output[-1] = output[-1].replace(sha256(token), "")
+        done = run("revoke", token, "--keys", store, check=False)
+        assert done.returncode == (2 if TOKEN.fullmatch(token) else 1), done
+        output.append(done.stdout + done.stderr)
     command("list")
     command("list", "--json")
     command("show", "a")
@@ -399,26 +399,26 @@ def test_no_secret_and_no_digest_is_anywhere_but_where_it_belongs(tmp_path, upst
         base = f"http://127.0.0.1:{gateway.port}"
         for token in [*tokens, tokens[0][:-1] + "x", "bwk_short", "sk-unknown-0123456789"]:
             for path in ("/v1/models", "/nowhere", "/a/../%2e%2e/%ff%00", f"/v1/models?key={token}"):
-                said.append(ask(f"{base}{path}", "-H", f"Authorization: Bearer {token}"))
-            said.append(ask(base, "-H", f"Authorization: Bearer {token}", "-H", f"Authorization: Bearer {token}x"))
-            said.append(ask(base, "-H", f"Authorization: Basic {token}"))
-            said.append(ask(base, "-H", f"x-api-key: {token}, {token}"))
-            said.append(ask(base, "-X", "DELETE", "-H", f"x-api-key: {token}"))
+                output.append(ask(f"{base}{path}", "-H", f"Authorization: Bearer {token}"))
+            output.append(ask(base, "-H", f"Authorization: Bearer {token}", "-H", f"Authorization: Bearer {token}x"))
+            output.append(ask(base, "-H", f"Authorization: Basic {token}"))
+            output.append(ask(base, "-H", f"x-api-key: {token}, {token}"))
+            output.append(ask(base, "-X", "DELETE", "-H", f"x-api-key: {token}"))
             admin = f"http://127.0.0.1:{gateway.admin_port}"
-            said.append(ask(f"{admin}/api/v1/reload", "-X", "POST", "-H", f"Authorization: Bearer {token}"))
-            said.append(ask(f"{admin}/metrics", "-H", f"Authorization: Bearer {token}"))
+            output.append(ask(f"{admin}/api/v1/reload", "-X", "POST", "-H", f"Authorization: Bearer {token}"))
+            output.append(ask(f"{admin}/metrics", "-H", f"Authorization: Bearer {token}"))
         good = store.read_text()
         for bad in (good.replace("permissions", "permisions"), good + good, good[:-20], good.replace("sha256:", "")):
             store.write_text(bad)
-            said.append(json.dumps(gateway.reload()))
+            output.append(json.dumps(gateway.reload()))
         store.write_text(good)
         gateway.reload()
-        said.append(pathlib.Path(f"/proc/{gateway.process.pid}/cmdline").read_text())
-        said.extend(gateway.lines)
-    said = "\n".join(said)
-    for provoked in ("INVALID_API_KEY", "EXPIRED_API_KEY", "MISSING_API_KEY", "BAD_REQUEST", "ROUTE_NOT_FOUND", '"audit"', "twice"):
-        assert provoked in said, provoked
+        output.append(pathlib.Path(f"/proc/{gateway.process.pid}/cmdline").read_text())
+        output.extend(gateway.lines)
+    output = "\n".join(output)
+    for expected in ("INVALID_API_KEY", "EXPIRED_API_KEY", "MISSING_API_KEY", "BAD_REQUEST", "ROUTE_NOT_FOUND", '"audit"', "twice"):
+        assert expected in output, expected
     for token in [*tokens, "sk-unknown-0123456789"]:
         secret = token[15:47] if token.startswith("bwk_") else token
         for needle in (token, secret, sha256(token)[7:]):
-            assert needle not in said, said[max(0, said.index(needle) - 300) : said.index(needle) + 100]
+            assert needle not in output, output[max(0, output.index(needle) - 300) : output.index(needle) + 100]

@@ -1,5 +1,7 @@
-"""A simulated kubelet: bearward with the sidecar's own configuration, its Secrets and its ConfigMap mounted and swapped as the
-kubelet does, while clients ask over TLS all the time."""
+"""Simulated kubelet: the sidecar's Secrets and ConfigMap are mounted and replaced under load.
+
+bearward runs with the sidecar's own configuration, and clients send requests over TLS.
+"""
 
 import asyncio
 import contextlib
@@ -26,7 +28,7 @@ ADMIN = "the-admin-token"
 
 
 class Volume:
-    """A mounted Secret or ConfigMap, written by the steps of the kubelet's atomic writer."""
+    """Mounted Secret or ConfigMap, written in the steps of the kubelet's atomic writer."""
 
     def __init__(self, path, files):
         self.path = path
@@ -62,7 +64,7 @@ def key(name, token, previous=None, until=None):
 
 
 class Pod:
-    """The sidecar's volumes below a directory of our own, by the manifest's names and places."""
+    """Volumes of the sidecar below a test directory, with names and paths from the manifest."""
 
     def __init__(self, root, model):
         manifest = (kustomized, "sidecar")
@@ -70,16 +72,16 @@ class Pod:
         [bearward] = [one for one in pod["initContainers"] if one["name"] == "bearward"]
         [config] = objects(manifest, "ConfigMap")
         text = config["data"]["config.yaml"]
-        text, led = re.subn(r"http://127\.0\.0\.1:8000", f"http://127.0.0.1:{model}", text)
-        assert led == 1
+        text, replaced = re.subn(r"http://127\.0\.0\.1:8000", f"http://127.0.0.1:{model}", text)
+        assert replaced == 1
         self.config = on_any_port(text.replace("/run/secrets/", f"{root}/run/secrets/"))
-        # Here somebody asks all the time whether a secret is good yet, and in as short a time it would count as guessing.
+        # The tests poll with secrets that are not valid yet, which would count as failed attempts.
         self.config += "\nfailed_attempts: off\n"
         self.authority = trustme.CA()
-        # The names of files are those that the commands in kustomization.yaml give them.
+        # File names are those of the commands in kustomization.yaml.
         contents = {
             "config": {"config.yaml": self.config},
-            "keys": {"stays.yaml": key("stays", "sk-stays"), "turns.yaml": key("turns", "sk-turns-0")},
+            "keys": {"stays.yaml": key("stays", "sk-stays"), "rotated.yaml": key("rotated", "sk-rotated-0")},
             "tls": self.certificate(),
             "admin": {"token": ADMIN},
         }
@@ -87,7 +89,7 @@ class Pod:
         for mount in bearward["volumeMounts"]:
             assert mount["readOnly"] and "subPath" not in mount
             self.volumes[mount["name"]] = Volume(root / mount["mountPath"].lstrip("/"), contents.pop(mount["name"]))
-        assert not contents, "not mounted"
+        assert not contents, "every volume is mounted"
 
     def certificate(self):
         issued = self.authority.issue_cert("localhost")
@@ -102,19 +104,19 @@ class Pod:
 
 @pytest.fixture
 def gateway_in(tmp_path):
-    """Starts bearward in a pod; ended in any case."""
+    """Function that starts bearward in a pod; the fixture ends the process."""
     with contextlib.ExitStack() as ending:
 
         def start(model):
             pod = Pod(tmp_path, model)
-            # Where the image looks for it, if nothing is said.
+            # The default path of the configuration in the image.
             return pod, ending.enter_context(Running(tmp_path / "etc/bearward/config.yaml", ca=True))
 
         yield start
 
 
 def probed(gateway, path, token=None):
-    """What the admin listener answers from outside: status and body."""
+    """Status and body of a request to the admin listener."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     asked = urllib.request.Request(f"http://127.0.0.1:{gateway.admin_port}{path}", headers=headers)
     try:
@@ -124,17 +126,17 @@ def probed(gateway, path, token=None):
         return error.code, error.read().decode()
 
 
-async def until(what, holds, seconds=SOON):
-    """How long it takes until something holds."""
+async def until(condition, holds, seconds=SOON):
+    """Seconds until `holds` returns true."""
     started = time.monotonic()
     while not await holds():
-        assert time.monotonic() - started < seconds, f"not in time: {what}"
+        assert time.monotonic() - started < seconds, f"timed out: {condition}"
         await asyncio.sleep(0.01)
     return time.monotonic() - started
 
 
 class Clients:
-    """Clients that ask all the time, on connections that stay and on new ones."""
+    """Clients that send requests without pause, on kept connections and on new ones."""
 
     def __init__(self, port, trust):
         self.port, self.trust, self.loads = port, trust, []
@@ -158,8 +160,8 @@ class Clients:
     def answered(self):
         return sum(sum(load.counts.values()) for load in self.loads)
 
-    async def go_on(self, requests=100):
-        """Comes back when so many more requests were answered, one way or the other."""
+    async def await_answers(self, requests=100):
+        """Returns after this many more answers, of any status."""
         enough = self.answered() + requests
 
         async def holds():
@@ -168,7 +170,7 @@ class Clients:
         await until(f"{requests} more requests", holds, seconds=20)
 
     async def status(self, token):
-        """What one request on a new connection gets, and the certificate that it was shown."""
+        """Status of a request on a new connection, and the certificate of that connection."""
         reader, writer = await Load(self.port, self.trust).connect()
         try:
             shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
@@ -177,11 +179,11 @@ class Clients:
         finally:
             writer.close()
 
-    async def until_let_in(self, token, seconds=SOON):
+    async def until_accepted(self, token, seconds=SOON):
         async def holds():
             return (await self.status(token))[0] == 200
 
-        return await until(f"{token} is let in", holds, seconds)
+        return await until(f"{token} is accepted", holds, seconds)
 
     async def until_refused(self, token, seconds=SOON):
         async def holds():
@@ -195,7 +197,10 @@ def in_seconds(seconds):
 
 
 async def rotations(start, times):
-    """Each: the new secret beside the old one, clients move, the old one goes; then another certificate."""
+    """Rotations of a secret and the certificate under load.
+
+    Each adds a new secret, moves clients to it, removes the old one, and replaces the certificate.
+    """
     async with Upstream() as model:
         pod, gateway = await asyncio.to_thread(start, model.port)
         clients, changes, probes = Clients(gateway.port, pod.trust()), [], []
@@ -210,21 +215,21 @@ async def rotations(start, times):
             probe = asyncio.create_task(probing())
             leaving.callback(probe.cancel)
             users = await leaving.enter_async_context(contextlib.AsyncExitStack())
-            await users.enter_async_context(clients.asking("sk-turns-0"))
+            await users.enter_async_context(clients.asking("sk-rotated-0"))
             for number in range(1, times + 1):
-                old, new = f"sk-turns-{number - 1}", f"sk-turns-{number}"
-                both = key("turns", new, previous=old, until=in_seconds(3600))
-                pod.volumes["keys"].publish({"stays.yaml": stays, "turns.yaml": both})
-                changes.append(await clients.until_let_in(new))
-                assert (await clients.status(old))[0] == 200, "in its grace"
-                await clients.go_on()
+                old, new = f"sk-rotated-{number - 1}", f"sk-rotated-{number}"
+                both = key("rotated", new, previous=old, until=in_seconds(3600))
+                pod.volumes["keys"].publish({"stays.yaml": stays, "rotated.yaml": both})
+                changes.append(await clients.until_accepted(new))
+                assert (await clients.status(old))[0] == 200, "the old secret works during its grace period"
+                await clients.await_answers()
                 movers = await leaving.enter_async_context(contextlib.AsyncExitStack())
                 await movers.enter_async_context(clients.asking(new))
                 await users.aclose()
                 users = movers
-                pod.volumes["keys"].publish({"stays.yaml": stays, "turns.yaml": key("turns", new)})
+                pod.volumes["keys"].publish({"stays.yaml": stays, "rotated.yaml": key("rotated", new)})
                 changes.append(await clients.until_refused(old))
-                await clients.go_on()
+                await clients.await_answers()
 
                 _, before = await clients.status("sk-stays")
                 files = pod.certificate()
@@ -236,8 +241,8 @@ async def rotations(start, times):
 
                 assert before != expected
                 changes.append(await until("the new certificate is shown", is_shown))
-                await clients.go_on()
-            # The kubelet's probes, and what else there is for it to reach.
+                await clients.await_answers()
+            # The kubelet's probes are open; other admin paths need the token.
             assert [probed(gateway, path)[0] for path in ("/livez", "/readyz", "/metrics", "/api/v1/keys")] == [
                 200,
                 200,
@@ -266,36 +271,33 @@ async def ends(start):
         pod, gateway = await asyncio.to_thread(start, model.port)
         clients = Clients(gateway.port, pod.trust())
         async with clients.asking("sk-stays", 2):
-            # The end of its grace comes by the clock, and by no change of the files.
+            # The grace period ends by the clock, without a change of the files.
             end = in_seconds(2)
-            both = key("turns", "sk-turns-1", previous="sk-turns-0", until=end)
-            pod.volumes["keys"].publish({"stays.yaml": key("stays", "sk-stays"), "turns.yaml": both})
-            await clients.until_let_in("sk-turns-1", seconds=1.5)
-            assert (await clients.status("sk-turns-0"))[0] == 200
-            await clients.until_refused("sk-turns-0", seconds=5)
+            both = key("rotated", "sk-rotated-1", previous="sk-rotated-0", until=end)
+            pod.volumes["keys"].publish({"stays.yaml": key("stays", "sk-stays"), "rotated.yaml": both})
+            await clients.until_accepted("sk-rotated-1", seconds=1.5)
+            assert (await clients.status("sk-rotated-0"))[0] == 200
+            await clients.until_refused("sk-rotated-0", seconds=5)
             late = (datetime.datetime.now(datetime.UTC) - end).total_seconds()
-            assert (await clients.status("sk-turns-1"))[0] == 200
-            # A key that is taken out of the Secret.
-            pod.volumes["keys"].publish({"turns.yaml": key("turns", "sk-turns-1"), "stays.yaml": key("stays", "sk-stays")})
+            assert (await clients.status("sk-rotated-1"))[0] == 200
+            # A key that is removed from the Secret is revoked.
+            pod.volumes["keys"].publish({"rotated.yaml": key("rotated", "sk-rotated-1"), "stays.yaml": key("stays", "sk-stays")})
             pod.volumes["keys"].publish({"stays.yaml": key("stays", "sk-stays")})
-            revoked = await clients.until_refused("sk-turns-1")
-            # A ConfigMap with a fault changes nothing, and is told of; the next good one is taken.
+            revoked = await clients.until_refused("sk-rotated-1")
+            # A ConfigMap with a fault is logged and changes nothing; the next good one is applied.
             pod.volumes["config"].publish({"config.yaml": re.sub("routes: .*", "routes: nonsense", pod.config)})
 
-            def told(line):
-                return '"part":"config"' in line and "refused" in line
+            async def is_logged():
+                return any('"part":"config"' in line and "refused" in line for line in list(gateway.lines))
 
-            async def is_told():
-                return any(told(line) for line in list(gateway.lines))
-
-            await until("the fault is told", is_told)
+            await until("the fault is logged", is_logged)
             pod.volumes["config"].publish({"config.yaml": pod.config + "max_concurrent: 50\n"})
 
-            async def is_taken():
+            async def is_applied():
                 _, metrics = await asyncio.to_thread(probed, gateway, "/metrics", ADMIN)
                 return 'bearward_reload_success{part="config"} 1.0' in metrics
 
-            await until("the good one is taken", is_taken)
+            await until("the good one is applied", is_applied)
         return clients, late, revoked
 
 

@@ -1,4 +1,4 @@
-"""What is seen from outside: a real Prometheus, schemathesis on the API, counts that agree, and logs that can't be written."""
+"""Observability of the real binary: Prometheus, schemathesis, agreement of counts, logs, traces."""
 
 import base64
 import collections
@@ -40,7 +40,7 @@ def asked(gateway, path, headers=None, method="GET"):
 
 
 def stopped(gateway):
-    """Ends the process as a service manager does; its exit code."""
+    """Stops the process with SIGTERM; returns its exit code."""
     gateway.process.send_signal(signal.SIGTERM)
     return gateway.process.wait(timeout=20)
 
@@ -59,7 +59,7 @@ def samples(text, name):
 
 
 class Answering(socketserver.StreamRequestHandler):
-    """Reads a request, chunked bodies aside, and says ok."""
+    """Handler that reads requests without chunked bodies and answers `ok`."""
 
     def handle(self):
         while self.rfile.readline():
@@ -89,7 +89,7 @@ def upstream():
 
 
 class Wire:
-    """A connection on which requests follow one another; only statuses are looked at."""
+    """Keep-alive connection for sequential requests that returns only their statuses."""
 
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -112,7 +112,7 @@ class Wire:
 
 
 def mixed(gateway, requests, tally, lock):
-    """So many requests of all kinds on one connection; adds what came of them to `tally`."""
+    """Sends random requests on one connection; adds key and status of each to `tally`."""
     own = collections.Counter()
     wire = Wire(gateway.port)
     kinds = [
@@ -129,7 +129,7 @@ def mixed(gateway, requests, tally, lock):
 
 
 def test_all_counts_agree_after_many_mixed_requests_and_reloads(upstream, tmp_path):
-    """Audit log, access log, metrics, usage and the client's own tally."""
+    """Compares audit log, access log, metrics, usage and the clients' own tally."""
     total = int(os.environ.get("REQUESTS", "20000"))
     audit, access = tmp_path / "audit.log", tmp_path / "access.log"
     logs = f"log: {{format: json, access_to: {access}, audit_to: {audit}}}\n"
@@ -149,10 +149,10 @@ def test_all_counts_agree_after_many_mixed_requests_and_reloads(upstream, tmp_pa
         for thread in threads:
             thread.join()
         total = sum(tally.values())
-        wait_for("all are counted", lambda: data(gateway, "/api/v1/status")["requests"] == total)
+        wait_for("all requests are counted", lambda: data(gateway, "/api/v1/status")["requests"] == total)
         text = asked(gateway, "/metrics")
-        told = {key["name"]: key for page in [data(gateway, "/api/v1/keys")] for key in page["keys"]}
-        # All lines are written when the process has ended.
+        shown = {key["name"]: key for page in [data(gateway, "/api/v1/keys")] for key in page["keys"]}
+        # The process writes all remaining lines before it ends.
         assert stopped(gateway) == 0
         assert reloads >= 3 and sum(samples(text, "bearward_log_lines_dropped_total").values()) == 0
     by_status, refused = collections.Counter(), collections.Counter()
@@ -164,7 +164,7 @@ def test_all_counts_agree_after_many_mixed_requests_and_reloads(upstream, tmp_pa
     assert metrics["2"] == by_status[200] and metrics["4"] == total - by_status[200], (metrics, by_status)
     lines = [json.loads(line) for line in access.read_text().splitlines()]
     left_out = sum(line["lines"] for line in lines if line["message"] == "left_out")
-    # Of strangers some lines are left out, and counted; of good keys none.
+    # Some lines of unauthenticated clients are left out and counted, but none of key holders.
     by_line = collections.Counter(line["status"] for line in lines if line["message"] == "request")
     by_line[401] += left_out
     assert by_line == by_status and left_out > 0
@@ -173,8 +173,8 @@ def test_all_counts_agree_after_many_mixed_requests_and_reloads(upstream, tmp_pa
     audit_left_out = sum(line["lines"] for line in events if line["event"] == "left_out")
     for labels, count in samples(text, "bearward_refusals_total").items():
         refused[labels.split('"')[1]] = int(count)
-    strangers = {"EXPIRED_API_KEY", "MISSING_API_KEY", "INVALID_API_KEY"}
-    assert all(audited[code] == refused[code] for code in refused if code not in strangers), (audited, refused)
+    unauthenticated = {"EXPIRED_API_KEY", "MISSING_API_KEY", "INVALID_API_KEY"}
+    assert all(audited[code] == refused[code] for code in refused if code not in unauthenticated), (audited, refused)
     assert sum(audited.values()) + audit_left_out == sum(refused.values()) == total - by_status[200]
     expected = {
         "EXPIRED_API_KEY": tally["expired", 401], "MISSING_API_KEY": tally[None, 401],
@@ -183,9 +183,9 @@ def test_all_counts_agree_after_many_mixed_requests_and_reloads(upstream, tmp_pa
     }  # fmt: skip
     assert refused == collections.Counter(expected)
     for name in KEYS:
-        usage = told[name]["usage"]
+        usage = shown[name]["usage"]
         assert usage["requests"] == tally[name, 200], name
-        assert sum(usage["refusals"].values()) == sum(n for (who, code), n in tally.items() if who == name and code >= 400)
+        assert sum(usage["refusals"].values()) == sum(n for (key, status), n in tally.items() if key == name and status >= 400)
 
 
 def test_a_real_prometheus_scrapes_and_answers_for_every_family(upstream, tmp_path):
@@ -216,7 +216,7 @@ def test_a_real_prometheus_scrapes_and_answers_for_every_family(upstream, tmp_pa
             assert len(families) > 25
             suffix = {"counter": "_total", "histogram": "_count", "gauge": ""}
             wait_for("a scrape of all", lambda: query('up{job="bearward"} == 1') and query("bearward_requests_total"))
-            # What has no sample has nothing to tell here; each of the others answers.
+            # Every family has a sample, and Prometheus answers for each.
             text = asked(gateway, "/metrics")
             empty = []
             for name, kind in families:
@@ -234,7 +234,7 @@ def test_a_real_prometheus_scrapes_and_answers_for_every_family(upstream, tmp_pa
             server.wait()
 
 
-def test_schemathesis_finds_nothing(upstream):
+def test_schemathesis_finds_no_fault(upstream):
     with Gateway(upstream.port, KEYS, admin=True) as gateway:
         command = [
             sys.executable.replace("python3", "python").rsplit("/", 1)[0] + "/st", "run",
@@ -247,7 +247,7 @@ def test_schemathesis_finds_nothing(upstream):
 
 
 @pytest.mark.parametrize("kind", ["full", "fifo"])
-def test_a_log_that_cannot_be_written_costs_lines_and_no_request(upstream, tmp_path, kind):
+def test_an_unwritable_log_loses_lines_and_no_request(upstream, tmp_path, kind):
     path = "/dev/full" if kind == "full" else tmp_path / "fifo"
     if kind == "fifo":
         os.mkfifo(path)
@@ -255,11 +255,11 @@ def test_a_log_that_cannot_be_written_costs_lines_and_no_request(upstream, tmp_p
     with Gateway(upstream.port, KEYS, admin=True, config=logs) as gateway:
         wire = Wire(gateway.port)
         long = "/v1/models/" + "x" * 5000
-        # A line has some 600 bytes, since its path is cut.
+        # A line has some 600 bytes, because its path is truncated.
         requests = 20_000 if kind == "fifo" else 2000
         for _ in range(requests):
             assert wire.status("/v1/models" if kind == "full" else long, gateway.tokens["reader"]) == 200
-        # As many as an address has lines for.
+        # The number of lines that one address gets.
         for _ in range(20):
             assert wire.status("/v1/models") == 401
 
@@ -268,33 +268,33 @@ def test_a_log_that_cannot_be_written_costs_lines_and_no_request(upstream, tmp_p
             return dropped[f'{{log="{path}"}}']
 
         if kind == "full":
-            # A line each, one more for each refusal, and one for the first use of a key.
+            # A line per request, another per refusal, and one for the first use of a key.
             wait_for("all lines are counted as lost", lambda: lost() == requests + 20 + 20 + 1)
         else:
-            # Past what waits in memory, and what the pipe takes.
+            # Lines are lost once the buffer in memory and the pipe are full.
             wait_for("lines are lost", lambda: lost() > 1000)
         assert gateway.process.poll() is None
         assert stopped(gateway) == 0
 
 
-def test_a_file_is_opened_again_on_sigusr1_and_only_refusals_are_told_where_that_is_wanted(upstream, tmp_path):
+def test_sigusr1_reopens_the_log_and_a_sample_of_zero_logs_only_refusals(upstream, tmp_path):
     access = tmp_path / "access.log"
     logs = f"log: {{format: json, access_to: {access}, access_sample: 0}}\n"
     with Gateway(upstream.port, KEYS, admin=True, config=logs) as gateway:
         wire = Wire(gateway.port)
         assert wire.status("/v1/models", gateway.tokens["reader"]) == 200
         assert wire.status("/v1/models") == 401
-        wait_for("the line is there", lambda: "401" in access.read_text())
+        wait_for("the line is written", lambda: "401" in access.read_text())
         access.rename(tmp_path / "access.log.1")
         gateway.process.send_signal(signal.SIGUSR1)
-        wait_for("the file is made anew", access.exists)
+        wait_for("the file is created again", access.exists)
         assert wire.status("/v1/files", gateway.tokens["reader"], "{}") == 403
-        wait_for("the line is there", lambda: "403" in access.read_text())
+        wait_for("the line is written", lambda: "403" in access.read_text())
     assert "200" not in {str(json.loads(line)["status"]) for line in (tmp_path / "access.log.1").read_text().splitlines()}
 
 
 class Collector(socketserver.StreamRequestHandler):
-    """Takes OTLP over HTTP as JSON, as strictly as the protocol's own messages do."""
+    """Collector of OTLP over HTTP as JSON, parsed with the protocol's own messages."""
 
     def handle(self):
         assert self.rfile.readline().startswith(b"POST /v1/traces HTTP/1.1")
@@ -303,16 +303,16 @@ class Collector(socketserver.StreamRequestHandler):
             name, _, value = line.decode().partition(":")
             headers[name.lower()] = value.strip()
         assert headers["content-type"] == "application/json"
-        told = json.loads(self.rfile.read(int(headers["content-length"])))
-        for span in (s for r in told["resourceSpans"] for scope in r["scopeSpans"] for s in scope["spans"]):
+        export = json.loads(self.rfile.read(int(headers["content-length"])))
+        for span in (s for r in export["resourceSpans"] for scope in r["scopeSpans"] for s in scope["spans"]):
             for name in ("traceId", "spanId", "parentSpanId"):
-                # Hex here, base64 in all other JSON of protocol buffers.
+                # OTLP has hex here; JSON of protocol buffers otherwise has base64.
                 span[name] = base64.b64encode(bytes.fromhex(span[name])).decode()
-        self.server.taken.append(json_format.ParseDict(told, ExportTraceServiceRequest()))
+        self.server.taken.append(json_format.ParseDict(export, ExportTraceServiceRequest()))
         self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
 
 
-def test_spans_reach_a_collector_and_upstream_goes_on_with_the_trace(tmp_path):
+def test_spans_reach_a_collector_and_upstream_continues_the_trace(tmp_path):
     heads = []
 
     class Noting(Answering):
@@ -347,11 +347,11 @@ def test_spans_reach_a_collector_and_upstream_goes_on_with_the_trace(tmp_path):
         spans = [s for r in collector.taken for rs in r.resource_spans for ss in rs.scope_spans for s in ss.spans]
         services = {a.value.string_value for r in collector.taken for rs in r.resource_spans for a in rs.resource.attributes}
         assert "gate" in services and len(spans) == 3, spans
-        going_on, begun, refused = spans
+        continued, begun, refused = spans
         fields = [{a.key: a.value.string_value or a.value.int_value for a in span.attributes} for span in spans]
-        assert going_on.trace_id.hex() == given[3:35] and going_on.parent_span_id.hex() == given[36:52]
-        assert heads[0]["traceparent"] == f"00-{given[3:35]}-{going_on.span_id.hex()}-01"
-        # Who decided that a trace is not recorded has decided for all behind.
+        assert continued.trace_id.hex() == given[3:35] and continued.parent_span_id.hex() == given[36:52]
+        assert heads[0]["traceparent"] == f"00-{given[3:35]}-{continued.span_id.hex()}-01"
+        # A caller's decision not to record a trace holds for upstream, too.
         assert heads[1]["traceparent"].startswith(f"00-{given[3:35]}-") and heads[1]["traceparent"].endswith("-00")
         assert heads[2]["traceparent"] == f"00-{begun.trace_id.hex()}-{begun.span_id.hex()}-01"
         assert fields[0]["http.response.status_code"] == 200 and fields[0]["bearward.route"] == "models"
@@ -360,7 +360,7 @@ def test_spans_reach_a_collector_and_upstream_goes_on_with_the_trace(tmp_path):
         assert json.loads(access.read_text().splitlines()[2])["trace_id"] == begun.trace_id.hex()
 
 
-def test_a_collector_that_is_not_there_costs_spans_and_no_request(upstream):
+def test_a_missing_collector_loses_spans_and_no_request(upstream):
     traces = f"traces: {{endpoint: 'http://127.0.0.1:{free_port()}', sample: 1}}\n"
     with Gateway(upstream.port, KEYS, admin=True, config=traces) as gateway:
         wire = Wire(gateway.port)
@@ -371,7 +371,7 @@ def test_a_collector_that_is_not_there_costs_spans_and_no_request(upstream):
         assert stopped(gateway) == 0 and time.monotonic() - began < 5
 
 
-def test_the_schema_takes_the_example_and_refuses_what_the_decoder_refuses():
+def test_the_schema_accepts_the_example_and_refuses_invalid_configurations():
     schema = json.loads((ROOT / "config.schema.json").read_text())
     validator = jsonschema.Draft202012Validator(schema)
     validator.check_schema(schema)

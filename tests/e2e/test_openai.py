@@ -60,7 +60,7 @@ def test_a_wrong_key_is_an_authentication_error(gateway):
     assert caught.value.request_id
 
 
-def test_an_expired_key_says_so(gateway):
+def test_an_expired_key_has_its_own_error_code(gateway):
     with pytest.raises(openai.AuthenticationError) as caught:
         client(gateway, "expired").models.list()
     assert caught.value.code == "EXPIRED_API_KEY"
@@ -80,13 +80,13 @@ def test_a_limit_is_a_rate_limit_error_and_the_sdks_own_retry_succeeds(gateway):
         impatient.models.list()
     assert (caught.value.status_code, caught.value.code) == (429, "RATE_LIMIT_EXCEEDED")
     assert int(caught.value.response.headers["retry-after"]) >= 1
-    # No setting changed: the SDK waits as long as Retry-After says, and is let in.
+    # With default settings, the SDK waits for Retry-After and then succeeds.
     started = time.monotonic()
     assert client(gateway, "limited").models.list().data
     assert time.monotonic() - started < 15
 
 
-def test_what_the_preset_does_not_list_reaches_nobody(gateway):
+def test_paths_outside_the_preset_are_not_found(gateway):
     with httpx.Client(verify=trust(gateway)) as plain:
         headers = {"Authorization": f"Bearer {gateway.tokens['writer']}"}
         for path in ("/metrics", "/slots", "/props", "/v1/unknown"):

@@ -1,6 +1,6 @@
-"""The status page in a real Chromium: alive under load, safe against what callers put there, good to read and to use.
+"""Status page in a real Chromium: live updates, escaping, accessibility, changes of keys.
 
-`SCREENSHOTS=docs` writes the pictures that the documentation shows.
+`SCREENSHOTS=docs` writes the pictures of the documentation.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]
-# axe-core, as its Python package carries it; `AXE` names a newer one.
+# axe-core from its Python package; `AXE` is the path of another version.
 AXE = os.environ.get("AXE") or str(pathlib.Path(axe_core_python.__file__).parent / "axe.min.js")
 LOOKS = [(width, scheme) for width in (360, 1920) for scheme in ("light", "dark")]
 
 
 class Model(http.server.BaseHTTPRequestHandler):
-    """An upstream that answers everything with its one model."""
+    """Upstream that answers every request with a list of one model."""
 
     ANSWER = json.dumps({"object": "list", "data": [{"id": "tiny", "object": "model"}]}).encode()
 
@@ -67,7 +67,7 @@ def model():
 
 
 class Load:
-    """Requests of all kinds, one after the other, until it ends."""
+    """Load of mixed sequential requests until the end of the `with` block."""
 
     def __init__(self, gateway):
         self.gateway, self.ends = gateway, threading.Event()
@@ -114,7 +114,7 @@ def browser():
 
 
 class Seen:
-    """A page that is open, and what went wrong on it."""
+    """Open page, with the errors and foreign requests on it."""
 
     def __init__(self, browser, gateway, path="/", **options):
         self.context = browser.new_context(**options)
@@ -149,7 +149,7 @@ def is_live(page):
     page.get_by_text("Live", exact=True).wait_for(timeout=5000)
 
 
-def test_it_lives_under_load_and_a_refusal_is_there_within_a_second(browser, gateway):
+def test_the_page_updates_under_load_and_shows_a_refusal_within_a_second(browser, gateway):
     with Load(gateway) as load, Seen(browser, gateway) as seen:
         page = seen.page
         is_live(page)
@@ -162,8 +162,8 @@ def test_it_lives_under_load_and_a_refusal_is_there_within_a_second(browser, gat
             since = time.monotonic()
             page.get_by_text(f"GET {path}").wait_for(timeout=5000)
             took.append(time.monotonic() - since)
-        print(f"in the tap after {max(took):.2f} s at most")
-        # One of five may meet a moment in which the machine does something else.
+        print(f"in the list of refusals after {max(took):.2f} s at most")
+        # One of five may be late on a loaded machine.
         assert sorted(took)[-2] <= 1.0, took
         assert requests.inner_text() != before
         row = page.locator("#refusals ~ ol > li").filter(has_text="/v1/nowhere/4")
@@ -173,14 +173,14 @@ def test_it_lives_under_load_and_a_refusal_is_there_within_a_second(browser, gat
         seen.assert_clean()
 
 
-def test_what_others_chose_stays_text(browser, gateway):
+def test_text_from_callers_is_shown_as_text(browser, gateway):
     with Load(gateway) as load, Seen(browser, gateway) as seen:
         is_live(seen.page)
         load.ask("/v1/x'\"%3Cscript%3Ealert(2)%3C/script%3E", EVIL)
         seen.page.get_by_text("script%3Ealert(2)").wait_for(timeout=5000)
         expect(seen.page.get_by_text(EVIL, exact=True).first).to_be_visible()
         assert seen.page.locator("img").count() == 0 and seen.page.locator("script").count() == 1
-        # Its own dialog names the key, too.
+        # The dialog of the key also shows its name.
         seen.page.locator("li").filter(has_text=EVIL).get_by_role("button", name="Revoke").click()
         expect(seen.page.locator("#dialog-title")).to_have_text(f"Revoke {EVIL}")
         seen.page.keyboard.press("Escape")
@@ -189,19 +189,19 @@ def test_what_others_chose_stays_text(browser, gateway):
 
 
 def figures(page):
-    """All that is read on the page, but for its buttons and what time alone changes."""
+    """Lines of text on the page, without ages that change with time."""
     lines = [line.strip() for line in page.locator("main").inner_text().splitlines()]
     return [re.sub(r"\bup \d+[smhd]\b|\d+[smhd] ago", "", line) for line in lines if line]
 
 
 def test_without_a_script_the_first_paint_has_the_same_figures(browser, gateway):
     with Load(gateway):
-        wait_for("some requests", lambda: json_of(gateway, "/api/v1/status")["requests"] > 50)
+        wait_for("50 requests", lambda: json_of(gateway, "/api/v1/status")["requests"] > 50)
 
     def both():
         with Seen(browser, gateway) as seen, Seen(browser, gateway, java_script_enabled=False) as still:
             is_live(seen.page)
-            # One event at least has changed the page.
+            # At least one event has updated the page.
             seen.page.wait_for_timeout(1200)
             seen.page.evaluate("document.documentElement.classList.remove('js')")
             still.page.reload()
@@ -210,7 +210,8 @@ def test_without_a_script_the_first_paint_has_the_same_figures(browser, gateway)
     with_script, without = both()
     assert len(with_script) > 30
 
-    # Limits fill up again and rates go down while one looks: each line may be a step further, none may be missing.
+    # Limits refill and rates fall between the two readings: figures may differ, but no line may be
+    # missing.
     def shape(lines):
         return [re.sub(r"[\d.,]+( [µm]?s)?", "#", line) for line in lines]
 
@@ -230,13 +231,13 @@ def json_of(gateway, path):
 def assert_accessible(page):
     page.evaluate(pathlib.Path(AXE).read_text() + "; 0")
     found = page.evaluate("axe.run(document, {resultTypes: ['violations', 'incomplete']})")
-    told = [(rule["id"], [node["html"][:120] for node in rule["nodes"]]) for rule in found["violations"]]
-    assert told == [], told
+    violations = [(rule["id"], [node["html"][:120] for node in rule["nodes"]]) for rule in found["violations"]]
+    assert violations == [], violations
     assert len(found["passes"]) > 15
 
 
 @pytest.mark.parametrize("width, scheme", LOOKS)
-def test_it_is_good_to_read(browser, gateway, width, scheme):
+def test_the_page_is_accessible_and_fits_its_width(browser, gateway, width, scheme):
     with Load(gateway):
         height = 760 if width == 360 else 1080
         look = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
@@ -250,7 +251,7 @@ def test_it_is_good_to_read(browser, gateway, width, scheme):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_keyboard_alone(browser, gateway):
+def test_the_page_works_by_keyboard_alone(browser, gateway):
     with Seen(browser, gateway) as seen:
         page = seen.page
         is_live(page)
@@ -262,12 +263,12 @@ def test_keyboard_alone(browser, gateway):
         expect(page.locator("#dialog")).to_be_visible()
         page.keyboard.press("Escape")
         expect(page.locator("#dialog")).to_be_hidden()
-        # What comes in does not take the focus away.
+        # Updates do not move the focus.
         page.wait_for_timeout(2200)
         assert page.evaluate("document.activeElement.textContent") == "New key"
 
 
-def test_a_key_from_its_making_to_its_end(browser, gateway):
+def test_a_key_is_created_rotated_and_revoked(browser, gateway):
     load = Load(gateway)
     with Seen(browser, gateway) as seen:
         page = seen.page
@@ -284,7 +285,7 @@ def test_a_key_from_its_making_to_its_end(browser, gateway):
         first = copied(page)
         assert load.ask("/v1/models", first) == 200
         page.get_by_role("button", name="Done").click()
-        # Shown once: what the browser does when a dialog was closed comes a moment after the click.
+        # The secret is shown once. The close event clears it, a moment after the click.
         expect(page.locator("#secret")).to_have_value("")
         row = page.locator("li").filter(has_text="made-here")
         row.wait_for(timeout=5000)
@@ -303,31 +304,31 @@ def test_a_key_from_its_making_to_its_end(browser, gateway):
         page.locator("#go").click()
         row.get_by_text("disabled").wait_for(timeout=5000)
         assert load.ask("/v1/models", second) == 401
-        # What the browser says of the wrong token is the only complaint.
+        # The browser's message about the wrong token is the only error.
         assert all("401" in wrong for wrong in seen.wrong) and len(seen.wrong) == 1, seen.wrong
         assert page.evaluate("window.violations") == []
 
 
-def test_a_secret_is_waited_for_and_no_key_is_taken_for_another(browser, gateway):
-    """A change that takes its time: nothing closes the dialog meanwhile, and nothing else is done in it."""
+def test_the_dialog_stays_open_until_the_new_secret_arrives(browser, gateway):
+    """A slow change: until it is answered, the dialog can't be closed or reused."""
     with Seen(browser, gateway) as seen:
         page = seen.page
         is_live(page)
-        go_on = threading.Event()
-        page.route("**/api/v1/keys", lambda route: (go_on.wait(10), route.continue_()) if route.request.method == "POST" else route.continue_())
+        proceed = threading.Event()
+        page.route("**/api/v1/keys", lambda route: (proceed.wait(10), route.continue_()) if route.request.method == "POST" else route.continue_())
         page.get_by_role("button", name="New key").click()
         page.get_by_label("Name").fill("slowly-made")
         page.get_by_label("Admin token").fill("the-admin-token")
         seen.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=seen.origin)
-        # The handler of the route runs here, too: what happens meanwhile is asked of the page itself.
+        # The route's handler blocks this thread, so timers in the page itself record its state.
         page.evaluate("""() => {
             window.seen = [];
-            const look = () => window.seen.push([document.getElementById('dialog').open, document.getElementById('close').disabled]);
-            setTimeout(() => { document.getElementById('dialog').dispatchEvent(new Event('cancel', {cancelable: true})) || look(); }, 300);
-            setTimeout(() => { document.getElementById('close').click(); look(); }, 400);
+            const record = () => window.seen.push([document.getElementById('dialog').open, document.getElementById('close').disabled]);
+            setTimeout(() => { document.getElementById('dialog').dispatchEvent(new Event('cancel', {cancelable: true})) || record(); }, 300);
+            setTimeout(() => { document.getElementById('close').click(); record(); }, 400);
             setTimeout(() => { document.getElementById('dialog').close(); }, 500);
         }""")
-        threading.Timer(1.0, go_on.set).start()
+        threading.Timer(1.0, proceed.set).start()
         page.get_by_role("button", name="Create").click()
         secret = copied(page)
         assert page.evaluate("window.seen") == [[True, True], [True, True]]
@@ -336,7 +337,7 @@ def test_a_secret_is_waited_for_and_no_key_is_taken_for_another(browser, gateway
 
 
 def copied(page):
-    """The secret that the dialog shows, by its copy button."""
+    """Secret in the dialog, read through its copy button."""
     page.get_by_label("Secret, shown this once").wait_for(timeout=5000)
     page.get_by_role("button", name="Copy").click()
     page.get_by_text("Copied").wait_for(timeout=5000)
@@ -345,7 +346,7 @@ def copied(page):
     return secret
 
 
-def test_a_store_that_is_mounted_has_the_command_to_run(browser, tmp_path):
+def test_a_mounted_store_shows_commands_instead_of_buttons(browser, tmp_path):
     store = tmp_path / "keys"
     (store / "..1").mkdir(parents=True)
     Gateway.create(tmp_path / "made.yaml", "mounted", "--permissions", "read")
@@ -360,7 +361,7 @@ def test_a_store_that_is_mounted_has_the_command_to_run(browser, tmp_path):
         seen.assert_clean()
 
 
-def test_it_is_light_and_says_when_it_is_cut_off(browser):
+def test_the_page_is_small_and_reports_a_lost_connection(browser):
     with model() as port, Gateway(port, KEYS, tls=True, admin=True) as gateway:
         with Load(gateway):
             wait_for("a hundred refusals", lambda: sum(json_of(gateway, "/api/v1/status")["refusals"].values()) > 100)
@@ -373,7 +374,7 @@ def test_it_is_light_and_says_when_it_is_cut_off(browser):
             seen.page.get_by_text("Not connected").wait_for(timeout=5000)
 
 
-def test_a_refused_reload_is_told_with_its_line(browser):
+def test_a_refused_reload_is_shown_with_its_line(browser):
     with model() as port, Gateway(port, KEYS, admin=True) as gateway, Seen(browser, gateway) as seen:
         is_live(seen.page)
         store = gateway.path / "keys.yaml"
@@ -388,13 +389,13 @@ def test_a_refused_reload_is_told_with_its_line(browser):
         seen.assert_clean()
 
 
-@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="pictures are made when they are asked for")
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="pictures are taken only if SCREENSHOTS is set")
 def test_pictures(browser):
     folder = ROOT / os.environ["SCREENSHOTS"]
     keys = {name: arguments for name, arguments in KEYS.items() if name != EVIL}
     with model() as port, Gateway(port, keys, tls=True, admin=True) as gateway, Load(gateway):
         issue(gateway.authority, gateway.path, ends=datetime.datetime.now() + datetime.timedelta(days=61))
-        # Long enough for lines to have a shape.
+        # The charts need some data.
         time.sleep(float(os.environ.get("SECONDS", 60)))
         for width, scheme in LOOKS:
             look = {"viewport": {"width": width, "height": 760 if width == 360 else 1000}, "color_scheme": scheme}

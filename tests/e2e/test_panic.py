@@ -1,10 +1,10 @@
-"""A panic in a request of the real binary, which is built with its test hooks here."""
+"""Panic during a request in the real binary, which `make e2e` builds with test hooks."""
 
 import httpx
 from gateway import Gateway
 
 
-def test_a_panic_costs_its_own_request_alone(llama):
+def test_a_panic_fails_only_its_own_request(llama):
     hook = {"BEARWARD_TEST_PANIC_ON": "/v1/models/fatal"}
     with Gateway(llama, {"reader": ["--permissions", "read"]}, environment=hook) as gateway:
         headers = {"Authorization": f"Bearer {gateway.tokens['reader']}"}

@@ -1,7 +1,7 @@
-"""A proxy in front shares its connections to bearward among all clients: one whose key is wrong costs nobody else a request.
+"""Proxies that share connections among clients: a wrong key must not cost others a request.
 
-A refused POST whose body comes in a packet of its own is what it takes: a connection that was closed without a word is used
-for somebody else's next request.
+The critical case is a refused POST whose body arrives in a later packet. If bearward closed the
+connection without notice, the proxy would lose another client's request on it.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from gateway import Gateway, free_port, is_listening, wait_for
 from measure_hostile import Model
 
 GOOD = 3600
-# The good clients, and those with a wrong key, at once.
+# Number of good clients, and of clients with a wrong key.
 CLIENTS = 4
 
 
@@ -71,7 +71,7 @@ async def answer(reader):
 
 
 async def good(port, token, count):
-    """Requests that have every right to an answer; the statuses of those that got another one, or none."""
+    """Sends requests with a good key; returns the statuses of wrong answers, 0 for none."""
     lost, writer = [], None
     for number in range(count):
         if writer is None:
@@ -92,7 +92,7 @@ async def good(port, token, count):
 
 
 async def wrong(port, until):
-    """POSTs with a wrong key, whose bodies come a moment behind their heads."""
+    """Sends POSTs with a wrong key and delayed bodies; returns the number of 401s."""
     refused = 0
     while not until.done():
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -119,7 +119,7 @@ async def drive(port, token):
 
 
 @pytest.mark.parametrize("front", [nginx, haproxy], ids=["nginx", "haproxy"])
-def test_nobody_loses_a_request_to_a_client_with_a_wrong_key(front, tmp_path):
+def test_a_wrong_key_costs_no_other_client_a_request(front, tmp_path):
     async def whole():
         async with Model() as model:
             config = "routes: [{name: all, paths: ['/**'], permission: read}]\n"
@@ -134,5 +134,5 @@ def test_nobody_loses_a_request_to_a_client_with_a_wrong_key(front, tmp_path):
                     process.wait(timeout=20)
 
     lost, refused = asyncio.run(whole())
-    assert refused > 50, "the wrong key was refused beside them"
+    assert refused > 50, "requests with the wrong key were refused during the test"
     assert lost == [], json.dumps(lost[:20])

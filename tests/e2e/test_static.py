@@ -1,6 +1,7 @@
-"""The static binary of the container image, in a directory that holds what the image and its mounts do, and nothing else.
+"""Static binary of the container image, in a directory with the files of image and mounts only.
 
-`make test-static` builds it, which takes minutes, and names it in BEARWARD_STATIC; without that there is nothing to test.
+`make test-static` builds the binary, which takes minutes, and sets BEARWARD_STATIC to its path.
+Without BEARWARD_STATIC, the tests are skipped.
 """
 
 import os
@@ -17,7 +18,7 @@ from gateway import ROOT, Gateway, free_port, wait_for
 
 STATIC = os.environ.get("BEARWARD_STATIC")
 pytestmark = pytest.mark.skipif(not STATIC, reason="`make test-static` builds the binary")
-# Any port of 127.0.0.0/8 is ours here; that of names can't be chosen.
+# Address of the name server. Its port is always 53, so it has an address of its own.
 NAMES = "127.53.53.53"
 
 
@@ -26,7 +27,7 @@ def run(*command, **more):
 
 
 class Names(socketserver.BaseRequestHandler):
-    """A name server that knows the address of `model`, and nothing else."""
+    """Name server that knows only the address of `model`."""
 
     def handle(self):
         asked, answers = self.request
@@ -42,7 +43,7 @@ class Names(socketserver.BaseRequestHandler):
 
 @pytest.fixture
 def image(tmp_path):
-    """Where it is, how a command runs in it, its own port, and a key."""
+    """Image as a directory: root, command prefix to run in it, bearward's port, and a key."""
     root = tmp_path / "image"
     keys = root / "run/secrets/bearward/keys"
     for directory in (root / "etc/bearward", keys):
@@ -50,7 +51,7 @@ def image(tmp_path):
     shutil.copy(ROOT / STATIC, root / "bearward")
     keys.chmod(0o750)
     os.chown(keys, 65532, 65532)
-    # As root, on the machine: the file is for whom the directory is.
+    # Created by root on the host: the file gets the owner of the directory.
     key = Gateway.create(keys, "laptop", "--permissions", "read")
     (root / "etc/resolv.conf").write_text(f"nameserver {NAMES}\n")
     text, port = (DEPLOY / "docker/config/config.yaml").read_text(), free_port()
@@ -68,23 +69,23 @@ def image(tmp_path):
         names.shutdown()
 
 
-def test_the_static_binary_needs_nothing_beside_it(image):
+def test_the_static_binary_needs_no_other_files(image):
     root, command, port, key = image
     assert "statically linked" in run("ldd", root / "bearward").stdout
     done = run(*command, "check")
     assert done.returncode == 0 and "no faults" in done.stderr, done.stderr
-    assert run(*command, "healthcheck").returncode == 1, "nothing runs yet"
+    assert run(*command, "healthcheck").returncode == 1, "bearward is not running yet"
     log = root.parent / "log"
     with open(log, "w") as file:
         process = subprocess.Popen([*command, "run"], stderr=file)
         try:
-            wait_for("it is ready", lambda: '"ready"' in log.read_text() or process.poll() is not None)
+            wait_for("bearward is ready", lambda: '"ready"' in log.read_text() or process.poll() is not None)
             assert process.poll() is None, log.read_text()
             with open(f"/proc/{process.pid}/status") as state:
                 assert re.search(r"(?m)^Uid:\t65532\t65532\t", state.read())
             url = f"http://127.0.0.1:{port}/v1/models"
             assert run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url).stdout == "401"
-            # Upstream is found by its name.
+            # Upstream is resolved by name.
             answered = run(
                 "curl", "-s", "-w", " %{http_code}", "-K", "-", url, input=f'header = "Authorization: Bearer {key}"\n'
             )

@@ -1,4 +1,7 @@
-"""A real server that leaves bodies unread: Python's own, with HTTP/1.1. It takes what stands in a body for the next request."""
+"""A real server that leaves bodies unread: Python's own, with HTTP/1.1.
+
+Such a server reads an unread body as the next request.
+"""
 
 import http.client
 import http.server
@@ -15,7 +18,7 @@ HIDDEN = b"POST /v1/admin/wipe HTTP/1.1\r\nHost: a\r\nx-bearward-key-id: key_adm
 
 
 class Careless(http.server.BaseHTTPRequestHandler):
-    """Answers by the request line, and reads no body."""
+    """Handler that answers with the request line and never reads a body."""
 
     protocol_version = "HTTP/1.1"
 
@@ -51,7 +54,7 @@ def ask(gateway, method, path, body=None):
 
 
 @pytest.mark.parametrize("method,fields", [("DELETE", ""), ("POST", ", reuse_after_body: false"), ("PUT", ", reuse_after_body: false")])
-def test_what_stands_in_a_body_is_never_acted_on_as_a_request(careless, method, fields):
+def test_a_body_is_never_processed_as_a_request(careless, method, fields):
     with Gateway(careless.server_address[1], KEYS, config="routes: any\nworkers: 1\n", fields=fields) as gateway:
         assert ask(gateway, method, "/x", HIDDEN) == f"{method} /x"
         for _ in range(3):
@@ -59,7 +62,7 @@ def test_what_stands_in_a_body_is_never_acted_on_as_a_request(careless, method, 
     assert careless.seen == [f"{method} /x", *["GET /mine"] * 3]
 
 
-def test_the_probe_finds_it_and_says_what_mends_it(careless):
+def test_the_probe_detects_unread_bodies_and_names_the_setting_against_them(careless):
     with Gateway(careless.server_address[1], KEYS) as gateway:
         config = str(gateway.path / "bearward.yaml")
         output = subprocess.run([binary(), "check", "--probe", "--json", "--config", config], capture_output=True, timeout=60)
@@ -69,5 +72,5 @@ def test_the_probe_finds_it_and_says_what_mends_it(careless):
     assert {method: probe["outcome"] for method, probe in found.items()} == dict.fromkeys(["GET", "POST", "DELETE"], "unread")
     assert "reuse_after_body: false" in found["POST"]["warning"] and found["POST"]["warning"] in report["warnings"]
     assert found["GET"]["is_mended"] and found["DELETE"]["is_mended"]
-    # Nothing but GETs of a path that exists, and paths that nobody has.
+    # The probe sends only GETs to real paths; other methods go to paths that no server has.
     assert all(line.startswith("GET /") or "/bearward-probe-" in line for line in careless.seen), careless.seen

@@ -1,4 +1,4 @@
-"""WebSocket through bearward, with a stock client and a stock server."""
+"""WebSocket through bearward, between a stock client and a stock server."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ KEYS = {
 
 
 class Echo:
-    """Sends back what it gets, and counts connections and what arrived on each of them."""
+    """Echo server that counts open connections and records the headers of each."""
 
     def __init__(self):
         self.server = serve(self.handle, "127.0.0.1", 0, max_size=None)
@@ -73,7 +73,7 @@ def test_ten_thousand_messages_and_a_large_one(echo, gateway):
     assert "authorization" not in seen and seen["x-bearward-key-name"] == "caller"
 
 
-def test_many_messages_on_their_way_at_once(gateway):
+def test_many_messages_in_flight(gateway):
     with open_as(gateway, "caller") as client:
         sender = threading.Thread(target=lambda: [client.send(f"{number}") for number in range(10_000)])
         sender.start()
@@ -86,7 +86,7 @@ def test_many_messages_on_their_way_at_once(gateway):
     [(None, 401, "MISSING_API_KEY"), ("nobody", 401, "INVALID_API_KEY"), ("writer", 403, "INSUFFICIENT_PERMISSIONS")],
 )
 def test_without_a_good_key_nothing_reaches_upstream(key, status, code):
-    """The upstream is a bare listener: whatever arrives would be seen."""
+    """Upstream is a bare listener that must accept no connection."""
     with socket.create_server(("127.0.0.1", 0)) as upstream:
         upstream.settimeout(0.3)
         with Gateway(upstream.getsockname()[1], KEYS, config="routes: any\n") as gateway:
@@ -98,7 +98,8 @@ def test_without_a_good_key_nothing_reaches_upstream(key, status, code):
                 upstream.accept()
 
 
-def is_let_in(gateway, key):
+def try_open(gateway, key):
+    """An open tunnel, or None if bearward answered 429."""
     try:
         return open_as(gateway, key)
     except InvalidStatus as refused:
@@ -106,7 +107,7 @@ def is_let_in(gateway, key):
         return None
 
 
-def test_a_permit_is_held_as_long_as_the_tunnel_and_is_back_after_every_kind_of_end(echo, gateway):
+def test_a_tunnel_holds_its_permit_until_any_kind_of_end(echo, gateway):
     def leaves(client):
         client.socket.close()
 
@@ -121,18 +122,18 @@ def test_a_permit_is_held_as_long_as_the_tunnel_and_is_back_after_every_kind_of_
         client.send("die")
 
     def is_silent(client):
-        """Ends by timeouts.idle."""
+        """Sends no data, so `timeouts.idle` ends the tunnel."""
 
     for end in (lambda client: client.close(), leaves, resets, half_closes, upstream_dies, is_silent):
-        first, second = is_let_in(gateway, "two"), is_let_in(gateway, "two")
+        first, second = try_open(gateway, "two"), try_open(gateway, "two")
         assert first and second
-        assert is_let_in(gateway, "two") is None, "both permits are out"
+        assert try_open(gateway, "two") is None, "both permits are in use"
         end(first)
         third = []
-        wait_for("a permit is back", lambda: third.append(is_let_in(gateway, "two")) or third[-1])
+        wait_for("a permit is released", lambda: third.append(try_open(gateway, "two")) or third[-1])
         third[-1].close()
         second.close()
-        wait_for("upstream is left", lambda: echo.open == 0)
+        wait_for("upstream connections are closed", lambda: echo.open == 0)
 
 
 def test_an_idle_tunnel_is_ended(gateway):
@@ -147,11 +148,11 @@ def test_a_stop_waits_for_tunnels_and_a_second_one_does_not(echo):
     with Gateway(echo.port, KEYS, config="routes: any\n") as gateway:
         with open_as(gateway, "caller") as client:
             gateway.process.terminate()
-            wait_for("it stops", lambda: any("stopping" in line for line in gateway.lines))
+            wait_for("the stop begins", lambda: any("stopping" in line for line in gateway.lines))
             client.send("still here")
             assert client.recv() == "still here"
         assert gateway.process.wait(10) == 0
-    # A tunnel has no end of its own: at the end of the drain it is closed, and that is no failure.
+    # A tunnel may never end, so the drain timeout closes it, and the exit code is still 0.
     with Gateway(echo.port, KEYS, config="routes: any\nlimits: {drain_timeout: 1s}\n") as gateway:
         with open_as(gateway, "caller"):
             gateway.process.terminate()

@@ -1,6 +1,6 @@
-"""Makes a llama of random weights: half a megabyte that a real llama.cpp server loads and generates from.
+"""Tiny llama model with random weights: half a megabyte that a real llama.cpp server can load.
 
-It says nonsense, quickly. What is tested is the way of a request, not the answer.
+Its answers are nonsense. Tests check how requests are forwarded, not the text of the answers.
 """
 
 import sys
@@ -14,7 +14,7 @@ TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfo
 
 
 def vocabulary():
-    """Three control tokens, every byte, and a few words: enough for any text in and readable text out."""
+    """Three control tokens, every byte, and some words: any input, and readable output."""
     control, byte, normal = gguf.TokenType.CONTROL, gguf.TokenType.BYTE, gguf.TokenType.NORMAL
     tokens = [(b"<unk>", gguf.TokenType.UNKNOWN), (b"<s>", control), (b"</s>", control)]
     tokens += [(b"<0x%02X>" % value, byte) for value in range(256)]
@@ -52,7 +52,7 @@ def write(path):
     writer.add_chat_template(TEMPLATE)
 
     output = weights(len(tokens), EMBEDDING)
-    # Words are likelier than bytes and ends, so that answers are long enough to stream.
+    # Words are more likely than bytes and end tokens, so answers are long enough to stream.
     output[:specials] *= 0.05
     writer.add_tensor("token_embd.weight", weights(len(tokens), EMBEDDING))
     writer.add_tensor("output_norm.weight", numpy.ones(EMBEDDING, numpy.float32))

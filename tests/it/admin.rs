@@ -1,4 +1,4 @@
-//! What the admin listener tells, to whom, and what can be changed over it.
+//! The admin listener: what it shows, who may ask, and what can be changed over it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -102,7 +102,7 @@ async fn metrics_usage_and_a_clients_own_tally_agree() {
     assert_eq!(of("none", "none", "4xx"), 8.0);
     assert_eq!(requests.values().sum::<f64>(), 48.0);
     let refusals = samples(&text, "bearward_refusals_total");
-    let told = data(&gateway, "/api/v1/status").await["refusals"].clone();
+    let reported = data(&gateway, "/api/v1/status").await["refusals"].clone();
     let codes = [
         ("INVALID_API_KEY", 8),
         ("MISSING_API_KEY", 8),
@@ -112,7 +112,7 @@ async fn metrics_usage_and_a_clients_own_tally_agree() {
     ];
     for (code, count) in codes {
         assert_eq!(refusals[&format!("{{code=\"{code}\"}}")], f64::from(count), "{code}");
-        assert_eq!(told[code], count, "{code}");
+        assert_eq!(reported[code], count, "{code}");
     }
     assert_eq!(samples(&text, "bearward_limit_refusals_total")["{policy=\"requests-1h\"}"], 3.0);
     let usage = async |key: &str| data(&gateway, &format!("/api/v1/keys/{}", id(key))).await;
@@ -131,7 +131,7 @@ async fn metrics_usage_and_a_clients_own_tally_agree() {
 }
 
 #[tokio::test]
-async fn times_are_told_apart_by_whose_they_are() {
+async fn times_of_bearward_and_of_upstream_are_distinguished() {
     let upstream = Upstream::acting(|_request, mut stream| async move {
         tokio::time::sleep(Duration::from_millis(80)).await;
         stream.write_all(answer_of("hi").as_bytes()).await.unwrap();
@@ -230,7 +230,7 @@ async fn a_key_is_made_used_rotated_revoked_and_deleted() {
         let request = format!("GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {secret}\r\n\r\n");
         gateway.sends(request).await.status
     };
-    assert_eq!(status(secret).await, 200, "it is live when it is told");
+    assert_eq!(status(secret).await, 200, "it is live when the answer is there");
     let taken = change(&gateway, "POST /api/v1/keys", TOKEN, &wanted).await;
     taken.assert_denied(409, "KEY_CONFLICT");
 
@@ -262,8 +262,8 @@ async fn what_is_no_key_is_refused_with_all_that_is_wrong() {
         answer.assert_denied(400, "BAD_REQUEST");
         answer.json()["error"].to_string()
     };
-    let told = refused(json!({"permissions": ["reed"], "allow_from": ["10.0.0.1/8"]})).await;
-    assert!(told.contains("did you mean `read`") && told.contains("10.0.0.0/8"), "{told}");
+    let reported = refused(json!({"permissions": ["reed"], "allow_from": ["10.0.0.1/8"]})).await;
+    assert!(reported.contains("did you mean `read`") && reported.contains("10.0.0.0/8"), "{reported}");
     for bad in [
         json!({}),
         json!([]),
@@ -294,7 +294,7 @@ async fn what_is_no_key_is_refused_with_all_that_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_mounted_store_is_not_written_and_the_way_is_told() {
+async fn a_mounted_store_is_not_written_and_the_command_is_returned() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream).await;
     // As the kubelet has it.
@@ -313,8 +313,8 @@ async fn a_mounted_store_is_not_written_and_the_way_is_told() {
     rotated.assert_denied(409, "STORE_READ_ONLY");
     let command = rotated.json()["error"]["details"]["command"].clone();
     assert!(command.as_str().unwrap().starts_with("bearward keys rotate key_"), "{command}");
-    for told in [&answer, &rotated] {
-        let text = String::from_utf8_lossy(&told.body);
+    for reported in [&answer, &rotated] {
+        let text = String::from_utf8_lossy(&reported.body);
         assert!(
             !text.contains("bwk_") && !text.contains("sha256"),
             "a secret that nobody has would lock out: {text}"
@@ -392,8 +392,8 @@ async fn what_is_said_of_a_change_is_true_while_the_file_moves() {
         }
     });
     let revoke = format!("POST /api/v1/keys/{}/revoke", id_of(&gateway, "writer"));
-    let told = change(&gateway, &revoke, TOKEN, &json!({})).await.json()["data"].clone();
-    assert_eq!(told["is_live"] == true, told["key"]["state"] == "disabled", "{told}");
+    let reported = change(&gateway, &revoke, TOKEN, &json!({})).await.json()["data"].clone();
+    assert_eq!(reported["is_live"] == true, reported["key"]["state"] == "disabled", "{reported}");
     drop(stop);
     touching.join().unwrap();
     let is_refused = async || gateway.get("/v1/models", "writer").await.status == 401;
@@ -401,7 +401,7 @@ async fn what_is_said_of_a_change_is_true_while_the_file_moves() {
 }
 
 #[tokio::test]
-async fn a_change_is_told_of_even_if_whoever_asked_is_gone() {
+async fn a_change_is_logged_even_if_its_caller_is_gone() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = Gateway::guarding(&upstream)
         .key("ci", "permissions: [read]")
@@ -426,13 +426,13 @@ async fn a_change_is_told_of_even_if_whoever_asked_is_gone() {
     let is_refused = async || gateway.get("/v1/models", "ci").await.status == 401;
     until("it is revoked", is_refused).await;
     let path = format!("\"path\":\"/api/v1/keys/{id}/revoke\"");
-    let is_told =
+    let is_reported =
         async || gateway.log().iter().any(|line| line.contains("\"key_revoked\"") && line.contains(&path));
-    until("the audit has it", is_told).await;
+    until("the audit has it", is_reported).await;
 }
 
 #[tokio::test]
-async fn a_token_in_the_wrong_place_is_told_to_nobody() {
+async fn a_token_in_the_wrong_field_is_shown_nowhere() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream).await;
     let token = gateway.token("ci");
@@ -446,7 +446,7 @@ async fn a_token_in_the_wrong_place_is_told_to_nobody() {
 }
 
 #[tokio::test]
-async fn keys_are_told_in_pages() {
+async fn keys_are_listed_in_pages() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream).await;
     let (mut seen, mut after) = (Vec::new(), String::new());
@@ -489,8 +489,8 @@ async fn refusals_and_the_status_come_as_they_happen() {
     read_until(&["event: status\ndata: {"]).await;
     gateway.get("/v1/models", "gone").await.assert_denied(401, "INVALID_API_KEY");
     gateway.get("/%3Cimg%20src=x%3E", "writer").await.assert_denied(404, "ROUTE_NOT_FOUND");
-    let told = read_until(&["event: refusal", "\"reason\":\"disabled\"", "ROUTE_NOT_FOUND"]).await;
-    assert!(told.contains("The key was revoked."), "{told}");
+    let reported = read_until(&["event: refusal", "\"reason\":\"disabled\"", "ROUTE_NOT_FOUND"]).await;
+    assert!(reported.contains("The key was revoked."), "{reported}");
     let listed = data(&gateway, "/api/v1/refusals").await;
     let listed = listed.as_array().unwrap();
     assert_eq!(listed.len(), 2);
@@ -518,7 +518,7 @@ async fn readiness_follows_the_upstreams_where_that_is_wanted() {
 }
 
 #[tokio::test]
-async fn keys_beyond_those_that_are_told_apart_share_a_series() {
+async fn keys_beyond_the_limit_share_a_series() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = Gateway::guarding(&upstream)
         .key("a", "permissions: [read]")

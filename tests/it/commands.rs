@@ -76,10 +76,10 @@ async fn what_is_explained_is_what_happens() {
 }
 
 #[tokio::test]
-async fn an_explanation_tells_each_step() {
+async fn an_explanation_reports_each_step() {
     let (_upstream, gateway) = gateway().await;
     let config = config_of(&gateway);
-    let told =
+    let reported =
         stdout(&bearward(&["explain", "POST", "/v1/chat/completions", "--key", "ci", "--config", &config]));
     for step in [
         "route      chat, the first that matches",
@@ -89,7 +89,7 @@ async fn an_explanation_tells_each_step() {
         "as /chat/completions",
         "  forwarded",
     ] {
-        assert!(told.contains(step), "{step}: {told}");
+        assert!(reported.contains(step), "{step}: {reported}");
     }
     let near = stdout(&bearward(&["explain", "GET", "/v1/chat/x", "--key", "ci", "--config", &config]));
     assert!(near.contains("chat matches the path, for other methods"), "{near}");
@@ -124,8 +124,8 @@ async fn a_probe_and_the_use_of_keys_are_asked_for_from_outside() {
     assert_eq!(gateway.post("/v1/chat/x", "ci", "{}").await.status, 200);
     gateway.get("/v1/files/a", "ci").await.assert_denied(403, "INSUFFICIENT_PERMISSIONS");
     let listed = || stdout(&bearward(&["keys", "list", "--admin", &admin, "--match", "ci"]));
-    let is_told = async || listed().lines().any(|line| line.contains("ci") && line.contains("127.0.0.1"));
-    until("the use is told", is_told).await;
+    let is_reported = async || listed().lines().any(|line| line.contains("ci") && line.contains("127.0.0.1"));
+    until("the use is shown", is_reported).await;
     let line = listed().lines().find(|line| line.contains(" ci ")).unwrap().to_owned();
     let columns: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(columns[2..5], ["active", "1", "1"], "{line}");
@@ -180,8 +180,8 @@ routes:
     );
     std::fs::write(path("bearward.yaml"), text).unwrap();
     let output = bearward(&["check", "--config", path("bearward.yaml").to_str().unwrap()]);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "warnings are no faults: {told}");
+    let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "warnings are no faults: {reported}");
     for warning in [
         "keys.yaml can be read by everybody on this machine",
         "tls.crt has ended",
@@ -189,9 +189,9 @@ routes:
         "raise `nofile`",
         "1 key never ends (key_",
     ] {
-        assert!(told.contains(warning), "{warning}: {told}");
+        assert!(reported.contains(warning), "{warning}: {reported}");
     }
-    assert!(!told.contains("tls.key"), "{told}");
+    assert!(!reported.contains("tls.key"), "{reported}");
 }
 
 #[test]
@@ -300,9 +300,9 @@ async fn a_server_that_takes_bodies_for_requests_is_found_by_the_probe() {
     for probe in report["probes"].as_array().unwrap() {
         let text = |name: &str| probe[name].as_str().unwrap_or_default().to_owned();
         found.insert(format!("{} {} {}", text("upstream"), text("method"), text("outcome")));
-        let is_told = text("warning").contains("reuse_after_body: false");
+        let is_reported = text("warning").contains("reuse_after_body: false");
         let is_open = text("outcome") == "unread" && text("method") == "POST" && text("upstream") != "mended";
-        assert_eq!(is_told, is_open, "{probe}");
+        assert_eq!(is_reported, is_open, "{probe}");
     }
     for upstream in ["good", "of-get", "of-post", "mended", "slow", "nowhere"] {
         for method in ALL {
@@ -321,7 +321,7 @@ async fn a_server_that_takes_bodies_for_requests_is_found_by_the_probe() {
     assert!(warnings.iter().any(|warning| warning.as_str().unwrap().contains("of-post")), "{warnings:?}");
 }
 
-/// A certificate that no server can be connected to with is told before the first request is a 502.
+/// A certificate that no server can be connected to with is reported before the first request is a 502.
 #[test]
 fn check_warns_of_an_upstreams_certificate_that_cant_work() {
     let directory = tempfile::tempdir().unwrap();
@@ -356,11 +356,14 @@ fn check_warns_of_an_upstreams_certificate_that_cant_work() {
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let told: Vec<_> = report["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        let of_certificate: Vec<_> = told.iter().filter(|told| told.contains("ca.pem")).collect();
+        let reported: Vec<_> =
+            report["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let of_certificate: Vec<_> = reported.iter().filter(|reported| reported.contains("ca.pem")).collect();
         match warning {
-            None => assert!(of_certificate.is_empty(), "{told:?}"),
-            Some(warning) => assert!(of_certificate.iter().any(|told| told.contains(warning)), "{told:?}"),
+            None => assert!(of_certificate.is_empty(), "{reported:?}"),
+            Some(warning) => {
+                assert!(of_certificate.iter().any(|reported| reported.contains(warning)), "{reported:?}")
+            }
         }
     }
 }
@@ -381,8 +384,8 @@ async fn explain_knows_presets_in_lists_and_paths_with_several_readings() {
         ("/other/admin%2Fx", Some("INSUFFICIENT_PERMISSIONS")),
         ("/nothing/a%2Fb", Some("BAD_REQUEST")),
     ] {
-        let told = bearward(&["explain", "GET", path, "--json", "--config", &config, "--key", "ci"]);
-        let report: Value = serde_json::from_str(&stdout(&told)).unwrap();
+        let reported = bearward(&["explain", "GET", path, "--json", "--config", &config, "--key", "ci"]);
+        let report: Value = serde_json::from_str(&stdout(&reported)).unwrap();
         assert_eq!(report["refusal"]["code"].as_str(), code, "{path}: {report}");
         let answer = gateway.get(path, "ci").await;
         assert_eq!(answer.status == 200, code.is_none(), "{path}: it is what happens");
@@ -427,8 +430,9 @@ async fn explain_asks_for_a_key_where_another_reading_of_the_path_takes_one() {
             assert_eq!(answer.json()["error"]["code"], code, "{path} {key}");
         }
         let steps = report["steps"].as_array().unwrap();
-        let told = steps.iter().find(|step| step["step"] == "limits").map(|step| step["text"].to_string());
-        assert!(told.unwrap_or_default().contains(limits), "{path} {key}: {report}");
+        let reported =
+            steps.iter().find(|step| step["step"] == "limits").map(|step| step["text"].to_string());
+        assert!(reported.unwrap_or_default().contains(limits), "{path} {key}: {report}");
         if code.is_none() {
             assert_eq!(answer.header("ratelimit").is_some(), limits == limited, "{path} {key}: {limits}");
         }

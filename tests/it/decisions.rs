@@ -458,7 +458,7 @@ async fn generation_is_generation_in_every_spelling_of_its_path() {
 }
 
 #[tokio::test]
-async fn llama_cpp_is_told_of_no_conversation_that_would_outlive_its_client() {
+async fn llama_cpp_gets_no_conversation_id_that_would_outlive_its_client() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     for (preset, kept) in [("llama-cpp", 0), ("openai", 1)] {
         let gateway = in_front_of(&upstream, &format!("routes: {preset}")).await;
@@ -634,23 +634,26 @@ async fn paths_are_decided_as_the_upstream_reads_them() {
 #[test]
 fn a_wider_route_that_asks_less_is_warned_of_until_the_configuration_says_how_paths_are_read() {
     let routes = "routes:\n  - {name: admin, paths: ['/admin/*'], permission: admin}\n  - {name: all, paths: ['/**'], permission: read}\n";
-    let (code, told) = checked(&format!("{LEAST}{routes}"), &[]);
-    assert_eq!(code, Some(0), "a warning is no fault: {told}");
+    let (code, reported) = checked(&format!("{LEAST}{routes}"), &[]);
+    assert_eq!(code, Some(0), "a warning is no fault: {reported}");
     for how in ["in capital letters", "with a slash at the end"] {
-        assert!(told.lines().any(|line| line.contains("the route admin") && line.contains(how)), "{told}");
+        assert!(
+            reported.lines().any(|line| line.contains("the route admin") && line.contains(how)),
+            "{reported}"
+        );
     }
     for said in
         ["ignore_case: true, ignore_trailing_slash: true", "ignore_case: false, ignore_trailing_slash: false"]
     {
         let config = LEAST.replace(":1]}", &format!(":1], paths: {{{said}}}}}"));
-        let (code, told) = checked(&format!("{config}{routes}"), &[]);
-        assert_eq!(code, Some(0), "{told}");
-        assert!(!told.contains("the route admin"), "{told}");
+        let (code, reported) = checked(&format!("{config}{routes}"), &[]);
+        assert_eq!(code, Some(0), "{reported}");
+        assert!(!reported.contains("the route admin"), "{reported}");
     }
     // The presets need no such word.
     for preset in ["openai", "vllm", "llama-cpp", "ollama", "triton", "any"] {
-        let (code, told) = checked(&format!("{LEAST}routes: {preset}\n"), &[]);
-        assert_eq!((code, told.contains("warning")), (Some(0), false), "{preset}: {told}");
+        let (code, reported) = checked(&format!("{LEAST}routes: {preset}\n"), &[]);
+        assert_eq!((code, reported.contains("warning")), (Some(0), false), "{preset}: {reported}");
     }
 }
 
@@ -683,11 +686,11 @@ fn a_file_that_is_missing_is_a_fault_of_the_place_that_names_it() {
         let lines =
             LEAST.lines().map(|known| if known.starts_with(&format!("{field}:")) { line } else { known });
         let config: String = lines.map(|line| format!("{line}\n")).collect();
-        let (code, told) = checked(&config, &[("good.pem", &certificate), ("good.key", &key)]);
-        assert_eq!(code, Some(78), "{line}: {told}");
+        let (code, reported) = checked(&config, &[("good.pem", &certificate), ("good.key", &key)]);
+        assert_eq!(code, Some(78), "{line}: {reported}");
         assert!(
-            told.contains(&format!("bearward.yaml:{place}: ")) && told.contains(missing),
-            "{line}: {told}"
+            reported.contains(&format!("bearward.yaml:{place}: ")) && reported.contains(missing),
+            "{line}: {reported}"
         );
     }
 }

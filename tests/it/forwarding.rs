@@ -282,7 +282,7 @@ async fn bytes_behind_an_answer_never_reach_the_next_caller() {
     }
 }
 
-/// A server that sends the body which the head of an answer without one tells of, when that answer is over for us.
+/// A server that sends the body that the head of an answer without one declares, when that answer is over for us.
 #[tokio::test]
 async fn nor_does_the_late_body_of_an_answer_that_has_none() {
     for (request, head) in [

@@ -247,7 +247,7 @@ async fn a_credential_is_judged_for_each_request_of_a_connection() {
 }
 
 #[tokio::test]
-async fn what_upstream_is_told() {
+async fn identity_headers_of_upstream() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream).await;
     let bearer = gateway.bearer("ci");

@@ -241,7 +241,7 @@ async fn a_connection_begins_with_settings() {
 }
 
 #[tokio::test]
-async fn what_is_announced_is_what_holds_and_a_large_head_is_told_why() {
+async fn announced_settings_hold_and_a_large_head_gets_a_reason() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream, "").await;
     let mut frames = connect(&gateway).await;
@@ -410,7 +410,7 @@ async fn a_client_that_opens_no_window_holds_nothing_for_ever() {
 }
 
 #[tokio::test]
-async fn a_body_that_stalls_is_told_so_in_its_time() {
+async fn a_stalled_body_is_refused_in_time() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream, "limits: {body_idle_timeout: 200ms}").await;
     let mut fields = request("/x", gateway.token("ci"), &[]);
@@ -418,9 +418,9 @@ async fn a_body_that_stalls_is_told_so_in_its_time() {
     let mut frames = connect(&gateway).await;
     let started = Instant::now();
     frames.send([headers(1, 0, &fields), frame(DATA, 0, 1, b"half")].concat()).await;
-    let told = frames.until(DATA, 1).await.unwrap();
-    assert!(String::from_utf8_lossy(&told.payload).contains("REQUEST_TIMEOUT"), "{told:?}");
-    if told.flags & END_STREAM == 0 {
+    let reported = frames.until(DATA, 1).await.unwrap();
+    assert!(String::from_utf8_lossy(&reported.payload).contains("REQUEST_TIMEOUT"), "{reported:?}");
+    if reported.flags & END_STREAM == 0 {
         assert!(frames.end_of(1).await.is_some());
     }
     // Nobody waits for the rest of it.

@@ -97,7 +97,7 @@ async fn a_refusal_takes_nothing_from_anything() {
         assert_eq!(remaining(&refused, "requests-1h"), 49);
         let forbidden = gateway.post("/v1/files", "ci", "{}").await;
         forbidden.assert_denied(403, "INSUFFICIENT_PERMISSIONS");
-        assert_eq!(remaining(&forbidden, "requests-1h"), 49, "told, and not charged");
+        assert_eq!(remaining(&forbidden, "requests-1h"), 49, "shown, and not charged");
         gateway.get("/nowhere", "ci").await.assert_denied(404, "ROUTE_NOT_FOUND");
         gateway
             .post("/v1/embeddings", "ci", "more than sixteen bytes")

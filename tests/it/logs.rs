@@ -47,9 +47,9 @@ fn json(log: &str) -> Vec<Value> {
 /// Lines about requests, and how many more there were by those that count.
 fn counted(log: &str) -> (usize, u64) {
     let lines = json(log);
-    let (left_out, told): (Vec<&Value>, Vec<&Value>) =
+    let (left_out, reported): (Vec<&Value>, Vec<&Value>) =
         lines.iter().partition(|line| line["message"] == "left_out" || line["event"] == "left_out");
-    (told.len(), left_out.iter().map(|line| line["lines"].as_u64().unwrap()).sum())
+    (reported.len(), left_out.iter().map(|line| line["lines"].as_u64().unwrap()).sum())
 }
 
 /// At most so many bytes of log for a byte that was sent.
@@ -59,9 +59,9 @@ fn assert_bounded(sent: usize, requests: usize, (access, audit): &(String, Strin
     let logged = access.len() + audit.len();
     assert!(logged <= MOST * sent, "{logged} bytes of log for {sent} bytes sent");
     for log in [access, audit] {
-        let (told, more) = counted(log);
-        assert_eq!(told + usize::try_from(more).unwrap(), requests, "none is forgotten");
-        assert!(told > 0 && more > 0, "{told} and {more}");
+        let (reported, more) = counted(log);
+        assert_eq!(reported + usize::try_from(more).unwrap(), requests, "none is forgotten");
+        assert!(reported > 0 && more > 0, "{reported} and {more}");
     }
 }
 
@@ -287,10 +287,10 @@ async fn whatever_a_stranger_chooses_is_short_in_lines_and_in_the_admin_api() {
     };
     asks(format!("POST /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
     asks(format!("GET /{long} HTTP/1.1\r\nHost: {}\r\n\r\n", &long[..2000])).await;
-    let told = asks("GET /api/v1/refusals HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned()).await.json();
-    let told = told["data"].as_array().unwrap().clone();
-    assert!(told.len() >= requests.len(), "{}", told.len());
-    assert!(told.iter().all(|refusal| refusal.to_string().len() < 2000), "{told:?}");
+    let reported = asks("GET /api/v1/refusals HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned()).await.json();
+    let reported = reported["data"].as_array().unwrap().clone();
+    assert!(reported.len() >= requests.len(), "{}", reported.len());
+    assert!(reported.iter().all(|refusal| refusal.to_string().len() < 2000), "{reported:?}");
     let (access, audit) = logged.ended();
     assert!(access.lines().count() >= requests.len() && audit.lines().count() >= requests.len() + 2);
     for line in access.lines().chain(audit.lines()) {
@@ -298,7 +298,7 @@ async fn whatever_a_stranger_chooses_is_short_in_lines_and_in_the_admin_api() {
     }
 }
 
-/// What is left out is told while the process runs, too, and the next window is its own.
+/// What is left out is counted while the process runs, too, and the next window is its own.
 #[tokio::test]
 async fn the_count_comes_when_the_window_ends() {
     let upstream = Upstream::answering(answer_of("hi")).await;

@@ -107,8 +107,8 @@ fn nor_is_it_a_credential_for_an_upstream_or_the_secret_of_key_ids() {
             std::fs::write(&file, format!("{secret}\n")).unwrap();
             match (loads(fields, secret), is_right) {
                 (Ok(()), true) => {}
-                (Err(told), false) if !told.contains("less than 32 characters") => {}
-                (told, _) => wrong.push(format!("{fields} {secret}: {told:?}")),
+                (Err(reported), false) if !reported.contains("less than 32 characters") => {}
+                (reported, _) => wrong.push(format!("{fields} {secret}: {reported:?}")),
             }
         };
         let more = ["<your-key>", "\"quoted\"", "$KEY", "{{ .Values.key }}", "op://vault/key"];

@@ -250,7 +250,7 @@ async fn sigterm_finishes_what_is_in_flight_and_takes_nothing_new() {
     streaming.head().await;
     streaming.chunk().await.unwrap();
     gateway.signal("TERM");
-    let told = std::time::Instant::now();
+    let reported = std::time::Instant::now();
     eventually("it says that it stops", || gateway.log().iter().any(|line| line.contains("stopping"))).await;
     probe("/readyz").await.assert_denied(503, "SHUTTING_DOWN");
     assert_eq!(probe("/livez").await.status, 200);
@@ -261,7 +261,7 @@ async fn sigterm_finishes_what_is_in_flight_and_takes_nothing_new() {
     })
     .await;
     // Longer than a connection that is not in use is waited for: this one, which is, ends with its answer.
-    tokio::time::sleep(std::time::Duration::from_millis(600).saturating_sub(told.elapsed())).await;
+    tokio::time::sleep(std::time::Duration::from_millis(600).saturating_sub(reported.elapsed())).await;
     std::fs::write(&go, "").unwrap();
     assert_eq!(streaming.chunk().await.unwrap(), b"bye!");
     assert!(streaming.chunk().await.is_none());
@@ -295,7 +295,7 @@ async fn what_outlasts_the_drain_timeout_is_cut() {
 }
 
 #[tokio::test]
-async fn a_reload_is_asked_for_and_its_outcome_told() {
+async fn a_requested_reload_reports_its_outcome() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start_binary().await;
     let path = |name: &str| gateway.directory.path().join(name).to_str().unwrap().to_owned();
@@ -316,8 +316,8 @@ async fn a_reload_is_asked_for_and_its_outcome_told() {
     let said = stderr(&refused);
     assert!(said.contains("keys: refused\n"), "{said}");
     assert!(said.contains("keys.yaml:1:8: a key needs the field `hash`"), "{said}");
-    let told: serde_json::Value = serde_json::from_str(&stdout(&reload(&["--json"]))).unwrap();
-    assert_eq!(told["error"]["code"], "RELOAD_REFUSED");
+    let reported: serde_json::Value = serde_json::from_str(&stdout(&reload(&["--json"]))).unwrap();
+    assert_eq!(reported["error"]["code"], "RELOAD_REFUSED");
     std::fs::write(path("other.token"), "wrong").unwrap();
     let denied = reload_with("other.token", &[]);
     assert_eq!(denied.status.code(), Some(1));
@@ -352,7 +352,7 @@ async fn clients_that_do_not_ask_hold_up_no_stop() {
 }
 
 #[tokio::test]
-async fn an_h2_client_is_told_to_go_away_and_loses_nothing() {
+async fn an_h2_client_gets_goaway_and_loses_nothing() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let mut gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start_binary().await;
     let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
@@ -370,7 +370,7 @@ async fn an_h2_client_is_told_to_go_away_and_loses_nothing() {
                 assert_eq!(answer.status(), 200);
                 served += 1;
             }
-            // The client had begun it, and had not sent it when it was told: the server says that it did nothing.
+            // The client had begun it, and had not sent it when GOAWAY came: the server says that it did nothing.
             Err(error) => assert!(error.is_go_away() && error.is_remote(), "{error:?}"),
         }
     };

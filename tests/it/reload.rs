@@ -1,4 +1,4 @@
-//! Files that change while the server runs: what is good is taken, what is not changes nothing and is told.
+//! Files that change while the server runs: what is good is applied, what is not changes nothing and is reported.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn a_revoked_key_is_refused_and_the_others_stay() {
 }
 
 #[tokio::test]
-async fn a_bad_key_file_changes_nothing_and_is_told_with_its_place() {
+async fn a_bad_key_file_changes_nothing_and_is_reported_with_its_place() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream).await;
     let good = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
@@ -53,9 +53,9 @@ async fn a_bad_key_file_changes_nothing_and_is_told_with_its_place() {
     assert!(String::from_utf8(metrics().await.body).unwrap().contains("reload_success{part=\"keys\"} 1"));
     for bad in ["", "keys:\n", "<html>\n", "keys: [", &good.replace("permissions", "permisions")] {
         std::fs::write(gateway.path("keys.yaml"), bad).unwrap();
-        let told = gateway.reload().await;
-        told.assert_denied(422, "RELOAD_REFUSED");
-        let details = &told.json()["error"]["details"];
+        let reported = gateway.reload().await;
+        reported.assert_denied(422, "RELOAD_REFUSED");
+        let details = &reported.json()["error"]["details"];
         assert_eq!(
             (&details["keys"], &details["config"]),
             (&"refused".into(), &"unchanged".into()),
@@ -73,11 +73,11 @@ async fn a_bad_key_file_changes_nothing_and_is_told_with_its_place() {
     gateway.reload().await.assert_denied(422, "RELOAD_REFUSED");
     assert_eq!(gateway.get("/v1/models", "ci").await.status, 200, "gone is no better");
     std::fs::write(gateway.path("keys.yaml"), &good).unwrap();
-    let told = gateway.reload().await;
-    assert_eq!((told.status, told.json()["success"].as_bool()), (200, Some(true)));
+    let reported = gateway.reload().await;
+    assert_eq!((reported.status, reported.json()["success"].as_bool()), (200, Some(true)));
     assert!(
         String::from_utf8(metrics().await.body).unwrap().contains("reload_success{part=\"keys\"} 1"),
-        "it is told that all is well again"
+        "it is reported that all is healthy again"
     );
 }
 
@@ -101,9 +101,9 @@ async fn a_file_that_is_being_written_is_not_taken_even_if_somebody_asks() {
             }
         }
     });
-    let told = gateway.reload().await;
-    told.assert_denied(422, "RELOAD_REFUSED");
-    let fault = told.json()["error"]["details"]["faults"][0].clone();
+    let reported = gateway.reload().await;
+    reported.assert_denied(422, "RELOAD_REFUSED");
+    let fault = reported.json()["error"]["details"]["faults"][0].clone();
     assert!(fault["message"].as_str().unwrap().contains("is being written"), "{fault}");
     assert_eq!(gateway.get("/v1/models", "boss").await.status, 200);
     writing.join().unwrap();
@@ -216,16 +216,16 @@ async fn nor_is_a_pipe_that_a_new_configuration_names() {
     let good = std::fs::read_to_string(gateway.path("bearward.yaml")).unwrap();
     let keys = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
     gateway.rename_in("bearward.yaml", &good.replace("keys.yaml", "pipe.yaml"));
-    let told = in_time("an answer", gateway.reload()).await;
-    told.assert_denied(422, "RELOAD_REFUSED");
-    assert!(String::from_utf8_lossy(&told.body).contains("not a regular file"), "{told:?}");
+    let reported = in_time("an answer", gateway.reload()).await;
+    reported.assert_denied(422, "RELOAD_REFUSED");
+    assert!(String::from_utf8_lossy(&reported.body).contains("not a regular file"), "{reported:?}");
     gateway.rename_in("bearward.yaml", &good);
     gateway.rename_in("keys.yaml", &without_key(&keys, "ci"));
     until_status(&gateway, "ci", 401).await;
 }
 
 #[tokio::test]
-async fn many_who_ask_at_once_are_told_at_once() {
+async fn reloads_that_are_asked_for_at_once_are_answered_at_once() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = gateway(&upstream).await;
     let started = std::time::Instant::now();
@@ -271,12 +271,12 @@ async fn a_configuration_is_reloaded_and_says_what_takes_a_restart() {
     gateway.rename_in("bearward.yaml", &(changed + "log: {level: debug}\n"));
     // Nobody asks for it: the watch finds it.
     until("the other upstream answers", async || gateway.get("/v1/models", "ci").await.body == b"two").await;
-    let told = gateway.reload().await.json();
-    assert_eq!(told["data"]["config"], "unchanged");
-    assert_eq!(told["data"]["needs_restart"], serde_json::json!(["listeners", "workers", "log"]));
+    let reported = gateway.reload().await.json();
+    assert_eq!(reported["data"]["config"], "unchanged");
+    assert_eq!(reported["data"]["needs_restart"], serde_json::json!(["listeners", "workers", "log"]));
     gateway.rename_in("bearward.yaml", &(config.clone() + "limits: {uri_bytes: many}\n"));
-    let told = gateway.reload().await;
-    told.assert_denied(422, "RELOAD_REFUSED");
+    let reported = gateway.reload().await;
+    reported.assert_denied(422, "RELOAD_REFUSED");
     assert_eq!(gateway.get("/v1/models", "ci").await.body, b"two");
     // Keys at a new place are read with the configuration that names it: bad ones refuse both.
     std::fs::write(gateway.path("other.yaml"), "keys: [").unwrap();
@@ -453,15 +453,15 @@ async fn sighup_reloads_and_the_log_says_what_was_wrong() {
     let keys = gateway.directory.path().join("keys.yaml");
     std::fs::write(&keys, "keys: [{id: key_a, hush: x}]\n").unwrap();
     gateway.signal("HUP");
-    let told = || {
+    let reported = || {
         let events = gateway
             .log()
             .into_iter()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
         events.filter(|event| event["part"] == "keys").collect::<Vec<_>>()
     };
-    eventually("the refusal is told", || told().len() == 3).await;
-    let unknown = told().into_iter().find(|event| event["fault"] == "unknown field in a key").unwrap();
+    eventually("the refusal is logged", || reported().len() == 3).await;
+    let unknown = reported().into_iter().find(|event| event["fault"] == "unknown field in a key").unwrap();
     assert_eq!((unknown["line"].as_u64(), unknown["column"].as_u64()), (Some(1), Some(20)), "{unknown}");
     assert!(unknown["hint"].as_str().unwrap().contains("hash"));
     assert_eq!(gateway.get("/v1/models", "ci").await.status, 401, "it has no entry any more");

@@ -10,7 +10,7 @@ use crate::harness::{Gateway, Upstream, answer_of, in_time, until};
 const GET: &str = "GET /v1/models HTTP/1.1\r\nHost: a\r\n";
 
 #[tokio::test]
-async fn an_address_that_keeps_guessing_is_told_to_wait_and_good_keys_of_it_are_let_in() {
+async fn an_address_that_keeps_guessing_has_to_wait_and_its_valid_keys_are_accepted() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let (gateway, hands) = Gateway::guarding(&upstream)
         .key("ci", "permissions: [read]")
@@ -30,7 +30,7 @@ async fn an_address_that_keeps_guessing_is_told_to_wait_and_good_keys_of_it_are_
     refused.assert_denied(429, "TOO_MANY_FAILED_ATTEMPTS");
     assert_eq!(refused.header("retry-after"), Some("60"));
     assert_eq!(refused.json()["error"]["details"]["retry_after_seconds"], 60);
-    // A good key from there is let in; what is no guess is told as ever; another address has its own count.
+    // A good key from there is let in; what is no guess is answered as ever; another address has its own count.
     assert_eq!(from("192.0.2.1", &gateway.bearer("ci")).await.status, 200);
     from("192.0.2.1", &gateway.bearer("old")).await.assert_denied(401, "EXPIRED_API_KEY");
     from("192.0.2.1", &gateway.bearer("off")).await.assert_denied(401, "INVALID_API_KEY");
@@ -47,7 +47,7 @@ async fn an_address_that_keeps_guessing_is_told_to_wait_and_good_keys_of_it_are_
 }
 
 #[tokio::test]
-async fn past_the_bound_of_requests_in_flight_it_is_told_at_once_and_costs_nothing() {
+async fn a_request_past_the_bound_in_flight_is_refused_at_once_and_costs_nothing() {
     let upstream = Upstream::acting(|request, mut stream| async move {
         let is_held = request.target() == "/v1/models/held";
         let answer = if is_held {

@@ -68,7 +68,7 @@ async fn requests_without_a_key_leave_places_to_key_holders() {
         hanging.push(raw);
         eventually("it hangs", || upstream.requests().len() == hanging.len().min(2)).await;
     }
-    // One address has a sixteenth of the places; whoever comes beyond is told so at once.
+    // One address has a sixteenth of the places; one beyond is refused at once.
     let mut refused = 0;
     for raw in hanging.iter_mut().skip(2) {
         raw.answer().await.assert_denied(503, "OVERLOADED");
@@ -213,7 +213,7 @@ async fn a_stranger_has_few_streams_and_a_key_holder_all_of_them() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_key_that_reads_has_as_many_requests_at_once_as_it_was_told() {
+async fn a_client_without_a_key_that_reads_has_as_many_requests_at_once_as_announced() {
     let upstream = Upstream::acting(|_, mut stream| async move {
         tokio::time::sleep(Duration::from_millis(200)).await;
         stream.write_all(answer_of("well").as_bytes()).await.ok()?;
@@ -511,7 +511,7 @@ async fn the_end_of_an_http2_answer_arrives_however_the_connection_is_ended() {
         last.send(true).unwrap();
         in_time("upstream has written all", written.notified()).await;
         // All is handed to the kernel by then, and most of it is still on its way.
-        eventually("the answer is told of", || gateway.access_lines().len() == 1).await;
+        eventually("the answer is logged", || gateway.access_lines().len() == 1).await;
         frames.send(frame(WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes()).repeat(40)).await;
         let mut read = 0;
         loop {

@@ -241,7 +241,7 @@ async fn a_connection_on_which_many_requests_were_cancelled_gets_no_more() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_told_to_go_away_costs_no_request() {
+async fn a_connection_that_gets_goaway_costs_no_request() {
     let upstream = Http2::start(100, true).await;
     let gateway = upstream.gateway().await;
     let mut raw = gateway.raw().await;
@@ -253,7 +253,7 @@ async fn a_connection_that_is_told_to_go_away_costs_no_request() {
 }
 
 #[tokio::test]
-async fn streams_that_break_are_told_as_what_they_are() {
+async fn broken_streams_have_the_right_outcome() {
     let upstream = Http2::start(100, false).await;
     let gateway = upstream.gateway().await;
     let refused = gateway.get("/v1/models/refused", "ci").await;
@@ -486,7 +486,7 @@ async fn an_endpoint_that_swallows_connections_costs_no_request_either() {
 }
 
 #[tokio::test]
-async fn an_http2_endpoint_that_speaks_something_else_is_told_as_that() {
+async fn an_http2_endpoint_with_another_protocol_is_a_protocol_error() {
     let upstream = Upstream::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
     let gateway =
         Gateway::at(&format!("h2c://{}", upstream.address)).key("ci", "permissions: [read]").start().await;

@@ -81,9 +81,9 @@ impl Case {
             command.args(["check", "--config", path("bearward.yaml").to_str().unwrap()]).args(arguments);
             command.env_remove("BEARWARD_CONFIG").stdin(Stdio::null()).output().unwrap()
         };
-        let told = check(&["--json"]);
-        let report: Value = serde_json::from_slice(&told.stdout).unwrap();
-        assert_eq!((told.status.code(), &report["ok"]), (Some(0), &Value::Bool(true)), "{report}");
+        let reported = check(&["--json"]);
+        let report: Value = serde_json::from_slice(&reported.stdout).unwrap();
+        assert_eq!((reported.status.code(), &report["ok"]), (Some(0), &Value::Bool(true)), "{report}");
         let warnings: Vec<String> =
             report["warnings"].as_array().unwrap().iter().map(|w| w.as_str().unwrap().to_owned()).collect();
         let plain = check(&[]);

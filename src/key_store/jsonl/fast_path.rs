@@ -55,14 +55,14 @@ impl<'de> Deserialize<'de> for Line<'de> {
                 let mut line = Line::default();
                 while let Some(name) = map.next_key()? {
                     match name {
-                        Name::Id => once(&mut line.id, &mut map)?,
-                        Name::Name => once(&mut line.name, &mut map)?,
-                        Name::Hash => once(&mut line.hash, &mut map)?,
-                        Name::Permissions => once(&mut line.permissions, &mut map)?,
-                        Name::CreatedAt => once(&mut line.created_at, &mut map)?,
-                        Name::ExpiresAt => once(&mut line.expires_at, &mut map)?,
-                        Name::Disabled => once(&mut line.disabled, &mut map)?,
-                        Name::Other(field) => line.take_other(field, &mut map)?,
+                        FieldName::Id => once(&mut line.id, &mut map)?,
+                        FieldName::Label => once(&mut line.name, &mut map)?,
+                        FieldName::Hash => once(&mut line.hash, &mut map)?,
+                        FieldName::Permissions => once(&mut line.permissions, &mut map)?,
+                        FieldName::CreatedAt => once(&mut line.created_at, &mut map)?,
+                        FieldName::ExpiresAt => once(&mut line.expires_at, &mut map)?,
+                        FieldName::Disabled => once(&mut line.disabled, &mut map)?,
+                        FieldName::Other(field) => line.take_other(field, &mut map)?,
                     }
                 }
                 Ok(line)
@@ -74,9 +74,9 @@ impl<'de> Deserialize<'de> for Line<'de> {
 }
 
 /// The name of a field. Those that every key may have are matched by constants, since there may be millions.
-enum Name {
+enum FieldName {
     Id,
-    Name,
+    Label,
     Hash,
     Permissions,
     CreatedAt,
@@ -85,29 +85,29 @@ enum Name {
     Other(&'static Field),
 }
 
-impl<'de> Deserialize<'de> for Name {
+impl<'de> Deserialize<'de> for FieldName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Names;
 
         impl Visitor<'_> for Names {
-            type Value = Name;
+            type Value = FieldName;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("the name of a field")
             }
 
-            fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
+            fn visit_str<E: Error>(self, name: &str) -> Result<FieldName, E> {
                 Ok(match name {
-                    "id" => Name::Id,
-                    "name" => Name::Name,
-                    "hash" => Name::Hash,
-                    "permissions" => Name::Permissions,
-                    "created_at" => Name::CreatedAt,
-                    "expires_at" => Name::ExpiresAt,
-                    "disabled" => Name::Disabled,
+                    "id" => FieldName::Id,
+                    "name" => FieldName::Label,
+                    "hash" => FieldName::Hash,
+                    "permissions" => FieldName::Permissions,
+                    "created_at" => FieldName::CreatedAt,
+                    "expires_at" => FieldName::ExpiresAt,
+                    "disabled" => FieldName::Disabled,
                     _ => {
                         let field = FIELDS.iter().find(|field| field.name == name);
-                        Name::Other(field.ok_or_else(|| E::custom("an unknown field"))?)
+                        FieldName::Other(field.ok_or_else(|| E::custom("an unknown field"))?)
                     }
                 })
             }

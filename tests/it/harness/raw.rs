@@ -1,4 +1,4 @@
-//! A client that sends what it is told, byte for byte.
+//! A client that sends given bytes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

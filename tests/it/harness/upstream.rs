@@ -1,4 +1,4 @@
-//! A server behind the gateway that records what really arrived, and answers as it is told.
+//! A server behind the gateway that records what really arrived, and answers as a test asks.
 
 use std::future::Future;
 use std::net::SocketAddr;
