@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
-use super::sources::{self, Format, ImportedKey, Options, SecretForm, Terms, limits};
+use super::sources::imported::{ImportedKey, SecretForm, Terms};
+use super::sources::{self, Format, Options, limits};
 use super::store_argument::StoreArgument;
 use super::terms_arguments::TermsArguments;
 use super::values::permission;

@@ -1,7 +1,7 @@
 //! agentgateway's configuration: the `apiKey` policies of listeners and routes.
 
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::tree::{fields, given, items, list, narrowed, scalar, text, unknown};
-use super::{ImportedKey, ImportedKeys, Terms};
 use crate::config::tree::Node;
 
 /// A policy with keys, and whether it applies to one route alone.

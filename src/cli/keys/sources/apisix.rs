@@ -1,8 +1,8 @@
 //! APISIX: consumers with the plugin `key-auth`, from the standalone configuration or the Admin API.
 
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::{add, networks, quota, quota_with};
 use super::tree::{boolean, count, fields, given, items, list, narrowed, scalar, text, unknown};
-use super::{ImportedKey, ImportedKeys, Terms};
 use crate::config::tree::Node;
 
 /// Plugins that narrow no consumer: logs and identifiers.

@@ -3,9 +3,9 @@
 //! A limit of a consumer becomes a limit of each of its keys. Limits of a service, a route or all requests are no part of a
 //! key, except for `acl`, which restricts a consumer.
 
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::{add, networks, quota};
 use super::tree::{boolean, count, fields, given, is_nothing, items, list, narrowed, scalar, text, unknown};
-use super::{ImportedKey, ImportedKeys, Terms};
 use crate::config::tree::Node;
 
 /// Fields that name a consumer.

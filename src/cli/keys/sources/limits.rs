@@ -20,7 +20,7 @@ pub(super) fn quota_with(requests: u32, seconds: u64, burst: u32) -> Option<Quot
 }
 
 /// Adds a limit. Of two limits over the same window, the tighter one counts.
-pub(in super::super) fn add(quotas: &mut Vec<Quota>, quota: Quota) {
+pub(crate) fn add(quotas: &mut Vec<Quota>, quota: Quota) {
     match quotas.iter_mut().find(|known| known.per == quota.per) {
         Some(known) => {
             known.requests = known.requests.min(quota.requests);
@@ -43,7 +43,7 @@ pub(super) fn networks(node: &Node) -> Option<Vec<IpNet>> {
 }
 
 /// The networks that are in both lists.
-pub(in super::super) fn in_both(one: &[IpNet], other: &[IpNet]) -> Vec<IpNet> {
+pub(crate) fn in_both(one: &[IpNet], other: &[IpNet]) -> Vec<IpNet> {
     let pairs = one.iter().flat_map(|a| other.iter().map(move |b| (a, b)));
     let common = pairs.filter_map(|(a, b)| match () {
         () if a.contains(b) => Some(*b),

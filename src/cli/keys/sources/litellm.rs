@@ -1,8 +1,9 @@
 //! Keys of LiteLLM: its configuration, the answers of `/key/list`, and exports of its table of tokens.
 
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::quota;
+use super::parse::{duplicate, parse};
 use super::tree::{boolean, count, fields, given, is_nothing, items, narrowed, scalar, text, twice, unknown};
-use super::{ImportedKey, ImportedKeys, Terms, duplicate, parse};
 use crate::config::tree::{Key, Node};
 
 /// Fields that narrow nothing: names, statistics, and fields that are read below.

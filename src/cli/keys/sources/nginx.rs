@@ -1,6 +1,6 @@
 //! The `map` blocks of nginx that turn a key into a name.
 
-use super::{ImportedKey, ImportedKeys, Terms};
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 
 /// A word or a mark of an nginx configuration, and its line.
 fn nginx_words(text: &str) -> Result<Vec<(usize, String, bool)>, String> {

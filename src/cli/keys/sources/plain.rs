@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use super::{ImportedKey, ImportedKeys, Terms};
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 use crate::placeholder;
 
 pub(super) fn lines(text: &str) -> ImportedKeys {

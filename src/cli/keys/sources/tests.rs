@@ -1,4 +1,8 @@
+use ipnet::IpNet;
+
+use super::imported::{ImportedKey, Terms};
 use super::*;
+use crate::keys::KeyHash;
 
 fn read_as(text: &str) -> ImportedKeys {
     let mut sources =
