@@ -1,7 +1,8 @@
-//! What the documentation says of a key's fields: the table in docs/keys.md, and the schemas `Key` and `NewKey` of
-//! `admin/openapi.json`.
+//! What the documentation says of a key's fields: the table in docs/keys.md, and the schemas `Key`
+//! and `NewKey` of `admin/openapi.json`.
 //!
-//! `UPDATE_EXPECTED=1 cargo test key_reference` writes them anew; without it they must be as they would be written.
+//! `UPDATE_EXPECTED=1 cargo test key_reference` writes them anew; without it they must be as they
+//! would be written.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,8 @@ fn shown(field: &Field) -> Value {
     schema
 }
 
-/// A schema of the document, whose properties that are fields of a key are written here; all others stay.
+/// A schema of the document, whose properties that are fields of a key are written here; all others
+/// stay.
 struct Schema<'a> {
     before: &'a str,
     required: Vec<String>,

@@ -1,6 +1,7 @@
 //! Where keys are stored: the four kinds of store, read for service and changed by commands.
 //!
-//! [`Store`] knows the kinds. It loads into whatever implements [`build_set::BuildSet`]. [`edit`] changes a store.
+//! [`Store`] knows the kinds. It loads into whatever implements [`build_set::BuildSet`]. [`edit`]
+//! changes a store.
 //! Invariant: nothing here knows the keys in service but through [`build_set::KeysInService`].
 
 pub(crate) mod build_set;

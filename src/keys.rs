@@ -1,6 +1,7 @@
 //! What a key is: its fields, its token and digest, and when it is valid.
 //!
-//! Data alone. `key_store` reads and writes keys, `key_cache` has those in service, `gate` judges by them.
+//! Data alone. `key_store` reads and writes keys, `key_cache` has those in service, `gate` judges
+//! by them.
 //! Invariant: nothing here knows a store, a limit or a log.
 
 pub(crate) mod api_key;

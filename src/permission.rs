@@ -41,7 +41,8 @@ impl Permission {
     }
 }
 
-/// A key's permissions in the order of its file, each once: four bytes, since there may be a million keys.
+/// A key's permissions in the order of its file, each once: four bytes, since there may be a
+/// million keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Permissions([Option<Permission>; Permission::ALL.len()]);
 
@@ -68,8 +69,8 @@ impl Permissions {
         self.iter().any(|granted| granted == permission || granted == Permission::Admin)
     }
 
-    /// Their names with commas between them, for a header. Each set of permissions is joined once and kept for good: there
-    /// are few.
+    /// Their names with commas between them, for a header. Each set of permissions is joined once
+    /// and kept for good: there are few.
     pub(crate) fn joined(&self) -> &'static str {
         static KNOWN: LazyLock<Mutex<HashMap<Permissions, &'static str>>> = LazyLock::new(Mutex::default);
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -92,8 +92,8 @@ impl Change {
         self.edit(KeyChange::Deleted, delete).await
     }
 
-    /// Changes the store, logs the change to the audit, and has the store read again. All of it is done even if the client
-    /// disconnects meanwhile.
+    /// Changes the store, logs the change to the audit, and has the store read again. All of it is
+    /// done even if the client disconnects meanwhile.
     async fn edit(
         self,
         change: KeyChange,
@@ -131,7 +131,8 @@ impl Change {
     }
 }
 
-/// The answer to a change: the key in service, its new secret, and whether the running server has the change.
+/// The answer to a change: the key in service, its new secret, and whether the running server has
+/// the change.
 fn shown(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
     let Done { key_id, token } = done;
     let key = keys::find(admin, &key_id);
@@ -222,8 +223,8 @@ fn new_token(id: Option<&str>) -> Result<Token, Denial> {
     made.map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
 
-/// The denial for a store that was not changed, with the command that changes it elsewhere. The new key is not shown: its
-/// secret is lost, so its owner could not use it.
+/// The denial for a store that was not changed, with the command that changes it elsewhere. The new
+/// key is not shown: its secret is lost, so its owner could not use it.
 fn refused(error: EditError, store: &Path, command: &str) -> Denial {
     match error {
         EditError::Refused(message) => Denial::key_conflict(message),

@@ -1,4 +1,5 @@
-//! The body of a request for a new key: the fields of a key file, except for those that bearward sets.
+//! The body of a request for a new key: the fields of a key file, except for those that bearward
+//! sets.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -196,8 +197,8 @@ pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) ->
     T::deserialize(field).map(Some)
 }
 
-/// JSON as YAML. Characters that YAML takes for unprintable (YAML 1.2, section 5.1) are escaped; JSON has them in strings
-/// alone.
+/// JSON as YAML. Characters that YAML takes for unprintable (YAML 1.2, section 5.1) are escaped;
+/// JSON has them in strings alone.
 fn as_yaml(json: &str) -> String {
     let is_unprintable = |c: char| {
         matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')

@@ -1,7 +1,7 @@
 //! `bearward keys`: the whole life of a key.
 //!
-//! A secret goes to standard output once, alone, and nowhere else. No token is ever read from the arguments, which all
-//! users of the machine can see.
+//! A secret goes to standard output once, alone, and nowhere else. No token is ever read from the
+//! arguments, which all users of the machine can see.
 
 mod change;
 mod create;

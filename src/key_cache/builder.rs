@@ -15,7 +15,8 @@ use crate::keys::{Draft, KeyHash, KeyRecord};
 impl KeysInService for KeyCache {
     type Builder<'a> = SetBuilder<'a>;
 
-    /// Begins a set. If an earlier set was not put into service, its marks have no meaning any more.
+    /// Begins a set. If an earlier set was not put into service, its marks have no meaning any
+    /// more.
     fn begin(&self) -> SetBuilder<'_> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         SetBuilder::of_generation(self, generation)
@@ -73,7 +74,8 @@ impl<'a> SetBuilder<'a> {
         self.put_in_order(live);
     }
 
-    /// Remembers the order of keys that have a line each: the next file is expected to have the same order.
+    /// Remembers the order of keys that have a line each: the next file is expected to have the
+    /// same order.
     fn put_in_order(&mut self, live: Arc<LiveKey>) {
         if live.fingerprint.load(Ordering::Relaxed) != 0 {
             self.order.push(live);
@@ -85,7 +87,8 @@ impl<'a> SetBuilder<'a> {
         claim.hashes.iter().find_map(|hash| Some(self.known.find(hash)?.key))
     }
 
-    /// The keys in service that claims are about, with their current hash. One pass over all keys finds them.
+    /// The keys in service that claims are about, with their current hash. One pass over all keys
+    /// finds them.
     fn in_service_by_id(&self, claims: &[(usize, Claim)]) -> HashMap<Box<str>, (KeyHash, Arc<LiveKey>)> {
         let by_hash: Vec<Arc<LiveKey>> =
             claims.iter().filter_map(|(_, claim)| self.with_hash_of(claim)).collect();

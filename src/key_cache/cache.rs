@@ -1,6 +1,7 @@
 //! The keys as the request path sees them: a concurrent map from digest to key.
 //!
-//! A reload applies the difference between two sets key by key, new keys before removals. It never blocks a look-up.
+//! A reload applies the difference between two sets key by key, new keys before removals. It never
+//! blocks a look-up.
 
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -93,11 +94,11 @@ impl KeyCache {
         }
     }
 
-    /// Replaces all keys by those of `set`, the last set that was built for this cache, and returns the difference. One
-    /// caller at a time.
+    /// Replaces all keys by those of `set`, the last set that was built for this cache, and returns
+    /// the difference. One caller at a time.
     ///
-    /// New and changed keys are inserted before others are removed: a key of both sets is never missing. A key that stays
-    /// as it was is not touched.
+    /// New and changed keys are inserted before others are removed: a key of both sets is never
+    /// missing. A key that stays as it was is not touched.
     pub(crate) fn replace(&self, set: &KeySet) -> Difference {
         let mut difference = Difference::default();
         self.remember_order(set);
@@ -107,7 +108,8 @@ impl KeyCache {
                 None => difference.added += 1,
             }
         }
-        // The map has each digest of the set, once each. If it has more, those belong to removed keys.
+        // The map has each digest of the set, once each. If it has more, those belong to removed
+        // keys.
         if self.by_hash.len() > set.kept + set.entries.len() {
             let entries = self.by_hash.iter().filter(|entry| !entry.value().is_of(set.generation));
             let gone: Vec<KeyHash> = entries.map(|entry| *entry.key()).collect();

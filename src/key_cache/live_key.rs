@@ -12,7 +12,8 @@ use crate::keys::ApiKey;
 use crate::limit::{KeyState, Limiter, Window};
 use crate::observe::usage::{Usage, UsageBook};
 
-/// A key in service: its fields, and the parts that are built at its first use. Most of a million keys are never used.
+/// A key in service: its fields, and the parts that are built at its first use. Most of a million
+/// keys are never used.
 #[derive(Debug)]
 pub(crate) struct LiveKey {
     pub(crate) key: ApiKey,
@@ -50,7 +51,8 @@ pub(crate) struct IdentityHeaders {
 }
 
 impl IdentityHeaders {
-    /// Puts all text of a key into one allocation: of a million keys, few are in the processor's cache.
+    /// Puts all text of a key into one allocation: of a million keys, few are in the processor's
+    /// cache.
     fn of(key: &ApiKey) -> Self {
         let (id, name, environment) = (key.id(), key.name(), key.environment());
         let text = Bytes::from([id, name.unwrap_or(""), environment.unwrap_or("")].concat());

@@ -1,7 +1,7 @@
 //! What a store is loaded into: a set of keys, built beside the keys in service.
 //!
-//! `key_cache` builds the sets that serve; [`super::tally`] checks and counts alone. A store of a million keys is loaded
-//! straight into a builder, a line at a time, by several threads.
+//! `key_cache` builds the sets that serve; [`super::tally`] checks and counts alone. A store of a
+//! million keys is loaded straight into a builder, a line at a time, by several threads.
 
 use std::collections::HashSet;
 
@@ -45,7 +45,8 @@ pub(crate) trait BuildSet: Sized + Send {
     /// The fingerprint of a line, by which [`BuildSet::keep`] knows it again.
     fn fingerprint(&self, line: &[u8]) -> u64;
 
-    /// Takes the key in service that is expected next, if it was read from a line with this fingerprint.
+    /// Takes the key in service that is expected next, if it was read from a line with this
+    /// fingerprint.
     fn keep_next(&mut self, fingerprint: u64) -> bool;
 
     /// Takes the key in service with this digest, if it was read from a line with this fingerprint.
@@ -65,8 +66,9 @@ pub(crate) trait BuildSet: Sized + Send {
     /// The labels of ids, names and digests that several keys of the set have.
     fn shared_labels(&mut self) -> HashSet<u64>;
 
-    /// Keeps the last good form of each key in service that a claim is about. Returns the number of each such claim with
-    /// the id of its key. To be called when all good entries are added: those go first.
+    /// Keeps the last good form of each key in service that a claim is about. Returns the number of
+    /// each such claim with the id of its key. To be called when all good entries are added: those
+    /// go first.
     fn hold(&mut self, claims: &[(usize, Claim)]) -> Vec<(usize, String)>;
 
     /// Whether a key in service has both the id and one of the digests of this record.
@@ -82,7 +84,8 @@ pub(crate) trait BuildSet: Sized + Send {
 /// What was found in a store beside its keys.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// What is wrong with entries, or files of a directory, that were left out or keep the last good form of their keys.
+    /// What is wrong with entries, or files of a directory, that were left out or keep the last
+    /// good form of their keys.
     pub(crate) refused: Vec<Fault>,
     /// It is a file of lines that has none. Such a file may be about to be written.
     pub(crate) is_blank: bool,

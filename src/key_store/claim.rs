@@ -1,6 +1,8 @@
-//! The claim of an entry at fault to a key in service: the key keeps its last good form while the entry is there.
+//! The claim of an entry at fault to a key in service: the key keeps its last good form while the
+//! entry is there.
 //!
-//! An entry claims a key by its id; where no key in service has the id, by a hash (docs/decisions/023).
+//! An entry claims a key by its id; where no key in service has the id, by a hash
+//! (docs/decisions/023).
 
 use crate::config::tree::{Kind, Node};
 use crate::keys::KeyHash;

@@ -1,7 +1,8 @@
 //! A directory of key files: a mounted Secret or ConfigMap, or one that people keep.
 //!
-//! An entry at fault is left out, or its key keeps its last good form; all others are live. Files whose names begin with a
-//! dot or end with `~` are ignored: the kubelet's `..data`, and temporary files of editors and of bearward.
+//! An entry at fault is left out, or its key keeps its last good form; all others are live. Files
+//! whose names begin with a dot or end with `~` are ignored: the kubelet's `..data`, and temporary
+//! files of editors and of bearward.
 
 use std::collections::HashMap;
 use std::fs;
@@ -33,8 +34,8 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads all files for service. A directory without files has no keys. A file at fault keeps the keys that it gave, and
-/// affects no others. At a start, one good key has to be there.
+/// Reads all files for service. A directory without files has no keys. A file at fault keeps the
+/// keys that it gave, and affects no others. At a start, one good key has to be there.
 pub(crate) fn load<'k, K: KeysInService>(
     directory: &Path,
     reading: Reading<'k, K>,
@@ -85,10 +86,12 @@ fn parts(directory: &Path) -> Result<Vec<Part>, Fault> {
     Ok(files(directory).map_err(unreadable)?.into_iter().map(part).collect())
 }
 
-/// Finds the keys that each file gives: those in it, or those that it gave last where it is at fault.
+/// Finds the keys that each file gives: those in it, or those that it gave last where it is at
+/// fault.
 ///
-/// Of a key in two files, the file counts that gave it before, however that one has changed; the other is at fault. Where
-/// neither gave it, both are at fault: one may be an old copy, from before the key was revoked.
+/// Of a key in two files, the file counts that gave it before, however that one has changed; the
+/// other is at fault. Where neither gave it, both are at fault: one may be an old copy, from before
+/// the key was revoked.
 fn settle<'k, K: KeysInService>(
     parts: Vec<Part>,
     reading: Reading<'k, K>,
@@ -353,7 +356,8 @@ mod tests {
         assert_eq!(directory.load(), (words("a c d"), words("a")));
         let c = directory.known.find(&KeyHash::of(b"c")).unwrap();
         assert!(c.key.key.disabled);
-        // As long as the file can't be read, its keys stay, and the copy of one elsewhere does not count.
+        // As long as the file can't be read, its keys stay, and the copy of one elsewhere does not
+        // count.
         directory.write_raw("a", "keys: [");
         directory.write_raw("b", &keys(&[entry("c", "")]));
         assert_eq!(directory.load(), (words("a c d"), words("a b")));

@@ -1,7 +1,8 @@
-//! Changes of a store by commands and the admin API: one key at a time, under a lock, and proved before they count.
+//! Changes of a store by commands and the admin API: one key at a time, under a lock, and proved
+//! before they count.
 //!
-//! A change is written only if the store's own reader finds the old keys and this change in the new text. A file is
-//! replaced whole: a temporary file beside it is made durable and renamed.
+//! A change is written only if the store's own reader finds the old keys and this change in the new
+//! text. A file is replaced whole: a temporary file beside it is made durable and renamed.
 
 mod change_fields;
 mod disk;
@@ -61,7 +62,8 @@ pub(crate) struct Found {
 }
 
 impl Editor {
-    /// Locks a store, and removes temporary files of killed commands. `ids`: makes the ids of the keys of a plain list.
+    /// Locks a store, and removes temporary files of killed commands. `ids`: makes the ids of the
+    /// keys of a plain list.
     pub(crate) fn open(path: &Path, ids: Arc<IdSecret>) -> Result<Self, EditError> {
         let store = Store::at(path)?;
         let directory = match &store {
@@ -304,7 +306,8 @@ fn find_in_files(directory: &Path, is_wanted: impl Fn(&KeyRecord) -> bool) -> Re
     Ok(found)
 }
 
-/// Refuses an id, a name or a hash that is taken. The reader would report it with a line that was never written.
+/// Refuses an id, a name or a hash that is taken. The reader would report it with a line that was
+/// never written.
 fn refuse_taken(before: &[KeyRecord], records: &[KeyRecord]) -> Result<(), EditError> {
     let (mut names, mut ids, mut hashes) = (HashMap::new(), HashSet::new(), HashSet::new());
     for record in before {

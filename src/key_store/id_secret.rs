@@ -1,7 +1,7 @@
 //! Where the secret of key ids comes from (docs/decisions/026).
 //!
-//! It is `keys.id_secret`; without that, it is in a file beside the store; where no file can be written, it is random for
-//! as long as the process runs.
+//! It is `keys.id_secret`; without that, it is in a file beside the store; where no file can be
+//! written, it is random for as long as the process runs.
 //! Invariant: the secret is in no message, no log and no `Debug`.
 
 use std::fs::{self, File, OpenOptions};
@@ -24,7 +24,8 @@ const MAX_BYTES: u64 = 4096;
 /// Another process may create the file, or clear our temporary one, at the same moment.
 const ATTEMPTS: usize = 3;
 
-/// The secret for a server: configured, kept beside the store (and made there on the first start), or random.
+/// The secret for a server: configured, kept beside the store (and made there on the first start),
+/// or random.
 ///
 /// # Errors
 ///
@@ -62,7 +63,8 @@ pub(crate) fn for_check(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
     Ok(found(Some(keys), &keys.path)?.unwrap_or_else(|| Arc::new(IdSecret::random())))
 }
 
-/// The secret under a new configuration. One that is random, or was read beside the same store, stays.
+/// The secret under a new configuration. One that is random, or was read beside the same store,
+/// stays.
 ///
 /// # Errors
 ///
@@ -82,7 +84,8 @@ fn found(keys: Option<&Keys>, path: &Path) -> Result<Option<Arc<IdSecret>>, Faul
     read(&file_beside(path))
 }
 
-/// Makes the file, durable before it is visible. If another process has made it meanwhile, that one is used.
+/// Makes the file, durable before it is visible. If another process has made it meanwhile, that one
+/// is used.
 fn made(path: &Path) -> Result<Arc<IdSecret>, Fault> {
     for _ in 0..ATTEMPTS {
         match create(path) {
@@ -109,7 +112,8 @@ pub(crate) fn file_beside(store: &Path) -> PathBuf {
     }
 }
 
-/// The secret in a file that bearward wrote; `None` where there is none, or where this user may not read it.
+/// The secret in a file that bearward wrote; `None` where there is none, or where this user may not
+/// read it.
 ///
 /// A symbolic link is refused: any user who may write in the directory could point it to any file.
 fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
@@ -156,7 +160,8 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }
 
-/// Whether there is no file, or none that this user can read. A server starts without it, since ids are labels alone.
+/// Whether there is no file, or none that this user can read. A server starts without it, since ids
+/// are labels alone.
 fn is_out_of_reach(error: &io::Error) -> bool {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     matches!(error.kind(), NotFound | PermissionDenied | NotADirectory)
@@ -168,7 +173,8 @@ fn create(path: &Path) -> io::Result<()> {
     let mut bytes = Zeroizing::new([0u8; 32]);
     getrandom::fill(bytes.as_mut()).map_err(io::Error::other)?;
     let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-    // The name is that of bearward's other temporary files, so that a command removes one that was left. Mode 0600.
+    // The name is that of bearward's other temporary files, so that a command removes one that was
+    // left. Mode 0600.
     let mut temporary =
         tempfile::Builder::new().prefix(".bearward-").suffix(".tmp").tempfile_in(directory)?;
     writeln!(temporary, "{}", *hex)?;

@@ -1,9 +1,10 @@
 //! JSON Lines: one key a line, for stores of a million keys.
 //!
-//! A line that has not changed is recognized by its fingerprint, and not read again. Any other line takes the fast path or
-//! the exact decoder, which give the same key. The fast path reads the fields that every key has, and looks up the terms
-//! of the key by their text, which many keys have alike. A line that the fast path does not take, for any reason, goes to
-//! the exact decoder of all stores, which reports faults with their positions.
+//! A line that has not changed is recognized by its fingerprint, and not read again. Any other line
+//! takes the fast path or the exact decoder, which give the same key. The fast path reads the
+//! fields that every key has, and looks up the terms of the key by their text, which many keys have
+//! alike. A line that the fast path does not take, for any reason, goes to the exact decoder of all
+//! stores, which reports faults with their positions.
 
 mod blocks;
 mod exact;
@@ -61,7 +62,8 @@ fn load_good<'k, K: KeysInService>(
     }
 }
 
-/// Reads a file for a server that has its keys in service: a line at fault keeps the last good form of its key.
+/// Reads a file for a server that has its keys in service: a line at fault keeps the last good form
+/// of its key.
 fn load_held<'k, K: KeysInService>(
     path: &Path,
     reading: Reading<'k, K>,
@@ -143,7 +145,8 @@ pub(crate) fn record(path: &Path, line: &[u8]) -> Option<KeyRecord> {
     decode_alone(path, 1, line).ok()
 }
 
-/// Finds the positions of duplicates. Lines that share no label with them are not decoded, since there may be a million.
+/// Finds the positions of duplicates. Lines that share no label with them are not decoded, since
+/// there may be a million.
 fn duplicates(path: &Path, hashing: &Hashing, labels: &HashSet<u64>) -> Result<Vec<Fault>, Faults> {
     let mut faults = Vec::new();
     let mut unique = Unique::default();
@@ -315,7 +318,8 @@ mod tests {
     fn a_key_in_service_stays_the_same() {
         let file = write(&[line("a", ""), line("b", ""), line("c", "")].concat());
         let cache = KeyCache::from(&load_at(file.path(), &KeyCache::default()).unwrap());
-        // Another cache made the fingerprints, so these lines are decoded once; then they are recognized.
+        // Another cache made the fingerprints, so these lines are decoded once; then they are
+        // recognized.
         for _ in 0..2 {
             let set = load_at(file.path(), &cache).unwrap();
             assert_eq!((set.entries.len(), set.kept, set.keys), (0, 3, 3));

@@ -1,6 +1,7 @@
 //! How entries that share an id, a name or a hash are found: by 64-bit labels.
 //!
-//! A million strings would be a hundred megabytes. Two labels may be equal by chance, so a reader confirms what it finds.
+//! A million strings would be a hundred megabytes. Two labels may be equal by chance, so a reader
+//! confirms what it finds.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};

@@ -1,8 +1,9 @@
 //! Finds the entries of a store that count, where some are at fault (docs/decisions/023).
 //!
-//! A good entry counts. Of entries that share an id, a name or a hash, the one counts whose key had that before; where
-//! none or several had it, none counts. An entry that does not count keeps the last good form of its key. A key without
-//! an entry is removed, even from a list without one good entry. A file that is no list of keys changes nothing.
+//! A good entry counts. Of entries that share an id, a name or a hash, the one counts whose key had
+//! that before; where none or several had it, none counts. An entry that does not count keeps the
+//! last good form of its key. A key without an entry is removed, even from a list without one good
+//! entry. A file that is no list of keys changes nothing.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -24,7 +25,8 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Unread {
     pub(crate) claim: Claim,
-    /// Whether it has the form of an entry, such as a map of fields. A file with such an entry is a list of keys.
+    /// Whether it has the form of an entry, such as a map of fields. A file with such an entry is a
+    /// list of keys.
     pub(crate) is_entry: bool,
     pub(crate) faults: Vec<Fault>,
 }
@@ -63,7 +65,8 @@ pub(crate) struct Excluded {
 }
 
 impl Excluded {
-    /// Excludes the entries whose keys did not have the shared value before; all of them, where all had it.
+    /// Excludes the entries whose keys did not have the shared value before; all of them, where all
+    /// had it.
     pub(crate) fn take(&mut self, twins: Vec<Twin>) {
         let are_owners = twins.iter().all(|twin| twin.is_owner);
         for twin in twins.into_iter().filter(|twin| are_owners || !twin.is_owner) {
@@ -74,8 +77,8 @@ impl Excluded {
     }
 }
 
-/// Builds a set pass by pass, until its entries share nothing. `pass`: adds all entries but these; `twins_of`: finds the
-/// entries that have one of these labels.
+/// Builds a set pass by pass, until its entries share nothing. `pass`: adds all entries but these;
+/// `twins_of`: finds the entries that have one of these labels.
 pub(crate) fn settled<T>(
     excluded: &mut Excluded,
     mut pass: impl FnMut(&HashSet<usize>) -> Result<T, Faults>,
@@ -105,8 +108,8 @@ pub(crate) struct Counted<B> {
     pub(crate) held: Vec<(usize, String)>,
 }
 
-/// Finds the entries that count, and for each other entry the id of the key that it keeps. `fault`: makes the fault of an
-/// entry that shares something.
+/// Finds the entries that count, and for each other entry the id of the key that it keeps. `fault`:
+/// makes the fault of an entry that shares something.
 pub(crate) fn set<'k, K: KeysInService>(
     known: &'k K,
     at_fault: AtFault,
@@ -150,7 +153,8 @@ pub(crate) fn set<'k, K: KeysInService>(
     Ok(Counted { builder, excluded, held })
 }
 
-/// Reads a file of entries for a server that has its keys in service already. `beside`: what is wrong beside the entries.
+/// Reads a file of entries for a server that has its keys in service already. `beside`: what is
+/// wrong beside the entries.
 pub(crate) fn of_file<'k, K: KeysInService>(
     path: &Path,
     known: &'k K,
@@ -166,9 +170,9 @@ pub(crate) fn of_file<'k, K: KeysInService>(
     if_list(Built { builder, findings }, is_list)
 }
 
-/// Decides whether a file counts. It is a list of keys if any part of it has the form of an entry or claims a key. Then a
-/// key without an entry is removed, even where no entry is good. Any other file at fault, such as a page of HTML, changes
-/// nothing.
+/// Decides whether a file counts. It is a list of keys if any part of it has the form of an entry
+/// or claims a key. Then a key without an entry is removed, even where no entry is good. Any other
+/// file at fault, such as a page of HTML, changes nothing.
 pub(crate) fn if_list<B: BuildSet>(built: Built<B>, has_entries: bool) -> Result<Built<B>, Faults> {
     match has_entries || built.builder.keys() > 0 || built.findings.refused.is_empty() {
         true => Ok(built),

@@ -39,7 +39,8 @@ impl Store {
         }
     }
 
-    /// The store at `path`, if the configuration allows its kind: plain tokens need `allow_plaintext`.
+    /// The store at `path`, if the configuration allows its kind: plain tokens need
+    /// `allow_plaintext`.
     pub(crate) fn allowed_at(path: &Path, allow_plaintext: bool) -> Result<Self, Fault> {
         let store = Store::at(path)?;
         match store {
@@ -59,7 +60,8 @@ impl Store {
         }
     }
 
-    /// Reads the store for a server without keys. A store without keys is a fault: most likely something is missing.
+    /// Reads the store for a server without keys. A store without keys is a fault: most likely
+    /// something is missing.
     pub(crate) fn load_first<'k, K: KeysInService>(
         &self,
         reading: Reading<'k, K>,

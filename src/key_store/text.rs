@@ -1,5 +1,5 @@
-//! The plain list: one raw token a line, as in llama.cpp's `--api-key-file`. For migrations: its keys have a derived id and
-//! no name, and may read and write.
+//! The plain list: one raw token a line, as in llama.cpp's `--api-key-file`. For migrations: its
+//! keys have a derived id and no name, and may read and write.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,7 +16,8 @@ use crate::placeholder;
 /// The permissions of every key of a plain list.
 pub(crate) const PERMISSIONS: [Permission; 2] = [Permission::Read, Permission::Write];
 
-/// Reads a list of tokens, or returns all its faults. A list may be empty. `ids`: makes the ids of its keys.
+/// Reads a list of tokens, or returns all its faults. A list may be empty. `ids`: makes the ids of
+/// its keys.
 pub(crate) fn parse(path: &Path, source: &str, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
     let mut records: Vec<KeyRecord> = Vec::new();
     let mut faults = Vec::new();
@@ -64,7 +65,8 @@ fn entry(path: &Path, number: usize, line: &str, ids: &IdSecret) -> Option<Entry
     Some(Entry { at: position(0), read: read.map(record) })
 }
 
-/// Reads a token. A fault has its offset in the line, its message, its hint, and the key that it may belong to.
+/// Reads a token. A fault has its offset in the line, its message, its hint, and the key that it
+/// may belong to.
 fn token(text: &str) -> Result<Credential, (usize, &'static str, &'static str, Claim)> {
     if let Some(placeholder) = placeholder::find(text) {
         return Err((placeholder.offset, placeholder.what, placeholder.hint, Claim::default()));

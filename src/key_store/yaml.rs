@@ -10,8 +10,8 @@ use crate::key_store::decode::{self, Unique};
 use crate::key_store::settle::{Entry, Unread};
 use crate::keys::record::KeyRecord;
 
-/// Reads a key file, or returns all its faults. `keys: []` is a list without keys. A file without a list is a fault, since
-/// a template may have rendered nothing.
+/// Reads a key file, or returns all its faults. `keys: []` is a list without keys. A file without a
+/// list is a fault, since a template may have rendered nothing.
 pub(crate) fn parse(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
     read(path, source, key_list)
 }

@@ -17,8 +17,8 @@ const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(24);
 
 /// A key in service. Its current digest is not in it: the map of keys has that.
 ///
-/// It is small, since there may be a million: the two labels share one allocation, and the fields that few keys have, or
-/// many have alike, are in [`Terms`].
+/// It is small, since there may be a million: the two labels share one allocation, and the fields
+/// that few keys have, or many have alike, are in [`Terms`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ApiKey {
     /// The id, followed by the name.
@@ -251,9 +251,11 @@ impl ApiKey {
         self.previous().iter().find(|secret| secret.hash == *hash).map(|secret| secret.expires_at)
     }
 
-    /// Whether the key is valid. `rotated_out`: the end of the presented secret's grace, unless it is the current one.
+    /// Whether the key is valid. `rotated_out`: the end of the presented secret's grace, unless it
+    /// is the current one.
     ///
-    /// An end is judged last. The caller learns of an end and of no other reason, so an end must not hide another reason.
+    /// An end is judged last. The caller learns of an end and of no other reason, so an end must
+    /// not hide another reason.
     pub(crate) fn validity(
         &self,
         rotated_out: Option<Timestamp>,
@@ -289,7 +291,8 @@ impl ApiKey {
         }
     }
 
-    /// When a secret that is valid now ends: with the key, with its grace or by its age, whichever is first.
+    /// When a secret that is valid now ends: with the key, with its grace or by its age, whichever
+    /// is first.
     pub(crate) fn next_end(
         &self,
         rotated_out: Option<Timestamp>,
@@ -315,7 +318,8 @@ impl ApiKey {
         self.allow_from().first().map(IpNet::addr)
     }
 
-    /// Whether the key may be used from `address`. A key with networks may not be used from an unknown address.
+    /// Whether the key may be used from `address`. A key with networks may not be used from an
+    /// unknown address.
     fn admits(&self, address: Option<IpAddr>) -> bool {
         let networks = self.allow_from();
         networks.is_empty()

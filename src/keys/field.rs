@@ -65,8 +65,8 @@ pub(crate) enum Form {
 pub(crate) enum Presence {
     /// A key needs it.
     Required,
-    /// It narrows a key. Without it the key may do more, so a field without a value is refused: a template that rendered
-    /// nothing must not widen a key.
+    /// It narrows a key. Without it the key may do more, so a field without a value is refused: a
+    /// template that rendered nothing must not widen a key.
     Narrows,
     /// It may be an empty list, and may not be null.
     NotNull,

@@ -1,8 +1,9 @@
 //! The fields of a key, each described once.
 //!
-//! All else follows from a row of [`FIELDS`]: how the four stores decode the field and the editor writes it, the argument
-//! of `keys create` and `import`, what `keys list` and `show` print, what the admin API takes and shows, its OpenAPI
-//! document, and the table in docs/keys.md. A field is added in three steps:
+//! All else follows from a row of [`FIELDS`]: how the four stores decode the field and the editor
+//! writes it, the argument of `keys create` and `import`, what `keys list` and `show` print, what
+//! the admin API takes and shows, its OpenAPI document, and the table in docs/keys.md. A field is
+//! added in three steps:
 //!
 //! 1. a member of [`super::terms::Terms`] (or of `KeyRecord`, where no request needs it);
 //! 2. a row here;

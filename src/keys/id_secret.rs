@@ -1,7 +1,8 @@
 //! The secret of an installation, which makes the ids of credentials that carry none.
 //!
-//! A bearward token has its id inside. Any other credential is named by an HMAC of it, so that a list of likely words does
-//! not lead from an id back to a credential. `key_store::id_secret` finds the secret of a store.
+//! A bearward token has its id inside. Any other credential is named by an HMAC of it, so that a
+//! list of likely words does not lead from an id back to a credential. `key_store::id_secret` finds
+//! the secret of a store.
 //! Invariant: the secret is in no message, no log and no `Debug`.
 
 use zeroize::Zeroizing;
@@ -28,7 +29,8 @@ impl IdSecret {
     /// A random secret, which ends with the process.
     pub(crate) fn random() -> Self {
         let mut bytes = Zeroizing::new([0u8; 32]);
-        // Without randomness the secret is all zeroes. It makes ids alone, by which no key is found.
+        // Without randomness the secret is all zeroes. It makes ids alone, by which no key is
+        // found.
         let _ids_alone = getrandom::fill(bytes.as_mut());
         IdSecret { key: HmacKey::new(bytes.as_ref()), is_kept: false }
     }
@@ -38,7 +40,8 @@ impl IdSecret {
         self.is_kept
     }
 
-    /// The id that names a credential: the one inside a bearward token, else one made with this secret.
+    /// The id that names a credential: the one inside a bearward token, else one made with this
+    /// secret.
     pub(crate) fn key_id(&self, credential: &Credential) -> String {
         credential.token_id().unwrap_or_else(|| derived_id(self.key.sign(&[DOMAIN, credential.as_bytes()])))
     }

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use crate::config::Quota;
 use crate::keys::token::KeyHash;
 
-/// The terms on which a key is valid, and its older secrets. A store of a million keys shares equal ones.
+/// The terms on which a key is valid, and its older secrets. A store of a million keys shares equal
+/// ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Terms {
     pub(crate) environment: Option<String>,

@@ -1,7 +1,7 @@
 //! Tokens, their digests, and the credentials that callers present.
 //!
-//! A token is `bwk_<id>_<secret><checksum>`: 10, 32 and 6 base62 characters; the checksum is the CRC-32
-//! (zlib's) of all before it. Only its SHA-256 is ever stored or compared.
+//! A token is `bwk_<id>_<secret><checksum>`: 10, 32 and 6 base62 characters; the checksum is the
+//! CRC-32 (zlib's) of all before it. Only its SHA-256 is ever stored or compared.
 //! Invariant: no type here prints a secret or a digest.
 
 use std::fmt;
@@ -244,7 +244,8 @@ pub(crate) fn is_key_id(id: &str) -> bool {
         && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// The public id inside text with the length and the prefix of a bearward token, whatever its checksum.
+/// The public id inside text with the length and the prefix of a bearward token, whatever its
+/// checksum.
 pub(crate) fn mistyped_id(token: &str) -> Option<String> {
     let id = token.strip_prefix(PREFIX)?.get(..ID_LENGTH)?;
     Some(format!("key_{id}")).filter(|id| token.len() == TOKEN_LENGTH && is_key_id(id))
@@ -263,7 +264,8 @@ fn token_id(token: &str) -> Option<&str> {
     if !all_base62(id) || !all_base62(secret) {
         return None;
     }
-    // The checksum is no secret: anybody can compute it, so the time of the comparison reveals nothing.
+    // The checksum is no secret: anybody can compute it, so the time of the comparison reveals
+    // nothing.
     (checksum(signed.as_bytes()) == given.as_bytes()).then_some(id)
 }
 

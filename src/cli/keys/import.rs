@@ -122,8 +122,8 @@ impl Import {
     /// The record for the store, or the reason reason the key is left out.
     fn record(&self, source: &ImportedKey, taken: &mut Taken) -> Result<Result<KeyRecord, String>, Failure> {
         let permissions = Permissions::from_iter(self.permissions.iter().copied());
-        // A bearward token has its id inside. Any other key gets a random id: one that is derived from the key would help to
-        // guess it.
+        // A bearward token has its id inside. Any other key gets a random id: one that is derived
+        // from the key would help to guess it.
         let of_token = match &source.secret {
             SecretForm::Token(token) => token.token_id(),
             SecretForm::Hash(_) => None,

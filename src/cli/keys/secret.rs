@@ -14,8 +14,8 @@ use crate::placeholder;
 /// The longest input in bytes: more than any token, less than a file given by mistake.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
 
-/// Shows a new secret, once it is in the store. Where the store can't be written from here, the key is shown as well, to be
-/// inserted by hand.
+/// Shows a new secret, once it is in the store. Where the store can't be written from here, the key
+/// is shown as well, to be inserted by hand.
 pub(super) fn show_secret(
     token: &Token,
     record: &KeyRecord,

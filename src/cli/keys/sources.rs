@@ -1,7 +1,7 @@
 //! Lists of keys of other programs, read for an import.
 //!
-//! Keys that fit are imported, and all others are reported. A key is left out if its list narrows it in a way that has no
-//! counterpart: it could do more here than there.
+//! Keys that fit are imported, and all others are reported. A key is left out if its list narrows
+//! it in a way that has no counterpart: it could do more here than there.
 //! Invariant: no message quotes from a list, except for the names of variables and fields.
 
 mod agentgateway;

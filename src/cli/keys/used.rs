@@ -1,4 +1,5 @@
-//! `bearward keys list --admin`: the keys of a running bearward, and how each was used since it began.
+//! `bearward keys list --admin`: the keys of a running bearward, and how each was used since it
+//! began.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Changes fields of one key in the text of a YAML file or a line of JSON. Only the lines that have to change do.
+//! Changes fields of one key in the text of a YAML file or a line of JSON. Only the lines that have
+//! to change do.
 //!
 //! The result is not trusted: [`super`] reads it, and compares the keys with the intended ones.
 
@@ -218,7 +219,8 @@ mod tests {
             let before = records(&source);
             for (index, record) in before.iter().enumerate() {
                 let revoked = KeyRecord { disabled: true, ..record.clone() };
-                // A change of a merged map would change the other keys as well, so the proof refuses it.
+                // A change of a merged map would change the other keys as well, so the proof
+                // refuses it.
                 let is_shared = source.contains("<<: *a") && index == 0;
                 let mut ended = KeyRecord { hash: KeyHash::of(b"new"), ..record.clone() };
                 ended.terms.previous.clear();

@@ -1,4 +1,5 @@
-//! Files on disk: one writer at a time, and a file that is the old one or the new one, never half of one.
+//! Files on disk: one writer at a time, and a file that is the old one or the new one, never half
+//! of one.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,7 +12,8 @@ use tempfile::NamedTempFile;
 use super::error::{EditError, in_words, refused};
 use super::lock::WriteLock;
 
-/// Names of temporary files. For the holder of the lock, an existing one was left by a killed command.
+/// Names of temporary files. For the holder of the lock, an existing one was left by a killed
+/// command.
 const PREFIX: &str = ".bearward-";
 const SUFFIX: &str = ".tmp";
 /// More symbolic links than this are a loop.
@@ -48,8 +50,8 @@ impl Locked {
         Ok(Locked { directory: directory.to_owned(), is_mounted, lock })
     }
 
-    /// Replaces `path` by a file with this content, durable before it is visible. Mode and owner stay; only its owner may
-    /// read a new file.
+    /// Replaces `path` by a file with this content, durable before it is visible. Mode and owner
+    /// stay; only its owner may read a new file.
     pub(super) fn replace(
         &self,
         path: &Path,
@@ -131,7 +133,8 @@ impl Writing {
         self.temporary.path()
     }
 
-    /// Renames it to its final path, if the old file `is_as_read` still: other programs do not take the lock.
+    /// Renames it to its final path, if the old file `is_as_read` still: other programs do not take
+    /// the lock.
     pub(super) fn finish(self, is_as_read: impl FnOnce() -> bool) -> Result<(), EditError> {
         let Writing { directory, path, temporary } = self;
         let rename = || {
@@ -193,8 +196,8 @@ pub(super) fn resolved(path: &Path) -> Result<PathBuf, EditError> {
     }
 }
 
-/// Whether `path` is in a mounted Secret or ConfigMap, or leads there. Those have a link `..data` to a directory whose name
-/// begins with two dots, and the kubelet swaps that link.
+/// Whether `path` is in a mounted Secret or ConfigMap, or leads there. Those have a link `..data`
+/// to a directory whose name begins with two dots, and the kubelet swaps that link.
 pub(super) fn is_mounted(path: &Path) -> bool {
     let is_dotted = |part: Component<'_>| match part {
         Component::Normal(name) => name.as_encoded_bytes().starts_with(b".."),

@@ -67,7 +67,8 @@ fn secret(secret: &Secret) -> Text {
     Text::Map(vec![("hash".to_owned(), hash), ("expires_at".to_owned(), end)])
 }
 
-/// An empty list is written as `none`: the decoder refuses `[]`, which a template may have rendered.
+/// An empty list is written as `none`: the decoder refuses `[]`, which a template may have
+/// rendered.
 fn rate_limits(all: &[Quota]) -> Text {
     match all {
         [] => Text::Quoted(NO_LIMITS.to_owned()),
@@ -128,8 +129,8 @@ pub(super) fn in_yaml(text: &str) -> String {
     if is_plain(text) { text.to_owned() } else { json!(text).to_string() }
 }
 
-/// Whether text needs no quotes in YAML: a word that begins with a letter and that every reader takes for text, or a time,
-/// a duration or a network.
+/// Whether text needs no quotes in YAML: a word that begins with a letter and that every reader
+/// takes for text, or a time, a duration or a network.
 fn is_plain(text: &str) -> bool {
     let is_word = text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':'))

@@ -1,4 +1,5 @@
-//! The byte positions of all nodes of a YAML file, so that one part can be changed and all else stays as it is.
+//! The byte positions of all nodes of a YAML file, so that one part can be changed and all else
+//! stays as it is.
 
 use std::ops::Range;
 
@@ -62,7 +63,8 @@ struct Open {
     anchor: usize,
 }
 
-/// The layout of the one document of `source`; `None` where there is none, or where it can't be parsed.
+/// The layout of the one document of `source`; `None` where there is none, or where it can't be
+/// parsed.
 pub(super) fn of(source: &str) -> Option<Item> {
     let mut open: Vec<Open> = Vec::new();
     let mut root = None;

@@ -1,7 +1,8 @@
-//! The lock of a store: one writer at a time, and only users who can write may hold it (docs/decisions/024).
+//! The lock of a store: one writer at a time, and only users who can write may hold it
+//! (docs/decisions/024).
 //!
-//! Any user who can read a directory could hold a lock on the directory itself for ever. So the lock is on a file of its
-//! own, which only users can open who can write to the directory.
+//! Any user who can read a directory could hold a lock on the directory itself for ever. So the
+//! lock is on a file of its own, which only users can open who can write to the directory.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -15,7 +16,8 @@ use super::error::{EditError, in_words, refused};
 
 /// The lock's file. It is beside the keys while the lock is held.
 const NAME: &str = ".bearward.lock";
-/// A command that holds the lock for longer is stuck: one that changes a million keys takes seconds.
+/// A command that holds the lock for longer is stuck: one that changes a million keys takes
+/// seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_millis(5);
 
@@ -82,7 +84,8 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// The mode of the lock's file: users who may write to the directory may take the lock, and no others may open it.
+/// The mode of the lock's file: users who may write to the directory may take the lock, and no
+/// others may open it.
 fn mode_for(directory: u32) -> u32 {
     0o600 | if directory & 0o020 != 0 { 0o060 } else { 0 }
 }
@@ -94,7 +97,8 @@ fn own(file: &File, found: &fs::Metadata, directory: &fs::Metadata, mode: u32) -
         let (uid, gid) = (Uid::from_raw(directory.uid()), Gid::from_raw(directory.gid()));
         rustix::fs::fchown(file, Some(uid), Some(gid))?;
     } else if found.uid() == own_id.as_raw() && mode & 0o060 != 0 && found.gid() != directory.gid() {
-        // Other users of the directory's group write there as well. It fails where this user is not of that group.
+        // Other users of the directory's group write there as well. It fails where this user is not
+        // of that group.
         let _not_ours = rustix::fs::fchown(file, None, Some(Gid::from_raw(directory.gid())));
     }
     let may_change = own_id.is_root() || found.uid() == own_id.as_raw();

@@ -51,7 +51,8 @@ pub(super) fn indentation(source: &str, offset: usize) -> &str {
     line.get(..line.len() - line.trim_start().len()).unwrap_or_default()
 }
 
-/// The start of the line with the dash of the item that begins at `item`. The item before it ends at `after`.
+/// The start of the line with the dash of the item that begins at `item`. The item before it ends
+/// at `after`.
 pub(super) fn dash_line(source: &str, after: usize, item: usize) -> Option<usize> {
     let mut start = next_line(source, after);
     while start <= item && start < source.len() {
@@ -80,7 +81,8 @@ pub(super) fn end_with_comments(source: &str, item_end: usize, dash: &str) -> us
     end
 }
 
-/// The start of the comment lines directly above `line`, indented as it is; `line` where there are none.
+/// The start of the comment lines directly above `line`, indented as it is; `line` where there are
+/// none.
 pub(super) fn comments_above(source: &str, line: usize) -> usize {
     let own = indentation(source, line);
     let mut start = line;

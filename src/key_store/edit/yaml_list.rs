@@ -1,4 +1,5 @@
-//! Adds entries to the list of a YAML file, and removes them. The result is proved as in [`super::change_fields`].
+//! Adds entries to the list of a YAML file, and removes them. The result is proved as in
+//! [`super::change_fields`].
 
 use std::ops::Range;
 
@@ -45,7 +46,8 @@ pub(super) fn delete(source: &str, id: &str) -> Option<String> {
 fn own_lines(source: &str, item: &Item, before: usize, is_first: bool) -> Option<Range<usize>> {
     let dash = dash_line(source, before, item.span.start)?;
     let end = end_with_comments(source, item.span.end, indentation(source, dash));
-    // A comment directly above an entry belongs to it; above the first one, it may be a title of the list.
+    // A comment directly above an entry belongs to it; above the first one, it may be a title of
+    // the list.
     let above = comments_above(source, dash);
     let comment = source.get(above..dash)?;
     let is_named = |name: &str| item.text(name).is_some_and(|text| comment.contains(text));
@@ -103,7 +105,8 @@ fn in_one_line(source: &str, item: &Item) -> String {
     }
 }
 
-/// The text with more keys at the end of its list. `entries`: each as the lines of a block map, without indentation.
+/// The text with more keys at the end of its list. `entries`: each as the lines of a block map,
+/// without indentation.
 pub(super) fn add(source: &str, entries: &[Vec<String>]) -> Option<String> {
     let newline = newline_of(source);
     let Some(root) = layout::of(source).filter(|root| !root.is_null()) else {

@@ -12,7 +12,8 @@ use crate::key_store::file::{open, unreadable};
 pub(crate) const MAX_LINE: usize = 64 * 1024;
 /// What a thread reads at a time.
 pub(crate) const BLOCK: usize = 1024 * 1024;
-/// Calls `take` with the number and the text of every line that is not blank, until it returns false.
+/// Calls `take` with the number and the text of every line that is not blank, until it returns
+/// false.
 pub(crate) fn each_line(path: &Path, mut take: impl FnMut(usize, &[u8]) -> bool) -> Result<(), Fault> {
     each_raw_line(path, |number, line| {
         let line = line.trim_ascii();
@@ -20,7 +21,8 @@ pub(crate) fn each_line(path: &Path, mut take: impl FnMut(usize, &[u8]) -> bool)
     })
 }
 
-/// Calls `take` with the number and the bytes of every line, its end included, until it returns false.
+/// Calls `take` with the number and the bytes of every line, its end included, until it returns
+/// false.
 pub(crate) fn each_raw_line<E: From<Fault>>(
     path: &Path,
     mut take: impl FnMut(usize, &[u8]) -> Result<bool, E>,
@@ -65,7 +67,8 @@ impl<'p> Blocks<'p> {
         Ok(Blocks { path, file: open(path)?, rest: Vec::new(), step, line: 1 })
     }
 
-    /// Replaces the content of `block` by the next lines, and returns the number of the first; `None` at the end.
+    /// Replaces the content of `block` by the next lines, and returns the number of the first;
+    /// `None` at the end.
     pub(crate) fn next(&mut self, block: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
         std::mem::swap(block, &mut self.rest);
         self.rest.clear();

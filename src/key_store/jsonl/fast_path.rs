@@ -73,7 +73,8 @@ impl<'de> Deserialize<'de> for Line<'de> {
     }
 }
 
-/// The name of a field. Those that every key may have are matched by constants, since there may be millions.
+/// The name of a field. Those that every key may have are matched by constants, since there may be
+/// millions.
 enum FieldName {
     Id,
     Label,
@@ -269,7 +270,8 @@ impl Instants {
     }
 }
 
-/// Whether a line may have one of these labels. It is not decoded whole, since it may be one of a million.
+/// Whether a line may have one of these labels. It is not decoded whole, since it may be one of a
+/// million.
 pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) -> bool {
     #[derive(Deserialize)]
     struct Named<'a> {
@@ -288,7 +290,8 @@ pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) ->
         || Claim::of_line(line).hashes.iter().any(|hash| labels.contains(&hash.head()))
 }
 
-/// Whether a line is of the key with this id or name. It is not decoded whole, since it may be one of a million.
+/// Whether a line is of the key with this id or name. It is not decoded whole, since it may be one
+/// of a million.
 pub(crate) fn is_of(line: &[u8], key: &str) -> bool {
     #[derive(Deserialize)]
     struct Labels<'a> {

@@ -1,4 +1,5 @@
-//! Loads lines into a set: unchanged ones by their fingerprint, others by the fast path or the exact decoder.
+//! Loads lines into a set: unchanged ones by their fingerprint, others by the fast path or the
+//! exact decoder.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -18,10 +19,11 @@ use crate::key_store::claim::Claim;
 use crate::key_store::reading::{AtFault, Pace};
 use crate::keys::{KeyHash, KeyRecord, Terms};
 
-/// How many faults are reported. A file that has to be good as a whole is read no further after them.
+/// How many faults are reported. A file that has to be good as a whole is read no further after
+/// them.
 pub(super) const MAX_FAULTS: usize = 100;
-/// After this much work, the thread sleeps for as long. A request waits for that at most, not for a time slice of the
-/// system.
+/// After this much work, the thread sleeps for as long. A request waits for that at most, not for a
+/// time slice of the system.
 const STRETCH: Duration = Duration::from_micros(200);
 /// After this long, the thread stops sleeping: the change has to be live soon.
 const BACKGROUND_TIME: Duration = Duration::from_millis(1200);
@@ -102,7 +104,8 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         }
     }
 
-    /// Reads blocks to the end of the file. Where all lines have to be good, many faults of any thread end it as well.
+    /// Reads blocks to the end of the file. Where all lines have to be good, many faults of any
+    /// thread end it as well.
     pub(super) fn run(
         mut self,
         path: &Path,
@@ -199,7 +202,8 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         true
     }
 
-    /// Takes a record of the exact decoder, and remembers its terms, so that similar lines can take the fast path.
+    /// Takes a record of the exact decoder, and remembers its terms, so that similar lines can take
+    /// the fast path.
     pub(super) fn take_record(&mut self, record: &KeyRecord, line: &[u8], fingerprint: u64) {
         let draft = record.draft();
         if record.terms.previous.is_empty()

@@ -1,4 +1,5 @@
-//! APISIX: consumers with the plugin `key-auth`, from the standalone configuration or the Admin API.
+//! APISIX: consumers with the plugin `key-auth`, from the standalone configuration or the Admin
+//! API.
 
 use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::{add, networks, quota, quota_with};
@@ -10,8 +11,8 @@ const HARMLESS: [&str; 6] =
     ["request-id", "prometheus", "file-logger", "http-logger", "opentelemetry", "real-ip"];
 const CONSUMER: [&str; 8] =
     ["username", "desc", "labels", "plugins", "create_time", "update_time", "id", "credentials"];
-/// The keys that a limit may count by: the consumer, or the address. By address (the default), all addresses together get
-/// no less.
+/// The keys that a limit may count by: the consumer, or the address. By address (the default), all
+/// addresses together get no less.
 const COUNTED_BY: [&str; 2] = ["consumer_name", "remote_addr"];
 
 pub(super) fn is_one(root: &Node) -> bool {

@@ -1,7 +1,7 @@
 //! Kong's declarative configuration (`kong.yml`, deck): consumers with key-auth credentials.
 //!
-//! A limit of a consumer becomes a limit of each of its keys. Limits of a service, a route or all requests are no part of a
-//! key, except for `acl`, which restricts a consumer.
+//! A limit of a consumer becomes a limit of each of its keys. Limits of a service, a route or all
+//! requests are no part of a key, except for `acl`, which restricts a consumer.
 
 use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::{add, networks, quota};

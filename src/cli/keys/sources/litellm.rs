@@ -1,4 +1,5 @@
-//! Keys of LiteLLM: its configuration, the answers of `/key/list`, and exports of its table of tokens.
+//! Keys of LiteLLM: its configuration, the answers of `/key/list`, and exports of its table of
+//! tokens.
 
 use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::quota;

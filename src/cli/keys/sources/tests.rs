@@ -51,8 +51,8 @@ fn every_form_is_recognized_and_read() {
     assert_eq!(found(yaml), (vec![key("master-key", "sk-one"), key("", "sk-two")], 0));
 }
 
-/// Each text has one key that fits, `sk-good`, and others with SECRET in them. Those are left out for this reason, which
-/// never quotes them.
+/// Each text has one key that fits, `sk-good`, and others with SECRET in them. Those are left out
+/// for this reason, which never quotes them.
 #[test]
 fn keys_that_fit_are_imported_and_others_are_reported_with_their_position() {
     let cases = [
