@@ -9,6 +9,7 @@ mod answer;
 mod changes;
 mod events;
 mod keys;
+mod new_key;
 mod outlook;
 mod page;
 mod path;

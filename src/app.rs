@@ -25,11 +25,13 @@ use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Address, Admin, Config, Limits};
 use crate::hooks::Hooks;
-use crate::keys::cache::KeyCache;
-use crate::keys::directory::LastGood;
+use crate::key_cache::KeyCache;
+use crate::key_cache::KeySet;
+use crate::key_store::LastGood;
+use crate::key_store::Reading;
+use crate::key_store::Store;
+use crate::key_store::id_secret;
 use crate::keys::id_secret::IdSecret;
-use crate::keys::set::{KeySet, Reading};
-use crate::keys::store::Store;
 use crate::limit::Limiter;
 use crate::net::connections_by_address::ConnectionsByAddress;
 use crate::net::inherited::Inherited;
@@ -136,7 +138,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let Surroundings { logs, mut inherited } = surroundings;
         // Made, if it is, before the state of the store's directory is noted.
-        let ids = IdSecret::for_service(&config.keys);
+        let ids = id_secret::for_service(&config.keys);
         // Noted before anything is read: the first check finds later changes.
         let baseline = Baseline::of(config);
         let prepared = Prepared::new(config, ids, &clock)?;
@@ -396,7 +398,7 @@ impl Prepared {
 
     /// As [`Prepared::new`], for `check`: nothing is written, and nothing is started.
     pub(crate) fn of(config: &Config, clock: &Clock) -> Result<Self, Faults> {
-        Self::new(config, IdSecret::for_check(&config.keys), clock)
+        Self::new(config, id_secret::for_check(&config.keys), clock)
     }
 
     /// The number of valid secrets.
@@ -407,7 +409,7 @@ impl Prepared {
 
 fn read_keys(config: &Config, ids: &IdSecret) -> Result<KeySet, Faults> {
     let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
-    let nothing = Default::default();
+    let nothing = KeyCache::default();
     store.load_first(Reading::first(&nothing, ids))
 }
 

@@ -1,4 +1,4 @@
-//! What a key may be allowed, by the names that files and answers use.
+//! The permissions of keys, by their names in files and answers.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -41,15 +41,16 @@ impl Permission {
     }
 }
 
-/// A key's permissions in the order of its file, each once: four bytes, since there may be a million keys.
+/// A key's permissions in the order of its file, each once: four bytes, since there may be a
+/// million keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Permissions([Option<Permission>; Permission::ALL.len()]);
 
 impl Permissions {
-    /// Adds one behind the others, unless it is there already.
+    /// Adds one at the end, unless it is there already.
     pub(crate) fn add(&mut self, permission: Permission) {
         let free = self.0.iter_mut().find(|slot| slot.is_none() || **slot == Some(permission));
-        // There are as many slots as permissions.
+        debug_assert!(free.is_some(), "there are as many slots as permissions");
         if let Some(slot) = free {
             *slot = Some(permission);
         }
@@ -68,8 +69,8 @@ impl Permissions {
         self.iter().any(|granted| granted == permission || granted == Permission::Admin)
     }
 
-    /// Their names with commas between them, as a header has them. There are few sets of them, each of which is kept for
-    /// good.
+    /// Their names with commas between them, for a header. Each set of permissions is joined once
+    /// and kept for good: there are few.
     pub(crate) fn joined(&self) -> &'static str {
         static KNOWN: LazyLock<Mutex<HashMap<Permissions, &'static str>>> = LazyLock::new(Mutex::default);
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

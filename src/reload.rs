@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::config::fault::{Fault, Faults};
-use crate::keys::cache::Difference;
-use crate::keys::directory::LastGood;
-use crate::keys::set::KeySet;
+use crate::key_cache::Difference;
+use crate::key_cache::KeySet;
+use crate::key_store::LastGood;
 use crate::net::tls::Swappable;
 use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;

@@ -1,8 +1,7 @@
-//! Changes of keys: the same that `bearward keys` makes, where the store can be written.
+//! Changes of keys, as `bearward keys` makes them, where the store can be written.
 //!
-//! Invariant: a secret stands in the one answer that made it, and nowhere else.
+//! Invariant: a secret is in the answer to the request that made it, and nowhere else.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,32 +11,31 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::Actor;
 use super::answer::{AdminBody, data};
 use super::keys;
+use super::new_key::{NewKey, ahead, given, now};
 use super::state::Admin;
-use crate::config::decode::parse_duration;
-use crate::config::{AgeAction, Quota};
+use crate::config::AgeAction;
 use crate::denial::Denial;
-use crate::keys::edit::{EditError, Editor};
+use crate::key_store::edit::{EditError, Editor};
+use crate::keys::KeyRecord;
 use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
-use crate::keys::{KeyRecord, yaml};
 use crate::net::body::IncomingBody;
 use crate::observe::audit::{KeyChange, Subject, changed};
 
 const MAX_BODY: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// A change that somebody may make.
+/// A change by an authorized caller.
 pub(super) struct Change {
     pub(super) admin: Arc<Admin>,
     pub(super) actor: Actor,
-    /// The key's id, where it has one already.
+    /// The id of an existing key; empty for a new one.
     pub(super) key: String,
     pub(super) peer: Option<IpAddr>,
     pub(super) method: Method,
@@ -45,100 +43,7 @@ pub(super) struct Change {
     pub(super) request_id: HeaderValue,
 }
 
-/// What a new key is asked to be: the fields of a key file, but for those that are made here.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct NewKey {
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    permissions: Vec<String>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    environment: Option<String>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    not_before: Option<String>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
-    #[serde(default, deserialize_with = "given", skip_serializing)]
-    expires_in: Option<String>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    rate_limits: Option<NewLimits>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    max_concurrent: Option<Whole>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    allow_from: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    routes: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    metadata: Option<BTreeMap<String, String>>,
-}
-
-/// A new key's own limits, or the word for none: then the defaults do not hold for it.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(untagged)]
-enum NewLimits {
-    Quotas(Vec<NewQuota>),
-    None(NoLimits),
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-enum NoLimits {
-    #[serde(rename = "none")]
-    None,
-}
-
-impl NewLimits {
-    fn quotas(&self) -> &[NewQuota] {
-        match self {
-            NewLimits::Quotas(quotas) => quotas,
-            NewLimits::None(NoLimits::None) => &[],
-        }
-    }
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct NewQuota {
-    requests: Whole,
-    per: String,
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    burst: Option<Whole>,
-}
-
-impl NewQuota {
-    /// The quota, where its time is one.
-    fn quota(&self) -> Option<Quota> {
-        let requests = self.requests.0;
-        let burst = self.burst.map_or_else(|| Quota::default_burst(requests), |burst| burst.0);
-        Some(Quota { requests, per: parse_duration(&self.per)?, burst })
-    }
-}
-
-/// A whole number, which JSON may write as 8.0.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-#[serde(try_from = "f64", into = "u32")]
-struct Whole(u32);
-
-impl TryFrom<f64> for Whole {
-    type Error = &'static str;
-
-    fn try_from(number: f64) -> Result<Self, Self::Error> {
-        let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-        if is_whole { Ok(Whole(number as u32)) } else { Err("a whole number is needed") }
-    }
-}
-
-impl From<Whole> for u32 {
-    fn from(whole: Whole) -> u32 {
-        whole.0
-    }
-}
-
-/// A field that is there has a value: null is none.
-fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(field).map(Some)
-}
-
-/// How a rotation is asked for; all of it may be left out.
+/// The body of a rotation. All fields are optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RotationRequest {
@@ -148,13 +53,13 @@ struct RotationRequest {
     expires_in: Option<String>,
 }
 
-/// How long an old secret lives on where nobody says otherwise, as on the command line.
+/// The grace of an old secret by default, as on the command line.
 const DEFAULT_GRACE: &str = "7d";
 
-/// What a change has come to.
+/// A change that was made.
 struct Done {
     key_id: String,
-    /// Of a key that was made or rotated.
+    /// The new token of a key that was made or rotated.
     token: Option<Token>,
 }
 
@@ -189,8 +94,8 @@ impl Change {
         self.edit(KeyChange::Deleted, delete).await
     }
 
-    /// Changes the store, tells the audit, and has the store read again. All of it is done even if whoever asked is gone
-    /// meanwhile.
+    /// Changes the store, logs the change to the audit, and has the store read again. All of it is
+    /// done even if the client disconnects meanwhile.
     async fn edit(
         self,
         change: KeyChange,
@@ -204,10 +109,10 @@ impl Change {
             });
             let done = edited.await.unwrap_or_else(|_panic| Err(Denial::internal()))?;
             self.audit(change, &done.key_id);
-            // It stands in the store whatever comes of this; where it is not live, that is said.
-            let _told_below = self.admin.reload.reload().await;
-            let told = tokio::task::spawn_blocking(move || told(&self.admin, change, done)).await;
-            told.map_err(|_panic| Denial::internal())
+            // The store has the change whatever the outcome; the answer says whether it is live.
+            let _reported_below = self.admin.reload.reload().await;
+            let shown = tokio::task::spawn_blocking(move || shown(&self.admin, change, done)).await;
+            shown.map_err(|_panic| Denial::internal())
         });
         task.await.unwrap_or_else(|_panic| Err(Denial::internal()))
     }
@@ -228,8 +133,9 @@ impl Change {
     }
 }
 
-/// The key as it is now, with its secret where it has a new one, and whether the running server has the change.
-fn told(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
+/// The answer to a change: the key in service, its new secret, and whether the running server has
+/// the change.
+fn shown(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
     let Done { key_id, token } = done;
     let key = keys::find(admin, &key_id);
     let is_live = match (&token, change) {
@@ -237,11 +143,11 @@ fn told(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
         (None, KeyChange::Deleted) => key.is_none(),
         (None, _) => key.as_ref().is_some_and(|key| key.get("state") == Some(&json!("disabled"))),
     };
-    let mut told = json!({"id": key_id, "key": key, "is_live": is_live});
-    if let (Some(token), Value::Object(fields)) = (token, &mut told) {
+    let mut shown = json!({"id": key_id, "key": key, "is_live": is_live});
+    if let (Some(token), Value::Object(fields)) = (token, &mut shown) {
         fields.insert("secret".to_owned(), Value::String(token.reveal().to_string()));
     }
-    data(&told)
+    data(&shown)
 }
 
 fn open(path: &Path, admin: &Admin) -> Result<Editor, EditError> {
@@ -250,7 +156,7 @@ fn open(path: &Path, admin: &Admin) -> Result<Editor, EditError> {
 
 fn create(path: &Path, wanted: NewKey, admin: &Admin) -> Result<Done, Denial> {
     let token = new_token(None)?;
-    let record = record(wanted, &token)?;
+    let record = wanted.record(&token, now())?;
     let refused = |error| refused(error, path, "create --permissions …");
     open(path, admin).map_err(refused)?.add(std::slice::from_ref(&record)).map_err(refused)?;
     Ok(Done { key_id: record.id, token: Some(token) })
@@ -273,8 +179,8 @@ fn rotate(path: &Path, id: &str, asked: &RotationRequest, admin: &Admin) -> Resu
     let found = find(&editor, id)?;
     let token = new_token(Some(&found.record.id))?;
     let rotation = Rotation { now, grace_end, expires_at, refused_age };
-    let after = rotation.of(&found.record, &token).map_err(|why| {
-        Denial::key_conflict(match why {
+    let after = rotation.of(&found.record, &token).map_err(|reason| {
+        Denial::key_conflict(match reason {
             NotRotated::Disabled => "The key is turned off, which a new secret would not change",
             NotRotated::Expired => "The key has expired; `expires_in` gives it a new end",
         })
@@ -302,64 +208,13 @@ fn delete(path: &Path, id: &str, admin: &Admin) -> Result<Done, Denial> {
     Ok(Done { key_id: found.record.id, token: None })
 }
 
-/// The key with this id; a name is none.
-fn find(editor: &Editor, id: &str) -> Result<crate::keys::edit::Found, Denial> {
+/// The key with this id. A name is not accepted.
+fn find(editor: &Editor, id: &str) -> Result<crate::key_store::edit::Found, Denial> {
     let found = editor.find(id).map_err(|error| match error {
         EditError::Refused(_) => Denial::key_not_found(),
         other => refused(other, editor.path(), "list"),
     })?;
     if found.record.id == id { Ok(found) } else { Err(Denial::key_not_found()) }
-}
-
-/// The record of a new key, by the same reader as the store's.
-fn record(wanted: NewKey, token: &Token) -> Result<KeyRecord, Denial> {
-    let now = now();
-    let expires_in =
-        wanted.expires_in.as_deref().map(|lifetime| ahead("expires_in", lifetime, now)).transpose()?;
-    if expires_in.is_some() && wanted.expires_at.is_some() {
-        return Err(Denial::bad_content("`expires_in` and `expires_at` say the same; one is enough"));
-    }
-    let asked = wanted.rate_limits.iter().flat_map(NewLimits::quotas);
-    let quotas: Vec<Quota> = asked.filter_map(NewQuota::quota).collect();
-    if !quotas.iter().all(Quota::is_countable) {
-        return Err(Denial::key_conflict("A burst takes more than a century to be full again"));
-    }
-    let mut windows: Vec<Duration> = quotas.iter().map(|quota| quota.per).collect();
-    windows.sort_unstable();
-    if windows.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
-        return Err(Denial::key_conflict("Two limits are over the same window"));
-    }
-    let Ok(Value::Object(mut fields)) = serde_json::to_value(wanted) else { return Err(Denial::internal()) };
-    fields.insert("id".to_owned(), Value::String(token.key_id()));
-    fields.insert("hash".to_owned(), Value::String(token.hash().to_stored()));
-    let read = yaml::parse_part(Path::new("body"), &as_yaml(&Value::Object(fields).to_string()));
-    let records = read.map_err(|faults| {
-        let told = faults.0.iter().map(|fault| match &fault.hint {
-            Some(hint) => format!("{} ({hint})", fault.message),
-            None => fault.message.clone(),
-        });
-        Denial::bad_fields(told.collect())
-    })?;
-    let mut record = records.into_iter().next().ok_or_else(Denial::internal)?;
-    record.created_at = Some(now);
-    record.expires_at = record.expires_at.or(expires_in);
-    Ok(record)
-}
-
-/// JSON as YAML: what YAML takes for unprintable (YAML 1.2, section 5.1) stands in strings alone, where both know it by its
-/// number.
-fn as_yaml(json: &str) -> String {
-    let is_unprintable = |c: char| {
-        matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
-    };
-    let mut yaml = String::with_capacity(json.len());
-    for c in json.chars() {
-        match is_unprintable(c) {
-            true => yaml.push_str(&format!("\\u{:04x}", u32::from(c))),
-            false => yaml.push(c),
-        }
-    }
-    yaml
 }
 
 fn new_token(id: Option<&str>) -> Result<Token, Denial> {
@@ -370,38 +225,25 @@ fn new_token(id: Option<&str>) -> Result<Token, Denial> {
     made.map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
 
-/// This moment, to the second: stores are read by people.
-fn now() -> Timestamp {
-    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()
-}
-
-/// That long from now.
-fn ahead(field: &str, text: &str, now: Timestamp) -> Result<Timestamp, Denial> {
-    let end = parse_duration(text).and_then(|duration| now.checked_add(duration).ok());
-    // Stores hold no later one.
-    end.filter(|end| end.as_second() < 253_402_214_400)
-        .ok_or_else(|| Denial::bad_content(format!("`{field}` is a duration, as in 90d")))
-}
-
-/// Why the store was not changed, and what changes it elsewhere. No key as it would stand is shown: its secret is shown to
-/// nobody, so it would lock its owner out.
+/// The denial for a store that was not changed, with the command that changes it elsewhere. The new
+/// key is not shown: its secret is lost, so its owner could not use it.
 fn refused(error: EditError, store: &Path, command: &str) -> Denial {
     match error {
         EditError::Refused(message) => Denial::key_conflict(message),
-        EditError::Unwritable { why, .. } => {
+        EditError::Unwritable { reason, .. } => {
             let file = store.file_name().unwrap_or_default().to_string_lossy();
             let command = format!("bearward keys {command} --keys {file}");
-            let advice = "Run the command on the file that the store is made of, and bring it here anew: of a mounted Secret, by \
+            let hint = "Run the command on the file that the store is made of, and bring it here anew: of a mounted Secret, by \
                           `kubectl create secret generic NAME --from-file=FILE --dry-run=client -o yaml | kubectl apply -f -`";
-            Denial::store_read_only(&why, advice, &command)
+            Denial::store_read_only(&reason, hint, &command)
         }
         EditError::Faults(faults) => {
-            Denial::key_conflict("The key store has faults as it is; the status tells them").caused_by(faults)
+            Denial::key_conflict("The key store has faults, which the status reports").caused_by(faults)
         }
     }
 }
 
-/// The JSON that a request came with; `None` where it came with nothing.
+/// The JSON body of a request; `None` if the body is empty.
 async fn content<T: for<'de> Deserialize<'de>>(
     body: IncomingBody,
     headers: &HeaderMap,
@@ -412,7 +254,7 @@ async fn content<T: for<'de> Deserialize<'de>>(
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             return Err(Denial::body_too_large(MAX_BODY as u64));
         }
-        Ok(Err(_)) => return Err(Denial::bad_content("The body broke off")),
+        Ok(Err(_)) => return Err(Denial::bad_content("The body is incomplete")),
         Err(_elapsed) => return Err(Denial::body_stalled(BODY_TIME)),
     };
     if bytes.is_empty() {
@@ -424,7 +266,7 @@ async fn content<T: for<'de> Deserialize<'de>>(
         return Err(Denial::bad_content("The body must be application/json"));
     }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        // What serde says of it quotes values, and one may be a secret that was put in the wrong place.
+        // The message of serde quotes values, and one may be a misplaced secret.
         let (line, column) = (error.line(), error.column());
         Denial::bad_content(match error.classify() {
             serde_json::error::Category::Data => {

@@ -1,6 +1,6 @@
-//! The keys in service, as JSON: what each may do, how it was used, and how near its limits it is.
+//! The keys in service as JSON: the fields of each, its use, and the state of its limits.
 //!
-//! Invariant: no secret, and no digest of one.
+//! Invariant: no secret and no digest is in it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 use super::answer::{AdminBody, data};
 use super::state::Admin;
 use crate::denial::Denial;
-use crate::keys::cache::LiveKey;
-use crate::keys::outlook::ROTATION_AGE;
+use crate::key_cache::LiveKey;
+use crate::keys::field::Shown;
+use crate::keys::fields::FIELDS;
+use crate::keys::rotation::ROTATION_AGE;
 use crate::limit::KeyState;
 use crate::proxy::Gateway;
 
@@ -24,7 +26,7 @@ const MAX_LIMIT: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Page {
     limit: usize,
-    /// The id that it begins behind.
+    /// The id after which the page begins.
     after: String,
 }
 
@@ -36,7 +38,7 @@ impl Page {
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             if seen.contains(&name) {
-                return Err(Denial::bad_content("A parameter stands twice"));
+                return Err(Denial::bad_content("A parameter appears twice"));
             }
             seen.push(name);
             match name {
@@ -58,17 +60,17 @@ impl Page {
         Ok(page)
     }
 
-    /// At most so many.
+    /// The page with at most this many keys.
     pub(super) fn at_most(self, limit: usize) -> Self {
         Page { limit: self.limit.min(limit), ..self }
     }
 
-    /// The id that it begins behind.
+    /// The id after which the page begins.
     pub(super) fn after(&self) -> &str {
         &self.after
     }
 
-    /// Whether keys come before it.
+    /// Whether there are keys before the page.
     pub(super) fn is_continued(&self) -> bool {
         !self.after.is_empty()
     }
@@ -120,32 +122,27 @@ fn key(gateway: &Gateway, live: &LiveKey, now: Timestamp) -> Value {
     let state = key.state(now);
     let due = key.end_of_age(age);
     let old_secrets = key.previous().iter().filter(|secret| secret.expires_at > now);
-    let text = |instant: Option<Timestamp>| instant.map(|instant| instant.to_string());
-    json!({
-        "id": key.id(),
-        "name": key.name(),
+    let mut shown = json!({
         "state": state.name(),
-        "permissions": key.permissions.names(),
-        "environment": key.environment(),
-        "created_at": text(key.created_at()),
-        "not_before": text(key.not_before()),
-        "expires_at": text(key.expires_at()),
-        "rotation_due_at": text(due),
+        "rotation_due_at": due.map(|due| due.to_string()),
         "rotation_due": state.is_live() && due.is_none_or(|due| now >= due),
         "old_secrets_until": old_secrets.map(|secret| secret.expires_at.to_string()).collect::<Vec<_>>(),
-        "allow_from": key.allow_from().iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "routes": key.routes(),
         "limits": limits(gateway, live),
         "usage": usage(gateway, key.id()),
-    })
+    });
+    if let Value::Object(shown) = &mut shown {
+        let fields = FIELDS.iter().filter(|field| field.shown == Shown::ByApi);
+        shown.extend(fields.map(|field| (field.name.to_owned(), field.shown(field.of_key(key).as_ref()))));
+    }
+    shown
 }
 
-/// How the key's limits stand; those of routes aside.
+/// The state of the key's limits, without those of routes.
 fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     let Gateway { snapshot, limiter, .. } = gateway;
     let snapshot = snapshot.load();
     let key = &live.key;
-    // A key that was never used needs no state for being looked at.
+    // A key that was never used needs no state to be shown.
     let unused = || Arc::new(KeyState::default());
     let state = limiter.known_state(key.id()).unwrap_or_else(unused);
     let own: Option<Vec<_>> =
@@ -170,7 +167,7 @@ fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     json!({"rate_limits": windows, "concurrent": concurrent})
 }
 
-/// Since the process began.
+/// The use of the key since the process started.
 fn usage(gateway: &Gateway, id: &str) -> Value {
     let Some(usage) = gateway.usage.find(id) else {
         return json!({"requests": 0, "refusals": {}, "last_used_at": null, "last_address": null});

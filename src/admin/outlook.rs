@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::keys::outlook::{Outlook, ROTATION_AGE};
+use crate::key_cache::Outlook;
+use crate::keys::rotation::ROTATION_AGE;
 use crate::proxy::Gateway;
 
 /// Age at which the outlook is made anew, unless a reload does it before: a million keys take their

@@ -1,7 +1,7 @@
 //! The data of metrics and of the status, gathered when they are asked for.
 
 use super::state::Admin;
-use crate::keys::outlook::Outlook;
+use crate::key_cache::Outlook;
 use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape};
 use crate::proxy::Gateway;
 use crate::upstream::endpoints::Named;

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use super::scrape;
 use super::state::Admin;
 use crate::denial::catalogue;
-use crate::keys::edit::why_unwritable;
-use crate::keys::outlook::Outlook;
+use crate::key_cache::Outlook;
+use crate::key_store::edit::unwritable_reason;
 use crate::observe::history::STEP;
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, Reloads, State};
@@ -136,7 +136,7 @@ fn tenths(number: f64) -> f64 {
 
 /// The store's path, and whether it can be changed from here.
 fn store(path: &Path) -> Value {
-    let why = why_unwritable(path);
+    let why = unwritable_reason(path);
     json!({"path": path.display().to_string(), "is_writable": why.is_none(), "why_not": why})
 }
 

@@ -99,7 +99,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::config::Config;
     use crate::hooks::Hooks;
-    use crate::keys::set::KeySet;
+    use crate::key_cache::KeySet;
     use crate::keys::token::Token;
     use crate::observe::RequestRecord;
 

@@ -21,8 +21,8 @@ use crate::denial::catalogue::{self, Entry};
 use crate::denial::{Code, Denial};
 use crate::gate::{self, Context, Decided, Head, Identity};
 use crate::guard::client::Client;
+use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
-use crate::keys::cache::LiveKey;
 use crate::limit::Window;
 use crate::route::{Lookup, Route};
 

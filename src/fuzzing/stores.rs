@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use crate::config::fault::Faults;
-use crate::keys::cache::KeyCache;
+use crate::key_cache::KeyCache;
+use crate::key_store::Store;
+use crate::key_store::{AtFault, Pace, Reading};
 use crate::keys::id_secret::IdSecret;
-use crate::keys::set::{AtFault, Pace, Reading};
-use crate::keys::store::Store;
 use crate::{Config, KeyRing};
 
 /// Takes the bytes as a key file; the first byte selects its kind.
@@ -21,7 +21,7 @@ pub fn keys(bytes: &[u8]) {
     let store = if name == "part.yaml" { directory.path() } else { &path };
     let store = Store::at(store).unwrap();
     let ids = IdSecret::random();
-    let loaded = store.load(Reading::first(&Default::default(), &ids));
+    let loaded = store.load(Reading::first(&KeyCache::default(), &ids));
     let described = store.records(&ids);
     match (&loaded, &described) {
         (Ok(set), Ok(records)) if set.refused.is_empty() => {
@@ -47,7 +47,7 @@ pub fn keys(bytes: &[u8]) {
 /// Takes the first half as the served store, and the whole as the store that it is changed to.
 fn changed(store: &Store, path: &Path, content: &[u8], ids: &IdSecret) {
     std::fs::write(path, content.get(..content.len() / 2).unwrap_or_default()).unwrap();
-    let nothing = Default::default();
+    let nothing = KeyCache::default();
     let Ok(before) = store.load(Reading::first(&nothing, ids)) else { return };
     let known = KeyCache::from(&before);
     std::fs::write(path, content).unwrap();

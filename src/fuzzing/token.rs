@@ -2,10 +2,10 @@
 
 use std::sync::OnceLock;
 
-use crate::keys::cache::KeyCache;
+use crate::key_cache::KeyCache;
+use crate::key_store::Reading;
+use crate::key_store::Store;
 use crate::keys::id_secret::IdSecret;
-use crate::keys::set::Reading;
-use crate::keys::store::Store;
 use crate::{Credential, Token};
 
 /// Takes the bytes as a credential.
@@ -16,7 +16,7 @@ pub fn token(bytes: &[u8]) {
     let digits = id.strip_prefix("key_").unwrap();
     assert!(digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_alphanumeric()), "{id}");
     let (cache, live) = keys();
-    let opens = cache.open(&credential).is_ok();
+    let opens = cache.lookup(&credential).is_ok();
     assert_eq!(opens, live.iter().any(|token| token.as_bytes() == bytes), "a token opens itself alone");
     // A nearly valid token: bytes that replace a part of a valid one.
     if let (Some((&at, rest)), Some(live)) = (bytes.split_first(), live.first()) {
@@ -25,7 +25,7 @@ pub fn token(bytes: &[u8]) {
         for (byte, new) in near.iter_mut().skip(start).zip(rest) {
             *byte = *new;
         }
-        let opens = cache.open(&Credential::new(&near)).is_ok();
+        let opens = cache.lookup(&Credential::new(&near)).is_ok();
         let is_live = keys().1.iter().any(|live| live.as_bytes() == near);
         assert_eq!(opens, is_live);
     }
@@ -38,8 +38,10 @@ fn keys() -> &'static (KeyCache, Vec<String>) {
         let path = directory.path().join("keys.txt");
         let live: Vec<String> = (0..5).map(|_| Token::generate().unwrap().reveal().to_owned()).collect();
         std::fs::write(&path, live.join("\n")).unwrap();
-        let set =
-            Store::at(&path).unwrap().load(Reading::first(&Default::default(), &IdSecret::random())).unwrap();
+        let set = Store::at(&path)
+            .unwrap()
+            .load(Reading::first(&KeyCache::default(), &IdSecret::random()))
+            .unwrap();
         (KeyCache::from(&set), live)
     })
 }

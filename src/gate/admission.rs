@@ -11,7 +11,7 @@ use super::revocation::{Judgement, Revocation};
 use crate::clock::Clock;
 use crate::denial::Denial;
 use crate::guard::Target;
-use crate::keys::cache::{KeyCache, LiveKey};
+use crate::key_cache::{KeyCache, LiveKey};
 use crate::limit::{
     ConcurrencyPermit, Cost, Exhausted, InFlightPermit, LimitStatus, Limiter, PublicInFlightPermit, Window,
 };

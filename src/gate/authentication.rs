@@ -11,7 +11,7 @@ use super::principal::Principal;
 use crate::config::Auth;
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
-use crate::keys::cache::{LiveKey, Match};
+use crate::key_cache::{LiveKey, Match};
 use crate::keys::{Circumstances, Credential, Form, KeyHash};
 use crate::limit::Limiter;
 use crate::observe::naming::Naming;
@@ -135,7 +135,7 @@ impl Lookup<'_> {
             let reason = "not looked up, after too many failed attempts";
             return Err(Unmatched { credential, form, reason, is_guess: false, wait: Some(wait) });
         }
-        match self.context.keys.open_as(form, &credential) {
+        match self.context.keys.lookup_as(form, &credential) {
             Ok((hash, found)) => {
                 Ok(Matched { credential: Some(credential), hash, found, companions: Vec::new() })
             }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::keys::cache::KeyCache;
+use crate::key_cache::KeyCache;
 use crate::limit::Limiter;
 use crate::snapshot::Snapshot;
 

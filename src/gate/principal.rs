@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
-use crate::keys::cache::LiveKey;
 
 /// The holder of a key that is valid here and now.
 #[derive(Clone, Debug)]

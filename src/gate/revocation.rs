@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use super::authorization::may_use;
 use crate::clock::Clock;
 use crate::config::{Access, MaxAge};
-use crate::keys::cache::KeyCache;
+use crate::key_cache::KeyCache;
 use crate::keys::{Circumstances, KeyHash};
 use crate::route::Route;
 

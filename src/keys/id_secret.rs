@@ -1,33 +1,17 @@
 //! The secret of an installation, which makes the ids of credentials that carry none.
 //!
-//! A bearward token has its id inside. Any other credential is named by an HMAC of it, so that a list of likely words does
-//! not lead from an id back to a credential. The secret comes from `keys.id_secret`; without that from a file beside the
-//! store; where none can be written, it is random for as long as the process runs (docs/decisions/026).
+//! A bearward token has its id inside. Any other credential is named by an HMAC of it, so that a
+//! list of likely words does not lead from an id back to a credential. `key_store::id_secret` finds
+//! the secret of a store.
 //! Invariant: the secret is in no message, no log and no `Debug`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use rustix::fs::{Gid, OFlags, Uid};
 use zeroize::Zeroizing;
 
-use super::Credential;
-use super::token::derived_id;
-use crate::config::fault::Fault;
-use crate::config::{ID_SECRET_LENGTH, Keys};
 use crate::digest::HmacKey;
+use crate::keys::token::{Credential, derived_id};
 
-/// The file beside a store. A directory store reads no file whose name begins with a dot.
-pub(crate) const FILE_NAME: &str = ".bearward-id-secret";
-/// A file that is longer was put there by mistake.
-const MAX_BYTES: u64 = 4096;
-/// What separates these HMACs from any others that the same secret may make.
+/// Separates these HMACs from any others that the same secret may make.
 const DOMAIN: &[u8] = b"bearward key id\0";
-/// Another process may create the file, or clear our temporary one, at the same moment.
-const ATTEMPTS: usize = 3;
 
 /// A secret, and whether it outlives the process.
 #[derive(Debug)]
@@ -37,263 +21,28 @@ pub(crate) struct IdSecret {
 }
 
 impl IdSecret {
-    /// The secret for a server: configured, kept beside the store (and made there on the first start), or random.
-    ///
-    /// # Errors
-    ///
-    /// The file beside the store is not what bearward wrote there.
-    pub(crate) fn for_service(keys: &Keys) -> Result<Arc<Self>, Fault> {
-        let secret = Self::for_command(Some(keys), &keys.path)?;
-        if !secret.is_kept {
-            tracing::warn!(
-                store = %keys.path.display(),
-                "no secret for key ids can be kept beside the key store: ids of unknown credentials, and of keys in a .txt \
-                 file, change at each restart; `keys.id_secret` keeps them"
-            );
-        }
-        Ok(secret)
+    /// A secret that is configured or kept in a file.
+    pub(crate) fn kept(secret: &[u8]) -> Self {
+        IdSecret { key: HmacKey::new(secret), is_kept: true }
     }
 
-    /// The same for a command that works on the store at `path`.
-    ///
-    /// # Errors
-    ///
-    /// As [`IdSecret::for_service`].
-    pub(crate) fn for_command(keys: Option<&Keys>, path: &Path) -> Result<Arc<Self>, Fault> {
-        match Self::for_look(keys, path)? {
-            Some(secret) => Ok(secret),
-            None => Self::made(&file_beside(path)),
-        }
-    }
-
-    /// The same for a look that writes nothing: a random secret where none is there yet.
-    ///
-    /// # Errors
-    ///
-    /// As [`IdSecret::for_service`].
-    pub(crate) fn for_check(keys: &Keys) -> Result<Arc<Self>, Fault> {
-        Ok(Self::for_look(Some(keys), &keys.path)?.unwrap_or_else(|| Arc::new(Self::random())))
-    }
-
-    fn for_look(keys: Option<&Keys>, path: &Path) -> Result<Option<Arc<Self>>, Fault> {
-        if let Some(configured) = keys.and_then(|keys| keys.id_secret.as_ref()) {
-            return Ok(Some(Arc::new(IdSecret { key: HmacKey::new(configured.value()), is_kept: true })));
-        }
-        read(&file_beside(path))
-    }
-
-    /// The secret under a new configuration. One that is random, or was read beside the same store, stays.
-    ///
-    /// # Errors
-    ///
-    /// As [`IdSecret::for_service`].
-    pub(crate) fn renewed(self: &Arc<Self>, now: &Keys, before: &Keys) -> Result<Arc<Self>, Fault> {
-        let is_same_place = now.id_secret.is_some() || now.path == before.path;
-        match now.id_secret == before.id_secret && is_same_place {
-            true => Ok(self.clone()),
-            false => Self::for_service(now),
-        }
-    }
-
-    /// A secret that nobody else has, and that ends with this value.
+    /// A random secret, which ends with the process.
     pub(crate) fn random() -> Self {
         let mut bytes = Zeroizing::new([0u8; 32]);
-        // Without randomness the ids are those of an empty secret: labels, which open nothing.
+        // Without randomness the secret is all zeroes. It makes ids alone, by which no key is
+        // found.
         let _ids_alone = getrandom::fill(bytes.as_mut());
         IdSecret { key: HmacKey::new(bytes.as_ref()), is_kept: false }
     }
 
-    /// The id that a credential is named by: the one inside a bearward token, else one made with this secret.
+    /// Whether it outlives the process.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// The id that names a credential: the one inside a bearward token, else one made with this
+    /// secret.
     pub(crate) fn key_id(&self, credential: &Credential) -> String {
         credential.token_id().unwrap_or_else(|| derived_id(self.key.sign(&[DOMAIN, credential.as_bytes()])))
-    }
-
-    /// Makes the file, durable before it is seen; what another process has made meanwhile is taken.
-    fn made(path: &Path) -> Result<Arc<Self>, Fault> {
-        for _ in 0..ATTEMPTS {
-            match create(path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(_read_only) => break,
-            }
-            if let Some(secret) = read(path)? {
-                return Ok(secret);
-            }
-        }
-        Ok(Arc::new(Self::random()))
-    }
-}
-
-/// Where the secret of a store lives: in a directory of keys, or in the directory of a file of keys.
-pub(crate) fn file_beside(store: &Path) -> PathBuf {
-    if store.is_dir() {
-        return store.join(FILE_NAME);
-    }
-    match store.parent() {
-        Some(parent) if parent != Path::new("") => parent.join(FILE_NAME),
-        _ => PathBuf::from(FILE_NAME),
-    }
-}
-
-/// The secret in a file of ours; `None` where there is none, or where this user may not read it.
-///
-/// A symbolic link is no file of ours: whoever may write in the directory could lead it to any file at all.
-fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
-    let advice = "remove it, and the next start makes another; ids of unknown credentials change with it";
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
-    let flags = i32::try_from(flags).unwrap_or_default();
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Ok(file) => file,
-        Err(error) if is_out_of_reach(&error) => return Ok(None),
-        Err(error) => {
-            let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
-            let message = match is_link {
-                true => "the secret of key ids is a symbolic link, which is not followed".to_owned(),
-                false => format!("the secret of key ids can't be read: {error}"),
-            };
-            return Err(Fault::of_file(path, message).hint(advice));
-        }
-    };
-    let fault = |message: &str| Err(Fault::of_file(path, message).hint(advice));
-    let Some(metadata) = file.metadata().ok().filter(fs::Metadata::is_file) else {
-        return fault("the secret of key ids is not a regular file");
-    };
-    if is_planted(path, &metadata) {
-        return fault("the secret of key ids is another user's, in a directory that everybody may write to");
-    }
-    let mut text = Zeroizing::new(Vec::new());
-    if let Err(error) = file.take(MAX_BYTES + 1).read_to_end(&mut text) {
-        return fault(&format!("the secret of key ids can't be read: {error}"));
-    }
-    let secret = text.trim_ascii();
-    if text.len() as u64 > MAX_BYTES || secret.len() < ID_SECRET_LENGTH {
-        return fault("the secret of key ids is not the one that bearward wrote");
-    }
-    Ok(Some(Arc::new(IdSecret { key: HmacKey::new(secret), is_kept: true })))
-}
-
-/// Whether somebody else may have put the file there, to know what ids are made with.
-fn is_planted(path: &Path, file: &fs::Metadata) -> bool {
-    let is_open = fs::metadata(directory_of(path)).is_ok_and(|directory| directory.mode() & 0o002 != 0);
-    is_open && file.uid() != 0 && file.uid() != rustix::process::geteuid().as_raw()
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
-}
-
-/// Whether there is no file, or none for this user. A server is not stopped by what only names credentials.
-fn is_out_of_reach(error: &io::Error) -> bool {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-    matches!(error.kind(), NotFound | PermissionDenied | NotADirectory)
-}
-
-/// Writes a new secret under a temporary name, and gives it its own name if that is free.
-fn create(path: &Path) -> io::Result<()> {
-    let directory = directory_of(path);
-    let mut bytes = Zeroizing::new([0u8; 32]);
-    getrandom::fill(bytes.as_mut()).map_err(io::Error::other)?;
-    let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-    // Named like other temporary files of ours, so that a command clears one that was left behind. Mode 0600.
-    let mut temporary =
-        tempfile::Builder::new().prefix(".bearward-").suffix(".tmp").tempfile_in(directory)?;
-    writeln!(temporary, "{}", *hex)?;
-    let owner = fs::metadata(directory)?;
-    let made = temporary.as_file().metadata()?;
-    // What root makes in somebody's directory is for that somebody.
-    if rustix::process::geteuid().is_root() && (made.uid(), made.gid()) != (owner.uid(), owner.gid()) {
-        let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
-        rustix::fs::fchown(temporary.as_file(), Some(uid), Some(gid))?;
-    }
-    temporary.as_file().sync_all()?;
-    temporary.persist_noclobber(path).map_err(|error| error.error)?;
-    // Where a file system can't make the rename durable, the next start makes another secret.
-    let _not_everywhere = File::open(directory).and_then(|directory| directory.sync_all());
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    use super::*;
-
-    fn id_at(store: &Path) -> String {
-        IdSecret::for_command(None, store).unwrap().key_id(&Credential::new(b"sk-weak"))
-    }
-
-    #[test]
-    fn one_installation_has_one_id_for_a_credential_and_another_one_has_another() {
-        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let id = id_at(&here.path().join("keys.yaml"));
-        assert_eq!(id, id_at(&here.path().join("keys.txt")), "it is of the directory");
-        assert_eq!(id, id_at(here.path()), "which may be the store itself");
-        assert_ne!(id, id_at(&there.path().join("keys.yaml")));
-        assert!(crate::keys::token::is_key_id(&id) && id.len() == 14, "{id}");
-        let mode = fs::metadata(here.path().join(FILE_NAME)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        let names: Vec<_> =
-            fs::read_dir(here.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, [FILE_NAME], "nothing temporary is left");
-    }
-
-    #[test]
-    fn processes_that_start_at_once_agree() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = directory.path().join("keys.yaml");
-        let ids: Vec<String> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| id_at(&store))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-    }
-
-    #[test]
-    fn what_is_not_our_file_is_a_fault_and_is_never_followed() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, file) = (directory.path().join("keys.yaml"), directory.path().join(FILE_NAME));
-        let elsewhere = directory.path().join("elsewhere");
-        fs::write(&elsewhere, "0123456789abcdef0123456789abcdef").unwrap();
-        symlink(&elsewhere, &file).unwrap();
-        let told = IdSecret::for_command(None, &store).unwrap_err().to_string();
-        assert!(told.contains("symbolic link"), "{told}");
-        fs::remove_file(&file).unwrap();
-        symlink(directory.path().join("nowhere"), &file).unwrap();
-        assert!(IdSecret::for_command(None, &store).is_err(), "a link to nothing is not written through");
-        assert!(!directory.path().join("nowhere").exists());
-        fs::remove_file(&file).unwrap();
-        for bad in ["", "\n", "short", "                                        \n"] {
-            fs::write(&file, bad).unwrap();
-            let told = IdSecret::for_command(None, &store).unwrap_err().to_string();
-            assert!(told.contains("not the one"), "{bad:?}: {told}");
-        }
-        fs::remove_file(&file).unwrap();
-        fs::create_dir(&file).unwrap();
-        assert!(IdSecret::for_command(None, &store).is_err());
-    }
-
-    #[test]
-    fn a_secret_that_somebody_else_has_planted_is_a_fault() {
-        if !rustix::process::geteuid().is_root() {
-            // Only root can give a file away.
-            return;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let (store, file) = (directory.path().join("keys.yaml"), directory.path().join(FILE_NAME));
-        fs::write(&file, "0123456789abcdef0123456789abcdef").unwrap();
-        std::os::unix::fs::chown(&file, Some(12_345), None).unwrap();
-        assert!(IdSecret::for_command(None, &store).is_ok(), "in a directory that is theirs, or ours");
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-        assert!(IdSecret::for_command(None, &store).unwrap_err().to_string().contains("another user's"));
-    }
-
-    #[test]
-    fn where_nothing_can_be_written_the_secret_is_random() {
-        // No user can write in it, root included.
-        let store = Path::new("/proc/self/keys.yaml");
-        let first = IdSecret::for_command(None, store).unwrap();
-        assert!(!first.is_kept && !format!("{first:?}").contains("key: ["));
-        assert_ne!(id_at(store), id_at(store));
     }
 }

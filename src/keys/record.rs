@@ -1,87 +1,55 @@
-//! A key as its store describes it, every field of it; and how one is decoded, whichever store it comes from.
-//!
-//! Invariant: no message quotes from a store, since any part of it may be a secret.
+//! A key as its store describes it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::Hash;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::{Draft, KeyHash, Permission, Permissions, Secret, Terms};
-use crate::config::Quota;
-use crate::config::decode::Decoder;
-use crate::config::fault::Position;
-use crate::config::quotas;
-use crate::config::tree::{Kind, Node};
-use crate::keys::token::is_key_id;
+use crate::keys::api_key::Draft;
+use crate::keys::terms::Terms;
+use crate::keys::token::KeyHash;
+use crate::permission::Permissions;
 
-/// A key with all its secrets' digests: the current one and those rotated out.
+/// A key with all its fields, see [`super::fields`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct KeyRecord {
     pub(crate) id: String,
     pub(crate) name: Option<String>,
+    /// Of the current secret.
     pub(crate) hash: KeyHash,
-    pub(crate) previous: Vec<Secret>,
-    pub(crate) permissions: Permissions,
-    pub(crate) environment: Option<String>,
+    /// When the current secret was made.
     pub(crate) created_at: Option<Timestamp>,
-    pub(crate) not_before: Option<Timestamp>,
+    pub(crate) permissions: Permissions,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) disabled: bool,
-    /// `None` where the configuration's defaults hold; an empty list where no limit holds.
-    pub(crate) rate_limits: Option<Vec<Quota>>,
-    pub(crate) max_concurrent: Option<u32>,
-    pub(crate) allow_from: Vec<IpNet>,
-    pub(crate) routes: Option<Vec<String>>,
-    /// For people and their tools; nothing is decided by it.
+    pub(crate) terms: Terms,
+    /// For people and their tools; no decision depends on it.
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
 impl KeyRecord {
-    /// A key of these fields alone.
+    /// A key with these fields alone.
     pub(crate) fn new(id: String, hash: KeyHash, permissions: Permissions) -> Self {
         KeyRecord {
             id,
             name: None,
             hash,
-            previous: Vec::new(),
-            permissions,
-            environment: None,
             created_at: None,
-            not_before: None,
+            permissions,
             expires_at: None,
             disabled: false,
-            rate_limits: None,
-            max_concurrent: None,
-            allow_from: Vec::new(),
-            routes: None,
+            terms: Terms::default(),
             metadata: BTreeMap::new(),
         }
     }
 
-    /// The digests of all its secrets.
+    /// The digests of all its secrets, the current one first.
     pub(crate) fn hashes(&self) -> impl Iterator<Item = KeyHash> + '_ {
-        std::iter::once(self.hash).chain(self.previous.iter().map(|secret| secret.hash))
-    }
-
-    /// What narrows the key; `None` where nothing does.
-    pub(super) fn terms(&self) -> Option<Arc<Terms>> {
-        let terms = Terms {
-            environment: self.environment.clone(),
-            not_before: self.not_before,
-            rate_limits: self.rate_limits.clone(),
-            max_concurrent: self.max_concurrent,
-            allow_from: self.allow_from.clone(),
-            routes: self.routes.clone(),
-            previous: self.previous.clone(),
-        };
-        (terms != Terms::default()).then(|| Arc::new(terms))
+        std::iter::once(self.hash).chain(self.terms.previous.iter().map(|secret| secret.hash))
     }
 
     /// The key as requests are judged by it.
-    pub(super) fn draft(&self) -> Draft<'_> {
+    pub(crate) fn draft(&self) -> Draft<'_> {
         Draft {
             id: &self.id,
             name: self.name.as_deref(),
@@ -89,154 +57,15 @@ impl KeyRecord {
             permissions: self.permissions,
             created_at: self.created_at,
             expires_at: self.expires_at,
-            terms: self.terms(),
+            terms: (self.terms != Terms::default()).then(|| Arc::new(self.terms.clone())),
         }
     }
 }
 
-/// What may stand but once in a store, and where it stood first.
-#[derive(Debug, Default)]
-pub(super) struct Unique {
-    ids: HashMap<String, Position>,
-    names: HashMap<String, Position>,
-    hashes: HashMap<KeyHash, Position>,
-}
-
-fn once<T: Hash + Eq>(
-    decoder: &mut Decoder<'_>,
-    seen: &mut HashMap<T, Position>,
-    value: T,
-    at: Position,
-    what: &str,
-) {
-    if let Some(first) = seen.insert(value, at) {
-        decoder.fault(at, format!("this {what} stands twice")).hint =
-            Some(format!("it stands first in line {}", first.line));
-    }
-}
-
-/// Reads one key.
-pub(super) fn decode(decoder: &mut Decoder<'_>, node: &Node, unique: &mut Unique) -> Option<KeyRecord> {
-    let mut fields = decoder.fields(node, "a key")?;
-    let f = &mut fields;
-    let id = decoder.required(f, "id", |d, node| key_id(d, node, &mut unique.ids));
-    let name = decoder.optional(f, "name", |d, node| key_name(d, node, &mut unique.names));
-    let current = decoder.required(f, "hash", |d, node| hash(d, node, &mut unique.hashes));
-    let previous = decoder
-        .given(f, "previous", |d, node| d.list(node, |d, node| previous_secret(d, node, &mut unique.hashes)));
-    let permissions = decoder.required(f, "permissions", permissions);
-    let expires_at = decoder.narrowing(f, "expires_at", Decoder::instant);
-    let environment = decoder.narrowing(f, "environment", label);
-    let created_at = decoder.optional(f, "created_at", Decoder::instant);
-    let not_before = decoder.narrowing(f, "not_before", Decoder::instant);
-    let disabled = decoder.narrowing(f, "disabled", Decoder::boolean);
-    let rate_limits = decoder.narrowing(f, "rate_limits", rate_limits);
-    let max_concurrent = decoder.narrowing(f, "max_concurrent", |d, node| d.number(node, 1));
-    let allow_from = decoder.narrowing(f, "allow_from", |d, node| d.list(node, Decoder::network));
-    let routes = decoder.narrowing(f, "routes", |d, node| d.list(node, Decoder::word));
-    let metadata = decoder.optional(f, "metadata", metadata);
-    decoder.done(fields);
-    Some(KeyRecord {
-        id: id?,
-        name,
-        hash: current?,
-        previous: previous.unwrap_or_default(),
-        permissions: permissions?,
-        environment,
-        created_at,
-        not_before,
-        expires_at,
-        disabled: disabled.unwrap_or(false),
-        rate_limits,
-        max_concurrent,
-        allow_from: allow_from.unwrap_or_default(),
-        routes,
-        metadata: metadata.unwrap_or_default(),
-    })
-}
-
-fn key_id(decoder: &mut Decoder<'_>, node: &Node, seen: &mut HashMap<String, Position>) -> Option<String> {
-    let id = decoder.text(node)?;
-    if !is_key_id(&id) {
-        decoder.fault(node.at, "this is not a key's id").hint =
-            Some("`key_` and letters, digits, `_` or `-`, as in key_4f9Zk2Qx7B".to_owned());
-        return None;
-    }
-    once(decoder, seen, id.clone(), node.at, "id");
-    Some(id)
-}
-
-fn key_name(decoder: &mut Decoder<'_>, node: &Node, seen: &mut HashMap<String, Position>) -> Option<String> {
-    let name = label(decoder, node)?;
-    once(decoder, seen, name.clone(), node.at, "name");
-    Some(name)
-}
-
-/// Whether `text` may be a name or an environment: upstream is sent it as a header's value.
+/// Whether `text` may be a name or an environment: upstream gets it as a header's value.
 pub(crate) fn is_label(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control) && text.trim() == text
 }
 
-fn label(decoder: &mut Decoder<'_>, node: &Node) -> Option<String> {
-    let text = decoder.word(node)?;
-    if !is_label(&text) {
-        decoder.fault(node.at, "must not hold control characters, nor begin or end with white space");
-        return None;
-    }
-    Some(text)
-}
-
-fn hash(decoder: &mut Decoder<'_>, node: &Node, seen: &mut HashMap<KeyHash, Position>) -> Option<KeyHash> {
-    let text = decoder.text(node)?;
-    let Some(hash) = KeyHash::parse(&text) else {
-        decoder.fault(node.at, "this is not a key's hash").hint =
-            Some("`sha256:` and 64 hex digits; `bearward keys hash` makes one".to_owned());
-        return None;
-    };
-    once(decoder, seen, hash, node.at, "hash");
-    Some(hash)
-}
-
-fn previous_secret(
-    decoder: &mut Decoder<'_>,
-    node: &Node,
-    seen: &mut HashMap<KeyHash, Position>,
-) -> Option<Secret> {
-    let mut fields = decoder.fields(node, "a rotated-out secret")?;
-    let hash = decoder.required(&mut fields, "hash", |d, node| hash(d, node, seen));
-    let expires_at = decoder.required(&mut fields, "expires_at", Decoder::instant);
-    decoder.done(fields);
-    Some(Secret { hash: hash?, expires_at: expires_at? })
-}
-
-fn permissions(decoder: &mut Decoder<'_>, node: &Node) -> Option<Permissions> {
-    let permissions = decoder.list(node, |d, node| d.one_of(node, &Permission::ALL))?;
-    if permissions.is_empty() {
-        decoder.fault(node.at, "a key without permissions").hint =
-            Some("`disabled: true` turns a key off".to_owned());
-        return None;
-    }
-    Some(permissions.into_iter().collect())
-}
-
-/// The word for a key to which the configuration's default limits do not apply.
+/// The value of `rate_limits` for a key to which the configuration's default limits do not apply.
 pub(crate) const NO_LIMITS: &str = "none";
-
-/// A list of rate limits, or `none`: then the configuration's defaults do not hold for the key.
-fn rate_limits(decoder: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
-    match &node.kind {
-        Kind::Scalar { text, .. } if text == NO_LIMITS => Some(Vec::new()),
-        _ => quotas(decoder, node),
-    }
-}
-
-fn metadata(decoder: &mut Decoder<'_>, node: &Node) -> Option<BTreeMap<String, String>> {
-    let Kind::Map(entries) = &node.kind else {
-        decoder.fault(node.at, "metadata is a map of names to values");
-        return None;
-    };
-    decoder.report_repeated(entries);
-    let pair =
-        |(key, value): &(crate::config::tree::Key, Node)| Some((key.name.clone(), decoder.text(value)?));
-    entries.iter().map(pair).collect()
-}

@@ -1,7 +1,7 @@
-//! Tokens, their digests, and what a caller presents.
+//! Tokens, their digests, and the credentials that callers present.
 //!
-//! A token is `bwk_<id>_<secret><checksum>`: 10, 32 and 6 base62 characters; the checksum is the CRC-32
-//! (zlib's) of all before it. Only its SHA-256 is ever stored or compared.
+//! A token is `bwk_<id>_<secret><checksum>`: 10, 32 and 6 base62 characters; the checksum is the
+//! CRC-32 (zlib's) of all before it. Only its SHA-256 is ever stored or compared.
 //! Invariant: no type here prints a secret or a digest.
 
 use std::fmt;
@@ -19,7 +19,7 @@ const CHECKSUM_LENGTH: usize = 6;
 const TOKEN_LENGTH: usize = PREFIX.len() + ID_LENGTH + 1 + SECRET_LENGTH + CHECKSUM_LENGTH;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A new token, as it is shown once to the person who asked for it.
+/// A new token, to be shown once.
 pub struct Token(Zeroizing<String>);
 
 impl Token {
@@ -32,7 +32,7 @@ impl Token {
         Self::with_id(&random_base62(ID_LENGTH)?)
     }
 
-    /// A new token for a key that is there: with the id of the key inside, where that has the form of a token's.
+    /// A new token for an existing key: with the id of the key inside, where a token can hold it.
     pub(crate) fn generate_for(key_id: &str) -> Result<Self, getrandom::Error> {
         let id = key_id.strip_prefix("key_").unwrap_or_default();
         match id.len() == ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -52,7 +52,7 @@ impl Token {
         Ok(Token(token))
     }
 
-    /// The token itself: for the one answer that made it.
+    /// The token as text: for the one answer that shows it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -74,11 +74,11 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What a caller presented as a key: no `Display`, a redacted `Debug`, zeroed when dropped.
+/// A credential as the caller presented it: no `Display`, a redacted `Debug`, zeroed when dropped.
 pub struct Credential(Zeroizing<Vec<u8>>);
 
 impl Credential {
-    /// Takes the bytes that a caller presented.
+    /// A credential of these bytes.
     pub fn new(bytes: &[u8]) -> Self {
         Credential(Zeroizing::new(bytes.to_vec()))
     }
@@ -97,7 +97,7 @@ impl Credential {
         &self.0
     }
 
-    /// What it looks like, before any look-up.
+    /// The form that it has, which is known without a look-up.
     pub(crate) fn form(&self) -> Form {
         let Ok(text) = std::str::from_utf8(&self.0) else { return Form::Foreign };
         match text.len() == TOKEN_LENGTH && text.starts_with(PREFIX) {
@@ -107,13 +107,13 @@ impl Credential {
         }
     }
 
-    /// Whether it looks like a bearward token but its checksum is wrong: a typing mistake, which
-    /// no look-up can find.
+    /// Whether it has the form of a bearward token with a wrong checksum: a typing mistake, which
+    /// no key can match.
     pub fn is_mistyped(&self) -> bool {
         self.form() == Form::Mistyped
     }
 
-    /// The id inside a bearward token whose checksum is right. Whoever presents the token has chosen it.
+    /// The id inside a bearward token whose checksum is right. The caller may have chosen it.
     pub fn token_id(&self) -> Option<String> {
         token_key_id(std::str::from_utf8(&self.0).ok()?)
     }
@@ -130,14 +130,14 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// What a credential looks like.
+/// The form of a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// A bearward token with a right checksum.
     Token,
     /// A bearward token with a wrong checksum.
     Mistyped,
-    /// Anything else: a key from elsewhere, perhaps.
+    /// Anything else, such as a key that was made elsewhere.
     Foreign,
 }
 
@@ -188,7 +188,7 @@ impl KeyHash {
 }
 
 impl PartialEq for KeyHash {
-    /// In constant time: all words are looked at, whichever differs, and the one comparison is of what they come to.
+    /// Compares in constant time: all words are combined before the one comparison.
     fn eq(&self, other: &Self) -> bool {
         let (a, _) = self.0.as_chunks::<8>();
         let (b, _) = other.0.as_chunks::<8>();
@@ -232,6 +232,11 @@ impl fmt::Debug for KeyHash {
     }
 }
 
+/// Whether a caller could present `token` at all.
+pub(crate) fn is_presentable(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
+}
+
 /// Whether `id` has the form of a key's public id: `key_` and at least one of `A-Za-z0-9_-`.
 pub(crate) fn is_key_id(id: &str) -> bool {
     let Some(rest) = id.strip_prefix("key_") else { return false };
@@ -239,7 +244,8 @@ pub(crate) fn is_key_id(id: &str) -> bool {
         && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// The public id inside what has the length and the prefix of a bearward token, whatever its checksum.
+/// The public id inside text with the length and the prefix of a bearward token, whatever its
+/// checksum.
 pub(crate) fn mistyped_id(token: &str) -> Option<String> {
     let id = token.strip_prefix(PREFIX)?.get(..ID_LENGTH)?;
     Some(format!("key_{id}")).filter(|id| token.len() == TOKEN_LENGTH && is_key_id(id))
@@ -250,25 +256,26 @@ fn token_id(token: &str) -> Option<&str> {
     if token.len() != TOKEN_LENGTH {
         return None;
     }
-    let (signed, presented) = token.split_at_checked(TOKEN_LENGTH - CHECKSUM_LENGTH)?;
+    let (signed, given) = token.split_at_checked(TOKEN_LENGTH - CHECKSUM_LENGTH)?;
     let (id, secret) = signed.strip_prefix(PREFIX)?.split_at_checked(ID_LENGTH)?;
     let secret = secret.strip_prefix('_')?;
-    // All bytes are looked at, whatever the first ones are: so the compiler takes many at a time.
+    // Without an early return, the compiler checks many bytes at a time.
     let all_base62 = |text: &str| text.bytes().fold(true, |all, byte| all & byte.is_ascii_alphanumeric());
     if !all_base62(id) || !all_base62(secret) {
         return None;
     }
-    // Not a secret: anybody can compute it, so the comparison's timing tells nothing.
-    (checksum(signed.as_bytes()) == presented.as_bytes()).then_some(id)
+    // The checksum is no secret: anybody can compute it, so the time of the comparison reveals
+    // nothing.
+    (checksum(signed.as_bytes()) == given.as_bytes()).then_some(id)
 }
 
-/// The same as the key's public id.
+/// The key's public id inside a well-formed bearward token.
 fn token_key_id(token: &str) -> Option<String> {
     token_id(token).map(|id| format!("key_{id}"))
 }
 
-/// An id of ten base62 characters, made of a digest.
-pub(super) fn derived_id(digest: [u8; 32]) -> String {
+/// A key id with ten base62 characters of a digest.
+pub(crate) fn derived_id(digest: [u8; 32]) -> String {
     let mut number = [0u8; 16];
     for (to, from) in number.iter_mut().zip(digest) {
         *to = from;
@@ -307,7 +314,7 @@ fn random_base62(length: usize) -> Result<Zeroizing<String>, getrandom::Error> {
     let mut bytes = [0u8; 64];
     while text.len() < length {
         getrandom::fill(&mut bytes)?;
-        // 248 is the largest multiple of 62 below 256: what is above it would favour some characters.
+        // 248 is the largest multiple of 62 below 256: larger bytes would favour some characters.
         for byte in bytes.iter().filter(|byte| **byte < 248).take(length - text.len()) {
             text.push(char::from(ALPHABET.get(usize::from(byte % 62)).copied().unwrap_or(b'0')));
         }
@@ -317,7 +324,12 @@ fn random_base62(length: usize) -> Result<Zeroizing<String>, getrandom::Error> {
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -383,7 +395,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_changed_character_is_noticed_before_a_look_up(position in 0usize..53, replacement in "[0-9A-Za-z]") {
+        fn any_changed_character_is_found_before_a_look_up(position in 0usize..53, replacement in "[0-9A-Za-z]") {
             let token = Token::generate().unwrap();
             let mut mutant = token.reveal().to_owned();
             mutant.replace_range(position..=position, &replacement);

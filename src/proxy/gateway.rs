@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::forward::tunnel::OpenTunnel;
 use crate::gate::Context;
 use crate::hooks::Hooks;
-use crate::keys::cache::KeyCache;
+use crate::key_cache::KeyCache;
 use crate::limit::Limiter;
 use crate::observe::observer::{Observer, Observers};
 use crate::observe::reloads::Reloads;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::part::Part;
 use super::watch::FileSet;
 use crate::config::{Config, Listener};
-use crate::keys::directory::LastGood;
+use crate::key_store::LastGood;
 use crate::net::tls::{ListenerTls, Swappable};
 use crate::proxy::Gateway;
 

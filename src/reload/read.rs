@@ -8,9 +8,11 @@ use super::part::Part;
 use super::watch::{digest_of, openable};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
+use crate::key_cache::KeySet;
+use crate::key_store::Store;
+use crate::key_store::id_secret;
+use crate::key_store::{AtFault, Pace, Reading};
 use crate::keys::id_secret::IdSecret;
-use crate::keys::set::{AtFault, KeySet, Pace, Reading};
-use crate::keys::store::Store;
 use crate::net::tls::{self, ListenerTls};
 use crate::snapshot::Snapshot;
 
@@ -77,7 +79,7 @@ impl Current {
         let reads_keys =
             is_elsewhere(Part::Keys) || config.keys.allow_plaintext != self.config.keys.allow_plaintext;
         let serving = self.gateway.snapshot.load().ids.clone();
-        let ids = serving.renewed(&config.keys, &self.config.keys)?;
+        let ids = id_secret::renewed(&serving, &config.keys, &self.config.keys)?;
         // The ids of a plain list are made with the secret.
         let reads_keys = reads_keys || !Arc::ptr_eq(&ids, &serving);
         // A store at a new path has no last good form.
@@ -95,7 +97,7 @@ impl Current {
 
     fn read_keys(&self, config: &Config, ids: &IdSecret, at_fault: AtFault) -> Result<KeySet, Faults> {
         let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
-        let (known, last_good) = (&self.gateway.keys, &self.last_good);
+        let (known, last_good) = (&*self.gateway.keys, &self.last_good);
         let reading = Reading { known, last_good, ids, at_fault, pace: Pace::Background };
         if at_fault == AtFault::Refused { store.load_first(reading) } else { store.load(reading) }
     }

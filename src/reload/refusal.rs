@@ -7,7 +7,7 @@ use super::part::Part;
 use super::watch::Stamps;
 
 use crate::config::fault::{Fault, Faults};
-use crate::keys::set::KeySet;
+use crate::key_cache::KeySet;
 use crate::observe::reloads::Extent;
 
 /// Time that a key file without lines must not change before it counts: a writer may begin by

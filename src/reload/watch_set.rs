@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use crate::keys::directory;
+use crate::key_store::directory;
 
 /// The limit of symbolic links on a path, as in the kernel: more are a loop.
 const MAX_LINKS: usize = 40;

@@ -89,9 +89,9 @@ async fn commands_and_the_server_give_a_plain_key_the_same_id() {
         // The server says it of the same credential once the key is gone from its list.
         std::fs::write(directory.path().join("keys.txt"), "sk-another-key-there-is\n").unwrap();
         let server = Served::start(&config);
-        let told =
+        let found =
             key_id(&asks(&server.door().await, "Authorization: Bearer sk-the-only-key-there-is").await);
-        assert_eq!(told, id, "{fields}");
+        assert_eq!(found, id, "{fields}");
         let verified =
             bearward(&["keys", "verify", "--json", "--config", &config], "sk-the-only-key-there-is");
         let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
@@ -162,12 +162,12 @@ fn a_secret_of_ids_that_is_none_is_a_fault_of_the_configuration() {
         ("{env: HOME, file: /dev/null}".to_owned(), ""),
         ("secret".to_owned(), "map of fields"),
     ];
-    for (section, told) in cases {
+    for (section, message) in cases {
         let config = configured(directory.path(), "k.yaml", &format!(", id_secret: {section}"));
         let output = bearward(&["check", "--config", &config], "");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{section}: {said}");
-        assert!(said.contains(told) && said.contains("bearward.yaml:3:"), "{section}: {said}");
+        assert!(said.contains(message) && said.contains("bearward.yaml:3:"), "{section}: {said}");
         assert!(!said.contains("0123456789"), "{said}");
     }
     let config = configured(directory.path(), "k.yaml", "");
@@ -179,7 +179,7 @@ fn a_secret_of_ids_that_is_none_is_a_fault_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn a_forged_id_is_never_told_as_the_keys() {
+async fn a_forged_id_is_never_logged_as_the_id_of_the_key() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway =
         Gateway::guarding(&upstream).key("ci", "permissions: [read]").config(AUDIT).start_binary().await;
@@ -190,7 +190,8 @@ async fn a_forged_id_is_never_told_as_the_keys() {
     assert_eq!(key_id(&answer), id, "the id inside it is the caller's own word");
     let unknown = key_id(&asks(&gateway, "Authorization: Bearer sk-unknown").await);
     gateway.get("/v1/models", "ci").await;
-    eventually("all is told", || audit(&gateway).len() >= 2 && gateway.access_lines().len() == 3).await;
+    eventually("all lines are logged", || audit(&gateway).len() >= 2 && gateway.access_lines().len() == 3)
+        .await;
     let lines = audit(&gateway);
     assert_eq!(lines[0]["claimed_key_id"], id.as_str(), "{lines:?}");
     assert!(lines[0].get("key_id").is_none(), "{lines:?}");
@@ -202,7 +203,7 @@ async fn a_forged_id_is_never_told_as_the_keys() {
 }
 
 #[tokio::test]
-async fn a_refused_foreign_key_is_told_by_one_id_and_found_by_the_other() {
+async fn a_refused_foreign_key_is_named_by_its_credential_id_and_logged_with_the_keys_own() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let hash = bearward::KeyHash::of(b"sk-foreign").to_stored();
     let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").config(AUDIT);
@@ -214,8 +215,8 @@ async fn a_refused_foreign_key_is_told_by_one_id_and_found_by_the_other() {
     gateway.signal("HUP");
     eventually("the key is known", || gateway.log().iter().any(|line| line.contains("keys reloaded"))).await;
     let id = key_id(&asks(&gateway, "Authorization: Bearer sk-foreign").await);
-    assert_ne!(id, "key_imported", "that a key has this secret is not told");
-    eventually("it is told", || !audit(&gateway).is_empty()).await;
+    assert_ne!(id, "key_imported", "the answer does not reveal that a key has this secret");
+    eventually("it is logged", || !audit(&gateway).is_empty()).await;
     let line = &audit(&gateway)[0];
     assert_eq!((&line["key_id"], &line["credential_id"]), (&"key_imported".into(), &id.into()), "{line}");
 }
@@ -263,7 +264,7 @@ async fn a_limited_address_gets_no_look_up_for_what_is_no_token() {
 }
 
 #[tokio::test]
-async fn whoever_tries_keys_beside_a_good_one_is_slowed_down_and_told_of() {
+async fn guesses_beside_a_good_key_are_slowed_down_and_logged() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = Gateway::guarding(&upstream)
         .key("ci", "permissions: [read]")
@@ -296,7 +297,7 @@ async fn whoever_tries_keys_beside_a_good_one_is_slowed_down_and_told_of() {
         asks(&gateway, &from(&address, "sk-mine", "sk-mine")).await.status == 200
     })
     .await;
-    // What a client always sends along is told once, and is no guess after that.
+    // A credential that a client always sends beside its key is logged once, and is no guess after that.
     for _ in 0..9 {
         assert_eq!(asks(&gateway, &from("192.0.2.1", ci, "sk-of-another-service")).await.status, 200);
     }
@@ -321,12 +322,12 @@ async fn whoever_tries_keys_beside_a_good_one_is_slowed_down_and_told_of() {
         assert_eq!(asks(&gateway, &from("192.0.2.3", ci, token.reveal())).await.status, 200);
     }
     assert_eq!(asks(&gateway, &from("192.0.2.3", ci, "sk-weak")).await.status, 400);
-    let told = || {
+    let lines = || {
         let lines = audit(&gateway);
         lines.into_iter().filter(|line| line["event"] == "unknown_credential_beside_key").collect::<Vec<_>>()
     };
-    eventually("three lines", || told().len() == 3).await;
-    for line in told() {
+    eventually("three lines", || lines().len() == 3).await;
+    for line in lines() {
         assert_eq!(
             (&line["key_id"], &line["client"]),
             (&ci[..14].replacen("bwk_", "key_", 1).into(), &"192.0.2.1".into()),
@@ -642,7 +643,7 @@ async fn what_is_open_ends_at_the_very_time_its_key_does() {
 }
 
 #[tokio::test]
-async fn a_request_whose_key_ends_before_the_answer_is_told_so() {
+async fn a_request_whose_key_ends_before_the_answer_gets_that_reason() {
     let upstream = Upstream::acting(|_, stream| async move {
         std::future::pending::<()>().await;
         drop(stream);
@@ -665,7 +666,7 @@ async fn a_request_whose_key_ends_before_the_answer_is_told_so() {
 #[tokio::test]
 async fn a_strangers_traceparent_makes_no_span() {
     let upstream = Upstream::answering(answer_of("hi")).await;
-    // The collector is nowhere: what is sampled shows in what upstream is told.
+    // There is no collector: the header to upstream shows whether a request is sampled.
     let routes =
         "routes: [{name: open, paths: [/open], public: true}, {name: a, paths: [/**], permission: read}]";
     let traces = "traces: {endpoint: 'http://127.0.0.1:1', sample: 0}";
@@ -684,8 +685,8 @@ async fn a_strangers_traceparent_makes_no_span() {
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{bearer}{given}\r\n");
         assert_eq!(gateway.sends(request).await.status, 200);
         let seen = upstream.only_request();
-        let told = seen.header("traceparent").unwrap().to_owned();
-        (told.contains(trace), told.ends_with("-01"), seen.header("tracestate").is_some())
+        let sent = seen.header("traceparent").unwrap().to_owned();
+        (sent.contains(trace), sent.ends_with("-01"), seen.header("tracestate").is_some())
     };
     assert_eq!(ask(&gateway, "/open", "").await, (false, false, false), "a stranger's");
     let bad = "Authorization: Bearer sk-nobody\r\n";
@@ -716,14 +717,14 @@ fn import(list: &str, arguments: &[&str]) -> (Option<i32>, String, Vec<Value>) {
     let store = directory.path().join("keys.yaml");
     let store = store.to_str().unwrap();
     let output = bearward(&[&["keys", "import", "-", "--keys", store], arguments].concat(), list);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let messages = String::from_utf8_lossy(&output.stderr).into_owned();
     let listed = bearward(&["keys", "list", "--json", "--keys", store], "");
     let keys = serde_json::from_slice::<Value>(&listed.stdout).ok();
-    (output.status.code(), told, keys.and_then(|keys| keys.as_array().cloned()).unwrap_or_default())
+    (output.status.code(), messages, keys.and_then(|keys| keys.as_array().cloned()).unwrap_or_default())
 }
 
 #[test]
-fn an_import_takes_what_fits_and_tells_all_else() {
+fn an_import_takes_keys_that_fit_and_reports_all_others() {
     let litellm = "[{\"key\": \"sk-one-of-our-keys\", \"key_alias\": \"one\", \"rpm_limit\": 60},\n {\"key\": \"sk-two-SECRET-keys\", \"key_alias\": \"two\", \"models\": [\"gpt-4\"]},\n {\"key\": \"sk-three-of-our-keys\", \"key_alias\": \"three\", \"blocked\": true}]";
     let nginx = "map $http_authorization $who {\n  \"Bearer sk-one-of-our-keys\" one;\n  \"Bearer ${SECRET}\" 1;\n}\n";
     let kong = "_format_version: '3.0'\nconsumers:\n- {username: one, keyauth_credentials: [{key: sk-one-of-our-keys}]}\n- {username: two, keyauth_credentials: [{key: sk-two-SECRET-keys}], acls: [{group: a}]}\n- {username: three, keyauth_credentials: [{key: sk-SECRET, ttl: 5}]}\n";
@@ -737,11 +738,11 @@ fn an_import_takes_what_fits_and_tells_all_else() {
         ("apisix", apisix, 1, "line 3: narrowed by `limit-req`"),
         ("agentgateway", agentgateway, 1, "line 4: a placeholder"),
     ];
-    for (format, list, count, told) in cases {
+    for (format, list, count, message) in cases {
         for arguments in [&[][..], &["--format", format]] {
             let (code, said, keys) = import(list, arguments);
             assert_eq!((code, keys.len()), (Some(1), count), "{format}: {said}");
-            assert!(said.contains(told), "{format}: {said}");
+            assert!(said.contains(message), "{format}: {said}");
             assert!(!said.contains("SECRET"), "{said}");
         }
         let (code, said, keys) = import(list, &["--partial"]);

@@ -209,9 +209,9 @@ async fn a_fault_in_one_entry_holds_up_that_entry_alone() {
         let mixed =
             [entry("a", "\"routes\":null"), entry("c", "\"disabled\":true"), d.clone(), entry("e", "")];
         served.files.write(&mixed);
-        let told = served.reload().await;
-        told.assert_denied(422, "RELOAD_REFUSED");
-        let faults = &told.json()["error"]["details"]["faults"];
+        let answer = served.reload().await;
+        answer.assert_denied(422, "RELOAD_REFUSED");
+        let faults = &answer.json()["error"]["details"]["faults"];
         assert_eq!(faults.as_array().unwrap().len(), 1, "{form:?}: {faults}");
         assert!(faults[0]["line"].as_u64().unwrap() > 0 && faults[0]["column"].as_u64().unwrap() > 0);
         assert_eq!(faults[0]["message"], "`routes` is there and has no value");
@@ -428,7 +428,7 @@ async fn a_file_without_lines_lets_nobody_in_once_it_has_stood_still() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_read_changes_nothing_and_the_age_of_what_serves_is_told() {
+async fn what_can_not_be_read_changes_nothing_and_the_age_of_what_serves_is_reported() {
     for form in ALL {
         let served = Served::of(form, &[entry("a", "")]).await;
         match form {

@@ -5,15 +5,17 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Span;
 
-use super::{StoreArgument, ahead, named, now, or_by_hand, show_secret};
+use super::secret::{or_by_hand, show_secret};
+use super::store_argument::StoreArgument;
+use super::values::{ahead, named, now};
 use crate::cli::{Failure, say};
 use crate::config::AgeAction;
+use crate::key_store::edit::{Editor, Found};
 use crate::keys::KeyRecord;
-use crate::keys::edit::{Editor, Found};
 use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
 
-/// Which key is meant.
+/// The key to change.
 #[derive(Debug, Args)]
 struct KeyArgument {
     /// The key's id, or its name
@@ -34,36 +36,36 @@ impl KeyArgument {
 #[derive(Debug, Args)]
 pub(super) struct Rotate {
     #[command(flatten)]
-    meant: KeyArgument,
+    target: KeyArgument,
     /// How long the old secret lives on; 0 ends it at once, and all that are older
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     grace: String,
-    /// A new end of the key itself, as in 90d; left out, it stays
+    /// A new end of the key itself, as in 90d [default: the end that it has]
     #[arg(long, value_name = "DURATION")]
     expires_in: Option<String>,
 }
 
 impl Rotate {
     pub(super) fn execute(self) -> Result<(), Failure> {
-        let (editor, found) = self.meant.open()?;
+        let (editor, found) = self.target.open()?;
         let token = Token::generate_for(&found.record.id)
             .map_err(|error| Failure::Failed(format!("no randomness: {error}")))?;
-        let config = self.meant.store.configuration()?;
+        let config = self.target.store.configuration()?;
         let max_age = config.and_then(|config| config.keys.max_age);
         let refused_age =
             max_age.filter(|max_age| max_age.action == AgeAction::Refuse).map(|max_age| max_age.age);
         let after = self.rotated(&found.record, &token, refused_age)?;
         let written = editor.replace(&found, &after);
         if written.is_ok() {
-            let old = after.previous.iter().find(|secret| secret.hash == found.record.hash);
-            let of_old = match old {
-                Some(secret) => format!("the old one opens it until {}", secret.expires_at),
-                None => "the old one opens it no more".to_owned(),
+            let old = after.terms.previous.iter().find(|secret| secret.hash == found.record.hash);
+            let old_end = match old {
+                Some(secret) => format!("the old one is valid until {}", secret.expires_at),
+                None => "the old one is no longer valid".to_owned(),
             };
-            say(&format!("bearward: {} has a new secret, shown this once; {of_old}", named(&after)));
-            let older = after.previous.iter().filter(|secret| secret.hash != found.record.hash);
+            say(&format!("bearward: {} has a new secret, shown this once; {old_end}", named(&after)));
+            let older = after.terms.previous.iter().filter(|secret| secret.hash != found.record.hash);
             for secret in older.filter(|secret| secret.expires_at > now()) {
-                say(&format!("bearward: one that is older still opens it until {}", secret.expires_at));
+                say(&format!("bearward: an older one is still valid until {}", secret.expires_at));
             }
             if let Some(end) = after.expires_at {
                 say(&format!("bearward: the key itself ends at {end}"));
@@ -86,8 +88,8 @@ impl Rotate {
         let expires_in = self.expires_in.as_ref();
         let expires_at = expires_in.map(|lifetime| ahead("--expires-in", lifetime)).transpose()?;
         let rotation = Rotation { now: now(), grace_end, expires_at, refused_age: max_age };
-        rotation.of(before, token).map_err(|why| {
-            Failure::Failed(match why {
+        rotation.of(before, token).map_err(|reason| {
+            Failure::Failed(match reason {
                 NotRotated::Disabled => {
                     format!("{} is turned off, which a new secret would not change", named(before))
                 }
@@ -102,12 +104,12 @@ impl Rotate {
 #[derive(Debug, Args)]
 pub(super) struct Revoke {
     #[command(flatten)]
-    meant: KeyArgument,
+    target: KeyArgument,
 }
 
 impl Revoke {
     pub(super) fn execute(self) -> Result<(), Failure> {
-        let (editor, found) = self.meant.open()?;
+        let (editor, found) = self.target.open()?;
         if found.record.disabled {
             say(&format!("bearward: {} was turned off before", named(&found.record)));
             return Ok(());
@@ -122,12 +124,12 @@ impl Revoke {
 #[derive(Debug, Args)]
 pub(super) struct Delete {
     #[command(flatten)]
-    meant: KeyArgument,
+    target: KeyArgument,
 }
 
 impl Delete {
     pub(super) fn execute(self) -> Result<(), Failure> {
-        let (editor, found) = self.meant.open()?;
+        let (editor, found) = self.target.open()?;
         or_by_hand(&editor, None, editor.delete(&found))?;
         say(&format!("bearward: {} is deleted from {}", named(&found.record), editor.path().display()));
         Ok(())

@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
-use super::create::TermsArguments;
-use super::sources::{self, Format, ImportedKey, Options, SecretForm, Terms, limits};
-use super::{StoreArgument, permission};
+use super::sources::imported::{ImportedKey, SecretForm, Terms};
+use super::sources::{self, Format, Options, limits};
+use super::store_argument::StoreArgument;
+use super::terms_arguments::TermsArguments;
+use super::values::permission;
 use crate::cli::{Failure, say};
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord, Permission, Permissions};
 
-/// No honest list is longer.
+/// The longest list in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 #[derive(Debug, Args)]
@@ -22,13 +24,13 @@ pub(super) struct Import {
     /// The list; `-` reads standard input
     #[arg(value_name = "FILE")]
     source: PathBuf,
-    /// The list's form [default: what it looks like]
+    /// The list's form [default: the one that it most likely has]
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// What the keys may do
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "read,write", value_parser = permission)]
     permissions: Vec<Permission>,
-    /// Of a .env: the variables that are keys [default: those that end in API_KEY, API_KEYS or MASTER_KEY]
+    /// The variables of a .env that are keys [default: those that end in API_KEY, API_KEYS or MASTER_KEY]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     variable: Vec<String>,
     /// Succeed although keys of the list were left out
@@ -64,14 +66,14 @@ impl Import {
                 false => known += 1,
                 true => match self.record(&source, &mut taken)? {
                     Ok(record) => records.push(record),
-                    Err(why) => found.left_out.push(why),
+                    Err(reason) => found.left_out.push(reason),
                 },
             }
         }
         found.passed_over.iter().for_each(|note| say(&format!("bearward: passed over: {note}")));
         found.left_out.iter().for_each(|note| say(&format!("bearward: left out: {note}")));
         if known > 0 {
-            say(&format!("bearward: {known} there already"));
+            say(&format!("bearward: {known} are in the store already"));
         }
         let short = taken.short;
         if short > 0 {
@@ -91,9 +93,9 @@ impl Import {
         match left_out {
             0 => Ok(()),
             _ if self.partial => Ok(()),
-            _ if count + known == 0 => Err(of_list(format!("all {left_out} left out, as told above"))),
+            _ if count + known == 0 => Err(of_list(format!("all {left_out} left out, as reported above"))),
             _ => Err(Failure::Failed(format!(
-                "{left_out} left out, as told above; the others are imported (--partial makes this a success)"
+                "{left_out} left out, as reported above; the others are imported (--partial makes this a success)"
             ))),
         }
     }
@@ -117,11 +119,11 @@ impl Import {
         Ok(text)
     }
 
-    /// The key as it goes into the store, or why it is left out.
+    /// The record for the store, or the reason reason the key is left out.
     fn record(&self, source: &ImportedKey, taken: &mut Taken) -> Result<Result<KeyRecord, String>, Failure> {
         let permissions = Permissions::from_iter(self.permissions.iter().copied());
-        // A bearward token has its id inside. Any other key gets a random one: one that was made of the key would help
-        // whoever guesses it.
+        // A bearward token has its id inside. Any other key gets a random id: one that is derived
+        // from the key would help to guess it.
         let of_token = match &source.secret {
             SecretForm::Token(token) => token.token_id(),
             SecretForm::Hash(_) => None,
@@ -137,10 +139,10 @@ impl Import {
             return Ok(Err(format!("{id}: the store has this id with another secret")));
         }
         let mut record = KeyRecord::new(id, source.hash(), permissions);
-        // When its secret was made nobody says: it is due for rotation.
+        // The date of its secret is not known, so it is due for rotation.
         self.terms.put_on(&mut record)?;
-        if let Err(why) = narrow(&mut record, &source.terms) {
-            return Ok(Err(format!("{}: {why}", record.id)));
+        if let Err(reason) = narrow(&mut record, &source.terms) {
+            return Ok(Err(format!("{}: {reason}", record.id)));
         }
         taken.short += usize::from(source.is_short());
         record.name = source.name.as_ref().map(|name| free(name, &mut taken.names));
@@ -148,19 +150,19 @@ impl Import {
     }
 }
 
-/// Narrows a key by what its list says, beside what is said for all of them: of both, the tighter one holds.
+/// Narrows a key by its terms in the list. Of these and the arguments, the tighter ones count.
 fn narrow(record: &mut KeyRecord, terms: &Terms) -> Result<(), &'static str> {
     for quota in &terms.rate_limits {
-        limits::add(record.rate_limits.get_or_insert_default(), *quota);
+        limits::add(record.terms.rate_limits.get_or_insert_default(), *quota);
     }
-    record.max_concurrent = record.max_concurrent.into_iter().chain(terms.max_concurrent).min();
+    record.terms.max_concurrent = record.terms.max_concurrent.into_iter().chain(terms.max_concurrent).min();
     record.expires_at = record.expires_at.into_iter().chain(terms.expires_at).min();
     if let Some(allowed) = &terms.allow_from {
-        record.allow_from = match record.allow_from.is_empty() {
+        record.terms.allow_from = match record.terms.allow_from.is_empty() {
             true => allowed.clone(),
-            false => limits::in_both(&record.allow_from, allowed),
+            false => limits::in_both(&record.terms.allow_from, allowed),
         };
-        if record.allow_from.is_empty() {
+        if record.terms.allow_from.is_empty() {
             return Err("no address is allowed both by its list and by --allow-from");
         }
     }
@@ -168,12 +170,12 @@ fn narrow(record: &mut KeyRecord, terms: &Terms) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What the store has, and what has been taken of it for new keys.
+/// The ids, names and hashes that are taken, by the store and by new keys.
 struct Taken {
     ids: HashSet<String>,
     names: HashSet<String>,
     hashes: HashSet<KeyHash>,
-    /// New keys that may be guessed.
+    /// How many new keys are short enough to be guessed.
     short: usize,
 }
 
@@ -188,7 +190,7 @@ impl Taken {
     }
 }
 
-/// `name`, or the first of `name-2`, `name-3`, … that nobody has.
+/// `name`, or the first of `name-2`, `name-3`, … that no key has.
 fn free(name: &str, names: &mut HashSet<String>) -> String {
     let mut free = name.to_owned();
     let mut number = 1;

@@ -8,12 +8,16 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{StoreArgument, permission, used};
+use super::store_argument::StoreArgument;
+use super::used;
+use super::values::permission;
 use crate::ago::{ahead_or_ago, span};
 use crate::cli::{Failure, print};
-use crate::keys::edit::find;
-use crate::keys::outlook::ROTATION_AGE;
-use crate::keys::store::Store;
+use crate::key_store::Store;
+use crate::key_store::edit::find;
+use crate::keys::field::Shown;
+use crate::keys::fields::FIELDS;
+use crate::keys::rotation::ROTATION_AGE;
 use crate::keys::{KeyRecord, Permission, State};
 
 #[derive(Debug, Args)]
@@ -38,29 +42,29 @@ pub(super) struct List {
     /// Only keys that may do this
     #[arg(long, value_parser = permission)]
     permission: Option<Permission>,
-    /// Only keys whose name or id holds this
+    /// Only keys with this in their name or id
     #[arg(long = "match", value_name = "TEXT")]
     holds: Option<String>,
-    /// Ask a running bearward instead, which knows how each key was used: its admin listener, HOST:PORT or unix:/PATH
+    /// Ask a running bearward for its keys and their use: the admin listener, HOST:PORT or unix:/PATH
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["keys", "config", "sort", "due", "environment", "permission"])]
     admin: Option<String>,
-    /// Holds the admin token, or a key with `admin`, where the listener is off loopback
+    /// A file with the admin token, or with a key that has `admin`, for a listener off loopback
     #[arg(long, value_name = "FILE", requires = "admin")]
     token_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Sort {
-    /// As they stand in the store
+    /// In the order of the store
     Store,
     Name,
     /// The oldest first
     Age,
-    /// Those that end next first
+    /// The ones that end next first
     Expiry,
 }
 
-/// A key, and how it stands.
+/// A key, with its state and age.
 struct Row {
     record: KeyRecord,
     state: State,
@@ -72,47 +76,35 @@ struct Row {
 
 impl Row {
     fn of(record: KeyRecord, now: Timestamp, max_age: Duration) -> Self {
-        let state = State::of(record.disabled, record.not_before, record.expires_at, now);
-        let age =
-            record.created_at.map(|made| Duration::try_from(now.duration_since(made)).unwrap_or_default());
+        let state = State::of(record.disabled, record.terms.not_before, record.expires_at, now);
+        let age = record
+            .created_at
+            .map(|made| Duration::try_from(now.duration_since(made)).unwrap_or(Duration::ZERO));
         let rotation = record.created_at.and_then(|made| made.checked_add(max_age).ok());
-        // What opens nothing any more needs no new secret.
+        // A key that is not valid any more needs no new secret.
         let is_due = state.is_live() && rotation.is_none_or(|due| now >= due);
         Row { record, state, age, rotation, is_due }
     }
 
     fn as_json(&self, now: Timestamp) -> Value {
-        let KeyRecord {
-            id, name, permissions, environment, disabled, max_concurrent, routes, metadata, ..
-        } = &self.record;
         let instant = |instant: Option<Timestamp>| instant.map(|instant| instant.to_string());
-        let live = self.record.previous.iter().filter(|secret| secret.expires_at > now);
-        let quotas = self.record.rate_limits.as_ref().map(|quotas| {
-            let quota = |quota: &crate::config::Quota| {
-                json!({"requests": quota.requests, "per_seconds": quota.per.as_secs(), "burst": quota.burst})
-            };
-            quotas.iter().map(quota).collect::<Vec<_>>()
-        });
-        json!({
-            "id": id,
-            "name": name,
+        let live = self.record.terms.previous.iter().filter(|secret| secret.expires_at > now);
+        let mut shown = json!({
             "state": self.state.name(),
-            "disabled": disabled,
-            "permissions": permissions.names(),
-            "environment": environment,
-            "created_at": instant(self.record.created_at),
             "age_seconds": self.age.map(|age| age.as_secs()),
-            "not_before": instant(self.record.not_before),
-            "expires_at": instant(self.record.expires_at),
             "rotation_due_at": instant(self.rotation),
             "rotation_due": self.is_due,
             "old_secrets_until": live.map(|secret| secret.expires_at.to_string()).collect::<Vec<_>>(),
-            "rate_limits": quotas,
-            "max_concurrent": max_concurrent,
-            "allow_from": self.record.allow_from.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "routes": routes,
-            "metadata": metadata,
-        })
+        });
+        if let Value::Object(shown) = &mut shown {
+            let fields = FIELDS.iter().filter(|field| field.shown >= Shown::ByCommands);
+            shown.extend(
+                fields.map(|field| {
+                    (field.name.to_owned(), field.shown(field.of_record(&self.record).as_ref()))
+                }),
+            );
+        }
+        shown
     }
 
     /// The cells of the table.
@@ -125,13 +117,13 @@ impl Row {
             }
             _ => String::new(),
         };
-        let is_rotating = self.record.previous.iter().any(|secret| secret.expires_at > now);
+        let is_rotating = self.record.terms.previous.iter().any(|secret| secret.expires_at > now);
         [
             self.record.id.clone(),
             self.record.name.clone().unwrap_or_default(),
             format!("{}{}", self.state.name(), if is_rotating { ", rotating" } else { "" }),
             self.record.permissions.names().join(","),
-            self.record.environment.clone().unwrap_or_default(),
+            self.record.terms.environment.clone().unwrap_or_default(),
             self.age.map(span).unwrap_or_default(),
             self.record.expires_at.map(|end| ahead_or_ago(now, end)).unwrap_or_else(|| "never".to_owned()),
             rotation,
@@ -158,7 +150,7 @@ impl List {
         match self.sort {
             Sort::Store => {}
             Sort::Name => rows.sort_by(|a, b| a.record.name.cmp(&b.record.name)),
-            // What was made nobody knows when is the oldest.
+            // A key without a date counts as the oldest.
             Sort::Age => rows.sort_by_key(|row| row.record.created_at),
             Sort::Expiry => rows.sort_by_key(|row| row.record.expires_at.unwrap_or(Timestamp::MAX)),
         }
@@ -183,7 +175,7 @@ impl List {
         };
         self.state.is_none_or(|state| state == row.state)
             && (!self.due || row.is_due)
-            && self.environment.as_ref().is_none_or(|label| record.environment.as_ref() == Some(label))
+            && self.environment.as_ref().is_none_or(|label| record.terms.environment.as_ref() == Some(label))
             && self.permission.is_none_or(|permission| record.permissions.grant(permission))
             && self.holds.as_deref().is_none_or(holds)
     }

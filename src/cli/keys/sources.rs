@@ -1,30 +1,25 @@
-//! Lists of keys as other programs have them, read for an import.
+//! Lists of keys of other programs, read for an import.
 //!
-//! What fits is imported, and all else is reported. A key that its list narrows in a way that can't be carried over is left
-//! out: without that narrowing it could do more here than it could there.
-//! Invariant: no message quotes from a list, but for the names of variables and of fields.
+//! Keys that fit are imported, and all others are reported. A key is left out if its list narrows
+//! it in a way that has no counterpart: it could do more here than there.
+//! Invariant: no message quotes from a list, except for the names of variables and fields.
 
 mod agentgateway;
 mod apisix;
+pub(super) mod imported;
 mod kong;
 pub(super) mod limits;
 mod litellm;
 mod nginx;
+mod parse;
 mod plain;
 mod tree;
 
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
-
 use clap::ValueEnum;
-use ipnet::IpNet;
-use jiff::Timestamp;
+use imported::ImportedKeys;
+use parse::{parse, parse_once};
 
-use crate::config::Quota;
-use crate::config::tree::{Node, Quoting};
-use crate::keys::record::is_label;
-use crate::keys::{Credential, KeyHash, is_presentable};
-use crate::placeholder;
+use crate::config::tree::Node;
 
 /// A form that a list of keys may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,136 +40,22 @@ pub(super) enum Format {
     Agentgateway,
 }
 
-/// What is said for a whole list.
+/// Options for a whole list.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Options<'a> {
-    /// The variables of a `.env` that are meant; none: those whose names say that they are keys.
+    /// The variables of a `.env` to import; if there are none, those with names such as `…_API_KEY`.
     pub(super) variables: &'a [String],
-    /// Whether the imported keys are narrowed to named routes: then a key may come from a list for one route of several.
+    /// Whether the imported keys are narrowed to named routes. Then a key may come from a list for one route of several.
     pub(super) names_routes: bool,
 }
 
-/// A key that was found in a list, with what narrows it there.
-#[derive(Debug)]
-pub(super) struct ImportedKey {
-    pub(super) name: Option<String>,
-    pub(super) secret: SecretForm,
-    pub(super) terms: Terms,
-}
-
-/// What a list narrows a key by, as far as it can be carried over.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Terms {
-    pub(super) rate_limits: Vec<Quota>,
-    pub(super) max_concurrent: Option<u32>,
-    pub(super) expires_at: Option<Timestamp>,
-    /// Everywhere where that is left out.
-    pub(super) allow_from: Option<Vec<IpNet>>,
-    pub(super) disabled: bool,
-}
-
-/// What a list has of a key.
-#[derive(Debug)]
-pub(super) enum SecretForm {
-    Token(Credential),
-    /// Its SHA-256 alone.
-    Hash(KeyHash),
-}
-
-/// What a list holds.
-#[derive(Debug, Default)]
-pub(super) struct ImportedKeys {
-    pub(super) keys: Vec<ImportedKey>,
-    /// Keys that are left out, each with its place and the reason.
-    pub(super) left_out: Vec<String>,
-    /// What is no key, or lets nobody in.
-    pub(super) passed_over: Vec<String>,
-}
-
-impl ImportedKey {
-    /// A key by its token.
-    ///
-    /// # Errors
-    ///
-    /// Why it is none.
-    fn of(token: &str, name: Option<&str>, terms: Terms) -> Result<Self, String> {
-        if let Some(placeholder) = placeholder::find(token) {
-            return Err(format!("{}; {}", placeholder.what, placeholder.hint));
-        }
-        if !is_presentable(token) {
-            return Err("this is not a token: one printable ASCII word, without commas".to_owned());
-        }
-        let credential = Credential::new(token.as_bytes());
-        if credential.is_mistyped() {
-            return Err("a bearward token with a wrong checksum".to_owned());
-        }
-        Ok(ImportedKey { name: label(name), secret: SecretForm::Token(credential), terms })
-    }
-
-    /// A key by its SHA-256 in hex.
-    fn of_digest(digest: &str, name: Option<&str>, terms: Terms) -> Result<Self, String> {
-        let hash = KeyHash::parse(&format!("sha256:{digest}")).ok_or("this is not a SHA-256 in hex")?;
-        Ok(ImportedKey { name: label(name), secret: SecretForm::Hash(hash), terms })
-    }
-
-    pub(super) fn hash(&self) -> KeyHash {
-        match &self.secret {
-            SecretForm::Token(token) => token.hash(),
-            SecretForm::Hash(hash) => *hash,
-        }
-    }
-
-    /// Whether it may be guessed.
-    pub(super) fn is_short(&self) -> bool {
-        matches!(&self.secret, SecretForm::Token(token) if token.len() < 16)
-    }
-}
-
-fn label(name: Option<&str>) -> Option<String> {
-    name.filter(|name| is_label(name)).map(str::to_owned)
-}
-
-impl ImportedKeys {
-    /// Takes a key in, or notes why it is left out.
-    fn take(&mut self, at: impl std::fmt::Display, source: Result<ImportedKey, String>) {
-        match source {
-            Ok(source) => self.keys.push(source),
-            Err(why) => self.leave_out(at, why),
-        }
-    }
-
-    /// Leaves out keys that stand in the list twice and are narrowed in different ways.
-    pub(super) fn leave_out_ambiguous(&mut self) {
-        let mut terms: HashMap<KeyHash, Terms> = HashMap::new();
-        let mut ambiguous = HashSet::new();
-        for source in &self.keys {
-            let first = terms.entry(source.hash()).or_insert_with(|| source.terms.clone());
-            if *first != source.terms {
-                ambiguous.insert(source.hash());
-            }
-        }
-        self.keys.retain(|source| !ambiguous.contains(&source.hash()));
-        for _ in ambiguous {
-            self.leave_out("a key", "it stands twice, and is narrowed in different ways");
-        }
-    }
-
-    fn leave_out(&mut self, at: impl std::fmt::Display, why: impl std::fmt::Display) {
-        self.left_out.push(format!("{at}: {why}"));
-    }
-
-    fn pass_over(&mut self, at: impl std::fmt::Display, why: impl std::fmt::Display) {
-        self.passed_over.push(format!("{at}: {why}"));
-    }
-}
-
-/// Which form a list most likely has.
+/// The most likely form of a list.
 pub(super) fn guess(file_name: &str, text: &str) -> Format {
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let is_assignment = |line: &str| {
         let line = line.strip_prefix("export ").unwrap_or(line);
         let (name, value) = line.split_once('=').unwrap_or_default();
-        // Padding of base32 or base64 is no value.
+        // Padding of base32 or base64 is not a value.
         let has_value = !value.trim_start_matches('=').is_empty();
         has_value
             && !name.is_empty()
@@ -190,7 +71,7 @@ pub(super) fn guess(file_name: &str, text: &str) -> Format {
     }
 }
 
-/// Whose file a structure is.
+/// The program to which a YAML or JSON file belongs.
 fn structured(root: Node) -> Format {
     match () {
         () if kong::is_one(&root) => Format::Kong,
@@ -198,28 +79,6 @@ fn structured(root: Node) -> Format {
         () if agentgateway::is_one(&root) => Format::Agentgateway,
         () => Format::Litellm,
     }
-}
-
-/// YAML or JSON. The message quotes nothing.
-fn parse(text: &str) -> Result<Node, String> {
-    match crate::config::tree::parse(Path::new("list"), text, Quoting::Never) {
-        Ok(Some(root)) => Ok(root),
-        Ok(None) => Err("it is empty".to_owned()),
-        Err(fault) => Err(format!("line {}: {}", fault.at.line, fault.message)),
-    }
-}
-
-/// As [`parse`], for files in which what narrows a key may stand anywhere: no field stands twice.
-fn parse_once(text: &str) -> Result<Node, String> {
-    let root = parse(text)?;
-    match tree::twice(&root) {
-        Some(line) => Err(stands_twice(line)),
-        None => Ok(root),
-    }
-}
-
-fn stands_twice(line: usize) -> String {
-    format!("line {line}: a field stands twice, and programs differ in which one counts")
 }
 
 /// Reads a list.

@@ -1,4 +1,5 @@
-//! `bearward keys list --admin`: the keys of a running bearward, and how each was used since it began.
+//! `bearward keys list --admin`: the keys of a running bearward, and how each was used since it
+//! began.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,13 +14,13 @@ use crate::cli::{Failure, client, print};
 use crate::keys::State;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// As many as the API gives at once.
+/// How many keys the API returns at once.
 const PAGE: usize = 1000;
 
-/// Which keys are told, and how.
+/// The keys to show, and the form of the output.
 pub(super) struct Wanted<'a> {
     pub(super) state: Option<State>,
-    /// What the name or the id holds.
+    /// Text that the name or the id contains.
     pub(super) holds: Option<&'a str>,
     pub(super) is_json: bool,
 }
@@ -32,17 +33,17 @@ pub(super) fn list(admin: &str, token_file: Option<&Path>, wanted: &Wanted<'_>) 
         let path = format!("/api/v1/keys?limit={PAGE}&after={after}");
         let answer =
             client::ask(&address, &Method::GET, &path, token.as_deref().map(String::as_str), PATIENCE)?;
-        let told: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+        let answered: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
         if !answer.status().is_success() {
-            let message = told.pointer("/error/message").and_then(Value::as_str);
+            let message = answered.pointer("/error/message").and_then(Value::as_str);
             return Err(Failure::Failed(format!(
                 "{admin}: {}",
-                message.unwrap_or("the answer is none of bearward's")
+                message.unwrap_or("the answer is not from bearward")
             )));
         }
-        let page = told.pointer("/data/keys").and_then(Value::as_array).cloned().unwrap_or_default();
+        let page = answered.pointer("/data/keys").and_then(Value::as_array).cloned().unwrap_or_default();
         keys.extend(page.into_iter().filter(|key| wanted.wants(key)));
-        match told.pointer("/data/next_after").and_then(Value::as_str) {
+        match answered.pointer("/data/next_after").and_then(Value::as_str) {
             Some(next) => next.clone_into(&mut after),
             None => break,
         }

@@ -6,18 +6,19 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{StoreArgument, read_token};
+use super::secret::read_token;
+use super::store_argument::StoreArgument;
 use crate::cli::{Failure, print};
-use crate::keys::cache::{KeyCache, Match, Unopened};
-use crate::keys::set::Reading;
-use crate::keys::store::Store;
+use crate::key_cache::{KeyCache, Match, NoMatch};
+use crate::key_store::Reading;
+use crate::key_store::Store;
 use crate::keys::{Circumstances, Credential, Invalidity};
 
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     #[command(flatten)]
     store: StoreArgument,
-    /// The address that the token would come from; left out: one that the key allows
+    /// The address that the token would come from [default: one that the key allows]
     #[arg(long, value_name = "ADDRESS")]
     from: Option<IpAddr>,
     /// Print the outcome as JSON
@@ -29,19 +30,19 @@ impl Verify {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (config, path) = (self.store.configuration()?, self.store.path()?);
         let credential = Credential::new(read_token("verify")?.as_bytes());
-        let nothing = Default::default();
+        let nothing = KeyCache::default();
         let ids = self.store.ids()?;
         let set = Store::at(&path)?.load(Reading::first(&nothing, &ids))?;
-        let found = match KeyCache::from(&set).open(&credential) {
+        let found = match KeyCache::from(&set).lookup(&credential) {
             Ok((_, found)) => found,
-            Err(unopened) => {
-                let why = match unopened {
-                    Unopened::Mistyped => {
+            Err(no_match) => {
+                let message = match no_match {
+                    NoMatch::Mistyped => {
                         "a bearward token with a wrong checksum: a character is lost or changed".to_owned()
                     }
-                    Unopened::Unknown => format!("no key of {} opens with it", path.display()),
+                    NoMatch::Unknown => format!("no key of {} matches it", path.display()),
                 };
-                return self.told(ids.key_id(&credential), Some((unopened.name(), why)), None);
+                return self.report(ids.key_id(&credential), Some((no_match.name(), message)), None);
             }
         };
         let keys = config.as_ref().map(|config| &config.keys);
@@ -53,11 +54,11 @@ impl Verify {
             max_age: keys.and_then(|keys| keys.max_age),
         };
         let refusal = key.validity(found.rotated_out, &circumstances).err();
-        let refusal = refusal.map(|invalidity| (invalidity.name(), why(invalidity)));
-        self.told(key.id().to_owned(), refusal, Some(&found))
+        let refusal = refusal.map(|invalidity| (invalidity.name(), message(invalidity)));
+        self.report(key.id().to_owned(), refusal, Some(&found))
     }
 
-    fn told(
+    fn report(
         &self,
         id: String,
         refusal: Option<(&'static str, String)>,
@@ -71,7 +72,7 @@ impl Verify {
                 "name": name,
                 "let_in": refusal.is_none(),
                 "reason": refusal.as_ref().map(|(reason, _)| reason),
-                "message": refusal.as_ref().map(|(_, why)| why),
+                "message": refusal.as_ref().map(|(_, message)| message),
                 "permissions": key.map(|key| key.permissions.names()),
                 "rotated_out_at": found.and_then(|found| found.rotated_out).map(|end| end.to_string()),
             });
@@ -79,13 +80,13 @@ impl Verify {
         }
         let label = name.map(|name| format!("{id} ({name})")).unwrap_or(id);
         match refusal {
-            Some((_, why)) => Err(Failure::Failed(format!("{label} would be refused: {why}"))),
+            Some((_, message)) => Err(Failure::Failed(format!("{label} would be refused: {message}"))),
             None if self.json => Ok(()),
             None => {
                 let permissions = key.map(|key| key.permissions.names().join(", ")).unwrap_or_default();
-                let mut text = format!("{label} would be let in; it may {permissions}\n");
+                let mut text = format!("{label} would be accepted; it may {permissions}\n");
                 if let Some(end) = found.and_then(|found| found.rotated_out) {
-                    text.push_str(&format!("by an old secret, which ends at {end}\n"));
+                    text.push_str(&format!("with an old secret, which ends at {end}\n"));
                 }
                 print(&text)
             }
@@ -93,18 +94,18 @@ impl Verify {
     }
 }
 
-fn why(invalidity: Invalidity) -> String {
+fn message(invalidity: Invalidity) -> String {
     match invalidity {
         Invalidity::Disabled => "it is turned off".to_owned(),
-        Invalidity::NotYetValid => "its time has not begun".to_owned(),
+        Invalidity::NotYetValid => "it is not valid yet".to_owned(),
         Invalidity::OtherEnvironment => "the configuration demands another environment".to_owned(),
         Invalidity::AddressNotAllowed => "it may not be used from this address".to_owned(),
         Invalidity::AgeUnknown => {
-            "it has no created_at that is over, and keys past keys.max_age are refused".to_owned()
+            "it has no created_at in the past, and keys past keys.max_age are refused".to_owned()
         }
         Invalidity::Expired(end) => format!("it expired at {end}"),
         Invalidity::RotatedOut(end) => {
-            format!("this secret of it was rotated out, and its grace ended at {end}")
+            format!("this secret was rotated out, and its grace ended at {end}")
         }
         Invalidity::TooOld(end) => format!("it is past keys.max_age since {end}"),
     }

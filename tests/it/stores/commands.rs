@@ -46,17 +46,17 @@ async fn a_fault_in_one_entry_does_not_hold_up_a_revocation_of_another() {
         let answer = served.ask("POST /api/v1/keys/key_c/revoke").await;
         assert_eq!(answer.status, 200, "{form:?}: {}", String::from_utf8_lossy(&answer.body));
         assert_eq!(served.statuses(names).await, [401, 401, 401, 200], "{form:?}");
-        // The entry at fault itself is told, and not touched.
-        let told = bearward(&["keys", "revoke", "key_d", "--keys", store], "");
-        assert!(!told.status.success(), "{form:?}");
-        assert!(String::from_utf8(told.stderr).unwrap().contains("`allow_from`"), "{form:?}");
+        // The entry at fault itself is reported, and not touched.
+        let found = bearward(&["keys", "revoke", "key_d", "--keys", store], "");
+        assert!(!found.status.success(), "{form:?}");
+        assert!(String::from_utf8(found.stderr).unwrap().contains("`allow_from`"), "{form:?}");
     }
     // Of two entries with one id nobody knows which is served.
     for form in [Form::Yaml, Form::JsonLines] {
         let files = Files::new(form);
         files.write(&[entry("a", ""), entry("a", "\"disabled\":true"), entry("b", "")]);
-        let told = bearward(&["keys", "revoke", "key_a", "--keys", files.store().to_str().unwrap()], "");
-        assert!(String::from_utf8(told.stderr).unwrap().contains("stands twice"), "{form:?}");
+        let found = bearward(&["keys", "revoke", "key_a", "--keys", files.store().to_str().unwrap()], "");
+        assert!(String::from_utf8(found.stderr).unwrap().contains("appears twice"), "{form:?}");
     }
 }
 

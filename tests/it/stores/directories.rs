@@ -52,7 +52,7 @@ async fn a_directory_of_keys_that_is_replaced_by_renames_is_seen_soon() {
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     // And once more, with a time in which there is none.
     fs::rename(&store, root.join("older")).unwrap();
-    until("it is told", async || served.of_keys().await["is_current"] == false).await;
+    until("it is reported", async || served.of_keys().await["is_current"] == false).await;
     assert_eq!(served.status("c").await, 200);
     write_key(&root.join("keys.new"), "a");
     hints_are_over().await;

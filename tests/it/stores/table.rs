@@ -54,7 +54,7 @@ const BAD_FIELDS: &[(&str, &str, &str)] = &[
     ("\"permission\":[\"read\"]", "unknown field in a key", "did you mean `permissions`?"),
     ("\"expires\":\"2027-01-01T00:00:00Z\"", "unknown field in a key", "did you mean `expires_at`?"),
     ("\"disabled\":true,\"disabled\":false", "this field is given twice", "keep one of them"),
-    ("\"metadata\":[]", "metadata is a map", ""),
+    ("\"metadata\":[]", "a map of names", ""),
     ("\"metadata\":{\"a\":\"1\",\"a\":\"2\"}", "this field is given twice", "keep one of them"),
 ];
 
@@ -134,12 +134,12 @@ fn check(files: &Files) -> (Option<i32>, String) {
 }
 
 /// The line of `said` with this message and hint, which names the file with a line and a column.
-fn assert_told(said: &str, row: &str, message: &str, hint: &str, place: &str) {
-    let told = said.lines().find(|line| line.contains(message) && line.contains(hint));
-    let told = told.unwrap_or_else(|| panic!("{row}: {said}"));
-    let rest = told.split("keys").nth(1).unwrap_or_else(|| panic!("{row}: {said}"));
+fn assert_reported(said: &str, row: &str, message: &str, hint: &str, place: &str) {
+    let found = said.lines().find(|line| line.contains(message) && line.contains(hint));
+    let found = found.unwrap_or_else(|| panic!("{row}: {said}"));
+    let rest = found.split("keys").nth(1).unwrap_or_else(|| panic!("{row}: {said}"));
     let numbers: Vec<&str> = rest.split(':').filter(|part| part.parse::<usize>().is_ok()).collect();
-    assert!(numbers.len() >= 2 && rest.contains(place), "{row}: {told}");
+    assert!(numbers.len() >= 2 && rest.contains(place), "{row}: {found}");
     assert!(!said.contains("SECRET") && !said.contains("sha256:0"), "{row}: {said}");
 }
 
@@ -170,7 +170,7 @@ fn every_bad_entry_is_refused_in_every_store_with_its_place_and_a_hint() {
                 Form::JsonLines => ".jsonl:2:",
                 _ => "/list:2:",
             };
-            assert_told(&said, &format!("{form:?}: {bad}"), message, hint, place);
+            assert_reported(&said, &format!("{form:?}: {bad}"), message, hint, place);
         }
     }
 }
@@ -183,7 +183,7 @@ fn every_bad_line_of_a_plain_list_is_refused_with_its_place_and_a_hint() {
         files.write_raw(&format!("# ours\nsk-good\n{line}\n"));
         let (code, said) = check(&files);
         assert_eq!(code, Some(78), "{line}: {said}");
-        assert_told(&said, line, message, hint, &format!(".txt:3:{column}:"));
+        assert_reported(&said, line, message, hint, &format!(".txt:3:{column}:"));
     }
 }
 
@@ -219,7 +219,7 @@ fn a_store_that_is_no_list_of_keys_is_refused() {
 }
 
 #[test]
-fn what_stands_twice_is_refused_in_every_store() {
+fn a_duplicate_is_refused_in_every_store() {
     let named = |name: &str| entry(name, "\"name\":\"n\"");
     let pairs = [
         ("id", entry("a", ""), entry("b", "").replace("key_b", "key_a")),
@@ -249,11 +249,11 @@ fn what_stands_twice_is_refused_in_every_store() {
             }
             let (code, said) = check(&files);
             assert_eq!(code, Some(78), "{form:?}: {what}: {said}");
-            let is_told = match form {
+            let is_reported = match form {
                 Form::Directory => said.contains("another file of the directory has, too"),
-                _ => said.contains(&format!("this {what} stands twice")),
+                _ => said.contains(&format!("this {what} appears twice")),
             };
-            assert!(is_told, "{form:?}: {what}: {said}");
+            assert!(is_reported, "{form:?}: {what}: {said}");
         }
     }
 }

@@ -1,10 +1,10 @@
 //! agentgateway's configuration: the `apiKey` policies of listeners and routes.
 
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::tree::{fields, given, items, list, narrowed, scalar, text, unknown};
-use super::{ImportedKey, ImportedKeys, Terms};
 use crate::config::tree::Node;
 
-/// A policy with keys, and whether it holds for one route alone.
+/// A policy with keys, and whether it applies to one route alone.
 struct Policy<'n> {
     keys: &'n [Node],
     is_of_route: bool,
@@ -16,13 +16,13 @@ pub(super) fn is_one(root: &Node) -> bool {
     !policies.is_empty()
 }
 
-/// `names_routes`: the imported keys are narrowed to routes of ours.
+/// `names_routes`: `--routes` narrows the imported keys to routes of bearward.
 pub(super) fn read(root: &Node, names_routes: bool) -> ImportedKeys {
     let mut sources = ImportedKeys::default();
     let mut policies = Vec::new();
     collect(root, false, &mut policies);
     let has_several = routes(root) > 1;
-    // In whichever form: `apiKey.role`, `apiKey["role"]`, `has(apiKey)`.
+    // In any form: `apiKey.role`, `apiKey["role"]`, `has(apiKey)`.
     let decides = mentions(root, "apiKey");
     for policy in policies {
         for entry in policy.keys {
@@ -33,11 +33,12 @@ pub(super) fn read(root: &Node, names_routes: bool) -> ImportedKeys {
                         .to_owned())
                 }
                 () if policy.is_of_route && has_several && !names_routes => {
-                    Err("it opens one route of several; `--routes` says which it may use here".to_owned())
+                    Err("it is valid for one route of several; `--routes` names those that it may use here"
+                        .to_owned())
                 }
                 () => key(entry),
             };
-            // The same key may stand at several routes.
+            // Several routes may have the same key.
             let is_there =
                 |source: &ImportedKey| sources.keys.iter().any(|known| known.hash() == source.hash());
             if !source.as_ref().is_ok_and(is_there) {
@@ -64,7 +65,7 @@ fn key(entry: &Node) -> Result<ImportedKey, String> {
     }
 }
 
-/// Finds the policies, wherever they stand.
+/// Finds the policies at any depth.
 fn collect<'n>(node: &'n Node, is_of_route: bool, found: &mut Vec<Policy<'n>>) {
     for (name, value) in fields(node) {
         if name.name == "apiKey" && given(value, "keys").is_some() {
@@ -84,7 +85,7 @@ fn routes(node: &Node) -> usize {
     of_fields.sum::<usize>() + items(node).iter().map(routes).sum::<usize>()
 }
 
-/// Whether some text of the file has this in it.
+/// Whether any text of the file contains this.
 fn mentions(node: &Node, what: &str) -> bool {
     scalar(node).is_some_and(|text| text.contains(what))
         || fields(node).iter().any(|(_, value)| mentions(value, what))

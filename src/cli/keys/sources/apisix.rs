@@ -1,17 +1,18 @@
-//! APISIX: consumers with the plugin `key-auth`, as the standalone configuration or the Admin API has them.
+//! APISIX: consumers with the plugin `key-auth`, from the standalone configuration or the Admin
+//! API.
 
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::{add, networks, quota, quota_with};
 use super::tree::{boolean, count, fields, given, items, list, narrowed, scalar, text, unknown};
-use super::{ImportedKey, ImportedKeys, Terms};
 use crate::config::tree::Node;
 
-/// Plugins that narrow nobody: logs and identifiers.
+/// Plugins that narrow no consumer: logs and identifiers.
 const HARMLESS: [&str; 6] =
     ["request-id", "prometheus", "file-logger", "http-logger", "opentelemetry", "real-ip"];
 const CONSUMER: [&str; 8] =
     ["username", "desc", "labels", "plugins", "create_time", "update_time", "id", "credentials"];
-/// What a limit may count by: the consumer, or (by default, and then what it grants to all addresses together is no less)
-/// the address.
+/// The keys that a limit may count by: the consumer, or the address. By address (the default), all
+/// addresses together get no less.
 const COUNTED_BY: [&str; 2] = ["consumer_name", "remote_addr"];
 
 pub(super) fn is_one(root: &Node) -> bool {
@@ -35,7 +36,10 @@ pub(super) fn read(root: &Node) -> ImportedKeys {
         let at = format!("line {}", consumer.at.line);
         let name = text(consumer, "username");
         let terms = match restricts {
-            true => Err("the plugin `consumer-restriction` says what its consumer may use, which can't be carried over".to_owned()),
+            true => {
+                Err("the plugin `consumer-restriction` restricts its consumer, which can't be carried over"
+                    .to_owned())
+            }
             false => terms(consumer),
         };
         let own = given(consumer, "plugins").and_then(|plugins| given(plugins, "key-auth"));
@@ -94,7 +98,7 @@ fn terms(consumer: &Node) -> Result<Terms, String> {
     Ok(terms)
 }
 
-/// Takes in what a plugin narrows by; `None` where that can't be said here.
+/// Takes over the limits of a plugin; `None` where they have no counterpart.
 fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
     let is_known = |known: &[&str]| unknown(plugin, &[known, &ANSWERS].concat()).is_none();
     let by = text(plugin, "key").unwrap_or("remote_addr");
@@ -106,7 +110,7 @@ fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
             add(&mut terms.rate_limits, quota);
         }
         "limit-req" if is_counted && is_known(&["rate", "burst", "key", "key_type", "nodelay"]) => {
-            // It lets in `burst` more than the rate at once.
+            // It permits `burst` requests beyond the rate at once.
             let burst = given(plugin, "burst").and_then(scalar)?.parse::<u32>().ok()?;
             add(&mut terms.rate_limits, quota_with(number("rate")?, 1, burst.max(1))?);
         }
@@ -121,7 +125,7 @@ fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
                     "only_use_default_delay",
                 ]) =>
         {
-            // What is above `conn` is let in late there, and not at all here.
+            // Requests beyond `conn` are delayed there, and refused here.
             terms.max_concurrent = Some(number("conn")?);
         }
         "ip-restriction" if is_known(&["whitelist", "message"]) => {
@@ -132,7 +136,7 @@ fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
     Some(())
 }
 
-/// What a plugin answers to those it refuses, and where it keeps its counts.
+/// Fields of a plugin that concern its answers and the storage of its counts.
 const ANSWERS: [&str; 12] = [
     "rejected_code",
     "rejected_msg",

@@ -1,16 +1,16 @@
 //! Kong's declarative configuration (`kong.yml`, deck): consumers with key-auth credentials.
 //!
-//! A limit of a consumer becomes one of each of its keys. What a service, a route or all requests are narrowed by is no
-//! part of a key, but for `acl`, which says what a consumer may use.
+//! A limit of a consumer becomes a limit of each of its keys. Limits of a service, a route or all
+//! requests are no part of a key, except for `acl`, which restricts a consumer.
 
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::{add, networks, quota};
 use super::tree::{boolean, count, fields, given, is_nothing, items, list, narrowed, scalar, text, unknown};
-use super::{ImportedKey, ImportedKeys, Terms};
 use crate::config::tree::Node;
 
-/// What a consumer may be called by.
+/// Fields that name a consumer.
 const NAMES: [&str; 3] = ["username", "id", "custom_id"];
-/// Plugins that narrow nobody: logs and identifiers.
+/// Plugins that narrow no consumer: logs and identifiers.
 const HARMLESS: [&str; 9] = [
     "correlation-id",
     "prometheus",
@@ -36,7 +36,7 @@ const CONSUMER: [&str; 10] = [
 ];
 /// The windows of `rate-limiting`, in seconds. A month and a year have no fixed length.
 const WINDOWS: [(&str, u64); 4] = [("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400)];
-/// What else `rate-limiting` may say without narrowing by something that is not the consumer.
+/// Other fields of `rate-limiting` that do not count by anything but the consumer.
 const RATE_LIMITING: [&str; 21] = [
     "second",
     "minute",
@@ -89,7 +89,7 @@ pub(super) fn read(root: &Node) -> ImportedKeys {
             }
         }
     }
-    // Those that name their consumer themselves.
+    // Credentials that name their consumer themselves.
     for credential in list(root, "keyauth_credentials") {
         let owner = given(credential, "consumer");
         let owner = owner.and_then(|owner| {
@@ -102,7 +102,7 @@ pub(super) fn read(root: &Node) -> ImportedKeys {
         };
         let consumer = list(root, "consumers").iter().find(is_it);
         let terms = consumer.map_or_else(
-            || Err("its consumer is not in the file: what that one may do is not known".to_owned()),
+            || Err("its consumer is not in the file, so the limits of the consumer are not known".to_owned()),
             |consumer| terms(root, consumer, has_acl),
         );
         let name =
@@ -116,7 +116,7 @@ pub(super) fn read(root: &Node) -> ImportedKeys {
 fn key(credential: &Node, name: Option<&str>, terms: Terms) -> Result<ImportedKey, String> {
     let known = ["key", "id", "tags", "created_at", "updated_at", "consumer"];
     match unknown(credential, &known) {
-        // Seconds from a beginning that the file does not tell.
+        // Seconds from a start that is not in the file.
         Some("ttl") => return Err(narrowed("ttl")),
         Some(field) => return Err(narrowed(field)),
         None => {}
@@ -127,11 +127,12 @@ fn key(credential: &Node, name: Option<&str>, terms: Terms) -> Result<ImportedKe
     }
 }
 
-/// What narrows all keys of a consumer.
+/// The limits of all keys of a consumer.
 fn terms(root: &Node, consumer: &Node, has_acl: bool) -> Result<Terms, String> {
     if has_acl {
-        return Err("the plugin `acl` says which services its consumer may use, which can't be carried over"
-            .to_owned());
+        return Err(
+            "the plugin `acl` restricts the services of its consumer, which can't be carried over".to_owned()
+        );
     }
     let is_known = |field: &str| {
         CONSUMER.contains(&field) || field.ends_with("_credentials") || field.ends_with("_secrets")
@@ -163,14 +164,14 @@ fn terms(root: &Node, consumer: &Node, has_acl: bool) -> Result<Terms, String> {
     Ok(terms)
 }
 
-/// Whether a group names this consumer: what a group is narrowed by holds for those in it.
+/// Whether a group has this consumer: the limits of a group apply to its members.
 fn is_in_a_group(root: &Node, named: &[&str]) -> bool {
     let of_groups = list(root, "consumer_groups").iter().filter_map(|group| given(group, "consumers"));
     let of_pairs = list(root, "consumer_group_consumers").iter();
     of_groups.chain(of_pairs).any(|members| names_one(members, named))
 }
 
-/// Whether one of these names stands in a node, however deep.
+/// Whether a node contains one of these names, at any depth.
 fn names_one(node: &Node, named: &[&str]) -> bool {
     scalar(node).is_some_and(|text| named.contains(&text))
         || fields(node).iter().any(|(_, value)| names_one(value, named))
@@ -213,7 +214,7 @@ fn plugin_terms(plugin: &Node, terms: &mut Terms) -> Result<(), String> {
     }
 }
 
-/// Every plugin of the file, wherever it stands.
+/// Every plugin of the file, at any depth.
 fn plugins_below<'n>(node: &'n Node, found: &mut Vec<&'n Node>) {
     for (key, value) in fields(node) {
         if key.name == "plugins" {

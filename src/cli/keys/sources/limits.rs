@@ -1,4 +1,4 @@
-//! The limits of other programs in our terms.
+//! Limits of other programs as limits of bearward.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::config::Quota;
 use crate::config::network::unmapped;
 use crate::config::tree::Node;
 
-/// So many requests in so many seconds, with the usual burst.
+/// A quota of this many requests in this many seconds, with the default burst.
 pub(super) fn quota(requests: u32, seconds: u64) -> Option<Quota> {
     quota_with(requests, seconds, Quota::default_burst(requests))
 }
@@ -19,8 +19,8 @@ pub(super) fn quota_with(requests: u32, seconds: u64, burst: u32) -> Option<Quot
     (seconds > 0 && quota.is_countable()).then_some(quota)
 }
 
-/// Adds a limit; of two over the same window, the tighter one holds.
-pub(in super::super) fn add(quotas: &mut Vec<Quota>, quota: Quota) {
+/// Adds a limit. Of two limits over the same window, the tighter one counts.
+pub(crate) fn add(quotas: &mut Vec<Quota>, quota: Quota) {
     match quotas.iter_mut().find(|known| known.per == quota.per) {
         Some(known) => {
             known.requests = known.requests.min(quota.requests);
@@ -42,8 +42,8 @@ pub(super) fn networks(node: &Node) -> Option<Vec<IpNet>> {
     (!networks.is_empty()).then_some(networks)
 }
 
-/// What is in both of two lists of networks.
-pub(in super::super) fn in_both(one: &[IpNet], other: &[IpNet]) -> Vec<IpNet> {
+/// The networks that are in both lists.
+pub(crate) fn in_both(one: &[IpNet], other: &[IpNet]) -> Vec<IpNet> {
     let pairs = one.iter().flat_map(|a| other.iter().map(move |b| (a, b)));
     let common = pairs.filter_map(|(a, b)| match () {
         () if a.contains(b) => Some(*b),

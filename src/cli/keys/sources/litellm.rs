@@ -1,11 +1,13 @@
-//! Keys of LiteLLM: its configuration, the answers of `/key/list`, and exports of its table of tokens.
+//! Keys of LiteLLM: its configuration, the answers of `/key/list`, and exports of its table of
+//! tokens.
 
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::quota;
+use super::parse::{duplicate, parse};
 use super::tree::{boolean, count, fields, given, is_nothing, items, narrowed, scalar, text, twice, unknown};
-use super::{ImportedKey, ImportedKeys, Terms, parse, stands_twice};
 use crate::config::tree::{Key, Node};
 
-/// Fields that narrow nothing: names, statistics, and what is read below.
+/// Fields that narrow nothing: names, statistics, and fields that are read below.
 const HARMLESS: [&str; 31] = [
     "token",
     "key",
@@ -39,14 +41,14 @@ const HARMLESS: [&str; 31] = [
     "rpm_limit",
     "max_parallel_requests",
 ];
-/// Fields that the list of keys may be.
+/// Fields that may hold the list of keys.
 const LISTS: [&str; 3] = ["keys", "data", "tokens"];
-/// Parts of the metadata that narrow nothing have none of these in their names.
+/// Words in the names of metadata that may narrow a key.
 const NARROWING_METADATA: [&str; 6] = ["limit", "budget", "guardrail", "model", "allowed", "blocked"];
 
 /// # Errors
 ///
-/// A field stands twice outside all entries.
+/// A field appears twice outside all entries.
 pub(super) fn read(root: &Node) -> Result<ImportedKeys, String> {
     let outside =
         |(key, value): &&(Key, Node)| !LISTS.contains(&key.name.as_str()) || items(value).is_empty();
@@ -56,7 +58,7 @@ pub(super) fn read(root: &Node) -> Result<ImportedKeys, String> {
     if let Some(line) =
         own.or_else(|| fields(root).iter().filter(outside).find_map(|(_, value)| twice(value)))
     {
-        return Err(stands_twice(line));
+        return Err(duplicate(line));
     }
     let mut sources = ImportedKeys::default();
     let settings = given(root, "general_settings");
@@ -68,7 +70,7 @@ pub(super) fn read(root: &Node) -> Result<ImportedKeys, String> {
     for (index, entry) in items(all).iter().enumerate() {
         let at = format!("entry {} (line {})", index + 1, entry.at.line);
         let source = match twice(entry) {
-            Some(line) => Err(stands_twice(line)),
+            Some(line) => Err(duplicate(line)),
             None => entry_of(entry),
         };
         sources.take(at, source);
@@ -101,7 +103,7 @@ fn entry_of(entry: &Node) -> Result<ImportedKey, String> {
 
 fn terms(entry: &Node) -> Result<Terms, String> {
     if let Some(field) = unknown(entry, &HARMLESS) {
-        // `auto_rotate: false` and its like say nothing.
+        // `auto_rotate: false` and similar fields narrow nothing.
         let says_no = |name: &str| given(entry, name).and_then(boolean) == Some(false);
         if !(field == "auto_rotate" && says_no(field)) {
             return Err(narrowed(field));
@@ -140,7 +142,7 @@ fn metadata_narrows(metadata: &Node) -> bool {
         || fields(metadata).iter().any(|(key, value)| is_narrowing(&key.name) && !is_nothing(value))
 }
 
-/// Whether it looks like a SHA-256 in hex.
+/// Whether it has the form of a SHA-256 in hex.
 fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -1,6 +1,6 @@
 //! The `map` blocks of nginx that turn a key into a name.
 
-use super::{ImportedKey, ImportedKeys, Terms};
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 
 /// A word or a mark of an nginx configuration, and its line.
 fn nginx_words(text: &str) -> Result<Vec<(usize, String, bool)>, String> {
@@ -31,18 +31,18 @@ fn nginx_words(text: &str) -> Result<Vec<(usize, String, bool)>, String> {
     Ok(words)
 }
 
-/// What a block holds.
+/// The content of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Block {
     /// A `map` of keys.
     Keys,
-    /// A `map` of keys with something beside them, such as the path.
+    /// A `map` of keys together with something else, such as the path.
     MoreThanKeys,
     Other,
 }
 
 impl Block {
-    /// A `map` may be over anything; one of keys is over a header or an argument whose name says so.
+    /// A `map` of keys is over a header or an argument with a name such as `authorization` or `key`.
     fn of(statement: &[(usize, String)]) -> Self {
         let [(_, map), (_, variable), ..] = statement else { return Block::Other };
         let variable = variable.to_ascii_lowercase();
@@ -58,7 +58,7 @@ impl Block {
     }
 }
 
-/// Whether a value says that a key is no longer let in, as far as a word can.
+/// Whether a value looks like a refusal of the key.
 fn reads_as_refusal(value: &str) -> bool {
     const WORDS: [&str; 18] = [
         "revoked",
@@ -110,8 +110,8 @@ pub(super) fn read(text: &str) -> Result<ImportedKeys, String> {
                         if let [(line, from), (_, _)] = statement.as_slice()
                             && !matches!(from.as_str(), "default" | "")
                         {
-                            let why = "its map is over more than the key, so what stands there is no key";
-                            sources.leave_out(format!("line {line}"), why);
+                            let reason = "its map is over more than the key, so the entry is no key";
+                            sources.leave_out(format!("line {line}"), reason);
                         }
                     }
                     None if !has_blocks => map_entry(&mut sources, &statement, true),
@@ -125,33 +125,34 @@ pub(super) fn read(text: &str) -> Result<ImportedKeys, String> {
     Ok(sources)
 }
 
-/// `"Bearer token" name`, or `token name`. `is_bare`: nothing around it says what it is.
+/// Reads `"Bearer token" name` or `token name`. `is_bare`: it is outside of any `map` block.
 fn map_entry(sources: &mut ImportedKeys, statement: &[(usize, String)], is_bare: bool) {
     let [(line, from), (_, to)] = statement else { return };
     let at = format!("line {line}");
     match from.as_str() {
         "default" | "" => return,
         "include" => {
-            return sources.leave_out(at, "what another file holds is not read; import that one, too");
+            return sources.leave_out(at, "an included file is not read; import that one as well");
         }
         _ => {}
     }
     if from.starts_with('~') {
-        return sources.leave_out(at, "a pattern, which no key can be made of");
+        return sources.leave_out(at, "a pattern, which is no key");
     }
     let denies = ["", "0", "off", "no", "false", "deny", "denied", "none"];
     if denies.contains(&to.to_ascii_lowercase().as_str()) {
-        return sources.pass_over(at, "nginx does not let it in");
+        return sources.pass_over(at, "nginx refuses it");
     }
     if reads_as_refusal(to) {
-        let why = "its value reads like a refusal, not like a name; give it a name there if it is let in";
-        return sources.leave_out(at, why);
+        let reason =
+            "its value looks like a refusal, not like a name; give it a name there if nginx accepts it";
+        return sources.leave_out(at, reason);
     }
     if from.contains('\\') {
-        return sources.leave_out(at, "a `\\` in it stands for another character");
+        return sources.leave_out(at, "a `\\` in it escapes another character");
     }
     if to.starts_with('$') {
-        return sources.leave_out(at, "what it stands for is in a variable");
+        return sources.leave_out(at, "its value is a variable");
     }
     let scheme = from.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer "));
     if is_bare && scheme.is_none() && !from.contains(|c: char| c.is_ascii_digit() || c == '-') {

@@ -1,8 +1,8 @@
-//! A token a line, and the variables of a `.env`.
+//! Lists with one token a line, and the variables of a `.env`.
 
 use std::io::Cursor;
 
-use super::{ImportedKey, ImportedKeys, Terms};
+use super::imported::{ImportedKey, ImportedKeys, Terms};
 use crate::placeholder;
 
 pub(super) fn lines(text: &str) -> ImportedKeys {
@@ -11,7 +11,7 @@ pub(super) fn lines(text: &str) -> ImportedKeys {
         let numbered = text.lines().map(str::trim).enumerate();
         numbered.filter(|(_, token)| !token.is_empty() && !token.starts_with('#'))
     };
-    // One hash of a password is enough to know an htpasswd file, in which `name:secret` may look like a token.
+    // One password hash identifies an htpasswd file, in which `name:secret` may look like a token.
     let is_hash = |token: &str| placeholder::find(token).is_some_and(|sign| sign.what.contains("htpasswd"));
     let is_htpasswd = tokens().any(|(_, token)| is_hash(token));
     for (number, token) in tokens() {
@@ -31,24 +31,24 @@ pub(super) fn env(text: &str, variables: &[String]) -> ImportedKeys {
     };
     let mut sources = ImportedKeys::default();
     for variable in dotenvy::from_read_iter(Cursor::new(text)) {
-        // Its own message would quote the line.
+        // The message of the parser would quote the line.
         let Ok((name, value)) = variable else {
             sources.leave_out("a line", "it is not NAME=value");
             continue;
         };
-        // What has no `_` in it may be a token that looks like a name.
+        // A name without `_` may be a token.
         let shown = if name.contains('_') { name.as_str() } else { "a variable" };
         let at = match line_of(text, &name) {
             Some(line) => format!("line {line}, {shown}"),
             None => shown.to_owned(),
         };
         if !is_meant(&name) {
-            sources.pass_over(at, "--variable with its name brings it in");
+            sources.pass_over(at, "--variable with its name imports it");
             continue;
         }
         if is_expanded(text, &name) {
-            let why = "a `$` in it stands for another variable; in single quotes it stands for itself";
-            sources.leave_out(at, why);
+            let reason = "a `$` in it is replaced by a variable; in single quotes it is kept";
+            sources.leave_out(at, reason);
             continue;
         }
         let label = name.to_lowercase().replace('_', "-");

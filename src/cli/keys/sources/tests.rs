@@ -1,13 +1,17 @@
+use ipnet::IpNet;
+
+use super::imported::{ImportedKey, Terms};
 use super::*;
+use crate::keys::KeyHash;
 
 fn read_as(text: &str) -> ImportedKeys {
     let mut sources =
-        read(guess("list", text), text, Options::default()).unwrap_or_else(|why| panic!("{why}"));
+        read(guess("list", text), text, Options::default()).unwrap_or_else(|reason| panic!("{reason}"));
     sources.leave_out_ambiguous();
     sources
 }
 
-/// The names and the hashes of what is found, and how much was left out, or was none.
+/// The names and the hashes of the keys that are found, and how many entries were left out or are no keys.
 fn found(text: &str) -> (Vec<(Option<String>, String)>, usize) {
     let sources = read_as(text);
     let key = |source: &ImportedKey| (source.name.clone(), source.hash().to_stored());
@@ -20,7 +24,7 @@ fn key(name: &str, token: &str) -> (Option<String>, String) {
 }
 
 #[test]
-fn every_form_is_told_apart_and_read() {
+fn every_form_is_recognized_and_read() {
     let one_two = vec![key("", "sk-one"), key("", "sk-two")];
     assert_eq!(found("# ours\nsk-one\n\nsk-two\n"), (one_two, 0));
     let env = "# ours\nexport VLLM_API_KEY=\"sk-one\"\nLLAMA_API_KEYS=sk-a,sk-b\nDATABASE_URL=postgres://x\n";
@@ -47,10 +51,10 @@ fn every_form_is_told_apart_and_read() {
     assert_eq!(found(yaml), (vec![key("master-key", "sk-one"), key("", "sk-two")], 0));
 }
 
-/// Each text has one key that fits, `sk-good`, and others with SECRET in them that are left out for this reason, which never
-/// quotes them.
+/// Each text has one key that fits, `sk-good`, and others with SECRET in them. Those are left out
+/// for this reason, which never quotes them.
 #[test]
-fn what_fits_is_taken_and_all_else_is_told_with_its_place() {
+fn keys_that_fit_are_imported_and_others_are_reported_with_their_position() {
     let cases = [
         ("sk-good\na SECRET line\n", "line 2: this is not a token"),
         ("sk-good\n${SECRET}\n", "line 2: a variable in `${…}`"),
@@ -64,11 +68,11 @@ fn what_fits_is_taken_and_all_else_is_told_with_its_place() {
         ("map $http_authorization $w {\n\"Bearer sk-good\" 1;\n~*SECRET 1;\n}", "line 3: a pattern"),
         (
             "map $http_authorization $w {\n\"Bearer sk-good\" 1;\ninclude SECRET.map;\n}",
-            "line 3: what another file holds",
+            "line 3: an included file",
         ),
         (
             "map $http_authorization $w {\n\"Bearer sk-good\" 1;\n\"Bearer SECRET\" $SECRET;\n}",
-            "line 3: what it stands for",
+            "line 3: its value is a variable",
         ),
         ("- {key: sk-good}\n- {key: SECRET, expires: soon}\n", "entry 2 (line 2): `expires` is not a time"),
         ("- {key: sk-good}\n- {key: SECRET, expires: 1790000000}\n", "entry 2 (line 2): `expires` is not"),
@@ -78,7 +82,7 @@ fn what_fits_is_taken_and_all_else_is_told_with_its_place() {
         ("- {key: sk-good}\n- {key: SECRET, team_id: t}\n", "narrowed by `team_id`"),
         ("- {key: sk-good}\n- {key: SECRET, allowed_routes: [x]}\n", "narrowed by `allowed_routes`"),
         ("- {key: sk-good}\n- {key: SECRET, what_comes_next: 1}\n", "narrowed by `what_comes_next`"),
-        ("- {key: sk-good}\n- {key: SECRET, SECRET: 1}\n", "a field that is not known"),
+        ("- {key: sk-good}\n- {key: SECRET, SECRET: 1}\n", "an unknown field"),
         (
             "- {key: sk-good}\n- {key: SECRET, metadata: {model_rpm_limit: {a: 1}}}\n",
             "narrowed by `metadata`",
@@ -87,7 +91,7 @@ fn what_fits_is_taken_and_all_else_is_told_with_its_place() {
         ("- {key: sk-good}\n- {key: SECRET, rpm_limit: 0}\n", "`rpm_limit` is not a number"),
         ("- {key: sk-good}\n- {key: SECRET, blocked: 'yes'}\n", "`blocked` is neither"),
         ("- {key: sk-good}\n- {name: SECRET}\n", "neither `key` nor `token`"),
-        ("- {key: sk-good}\n- {key: SECRET}\n- {key: SECRET, rpm_limit: 5}\n", "stands twice"),
+        ("- {key: sk-good}\n- {key: SECRET}\n- {key: SECRET, rpm_limit: 5}\n", "appears twice"),
         (
             "general_settings:\n  master_key: os.environ/SECRET\nkeys: [{key: sk-good}]\n",
             "a reference to a secret",
@@ -97,19 +101,19 @@ fn what_fits_is_taken_and_all_else_is_told_with_its_place() {
             "64 hex digits may be a key",
         ),
     ];
-    for (text, why) in cases {
+    for (text, reason) in cases {
         let sources = read_as(text);
         let hashes: Vec<String> = sources.keys.iter().map(|source| source.hash().to_stored()).collect();
         assert_eq!(hashes, [KeyHash::of(b"sk-good").to_stored()], "{text}");
         assert_eq!(sources.left_out.len(), 1, "{text}: {:?}", sources.left_out);
-        assert!(sources.left_out[0].contains(why), "{text}: {:?}", sources.left_out);
-        let told = [sources.left_out, sources.passed_over].concat().join(" ").replace("SECRET_KEY", "");
-        assert!(!told.contains("SECRET"), "{told}");
+        assert!(sources.left_out[0].contains(reason), "{text}: {:?}", sources.left_out);
+        let reported = [sources.left_out, sources.passed_over].concat().join(" ").replace("SECRET_KEY", "");
+        assert!(!reported.contains("SECRET"), "{reported}");
     }
 }
 
 #[test]
-fn what_is_no_list_at_all_is_refused() {
+fn text_that_is_no_list_is_refused() {
     for text in ["\"Bearer SECRET\" \"a;\n", "- [SECRET\n", "- {key: *SECRET}\n"] {
         let message = read(guess("list", text), text, Options::default()).unwrap_err();
         assert!(!message.contains("SECRET") && message.contains("line "), "{message}");
@@ -117,7 +121,7 @@ fn what_is_no_list_at_all_is_refused() {
 }
 
 #[test]
-fn what_can_be_said_here_is_carried_over() {
+fn terms_with_a_counterpart_are_carried_over() {
     let text = "- {key: sk-one, rpm_limit: 60, max_parallel_requests: 3, expires: 2027-01-01T00:00:00Z, blocked: true, user_id: u, spend: 1.5, metadata: {team: x}, models: []}\n";
     let terms = &read_as(text).keys[0].terms;
     assert_eq!(terms.rate_limits, [limits::quota(60, 60).unwrap()]);
@@ -181,11 +185,11 @@ fn kong_consumers_keep_what_narrows_them() {
         let networks: Vec<String> = of(token).allow_from.iter().flatten().map(ToString::to_string).collect();
         assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32"]);
     }
-    // What a plugin of a service says of one consumer is for that service alone.
+    // A plugin of a service that names a consumer applies to that service alone.
     assert_eq!(of("sk-late").rate_limits, [limits::quota(7, 3600).unwrap()]);
     assert_eq!(*of("sk-off"), Terms::default());
-    let told = sources.left_out.join("\n");
-    for why in [
+    let reported = sources.left_out.join("\n");
+    for reason in [
         "another kind of file",
         "`request-termination`",
         "`rate-limiting`",
@@ -194,13 +198,13 @@ fn kong_consumers_keep_what_narrows_them() {
         "`groups`",
         "its consumer is not in the file",
     ] {
-        assert!(told.contains(why), "{why}: {told}");
+        assert!(reported.contains(reason), "{reason}: {reported}");
     }
-    assert_eq!(sources.left_out.len(), 8, "{told}");
-    assert!(!told.contains("SECRET") && sources.passed_over.len() == 1, "{told}");
+    assert_eq!(sources.left_out.len(), 8, "{reported}");
+    assert!(!reported.contains("SECRET") && sources.passed_over.len() == 1, "{reported}");
     let with_acl =
         KONG.replace("[{name: key-auth},", "[{name: key-auth}, {name: acl, config: {allow: [a]}},");
-    assert!(read_as(&with_acl).keys.is_empty(), "what an acl lets through nobody can say here");
+    assert!(read_as(&with_acl).keys.is_empty(), "an acl has no counterpart");
 }
 
 const APISIX: &str = "consumers:
@@ -242,12 +246,12 @@ fn apisix_consumers_keep_what_narrows_them() {
         (&[limits::quota(200, 60).unwrap()][..], Some(4))
     );
     assert!(ann.allow_from.is_some() && sources.keys[1].terms.disabled);
-    let told = sources.left_out.join("\n");
-    for why in ["a reference to a secret", "`group_id`", "`limit-count`", "`ip-restriction`"] {
-        assert!(told.contains(why), "{why}: {told}");
+    let reported = sources.left_out.join("\n");
+    for reason in ["a reference to a secret", "`group_id`", "`limit-count`", "`ip-restriction`"] {
+        assert!(reported.contains(reason), "{reason}: {reported}");
     }
-    assert_eq!((sources.left_out.len(), sources.passed_over.len()), (5, 1), "{told}");
-    assert!(!told.contains("SECRET"), "{told}");
+    assert_eq!((sources.left_out.len(), sources.passed_over.len()), (5, 1), "{reported}");
+    assert!(!reported.contains("SECRET"), "{reported}");
     let api = r#"{"total": 1, "list": [{"key": "/apisix/consumers/ann", "value": {"username": "ann", "plugins": {"key-auth": {"key": "sk-ann"}}}}]}"#;
     assert_eq!(found(api), (vec![key("ann", "sk-ann")], 0));
     let restricted =
@@ -272,13 +276,16 @@ const AGENTGATEWAY: &str = "binds:
 ";
 
 #[test]
-fn agentgateway_keys_are_taken_where_they_open_all_there_is() {
+fn agentgateway_keys_are_taken_where_they_are_valid_for_all_routes() {
     let text = AGENTGATEWAY.replace("HASH", &KeyHash::of(b"sk-bob").to_stored()[7..]);
     assert_eq!(guess("config.yaml", &text), Format::Agentgateway);
     assert_eq!(found(&text), (vec![key("ann", "sk-ann"), key("bob", "sk-bob")], 3));
-    let told = read_as(&text).left_out.join("\n");
-    assert!(told.contains("salted hash") && told.contains("`expires`") && !told.contains("SECRET"), "{told}");
-    // Of several routes, the keys open one.
+    let reported = read_as(&text).left_out.join("\n");
+    assert!(
+        reported.contains("salted hash") && reported.contains("`expires`") && !reported.contains("SECRET"),
+        "{reported}"
+    );
+    // The keys are valid for one route of several.
     let several = format!("{text}    - backends: [{{host: other:8000}}]\n");
     assert!(read_as(&several).keys.is_empty());
     let named = Options { names_routes: true, ..Options::default() };
@@ -291,13 +298,13 @@ fn agentgateway_keys_are_taken_where_they_open_all_there_is() {
 }
 
 #[test]
-fn an_htpasswd_file_is_known_by_one_of_its_lines() {
+fn an_htpasswd_file_is_recognized_by_one_of_its_lines() {
     let sources = read_as("ann:$apr1$gxq1$Oz4M\nbob:rqXexS6ZhobKA\n");
     assert!(sources.keys.is_empty() && sources.left_out.len() == 2, "{sources:?}");
 }
 
 #[test]
-fn the_tighter_of_two_limits_holds() {
+fn the_tighter_of_two_limits_counts() {
     let mut quotas = vec![limits::quota(600, 60).unwrap()];
     limits::add(&mut quotas, limits::quota(60, 60).unwrap());
     limits::add(&mut quotas, limits::quota(5, 1).unwrap());

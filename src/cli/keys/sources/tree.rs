@@ -1,8 +1,8 @@
-//! Looks into the YAML and JSON of other programs.
+//! Reads values in the YAML and JSON of other programs.
 
 use crate::config::tree::{Key, Kind, Node};
 
-/// The value of a field, where it is there and says something.
+/// The value of a field, unless it is absent or empty.
 pub(super) fn given<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
     fields(node)
         .iter()
@@ -44,7 +44,7 @@ pub(super) fn list<'n>(node: &'n Node, name: &str) -> &'n [Node] {
     given(node, name).map(items).unwrap_or_default()
 }
 
-/// What says nothing: null, and what is empty.
+/// Whether a value is null or empty.
 pub(super) fn is_nothing(node: &Node) -> bool {
     match &node.kind {
         Kind::List(items) => items.is_empty(),
@@ -66,7 +66,7 @@ pub(super) fn count(node: &Node) -> Option<u32> {
     scalar(node)?.parse().ok().filter(|number| *number > 0)
 }
 
-/// The line of a field that stands twice in one map, however deep. Readers differ in which of the two counts.
+/// The line of a field that appears twice in one map, at any depth. Readers differ in which of the two counts.
 pub(super) fn twice(node: &Node) -> Option<usize> {
     let own = fields(node);
     let again = |(index, (key, _)): (usize, &(Key, Node))| {
@@ -76,19 +76,19 @@ pub(super) fn twice(node: &Node) -> Option<usize> {
     here.or_else(|| own.iter().map(|(_, value)| value).chain(items(node)).find_map(twice))
 }
 
-/// The first field that says something and is none of `known`.
+/// The first field that is not empty and is none of `known`.
 pub(super) fn unknown<'n>(node: &'n Node, known: &[&str]) -> Option<&'n str> {
     let mut fields = fields(node).iter();
     let is_unknown = |(key, value): &&(Key, Node)| !known.contains(&key.name.as_str()) && !is_nothing(value);
     fields.find(is_unknown).map(|(key, _)| key.name.as_str())
 }
 
-/// Why a key is left out that is narrowed by something that has no counterpart here.
+/// The reason reason a key is left out that is narrowed by something without a counterpart.
 pub(super) fn narrowed(by: &str) -> String {
-    // A field's name may be anything where the file is none of its kind.
+    // In another kind of file, a field's name may be anything, even a secret.
     let is_plain = by.len() < 40 && by.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-');
     match is_plain {
         true => format!("narrowed by `{by}`, which can't be carried over; remove that if it need not be"),
-        false => "it has a field that is not known, and may narrow it".to_owned(),
+        false => "it has an unknown field, which may narrow it".to_owned(),
     }
 }

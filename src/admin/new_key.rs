@@ -1,0 +1,229 @@
+//! The body of a request for a new key: the fields of a key file, except for those that bearward
+//! sets.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::config::Quota;
+use crate::config::decode::parse_duration;
+use crate::denial::Denial;
+use crate::key_store::yaml;
+use crate::keys::KeyRecord;
+use crate::keys::field::{Field, Form, Presence, SetBy};
+use crate::keys::fields::FIELDS;
+use crate::keys::token::Token;
+
+/// A request for a new key.
+#[derive(Debug, Default)]
+pub(super) struct NewKey {
+    fields: Map<String, Value>,
+    /// Instead of the field `expires_at`.
+    expires_in: Option<String>,
+    /// The rate limits among the fields.
+    quotas: Vec<Quota>,
+}
+
+impl<'de> Deserialize<'de> for NewKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = NewKey;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the fields of a key")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NewKey, A::Error> {
+                let mut wanted = NewKey::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    let is_new = match may_be_set().find(|field| field.name == name) {
+                        Some(field) => {
+                            let value = wanted.read(field, &mut map)?;
+                            wanted.fields.insert(name, value).is_none()
+                        }
+                        None if name == "expires_in" => {
+                            wanted.expires_in.replace(map.next_value()?).is_none()
+                        }
+                        None => return Err(A::Error::custom("no field of a new key")),
+                    };
+                    if !is_new {
+                        return Err(A::Error::custom("a field appears twice"));
+                    }
+                }
+                let required = may_be_set().filter(|field| field.presence == Presence::Required);
+                match required.into_iter().all(|field| wanted.fields.contains_key(field.name)) {
+                    true => Ok(wanted),
+                    false => Err(A::Error::custom("a field is missing")),
+                }
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// The fields that a caller may set.
+fn may_be_set() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(|field| field.set_by != SetBy::Bearward)
+}
+
+impl NewKey {
+    /// Reads a value in the JSON form of the field. The decoder of key files judges the value.
+    fn read<'de, A: MapAccess<'de>>(&mut self, field: &Field, map: &mut A) -> Result<Value, A::Error> {
+        Ok(match field.form {
+            Form::Name | Form::Label | Form::Instant => map.next_value::<String>()?.into(),
+            Form::Flag => map.next_value::<bool>()?.into(),
+            Form::Count => map.next_value::<Whole>()?.0.into(),
+            Form::Permissions | Form::Networks | Form::Words => map.next_value::<Vec<String>>()?.into(),
+            Form::Pairs => {
+                let pairs = map.next_value::<BTreeMap<String, String>>()?.into_iter();
+                pairs.map(|(name, value)| (name, Value::String(value))).collect()
+            }
+            Form::RateLimits => {
+                let limits: NewLimits = map.next_value()?;
+                self.quotas = limits.quotas().iter().filter_map(NewQuota::quota).collect();
+                serde_json::to_value(limits).map_err(A::Error::custom)?
+            }
+            Form::KeyId | Form::Hash | Form::Secrets => {
+                return Err(A::Error::custom("bearward sets this field"));
+            }
+        })
+    }
+
+    /// The record of the key, by the decoder of key files.
+    pub(super) fn record(self, token: &Token, now: Timestamp) -> Result<KeyRecord, Denial> {
+        let expires_in =
+            self.expires_in.as_deref().map(|lifetime| ahead("expires_in", lifetime, now)).transpose()?;
+        if expires_in.is_some() && self.fields.contains_key("expires_at") {
+            return Err(Denial::bad_content("Only one of `expires_in` and `expires_at` may be given"));
+        }
+        if !self.quotas.iter().all(Quota::is_countable) {
+            return Err(Denial::key_conflict("A burst takes more than a century to be full again"));
+        }
+        let mut windows: Vec<Duration> = self.quotas.iter().map(|quota| quota.per).collect();
+        windows.sort_unstable();
+        if windows.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
+            return Err(Denial::key_conflict("Two limits are over the same window"));
+        }
+        let mut fields = self.fields;
+        fields.insert("id".to_owned(), Value::String(token.key_id()));
+        fields.insert("hash".to_owned(), Value::String(token.hash().to_stored()));
+        let read = yaml::parse_part(Path::new("body"), &as_yaml(&Value::Object(fields).to_string()));
+        let records = read.map_err(|faults| {
+            let reasons = faults.0.iter().map(|fault| match &fault.hint {
+                Some(hint) => format!("{} ({hint})", fault.message),
+                None => fault.message.clone(),
+            });
+            Denial::bad_fields(reasons.collect())
+        })?;
+        let mut record = records.into_iter().next().ok_or_else(Denial::internal)?;
+        record.created_at = Some(now);
+        record.expires_at = record.expires_at.or(expires_in);
+        Ok(record)
+    }
+}
+
+/// A new key's own limits, or `none`: then the configuration's defaults do not apply.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+enum NewLimits {
+    Quotas(Vec<NewQuota>),
+    None(NoLimits),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+enum NoLimits {
+    #[serde(rename = "none")]
+    None,
+}
+
+impl NewLimits {
+    fn quotas(&self) -> &[NewQuota] {
+        match self {
+            NewLimits::Quotas(quotas) => quotas,
+            NewLimits::None(NoLimits::None) => &[],
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct NewQuota {
+    requests: Whole,
+    per: String,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    burst: Option<Whole>,
+}
+
+impl NewQuota {
+    /// The quota, if its window is a duration.
+    fn quota(&self) -> Option<Quota> {
+        let requests = self.requests.0;
+        let burst = self.burst.map_or_else(|| Quota::default_burst(requests), |burst| burst.0);
+        Some(Quota { requests, per: parse_duration(&self.per)?, burst })
+    }
+}
+
+/// A whole number, which JSON may write as 8.0.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(try_from = "f64", into = "u32")]
+struct Whole(u32);
+
+impl TryFrom<f64> for Whole {
+    type Error = &'static str;
+
+    fn try_from(number: f64) -> Result<Self, Self::Error> {
+        let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+        if is_whole { Ok(Whole(number as u32)) } else { Err("a whole number is needed") }
+    }
+}
+
+impl From<Whole> for u32 {
+    fn from(whole: Whole) -> u32 {
+        whole.0
+    }
+}
+
+/// Refuses null for a field that is there.
+pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
+}
+
+/// JSON as YAML. Characters that YAML takes for unprintable (YAML 1.2, section 5.1) are escaped;
+/// JSON has them in strings alone.
+fn as_yaml(json: &str) -> String {
+    let is_unprintable = |c: char| {
+        matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    };
+    let mut yaml = String::with_capacity(json.len());
+    for c in json.chars() {
+        match is_unprintable(c) {
+            true => yaml.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => yaml.push(c),
+        }
+    }
+    yaml
+}
+
+/// The current time to the second, since people read the stores.
+pub(super) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    // Every second of a timestamp is one itself.
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// The instant after the duration `text` from now.
+pub(super) fn ahead(field: &str, text: &str, now: Timestamp) -> Result<Timestamp, Denial> {
+    let end = parse_duration(text).and_then(|duration| now.checked_add(duration).ok());
+    // The stores hold no later instant.
+    end.filter(|end| end.as_second() < 253_402_214_400)
+        .ok_or_else(|| Denial::bad_content(format!("`{field}` is a duration, as in 90d")))
+}

@@ -1,0 +1,265 @@
+//! The keys as the request path sees them: a concurrent map from digest to key.
+//!
+//! A reload applies the difference between two sets key by key, new keys before removals. It never
+//! blocks a look-up.
+
+use std::hash::BuildHasherDefault;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::key_cache::live_key::LiveKey;
+use crate::key_cache::set::KeySet;
+use crate::key_store::labels::Hashing;
+use crate::keys::token::{Credential, DigestHasher, Form, KeyHash};
+
+/// The key that matches a digest.
+#[derive(Clone, Debug)]
+pub(crate) struct Match {
+    pub(crate) key: Arc<LiveKey>,
+    /// When the secret's grace ends; `None` for the key's current secret.
+    pub(crate) rotated_out: Option<Timestamp>,
+}
+
+/// The reason why no key matches a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoMatch {
+    /// It is a bearward token whose checksum is wrong.
+    Mistyped,
+    Unknown,
+}
+
+impl NoMatch {
+    /// The reason's name in logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            NoMatch::Mistyped => "mistyped",
+            NoMatch::Unknown => "unknown",
+        }
+    }
+}
+
+/// All keys in service, by the digests of their secrets.
+#[derive(Debug)]
+pub(crate) struct KeyCache {
+    pub(super) by_hash: DashMap<KeyHash, Arc<LiveKey>, BuildHasherDefault<DigestHasher>>,
+    /// Counts the sets that were begun.
+    pub(super) generation: AtomicU32,
+    pub(super) hashing: Hashing,
+    /// The keys of a file of lines in their order: most lines of the next one are the same.
+    pub(super) order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
+    /// Notifies of keys that were removed or changed.
+    changes: watch::Sender<()>,
+}
+
+/// How many secrets a replacement changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Difference {
+    pub(crate) added: usize,
+    pub(crate) changed: usize,
+    pub(crate) removed: usize,
+}
+
+impl Default for KeyCache {
+    fn default() -> Self {
+        Self::with_room(0)
+    }
+}
+
+impl From<&KeySet> for KeyCache {
+    /// A cache of these keys, allocated at once: a map that grows blocks a shard for milliseconds.
+    fn from(set: &KeySet) -> Self {
+        let cache = KeyCache { hashing: set.hashing.clone(), ..KeyCache::with_room(set.entries.len()) };
+        cache.remember_order(set);
+        // The keys have the set's mark already.
+        cache.generation.store(set.generation, Ordering::Relaxed);
+        for (hash, key) in &set.entries {
+            cache.by_hash.insert(*hash, key.clone());
+        }
+        cache
+    }
+}
+
+impl KeyCache {
+    fn with_room(room: usize) -> Self {
+        KeyCache {
+            by_hash: DashMap::with_capacity_and_hasher(room, BuildHasherDefault::default()),
+            generation: AtomicU32::new(0),
+            hashing: Hashing::default(),
+            order: Mutex::default(),
+            changes: watch::Sender::new(()),
+        }
+    }
+
+    /// Replaces all keys by those of `set`, the last set that was built for this cache, and returns
+    /// the difference. One caller at a time.
+    ///
+    /// New and changed keys are inserted before others are removed: a key of both sets is never
+    /// missing. A key that stays as it was is not touched.
+    pub(crate) fn replace(&self, set: &KeySet) -> Difference {
+        let mut difference = Difference::default();
+        self.remember_order(set);
+        for (hash, key) in &set.entries {
+            match self.by_hash.insert(*hash, key.clone()) {
+                Some(_) => difference.changed += 1,
+                None => difference.added += 1,
+            }
+        }
+        // The map has each digest of the set, once each. If it has more, those belong to removed
+        // keys.
+        if self.by_hash.len() > set.kept + set.entries.len() {
+            let entries = self.by_hash.iter().filter(|entry| !entry.value().is_of(set.generation));
+            let gone: Vec<KeyHash> = entries.map(|entry| *entry.key()).collect();
+            for hash in &gone {
+                self.by_hash.remove(hash);
+            }
+            difference.removed = gone.len();
+        }
+        if difference.removed + difference.changed > 0 {
+            self.changes.send_replace(());
+        }
+        difference
+    }
+
+    fn remember_order(&self, set: &KeySet) {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.clone_from(&set.order);
+    }
+
+    /// Notifies whenever keys were removed or changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// The key that matches a credential, by its digest.
+    ///
+    /// # Errors
+    ///
+    /// No key matches it. A mistyped token is refused before any look-up.
+    pub(crate) fn lookup(&self, credential: &Credential) -> Result<(KeyHash, Match), NoMatch> {
+        self.lookup_as(credential.form(), credential)
+    }
+
+    /// [`KeyCache::lookup`] for a credential whose form is known.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyCache::lookup`].
+    pub(crate) fn lookup_as(&self, form: Form, credential: &Credential) -> Result<(KeyHash, Match), NoMatch> {
+        if form == Form::Mistyped {
+            return Err(NoMatch::Mistyped);
+        }
+        let hash = credential.hash();
+        let found = self.find(&hash).ok_or(NoMatch::Unknown)?;
+        Ok((hash, found))
+    }
+
+    /// The key that matches this digest, valid or not.
+    pub(crate) fn find(&self, hash: &KeyHash) -> Option<Match> {
+        let key = self.by_hash.get(hash)?.value().clone();
+        let rotated_out = key.key.rotated_out(hash);
+        Some(Match { key, rotated_out })
+    }
+
+    /// Visits every key once, in no order.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&Arc<LiveKey>)) {
+        self.for_each_current(|_, live| visit(live));
+    }
+
+    /// Visits every key once, with the digest of its current secret, in no order.
+    pub(crate) fn for_each_current(&self, mut visit: impl FnMut(&KeyHash, &Arc<LiveKey>)) {
+        for entry in &self.by_hash {
+            // A rotated-out secret has an entry, too.
+            if entry.value().key.rotated_out(entry.key()).is_none() {
+                visit(entry.key(), entry.value());
+            }
+        }
+    }
+
+    /// How many secrets match a key.
+    pub(crate) fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key_store::build_set::{BuildSet as _, Findings, KeysInService as _};
+    use crate::keys::{KeyRecord, Permission, Secret};
+
+    fn record(name: &str) -> KeyRecord {
+        let permissions = [Permission::Read].into_iter().collect();
+        KeyRecord::new(format!("key_{name}"), KeyHash::of(name.as_bytes()), permissions)
+    }
+
+    fn set(cache: &KeyCache, records: &[KeyRecord]) -> KeySet {
+        cache.begin().add_all(records).finish(Findings::default())
+    }
+
+    fn replace(cache: &KeyCache, names: &[&str]) -> Difference {
+        let records: Vec<_> = names.iter().map(|name| record(name)).collect();
+        cache.replace(&set(cache, &records))
+    }
+
+    #[test]
+    fn a_new_set_replaces_the_old_one() {
+        let cache = KeyCache::default();
+        replace(&cache, &["a", "b"]);
+        let stays = cache.find(&KeyHash::of(b"b")).unwrap().key;
+        let difference = replace(&cache, &["b", "c"]);
+        assert_eq!(difference, Difference { added: 1, changed: 0, removed: 1 });
+        assert!(
+            Arc::ptr_eq(&stays, &cache.find(&KeyHash::of(b"b")).unwrap().key),
+            "a key that stays is not touched"
+        );
+        let found =
+            |name: &str| cache.find(&KeyHash::of(name.as_bytes())).map(|found| found.key.key.id().to_owned());
+        assert_eq!(found("a"), None);
+        assert_eq!(found("b").as_deref(), Some("key_b"));
+        assert_eq!(found("c").as_deref(), Some("key_c"));
+        assert_eq!(cache.len(), 2);
+        assert_eq!(replace(&cache, &["b", "c"]), Difference::default());
+    }
+
+    #[test]
+    fn a_rotation_and_its_undoing_are_changes_of_one_identity() {
+        let cache = KeyCache::default();
+        let (old, new) = (KeyHash::of(b"a"), KeyHash::of(b"a2"));
+        let rotated_out = |hash| cache.find(&hash).map(|found| found.rotated_out);
+        let end = "2026-12-01T00:00:00Z".parse().unwrap();
+        replace(&cache, &["a"]);
+        let rotated = |hash, previous| {
+            let mut record = KeyRecord { hash, ..record("a") };
+            record.terms.previous.push(Secret { hash: previous, expires_at: end });
+            record
+        };
+        cache.replace(&set(&cache, &[rotated(new, old)]));
+        assert_eq!((rotated_out(new), rotated_out(old)), (Some(None), Some(Some(end))));
+        cache.replace(&set(&cache, &[rotated(old, new)]));
+        assert_eq!((rotated_out(new), rotated_out(old)), (Some(Some(end)), Some(None)));
+        cache.replace(&set(&cache, &[record("a")]));
+        assert_eq!((rotated_out(new), rotated_out(old)), (None, Some(None)));
+        // With a new secret alone, no key matches the old one.
+        cache.replace(&set(&cache, &[KeyRecord { hash: new, ..record("a") }]));
+        assert_eq!((rotated_out(new), rotated_out(old), cache.len()), (Some(None), None, 1));
+    }
+
+    #[test]
+    fn a_change_notifies_and_an_added_key_does_not() {
+        let cache = KeyCache::default();
+        replace(&cache, &["a", "b"]);
+        let mut changes = cache.changes();
+        replace(&cache, &["a", "b", "c"]);
+        assert!(!changes.has_changed().unwrap(), "a key that is added ends nothing");
+        replace(&cache, &["b", "c"]);
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        let off = KeyRecord { disabled: true, ..record("b") };
+        cache.replace(&set(&cache, &[off, record("c")]));
+        assert!(changes.has_changed().unwrap());
+    }
+}

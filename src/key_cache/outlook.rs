@@ -1,0 +1,49 @@
+//! The keys that end next, and how many are due for rotation.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::key_cache::cache::KeyCache;
+
+/// How many keys are listed.
+const NEXT: usize = 10;
+/// The outlook at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outlook {
+    pub(crate) keys: usize,
+    pub(crate) due_for_rotation: usize,
+    /// The keys that end next, soonest first. Keys that have ended are not among them.
+    pub(crate) next_ends: Vec<(String, Timestamp)>,
+}
+
+impl Outlook {
+    /// Visits all keys once. `age`: how old a secret may be.
+    pub(crate) fn of(keys: &KeyCache, now: Timestamp, age: Duration) -> Self {
+        let mut outlook = Outlook::default();
+        let mut ends: Vec<(Timestamp, String)> = Vec::with_capacity(NEXT + 1);
+        keys.for_each(|live| {
+            let key = &live.key;
+            outlook.keys += 1;
+            if key.disabled {
+                return;
+            }
+            let expires_at = key.expires_at();
+            if expires_at.is_some_and(|end| end <= now) {
+                return;
+            }
+            if key.end_of_age(age).is_some_and(|end| end <= now) {
+                outlook.due_for_rotation += 1;
+            }
+            let Some(end) = expires_at else { return };
+            if ends.len() == NEXT && ends.last().is_some_and(|(last, _)| *last <= end) {
+                return;
+            }
+            let index = ends.partition_point(|(earlier, _)| *earlier <= end);
+            ends.insert(index, (end, key.id().to_owned()));
+            ends.truncate(NEXT);
+        });
+        outlook.next_ends = ends.into_iter().map(|(end, id)| (id, end)).collect();
+        outlook
+    }
+}

@@ -1,0 +1,227 @@
+//! Files on disk: one writer at a time, and a file that is the old one or the new one, never half
+//! of one.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Access, Gid, Uid};
+use tempfile::NamedTempFile;
+
+use super::error::{EditError, in_words, refused};
+use super::lock::WriteLock;
+
+/// Names of temporary files. For the holder of the lock, an existing one was left by a killed
+/// command.
+const PREFIX: &str = ".bearward-";
+const SUFFIX: &str = ".tmp";
+/// More symbolic links than this are a loop.
+const MAX_LINKS: usize = 40;
+
+/// A directory in which no other bearward process writes for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Locked {
+    directory: PathBuf,
+    /// It belongs to a mounted Secret or ConfigMap: it is read, and not written to.
+    is_mounted: bool,
+    /// `None` where nothing can be written.
+    lock: Option<WriteLock>,
+}
+
+impl Locked {
+    /// Waits for the lock, and removes temporary files that a killed command has left.
+    pub(super) fn new(directory: &Path, is_mounted: bool) -> Result<Self, EditError> {
+        let failed = |doing: &str, error: &io::Error| in_words(doing, directory, error);
+        let left = fs::read_dir(directory).map_err(|error| failed("read", &error))?.filter_map(Result::ok);
+        let is_written_to = !is_mounted && unwritable_reason(directory).is_none();
+        let lock = is_written_to.then(|| WriteLock::take(directory)).transpose()?;
+        if lock.is_none() {
+            return Ok(Locked { directory: directory.to_owned(), is_mounted, lock });
+        }
+        for entry in left {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+                // If it can't be removed, the write that follows fails and is reported.
+                let _read_only = fs::remove_file(entry.path());
+            }
+        }
+        Ok(Locked { directory: directory.to_owned(), is_mounted, lock })
+    }
+
+    /// Replaces `path` by a file with this content, durable before it is visible. Mode and owner
+    /// stay; only its owner may read a new file.
+    pub(super) fn replace(
+        &self,
+        path: &Path,
+        content: &[u8],
+        is_as_read: impl FnOnce() -> bool,
+    ) -> Result<(), EditError> {
+        let mut writing = self.begin(path)?;
+        writing.write(content)?;
+        writing.finish(is_as_read)
+    }
+
+    /// Begins a temporary file that will replace `path`.
+    pub(super) fn begin(&self, path: &Path) -> Result<Writing, EditError> {
+        self.refuse_unlocked(path)?;
+        let failed = |error: io::Error| unwritable(path, &error);
+        // A file of a directory may be a link to a file elsewhere.
+        let path = resolved(path)?;
+        let directory = directory_of(&path);
+        let mut builder = tempfile::Builder::new();
+        let temporary = builder.prefix(PREFIX).suffix(SUFFIX).tempfile_in(&directory).map_err(failed)?;
+        Ok(Writing { directory, path, temporary })
+    }
+
+    /// Removes a file.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), EditError> {
+        self.refuse_unlocked(path)?;
+        fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
+        sync(&self.directory);
+        Ok(())
+    }
+
+    /// Nothing is written without the lock, wherever a link of the directory leads.
+    fn refuse_unlocked(&self, path: &Path) -> Result<(), EditError> {
+        self.refuse_mounted(path)?;
+        match self.lock {
+            Some(_) => Ok(()),
+            None => Err(unwritable(path, &io::ErrorKind::PermissionDenied.into())),
+        }
+    }
+
+    /// The kubelet would refuse or overwrite a change of its files.
+    fn refuse_mounted(&self, path: &Path) -> Result<(), EditError> {
+        if !self.is_mounted {
+            return Ok(());
+        }
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Err(EditError::Unwritable {
+            reason: format!(
+                "{} is in a mounted Secret or ConfigMap, which can't be changed from inside",
+                path.display()
+            ),
+            hint: format!(
+                "change it where it comes from: edit its file `{file}` there as below, then, with the names of your own, \
+                 `kubectl create secret generic NAME --from-file={file} --dry-run=client -o yaml | kubectl apply -f -`"
+            ),
+        })
+    }
+}
+
+/// Makes a rename durable, where the file system can. The rename counts in any case.
+fn sync(directory: &Path) {
+    let _not_everywhere = File::open(directory).and_then(|directory| directory.sync_all());
+}
+
+/// A file that is being written; it has no effect until it is finished.
+pub(super) struct Writing {
+    directory: PathBuf,
+    path: PathBuf,
+    temporary: NamedTempFile,
+}
+
+impl Writing {
+    pub(super) fn write(&mut self, content: &[u8]) -> Result<(), EditError> {
+        self.temporary.write_all(content).map_err(|error| in_words("write", &self.path, &error))
+    }
+
+    /// The path of the temporary file.
+    pub(super) fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// Renames it to its final path, if the old file `is_as_read` still: other programs do not take
+    /// the lock.
+    pub(super) fn finish(self, is_as_read: impl FnOnce() -> bool) -> Result<(), EditError> {
+        let Writing { directory, path, temporary } = self;
+        let rename = || {
+            let (file, old) = (temporary.as_file(), fs::metadata(&path).ok());
+            // A new file that root makes belongs to the owner of the directory.
+            let owner = match &old {
+                Some(old) => Some(old.clone()),
+                None if rustix::process::geteuid().is_root() => fs::metadata(&directory).ok(),
+                None => None,
+            };
+            let made = file.metadata()?;
+            if let Some(owner) = owner.filter(|owner| (made.uid(), made.gid()) != (owner.uid(), owner.gid()))
+            {
+                let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+                rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|error| {
+                    let error = io::Error::from(error);
+                    io::Error::new(
+                        error.kind(),
+                        format!("its owner can't be kept ({error}); run this as its owner"),
+                    )
+                })?;
+            }
+            if let Some(old) = &old {
+                // After the change of owner, which clears special bits.
+                file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
+            }
+            temporary.as_file().sync_all()?;
+            if !is_as_read() {
+                return Err(io::Error::other("another program has changed it meanwhile"));
+            }
+            temporary.persist(&path).map_err(|error| error.error)?;
+            sync(&directory);
+            Ok(())
+        };
+        rename().map_err(|error: io::Error| in_words("write", &path, &error))
+    }
+}
+
+/// The directory that a file is in.
+pub(super) fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The chain of symbolic links from `path`, itself first.
+fn hops(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let next = |hop: &PathBuf| fs::read_link(hop).ok().map(|target| directory_of(hop).join(target));
+    // The kernel has the same limit.
+    std::iter::successors(Some(path.to_owned()), next).take(MAX_LINKS + 1)
+}
+
+/// The file that `path` leads to: a rename onto a symbolic link would replace the link.
+pub(super) fn resolved(path: &Path) -> Result<PathBuf, EditError> {
+    match hops(path).last() {
+        Some(file) if fs::read_link(&file).is_err() => Ok(file),
+        _ => refused(format!("{} is a link to itself", path.display())),
+    }
+}
+
+/// Whether `path` is in a mounted Secret or ConfigMap, or leads there. Those have a link `..data`
+/// to a directory whose name begins with two dots, and the kubelet swaps that link.
+pub(super) fn is_mounted(path: &Path) -> bool {
+    let is_dotted = |part: Component<'_>| match part {
+        Component::Normal(name) => name.as_encoded_bytes().starts_with(b".."),
+        _ => false,
+    };
+    hops(path).any(|hop| {
+        let directory = if hop.is_dir() { hop.clone() } else { directory_of(&hop) };
+        hop.components().any(is_dotted) || fs::symlink_metadata(directory.join("..data")).is_ok()
+    })
+}
+
+/// The reason why no file of a directory can be replaced, as the system reports it.
+pub(super) fn unwritable_reason(directory: &Path) -> Option<String> {
+    let refused = rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).err()?;
+    Some(format!("{} can't be written: {}", directory.display(), io::Error::from(refused)))
+}
+
+/// The error of a system call. A store that may not be written has a hint of its own.
+pub(super) fn unwritable(path: &Path, error: &io::Error) -> EditError {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => EditError::Unwritable {
+            reason: format!("{} can't be written: {error}", path.display()),
+            hint: "run this where the store is writable, or edit it by hand as below".to_owned(),
+        },
+        _ => in_words("write", path, error),
+    }
+}

@@ -1,0 +1,47 @@
+//! The reason why a store was not changed.
+
+use std::io;
+use std::path::Path;
+
+use crate::config::fault::{Fault, Faults};
+use crate::keys::record::KeyRecord;
+
+/// The reason why a store was not changed.
+#[derive(Debug)]
+pub(crate) enum EditError {
+    /// The store has faults.
+    Faults(Faults),
+    /// The store can't be changed from here.
+    Unwritable { reason: String, hint: String },
+    /// Another reason: no such key, a name that is taken, no space left.
+    Refused(String),
+}
+
+impl From<Faults> for EditError {
+    fn from(faults: Faults) -> Self {
+        EditError::Faults(faults)
+    }
+}
+
+impl From<Fault> for EditError {
+    fn from(fault: Fault) -> Self {
+        EditError::Faults(fault.into())
+    }
+}
+
+pub(super) fn refused<T>(message: impl Into<String>) -> Result<T, EditError> {
+    Err(EditError::Refused(message.into()))
+}
+
+pub(super) fn last<T>(record: &KeyRecord) -> Result<T, EditError> {
+    refused(format!(
+        "{} is the last key, and a store without keys admits no client; `bearward keys revoke {0}` turns it off and keeps \
+         its record; to empty the store, edit it by hand (`keys: []`)",
+        record.id
+    ))
+}
+
+/// The error of a system call, as a message.
+pub(super) fn in_words(doing: &str, path: &Path, error: &io::Error) -> EditError {
+    EditError::Refused(format!("can't {doing} {}: {error}; nothing was changed", path.display()))
+}

@@ -1,0 +1,103 @@
+//! Positions in a text, and replacements: bytes, lines, indentation, comments.
+
+use std::ops::Range;
+
+/// The replacement of a piece of text.
+pub(super) struct Splice {
+    pub(super) at: Range<usize>,
+    pub(super) text: String,
+}
+
+impl Splice {
+    pub(super) fn apply(&self, source: &str) -> Option<String> {
+        Some([source.get(..self.at.start)?, &self.text, source.get(self.at.end..)?].concat())
+    }
+}
+
+/// A new line after the one that contains `offset`.
+pub(super) fn line_behind(source: &str, offset: usize, line: &str) -> Splice {
+    let end = line_end(source, offset);
+    Splice { at: end..end, text: format!("{}{line}", newline_of(source)) }
+}
+
+pub(super) fn newline_of(source: &str) -> &'static str {
+    if source.contains("\r\n") { "\r\n" } else { "\n" }
+}
+
+pub(super) fn line_start(source: &str, offset: usize) -> usize {
+    source.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1)
+}
+
+/// The end of the line that contains `offset`, before its line break.
+pub(super) fn line_end(source: &str, offset: usize) -> usize {
+    let rest = source.get(offset..).unwrap_or_default();
+    let line = rest.split('\n').next().unwrap_or_default();
+    offset + line.strip_suffix('\r').unwrap_or(line).len()
+}
+
+/// The start of the line after the one that contains `offset`.
+pub(super) fn next_line(source: &str, offset: usize) -> usize {
+    let rest = source.get(offset..).unwrap_or_default();
+    rest.find('\n').map_or(source.len(), |newline| offset + newline + 1)
+}
+
+pub(super) fn line_at(source: &str, start: usize) -> &str {
+    source.get(start..line_end(source, start)).unwrap_or_default()
+}
+
+/// The white space at the start of a line.
+pub(super) fn indentation(source: &str, offset: usize) -> &str {
+    let line = line_at(source, line_start(source, offset));
+    line.get(..line.len() - line.trim_start().len()).unwrap_or_default()
+}
+
+/// The start of the line with the dash of the item that begins at `item`. The item before it ends
+/// at `after`.
+pub(super) fn dash_line(source: &str, after: usize, item: usize) -> Option<usize> {
+    let mut start = next_line(source, after);
+    while start <= item && start < source.len() {
+        let line = line_at(source, start).trim_start();
+        if line == "-" || line.starts_with("- ") || line.starts_with("-\t") {
+            return Some(start);
+        }
+        start = next_line(source, start);
+    }
+    None
+}
+
+/// The end of an item's lines, with the comments after it that are indented deeper than its dash.
+pub(super) fn end_with_comments(source: &str, item_end: usize, dash: &str) -> usize {
+    let mut end = next_line(source, item_end);
+    let mut next = end;
+    while next < source.len() {
+        let line = line_at(source, next);
+        let is_own = line.trim_start().starts_with('#') && line.len() - line.trim_start().len() > dash.len();
+        if !is_own {
+            break;
+        }
+        next = next_line(source, next);
+        end = next;
+    }
+    end
+}
+
+/// The start of the comment lines directly above `line`, indented as it is; `line` where there are
+/// none.
+pub(super) fn comments_above(source: &str, line: usize) -> usize {
+    let own = indentation(source, line);
+    let mut start = line;
+    while start > 0 {
+        let above = line_start(source, start - 1);
+        let text = line_at(source, above);
+        if !text.trim_start().starts_with('#') || indentation(source, above) != own {
+            break;
+        }
+        start = above;
+    }
+    start
+}
+
+/// The position after the colon of a field's name.
+pub(super) fn behind_colon(source: &str, name_end: usize) -> Option<usize> {
+    Some(name_end + source.get(name_end..)?.find(':')? + 1)
+}

@@ -1,0 +1,279 @@
+//! Where the secret of key ids comes from (docs/decisions/026).
+//!
+//! It is `keys.id_secret`; without that, it is in a file beside the store; where no file can be
+//! written, it is random for as long as the process runs.
+//! Invariant: the secret is in no message, no log and no `Debug`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Gid, OFlags, Uid};
+use zeroize::Zeroizing;
+
+use crate::config::fault::Fault;
+use crate::config::{ID_SECRET_LENGTH, Keys};
+use crate::keys::id_secret::IdSecret;
+
+/// The file beside a store. A directory store reads no file whose name begins with a dot.
+pub(crate) const FILE_NAME: &str = ".bearward-id-secret";
+/// A longer file was put there by mistake.
+const MAX_BYTES: u64 = 4096;
+/// Another process may create the file, or clear our temporary one, at the same moment.
+const ATTEMPTS: usize = 3;
+
+/// The secret for a server: configured, kept beside the store (and made there on the first start),
+/// or random.
+///
+/// # Errors
+///
+/// The file beside the store is not one that bearward wrote.
+pub(crate) fn for_service(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
+    let secret = for_command(Some(keys), &keys.path)?;
+    if !secret.is_kept() {
+        tracing::warn!(
+            store = %keys.path.display(),
+            "no secret for key ids can be kept beside the key store: ids of unknown credentials, and of keys in a .txt \
+             file, change at each restart; `keys.id_secret` keeps them"
+        );
+    }
+    Ok(secret)
+}
+
+/// The secret for a command that works on the store at `path`.
+///
+/// # Errors
+///
+/// As [`for_service`].
+pub(crate) fn for_command(keys: Option<&Keys>, path: &Path) -> Result<Arc<IdSecret>, Fault> {
+    match found(keys, path)? {
+        Some(secret) => Ok(secret),
+        None => made(&file_beside(path)),
+    }
+}
+
+/// The secret for a check, which writes nothing: a random one where there is none yet.
+///
+/// # Errors
+///
+/// As [`for_service`].
+pub(crate) fn for_check(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
+    Ok(found(Some(keys), &keys.path)?.unwrap_or_else(|| Arc::new(IdSecret::random())))
+}
+
+/// The secret under a new configuration. One that is random, or was read beside the same store,
+/// stays.
+///
+/// # Errors
+///
+/// As [`for_service`].
+pub(crate) fn renewed(secret: &Arc<IdSecret>, now: &Keys, before: &Keys) -> Result<Arc<IdSecret>, Fault> {
+    let is_same_place = now.id_secret.is_some() || now.path == before.path;
+    match now.id_secret == before.id_secret && is_same_place {
+        true => Ok(secret.clone()),
+        false => for_service(now),
+    }
+}
+
+fn found(keys: Option<&Keys>, path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
+    if let Some(configured) = keys.and_then(|keys| keys.id_secret.as_ref()) {
+        return Ok(Some(Arc::new(IdSecret::kept(configured.value()))));
+    }
+    read(&file_beside(path))
+}
+
+/// Makes the file, durable before it is visible. If another process has made it meanwhile, that one
+/// is used.
+fn made(path: &Path) -> Result<Arc<IdSecret>, Fault> {
+    for _ in 0..ATTEMPTS {
+        match create(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_read_only) => break,
+        }
+        if let Some(secret) = read(path)? {
+            return Ok(secret);
+        }
+    }
+    Ok(Arc::new(IdSecret::random()))
+}
+
+/// The path of a store's secret: in a directory of keys, or in the directory of a key file.
+pub(crate) fn file_beside(store: &Path) -> PathBuf {
+    if store.is_dir() {
+        return store.join(FILE_NAME);
+    }
+    match store.parent() {
+        Some(parent) if parent != Path::new("") => parent.join(FILE_NAME),
+        _ => PathBuf::from(FILE_NAME),
+    }
+}
+
+/// The secret in a file that bearward wrote; `None` where there is none, or where this user may not
+/// read it.
+///
+/// A symbolic link is refused: any user who may write in the directory could point it to any file.
+fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
+    let hint = "remove it, and the next start makes another; ids of unknown credentials change with it";
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let flags = i32::try_from(flags).unwrap_or_default();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if is_out_of_reach(&error) => return Ok(None),
+        Err(error) => {
+            let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+            let message = match is_link {
+                true => "the secret of key ids is a symbolic link, which is not followed".to_owned(),
+                false => format!("the secret of key ids can't be read: {error}"),
+            };
+            return Err(Fault::of_file(path, message).hint(hint));
+        }
+    };
+    let fault = |message: &str| Err(Fault::of_file(path, message).hint(hint));
+    let Some(metadata) = file.metadata().ok().filter(fs::Metadata::is_file) else {
+        return fault("the secret of key ids is not a regular file");
+    };
+    if is_planted(path, &metadata) {
+        return fault("the secret of key ids is another user's, in a directory that all users may write to");
+    }
+    let mut text = Zeroizing::new(Vec::new());
+    if let Err(error) = file.take(MAX_BYTES + 1).read_to_end(&mut text) {
+        return fault(&format!("the secret of key ids can't be read: {error}"));
+    }
+    let secret = text.trim_ascii();
+    if text.len() as u64 > MAX_BYTES || secret.len() < ID_SECRET_LENGTH {
+        return fault("the secret of key ids is not the one that bearward wrote");
+    }
+    Ok(Some(Arc::new(IdSecret::kept(secret))))
+}
+
+/// Whether another user may have put the file there, in order to know the secret.
+fn is_planted(path: &Path, file: &fs::Metadata) -> bool {
+    let is_open = fs::metadata(directory_of(path)).is_ok_and(|directory| directory.mode() & 0o002 != 0);
+    is_open && file.uid() != 0 && file.uid() != rustix::process::geteuid().as_raw()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
+}
+
+/// Whether there is no file, or none that this user can read. A server starts without it, since ids
+/// are labels alone.
+fn is_out_of_reach(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | PermissionDenied | NotADirectory)
+}
+
+/// Writes a new secret under a temporary name, and gives it its own name if that is free.
+fn create(path: &Path) -> io::Result<()> {
+    let directory = directory_of(path);
+    let mut bytes = Zeroizing::new([0u8; 32]);
+    getrandom::fill(bytes.as_mut()).map_err(io::Error::other)?;
+    let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+    // The name is that of bearward's other temporary files, so that a command removes one that was
+    // left. Mode 0600.
+    let mut temporary =
+        tempfile::Builder::new().prefix(".bearward-").suffix(".tmp").tempfile_in(directory)?;
+    writeln!(temporary, "{}", *hex)?;
+    let owner = fs::metadata(directory)?;
+    let made = temporary.as_file().metadata()?;
+    // A file that root makes belongs to the owner of the directory.
+    if rustix::process::geteuid().is_root() && (made.uid(), made.gid()) != (owner.uid(), owner.gid()) {
+        let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+        rustix::fs::fchown(temporary.as_file(), Some(uid), Some(gid))?;
+    }
+    temporary.as_file().sync_all()?;
+    temporary.persist_noclobber(path).map_err(|error| error.error)?;
+    // Where a file system can't make the rename durable, the next start makes another secret.
+    let _not_everywhere = File::open(directory).and_then(|directory| directory.sync_all());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+    use crate::keys::Credential;
+
+    fn id_at(store: &Path) -> String {
+        for_command(None, store).unwrap().key_id(&Credential::new(b"sk-weak"))
+    }
+
+    #[test]
+    fn one_installation_has_one_id_for_a_credential_and_another_one_has_another() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let id = id_at(&here.path().join("keys.yaml"));
+        assert_eq!(id, id_at(&here.path().join("keys.txt")), "the secret belongs to the directory");
+        assert_eq!(id, id_at(here.path()), "the directory may be the store itself");
+        assert_ne!(id, id_at(&there.path().join("keys.yaml")));
+        assert!(crate::keys::token::is_key_id(&id) && id.len() == 14, "{id}");
+        let mode = fs::metadata(here.path().join(FILE_NAME)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let names: Vec<_> =
+            fs::read_dir(here.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, [FILE_NAME], "nothing temporary is left");
+    }
+
+    #[test]
+    fn processes_that_start_at_once_agree() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("keys.yaml");
+        let ids: Vec<String> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| id_at(&store))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    }
+
+    #[test]
+    fn a_file_that_bearward_did_not_write_is_a_fault_and_a_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, file) = (directory.path().join("keys.yaml"), directory.path().join(FILE_NAME));
+        let elsewhere = directory.path().join("elsewhere");
+        fs::write(&elsewhere, "0123456789abcdef0123456789abcdef").unwrap();
+        symlink(&elsewhere, &file).unwrap();
+        let message = for_command(None, &store).unwrap_err().to_string();
+        assert!(message.contains("symbolic link"), "{message}");
+        fs::remove_file(&file).unwrap();
+        symlink(directory.path().join("nowhere"), &file).unwrap();
+        assert!(for_command(None, &store).is_err(), "a link to nothing is not written through");
+        assert!(!directory.path().join("nowhere").exists());
+        fs::remove_file(&file).unwrap();
+        for bad in ["", "\n", "short", "                                        \n"] {
+            fs::write(&file, bad).unwrap();
+            let message = for_command(None, &store).unwrap_err().to_string();
+            assert!(message.contains("not the one"), "{bad:?}: {message}");
+        }
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert!(for_command(None, &store).is_err());
+    }
+
+    #[test]
+    fn a_secret_that_another_user_has_planted_is_a_fault() {
+        if !rustix::process::geteuid().is_root() {
+            // Only root can change the owner of a file.
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (store, file) = (directory.path().join("keys.yaml"), directory.path().join(FILE_NAME));
+        fs::write(&file, "0123456789abcdef0123456789abcdef").unwrap();
+        std::os::unix::fs::chown(&file, Some(12_345), None).unwrap();
+        assert!(for_command(None, &store).is_ok(), "in a directory of one user");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(for_command(None, &store).unwrap_err().to_string().contains("another user's"));
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_the_secret_is_random() {
+        // No user can write there, not even root.
+        let store = Path::new("/proc/self/keys.yaml");
+        let first = for_command(None, store).unwrap();
+        assert!(!first.is_kept() && !format!("{first:?}").contains("key: ["));
+        assert_ne!(id_at(store), id_at(store));
+    }
+}

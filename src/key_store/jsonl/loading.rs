@@ -1,0 +1,222 @@
+//! Loads lines into a set: unchanged ones by their fingerprint, others by the fast path or the
+//! exact decoder.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::str;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use memchr::memmem::Finder;
+use serde::de::IgnoredAny;
+
+use super::blocks::{Blocks, MAX_LINE, lines};
+use super::exact::decode_alone;
+use super::fast_path::{Instants, Line};
+use crate::config::fault::{Fault, Faults};
+use crate::key_store::build_set::BuildSet;
+use crate::key_store::claim::Claim;
+use crate::key_store::reading::{AtFault, Pace};
+use crate::keys::{KeyHash, KeyRecord, Terms};
+
+/// How many faults are reported. A file that has to be good as a whole is read no further after
+/// them.
+pub(super) const MAX_FAULTS: usize = 100;
+/// After this much work, the thread sleeps for as long. A request waits for that at most, not for a
+/// time slice of the system.
+const STRETCH: Duration = Duration::from_micros(200);
+/// After this long, the thread stops sleeping: the change has to be live soon.
+const BACKGROUND_TIME: Duration = Duration::from_millis(1200);
+/// What a hash begins with.
+const HASH_START: &[u8] = b"sha256:";
+/// How many different terms are remembered by their text.
+const MAX_TERMS: usize = 10_000;
+
+/// The findings of all threads beside good lines.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    /// How many lines are not blank.
+    pub(super) lines: usize,
+    /// A line at fault is a JSON object.
+    pub(super) has_entries: bool,
+    /// The last line is incomplete: the file was being written, or it is truncated.
+    pub(super) is_cut: bool,
+    /// The reason why the file was not read to its end.
+    pub(super) unreadable: Option<Fault>,
+    /// The first faults.
+    pub(super) faults: Vec<Fault>,
+    /// The number of each line that does not count, and its claim.
+    pub(super) claims: Vec<(usize, Claim)>,
+}
+
+impl Read {
+    fn join(&mut self, mut part: Read) {
+        self.lines += part.lines;
+        self.has_entries |= part.has_entries;
+        self.is_cut |= part.is_cut;
+        self.unreadable = self.unreadable.take().or(part.unreadable);
+        self.faults.append(&mut part.faults);
+        self.claims.append(&mut part.claims);
+    }
+
+    fn is_full(&self) -> bool {
+        self.faults.len() >= MAX_FAULTS
+    }
+
+    /// At most [`MAX_FAULTS`] faults, in the order of the file.
+    pub(super) fn sorted(&self) -> Vec<Fault> {
+        let mut faults = Faults::sorted(self.faults.clone()).0;
+        faults.truncate(MAX_FAULTS);
+        faults
+    }
+}
+
+/// One thread's part of a set, and its state while it reads lines.
+pub(super) struct Loading<'e, B> {
+    pub(super) builder: B,
+    at_fault: AtFault,
+    /// Lines that are good by themselves and do not count.
+    excluded: &'e HashSet<usize>,
+    read: Read,
+    /// The terms of earlier lines, by their text.
+    terms: HashMap<String, Option<Arc<Terms>>>,
+    /// A buffer for the text of terms.
+    text: String,
+    created_at: Instants,
+    expires_at: Instants,
+    hash_start: Finder<'static>,
+}
+
+impl<'e, B: BuildSet> Loading<'e, B> {
+    pub(super) fn new(builder: B, at_fault: AtFault, excluded: &'e HashSet<usize>) -> Self {
+        let (created_at, expires_at) = Default::default();
+        let (read, terms, text) = Default::default();
+        Loading {
+            builder,
+            at_fault,
+            excluded,
+            read,
+            terms,
+            text,
+            created_at,
+            expires_at,
+            hash_start: Finder::new(HASH_START),
+        }
+    }
+
+    /// Reads blocks to the end of the file. Where all lines have to be good, many faults of any
+    /// thread end it as well.
+    pub(super) fn run(
+        mut self,
+        path: &Path,
+        blocks: &Mutex<Blocks<'_>>,
+        of_all: &Mutex<Read>,
+        pace: Pace,
+    ) -> B {
+        let mut block = Vec::new();
+        let started = Instant::now();
+        let mut rested = started;
+        let must_be_good = self.at_fault == AtFault::Refused;
+        loop {
+            let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next(&mut block);
+            let first = match next {
+                Ok(Some(first)) => first,
+                Ok(None) => break,
+                Err(fault) => {
+                    self.read.unreadable = Some(fault);
+                    break;
+                }
+            };
+            for (index, line) in lines(&block).enumerate() {
+                if !(must_be_good && self.read.is_full()) {
+                    self.take(path, first + index, line);
+                }
+            }
+            let is_background = pace == Pace::Background && started.elapsed() < BACKGROUND_TIME;
+            if is_background && rested.elapsed() >= STRETCH {
+                std::thread::sleep(STRETCH);
+                rested = Instant::now();
+            }
+            let is_enough = self.read.is_full() || of_all.lock().is_ok_and(|of_all| of_all.is_full());
+            if must_be_good && is_enough {
+                break;
+            }
+        }
+        of_all.lock().unwrap_or_else(PoisonError::into_inner).join(self.read);
+        self.builder
+    }
+
+    fn take(&mut self, path: &Path, number: usize, with_end: &[u8]) {
+        let line = with_end.trim_ascii();
+        if line.is_empty() {
+            return;
+        }
+        self.read.lines += 1;
+        if self.excluded.contains(&number) {
+            let claim = decode_alone(path, number, line).map(|record| Claim::of_record(&record));
+            self.read.claims.push((number, claim.unwrap_or_else(|unread| unread.claim)));
+            return;
+        }
+        let fingerprint = self.builder.fingerprint(line);
+        if self.keep(line, fingerprint) || line.len() <= MAX_LINE && self.take_fast(line, fingerprint) {
+            return;
+        }
+        match decode_alone(path, number, line) {
+            Ok(record) => self.take_record(&record, line, fingerprint),
+            Err(unread) => {
+                // Only the last line of a file may have no end.
+                self.read.has_entries |= unread.is_entry;
+                self.read.is_cut |= !with_end.ends_with(b"\n") && is_cut(line);
+                if !self.read.is_full() {
+                    self.read.faults.extend(unread.faults);
+                }
+                self.read.claims.push((number, unread.claim));
+            }
+        }
+    }
+
+    /// Takes a line that has not changed, without decoding it: most of a million have not.
+    fn keep(&mut self, line: &[u8], fingerprint: u64) -> bool {
+        if self.builder.keep_next(fingerprint) {
+            return true;
+        }
+        let Some(start) = self.hash_start.find(line) else { return false };
+        let text = line.get(start..start + HASH_START.len() + 64).and_then(|text| str::from_utf8(text).ok());
+        text.and_then(KeyHash::parse).is_some_and(|hash| self.builder.keep(&hash, fingerprint))
+    }
+
+    /// Takes a line by the fast path, if it can.
+    pub(super) fn take_fast(&mut self, line: &[u8], fingerprint: u64) -> bool {
+        let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return false };
+        let terms = match line.terms_text(&mut self.text) {
+            false => None,
+            true => match self.terms.get(&self.text) {
+                Some(terms) => terms.clone(),
+                None => return false,
+            },
+        };
+        let Some((hash, draft)) = line.draft(terms, &mut self.created_at, &mut self.expires_at) else {
+            return false;
+        };
+        self.builder.add(hash, draft, fingerprint);
+        true
+    }
+
+    /// Takes a record of the exact decoder, and remembers its terms, so that similar lines can take
+    /// the fast path.
+    pub(super) fn take_record(&mut self, record: &KeyRecord, line: &[u8], fingerprint: u64) {
+        let draft = record.draft();
+        if record.terms.previous.is_empty()
+            && self.terms.len() < MAX_TERMS
+            && serde_json::from_slice::<Line<'_>>(line).is_ok_and(|line| line.terms_text(&mut self.text))
+        {
+            self.terms.insert(self.text.clone(), draft.terms.clone());
+        }
+        self.builder.add(record.hash, draft, fingerprint);
+    }
+}
+
+/// Whether a line is incomplete JSON.
+fn is_cut(line: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(line).is_err_and(|error| error.is_eof())
+}

@@ -1,0 +1,139 @@
+//! The kinds of store. Nothing else distinguishes them.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::fault::{Fault, Faults};
+use crate::key_store::build_set::{BuildSet, Built, Findings, KeysInService, SetOf};
+use crate::key_store::file::read;
+use crate::key_store::reading::{AtFault, Reading};
+use crate::key_store::{directory, jsonl, settle, text, yaml};
+use crate::keys::KeyRecord;
+use crate::keys::id_secret::IdSecret;
+
+/// A store of keys, by its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// A YAML key file, for people.
+    Yaml(PathBuf),
+    /// One key a line as JSON, for many keys.
+    JsonLines(PathBuf),
+    /// One raw token a line, for migrations.
+    Text(PathBuf),
+    /// One file a key: a mounted Secret or ConfigMap.
+    Directory(PathBuf),
+}
+
+impl Store {
+    /// The store at `path`: a directory, or a file whose extension names its kind.
+    pub(crate) fn at(path: &Path) -> Result<Self, Fault> {
+        if path.is_dir() {
+            return Ok(Store::Directory(path.to_owned()));
+        }
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match extension {
+            Some("yaml" | "yml") => Ok(Store::Yaml(path.to_owned())),
+            Some("jsonl" | "ndjson") => Ok(Store::JsonLines(path.to_owned())),
+            Some("txt") => Ok(Store::Text(path.to_owned())),
+            _ => Err(Fault::of_file(path, "not a known kind of key store")
+                .hint("a file whose name ends in .yaml, .jsonl or .txt, or an existing directory")),
+        }
+    }
+
+    /// The store at `path`, if the configuration allows its kind: plain tokens need
+    /// `allow_plaintext`.
+    pub(crate) fn allowed_at(path: &Path, allow_plaintext: bool) -> Result<Self, Fault> {
+        let store = Store::at(path)?;
+        match store {
+            Store::Text(path) if !allow_plaintext => {
+                let hint = format!(
+                    "`keys: {{allow_plaintext: true}}` or `run --allow-plaintext` allows it; better, `bearward keys import {} --keys keys.yaml` \
+                     makes a file of hashes of it",
+                    path.display()
+                );
+                Err(Fault::of_file(
+                    &path,
+                    "this file would hold plain tokens, which anybody who reads it can use",
+                )
+                .hint(hint))
+            }
+            store => Ok(store),
+        }
+    }
+
+    /// Reads the store for a server without keys. A store without keys is a fault: most likely
+    /// something is missing.
+    pub(crate) fn load_first<'k, K: KeysInService>(
+        &self,
+        reading: Reading<'k, K>,
+    ) -> Result<SetOf<'k, K>, Faults> {
+        let built = self.build(reading)?;
+        if built.builder.keys() == 0 { Err(self.without_keys().into()) } else { Ok(built.finish()) }
+    }
+
+    fn without_keys(&self) -> Fault {
+        let (path, what) = match self {
+            Store::Directory(path) => (path, "the key directory has no keys"),
+            Store::Yaml(path) | Store::JsonLines(path) | Store::Text(path) => {
+                (path, "the key file has no keys")
+            }
+        };
+        let position = match self {
+            Store::Yaml(path) => read(path).ok().and_then(|source| yaml::position_of_list(path, &source)),
+            _ => None,
+        };
+        let fault = match position {
+            Some(at) => Fault::at(path, at, what),
+            None => Fault::of_file(path, what),
+        };
+        fault.hint("`bearward keys create --permissions read` makes one")
+    }
+
+    /// Reads the store for service, or returns all its faults.
+    pub(crate) fn load<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<SetOf<'k, K>, Faults> {
+        Ok(self.build(reading)?.finish())
+    }
+
+    fn build<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<Built<K::Builder<'k>>, Faults> {
+        match self {
+            Store::JsonLines(path) => jsonl::load(path, reading),
+            Store::Directory(path) => directory::load(path, reading),
+            Store::Yaml(path) if reading.at_fault == AtFault::Held => {
+                let (entries, beside) = yaml::entries(path, &read(path)?)?;
+                settle::of_file(path, reading.known, entries, beside)
+            }
+            Store::Text(path) => {
+                let entries = text::entries(path, &read(path)?, reading.ids);
+                let is_blank = entries.is_empty();
+                let mut built = match reading.at_fault {
+                    AtFault::Held => settle::of_file(path, reading.known, entries, Vec::new())?,
+                    AtFault::Refused => self.good(reading)?,
+                };
+                built.findings.is_blank = is_blank;
+                Ok(built)
+            }
+            Store::Yaml(_) => self.good(reading),
+        }
+    }
+
+    /// All keys, if all of the store is good.
+    fn good<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<Built<K::Builder<'k>>, Faults> {
+        let builder = reading.known.begin().add_all(&self.records(reading.ids)?);
+        Ok(Built { builder, findings: Findings::default() })
+    }
+
+    /// The records of all keys, or all faults. `ids`: makes the ids of the keys of a plain list.
+    pub(crate) fn records(&self, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
+        match self {
+            Store::Yaml(path) => yaml::parse(path, &read(path)?),
+            Store::JsonLines(path) => jsonl::records(path),
+            Store::Text(path) => text::parse(path, &read(path)?, ids),
+            Store::Directory(path) => directory::records(path, ids),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Store::Yaml(path) | Store::JsonLines(path) | Store::Text(path) | Store::Directory(path) => path,
+        }
+    }
+}

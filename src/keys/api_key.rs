@@ -1,0 +1,439 @@
+//! A key in service: the fields that requests are judged by, and whether it is valid now.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::config::{AgeAction, MaxAge, Quota};
+use crate::keys::terms::{Secret, Terms};
+use crate::keys::token::KeyHash;
+use crate::permission::{Permission, Permissions};
+
+/// How far this clock may be behind the clock that dated a key.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(24);
+
+/// A key in service. Its current digest is not in it: the map of keys has that.
+///
+/// It is small, since there may be a million: the two labels share one allocation, and the fields
+/// that few keys have, or many have alike, are in [`Terms`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ApiKey {
+    /// The id, followed by the name.
+    labels: Box<str>,
+    id_length: u8,
+    has_name: bool,
+    pub(crate) disabled: bool,
+    pub(crate) permissions: Permissions,
+    created_at: Moment,
+    expires_at: Moment,
+    terms: Option<Arc<Terms>>,
+}
+
+/// An instant to the microsecond, or none, in eight bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Moment(i64);
+
+impl Moment {
+    const NONE: i64 = i64::MAX;
+
+    fn instant(self) -> Option<Timestamp> {
+        // The sentinel is beyond the range of a timestamp, so a conversion would build an error.
+        if self.0 == Moment::NONE { None } else { Timestamp::from_microsecond(self.0).ok() }
+    }
+}
+
+impl From<Option<Timestamp>> for Moment {
+    fn from(instant: Option<Timestamp>) -> Self {
+        Moment(instant.map_or(Moment::NONE, Timestamp::as_microsecond))
+    }
+}
+
+/// The fields of a key, before it is known whether an equal key is in service already.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) name: Option<&'a str>,
+    pub(crate) disabled: bool,
+    pub(crate) permissions: Permissions,
+    pub(crate) created_at: Option<Timestamp>,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) terms: Option<Arc<Terms>>,
+}
+
+impl Draft<'_> {
+    /// Whether `key` has these fields.
+    pub(crate) fn is(&self, key: &ApiKey) -> bool {
+        self.id == key.id()
+            && self.name == key.name()
+            && self.disabled == key.disabled
+            && self.permissions == key.permissions
+            && Moment::from(self.created_at) == key.created_at
+            && Moment::from(self.expires_at) == key.expires_at
+            && self.terms == key.terms
+    }
+}
+
+impl From<Draft<'_>> for ApiKey {
+    fn from(draft: Draft<'_>) -> Self {
+        let labels = [draft.id, draft.name.unwrap_or_default()].concat();
+        ApiKey {
+            labels: labels.into_boxed_str(),
+            // The decoders bound ids to 68 bytes.
+            id_length: u8::try_from(draft.id.len()).unwrap_or(u8::MAX),
+            has_name: draft.name.is_some(),
+            disabled: draft.disabled,
+            permissions: draft.permissions,
+            created_at: draft.created_at.into(),
+            expires_at: draft.expires_at.into(),
+            terms: draft.terms,
+        }
+    }
+}
+
+/// The state of a key at a given time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum State {
+    Active,
+    Disabled,
+    Expired,
+    NotYetValid,
+}
+
+impl State {
+    pub(crate) fn of(
+        is_disabled: bool,
+        not_before: Option<Timestamp>,
+        expires_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Self {
+        match () {
+            () if is_disabled => State::Disabled,
+            () if expires_at.is_some_and(|end| now >= end) => State::Expired,
+            () if not_before.is_some_and(|start| now < start) => State::NotYetValid,
+            () => State::Active,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            State::Active => "active",
+            State::Disabled => "disabled",
+            State::Expired => "expired",
+            State::NotYetValid => "not_yet_valid",
+        }
+    }
+
+    /// Whether a credential can match it now, or will later.
+    pub(crate) fn is_live(self) -> bool {
+        matches!(self, State::Active | State::NotYetValid)
+    }
+}
+
+/// The reason why a key that was found is refused: for the log, never for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Invalidity {
+    Disabled,
+    NotYetValid,
+    OtherEnvironment,
+    AddressNotAllowed,
+    /// The configuration refuses keys past an age, and the age of this one is not known.
+    AgeUnknown,
+    Expired(Timestamp),
+    /// The secret was rotated out, and its grace has ended.
+    RotatedOut(Timestamp),
+    /// The key is past the age that the configuration allows, since this instant.
+    TooOld(Timestamp),
+}
+
+impl Invalidity {
+    /// The reason's name in logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Invalidity::Disabled => "disabled",
+            Invalidity::NotYetValid => "not_yet_valid",
+            Invalidity::OtherEnvironment => "other_environment",
+            Invalidity::AddressNotAllowed => "address_not_allowed",
+            Invalidity::AgeUnknown => "age_unknown",
+            Invalidity::Expired(_) => "expired",
+            Invalidity::RotatedOut(_) => "rotated_out",
+            Invalidity::TooOld(_) => "past_max_age",
+        }
+    }
+
+    /// When the key ended, where its end is the only reason.
+    pub(crate) fn end(self) -> Option<Timestamp> {
+        match self {
+            Invalidity::Expired(end) | Invalidity::RotatedOut(end) | Invalidity::TooOld(end) => Some(end),
+            _ => None,
+        }
+    }
+}
+
+/// The circumstances on which a key's validity depends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Circumstances<'a> {
+    pub(crate) now: Timestamp,
+    /// The environment that the configuration demands.
+    pub(crate) environment: Option<&'a str>,
+    /// The client's address, where one is known.
+    pub(crate) address: Option<IpAddr>,
+    /// How old a key may be.
+    pub(crate) max_age: Option<MaxAge>,
+}
+
+impl ApiKey {
+    /// The public id.
+    pub(crate) fn id(&self) -> &str {
+        self.labels.get(..usize::from(self.id_length)).unwrap_or(&self.labels)
+    }
+
+    /// The label for people.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.labels.get(usize::from(self.id_length)..).filter(|_| self.has_name)
+    }
+
+    /// When its current secret was made.
+    pub(crate) fn created_at(&self) -> Option<Timestamp> {
+        self.created_at.instant()
+    }
+
+    /// When it ends, if it does.
+    pub(crate) fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at.instant()
+    }
+
+    /// Its terms; `None` where it has none.
+    pub(crate) fn terms(&self) -> Option<&Terms> {
+        self.terms.as_deref()
+    }
+
+    pub(crate) fn environment(&self) -> Option<&str> {
+        self.terms.as_ref()?.environment.as_deref()
+    }
+
+    /// Its own limits; `None` where the configuration's defaults apply.
+    pub(crate) fn rate_limits(&self) -> Option<&[Quota]> {
+        self.terms.as_ref()?.rate_limits.as_deref()
+    }
+
+    pub(crate) fn max_concurrent(&self) -> Option<u32> {
+        self.terms.as_ref()?.max_concurrent
+    }
+
+    /// The named routes that the key may use; `None` where it may use all.
+    pub(crate) fn routes(&self) -> Option<&[String]> {
+        self.terms.as_ref()?.routes.as_deref()
+    }
+
+    pub(crate) fn not_before(&self) -> Option<Timestamp> {
+        self.terms.as_ref()?.not_before
+    }
+
+    /// The networks that the key may be used from; empty where it may be used from everywhere.
+    pub(crate) fn allow_from(&self) -> &[IpNet] {
+        self.terms.as_ref().map(|terms| terms.allow_from.as_slice()).unwrap_or_default()
+    }
+
+    pub(crate) fn state(&self, now: Timestamp) -> State {
+        State::of(self.disabled, self.not_before(), self.expires_at(), now)
+    }
+
+    /// Secrets that were rotated out, with their ends.
+    pub(crate) fn previous(&self) -> &[Secret] {
+        self.terms.as_ref().map(|terms| terms.previous.as_slice()).unwrap_or_default()
+    }
+
+    /// The end of the grace of the secret with this digest; `None` for the current secret.
+    pub(crate) fn rotated_out(&self, hash: &KeyHash) -> Option<Timestamp> {
+        self.previous().iter().find(|secret| secret.hash == *hash).map(|secret| secret.expires_at)
+    }
+
+    /// Whether the key is valid. `rotated_out`: the end of the presented secret's grace, unless it
+    /// is the current one.
+    ///
+    /// An end is judged last. The caller learns of an end and of no other reason, so an end must
+    /// not hide another reason.
+    pub(crate) fn validity(
+        &self,
+        rotated_out: Option<Timestamp>,
+        circumstances: &Circumstances<'_>,
+    ) -> Result<(), Invalidity> {
+        let Circumstances { now, environment, address, max_age } = *circumstances;
+        let not_before = self.terms.as_ref().and_then(|terms| terms.not_before);
+        if self.disabled {
+            return Err(Invalidity::Disabled);
+        }
+        if not_before.is_some_and(|start| now < start) {
+            return Err(Invalidity::NotYetValid);
+        }
+        if environment.is_some_and(|demanded| self.environment() != Some(demanded)) {
+            return Err(Invalidity::OtherEnvironment);
+        }
+        if !self.admits(address) {
+            return Err(Invalidity::AddressNotAllowed);
+        }
+        // A rotated-out secret is older than the current one, whose age is known.
+        let refused_age = max_age.filter(|max_age| max_age.action == AgeAction::Refuse);
+        if let Some(max_age) = refused_age {
+            let end = self.end_of_age(max_age.age).filter(|_| !self.is_made_later(now));
+            let end = end.ok_or(Invalidity::AgeUnknown)?;
+            if now >= end {
+                return Err(Invalidity::TooOld(end));
+            }
+        }
+        match (self.expires_at.instant(), rotated_out) {
+            (Some(end), _) if now >= end => Err(Invalidity::Expired(end)),
+            (_, Some(end)) if now >= end => Err(Invalidity::RotatedOut(end)),
+            _ => Ok(()),
+        }
+    }
+
+    /// When a secret that is valid now ends: with the key, with its grace or by its age, whichever
+    /// is first.
+    pub(crate) fn next_end(
+        &self,
+        rotated_out: Option<Timestamp>,
+        max_age: Option<MaxAge>,
+    ) -> Option<Timestamp> {
+        let refused_age = max_age.filter(|max_age| max_age.action == AgeAction::Refuse);
+        let end_of_age = refused_age.and_then(|max_age| self.end_of_age(max_age.age));
+        [self.expires_at(), rotated_out, end_of_age].into_iter().flatten().min()
+    }
+
+    /// When the current secret reaches `age`; `None` where its date is not known.
+    pub(crate) fn end_of_age(&self, age: Duration) -> Option<Timestamp> {
+        self.created_at().map(|created| created.checked_add(age).unwrap_or(Timestamp::MAX))
+    }
+
+    /// Whether its date is long after `now`. Until that date, the key would not age.
+    pub(crate) fn is_made_later(&self, now: Timestamp) -> bool {
+        self.created_at().is_some_and(|created| created.duration_since(now) > CLOCKS_DIFFER)
+    }
+
+    /// An address that the key may be used from, where it may not be used from everywhere.
+    pub(crate) fn allowed_address(&self) -> Option<IpAddr> {
+        self.allow_from().first().map(IpNet::addr)
+    }
+
+    /// Whether the key may be used from `address`. A key with networks may not be used from an
+    /// unknown address.
+    fn admits(&self, address: Option<IpAddr>) -> bool {
+        let networks = self.allow_from();
+        networks.is_empty()
+            || address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
+    }
+
+    /// Whether the key has `permission`; `admin` implies all.
+    pub(crate) fn has(&self, permission: Permission) -> bool {
+        self.permissions.grant(permission)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Draft<'static> {
+        Draft {
+            id: "key_1",
+            name: None,
+            disabled: false,
+            permissions: Permissions::from_iter([Permission::Read]),
+            created_at: None,
+            expires_at: None,
+            terms: None,
+        }
+    }
+
+    fn with(terms: Terms) -> ApiKey {
+        Draft { terms: Some(Arc::new(terms)), ..key() }.into()
+    }
+
+    fn second(second: i64) -> Option<Timestamp> {
+        Timestamp::from_second(second).ok()
+    }
+
+    fn at(now: i64) -> Circumstances<'static> {
+        let now = second(now).unwrap();
+        Circumstances { now, environment: None, address: Some("10.1.2.3".parse().unwrap()), max_age: None }
+    }
+
+    #[test]
+    fn the_end_of_a_key_is_exclusive_and_its_start_inclusive() {
+        let from_hundred = with(Terms { not_before: second(100), ..Terms::default() });
+        assert_eq!(from_hundred.validity(None, &at(99)), Err(Invalidity::NotYetValid));
+        assert_eq!(from_hundred.validity(None, &at(100)), Ok(()));
+        let until_hundred = ApiKey::from(Draft { expires_at: second(100), ..key() });
+        assert_eq!(until_hundred.validity(None, &at(99)), Ok(()));
+        assert_eq!(until_hundred.validity(None, &at(100)), Err(Invalidity::Expired(second(100).unwrap())));
+    }
+
+    #[test]
+    fn a_rotated_out_secret_ends_with_its_grace_or_with_the_key() {
+        let until_hundred = ApiKey::from(Draft { expires_at: second(100), ..key() });
+        let old = |end: i64, now: i64| until_hundred.validity(second(end), &at(now));
+        assert_eq!(old(50, 49), Ok(()));
+        assert_eq!(old(50, 50), Err(Invalidity::RotatedOut(second(50).unwrap())));
+        assert_eq!(old(500, 100), Err(Invalidity::Expired(second(100).unwrap())));
+    }
+
+    #[test]
+    fn an_age_is_refused_only_where_the_configuration_refuses_it() {
+        let made = ApiKey::from(Draft { created_at: second(100), ..key() });
+        let judged = |key: &ApiKey, action, now| {
+            let max_age = Some(MaxAge { age: Duration::from_secs(10), action });
+            key.validity(None, &Circumstances { max_age, ..at(now) })
+        };
+        assert_eq!(judged(&made, AgeAction::Refuse, 109), Ok(()));
+        assert_eq!(judged(&made, AgeAction::Refuse, 110), Err(Invalidity::TooOld(second(110).unwrap())));
+        assert_eq!(judged(&made, AgeAction::Warn, 110), Ok(()));
+        // A clock that jumped back makes a key young, not invalid.
+        assert_eq!(judged(&made, AgeAction::Refuse, 50), Ok(()));
+        // A date far ahead gives no age.
+        let later = ApiKey::from(Draft { created_at: second(100_000), ..key() });
+        assert_eq!(judged(&later, AgeAction::Refuse, 50), Err(Invalidity::AgeUnknown));
+        assert_eq!(judged(&later, AgeAction::Warn, 50), Ok(()));
+        assert_eq!(judged(&key().into(), AgeAction::Refuse, 0), Err(Invalidity::AgeUnknown));
+        assert_eq!(judged(&key().into(), AgeAction::Warn, 0), Ok(()));
+    }
+
+    #[test]
+    fn an_expired_key_from_a_wrong_address_is_refused_for_the_address() {
+        let terms = Terms { allow_from: vec!["10.0.0.0/8".parse().unwrap()], ..Terms::default() };
+        let narrowed: ApiKey =
+            Draft { expires_at: second(100), terms: Some(Arc::new(terms)), ..key() }.into();
+        let elsewhere = Circumstances { address: Some("192.0.2.1".parse().unwrap()), ..at(200) };
+        assert_eq!(narrowed.validity(None, &elsewhere), Err(Invalidity::AddressNotAllowed));
+        let nowhere = Circumstances { address: None, ..at(0) };
+        assert_eq!(narrowed.validity(None, &nowhere), Err(Invalidity::AddressNotAllowed));
+    }
+
+    #[test]
+    fn a_demanded_environment_refuses_others_and_none() {
+        let staging = Circumstances { environment: Some("staging"), ..at(0) };
+        let production = with(Terms { environment: Some("production".to_owned()), ..Terms::default() });
+        assert_eq!(production.validity(None, &staging), Err(Invalidity::OtherEnvironment));
+        assert_eq!(ApiKey::from(key()).validity(None, &staging), Err(Invalidity::OtherEnvironment));
+    }
+
+    #[test]
+    fn admin_implies_all_and_no_other_implies_any() {
+        let may = |granted| ApiKey::from(Draft { permissions: Permissions::from_iter([granted]), ..key() });
+        assert!(Permission::ALL.iter().all(|(_, permission)| may(Permission::Admin).has(*permission)));
+        let write = may(Permission::Write);
+        assert!(write.has(Permission::Write) && !write.has(Permission::Read));
+    }
+
+    #[test]
+    fn a_key_is_small_and_returns_its_labels() {
+        assert!(size_of::<ApiKey>() <= 56, "a million of them: {}", size_of::<ApiKey>());
+        let named = ApiKey::from(Draft { name: Some("überall"), ..key() });
+        assert_eq!((named.id(), named.name()), ("key_1", Some("überall")));
+        let unnamed = ApiKey::from(key());
+        assert_eq!((unnamed.id(), unnamed.name()), ("key_1", None));
+        assert!(key().is(&unnamed) && !key().is(&named));
+    }
+}

@@ -1,0 +1,194 @@
+//! The fields of a key, each described once.
+//!
+//! All else follows from a row of [`FIELDS`]: how the four stores decode the field and the editor
+//! writes it, the argument of `keys create` and `import`, what `keys list` and `show` print, what
+//! the admin API takes and shows, its OpenAPI document, and the table in docs/keys.md. A field is
+//! added in three steps:
+//!
+//! 1. a member of [`super::terms::Terms`] (or of `KeyRecord`, where no request needs it);
+//! 2. a row here;
+//! 3. `UPDATE_EXPECTED=1 cargo test key_reference`, which writes the two documents.
+
+use crate::keys::field::{Field, Form, Member as _, Part, Presence, SetBy, Shown};
+
+/// A member of `KeyRecord`, which `ApiKey` has as well.
+macro_rules! own {
+    ($member:ident, $of_key:expr) => {
+        Part::Own {
+            of_record: |record| record.$member.value(),
+            of_key: $of_key,
+            set: |record, value| record.$member.put(value),
+        }
+    };
+}
+
+/// A member of `Terms`.
+macro_rules! term {
+    ($member:ident) => {
+        Part::Term { get: |terms| terms.$member.value(), set: |terms, value| terms.$member.put(value) }
+    };
+}
+
+/// A member of `KeyRecord` alone.
+macro_rules! stored {
+    ($member:ident) => {
+        Part::Stored {
+            of_record: |record| record.$member.value(),
+            set: |record, value| record.$member.put(value),
+        }
+    };
+}
+
+/// All fields, in the order in which they are written.
+pub(crate) const FIELDS: &[Field] = &[
+    Field {
+        name: "id",
+        about: "The public id",
+        default: "",
+        form: Form::KeyId,
+        presence: Presence::Required,
+        set_by: SetBy::Bearward,
+        shown: Shown::ByApi,
+        part: own!(id, |key| key.id().to_owned().value()),
+    },
+    Field {
+        name: "name",
+        about: "A unique label for people",
+        default: "no name",
+        form: Form::Name,
+        presence: Presence::Optional,
+        set_by: SetBy::Api,
+        shown: Shown::ByApi,
+        part: own!(name, |key| key.name().map(str::to_owned).value()),
+    },
+    Field {
+        name: "hash",
+        about: "The SHA-256 of the token; `bearward keys hash` makes it of any token",
+        default: "",
+        form: Form::Hash,
+        presence: Presence::Required,
+        set_by: SetBy::Bearward,
+        shown: Shown::Never,
+        part: stored!(hash),
+    },
+    Field {
+        name: "previous",
+        about: "Secrets that were rotated out, and the end of each",
+        default: "none",
+        form: Form::Secrets,
+        presence: Presence::NotNull,
+        set_by: SetBy::Bearward,
+        shown: Shown::Never,
+        part: term!(previous),
+    },
+    Field {
+        name: "permissions",
+        about: "What the key may do",
+        default: "",
+        form: Form::Permissions,
+        presence: Presence::Required,
+        set_by: SetBy::Api,
+        shown: Shown::ByApi,
+        part: own!(permissions, |key| key.permissions.value()),
+    },
+    Field {
+        name: "environment",
+        about: "A free label; with `keys.environment` the configuration admits keys of one environment alone",
+        default: "none",
+        form: Form::Label,
+        presence: Presence::Narrows,
+        set_by: SetBy::ApiAndArgument("environment"),
+        shown: Shown::ByApi,
+        part: term!(environment),
+    },
+    Field {
+        name: "created_at",
+        about: "When the current secret was made",
+        default: "unknown: due for rotation",
+        form: Form::Instant,
+        presence: Presence::Optional,
+        set_by: SetBy::Bearward,
+        shown: Shown::ByApi,
+        part: own!(created_at, |key| key.created_at().value()),
+    },
+    Field {
+        name: "not_before",
+        about: "When the key becomes valid",
+        default: "at once",
+        form: Form::Instant,
+        presence: Presence::Narrows,
+        set_by: SetBy::Api,
+        shown: Shown::ByApi,
+        part: term!(not_before),
+    },
+    Field {
+        name: "expires_at",
+        about: "When the key ends",
+        default: "never",
+        form: Form::Instant,
+        presence: Presence::Narrows,
+        set_by: SetBy::Api,
+        shown: Shown::ByApi,
+        part: own!(expires_at, |key| key.expires_at().value()),
+    },
+    Field {
+        name: "disabled",
+        about: "Whether the key is turned off",
+        default: "false",
+        form: Form::Flag,
+        presence: Presence::Narrows,
+        set_by: SetBy::Bearward,
+        shown: Shown::ByCommands,
+        part: own!(disabled, |key| key.disabled.value()),
+    },
+    Field {
+        name: "rate_limits",
+        about: "Rate limits, each over a window of its own; `none`: the configuration's default limits do not hold for the key",
+        default: "the configuration's defaults",
+        form: Form::RateLimits,
+        presence: Presence::Narrows,
+        set_by: SetBy::Api,
+        shown: Shown::ByCommands,
+        part: term!(rate_limits),
+    },
+    Field {
+        name: "max_concurrent",
+        about: "How many requests of the key may be in flight at once",
+        default: "the configuration's default",
+        form: Form::Count,
+        presence: Presence::Narrows,
+        set_by: SetBy::ApiAndArgument("max-concurrent"),
+        shown: Shown::ByCommands,
+        part: term!(max_concurrent),
+    },
+    Field {
+        name: "allow_from",
+        about: "Networks and addresses that the key may be used from, as in 10.0.0.0/8",
+        default: "everywhere",
+        form: Form::Networks,
+        presence: Presence::Narrows,
+        set_by: SetBy::ApiAndArgument("allow-from"),
+        shown: Shown::ByApi,
+        part: term!(allow_from),
+    },
+    Field {
+        name: "routes",
+        about: "Named routes that the key may use",
+        default: "all",
+        form: Form::Words,
+        presence: Presence::Narrows,
+        set_by: SetBy::ApiAndArgument("routes"),
+        shown: Shown::ByApi,
+        part: term!(routes),
+    },
+    Field {
+        name: "metadata",
+        about: "Anything to remember about the key, as in team=payments",
+        default: "nothing",
+        form: Form::Pairs,
+        presence: Presence::Optional,
+        set_by: SetBy::ApiAndArgument("metadata"),
+        shown: Shown::ByCommands,
+        part: stored!(metadata),
+    },
+];
