@@ -23,7 +23,6 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::schema;
 use crate::keys::Credential;
-use config_path::config_path;
 use failure::Failure;
 use terminal::{print, say};
 

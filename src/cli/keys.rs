@@ -18,7 +18,7 @@ mod verify;
 
 use clap::{Args, Subcommand};
 
-use super::Failure;
+use crate::cli::failure::Failure;
 
 #[derive(Debug, Args)]
 pub(super) struct Keys {

@@ -6,7 +6,8 @@ use super::secret::show_secret;
 use super::store_argument::StoreArgument;
 use super::terms_arguments::TermsArguments;
 use super::values::{ahead, label, named, now, permission};
-use crate::cli::{Failure, say};
+use crate::cli::failure::Failure;
+use crate::cli::terminal::say;
 use crate::keys::token::Token;
 use crate::keys::{KeyRecord, Permission, Permissions};
 

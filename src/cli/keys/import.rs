@@ -12,7 +12,8 @@ use super::sources::{self, Format, Options, limits};
 use super::store_argument::StoreArgument;
 use super::terms_arguments::TermsArguments;
 use super::values::permission;
-use crate::cli::{Failure, say};
+use crate::cli::failure::Failure;
+use crate::cli::terminal::say;
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord, Permission, Permissions};
 

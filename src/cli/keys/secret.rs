@@ -5,7 +5,9 @@ use std::io::{self, IsTerminal, Read, Write};
 use zeroize::Zeroizing;
 
 use crate::bom;
-use crate::cli::{Failure, print, say};
+use crate::cli::failure::Failure;
+use crate::cli::terminal::print;
+use crate::cli::terminal::say;
 use crate::key_store::edit::{EditError, Editor};
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord};

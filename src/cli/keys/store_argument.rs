@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use crate::cli::{Failure, config_path};
+use crate::cli::config_path::config_path;
+use crate::cli::failure::Failure;
 use crate::config::Config;
 use crate::key_store::edit::{EditError, Editor};
 use crate::key_store::{Store, id_secret};

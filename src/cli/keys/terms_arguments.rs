@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::field_arguments::FieldArguments;
 use super::values::ahead;
-use crate::cli::Failure;
+use crate::cli::failure::Failure;
 use crate::config::Quota;
 use crate::config::decode::parse_duration;
 use crate::keys::KeyRecord;

@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::ago::ahead_or_ago;
-use crate::cli::{Failure, client, print};
+use crate::cli::client;
+use crate::cli::failure::Failure;
+use crate::cli::terminal::print;
 use crate::keys::State;
 
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::cli::Failure;
+use crate::cli::failure::Failure;
 use crate::config::decode::parse_duration;
 use crate::keys::record::is_label;
 use crate::keys::{KeyRecord, Permission};

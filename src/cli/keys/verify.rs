@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::secret::read_token;
 use super::store_argument::StoreArgument;
-use crate::cli::{Failure, print};
+use crate::cli::failure::Failure;
+use crate::cli::terminal::print;
 use crate::key_cache::{KeyCache, Match, NoMatch};
 use crate::key_store::Reading;
 use crate::key_store::Store;
