@@ -126,10 +126,10 @@ target/profiled/bearward: Cargo.toml Cargo.lock bench/profile.py $(shell find sr
 bench-observe: bench-setup ## Cost of metrics and logs, a scrape with 10,000 keys in use, and logs that can't be written
 	python3 bench/observe.py --rounds $(or $(ROUNDS),9)
 
-bench-steps: ## Each step of a request separately: token, look-up, decision, headers, reload
+bench-steps: ## Each step of a request separately: token, lookup, decision, headers, reload
 	$(CARGO) bench --bench steps --features fuzzing
 
-bench-keys: ## Look-ups of tokens: cost, ten million altered tokens, and timing differences for near misses
+bench-keys: ## Lookups of tokens: cost, ten million altered tokens, and timing differences for near misses
 	$(CARGO) bench --bench keys
 
 measure-keys: e2e-setup ## A million keys: start, memory, a revocation under load, CPU per request; uses apt

@@ -1,4 +1,4 @@
-//! Look-up of tokens: its cost, acceptance of changed tokens, and timing as a side channel.
+//! Lookup of tokens: its cost, acceptance of changed tokens, and timing as a side channel.
 //!
 //! `cargo bench --bench keys [-- MUTANTS [KEYS]]`; default: ten million mutants and a million keys.
 //! With `-- parse FILE`, it only measures how long it takes to parse a JSON Lines file into a map.
@@ -95,7 +95,7 @@ fn look_ups(count: usize) {
         index = (index + 7_919_777) % count;
         assert!(black_box(ring.find(&Credential::new(tokens[index].as_bytes()))).is_some());
     }
-    println!("look-up among {count:>7} keys: {:>4} ns", start.elapsed().as_nanos() / rounds);
+    println!("lookup among {count:>7} keys: {:>4} ns", start.elapsed().as_nanos() / rounds);
 }
 
 fn refuse_mutants(wanted: usize) -> bool {
@@ -118,7 +118,7 @@ fn refuse_mutants(wanted: usize) -> bool {
 
 /// Copy of a token with one other base62 character and a correct checksum.
 ///
-/// A token with other characters is refused before any look-up; the timing of that is no secret.
+/// A token with other characters is refused before any lookup; the timing of that is no secret.
 fn changed(token: &str, index: usize) -> Vec<u8> {
     let mut bytes = token.as_bytes()[..47].to_vec();
     let old = bytes[index];

@@ -26,7 +26,7 @@ fn token(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Digest of a credential and look-up among this many keys, a different key each time.
+/// Digest of a credential and lookup among this many keys, a different key each time.
 #[divan::bench(args = [10, 1_000, 1_000_000])]
 fn look_up(bencher: Bencher<'_, '_>, keys: usize) {
     let ring = KeyRing::load(&stored(keys).path().join("keys.jsonl")).unwrap();

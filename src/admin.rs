@@ -280,10 +280,10 @@ impl Visitor {
     /// Runs a slow function where it blocks no other request.
     async fn aside<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Admin) -> Result<T, Denial> + Send + 'static,
+        view: impl FnOnce(&Admin) -> Result<T, Denial> + Send + 'static,
     ) -> Result<T, Denial> {
         let admin = self.admin.clone();
-        let looked = tokio::task::spawn_blocking(move || look(&admin)).await;
+        let looked = tokio::task::spawn_blocking(move || view(&admin)).await;
         looked.unwrap_or_else(|_panic| Err(Denial::internal()))
     }
 }

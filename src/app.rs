@@ -292,7 +292,7 @@ fn start_tasks(gateway: &Arc<Gateway>) {
     let logs = gateway.observers.logs().clone();
     let threads = logs.threads.clone();
     threads.spawn_task("health checks", checks::run(gateway.clone()));
-    threads.spawn_task("look-ups", lookups::run(gateway.clone()));
+    threads.spawn_task("lookups", lookups::run(gateway.clone()));
     threads.spawn_task("departures", departures::run(gateway.clone()));
     threads.spawn_task("left-out lines", async move { logs.keep_reporting_left_out().await });
 }

@@ -37,7 +37,7 @@ pub(crate) use handle::{Handle, Outcome, Report};
 pub(crate) use part::Part;
 use read::{Ready, ReadyConfig};
 use refusal::{Refusal, Refusals};
-use watch::{Directories, Look, Stamps, Touched};
+use watch::{Directories, FilesState, Stamps, Touched};
 use watch_set::WatchSet;
 
 /// A requested reload waits no longer than this for files to stand still.
@@ -149,7 +149,7 @@ impl Reloader {
             if is_poll {
                 next_poll = now + poll;
             }
-            let again = self.look(is_poll);
+            let again = self.check(is_poll);
             if again.is_none() {
                 // Links may lead elsewhere now, even to the same content.
                 self.watch();
@@ -204,20 +204,21 @@ impl Reloader {
 
     /// Checks all parts and reloads those that have settled. Returns when to check again, if
     /// something is changing.
-    fn look(&mut self, is_poll: bool) -> Option<Duration> {
+    fn check(&mut self, is_poll: bool) -> Option<Duration> {
         let mut again: Option<Duration> = None;
         for part in Part::ALL {
-            let mut look = self.current.set(part).map_or(Look::Same, |set| set.look(Instant::now(), is_poll));
+            let mut state =
+                self.current.set(part).map_or(FilesState::Same, |set| set.check(Instant::now(), is_poll));
             // A failed reading may have been a passing fault.
             let is_due = is_poll && self.refusals.may_have_passed(part, &self.current.config.keys.path)
                 || part == Part::Keys && self.refusals.blank_for().is_some_and(|left| left.is_zero());
-            if look == Look::Changed || (look == Look::Same && is_due) {
-                look = match self.reload(part) {
-                    Some(_done) => Look::Same,
-                    None => Look::Changing(UNSETTLED_LOOK),
+            if state == FilesState::Changed || (state == FilesState::Same && is_due) {
+                state = match self.reload(part) {
+                    Some(_done) => FilesState::Same,
+                    None => FilesState::Changing(UNSETTLED_LOOK),
                 };
             }
-            if let Look::Changing(wait) = look {
+            if let FilesState::Changing(wait) = state {
                 if part == Part::Keys {
                     self.refusals.forget_blank();
                 }
@@ -235,15 +236,16 @@ impl Reloader {
         let mut parts = Vec::new();
         for part in Part::ALL {
             let stands_refused = self.refusals.are_of(part);
-            let look =
-                self.current.set(part).map_or(Look::Same, |set| match has_settled || set.is_as_taken() {
+            let state = self.current.set(part).map_or(FilesState::Same, |set| {
+                match has_settled || set.is_as_taken() {
                     true => set.look_settled(),
-                    false => Look::Changing(UNSETTLED_LOOK),
-                });
-            let outcome = match look {
-                Look::Same if !stands_refused => Some(Outcome::Unchanged),
-                Look::Same | Look::Changed => self.reload(part),
-                Look::Changing(_) => None,
+                    false => FilesState::Changing(UNSETTLED_LOOK),
+                }
+            });
+            let outcome = match state {
+                FilesState::Same if !stands_refused => Some(Outcome::Unchanged),
+                FilesState::Same | FilesState::Changed => self.reload(part),
+                FilesState::Changing(_) => None,
             };
             parts.push((part, outcome.unwrap_or_else(|| unsettled(part))));
         }

@@ -1,7 +1,7 @@
 //! The servers behind bearward: their addresses, their health, and the connections to them.
 //!
 //! `forward` picks an endpoint here and leases a connection to it. `app` runs the health checks and
-//! the look-ups of names.
+//! the lookups of names.
 //!
 //! An [`Upstream`] is part of a snapshot. Its endpoints ([`endpoints`]) outlive snapshots, so that
 //! a reload keeps connections and health.

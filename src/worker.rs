@@ -183,7 +183,7 @@ async fn serve(
         }
         connections.spawn(async move {
             conn::serve(accepted, peer, shutdown).await;
-            activity.unauthenticated_use.leave();
+            activity.unauthenticated_use.end_connection();
             drop(share);
         });
         // Removes ended connections from the set.

@@ -246,10 +246,10 @@ mod tests {
         let (first, second) = (newcomer("192.0.2.2"), newcomer("192.0.2.2"));
         assert!(unauthenticated.make_room(Some("192.0.2.2".parse().unwrap())), "an address has its own go");
         assert_eq!(ends(&[&first, &second]), [true, false]);
-        first.unauthenticated_use.leave();
+        first.unauthenticated_use.end_connection();
         assert!(unauthenticated.make_room(Some("192.0.2.3".parse().unwrap())), "a key holder's goes");
         assert!(holders[0].is_cut() && !second.is_cut());
-        holders[0].unauthenticated_use.leave();
+        holders[0].unauthenticated_use.end_connection();
         let third = newcomer("192.0.2.3");
         assert!(unauthenticated.make_room(Some("192.0.2.4".parse().unwrap())), "there are as many of both");
         assert_eq!(ends(&[&holders[1], &holders[2], &second, &third]), [false, false, true, false]);
@@ -320,7 +320,7 @@ mod tests {
         assert!(!unauthenticated.may_make_room());
         assert_eq!(numbers(&unauthenticated), [0, 1]);
         drop(in_service);
-        holder.unauthenticated_use.leave();
+        holder.unauthenticated_use.end_connection();
         unauthenticated.enter(Some("192.0.2.1".parse().unwrap()), &holder);
         assert_eq!(numbers(&unauthenticated), [0, 0]);
     }

@@ -102,7 +102,7 @@ impl<C> UnauthenticatedUse<C> {
     }
 
     /// Takes the connection off the list: it has ended.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn end_connection(&self) {
         let entry = {
             let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
             self.has_ended.store(true, Ordering::Relaxed);

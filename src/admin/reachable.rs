@@ -19,7 +19,7 @@ pub(crate) struct Reachable(Mutex<Option<(Instant, bool)>>);
 
 impl Reachable {
     /// Checks the upstreams, or returns a recent result.
-    pub(super) async fn look(&self, snapshot: &Snapshot) -> bool {
+    pub(super) async fn check(&self, snapshot: &Snapshot) -> bool {
         let mut last = self.0.lock().await;
         if let Some((at, is_reachable)) = *last
             && at.elapsed() < LOOK_AGE

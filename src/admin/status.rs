@@ -23,7 +23,7 @@ use crate::proxy::Gateway;
 /// reason to send requests elsewhere.
 pub(super) async fn is_ready(admin: &Admin) -> bool {
     let snapshot = admin.gateway.snapshot.load_full();
-    !admin.config.ready_with_upstreams || admin.reachable.look(&snapshot).await
+    !admin.config.ready_with_upstreams || admin.reachable.check(&snapshot).await
 }
 
 /// The answer to a readiness probe: parts that are older than their files, if any.

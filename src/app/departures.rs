@@ -40,7 +40,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
         let gateway = gateway.clone();
         // A million keys take their time, and requests do not wait for it.
         let looked = tokio::task::spawn_blocking(move || {
-            departures.look(&gateway, Instant::now());
+            departures.check(&gateway, Instant::now());
             departures
         });
         departures = looked.await.unwrap_or_default();
@@ -48,7 +48,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
 }
 
 impl Departures {
-    fn look(&mut self, gateway: &Gateway, now: Instant) {
+    fn check(&mut self, gateway: &Gateway, now: Instant) {
         let left = left(gateway);
         self.0.retain(|named, _| left.contains(named));
         left.into_iter().for_each(|named| {
@@ -155,23 +155,23 @@ mod tests {
         ["stays", "goes"].into_iter().for_each(|name| request(&gateway, name));
         let (mut departures, both) = (Departures::default(), ["goes".to_owned(), "stays".to_owned()]);
         let keys = ["key_goes".to_owned(), "key_stays".to_owned()];
-        departures.look(&gateway, start);
-        departures.look(&gateway, start + 2 * KEPT);
+        departures.check(&gateway, start);
+        departures.check(&gateway, start + 2 * KEPT);
         assert_eq!(names(&gateway), ([both[1].clone()].into(), [both[1].clone()].into(), keys.to_vec()));
         // The key has left now; its series outlive it by an hour.
         assert!(gateway.keys.len() == 2 && gateway.keys.replace(&KeySet::default()).removed == 2);
         let left = start + 3 * KEPT;
-        departures.look(&gateway, left);
-        departures.look(&gateway, left + KEPT / 2);
+        departures.check(&gateway, left);
+        departures.check(&gateway, left + KEPT / 2);
         assert_eq!(names(&gateway).2, keys);
         assert_eq!(gateway.observers.tally().requests(), 2);
         // A request that is under way keeps what it will be counted by.
         let in_use = gateway.usage.of("key_stays");
-        departures.look(&gateway, left + KEPT);
+        departures.check(&gateway, left + KEPT);
         assert_eq!(names(&gateway).2, [keys[1].clone()]);
         drop(in_use);
-        departures.look(&gateway, left + KEPT);
-        departures.look(&gateway, left + 2 * KEPT);
+        departures.check(&gateway, left + KEPT);
+        departures.check(&gateway, left + 2 * KEPT);
         assert_eq!(names(&gateway).2, [""; 0]);
         let tally = gateway.observers.tally();
         assert!(tally.routes.values().all(|of_route| of_route.requests.is_empty()), "{tally:?}");
@@ -183,10 +183,10 @@ mod tests {
         let (gateway, start) = (gateway(), Instant::now());
         request(&gateway, "goes");
         let mut departures = Departures::default();
-        departures.look(&gateway, start);
+        departures.check(&gateway, start);
         assert_eq!(departures.0.len(), 2, "a route and an upstream that are not configured: {departures:?}");
         departures.0.clear();
-        departures.look(&gateway, start + KEPT);
+        departures.check(&gateway, start + KEPT);
         assert_eq!(names(&gateway).0, ["goes"], "it was noticed anew");
     }
 }

@@ -1,6 +1,6 @@
-//! Look-ups of the names of upstreams' endpoints.
+//! Lookups of the names of upstreams' endpoints.
 //!
-//! The system's resolver blocks, for long where its servers are away. Each look-up has a thread of
+//! The system's resolver blocks, for long where its servers are away. Each lookup has a thread of
 //! its own, which is no worker, and for which the end of the process does not wait.
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use crate::upstream::Upstream;
 use crate::upstream::endpoints::EndpointSet;
 use crate::upstream::endpoints::LookUp;
 
-/// The pause before the next look-up of a name without an address, or whose addresses can't be
+/// The pause before the next lookup of a name without an address, or whose addresses can't be
 /// connected to.
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two checks of the configured names.
@@ -62,16 +62,16 @@ impl Watched {
         Watched { set, due: Instant::now(), ended: None, looking: None }
     }
 
-    /// Takes the result of a finished look-up, and begins the next one when it is due.
+    /// Takes the result of a finished lookup, and begins the next one when it is due.
     fn go_on(&mut self, upstream: &Upstream, gateway: &Gateway) {
         let Some(named) = self.set.named() else { return };
         let now = Instant::now();
         if let Some(looking) = &mut self.looking {
             let found = match looking.try_recv() {
                 Ok(found) => found,
-                Err(oneshot::error::TryRecvError::Closed) => Err(io::Error::other("the look-up broke off")),
+                Err(oneshot::error::TryRecvError::Closed) => Err(io::Error::other("the lookup broke off")),
                 Err(oneshot::error::TryRecvError::Empty) => {
-                    // The end of the look-up wakes the loop.
+                    // The end of the lookup wakes the loop.
                     self.due = now + IDLE_LOOK;
                     return;
                 }
@@ -94,22 +94,22 @@ impl Watched {
     }
 }
 
-/// Begins a look-up.
+/// Begins a lookup.
 fn look_up(host: String, gateway: &Gateway) -> oneshot::Receiver<io::Result<Vec<IpAddr>>> {
     let (found, looking) = oneshot::channel();
     let (hooks, wake) = (gateway.hooks.clone(), gateway.endpoints.wake.clone());
-    let spawned = gateway.observers.logs().threads.spawn(Duty::Background, "look-up", move || {
+    let spawned = gateway.observers.logs().threads.spawn(Duty::Background, "lookup", move || {
         let _nobody_waits = found.send(hooks.resolve(&host));
         wake.notify_one();
         Ended::Asked
     });
     if let Err(error) = spawned {
-        tracing::error!(%error, "a look-up could not be started");
+        tracing::error!(%error, "a lookup could not be started");
     }
     looking
 }
 
-/// Applies the result of a look-up, and logs changes.
+/// Applies the result of a lookup, and logs changes.
 fn take(upstream: &Upstream, set: &EndpointSet, found: io::Result<Vec<IpAddr>>) {
     let Some(named) = set.named() else { return };
     let before = named.look_up();

@@ -38,7 +38,7 @@ enum KeysCommand {
     Verify(verify::Verify),
     /// Give a key a new secret; the old one lives until the grace ends
     Rotate(change::Rotate),
-    /// Turn a key off at once; it stays in the store
+    /// Revoke a key at once; it stays in the store
     Revoke(change::Revoke),
     /// Remove a key from the store
     Delete(change::Delete),

@@ -27,7 +27,7 @@ section! {
     }
 }
 
-/// The shortest interval of health checks and look-ups of names.
+/// The shortest interval of health checks and lookups of names.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A time between two questions to a server, or for its answer.

@@ -42,7 +42,7 @@ impl std::fmt::Debug for SecretValue {
 section! {
     /// A secret in a variable or in a file.
     #[derive(Clone, Debug)]
-    struct Source in "a secret" {
+    struct SecretSource in "a secret" {
         /// The environment variable that holds it.
         env: Option<SecretValue> = text(in_variable).optional();
         /// The file that holds it.
@@ -52,7 +52,7 @@ section! {
 
 /// The fields `env` and `file`, of which one is needed. `what` names the secret in faults.
 pub(super) fn env_or_file(what: &'static str) -> Flattened<SecretValue> {
-    fields_of::<Source>().then(move |d, node, source| match (source.env, source.file) {
+    fields_of::<SecretSource>().then(move |d, node, source| match (source.env, source.file) {
         (Some(secret), None) | (None, Some(secret)) => Some(secret),
         _ => {
             d.fault(node.at, format!("{what} needs one of `env` and `file`"));

@@ -42,7 +42,7 @@ section! {
         /// another request. False for a server that leaves bodies unread, which `bearward check
         /// --probe` finds.
         reuse_after_body: bool = boolean().or(true);
-        /// The interval of look-ups of its endpoints' names; each address is an endpoint of its own.
+        /// The interval of lookups of its endpoints' names; each address is an endpoint of its own.
         resolve: Duration = interval().or(Duration::from_secs(10));
         paths: UpstreamPaths = fields_of();
     }

@@ -182,7 +182,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Picks the endpoint to try next. Waits for the first look-up of names if no address is known
+    /// Picks the endpoint to try next. Waits for the first lookup of names if no address is known
     /// yet.
     async fn pick(&self, tried: &[Arc<Endpoint>]) -> Result<Option<Arc<Endpoint>>, Denial> {
         let picked = self.upstream.pick(tried);

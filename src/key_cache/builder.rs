@@ -127,7 +127,7 @@ impl BuildSet for SetBuilder<'_> {
         self.known.hashing.fingerprint(line)
     }
 
-    // Most of a million lines are where they were, and need no look-up.
+    // Most of a million lines are where they were, and need no lookup.
     fn keep_next(&mut self, fingerprint: u64) -> bool {
         let live = self.expected.get(self.next);
         let live = live.filter(|live| live.fingerprint.load(Ordering::Relaxed) == fingerprint).cloned();

@@ -1,7 +1,7 @@
 //! The keys as the request path sees them: a concurrent map from digest to key.
 //!
 //! A reload applies the difference between two sets key by key, new keys before removals. It never
-//! blocks a look-up.
+//! blocks a lookup.
 
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -138,7 +138,7 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// No key matches it. A mistyped token is refused before any look-up.
+    /// No key matches it. A mistyped token is refused before any lookup.
     pub(crate) fn lookup(&self, credential: &Credential) -> Result<(KeyHash, Match), NoMatch> {
         self.lookup_as(credential.form(), credential)
     }

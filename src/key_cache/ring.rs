@@ -1,4 +1,4 @@
-//! The keys of a store, for look-ups without a server.
+//! The keys of a store, for lookups without a server.
 
 use std::fmt;
 use std::path::Path;

@@ -97,7 +97,7 @@ impl Credential {
         &self.0
     }
 
-    /// The form that it has, which is known without a look-up.
+    /// The form that it has, which is known without a lookup.
     pub(crate) fn form(&self) -> Form {
         let Ok(text) = std::str::from_utf8(&self.0) else { return Form::Foreign };
         match text.len() == TOKEN_LENGTH && text.starts_with(PREFIX) {

@@ -157,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     }
 
     /// Notes requests that were served since the last call: the connection idles from here on.
-    fn look(&mut self) {
+    fn note_served_requests(&mut self) {
         let begun = self.activity.begun();
         if begun != self.heads.seen {
             self.heads.seen = begun;
@@ -200,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             }
             return;
         }
-        self.look();
+        self.note_served_requests();
         self.heads.phase = self.heads.phase.and(bytes);
     }
 
@@ -215,7 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         if !self.activity.has_no_request() {
             return None;
         }
-        self.look();
+        self.note_served_requests();
         Some(self.heads.phase.end(self.timeouts))
     }
 

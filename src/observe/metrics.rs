@@ -70,7 +70,7 @@ pub(crate) struct EndpointSample {
     pub(crate) is_known: bool,
     /// The reason for which it gets no requests, if it gets none.
     pub(crate) fault: Option<String>,
-    /// The reason for which the last look-up of its name failed, if it did.
+    /// The reason for which the last lookup of its name failed, if it did.
     pub(crate) look_up_fault: Option<String>,
     pub(crate) in_flight: usize,
 }
@@ -184,7 +184,7 @@ impl Scrape {
         }
         let mut family = sheet.gauge(
             "endpoint_look_up_failing",
-            "1 where the last look-up of an endpoint's name failed; its last known addresses are used",
+            "1 where the last lookup of an endpoint's name failed; its last known addresses are used",
         )?;
         for endpoint in &self.endpoints {
             let is_failing = endpoint.look_up_fault.is_some();

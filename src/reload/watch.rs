@@ -77,7 +77,7 @@ struct Pending {
 
 /// The outcome of a check of a set of files.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum FilesState {
     /// No change.
     Same,
     /// The files are changing; to be checked again after this long.
@@ -159,7 +159,7 @@ impl FileSet {
 
     /// Checks whether the files have changed, without waiting. `is_thorough`: contents are compared
     /// even without a sign of a change.
-    pub(super) fn look(&mut self, now: Instant, is_thorough: bool) -> Look {
+    pub(super) fn check(&mut self, now: Instant, is_thorough: bool) -> FilesState {
         let stamps = Stamps::of(&self.files);
         if stamps == self.taken {
             self.pending = None;
@@ -167,7 +167,7 @@ impl FileSet {
             // The times of some file systems can't be trusted. An unreadable file is no change.
             return match compares.then(|| self.read()).flatten() {
                 Some(digest) if Some(digest) != self.digest => self.settle(stamps),
-                _ => Look::Same,
+                _ => FilesState::Same,
             };
         }
         let since = match &self.pending {
@@ -182,24 +182,24 @@ impl FileSet {
         let waits = !self.watch_set.directories.is_empty() && now - restless_since >= DIRECTORY_PATIENCE;
         if stood < settles_after && !waits {
             self.pending = Some(Pending { stamps, since, restless_since });
-            return Look::Changing(settles_after - stood);
+            return FilesState::Changing(settles_after - stood);
         }
         self.settle(stamps)
     }
 
-    /// As [`FileSet::look`], for files that are known to have settled.
-    pub(super) fn look_settled(&mut self) -> Look {
+    /// As [`FileSet::check`], for files that are known to have settled.
+    pub(super) fn look_settled(&mut self) -> FilesState {
         let stamps = Stamps::of(&self.files);
         self.settle(stamps)
     }
 
-    fn settle(&mut self, stamps: Stamps) -> Look {
+    fn settle(&mut self, stamps: Stamps) -> FilesState {
         // A large file is not read twice to spare a reload that changes nothing.
         let digest = (stamps.bytes() <= COMPARED_BYTES).then(|| self.read()).flatten();
         // A file that changed while it was read has another content by now.
         if Stamps::of(&self.files) != stamps {
             self.pending = None;
-            return Look::Changing(SETTLED_WHOLE);
+            return FilesState::Changing(SETTLED_WHOLE);
         }
         let is_same = digest.is_some() && digest == self.digest;
         self.taken = stamps;
@@ -207,7 +207,7 @@ impl FileSet {
         self.pending = None;
         self.came_whole = false;
         self.in_place.clear();
-        if is_same { Look::Same } else { Look::Changed }
+        if is_same { FilesState::Same } else { FilesState::Changed }
     }
 
     fn read(&self) -> Option<[u8; 32]> {
@@ -344,14 +344,14 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let mut set = set(&path);
         let now = Instant::now();
-        assert_eq!(set.look(now, true), Look::Same);
+        assert_eq!(set.check(now, true), FilesState::Same);
         fs::write(&path, "two!").unwrap();
-        assert_eq!(set.look(now, false), Look::Changing(SETTLED_IN_PLACE));
+        assert_eq!(set.check(now, false), FilesState::Changing(SETTLED_IN_PLACE));
         let later = now + SETTLED_IN_PLACE;
         fs::write(&path, "two and more").unwrap();
-        assert_eq!(set.look(later, false), Look::Changing(SETTLED_IN_PLACE), "it moved again");
-        assert_eq!(set.look(later + SETTLED_IN_PLACE, false), Look::Changed);
-        assert_eq!(set.look(later + SETTLED_IN_PLACE, true), Look::Same);
+        assert_eq!(set.check(later, false), FilesState::Changing(SETTLED_IN_PLACE), "it moved again");
+        assert_eq!(set.check(later + SETTLED_IN_PLACE, false), FilesState::Changed);
+        assert_eq!(set.check(later + SETTLED_IN_PLACE, true), FilesState::Same);
     }
 
     #[test]
@@ -365,25 +365,29 @@ mod tests {
             fs::rename(directory.path().join("new"), &path).unwrap();
         };
         let now = Instant::now();
-        for (content, found) in [("two", Look::Changed), ("two", Look::Same)] {
+        for (content, found) in [("two", FilesState::Changed), ("two", FilesState::Same)] {
             rename(content);
             assert!(set.heard(&touched(&path, true)));
-            assert_eq!(set.look(now, false), Look::Changing(SETTLED_WHOLE));
-            assert_eq!(set.look(now + SETTLED_WHOLE, false), found);
+            assert_eq!(set.check(now, false), FilesState::Changing(SETTLED_WHOLE));
+            assert_eq!(set.check(now + SETTLED_WHOLE, false), found);
         }
         // A rename beside a file that is still written makes nothing whole.
         rename("three");
         assert!(set.heard(&touched(&path, true)) && set.heard(&touched(&path, false)));
-        assert_eq!(set.look(now, false), Look::Changing(SETTLED_IN_PLACE));
-        assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed);
+        assert_eq!(set.check(now, false), FilesState::Changing(SETTLED_IN_PLACE));
+        assert_eq!(set.check(now + SETTLED_IN_PLACE, false), FilesState::Changed);
         set.forget();
-        assert_eq!(set.look(now, false), Look::Changing(SETTLED_IN_PLACE));
-        assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed, "though nothing has changed");
+        assert_eq!(set.check(now, false), FilesState::Changing(SETTLED_IN_PLACE));
+        assert_eq!(
+            set.check(now + SETTLED_IN_PLACE, false),
+            FilesState::Changed,
+            "though nothing has changed"
+        );
         fs::remove_file(&path).unwrap();
         assert!(!set.heard(&touched(&directory.path().join("other"), true)));
         assert!(set.heard(&touched(&path, false)));
-        assert_eq!(set.look(now, false), Look::Changing(SETTLED_IN_PLACE));
-        assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed, "gone is a change, too");
+        assert_eq!(set.check(now, false), FilesState::Changing(SETTLED_IN_PLACE));
+        assert_eq!(set.check(now + SETTLED_IN_PLACE, false), FilesState::Changed, "gone is a change, too");
     }
 
     #[test]
@@ -395,30 +399,30 @@ mod tests {
         fs::write(keys.join("a"), "a").unwrap();
         let mut set = set(&keys);
         let now = Instant::now();
-        assert_eq!(set.look(now, true), Look::Same);
+        assert_eq!(set.check(now, true), FilesState::Same);
         let hears = |set: &mut FileSet, path: &Path| set.heard(&touched(path, true));
         assert!(hears(&mut set, &keys.join("b")), "a file that was not there");
         assert!(!hears(&mut set, &keys.join(".b.swp")) && !hears(&mut set, &root.join("b")));
         fs::write(keys.join(".hidden"), "x").unwrap();
-        assert_eq!(set.look(now, true), Look::Same);
+        assert_eq!(set.check(now, true), FilesState::Same);
         for change in
             [|keys: &Path| fs::write(keys.join("b"), "b"), |keys: &Path| fs::remove_file(keys.join("a"))]
         {
             change(&keys).unwrap();
-            assert!(matches!(set.look(now, false), Look::Changing(_)));
-            assert_eq!(set.look(now + SETTLED_IN_PLACE, false), Look::Changed);
+            assert!(matches!(set.check(now, false), FilesState::Changing(_)));
+            assert_eq!(set.check(now + SETTLED_IN_PLACE, false), FilesState::Changed);
         }
         let mut later = now;
         for tick in 0..20 {
             fs::write(keys.join("noisy"), tick.to_string()).unwrap();
             later += Duration::from_millis(300);
-            if set.look(later, false) == Look::Changed {
+            if set.check(later, false) == FilesState::Changed {
                 break;
             }
         }
         assert!(later - now >= DIRECTORY_PATIENCE && later - now < DIRECTORY_PATIENCE * 6 / 5);
         fs::rename(keys.join("b"), keys.join("c")).unwrap();
-        assert_eq!(set.look_settled(), Look::Changed, "the name counts, too");
+        assert_eq!(set.look_settled(), FilesState::Changed, "the name counts, too");
         set.watch_set();
         assert!(hears(&mut set, &keys.join("c")) && hears(&mut set, &keys));
     }

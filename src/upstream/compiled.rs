@@ -30,7 +30,7 @@ pub(crate) struct Upstream {
     pub(crate) paths: PathRules,
     /// Active health checks of the endpoints, where they are configured.
     pub(crate) check: Option<HealthCheck>,
-    /// Interval between two look-ups of an endpoint's name.
+    /// Interval between two lookups of an endpoint's name.
     pub(crate) resolve: Duration,
 }
 
@@ -118,7 +118,7 @@ impl Upstream {
         self.sets.iter().all(|set| !matches!(set.address, config::EndpointAddress::H2c(_)))
     }
 
-    /// All current endpoints. A later look-up of a name may change them.
+    /// All current endpoints. A later lookup of a name may change them.
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.sets.iter().flat_map(|set| set.endpoints()).collect()
     }
@@ -201,7 +201,7 @@ impl Upstream {
         if endpoint.resolved_address().is_none() {
             return Vec::new();
         }
-        // A look-up may have removed the endpoint from its set since it was picked.
+        // A lookup may have removed the endpoint from its set since it was picked.
         let mut others = self.set_of(endpoint).map(|set| set.endpoints()).unwrap_or_default();
         others.retain(|other| !Arc::ptr_eq(other, endpoint) && is_untried(other, tried));
         // The sort is stable, so the resolver's order stays among equals.
@@ -236,8 +236,8 @@ impl Upstream {
         }
     }
 
-    /// Waits until the first look-up of a name has found an address, for `limit` at most. The wait
-    /// also ends when all first look-ups have failed.
+    /// Waits until the first lookup of a name has found an address, for `limit` at most. The wait
+    /// also ends when all first lookups have failed.
     ///
     /// Returns whether the upstream has an endpoint then.
     pub(crate) async fn wait_for_addresses(&self, limit: Duration) -> bool {
@@ -264,7 +264,7 @@ impl Upstream {
     /// Reason for which the upstream has no address, as a sentence for logs.
     pub(crate) fn no_address_reason(&self) -> String {
         let of_each = self.named().map(|named| {
-            let reason = named.fault().unwrap_or_else(|| "its look-up takes too long".to_owned());
+            let reason = named.fault().unwrap_or_else(|| "its lookup takes too long".to_owned());
             format!("{} can't be looked up: {reason}", named.host())
         });
         of_each.collect::<Vec<_>>().join("; ")

@@ -3,7 +3,7 @@
 //! A configured endpoint with a host name has all addresses of that name, and they may change while
 //! the process runs. `app::lookups` resolves names outside the worker threads. A request reads the
 //! last result, and never waits for a resolver that has answered before.
-//! Invariant: a failed look-up changes no address.
+//! Invariant: a failed lookup changes no address.
 
 use std::collections::HashMap;
 use std::io;
@@ -108,17 +108,17 @@ pub(crate) struct Named {
     host: String,
     port: u16,
     current: ArcSwap<Vec<Arc<Endpoint>>>,
-    /// Result of the last look-up.
+    /// Result of the last lookup.
     last_look_up: watch::Sender<LookUp>,
-    /// Whether a look-up ahead of the interval was requested, because connecting failed.
+    /// Whether a lookup ahead of the interval was requested, because connecting failed.
     is_look_up_requested: AtomicBool,
     wake: Arc<Notify>,
 }
 
-/// Result of the last look-up of a name.
+/// Result of the last lookup of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LookUp {
-    /// The first look-up has not ended.
+    /// The first lookup has not ended.
     Pending,
     /// The resolver returned addresses.
     Found,
@@ -145,7 +145,7 @@ impl EndpointSet {
         EndpointSet { address: address.clone(), tls: tls.cloned(), members }
     }
 
-    /// The only endpoint, if the configured endpoint needs no look-up.
+    /// The only endpoint, if the configured endpoint needs no lookup.
     pub(super) fn fixed(&self) -> Option<&Arc<Endpoint>> {
         match &self.members {
             Members::Fixed(endpoint) => Some(endpoint),
@@ -157,7 +157,7 @@ impl EndpointSet {
         self.tls.as_ref()
     }
 
-    /// The host name and its addresses, if the configured endpoint needs look-ups.
+    /// The host name and its addresses, if the configured endpoint needs lookups.
     pub(crate) fn named(&self) -> Option<&Named> {
         match &self.members {
             Members::Fixed(_) => None,
@@ -189,12 +189,12 @@ impl EndpointSet {
         !self.visit(|endpoint| !endpoint.health.is_healthy())
     }
 
-    /// Whether the endpoint is in the set. A look-up may have removed it.
+    /// Whether the endpoint is in the set. A lookup may have removed it.
     pub(super) fn contains(&self, endpoint: &Arc<Endpoint>) -> bool {
         !self.visit(|known| !Arc::ptr_eq(known, endpoint))
     }
 
-    /// Applies the result of a look-up of the set's name. Endpoints whose address is in the result
+    /// Applies the result of a lookup of the set's name. Endpoints whose address is in the result
     /// stay, with their health and connections.
     ///
     /// Returns whether the addresses changed.
@@ -259,7 +259,7 @@ impl Named {
         tls: Option<&ClientTls>,
         before: Option<&EndpointSet>,
     ) -> Self {
-        // The addresses of the earlier set serve until the next look-up.
+        // The addresses of the earlier set serve until the next lookup.
         let known = before.map(EndpointSet::endpoints).unwrap_or_default();
         let endpoints = known.iter().map(|earlier| {
             let endpoint = Endpoint::new(address, earlier.socket, tls);
@@ -284,12 +284,12 @@ impl Named {
         !self.current.load().is_empty()
     }
 
-    /// The result of the last look-up.
+    /// The result of the last lookup.
     pub(crate) fn look_up(&self) -> LookUp {
         self.last_look_up.borrow().clone()
     }
 
-    /// The error of the last look-up, if it failed.
+    /// The error of the last lookup, if it failed.
     pub(crate) fn fault(&self) -> Option<String> {
         match self.look_up() {
             LookUp::Failed(fault) => Some(fault),
@@ -297,20 +297,20 @@ impl Named {
         }
     }
 
-    /// Waits until the first look-up has ended.
+    /// Waits until the first lookup has ended.
     pub(super) async fn first_look_up(&self) {
         let mut ended = self.last_look_up.subscribe();
         let _sender_lives = ended.wait_for(|ended| *ended != LookUp::Pending).await;
     }
 
-    /// Requests a look-up ahead of the interval.
+    /// Requests a lookup ahead of the interval.
     pub(super) fn request_look_up(&self) {
         if !self.is_look_up_requested.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
     }
 
-    /// Whether a look-up was requested since the last call.
+    /// Whether a lookup was requested since the last call.
     pub(crate) fn take_look_up_request(&self) -> bool {
         self.is_look_up_requested.swap(false, Ordering::Relaxed)
     }

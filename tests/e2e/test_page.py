@@ -240,8 +240,8 @@ def assert_accessible(page):
 def test_the_page_is_accessible_and_fits_its_width(browser, gateway, width, scheme):
     with Load(gateway):
         height = 760 if width == 360 else 1080
-        look = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
-        with Seen(browser, gateway, bypass_csp=True, **look) as seen:
+        view = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
+        with Seen(browser, gateway, bypass_csp=True, **view) as seen:
             page = seen.page
             is_live(page)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -398,8 +398,8 @@ def test_pictures(browser):
         # The charts need some data.
         time.sleep(float(os.environ.get("SECONDS", 60)))
         for width, scheme in LOOKS:
-            look = {"viewport": {"width": width, "height": 760 if width == 360 else 1000}, "color_scheme": scheme}
-            with Seen(browser, gateway, **look) as seen:
+            view = {"viewport": {"width": width, "height": 760 if width == 360 else 1000}, "color_scheme": scheme}
+            with Seen(browser, gateway, **view) as seen:
                 is_live(seen.page)
                 seen.page.screenshot(path=folder / f"page-{width}-{scheme}.png")
     for picture in folder.glob("page-*.png"):

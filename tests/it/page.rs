@@ -41,7 +41,7 @@ async fn it_has_what_the_api_has_without_a_script() {
     }
     gateway.get("/v1/files", "checkout").await;
     gateway.get("/nowhere", "checkout").await;
-    // What is told of keys may be a moment old: as old as it pays to look at all of them again.
+    // The data of keys may be a moment old: as old as it pays to read all of them again.
     for part in [
         "<b class=\"good\">Ready</b>",
         "<b>checkout</b>",

@@ -28,16 +28,16 @@ impl LookedAt {
     /// The page after the key `after`. Only a walk through many keys takes long enough to keep its
     /// page for some seconds.
     pub(crate) fn keys(&self, generation: u64, after: &str, walk: impl FnOnce() -> Value) -> Value {
-        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
-        looks.retain(|_, look| look.generation == generation && began < look.until);
-        if let Some(look) = looks.get(after) {
-            return look.keys.clone();
+        pages.retain(|_, page| page.generation == generation && began < page.until);
+        if let Some(page) = pages.get(after) {
+            return page.keys.clone();
         }
         let keys = walk();
         let until = Instant::now() + began.elapsed() * SHOWN_FOR;
-        if looks.len() < MAX_PAGES {
-            looks.insert(after.to_owned(), Look { generation, until, keys: keys.clone() });
+        if pages.len() < MAX_PAGES {
+            pages.insert(after.to_owned(), Look { generation, until, keys: keys.clone() });
         }
         keys
     }
