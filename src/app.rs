@@ -45,7 +45,7 @@ use crate::observe::usage::UsageBook;
 use crate::proxy::Gateway;
 use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
 use crate::snapshot::Snapshot;
-use crate::threads::{Duty, Threads};
+use crate::thread_supervisor::{Duty, Threads};
 use crate::upstream::Endpoints;
 use crate::worker::Workers;
 use descriptors::carried_by_descriptors;

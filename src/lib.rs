@@ -59,7 +59,7 @@ mod route;
 mod snapshot;
 mod stamp;
 mod tap;
-mod threads;
+mod thread_supervisor;
 mod upstream;
 mod worker;
 

@@ -6,7 +6,7 @@
 //! State belongs to the id of a key and outlives every reload. It is forgotten once its key is gone
 //! and its windows are full: a new state would be the same.
 
-mod attempts;
+mod attempt_counts;
 mod companions;
 mod cost;
 mod gcra;
@@ -23,7 +23,7 @@ use dashmap::DashMap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use attempts::FailedAttempts;
+use attempt_counts::FailedAttempts;
 use companions::Companions;
 pub(crate) use cost::{Cost, Unit};
 pub(crate) use gcra::Window;

@@ -29,7 +29,7 @@ use crate::key_store::LastGood;
 use crate::net::tls::Swappable;
 use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;
-use crate::threads::Ended;
+use crate::thread_supervisor::Ended;
 use current::{ASKED_SETTLE, Current, Running};
 pub(crate) use files::Baseline;
 use handle::Message;

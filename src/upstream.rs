@@ -8,6 +8,7 @@
 //! Invariants: a connection belongs to one worker ([`pool`]), so no request changes its thread.
 //! hyper's types end in this room: [`exchange`] has the answer and the failure that `forward` sees.
 
+mod balance;
 mod bounds;
 pub(crate) mod check;
 mod compiled;

@@ -16,7 +16,7 @@ use crate::net::conn;
 use crate::net::listen::Accepted;
 use crate::observe::observer::Observer;
 use crate::proxy::{Gateway, Peer};
-use crate::threads::{Duty, Ended};
+use crate::thread_supervisor::{Duty, Ended};
 use crate::upstream::pool::WorkerPool;
 
 /// Interval of closing idle connections to upstream.

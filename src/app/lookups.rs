@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::proxy::Gateway;
-use crate::threads::{Duty, Ended};
+use crate::thread_supervisor::{Duty, Ended};
 use crate::upstream::Upstream;
 use crate::upstream::endpoints::EndpointSet;
 use crate::upstream::endpoints::LookUp;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::keys::token::Token;
-use crate::threads::Ended;
+use crate::thread_supervisor::Ended;
 
 fn app(directory: &Path) -> App {
     let keys = directory.join("keys.yaml");

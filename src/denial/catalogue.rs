@@ -2,7 +2,7 @@
 //!
 //! For `explain`, the admin API and docs/errors.md. An answer has the message alone.
 
-use super::Code;
+use super::code::Code;
 
 /// The entry of one code.
 #[derive(Clone, Copy, Debug)]

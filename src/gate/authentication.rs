@@ -7,15 +7,14 @@ use http::HeaderMap;
 
 use super::context::Context;
 use super::credential::{self, Found, PresentedCredential};
+use super::failed_attempts;
 use super::principal::Principal;
 use crate::config::Auth;
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
 use crate::key_cache::{LiveKey, Match};
 use crate::keys::{Circumstances, Credential, Form, KeyHash};
-use crate::limit::Limiter;
 use crate::observe::naming::Naming;
-use crate::snapshot::Snapshot;
 
 /// Why a credential was refused, for the log.
 #[derive(Debug)]
@@ -69,11 +68,6 @@ pub(crate) fn authenticate(
         Ok(matched) => matched.judged(client, context),
         Err(refused) => refused,
     }
-}
-
-/// How long the client's address has to wait after too many guesses, if it has to.
-pub(crate) fn wait_of(client: &Client, snapshot: &Snapshot, limiter: &Limiter) -> Option<Duration> {
-    limiter.attempts_exhausted(client.counted_at?, snapshot.failed_attempts?)
 }
 
 /// Judges a key that is known without a credential, as if its current secret had been presented.
@@ -166,40 +160,32 @@ impl Lookup<'_> {
         Err(refusals.swap_remove(answered))
     }
 
-    /// Counts the credentials that came beside a key and match none, each the first time that it
-    /// comes: otherwise the holder of a key could try others beside it, unseen and without a limit.
-    /// Nobody guesses a token of ours.
+    /// Counts the credentials that came beside a key and match none. Nobody guesses a token of ours,
+    /// so that those do not count. Returns the ids of the new ones.
     fn count_companions(&self, unmatched: Vec<Unmatched>) -> Vec<String> {
-        let Context { snapshot, limiter, .. } = self.context;
         let is_new = |one: &Unmatched| {
-            one.is_guess && one.form != Form::Token && limiter.is_new_companion(one.credential.hash().head())
+            one.is_guess
+                && one.form != Form::Token
+                && failed_attempts::count_companion(&one.credential, self.client, self.context)
         };
-        let new = unmatched.into_iter().filter(is_new).map(|one| {
-            if let (Some(address), Some(quota)) = (self.client.counted_at, snapshot.failed_attempts) {
-                // The key that it came beside is accepted all the same.
-                let _wait_of_the_next = limiter.failed_attempt(address, quota);
-            }
-            snapshot.ids.key_id(&one.credential)
-        });
-        new.collect()
+        let ids = &self.context.snapshot.ids;
+        unmatched.into_iter().filter(is_new).map(|one| ids.key_id(&one.credential)).collect()
     }
 
     fn wait(&self) -> Option<Duration> {
-        wait_of(self.client, self.context.snapshot, self.context.limiter)
+        failed_attempts::wait_of(self.client, self.context.snapshot, self.context.limiter)
     }
 
     /// Counts a guess: one word that matches no key. The holder of a key's secret guesses nothing,
     /// whether the key is valid or not.
     fn after_guess(&self, unmatched: Unmatched) -> Judged {
-        let Context { snapshot, limiter, .. } = self.context;
         let Unmatched { credential, form, reason, is_guess, wait } = unmatched;
-        let id = snapshot.ids.key_id(&credential);
+        let id = self.context.snapshot.ids.key_id(&credential);
         let denial = Denial::invalid_key(&id).caused_by(Refusal { reason });
-        let of_address = || {
-            let (address, quota) = (self.client.counted_at?, snapshot.failed_attempts?);
-            limiter.failed_attempt(address, quota).err()
+        let wait = match is_guess {
+            true => failed_attempts::count(self.client, self.context).err(),
+            false => wait,
         };
-        let wait = if is_guess { of_address() } else { wait };
         let denial = match wait {
             Some(wait) => Denial::too_many_failed_attempts(wait).instead_of(denial),
             None => denial,

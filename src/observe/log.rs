@@ -18,7 +18,7 @@ use super::line_quotas::{Kind, LeftOut, LineQuotas, LineSource};
 use super::shown::timestamp;
 use super::trace::export::Tracer;
 use crate::config::{Log, LogFormat, LogTarget};
-use crate::threads::Threads;
+use crate::thread_supervisor::Threads;
 use sink::Sink;
 use writer::LogGuard;
 pub(crate) use writer::LogWriter;

@@ -1,14 +1,13 @@
-//! An upstream of the configuration, compiled: its settings, and the choice of an endpoint.
+//! An upstream of the configuration, compiled: its settings and its endpoints.
 //!
 //! `snapshot` compiles it, `forward` picks endpoints from it, and `app` checks them.
-//! Invariant: an endpoint that fails its health checks is never picked.
+//! [`super::balance`] chooses an endpoint for a request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
-use smallvec::SmallVec;
 
 use super::connect_error::ConnectError;
 use super::endpoints::{Endpoint, EndpointSet, Endpoints, LookUp, Named, authority_of};
@@ -23,7 +22,7 @@ pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
     /// One set for each configured endpoint.
     pub(crate) sets: Vec<Arc<EndpointSet>>,
-    selection: Selection,
+    pub(super) selection: Selection,
     pub(crate) requests: RequestSettings,
     pub(crate) connections: ConnectionSettings,
     pub(crate) timeouts: Timeouts,
@@ -36,12 +35,12 @@ pub(crate) struct Upstream {
 
 /// How an endpoint is chosen for a request.
 #[derive(Debug)]
-struct Selection {
-    balance: Balance,
+pub(super) struct Selection {
+    pub(super) balance: Balance,
     /// Choices by round robin so far.
-    rounds: AtomicUsize,
+    pub(super) rounds: AtomicUsize,
     /// Other endpoints that a request may be sent to while no byte of it was written.
-    retries: usize,
+    pub(super) retries: usize,
 }
 
 /// Settings that every request to an upstream gets.
@@ -129,87 +128,11 @@ impl Upstream {
         self.sets.iter().map(|set| (&*self.name, set))
     }
 
-    fn visit(&self, mut visit: impl FnMut(&Arc<Endpoint>) -> bool) -> bool {
+    pub(super) fn visit(&self, mut visit: impl FnMut(&Arc<Endpoint>) -> bool) -> bool {
         self.sets.iter().all(|set| set.visit(&mut visit))
     }
 
-    /// Picks the endpoint for a request; `None` where the request was `tried` on all of them.
-    /// An endpoint that fails its health checks is never picked.
-    ///
-    /// An ejected endpoint gets one request as a probe once its ejection is over. Where no endpoint
-    /// is healthy, an ejected one is picked: it may be back already.
-    pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-        if let [set] = self.sets.as_slice()
-            && let Some(only) = set.fixed()
-        {
-            return (tried.is_empty() && !only.health.is_failing_checks()).then(|| only.clone());
-        }
-        // Each endpoint's health is read once: two reads could disagree, and no endpoint would be
-        // left.
-        let (mut healthy, mut others) = (Candidates::new(), Candidates::new());
-        let (now, mut due) = (Instant::now(), None);
-        self.visit(|endpoint| {
-            if is_untried(endpoint, tried) {
-                if endpoint.health.try_claim_probe(now) {
-                    due = Some(endpoint.clone());
-                } else if endpoint.health.is_healthy() {
-                    healthy.push(endpoint.clone());
-                } else {
-                    others.push(endpoint.clone());
-                }
-            }
-            due.is_none()
-        });
-        due.or_else(|| self.choose(if healthy.is_empty() { others } else { healthy }))
-    }
-
-    /// Whether an endpoint is left that the request was not `tried` on.
-    pub(crate) fn has_untried(&self, tried: &[Arc<Endpoint>]) -> bool {
-        !self.visit(|endpoint| !is_untried(endpoint, tried))
-    }
-
-    /// Whether a request that was tried `retries` times already may be tried once more.
-    pub(crate) fn allows_retry(&self, retries: usize) -> bool {
-        retries < self.selection.retries
-    }
-
-    fn choose(&self, mut candidates: Candidates) -> Option<Arc<Endpoint>> {
-        let index = match (candidates.len(), self.selection.balance) {
-            (0, _) => return None,
-            (1, _) => 0,
-            (count, Balance::RoundRobin) => self.selection.rounds.fetch_add(1, Ordering::Relaxed) % count,
-            // The power of two choices: nearly as even as comparing all endpoints, and concurrent
-            // requests do not all choose the idlest one (Mitzenmacher, "The Power of Two Choices in
-            // Randomized Load Balancing", 2001).
-            (count, Balance::LeastRequests) => {
-                let first = fastrand::usize(..count);
-                let second = (first + fastrand::usize(1..count)) % count;
-                let in_flight = |index: usize| candidates.get(index).map(|one| one.health.in_flight());
-                if in_flight(second) < in_flight(first) { second } else { first }
-            }
-        };
-        Some(candidates.swap_remove(index))
-    }
-
-    /// Other addresses of the endpoint's name, healthy ones first. The pool may connect to one of
-    /// them instead.
-    pub(super) fn alternatives(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        tried: &[Arc<Endpoint>],
-    ) -> Vec<Arc<Endpoint>> {
-        if endpoint.resolved_address().is_none() {
-            return Vec::new();
-        }
-        // A lookup may have removed the endpoint from its set since it was picked.
-        let mut others = self.set_of(endpoint).map(|set| set.endpoints()).unwrap_or_default();
-        others.retain(|other| !Arc::ptr_eq(other, endpoint) && is_untried(other, tried));
-        // The sort is stable, so the resolver's order stays among equals.
-        others.sort_by_key(|other| !other.health.is_healthy());
-        others
-    }
-
-    fn set_of(&self, endpoint: &Arc<Endpoint>) -> Option<&Arc<EndpointSet>> {
+    pub(super) fn set_of(&self, endpoint: &Arc<Endpoint>) -> Option<&Arc<EndpointSet>> {
         self.sets.iter().find(|set| set.contains(endpoint))
     }
 
@@ -280,14 +203,6 @@ impl Upstream {
     fn named(&self) -> impl Iterator<Item = &Named> {
         self.sets.iter().filter_map(|set| set.named())
     }
-}
-
-/// Endpoints that a request may be sent to.
-type Candidates = SmallVec<[Arc<Endpoint>; 8]>;
-
-/// Whether the endpoint passes its health checks and was not tried yet.
-fn is_untried(endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> bool {
-    !endpoint.health.is_failing_checks() && !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
 }
 
 #[cfg(test)]

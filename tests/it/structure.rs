@@ -45,7 +45,7 @@ const FLOORS: &[&[&str]] = &[
         "protocol",
         "stamp",
         "tap",
-        "threads",
+        "thread_supervisor",
     ],
 ];
 
@@ -163,7 +163,7 @@ fn threads_are_started_in_one_place() {
         ["thread::spawn", "thread::Builder"].iter().any(|start| product.contains(start))
     };
     let all: Vec<PathBuf> = all_sources().into_iter().filter(started).collect();
-    assert_eq!(all, [root().join("src/threads.rs")]);
+    assert_eq!(all, [root().join("src/thread_supervisor.rs")]);
 }
 
 /// A file that is opened in another way may be a pipe, and its reader waits for ever: the reload,

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::super::shown::escape_hidden;
 use super::sink::Sink;
-use crate::threads::{Duty, Ended, Threads};
+use crate::thread_supervisor::{Duty, Ended, Threads};
 
 /// Waiting bytes beyond which access lines are dropped. The bound is half as much again for audit
 /// lines, and twice as much for events.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{Span, TraceContext};
 use crate::config::Traces;
 use crate::observe::hex::{hex, span_hex, text};
-use crate::threads::{Duty, Ended, Threads};
+use crate::thread_supervisor::{Duty, Ended, Threads};
 
 /// Spans that wait to be sent.
 const MAX_WAITING: usize = 8192;

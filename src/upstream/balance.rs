@@ -1,0 +1,100 @@
+//! The choice of an endpoint for a request.
+//!
+//! Called by `forward` for each attempt, and by the pool for the addresses of a name.
+//! Invariant: an endpoint that fails its health checks is never picked.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use super::compiled::Upstream;
+use super::endpoints::Endpoint;
+use crate::config::Balance;
+
+impl Upstream {
+    /// Picks the endpoint for a request; `None` where the request was `tried` on all of them.
+    /// An endpoint that fails its health checks is never picked.
+    ///
+    /// An ejected endpoint gets one request as a probe once its ejection is over. Where no endpoint
+    /// is healthy, an ejected one is picked: it may be back already.
+    pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+        if let [set] = self.sets.as_slice()
+            && let Some(only) = set.fixed()
+        {
+            return (tried.is_empty() && !only.health.is_failing_checks()).then(|| only.clone());
+        }
+        // Each endpoint's health is read once: two reads could disagree, and no endpoint would be
+        // left.
+        let (mut healthy, mut others) = (Candidates::new(), Candidates::new());
+        let (now, mut due) = (Instant::now(), None);
+        self.visit(|endpoint| {
+            if is_untried(endpoint, tried) {
+                if endpoint.health.try_claim_probe(now) {
+                    due = Some(endpoint.clone());
+                } else if endpoint.health.is_healthy() {
+                    healthy.push(endpoint.clone());
+                } else {
+                    others.push(endpoint.clone());
+                }
+            }
+            due.is_none()
+        });
+        due.or_else(|| self.choose(if healthy.is_empty() { others } else { healthy }))
+    }
+
+    /// Whether an endpoint is left that the request was not `tried` on.
+    pub(crate) fn has_untried(&self, tried: &[Arc<Endpoint>]) -> bool {
+        !self.visit(|endpoint| !is_untried(endpoint, tried))
+    }
+
+    /// Whether a request that was tried `retries` times already may be tried once more.
+    pub(crate) fn allows_retry(&self, retries: usize) -> bool {
+        retries < self.selection.retries
+    }
+
+    fn choose(&self, mut candidates: Candidates) -> Option<Arc<Endpoint>> {
+        let index = match (candidates.len(), self.selection.balance) {
+            (0, _) => return None,
+            (1, _) => 0,
+            (count, Balance::RoundRobin) => self.selection.rounds.fetch_add(1, Ordering::Relaxed) % count,
+            // The power of two choices: nearly as even as comparing all endpoints, and concurrent
+            // requests do not all choose the idlest one (Mitzenmacher, "The Power of Two Choices in
+            // Randomized Load Balancing", 2001).
+            (count, Balance::LeastRequests) => {
+                let first = fastrand::usize(..count);
+                let second = (first + fastrand::usize(1..count)) % count;
+                let in_flight = |index: usize| candidates.get(index).map(|one| one.health.in_flight());
+                if in_flight(second) < in_flight(first) { second } else { first }
+            }
+        };
+        Some(candidates.swap_remove(index))
+    }
+
+    /// Other addresses of the endpoint's name, healthy ones first. The pool may connect to one of
+    /// them instead.
+    pub(super) fn alternatives(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        tried: &[Arc<Endpoint>],
+    ) -> Vec<Arc<Endpoint>> {
+        if endpoint.resolved_address().is_none() {
+            return Vec::new();
+        }
+        // A lookup may have removed the endpoint from its set since it was picked.
+        let mut others = self.set_of(endpoint).map(|set| set.endpoints()).unwrap_or_default();
+        others.retain(|other| !Arc::ptr_eq(other, endpoint) && is_untried(other, tried));
+        // The sort is stable, so the resolver's order stays among equals.
+        others.sort_by_key(|other| !other.health.is_healthy());
+        others
+    }
+}
+
+/// Endpoints that a request may be sent to.
+type Candidates = SmallVec<[Arc<Endpoint>; 8]>;
+
+/// Whether the endpoint passes its health checks and was not tried yet.
+fn is_untried(endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> bool {
+    !endpoint.health.is_failing_checks() && !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
+}
