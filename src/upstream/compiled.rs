@@ -208,6 +208,7 @@ impl Upstream {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::config::Config;
