@@ -79,7 +79,7 @@ release: bench-tools ## Build the release binary, target/profiled/bearward, with
 	@rustup component add llvm-tools 2>/dev/null || true
 	CARGO=$(CARGO) python3 bench/profile.py
 
-package: $(TOOLS)/bin/cargo-deb ## A Debian package in target/package; BINARY=target/profiled/bearward packages that binary
+package: $(TOOLS)/bin/cargo-deb ## A Debian package in target/package; BINARY=target/profiled/bearward packages that one
 	$(if $(BINARY),,$(CARGO) build --release)
 	@rm -rf target/package/stage && mkdir -p target/package/stage/units && cp deploy/systemd/bearward.service target/package/stage/units
 	@install $(or $(BINARY),target/release/bearward) target/package/stage/bearward

@@ -1,5 +1,5 @@
-//! Starts a configuration. Everything that can fail at the start fails in [`App::bind`], before the
-//! first connection is accepted.
+//! Turns a configuration into a running server. Every failure of the start happens in
+//! [`App::bind`], before the first connection is accepted.
 
 mod checks;
 mod departures;
@@ -50,11 +50,12 @@ use crate::upstream::Endpoints;
 use crate::worker::Workers;
 use descriptors::carried_by_descriptors;
 
-/// Time for workers to cut everything in flight at the drain's end, with a line in the access log
-/// for each request.
+/// Time that workers get after the drain timeout to cut all requests in flight and to write the
+/// access log line of each.
 const CUT_TIME: Duration = Duration::from_secs(1);
 
-/// A server that is ready to run: keys read, certificates loaded, sockets bound.
+/// A server that is ready to run: its keys are read, its certificates are loaded, and its sockets
+/// are bound.
 pub struct App {
     gateway: Arc<Gateway>,
     listeners: Vec<Bound>,
@@ -76,24 +77,24 @@ impl fmt::Debug for App {
     }
 }
 
-/// The surroundings of a server, beside its configuration.
+/// The parts of a server that come from outside its configuration.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     pub(crate) logs: Logs,
-    /// Sockets that a service manager handed down.
+    /// Listening sockets that the service manager passed to this process.
     pub(crate) inherited: Inherited,
 }
 
-/// The reason for which a server could not start.
+/// The reason why a server could not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// Faults of files: configuration, keys, certificates.
+    /// Faults in files: the configuration, keys or certificates.
     Faults(Faults),
-    /// A failure of the system.
+    /// A failed call to the operating system.
     System {
-        /// The failed step.
+        /// The step that failed, as a phrase such as "can't listen on 127.0.0.1:80".
         doing: String,
-        /// The system's error.
+        /// The error of the operating system.
         error: io::Error,
     },
 }
@@ -124,7 +125,7 @@ impl App {
     ///
     /// # Errors
     ///
-    /// All faults of the files at once, or a failure of the system.
+    /// All faults of the files at once, or the failure of a system call.
     pub fn bind(config: &Config, clock: Clock, hooks: Hooks) -> Result<Self, StartError> {
         let alone = Surroundings { logs: Logs::default(), inherited: Inherited::default() };
         Self::bind_within(config, clock, hooks, alone)
@@ -137,9 +138,11 @@ impl App {
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
         let Surroundings { logs, mut inherited } = surroundings;
-        // Made, if it is, before the state of the store's directory is noted.
+        // The secret for key ids may be written to a new file in the directory of the store. It
+        // comes before the baseline, so that the new file is not taken for a change of the store.
         let ids = id_secret::for_service(&config.keys);
-        // Noted before anything is read: the first check finds later changes.
+        // The baseline is recorded before any file is read, so that the first check for changes
+        // finds every change after this line.
         let baseline = Baseline::of(config);
         let prepared = Prepared::new(config, ids, &clock)?;
         for warning in &prepared.warnings {
@@ -156,7 +159,7 @@ impl App {
             config.admin.as_ref().map(|admin| bind_admin(&admin.address, &mut inherited)).transpose()?;
         let left = inherited.left();
         if !left.is_empty() {
-            // Clients would connect to them and wait for ever.
+            // Clients would connect to a socket without a listener, and wait for ever.
             let doing =
                 format!("sockets were handed down that no listener is configured for: {}", left.join(", "));
             return Err(StartError::System { doing, error: io::ErrorKind::AddrNotAvailable.into() });
@@ -193,38 +196,40 @@ impl App {
         })
     }
 
-    /// The gateway, for connections that come by no listener.
+    /// Returns the gateway, so that a test or fuzzer can serve connections that no listener
+    /// accepted.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn gateway(&self) -> Arc<Gateway> {
         self.gateway.clone()
     }
 
-    /// The logs of its requests.
+    /// Returns the logs that this server writes.
     pub(crate) fn logs(&self) -> Logs {
         self.gateway.observers.logs().clone()
     }
 
-    /// The handle that asks for reloads while the server runs.
+    /// Returns the handle that requests a reload of the running server.
     pub(crate) fn reload_handle(&self) -> Handle {
         self.reload.clone()
     }
 
-    /// The addresses of the listeners, in the order of the configuration.
+    /// Returns the addresses of the listeners, in the order of the configuration.
     pub fn addresses(&self) -> Vec<Local> {
         self.listeners.iter().map(|bound| bound.local().clone()).collect()
     }
 
-    /// The address of the admin listener, unless it is off.
+    /// Returns the address of the admin listener; `None` if it is off.
     pub fn admin_address(&self) -> Option<Local> {
         self.admin.as_ref().map(|bound| bound.local().clone())
     }
 
-    /// Serves until `stop` is ready; then accepts no more and finishes what is in flight, for at
-    /// most `limits.drain_timeout`. Returns whether all of it was finished.
+    /// Serves until `stop` is ready. Then it accepts no more connections, and waits at most
+    /// `limits.drain_timeout` for the requests in flight. Returns whether all of them were finished
+    /// in time.
     ///
     /// # Errors
     ///
-    /// A thread could not be started, or a vital one has ended.
+    /// A thread could not be started, or a worker, the reload thread or a listener ended too early.
     pub async fn run(self, stop: impl Future<Output = ()>) -> io::Result<bool> {
         let (shutdown, stopping) = watch::channel(false);
         let workers = Arc::new(Workers::start(self.workers, &self.gateway, &stopping)?);
@@ -266,7 +271,7 @@ impl App {
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         gateway.is_draining.store(true, Ordering::Relaxed);
         let _nobody_listens = shutdown.send(true);
-        // The thread may be reading a large file; nothing waits for it.
+        // The reload thread may be reading a large file. The shutdown does not wait for that.
         tokio::spawn(async move { reload.stop().await });
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
         let is_finished = finish(accepting, workers, until).await;
@@ -287,7 +292,7 @@ impl App {
     }
 }
 
-/// Starts the tasks that live as long as the process, beside the admin listener.
+/// Starts the tasks that run until the process ends, except the admin listener.
 fn start_tasks(gateway: &Arc<Gateway>) {
     let logs = gateway.observers.logs().clone();
     let threads = logs.threads.clone();
@@ -297,7 +302,7 @@ fn start_tasks(gateway: &Arc<Gateway>) {
     threads.spawn_task("left-out lines", async move { logs.keep_reporting_left_out().await });
 }
 
-/// Ready when the server is to stop, or can't go on; yields the reason then.
+/// Waits until the server should stop, or can't continue. Returns the reason if it can't continue.
 async fn stopped(
     stop: impl Future<Output = ()>,
     threads: &Threads,
@@ -310,15 +315,16 @@ async fn stopped(
     }
 }
 
-/// Waits for the listeners' queues and the workers' last connections. Returns whether all was
-/// finished in time.
+/// Waits until the listeners have served their queues and the last connection of each worker has
+/// ended. Returns whether this happened before `until`.
 async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instant) -> bool {
     let served_out = async { while accepting.join_next().await.is_some() {} };
     let is_served_out = timeout_at(until, served_out).await.is_ok();
-    // The accept loop may run on a worker, which may be stuck.
+    // An accept loop may run on a worker that is stuck, so waiting for it has a time limit.
     let _aborted = timeout_at(until + CUT_TIME, accepting.shutdown()).await;
     let cutter = workers.cutter();
-    // The accept loops have ended, and with them the other owners.
+    // The accept loops had the other references to `workers`. They have ended, so this one is the
+    // last.
     let joining = Arc::into_inner(workers).map(|workers| spawn_blocking(move || workers.join()));
     let Some(mut joining) = joining else {
         cutter.cut();
@@ -333,22 +339,23 @@ async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instan
     is_finished
 }
 
-/// Everything that a configuration needs before anything is bound. `check` makes one, too.
+/// All state that is made from a configuration before a socket is bound. `bearward check` makes it,
+/// too.
 pub(crate) struct Prepared {
     pub(crate) snapshot: Snapshot,
     pub(crate) keys: KeyCache,
-    /// Faults of single files of a key directory.
+    /// Faults of the files of a key directory that are refused. Its other files are in service.
     pub(crate) refused: Faults,
     last_good: LastGood,
     pub(crate) limiter: Limiter,
     endpoints: Endpoints,
     tls: Vec<Option<Arc<ListenerTls>>>,
-    /// Settings that are allowed, and most likely not meant.
+    /// Warnings about settings that are allowed, but most likely a mistake.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Prepared {
-    /// Reads all files that the configuration names, and reports all of their faults.
+    /// Reads all files that the configuration names, and returns all of their faults.
     pub(crate) fn new(
         config: &Config,
         ids: Result<Arc<IdSecret>, Fault>,
@@ -396,12 +403,12 @@ impl Prepared {
         }
     }
 
-    /// As [`Prepared::new`], for `check`: nothing is written, and nothing is started.
+    /// Does what [`Prepared::new`] does, for `bearward check` and `explain`: writes no file.
     pub(crate) fn of(config: &Config, clock: &Clock) -> Result<Self, Faults> {
         Self::new(config, id_secret::for_check(&config.keys), clock)
     }
 
-    /// The number of valid secrets.
+    /// Returns the number of secrets of all keys.
     pub(crate) fn secrets(&self) -> usize {
         self.keys.len()
     }
@@ -420,13 +427,13 @@ fn bind_admin(address: &Address, inherited: &mut Inherited) -> Result<Bound, Sta
     while_doing(doing, Bound::bind(address, None, inherited))
 }
 
-/// The processors that the cgroup and the affinity mask allow.
+/// Returns the number of processors that the cgroup and the affinity mask allow.
 fn available_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The connections that are accepted at once. Requests in flight have the same bound, which the
-/// limiter holds. Where it is lower than configured, `check` and the start warn.
+/// Returns the largest number of open client connections. The limiter applies the same bound to
+/// requests in flight. If file descriptors allow fewer than configured, `check` and the start warn.
 fn affordable_connections(limits: &Limits) -> usize {
     limits.connections.min(carried_by_descriptors())
 }

@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! Exit codes: 0 done, 1 failed, 2 usage, 78 configuration (sysexits' `EX_CONFIG`).
+//! Exit codes: 0 success, 1 failure, 2 wrong usage, 78 faults in files (`EX_CONFIG` of sysexits).
 
 mod check;
 mod client;
@@ -117,8 +117,8 @@ fn manual() -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&text))
 }
 
-/// Whether an argument is, or ends with, a whole token of ours. Not even the error message may
-/// quote it.
+/// Whether a command-line argument is a whole bearward token, or ends with one. Such a command ends
+/// with an error, and the message does not quote the argument.
 fn holds_token(argument: &OsStr) -> bool {
     let bytes = argument.as_encoded_bytes();
     let last_word = bytes.rsplit(|byte| matches!(byte, b'=' | b' ')).next().unwrap_or_default();

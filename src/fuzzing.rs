@@ -1,8 +1,9 @@
-//! The functions that fuzzers call, with the properties that must hold for any input; and, for
-//! benches, the [`Steps`] of a request.
+//! The functions that fuzzers call, each of which checks properties that must hold for any input;
+//! and the [`Steps`] of a request, for benches.
 //!
-//! Each function takes any bytes and panics where a property does not hold. `fuzz/` runs them under
-//! libFuzzer; the tests below replay its findings. Not part of the library for embedders.
+//! Each function accepts any bytes, and panics if a property does not hold. `fuzz/` runs the
+//! functions under libFuzzer. The tests in this file replay the inputs in `fuzz/corpus`. This
+//! module is not part of the library for embedders.
 
 #![allow(
     clippy::panic,
@@ -33,7 +34,7 @@ pub use token::token;
 mod tests {
     use std::path::Path;
 
-    /// Every input that is kept for a target: its corpus, and what was once a finding.
+    /// Runs every input in the corpus of a target. The corpus includes the inputs of past findings.
     fn replay(target: &str, run: fn(&[u8])) {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
         let mut replayed = 0;

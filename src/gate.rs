@@ -63,8 +63,8 @@ pub(crate) enum Identity<'a> {
 /// What became known of a request while it was decided, whichever way it was decided.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    /// Where a refused request was headed, if its head has one meaning. A grant has it otherwise.
-    refused_target: Option<Target>,
+    /// The path and host of the request, if its head has one meaning.
+    pub(crate) target: Option<Target>,
     /// `None` where no key was asked for.
     pub(crate) authentication: Option<Authentication>,
     /// The holder of the valid key that was presented.
@@ -82,46 +82,22 @@ pub(crate) struct Decided {
     pub(crate) outcome: Result<Grant, Denial>,
 }
 
-impl Decided {
-    /// Where the request is headed, if its head has one meaning.
-    pub(crate) fn target(&self) -> Option<&Target> {
-        match &self.outcome {
-            Ok(grant) => Some(grant.target()),
-            Err(_) => self.facts.refused_target.as_ref(),
-        }
-    }
-}
-
 /// Decides whether a request may pass, as far as its head and its key say.
 ///
-/// What comes after it needs the body or the limits.
+/// Later checks need the body or the limits.
 pub(crate) fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
     let mut facts = Facts::default();
-    // Refuse what is ambiguous, before anybody can act on one of its meanings.
-    let target = match guard::check(head.parts, &context.snapshot.limits, head.is_plain) {
-        Ok(target) => target,
-        Err(denial) => return Decided { facts, outcome: Err(denial) },
-    };
-    let outcome = match judge(head, &target, context, &mut facts) {
-        Ok((route, readings)) => Ok(Grant { principal: facts.principal.clone(), route, readings, target }),
-        Err(denial) => {
-            facts.refused_target = Some(target);
-            Err(denial)
-        }
-    };
+    let outcome = judge(head, context, &mut facts);
     Decided { facts, outcome }
 }
 
 /// The steps of a decision, in their order.
-fn judge(
-    head: &Head<'_>,
-    target: &Target,
-    context: Context<'_>,
-    facts: &mut Facts,
-) -> Result<(Arc<Route>, Vec<Arc<Route>>), Denial> {
+fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Grant, Denial> {
     let (method, snapshot) = (&head.parts.method, context.snapshot);
+    // Refuse what is ambiguous, before anybody can act on one of its meanings.
+    let target = facts.target.insert(guard::check(head.parts, &snapshot.limits, head.is_plain)?);
     let readings = facts.readings.insert(Readings::of(&snapshot.routes, target, method)?);
-    // Who asks comes before what there is: a client without a key learns of no route.
+    // Authentication comes before routing: a client without a key learns of no route.
     let principal = match readings.are_public() {
         true => {
             check_public(head, context)?;
@@ -134,10 +110,9 @@ fn judge(
         }
     };
     readings.refuse_ambiguities(&target.ambiguities)?;
-    let route = readings.route(target, method, &snapshot.limits)?;
-    facts.route = Some(route.clone());
-    authorization::authorize(principal, readings.others.iter().chain([&route]))?;
-    Ok((route, readings.others.clone()))
+    let route = &*facts.route.insert(readings.route(target, method, &snapshot.limits)?);
+    authorization::authorize(principal, readings.others.iter().chain([route]))?;
+    Ok(Grant { principal: principal.cloned(), route: route.clone(), readings: readings.others.clone() })
 }
 
 fn identify(head: &Head<'_>, context: Context<'_>) -> authentication::Judged {

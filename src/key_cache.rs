@@ -1,4 +1,4 @@
-//! The keys in service: each with its limits, its usage and the headers that upstream gets.
+//! The keys in service: each with its limits, its usage and the headers that the upstream gets.
 //!
 //! [`KeyCache`] finds a key by the digest of a credential. A reload loads a store into a
 //! [`KeySet`], and then puts the set into service.

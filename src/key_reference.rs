@@ -1,8 +1,8 @@
-//! What the documentation says of a key's fields: the table in docs/keys.md, and the schemas `Key`
-//! and `NewKey` of `admin/openapi.json`.
+//! Writes the documentation of a key's fields: the table in docs/keys.md, and the schemas `Key` and
+//! `NewKey` of `admin/openapi.json`.
 //!
-//! `UPDATE_EXPECTED=1 cargo test key_reference` writes them anew; without it they must be as they
-//! would be written.
+//! `UPDATE_EXPECTED=1 cargo test key_reference` writes both files. Without `UPDATE_EXPECTED`, the
+//! test fails if a file differs from what would be written.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use crate::keys::Permission;
 use crate::keys::field::{Field, Form, Presence, SetBy, Shown};
 use crate::keys::fields::FIELDS;
 
-/// Text without control characters, and without white space at its ends.
+/// A regular expression: text without control characters, and without white space at its ends.
 const LABEL: &str = "^[^\\s\\u0000-\\u001F\\u007F-\\u009F]([^\\u0000-\\u001F\\u007F-\\u009F]*[^\\s\\u0000-\\u001F\\u007F-\\u009F])?$";
 
 fn permissions() -> Vec<&'static str> {
     Permission::ALL.iter().map(|(name, _)| *name).collect()
 }
 
-/// The schema of a field of a new key.
+/// Returns the schema of a field in a request that creates a key.
 fn wanted(field: &Field) -> Value {
     let mut schema = match field.form {
         Form::Name | Form::Label => json!({"type": "string", "minLength": 1, "pattern": LABEL}),
@@ -43,7 +43,7 @@ fn wanted(field: &Field) -> Value {
     schema
 }
 
-/// The schema of a field as the API shows it.
+/// Returns the schema of a field as the admin API shows it.
 fn shown(field: &Field) -> Value {
     let or_null = |kind: &str| match field.presence {
         Presence::Required => json!(kind),
@@ -64,8 +64,8 @@ fn shown(field: &Field) -> Value {
     schema
 }
 
-/// A schema of the document, whose properties that are fields of a key are written here; all others
-/// stay.
+/// A schema of the OpenAPI document. The properties that are fields of a key are generated, and all
+/// other properties stay unchanged.
 struct Schema<'a> {
     before: &'a str,
     required: Vec<String>,
@@ -105,7 +105,8 @@ impl<'a> Schema<'a> {
         }
     }
 
-    /// Writes fields first, then what else there is.
+    /// Replaces the properties that are fields of a key by generated ones, and moves all other
+    /// properties behind them.
     fn take(&mut self, fields: &[&Field], required: &[&str], schema: fn(&Field) -> Value) {
         let is_field = |name: &str| FIELDS.iter().any(|field| field.name == name);
         self.required.retain(|name| !is_field(name));
@@ -175,7 +176,7 @@ fn table() -> String {
     table
 }
 
-/// The page with its table.
+/// Returns the text of docs/keys.md with a new table.
 fn page(page: &str) -> String {
     let (before, rest) = page.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();

@@ -1,8 +1,9 @@
-//! Where keys are stored: the four kinds of store, read for service and changed by commands.
+//! Reads and changes key stores, of which there are four kinds. Stores are read for service, and
+//! changed by commands and the admin API.
 //!
-//! [`Store`] knows the kinds. It loads into whatever implements [`build_set::BuildSet`]. [`edit`]
-//! changes a store.
-//! Invariant: nothing here knows the keys in service but through [`build_set::KeysInService`].
+//! [`Store`] distinguishes the kinds. It loads a store into any implementation of
+//! [`build_set::BuildSet`]. [`edit`] changes a store.
+//! Invariant: this module accesses the keys in service only through [`build_set::KeysInService`].
 
 pub(crate) mod build_set;
 pub(crate) mod claim;

@@ -1,8 +1,8 @@
-//! What a key is: its fields, its token and digest, and when it is valid.
+//! Defines what a key is: its fields, its token and digest, and when it is valid.
 //!
-//! Data alone. `key_store` reads and writes keys, `key_cache` has those in service, `gate` judges
-//! by them.
-//! Invariant: nothing here knows a store, a limit or a log.
+//! This module has data types only. `key_store` reads and writes keys, `key_cache` has the keys in
+//! service, and `gate` decides requests by them.
+//! Invariant: no file of `keys` uses a store, a limit or a log.
 
 pub(crate) mod api_key;
 pub(crate) mod field;

@@ -1,6 +1,6 @@
-//! bearward wards a server by its bearer keys.
+//! A reverse proxy in front of a server, which checks the Bearer key of every request.
 //!
-//! The story of a request, by the modules it passes through:
+//! The modules that a request passes through, in order:
 //!
 //! ```text
 //! net       accept, TLS, HTTP/1.1 or HTTP/2              (net::listen, net::tls, net::conn, net::wire)
@@ -12,7 +12,8 @@
 //! observe   one record a request, emitted when its answer has ended
 //! ```
 //!
-//! `app` turns a `config` into a running server, `cli` is the command line. ARCHITECTURE.md has the map.
+//! `app` turns a `config` into a running server. `cli` is the command line. ARCHITECTURE.md
+//! describes all modules.
 
 mod activity;
 mod address;

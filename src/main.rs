@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Gives the memory of connections that have ended back to the system, and needs less for each (docs/decisions/014).
+/// The memory allocator. jemalloc needs less memory for each connection, and returns the memory of
+/// ended connections to the system (docs/decisions/014).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

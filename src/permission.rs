@@ -1,4 +1,4 @@
-//! The permissions of keys, by their names in files and answers.
+//! The permissions of keys, and their names in files, answers and headers.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -6,18 +6,18 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// A permission. `Admin` implies all others; no other implies any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Permission {
-    /// Read data and generate content.
+    /// Permission to read data and generate content.
     Read,
-    /// Create and update resources.
+    /// Permission to create and update resources.
     Write,
-    /// Everything.
+    /// All permissions.
     Admin,
-    /// Manage webhooks.
+    /// Permission to manage webhooks.
     Webhook,
 }
 
 impl Permission {
-    /// All of them, by name.
+    /// All permissions, each with its name.
     pub(crate) const ALL: [(&'static str, Permission); 4] = [
         ("read", Permission::Read),
         ("write", Permission::Write),
@@ -25,7 +25,7 @@ impl Permission {
         ("webhook", Permission::Webhook),
     ];
 
-    /// The name in files, answers and headers.
+    /// Returns the permission's name in files, answers and headers.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Permission::Read => "read",
@@ -35,19 +35,19 @@ impl Permission {
         }
     }
 
-    /// The permission with this name.
+    /// Returns the permission with this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Permission::ALL.iter().find(|(known, _)| *known == name).map(|(_, permission)| *permission)
     }
 }
 
-/// A key's permissions in the order of its file, each once: four bytes, since there may be a
-/// million keys.
+/// A key's permissions in the order of its file, without duplicates. They fit in four bytes,
+/// because there may be a million keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Permissions([Option<Permission>; Permission::ALL.len()]);
 
 impl Permissions {
-    /// Adds one at the end, unless it is there already.
+    /// Appends `permission`, unless the key already has it.
     pub(crate) fn add(&mut self, permission: Permission) {
         let free = self.0.iter_mut().find(|slot| slot.is_none() || **slot == Some(permission));
         debug_assert!(free.is_some(), "there are as many slots as permissions");
@@ -64,20 +64,20 @@ impl Permissions {
         self.iter().next().is_none()
     }
 
-    /// Whether `permission` is among them; `admin` is all.
+    /// Whether `permission` is among these permissions. The permission `admin` implies all others.
     pub(crate) fn grant(&self, permission: Permission) -> bool {
         self.iter().any(|granted| granted == permission || granted == Permission::Admin)
     }
 
-    /// Their names with commas between them, for a header. Each set of permissions is joined once
-    /// and kept for good: there are few.
+    /// Returns the names of the permissions, joined by commas for a header. Each distinct set is
+    /// joined once and never freed: there are few distinct sets.
     pub(crate) fn joined(&self) -> &'static str {
         static KNOWN: LazyLock<Mutex<HashMap<Permissions, &'static str>>> = LazyLock::new(Mutex::default);
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         known.entry(*self).or_insert_with(|| self.names().join(",").leak())
     }
 
-    /// Their names, in order.
+    /// Returns the names of the permissions, in order.
     pub(crate) fn names(&self) -> Vec<&'static str> {
         self.iter().map(Permission::name).collect()
     }

@@ -35,11 +35,11 @@ pub(crate) use state::StreamRefused;
 ///
 /// What a request is made of stays where it is put here, for as long as it lasts. To move it from
 /// step to step would cost more than all decisions about it.
-pub(crate) fn serve(
+pub(crate) fn serve<E: From<StreamRefused>>(
     peer: Arc<Peer>,
     mut parts: Parts,
     body: RequestBody,
-) -> impl Future<Output = Result<Response<ResponseBody>, StreamRefused>> {
+) -> impl Future<Output = Result<Response<ResponseBody>, E>> {
     let mut state = RequestState::open(&peer, &parts, &body);
     let caller = Caller::of(&parts, &body);
     async move {
@@ -70,15 +70,14 @@ async fn handle(
 
     let now = clock.wall();
     let context = peer.gateway.context(&snapshot, now);
-    let grant = {
+    let (grant, target) = {
         let is_plain = !peer.is_tls && !client.via_trusted;
         let head = Head { parts, client: &client, is_plain, identity: Identity::Credential };
-        let decided = gate::decide(&head, context);
-        if let Some(target) = decided.target() {
-            state.note_path(target.path());
-        }
-        state.note_facts(peer, decided.facts, &parts.headers);
-        decided.outcome?
+        let mut decided = gate::decide(&head, context);
+        state.note_facts(peer, &mut decided.facts, &parts.headers);
+        let grant = decided.outcome?;
+        debug_assert!(decided.facts.target.is_some(), "a granted request has a target");
+        (grant, decided.facts.target.ok_or_else(Denial::internal)?)
     };
 
     // What the body declares is checked before the limits: a refused request burns no quota.
@@ -90,8 +89,7 @@ async fn handle(
         hooks.looked_ahead(&prelude.map_err(|failure| broken_prelude(failure, limits))?);
     }
 
-    let Admitted { permit, target, limit_status } =
-        grant.admit(Cost::REQUEST, client.counted_at, context).await?;
+    let Admitted { permit, limit_status } = grant.admit(Cost::REQUEST, client.counted_at, context).await?;
     state.limit_status = limit_status;
     state.note_use(peer, &client, now);
     hooks.call(target.path());

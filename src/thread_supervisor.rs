@@ -1,9 +1,9 @@
-//! The threads of the process, and tasks that live as long as it does. Each has a name, and its end
-//! is logged and counted in a metric.
+//! Starts the threads of the process, and the tasks that run until the process ends. Each has a
+//! name. If one ends too early, this is logged and counted in a metric.
 //!
-//! A worker that has ended serves its connections no more, and without the reload no revocation
-//! arrives. When one of them has ended, the process stops as on SIGTERM and exits with 1, so that
-//! its supervisor restarts it.
+//! Without a worker, its connections are not served. Without the reload thread, no revocation takes
+//! effect. If one of these threads ends, the process stops as on SIGTERM and exits with 1, so that
+//! the service manager restarts it.
 
 use std::future::Future;
 use std::io;
@@ -33,7 +33,7 @@ pub(crate) enum Duty {
 impl Duty {
     const ALL: [Duty; 5] = [Duty::Worker, Duty::Reload, Duty::Log, Duty::Traces, Duty::Background];
 
-    /// The name in metrics.
+    /// Returns the name of the duty in metrics.
     fn name(self) -> &'static str {
         match self {
             Duty::Worker => "worker",
@@ -44,31 +44,31 @@ impl Duty {
         }
     }
 
-    /// Whether the process ends with the thread. Lost lines and spans are counted, and are no
-    /// reason to stop serving.
+    /// Whether the process stops when a thread of this duty ends. Log lines and spans that get lost
+    /// are counted, and are no reason to stop serving.
     fn is_vital(self) -> bool {
         matches!(self, Duty::Worker | Duty::Reload)
     }
 }
 
-/// How a thread's work has ended.
+/// The reason why the work of a thread ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// It was asked to end.
+    /// The thread was asked to end.
     Asked,
-    /// It had nothing more to do, and was not asked to end.
+    /// The thread returned without being asked to end.
     Early,
 }
 
-/// The threads that have ended.
+/// The record of all threads that ended too early. Clones share one record.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Threads(Arc<Record>);
 
 #[derive(Debug)]
 struct Record {
-    /// The number of threads that ended early, in the order of [`Duty::ALL`].
+    /// Number of threads that ended too early, for each duty in the order of [`Duty::ALL`].
     ended: [AtomicU64; Duty::ALL.len()],
-    /// The name of the first vital thread that ended early.
+    /// Name of the first vital thread that ended too early.
     vital: watch::Sender<Option<String>>,
 }
 
@@ -79,11 +79,11 @@ impl Default for Record {
 }
 
 impl Threads {
-    /// Starts a thread.
+    /// Starts a thread, and records it if it ends without being asked.
     ///
     /// # Errors
     ///
-    /// The system has no room for one more.
+    /// The system can't start another thread.
     pub(crate) fn spawn(
         &self,
         duty: Duty,
@@ -100,7 +100,8 @@ impl Threads {
         })
     }
 
-    /// Starts a task that lives as long as the process, on the current runtime.
+    /// Starts a task on the current runtime, and records it if it ends. The task must run until the
+    /// process ends.
     pub(crate) fn spawn_task(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let threads = self.clone();
         tokio::spawn(async move {
@@ -128,7 +129,7 @@ impl Threads {
         }
     }
 
-    /// Ready when a vital thread has ended; yields its name.
+    /// Waits until a vital thread has ended, and returns the thread's name.
     pub(crate) async fn vital_ended(&self) -> String {
         let mut vital = self.0.vital.subscribe();
         let ended = vital.wait_for(Option::is_some).await;
@@ -136,7 +137,7 @@ impl Threads {
         ended.ok().and_then(|name| name.clone()).unwrap_or_default()
     }
 
-    /// The number of threads that have ended while the process ran, by purpose.
+    /// Returns the number of threads that ended too early, by duty.
     pub(crate) fn ended(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Duty::ALL.iter().zip(&self.0.ended).map(|(duty, count)| (duty.name(), count.load(Ordering::Relaxed)))
     }

@@ -1,12 +1,13 @@
 //! The servers behind bearward: their addresses, their health, and the connections to them.
 //!
-//! `forward` picks an endpoint here and leases a connection to it. `app` runs the health checks and
-//! the lookups of names.
+//! `forward` picks an endpoint in this module and leases a connection to it. `app` runs the health
+//! checks and the lookups of host names.
 //!
 //! An [`Upstream`] is part of a snapshot. Its endpoints ([`endpoints`]) outlive snapshots, so that
 //! a reload keeps connections and health.
-//! Invariants: a connection belongs to one worker ([`pool`]), so no request changes its thread.
-//! hyper's types end in this room: [`exchange`] has the answer and the failure that `forward` sees.
+//! Invariants: a connection belongs to one worker ([`pool`]), so a request never moves to another
+//! thread. hyper's types do not leave this module: `forward` sees the answer and the failure of
+//! [`exchange`] instead.
 
 mod balance;
 mod bounds;

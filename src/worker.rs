@@ -1,7 +1,7 @@
 //! Workers: threads, each with its own runtime and its own connections to upstream.
 //!
-//! A connection stays with its worker for life, so that a request never changes thread. Keys,
-//! limits and routes are shared.
+//! A client connection stays with one worker, so that a request never changes threads. All workers
+//! share keys, limits and routes.
 
 use std::io;
 use std::sync::Arc;
@@ -19,23 +19,23 @@ use crate::proxy::{Gateway, Peer};
 use crate::thread_supervisor::{Duty, Ended};
 use crate::upstream::pool::WorkerPool;
 
-/// Interval of closing idle connections to upstream.
+/// Interval at which expired idle connections to upstreams are closed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// All workers, as the accepting thread sees them.
+/// All workers, with the functions that an accept loop calls.
 #[derive(Debug)]
 pub(crate) struct Workers {
     all: Vec<Worker>,
-    /// Set once everything in flight is to be cut.
+    /// Becomes true when all requests in flight must be cut.
     cut: watch::Sender<bool>,
 }
 
-/// Cuts everything that workers have in flight.
+/// The handle that cuts all requests in flight on all workers.
 #[derive(Debug)]
 pub(crate) struct Cutter(watch::Sender<bool>);
 
 impl Cutter {
-    /// Cuts all requests. Each has its line in the access log all the same.
+    /// Cuts all requests in flight. Each cut request still gets its line in the access log.
     pub(crate) fn cut(&self) {
         self.0.send_replace(true);
     }
@@ -49,7 +49,7 @@ struct Worker {
     thread: JoinHandle<()>,
 }
 
-/// A connection, and its count in its worker's load.
+/// A connection that is assigned to a worker, and its share in the worker's connection count.
 struct Assigned {
     accepted: Accepted,
     share: Share,
@@ -78,13 +78,13 @@ impl Workers {
         Ok(Workers { all, cut })
     }
 
-    /// The handle that cuts the workers' connections.
+    /// Returns a handle that cuts all requests in flight.
     pub(crate) fn cutter(&self) -> Cutter {
         Cutter(self.cut.clone())
     }
 
-    /// Hands a connection to the worker that has the fewest. The inbox is bounded by the permits,
-    /// one of which each connection holds.
+    /// Assigns a connection to the worker with the fewest connections. The inbox of a worker needs
+    /// no bound of its own: each connection has a permit, and the number of permits is limited.
     pub(crate) fn assign(&self, accepted: Accepted) {
         let Some(worker) = self.all.iter().min_by_key(|worker| worker.observer.connections()) else {
             debug_assert!(false, "there is no worker");
@@ -97,8 +97,9 @@ impl Workers {
         }
     }
 
-    /// The runtime that accepts connections. A single worker accepts itself, so that no connection
-    /// crosses threads. Of several workers, none has this work on top of its own.
+    /// Returns the runtime for the accept loops. A single worker accepts its connections itself, so
+    /// that none crosses threads. With several workers, the main runtime accepts, so that no worker
+    /// has this extra work.
     pub(crate) fn acceptor(&self) -> tokio::runtime::Handle {
         match self.all.as_slice() {
             [alone] => alone.runtime.clone(),
@@ -110,7 +111,7 @@ impl Workers {
     pub(crate) fn join(self) {
         for Worker { inbox, thread, .. } in self.all {
             drop(inbox);
-            // A panic was logged when it happened.
+            // A panic of the worker was logged when it happened.
             let _told = thread.join();
         }
     }
@@ -124,7 +125,8 @@ impl Worker {
         mut cut: watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let (inbox, incoming) = mpsc::unbounded_channel();
-        // Made here, so that the caller reports a failure.
+        // The observer and the runtime are made on the caller's thread, so that the caller can
+        // return the error.
         let observer = gateway.observers.join();
         let of_thread = observer.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -140,10 +142,10 @@ impl Worker {
                     Ok(_cut) = cut.wait_for(|cut| *cut) => {}
                 }
             });
-            // Connections that are still open end here, with the runtime: those to upstream, and
-            // those of clients at the drain's end.
+            // Dropping the runtime ends the connections that are still open: to upstreams, and to
+            // clients after the drain timeout.
             cut::because(CutReason::Drained, || drop(runtime));
-            // The inbox is closed when the process ends, and not before.
+            // The loop ends only when the inbox is closed, which happens when the process stops.
             Ended::Asked
         })?;
         Ok(Worker { inbox, observer, runtime: handle, thread })
@@ -177,8 +179,8 @@ async fn serve(
         };
         let (activity, shutdown) = (peer.activity.clone(), shutdown.clone());
         if accepted.is_trusted {
-            // A trusted proxy's connection is shared by clients that are not responsible for each
-            // other.
+            // Clients that are not responsible for each other share the connection of a trusted
+            // proxy. The limits of unauthenticated use do not apply to it.
             activity.unauthenticated_use.note_authenticated();
         }
         connections.spawn(async move {
@@ -186,7 +188,7 @@ async fn serve(
             activity.unauthenticated_use.end_connection();
             drop(share);
         });
-        // Removes ended connections from the set.
+        // Removes the connections that have ended from the set.
         while connections.try_join_next().is_some() {}
     }
     while connections.join_next().await.is_some() {}

@@ -1,4 +1,4 @@
-//! Runs the health checks of upstreams' endpoints.
+//! Runs the health checks of the endpoints of upstreams.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use crate::proxy::Gateway;
 use crate::upstream::check::{CheckFailure, check};
 use crate::upstream::{Endpoint, Upstream};
 
-/// Poll interval for endpoints that are due.
+/// Interval of looking for endpoints whose next health check is due.
 const LOOK: Duration = Duration::from_millis(100);
-/// Poll interval while no endpoint is to be checked.
+/// Interval of looking for configured health checks while there are none.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
-/// The state of a checked endpoint.
+/// An endpoint that has health checks, and the outcome of the last ones.
 struct Checked {
     endpoint: Arc<Endpoint>,
-    /// The settings of its checks.
+    /// The `health_check` settings of the upstream.
     settings: HealthCheck,
     due: Instant,
     asking: Option<JoinHandle<Result<(), CheckFailure>>>,
@@ -27,7 +27,7 @@ struct Checked {
     successes: u32,
 }
 
-/// Checks for as long as the process lives.
+/// Runs the health checks until the process ends.
 pub(super) async fn run(gateway: Arc<Gateway>) {
     let mut all: HashMap<u64, Checked> = HashMap::new();
     loop {
@@ -40,7 +40,8 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
         all.retain(|id, checked| {
             let stays = current.iter().any(|one| one.id == *id);
             let health = &checked.endpoint.health;
-            // An endpoint with other TLS settings continues with the health of the one before it.
+            // If the TLS settings of an upstream change, the new endpoint shares the health of the
+            // old one.
             let is_shared = || current.iter().any(|one| Arc::ptr_eq(&one.health, health));
             if !stays && !is_shared() {
                 health.clear_check();
@@ -52,7 +53,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
                 let new = || Checked::new(endpoint.clone(), settings.clone());
                 let checked = all.entry(endpoint.id).or_insert_with(new);
                 if checked.settings != *settings {
-                    // The outcome of an earlier check does not apply to it, and is not waited for.
+                    // With new settings, the outcome of a check by the old ones is ignored.
                     *checked = new();
                 }
                 checked.go_on(upstream).await;
@@ -67,7 +68,7 @@ impl Checked {
         Checked { endpoint, settings, due: Instant::now(), asking: None, failures: 0, successes: 0 }
     }
 
-    /// Takes the outcome of a finished check, and begins the next one when it is due.
+    /// Records the outcome of a finished check, and starts the next one if it is due.
     async fn go_on(&mut self, upstream: &Arc<Upstream>) {
         if let Some(asking) = self.asking.take_if(|asking| asking.is_finished()) {
             let found = asking.await.unwrap_or(Err(CheckFailure::Timeout));

@@ -1,9 +1,9 @@
-//! Forgets removed keys, routes and upstreams after some time: their series in metrics, their use,
-//! and the state of their limits. A process that is never restarted would otherwise keep the state
-//! of every name that there ever was.
+//! Forgets keys, routes and upstreams some time after their removal: their series in metrics, their
+//! usage, and the state of their limits. Without this, a process that is never restarted would keep
+//! the state of every name that ever existed.
 //!
-//! A name that comes back within that time finds its state as it was. A name that comes back later
-//! begins at zero, which Prometheus takes for a counter that was reset.
+//! A name that comes back within an hour continues with its old state. A name that comes back later
+//! begins at zero, which Prometheus treats as a counter reset.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use crate::observe::tally::Gone;
 use crate::proxy::Gateway;
 
-/// Time that removed names are kept: several times as long as the slowest scrape interval, so that
-/// their last requests are in a scrape.
+/// Time for which the state of a removed name is kept. It is several times the slowest scrape
+/// interval, so that a scrape still sees the last requests.
 const KEPT: Duration = Duration::from_secs(3600);
-/// Time that a policy is kept which has refused nothing, whether a limit refers to it or not.
+/// Time for which metrics keep a rate limit policy that has refused no request. Whether a limit
+/// still refers to the policy makes no difference.
 const POLICY_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Interval of checks for removed names.
+/// Interval of looking for removed names.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Something with a name of its own.
+/// The name of a key, a route or an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Named {
     Key(String),
@@ -28,17 +29,18 @@ enum Named {
     Upstream(Arc<str>),
 }
 
-/// Removed names, and when the removal was noticed.
+/// Removed names, and when each removal was noticed.
 #[derive(Debug, Default)]
 pub(super) struct Departures(HashMap<Named, Instant>);
 
-/// Checks for as long as the process lives.
+/// Looks for removed names until the process ends.
 pub(super) async fn run(gateway: Arc<Gateway>) {
     let mut departures = Departures::default();
     loop {
         tokio::time::sleep(LOOK).await;
         let gateway = gateway.clone();
-        // A million keys take their time, and requests do not wait for it.
+        // Comparing a million keys takes long. It runs on a blocking thread, so that requests do
+        // not wait.
         let looked = tokio::task::spawn_blocking(move || {
             departures.check(&gateway, Instant::now());
             departures
@@ -60,8 +62,8 @@ impl Departures {
                 Named::Route(route) => gone.routes.extend([route.clone()]),
                 Named::Upstream(upstream) => gone.upstreams.extend([upstream.clone()]),
                 Named::Key(id) => {
-                    // A state that is still charged is checked again later: forgetting it would
-                    // return what was used.
+                    // A key whose limits are still charged is checked again later. To forget it now
+                    // would give its used quota back.
                     if gateway.limiter.forget(id) {
                         gone.keys.extend(gateway.usage.forget(id));
                     }
@@ -73,7 +75,7 @@ impl Departures {
     }
 }
 
-/// Names with a state that have been removed.
+/// Returns the names that have a state, but are no longer configured.
 fn left(gateway: &Gateway) -> HashSet<Named> {
     let mut keys = gateway.usage.unreferenced();
     if !keys.is_empty() {
@@ -120,7 +122,7 @@ mod tests {
         App::bind(&config, Clock::system(), Hooks::default()).unwrap().gateway()
     }
 
-    /// A request that is over, with this name for its key, its route and its upstream.
+    /// Records a finished request whose key, route and upstream have this name.
     fn request(gateway: &Gateway, name: &str) {
         let observer = gateway.observers.join();
         let id = HeaderValue::from_static("r");
@@ -158,14 +160,14 @@ mod tests {
         departures.check(&gateway, start);
         departures.check(&gateway, start + 2 * KEPT);
         assert_eq!(names(&gateway), ([both[1].clone()].into(), [both[1].clone()].into(), keys.to_vec()));
-        // The key has left now; its series outlive it by an hour.
+        // The key has been removed now. Its series outlive it by an hour.
         assert!(gateway.keys.len() == 2 && gateway.keys.replace(&KeySet::default()).removed == 2);
         let left = start + 3 * KEPT;
         departures.check(&gateway, left);
         departures.check(&gateway, left + KEPT / 2);
         assert_eq!(names(&gateway).2, keys);
         assert_eq!(gateway.observers.tally().requests(), 2);
-        // A request that is under way keeps what it will be counted by.
+        // A request in flight keeps the label that it will be counted under.
         let in_use = gateway.usage.of("key_stays");
         departures.check(&gateway, left + KEPT);
         assert_eq!(names(&gateway).2, [keys[1].clone()]);

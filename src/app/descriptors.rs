@@ -1,12 +1,13 @@
-//! How many connections the process's descriptors carry.
+//! The number of connections that the limit of file descriptors allows.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors kept back for reloads, logs and the admin listener.
+/// Number of file descriptors that are reserved for reloads, logs and the admin listener.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
-/// How many proxied connections the descriptors carry: each needs two, and some are kept back.
-/// Raises the soft limit to the hard one.
+/// Returns how many client connections the file descriptors allow: each needs two, one for the
+/// client and one for upstream, and some descriptors are reserved.
+/// Raises the soft limit of descriptors to the hard limit.
 pub(super) fn carried_by_descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

@@ -1,7 +1,8 @@
-//! Lookups of the names of upstreams' endpoints.
+//! DNS lookups of the names of upstream endpoints.
 //!
-//! The system's resolver blocks, for long where its servers are away. Each lookup has a thread of
-//! its own, which is no worker, and for which the end of the process does not wait.
+//! The system's resolver blocks, for a long time if its DNS servers are unreachable. Each lookup
+//! therefore has a thread of its own, so that no worker blocks. The process ends without waiting
+//! for a lookup.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,13 +18,13 @@ use crate::upstream::Upstream;
 use crate::upstream::endpoints::EndpointSet;
 use crate::upstream::endpoints::LookUp;
 
-/// The pause before the next lookup of a name without an address, or whose addresses can't be
-/// connected to.
+/// Pause before the next lookup of a name that has no address yet, or whose addresses refuse
+/// connections.
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between two checks of the configured names.
+/// Longest pause between two passes over the configured names.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
-/// A name that is looked up.
+/// The state of one endpoint name that is looked up again and again.
 struct Watched {
     set: Arc<EndpointSet>,
     due: Instant,
@@ -31,7 +32,7 @@ struct Watched {
     looking: Option<oneshot::Receiver<io::Result<Vec<IpAddr>>>>,
 }
 
-/// Looks names up for as long as the process lives.
+/// Looks up the names of endpoints until the process ends.
 pub(super) async fn run(gateway: Arc<Gateway>) {
     let mut all: HashMap<usize, Watched> = HashMap::new();
     loop {
@@ -40,7 +41,8 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
         let mut current = Vec::new();
         for upstream in &snapshot.upstreams {
             for set in upstream.sets.iter().filter(|set| set.named().is_some()) {
-                // The set lives as long as its entry: no other set has its address meanwhile.
+                // The pointer identifies the set: its entry in `all` keeps the set alive, so no
+                // other set gets this address.
                 let id = Arc::as_ptr(set).addr();
                 current.push(id);
                 let watched = all.entry(id).or_insert_with(|| Watched::new(set.clone()));
@@ -62,7 +64,7 @@ impl Watched {
         Watched { set, due: Instant::now(), ended: None, looking: None }
     }
 
-    /// Takes the result of a finished lookup, and begins the next one when it is due.
+    /// Applies the result of a finished lookup, and starts the next one if it is due.
     fn go_on(&mut self, upstream: &Upstream, gateway: &Gateway) {
         let Some(named) = self.set.named() else { return };
         let now = Instant::now();
@@ -71,7 +73,7 @@ impl Watched {
                 Ok(found) => found,
                 Err(oneshot::error::TryRecvError::Closed) => Err(io::Error::other("the lookup broke off")),
                 Err(oneshot::error::TryRecvError::Empty) => {
-                    // The end of the lookup wakes the loop.
+                    // The lookup thread wakes the loop when it ends.
                     self.due = now + IDLE_LOOK;
                     return;
                 }
@@ -94,7 +96,7 @@ impl Watched {
     }
 }
 
-/// Begins a lookup.
+/// Starts a thread that looks up `host`.
 fn look_up(host: String, gateway: &Gateway) -> oneshot::Receiver<io::Result<Vec<IpAddr>>> {
     let (found, looking) = oneshot::channel();
     let (hooks, wake) = (gateway.hooks.clone(), gateway.endpoints.wake.clone());

@@ -20,7 +20,8 @@ fn app(directory: &Path) -> App {
     App::bind(&config, Clock::system(), Hooks::default()).unwrap()
 }
 
-/// A server without it would serve nobody, or let revoked keys in for ever.
+/// A server without its workers would serve nobody. A server without its reload thread would accept
+/// revoked keys for ever.
 #[tokio::test]
 async fn a_server_whose_vital_thread_ends_stops_and_reports_it() {
     let directory = tempfile::tempdir().unwrap();

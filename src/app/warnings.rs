@@ -1,5 +1,5 @@
-//! Warnings of `check` and of the start: settings that are allowed and most likely not meant, and
-//! problems to come.
+//! Warnings that `bearward check` and the start report: settings that are allowed but most likely a
+//! mistake, and problems that will come, such as a certificate near its end.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,11 +19,12 @@ use crate::regular_file;
 use crate::route::Shadow;
 use crate::snapshot::Snapshot;
 
-/// The most keys with a warning of their own; of further ones, the number is reported.
+/// Most warnings about keys, and most about routes, that are reported one by one. For further keys,
+/// only the number is reported.
 const MAX_NAMED: usize = 20;
-/// The most keys that one line names.
+/// Most keys that one warning names.
 const MAX_LISTED: usize = 3;
-/// A certificate that ends within this time gets a warning.
+/// Remaining validity of a certificate below which it gets a warning.
 const CERTIFICATE_NOTICE: SignedDuration = SignedDuration::from_hours(21 * 24);
 
 pub(super) fn of(
@@ -47,7 +48,8 @@ pub(super) fn of(
     warnings
 }
 
-/// Warnings of files that others may read, or whose changes can't be seen.
+/// Returns warnings about secret files that every user can read, and about files whose changes
+/// can't be seen.
 fn of_files(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let keys = &config.keys.path;
@@ -87,7 +89,8 @@ fn of_files(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// Warnings of trusted networks that include everybody: a client could then choose its address.
+/// Returns warnings about trusted networks that include all addresses. Any client could then choose
+/// the address that it seems to come from.
 fn of_trusted_proxies(config: &Config) -> impl Iterator<Item = String> {
     let networks = config.trusted_proxies.networks.iter().filter(|network| network.prefix_len() == 0);
     networks.map(|network| {
@@ -95,8 +98,8 @@ fn of_trusted_proxies(config: &Config) -> impl Iterator<Item = String> {
     })
 }
 
-/// A warning of an admin token that may be guessed: it changes keys, and guesses of it are counted
-/// for a short time only.
+/// Returns a warning if the admin token is easy to guess. This token can change keys, and failed
+/// guesses are counted for a short time only.
 fn of_admin_token(config: &Config) -> Option<String> {
     let path = config.admin.as_ref()?.token_file.as_ref()?;
     let token = regular_file::read_text(path).ok()?;
@@ -104,7 +107,7 @@ fn of_admin_token(config: &Config) -> Option<String> {
     Some(format!("the admin token in {} {why}; `openssl rand -hex 32` makes one", path.display()))
 }
 
-/// The mount points (proc(5), `mountinfo`: the fifth field).
+/// Returns the mount points of this process (proc(5), fifth field of `mountinfo`).
 fn mount_points() -> BTreeSet<PathBuf> {
     let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
     mounts.map(|mounts| mounts.into_iter().map(|mount| mount.mount_point).collect()).unwrap_or_default()
@@ -129,7 +132,7 @@ fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
     warnings.collect()
 }
 
-/// Warnings of certificates that upstreams are verified by.
+/// Returns warnings about the `ca` files by which the certificates of upstreams are verified.
 fn of_upstreams(config: &Config, snapshot: &Snapshot) -> Vec<String> {
     let compiled = config.upstreams.iter().zip(&snapshot.upstreams);
     let of_each = compiled.filter_map(|(config, upstream)| {
@@ -164,7 +167,7 @@ fn of_descriptors(config: &Config) -> Option<String> {
     let carried = carried_by_descriptors();
     let wanted = [("limits.connections", limits.connections), ("limits.in_flight", limits.in_flight)];
     let (name, wanted) = wanted.into_iter().max_by_key(|(_, wanted)| *wanted)?;
-    // A few less than the default, which is a round number, are no problem.
+    // A few connections less than configured are no problem: the default is a round number.
     (carried < wanted / 10 * 9).then(|| {
         format!(
             "{name} is {wanted}, and the descriptors carry {carried}, which is as many as are taken; raise `nofile` to {}",
@@ -179,7 +182,7 @@ fn of_keys(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
     let refused = if is_refused { ", and it is refused" } else { "" };
     let (mut warnings, mut more, mut endless) = (Vec::new(), 0, Vec::new());
     let mut warn = |warning: String| match warnings.len() < MAX_NAMED {
-        // A key with several secrets comes several times.
+        // A key with several secrets has several entries, and would get the same warning for each.
         true if warnings.last() == Some(&warning) => {}
         true => warnings.push(warning),
         false => more += 1,
@@ -206,7 +209,7 @@ fn of_keys(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
     if more > 0 {
         warnings.push(format!("{more} more warnings of this kind"));
     }
-    // With a maximum age, a key without an end has one all the same.
+    // `keys.max_age` ends a key even if the key has no `expires_at`.
     if !endless.is_empty() && max_age.is_none() {
         let listed = endless.get(..MAX_LISTED).unwrap_or(&endless).join(", ");
         let others = if endless.len() > MAX_LISTED { ", …" } else { "" };

@@ -1,7 +1,7 @@
-//! Whether a secret may be guessed.
+//! Recognizes secrets that are easy to guess.
 //!
-//! Nobody can see how a secret was made. These checks find secrets that people type: short ones,
-//! usual words, patterns.
+//! Whether a secret was made at random can't be seen. These checks find what people type: short
+//! secrets, usual words, patterns.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,12 +9,13 @@ use std::path::Path;
 use crate::config::fault::Fault;
 use crate::{bom, placeholder, regular_file};
 
-/// Twenty random characters have more than a hundred bits.
+/// Minimum length of a secret in characters. Twenty random characters have more than a hundred
+/// bits.
 const SHORTEST: usize = 20;
-/// The minimum entropy by the frequencies of its characters, in bits. Random hex of the shortest
-/// length has about 70.
+/// Minimum entropy of a secret in bits, computed from the frequencies of its characters. Twenty
+/// random hex digits have about 70.
 const LEAST_BITS: f64 = 60.0;
-/// The minimum of characters without usual words.
+/// Minimum number of letters and digits that remain when usual words are removed.
 const LEAST_REST: usize = 16;
 const WORDS: [&str; 24] = [
     "admin",
@@ -43,7 +44,8 @@ const WORDS: [&str; 24] = [
     "my",
 ];
 
-/// The weakness of a secret, as a phrase that follows its name; `None` where it seems strong.
+/// Returns the weakness of a secret as a phrase that follows the secret's name; `None` if the
+/// secret seems strong.
 pub(super) fn weakness(secret: &str) -> Option<&'static str> {
     if placeholder::find(secret).is_some() {
         return Some("is a placeholder");
@@ -57,17 +59,17 @@ pub(super) fn weakness(secret: &str) -> Option<&'static str> {
     (bits(secret) < LEAST_BITS || is_walk(secret)).then_some("follows a pattern")
 }
 
-/// The number of letters and digits without usual words.
+/// Returns the number of letters and digits that remain when usual words are removed.
 fn rest(secret: &str) -> usize {
     let folded = secret.to_ascii_lowercase();
-    // The longest first: `administrator` before `admin`.
+    // Longer words are removed first: `administrator` before `admin`.
     let mut words = WORDS;
     words.sort_by_key(|word| std::cmp::Reverse(word.len()));
     let rest = words.iter().fold(folded, |rest, word| rest.replace(word, " "));
     rest.chars().filter(char::is_ascii_alphanumeric).count()
 }
 
-/// The entropy of its characters by their frequencies (Shannon), in bits.
+/// Returns the entropy (Shannon) of a secret by the frequencies of its characters, in bits.
 fn bits(secret: &str) -> f64 {
     let mut counts: BTreeMap<char, f64> = BTreeMap::new();
     for c in secret.chars() {
@@ -77,8 +79,8 @@ fn bits(secret: &str) -> f64 {
     counts.values().map(|count| count * (length / count).log2()).sum()
 }
 
-/// Whether most characters follow the one before, as in `abcdef` or `987654`, or repeat a period,
-/// as in `a1b2a1b2`.
+/// Whether most characters of a secret are neighbours of the character before, as in `abcdef` or
+/// `987654`, or repeat the characters one period earlier, as in `a1b2a1b2`.
 fn is_walk(secret: &str) -> bool {
     let codes: Vec<i64> = secret.chars().map(|c| i64::from(u32::from(c))).collect();
     let steps: Vec<i64> = codes.iter().zip(codes.iter().skip(1)).map(|(a, b)| b - a).collect();
@@ -90,12 +92,13 @@ fn is_walk(secret: &str) -> bool {
     walked * 2 > steps.len() || (1..=codes.len() / 2).any(repeats)
 }
 
-/// The fault of the admin token's file, if it has one.
+/// Returns the fault of the admin token's file, if it has one.
 pub(super) fn token_fault(path: &Path) -> Option<Fault> {
     match regular_file::read_text(path) {
         Ok(token) => {
             let token = bom::without(&token).trim();
-            // `check` warns of a weak word; a template is a fault.
+            // A weak word in the admin token gets a warning elsewhere. A template in its place is a
+            // fault.
             match placeholder::find(token).filter(|found| !found.is_word()) {
                 _ if token.is_empty() => Some(Fault::of_file(path, "the admin token is empty")),
                 Some(found) => {

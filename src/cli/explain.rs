@@ -182,7 +182,7 @@ struct Explained<'a> {
 impl Explained<'_> {
     fn steps(&self, decided: &Decided) -> Steps {
         let mut steps = Steps::default();
-        let Some(target) = decided.target() else { return steps };
+        let Some(target) = &decided.facts.target else { return steps };
         steps.add("path", target.path());
         let Decided { facts, outcome } = decided;
         let Some(readings) = &facts.readings else { return steps };

@@ -1,8 +1,8 @@
-//! A whole connection: any bytes from a client, and an upstream that parses the forwarded bytes
+//! Fuzzes a whole connection: a client sends any bytes, and an upstream parses the forwarded bytes
 //! strictly.
 //!
-//! Time stands still while anything moves, and jumps to the next deadline when nothing does: a
-//! client that stalls costs no time.
+//! The clock is paused: it stands still while any task can run, and then jumps to the next
+//! deadline. A client that stalls therefore costs no real time.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -22,10 +22,10 @@ use crate::net::listen::{Accepted, Stream};
 use crate::proxy::{Gateway, Peer};
 use crate::upstream::pool::WorkerPool;
 
-/// The one good key: short, so that a fuzzer keeps it whole.
+/// The only valid key. It is short, so that a fuzzer's mutations often keep it whole.
 pub(crate) const KEY: &str = "sk-1";
 
-/// The gateway that all inputs go through, and the socket of its upstream.
+/// The gateway that handles all inputs, and the listening socket of its upstream.
 struct Stage {
     gateway: Arc<Gateway>,
     upstream: UnixListener,
@@ -63,7 +63,8 @@ pub(crate) fn gateway() -> Arc<Gateway> {
     stage().gateway.clone()
 }
 
-/// Takes the bytes as all that a client sends. A first byte says in which pieces.
+/// Sends the bytes as a client does, and checks what arrives at upstream and at the client. The
+/// first byte is the size of each write; 0 sends everything in one write.
 pub fn connection(bytes: &[u8]) {
     let Some((&piece, bytes)) = bytes.split_first() else { return };
     let piece = if piece == 0 { bytes.len().max(1) } else { usize::from(piece) };
@@ -86,7 +87,8 @@ pub fn connection(bytes: &[u8]) {
     if bytes.starts_with(b"PRI * HTTP/2.0") {
         return;
     }
-    // What arrived is what a second reading finds in the client's bytes, in its order.
+    // Each request at upstream must be one that a second parser finds in the client's bytes, in the
+    // same order.
     let mut said = said(bytes).into_iter();
     for request in requests {
         let target = request.target.clone();
@@ -99,7 +101,8 @@ pub fn connection(bytes: &[u8]) {
     }
 }
 
-/// Sends the bytes; what arrived at upstream, connection by connection, and what the client got.
+/// Sends the bytes in pieces of `piece` bytes. Returns the bytes that arrived at upstream on each
+/// connection, and the bytes that the client received.
 async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<u8>) {
     let Stage { gateway, upstream, .. } = stage();
     let listener = tokio::net::UnixListener::from_std(upstream.try_clone().unwrap()).unwrap();
@@ -144,17 +147,18 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
             }
             tokio::task::yield_now().await;
         }
-        // Held open: the gateway ends the connection, by an answer or a deadline.
+        // The client keeps its side open: the gateway ends the connection, with an answer or at a
+        // deadline.
         std::future::pending::<()>().await;
         drop(writer);
     });
     let mut answered = Vec::new();
     let _reset = reader.read_to_end(&mut answered).await;
-    // Panics of the connection are findings.
+    // A panic of the connection's task is a finding.
     serving.await.unwrap();
     drop(pool);
-    // Upstream's tasks read what is still on its way. Time stands still meanwhile, and jumps when
-    // they are done.
+    // The tasks of the upstream still read bytes that were sent. The paused clock passes this
+    // second only when they are done.
     tokio::time::sleep(Duration::from_secs(1)).await;
     writing.abort();
     accepting.abort();
@@ -189,8 +193,8 @@ async fn serve_upstream(listener: tokio::net::UnixListener, arrived: Arc<Mutex<V
     }
 }
 
-/// The whole requests on one connection to upstream. What is no request is a finding; a part may be
-/// left.
+/// Parses the whole requests on one connection to upstream. Bytes that are no request are a
+/// finding; the beginning of a request at the end is allowed.
 fn read_all(mut bytes: &[u8]) -> Vec<Message> {
     let mut messages = Vec::new();
     loop {
@@ -214,7 +218,8 @@ fn check_head(request: &Message) {
     }
     let upgrade = (request.values("connection"), request.values("upgrade"));
     let is_websocket = |values: &[&str]| matches!(values, [value] if value.eq_ignore_ascii_case("websocket"));
-    // Behind the answer to a HEAD, and behind an unusual body, the connection is not used again.
+    // After the answer to a HEAD and after an unusual body, the gateway does not reuse the
+    // connection to upstream.
     let is_last = upgrade == (vec!["close"], vec![]) && !matches!(&*request.method, "POST" | "PUT" | "PATCH");
     assert!(
         is_last || upgrade == (vec![], vec![]) || (upgrade.0 == ["upgrade"] && is_websocket(&upgrade.1)),
@@ -224,7 +229,7 @@ fn check_head(request: &Message) {
     assert_eq!(reference::canonical_path(path).as_deref(), Some(path), "{request:?}");
 }
 
-/// What a client has said, up to what can't be read.
+/// Parses the requests in the client's bytes, up to the first bytes that are no whole request.
 fn said(mut bytes: &[u8]) -> Vec<Message> {
     let mut messages = Vec::new();
     while let Read::Whole(message, length) = reference::read(bytes, Manner::Lenient) {
@@ -235,7 +240,8 @@ fn said(mut bytes: &[u8]) -> Vec<Message> {
     messages
 }
 
-/// A target as upstream gets it.
+/// Returns the request target in the form in which upstream receives it; `None` if it must be
+/// refused.
 fn canonical(target: &str) -> Option<String> {
     let target = target.split('#').next().unwrap_or_default();
     let target = match target.find("://") {
@@ -246,7 +252,7 @@ fn canonical(target: &str) -> Option<String> {
         }
         _ => target.to_owned(),
     };
-    // Bytes beyond ASCII are one character each here.
+    // The bytes were decoded one by one, so a byte beyond ASCII is one character.
     let encoded = |path: &str| -> String {
         let encode = |c: char| if c.is_ascii() { c.to_string() } else { format!("%{:02X}", u32::from(c)) };
         path.chars().map(encode).collect()

@@ -1,5 +1,5 @@
-//! Headers: for any headers of a caller, upstream gets our own headers only from us, and no
-//! credential.
+//! Fuzzes request headers: whatever a caller sends, upstream receives no credential, and receives
+//! bearward's own headers only from bearward.
 
 use std::net::IpAddr;
 
@@ -8,11 +8,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use super::connection::{KEY, gateway};
 use crate::forward::headers::{self, Origin};
-use crate::gate::{self, Admitted, Head, Identity};
+use crate::gate::{self, Admitted, Decided, Head, Identity};
 use crate::guard::client;
 use crate::limit::Cost;
 
-/// Names that only we may send, or that belong to one connection, and names that fold to them.
+/// Header names that must never arrive at upstream, in any spelling: they carry credentials, belong
+/// to one connection, or are removed for other reasons.
 const NEVER: &[&str] = &[
     "authorization",
     "x-api-key",
@@ -35,12 +36,12 @@ const NEVER: &[&str] = &[
     "x-http-method-override",
     "x-method-override",
     "x-original-host",
-    // No proxy is trusted here.
+    // In this test no proxy is trusted.
     "true-client-ip",
     "cf-connecting-ip",
     "x-client-ip",
 ];
-/// Names that we send, once each.
+/// Headers that bearward sends once each, with their values.
 const OURS: &[(&str, &str)] = &[
     ("x-bearward-key-id", "key_fuzz"),
     ("x-bearward-key-name", "fuzz"),
@@ -53,7 +54,8 @@ const OURS: &[(&str, &str)] = &[
     ("host", "a.example"),
 ];
 
-/// Takes the bytes as header fields, one a line, in addition to those of a good request.
+/// Parses the bytes as header fields, one per line, adds them to a valid request, and checks the
+/// headers that upstream would receive.
 pub fn hygiene(bytes: &[u8]) {
     let mut builder = Request::get("/v1/models").header("host", "a.example");
     let mut kept = Vec::new();
@@ -82,10 +84,11 @@ pub fn hygiene(bytes: &[u8]) {
     let client = client::client(&parts.headers, peer, &snapshot.trusted_proxies);
     let context = gateway.context(&snapshot, gateway.clock.wall());
     let head = Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Credential };
-    // Two credentials, for example: refused.
-    let Ok(grant) = gate::decide(&head, context).outcome else { return };
+    // A refused request, such as one with two credentials, does not arrive at upstream.
+    let Decided { facts, outcome: Ok(grant) } = gate::decide(&head, context) else { return };
     let admitted = grant.admit(Cost::REQUEST, None, context).now_or_never();
-    let Admitted { permit, target, .. } = admitted.expect("no limit waits").unwrap();
+    let Admitted { permit, .. } = admitted.expect("no limit waits").unwrap();
+    let target = facts.target.unwrap();
     let request_id = HeaderValue::from_static("our-id");
     let peer_value = peer.and_then(headers::address_value);
     let origin = Origin {
@@ -104,7 +107,8 @@ pub fn hygiene(bytes: &[u8]) {
     }
 }
 
-/// Checks that our headers are from us, and that no reserved one is left.
+/// Checks that bearward's headers have bearward's values, and that no header with a name in `NEVER`
+/// is left.
 fn check(headers: &HeaderMap) {
     for (name, value) in headers {
         let spelled = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");

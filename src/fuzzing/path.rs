@@ -1,18 +1,19 @@
-//! Paths: the canonical form, compared with a second implementation, and that it is its own
-//! canonical form.
+//! Fuzzes paths: the canonical form must equal that of a second implementation, and must be
+//! canonical itself.
 
 use http::uri::PathAndQuery;
 
 use super::reference;
 use crate::guard;
 
-/// Takes the bytes as the path and query of a request.
+/// Parses the bytes as the path and query of a request, and checks the canonical form.
 pub fn path(bytes: &[u8]) {
     let Ok(raw) = PathAndQuery::try_from(bytes) else { return };
     if !raw.path().starts_with('/') {
         return;
     }
-    // The number of segments is bounded, encoded or not.
+    // Paths with too many segments are refused. The second implementation has no such bound, so
+    // paths that may come near it are skipped.
     if raw.path().matches(['/', ';', '%']).count() > 256 {
         return;
     }
@@ -25,7 +26,8 @@ pub fn path(bytes: &[u8]) {
     assert_eq!(found.query(), raw.query(), "the query is left alone");
     let (again, ambiguities_again) = guard::canonical(&found).expect("a canonical path is one");
     assert_eq!(again, found, "nothing is left to resolve");
-    // Removed segments must not have been ambiguous: where one contains a slash, another segment
-    // would have been removed.
+    // `..` removes a segment. If that segment contained an encoded slash, an upstream that decodes
+    // it would remove another one. Such a path is refused, so the canonical form has no ambiguity
+    // that the raw path did not have.
     assert!(ambiguities_again.iter().all(|again| ambiguities.contains(again)), "{raw}");
 }

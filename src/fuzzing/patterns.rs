@@ -1,5 +1,5 @@
-//! Patterns and paths, by a second implementation of both; and routes and requests: no request
-//! passes by a narrower route to a wider one.
+//! Fuzzes path patterns, compared with a second implementation, and routes: a request for a path of
+//! the narrow route must never be decided by the wide route alone.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use crate::guard;
 use crate::path_pattern::PathPattern;
 use crate::route::{Lookup, RouteTable};
 
-/// Longer patterns only make the second implementation slow.
+/// Maximum length of a pattern in bytes. Longer ones only make the second implementation slow.
 const LONGEST_PATTERN: usize = 64;
 const LONGEST_PATH: usize = 160;
 
-/// Takes the first line as a pattern, the second as another one, and the third as the path of a
-/// request.
+/// Parses the first line as a pattern, the second line as another pattern, and the rest as the path
+/// of a request. Checks which pattern matches, and which route decides.
 pub fn patterns(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut lines = text.splitn(3, '\n');
@@ -55,16 +55,16 @@ pub fn patterns(bytes: &[u8]) {
     }
 }
 
-/// A suggested pattern must be a pattern.
+/// Checks that the pattern that a fault's hint suggests is valid.
 fn check_hint(pattern: &str, hint: Option<&str>) {
     let meant = hint.and_then(|hint| hint.strip_suffix(" is meant?"));
-    // A path without its slash may have other faults.
+    // A pattern that does not begin with a slash may have further faults.
     if let Some(meant) = meant.filter(|_| pattern.starts_with('/')) {
         assert!(PathPattern::parse(meant).is_ok(), "{pattern}: {meant} is no pattern");
     }
 }
 
-/// The patterns of a pattern with braces, from the innermost pair on.
+/// Expands the braces of a pattern into patterns without braces, from the innermost pair outwards.
 fn expanded(pattern: &str) -> Vec<String> {
     let Some(close) = pattern.find('}') else { return vec![pattern.to_owned()] };
     let open = pattern[..close].rfind('{').expect("a pattern with braces that match");
@@ -74,7 +74,7 @@ fn expanded(pattern: &str) -> Vec<String> {
     for c in pattern[open + 1..close].chars().chain([',']) {
         is_class = (is_class || c == '[') && c != ']';
         if c == ',' && !is_class {
-            // A choice of an outer pair that contains braces becomes a pattern of its own.
+            // This pair is innermost. Outer pairs are expanded by the recursion.
             all.extend(expanded(&format!("{}{choice}{}", &pattern[..open], &pattern[close + 1..])));
             choice.clear();
         } else {
@@ -84,8 +84,7 @@ fn expanded(pattern: &str) -> Vec<String> {
     all
 }
 
-/// Whether a pattern without braces matches, from the last character to the first, over the path's
-/// bytes.
+/// Whether a pattern without braces matches a path. Works from the last segment to the first.
 fn should_match(pattern: &str, path: &str) -> bool {
     let segments = |text: &str| text.split('/').skip(1).map(str::to_owned).collect::<Vec<_>>();
     let (wanted, found) = (segments(pattern), segments(path));
@@ -103,7 +102,7 @@ fn should_match_segments(wanted: &[String], found: &[String], is_end: bool) -> b
     should_match_segments(before, rest, false) && should_match_text(&pieces(last), &characters(text))
 }
 
-/// A piece of a pattern: `None` is a star, else the characters that it matches.
+/// A piece of a pattern: `None` is a star; `Some` tells which characters the piece matches.
 type Piece = Option<Box<dyn Fn(&str) -> bool>>;
 
 fn pieces(text: &str) -> Vec<Piece> {
@@ -144,7 +143,7 @@ fn is_in_class(class: &str, found: &str) -> bool {
     is_member != is_negated
 }
 
-/// The characters of a segment: an encoded byte is one.
+/// Splits a segment into characters. A percent-encoded byte is one character.
 fn characters(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -156,7 +155,8 @@ fn characters(text: &str) -> Vec<String> {
     found
 }
 
-/// Follows all states at once, so that many stars cost no more than few.
+/// Whether the pieces match the characters. It follows all states at once, so that many stars cost
+/// no more than few.
 fn should_match_text(pieces: &[Piece], text: &[String]) -> bool {
     let close = |states: &mut Vec<bool>| {
         for position in 0..pieces.len() {
@@ -180,14 +180,15 @@ fn should_match_text(pieces: &[Piece], text: &[String]) -> bool {
     states[pieces.len()]
 }
 
-/// Checks that a path which upstream reads as one of the narrower route is decided by that route,
-/// in any spelling.
+/// Checks that a path that upstream would read as one of the narrow route is decided by the narrow
+/// route, however the path is written.
 fn check_routes(pattern: &str, raw: &PathAndQuery, canonical: &PathAndQuery, ambiguities: &[Ambiguity]) {
     let guarded = pattern.strip_suffix("**").filter(|guarded| guarded.ends_with('/'));
     if guarded.unwrap_or(pattern).contains(['*', '?', '[', '{', '}']) || pattern.contains("${") {
         return;
     }
-    // A pattern with these promises that upstream reads them as parts of a name (`accept_in_path`).
+    // A pattern with an encoded slash or backslash asserts that upstream treats it as part of a
+    // name (`accept_in_path`).
     if pattern.contains("%2F") || pattern.contains("%5C") {
         return;
     }
@@ -219,7 +220,8 @@ fn check_routes(pattern: &str, raw: &PathAndQuery, canonical: &PathAndQuery, amb
     }
 }
 
-/// A path as many servers read it after decoding: a backslash is a slash, and slashes are merged.
+/// Returns a path as many servers read it after decoding: a backslash is a slash, and repeated
+/// slashes are merged.
 fn merged(path: &[u8]) -> Vec<u8> {
     let mut out: Vec<u8> = Vec::with_capacity(path.len());
     for byte in path {
@@ -249,7 +251,8 @@ mod tests {
     use super::patterns;
 
     proptest! {
-        /// What libFuzzer looks for, in inputs that are patterns and paths more often than its own.
+        /// Checks the fuzzer's properties on generated inputs, which are valid patterns and paths
+        /// more often than libFuzzer's inputs.
         #[test]
         fn patterns_and_paths(
             first in "/(([ab]|%20|%C3%BC|\\*|\\?|\\[[!]?[a-c]\\]|\\{a,b\\}|;|:|[A-B]){0,3}/){0,2}(([ab]|\\*){1,3}|\\*\\*|)",
@@ -259,7 +262,8 @@ mod tests {
             patterns(format!("{first}\n{second}\n{path}").as_bytes());
         }
 
-        /// However a path of a guarded place is written, it is found there.
+        /// A path below a guarded prefix is decided by the guarded route, however the path is
+        /// written.
         #[test]
         fn a_guarded_path_in_any_spelling(
             place in "(/[abA-B:,!ü~-]{1,3}){1,2}",

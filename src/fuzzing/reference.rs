@@ -1,9 +1,10 @@
 //! Second implementations of HTTP/1.1 (RFC 9112) and of paths (RFC 3986), independent of the
-//! product's: messages that upstream may get, and readings of a client's bytes.
+//! product's code. They parse the requests that arrive at upstream, and the bytes that a client
+//! sends.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-/// Whether a byte may be raw in a path.
+/// The bytes that must be percent-encoded in a canonical path.
 const OUTSIDE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -24,7 +25,7 @@ const OUTSIDE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'@')
     .remove(b'/');
 
-/// The canonical form of a path; `None` where it has none.
+/// Returns the canonical form of a path; `None` if the path must be refused.
 pub(super) fn canonical_path(path: &str) -> Option<String> {
     if path.contains('\\') || !path.starts_with('/') {
         return None;
@@ -48,23 +49,26 @@ pub(super) fn canonical_path(path: &str) -> Option<String> {
     while text.contains("//") {
         text = text.replace("//", "/");
     }
-    // `url` takes `/A:/` for a drive, which `..` does not leave: the colon is replaced meanwhile.
+    // The crate `url` treats `/A:/` as a Windows drive, which `..` does not remove. Another
+    // character stands for the colon until the path is parsed.
     let text = text.replace(':', "\u{e000}");
     let path = url::Url::parse(&format!("http://host{text}")).ok()?.path().replace("%EE%80%80", ":");
-    // Some servers take these for slashes, and parameters for no part of the path.
+    // Some servers decode `%2F` and `%5C` to slashes, and ignore path parameters (after `;`). A `.`
+    // or `..` segment that only they see must be refused.
     let split = path.replace("%2F", "/").replace("%5C", "/").replace("%3B", ";");
     let hides = split.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")));
     (!hides).then_some(path)
 }
 
-/// A request as bytes.
+/// A parsed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Message {
     pub(super) method: String,
     pub(super) target: String,
     pub(super) fields: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
-    /// No later byte may be taken for a request.
+    /// Whether this must be the last request on its connection: no later byte may be parsed as a
+    /// request.
     pub(super) is_last: bool,
 }
 
@@ -75,28 +79,28 @@ impl Message {
     }
 }
 
-/// The complete part of a message.
+/// The outcome of parsing one request.
 #[derive(Debug)]
 pub(super) enum Read {
-    /// The whole message, with its length in bytes.
+    /// A whole request, with its length in bytes.
     Whole(Message, usize),
-    /// At most the head.
+    /// The beginning of a request.
     Part,
-    /// No message.
+    /// Bytes that are no request, with the reason.
     Bad(String),
 }
 
-/// The strictness of reading a head.
+/// How strictly a request is parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// As strict as an upstream may be: only the forms that RFC 9112 allows senders.
+    /// As strictly as an upstream may parse: only the forms that RFC 9112 allows senders.
     Strict,
-    /// As the library under bearward reads: lines may end with LF alone, an empty line may precede
-    /// the head, and the target may have a fragment.
+    /// As hyper, bearward's HTTP library, parses: lines may end with LF alone, empty lines may
+    /// precede the head, and the target may have a fragment.
     Lenient,
 }
 
-/// Reads one request from the start of `bytes`.
+/// Parses one request at the start of `bytes`.
 pub(super) fn read(bytes: &[u8], manner: Manner) -> Read {
     let mut lines = Lines { bytes, at: 0, has_bare_lf: false, manner };
     match message(&mut lines) {
@@ -109,13 +113,13 @@ pub(super) fn read(bytes: &[u8], manner: Manner) -> Read {
 struct Lines<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// A line has ended with LF alone.
+    /// Whether any line ended with LF alone.
     has_bare_lf: bool,
     manner: Manner,
 }
 
 impl<'a> Lines<'a> {
-    /// The next line without its end; `None` where it is incomplete.
+    /// Returns the next line without its line end; `None` if the line is incomplete.
     fn next(&mut self) -> Result<Option<&'a [u8]>, String> {
         let rest = &self.bytes[self.at..];
         let Some(length) = rest.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
@@ -129,7 +133,8 @@ impl<'a> Lines<'a> {
             }
             (None, Manner::Strict) => return Err("a line that ends with LF alone".to_owned()),
         };
-        // The library accepts NUL in a chunk extension, which is not forwarded.
+        // bearward's HTTP library accepts a NUL in a chunk extension. Chunk extensions are not
+        // forwarded.
         let is_bad = |byte: &u8| *byte == b'\r' || (*byte == 0 && self.manner == Manner::Strict);
         match line.iter().any(is_bad) {
             true => Err("CR or NUL within a line".to_owned()),
@@ -172,7 +177,7 @@ fn message(lines: &mut Lines<'_>) -> Result<Option<Message>, String> {
     Ok(body(lines, &mut message)?.map(|()| message))
 }
 
-/// Fields up to the empty line.
+/// Parses header or trailer fields up to the empty line.
 fn fields(lines: &mut Lines<'_>) -> Result<Option<Vec<(String, String)>>, String> {
     let mut fields = Vec::new();
     loop {
@@ -199,14 +204,15 @@ fn body(lines: &mut Lines<'_>, message: &mut Message) -> Result<Option<()>, Stri
             let length = length.parse().map_err(|_| format!("{length} is too long"))?;
             lines.take(length).map(<[u8]>::to_vec)
         }
-        // The library takes only the chunks for the body (RFC 9112, section 6.1).
+        // With both `Content-Length` and chunked coding, bearward's HTTP library reads the chunks
+        // and ignores the length (RFC 9112, section 6.1).
         ([_, ..], [coding]) if lines.manner == Manner::Lenient && coding.eq_ignore_ascii_case("chunked") => {
             message.is_last = true;
             chunks(lines)?
         }
         _ => return Err(format!("framing: {lengths:?} {codings:?}")),
     };
-    // The end of a chunked body is uncertain then.
+    // If a line ended with LF alone, the end of a chunked body is uncertain.
     message.is_last |= lines.has_bare_lf && !codings.is_empty();
     Ok(body.map(|body| message.body = body))
 }
@@ -234,7 +240,7 @@ fn chunks(lines: &mut Lines<'_>) -> Result<Option<Vec<u8>>, String> {
     }
 }
 
-/// Bytes as text, one character for each.
+/// Decodes bytes as text, one character per byte.
 fn text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }

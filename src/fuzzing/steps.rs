@@ -1,4 +1,4 @@
-//! The steps of one request, separately, for benches.
+//! The steps of one request, as separate functions for benches.
 
 use std::sync::Arc;
 
@@ -8,13 +8,14 @@ use http::{HeaderMap, HeaderValue, Request};
 
 use super::connection::{KEY, gateway};
 use crate::forward::headers::{self, Origin, address_value};
-use crate::gate::{self, Admitted, Head, Identity, Permit};
+use crate::gate::{self, Admitted, Decided, Head, Identity, Permit};
 use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::limit::Cost;
 use crate::proxy::Gateway;
 
-/// A request with a valid key, as a common client sends it, and the state that decides about it.
+/// A request with a valid key and the headers of a common client, and the gateway that decides
+/// about it.
 pub struct Steps {
     gateway: Arc<Gateway>,
     parts: Parts,
@@ -24,7 +25,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// The prepared request.
+    /// Prepares the request.
     pub fn new() -> Self {
         let request = Request::get("/v1/models?limit=20")
             .header("host", "a.example")
@@ -46,7 +47,7 @@ impl Steps {
         }
     }
 
-    /// The whole decision about a request before it is forwarded: target, authentication,
+    /// Decides about the request up to the point of forwarding: target, authentication,
     /// authorization and limits.
     pub fn decide(&self) {
         self.permit();
@@ -57,13 +58,14 @@ impl Steps {
         let context = self.gateway.context(&snapshot, self.gateway.clock.wall());
         let (parts, client) = (&self.parts, &self.client);
         let head = Head { parts, client, is_plain: true, identity: Identity::Credential };
-        let Ok(grant) = gate::decide(&head, context).outcome else { panic!("refused") };
+        let Decided { facts, outcome: Ok(grant) } = gate::decide(&head, context) else { panic!("refused") };
         let admitted = grant.admit(Cost::REQUEST, None, context).now_or_never();
-        let Admitted { permit, target, .. } = admitted.expect("no limit waits").unwrap();
+        let Admitted { permit, .. } = admitted.expect("no limit waits").unwrap();
+        let target = facts.target.unwrap();
         (target, permit)
     }
 
-    /// The change of a caller's headers into those that upstream gets.
+    /// Returns a function that rewrites the caller's headers into the headers for upstream.
     pub fn rewriter(&self) -> impl Fn() -> HeaderMap + '_ {
         let (target, permit) = self.permit();
         let snapshot = self.gateway.snapshot.load_full();

@@ -1,5 +1,5 @@
-//! Key files and configurations: no panic, positions of faults within the file, and no secret in
-//! messages.
+//! Fuzzes key files and configurations: no panic, positions of faults lie within the file, and
+//! messages contain no secret.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::key_store::{AtFault, Pace, Reading};
 use crate::keys::id_secret::IdSecret;
 use crate::{Config, KeyRing};
 
-/// Takes the bytes as a key file; the first byte selects its kind.
+/// Loads the bytes as a key file. The first byte selects the kind of file.
 pub fn keys(bytes: &[u8]) {
     let Some((kind, content)) = bytes.split_first() else { return };
     let directory = tempfile::tempdir().unwrap();
@@ -28,7 +28,7 @@ pub fn keys(bytes: &[u8]) {
             assert_eq!(set.keys, records.len(), "both ways of reading find the same keys");
         }
         (Ok(set), _) => assert!(!set.refused.is_empty(), "{described:?}"),
-        // A store that is about to get its first key can be read, but not served.
+        // The commands can read a store without keys, but a server refuses to start with one.
         (Err(faults), described) => {
             let is_empty = described.as_ref().is_ok_and(Vec::is_empty);
             assert!(described.is_err() || is_empty, "only the one for service fails: {faults}");
@@ -44,7 +44,8 @@ pub fn keys(bytes: &[u8]) {
     }
 }
 
-/// Takes the first half as the served store, and the whole as the store that it is changed to.
+/// Loads the first half of the bytes as the store in service, and then all bytes as its changed
+/// content.
 fn changed(store: &Store, path: &Path, content: &[u8], ids: &IdSecret) {
     std::fs::write(path, content.get(..content.len() / 2).unwrap_or_default()).unwrap();
     let nothing = KeyCache::default();
@@ -60,7 +61,7 @@ fn changed(store: &Store, path: &Path, content: &[u8], ids: &IdSecret) {
     }
 }
 
-/// Takes the bytes as a configuration.
+/// Parses the bytes as a configuration.
 pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let environment = |name: &str| (name == "SET").then(|| "value".to_owned());
@@ -69,10 +70,10 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// Checks that faults are within the file.
+/// Checks that there is a fault, and that the positions of all faults lie within the file.
 fn check(faults: &Faults, content: &[u8]) {
     assert!(!faults.0.is_empty(), "a refusal says why");
-    // YAML has lines that end with CR alone.
+    // In YAML, a CR alone ends a line, too.
     let lines = content.split(|byte| matches!(byte, b'\n' | b'\r')).count();
     for fault in &faults.0 {
         assert!(fault.at.line <= lines + 1, "{fault} of {lines} lines");

@@ -1,4 +1,5 @@
-//! Tokens: their format, by a second implementation, and that nothing else matches a key.
+//! Fuzzes tokens: a second implementation checks their format, and only the exact token of a key
+//! may match the key.
 
 use std::sync::OnceLock;
 
@@ -8,7 +9,7 @@ use crate::key_store::Store;
 use crate::keys::id_secret::IdSecret;
 use crate::{Credential, Token};
 
-/// Takes the bytes as a credential.
+/// Looks the bytes up as a credential, and checks their format as a token.
 pub fn token(bytes: &[u8]) {
     let credential = Credential::new(bytes);
     assert_eq!(credential.token_id().is_some(), is_token(bytes), "two readings of the format differ");
@@ -18,7 +19,7 @@ pub fn token(bytes: &[u8]) {
     let (cache, live) = keys();
     let opens = cache.lookup(&credential).is_ok();
     assert_eq!(opens, live.iter().any(|token| token.as_bytes() == bytes), "a token opens itself alone");
-    // A nearly valid token: bytes that replace a part of a valid one.
+    // An almost valid token: a valid one, of which the input's bytes replace a part.
     if let (Some((&at, rest)), Some(live)) = (bytes.split_first(), live.first()) {
         let mut near = live.clone().into_bytes();
         let start = usize::from(at) % near.len();
@@ -46,7 +47,7 @@ fn keys() -> &'static (KeyCache, Vec<String>) {
     })
 }
 
-/// The format once more, bit by bit.
+/// Whether the bytes are a token: a second implementation of the format, with a bitwise CRC-32.
 fn is_token(bytes: &[u8]) -> bool {
     if bytes.len() != 53 || !bytes.starts_with(b"bwk_") || bytes[14] != b'_' {
         return false;

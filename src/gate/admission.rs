@@ -10,7 +10,6 @@ use super::principal::Principal;
 use super::revocation::{Judgement, Revocation};
 use crate::clock::Clock;
 use crate::denial::Denial;
-use crate::guard::Target;
 use crate::key_cache::{KeyCache, LiveKey};
 use crate::limit::{
     ConcurrencyPermit, Cost, Exhausted, InFlightPermit, LimitStatus, Limiter, PublicInFlightPermit, Window,
@@ -25,14 +24,12 @@ pub(crate) struct Grant {
     pub(super) route: Arc<Route>,
     /// Routes of the path's other readings. Nearly always none.
     pub(super) readings: Vec<Arc<Route>>,
-    pub(super) target: Target,
 }
 
 /// A request that may pass, with the limits charged.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) permit: Permit,
-    pub(crate) target: Target,
     /// How the limits stand after the request; `None` where none holds.
     pub(crate) limit_status: Option<LimitStatus>,
 }
@@ -54,10 +51,6 @@ impl Grant {
         &self.route
     }
 
-    pub(crate) fn target(&self) -> &Target {
-        &self.target
-    }
-
     /// Charges the limits, all or none, and makes the permit. `address`: where a request without a
     /// key counts.
     ///
@@ -74,7 +67,7 @@ impl Grant {
         address: Option<IpAddr>,
         context: Context<'_>,
     ) -> Result<Admitted, Denial> {
-        let Grant { principal, route, readings, target } = self;
+        let Grant { principal, route, readings } = self;
         let Context { snapshot, limiter, .. } = context;
         let all = snapshot.limits.in_flight;
         let in_flight = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
@@ -95,7 +88,7 @@ impl Grant {
         }
         let permit =
             Permit { principal, route, readings, _in_flight: in_flight, _public: public, _of_key: of_key };
-        Ok(Admitted { permit, target, limit_status })
+        Ok(Admitted { permit, limit_status })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Builds the set of keys that replaces the one in service.
+//! Builds the set of keys that will replace the keys in service.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -15,8 +15,8 @@ use crate::keys::{Draft, KeyHash, KeyRecord};
 impl KeysInService for KeyCache {
     type Builder<'a> = SetBuilder<'a>;
 
-    /// Begins a set. If an earlier set was not put into service, its marks have no meaning any
-    /// more.
+    /// Begins a new set. Keys that were marked for an earlier set lose that mark, even if the
+    /// earlier set was never put into service.
     fn begin(&self) -> SetBuilder<'_> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         SetBuilder::of_generation(self, generation)
@@ -31,19 +31,22 @@ impl KeysInService for KeyCache {
     }
 }
 
-/// Collects the keys of one set. A key that is in service unchanged is marked, and not built again.
+/// Collects the keys of one set. A key that is in service unchanged is only marked, and not built
+/// again.
 #[derive(Debug)]
 pub(crate) struct SetBuilder<'a> {
     known: &'a KeyCache,
     generation: u32,
     set: KeySet,
-    /// The keys of the last file in their order, and the index of the one that is expected next.
+    /// The keys of the last file in their order. `next` is the index of the key that is expected
+    /// next.
     expected: Arc<Vec<Arc<LiveKey>>>,
     next: usize,
-    /// The keys of this file in their order.
+    /// The keys of the file that is being read, in their order.
     order: Vec<Arc<LiveKey>>,
     new: Labels,
-    /// Whether any new key has an id or a name that it did not have before.
+    /// Whether a new key has an id or a name that the key in service with the same secret does not
+    /// have.
     has_new_labels: bool,
     twins: HashSet<u64>,
 }
@@ -74,21 +77,21 @@ impl<'a> SetBuilder<'a> {
         self.put_in_order(live);
     }
 
-    /// Remembers the order of keys that have a line each: the next file is expected to have the
-    /// same order.
+    /// Appends a key that has a line of its own to the order of the file. The next file is expected
+    /// to have the same order.
     fn put_in_order(&mut self, live: Arc<LiveKey>) {
         if live.fingerprint.load(Ordering::Relaxed) != 0 {
             self.order.push(live);
         }
     }
 
-    /// The key in service that has one of the hashes of an entry.
+    /// Returns the key in service that has one of the hashes of `claim`.
     fn with_hash_of(&self, claim: &Claim) -> Option<Arc<LiveKey>> {
         claim.hashes.iter().find_map(|hash| Some(self.known.find(hash)?.key))
     }
 
-    /// The keys in service that claims are about, with their current hash. One pass over all keys
-    /// finds them.
+    /// Returns the keys in service that `claims` name by id or hash, each by its id and with its
+    /// current hash. One pass over all keys finds them.
     fn in_service_by_id(&self, claims: &[(usize, Claim)]) -> HashMap<Box<str>, (KeyHash, Arc<LiveKey>)> {
         let by_hash: Vec<Arc<LiveKey>> =
             claims.iter().filter_map(|(_, claim)| self.with_hash_of(claim)).collect();
@@ -127,7 +130,8 @@ impl BuildSet for SetBuilder<'_> {
         self.known.hashing.fingerprint(line)
     }
 
-    // Most of a million lines are where they were, and need no lookup.
+    // After most reloads, most lines of a million are at the same place, and this comparison saves
+    // their lookup.
     fn keep_next(&mut self, fingerprint: u64) -> bool {
         let live = self.expected.get(self.next);
         let live = live.filter(|live| live.fingerprint.load(Ordering::Relaxed) == fingerprint).cloned();
@@ -142,25 +146,26 @@ impl BuildSet for SetBuilder<'_> {
         if live.fingerprint.load(Ordering::Relaxed) != fingerprint {
             return false;
         }
-        // The lines have moved; those that follow have most likely moved with this one.
+        // The line has moved, and the lines after it have most likely moved with it.
         self.next = live.position.load(Ordering::Relaxed) as usize + 1;
         self.mark(live);
         true
     }
 
     fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
-        // Most likely it is the one that was expected, and has changed.
+        // Most likely, this is the key that was expected next, and it has changed.
         self.next += 1;
-        // Only the current secret makes it the same key: after a rotation it is another one.
+        // Only a key with the same current secret is the same key. After a rotation it is a
+        // different key.
         let known = self.known.find(&hash).filter(|found| found.rotated_out.is_none());
         match known.map(|found| found.key) {
             Some(live) if draft.is(&live.key) => {
-                // The line is written in another way, and the key is the same.
+                // The line is written differently, but the key in it is the same.
                 live.fingerprint.store(fingerprint, Ordering::Relaxed);
                 self.mark(live);
                 return;
             }
-            // A changed key with its old labels can't collide with another key.
+            // A changed key that has its old id and name can't collide with another key.
             Some(live) if draft.id == live.key.id() && draft.name == live.key.name() => {}
             _ => self.has_new_labels = true,
         }
@@ -176,7 +181,8 @@ impl BuildSet for SetBuilder<'_> {
 
     fn shared_labels(&mut self) -> HashSet<u64> {
         self.twins.extend(self.new.repeated());
-        // Two keys that stay share nothing. A new key may share something with one that stays.
+        // Two keys that stay in service share no id, name or hash. A new key may share one with a
+        // key that stays.
         let stays =
             |hash: &KeyHash| self.known.by_hash.get(hash).is_some_and(|live| live.is_of(self.generation));
         self.twins

@@ -1,7 +1,7 @@
-//! The keys as the request path sees them: a concurrent map from digest to key.
+//! The keys in service, in a concurrent map from digest to key.
 //!
-//! A reload applies the difference between two sets key by key, new keys before removals. It never
-//! blocks a lookup.
+//! A reload applies the difference between two sets key by key, and inserts new keys before it
+//! removes old ones. A reload never blocks a lookup.
 
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,24 +16,24 @@ use crate::key_cache::set::KeySet;
 use crate::key_store::labels::Hashing;
 use crate::keys::token::{Credential, DigestHasher, Form, KeyHash};
 
-/// The key that matches a digest.
+/// A key that matches a credential's digest.
 #[derive(Clone, Debug)]
 pub(crate) struct Match {
     pub(crate) key: Arc<LiveKey>,
-    /// When the secret's grace ends; `None` for the key's current secret.
+    /// The end of the grace of the matched secret; `None` for the key's current secret.
     pub(crate) rotated_out: Option<Timestamp>,
 }
 
 /// The reason why no key matches a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoMatch {
-    /// It is a bearward token whose checksum is wrong.
+    /// The credential is a bearward token whose checksum is wrong.
     Mistyped,
     Unknown,
 }
 
 impl NoMatch {
-    /// The reason's name in logs.
+    /// Returns the reason's name in logs.
     pub(crate) fn name(self) -> &'static str {
         match self {
             NoMatch::Mistyped => "mistyped",
@@ -46,16 +46,18 @@ impl NoMatch {
 #[derive(Debug)]
 pub(crate) struct KeyCache {
     pub(super) by_hash: DashMap<KeyHash, Arc<LiveKey>, BuildHasherDefault<DigestHasher>>,
-    /// Counts the sets that were begun.
+    /// The number of sets that were begun so far. The newest number marks the keys of the newest
+    /// set.
     pub(super) generation: AtomicU32,
     pub(super) hashing: Hashing,
-    /// The keys of a file of lines in their order: most lines of the next one are the same.
+    /// The keys of the last JSON Lines file in their order. Most lines of the next file are the
+    /// same.
     pub(super) order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
-    /// Notifies of keys that were removed or changed.
+    /// Notifies receivers that keys were removed or changed.
     changes: watch::Sender<()>,
 }
 
-/// How many secrets a replacement changed.
+/// How many secrets were added, changed and removed when a set replaced another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
     pub(crate) added: usize,
@@ -70,11 +72,12 @@ impl Default for KeyCache {
 }
 
 impl From<&KeySet> for KeyCache {
-    /// A cache of these keys, allocated at once: a map that grows blocks a shard for milliseconds.
+    /// Makes a cache of the keys of `set`. The map is allocated at its full size, because a map
+    /// that grows blocks one of its shards for milliseconds.
     fn from(set: &KeySet) -> Self {
         let cache = KeyCache { hashing: set.hashing.clone(), ..KeyCache::with_room(set.entries.len()) };
         cache.remember_order(set);
-        // The keys have the set's mark already.
+        // The keys of `set` are already marked with this generation.
         cache.generation.store(set.generation, Ordering::Relaxed);
         for (hash, key) in &set.entries {
             cache.by_hash.insert(*hash, key.clone());
@@ -94,11 +97,11 @@ impl KeyCache {
         }
     }
 
-    /// Replaces all keys by those of `set`, the last set that was built for this cache, and returns
-    /// the difference. One caller at a time.
+    /// Replaces all keys by the keys of `set`, and returns the difference. `set` must be the last
+    /// set that was built for this cache, and only one caller may call this at a time.
     ///
-    /// New and changed keys are inserted before others are removed: a key of both sets is never
-    /// missing. A key that stays as it was is not touched.
+    /// New and changed keys are inserted before others are removed, so a key that is in both sets
+    /// is never missing. Unchanged keys are not touched.
     pub(crate) fn replace(&self, set: &KeySet) -> Difference {
         let mut difference = Difference::default();
         self.remember_order(set);
@@ -108,8 +111,8 @@ impl KeyCache {
                 None => difference.added += 1,
             }
         }
-        // The map has each digest of the set, once each. If it has more, those belong to removed
-        // keys.
+        // The map now has each digest of the set once. If the map has more entries, the others
+        // belong to removed keys.
         if self.by_hash.len() > set.kept + set.entries.len() {
             let entries = self.by_hash.iter().filter(|entry| !entry.value().is_of(set.generation));
             let gone: Vec<KeyHash> = entries.map(|entry| *entry.key()).collect();
@@ -129,25 +132,25 @@ impl KeyCache {
         order.clone_from(&set.order);
     }
 
-    /// Notifies whenever keys were removed or changed.
+    /// Returns a receiver that is notified whenever keys are removed or changed.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// The key that matches a credential, by its digest.
+    /// Finds the key that matches a credential.
     ///
     /// # Errors
     ///
-    /// No key matches it. A mistyped token is refused before any lookup.
+    /// No key matches the credential. A mistyped token is refused without a lookup.
     pub(crate) fn lookup(&self, credential: &Credential) -> Result<(KeyHash, Match), NoMatch> {
         self.lookup_as(credential.form(), credential)
     }
 
-    /// [`KeyCache::lookup`] for a credential whose form is known.
+    /// Does the same as [`KeyCache::lookup`], for a credential whose form is known.
     ///
     /// # Errors
     ///
-    /// As [`KeyCache::lookup`].
+    /// Fails with the same errors as [`KeyCache::lookup`].
     pub(crate) fn lookup_as(&self, form: Form, credential: &Credential) -> Result<(KeyHash, Match), NoMatch> {
         if form == Form::Mistyped {
             return Err(NoMatch::Mistyped);
@@ -157,29 +160,29 @@ impl KeyCache {
         Ok((hash, found))
     }
 
-    /// The key that matches this digest, valid or not.
+    /// Finds the key that matches this digest, whether the key is valid or not.
     pub(crate) fn find(&self, hash: &KeyHash) -> Option<Match> {
         let key = self.by_hash.get(hash)?.value().clone();
         let rotated_out = key.key.rotated_out(hash);
         Some(Match { key, rotated_out })
     }
 
-    /// Visits every key once, in no order.
+    /// Visits every key once, in no particular order.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(&Arc<LiveKey>)) {
         self.for_each_current(|_, live| visit(live));
     }
 
-    /// Visits every key once, with the digest of its current secret, in no order.
+    /// Visits every key once, with the digest of its current secret, in no particular order.
     pub(crate) fn for_each_current(&self, mut visit: impl FnMut(&KeyHash, &Arc<LiveKey>)) {
         for entry in &self.by_hash {
-            // A rotated-out secret has an entry, too.
+            // The map also has an entry for each rotated-out secret.
             if entry.value().key.rotated_out(entry.key()).is_none() {
                 visit(entry.key(), entry.value());
             }
         }
     }
 
-    /// How many secrets match a key.
+    /// Returns the number of secrets that match a key.
     pub(crate) fn len(&self) -> usize {
         self.by_hash.len()
     }
@@ -243,7 +246,7 @@ mod tests {
         assert_eq!((rotated_out(new), rotated_out(old)), (Some(Some(end)), Some(None)));
         cache.replace(&set(&cache, &[record("a")]));
         assert_eq!((rotated_out(new), rotated_out(old)), (None, Some(None)));
-        // With a new secret alone, no key matches the old one.
+        // The key now has only the new secret, so the old secret matches no key.
         cache.replace(&set(&cache, &[KeyRecord { hash: new, ..record("a") }]));
         assert_eq!((rotated_out(new), rotated_out(old), cache.len()), (Some(None), None, 1));
     }

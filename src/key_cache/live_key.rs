@@ -1,4 +1,4 @@
-//! A key in service, with what is prepared from it on its first use.
+//! A key in service, with the parts that are built when the key is first used.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,17 +12,18 @@ use crate::keys::ApiKey;
 use crate::limit::{KeyState, Limiter, Window};
 use crate::observe::usage::{Usage, UsageBook};
 
-/// A key in service: its fields, and the parts that are built at its first use. Most of a million
-/// keys are never used.
+/// A key in service: its fields, and the parts that are built when the key is first used. Most of a
+/// million keys are never used.
 #[derive(Debug)]
 pub(crate) struct LiveKey {
     pub(crate) key: ApiKey,
     in_use: OnceBox<InUse>,
-    /// The number of the last set that it was part of.
+    /// The number of the last set that contained the key.
     pub(super) generation: AtomicU32,
-    /// The fingerprint of the line that it was read from; zero where it has no line of its own.
+    /// The fingerprint of the line that the key was read from; zero if the key has no line of its
+    /// own.
     pub(super) fingerprint: AtomicU64,
-    /// Its index among the keys of its file.
+    /// The index of the key among the keys of its file.
     pub(super) position: AtomicU32,
 }
 
@@ -33,15 +34,16 @@ struct InUse {
     usage: OnceLock<Arc<Usage>>,
 }
 
-/// A key's own limits in service.
+/// The limits of a key in service.
 #[derive(Debug)]
 pub(crate) struct KeyLimits {
     pub(crate) state: Arc<KeyState>,
-    /// `None` where the key has none of its own, so that the configuration's defaults apply.
+    /// The windows of the key's own rate limits. `None`: the key has no limits of its own, so the
+    /// configuration's defaults apply.
     pub(crate) windows: Option<SmallVec<[Arc<Window>; 2]>>,
 }
 
-/// The values of the `x-bearward-*` headers that upstream gets.
+/// The values of the `x-bearward-*` headers that the upstream gets.
 #[derive(Debug)]
 pub(crate) struct IdentityHeaders {
     pub(crate) key_id: HeaderValue,
@@ -51,8 +53,8 @@ pub(crate) struct IdentityHeaders {
 }
 
 impl IdentityHeaders {
-    /// Puts all text of a key into one allocation: of a million keys, few are in the processor's
-    /// cache.
+    /// Makes the headers of a key, with all their text in one allocation: few of a million keys are
+    /// in the processor's cache, and each further allocation would cost a cache miss.
     fn of(key: &ApiKey) -> Self {
         let (id, name, environment) = (key.id(), key.name(), key.environment());
         let text = Bytes::from([id, name.unwrap_or(""), environment.unwrap_or("")].concat());
@@ -109,7 +111,7 @@ impl LiveKey {
         })
     }
 
-    /// The record of its use.
+    /// Returns the usage record of the key.
     pub(crate) fn usage(&self, book: &UsageBook) -> &Arc<Usage> {
         self.in_use().usage.get_or_init(|| book.of(self.key.id()))
     }

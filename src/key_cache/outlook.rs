@@ -1,4 +1,4 @@
-//! The keys that end next, and how many are due for rotation.
+//! Reports the keys that expire next, and how many keys are due for rotation.
 
 use std::time::Duration;
 
@@ -6,19 +6,20 @@ use jiff::Timestamp;
 
 use crate::key_cache::cache::KeyCache;
 
-/// How many keys are listed.
+/// How many keys are listed in `next_ends`.
 const NEXT: usize = 10;
-/// The outlook at one time.
+/// The key counts at one time, and the keys that expire next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outlook {
     pub(crate) keys: usize,
     pub(crate) due_for_rotation: usize,
-    /// The keys that end next, soonest first. Keys that have ended are not among them.
+    /// The ids and ends of the keys that expire next, soonest first. Expired keys are not listed.
     pub(crate) next_ends: Vec<(String, Timestamp)>,
 }
 
 impl Outlook {
-    /// Visits all keys once. `age`: how old a secret may be.
+    /// Computes the outlook in one pass over all keys. `age` is the age from which a secret is due
+    /// for rotation.
     pub(crate) fn of(keys: &KeyCache, now: Timestamp, age: Duration) -> Self {
         let mut outlook = Outlook::default();
         let mut ends: Vec<(Timestamp, String)> = Vec::with_capacity(NEXT + 1);

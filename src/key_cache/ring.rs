@@ -1,4 +1,4 @@
-//! The keys of a store, for lookups without a server.
+//! The keys of a store, for programs that look up keys without a server.
 
 use std::fmt;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::key_store::{Reading, Store};
 use crate::keys::id_secret::IdSecret;
 use crate::keys::token::Credential;
 
-/// The keys of a store, by the tokens that match them.
+/// The keys of a store, found by their tokens.
 pub struct KeyRing {
     cache: KeyCache,
     keys: usize,
@@ -20,10 +20,10 @@ impl KeyRing {
     ///
     /// # Errors
     ///
-    /// All that is wrong with it. A directory with a bad file is refused as well.
+    /// Returns all faults of the store. A directory is refused if any of its files has a fault.
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let nothing = KeyCache::default();
-        // The ids are seen by the caller alone.
+        // The ids are visible only to the caller, so they need not be the same in another process.
         let ids = IdSecret::random();
         let set = Store::at(path)?.load(Reading::first(&nothing, &ids))?;
         let cache = KeyCache::from(&set);
@@ -33,12 +33,12 @@ impl KeyRing {
         }
     }
 
-    /// The id of the key that matches `credential`, valid now or not.
+    /// Returns the id of the key that matches `credential`, whether the key is valid or not.
     pub fn find(&self, credential: &Credential) -> Option<String> {
         self.cache.lookup(credential).ok().map(|(_, found)| found.key.key.id().to_owned())
     }
 
-    /// How many keys there are; some may have several secrets.
+    /// Returns the number of keys. A key with several secrets counts once.
     pub fn keys(&self) -> usize {
         self.keys
     }

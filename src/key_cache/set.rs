@@ -1,4 +1,4 @@
-//! A set of keys that was loaded whole, and is ready to replace the one in service.
+//! A set of keys that was loaded completely, and is ready to replace the set in service.
 
 use std::sync::Arc;
 
@@ -8,27 +8,30 @@ use crate::key_store::labels::Hashing;
 use crate::key_store::reading::LastGood;
 use crate::keys::token::KeyHash;
 
-/// A set of keys. It has the new and changed ones; those that stay are marked in the cache.
+/// A set of keys. It contains the new and changed keys. Keys that stay unchanged are not in it:
+/// they are marked in the cache.
 #[derive(Debug, Default)]
 pub(crate) struct KeySet {
     /// New and changed keys, by the digests of all their secrets.
     pub(crate) entries: Vec<(KeyHash, Arc<LiveKey>)>,
-    /// How many secrets the keys have that stay as they are.
+    /// The number of secrets of all keys that stay unchanged.
     pub(crate) kept: usize,
-    /// The mark of the keys that stay.
+    /// The mark of the keys that stay unchanged.
     pub(crate) generation: u32,
-    /// Makes the fingerprints of its lines.
+    /// The hash functions that made the fingerprints of the set's lines.
     pub(crate) hashing: Hashing,
-    /// The keys of a file of lines in their order.
+    /// The keys of a JSON Lines file in their order.
     pub(crate) order: Arc<Vec<Arc<LiveKey>>>,
-    /// How many keys it has in all. Some have several secrets.
+    /// The number of keys in the set. A key with several secrets counts once.
     pub(crate) keys: usize,
-    /// How many of these keep their last good form, since their entries are at fault.
+    /// The number of keys in the set that are in service in their last good form, because their
+    /// entries are at fault.
     pub(crate) held: usize,
     /// See [`Findings::refused`](crate::key_store::build_set::Findings).
     pub(crate) refused: Vec<Fault>,
-    /// It is of a file of lines that has none. Such a file may be in the middle of being written.
+    /// Whether the store is a JSON Lines file without any lines. Another program may be about to
+    /// write the lines.
     pub(crate) is_blank: bool,
-    /// The keys that each file of a directory has in service.
+    /// The ids of the keys in service, by the file of a directory that they were read from.
     pub(crate) last_good: LastGood,
 }

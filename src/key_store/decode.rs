@@ -1,6 +1,6 @@
-//! Decodes a key from a tree of values: an entry of any store.
+//! Decodes a key from a tree of values. All kinds of store use this decoder.
 //!
-//! Invariant: no message quotes from a store, since any part of it may be a secret.
+//! Invariant: no message quotes from a store, because any part of a store may be a secret.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -16,7 +16,8 @@ use crate::keys::record::{KeyRecord, NO_LIMITS, is_label};
 use crate::keys::token::{KeyHash, is_key_id};
 use crate::keys::{Permission, Permissions, Secret};
 
-/// The positions of values that no two keys of a store may share.
+/// The ids, names and hashes that were read so far, with their positions. No two keys of a store
+/// may share one of them.
 #[derive(Debug, Default)]
 pub(crate) struct Unique {
     ids: HashMap<String, Position>,
@@ -143,7 +144,7 @@ fn permissions(decoder: &mut Decoder<'_>, node: &Node) -> Option<Permissions> {
     Some(permissions.into_iter().collect())
 }
 
-/// A list of rate limits, or `none`.
+/// Decodes a list of rate limits, or the word `none`.
 fn rate_limits(decoder: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
     match &node.kind {
         Kind::Scalar { text, .. } if text == NO_LIMITS => Some(Vec::new()),

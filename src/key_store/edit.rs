@@ -1,8 +1,9 @@
-//! Changes of a store by commands and the admin API: one key at a time, under a lock, and proved
-//! before they count.
+//! Changes a store for commands and the admin API: one key at a time, under a lock, and with a
+//! check of the new text before it replaces the old text.
 //!
 //! A change is written only if the store's own reader finds the old keys and this change in the new
-//! text. A file is replaced whole: a temporary file beside it is made durable and renamed.
+//! text. A file is replaced as a whole: a temporary file beside it is made durable, and is then
+//! renamed to the file's name.
 
 mod change_fields;
 mod disk;
@@ -30,7 +31,8 @@ use crate::key_store::{file, text, yaml};
 use crate::keys::id_secret::IdSecret;
 use crate::keys::record::KeyRecord;
 
-/// The reason why a store can't be changed from here, as far as it is known without a change.
+/// Returns the reason why this host can't change the store, if the reason is visible before a
+/// change is tried.
 pub(crate) fn unwritable_reason(path: &Path) -> Option<String> {
     if disk::is_mounted(path) {
         return Some("It is a mounted Secret or ConfigMap, which is changed where it comes from".to_owned());
@@ -45,7 +47,7 @@ pub(crate) fn unwritable_reason(path: &Path) -> Option<String> {
     }
 }
 
-/// A store that is locked against other commands for as long as this lives.
+/// A store that is locked against other commands for as long as the `Editor` lives.
 #[derive(Debug)]
 pub(crate) struct Editor {
     store: Store,
@@ -53,17 +55,17 @@ pub(crate) struct Editor {
     locked: Locked,
 }
 
-/// A key of a store, and its file.
+/// A key that was found in a store, and the file that contains it.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) record: KeyRecord,
-    /// The store's file; in a directory, the file with this key.
+    /// The file with the key: the store's only file, or one file of a directory.
     file: PathBuf,
 }
 
 impl Editor {
-    /// Locks a store, and removes temporary files of killed commands. `ids`: makes the ids of the
-    /// keys of a plain list.
+    /// Locks a store, and removes temporary files that killed commands left. `ids` is the secret
+    /// that makes the ids of the keys of a plain list.
     pub(crate) fn open(path: &Path, ids: Arc<IdSecret>) -> Result<Self, EditError> {
         let store = Store::at(path)?;
         let directory = match &store {
@@ -78,12 +80,12 @@ impl Editor {
         Ok(Editor { store, ids, locked })
     }
 
-    /// The path of the store.
+    /// Returns the path of the store.
     pub(crate) fn path(&self) -> &Path {
         self.store.path()
     }
 
-    /// The text of a key for a store of this kind, for people to insert.
+    /// Returns a key as text that a person can paste into a store of this kind.
     pub(crate) fn pasteable(&self, record: &KeyRecord) -> String {
         match &self.store {
             Store::JsonLines(_) => entry_text::line(record),
@@ -92,7 +94,7 @@ impl Editor {
         }
     }
 
-    /// The records of all keys; none where there is no file yet.
+    /// Returns the records of all keys; an empty list if the store's file does not exist yet.
     pub(crate) fn records(&self) -> Result<Vec<KeyRecord>, EditError> {
         let path = self.store.path();
         Ok(match &self.store {
@@ -106,12 +108,12 @@ impl Editor {
         })
     }
 
-    /// The key with this id or name.
+    /// Finds the key with this id or name.
     pub(crate) fn find(&self, key: &str) -> Result<Found, EditError> {
         find(&self.store, key, &self.ids)
     }
 
-    /// Adds keys.
+    /// Adds keys to the store.
     pub(crate) fn add(&self, records: &[KeyRecord]) -> Result<(), EditError> {
         let path = self.store.path();
         match &self.store {
@@ -143,7 +145,8 @@ impl Editor {
         }
     }
 
-    /// Replaces a key by `after`. Only fields that a rotation or a revocation changes may differ.
+    /// Replaces the key `found` by `after`. The two may differ only in fields that a rotation or a
+    /// revocation changes.
     pub(crate) fn replace(&self, found: &Found, after: &KeyRecord) -> Result<(), EditError> {
         let Found { record: before, file } = found;
         match &self.store {
@@ -155,7 +158,7 @@ impl Editor {
             Store::JsonLines(_) => lines::replace(&self.locked, file, before, Some(after)),
             Store::Yaml(_) | Store::Directory(_) => {
                 let source = file::read(file)?;
-                // A fault in another entry does not prevent a change of this one.
+                // A fault in another entry does not prevent a change of this entry.
                 let parse = |text: &str| yaml::outline(file, text);
                 let mut expected = parse(&source)?;
                 if let Some(expected) = expected.iter_mut().flatten().find(|record| record.id == before.id) {
@@ -172,14 +175,14 @@ impl Editor {
         }
     }
 
-    /// Removes a key.
+    /// Removes a key from the store.
     pub(crate) fn delete(&self, found: &Found) -> Result<(), EditError> {
         let Found { record, file } = found;
         if let Store::JsonLines(_) = &self.store {
             return lines::replace(&self.locked, file, record, None);
         }
         let is_last = match &self.store {
-            // A file at fault counts: its keys may be good again.
+            // A file at fault is counted as well: its keys may become good again.
             Store::Directory(directory) if files(directory).is_ok_and(|files| files.len() > 1) => false,
             Store::Yaml(path) => yaml::outline(path, &file::read(path)?)?.len() < 2,
             _ => self.records()?.len() < 2,
@@ -209,7 +212,8 @@ impl Editor {
         self.write(file, Some(&source), text, |text| yaml::outline(file, text), &expected)
     }
 
-    /// Replaces a file that was read as `source` by `text`, if that reads as `expected`.
+    /// Replaces a file whose content was `source` by `text`, if the store's reader finds exactly
+    /// `expected` in `text`.
     fn write<T: PartialEq>(
         &self,
         file: &Path,
@@ -236,7 +240,7 @@ impl Editor {
     }
 }
 
-/// The key with this id or name, in a store that need not be locked.
+/// Finds the key with this id or name. The store does not have to be locked.
 pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, EditError> {
     let is_wanted = |record: &KeyRecord| record.id == key || record.name.as_deref() == Some(key);
     let path = store.path();
@@ -253,14 +257,14 @@ pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, Ed
                 .cloned()
                 .collect();
             if records.len() != 1 {
-                // The key may be at fault, or a duplicate.
+                // The wanted key may be at fault, or a duplicate. `records` reports that fault.
                 store.records(ids)?;
             }
             records.into_iter().map(found).collect()
         }
         Store::Text(_) => store.records(ids)?.into_iter().filter(is_wanted).map(found).collect(),
     };
-    // An id takes precedence over a name.
+    // A key with the wanted id is preferred to a key with the wanted name.
     found.sort_by_key(|found| found.record.id != key);
     match found.into_iter().next() {
         Some(found) => Ok(found),
@@ -271,7 +275,8 @@ pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, Ed
     }
 }
 
-/// The matching keys of a directory. A file at fault does not prevent a revocation of another key.
+/// Finds the matching keys of a directory. A file at fault does not prevent the revocation of a key
+/// in another file.
 fn find_in_files(directory: &Path, is_wanted: impl Fn(&KeyRecord) -> bool) -> Result<Vec<Found>, EditError> {
     let (mut found, mut faults): (Vec<Found>, Vec<Fault>) = (Vec::new(), Vec::new());
     for file in files(directory).map_err(|error| error::in_words("read", directory, &error))? {
@@ -291,7 +296,7 @@ fn find_in_files(directory: &Path, is_wanted: impl Fn(&KeyRecord) -> bool) -> Re
             Err(of_file) => faults.extend(of_file.0),
         }
     }
-    // It is not known here which of them is live.
+    // If several files have the key, it is not known here which copy is in service.
     let copy = found.iter().enumerate().find_map(|(index, one)| {
         let same = |other: &&Found| other.record.id == one.record.id || other.record.hash == one.record.hash;
         found.iter().skip(index + 1).find(same).map(|other| (one, other))
@@ -306,8 +311,8 @@ fn find_in_files(directory: &Path, is_wanted: impl Fn(&KeyRecord) -> bool) -> Re
     Ok(found)
 }
 
-/// Refuses an id, a name or a hash that is taken. The reader would report it with a line that was
-/// never written.
+/// Refuses a new key whose id, name or hash another key has already. If only the store's reader
+/// refused it, the fault would name a line that is not in the file.
 fn refuse_taken(before: &[KeyRecord], records: &[KeyRecord]) -> Result<(), EditError> {
     let (mut names, mut ids, mut hashes) = (HashMap::new(), HashSet::new(), HashSet::new());
     for record in before {
@@ -327,7 +332,7 @@ fn refuse_taken(before: &[KeyRecord], records: &[KeyRecord]) -> Result<(), EditE
     Ok(())
 }
 
-/// A new file for one key of a directory, named after the key.
+/// Returns the path of a new file for one key of a directory, named after the key.
 fn free_file(directory: &Path, record: &KeyRecord) -> PathBuf {
     let is_plain = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     let name = record.name.as_deref().filter(is_plain).unwrap_or(&record.id);

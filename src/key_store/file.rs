@@ -1,4 +1,4 @@
-//! Files of keys, opened and read.
+//! Opens and reads key files.
 
 use std::fs;
 use std::io::Read;
@@ -8,10 +8,12 @@ use crate::bom;
 use crate::config::fault::Fault;
 use crate::regular_file;
 
-/// The largest file that is read whole. A million keys belong into JSON Lines.
+/// The size of the largest key file that is read as a whole, in bytes. A million keys should be
+/// stored as JSON Lines.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
-/// The fault of a key file that can't be read. The hint names the command that makes one.
+/// Makes the fault of a key file that can't be read. Its hint names the command that creates a key
+/// file.
 pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
     let fault = Fault::of_file(path, format!("the key file can't be read: {error}"));
     match error.kind() {
@@ -21,7 +23,8 @@ pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
     }
 }
 
-/// Opens a regular file. A pipe would block, and a device has no end.
+/// Opens a regular file. Other files are refused: reading a pipe could block, and a device has no
+/// end.
 pub(crate) fn open(path: &Path) -> Result<fs::File, Fault> {
     regular_file::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidInput => Fault::of_file(path, "is not a regular file"),
@@ -29,7 +32,7 @@ pub(crate) fn open(path: &Path) -> Result<fs::File, Fault> {
     })
 }
 
-/// The text of a key file.
+/// Reads the text of a key file.
 pub(crate) fn read(path: &Path) -> Result<String, Fault> {
     let file = open(path)?;
     let too_large = || {

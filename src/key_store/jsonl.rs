@@ -1,10 +1,10 @@
-//! JSON Lines: one key a line, for stores of a million keys.
+//! The JSON Lines store: one key on each line, for stores of up to a million keys.
 //!
-//! A line that has not changed is recognized by its fingerprint, and not read again. Any other line
-//! takes the fast path or the exact decoder, which give the same key. The fast path reads the
-//! fields that every key has, and looks up the terms of the key by their text, which many keys have
-//! alike. A line that the fast path does not take, for any reason, goes to the exact decoder of all
-//! stores, which reports faults with their positions.
+//! An unchanged line is recognized by its fingerprint, and is not parsed again. Any other line is
+//! decoded by the fast path or by the exact decoder; both give the same key. The fast path parses
+//! the fields that every key has, and looks up the key's terms by their text, because many keys
+//! have the same terms. A line that the fast path can't decode, for any reason, is decoded by the
+//! exact decoder, which all kinds of store use and which reports faults with their positions.
 
 mod blocks;
 mod exact;
@@ -28,10 +28,10 @@ use exact::{decode, decode_alone};
 pub(crate) use fast_path::is_of;
 use loading::{Loading, MAX_FAULTS, Read};
 
-/// How many bytes are read at a time while requests are served.
+/// How many bytes are read at a time while the server handles requests.
 const SHORT_BLOCK: usize = 64 * 1024;
 
-/// Reads a file for service.
+/// Loads a file for service.
 pub(crate) fn load<'k, K: KeysInService>(
     path: &Path,
     reading: Reading<'k, K>,
@@ -42,7 +42,7 @@ pub(crate) fn load<'k, K: KeysInService>(
     }
 }
 
-/// Reads a file that has to be good as a whole.
+/// Loads a file, and fails if any line of it has a fault.
 fn load_good<'k, K: KeysInService>(
     path: &Path,
     reading: Reading<'k, K>,
@@ -62,8 +62,8 @@ fn load_good<'k, K: KeysInService>(
     }
 }
 
-/// Reads a file for a server that has its keys in service: a line at fault keeps the last good form
-/// of its key.
+/// Loads a file for a server that has keys of this file in service. The key of a line with a fault
+/// keeps its last good form.
 fn load_held<'k, K: KeysInService>(
     path: &Path,
     reading: Reading<'k, K>,
@@ -89,7 +89,7 @@ fn load_held<'k, K: KeysInService>(
     settle::if_list(Built { builder, findings }, has_entries)
 }
 
-/// Reads all lines but those that are excluded, and builds the set of them.
+/// Reads all lines except the excluded ones, and builds a set of their keys.
 fn pass<'k, K: KeysInService>(
     path: &Path,
     reading: Reading<'k, K>,
@@ -125,7 +125,7 @@ fn pass<'k, K: KeysInService>(
     }
 }
 
-/// Every key as the file describes it.
+/// Returns every key as the file describes it.
 pub(crate) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
     let mut faults = Vec::new();
     let mut records = Vec::new();
@@ -140,13 +140,13 @@ pub(crate) fn records(path: &Path) -> Result<Vec<KeyRecord>, Faults> {
     if faults.is_empty() { Ok(records) } else { Err(Faults(faults)) }
 }
 
-/// The key of a line, if the line is good.
+/// Returns the key of a line; `None` if the line has a fault.
 pub(crate) fn record(path: &Path, line: &[u8]) -> Option<KeyRecord> {
     decode_alone(path, 1, line).ok()
 }
 
-/// Finds the positions of duplicates. Lines that share no label with them are not decoded, since
-/// there may be a million.
+/// Returns a fault for each line that shares an id, a name or a hash with an earlier line. Lines
+/// that have none of `labels` are not decoded, because a file may have a million lines.
 fn duplicates(path: &Path, hashing: &Hashing, labels: &HashSet<u64>) -> Result<Vec<Fault>, Faults> {
     let mut faults = Vec::new();
     let mut unique = Unique::default();
@@ -159,11 +159,11 @@ fn duplicates(path: &Path, hashing: &Hashing, labels: &HashSet<u64>) -> Result<V
         }
         faults.len() < MAX_FAULTS
     })?;
-    // Without faults, two labels had the same 64 bits by chance.
+    // If no fault was found, two different texts had the same 64-bit label by chance.
     Ok(faults)
 }
 
-/// The lines that have one of these labels, among those that count so far.
+/// Finds the lines that have one of `labels`. Excluded lines are skipped.
 fn twins(
     path: &Path,
     hashing: &Hashing,
@@ -242,7 +242,8 @@ mod tests {
         for (number, fields) in fields.iter().enumerate() {
             let fields = fields.replace("HASH", &hash(&format!("old {number}")));
             let with = |id: &str| line(id, &fields.replace("a b", id));
-            // The terms of the second line are known from the first, so it takes the fast path.
+            // The terms of the second line are known from the first line, so the fast path decodes
+            // the second.
             let (first, second) = (with("a"), with("b"));
             let file = write(&second);
             let (nothing, none) = (KeyCache::default(), HashSet::new());
@@ -318,8 +319,8 @@ mod tests {
     fn a_key_in_service_stays_the_same() {
         let file = write(&[line("a", ""), line("b", ""), line("c", "")].concat());
         let cache = KeyCache::from(&load_at(file.path(), &KeyCache::default()).unwrap());
-        // Another cache made the fingerprints, so these lines are decoded once; then they are
-        // recognized.
+        // The fingerprints were made by another cache, so these lines are decoded in the first
+        // round. In the second round their fingerprints are recognized.
         for _ in 0..2 {
             let set = load_at(file.path(), &cache).unwrap();
             assert_eq!((set.entries.len(), set.kept, set.keys), (0, 3, 3));
@@ -356,7 +357,8 @@ mod tests {
                 line(&id.to_string(), if *off { ",\"disabled\":true" } else { "" })
             };
             let mut text: Vec<String> = lines.iter().map(text).collect();
-            // A file with a duplicate changes nothing, and the next file counts again.
+            // A file with a duplicate changes no key in service. The next file without one is
+            // loaded again.
             if round % 5 == 0 {
                 text.push(text[random.usize(..text.len())].clone());
                 std::fs::write(file.path(), text.concat()).unwrap();

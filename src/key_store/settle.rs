@@ -1,9 +1,10 @@
-//! Finds the entries of a store that count, where some are at fault (docs/decisions/023).
+//! Decides which entries of a store are used when some entries are at fault (docs/decisions/023).
 //!
-//! A good entry counts. Of entries that share an id, a name or a hash, the one counts whose key had
-//! that before; where none or several had it, none counts. An entry that does not count keeps the
-//! last good form of its key. A key without an entry is removed, even from a list without one good
-//! entry. A file that is no list of keys changes nothing.
+//! A good entry is used. If several entries share an id, a name or a hash, only the entry is used
+//! whose key had the shared value before. If none or several of these keys had it, none of the
+//! entries is used. The key of an entry that is not used keeps its last good form. A key without an
+//! entry is removed, even if no entry of the list is good. A file that is not a list of keys
+//! changes nothing.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::key_store::claim::Claim;
 use crate::key_store::reading::AtFault;
 use crate::keys::record::KeyRecord;
 
-/// An entry of a store that is read whole.
+/// An entry of a store that is read as a whole.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) at: Position,
@@ -25,8 +26,8 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Unread {
     pub(crate) claim: Claim,
-    /// Whether it has the form of an entry, such as a map of fields. A file with such an entry is a
-    /// list of keys.
+    /// Whether the text has the form of an entry, such as a map of fields. A file with such a text
+    /// is a list of keys.
     pub(crate) is_entry: bool,
     pub(crate) faults: Vec<Fault>,
 }
@@ -44,7 +45,7 @@ impl Entry {
     }
 }
 
-/// An entry that shares something with another one.
+/// An entry that shares an id, a name or a hash with another entry.
 #[derive(Debug)]
 pub(crate) struct Twin {
     pub(crate) entry: usize,
@@ -57,7 +58,7 @@ pub(crate) fn shared(path: &Path, at: Position) -> Fault {
         .hint("keep one of them")
 }
 
-/// Entries that are good by themselves and do not count, with the fault of each.
+/// Entries that are good by themselves but are not used, with the fault of each.
 #[derive(Debug, Default)]
 pub(crate) struct Excluded {
     pub(crate) entries: HashSet<usize>,
@@ -65,8 +66,8 @@ pub(crate) struct Excluded {
 }
 
 impl Excluded {
-    /// Excludes the entries whose keys did not have the shared value before; all of them, where all
-    /// had it.
+    /// Excludes each entry that shares a value which its key did not have before. If the keys of
+    /// all these entries had it, all of them are excluded.
     pub(crate) fn take(&mut self, twins: Vec<Twin>) {
         let are_owners = twins.iter().all(|twin| twin.is_owner);
         for twin in twins.into_iter().filter(|twin| are_owners || !twin.is_owner) {
@@ -77,8 +78,9 @@ impl Excluded {
     }
 }
 
-/// Builds a set pass by pass, until its entries share nothing. `pass`: adds all entries but these;
-/// `twins_of`: finds the entries that have one of these labels.
+/// Builds sets until the entries of a set share no id, name or hash. `pass` builds a set of all
+/// entries except the excluded ones, and `twins_of` finds the entries that have one of the shared
+/// labels.
 pub(crate) fn settled<T>(
     excluded: &mut Excluded,
     mut pass: impl FnMut(&HashSet<usize>) -> Result<T, Faults>,
@@ -92,7 +94,7 @@ pub(crate) fn settled<T>(
             return Ok(built);
         }
         let twins = twins_of(&built, &labels, &excluded.entries)?;
-        // Without twins, two labels had the same 64 bits by chance.
+        // If no entries were found, two different texts had the same 64-bit label by chance.
         if twins.is_empty() {
             return Ok(built);
         }
@@ -100,16 +102,17 @@ pub(crate) fn settled<T>(
     }
 }
 
-/// The entries of a store that count.
+/// The entries of a store that are used.
 pub(crate) struct Counted<B> {
     pub(crate) builder: B,
     pub(crate) excluded: Excluded,
-    /// The ids of keys that stay in their last good form, by the entry that is about them.
+    /// The keys that keep their last good form: the number of the entry that claims the key, and
+    /// the key's id.
     pub(crate) held: Vec<(usize, String)>,
 }
 
-/// Finds the entries that count, and for each other entry the id of the key that it keeps. `fault`:
-/// makes the fault of an entry that shares something.
+/// Finds the entries that are used, and for each other entry the id of the key that keeps its last
+/// good form. `fault` makes the fault of an entry that shares an id, a name or a hash with another.
 pub(crate) fn set<'k, K: KeysInService>(
     known: &'k K,
     at_fault: AtFault,
@@ -153,8 +156,8 @@ pub(crate) fn set<'k, K: KeysInService>(
     Ok(Counted { builder, excluded, held })
 }
 
-/// Reads a file of entries for a server that has its keys in service already. `beside`: what is
-/// wrong beside the entries.
+/// Builds the set of a file for a server that has keys of this file in service. `beside` has the
+/// faults that are outside of all entries.
 pub(crate) fn of_file<'k, K: KeysInService>(
     path: &Path,
     known: &'k K,
@@ -170,9 +173,9 @@ pub(crate) fn of_file<'k, K: KeysInService>(
     if_list(Built { builder, findings }, is_list)
 }
 
-/// Decides whether a file counts. It is a list of keys if any part of it has the form of an entry
-/// or claims a key. Then a key without an entry is removed, even where no entry is good. Any other
-/// file at fault, such as a page of HTML, changes nothing.
+/// Returns the built set if the file is a list of keys: some part of it has the form of an entry,
+/// or a key was found. Keys without an entry are then removed, even if no entry is good. Any other
+/// file at fault, such as a page of HTML, changes nothing, and its faults are returned.
 pub(crate) fn if_list<B: BuildSet>(built: Built<B>, has_entries: bool) -> Result<Built<B>, Faults> {
     match has_entries || built.builder.keys() > 0 || built.findings.refused.is_empty() {
         true => Ok(built),
@@ -180,7 +183,7 @@ pub(crate) fn if_list<B: BuildSet>(built: Built<B>, has_entries: bool) -> Result
     }
 }
 
-/// The faults of entries by themselves.
+/// Returns the faults of the entries that could not be read.
 pub(crate) fn faults_of(entries: Vec<Entry>) -> impl Iterator<Item = Fault> {
     entries.into_iter().filter_map(|entry| entry.read.err()).flat_map(|unread| unread.faults)
 }

@@ -1,4 +1,4 @@
-//! A store that is checked and counted, without a cache: for commands.
+//! Checks a store and counts its keys for commands, without a cache of keys.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use crate::key_store::claim::Claim;
 use crate::key_store::labels::{Hashing, Labels};
 use crate::keys::{Draft, KeyHash, KeyRecord};
 
-/// No keys in service.
+/// The keys in service of a command, which has none.
 #[derive(Debug, Default)]
 pub(crate) struct NoKeys {
     hashing: Hashing,
@@ -30,14 +30,14 @@ impl KeysInService for NoKeys {
     }
 }
 
-/// How many keys a store has, and what is wrong with its other entries.
+/// The number of keys of a store, and the faults of its other entries.
 #[derive(Debug)]
 pub(crate) struct Tally {
     pub(crate) keys: usize,
     pub(crate) refused: Vec<Fault>,
 }
 
-/// Counts keys, and remembers their labels alone.
+/// Counts keys, and stores only their labels.
 #[derive(Debug)]
 pub(crate) struct Counter<'a> {
     hashing: &'a Hashing,

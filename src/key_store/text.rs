@@ -1,5 +1,5 @@
-//! The plain list: one raw token a line, as in llama.cpp's `--api-key-file`. For migrations: its
-//! keys have a derived id and no name, and may read and write.
+//! The plain list: one raw token on each line, as in llama.cpp's `--api-key-file`. It is meant for
+//! migrations: its keys have a derived id, no name, and the permissions `read` and `write`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,8 +16,8 @@ use crate::placeholder;
 /// The permissions of every key of a plain list.
 pub(crate) const PERMISSIONS: [Permission; 2] = [Permission::Read, Permission::Write];
 
-/// Reads a list of tokens, or returns all its faults. A list may be empty. `ids`: makes the ids of
-/// its keys.
+/// Parses a list of tokens, or returns all its faults. A list may be empty. `ids` is the secret
+/// that makes the ids of the keys.
 pub(crate) fn parse(path: &Path, source: &str, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
     let mut records: Vec<KeyRecord> = Vec::new();
     let mut faults = Vec::new();
@@ -37,7 +37,7 @@ pub(crate) fn parse(path: &Path, source: &str, ids: &IdSecret) -> Result<Vec<Key
     if faults.is_empty() { Ok(records) } else { Err(Faults(faults)) }
 }
 
-/// Reads each line by itself. Empty lines and those that begin with `#` are no entries.
+/// Parses each line separately. Empty lines and lines that begin with `#` are skipped.
 pub(crate) fn entries(path: &Path, source: &str, ids: &IdSecret) -> Vec<Entry> {
     let lines = source.lines().enumerate();
     lines.filter_map(|(number, line)| entry(path, number + 1, line, ids)).collect()
@@ -55,7 +55,8 @@ fn entry(path: &Path, number: usize, line: &str, ids: &IdSecret) -> Option<Entry
     };
     let read = token(text).map_err(|(offset, message, hint, claim)| Unread {
         claim,
-        // A page of HTML, or any other text, is no list of tokens.
+        // A line with white space, or one that begins like HTML, is not a token. A file of such
+        // lines is not a list of tokens.
         is_entry: !text.contains(char::is_whitespace) && !text.starts_with('<'),
         faults: vec![Fault::at(path, position(offset), message).hint(hint)],
     });
@@ -65,8 +66,8 @@ fn entry(path: &Path, number: usize, line: &str, ids: &IdSecret) -> Option<Entry
     Some(Entry { at: position(0), read: read.map(record) })
 }
 
-/// Reads a token. A fault has its offset in the line, its message, its hint, and the key that it
-/// may belong to.
+/// Parses a token. The error is the offset of the fault in the line, its message, its hint, and the
+/// claim to the key that the line may belong to.
 fn token(text: &str) -> Result<Credential, (usize, &'static str, &'static str, Claim)> {
     if let Some(placeholder) = placeholder::find(text) {
         return Err((placeholder.offset, placeholder.what, placeholder.hint, Claim::default()));

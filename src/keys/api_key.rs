@@ -1,4 +1,4 @@
-//! A key in service: the fields that requests are judged by, and whether it is valid now.
+//! A key in service: the fields that decide on requests, and whether the key is valid now.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,16 +12,17 @@ use crate::keys::terms::{Secret, Terms};
 use crate::keys::token::KeyHash;
 use crate::permission::{Permission, Permissions};
 
-/// How far this clock may be behind the clock that dated a key.
+/// How far the clock of this host may be behind the clock that dated a key.
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(24);
 
-/// A key in service. Its current digest is not in it: the map of keys has that.
+/// A key in service. The digest of its current secret is not a field: it is the index of the map of
+/// keys.
 ///
-/// It is small, since there may be a million: the two labels share one allocation, and the fields
-/// that few keys have, or many have alike, are in [`Terms`].
+/// The struct is small, because a store may have a million keys: the id and the name share one
+/// allocation, and the fields that few keys have, or that many keys share, are in [`Terms`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ApiKey {
-    /// The id, followed by the name.
+    /// The id, followed directly by the name.
     labels: Box<str>,
     id_length: u8,
     has_name: bool,
@@ -32,7 +33,7 @@ pub(crate) struct ApiKey {
     terms: Option<Arc<Terms>>,
 }
 
-/// An instant to the microsecond, or none, in eight bytes.
+/// An optional instant in microseconds, in eight bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Moment(i64);
 
@@ -40,7 +41,8 @@ impl Moment {
     const NONE: i64 = i64::MAX;
 
     fn instant(self) -> Option<Timestamp> {
-        // The sentinel is beyond the range of a timestamp, so a conversion would build an error.
+        // `Moment::NONE` is outside the range of `Timestamp`, so a conversion would build an error
+        // value.
         if self.0 == Moment::NONE { None } else { Timestamp::from_microsecond(self.0).ok() }
     }
 }
@@ -51,7 +53,7 @@ impl From<Option<Timestamp>> for Moment {
     }
 }
 
-/// The fields of a key, before it is known whether an equal key is in service already.
+/// The fields of a key that was read, before it is compared with the keys in service.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft<'a> {
     pub(crate) id: &'a str,
@@ -64,7 +66,7 @@ pub(crate) struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// Whether `key` has these fields.
+    /// Whether all fields of `key` equal the fields of this draft.
     pub(crate) fn is(&self, key: &ApiKey) -> bool {
         self.id == key.id()
             && self.name == key.name()
@@ -81,7 +83,7 @@ impl From<Draft<'_>> for ApiKey {
         let labels = [draft.id, draft.name.unwrap_or_default()].concat();
         ApiKey {
             labels: labels.into_boxed_str(),
-            // The decoders bound ids to 68 bytes.
+            // The decoders limit ids to 68 bytes, so the length fits in a `u8`.
             id_length: u8::try_from(draft.id.len()).unwrap_or(u8::MAX),
             has_name: draft.name.is_some(),
             disabled: draft.disabled,
@@ -126,30 +128,32 @@ impl State {
         }
     }
 
-    /// Whether a credential can match it now, or will later.
+    /// Whether a key in this state can match a credential now or later.
     pub(crate) fn is_live(self) -> bool {
         matches!(self, State::Active | State::NotYetValid)
     }
 }
 
-/// The reason why a key that was found is refused: for the log, never for the caller.
+/// The reason why a key that matched a credential is refused. It is logged, and never sent to the
+/// client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Invalidity {
     Disabled,
     NotYetValid,
     OtherEnvironment,
     AddressNotAllowed,
-    /// The configuration refuses keys past an age, and the age of this one is not known.
+    /// The configuration refuses keys older than a maximum age, and the age of this key is not
+    /// known.
     AgeUnknown,
     Expired(Timestamp),
-    /// The secret was rotated out, and its grace has ended.
+    /// The secret was rotated out, and its grace ended at this instant.
     RotatedOut(Timestamp),
-    /// The key is past the age that the configuration allows, since this instant.
+    /// The key reached the maximum age of the configuration at this instant.
     TooOld(Timestamp),
 }
 
 impl Invalidity {
-    /// The reason's name in logs.
+    /// Returns the reason's name in logs.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Invalidity::Disabled => "disabled",
@@ -163,7 +167,7 @@ impl Invalidity {
         }
     }
 
-    /// When the key ended, where its end is the only reason.
+    /// Returns when the key or its secret ended; `None` for a reason that is not an end.
     pub(crate) fn end(self) -> Option<Timestamp> {
         match self {
             Invalidity::Expired(end) | Invalidity::RotatedOut(end) | Invalidity::TooOld(end) => Some(end),
@@ -176,36 +180,36 @@ impl Invalidity {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circumstances<'a> {
     pub(crate) now: Timestamp,
-    /// The environment that the configuration demands.
+    /// The only environment whose keys the configuration accepts; `None` accepts all keys.
     pub(crate) environment: Option<&'a str>,
-    /// The client's address, where one is known.
+    /// The client's IP address, if it is known.
     pub(crate) address: Option<IpAddr>,
-    /// How old a key may be.
+    /// The configured maximum age of a key, and what is done with older keys.
     pub(crate) max_age: Option<MaxAge>,
 }
 
 impl ApiKey {
-    /// The public id.
+    /// Returns the key's public id.
     pub(crate) fn id(&self) -> &str {
         self.labels.get(..usize::from(self.id_length)).unwrap_or(&self.labels)
     }
 
-    /// The label for people.
+    /// Returns the key's name, a label for people.
     pub(crate) fn name(&self) -> Option<&str> {
         self.labels.get(usize::from(self.id_length)..).filter(|_| self.has_name)
     }
 
-    /// When its current secret was made.
+    /// Returns when the key's current secret was made.
     pub(crate) fn created_at(&self) -> Option<Timestamp> {
         self.created_at.instant()
     }
 
-    /// When it ends, if it does.
+    /// Returns when the key expires; `None` if it never expires.
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
         self.expires_at.instant()
     }
 
-    /// Its terms; `None` where it has none.
+    /// Returns the key's terms; `None` if all of them have their defaults.
     pub(crate) fn terms(&self) -> Option<&Terms> {
         self.terms.as_deref()
     }
@@ -214,7 +218,7 @@ impl ApiKey {
         self.terms.as_ref()?.environment.as_deref()
     }
 
-    /// Its own limits; `None` where the configuration's defaults apply.
+    /// Returns the key's own rate limits; `None` if the configuration's defaults apply.
     pub(crate) fn rate_limits(&self) -> Option<&[Quota]> {
         self.terms.as_ref()?.rate_limits.as_deref()
     }
@@ -223,7 +227,7 @@ impl ApiKey {
         self.terms.as_ref()?.max_concurrent
     }
 
-    /// The named routes that the key may use; `None` where it may use all.
+    /// Returns the names of the routes that the key may use; `None` if it may use all routes.
     pub(crate) fn routes(&self) -> Option<&[String]> {
         self.terms.as_ref()?.routes.as_deref()
     }
@@ -232,7 +236,7 @@ impl ApiKey {
         self.terms.as_ref()?.not_before
     }
 
-    /// The networks that the key may be used from; empty where it may be used from everywhere.
+    /// Returns the networks that the key may be used from; empty if it may be used from everywhere.
     pub(crate) fn allow_from(&self) -> &[IpNet] {
         self.terms.as_ref().map(|terms| terms.allow_from.as_slice()).unwrap_or_default()
     }
@@ -241,21 +245,21 @@ impl ApiKey {
         State::of(self.disabled, self.not_before(), self.expires_at(), now)
     }
 
-    /// Secrets that were rotated out, with their ends.
+    /// Returns the key's secrets that were rotated out, each with the end of its grace.
     pub(crate) fn previous(&self) -> &[Secret] {
         self.terms.as_ref().map(|terms| terms.previous.as_slice()).unwrap_or_default()
     }
 
-    /// The end of the grace of the secret with this digest; `None` for the current secret.
+    /// Returns when the grace of the secret with this digest ends; `None` for the current secret.
     pub(crate) fn rotated_out(&self, hash: &KeyHash) -> Option<Timestamp> {
         self.previous().iter().find(|secret| secret.hash == *hash).map(|secret| secret.expires_at)
     }
 
-    /// Whether the key is valid. `rotated_out`: the end of the presented secret's grace, unless it
-    /// is the current one.
+    /// Checks whether the key is valid. `rotated_out` is the end of the presented secret's grace,
+    /// or `None` if the presented secret is the current one.
     ///
-    /// An end is judged last. The caller learns of an end and of no other reason, so an end must
-    /// not hide another reason.
+    /// The ends (expiry, grace, maximum age) are checked last: the client is told about an end but
+    /// about no other reason, so an end must not hide another reason.
     pub(crate) fn validity(
         &self,
         rotated_out: Option<Timestamp>,
@@ -275,7 +279,8 @@ impl ApiKey {
         if !self.admits(address) {
             return Err(Invalidity::AddressNotAllowed);
         }
-        // A rotated-out secret is older than the current one, whose age is known.
+        // A rotated-out secret is older than the current secret, so the age of the current secret
+        // is enough for this check.
         let refused_age = max_age.filter(|max_age| max_age.action == AgeAction::Refuse);
         if let Some(max_age) = refused_age {
             let end = self.end_of_age(max_age.age).filter(|_| !self.is_made_later(now));
@@ -291,8 +296,8 @@ impl ApiKey {
         }
     }
 
-    /// When a secret that is valid now ends: with the key, with its grace or by its age, whichever
-    /// is first.
+    /// Returns when a secret that is valid now ends: when the key expires, when the grace ends or
+    /// when the maximum age is reached, whichever is first.
     pub(crate) fn next_end(
         &self,
         rotated_out: Option<Timestamp>,
@@ -303,30 +308,33 @@ impl ApiKey {
         [self.expires_at(), rotated_out, end_of_age].into_iter().flatten().min()
     }
 
-    /// When the current secret reaches `age`; `None` where its date is not known.
+    /// Returns when the current secret reaches `age`; `None` if the date of the secret is not
+    /// known.
     pub(crate) fn end_of_age(&self, age: Duration) -> Option<Timestamp> {
         self.created_at().map(|created| created.checked_add(age).unwrap_or(Timestamp::MAX))
     }
 
-    /// Whether its date is long after `now`. Until that date, the key would not age.
+    /// Whether the key's date is so far after `now` that clocks that differ can't explain it. The
+    /// age of such a key can't be computed.
     pub(crate) fn is_made_later(&self, now: Timestamp) -> bool {
         self.created_at().is_some_and(|created| created.duration_since(now) > CLOCKS_DIFFER)
     }
 
-    /// An address that the key may be used from, where it may not be used from everywhere.
+    /// Returns an address that the key may be used from; `None` if the key may be used from
+    /// everywhere.
     pub(crate) fn allowed_address(&self) -> Option<IpAddr> {
         self.allow_from().first().map(IpNet::addr)
     }
 
-    /// Whether the key may be used from `address`. A key with networks may not be used from an
-    /// unknown address.
+    /// Whether the key may be used from `address`. A key that is limited to networks may not be
+    /// used from an unknown address.
     fn admits(&self, address: Option<IpAddr>) -> bool {
         let networks = self.allow_from();
         networks.is_empty()
             || address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
     }
 
-    /// Whether the key has `permission`; `admin` implies all.
+    /// Whether the key has `permission`. The permission `admin` implies all others.
     pub(crate) fn has(&self, permission: Permission) -> bool {
         self.permissions.grant(permission)
     }
@@ -390,9 +398,9 @@ mod tests {
         assert_eq!(judged(&made, AgeAction::Refuse, 109), Ok(()));
         assert_eq!(judged(&made, AgeAction::Refuse, 110), Err(Invalidity::TooOld(second(110).unwrap())));
         assert_eq!(judged(&made, AgeAction::Warn, 110), Ok(()));
-        // A clock that jumped back makes a key young, not invalid.
+        // A clock that jumped back makes a key younger, and the key stays valid.
         assert_eq!(judged(&made, AgeAction::Refuse, 50), Ok(()));
-        // A date far ahead gives no age.
+        // The age of a key whose date is far in the future is not known.
         let later = ApiKey::from(Draft { created_at: second(100_000), ..key() });
         assert_eq!(judged(&later, AgeAction::Refuse, 50), Err(Invalidity::AgeUnknown));
         assert_eq!(judged(&later, AgeAction::Warn, 50), Ok(()));

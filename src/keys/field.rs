@@ -1,4 +1,4 @@
-//! What a description of a key's field says. [`super::fields`] has the descriptions.
+//! The type that describes a field of a key. [`super::fields`] has the descriptions.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,15 @@ use crate::keys::terms::{Secret, Terms};
 use crate::keys::token::KeyHash;
 use crate::permission::Permissions;
 
-/// The description of a field.
+/// The description of one field of a key.
 #[derive(Debug)]
 pub(crate) struct Field {
-    /// The name in every store, and in the API.
+    /// The field's name in every store, and in the admin API.
     pub(crate) name: &'static str,
-    /// What it is for, in a few words: for docs/keys.md, the OpenAPI document and `--help`.
+    /// The field's purpose in a few words, printed in docs/keys.md, the OpenAPI document and
+    /// `--help`.
     pub(crate) about: &'static str,
-    /// What holds for a key without it: for docs/keys.md and `--help`.
+    /// How a key without this field behaves, printed in docs/keys.md and `--help`.
     pub(crate) default: &'static str,
     pub(crate) form: Form,
     pub(crate) presence: Presence,
@@ -29,22 +30,22 @@ pub(crate) struct Field {
     pub(crate) part: Part,
 }
 
-/// The form of a field's values.
+/// The syntax of a field's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// `key_…`, which no other key has.
+    /// A key id, `key_…`, unique in its store.
     KeyId,
-    /// A label that no other key has.
+    /// A label, unique in its store.
     Name,
-    /// Text that a header can hold.
+    /// Text that is valid as the value of a header.
     Label,
-    /// `sha256:…`
+    /// A digest, `sha256:…`.
     Hash,
     /// A list of `{hash, expires_at}`.
     Secrets,
     /// A list of at least one permission.
     Permissions,
-    /// An instant, written with a zone.
+    /// An instant, written with a time zone.
     Instant,
     /// `true` or `false`.
     Flag,
@@ -60,59 +61,61 @@ pub(crate) enum Form {
     Pairs,
 }
 
-/// Whether an entry must have a field, and whether the field may be there without a value.
+/// Whether an entry must have a field, and whether the field may be present without a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
-    /// A key needs it.
+    /// Every key must have the field.
     Required,
-    /// It narrows a key. Without it the key may do more, so a field without a value is refused: a
-    /// template that rendered nothing must not widen a key.
+    /// The field limits what a key may do, and may be left out. A field without a value is refused:
+    /// a template that rendered nothing must not give a key more access.
     Narrows,
-    /// It may be an empty list, and may not be null.
+    /// The field may be an empty list, and may not be null.
     NotNull,
-    /// Null is the same as no field.
+    /// A field that is null means the same as a field that is left out.
     Optional,
 }
 
-/// Who gives a new key its value of a field.
+/// Who sets a field of a new key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SetBy {
-    /// bearward alone.
+    /// bearward alone sets the field.
     Bearward,
-    /// The caller of the admin API; `keys create` has arguments of its own for it, or none.
+    /// The caller of the admin API sets the field. `keys create` either has special arguments for
+    /// the field, or can't set it.
     Api,
-    /// The caller of the admin API, and `keys create` and `import` by the argument with this name.
+    /// The caller of the admin API sets the field, and so do `keys create` and `import` with the
+    /// argument of this name.
     ApiAndArgument(&'static str),
 }
 
 /// Where a field is shown under its own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Shown {
-    /// Nowhere.
+    /// The field is not shown.
     Never,
-    /// By `keys list` and `show`.
+    /// `keys list` and `keys show` show the field.
     ByCommands,
-    /// By the admin API as well.
+    /// `keys list`, `keys show` and the admin API show the field.
     ByApi,
 }
 
-/// Where a key has a field in memory.
+/// Which structs contain a field in memory.
 #[derive(Debug)]
 pub(crate) enum Part {
-    /// In every key, also of those in service.
+    /// The field is a member of `KeyRecord` and of `ApiKey`.
     Own {
         of_record: fn(&KeyRecord) -> Option<Value>,
         of_key: fn(&ApiKey) -> Option<Value>,
         set: fn(&mut KeyRecord, Value),
     },
-    /// In its [`Terms`], also of keys in service.
+    /// The field is a member of [`Terms`], which `KeyRecord` and `ApiKey` both contain.
     Term { get: fn(&Terms) -> Option<Value>, set: fn(&mut Terms, Value) },
-    /// In its record, and not in service.
+    /// The field is a member of `KeyRecord` only, and keys in service do not have it.
     Stored { of_record: fn(&KeyRecord) -> Option<Value>, set: fn(&mut KeyRecord, Value) },
 }
 
 impl Field {
-    /// The value that a record has of it.
+    /// Returns the field's value in a record; `None` if the record does not have the field.
     pub(crate) fn of_record(&self, record: &KeyRecord) -> Option<Value> {
         match self.part {
             Part::Own { of_record, .. } | Part::Stored { of_record, .. } => of_record(record),
@@ -120,7 +123,7 @@ impl Field {
         }
     }
 
-    /// The value that a key in service has of it.
+    /// Returns the field's value in a key in service; `None` if the key does not have the field.
     pub(crate) fn of_key(&self, key: &ApiKey) -> Option<Value> {
         match self.part {
             Part::Own { of_key, .. } => of_key(key),
@@ -129,7 +132,7 @@ impl Field {
         }
     }
 
-    /// Gives a record this value of it.
+    /// Sets the field of a record to `value`.
     pub(crate) fn set(&self, record: &mut KeyRecord, value: Value) {
         match self.part {
             Part::Own { set, .. } | Part::Stored { set, .. } => set(record, value),
@@ -137,12 +140,13 @@ impl Field {
         }
     }
 
-    /// Whether it is a part of a key's [`Terms`].
+    /// Whether the field is a member of [`Terms`].
     pub(crate) fn is_term(&self) -> bool {
         matches!(self.part, Part::Term { .. })
     }
 
-    /// The value as commands and the admin API show it; what they show where there is none.
+    /// Returns `value` as commands and the admin API show it. For `None`, returns what they show of
+    /// a key without the field.
     pub(crate) fn shown(&self, value: Option<&Value>) -> serde_json::Value {
         match (value, self.form) {
             (Some(value), _) => value.shown(),
@@ -154,11 +158,11 @@ impl Field {
     }
 }
 
-/// A value of a field.
+/// A value of a field, typed by the field's [`Form`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     KeyId(String),
-    /// Of the forms `Name` and `Label`.
+    /// A value of the form `Name` or `Label`.
     Text(String),
     Hash(KeyHash),
     Secrets(Vec<Secret>),
@@ -173,7 +177,7 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// The value as JSON, without a digest.
+    /// Returns the value as JSON. A digest becomes null.
     fn shown(&self) -> serde_json::Value {
         let quota = |quota: &Quota| json!({"requests": quota.requests, "per_seconds": quota.per.as_secs(), "burst": quota.burst});
         match self {
@@ -191,12 +195,12 @@ impl Value {
     }
 }
 
-/// A member of a record that is a field.
+/// A member of a struct that is a field of a key.
 pub(super) trait Member {
-    /// Its value; `None` where the field is left out.
+    /// Returns the member's value; `None` if a store leaves the field out.
     fn value(&self) -> Option<Value>;
 
-    /// Takes a value of its form.
+    /// Sets the member. The variant of `value` must be the variant of the member's form.
     fn put(&mut self, value: Value);
 }
 

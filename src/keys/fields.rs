@@ -1,9 +1,9 @@
-//! The fields of a key, each described once.
+//! Describes each field of a key once, in [`FIELDS`].
 //!
-//! All else follows from a row of [`FIELDS`]: how the four stores decode the field and the editor
-//! writes it, the argument of `keys create` and `import`, what `keys list` and `show` print, what
-//! the admin API takes and shows, its OpenAPI document, and the table in docs/keys.md. A field is
-//! added in three steps:
+//! All of these are derived from a row of [`FIELDS`]: how the four stores decode the field and the
+//! editor writes it, the argument of `keys create` and `import`, what `keys list` and `show` print,
+//! what the admin API accepts and shows, the OpenAPI document, and the table in docs/keys.md. A
+//! field is added in three steps:
 //!
 //! 1. a member of [`super::terms::Terms`] (or of `KeyRecord`, where no request needs it);
 //! 2. a row here;
@@ -11,7 +11,7 @@
 
 use crate::keys::field::{Field, Form, Member as _, Part, Presence, SetBy, Shown};
 
-/// A member of `KeyRecord`, which `ApiKey` has as well.
+/// The part of a field that is a member of `KeyRecord` and of `ApiKey`.
 macro_rules! own {
     ($member:ident, $of_key:expr) => {
         Part::Own {
@@ -22,14 +22,14 @@ macro_rules! own {
     };
 }
 
-/// A member of `Terms`.
+/// The part of a field that is a member of `Terms`.
 macro_rules! term {
     ($member:ident) => {
         Part::Term { get: |terms| terms.$member.value(), set: |terms, value| terms.$member.put(value) }
     };
 }
 
-/// A member of `KeyRecord` alone.
+/// The part of a field that is a member of `KeyRecord` only.
 macro_rules! stored {
     ($member:ident) => {
         Part::Stored {
@@ -39,7 +39,7 @@ macro_rules! stored {
     };
 }
 
-/// All fields, in the order in which they are written.
+/// All fields, in the order in which an entry is written.
 pub(crate) const FIELDS: &[Field] = &[
     Field {
         name: "id",

@@ -1,19 +1,19 @@
-//! The secret of an installation, which makes the ids of credentials that carry none.
+//! The secret of an installation, with which ids are made for credentials that contain no id.
 //!
-//! A bearward token has its id inside. Any other credential is named by an HMAC of it, so that a
-//! list of likely words does not lead from an id back to a credential. `key_store::id_secret` finds
-//! the secret of a store.
-//! Invariant: the secret is in no message, no log and no `Debug`.
+//! A bearward token contains its id. The id of any other credential is an HMAC of the credential,
+//! so that nobody can find the credential from its id by trying a list of likely words.
+//! `key_store::id_secret` finds the secret of a store.
+//! Invariant: the secret appears in no message, no log and no `Debug` output.
 
 use zeroize::Zeroizing;
 
 use crate::digest::HmacKey;
 use crate::keys::token::{Credential, derived_id};
 
-/// Separates these HMACs from any others that the same secret may make.
+/// A prefix that keeps these HMACs distinct from other HMACs with the same secret.
 const DOMAIN: &[u8] = b"bearward key id\0";
 
-/// A secret, and whether it outlives the process.
+/// The secret with which key ids are made, and whether it outlives the process.
 #[derive(Debug)]
 pub(crate) struct IdSecret {
     key: HmacKey,
@@ -21,27 +21,27 @@ pub(crate) struct IdSecret {
 }
 
 impl IdSecret {
-    /// A secret that is configured or kept in a file.
+    /// Makes an `IdSecret` from a secret that is configured or stored in a file.
     pub(crate) fn kept(secret: &[u8]) -> Self {
         IdSecret { key: HmacKey::new(secret), is_kept: true }
     }
 
-    /// A random secret, which ends with the process.
+    /// Makes a random secret, which is lost when the process ends.
     pub(crate) fn random() -> Self {
         let mut bytes = Zeroizing::new([0u8; 32]);
-        // Without randomness the secret is all zeroes. It makes ids alone, by which no key is
-        // found.
+        // If the system has no randomness, the secret is all zeroes. It only makes ids, and no key
+        // is found by such an id.
         let _ids_alone = getrandom::fill(bytes.as_mut());
         IdSecret { key: HmacKey::new(bytes.as_ref()), is_kept: false }
     }
 
-    /// Whether it outlives the process.
+    /// Whether the secret outlives the process.
     pub(crate) fn is_kept(&self) -> bool {
         self.is_kept
     }
 
-    /// The id that names a credential: the one inside a bearward token, else one made with this
-    /// secret.
+    /// Returns the id of a credential: the id inside a bearward token, or an id that is made from
+    /// the credential with this secret.
     pub(crate) fn key_id(&self, credential: &Credential) -> String {
         credential.token_id().unwrap_or_else(|| derived_id(self.key.sign(&[DOMAIN, credential.as_bytes()])))
     }

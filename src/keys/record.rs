@@ -1,4 +1,4 @@
-//! A key as its store describes it.
+//! A key with all fields of its entry in the store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use crate::keys::terms::Terms;
 use crate::keys::token::KeyHash;
 use crate::permission::Permissions;
 
-/// A key with all its fields, see [`super::fields`].
+/// A key with all its fields. [`super::fields`] describes them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct KeyRecord {
     pub(crate) id: String,
     pub(crate) name: Option<String>,
-    /// Of the current secret.
+    /// The digest of the current secret.
     pub(crate) hash: KeyHash,
     /// When the current secret was made.
     pub(crate) created_at: Option<Timestamp>,
@@ -23,12 +23,12 @@ pub(crate) struct KeyRecord {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) disabled: bool,
     pub(crate) terms: Terms,
-    /// For people and their tools; no decision depends on it.
+    /// Labels for people and their tools. No decision about a request depends on them.
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
 impl KeyRecord {
-    /// A key with these fields alone.
+    /// Makes a key with these fields, and no others.
     pub(crate) fn new(id: String, hash: KeyHash, permissions: Permissions) -> Self {
         KeyRecord {
             id,
@@ -43,12 +43,12 @@ impl KeyRecord {
         }
     }
 
-    /// The digests of all its secrets, the current one first.
+    /// Returns the digests of all secrets of the key, the current one first.
     pub(crate) fn hashes(&self) -> impl Iterator<Item = KeyHash> + '_ {
         std::iter::once(self.hash).chain(self.terms.previous.iter().map(|secret| secret.hash))
     }
 
-    /// The key as requests are judged by it.
+    /// Returns the fields that decide on requests.
     pub(crate) fn draft(&self) -> Draft<'_> {
         Draft {
             id: &self.id,
@@ -62,10 +62,10 @@ impl KeyRecord {
     }
 }
 
-/// Whether `text` may be a name or an environment: upstream gets it as a header's value.
+/// Whether `text` may be a name or an environment. The upstream gets both as header values.
 pub(crate) fn is_label(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control) && text.trim() == text
 }
 
-/// The value of `rate_limits` for a key to which the configuration's default limits do not apply.
+/// The value of `rate_limits` that exempts a key from the configuration's default limits.
 pub(crate) const NO_LIMITS: &str = "none";

@@ -1,4 +1,4 @@
-//! Rotation: a new secret for a key, and the grace of its old one.
+//! Rotation: a key gets a new secret, and its old secret stays valid for a grace period.
 
 use std::time::Duration;
 
@@ -8,22 +8,24 @@ use crate::keys::record::KeyRecord;
 use crate::keys::terms::Secret;
 use crate::keys::token::Token;
 
-/// A secret that is older than this is due for rotation, unless the configuration says otherwise.
+/// The age from which a secret is due for rotation, if the configuration sets no other age.
 pub(crate) const ROTATION_AGE: Duration = Duration::from_secs(90 * 86_400);
 
-/// How a key is rotated.
+/// The settings of one rotation of a key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rotation {
     pub(crate) now: Timestamp,
-    /// The end of the old secret's grace; `None` ends it at once, and all older ones.
+    /// The end of the old secret's grace. `None` ends the old secret at once, and all older secrets
+    /// of the key.
     pub(crate) grace_end: Option<Timestamp>,
-    /// A new end of the key itself; `None` keeps the end that it has.
+    /// The new expiry of the key itself; `None` leaves its expiry unchanged.
     pub(crate) expires_at: Option<Timestamp>,
-    /// The age from which the configuration refuses a secret; `None` where it refuses none.
+    /// The age from which the configuration refuses a secret; `None` if it refuses no secret for
+    /// its age.
     pub(crate) refused_age: Option<Duration>,
 }
 
-/// The reason why a key is not rotated.
+/// The reason why a key can't be rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotRotated {
     Disabled,
@@ -31,11 +33,11 @@ pub(crate) enum NotRotated {
 }
 
 impl Rotation {
-    /// The key with the secret of `token`.
+    /// Returns the key `before` with the secret of `token` as its current secret.
     ///
     /// # Errors
     ///
-    /// The key is refused whatever its secret is.
+    /// The key is disabled or expired, so a new secret would be refused as well.
     pub(crate) fn of(&self, before: &KeyRecord, token: &Token) -> Result<KeyRecord, NotRotated> {
         let Rotation { now, grace_end, refused_age, .. } = *self;
         let expires_at = self.expires_at.or(before.expires_at);
@@ -45,9 +47,9 @@ impl Rotation {
         if expires_at.is_some_and(|end| end <= now) {
             return Err(NotRotated::Expired);
         }
-        // A new end of the key does not prolong the old secret.
+        // A new expiry of the key does not prolong the old secret.
         let old_end = grace_end.map(|end| before.expires_at.map_or(end, |expiry| end.min(expiry)));
-        // An old secret does not outlive the age at which it would be refused.
+        // The old secret ends at the latest when it reaches the age from which it is refused.
         let end_of_age =
             before.created_at.zip(refused_age).and_then(|(made, age)| made.checked_add(age).ok());
         let old_end = old_end.map(|end| end_of_age.map_or(end, |age| end.min(age))).filter(|end| *end > now);

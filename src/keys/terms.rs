@@ -1,4 +1,4 @@
-//! The part of a key that few keys have, or many have alike.
+//! The fields of a key that few keys have, or that many keys share.
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -6,19 +6,20 @@ use jiff::Timestamp;
 use crate::config::Quota;
 use crate::keys::token::KeyHash;
 
-/// The terms on which a key is valid, and its older secrets. A store of a million keys shares equal
-/// ones.
+/// The terms on which a key is valid, and its rotated-out secrets. Keys with equal terms share one
+/// `Terms`, because a store may have a million keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Terms {
     pub(crate) environment: Option<String>,
     pub(crate) not_before: Option<Timestamp>,
-    /// `None` where the configuration's defaults hold; an empty list where no limit holds.
+    /// The key's own rate limits. `None`: the configuration's defaults apply. An empty list: the
+    /// key has no rate limit.
     pub(crate) rate_limits: Option<Vec<Quota>>,
     pub(crate) max_concurrent: Option<u32>,
-    /// Empty where the key may be used from everywhere.
+    /// The networks that the key may be used from; empty if it may be used from everywhere.
     pub(crate) allow_from: Vec<IpNet>,
     pub(crate) routes: Option<Vec<String>>,
-    /// Secrets that were rotated out.
+    /// The secrets that were rotated out.
     pub(crate) previous: Vec<Secret>,
 }
 

@@ -1,8 +1,8 @@
 //! Tokens, their digests, and the credentials that callers present.
 //!
-//! A token is `bwk_<id>_<secret><checksum>`: 10, 32 and 6 base62 characters; the checksum is the
-//! CRC-32 (zlib's) of all before it. Only its SHA-256 is ever stored or compared.
-//! Invariant: no type here prints a secret or a digest.
+//! A token is `bwk_<id>_<secret><checksum>`: 10, 32 and 6 base62 characters. The checksum is the
+//! CRC-32 (zlib's) of everything before it. Only the SHA-256 of a token is ever stored or compared.
+//! Invariant: no type of this module prints a secret or a digest.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -19,11 +19,11 @@ const CHECKSUM_LENGTH: usize = 6;
 const TOKEN_LENGTH: usize = PREFIX.len() + ID_LENGTH + 1 + SECRET_LENGTH + CHECKSUM_LENGTH;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A new token, to be shown once.
+/// A new token. It is shown once, and not stored.
 pub struct Token(Zeroizing<String>);
 
 impl Token {
-    /// A token from the system's random source: 59 bits of id, 190 bits of secret.
+    /// Makes a token from the system's random source: 59 bits of id, 190 bits of secret.
     ///
     /// # Errors
     ///
@@ -32,7 +32,8 @@ impl Token {
         Self::with_id(&random_base62(ID_LENGTH)?)
     }
 
-    /// A new token for an existing key: with the id of the key inside, where a token can hold it.
+    /// Makes a new token for an existing key. The token contains the id of the key, if that id has
+    /// the length and the characters of a token's id.
     pub(crate) fn generate_for(key_id: &str) -> Result<Self, getrandom::Error> {
         let id = key_id.strip_prefix("key_").unwrap_or_default();
         match id.len() == ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -52,17 +53,17 @@ impl Token {
         Ok(Token(token))
     }
 
-    /// The token as text: for the one answer that shows it.
+    /// Returns the token as text. Only the answer that shows a new token calls it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Its digest.
+    /// Returns the token's digest.
     pub fn hash(&self) -> KeyHash {
         KeyHash::of(self.0.as_bytes())
     }
 
-    /// Its public id, `key_` and ten base62 characters.
+    /// Returns the token's public id, `key_` and ten base62 characters.
     pub fn key_id(&self) -> String {
         token_key_id(&self.0).unwrap_or_default()
     }
@@ -74,21 +75,21 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A credential as the caller presented it: no `Display`, a redacted `Debug`, zeroed when dropped.
+/// A credential as the client presented it: no `Display`, a redacted `Debug`, zeroed when dropped.
 pub struct Credential(Zeroizing<Vec<u8>>);
 
 impl Credential {
-    /// A credential of these bytes.
+    /// Copies a credential from these bytes.
     pub fn new(bytes: &[u8]) -> Self {
         Credential(Zeroizing::new(bytes.to_vec()))
     }
 
-    /// The digest that a key is looked up by.
+    /// Returns the credential's digest, which finds the key.
     pub fn hash(&self) -> KeyHash {
         KeyHash::of(&self.0)
     }
 
-    /// Its length in bytes.
+    /// Returns the credential's length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -97,7 +98,7 @@ impl Credential {
         &self.0
     }
 
-    /// The form that it has, which is known without a lookup.
+    /// Returns the form of the credential, from its bytes alone.
     pub(crate) fn form(&self) -> Form {
         let Ok(text) = std::str::from_utf8(&self.0) else { return Form::Foreign };
         match text.len() == TOKEN_LENGTH && text.starts_with(PREFIX) {
@@ -107,18 +108,19 @@ impl Credential {
         }
     }
 
-    /// Whether it has the form of a bearward token with a wrong checksum: a typing mistake, which
-    /// no key can match.
+    /// Whether the credential has the form of a bearward token with a wrong checksum. It has a
+    /// typing mistake, and can match no key.
     pub fn is_mistyped(&self) -> bool {
         self.form() == Form::Mistyped
     }
 
-    /// The id inside a bearward token whose checksum is right. The caller may have chosen it.
+    /// Returns the id inside a bearward token whose checksum is right. A client can make such a
+    /// token with an id of its choice.
     pub fn token_id(&self) -> Option<String> {
         token_key_id(std::str::from_utf8(&self.0).ok()?)
     }
 
-    /// Whether both are the same bytes, in constant time.
+    /// Whether two credentials are the same bytes, compared in constant time.
     pub fn same_as(&self, other: &Credential) -> bool {
         self.0.as_slice().ct_eq(other.0.as_slice()).into()
     }
@@ -141,7 +143,8 @@ pub(crate) enum Form {
     Foreign,
 }
 
-/// The SHA-256 of a token: the only form in which a key is kept, and the only map key.
+/// The SHA-256 of a token: the only form in which a secret is stored, and the index of the map of
+/// keys.
 #[derive(Clone, Copy)]
 pub struct KeyHash([u8; 32]);
 
@@ -151,7 +154,7 @@ impl KeyHash {
         KeyHash(sha256(token))
     }
 
-    /// Reads `sha256:<64 hex digits>`.
+    /// Parses `sha256:<64 hex digits>`.
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.strip_prefix("sha256:")?.as_bytes();
         if hex.len() != 64 {
@@ -165,7 +168,8 @@ impl KeyHash {
         Some(KeyHash(digest))
     }
 
-    /// The stored form, `sha256:<64 hex digits>`: for a key file, never for a log.
+    /// Returns the stored form, `sha256:<64 hex digits>`. It is written to key files, and never
+    /// logged.
     pub fn to_stored(self) -> String {
         let mut text = String::with_capacity(7 + 64);
         text.push_str("sha256:");
@@ -177,7 +181,8 @@ impl KeyHash {
 }
 
 impl KeyHash {
-    /// Its first eight bytes. A SHA-256 is uniform, so they are as good a hash of it as any.
+    /// Returns the first eight bytes of the digest. The bytes of a SHA-256 are uniformly
+    /// distributed, so these eight serve as its hash in a map.
     pub(crate) fn head(&self) -> u64 {
         let mut head = [0u8; 8];
         for (to, from) in head.iter_mut().zip(self.0) {
@@ -188,7 +193,7 @@ impl KeyHash {
 }
 
 impl PartialEq for KeyHash {
-    /// Compares in constant time: all words are combined before the one comparison.
+    /// Compares in constant time: the differences of all words are combined before the only branch.
     fn eq(&self, other: &Self) -> bool {
         let (a, _) = self.0.as_chunks::<8>();
         let (b, _) = other.0.as_chunks::<8>();
@@ -206,7 +211,8 @@ impl Hash for KeyHash {
     }
 }
 
-/// A digest is uniform already, so its own first bytes serve as its hash.
+/// Hashes a digest for a map. A digest is uniformly distributed, so its first bytes serve as its
+/// hash.
 #[derive(Default)]
 pub(crate) struct DigestHasher(u64);
 
@@ -232,7 +238,7 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// Whether a caller could present `token` at all.
+/// Whether `token` has only characters that a client can present in a request.
 pub(crate) fn is_presentable(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
 }
@@ -244,14 +250,14 @@ pub(crate) fn is_key_id(id: &str) -> bool {
         && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// The public id inside text with the length and the prefix of a bearward token, whatever its
-/// checksum.
+/// Returns the public id inside text with the length and the prefix of a bearward token. The
+/// checksum is not checked.
 pub(crate) fn mistyped_id(token: &str) -> Option<String> {
     let id = token.strip_prefix(PREFIX)?.get(..ID_LENGTH)?;
     Some(format!("key_{id}")).filter(|id| token.len() == TOKEN_LENGTH && is_key_id(id))
 }
 
-/// The id inside a well-formed bearward token whose checksum is right, without `key_`.
+/// Returns the id, without `key_`, inside a well-formed bearward token whose checksum is right.
 fn token_id(token: &str) -> Option<&str> {
     if token.len() != TOKEN_LENGTH {
         return None;
@@ -259,22 +265,22 @@ fn token_id(token: &str) -> Option<&str> {
     let (signed, given) = token.split_at_checked(TOKEN_LENGTH - CHECKSUM_LENGTH)?;
     let (id, secret) = signed.strip_prefix(PREFIX)?.split_at_checked(ID_LENGTH)?;
     let secret = secret.strip_prefix('_')?;
-    // Without an early return, the compiler checks many bytes at a time.
+    // The fold has no early return, so the compiler can check many bytes at a time.
     let all_base62 = |text: &str| text.bytes().fold(true, |all, byte| all & byte.is_ascii_alphanumeric());
     if !all_base62(id) || !all_base62(secret) {
         return None;
     }
-    // The checksum is no secret: anybody can compute it, so the time of the comparison reveals
-    // nothing.
+    // The checksum is no secret, because anybody can compute it. The time of this comparison
+    // reveals nothing.
     (checksum(signed.as_bytes()) == given.as_bytes()).then_some(id)
 }
 
-/// The key's public id inside a well-formed bearward token.
+/// Returns the public id of the key inside a well-formed bearward token whose checksum is right.
 fn token_key_id(token: &str) -> Option<String> {
     token_id(token).map(|id| format!("key_{id}"))
 }
 
-/// A key id with ten base62 characters of a digest.
+/// Makes a key id from ten base62 characters of a digest.
 pub(crate) fn derived_id(digest: [u8; 32]) -> String {
     let mut number = [0u8; 16];
     for (to, from) in number.iter_mut().zip(digest) {
@@ -283,7 +289,8 @@ pub(crate) fn derived_id(digest: [u8; 32]) -> String {
     format!("key_{}", base62(u128::from_be_bytes(number), ID_LENGTH))
 }
 
-/// CRC-32 (zlib's) in base62, most significant first, padded with `0` to six characters.
+/// Computes the CRC-32 (zlib's) in base62, most significant digit first, padded with `0` to six
+/// characters.
 fn checksum(signed: &[u8]) -> [u8; CHECKSUM_LENGTH] {
     let mut number = crc32fast::hash(signed);
     let mut digits = [b'0'; CHECKSUM_LENGTH];
@@ -294,7 +301,7 @@ fn checksum(signed: &[u8]) -> [u8; CHECKSUM_LENGTH] {
     digits
 }
 
-/// The last `length` base62 digits of `number`.
+/// Returns the last `length` base62 digits of `number`.
 fn base62(mut number: u128, length: usize) -> String {
     let mut digits = vec!['0'; length];
     for digit in digits.iter_mut().rev() {
@@ -308,13 +315,14 @@ fn base62_digit(value: u32) -> u8 {
     ALPHABET.get(value as usize).copied().unwrap_or(b'0')
 }
 
-/// `length` characters, each of 62 equally likely.
+/// Returns `length` random base62 characters, each of the 62 equally likely.
 fn random_base62(length: usize) -> Result<Zeroizing<String>, getrandom::Error> {
     let mut text = Zeroizing::new(String::with_capacity(length));
     let mut bytes = [0u8; 64];
     while text.len() < length {
         getrandom::fill(&mut bytes)?;
-        // 248 is the largest multiple of 62 below 256: larger bytes would favour some characters.
+        // 248 is the largest multiple of 62 below 256. Bytes from 248 on would make some characters
+        // more likely, so they are skipped.
         for byte in bytes.iter().filter(|byte| **byte < 248).take(length - text.len()) {
             text.push(char::from(ALPHABET.get(usize::from(byte % 62)).copied().unwrap_or(b'0')));
         }

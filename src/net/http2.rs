@@ -22,7 +22,7 @@ use super::wire::Wire;
 use crate::activity::ConnectionActivity;
 use crate::alarm::Alarm;
 use crate::config::Limits;
-use crate::proxy::Peer;
+use crate::proxy::{Peer, StreamRefused};
 
 /// Streams that a client may have open on a connection.
 const MAX_STREAMS: u32 = 200;
@@ -83,7 +83,7 @@ where
         let peer = peer.clone();
         Box::pin(async move {
             match peer.activity.refuses_new() {
-                true => Err(service::refused_stream()),
+                true => Err(StreamRefused.into()),
                 false => service::serve(peer, request).await,
             }
         })

@@ -1,8 +1,7 @@
-//! hyper's service on a connection: its types on one side, the request path on the other.
+//! hyper's service on a connection: hyper's types on one side, the request path on the other.
 
 use std::sync::Arc;
 
-use futures_util::TryFutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
@@ -18,10 +17,12 @@ pub(super) fn serve(
 ) -> impl Future<Output = Result<Response<ResponseBody>, h2::Error>> {
     let (parts, incoming) = request.into_parts();
     let body = RequestBody::new(incoming, Protocol::from(parts.version));
-    proxy::serve(peer, parts, body).map_err(|StreamRefused| refused_stream())
+    proxy::serve(peer, parts, body)
 }
 
 /// hyper resets a stream with the reason of an error of h2's.
-pub(super) fn refused_stream() -> h2::Error {
-    h2::Reason::REFUSED_STREAM.into()
+impl From<StreamRefused> for h2::Error {
+    fn from(_: StreamRefused) -> Self {
+        h2::Reason::REFUSED_STREAM.into()
+    }
 }

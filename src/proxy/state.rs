@@ -15,7 +15,7 @@ use crate::denial::{Code, Denial};
 use crate::forward::Forwarded;
 use crate::forward::body::ResponseBody;
 use crate::forward::unread::UnreadBody;
-use crate::gate::{self, Facts, Principal};
+use crate::gate::{self, Authentication, Facts, Principal};
 use crate::guard::client::Client;
 use crate::limit::LimitStatus;
 use crate::observe::trace::TraceContext;
@@ -75,21 +75,20 @@ impl RequestState {
         }
     }
 
-    /// Notes the canonical path.
-    pub(super) fn note_path(&mut self, path: &str) {
-        self.record.path(path);
-    }
-
     /// Notes what a decision found, for the log and for the connection.
-    pub(super) fn note_facts(&mut self, peer: &Peer, facts: Facts, headers: &HeaderMap) {
-        let Facts { authentication, principal, route, .. } = facts;
-        if let Some(authentication) = authentication {
-            self.record.named(authentication.naming);
-            authentication.companions.iter().for_each(|unknown| self.record.came_with(unknown));
-            if let Some(owner) = authentication.owner {
+    pub(super) fn note_facts(&mut self, peer: &Peer, facts: &mut Facts, headers: &HeaderMap) {
+        if let Some(target) = &facts.target {
+            self.record.path(target.path());
+        }
+        self.principal = facts.principal.take();
+        self.route = facts.route.take();
+        if let Some(Authentication { naming, owner, companions }) = facts.authentication.take() {
+            self.record.named(naming);
+            companions.iter().for_each(|unknown| self.record.came_with(unknown));
+            if let Some(owner) = owner {
                 self.record.owned(owner.usage(&peer.gateway.usage));
             }
-            match &principal {
+            match &self.principal {
                 Some(_) => {
                     peer.activity.unauthenticated_use.note_authenticated();
                     self.record.accepted();
@@ -103,11 +102,9 @@ impl RequestState {
                 None => {}
             }
         }
-        if let Some(route) = &route {
+        if let Some(route) = &self.route {
             self.record.route(&route.name, &route.upstream.name);
         }
-        self.principal = principal;
-        self.route = route;
     }
 
     /// Continues the trace that the caller names. Only for a trusted caller, or one with a valid key.
@@ -131,19 +128,19 @@ impl RequestState {
     ///
     /// A client without a key has too many requests open on its connection: there is no answer, and
     /// it may ask again.
-    pub(super) fn conclude(
+    pub(super) fn conclude<E: From<StreamRefused>>(
         mut self,
         peer: &Peer,
         caller: &Caller,
         outcome: Result<Forwarded, Denial>,
         body: RequestBody,
-    ) -> Result<Response<ResponseBody>, StreamRefused> {
+    ) -> Result<Response<ResponseBody>, E> {
         // Only where upstream has got nothing of it, since the client asks again.
         let is_unauthenticated = self.principal.is_none() && outcome.is_err() && self.times.ready.is_none();
         if is_unauthenticated && !self.in_service.count_as_unauthenticated() {
             self.record.denied(&Denial::too_many_in_flight(unauthenticated_use::STREAMS));
             peer.activity.unauthenticated_use.note_abuse();
-            return Err(StreamRefused);
+            return Err(StreamRefused.into());
         }
         let limit_status = self.limit_status.take().or_else(|| {
             let context = peer.gateway.context(&self.snapshot, Timestamp::UNIX_EPOCH);

@@ -14,19 +14,19 @@ use super::endpoints::Endpoint;
 use crate::config::Balance;
 
 impl Upstream {
-    /// Picks the endpoint for a request; `None` where the request was `tried` on all of them.
-    /// An endpoint that fails its health checks is never picked.
+    /// Picks the endpoint for a request; `None` if all endpoints are in `tried`, the ones that the
+    /// request was already sent to. An endpoint that fails its health checks is never picked.
     ///
-    /// An ejected endpoint gets one request as a probe once its ejection is over. Where no endpoint
-    /// is healthy, an ejected one is picked: it may be back already.
+    /// An ejected endpoint gets one request as a probe when its ejection is over. If no endpoint is
+    /// healthy, an ejected one is picked, because it may accept connections again.
     pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
         if let [set] = self.sets.as_slice()
             && let Some(only) = set.fixed()
         {
             return (tried.is_empty() && !only.health.is_failing_checks()).then(|| only.clone());
         }
-        // Each endpoint's health is read once: two reads could disagree, and no endpoint would be
-        // left.
+        // Each endpoint's health is read once. Two reads could disagree, and the endpoint would
+        // then be in neither list.
         let (mut healthy, mut others) = (Candidates::new(), Candidates::new());
         let (now, mut due) = (Instant::now(), None);
         self.visit(|endpoint| {
@@ -44,12 +44,13 @@ impl Upstream {
         due.or_else(|| self.choose(if healthy.is_empty() { others } else { healthy }))
     }
 
-    /// Whether an endpoint is left that the request was not `tried` on.
+    /// Whether the upstream has an endpoint that is not in `tried`, the endpoints that the request
+    /// was already sent to.
     pub(crate) fn has_untried(&self, tried: &[Arc<Endpoint>]) -> bool {
         !self.visit(|endpoint| !is_untried(endpoint, tried))
     }
 
-    /// Whether a request that was tried `retries` times already may be tried once more.
+    /// Whether a request that has already had this number of `retries` may have another one.
     pub(crate) fn allows_retry(&self, retries: usize) -> bool {
         retries < self.selection.retries
     }
@@ -59,9 +60,9 @@ impl Upstream {
             (0, _) => return None,
             (1, _) => 0,
             (count, Balance::RoundRobin) => self.selection.rounds.fetch_add(1, Ordering::Relaxed) % count,
-            // The power of two choices: nearly as even as comparing all endpoints, and concurrent
-            // requests do not all choose the idlest one (Mitzenmacher, "The Power of Two Choices in
-            // Randomized Load Balancing", 2001).
+            // The power of two choices is nearly as even as comparing all endpoints. It also keeps
+            // concurrent requests from all choosing the same idle endpoint (Mitzenmacher, "The
+            // Power of Two Choices in Randomized Load Balancing", 2001).
             (count, Balance::LeastRequests) => {
                 let first = fastrand::usize(..count);
                 let second = (first + fastrand::usize(1..count)) % count;
@@ -72,8 +73,8 @@ impl Upstream {
         Some(candidates.swap_remove(index))
     }
 
-    /// Other addresses of the endpoint's name, healthy ones first. The pool may connect to one of
-    /// them instead.
+    /// Returns the other addresses of the endpoint's host name, healthy ones first. The pool may
+    /// connect to one of them instead of the endpoint.
     pub(super) fn alternatives(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -82,10 +83,10 @@ impl Upstream {
         if endpoint.resolved_address().is_none() {
             return Vec::new();
         }
-        // A lookup may have removed the endpoint from its set since it was picked.
+        // A lookup may have removed the endpoint from its set after the endpoint was picked.
         let mut others = self.set_of(endpoint).map(|set| set.endpoints()).unwrap_or_default();
         others.retain(|other| !Arc::ptr_eq(other, endpoint) && is_untried(other, tried));
-        // The sort is stable, so the resolver's order stays among equals.
+        // The sort is stable, so equally healthy addresses keep the resolver's order.
         others.sort_by_key(|other| !other.health.is_healthy());
         others
     }
@@ -94,7 +95,7 @@ impl Upstream {
 /// Endpoints that a request may be sent to.
 type Candidates = SmallVec<[Arc<Endpoint>; 8]>;
 
-/// Whether the endpoint passes its health checks and was not tried yet.
+/// Whether the endpoint passes its health checks and is not in `tried`.
 fn is_untried(endpoint: &Arc<Endpoint>, tried: &[Arc<Endpoint>]) -> bool {
     !endpoint.health.is_failing_checks() && !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
 }

@@ -1,7 +1,8 @@
 //! The active health check: one request to one endpoint.
 //!
-//! `app::checks` calls it at each configured interval.
-//! Invariant: a check uses a connection of its own, so it neither takes nor closes a pooled one.
+//! `app::checks` runs a check at each configured interval.
+//! Invariant: a check uses a connection of its own, so it neither uses nor closes a pooled
+//! connection.
 
 use std::io;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use super::socket::SocketIo;
 pub(crate) enum CheckFailure {
     /// No connection could be made.
     Connect(io::Error),
-    /// The connection broke before the head of an answer.
+    /// The connection broke before the head of an answer had arrived.
     Exchange(hyper::Error),
     /// The answer was neither 2xx nor 3xx.
     BadStatus(StatusCode),
@@ -45,11 +46,11 @@ impl std::fmt::Display for CheckFailure {
 
 /// Sends one GET to the endpoint on a new connection, and closes that connection.
 ///
-/// The request has the upstream's Host and its credential, as every forwarded request has.
+/// The request has the upstream's Host and credential, like every forwarded request.
 ///
 /// # Errors
 ///
-/// The endpoint sent another status than 2xx or 3xx, or no answer within `limit`.
+/// An error if the endpoint sent another status than 2xx or 3xx, or no answer within `limit`.
 pub(crate) async fn check(
     endpoint: &Endpoint,
     path: &PathAndQuery,
@@ -91,8 +92,8 @@ async fn request_status(
     answer_status(sender.send_request(request), connection).await
 }
 
-/// Drives the connection until the answer's head is there, and returns its status. The body is
-/// dropped with the connection.
+/// Drives the connection until the answer's head has arrived, and returns the answer's status. The
+/// body is dropped with the connection.
 async fn answer_status<B>(
     sending: impl Future<Output = hyper::Result<http::Response<B>>>,
     connection: impl Future<Output = hyper::Result<()>>,

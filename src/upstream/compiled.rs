@@ -1,7 +1,7 @@
-//! An upstream of the configuration, compiled: its settings and its endpoints.
+//! An upstream, compiled from its configuration: its settings and its endpoints.
 //!
-//! `snapshot` compiles it, `forward` picks endpoints from it, and `app` checks them.
-//! [`super::balance`] chooses an endpoint for a request.
+//! `snapshot` compiles an upstream, `forward` picks endpoints from it, and `app` checks their
+//! health. [`super::balance`] chooses the endpoint for a request.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -20,16 +20,16 @@ use crate::path_pattern::reading::PathReading;
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
-    /// One set for each configured endpoint.
+    /// Endpoint sets, one for each configured endpoint.
     pub(crate) sets: Vec<Arc<EndpointSet>>,
     pub(super) selection: Selection,
     pub(crate) requests: RequestSettings,
     pub(crate) connections: ConnectionSettings,
     pub(crate) timeouts: Timeouts,
     pub(crate) paths: PathRules,
-    /// Active health checks of the endpoints, where they are configured.
+    /// Settings of the active health checks; `None` if none are configured.
     pub(crate) check: Option<HealthCheck>,
-    /// Interval between two lookups of an endpoint's name.
+    /// Interval between two lookups of an endpoint's host name.
     pub(crate) resolve: Duration,
 }
 
@@ -37,21 +37,21 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 pub(super) struct Selection {
     pub(super) balance: Balance,
-    /// Choices by round robin so far.
+    /// Number of choices that round robin has made so far.
     pub(super) rounds: AtomicUsize,
-    /// Other endpoints that a request may be sent to while no byte of it was written.
+    /// Number of other endpoints that a request may be sent to while no byte of it was written.
     pub(super) retries: usize,
 }
 
-/// Settings that every request to an upstream gets.
+/// Settings that apply to every request to an upstream.
 #[derive(Debug)]
 pub(crate) struct RequestSettings {
-    /// The Host to send; `None` forwards the client's.
+    /// The Host to send to upstream; `None` to forward the client's Host.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) credential: Option<UpstreamCredential>,
 }
 
-/// How connections to an upstream are kept for further requests.
+/// When connections to an upstream are kept for further requests.
 #[derive(Debug)]
 pub(crate) struct ConnectionSettings {
     pub(crate) pool: Pool,
@@ -59,16 +59,16 @@ pub(crate) struct ConnectionSettings {
     pub(crate) reuse_after_body: bool,
 }
 
-/// How an upstream reads paths.
+/// How an upstream reads paths, and which ambiguous parts of paths it accepts.
 #[derive(Debug)]
 pub(crate) struct PathRules {
     pub(crate) accept_in_path: Vec<Ambiguity>,
-    /// Differences between paths that the upstream ignores; `None` where none are configured.
+    /// Differences between paths that the upstream ignores; `None` if none are configured.
     pub(crate) reading: Option<PathReading>,
 }
 
 impl Upstream {
-    /// Compiles an upstream.
+    /// Compiles an upstream from its configuration.
     ///
     /// # Errors
     ///
@@ -105,8 +105,9 @@ impl Upstream {
         })
     }
 
-    /// The Host of a forwarded request: the configured one, else the client's. A client of HTTP/1.0
-    /// may send none; the first endpoint's authority is used then.
+    /// Returns the Host of a forwarded request: the configured Host, or the client's (`named`). A
+    /// client of HTTP/1.0 may send no Host; the first endpoint's authority is used for such a
+    /// client.
     pub(crate) fn host_for(&self, named: Option<&HeaderValue>) -> HeaderValue {
         let host = self.requests.host.as_ref().or(named).cloned();
         host.unwrap_or_else(|| authority_of(self.sets.first().map(|set| &set.address)))
@@ -117,13 +118,14 @@ impl Upstream {
         self.sets.iter().all(|set| !matches!(set.address, config::EndpointAddress::H2c(_)))
     }
 
-    /// All current endpoints. A later lookup of a name may change them.
+    /// Returns all current endpoints of the upstream. A later lookup of a host name may change
+    /// them.
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.sets.iter().flat_map(|set| set.endpoints()).collect()
     }
 
-    /// The endpoint sets, each with this upstream's name. A later snapshot finds a set by that
-    /// name.
+    /// Iterates over the endpoint sets, each with this upstream's name. A later snapshot finds a
+    /// set by its upstream's name.
     pub(crate) fn in_use(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>)> {
         self.sets.iter().map(|set| (&*self.name, set))
     }
@@ -136,7 +138,7 @@ impl Upstream {
         self.sets.iter().find(|set| set.contains(endpoint))
     }
 
-    /// Records that no connection to the endpoint could be made. The endpoint is ejected for a
+    /// Records that no connection to the endpoint could be made, and ejects the endpoint for a
     /// while.
     pub(crate) fn note_failure(&self, endpoint: &Arc<Endpoint>, error: &ConnectError) {
         let ejection = endpoint.health.record_failure(Instant::now());
@@ -144,7 +146,7 @@ impl Upstream {
             && let Some(named) = set.named()
             && (ejection.is_some() || !set.has_healthy())
         {
-            // The name may have other addresses by now.
+            // The host name may have other addresses by now.
             named.request_look_up();
         }
         let Some(ejection) = ejection else { return };
@@ -152,17 +154,18 @@ impl Upstream {
         tracing::warn!(upstream, %endpoint, %error, seconds, "an endpoint is ejected: connections to it fail");
     }
 
-    /// Records that the endpoint accepted a connection or answered a request. It ends an ejection.
+    /// Records that the endpoint accepted a connection or answered a request. A success ends an
+    /// ejection.
     pub(crate) fn note_success(&self, endpoint: &Endpoint) {
         if endpoint.health.record_success() {
             tracing::info!(upstream = &*self.name, %endpoint, "an ejected endpoint accepts connections again");
         }
     }
 
-    /// Waits until the first lookup of a name has found an address, for `limit` at most. The wait
-    /// also ends when all first lookups have failed.
+    /// Waits, for `limit` at most, until the first lookup of a host name has found an address. The
+    /// wait also ends when all first lookups have failed.
     ///
-    /// Returns whether the upstream has an endpoint then.
+    /// Returns whether the upstream has an address when the wait ends.
     pub(crate) async fn wait_for_addresses(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         while !self.has_addresses() {
@@ -184,7 +187,7 @@ impl Upstream {
         self.sets.iter().any(|set| set.named().is_none_or(Named::has_addresses))
     }
 
-    /// Reason for which the upstream has no address, as a sentence for logs.
+    /// Returns the reason why the upstream has no address, as a sentence for logs.
     pub(crate) fn no_address_reason(&self) -> String {
         let of_each = self.named().map(|named| {
             let reason = named.fault().unwrap_or_else(|| "its lookup takes too long".to_owned());
@@ -193,7 +196,8 @@ impl Upstream {
         of_each.collect::<Vec<_>>().join("; ")
     }
 
-    /// Problems of the trusted certificates that will make TLS handshakes with the endpoints fail.
+    /// Returns problems of the trusted certificates that will make TLS handshakes with the
+    /// endpoints fail.
     pub(crate) fn certificate_problems(&self) -> Vec<CertificateProblem> {
         let https = || self.sets.iter().filter_map(|set| Some((set.address.host_and_port()?.0, set.tls()?)));
         let hosts: Vec<&str> = https().map(|(host, _)| host).collect();

@@ -1,6 +1,7 @@
 //! New connections to an endpoint: TCP, TLS, or a unix socket.
 //!
-//! Called by the pool, by health checks and by probes. A connection is not pooled here.
+//! Called by the pool, by health checks and by probes. This module puts no connection into the
+//! pool.
 
 use std::io;
 use std::sync::Arc;
@@ -16,18 +17,18 @@ use super::socket::{Socket, Stream};
 use crate::config;
 use crate::protocol::Protocol;
 
-/// A new connection and its HTTP version.
+/// A new connection to an endpoint, and its HTTP version.
 #[derive(Debug)]
 pub(crate) struct Connected {
     pub(crate) socket: Arc<Socket>,
     pub(crate) protocol: Protocol,
 }
 
-/// Connects to an endpoint. With `needs_http1`, ALPN offers HTTP/1.1 alone.
+/// Connects to an endpoint. With `needs_http1`, ALPN offers only HTTP/1.1.
 ///
 /// # Errors
 ///
-/// The error of the system, or of the TLS handshake.
+/// The error of the operating system, or of the TLS handshake.
 pub(crate) async fn connect(endpoint: &Endpoint, needs_http1: bool) -> io::Result<Connected> {
     match endpoint.socket {
         Some(address) => over_tcp(endpoint, TcpStream::connect(address).await?, needs_http1).await,
@@ -36,7 +37,7 @@ pub(crate) async fn connect(endpoint: &Endpoint, needs_http1: bool) -> io::Resul
 }
 
 /// Whether a connection to an endpoint can be made within `limit`. The connection is closed at
-/// once, and its result does not change the endpoint's health.
+/// once, and the result does not change the endpoint's health.
 pub(crate) async fn is_reachable(endpoint: &Endpoint, limit: Duration) -> bool {
     timeout(limit, connect(endpoint, false)).await.is_ok_and(|made| made.is_ok())
 }
@@ -52,7 +53,8 @@ pub(super) async fn over_tcp(
     stream: TcpStream,
     needs_http1: bool,
 ) -> io::Result<Connected> {
-    // Nagle's algorithm would delay small frames of a stream until the last one is acknowledged.
+    // Nagle's algorithm would delay the small frames of a stream until the peer acknowledges
+    // earlier ones.
     stream.set_nodelay(true)?;
     super::socket::detect_dead_peers(&SockRef::from(&stream))?;
     let Some(tls) = &endpoint.tls else {

@@ -1,22 +1,23 @@
-//! Errors of connecting to an endpoint, and whether the endpoint caused them.
+//! Errors that occur when bearward connects to an endpoint, and whether the endpoint caused them.
 //!
-//! The pool returns them. Only an error that the endpoint caused counts against its health.
+//! The pool returns these errors. Only an error that the endpoint caused counts against the
+//! endpoint's health.
 
 use std::fmt;
 use std::io;
 
-/// Reason for which a request got no connection.
+/// Reason why a request got no connection to an endpoint.
 #[derive(Debug)]
 pub(crate) enum ConnectError {
-    /// Another request was connecting, and its connection was not there in time.
+    /// Another request was already connecting to the endpoint, and no connection was made in time.
     Waiting,
-    /// Connecting failed.
+    /// Connecting to the endpoint failed with this error.
     Connecting(io::Error),
 }
 
 impl ConnectError {
-    /// Whether the endpoint caused the error. A request that waited for another one, or that this
-    /// process had no socket for, never reached the endpoint.
+    /// Whether the endpoint caused the error. The endpoint is not at fault if the request only
+    /// waited for another request to connect, or if this process had no socket left.
     pub(crate) fn is_caused_by_endpoint(&self) -> bool {
         match self {
             ConnectError::Waiting => false,
@@ -25,8 +26,8 @@ impl ConnectError {
     }
 }
 
-/// Whether the error is a local shortage: this process or machine ran out of descriptors, buffers
-/// or memory.
+/// Whether the error is a local shortage: this process or this machine ran out of descriptors,
+/// buffers or memory.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];

@@ -1,6 +1,6 @@
-//! Connecting to one of several addresses of a name: "happy eyeballs" (RFC 8305, section 5).
+//! Connects to one of several addresses of a host name: "happy eyeballs" (RFC 8305, section 5).
 //!
-//! The pool calls it where an endpoint is one of several addresses of a name.
+//! The pool calls [`dial`] if an endpoint is one of several addresses of a host name.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,23 +11,25 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// Delay before the next address is tried in parallel, as recommended by RFC 8305, section 8.
+/// Delay before the next address of a host name is tried in parallel, as recommended by RFC 8305,
+/// section 8.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Delay between two attempts: short enough that all `count` addresses are tried within `limit`.
+/// Returns the delay between two connection attempts: short enough that all `count` addresses are
+/// tried within `limit`.
 pub(super) fn attempt_delay(limit: Duration, count: usize) -> Duration {
     ATTEMPT_DELAY.min(limit / u32::try_from(count + 1).unwrap_or(u32::MAX))
 }
 
-/// Connects to the first address that accepts. The next address is tried when an attempt fails, or
-/// after `delay` without an answer. Earlier attempts go on in parallel.
+/// Connects to the first address that accepts a connection. The next address is tried when an
+/// attempt fails, or after `delay` without an answer. Earlier attempts go on in parallel.
 ///
 /// Returns the connection and the index of its address. Calls `failed` with the index of each
-/// address that refused, and of each earlier one that was still silent.
+/// address that refused, and of each address that was tried earlier and had not answered.
 ///
 /// # Errors
 ///
-/// The last error, if no address accepted.
+/// The error of the last attempt, if no address accepted a connection.
 pub(super) async fn dial(
     addresses: &[SocketAddr],
     delay: Duration,
@@ -72,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// A listener whose queue is full: the kernel drops further connections.
+    /// Makes a listener whose queue is full, so that the kernel drops further connections.
     fn silent_listener() -> (socket2::Socket, std::net::TcpStream, SocketAddr) {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();

@@ -1,8 +1,9 @@
 //! Endpoints: the addresses of an upstream, each with its own health and its own connections.
 //!
-//! A configured endpoint with a host name has all addresses of that name, and they may change while
-//! the process runs. `app::lookups` resolves names outside the worker threads. A request reads the
-//! last result, and never waits for a resolver that has answered before.
+//! An endpoint that is configured by host name has all addresses of that name, and these may change
+//! while the process runs. `app::lookups` resolves names outside the worker threads. A request uses
+//! the result of the last lookup, and waits for a lookup only if no lookup of the name has ended
+//! yet.
 //! Invariant: a failed lookup changes no address.
 
 use std::collections::HashMap;
@@ -19,7 +20,7 @@ use super::health::Health;
 use super::tls::ClientTls;
 use crate::config;
 
-/// Most addresses of one name that are used. A resolver may return any number.
+/// Most addresses of one host name that are used. A resolver may return any number.
 const MAX_ADDRESSES: usize = 256;
 
 /// One address of an upstream.
@@ -29,15 +30,15 @@ pub(crate) struct Endpoint {
     pub(crate) id: u64,
     /// The configured endpoint that this address belongs to.
     pub(crate) address: config::EndpointAddress,
-    /// The address to connect to; `None` for a unix socket.
+    /// The IP address and port to connect to; `None` for a unix socket.
     pub(super) socket: Option<SocketAddr>,
-    /// Whether the configured endpoint is a name, and this is one of its addresses.
+    /// Whether this address was found by a lookup of a host name, and not configured itself.
     is_resolved: bool,
-    /// Present for `https://` alone.
+    /// TLS settings of the endpoint; `None` unless its URL begins with `https://`.
     pub(super) tls: Option<ClientTls>,
-    /// Whether the last new connection spoke HTTP/1.1.
+    /// Whether the last new connection to this endpoint used HTTP/1.1.
     pub(super) is_http1: AtomicBool,
-    /// Shared with the endpoint of the same address in an earlier snapshot.
+    /// Health of the endpoint, shared with the endpoint of the same address in an earlier snapshot.
     pub(crate) health: Arc<Health>,
 }
 
@@ -55,12 +56,13 @@ impl Endpoint {
         }
     }
 
-    /// The resolved address, if the configuration has a name; `None` if it has the address itself.
+    /// Returns the resolved address if the configuration has a host name; `None` if the address
+    /// itself is configured.
     pub(crate) fn resolved_address(&self) -> Option<SocketAddr> {
         self.socket.filter(|_| self.is_resolved)
     }
 
-    /// The Host of a request that neither the configuration nor a client gives one.
+    /// Returns the Host for a request if neither the configuration nor the client provides a Host.
     pub(super) fn authority(&self) -> HeaderValue {
         authority_of(Some(&self.address))
     }
@@ -79,7 +81,8 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// The authority of an endpoint's address, as a Host; `localhost` for a unix socket.
+/// Returns the authority of an endpoint's address, for use as a Host; `localhost` for a unix
+/// socket.
 pub(super) fn authority_of(address: Option<&config::EndpointAddress>) -> HeaderValue {
     let authority = address.and_then(config::EndpointAddress::authority).unwrap_or("localhost");
     let value = HeaderValue::try_from(authority);
@@ -87,7 +90,8 @@ pub(super) fn authority_of(address: Option<&config::EndpointAddress>) -> HeaderV
     value.unwrap_or_else(|_| HeaderValue::from_static("localhost"))
 }
 
-/// All endpoints of one configured endpoint: one for an address, several for a name.
+/// All endpoints of one configured endpoint: one if an address is configured, several if a host
+/// name is.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
     pub(crate) address: config::EndpointAddress,
@@ -97,7 +101,7 @@ pub(crate) struct EndpointSet {
 
 #[derive(Debug)]
 enum Members {
-    /// The endpoint of an address or of a unix socket.
+    /// The only endpoint, if an IP address or a unix socket is configured.
     Fixed(Arc<Endpoint>),
     Named(Named),
 }
@@ -108,21 +112,21 @@ pub(crate) struct Named {
     host: String,
     port: u16,
     current: ArcSwap<Vec<Arc<Endpoint>>>,
-    /// Result of the last lookup.
+    /// Result of the last lookup of the host name.
     last_look_up: watch::Sender<LookUp>,
-    /// Whether a lookup ahead of the interval was requested, because connecting failed.
+    /// Whether a lookup before the end of the interval was requested, because connecting failed.
     is_look_up_requested: AtomicBool,
     wake: Arc<Notify>,
 }
 
-/// Result of the last lookup of a name.
+/// Result of the last lookup of a host name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LookUp {
-    /// The first lookup has not ended.
+    /// The first lookup of the host name has not ended.
     Pending,
-    /// The resolver returned addresses.
+    /// The resolver returned addresses for the host name.
     Found,
-    /// The resolver returned this error.
+    /// The resolver returned this error for the host name.
     Failed(String),
 }
 
@@ -145,7 +149,7 @@ impl EndpointSet {
         EndpointSet { address: address.clone(), tls: tls.cloned(), members }
     }
 
-    /// The only endpoint, if the configured endpoint needs no lookup.
+    /// Returns the only endpoint, if the configured endpoint needs no lookup.
     pub(super) fn fixed(&self) -> Option<&Arc<Endpoint>> {
         match &self.members {
             Members::Fixed(endpoint) => Some(endpoint),
@@ -157,7 +161,7 @@ impl EndpointSet {
         self.tls.as_ref()
     }
 
-    /// The host name and its addresses, if the configured endpoint needs lookups.
+    /// Returns the host name and its addresses, if the configured endpoint needs lookups.
     pub(crate) fn named(&self) -> Option<&Named> {
         match &self.members {
             Members::Fixed(_) => None,
@@ -165,8 +169,8 @@ impl EndpointSet {
         }
     }
 
-    /// Calls `visit` with each endpoint until one call returns false. Returns whether all returned
-    /// true.
+    /// Calls `visit` with each endpoint until one call returns false. Returns whether all calls
+    /// returned true.
     pub(super) fn visit(&self, mut visit: impl FnMut(&Arc<Endpoint>) -> bool) -> bool {
         match &self.members {
             Members::Fixed(endpoint) => visit(endpoint),
@@ -174,7 +178,7 @@ impl EndpointSet {
         }
     }
 
-    /// All current endpoints of the set.
+    /// Returns all current endpoints of the set.
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         let mut all = Vec::new();
         self.visit(|endpoint| {
@@ -184,18 +188,18 @@ impl EndpointSet {
         all
     }
 
-    /// Whether at least one endpoint is healthy.
+    /// Whether at least one endpoint of the set is healthy.
     pub(super) fn has_healthy(&self) -> bool {
         !self.visit(|endpoint| !endpoint.health.is_healthy())
     }
 
-    /// Whether the endpoint is in the set. A lookup may have removed it.
+    /// Whether the endpoint is in the set. A lookup may have removed the endpoint.
     pub(super) fn contains(&self, endpoint: &Arc<Endpoint>) -> bool {
         !self.visit(|known| !Arc::ptr_eq(known, endpoint))
     }
 
-    /// Applies the result of a lookup of the set's name. Endpoints whose address is in the result
-    /// stay, with their health and connections.
+    /// Applies the result of a lookup of the set's host name. Endpoints whose address is in the
+    /// result keep their health and their connections.
     ///
     /// Returns whether the addresses changed.
     pub(crate) fn apply_look_up(&self, found: io::Result<Vec<IpAddr>>) -> bool {
@@ -235,8 +239,8 @@ impl EndpointSet {
     }
 }
 
-/// The endpoint of a configured address or unix socket. It shares the health of the endpoint
-/// `before`, but no connections: their TLS settings differ.
+/// Makes the endpoint of a configured address or unix socket. The new endpoint shares the health of
+/// the earlier endpoint `before`, but not its connections, because their TLS settings differ.
 fn fixed_endpoint(
     address: &config::EndpointAddress,
     socket: Option<SocketAddr>,
@@ -259,7 +263,7 @@ impl Named {
         tls: Option<&ClientTls>,
         before: Option<&EndpointSet>,
     ) -> Self {
-        // The addresses of the earlier set serve until the next lookup.
+        // The addresses of the earlier set are used until the next lookup.
         let known = before.map(EndpointSet::endpoints).unwrap_or_default();
         let endpoints = known.iter().map(|earlier| {
             let endpoint = Endpoint::new(address, earlier.socket, tls);
@@ -284,12 +288,12 @@ impl Named {
         !self.current.load().is_empty()
     }
 
-    /// The result of the last lookup.
+    /// Returns the result of the last lookup of the host name.
     pub(crate) fn look_up(&self) -> LookUp {
         self.last_look_up.borrow().clone()
     }
 
-    /// The error of the last lookup, if it failed.
+    /// Returns the error of the last lookup of the host name, if the lookup failed.
     pub(crate) fn fault(&self) -> Option<String> {
         match self.look_up() {
             LookUp::Failed(fault) => Some(fault),
@@ -297,27 +301,27 @@ impl Named {
         }
     }
 
-    /// Waits until the first lookup has ended.
+    /// Waits until the first lookup of the host name has ended.
     pub(super) async fn first_look_up(&self) {
         let mut ended = self.last_look_up.subscribe();
         let _sender_lives = ended.wait_for(|ended| *ended != LookUp::Pending).await;
     }
 
-    /// Requests a lookup ahead of the interval.
+    /// Requests a lookup of the host name before the end of the interval.
     pub(super) fn request_look_up(&self) {
         if !self.is_look_up_requested.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
     }
 
-    /// Whether a lookup was requested since the last call.
+    /// Whether a lookup was requested after the previous call of this function.
     pub(crate) fn take_look_up_request(&self) -> bool {
         self.is_look_up_requested.swap(false, Ordering::Relaxed)
     }
 }
 
-/// Sorts addresses for connecting: in the resolver's order (RFC 6724), with IPv6 and IPv4
-/// alternating (RFC 8305, section 4). Duplicates are dropped.
+/// Sorts addresses in the order in which to connect to them: the resolver's order (RFC 6724), with
+/// IPv6 and IPv4 alternating (RFC 8305, section 4). Duplicates are dropped.
 fn in_order(mut found: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     let mut seen = std::collections::HashSet::new();
     found.retain(|ip| seen.insert(*ip));
@@ -335,17 +339,18 @@ fn in_order(mut found: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     .take(MAX_ADDRESSES)
 }
 
-/// All endpoints in use, by upstream and configured endpoint. A reload finds unchanged ones here.
+/// All endpoint sets in use, by the names of the upstream and of the configured endpoint. A reload
+/// finds the sets of unchanged endpoints here.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
     known: Mutex<HashMap<(String, config::EndpointAddress), Arc<EndpointSet>>>,
-    /// Wakes `app::lookups`.
+    /// Wakes `app::lookups` when a lookup is requested.
     pub(crate) wake: Arc<Notify>,
 }
 
 impl Endpoints {
-    /// Returns the set in use of a configured endpoint, or makes a new one. A new one is in use
-    /// only after [`Endpoints::adopt`], since a compiled configuration may still be refused.
+    /// Returns the endpoint set in use for a configured endpoint, or makes a new one. A new set is
+    /// in use only after [`Endpoints::adopt`], because its configuration may still be refused.
     pub(super) fn find_or_make(
         &self,
         upstream: &str,
@@ -360,7 +365,7 @@ impl Endpoints {
         }
     }
 
-    /// Replaces the endpoints in use.
+    /// Replaces the endpoint sets in use.
     pub(crate) fn adopt<'s>(&self, in_use: impl Iterator<Item = (&'s str, &'s Arc<EndpointSet>)>) {
         let adopted =
             in_use.map(|(upstream, set)| ((upstream.to_owned(), set.address.clone()), set.clone())).collect();

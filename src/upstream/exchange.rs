@@ -1,7 +1,8 @@
 //! The result of a request to an upstream: an answer or a failure, independent of the HTTP codec.
 //!
-//! `forward` reads these types. Another codec than hyper would return the same ones.
-//! Invariant: hyper's and h2's types and errors do not leave this room.
+//! `forward` reads these types. If another HTTP codec replaced hyper, it would return the same
+//! types.
+//! Invariant: hyper's and h2's types and errors do not leave the `upstream` module.
 
 use std::error::Error;
 use std::fmt;
@@ -20,7 +21,7 @@ use super::socket::Flooded;
 use super::upload::Upload;
 use crate::protocol::Protocol;
 
-/// An upstream's answer: its head, and the body that follows.
+/// An upstream's answer: its head, and its body, which may still be arriving.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: Parts,
@@ -31,11 +32,11 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     pub(crate) failure: Failure,
-    /// The request, if no byte of it was written.
+    /// The request, if no byte of it was written; `None` otherwise.
     pub(crate) unsent: Option<Box<Request<Upload>>>,
 }
 
-/// The result of sending a request.
+/// Result of sending a request to upstream.
 pub(crate) type Sent = Result<Answer, Unanswered>;
 
 /// The body of an upstream's answer.
@@ -45,24 +46,24 @@ pub(crate) struct Body {
     protocol: Protocol,
 }
 
-/// Reason for which an exchange with an upstream broke.
+/// Reason why an exchange with an upstream broke.
 #[derive(Debug)]
 pub(crate) struct Failure {
     kind: FailureKind,
-    /// The codec's error.
+    /// The HTTP codec's error.
     error: Box<dyn Error + Send + Sync>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FailureKind {
-    /// The upstream's bytes are not HTTP, or exceed a limit.
+    /// Upstream sent bytes that are not HTTP, or that exceed a limit.
     Protocol,
-    /// The upstream did not process the request: it refused the stream, or sent GOAWAY before it
-    /// (RFC 9113, sections 6.8 and 8.7).
+    /// Upstream did not process the request: it refused the HTTP/2 stream, or its GOAWAY excluded
+    /// the stream (RFC 9113, sections 6.8 and 8.7).
     NotProcessed,
-    /// The connection was closed or reset.
+    /// The connection to upstream was closed or reset.
     Closed,
-    /// The answer ended early.
+    /// The answer ended before it was complete.
     Truncated,
     /// Any other failure: the upstream reset the stream, or the request's own body failed.
     Other,
@@ -78,12 +79,13 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = Failure;
 
+    #[inline(always)]
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            // hyper reports a stream that was reset with NO_ERROR as ended.
+            // hyper reports a stream that was reset with NO_ERROR as one that has ended normally.
             Poll::Ready(None) if self.protocol.has_streams() && !self.incoming.is_end_stream() => {
                 Poll::Ready(Some(Err(Failure::truncated())))
             }
@@ -109,12 +111,12 @@ impl Failure {
         Failure { kind: FailureKind::Truncated, error: error.into() }
     }
 
-    /// Whether the upstream broke HTTP, or a limit of its answer's size.
+    /// Whether upstream's answer was not valid HTTP, or exceeded a size limit.
     pub(crate) fn is_protocol_error(&self) -> bool {
         self.kind == FailureKind::Protocol
     }
 
-    /// Whether the answer ended early.
+    /// Whether the answer ended before it was complete.
     pub(crate) fn is_truncation(&self) -> bool {
         self.kind == FailureKind::Truncated
     }
@@ -124,7 +126,8 @@ impl Failure {
         self.kind == FailureKind::NotProcessed
     }
 
-    /// Whether the connection was closed or reset, or the stream refused unprocessed.
+    /// Whether the connection was closed or reset, or the HTTP/2 stream was refused before it was
+    /// processed.
     pub(crate) fn was_closed(&self) -> bool {
         matches!(self.kind, FailureKind::Closed | FailureKind::NotProcessed)
     }
@@ -152,7 +155,7 @@ fn kind_on_http2(error: &h2::Error) -> FailureKind {
     }
 }
 
-/// Whether the upstream sent too many interim answers.
+/// Whether hyper failed because upstream sent too many interim answers (1xx).
 fn is_flood(error: &hyper::Error) -> bool {
     let of_socket = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     of_socket.and_then(io::Error::get_ref).is_some_and(|cause| cause.is::<Flooded>())

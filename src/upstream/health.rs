@@ -1,37 +1,40 @@
-//! Health of an endpoint, passive and active, and its requests in flight.
+//! Health of an endpoint, and its number of requests in flight. Health has a passive and an active
+//! part.
 //!
-//! Passive: an endpoint that no connection can be made to is ejected for a moment, longer each
-//! time. Then one request probes it.
+//! Passive: if no connection can be made to an endpoint, the endpoint is ejected for a short time,
+//! longer after each failure. After that time, one request probes the endpoint.
 //! Active: an endpoint that fails its health checks ([`super::check`]) gets no requests.
-//! Invariant: all state is atomic, since all workers share it; a request takes no lock.
+//! Invariant: a request takes no lock here. All state that it reads is atomic, because all workers
+//! share it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 const FIRST_EJECTION: Duration = Duration::from_millis(100);
-/// Longest ejection. An endpoint that recovers gets requests again within this time.
+/// Longest ejection of an endpoint. An endpoint that recovers gets requests again within this time.
 const LONGEST_EJECTION: Duration = Duration::from_secs(2);
-/// Time after which a probe without a result is given up, and another request may probe.
+/// Time after which a probe without a result is abandoned, so that another request may probe the
+/// endpoint.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Value of `Health::ejected_until` while the endpoint is not ejected.
 const NOT_EJECTED: u64 = 0;
 
-/// The state of one endpoint, shared by all workers.
+/// The health of one endpoint, shared by all workers.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     in_flight: AtomicUsize,
     failures: AtomicU32,
     is_failing_checks: AtomicBool,
-    /// Reason of the failed checks; `None` while they pass.
+    /// Reason why the health checks fail; `None` while they pass.
     check_failure: Mutex<Option<String>>,
-    /// Whether a request or a check has had a result.
+    /// Whether a request to the endpoint or a health check has had a result.
     is_known: AtomicBool,
-    /// End of the ejection in milliseconds since the process's start, or [`NOT_EJECTED`].
+    /// End of the ejection, in milliseconds after the process's start, or [`NOT_EJECTED`].
     ejected_until: AtomicU64,
 }
 
-/// Counts one request as in flight to an endpoint until it is dropped.
+/// Counts one request to an endpoint as in flight until this guard is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlightGuard(Arc<Health>);
 
@@ -42,40 +45,41 @@ impl Drop for InFlightGuard {
 }
 
 impl Health {
-    /// Counts a new request as in flight.
+    /// Counts a new request to the endpoint as in flight.
     pub(crate) fn start_request(self: &Arc<Self>) -> InFlightGuard {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlightGuard(self.clone())
     }
 
-    /// Number of requests in flight.
+    /// Returns the number of requests to the endpoint that are in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether a request or a check has had a result.
+    /// Whether a request to the endpoint or a health check has had a result.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Relaxed)
     }
 
     fn mark_known(&self) {
-        // A load first: the cache line stays shared between workers after the first write.
+        // The flag is loaded before it is stored. Workers then share the cache line, which only the
+        // first store makes exclusive.
         if !self.is_known() {
             self.is_known.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether the endpoint is neither ejected nor failing its health checks.
+    /// Whether the endpoint is not ejected and passes its health checks.
     pub(crate) fn is_healthy(&self) -> bool {
         self.ejected_until.load(Ordering::Relaxed) == NOT_EJECTED && !self.is_failing_checks()
     }
 
-    /// Whether the endpoint is failing its health checks, and so gets no requests.
+    /// Whether the endpoint fails its health checks, and therefore gets no requests.
     pub(crate) fn is_failing_checks(&self) -> bool {
         self.is_failing_checks.load(Ordering::Relaxed)
     }
 
-    /// Records the result of the health checks: the reason of a failure, or `None`. Returns whether
+    /// Records the result of a health check: the reason of a failure, or `None`. Returns whether
     /// the endpoint changed between passing and failing.
     pub(crate) fn record_check(&self, check_failure: Option<String>) -> bool {
         self.mark_known();
@@ -84,20 +88,20 @@ impl Health {
         self.is_failing_checks.swap(is_failing_checks, Ordering::Relaxed) != is_failing_checks
     }
 
-    /// Clears the result of the health checks. Called when the endpoint is checked no longer.
+    /// Clears the result of the health checks. Called when the endpoint is no longer checked.
     pub(crate) fn clear_check(&self) {
         *self.check_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.is_failing_checks.store(false, Ordering::Relaxed);
     }
 
-    /// Reason for which the endpoint gets no requests, if it gets none.
+    /// Returns the reason why the endpoint gets no requests; `None` if it gets requests.
     pub(crate) fn fault(&self) -> Option<String> {
         let check_failure = self.check_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let is_ejected = self.ejected_until.load(Ordering::Relaxed) != NOT_EJECTED;
         check_failure.or_else(|| is_ejected.then(|| "can't be connected to".to_owned()))
     }
 
-    /// Claims the probe of an endpoint whose ejection is over. Returns true for one caller at a
+    /// Claims the probe of an endpoint whose ejection is over. Returns true to one caller at a
     /// time.
     pub(crate) fn try_claim_probe(&self, now: Instant) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);
@@ -109,7 +113,7 @@ impl Health {
     }
 
     /// Records that connecting failed, and ejects the endpoint. Returns the length of the ejection
-    /// if it is a new one.
+    /// if the endpoint was not ejected before.
     pub(crate) fn record_failure(&self, now: Instant) -> Option<Duration> {
         self.mark_known();
         let failures = self.failures.fetch_add(1, Ordering::Relaxed);
@@ -118,7 +122,8 @@ impl Health {
         (before == NOT_EJECTED).then_some(ejection)
     }
 
-    /// Records a connection or an answer. Returns whether the endpoint was ejected before.
+    /// Records that the endpoint accepted a connection or sent an answer. Returns whether the
+    /// endpoint was ejected before.
     pub(crate) fn record_success(&self) -> bool {
         self.mark_known();
         if self.ejected_until.load(Ordering::Relaxed) == NOT_EJECTED {
@@ -129,7 +134,8 @@ impl Health {
     }
 }
 
-/// Milliseconds since the first call in this process, never [`NOT_EJECTED`].
+/// Returns the milliseconds from the first call in this process to `instant`. Never returns
+/// [`NOT_EJECTED`].
 fn millis(instant: Instant) -> u64 {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
     let epoch = *EPOCH.get_or_init(Instant::now);
@@ -158,7 +164,7 @@ mod tests {
         }
         now += LONGEST_EJECTION;
         assert!(health.try_claim_probe(now));
-        // The probe before has had no result.
+        // The previous probe has had no result.
         assert!(health.try_claim_probe(now + PROBE_TIMEOUT));
         assert!(health.record_success() && health.is_healthy());
         assert!(!health.record_success());

@@ -170,6 +170,7 @@ impl ReceivedBody {
         self.replay.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum()
     }
 
+    #[inline(always)]
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             // hyper reports a stream that was reset with NO_ERROR as ended.
@@ -187,6 +188,7 @@ impl Body for ReceivedBody {
     type Data = Bytes;
     type Error = BodyBroken;
 
+    #[inline(always)]
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -258,7 +258,8 @@ async fn an_h2_stream_whose_body_is_still_coming_gets_its_answer_whole() {
             }
             return;
         }
-        // But not for ever; and then it is asked to stop, which does not mean that its request failed (RFC 9113, section 8.1).
+        // But not for ever; and then it is asked to stop, which does not mean that its request
+        // failed (RFC 9113, section 8.1).
         let reset = in_time("reset", std::future::poll_fn(|cx| sender.poll_reset(cx))).await.unwrap();
         assert_eq!(reset, h2::Reason::NO_ERROR, "{path}");
     });

@@ -283,8 +283,8 @@ const NEVER: &[&str] = &[
     "Transfer^Encoding",
 ];
 
-/// Names that say who a client is, or where, which trusted proxies alone may, in their plain spelling: another one is their
-/// client's.
+/// Names that say who a client is, or where, which trusted proxies alone may, in their plain
+/// spelling: another one is their client's.
 const ADDRESSES: &[&str] = &[
     "Remote-User",
     "Remote-Groups",

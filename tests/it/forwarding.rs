@@ -566,8 +566,8 @@ async fn an_upstream_that_answers_to_one_name_is_asked_by_it() {
     assert_eq!(seen.header("x-forwarded-host"), Some("api.example.com"));
 }
 
-/// A client may read nothing of an answer that has begun until all of its request is taken: the request must get on all the
-/// same.
+/// A client may read nothing of an answer that has begun until all of its request is taken: the
+/// request must get on all the same.
 #[tokio::test]
 async fn an_upload_goes_on_while_nobody_reads_the_answer() {
     const ANSWER: usize = 32 * 1024 * 1024;

@@ -1,4 +1,5 @@
-//! Where a message ends (RFC 9112, section 6), through the real binary, in front of an upstream that records what arrived.
+//! Where a message ends (RFC 9112, section 6), through the real binary, in front of an upstream that
+//! records what arrived.
 
 use crate::guard::Outcome::R400;
 use crate::guard::{check, gateway};

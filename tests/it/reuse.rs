@@ -270,7 +270,8 @@ async fn connections_are_kept_behind_bodies_that_have_a_meaning() {
     assert_eq!(upstream.connections(), 3, "a new one behind each that was closed");
 }
 
-/// An upload that upstream begins to read after more than the 45 s for which the kernel waits for a server that is gone.
+/// An upload that upstream begins to read after more than the 45 s for which the kernel waits for a
+/// server that is gone.
 #[tokio::test]
 async fn an_upload_that_upstream_reads_late_arrives() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

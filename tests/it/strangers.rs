@@ -473,8 +473,9 @@ async fn a_drain_waits_for_the_rest_of_an_http2_answer_as_long_as_it_moves() {
     assert_eq!(read, ALL);
 }
 
-/// What was written last is still on its way when the connection ends, and its client acknowledges what it has read so far. A
-/// socket that is closed at once is reset by that, and what is on its way is thrown away.
+/// What was written last is still on its way when the connection ends, and its client acknowledges
+/// what it has read so far. A socket that is closed at once is reset by that, and what is on its way
+/// is thrown away.
 #[tokio::test]
 async fn the_end_of_an_http2_answer_arrives_however_the_connection_is_ended() {
     const LAST: usize = 60_000;

@@ -1,4 +1,4 @@
-//! Names of upstreams, by a resolver of the test's own, through a server that runs.
+//! Tests of upstreams with host names, through a running server whose resolver the test controls.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::hooks::Hooks;
 use crate::net::local::Local;
 
-/// What the test's resolver answers next.
+/// The next answer of the test's resolver.
 type Zone = Arc<Mutex<Result<Vec<&'static str>, &'static str>>>;
 
 struct Running {
@@ -29,12 +29,14 @@ fn zone(addresses: &[&'static str]) -> Zone {
     Arc::new(Mutex::new(Ok(addresses.to_vec())))
 }
 
-/// A server in front of `http://model.test:PORT`, whose addresses the zone has.
+/// Starts a server in front of `http://model.test:PORT`. The zone has the addresses of
+/// `model.test`.
 fn start(zone: &Zone, port: u16, fields: &str) -> Running {
     start_before(zone, &format!("\"http://model.test:{port}\""), fields)
 }
 
-/// A server in front of these endpoints, whose names the zone has. `unknown.test` has no address.
+/// Starts a server in front of these endpoints. The zone has the addresses of `model.test`;
+/// `unknown.test` has no address.
 fn start_before(zone: &Zone, endpoints: &str, fields: &str) -> Running {
     let zone = zone.clone();
     let (refused, other_is_refused) = std::sync::mpsc::channel();
@@ -45,7 +47,7 @@ fn start_before(zone: &Zone, endpoints: &str, fields: &str) -> Running {
             return Err(io::Error::other("no such host"));
         }
         assert_eq!(name, "model.test");
-        // The failure of the other name is reported first.
+        // The lookup of `unknown.test` fails first.
         if let Some(other_is_refused) = other_is_refused.lock().unwrap().take() {
             other_is_refused.recv_timeout(Duration::from_secs(20)).unwrap();
         }
@@ -61,7 +63,7 @@ fn start_before(zone: &Zone, endpoints: &str, fields: &str) -> Running {
     run(&source, Hooks::resolving(resolve))
 }
 
-/// A server of these routes and upstreams, with one worker.
+/// Starts a server with these routes and upstreams, and one worker.
 fn run(source: &str, hooks: Hooks) -> Running {
     let directory = tempfile::tempdir().unwrap();
     let keys = key_file(&directory);
@@ -78,7 +80,7 @@ fn run(source: &str, hooks: Hooks) -> Running {
     Running { address, gateway, _stop: stop, _directory: directory }
 }
 
-/// A key file, since no server starts without one.
+/// Writes a key file. No server starts without one.
 fn key_file(directory: &tempfile::TempDir) -> std::path::PathBuf {
     let (path, hash) = (directory.path().join("keys.yaml"), crate::keys::KeyHash::of(b"nobody").to_stored());
     let keys = format!("keys:\n  - {{id: key_nobody, hash: \"{hash}\", permissions: [read]}}\n");
@@ -87,7 +89,7 @@ fn key_file(directory: &tempfile::TempDir) -> std::path::PathBuf {
 }
 
 impl Running {
-    /// The status of a GET, and the body of its answer.
+    /// Sends a GET, and returns the status and the body of the answer.
     async fn get(&self) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -98,7 +100,7 @@ impl Running {
         (status, answer.split("\r\n\r\n").nth(1).unwrap().to_owned())
     }
 
-    /// Whoever answers, of many requests.
+    /// Sends 40 requests, and returns the addresses of the servers that answered them.
     async fn answering(&self) -> BTreeSet<String> {
         let mut seen = BTreeSet::new();
         for _ in 0..40 {
@@ -127,7 +129,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// A server that answers with its address, and keeps connections.
+/// Starts a server that answers each request with its own address, and keeps connections open.
 async fn serve(ip: &'static str, port: u16) -> u16 {
     let listener = TcpListener::bind((ip, port)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -221,14 +223,15 @@ async fn a_look_up_that_hangs_holds_up_nobody_but_the_first_requests() {
 
 #[tokio::test]
 async fn a_dead_address_does_not_use_up_the_time_to_connect() {
-    // A queue of one, which is full: the kernel drops what else comes.
+    // The accept queue of this socket has one place, which is taken: the kernel drops further
+    // connections.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&"127.0.0.9:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     socket.listen(0).unwrap();
     let port = socket.local_addr().unwrap().as_socket().unwrap().port();
     let _filling = std::net::TcpStream::connect(("127.0.0.9", port)).unwrap();
     serve("127.0.0.1", port).await;
-    // 127.0.0.8 refuses.
+    // Nothing listens on 127.0.0.8, so it refuses connections.
     let zone = zone(&["127.0.0.9", "127.0.0.8", "127.0.0.1"]);
     let running = start(&zone, port, "retries: 0, timeouts: {connect: 30s}");
     let began = Instant::now();

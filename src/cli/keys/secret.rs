@@ -39,7 +39,8 @@ pub(super) fn show_secret(
     written
 }
 
-/// Shows the change to make by hand in a store that can't be written from here. Without a record, the key is to be removed.
+/// Shows the change to make by hand in a store that can't be written from here. Without a record,
+/// the key is to be removed.
 pub(super) fn or_by_hand(
     editor: &Editor,
     record: Option<&KeyRecord>,

@@ -30,7 +30,8 @@ pub(super) enum Format {
     Env,
     /// The entries of nginx `map` blocks: "Bearer token" name;
     Nginx,
-    /// A YAML or JSON list of objects with `key` or `token`, and `key_alias`, `rpm_limit`, `max_parallel_requests`, `expires`
+    /// A YAML or JSON list of objects with `key` or `token`, and `key_alias`, `rpm_limit`,
+    /// `max_parallel_requests`, `expires`
     Litellm,
     /// Kong's declarative configuration: consumers with `keyauth_credentials`
     Kong,
@@ -45,7 +46,8 @@ pub(super) enum Format {
 pub(super) struct Options<'a> {
     /// The variables of a `.env` to import; if there are none, those with names such as `…_API_KEY`.
     pub(super) variables: &'a [String],
-    /// Whether the imported keys are narrowed to named routes. Then a key may come from a list for one route of several.
+    /// Whether the imported keys are narrowed to named routes. Then a key may come from a
+    /// list for one route of several.
     pub(super) names_routes: bool,
 }
 

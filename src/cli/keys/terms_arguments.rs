@@ -18,7 +18,8 @@ pub(super) struct TermsArguments {
     /// How long the key lives, as in 90d
     #[arg(long, value_name = "DURATION")]
     expires_in: Option<String>,
-    /// A rate limit, as in 600/1m or 600/1m/60 with a burst; may be given several times; `none`: the configuration's defaults do not apply
+    /// A rate limit, as in 600/1m or 600/1m/60 with a burst; may be given several
+    /// times; `none`: the configuration's defaults do not apply
     #[arg(long, value_name = "N/TIME")]
     rate: Vec<String>,
     /// How many requests of the --rate may come at once

@@ -1,4 +1,4 @@
-//! A file of lines, read in blocks of whole lines.
+//! Reads a file in blocks of whole lines.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,12 +8,12 @@ use crate::bom;
 use crate::config::fault::{Fault, Position};
 use crate::key_store::file::{open, unreadable};
 
-/// The longest line in bytes.
+/// The length of the longest accepted line, in bytes.
 pub(crate) const MAX_LINE: usize = 64 * 1024;
-/// What a thread reads at a time.
+/// How many bytes a thread reads at a time.
 pub(crate) const BLOCK: usize = 1024 * 1024;
-/// Calls `take` with the number and the text of every line that is not blank, until it returns
-/// false.
+/// Calls `take` with the number and the trimmed text of every line that is not blank, until `take`
+/// returns false.
 pub(crate) fn each_line(path: &Path, mut take: impl FnMut(usize, &[u8]) -> bool) -> Result<(), Fault> {
     each_raw_line(path, |number, line| {
         let line = line.trim_ascii();
@@ -21,8 +21,8 @@ pub(crate) fn each_line(path: &Path, mut take: impl FnMut(usize, &[u8]) -> bool)
     })
 }
 
-/// Calls `take` with the number and the bytes of every line, its end included, until it returns
-/// false.
+/// Calls `take` with the number and the bytes of every line, including its line break, until `take`
+/// returns false.
 pub(crate) fn each_raw_line<E: From<Fault>>(
     path: &Path,
     mut take: impl FnMut(usize, &[u8]) -> Result<bool, E>,
@@ -39,7 +39,7 @@ pub(crate) fn each_raw_line<E: From<Fault>>(
     Ok(())
 }
 
-/// The lines of a block, with their ends.
+/// Returns the lines of a block, each including its line break.
 pub(crate) fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = block;
     std::iter::from_fn(move || {
@@ -50,11 +50,11 @@ pub(crate) fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A file in blocks of whole lines.
+/// A file that is read in blocks of whole lines.
 pub(crate) struct Blocks<'p> {
     path: &'p Path,
     file: File,
-    /// The beginning of a line whose end is not read yet.
+    /// The beginning of a line whose end has not been read yet.
     rest: Vec<u8>,
     /// How many bytes are read at a time.
     step: usize,
@@ -67,8 +67,8 @@ impl<'p> Blocks<'p> {
         Ok(Blocks { path, file: open(path)?, rest: Vec::new(), step, line: 1 })
     }
 
-    /// Replaces the content of `block` by the next lines, and returns the number of the first;
-    /// `None` at the end.
+    /// Replaces the content of `block` by the next lines, and returns the number of the first of
+    /// these lines; `None` at the end of the file.
     pub(crate) fn next(&mut self, block: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
         std::mem::swap(block, &mut self.rest);
         self.rest.clear();

@@ -1,4 +1,5 @@
-//! Decodes a line exactly, as an entry of any other store: with the positions of all faults.
+//! Decodes a line with the decoder of all kinds of store, which reports the positions of all
+//! faults.
 
 use std::path::Path;
 use std::str;
@@ -12,7 +13,8 @@ use crate::key_store::decode::{self, Unique};
 use crate::key_store::settle::Unread;
 use crate::keys::record::KeyRecord;
 
-/// Decodes a line. `unique`: the values of earlier lines that may appear once.
+/// Decodes a line. `unique` has the ids, names and hashes of earlier lines, which this line may not
+/// repeat.
 pub(super) fn decode(
     path: &Path,
     number: usize,
@@ -38,7 +40,8 @@ pub(super) fn decode(
     })
 }
 
-/// Decodes a line by itself. Values that it shares with other lines are found elsewhere.
+/// Decodes a line without comparing it to other lines. The caller looks for shared ids, names and
+/// hashes.
 pub(super) fn decode_alone(path: &Path, number: usize, line: &[u8]) -> Result<KeyRecord, Unread> {
     decode(path, number, line, &mut Unique::default())
 }

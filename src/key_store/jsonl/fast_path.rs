@@ -1,4 +1,5 @@
-//! The fast path of a line: its fields without their positions, and its terms as text.
+//! The fast path, which parses a line's fields without their positions, and leaves the key's terms
+//! as text.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -19,7 +20,8 @@ use crate::keys::record::is_label;
 use crate::keys::token::is_key_id;
 use crate::keys::{Draft, KeyHash, Permission, Permissions, Terms};
 
-/// A line's fields. Those of a key's [`Terms`] are text: few keys have any, or many have the same.
+/// The fields of a line. The fields of the key's [`Terms`] are left as text: few keys have terms,
+/// or many keys have the same.
 #[derive(Default)]
 pub(super) struct Line<'a> {
     id: Option<Text<'a>>,
@@ -27,16 +29,16 @@ pub(super) struct Line<'a> {
     hash: Option<Text<'a>>,
     permissions: Option<PermissionNames>,
     created_at: Option<Option<Text<'a>>>,
-    // Null is a fault here, which the exact decoder reports.
+    // A null is an error here, and the exact decoder then reports it as a fault.
     expires_at: Option<Text<'a>>,
     disabled: Option<bool>,
-    /// The fields of its terms with their text, in the order of the line.
+    /// The fields of the key's terms with their text, in the order of the line.
     terms: SmallVec<[(&'static str, &'a RawValue); 4]>,
-    /// Fields that are checked, and not kept.
+    /// The names of fields that are checked, and whose values are not stored.
     for_people: SmallVec<[&'static str; 2]>,
 }
 
-/// Text, borrowed where it has no escape in it.
+/// Text that is borrowed from the line, or owned if it contains an escape.
 #[derive(Deserialize, PartialEq, Eq, Hash)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -73,8 +75,8 @@ impl<'de> Deserialize<'de> for Line<'de> {
     }
 }
 
-/// The name of a field. Those that every key may have are matched by constants, since there may be
-/// millions.
+/// The name of a field. The fields that every key may have are variants of their own, matched
+/// without a search: a file may have millions of fields.
 enum FieldName {
     Id,
     Label,
@@ -118,7 +120,7 @@ impl<'de> Deserialize<'de> for FieldName {
     }
 }
 
-/// Reads a field, if it is the first of its name.
+/// Parses a field. A second field of the same name is an error.
 fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     slot: &mut Option<T>,
     map: &mut A,
@@ -130,7 +132,8 @@ fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
 }
 
 impl<'a> Line<'a> {
-    /// Reads a field that few keys have. Others than terms and pairs are left to the exact decoder.
+    /// Parses a field that few keys have: a term, or pairs of text. Any other field is left to the
+    /// exact decoder.
     fn take_other<A: MapAccess<'a>>(&mut self, field: &'static Field, map: &mut A) -> Result<(), A::Error> {
         let is_new = match field.form {
             _ if field.is_term() => {
@@ -153,19 +156,19 @@ impl<'a> Line<'a> {
         if is_new { Ok(()) } else { Err(A::Error::custom("for the exact decoder")) }
     }
 
-    /// Puts the text of the key's terms into `text`. Returns whether it has any.
+    /// Writes the text of the key's terms into `text`. Returns whether the key has any terms.
     pub(super) fn terms_text(&self, text: &mut String) -> bool {
         text.clear();
         for (name, value) in &self.terms {
             text.push_str(name);
             text.push_str(value.get());
-            // No value contains a line break.
+            // A line break separates the terms, because no value contains one.
             text.push('\n');
         }
         !self.terms.is_empty()
     }
 
-    /// The key; `None` if a field is at fault.
+    /// Returns the key's fields; `None` if a field is at fault.
     pub(super) fn draft(
         &self,
         terms: Option<Arc<Terms>>,
@@ -194,7 +197,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Names and values, without duplicate names. Nothing is kept of them.
+/// A map of names to text, checked for duplicate names. The content is not stored.
 struct Pairs;
 
 impl<'de> Deserialize<'de> for Pairs {
@@ -223,7 +226,7 @@ impl<'de> Deserialize<'de> for Pairs {
     }
 }
 
-/// Permissions by their names.
+/// Permissions, parsed from a list of their names.
 #[derive(Clone, Copy)]
 struct PermissionNames(Permissions);
 
@@ -252,7 +255,8 @@ impl<'de> Deserialize<'de> for PermissionNames {
     }
 }
 
-/// Parses instants, and remembers the last one: many lines in a row have the same.
+/// Parses instants, and remembers the last one, because many successive lines have the same
+/// instant.
 #[derive(Default)]
 pub(crate) struct Instants {
     text: String,
@@ -260,7 +264,7 @@ pub(crate) struct Instants {
 }
 
 impl Instants {
-    /// The instant in `text`; `None` if it is none.
+    /// Parses the instant in `text`; `None` if `text` is not an instant.
     fn read(&mut self, text: &str) -> Option<Timestamp> {
         if self.instant.is_none() || self.text != text {
             text.clone_into(&mut self.text);
@@ -270,8 +274,8 @@ impl Instants {
     }
 }
 
-/// Whether a line may have one of these labels. It is not decoded whole, since it may be one of a
-/// million.
+/// Whether a line may have one of these labels. Only a few fields are parsed, because the file may
+/// have a million lines.
 pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) -> bool {
     #[derive(Deserialize)]
     struct Named<'a> {
@@ -280,7 +284,7 @@ pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) ->
         #[serde(borrow)]
         name: Option<Text<'a>>,
     }
-    // A hash may be written with escapes.
+    // A hash may be written with JSON escapes, so its text can't be found directly.
     if memchr::memchr(b'\\', line).is_some() {
         return true;
     }
@@ -290,8 +294,8 @@ pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) ->
         || Claim::of_line(line).hashes.iter().any(|hash| labels.contains(&hash.head()))
 }
 
-/// Whether a line is of the key with this id or name. It is not decoded whole, since it may be one
-/// of a million.
+/// Whether a line describes the key with this id or name. Only these two fields are parsed, because
+/// the file may have a million lines.
 pub(crate) fn is_of(line: &[u8], key: &str) -> bool {
     #[derive(Deserialize)]
     struct Labels<'a> {

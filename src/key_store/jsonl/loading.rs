@@ -1,5 +1,5 @@
-//! Loads lines into a set: unchanged ones by their fingerprint, others by the fast path or the
-//! exact decoder.
+//! Loads lines into a set: unchanged lines by their fingerprints, all others by the fast path or
+//! the exact decoder.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -19,33 +19,34 @@ use crate::key_store::claim::Claim;
 use crate::key_store::reading::{AtFault, Pace};
 use crate::keys::{KeyHash, KeyRecord, Terms};
 
-/// How many faults are reported. A file that has to be good as a whole is read no further after
-/// them.
+/// How many faults are reported. After this many faults, a file that must be good as a whole is not
+/// read further.
 pub(super) const MAX_FAULTS: usize = 100;
-/// After this much work, the thread sleeps for as long. A request waits for that at most, not for a
-/// time slice of the system.
+/// After this much work, a background thread sleeps for the same time. A request waits for the
+/// processor at most this long, and not for a whole time slice of the system.
 const STRETCH: Duration = Duration::from_micros(200);
-/// After this long, the thread stops sleeping: the change has to be live soon.
+/// After this long, a background thread stops sleeping, because the change has to be in service
+/// soon.
 const BACKGROUND_TIME: Duration = Duration::from_millis(1200);
-/// What a hash begins with.
+/// The text with which a stored hash begins.
 const HASH_START: &[u8] = b"sha256:";
-/// How many different terms are remembered by their text.
+/// How many different texts of terms are remembered.
 const MAX_TERMS: usize = 10_000;
 
-/// The findings of all threads beside good lines.
+/// What the threads found in a file in addition to good lines.
 #[derive(Debug, Default)]
 pub(super) struct Read {
     /// How many lines are not blank.
     pub(super) lines: usize,
-    /// A line at fault is a JSON object.
+    /// Whether any line at fault is a JSON object.
     pub(super) has_entries: bool,
-    /// The last line is incomplete: the file was being written, or it is truncated.
+    /// Whether the last line is incomplete, because the file was being written or is truncated.
     pub(super) is_cut: bool,
     /// The reason why the file was not read to its end.
     pub(super) unreadable: Option<Fault>,
-    /// The first faults.
+    /// The first faults that were found.
     pub(super) faults: Vec<Fault>,
-    /// The number of each line that does not count, and its claim.
+    /// The number of each line that is not used, and the claim of that line.
     pub(super) claims: Vec<(usize, Claim)>,
 }
 
@@ -63,7 +64,7 @@ impl Read {
         self.faults.len() >= MAX_FAULTS
     }
 
-    /// At most [`MAX_FAULTS`] faults, in the order of the file.
+    /// Returns at most [`MAX_FAULTS`] faults, in the order of the file.
     pub(super) fn sorted(&self) -> Vec<Fault> {
         let mut faults = Faults::sorted(self.faults.clone()).0;
         faults.truncate(MAX_FAULTS);
@@ -71,16 +72,16 @@ impl Read {
     }
 }
 
-/// One thread's part of a set, and its state while it reads lines.
+/// The part of a set that one thread builds, and the thread's state while it reads lines.
 pub(super) struct Loading<'e, B> {
     pub(super) builder: B,
     at_fault: AtFault,
-    /// Lines that are good by themselves and do not count.
+    /// The numbers of lines that are good by themselves but are not used.
     excluded: &'e HashSet<usize>,
     read: Read,
     /// The terms of earlier lines, by their text.
     terms: HashMap<String, Option<Arc<Terms>>>,
-    /// A buffer for the text of terms.
+    /// A buffer for the text of a key's terms.
     text: String,
     created_at: Instants,
     expires_at: Instants,
@@ -104,8 +105,8 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         }
     }
 
-    /// Reads blocks to the end of the file. Where all lines have to be good, many faults of any
-    /// thread end it as well.
+    /// Reads blocks to the end of the file. If the file must be good as a whole, reading also stops
+    /// when the threads have found [`MAX_FAULTS`] faults.
     pub(super) fn run(
         mut self,
         path: &Path,
@@ -164,7 +165,7 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         match decode_alone(path, number, line) {
             Ok(record) => self.take_record(&record, line, fingerprint),
             Err(unread) => {
-                // Only the last line of a file may have no end.
+                // Only the last line of a file can lack a line break.
                 self.read.has_entries |= unread.is_entry;
                 self.read.is_cut |= !with_end.ends_with(b"\n") && is_cut(line);
                 if !self.read.is_full() {
@@ -175,7 +176,8 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         }
     }
 
-    /// Takes a line that has not changed, without decoding it: most of a million have not.
+    /// Adds the key of an unchanged line without decoding the line. Most of a million lines are
+    /// unchanged.
     fn keep(&mut self, line: &[u8], fingerprint: u64) -> bool {
         if self.builder.keep_next(fingerprint) {
             return true;
@@ -185,7 +187,7 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         text.and_then(KeyHash::parse).is_some_and(|hash| self.builder.keep(&hash, fingerprint))
     }
 
-    /// Takes a line by the fast path, if it can.
+    /// Adds the key of a line if the fast path can decode the line. Returns whether it could.
     pub(super) fn take_fast(&mut self, line: &[u8], fingerprint: u64) -> bool {
         let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return false };
         let terms = match line.terms_text(&mut self.text) {
@@ -202,8 +204,8 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         true
     }
 
-    /// Takes a record of the exact decoder, and remembers its terms, so that similar lines can take
-    /// the fast path.
+    /// Adds the key that the exact decoder returned for a line, and remembers the key's terms, so
+    /// that the fast path can decode similar lines.
     pub(super) fn take_record(&mut self, record: &KeyRecord, line: &[u8], fingerprint: u64) {
         let draft = record.draft();
         if record.terms.previous.is_empty()

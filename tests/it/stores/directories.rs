@@ -11,8 +11,9 @@ use crate::harness::until;
 /// Well under `keys.watch.poll`, at which everything is seen.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Waits until a look that an earlier change caused is over, so that the next change has to be noticed by itself. Nothing
-/// that a client can ask for says when the server has looked and found no change.
+/// Waits until a look that an earlier change caused is over, so that the next change has to be
+/// noticed by itself. Nothing that a client can ask for says when the server has looked and found
+/// no change.
 async fn hints_are_over() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
