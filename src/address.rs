@@ -1,10 +1,12 @@
-//! Addresses by host (an IPv4 address, a /64 of IPv6), and as text.
+//! IP addresses: the host that an address identifies (an IPv4 address, a /64 of IPv6), and
+//! addresses as text.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The part of an address that identifies its host. IPv6 is cut to its /64, since one host may use
-/// any of the 2^64 addresses in it. An IPv4 address stays as it is, in either form.
+/// Returns the part of an address that identifies its host. An IPv6 address is cut to its /64,
+/// because one host may use any of the 2^64 addresses in it. An IPv4 address stays whole, also when
+/// it is given in its IPv6 form (`::ffff:192.0.2.1`).
 pub(crate) fn host_part(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
@@ -12,7 +14,8 @@ pub(crate) fn host_part(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Writes an address as text, without `format!`: each request and each connection has one.
+/// Writes an address as text, without `format!` for speed: each request and each connection has an
+/// address.
 pub(crate) fn write_to(out: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(address) = address else {
         // Writing to a Vec does not fail.

@@ -1,8 +1,8 @@
 //! The admin listener: probes, metrics, and the JSON API that `openapi.json` describes.
 //!
-//! Probes are open to all and report only their state. Reading needs no credential on loopback, and
-//! one elsewhere. A change needs one everywhere: the token of `admin.token_file`, or a key with
-//! `admin`.
+//! Probes need no credential, and report only whether the process lives or is ready. Other reads
+//! need a credential, except on loopback and on unix sockets. A change always needs one: the token
+//! of `admin.token_file`, or a key with the permission `admin`.
 
 mod access;
 mod answer;
@@ -57,15 +57,16 @@ use changes::Change;
 use path::{AdminPath, Probe};
 use state::Admin;
 
-/// Connections at once: probes need few, and the rest of the descriptors is for the data path.
+/// Maximum number of open connections. Probes need few; the other file descriptors are for the data
+/// path.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Pause after an error of accept, most likely for want of descriptors.
+/// Pause after a failed accept, whose most likely cause is a lack of file descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves until the process ends: `/livez` answers to the last, and `/readyz` reports when traffic
-/// should go elsewhere.
+/// Serves the admin listener until the process ends, also during a drain: `/livez` succeeds to the
+/// end, and `/readyz` tells when traffic should go elsewhere.
 pub(crate) async fn serve(bound: Bound, admin: Admin) {
     let local = bound.local().clone();
     let admin = Arc::new(admin);
@@ -78,7 +79,8 @@ pub(crate) async fn serve(bound: Bound, admin: Admin) {
 
 async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
     let mut visits = Visits::default();
-    // A unix socket is as near as loopback; its file's permissions decide who may reach it.
+    // A unix socket counts as local, like loopback: the permissions of its file decide who can
+    // connect.
     let is_local = match bound.local() {
         Local::Tcp(address) => address.ip().is_loopback(),
         Local::Unix(_) => true,
@@ -99,7 +101,7 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
             visits.add(Visit { task: visit.abort_handle(), activity, host: peer.map(host_part) });
             Ok(())
         });
-        // A failed connection does not end the listener.
+        // An error of one accept does not end the listener.
         if taken.is_err() {
             tokio::time::sleep(ACCEPT_BACKOFF).await;
         }
@@ -114,15 +116,15 @@ struct Visits(VecDeque<Visit>);
 struct Visit {
     task: AbortHandle,
     activity: Arc<ConnectionActivity>,
-    /// The client's host; `None` behind a unix socket.
+    /// The client's host; `None` on a unix socket.
     host: Option<IpAddr>,
 }
 
 impl Visits {
-    /// Adds a connection. Past the maximum, one from the address with the most connections ends:
-    /// the oldest without a request, else the oldest. An address that floods the listener pushes
-    /// out its own connections, and open connections from any number of addresses keep no new probe
-    /// waiting.
+    /// Adds a connection. If there are too many then, one connection of the address with the most
+    /// connections is closed: its oldest without a request, else its oldest. An address that floods
+    /// the listener loses its own connections, and a new probe never waits for open connections,
+    /// however many addresses they come from.
     fn add(&mut self, visit: Visit) {
         self.0.retain(|visit| !visit.task.is_finished());
         self.0.push_back(visit);
@@ -154,7 +156,8 @@ where
         async move {
             let in_service = activity.begin(!request.body().is_end_stream());
             let response = visitor.answer(request).await;
-            // The request is in service for as long as its answer lasts.
+            // The body keeps `in_service`, so that the request counts as in service until its
+            // answer ends.
             response.map(|body| body.map_frame(move |frame| (frame, &in_service).0))
         }
     });
@@ -184,11 +187,11 @@ impl Visitor {
         let is_page = matches!(AdminPath::find(parts.uri.path()), Some(AdminPath::Page));
         let mut response = answer.unwrap_or_else(|denial| denial.into_http().map(whole));
         if is_page && response.status() == StatusCode::UNAUTHORIZED {
-            // Makes a browser ask for the credential.
+            // This header makes a browser ask its user for the credential.
             response.headers_mut().append(WWW_AUTHENTICATE, page::BASIC);
         }
         response.headers_mut().insert(X_REQUEST_ID, request_id);
-        // No page of another site can use the answer.
+        // The following headers keep pages of other sites from using the answer.
         response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let policy = HeaderName::from_static("cross-origin-resource-policy");
         response.headers_mut().insert(policy, HeaderValue::from_static("same-origin"));
@@ -277,7 +280,7 @@ impl Visitor {
         }
     }
 
-    /// Runs a slow function where it blocks no other request.
+    /// Runs a slow function on a thread where it blocks no other request.
     async fn aside<T: Send + 'static>(
         &self,
         view: impl FnOnce(&Admin) -> Result<T, Denial> + Send + 'static,
@@ -288,7 +291,7 @@ impl Visitor {
     }
 }
 
-/// The outcome of a reload: 200 where nothing was refused.
+/// Returns the answer to a reload: 200 if no part was refused.
 fn reload_outcome(report: &Report) -> Result<Response<AdminBody>, Denial> {
     let parts: serde_json::Map<String, Value> =
         report.parts.iter().map(|(part, outcome)| (part.name().to_owned(), json!(outcome.name()))).collect();
@@ -308,7 +311,7 @@ fn reload_outcome(report: &Report) -> Result<Response<AdminBody>, Denial> {
     Ok(data(&Value::Object(outcome)))
 }
 
-/// The document that describes the API (OpenAPI 3.1).
+/// Returns the document that describes the API (OpenAPI 3.1).
 fn openapi() -> String {
     include_str!("admin/openapi.json").replace("\"0.0.0\"", concat!("\"", env!("CARGO_PKG_VERSION"), "\""))
 }

@@ -1,10 +1,10 @@
-//! Spans of time for people.
+//! Formats spans of time for people.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// The distance of `then`, such as `in 3d` and `5m ago`.
+/// Formats the distance of `then` from `now`, such as `in 3d` or `5m ago`.
 pub(crate) fn ahead_or_ago(now: Timestamp, then: Timestamp) -> String {
     match Duration::try_from(then.duration_since(now)) {
         Ok(ahead) => format!("in {}", span(ahead)),
@@ -12,7 +12,7 @@ pub(crate) fn ahead_or_ago(now: Timestamp, then: Timestamp) -> String {
     }
 }
 
-/// A duration in its largest unit.
+/// Formats a duration in its largest unit, such as `3d`.
 pub(crate) fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {

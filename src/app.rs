@@ -408,7 +408,7 @@ impl Prepared {
         Self::new(config, id_secret::for_check(&config.keys), clock)
     }
 
-    /// Returns the number of secrets of all keys.
+    /// Returns the number of secrets that the keys have.
     pub(crate) fn secrets(&self) -> usize {
         self.keys.len()
     }

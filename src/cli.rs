@@ -1,4 +1,4 @@
-//! The command line.
+//! Parses the command line and runs the command.
 //!
 //! Exit codes: 0 success, 1 failure, 2 wrong usage, 78 faults in files (`EX_CONFIG` of sysexits).
 
@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
                        standard input";
         return complain(message, 2);
     }
-    // clap exits by itself: 0 for --help, 2 for wrong usage.
+    // clap ends the process itself for `--help` (exit code 0) and for wrong usage (exit code 2).
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Run(run) => run.execute(),
@@ -103,7 +103,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints the manual page of all commands.
+/// Prints one manual page that describes all commands.
 fn manual() -> Result<(), Failure> {
     let mut text = Vec::new();
     let mut command = Arguments::command();

@@ -1,16 +1,16 @@
-//! The configuration: its sections, and how a file is read.
+//! The configuration: the sections of its file, and their decoder.
 //!
 //! | files | contents |
 //! |---|---|
 //! | `document.rs` | a whole configuration, and [`Config::load`] |
-//! | `listener.rs`, `keys.rs`, `limits.rs`, … | the sections: fields, defaults, decoders, documentation |
-//! | `section.rs`, `field.rs`, `form.rs` | the language that sections are described in |
-//! | `tree.rs`, `decode.rs`, `fault.rs` | trees, their decoder, and faults; for key files, too |
+//! | `listener.rs`, `keys.rs`, `limits.rs`, … | sections: fields, defaults, decoders, docs |
+//! | `section.rs`, `field.rs`, `form.rs` | the macro `section!`, and the fields and forms for it |
+//! | `tree.rs`, `decode.rs`, `fault.rs` | trees, decoders, faults; for key files, as well |
 //! | `presets.rs` | the built-in sets of routes |
 //! | `schema.rs` | the JSON Schema |
 //!
-//! A file here uses others by their own paths, never by the names that this one re-exports: so there
-//! is no circle of files.
+//! Files in `config/` import each other by path (`crate::config::fault::Fault`), never by the names
+//! that this file re-exports. This way no files import each other in a circle.
 
 mod address;
 mod admin;

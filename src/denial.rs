@@ -1,7 +1,7 @@
 //! Every answer that bearward itself makes.
 //!
-//! `answer` has the type and its forms, `messages` the text of each, `code` the public codes, and
-//! `catalogue` what each code means and what to do about it.
+//! `answer` defines the type of an answer and its forms, `messages` the text of each answer, `code`
+//! the public codes, and `catalogue` what each code means and what to do about it.
 
 mod answer;
 pub(crate) mod catalogue;

@@ -1,14 +1,14 @@
-//! SHA-256 (FIPS 180-4) and HMAC with it (RFC 2104), by the library that TLS uses.
+//! Computes SHA-256 (FIPS 180-4) and HMAC-SHA-256 (RFC 2104), with the library that TLS uses.
 
 use aws_lc_rs::digest::{self, Context, SHA256};
 use aws_lc_rs::hmac;
 
-/// The digest of `bytes`.
+/// Returns the SHA-256 digest of `bytes`.
 pub(crate) fn sha256(bytes: impl AsRef<[u8]>) -> [u8; 32] {
     sized(digest::digest(&SHA256, bytes.as_ref()))
 }
 
-/// A digest of bytes that come in parts.
+/// A SHA-256 digest of bytes that come in parts.
 pub(crate) struct Sha256(Context);
 
 impl Sha256 {
@@ -25,7 +25,7 @@ impl Sha256 {
     }
 }
 
-/// A secret for HMACs.
+/// A secret key for HMACs.
 pub(crate) struct HmacKey(hmac::Key);
 
 impl HmacKey {
@@ -33,7 +33,7 @@ impl HmacKey {
         HmacKey(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 
-    /// The HMAC of these parts, concatenated.
+    /// Returns the HMAC of the concatenated parts.
     pub(crate) fn sign(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.0);
         parts.iter().for_each(|part| context.update(part));
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn it_is_hmac_sha_256() {
-        // RFC 4231, section 4.3.
+        // The test vector of RFC 4231, section 4.3.
         let signed = HmacKey::new(b"Jefe").sign(&[b"what do ya want ", b"for nothing?"]);
         assert_eq!(signed[..8], [0x5b, 0xdc, 0xc1, 0x46, 0xbf, 0x60, 0x75, 0x4e]);
     }

@@ -1,19 +1,20 @@
-//! Names of headers that servers take for each other.
+//! Folds names of headers that servers treat as the same name.
 //!
-//! CGI and its successors make variables of names, in which every byte but a letter or a digit is
-//! `_`; some gateways change it to `-` again. Two names fold to the same if they are equal once
-//! each such byte is a `-`.
+//! CGI and its successors turn names of headers into names of variables, in which every byte that
+//! is no letter or digit is `_`; some gateways change `_` to `-` again. Two names fold to the same
+//! name if they are equal after each byte that is no letter or digit is replaced by `-`.
 
 use http::HeaderName;
 
-/// Whether a name has only letters, digits and `-`, as nearly all have: it folds to itself.
+/// Whether a header's name has only letters, digits and `-`, as nearly all names have. Such a name
+/// folds to itself.
 #[allow(clippy::indexing_slicing, reason = "a byte is less than the table is long")]
 pub(crate) fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| PLAIN[usize::from(byte)])
 }
 
-/// The plain bytes. Each name of each request is checked, and a table takes a third of the time of
-/// comparisons.
+/// The bytes of plain names: letters, digits and `-`. Each name of each request is checked, and a
+/// table takes a third of the time of comparisons.
 const PLAIN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -27,13 +28,13 @@ const PLAIN: [bool; 256] = {
     table
 };
 
-/// The folded name.
+/// Returns the folded name of a header.
 pub(crate) fn folded(name: &HeaderName) -> HeaderName {
     if is_plain(name.as_str()) {
         return name.clone();
     }
     let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
     let text: Vec<u8> = name.as_str().bytes().map(fold).collect();
-    // Letters, digits and `-` always make a name.
+    // Letters, digits and `-` always form a valid name.
     HeaderName::from_bytes(&text).unwrap_or_else(|_| name.clone())
 }

@@ -1,9 +1,9 @@
 //! Forwarding: sends a permitted request to its upstream, and returns the answer unbuffered.
 //!
 //! Called by `proxy` with a [`Permit`], which `gate` alone can make.
-//! Invariants: a request is sent again only if not one byte of it was written, or once if it is
+//! Invariants: a request is sent again only if no byte of it was written, or once if it is
 //! idempotent, has no body, and its connection was closed without an answer. The path that is sent
-//! is the one that was authorized.
+//! is the path that was authorized.
 
 mod answer;
 pub(crate) mod body;
@@ -44,17 +44,17 @@ use sending::{Exchange, usually_has_body};
 use tunnel::Tunnel;
 use upgrade::Upgrade;
 
-/// Upstream's answer to a forwarded request.
+/// Upstream's response to a forwarded request.
 #[derive(Debug)]
 pub(crate) enum Forwarded {
-    /// An answer and its body.
+    /// An HTTP answer and its body.
     Answer(Response<ResponseBody>),
-    /// A switch to the protocol that the client requested: the head of the 101, and the tunnel
-    /// behind it.
+    /// A switch to the protocol that the client requested: the head of the 101 answer, and the
+    /// tunnel that follows it.
     Tunnel(Response<()>, Box<Tunnel>),
 }
 
-/// A permitted request, with all that forwarding it needs.
+/// A permitted request, with everything that is needed to forward it.
 #[derive(Debug)]
 pub(crate) struct PermittedRequest<'a> {
     pub(crate) permit: Permit,
@@ -64,7 +64,8 @@ pub(crate) struct PermittedRequest<'a> {
     /// Activity of the client's connection.
     pub(crate) activity: &'a Arc<ConnectionActivity>,
     pub(crate) upgrade: Option<Upgrade>,
-    /// Where open answers end with their key. The second waiter cuts clients that never poll the body.
+    /// Two waiters for the end of the request's key, if `keys.cut_open_streams` is set or the
+    /// request has no key. The second waiter cuts clients that never poll the body.
     pub(crate) revocations: Option<(Revocation, Revocation)>,
     pub(crate) target: &'a Target,
     pub(crate) origin: Origin<'a>,
@@ -78,8 +79,8 @@ pub(crate) struct PermittedRequest<'a> {
 ///
 /// # Errors
 ///
-/// 401 if the key ends meanwhile; 408, 413 or 400 for the request's body; 502, 503 or 504 for
-/// upstream.
+/// 401 if the key ends while the request is forwarded; 408, 413 or 400 because of the request's
+/// body; 502, 503 or 504 because of upstream.
 pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded, Denial> {
     let PermittedRequest {
         permit,
@@ -115,7 +116,7 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         times.ready = Some(Instant::now());
         let sent = {
             let mut sending = pin!(exchange.send(&mut request, pool, &mut times.connecting, &mut alarm));
-            // The request ends with its key.
+            // The request is aborted as soon as its key ends.
             poll_fn(|cx| match revocation.as_mut().map(|revocation| revocation.poll(cx)) {
                 Some(Poll::Ready(ended)) => Poll::Ready(Err(revoked(&permit, ended, &progress))),
                 _ => sending.as_mut().poll(cx),
@@ -129,8 +130,8 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         return tunnelled(head, lease, permit, upgrade, revocation);
     }
     answer::check(&head, &upstream)?;
-    // After an HTTP/1.0 answer hyper speaks HTTP/1.0 on the connection, which can't carry a body of
-    // unknown length.
+    // After an HTTP/1.0 answer, hyper speaks HTTP/1.0 on the connection. HTTP/1.0 can't carry a
+    // request body of unknown length.
     if Protocol::from(head.version) == Protocol::Http10 || answer::may_be_followed_by_a_body(&head) {
         lease.forbid_reuse();
     }
@@ -166,7 +167,7 @@ fn request_for(
     request
 }
 
-/// The denial of a request whose right ended before upstream answered.
+/// Returns the denial of a request whose right to be served ended before upstream answered.
 fn revoked(permit: &Permit, ended: Ended, progress: &UploadProgress) -> Denial {
     match ended {
         Ended::Expired(end) => Denial::expired_key(end).caused_by("expired while upstream was working"),
@@ -183,7 +184,8 @@ fn revoked(permit: &Permit, ended: Ended, progress: &UploadProgress) -> Denial {
     }
 }
 
-/// Makes the tunnel behind a 101, if the 101 is for the upgrade that the client requested.
+/// Makes the tunnel that follows a 101 answer, if the 101 is for the upgrade that the client
+/// requested.
 fn tunnelled(
     mut head: http::response::Parts,
     lease: Lease,
@@ -213,16 +215,16 @@ fn tunnelled(
     Ok(Forwarded::Tunnel(Response::from_parts(head, ()), Box::new(tunnel)))
 }
 
-/// Declares an empty body for a method that usually has one (RFC 9110, section 8.6). All other
-/// framing is derived from the body, once the connection's protocol is known. The client's framing
-/// is never copied.
+/// Declares an empty body for a method that usually has a body (RFC 9110, section 8.6). All other
+/// framing is derived from the body when the connection's protocol is known. The client's framing
+/// headers are never copied.
 fn declare_empty_body(parts: &mut Parts, upload: &Upload) {
     if usually_has_body(&parts.method) && upload.is_end_stream() {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 
-/// The canonical path and query to send to upstream.
+/// Returns the canonical path and query to send to upstream.
 fn upstream_path(permit: &Permit, target: &Target) -> Result<PathAndQuery, Denial> {
     let path = permit.route().upstream_path(target.path());
     if path == target.path() {

@@ -1,12 +1,14 @@
 //! Decides whether a request may pass.
 //!
-//! [`decide`] judges the head of a request, [`Grant::admit`] charges the limits. Every front end
-//! calls these two: the proxy, `bearward explain`, and whatever else asks by a head alone. A front
-//! end chooses the form of an answer; nothing here depends on it, and no body is seen.
+//! [`decide`] judges the head of a request, and [`Grant::admit`] charges the limits. Every front
+//! end calls these two functions: the proxy, `bearward explain`, and all others that have only a
+//! head. A front end chooses the form of an answer; no decision depends on that form, and the gate
+//! sees no body.
 //!
-//! The order of the steps matters. A client without a key can't map routes (401 before 404), and a
-//! request that may not pass burns no quota (403 before 429).
-//! Invariant: a [`Permit`] exists only if every check passed; `forward` takes nothing else.
+//! The order of the steps matters. A client without a key can't find out which routes exist (401
+//! comes before 404), and a request that may not pass uses no quota (403 comes before 429).
+//! Invariant: a [`Permit`] exists only if every check passed, and `forward` forwards nothing
+//! without one.
 
 mod admission;
 mod authentication;
@@ -41,48 +43,49 @@ pub(crate) use readings::Readings;
 pub(crate) use revocation::{Ended, Revocation};
 pub(crate) use suspicion::note_use;
 
-/// A request, as a front end puts it to the gate.
+/// A request, in the form in which a front end passes it to the gate.
 #[derive(Debug)]
 pub(crate) struct Head<'a> {
     pub(crate) parts: &'a Parts,
     pub(crate) client: &'a Client,
-    /// Whether the client's connection is known to be without TLS: `https` targets are refused then.
+    /// Whether the client's connection certainly has no TLS. Targets with `https` are then refused.
     pub(crate) is_plain: bool,
     pub(crate) identity: Identity<'a>,
 }
 
-/// Whose request it is.
+/// The key holder on whose behalf a request is decided.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Identity<'a> {
-    /// The holder of the key that the head's credential matches.
+    /// The holder of the key that matches the credential in the head.
     Credential,
-    /// The holder of this key, found by the digest of its current secret.
+    /// The holder of this key, which was found by the digest of its current secret; `None` for a
+    /// caller without a key.
     Assumed(Option<(KeyHash, &'a Arc<LiveKey>)>),
 }
 
-/// What became known of a request while it was decided, whichever way it was decided.
+/// What a decision found out about a request, whatever its outcome was.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     /// The path and host of the request, if its head has one meaning.
     pub(crate) target: Option<Target>,
-    /// `None` where no key was asked for.
+    /// Result of the authentication; `None` if no key was needed.
     pub(crate) authentication: Option<Authentication>,
-    /// The holder of the valid key that was presented.
+    /// The holder of the valid key that the request presented.
     pub(crate) principal: Option<Principal>,
-    /// The route, and those of the path's other readings.
+    /// The route of the path, and the routes of the path's other readings.
     pub(crate) readings: Option<Readings>,
-    /// The route, once it is known to be one.
+    /// The route of the request; `None` if the request was refused before its route was known.
     pub(crate) route: Option<Arc<Route>>,
 }
 
-/// A decision.
+/// A decision: the facts that it found, and its outcome.
 #[derive(Debug)]
 pub(crate) struct Decided {
     pub(crate) facts: Facts,
     pub(crate) outcome: Result<Grant, Denial>,
 }
 
-/// Decides whether a request may pass, as far as its head and its key say.
+/// Decides by its head and its key whether a request may pass.
 ///
 /// Later checks need the body or the limits.
 pub(crate) fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
@@ -91,10 +94,10 @@ pub(crate) fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
     Decided { facts, outcome }
 }
 
-/// The steps of a decision, in their order.
+/// Runs the steps of a decision, in order.
 fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Grant, Denial> {
     let (method, snapshot) = (&head.parts.method, context.snapshot);
-    // Refuse what is ambiguous, before anybody can act on one of its meanings.
+    // Ambiguous requests are refused first, before any step can act on one of their meanings.
     let target = facts.target.insert(guard::check(head.parts, &snapshot.limits, head.is_plain)?);
     let readings = facts.readings.insert(Readings::of(&snapshot.routes, target, method)?);
     // Authentication comes before routing: a client without a key learns of no route.
@@ -125,8 +128,9 @@ fn identify(head: &Head<'_>, context: Context<'_>) -> authentication::Judged {
     }
 }
 
-/// Checks a request that needs no key. Two credentials are refused all the same: the upstream could
-/// go by the other one. Its headers have a bound of their own.
+/// Checks a request that needs no key. Two credentials are refused here too, because the upstream
+/// might use another one than bearward. The headers of a request without a key have a size limit of
+/// their own.
 fn check_public(head: &Head<'_>, context: Context<'_>) -> Result<(), Denial> {
     let headers = &head.parts.headers;
     match credential::find(headers, &context.snapshot.auth) {

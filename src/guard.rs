@@ -1,9 +1,10 @@
-//! Refuses requests that two servers could read differently, and makes one canonical target of the
-//! rest.
+//! Refuses requests that two servers could read differently, and makes one canonical target of
+//! every other request.
 //!
-//! Called by `gate` before anything else is decided. The target that it returns is matched,
-//! authorized and forwarded; the raw target is not used again.
-//! Invariant: a route is found by method, path and host alone. No other header has a say in it.
+//! Called by `gate` before any other decision. The returned target is matched, authorized and
+//! forwarded; the raw target is not used again.
+//! Invariant: a route is found by method, path and host alone. No other header influences the
+//! choice.
 
 pub(crate) mod client;
 mod path;
@@ -20,29 +21,29 @@ use crate::denial::Denial;
 use crate::host_pattern;
 use crate::protocol::Protocol;
 
-/// Where a request goes, in its one canonical form.
+/// The target of a request, in its one canonical form.
 #[derive(Debug)]
 pub(crate) struct Target {
-    /// The authority as the client wrote it, without user info. `None` where an HTTP/1.0 client named
+    /// The authority as the client wrote it, without user info; `None` if an HTTP/1.0 client sent
     /// none.
     pub(crate) authority: Option<HeaderValue>,
     host: Host,
-    /// The canonical path, and the query as it came.
+    /// The canonical path, and the query exactly as the client sent it.
     pub(crate) path_and_query: PathAndQuery,
-    /// The parts of the path that only some upstreams accept.
+    /// The ambiguous parts of the path, which only some upstreams accept.
     pub(crate) ambiguities: Vec<Ambiguity>,
 }
 
 /// The host of an authority, in lower case.
 #[derive(Debug)]
 enum Host {
-    /// The first bytes of the authority, so many.
+    /// The host equals this number of leading bytes of the authority.
     AsNamed(usize),
     Lowered(String),
 }
 
 impl Target {
-    /// The host in lower case, without its port; empty where none was named.
+    /// Returns the host in lower case, without its port; empty if the client sent no authority.
     pub(crate) fn host(&self) -> &str {
         match &self.host {
             Host::AsNamed(length) => {
@@ -60,12 +61,13 @@ impl Target {
     }
 }
 
-/// Checks the head of a request, and makes its target. `is_plain`: the connection has no TLS, and its
-/// peer is no proxy that is trusted to have ended it.
+/// Checks the head of a request, and makes its target. `is_plain`: whether the connection has no
+/// TLS, and its peer is not a proxy that is trusted to have terminated TLS.
 ///
 /// # Errors
 ///
-/// 400 for what is ambiguous or malformed, 405 for CONNECT and TRACE, 414 and 431 for what is too large.
+/// 400 if the request is ambiguous or malformed, 405 for CONNECT and TRACE, 414 and 431 if it is
+/// too large.
 pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Target, Denial> {
     check_sizes(parts, limits)?;
     check_names(parts, limits)?;
@@ -83,14 +85,15 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
         Some(authority) => host_of(text_of(authority)?)?,
         None => Host::AsNamed(0),
     };
-    // `http://a?x` in absolute form has a path (RFC 9112, section 3.2.2); a `:path` of `?x` has none.
+    // `http://a?x` in absolute form has the path `/` (RFC 9112, section 3.2.2); a `:path` of `?x`
+    // has no path.
     let protocol = Protocol::from(parts.version);
     let has_path = |raw: &&PathAndQuery| match protocol {
         Protocol::Http2 => raw.as_str().starts_with('/'),
         Protocol::Http10 | Protocol::Http11 => raw.path().starts_with('/'),
     };
     let Some(raw) = parts.uri.path_and_query().filter(has_path) else {
-        // `GET *`, `OPTIONS *`, `GET admin`, an h2 `:path` without its slash.
+        // Examples are `GET *`, `OPTIONS *`, `GET admin`, and an HTTP/2 `:path` without its slash.
         return Err(Denial::bad_request("The request target must be a path that begins with `/`"));
     };
     let canonical = path::canonical(raw)?;
@@ -102,7 +105,7 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
     })
 }
 
-/// The canonical form of a path by itself; `None` where it is refused.
+/// Returns the canonical form of a path without its query; `None` if the path is refused.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn canonical(raw: &PathAndQuery) -> Option<(PathAndQuery, Vec<Ambiguity>)> {
     let path::Canonical { path_and_query, ambiguities } = path::canonical(raw).ok()?;
@@ -122,12 +125,13 @@ fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Checks the size of the headers of a request without a key, which has a bound of its own. On HTTP/2
-/// large headers cost their sender a few bytes, and us their whole length until upstream answers.
+/// Checks the size of the headers of a request without a key, which has a limit of its own. On
+/// HTTP/2, large headers cost their sender a few bytes, but they use their whole length of
+/// bearward's memory until upstream answers.
 ///
 /// # Errors
 ///
-/// 431.
+/// 431 if the headers are too large.
 pub(crate) fn check_public_sizes(headers: &HeaderMap, limits: &Limits) -> Result<(), Denial> {
     let most = limits.public.header_bytes.min(limits.header_bytes);
     match header_bytes(headers) > most {
@@ -136,16 +140,16 @@ pub(crate) fn check_public_sizes(headers: &HeaderMap, limits: &Limits) -> Result
     }
 }
 
-/// The size of the headers in bytes: name, value, and 4 bytes for ": " and CRLF each. RFC 9113, section
-/// 6.5.2 adds 32 bytes instead of 4.
+/// Returns the size of the headers in bytes: name, value, and 4 bytes per header for ": " and CRLF.
+/// RFC 9113, section 6.5.2 would add 32 bytes instead of 4.
 fn header_bytes(headers: &HeaderMap) -> u64 {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     bytes as u64
 }
 
-/// Checks the names of headers, which are tokens (RFC 9110, section 5.6.2). On HTTP/2 the library
-/// accepts `"` in them. A setting refuses `_`, since servers that turn names into variables read it
-/// as `-`.
+/// Checks that the names of headers are tokens (RFC 9110, section 5.6.2). On HTTP/2, the library
+/// accepts `"` in names. Depending on a setting, `_` is refused too, because servers that turn
+/// names into variables read `-` and `_` alike.
 fn check_names(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     let has_any = |byte: u8| parts.headers.keys().any(|name| name.as_str().as_bytes().contains(&byte));
     if Protocol::from(parts.version) == Protocol::Http2 && has_any(b'"') {
@@ -157,7 +161,7 @@ fn check_names(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Refuses wrong framing that hyper accepts.
+/// Refuses invalid framing that hyper accepts.
 fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
     let mut encodings = 0;
     let mut length: Option<&HeaderValue> = None;
@@ -178,7 +182,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
     Ok(())
 }
 
-/// The authority of a request: of an absolute target or of `:authority`, otherwise of Host.
+/// Returns the authority of a request: of an absolute target or `:authority`, or else of Host.
 fn authority(parts: &Parts, is_plain: bool) -> Result<Option<HeaderValue>, Denial> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
@@ -186,7 +190,8 @@ fn authority(parts: &Parts, is_plain: bool) -> Result<Option<HeaderValue>, Denia
     if hosts.next().is_some() {
         return Err(Denial::bad_request("More than one Host"));
     }
-    // HTTP/1.0 has no Host (RFC 9112, section 3.2). Probes of load balancers speak it.
+    // HTTP/1.0 requires no Host (RFC 9112, section 3.2). Health probes of load balancers use
+    // HTTP/1.0.
     if protocol.needs_host_header() && host.is_none() {
         return Err(Denial::bad_request("The Host header is missing"));
     }
@@ -196,15 +201,17 @@ fn authority(parts: &Parts, is_plain: bool) -> Result<Option<HeaderValue>, Denia
             named => Ok(named.cloned()),
         };
     };
-    // RFC 9112, section 3.2.2: an absolute target's authority replaces Host.
+    // The authority of an absolute target replaces Host (RFC 9112, section 3.2.2).
     if !matches!(parts.uri.scheme_str(), Some("http" | "https")) {
         return Err(Denial::bad_request("The request target must be a path or an http URL"));
     }
-    // RFC 9110, section 7.4. On HTTP/2 a gateway may forward the scheme of its own client.
+    // An `https` target on a connection without TLS is refused (RFC 9110, section 7.4). On HTTP/2
+    // it is accepted, because a gateway may forward the scheme of its own client.
     if protocol != Protocol::Http2 && is_plain && parts.uri.scheme_str() == Some("https") {
         return Err(Denial::bad_request("The request target is https, and its connection is not"));
     }
-    // A Host that is replaced must be valid all the same: a proxy in front may have used it.
+    // A Host that is replaced must be valid even so, because a proxy in front of bearward may have
+    // used it.
     if let Some(host) = host {
         host_of(text_of(host)?)?;
     }
@@ -219,7 +226,7 @@ fn invalid_host() -> Denial {
     Denial::bad_request("The Host is not valid")
 }
 
-/// The host of an authority, without its port.
+/// Returns the host of an authority, without its port.
 fn host_of(authority: &str) -> Result<Host, Denial> {
     if authority.starts_with('[') {
         return ipv6_host(authority);
@@ -229,7 +236,7 @@ fn host_of(authority: &str) -> Result<Host, Denial> {
         None => (authority, None),
     };
     check_port(port)?;
-    // A trailing dot names the same host (RFC 1034, section 3.1); an empty label names none.
+    // A trailing dot names the same host (RFC 1034, section 3.1); an empty label names no host.
     let host = host.strip_suffix('.').unwrap_or(host);
     if !host_pattern::is_name(host) {
         return Err(invalid_host());
@@ -240,7 +247,8 @@ fn host_of(authority: &str) -> Result<Host, Denial> {
     }
 }
 
-/// An IPv6 address in brackets. It has many spellings, and one canonical one (RFC 5952).
+/// Returns the host of an IPv6 address in brackets. Such an address has many spellings, and one
+/// canonical spelling (RFC 5952).
 fn ipv6_host(authority: &str) -> Result<Host, Denial> {
     let (address, behind) =
         authority.strip_prefix('[').and_then(|rest| rest.split_once(']')).ok_or_else(invalid_host)?;

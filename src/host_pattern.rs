@@ -1,28 +1,29 @@
-//! The hosts of a route: a name, or `*.` and a domain.
+//! Host patterns of routes: a host, or `*.` and a domain.
 //!
-//! `config` parses them; `route` and `guard` use them. Invariant: a pattern is written as `guard`
-//! writes the hosts of requests, in lower case, without a port and without a final dot, so that
-//! each can match.
+//! `config` parses host patterns; `route` and `guard` use them. Invariant: a pattern is written as
+//! `guard` writes the hosts of requests, in lower case, without a port and without a final dot, so
+//! that each pattern can match some host.
 
 use std::net::Ipv6Addr;
 
 use crate::pattern_fault::PatternFault;
 
-/// A parsed host.
+/// A parsed host pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HostPattern {
-    /// One host.
+    /// One host, by its exact name.
     Exact(String),
-    /// `*.example.com`, kept as `.example.com`: one label or more before it.
+    /// All hosts with one label or more before a domain: `*.example.com`, kept as `.example.com`.
     Under(String),
 }
 
 impl HostPattern {
-    /// Parses a host. Upper case is read as lower case, since names ignore case (RFC 4343).
+    /// Parses a host pattern. Upper case is turned into lower case, because names ignore case (RFC
+    /// 4343).
     ///
     /// # Errors
     ///
-    /// A host that no request could have.
+    /// A host that no request can name.
     pub(crate) fn parse(text: &str) -> Result<HostPattern, PatternFault> {
         let host = text.to_ascii_lowercase();
         let (wildcard, name) = match host.strip_prefix("*.") {
@@ -45,7 +46,7 @@ impl HostPattern {
         })
     }
 
-    /// Whether a request's canonical host matches.
+    /// Whether this pattern matches a request's canonical host.
     pub(crate) fn matches(&self, host: &str) -> bool {
         match self {
             HostPattern::Exact(name) => host == name,
@@ -53,7 +54,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether all hosts of `narrow` are hosts of this one.
+    /// Whether this pattern matches every host that `narrow` matches.
     pub(crate) fn covers(&self, narrow: &HostPattern) -> bool {
         match narrow {
             HostPattern::Exact(name) => self.matches(name),
@@ -73,8 +74,8 @@ impl std::fmt::Display for HostPattern {
     }
 }
 
-/// Whether a host is a name, in any case: labels between dots, none of them empty. An IPv4 address
-/// is one, too.
+/// Whether a host is a name, in upper or lower case: labels that are not empty, with dots between
+/// them. An IPv4 address counts as a name, too.
 pub(crate) fn is_name(host: &str) -> bool {
     let mut previous = b'.';
     for byte in host.bytes() {
@@ -99,9 +100,9 @@ fn ipv6(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
-/// What is meant by a name that no request could have.
+/// Returns the host that was most likely meant by a name that no request can have.
 fn respelled(name: &str) -> Option<String> {
-    // A whole address of a page is often at hand.
+    // People often paste the whole URL of a page.
     let name = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
     let name = name.split('/').next().unwrap_or_default();
     if let Ok(address) = name.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
@@ -122,7 +123,7 @@ fn respelled(name: &str) -> Option<String> {
     labels.collect::<Option<Vec<_>>>().map(|labels| labels.join("."))
 }
 
-/// A label's letters as ASCII (RFC 3492, section 6.3, with the parameters of section 5).
+/// Encodes a label in ASCII by Punycode (RFC 3492, section 6.3, with the parameters of section 5).
 fn punycode(label: &str) -> Option<String> {
     const BASE: u32 = 36;
     const SKEW: u32 = 38;
@@ -157,7 +158,7 @@ fn punycode(label: &str) -> Option<String> {
                 k += BASE;
             }
             out.push(digit(q)?);
-            // Section 6.1.
+            // The bias is adapted as in RFC 3492, section 6.1.
             let mut scaled = if handled == basic { delta / 700 } else { delta / 2 };
             scaled += scaled / (handled + 1);
             let mut steps = 0;

@@ -4,12 +4,12 @@
 //!
 //! ```text
 //! net       accept, TLS, HTTP/1.1 or HTTP/2              (net::listen, net::tls, net::conn, net::wire)
-//! proxy     the request path: one screen of steps
-//! guard     refuse what is ambiguous; make the one canonical target
-//! route     (host, method, path) → a route; none is a denial
-//! gate      credential → principal → may it? → a permit, with the limits charged
-//! forward   send what is permitted, stream the answer back
-//! observe   one record a request, emitted when its answer has ended
+//! proxy     handle a request, step by step
+//! guard     refuse ambiguous requests; make the canonical target
+//! route     (host, method, path) → a route; a request without a route is denied
+//! gate      credential → principal → permission → a permit, with the limits charged
+//! forward   send the permitted request to upstream, stream the answer back
+//! observe   write one record per request when its answer has ended
 //! ```
 //!
 //! `app` turns a `config` into a running server. `cli` is the command line. ARCHITECTURE.md

@@ -1,10 +1,10 @@
-//! Limits: requests per window for each key (GCRA, by governor), requests in flight, and failed
-//! attempts of addresses.
+//! Limits: requests per window for each key (GCRA, by the governor library), requests in flight,
+//! and failed attempts of addresses.
 //!
-//! A quota of N units per T with a burst of B grants at most `B + N·t/T` units in any span t. All
-//! windows of a request are judged at one instant, and either all of them are charged or none.
-//! State belongs to the id of a key and outlives every reload. It is forgotten once its key is gone
-//! and its windows are full: a new state would be the same.
+//! A quota of N units per time T with a burst of B grants at most `B + N·t/T` units in any time
+//! span t. All windows of a request are judged at one instant, and either all of them are charged
+//! or none. Limit state belongs to the id of a key and outlives every reload. It is forgotten when
+//! its key no longer exists and its windows are full, because a newly made state would be equal.
 
 mod attempt_counts;
 mod companions;
@@ -33,7 +33,7 @@ pub(crate) use in_flight::{InFlightPermit, PublicInFlightPermit};
 use crate::clock::Clock;
 use crate::config::{AttemptQuota, Quota};
 
-/// All limit state, and the windows in use.
+/// The limit state of all keys and addresses, and the windows in use.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     clock: Clock,
@@ -43,7 +43,8 @@ pub(crate) struct Limiter {
     companions: Companions,
     places: InFlight,
     public: PublicInFlight,
-    /// Requests in flight that the process has room for, whatever the configuration allows.
+    /// Largest number of requests in flight for which the process has room, whatever the
+    /// configuration allows.
     capacity: usize,
 }
 
@@ -61,11 +62,11 @@ struct Slot {
     arrival: u64,
 }
 
-/// A refusal by a window.
+/// A refusal of a request because a window is used up.
 #[derive(Debug)]
 pub(crate) struct Exhausted {
     pub(crate) window: Arc<Window>,
-    /// After this time all windows grant the request, if no other one comes first.
+    /// Time after which all windows grant the request, if no other request is charged before.
     pub(crate) retry_after: Duration,
 }
 
@@ -76,13 +77,13 @@ pub(crate) struct LimitStatus(SmallVec<[WindowStatus; 2]>);
 #[derive(Debug)]
 struct WindowStatus {
     window: Arc<Window>,
-    /// Units that would be granted at once now.
+    /// Number of units that would be granted at once now.
     remaining: u32,
-    /// Until `remaining` is full again.
+    /// Time until `remaining` equals the burst again.
     reset: Duration,
 }
 
-/// A permit for a request of one key in flight. Dropping it gives it back.
+/// A permit for one request in flight of one key. Dropping the permit gives it back.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyPermit(Arc<KeyState>);
 
@@ -93,7 +94,8 @@ impl Drop for ConcurrencyPermit {
 }
 
 impl Limiter {
-    /// `capacity`: how many requests the process can have in flight.
+    /// Makes a limiter. `capacity`: the largest number of requests that the process can have in
+    /// flight.
     pub(crate) fn new(clock: Clock, capacity: usize) -> Self {
         Limiter {
             clock,
@@ -111,37 +113,38 @@ impl Limiter {
     ///
     /// # Errors
     ///
-    /// The address has failed too often: how long it has to wait.
+    /// How long the address has to wait, if it has failed too often.
     pub(crate) fn failed_attempt(&self, address: IpAddr, quota: AttemptQuota) -> Result<(), Duration> {
         self.attempts.note(address, quota, self.clock.monotonic_nanos())
     }
 
-    /// Notes a credential that came beside a key and matches none. Returns whether it is new.
+    /// Records a credential that was sent beside a key's secret and matches no key. Returns whether
+    /// the credential is new.
     pub(crate) fn is_new_companion(&self, credential: impl Hash) -> bool {
         self.companions.note(credential)
     }
 
-    /// How long an address has to wait that has failed as often as it may.
+    /// Returns how long an address has to wait, if it has used up its failed attempts.
     pub(crate) fn attempts_exhausted(&self, address: IpAddr, quota: AttemptQuota) -> Option<Duration> {
         self.attempts.waits(address, quota, self.clock.monotonic_nanos())
     }
 
-    /// Takes a permit for a request in flight, one of `limit`.
+    /// Acquires a permit for a request in flight, one of `limit` permits.
     ///
     /// # Errors
     ///
-    /// All are taken: how many there are.
+    /// The number of permits, if all of them are in use.
     pub(crate) fn enter(&self, limit: usize) -> Result<InFlightPermit, usize> {
         let limit = limit.min(self.capacity);
         self.places.enter(limit).ok_or(limit)
     }
 
-    /// Takes a permit for a request without a key from this address. `limit`: the permits of all
-    /// requests.
+    /// Acquires a permit for a request without a key from this address. `limit`: the number of
+    /// permits for all requests, with or without a key.
     ///
     /// # Errors
     ///
-    /// All that such requests may have are taken: how many there are.
+    /// The number of permits that requests without a key may use, if all of these are in use.
     pub(crate) fn enter_public(
         &self,
         address: Option<IpAddr>,
@@ -150,7 +153,7 @@ impl Limiter {
         self.public.enter(address, limit.min(self.capacity))
     }
 
-    /// The state of the key with this id.
+    /// Returns the limit state of the key with this id. Makes the state if the key has none yet.
     pub(crate) fn state(&self, key_id: &str) -> Arc<KeyState> {
         if let Some(state) = self.states.get(key_id) {
             return state.value().clone();
@@ -158,21 +161,22 @@ impl Limiter {
         self.states.entry(key_id.to_owned()).or_default().value().clone()
     }
 
-    /// Forgets the state of a key that has left the store, once nothing refers to it and all of its
-    /// windows are full. Returns whether there is no state now.
+    /// Forgets the state of a key that has left the store, if nothing refers to the state and all
+    /// of its windows are full. Returns whether the key has no state now.
     pub(crate) fn forget(&self, key_id: &str) -> bool {
         let now = self.clock.monotonic_nanos();
         self.states.remove_if(key_id, |_, state| Arc::strong_count(state) == 1 && state.is_unused(now));
         !self.states.contains_key(key_id)
     }
 
-    /// The state of the key with this id, if there is one.
+    /// Returns the limit state of the key with this id, if there is one.
     pub(crate) fn known_state(&self, key_id: &str) -> Option<Arc<KeyState>> {
         self.states.get(key_id).map(|state| state.value().clone())
     }
 
-    /// The window of a quota of requests: of a route's own, or of keys. The same one for the same
-    /// quota as long as anything has it, so that state survives a reload that keeps the quota.
+    /// Returns the window of a quota of requests: of a route's own quota, or of a quota of keys.
+    /// The same quota has the same window as long as the window is in use, so state survives a
+    /// reload that keeps the quota.
     pub(crate) fn window(&self, route: Option<&str>, quota: Quota) -> Arc<Window> {
         self.window_of(Unit::Requests, route, quota)
     }
@@ -182,17 +186,17 @@ impl Limiter {
         self.windows.entry(name).or_insert_with(|| Arc::new(Window::new(route, unit, quota))).value().clone()
     }
 
-    /// Forgets the windows that neither a configuration nor a key refers to. A refused
-    /// configuration leaves none behind.
+    /// Forgets the windows to which neither a configuration nor a key refers. Windows of a refused
+    /// configuration are removed in this way.
     pub(crate) fn forget_unused_windows(&self) {
         self.windows.retain(|_, window| Arc::strong_count(window) > 1);
     }
 
-    /// Charges all `windows` for a request of this cost, or none of them.
+    /// Charges all `windows` for a request of this cost, or charges none of them.
     ///
     /// # Errors
     ///
-    /// The window that keeps the caller waiting longest.
+    /// The window with the longest wait, if any window refuses the request.
     pub(crate) fn charge<'w>(
         &self,
         state: &KeyState,
@@ -224,9 +228,9 @@ impl Limiter {
         }
     }
 
-    /// Corrects a charge once it is known what the request really cost: takes the rest, or gives back
-    /// what was too much. What is taken here is taken in any case, so that a window may go into debt:
-    /// it grants nothing until the debt is paid.
+    /// Corrects a charge when the actual cost of the request is known: charges the difference, or
+    /// gives it back. The difference is charged even if it exceeds the window, which then grants
+    /// nothing until it has regained the excess.
     #[cfg_attr(not(test), expect(dead_code, reason = "a request's cost is known beforehand, so far"))]
     pub(crate) fn settle<'w>(
         &self,
@@ -246,7 +250,7 @@ impl Limiter {
         }
     }
 
-    /// The state of the windows, without a charge.
+    /// Returns the state of the windows without charging them.
     pub(crate) fn status<'w>(
         &self,
         state: &KeyState,
@@ -258,18 +262,19 @@ impl Limiter {
 }
 
 impl KeyState {
-    /// Requests in flight. Counted only where the key has a limit of them.
+    /// Returns the key's number of requests in flight. They are counted only if the key has a limit
+    /// of them.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether all windows are full.
+    /// Whether all windows of the key are full.
     fn is_unused(&self, now: u64) -> bool {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.iter().all(|slot| slot.arrival <= now)
     }
 
-    /// Takes one of `limit` permits, or none.
+    /// Acquires one of `limit` permits; `None` if all of them are in use.
     pub(crate) fn enter(self: &Arc<Self>, limit: u32) -> Option<ConcurrencyPermit> {
         let below = |in_flight: u32| (in_flight < limit).then_some(in_flight + 1);
         self.in_flight.fetch_update(Ordering::Acquire, Ordering::Relaxed, below).ok()?;
@@ -286,8 +291,8 @@ fn store(slots: &mut SmallVec<[Slot; 2]>, window: &Arc<Window>, arrival: u64, no
         slot.arrival = arrival;
         return;
     }
-    // A window whose arrival time has passed is full, like one that was never used. So a quota that
-    // a reload has removed leaves nothing behind.
+    // A window whose arrival time has passed is full, like one that was never used, so its slot is
+    // removed. No slot of a quota that a reload has removed stays for long.
     slots.retain(|slot| slot.arrival > now);
     slots.push(Slot { window: window.clone(), arrival });
 }
@@ -301,8 +306,8 @@ impl LimitStatus {
         LimitStatus(windows.map(status).collect())
     }
 
-    /// For each window: the name of its policy, its quota, the units that would be granted now, and
-    /// the time until it is full.
+    /// Returns for each window: the name of its policy, its quota, the number of units that would
+    /// be granted now, and the time until the window is full.
     pub(crate) fn windows(&self) -> impl Iterator<Item = (&str, Quota, u32, Duration)> {
         self.0.iter().map(|status| {
             let (window, quota) = (&status.window, status.window.quota());
@@ -310,11 +315,12 @@ impl LimitStatus {
         })
     }
 
-    /// Sets the headers of an answer, instead of the upstream's own ones of these names
-    /// (draft-ietf-httpapi-ratelimit-headers-11, and the headers that the OpenAI clients read).
+    /// Sets the rate-limit headers of an answer, and replaces the upstream's headers of the same
+    /// names (draft-ietf-httpapi-ratelimit-headers-11, and the headers that the OpenAI clients
+    /// read).
     pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
         let Some(nearest) = self.0.iter().min_by_key(|window| window.remaining) else { return };
-        // All values are slices of one allocation.
+        // All header values are slices of one allocation.
         let mut text = BytesMut::with_capacity(128 * self.0.len());
         let mut number = itoa::Buffer::new();
         for (index, WindowStatus { window, .. }) in self.0.iter().enumerate() {
@@ -355,7 +361,8 @@ fn ceil_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-/// `1s`, `6m0s`, `1h0m0s`: the form of OpenAI's own `x-ratelimit-reset-*`.
+/// Writes a duration such as `1s`, `6m0s` or `1h0m0s`, in the form of OpenAI's own
+/// `x-ratelimit-reset-*`.
 fn write_clock_duration(out: &mut BytesMut, seconds: u64) {
     let parts = [(seconds / 3600, b"h"), (seconds / 60 % 60, b"m"), (seconds % 60, b"s")];
     let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(2);
@@ -489,7 +496,7 @@ mod tests {
         limiter.window(Some("b"), quota(1, 60, 1));
         limiter.forget_unused_windows();
         assert_eq!(limiter.windows.len(), 1);
-        // The state of a key still refers to it when the route is gone.
+        // The state of a key still refers to the window of the route after the route was removed.
         let state = limiter.state("key_a");
         limiter.charge(&state, [&used].into_iter(), Cost::REQUEST).unwrap();
         drop(used);

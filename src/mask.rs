@@ -1,17 +1,19 @@
-//! Shortens our tokens in text that is shown or logged, so that a token sent to the wrong place is
-//! useless to its readers.
+//! Shortens bearward's tokens in text that is shown or logged, so that a token sent to the wrong
+//! place is useless to those who read the text.
 
 use std::borrow::Cow;
 
-/// The shown part of a token: `bwk_`, the id and `_`, which identify it.
+/// Number of shown bytes of a token: `bwk_`, the id and `_`, which identify the token.
 const SHOWN: usize = 15;
 
-/// The text with every token cut after its id, also where it is percent-encoded.
+/// Returns the text with every token cut after its id. Tokens that are percent-encoded are found,
+/// too.
 pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     if memchr::memchr2(b'%', b'_', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
-    // Decoded first: a token with a part in codes would keep that part.
+    // The text is decoded first: a token with a part in percent codes would otherwise keep that
+    // part.
     let plain = if text.contains('%') { Cow::Owned(decoded(text)) } else { Cow::Borrowed(text) };
     if plain.contains("bwk_") { Cow::Owned(cut(&plain)) } else { Cow::Borrowed(text) }
 }
@@ -34,7 +36,8 @@ fn cut(text: &str) -> String {
     out
 }
 
-/// Decodes the percent codes of characters that tokens consist of, and no others.
+/// Returns the text with percent codes decoded, but only those of characters that tokens consist
+/// of.
 fn decoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,7 +1,8 @@
 //! Observation of a request: its id, its record, and one line in the access log.
 //!
-//! A [`RequestRecord`] is opened before anything is decided. It is emitted when the answer's body
-//! has ended or is dropped. It holds key ids, never secrets, and the path without its query.
+//! A [`RequestRecord`] is opened before anything about its request is decided, and written when the
+//! answer's body has ended or is dropped. It contains key ids and the path without its query, never
+//! secrets.
 
 pub(crate) mod audit;
 mod hex;
@@ -44,24 +45,24 @@ use tally::Finished;
 use trace::TraceContext;
 use usage::{KeyLabel, Usage};
 
-/// The header of a request's id, towards upstream and on the answer.
+/// Header with the id of a request, on the request to upstream and on the answer.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id of a request: the caller's if it is sane, else a new one.
+/// Returns the caller's `x-request-id` if it has one and [`is_sane_id`] accepts it, else a new id.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut given = headers.get_all(X_REQUEST_ID).iter();
     match (given.next(), given.next()) {
         (Some(id), None) if is_sane_id(id.as_bytes()) => {
-            // A copy: it lives as long as the answer, and a slice would keep the whole head of the
-            // request.
+            // The id is copied: it lives as long as the answer, and a slice would keep the
+            // request's whole head in memory.
             HeaderValue::from_bytes(id.as_bytes()).unwrap_or_else(|_| new_request_id())
         }
         _ => new_request_id(),
     }
 }
 
-/// Whether an id is short enough for a log, has no character with a meaning for logs or shells, and
-/// is no token.
+/// Whether a caller's request id has 1 to 128 characters, none of them special in logs or shells,
+/// and contains no token.
 fn is_sane_id(id: &[u8]) -> bool {
     let is_plain = |byte: &u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'+' | b'/' | b'=')
@@ -70,28 +71,30 @@ fn is_sane_id(id: &[u8]) -> bool {
 }
 
 thread_local! {
-    /// The thread's last id. It begins at random, so that no two threads or processes share ids.
+    /// The last request id of this thread, as a number. The first one is random, so that threads
+    /// and processes do not share ids.
     static SEQUENCE: Cell<u128> = Cell::new(random_start());
 }
 
 fn random_start() -> u128 {
     let mut bits = [0u8; 16];
-    // An id is a label, not a secret: without randomness it begins at zero, and the request goes
-    // on.
+    // A request id is a label, not a secret: if the system returns no random bytes, the ids of this
+    // thread begin at zero.
     let _unlabelled = getrandom::fill(&mut bits);
     u128::from_ne_bytes(bits)
 }
 
-/// 128 bits in hex, none twice on a thread.
+/// Returns a new request id: 128 bits in hex, unique on this thread.
 fn new_request_id() -> HeaderValue {
-    // An odd step visits all 2^128 values, and a large one makes neighbours look different.
+    // An odd step reaches all 2^128 values before it repeats one; a large step makes successive ids
+    // look different.
     const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
     let next = SEQUENCE.get().wrapping_add(STEP);
     SEQUENCE.set(next);
     HeaderValue::from_bytes(&hex::hex(next)).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
-/// The id of a refusal of hyper's own, for which no request was read.
+/// Returns a request id for an answer that hyper gives by itself, to a request that it can't parse.
 pub(crate) fn refusal_id() -> HeaderValue {
     new_request_id()
 }
@@ -103,49 +106,51 @@ pub(crate) struct RequestRecord(Box<OpenRecord>);
 struct OpenRecord {
     observer: Arc<Observer>,
     line: AccessLine,
-    /// How the request has ended, once it has.
+    /// How the request ended; `None` while it goes on.
     outcome: Option<Outcome>,
-    /// The activity of its connection, which knows why the server ends the connection.
+    /// The activity of the request's connection, which knows why the server cuts the connection.
     activity: Option<Arc<ConnectionActivity>>,
-    /// A key was accepted: the request's lines are never left out.
+    /// Whether the request's key was accepted. Log lines of such a request are never left out.
     is_of_key: bool,
-    /// Whether a request without a key has lines, once that was decided.
+    /// Whether a request without an accepted key has log lines; `None` until the line quotas have
+    /// decided this.
     has_lines: Option<bool>,
-    /// The usage of the key that the request has a secret of, valid or not.
+    /// The usage of the key whose secret the request presented, valid or not.
     usage: Option<Arc<Usage>>,
     timing: Timing,
     context: Option<TraceContext>,
 }
 
-/// How long a request took.
+/// When a request started, and how long its stages took.
 struct Timing {
     started: Instant,
     upstream: Times,
-    /// Until the head of the answer was there.
+    /// Time from the start until the head of the answer was ready.
     decided: Option<Duration>,
-    /// Until the first byte of the answer's body was there.
+    /// Time from the start until the first byte of the answer's body was sent.
     first_byte: Option<Duration>,
 }
 
 /// Times of a request on its way to upstream and back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
-    /// When it was ready to be sent.
+    /// When the request was ready to be sent to upstream.
     pub(crate) ready: Option<Instant>,
-    /// When the head of the answer was there, or the reason that none comes.
+    /// When the head of upstream's answer arrived, or it became known that none comes.
     pub(crate) back: Option<Instant>,
-    /// The wait for a new connection, where one was needed.
+    /// How long the request waited for a new connection to upstream, if it needed one.
     pub(crate) connecting: Option<Duration>,
 }
 
 impl Times {
-    /// The time that upstream took to answer, once there was a connection.
+    /// Returns the time from the moment the request had a connection to the head of upstream's
+    /// answer.
     fn response(&self) -> Option<Duration> {
         let waited = self.back?.saturating_duration_since(self.ready?);
         Some(waited.saturating_sub(self.connecting.unwrap_or_default()))
     }
 
-    /// The time that was spent elsewhere than here.
+    /// Returns the time from `ready` to `back`, which was not spent in this process.
     fn away(&self) -> Duration {
         match (self.ready, self.back) {
             (Some(ready), Some(back)) => back.saturating_duration_since(ready),
@@ -155,7 +160,8 @@ impl Times {
 }
 
 impl RequestRecord {
-    /// Opens the record of a request. `path` is the raw one until the canonical one is known.
+    /// Opens the record of a request. `path` is the raw path; the canonical one is set once it is
+    /// known.
     pub(crate) fn open(
         observer: &Arc<Observer>,
         id: &HeaderValue,
@@ -184,7 +190,7 @@ impl RequestRecord {
         }))
     }
 
-    /// Sets the connection that the request is on.
+    /// Sets the activity of the connection on which the request came.
     pub(crate) fn within(&mut self, activity: &Arc<ConnectionActivity>) {
         self.0.activity = Some(activity.clone());
     }
@@ -197,15 +203,16 @@ impl RequestRecord {
         self.0.line.named = named;
     }
 
-    /// Begins a trace of the request's own, where traces are configured.
+    /// Begins a new trace for the request, if traces are configured.
     pub(crate) fn trace(&mut self) -> Option<TraceContext> {
         let tracer = self.0.observer.logs.traces.as_ref()?;
         self.0.context = Some(tracer.begin());
         self.0.context
     }
 
-    /// Continues the caller's trace instead, with the caller's decision on whether it is recorded.
-    /// For trusted callers only: any other client could ask for a record of everything.
+    /// Replaces the request's new trace with the caller's trace and the caller's decision whether
+    /// it is recorded. Call this for trusted callers only: any other client could have all its
+    /// requests recorded.
     pub(crate) fn continue_trace(&mut self, headers: &HeaderMap) -> Option<TraceContext> {
         if let Some(context) = &mut self.0.context {
             context.continue_from(headers);
@@ -213,7 +220,7 @@ impl RequestRecord {
         self.0.context
     }
 
-    /// Sets the usage of the key that the request has a secret of.
+    /// Sets the usage of the key whose secret the request presented.
     pub(crate) fn owned(&mut self, usage: &Arc<Usage>) {
         self.0.usage = Some(usage.clone());
     }
@@ -258,7 +265,7 @@ impl RequestRecord {
         }
     }
 
-    /// Notes that the answer is decided, and begins.
+    /// Notes that the head of the answer is ready, and that the answer begins.
     pub(crate) fn decided(&mut self, times: Times) {
         let open = &mut *self.0;
         open.timing.upstream = times;
@@ -266,14 +273,15 @@ impl RequestRecord {
         open.observer.answering();
     }
 
-    /// Logs a request to the audit that is permitted, and suspicious.
+    /// Writes an audit line for a request that is permitted but suspicious.
     pub(crate) fn suspected(&self, suspicion: Suspicion) {
         if let Some((writer, line)) = self.audited() {
             audit::suspected(writer, line.subject(), suspicion);
         }
     }
 
-    /// Logs to the audit that an unknown credential with this id came beside the key's.
+    /// Writes an audit line: beside the key's credential, the request had an unknown credential
+    /// with the id `unknown`.
     pub(crate) fn came_with(&self, unknown: &str) {
         if let Some((writer, line)) = self.audited() {
             let subject = audit::Subject { credential_id: Some(unknown), ..line.subject() };
@@ -293,7 +301,7 @@ impl RequestRecord {
         open.line.bytes_sent += bytes as u64;
     }
 
-    /// Notes the bytes of a tunnel: to upstream, and to the client.
+    /// Notes the bytes that a tunnel carried: `up` to upstream, and `down` to the client.
     pub(crate) fn tunnelled(&mut self, up: u64, down: u64) {
         self.0.line.bytes_sent += down;
         self.0.line.bytes_received = Some(up);
@@ -309,7 +317,8 @@ impl RequestRecord {
         self.0.ends(why.into());
     }
 
-    /// Notes that the answer was cut short, by upstream or by something it depends on.
+    /// Notes that the answer ended early with `error`, of upstream or of something that the answer
+    /// depends on.
     pub(crate) fn failed(&mut self, outcome: Outcome, error: &(dyn std::error::Error + 'static)) {
         self.0.ends(outcome);
         self.0.line.cause = Some(shown::reason(&with_sources(error)));
@@ -318,30 +327,31 @@ impl RequestRecord {
 
 impl std::fmt::Debug for OpenRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A path may hold anything.
+        // The fields are not shown: a path may contain anything, a secret included.
         f.write_str("OpenRecord(…)")
     }
 }
 
 impl OpenRecord {
-    /// Sets the outcome. The first one stays.
+    /// Sets the outcome of the request, unless an earlier call has set one.
     fn ends(&mut self, outcome: Outcome) {
         self.outcome.get_or_insert(outcome);
     }
 
-    /// The outcome of the request, which is being dropped.
+    /// Returns the outcome of a request whose record is being dropped.
     fn outcome(&self) -> Outcome {
         let of_connection = || self.activity.as_ref().and_then(|activity| activity.cut_for());
         self.outcome.unwrap_or_else(|| Outcome::of_dropped(cut::current().or_else(of_connection)))
     }
 
-    /// Whether the request has a line in this log: always with an accepted key, else within the
-    /// quotas of lines.
+    /// Whether the request has a line in the log `kind`. A request with an accepted key always has
+    /// one; any other request has one within the quotas of lines.
     fn has_line(&mut self, kind: Kind) -> bool {
         if self.is_of_key {
             return true;
         }
-        // The quota is the address's, or that of a refused key.
+        // A request with a secret of an existing key counts towards the quota of that key, any
+        // other request towards the quota of its client's address.
         let of_key = self.usage.as_ref().and(self.line.named.key_id());
         let source = match of_key {
             Some(id) => LineSource::Key(id.to_owned()),
@@ -355,7 +365,8 @@ impl OpenRecord {
         has_lines
     }
 
-    /// Whether the request has an access line. Refused and failed requests are not sampled.
+    /// Whether the request has an access line. Sampling leaves out lines of successful requests
+    /// only.
     fn has_access_line(&mut self) -> bool {
         let Logs { access, access_sample, .. } = &self.observer.logs;
         let went_well = (100..400).contains(&self.line.status) && self.line.outcome == Outcome::Complete;
@@ -376,7 +387,8 @@ impl Drop for OpenRecord {
             key: self.usage.as_ref().map_or(KeyLabel::None, |usage| usage.label()),
             status: line.status,
             took,
-            // An answer without a body has only its head.
+            // For an answer without a body, the time of its head stands for the time of the first
+            // byte.
             first_byte: self.timing.first_byte.or(self.timing.decided),
             added: self.timing.decided.map(|decided| decided.saturating_sub(self.timing.upstream.away())),
             connect: self.timing.upstream.connecting,

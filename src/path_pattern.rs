@@ -2,9 +2,8 @@
 //!
 //! `config` parses patterns, and `route` matches canonical paths against them.
 //!
-//! Invariants: a pattern is written in the canonical form of the paths that it matches
-//! (`guard::path`), so that each can match, and a plain one matches itself; only `**` matches a
-//! slash.
+//! Invariants: a pattern is written in the canonical form of paths (`guard::path`), so that each
+//! pattern can match some path, and a plain path matches itself. Only `**` matches a slash.
 
 pub(crate) mod character;
 mod compare;
@@ -24,31 +23,31 @@ pub(crate) struct PathPattern {
     shortcut: Shortcut,
 }
 
-/// Most patterns are a plain path, or everything under one. These are compared as text.
+/// A fast comparison as text, for most patterns: a plain path, or everything under one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shortcut {
-    /// `/v1/models`
+    /// A plain path, such as `/v1/models`.
     Exact,
-    /// `/v1/files/**`; the length of `/v1/files/`.
+    /// Everything under a path, such as `/v1/files/**`; contains the length of `/v1/files/`.
     Under(usize),
     None,
 }
 
 impl PathPattern {
-    /// Parses a pattern. `{a,b}` makes several of it.
+    /// Parses a pattern. Braces such as `{a,b}` yield one pattern for each alternative.
     ///
     /// # Errors
     ///
-    /// Text that is no pattern, or could match no canonical path.
+    /// Text that is no pattern, or that could match no canonical path.
     pub(crate) fn parse(text: &str) -> Result<Vec<PathPattern>, PatternFault> {
         parse::alternatives(text)?.iter().map(|text| Self::without_braces(text)).collect()
     }
 
-    /// Parses a path, in which no character is special.
+    /// Parses a plain path, without the special characters of patterns.
     ///
     /// # Errors
     ///
-    /// As [`PathPattern::parse`], and for a pattern.
+    /// Text that [`PathPattern::parse`] refuses, and patterns that are no plain path.
     pub(crate) fn parse_plain(text: &str) -> Result<PathPattern, PatternFault> {
         let mut patterns = Self::parse(text)?;
         match (patterns.pop(), patterns.is_empty()) {
@@ -71,29 +70,31 @@ impl PathPattern {
             _ if segments.iter().all(Segment::is_plain) => Shortcut::Exact,
             _ => Shortcut::None,
         };
-        // A literal `[*]` is plain, but paths are written without the brackets.
+        // `[*]` stands for a literal `*`. A pattern with it may be plain, but can't be compared as
+        // text, because paths have no brackets.
         let shortcut = if text.contains('[') { Shortcut::None } else { shortcut };
         PathPattern { text: text.to_owned(), segments, shortcut }
     }
 
-    /// The pattern as it is written.
+    /// Returns the pattern as it is written.
     pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The one path that it matches, unless it is a pattern.
+    /// Returns the one path that a plain pattern matches; `None` for other patterns.
     pub(crate) fn exact(&self) -> Option<&str> {
         (self.shortcut == Shortcut::Exact).then_some(&self.text)
     }
 
-    /// The common beginning of all paths that it matches, up to a slash and including it.
+    /// Returns the common beginning of all paths that the pattern matches, up to a slash and
+    /// including it.
     pub(crate) fn beginning(&self) -> &str {
         let plain = self.text.find(['*', '?', '[']).unwrap_or(self.text.len());
         let slash = self.text.get(..plain).and_then(|plain| plain.rfind('/'));
         self.text.get(..slash.map_or(0, |slash| slash + 1)).unwrap_or_default()
     }
 
-    /// Whether it matches a canonical path.
+    /// Whether the pattern matches a canonical path.
     pub(crate) fn matches(&self, path: &str) -> bool {
         match self.shortcut {
             Shortcut::Exact => path == self.text,
@@ -111,8 +112,9 @@ impl std::fmt::Display for PathPattern {
     }
 }
 
-/// Matches segment by segment. After a mismatch the last `**` takes one segment more. The segments
-/// before it have matched as early as they can, so an earlier `**` need not be tried again.
+/// Matches a path segment by segment. After a mismatch, the last `**` is extended by one segment.
+/// The segments before that `**` have matched as early as they can, so an earlier `**` need not be
+/// tried again.
 fn matches_segments(segments: &[Segment], path: &str) -> bool {
     let (mut segments, mut rest) = (segments, path.strip_prefix('/'));
     let mut retry: Option<(&[Segment], &str)> = None;
@@ -141,7 +143,7 @@ fn matches_segments(segments: &[Segment], path: &str) -> bool {
     }
 }
 
-/// The first segment, and the text after its slash.
+/// Returns the first segment, and the text after the slash that ends it.
 fn next_segment(text: &str) -> (&str, Option<&str>) {
     match text.split_once('/') {
         Some((segment, rest)) => (segment, Some(rest)),
@@ -149,7 +151,8 @@ fn next_segment(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// As [`matches_segments`], character by character, with `*` for `**`.
+/// Matches a segment character by character, as [`matches_segments`] matches a path segment by
+/// segment, with `*` in place of `**`.
 fn matches_text(pieces: &[Piece], text: &str) -> bool {
     let (mut pieces, mut rest) = (pieces, text.as_bytes());
     let mut retry: Option<(&[Piece], &[u8])> = None;

@@ -1,6 +1,6 @@
-//! What is wrong with the pattern of a path or of a host.
+//! Faults in patterns of paths and of hosts.
 
-/// Why a text is no pattern, and what is meant most likely.
+/// Why a text is no pattern, and what was most likely meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PatternFault {
     pub(crate) message: String,

@@ -1,5 +1,4 @@
-//! Certificates and keys from PEM files, for both directions: our own, and the authorities that we
-//! trust.
+//! Reads certificates and keys from PEM files: bearward's own, and the authorities that it trusts.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,17 +15,17 @@ use crate::config::CertificatePair;
 use crate::config::fault::Fault;
 use crate::regular_file;
 
-/// All certificates of a file.
+/// Reads all certificates of a file.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let unreadable = |error: pem::Error| {
         Fault::of_file(path, format!("certificates can't be read: {error}")).hint("a PEM file is needed")
     };
     let content = regular_file::read(path).map_err(pem::Error::Io).map_err(unreadable)?;
-    // A mark before the first line would hide the first certificate.
+    // A byte order mark before the first line would hide the first certificate.
     CertificateDer::pem_slice_iter(bom::without_in(&content)).collect::<Result<_, _>>().map_err(unreadable)
 }
 
-/// A chain with its key.
+/// Reads a certificate chain with its private key.
 pub(crate) fn certified_key(
     pair: &CertificatePair,
     provider: &CryptoProvider,
@@ -56,7 +55,7 @@ pub(crate) fn certified_key(
     Ok(key)
 }
 
-/// The authorities of a file; at least one.
+/// Reads the authorities of a file, which must contain at least one.
 pub(crate) fn authorities(path: &Path) -> Result<Arc<RootCertStore>, Fault> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {

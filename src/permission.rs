@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// A permission. `Admin` implies all others; no other implies any.
+/// A permission. `Admin` implies all other permissions; no other permission implies another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Permission {
     /// Permission to read data and generate content.
@@ -47,7 +47,7 @@ impl Permission {
 pub(crate) struct Permissions([Option<Permission>; Permission::ALL.len()]);
 
 impl Permissions {
-    /// Appends `permission`, unless the key already has it.
+    /// Appends `permission` if it is not in the list yet.
     pub(crate) fn add(&mut self, permission: Permission) {
         let free = self.0.iter_mut().find(|slot| slot.is_none() || **slot == Some(permission));
         debug_assert!(free.is_some(), "there are as many slots as permissions");

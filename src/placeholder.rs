@@ -1,23 +1,25 @@
-//! Placeholders instead of secrets: templates that nobody has filled in, and other files' syntax.
+//! Finds placeholders in place of secrets: templates that nobody has filled in, and syntax of other
+//! files.
 //!
-//! A template's text is in its repository, so as a key it would admit everybody who can read that.
-//! Weak keys are not judged here. Called for every secret that is read as it is: stores of plain
-//! tokens, imports, `keys hash`, the admin token, credentials for upstreams, the secret of key ids.
+//! The text of a template is in a repository: if it were accepted as a key, everybody who can read
+//! the repository could use it. Weak keys are not judged here. Called for every secret that is
+//! given as plain text: stores of plain tokens, imports, `keys hash`, the admin token, credentials
+//! for upstreams, the secret of key ids.
 //!
-//! Invariant: a result never contains a part of the text.
+//! Invariant: a result never contains a part of the checked text.
 
-/// The reason for which a text is no secret.
+/// The reason why a text is no secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Placeholder {
-    /// The message of a fault.
+    /// The message of the fault that reports the placeholder.
     pub(crate) what: &'static str,
-    /// The hint of a fault.
+    /// The hint of the fault that reports the placeholder.
     pub(crate) hint: &'static str,
-    /// The position of the sign in the text, in bytes.
+    /// The position in the text, in bytes, of what shows that it is no secret.
     pub(crate) offset: usize,
 }
 
-/// Finds the position of a sign that a text is no secret.
+/// A sign that a text is no secret: returns the sign's position in the text, in bytes.
 type Sign = fn(&str) -> Option<usize>;
 
 const RENDER: &str = "render the template first: a key is the secret itself";
@@ -25,8 +27,8 @@ const IN_PLACE: &str = "put the secret in its place";
 const BARE: &str = "write the secret alone, without what stands around it";
 const REFERENCE: &str = "write the secret itself: references are not looked up";
 
-/// The syntax of templates and its leftovers, each with a message and a hint. No secret has this
-/// form, in any place. The first match is reported.
+/// Signs of templates and of what templates leave behind, each with a message and a hint. No
+/// secret, wherever it is used, has such a form. The first sign that matches is reported.
 const TEMPLATES: [(Sign, &str, &str); 15] = [
     (|text| text.find("${"), "a variable in `${…}`, not its value", RENDER),
     (
@@ -61,7 +63,7 @@ const TEMPLATES: [(Sign, &str, &str); 15] = [
     (reference, "a reference to a secret, not the secret", REFERENCE),
 ];
 
-/// Texts that are no token, but may be the value of a header.
+/// Signs of texts that are no token, but may be the value of a header.
 const OTHERS: [(Sign, &str, &str); 7] = [
     (
         password_hash,
@@ -83,13 +85,14 @@ const OTHERS: [(Sign, &str, &str); 7] = [
 const FILLER: &str = "a placeholder's usual text";
 
 impl Placeholder {
-    /// Whether it is a word that could have been chosen as a secret, and a weak one: `changeme`.
+    /// Whether the placeholder is a word that somebody could have chosen as a weak secret, such as
+    /// `changeme`.
     pub(crate) fn is_word(self) -> bool {
         self.what == FILLER
     }
 }
 
-/// Says why `text` (a line or a value, trimmed) is clearly no secret; `None` where it may be one.
+/// Returns why `text` (a line or a value, trimmed) is clearly no secret; `None` if it may be one.
 ///
 /// ```text
 /// ${API_KEY}   {{ .Values.key }}   %KEY%   $KEY   <your-api-key>   "sk-quoted"   API_KEY=sk-1   Bearer sk-1
@@ -100,7 +103,8 @@ pub(crate) fn find(text: &str) -> Option<Placeholder> {
     first_of(TEMPLATES.iter().chain(&OTHERS), text)
 }
 
-/// As [`find`], for what is sent as a header's value: it may have a scheme before it, and may be weak.
+/// Returns why a header's value is clearly no secret, as [`find`] does for tokens. The value may
+/// begin with a scheme, and a weak secret is accepted.
 ///
 /// ```text
 /// ${API_KEY}   Bearer ${API_KEY}   Bearer <your-api-key>   Bearer null   "sk-quoted"
@@ -135,13 +139,13 @@ fn starts_with(text: &str, start: &str) -> bool {
     text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
 }
 
-/// Text between two marks, which are the first and the last character.
+/// Recognizes a text whose first character is `open` and whose last one is `close`.
 fn enclosed(text: &str, open: char, close: char) -> Option<usize> {
     let inner = text.strip_prefix(open)?.strip_suffix(close)?;
     (!inner.is_empty()).then_some(0)
 }
 
-/// A name between two marks, at any position.
+/// Returns the position of a name between the marks `open` and `close`, anywhere in the text.
 fn marked(text: &str, open: &str, close: &str) -> Option<usize> {
     let (before, behind) = text.split_once(open)?;
     let (name, _) = behind.split_once(close)?;
@@ -153,15 +157,16 @@ fn is_of_label(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
 }
 
-/// `__NAME__`.
+/// Recognizes `__NAME__`.
 fn between_underscores(text: &str) -> Option<usize> {
     let name = text.strip_prefix("__")?.strip_suffix("__")?;
     is_name(name).then_some(0)
 }
 
-/// `*name` and `&name` of YAML, which mean nothing outside it.
+/// Recognizes `*name` and `&name`, which have a meaning only in YAML.
 fn alias(text: &str) -> Option<usize> {
-    // Names that people choose are short; a longer text may be a secret that begins so.
+    // Maximum length of an alias: names that people choose are short, and a longer text may be a
+    // secret that begins with `*` or `&`.
     const LONGEST: usize = 32;
     let name = text.strip_prefix(['*', '&'])?;
     let is_name = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
@@ -170,21 +175,22 @@ fn alias(text: &str) -> Option<usize> {
     is_name.then_some(0)
 }
 
-/// The output of programs for a missing value, or its surroundings.
+/// Recognizes what programs write for a missing value, or the text that surrounds it.
 fn nothing(text: &str) -> Option<usize> {
     const WORDS: [&str; 9] = ["null", "undefined", "none", "nil", "nan", "~", "bearer", "basic", "sk-"];
     let word = text.strip_prefix('(').and_then(|word| word.strip_suffix(')')).unwrap_or(text);
     WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)).then_some(0)
 }
 
-/// `$NAME` or `$(command)`, alone or after a character that is in no name.
+/// Recognizes `$NAME` as the whole text, and `$(command)` at any position.
 fn variable(text: &str) -> Option<usize> {
     let at = text.find("$(").or_else(|| Some(0).filter(|_| text.starts_with('$')))?;
     let behind = text.get(at + 1..)?;
     (behind.starts_with('(') || is_name(behind)).then_some(at)
 }
 
-/// `user:$apr1$…`, `user:{SHA}…`, or such a hash alone (crypt(5), htpasswd).
+/// Recognizes the hash of a password, with or without a user: `user:$apr1$…`, `user:{SHA}…`
+/// (crypt(5), htpasswd).
 fn password_hash(text: &str) -> Option<usize> {
     const MARKS: [&str; 12] = [
         "$apr1$", "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$argon2", "{SHA}", "{SSHA}", "{CRYPT}",
@@ -195,7 +201,7 @@ fn password_hash(text: &str) -> Option<usize> {
     [at, 0].into_iter().find(|at| starts_at(*at))
 }
 
-/// `sha256:` and 64 hex digits: the form of a key in other stores.
+/// Recognizes `sha256:` and 64 hex digits, the form of a key in other stores.
 fn key_hash(text: &str) -> Option<usize> {
     let digest = text.strip_prefix("sha256:")?;
     (digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(0)
@@ -214,7 +220,8 @@ fn quotes(text: &str) -> Option<usize> {
     }
 }
 
-/// `NAME=value`, with or without `export`. The padding of base64 is no value.
+/// Recognizes `NAME=value`, with or without `export`. The padding `=` of base64 does not count as a
+/// value.
 fn assignment(text: &str) -> Option<usize> {
     let (name, value) = text.split_once('=')?;
     let name = name.trim_end();
@@ -222,7 +229,8 @@ fn assignment(text: &str) -> Option<usize> {
     (is_name(name.trim_start()) && !value.trim_start_matches('=').is_empty()).then_some(0)
 }
 
-/// References that other programs look up: LiteLLM, 1Password, Vault, cloud secret managers, SOPS.
+/// Recognizes references that other programs look up: LiteLLM, 1Password, Vault, cloud secret
+/// managers, SOPS.
 fn reference(text: &str) -> Option<usize> {
     const STARTS: [&str; 8] =
         ["os.environ/", "op://", "vault:", "arn:aws:", "ENC[", "@Microsoft.KeyVault(", "env://", "secret://"];
@@ -236,7 +244,7 @@ fn header(text: &str) -> Option<usize> {
         .then_some(0)
 }
 
-/// JSON, YAML and PEM, of which each line would be a token.
+/// Recognizes lines of JSON, YAML and PEM files, each of which would be read as a token.
 fn structure(text: &str) -> Option<usize> {
     let is_name_of_field = || text.strip_suffix(':').is_some_and(is_name);
     let is_mark = || text.len() > 1 && text.bytes().all(|byte| byte == b'-' || byte == b'.');
@@ -244,7 +252,7 @@ fn structure(text: &str) -> Option<usize> {
     (starts || is_name_of_field() || is_mark()).then_some(0)
 }
 
-/// Examples of documentation instead of a key.
+/// Recognizes words that documentation shows in place of a key.
 fn filler(text: &str) -> Option<usize> {
     const USUAL: [&str; 15] = [
         "changeme",
@@ -267,7 +275,7 @@ fn filler(text: &str) -> Option<usize> {
         text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
     let core = folded.strip_prefix("sk").unwrap_or(&folded);
     let is_usual = USUAL.contains(&core) || USUAL.contains(&folded.as_str());
-    // `sk-xxxxxxxx`, `sk-****`, `sk-...`.
+    // A masked key, such as `sk-xxxxxxxx`, `sk-****` or `sk-...`.
     let last = text.rsplit('-').next().unwrap_or_default();
     let is_masked =
         last.len() > 2 && ["x", "X", "*", "."].iter().any(|mark| last.replace(mark, "").is_empty());

@@ -1,7 +1,7 @@
-//! The request path.
+//! The request path: all steps from the head of a request to its answer.
 //!
-//! [`serve`] owns a request's id, record, panics and the form of its answer. [`handle`] is the list
-//! of steps: decide, check what the body declares, admit, forward.
+//! [`serve`] generates a request's id, keeps its record, catches its panics and forms its answer.
+//! [`handle`] lists the steps: decide, check what the body declares, admit, forward.
 
 mod caller;
 mod gateway;
@@ -31,10 +31,10 @@ pub(crate) use gateway::{Gateway, Peer};
 use state::RequestState;
 pub(crate) use state::StreamRefused;
 
-/// Answers one request, whatever happens in it.
+/// Answers one request, even if handling it panics.
 ///
-/// What a request is made of stays where it is put here, for as long as it lasts. To move it from
-/// step to step would cost more than all decisions about it.
+/// The request's state, head and body stay in this future until the request ends. Moving them from
+/// step to step would cost more than all decisions about the request.
 pub(crate) fn serve<E: From<StreamRefused>>(
     peer: Arc<Peer>,
     mut parts: Parts,
@@ -52,7 +52,7 @@ pub(crate) fn serve<E: From<StreamRefused>>(
     }
 }
 
-/// The steps of a request, in their order.
+/// Runs the steps of a request, in order.
 async fn handle(
     peer: &Peer,
     caller: &Caller,
@@ -80,11 +80,13 @@ async fn handle(
         (grant, decided.facts.target.ok_or_else(Denial::internal)?)
     };
 
-    // What the body declares is checked before the limits: a refused request burns no quota.
+    // The body's declared length is checked before the limits, so that a refused request uses no
+    // quota.
     let limits = upload_limits(state, grant.route(), &parts.method, body, caller.form)?;
     let upgrade = upgrade::asked(parts, grant.route(), !body.is_empty())?;
     if let Some(bytes) = hooks.prelude_bytes() {
-        // In a box: few requests need the room that it takes.
+        // The future is boxed, because few requests have a prelude and it would enlarge every
+        // request.
         let prelude = Box::pin(body.prelude(bytes, limits.idle)).await;
         hooks.looked_ahead(&prelude.map_err(|failure| broken_prelude(failure, limits))?);
     }
@@ -121,7 +123,7 @@ async fn handle(
     .await
 }
 
-/// The request's body, as upstream gets it.
+/// Makes the upload of the request's body, as upstream receives it.
 fn upload(
     peer: &Peer,
     state: &RequestState,
@@ -138,12 +140,13 @@ fn upload(
     Upload::new(body, limits, &peer.activity, trailers, tap)
 }
 
-/// GET and HEAD give no meaning to a body (RFC 9110, section 9.3.1): a server may leave it unread,
-/// and take it for the next request on the connection, which may be somebody else's.
+/// Refuses a body on GET or HEAD, unless the route accepts it. A body has no meaning for these
+/// methods (RFC 9110, section 9.3.1). A server may leave it unread and parse it as the next request
+/// on the connection, which may be another client's.
 ///
-/// On HTTP/2 a request has a body where its head comes without END_STREAM, unless it declares
-/// `content-length: 0`. Whether an empty frame ends it is known only later, and waiting for that
-/// would cost every such request a wait that its client decides on.
+/// An HTTP/2 request whose head does not end the stream counts as having a body, unless it declares
+/// `content-length: 0`. Only a later frame could show that the body is empty, and the client
+/// decides how long that frame takes.
 fn refuse_body_on_get(method: &Method, route: &Route, body: &RequestBody) -> Result<(), Denial> {
     match !route.takes_body(method) && body.may_hold_bytes() {
         true => Err(Denial::bad_request("GET and HEAD take no body")),
@@ -151,7 +154,8 @@ fn refuse_body_on_get(method: &Method, route: &Route, body: &RequestBody) -> Res
     }
 }
 
-/// The body's limits. One that declares itself too long is refused before it is read.
+/// Returns the limits of the request's body. Refuses a body whose declared length exceeds its limit
+/// before the body is read.
 fn upload_limits(
     state: &RequestState,
     route: &Route,
@@ -165,15 +169,16 @@ fn upload_limits(
     if body.least_length() > bytes {
         return Err(Denial::body_too_large(bytes));
     }
-    // A gRPC stream in both directions may be silent for long, and some servers answer only with
-    // their first message. For a client without a key a content type makes nothing longer.
+    // A gRPC stream in both directions may be silent for a long time, and some servers answer only
+    // with their first message. Only key holders get this longer timeout: without a key, a content
+    // type must not extend it.
     let may_be_silent = form == AnswerForm::Grpc && state.principal.is_some();
     let idle = limits.body_idle_timeout;
     let idle = if may_be_silent { idle.max(route.timeouts.idle) } else { idle };
     Ok(UploadLimits { bytes, idle })
 }
 
-/// The answer where the beginning of a body could not be read.
+/// Returns the denial of a request whose first body frames could not be read.
 fn broken_prelude(failure: UploadFailure, limits: UploadLimits) -> Denial {
     match failure {
         UploadFailure::TooLarge => Denial::body_too_large(limits.bytes),

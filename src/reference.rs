@@ -1,7 +1,8 @@
-//! Generated documentation: `docs/configuration.md`, `docs/errors.md` and `docs/routes.md`. Also the
-//! check that config.example.yaml has every field.
+//! Generates `docs/configuration.md`, `docs/errors.md` and `docs/routes.md`, and checks that
+//! config.example.yaml has every field.
 //!
-//! `UPDATE_EXPECTED=1 cargo test reference` writes the pages; without it, the test compares them.
+//! `UPDATE_EXPECTED=1 cargo test reference` writes the pages. Without the variable, the test
+//! compares them with the code.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,8 @@ fn root() -> PathBuf {
 /// The width of prose, in columns.
 const COLUMNS: usize = 100;
 
-/// A page with its prose wrapped at [`COLUMNS`]. Headings, tables, code and comments are not changed.
+/// Returns a page with its prose wrapped at [`COLUMNS`]. Headings, tables, code and comments are
+/// not changed.
 fn wrapped(page: &str) -> String {
     let mut out = String::with_capacity(page.len());
     let mut is_code = false;
@@ -51,12 +53,12 @@ fn wrapped(page: &str) -> String {
     out
 }
 
-/// Text for a cell of a table.
+/// Returns `text` as the cell of a Markdown table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
 
-/// The tables of the configuration's fields, a section each.
+/// The tables of the configuration's fields, one for each section.
 #[derive(Default)]
 struct Tables<'a> {
     /// Sections without a table yet: their path, their description, and their schema.
@@ -82,7 +84,8 @@ impl<'a> Tables<'a> {
         table
     }
 
-    /// The form of a value. A section gets a table of its own.
+    /// Returns the form of a value in words. A section is added to `sections`, and gets a table
+    /// later.
     fn form(&mut self, path: &str, schema: &'a Value) -> String {
         if let Some(values) = schema.get("enum").and_then(Value::as_array) {
             let words = values.iter().filter_map(Value::as_str);
@@ -118,7 +121,7 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// The fields of a section, by name.
+/// Returns the fields of a section: their names and their schemas.
 fn fields(section: &Value) -> impl Iterator<Item = (&String, &Value)> {
     section.get("properties").and_then(Value::as_object).into_iter().flatten()
 }
@@ -128,14 +131,15 @@ fn is_required(section: &Value, name: &str) -> bool {
     required.into_iter().flatten().any(|required| required == name)
 }
 
-/// The description of a value, or of its items or its forms.
+/// Returns the description of a value; without one, that of its items, or of the first of its forms
+/// that has one.
 fn description(schema: &Value) -> String {
     let of = |schema: &Value| schema.get("description").and_then(Value::as_str).map(str::to_owned);
     let of_forms = || schema.get("anyOf").and_then(Value::as_array)?.iter().find_map(of);
     of(schema).or_else(|| schema.get("items").and_then(of)).or_else(of_forms).unwrap_or_default()
 }
 
-/// A value in YAML, in one line.
+/// Writes a value as YAML in one line.
 fn inline(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -144,7 +148,7 @@ fn inline(value: &Value) -> String {
     }
 }
 
-/// The anchor of a heading on GitHub and other forges: lower case, without punctuation.
+/// Returns the anchor of a heading on GitHub and other forges: lower case, without punctuation.
 fn anchor(heading: &str) -> String {
     heading
         .chars()
@@ -243,12 +247,12 @@ fn the_reference_follows_from_the_code() {
     check(&root().join("docs/routes.md"), &wrapped(&routes()));
 }
 
-/// config.example.yaml: its defaults, and all of its fields.
+/// The content of config.example.yaml, parsed twice: as it is, and with the commented-out fields.
 struct Example {
     text: String,
-    /// The lines that are not commented out.
+    /// The values in the lines that are not commented out.
     shown: Value,
-    /// With the lines behind `#- `, instead of those that they replace.
+    /// The values with `#- ` removed from each line, and without the lines that such lines replace.
     whole: Value,
 }
 
@@ -264,14 +268,15 @@ impl Example {
         Example { text, shown, whole }
     }
 
-    /// Adds the lines that the example lacks of a section and of the sections in it.
+    /// Adds to `missing` the lines that the example lacks, for a section and the sections inside
+    /// it.
     fn missing(&self, path: &[String], section: &Value, missing: &mut Vec<String>) {
         for (name, schema) in fields(section) {
             let path = [path, std::slice::from_ref(name)].concat();
-            // Of several alternatives, a comment names the others.
+            // Of several alternatives, the example gives one, and a comment names the others.
             let has_comment = self.text.contains(&format!("`{name}: "));
             let is_missing = values(&self.whole, &path).is_empty() && !has_comment;
-            // A section that is shown has all of its defaults.
+            // A section that is not commented out must show all of its defaults.
             let is_shown = !values(&self.shown, &path[..path.len() - 1]).is_empty();
             let default = schema.get("default").filter(|_| is_shown).map(inline);
             let shown: Vec<String> = values(&self.shown, &path).into_iter().map(inline).collect();
@@ -285,10 +290,10 @@ impl Example {
     }
 }
 
-/// The items of a list, as a step of a path.
+/// The step of a path that means all items of a list.
 const ITEMS: &str = "[]";
 
-/// All values at a path.
+/// Returns all values at a path.
 fn values<'v>(value: &'v Value, path: &[String]) -> Vec<&'v Value> {
     let Some((first, rest)) = path.split_first() else { return vec![value] };
     let below: Vec<&Value> = match value {
@@ -298,7 +303,8 @@ fn values<'v>(value: &'v Value, path: &[String]) -> Vec<&'v Value> {
     below.into_iter().flat_map(|value| values(value, rest)).collect()
 }
 
-/// The sections that a value may be, or its items, with their paths below it.
+/// Returns the sections among the forms of a value, or of its items, each with its path below the
+/// value.
 fn sections(schema: &Value) -> Vec<(Vec<String>, &Value)> {
     if schema.get("properties").is_some() {
         return vec![(Vec::new(), schema)];
@@ -309,7 +315,7 @@ fn sections(schema: &Value) -> Vec<(Vec<String>, &Value)> {
     forms.chain(items).collect()
 }
 
-/// The line for a field.
+/// Returns the line of config.example.yaml for a field.
 fn line(path: &[String], schema: &Value) -> String {
     let (name, indent) = (path.last().unwrap(), "  ".repeat(path.len() - 1));
     let field = match schema.get("default") {

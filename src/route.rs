@@ -1,7 +1,8 @@
-//! Which route a request takes: host, method and canonical path decide, and nothing else does.
+//! The route of a request. It is determined by host, method and canonical path, and by nothing
+//! else.
 //!
-//! The first route that matches wins. A request that matches none is denied; its caller learns so
-//! only after its key was accepted.
+//! The first route that matches wins. A request that matches no route is denied; its client learns
+//! this only after its key was accepted.
 
 mod ambiguous;
 mod compiled;

@@ -1,6 +1,8 @@
-//! The configuration, compiled: an immutable value that one request is decided by as a whole.
+//! The compiled configuration: an immutable value. Each request is decided by a single one from
+//! start to end.
 //!
-//! State that outlives a reload (keys, limit state, connections) is beside it in `proxy::Gateway`.
+//! State that outlives a reload (keys, limit state, connections) is kept outside of the snapshot,
+//! in `proxy::Gateway`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,41 +23,42 @@ use crate::upstream::{Endpoints, Upstream};
 pub(crate) struct Snapshot {
     pub(crate) routes: RouteTable,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
-    /// The key store that changes are written to.
+    /// Path of the key store to which changes are written.
     pub(crate) keys_path: PathBuf,
     pub(crate) limits: Limits,
     pub(crate) trusted_proxies: TrustedProxies,
-    /// The environment. Keys of another one are refused.
+    /// Name of this environment. Keys of another environment are refused.
     pub(crate) environment: Option<String>,
-    /// The greatest age of a key, and what happens beyond it.
+    /// Greatest age of a key, and what happens when a key exceeds it.
     pub(crate) max_age: Option<MaxAge>,
-    /// Whether open answers end with their key.
+    /// Whether the end of a key ends its open answers.
     pub(crate) cut_open_streams: bool,
-    /// Makes ids for credentials that carry none.
+    /// Makes ids for credentials that contain no id.
     pub(crate) ids: Arc<IdSecret>,
-    /// Where a request may have its credential.
+    /// Places in which a request may have its credential.
     pub(crate) auth: Auth,
-    /// The same for the admin listener: only in headers that a browser never sends by itself,
-    /// whatever page it shows.
+    /// Places in which a request to the admin listener may have its credential. These are only
+    /// headers that a browser never sends on its own, whatever page it shows.
     pub(crate) admin_auth: Auth,
-    /// Headers that a credential may be in, of a caller or of an upstream. None of a caller's is
-    /// forwarded.
+    /// Names of headers that may contain a credential, of a client or of an upstream. Such headers
+    /// of a client are never forwarded.
     pub(crate) secret_headers: Arc<[HeaderName]>,
-    /// The failed attempts that an address may have. `None`: any number.
+    /// Number of failed attempts that an address may have; `None` for no limit.
     pub(crate) failed_attempts: Option<AttemptQuota>,
-    /// The windows of a key without limits of its own.
+    /// Windows of a key that has no rate limits of its own.
     pub(crate) default_windows: Vec<Arc<Window>>,
-    /// The requests in flight of a key without a limit of its own.
+    /// Limit of requests in flight for a key that has no such limit of its own; `None` for no
+    /// limit.
     pub(crate) default_max_concurrent: Option<u32>,
 }
 
 impl Snapshot {
-    /// Compiles a configuration. It shares endpoints and windows with the snapshot before, where
-    /// they are the same.
+    /// Compiles a configuration. Endpoints and windows that did not change are shared with the
+    /// previous snapshot.
     ///
     /// # Errors
     ///
-    /// All faults of the files that its upstreams name.
+    /// All faults of the files that the upstreams of the configuration name.
     pub(crate) fn new(
         config: &Config,
         ids: Arc<IdSecret>,
@@ -96,7 +99,7 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// The endpoint sets of all upstreams, each with its upstream's name.
+    /// Returns the endpoint sets of all upstreams, each with its upstream's name.
     pub(crate) fn endpoint_sets(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>)> {
         self.upstreams.iter().flat_map(|upstream| upstream.in_use())
     }
@@ -106,7 +109,7 @@ fn secret_headers(config: &Config) -> Arc<[HeaderName]> {
     let of_upstreams = config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
     let mut names = config.auth.headers.clone();
     names.extend(of_upstreams.map(|credential| credential.header.clone()));
-    // A header that folds to one of them is compared in its folded form.
+    // A header whose name folds to one of these names is compared in its folded form.
     names.extend(names.clone().iter().map(folded));
     names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();

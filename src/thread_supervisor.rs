@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
-/// The purpose of a thread.
+/// The purpose of a thread or task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Duty {
     /// Serves connections.
@@ -26,7 +26,7 @@ pub(crate) enum Duty {
     Log,
     /// Sends spans to a collector.
     Traces,
-    /// Works beside the requests: health checks, the admin listener, periodic reports.
+    /// Does background work: health checks, the admin listener, periodic reports.
     Background,
 }
 

@@ -1,4 +1,5 @@
-//! Workers: threads, each with its own runtime and its own connections to upstream.
+//! Worker threads, which serve connections. Each has its own runtime and its own connections to
+//! upstreams.
 //!
 //! A client connection stays with one worker, so that a request never changes threads. All workers
 //! share keys, limits and routes.

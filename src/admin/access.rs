@@ -21,18 +21,19 @@ use crate::keys::Permission;
 use crate::proxy::Gateway;
 use crate::regular_file;
 
-/// The routes that a key narrowed to routes must name for access. The second one is for metrics
-/// only, so that a scraper can change nothing. No route of a configuration can have such a name.
+/// The names of routes that stand for access to the admin listener. A key that is restricted to
+/// routes needs the first name for all access, or the second one for metrics only, so that a
+/// scraper can change nothing. No route of a configuration can have such a name.
 const ROUTES: [&str; 2] = ["bearward:admin", "bearward:metrics"];
 
-/// The caller, as the audit names it.
+/// The caller of a request, as the audit log names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Actor {
     /// A client on this machine, without a credential.
     Local,
     /// A holder of the admin token.
     Token,
-    /// A key with `admin`.
+    /// A key with the permission `admin`, by its id.
     Key(String),
 }
 
@@ -46,7 +47,7 @@ impl Actor {
     }
 }
 
-/// The client of a connection.
+/// The client of a connection to the admin listener.
 pub(super) struct Visitor {
     pub(super) admin: Arc<Admin>,
     pub(super) is_local: bool,
@@ -54,12 +55,12 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    /// Refuses foreign host names: a page in a browser on this machine could have its own name lead
-    /// here, and read what loopback may (DNS rebinding). An address can't be redirected, and
-    /// browsers do not use unix sockets.
+    /// Refuses foreign host names, against DNS rebinding: the name of a foreign site could be made
+    /// to lead to this machine, so that a page of that site in a local browser could read what
+    /// loopback may read. An address can't be redirected, and browsers do not use unix sockets.
     pub(super) fn check_site(&self, parts: &Parts) -> Result<(), Denial> {
-        // Browsers report this themselves (W3C Fetch Metadata). A link to the page is allowed: the
-        // linking site learns nothing.
+        // Browsers report in a header that another site caused a request (W3C Fetch Metadata). A
+        // link to the page is allowed: the linking site learns nothing.
         let header = |name| parts.headers.get(name).map(|value| value.as_bytes());
         let is_link = header("sec-fetch-dest") == Some(b"document") && parts.method == Method::GET;
         if header("sec-fetch-site").is_some_and(|site| matches!(site, b"cross-site" | b"same-site"))
@@ -87,13 +88,14 @@ impl Visitor {
         if is_ours { Ok(()) } else { Err(Denial::misdirected(named)) }
     }
 
-    /// Finds the caller of a request with the admin token, or with a key with `admin` that is not
-    /// narrowed to routes, or to one of [`ROUTES`]. `scrapes`: the request is for metrics only.
+    /// Finds the caller of a request: the holder of the admin token, or a key with the permission
+    /// `admin`. If the key is restricted to routes, one of [`ROUTES`] must be among them.
+    /// `scrapes`: the request is for metrics only.
     pub(super) async fn authorize(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         let Gateway { snapshot, limiter, clock, .. } = &*self.admin.gateway;
         let client = Client::of_peer(self.peer);
-        // A client that guesses has to wait, and a right guess does not count meanwhile. A key with
-        // `admin` still does.
+        // A client with too many failed attempts has to wait. Meanwhile, the admin token is not
+        // accepted from it, even if it is right; a key with `admin` is accepted.
         let is_limited = gate::wait_of(&client, &snapshot.load(), limiter).is_some();
         if !is_limited && self.has_token(headers).await {
             return Ok(Actor::Token);
@@ -111,9 +113,9 @@ impl Visitor {
         Ok(Actor::Key(key.id().to_owned()))
     }
 
-    /// As [`Visitor::authorize`], for a read. A browser may send the credential as a password (RFC
-    /// 7617), with any user name. Browsers send passwords along with any request, so this does not
-    /// count for changes.
+    /// Finds the caller of a read, as [`Visitor::authorize`] does. A browser may also send the
+    /// credential as a password (RFC 7617), with any user name. For changes, a password is not
+    /// accepted, because browsers add passwords to any request, whichever site caused it.
     pub(super) async fn authorize_look(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         match password(headers) {
             Some(bearer) => self.authorize(&HeaderMap::from_iter([(AUTHORIZATION, bearer)]), scrapes).await,
@@ -123,7 +125,8 @@ impl Visitor {
 
     async fn has_token(&self, headers: &HeaderMap) -> bool {
         let Some(path) = self.admin.config.token_file.clone() else { return false };
-        // Read at each request, which is rare: a changed token counts at once.
+        // The file is read at each request, so that a changed token is in effect at once. Such
+        // requests are rare.
         let shown = path.display().to_string();
         let read = tokio::task::spawn_blocking(move || regular_file::read_text(&path)).await;
         let token = match read.unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into())) {
@@ -144,7 +147,7 @@ impl Visitor {
     }
 }
 
-/// The password of a Basic credential, as a Bearer credential.
+/// Returns the password of a Basic credential as a Bearer credential.
 fn password(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (given.next(), given.next()) else { return None };

@@ -1,6 +1,6 @@
-//! Changes of keys, as `bearward keys` makes them, where the store can be written.
+//! Changes keys over the admin API, as `bearward keys` does, if the store can be written.
 //!
-//! Invariant: a secret is in the answer to the request that made it, and nowhere else.
+//! Invariant: a new secret is in the answer to the request that created it, and nowhere else.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -31,11 +31,11 @@ use crate::observe::audit::{KeyChange, Subject, changed};
 const MAX_BODY: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// A change by an authorized caller.
+/// A change of a key, requested by an authorized caller.
 pub(super) struct Change {
     pub(super) admin: Arc<Admin>,
     pub(super) actor: Actor,
-    /// The id of an existing key; empty for a new one.
+    /// The id of the key to change; empty for a new key.
     pub(super) key: String,
     pub(super) peer: Option<IpAddr>,
     pub(super) method: Method,
@@ -53,13 +53,13 @@ struct RotationRequest {
     expires_in: Option<String>,
 }
 
-/// The grace of an old secret by default, as on the command line.
+/// How long an old secret stays valid by default, as on the command line.
 const DEFAULT_GRACE: &str = "7d";
 
-/// A change that was made.
+/// The result of a change that was made to the key store.
 struct Done {
     key_id: String,
-    /// The new token of a key that was made or rotated.
+    /// The new token of a key that was created or rotated.
     token: Option<Token>,
 }
 
@@ -94,8 +94,8 @@ impl Change {
         self.edit(KeyChange::Deleted, delete).await
     }
 
-    /// Changes the store, logs the change to the audit, and has the store read again. All of it is
-    /// done even if the client disconnects meanwhile.
+    /// Changes the store, writes an audit line, and reloads the store. All three are done even if
+    /// the client disconnects meanwhile.
     async fn edit(
         self,
         change: KeyChange,
@@ -109,7 +109,8 @@ impl Change {
             });
             let done = edited.await.unwrap_or_else(|_panic| Err(Denial::internal()))?;
             self.audit(change, &done.key_id);
-            // The store has the change whatever the outcome; the answer says whether it is live.
+            // The store contains the change even if the reload fails; `is_live` in the answer says
+            // whether the change is in service.
             let _reported_below = self.admin.reload.reload().await;
             let shown = tokio::task::spawn_blocking(move || shown(&self.admin, change, done)).await;
             shown.map_err(|_panic| Denial::internal())
@@ -133,8 +134,8 @@ impl Change {
     }
 }
 
-/// The answer to a change: the key in service, its new secret, and whether the running server has
-/// the change.
+/// Returns the answer to a change: the key in service, its new secret, and whether the running
+/// server has applied the change.
 fn shown(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
     let Done { key_id, token } = done;
     let key = keys::find(admin, &key_id);
@@ -208,7 +209,7 @@ fn delete(path: &Path, id: &str, admin: &Admin) -> Result<Done, Denial> {
     Ok(Done { key_id: found.record.id, token: None })
 }
 
-/// The key with this id. A name is not accepted.
+/// Returns the entry with this key id. The name of a key is not accepted.
 fn find(editor: &Editor, id: &str) -> Result<crate::key_store::edit::Found, Denial> {
     let found = editor.find(id).map_err(|error| match error {
         EditError::Refused(_) => Denial::key_not_found(),
@@ -225,8 +226,9 @@ fn new_token(id: Option<&str>) -> Result<Token, Denial> {
     made.map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
 
-/// The denial for a store that was not changed, with the command that changes it elsewhere. The new
-/// key is not shown: its secret is lost, so its owner could not use it.
+/// Returns the denial for a store that was not changed, with the command that changes it elsewhere.
+/// The entry of a new key is not part of the denial: the key's secret is lost, so nobody could use
+/// the key.
 fn refused(error: EditError, store: &Path, command: &str) -> Denial {
     match error {
         EditError::Refused(message) => Denial::key_conflict(message),
@@ -243,7 +245,7 @@ fn refused(error: EditError, store: &Path, command: &str) -> Denial {
     }
 }
 
-/// The JSON body of a request; `None` if the body is empty.
+/// Reads the JSON body of a request; `None` if the body is empty.
 async fn content<T: for<'de> Deserialize<'de>>(
     body: IncomingBody,
     headers: &HeaderMap,
@@ -266,7 +268,8 @@ async fn content<T: for<'de> Deserialize<'de>>(
         return Err(Denial::bad_content("The body must be application/json"));
     }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        // The message of serde quotes values, and one may be a misplaced secret.
+        // The message of serde is not returned: it quotes values, and a value may be a misplaced
+        // secret.
         let (line, column) = (error.line(), error.column());
         Denial::bad_content(match error.classify() {
             serde_json::error::Category::Data => {

@@ -1,6 +1,6 @@
 //! The status and the refusals as server-sent events (WHATWG HTML, section 9.2).
 //!
-//! Events are made when the client takes them: a slow client holds only its permit.
+//! Events are created when the client reads them: a slow client costs no more than its permit.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,20 +20,20 @@ use super::state::Admin;
 use super::status;
 use crate::denial::Denial;
 
-/// Poll interval for refusals: a page has time to show one within a second.
+/// Poll interval for refusals, short enough for a page to show a refusal within a second.
 const TICK: Duration = Duration::from_millis(250);
-/// The status is sent once in so many intervals.
+/// The number of intervals between two events with the status.
 const STATUS_TICKS: u32 = 4;
-/// Streams at once: they hold their connections for as long as they like, and probes need some,
-/// too.
+/// Maximum number of open streams. A stream occupies its connection for as long as the client
+/// likes, and probes need connections, too.
 const MAX_STREAMS: usize = 16;
 
 struct Watching {
     admin: Arc<Admin>,
     tick: Interval,
-    /// Intervals until the status is sent.
+    /// The number of intervals until the status is sent next.
     until_status: u32,
-    /// Refusals that were sent, of each worker.
+    /// The number of refusals that were sent, of each worker.
     sent: Vec<u64>,
     _permit: EventStreamPermit,
 }
@@ -49,12 +49,13 @@ impl Watching {
         if self.until_status == 0 {
             self.until_status = STATUS_TICKS;
             let admin = self.admin.clone();
-            // A million keys take their time; other requests do not wait for it.
+            // The status is computed on another thread: with a million keys it takes long, and
+            // other requests must not wait for it.
             if let Ok(status) = tokio::task::spawn_blocking(move || status::status(&admin)).await {
                 text.push_str(&format!("event: status\ndata: {status}\n\n"));
             }
         } else if text.is_empty() {
-            // A comment, so that the loss of a client is noticed.
+            // An empty comment is sent, so that the loss of a client is noticed.
             text.push_str(":\n\n");
         }
         self.until_status -= 1;
@@ -62,7 +63,7 @@ impl Watching {
     }
 }
 
-/// One of the open streams; dropping it returns the permit.
+/// The permit for one open stream; dropping it lets another stream open.
 struct EventStreamPermit(Arc<Admin>);
 
 impl EventStreamPermit {
@@ -80,7 +81,8 @@ impl Drop for EventStreamPermit {
     }
 }
 
-/// Sends the last refusals and the status at once, and then what follows.
+/// Returns a stream that sends the last refusals and the status at once, and later ones as they
+/// come.
 pub(super) fn stream(admin: Arc<Admin>) -> Result<Response<AdminBody>, Denial> {
     let permit = EventStreamPermit::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
     let mut tick = interval(TICK);

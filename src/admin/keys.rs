@@ -1,6 +1,6 @@
-//! The keys in service as JSON: the fields of each, its use, and the state of its limits.
+//! The keys in service as JSON: the fields of each key, its usage, and the state of its limits.
 //!
-//! Invariant: no secret and no digest is in it.
+//! Invariant: the JSON contains no secret and no digest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,16 +22,16 @@ use crate::proxy::Gateway;
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-/// A part of all keys, in the order of their ids.
+/// A page of the list of all keys, which is sorted by id.
 #[derive(Debug)]
 pub(super) struct Page {
     limit: usize,
-    /// The id after which the page begins.
+    /// The key id after which the page begins; empty for the first page.
     after: String,
 }
 
 impl Page {
-    /// Reads `limit=N&after=ID`.
+    /// Parses the query `limit=N&after=ID`.
     pub(super) fn asked(query: Option<&str>) -> Result<Self, Denial> {
         let mut page = Page { limit: DEFAULT_LIMIT, after: String::new() };
         let mut seen: Vec<&str> = Vec::new();
@@ -60,12 +60,12 @@ impl Page {
         Ok(page)
     }
 
-    /// The page with at most this many keys.
+    /// Returns the page with at most `limit` keys.
     pub(super) fn at_most(self, limit: usize) -> Self {
         Page { limit: self.limit.min(limit), ..self }
     }
 
-    /// The id after which the page begins.
+    /// Returns the key id after which the page begins.
     pub(super) fn after(&self) -> &str {
         &self.after
     }
@@ -100,12 +100,12 @@ impl Page {
     }
 }
 
-/// One key.
+/// Returns the answer with one key.
 pub(super) fn show(admin: &Admin, id: &str) -> Result<Response<AdminBody>, Denial> {
     Ok(data(&find(admin, id).ok_or_else(Denial::key_not_found)?))
 }
 
-/// The key with this id, where it is in service.
+/// Returns the key with this id as JSON, if it is in service.
 pub(super) fn find(admin: &Admin, id: &str) -> Option<Value> {
     let mut found = None;
     admin.gateway.keys.for_each(|live| {
@@ -137,12 +137,12 @@ fn key(gateway: &Gateway, live: &LiveKey, now: Timestamp) -> Value {
     shown
 }
 
-/// The state of the key's limits, without those of routes.
+/// Returns the state of the key's limits; limits of routes are not included.
 fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     let Gateway { snapshot, limiter, .. } = gateway;
     let snapshot = snapshot.load();
     let key = &live.key;
-    // A key that was never used needs no state to be shown.
+    // A key that was never used has no state; an empty one is shown for it.
     let unused = || Arc::new(KeyState::default());
     let state = limiter.known_state(key.id()).unwrap_or_else(unused);
     let own: Option<Vec<_>> =
@@ -167,7 +167,7 @@ fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     json!({"rate_limits": windows, "concurrent": concurrent})
 }
 
-/// The use of the key since the process started.
+/// Returns the usage of the key since the process started.
 fn usage(gateway: &Gateway, id: &str) -> Value {
     let Some(usage) = gateway.usage.find(id) else {
         return json!({"requests": 0, "refusals": {}, "last_used_at": null, "last_address": null});

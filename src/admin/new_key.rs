@@ -24,9 +24,9 @@ use crate::keys::token::Token;
 #[derive(Debug, Default)]
 pub(super) struct NewKey {
     fields: Map<String, Value>,
-    /// Instead of the field `expires_at`.
+    /// The lifetime, which may be given instead of the field `expires_at`.
     expires_in: Option<String>,
-    /// The rate limits among the fields.
+    /// The parsed rate limits among `fields`.
     quotas: Vec<Quota>,
 }
 
@@ -70,13 +70,14 @@ impl<'de> Deserialize<'de> for NewKey {
     }
 }
 
-/// The fields that a caller may set.
+/// Returns the fields that a caller may set.
 fn may_be_set() -> impl Iterator<Item = &'static Field> {
     FIELDS.iter().filter(|field| field.set_by != SetBy::Bearward)
 }
 
 impl NewKey {
-    /// Reads a value in the JSON form of the field. The decoder of key files judges the value.
+    /// Reads a field's value in the JSON form of the field. Whether the value is valid is decided
+    /// later, by the decoder of key files.
     fn read<'de, A: MapAccess<'de>>(&mut self, field: &Field, map: &mut A) -> Result<Value, A::Error> {
         Ok(match field.form {
             Form::Name | Form::Label | Form::Instant => map.next_value::<String>()?.into(),
@@ -98,7 +99,7 @@ impl NewKey {
         })
     }
 
-    /// The record of the key, by the decoder of key files.
+    /// Builds the record of the new key, with the decoder of key files.
     pub(super) fn record(self, token: &Token, now: Timestamp) -> Result<KeyRecord, Denial> {
         let expires_in =
             self.expires_in.as_deref().map(|lifetime| ahead("expires_in", lifetime, now)).transpose()?;
@@ -131,7 +132,8 @@ impl NewKey {
     }
 }
 
-/// A new key's own limits, or `none`: then the configuration's defaults do not apply.
+/// A new key's own limits, or `none`. With either, the configuration's default limits do not apply
+/// to the key.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged)]
 enum NewLimits {
@@ -164,7 +166,7 @@ struct NewQuota {
 }
 
 impl NewQuota {
-    /// The quota, if its window is a duration.
+    /// Returns the quota, if its window is a duration.
     fn quota(&self) -> Option<Quota> {
         let requests = self.requests.0;
         let burst = self.burst.map_or_else(|| Quota::default_burst(requests), |burst| burst.0);
@@ -172,7 +174,7 @@ impl NewQuota {
     }
 }
 
-/// A whole number, which JSON may write as 8.0.
+/// A whole number. JSON may write it with a fraction of zero, as in 8.0.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(try_from = "f64", into = "u32")]
 struct Whole(u32);
@@ -192,13 +194,13 @@ impl From<Whole> for u32 {
     }
 }
 
-/// Refuses null for a field that is there.
+/// Decodes a field that is present, and refuses null.
 pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
     T::deserialize(field).map(Some)
 }
 
-/// JSON as YAML. Characters that YAML takes for unprintable (YAML 1.2, section 5.1) are escaped;
-/// JSON has them in strings alone.
+/// Turns JSON into YAML by escaping the characters that are unprintable in YAML (YAML 1.2, section
+/// 5.1). In JSON, such characters occur only in strings.
 fn as_yaml(json: &str) -> String {
     let is_unprintable = |c: char| {
         matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
@@ -213,17 +215,18 @@ fn as_yaml(json: &str) -> String {
     yaml
 }
 
-/// The current time to the second, since people read the stores.
+/// Returns the current time, cut to whole seconds, because people read the stores.
 pub(super) fn now() -> Timestamp {
     let now = Timestamp::now();
-    // Every second of a timestamp is one itself.
+    // The conversion does not fail: the whole second of a timestamp is a timestamp, too.
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-/// The instant after the duration `text` from now.
+/// Returns the instant that is the duration `text` after `now`. `field`: the name of the request's
+/// field.
 pub(super) fn ahead(field: &str, text: &str, now: Timestamp) -> Result<Timestamp, Denial> {
     let end = parse_duration(text).and_then(|duration| now.checked_add(duration).ok());
-    // The stores hold no later instant.
+    // The stores can't contain a later instant.
     end.filter(|end| end.as_second() < 253_402_214_400)
         .ok_or_else(|| Denial::bad_content(format!("`{field}` is a duration, as in 90d")))
 }

@@ -1,4 +1,4 @@
-//! The outlook of the keys, cached.
+//! Cache of the outlook of the keys: their number, and which keys expire or are due for rotation.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use crate::key_cache::Outlook;
 use crate::keys::rotation::ROTATION_AGE;
 use crate::proxy::Gateway;
 
-/// Age at which the outlook is made anew, unless a reload does it before: a million keys take their
-/// time.
+/// Age at which the cached outlook is computed again; a reload causes this earlier. The outlook is
+/// cached because it takes long with a million keys.
 const OUTLOOK_AGE: Duration = Duration::from_secs(30);
 
-/// The outlook of the keys, as it was a moment ago.
+/// The last outlook of the keys, with its generation and its time.
 #[derive(Debug, Default)]
 pub(crate) struct CachedOutlook(Mutex<Option<(u64, Instant, Outlook)>>);
 

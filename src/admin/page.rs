@@ -1,7 +1,7 @@
 //! The status page: the API's data as HTML, which is complete without a script.
 //!
 //! Invariants: all text that others chose (names, paths, reasons) is escaped by the template
-//! engine; the policy allows only the scripts and styles of `page.html`.
+//! engine; the Content-Security-Policy allows only the scripts and styles of `page.html`.
 
 mod figures;
 pub(crate) mod looked_at;
@@ -39,17 +39,18 @@ use crate::digest::sha256;
 use crate::observe::history::STEPS;
 
 const SOURCE: &str = include_str!("page.html");
-/// Keys at once; `/api/v1/keys` has all.
+/// Maximum number of keys on the page; `/api/v1/keys` lists all keys.
 const KEYS: usize = 25;
-/// The challenge that makes a browser ask for the credential, which is the password (RFC 7617).
+/// The challenge with which a browser asks its user for the credential, as the password (RFC 7617).
 pub(super) const BASIC: HeaderValue =
     HeaderValue::from_static("Basic realm=\"bearward admin: the token is the password\", charset=\"UTF-8\"");
 /// The height of sparklines and the distance of their points, in units of their view boxes.
 const HEIGHT: f64 = 30.0;
 const APART: usize = 2;
 
-/// The policy allows only this page's style and script, and its own server. No text becomes HTML or
-/// code by a script (Trusted Types). W3C Content Security Policy Level 3.
+/// The page's Content-Security-Policy (W3C, Level 3). It allows only the style and the script of
+/// this page, and requests to its own server. With Trusted Types, a script can't turn text into
+/// HTML or code.
 static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
     let hash = |tag: &str| {
         let (_, rest) = SOURCE.split_once(&format!("<{tag}>"))?;
@@ -77,24 +78,24 @@ struct StatusPage {
     tiles: Vec<Tile>,
     keys: Keys,
     is_continued: bool,
-    /// The name of the store's file at its origin.
+    /// The file name of the key store, in the commands that the page shows.
     store_file: String,
     refused: u64,
-    /// The newest first.
+    /// The last refusals, newest first.
     refusals: Vec<Refusal>,
 }
 
-/// A figure, and its course over time.
+/// A figure of the page, and its course over the last five minutes.
 struct Tile {
     name: &'static str,
     figure: String,
     unit: &'static str,
     most: String,
-    /// The points of its sparkline.
+    /// The points of the tile's sparkline, for SVG.
     points: String,
 }
 
-/// The page with these keys. `is_zipped`: as gzip (RFC 1952).
+/// Renders the page with these keys. `is_zipped`: the answer is compressed with gzip (RFC 1952).
 pub(super) fn show(admin: &Admin, keys: Page, is_zipped: bool) -> Result<Response<AdminBody>, Denial> {
     let html = StatusPage::of(admin, &keys.at_most(KEYS))?.render();
     let html = html.map_err(|error| Denial::internal().caused_by(error.to_string()))?;
@@ -119,7 +120,8 @@ fn zipped(html: &str) -> Result<Bytes, Denial> {
     zipped.map(Bytes::from).map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
 
-/// Whether a caller accepts gzip (RFC 9110, section 12.5.3): it names it, and does not exclude it.
+/// Whether a caller accepts gzip: its `Accept-Encoding` names gzip, and does not exclude it by a
+/// weight of zero (RFC 9110, section 12.5.3).
 pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|coding| {
@@ -204,7 +206,8 @@ fn tiles(status: &Status) -> Vec<Tile> {
     ]
 }
 
-/// A line through all numbers, with the last one at the right end, and the greatest at the top.
+/// Returns the points of a line through all `numbers`, with the last one at the right end, and the
+/// greatest at the top.
 fn points(numbers: &[f64]) -> String {
     let most = numbers.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let begin = STEPS.saturating_sub(numbers.len());

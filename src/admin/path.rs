@@ -2,16 +2,16 @@
 
 use http::Method;
 
-/// A probe: open to all.
+/// A probe, which needs no credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
-    /// The process lives, in whatever state its upstreams are.
+    /// The process lives, whatever the state of its upstreams.
     Live,
     /// The server is ready for requests.
     Ready,
 }
 
-/// The resource at a path.
+/// The resource at a path of the admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AdminPath {
     Probe(Probe),
@@ -24,7 +24,7 @@ pub(super) enum AdminPath {
     Events,
     Reload,
     Keys,
-    /// A key by its id; the following variants have one, too.
+    /// The key with this id. `Rotate` and `Revoke` contain a key's id, too.
     Key(String),
     Rotate(String),
     Revoke(String),
@@ -57,7 +57,7 @@ impl AdminPath {
         })
     }
 
-    /// The value of `Allow`.
+    /// Returns the methods that the path accepts, as the value of `Allow`.
     pub(super) fn methods(&self) -> &'static str {
         match self {
             AdminPath::Reload | AdminPath::Rotate(_) | AdminPath::Revoke(_) => "POST",

@@ -1,4 +1,4 @@
-//! Whether upstreams accept connections, cached.
+//! Checks whether upstreams accept connections, and caches the result.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,19 @@ use tokio::sync::Mutex;
 use crate::snapshot::Snapshot;
 use crate::upstream::connect::is_reachable;
 
-/// An upstream that accepts no connection in this time is unreachable.
+/// An endpoint that accepts no connection in this time counts as unreachable.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// Probes are open to all: however many come, upstreams are checked no more often than this.
+/// Shortest time between two checks of upstreams. Probes need no credential, so anybody may send
+/// any number of them.
 const LOOK_AGE: Duration = Duration::from_secs(1);
 
-/// The last check, with its time.
+/// The result of the last check, with its time.
 #[derive(Debug, Default)]
 pub(crate) struct Reachable(Mutex<Option<(Instant, bool)>>);
 
 impl Reachable {
-    /// Checks the upstreams, or returns a recent result.
+    /// Whether each upstream has a reachable endpoint: checks the upstreams, or returns a recent
+    /// result.
     pub(super) async fn check(&self, snapshot: &Snapshot) -> bool {
         let mut last = self.0.lock().await;
         if let Some((at, is_reachable)) = *last
@@ -36,7 +38,7 @@ impl Reachable {
         are_reachable
     }
 
-    /// The result of the last check; `true` before the first one.
+    /// Returns the result of the last check; `true` before the first one, and during a check.
     pub(super) fn last(&self) -> bool {
         self.0.try_lock().map_or(true, |last| last.is_none_or(|(_, is_reachable)| is_reachable))
     }

@@ -1,4 +1,4 @@
-//! The data of metrics and of the status, gathered when they are asked for.
+//! Gathers the data of metrics and of the status, whenever they are requested.
 
 use super::state::Admin;
 use crate::key_cache::Outlook;
@@ -6,7 +6,8 @@ use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape};
 use crate::proxy::Gateway;
 use crate::upstream::endpoints::Named;
 
-/// All endpoints, as the last requests found them. A name without an address is unhealthy.
+/// Returns all endpoints, with the health that the last requests found. A name without an address
+/// counts as one unhealthy endpoint.
 pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
     let snapshot = gateway.snapshot.load();
     let mut all = Vec::new();
@@ -42,7 +43,7 @@ pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
     all
 }
 
-/// All certificates in service whose end is known.
+/// Returns all certificates in service whose end is known.
 pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
     let of_all = admin.certificates.iter().flat_map(|(listener, tls)| {
         let served = tls.load().certificates.clone();
@@ -57,7 +58,7 @@ pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
     of_all.collect()
 }
 
-/// The metrics for Prometheus.
+/// Returns the metrics as text for Prometheus.
 pub(super) fn encoded(admin: &Admin) -> String {
     let Admin { gateway, outlook, .. } = admin;
     let Outlook { keys, due_for_rotation, next_ends } = outlook.outlook(gateway);

@@ -24,19 +24,20 @@ pub(crate) struct Admin {
     pub(super) config: config::Admin,
     pub(super) started: Timestamp,
     pub(super) observer: Arc<Observer>,
-    /// The addresses with TLS, and their certificates.
+    /// The addresses of listeners with TLS, and the certificates of each.
     pub(super) certificates: Vec<(Local, Swappable)>,
     pub(super) outlook: CachedOutlook,
     pub(super) reachable: Reachable,
     pub(super) history: History,
-    /// The last pages of keys that were shown.
+    /// The cached pages of keys.
     pub(super) looked_at: LookedAt,
-    /// Open streams of events.
+    /// The number of open streams of events.
     pub(super) streams: AtomicUsize,
 }
 
 impl Admin {
-    /// The state at the start. `certificates`: those of each listener with TLS.
+    /// Creates the state at the start. `certificates`: the address and the certificates of each
+    /// listener with TLS.
     pub(crate) fn new(
         gateway: Arc<Gateway>,
         reload: Handle,

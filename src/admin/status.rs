@@ -18,15 +18,15 @@ use crate::observe::reloads::{PartState, Reloads, State};
 use crate::observe::tally::Refused;
 use crate::proxy::Gateway;
 
-/// Whether the server is ready for requests. Where the configuration says so, this needs a
-/// reachable endpoint of every upstream. A store without keys was emptied on purpose, and is no
-/// reason to send requests elsewhere.
+/// Whether the server is ready for requests. With `admin.ready_with_upstreams`, this requires a
+/// reachable endpoint of every upstream. An empty key store is no reason to send requests
+/// elsewhere: it was emptied on purpose.
 pub(super) async fn is_ready(admin: &Admin) -> bool {
     let snapshot = admin.gateway.snapshot.load_full();
     !admin.config.ready_with_upstreams || admin.reachable.check(&snapshot).await
 }
 
-/// The answer to a readiness probe: parts that are older than their files, if any.
+/// Returns the answer to a readiness probe, with the parts that differ from their files, if any.
 pub(super) fn readiness(reloads: &Reloads) -> Value {
     let now = Timestamp::now();
     let mut readiness = Map::from_iter([("status".to_owned(), json!("ready"))]);
@@ -101,7 +101,7 @@ pub(super) fn status(admin: &Admin) -> Value {
     })
 }
 
-/// The endpoints with their health.
+/// Returns the endpoints with their health.
 fn endpoints(gateway: &Gateway) -> Vec<Value> {
     let all = scrape::endpoints(gateway).into_iter().map(|endpoint| {
         json!({
@@ -118,7 +118,7 @@ fn endpoints(gateway: &Gateway) -> Vec<Value> {
     all.collect()
 }
 
-/// The last five minutes, oldest first.
+/// Returns the samples of the last five minutes, oldest first.
 fn trend(admin: &Admin) -> Value {
     let steps = admin.history.steps((Instant::now(), admin.gateway.observers.sums()));
     json!({
@@ -134,7 +134,7 @@ fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-/// The store's path, and whether it can be changed from here.
+/// Returns the store's path, and whether this process can change the store.
 fn store(path: &Path) -> Value {
     let why = unwritable_reason(path);
     json!({"path": path.display().to_string(), "is_writable": why.is_none(), "why_not": why})
@@ -159,7 +159,7 @@ fn reload(state: &PartState) -> Value {
     })
 }
 
-/// The last refusals, oldest first.
+/// Returns the last refusals, oldest first.
 pub(super) fn refusals(admin: &Admin) -> Value {
     let recent = admin.gateway.observers.new_refusals(&mut Vec::new());
     Value::Array(recent.iter().map(|refused| refusal(refused)).collect())

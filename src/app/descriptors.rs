@@ -5,9 +5,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Number of file descriptors that are reserved for reloads, logs and the admin listener.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
-/// Returns how many client connections the file descriptors allow: each needs two, one for the
-/// client and one for upstream, and some descriptors are reserved.
-/// Raises the soft limit of descriptors to the hard limit.
+/// Raises the soft limit of file descriptors to the hard limit, and returns how many client
+/// connections it allows. Each connection needs two descriptors, one for the client and one for
+/// upstream; some descriptors are reserved.
 pub(super) fn carried_by_descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

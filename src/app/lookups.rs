@@ -111,7 +111,7 @@ fn look_up(host: String, gateway: &Gateway) -> oneshot::Receiver<io::Result<Vec<
     looking
 }
 
-/// Applies the result of a lookup, and logs changes.
+/// Applies the result of a lookup to the endpoints, and logs what changed.
 fn take(upstream: &Upstream, set: &EndpointSet, found: io::Result<Vec<IpAddr>>) {
     let Some(named) = set.named() else { return };
     let before = named.look_up();

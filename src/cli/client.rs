@@ -14,8 +14,7 @@ use crate::bom;
 use crate::config::Address;
 use crate::net;
 
-/// The address of the admin listener as users write it: `HOST:PORT`, `http://HOST:PORT` or
-/// `unix:/PATH`.
+/// Parses the address of the admin listener: `HOST:PORT`, `http://HOST:PORT` or `unix:/PATH`.
 pub(super) fn address(text: &str) -> Address {
     match text.strip_prefix("unix:") {
         Some(path) => Address::Unix(path.into()),
@@ -33,7 +32,8 @@ pub(super) fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
     }
 }
 
-/// Sends a request, and waits for the whole answer, for `patience` at most.
+/// Sends a request to `address`, and returns the whole answer. Fails if the answer is not complete
+/// within `patience`.
 pub(super) fn ask(
     address: &Address,
     method: &Method,

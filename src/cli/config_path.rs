@@ -1,12 +1,12 @@
-//! The path of the configuration that a command reads.
+//! Finds the configuration that a command reads.
 
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use crate::config::fault::Fault;
 
-/// The configuration's path: as named, else `$BEARWARD_CONFIG`, else the first of the usual places
-/// that exists.
+/// Returns the path of the configuration: `named` if given, else `$BEARWARD_CONFIG`, else the first
+/// of `./bearward.yaml` and `/etc/bearward/config.yaml` that exists.
 pub(crate) fn config_path(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
     if let Some(path) = named.or_else(|| std::env::var_os("BEARWARD_CONFIG").map(PathBuf::from)) {
         return Ok(path);

@@ -1,4 +1,5 @@
-//! `bearward demo`: the main functions with embedded defaults, and curl commands that show them.
+//! `bearward demo`: starts bearward with an embedded upstream, keys and certificate, and prints
+//! curl commands to try.
 
 mod model;
 
@@ -26,7 +27,7 @@ pub(super) struct Demo {
     listen: String,
 }
 
-/// The demo's keys: names, and fields of a key file.
+/// The demo's keys: the name of each, and its other fields as in a key file.
 const KEYS: [(&str, &str); 4] = [
     ("reader", "permissions: [read]"),
     ("writer", "permissions: [read, write]"),
@@ -79,7 +80,8 @@ fn write_certificate(directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The address, or the same host with any free port where the port is in use.
+/// Returns the wanted address. If it can't be bound, returns port 0 of the same host, for which the
+/// system chooses a free port.
 fn free_address(wanted: &str) -> String {
     match TcpListener::bind(wanted) {
         Ok(_free) => wanted.to_owned(),

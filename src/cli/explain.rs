@@ -1,4 +1,5 @@
-//! `bearward explain`: how a request would be decided, by the very functions that decide it; or what a code means.
+//! `bearward explain`: shows how bearward would decide about a request, by the same functions that
+//! the proxy calls; or what an error code means.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -50,7 +51,7 @@ pub(super) struct Explain {
     json: bool,
 }
 
-/// The steps of a decision, in words: the name of each, and what it found.
+/// The steps of a decision: the name of each step, and its finding as text.
 #[derive(Default)]
 struct Steps(Vec<(&'static str, String)>);
 
@@ -60,7 +61,7 @@ impl Steps {
     }
 }
 
-/// The key that a request is explained for, and the digest of its current secret.
+/// The key of the explained request, with the hash of the key's current secret.
 type NamedKey = (KeyHash, Arc<LiveKey>);
 
 impl Explain {
@@ -110,7 +111,7 @@ impl Explain {
         self.print(&method, path, &steps, outcome)
     }
 
-    /// Decides as the proxy does, and puts what was found into words.
+    /// Decides about the request as the proxy does, and describes each step in words.
     fn decide(
         &self,
         prepared: &Prepared,
@@ -170,12 +171,13 @@ impl Explain {
     }
 }
 
-/// A decision, and what it was made about.
+/// The input of a decision, from which its steps are described.
 struct Explained<'a> {
     prepared: &'a Prepared,
     parts: &'a Parts,
     key: Option<&'a LiveKey>,
-    /// The address that was taken, where none was given.
+    /// The client address that `explain` chose because `--from` was not given: one that the key
+    /// allows.
     assumed: Option<IpAddr>,
 }
 
@@ -191,7 +193,8 @@ impl Explained<'_> {
         let is_missing = facts.authentication.is_some() && self.key.is_none();
         let route = match (&facts.route, &readings.lookup) {
             (Some(route), _) => Some(route.clone()),
-            // Without a key the proxy goes no further. Here it helps to know the route all the same.
+            // The proxy refuses a request without a key at this step. `explain` shows the route all
+            // the same.
             (None, _) if is_missing => readings.route(target, method, &snapshot.limits).ok(),
             (None, _) => None,
         };
@@ -245,7 +248,8 @@ impl Explained<'_> {
     }
 }
 
-/// What the route needs, and each other route that servers may read the path as.
+/// Adds the permission that the route needs, and each other route that some servers would read the
+/// path as.
 fn explain_permissions(route: &Arc<Route>, readings: &[Arc<Route>], steps: &mut Steps) {
     match route.access {
         Access::Public => steps.add("permission", "none is needed: the route is public"),
@@ -264,7 +268,7 @@ fn find_key(prepared: &Prepared, wanted: &str) -> Result<NamedKey, Failure> {
     let mut found: Option<NamedKey> = None;
     prepared.keys.for_each_current(|hash, live| {
         let is_id = live.key.id() == wanted;
-        // An id goes before a name.
+        // A key with this id is preferred to a key with this name.
         if is_id || (found.is_none() && live.key.name() == Some(wanted)) {
             found = Some((*hash, live.clone()));
         }
@@ -274,7 +278,7 @@ fn find_key(prepared: &Prepared, wanted: &str) -> Result<NamedKey, Failure> {
     })
 }
 
-/// What came nearest, where no route matches.
+/// Names the routes that nearly match, for a request that no route matches.
 fn near(prepared: &Prepared, host: &str, method: &Method, path: &str) -> String {
     let routes = prepared.snapshot.routes.routes();
     let compared = routes.map(|route| (route, route.compared(host, method, path)));

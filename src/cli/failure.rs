@@ -1,20 +1,20 @@
-//! The failure of a command.
+//! The error type of all commands.
 
 use std::path::PathBuf;
 
 use crate::app::StartError;
 use crate::config::fault::{Fault, Faults};
 
-/// The failure of a command, with its exit code.
+/// The failure of a command. Each kind has an exit code.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// A message; exit 1.
+    /// The command failed, with this message; exit code 1.
     Failed(String),
-    /// Wrong usage that clap can't see; exit 2.
+    /// The arguments are wrong in a way that clap does not check; exit code 2.
     Usage(String),
-    /// Faults in files; exit 78.
+    /// Faults in files; exit code 78.
     Faults(Faults),
-    /// Faults of a configuration, or of the files that it names; exit 78.
+    /// Faults of the configuration at this path, or of files that it names; exit code 78.
     InConfig(Faults, PathBuf),
 }
 

@@ -1,4 +1,5 @@
-//! `bearward healthcheck`: a probe, for containers without curl.
+//! `bearward healthcheck`: asks the admin listener whether bearward is alive or ready. It serves
+//! containers without curl.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,10 +51,10 @@ impl Healthcheck {
             return Ok(client::address(address));
         }
         let default = Admin::default().address;
-        // Without a configuration the server has the default, too.
+        // A server without a configuration uses the default address, too.
         let Ok(path) = config_path(self.config.clone()) else { return Ok(default) };
-        // A running server keeps the last good configuration; a faulty file does not make it
-        // unhealthy.
+        // A faulty configuration file does not make a running server unhealthy: the server keeps
+        // the last good configuration.
         let admin = match Config::load(&path) {
             Ok(config) => config.admin,
             Err(_) => Config::admin_of(&path).unwrap_or_else(|| Some(Admin::default())),
@@ -67,8 +68,8 @@ impl Healthcheck {
     }
 }
 
-/// An address for a listener on all addresses: by number, since a container from scratch can't look
-/// up names.
+/// Returns an address at which a listener on all addresses is reached. It is numeric, because a
+/// container built from scratch can't look up names.
 fn reachable(address: Address) -> Address {
     let Address::Tcp(text) = address else { return address };
     let loopback = [("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")];

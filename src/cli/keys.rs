@@ -1,7 +1,7 @@
-//! `bearward keys`: the whole life of a key.
+//! `bearward keys`: creates, shows, changes, deletes and imports keys.
 //!
-//! A secret goes to standard output once, alone, and nowhere else. No token is ever read from the
-//! arguments, which all users of the machine can see.
+//! A new secret is written to standard output once, alone, and nowhere else. No command accepts a
+//! token as an argument: all users of the machine can see the arguments.
 
 mod change;
 mod create;

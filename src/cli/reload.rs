@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::terminal::{print, say};
 use crate::config::{Address, Config};
 
-/// A reload of many keys takes its time.
+/// Longest wait for the outcome. A reload of many keys takes long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
@@ -76,7 +76,7 @@ impl Reload {
     }
 }
 
-/// Prints a line for each part, each fault, and each field that takes a restart.
+/// Prints a line for each part, for each fault, and for each changed field that needs a restart.
 fn say_outcome(outcome: Option<&Value>) {
     let Some(outcome) = outcome else { return };
     for part in ["config", "keys", "certificates"] {

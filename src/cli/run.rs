@@ -1,4 +1,4 @@
-//! `bearward run`: the proxy itself.
+//! `bearward run`: runs the proxy until a signal stops it.
 
 use std::path::{Path, PathBuf};
 
@@ -69,7 +69,7 @@ impl Run {
             let stop = stop_signal()?;
             Ok::<bool, Failure>(app.run(stop).await?)
         })?;
-        // Blocking threads must not delay the exit.
+        // The exit does not wait for threads that still block.
         runtime.shutdown_background();
         if finished {
             Ok(())
@@ -84,7 +84,8 @@ impl Run {
             return Config::load(&path).map_err(|faults| Failure::InConfig(faults, path));
         };
         let listen = self.listen.unwrap_or_else(|| "127.0.0.1:8080".to_owned());
-        // JSON is YAML: the flags are parsed and checked as a file is.
+        // The flags become a JSON document, which is valid YAML, so they are parsed and checked as
+        // a file is.
         let source = json!({
             "listeners": [{"address": listen}],
             "upstreams": [{"name": "upstream", "endpoints": [upstream]}],
@@ -96,7 +97,7 @@ impl Run {
     }
 }
 
-/// SIGHUP reloads.
+/// Starts a task that reloads the configuration, keys and certificates at each SIGHUP.
 fn reload_on_hangup(reload: Handle) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -107,7 +108,7 @@ fn reload_on_hangup(reload: Handle) -> std::io::Result<()> {
     Ok(())
 }
 
-/// SIGUSR1 makes the logs open their files again, as logrotate requests.
+/// Starts a task that reopens the log files at each SIGUSR1, which logrotate sends.
 fn reopen_on_signal(logs: Logs) -> std::io::Result<()> {
     let mut asked = signal(SignalKind::user_defined1())?;
     tokio::spawn(async move {
@@ -118,8 +119,8 @@ fn reopen_on_signal(logs: Logs) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Prevents core dumps of this process, and access of other users' debuggers to its memory. It
-/// holds private keys of certificates, and requests with their tokens.
+/// Prevents core dumps of this process, and access of debuggers of other users to its memory. The
+/// memory contains the private keys of certificates, and requests with their tokens.
 fn keep_memory_private() {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
@@ -127,8 +128,8 @@ fn keep_memory_private() {
     }
 }
 
-/// Writes panics to the log like other errors. Their messages are the code's own, never a caller's
-/// input.
+/// Writes panics to the log like other errors. The message of a panic comes from the code, and
+/// never contains a caller's input.
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

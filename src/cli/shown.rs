@@ -1,24 +1,23 @@
-//! Faults of a configuration with their lines, for people.
+//! Shows the faults of a configuration to people, each with the line of the file that it is in.
 //!
-//! Invariant: only lines of configurations are shown, never of key files, and no line with
-//! something like a secret.
+//! Invariant: a line of a key file is never shown, nor a line with a word that looks like a secret.
 
 use std::path::Path;
 
 use crate::config::fault::{Fault, Faults};
 use crate::mask::masked;
 
-/// Longer lines are not shown, in characters.
+/// Maximum length in bytes of a line that is shown.
 const MAX_LINE: usize = 160;
-/// A word of this length with letters and digits may be a secret; so may a longer one of letters
-/// only.
+/// Length in bytes from which a word with both letters and digits is treated as a secret. The
+/// length for words of letters only is `LONG_WORD`.
 const SECRET_LENGTH: usize = 16;
 const LONG_WORD: usize = 24;
-/// Values of names that contain one of these are not shown.
+/// Ends of the names of secrets. A line with such a name and a value is not shown.
 const SECRET_NAMES: [&str; 9] =
     ["password", "passwd", "secret", "token", "api_key", "apikey", "credential", "bearer", "authorization"];
 
-/// All faults; those in `config` with their lines.
+/// Returns all faults as text. A fault in the file `config` is shown with its line.
 pub(super) fn faults(faults: &Faults, config: &Path) -> String {
     let source = std::fs::read_to_string(config).unwrap_or_default();
     let shown = faults.0.iter().map(|fault| match fault.file == config && fault.at.line > 0 {
@@ -30,7 +29,7 @@ pub(super) fn faults(faults: &Faults, config: &Path) -> String {
 
 fn with_line(fault: &Fault, source: &str) -> String {
     let line = source.lines().nth(fault.at.line - 1).unwrap_or_default().trim_end();
-    // The value of an unknown field may be anything.
+    // The value of an unknown field may be anything, even a secret.
     let line = match fault.message.starts_with("unknown field") {
         true => without_value(line, fault.at.column),
         false => line,
@@ -40,7 +39,7 @@ fn with_line(fault: &Fault, source: &str) -> String {
     let margin = " ".repeat(number.len());
     let mut text = format!("{}:{}:{}: {}\n", fault.file.display(), number, fault.at.column, fault.message);
     text.push_str(&format!("{margin} |\n{number} | {shown}\n"));
-    // Tabs are kept, so that the caret is in the right column in any terminal.
+    // Tabs before the fault stay tabs, so that the caret is in the right column in any terminal.
     let before: String =
         line.chars().take(fault.at.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     text.push_str(&format!("{margin} | {before}^\n"));
@@ -50,14 +49,14 @@ fn with_line(fault: &Fault, source: &str) -> String {
     text.trim_end().to_owned()
 }
 
-/// The line up to the end of the field's name at this column.
+/// Cuts the line after the name of the field that begins at this column.
 fn without_value(line: &str, column: usize) -> &str {
     let start = line.char_indices().nth(column - 1).map_or(line.len(), |(at, _)| at);
     let name = line.get(start..).and_then(|rest| rest.find(':')).map_or(line.len(), |end| start + end + 1);
     line.get(..name).unwrap_or(line)
 }
 
-/// The line, unless something in it looks like a secret.
+/// Returns the line; `None` if something in it looks like a secret.
 fn presentable(line: &str) -> Option<&str> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '=');
     let looks_secret = |word: &str| {
@@ -77,14 +76,14 @@ fn presentable(line: &str) -> Option<&str> {
     is_shown.then_some(line)
 }
 
-/// Whether a field of the line has the name of a secret, and a value that is no placeholder.
+/// Whether a field in the line is named like a secret and has a value.
 fn names_secret(line: &str) -> bool {
     let lower = line.to_ascii_lowercase();
     SECRET_NAMES.iter().any(|name| {
         lower.match_indices(name).any(|(at, _)| {
             let behind = lower.get(at + name.len()..).unwrap_or_default();
             let value = behind.trim_start_matches(['"', '\'']).trim_start();
-            // `bearer: …`, and `Bearer …`.
+            // Matches `bearer: …` and `Bearer …`.
             let value = value.strip_prefix(':').or_else(|| behind.strip_prefix(' '));
             value.is_some_and(|value| !value.trim().is_empty())
         })

@@ -1,8 +1,9 @@
-//! Signals that end a command.
+//! Stops a command at a signal.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Ready at the first SIGTERM or SIGINT; a second one ends the process at once.
+/// Returns a future that is ready at the first SIGTERM or SIGINT. A second signal ends the process
+/// at once, with exit code 1.
 pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,4 +1,4 @@
-//! Standard output and standard error of commands.
+//! Writes to the standard output and standard error of commands.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use super::failure::Failure;
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // In `bearward … | head`, the reader has enough.
+        // The reader has closed the pipe, as `head` does in `bearward … | head`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }

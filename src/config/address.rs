@@ -1,4 +1,4 @@
-//! Addresses to listen on, and whether two of them are the same.
+//! Addresses to listen on, and comparisons of two of them.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -6,17 +6,18 @@ use std::path::PathBuf;
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Address {
-    /// `host:port`; the host may be a name.
+    /// A TCP address, `host:port`; the host may be a name.
     Tcp(String),
-    /// `unix:/path`.
+    /// A unix socket, `unix:/path`.
     Unix(PathBuf),
 }
 
 impl Address {
-    /// Whether nothing could listen on both.
+    /// Whether listeners on `self` and `other` would conflict.
     ///
-    /// Names are compared as text. A wildcard covers its own family only: whether that of IPv6 takes
-    /// IPv4 as well depends on the socket, which may be handed down.
+    /// Host names are compared as text. A wildcard address overlaps only addresses of its own
+    /// family: whether a listener on `[::]` also accepts IPv4 depends on an option of its socket,
+    /// and a service manager may hand the socket down.
     pub(crate) fn overlaps(&self, other: &Address) -> bool {
         let takes =
             |wildcard: IpAddr, ip: IpAddr| wildcard.is_unspecified() && wildcard.is_ipv4() == ip.is_ipv4();
@@ -29,7 +30,8 @@ impl Address {
             }
     }
 
-    /// Whether both are the same address and port, or the same socket. The system replaces port 0.
+    /// Whether `self` and `other` are the same address and port, or the same unix socket. Addresses
+    /// with port 0 are never the same, because the system replaces port 0 by a free one.
     pub(crate) fn is_same(&self, other: &Address) -> bool {
         match (self.ip_and_port(), other.ip_and_port()) {
             (Some(one), Some(other)) => one == other && one.1 != 0,
@@ -42,12 +44,13 @@ impl Address {
         }
     }
 
-    /// Whether a connection from this machine to itself, at this port, may arrive here.
+    /// Whether this is a wildcard address with this port, so that a listener on it accepts
+    /// connections from this machine to itself.
     pub(crate) fn takes_local(&self, port: u16) -> bool {
         self.ip_and_port().is_some_and(|(ip, own)| ip.is_unspecified() && own == port && port != 0)
     }
 
-    /// The IP address and the port; `None` for a name or a unix socket.
+    /// Returns the IP address and the port; `None` for a host name or a unix socket.
     fn ip_and_port(&self) -> Option<(IpAddr, u16)> {
         let Address::Tcp(text) = self else { return None };
         let (host, port) = text.rsplit_once(':')?;

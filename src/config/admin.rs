@@ -18,11 +18,13 @@ use crate::config::tree::Node;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Admin {
     pub(crate) address: Address,
-    /// The file of the token for changes, and off loopback for everything but the probes.
+    /// The file of the admin token. Changes need the token; off loopback, every request but the
+    /// probes needs it.
     pub(crate) token_file: Option<PathBuf>,
-    /// The host names of the listener, beside addresses and `localhost`; in lower case, without a port.
+    /// Host names that requests to the admin listener may have, in lower case, without a port.
+    /// Addresses and `localhost` are always accepted.
     pub(crate) hosts: Vec<String>,
-    /// Whether readiness needs, for each upstream, an endpoint that can be connected to.
+    /// Whether /readyz needs, in each upstream, an endpoint that accepts connections.
     pub(crate) ready_with_upstreams: bool,
 }
 
@@ -35,16 +37,18 @@ impl Default for Admin {
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9090";
 
 section! {
-    /// Probes, metrics, the admin API and the status page.
+    /// The admin listener: probes, metrics, the admin API and the status page.
     #[derive(Clone, Debug)]
     struct Written: Default in "admin" {
-        /// host:port, or unix:/path.
+        /// The address of the admin listener: host:port, or unix:/path.
         address: WrittenAddress = address().or(WrittenAddress::LeftOut);
-        /// A file with the token for changes, and off loopback for everything but the probes.
+        /// The file of the admin token. Changes need the token; off loopback, every request but the
+        /// probes needs it.
         token_file: Option<PathBuf> = path().optional();
-        /// Host names of the listener, beside addresses and localhost; requests for others are refused.
+        /// Host names that requests may have, in addition to addresses and localhost; requests with
+        /// another Host are refused.
         hosts: Vec<String> = list_of(text(exact_host).shown()).or_default();
-        /// Whether readiness needs, for each upstream, an endpoint that can be connected to.
+        /// Whether /readyz needs, in each upstream, an endpoint that accepts connections.
         ready_with_upstreams: bool = boolean().or(false);
     }
 }
@@ -70,7 +74,7 @@ impl Written {
     }
 }
 
-/// The listener of a section; `None` where the section turns it off.
+/// Returns the admin listener that the section describes; `None` if its address is `off`.
 fn admin(d: &mut Decoder<'_>, written: Written) -> Option<Admin> {
     let address = match written.address.clone() {
         WrittenAddress::LeftOut => default_address(d),
@@ -80,7 +84,7 @@ fn admin(d: &mut Decoder<'_>, written: Written) -> Option<Admin> {
     Some(written.at(address))
 }
 
-/// The field `admin`, which is a listener where it is left out, and `None` where it is off.
+/// Returns the field `admin`. Left out, its value is the default admin listener; `off` is `None`.
 pub(super) fn field() -> Flattened<Option<Admin>> {
     const NAME: &str = "admin";
     let form = || off_or(nested::<Written>()).optional();
@@ -96,7 +100,7 @@ pub(super) fn field() -> Flattened<Option<Admin>> {
     )
 }
 
-/// The default address, which no listener may have.
+/// Returns the default address of the admin listener. Reports a fault if one of `listeners` has it.
 fn default_address(d: &mut Decoder<'_>) -> Address {
     let default = Admin::default().address;
     if let Some((address, at)) = d.context.listening.iter().find(|(own, _)| own.overlaps(&default)) {

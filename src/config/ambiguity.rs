@@ -3,11 +3,11 @@
 /// A part of a path that servers read in different ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ambiguity {
-    /// `%2F`
+    /// An encoded slash, `%2F`.
     EncodedSlash,
-    /// `%5C`
+    /// An encoded backslash, `%5C`.
     EncodedBackslash,
-    /// `;`
+    /// A semicolon, `;`.
     Semicolon,
 }
 
@@ -18,7 +18,7 @@ impl Ambiguity {
         ("semicolon", Ambiguity::Semicolon),
     ];
 
-    /// Its text in a canonical path.
+    /// Returns the text of this part in a canonical path.
     pub(crate) fn text(self) -> &'static str {
         match self {
             Ambiguity::EncodedSlash => "%2F",

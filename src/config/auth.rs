@@ -13,14 +13,16 @@ section! {
     /// The parts of a request that may carry a key.
     #[derive(Clone, Debug)]
     pub(crate) struct Auth: Default in "auth" {
-        /// Headers that may carry a key, in the order they are read.
+        /// Headers that may carry a key, in the order in which they are read.
         headers: Vec<HeaderName> =
             non_empty(text(key_header).shown()).or(vec![http::header::AUTHORIZATION]);
-        /// Whether a request with two different credentials is refused, or the one that is a key counts.
+        /// The answer to a request with two different credentials: refuse is a 400; any uses the
+        /// credential that matches a key.
         conflict: Conflict = one_of(&CONFLICTS).or(Conflict::Refuse);
-        /// Whether the password of a Basic credential is taken as the key.
+        /// Whether the password of a Basic credential is accepted as a key.
         basic: bool = boolean().or(false);
-        /// Whether `Sec-WebSocket-Protocol: openai-insecure-api-key.KEY` is taken as the key.
+        /// Whether KEY in `Sec-WebSocket-Protocol: openai-insecure-api-key.KEY` is accepted as a
+        /// key.
         websocket_protocol: bool = boolean().or(false);
     }
 }
@@ -28,16 +30,17 @@ section! {
 /// The answer to a request with two different credentials.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Conflict {
-    /// It is refused.
+    /// The request is refused.
     #[default]
     Refuse,
-    /// The credential that is a key counts.
+    /// The credential that matches a key is used.
     Any,
 }
 
 const CONFLICTS: [(&str, Conflict); 2] = [("refuse", Conflict::Refuse), ("any", Conflict::Any)];
 
-/// A header that may carry a key. It must have no other meaning, since it is removed from the request.
+/// Decodes the name of a header that may carry a key. The header must have no other meaning,
+/// because bearward removes it from the request.
 fn key_header(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
     const TAKEN: [HeaderName; 3] = [COOKIE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL];
     let name = header_name(d, node)?;

@@ -1,4 +1,4 @@
-//! `credential`: the header by which an upstream knows bearward.
+//! `credential`: the header that authenticates bearward to an upstream.
 
 use http::{HeaderName, HeaderValue};
 
@@ -12,12 +12,12 @@ use crate::config::section::{nested, section};
 use crate::config::tree::Node;
 use crate::placeholder;
 
-/// The credential that upstream gets instead of the caller's key.
+/// The credential that the upstream gets instead of the caller's key.
 #[derive(Clone)]
 pub(crate) struct UpstreamCredential {
     pub(crate) header: HeaderName,
     pub(crate) value: HeaderValue,
-    /// The file that it was read from, so that a reload notices a change.
+    /// The file that the credential was read from, so that a reload notices a change of the file.
     pub(crate) file: Option<ReadFile>,
 }
 
@@ -28,10 +28,10 @@ impl std::fmt::Debug for UpstreamCredential {
 }
 
 section! {
-    /// The credential that upstream gets instead of the caller's key.
+    /// The credential that the upstream gets instead of the caller's key.
     #[derive(Clone, Debug)]
     struct Written in "an upstream's credential" {
-        /// The header; in authorization, a single word is sent as a Bearer token.
+        /// The header of the credential. In authorization, a single word is sent as a Bearer token.
         header: HeaderName = text(header_name).shown().or(http::header::AUTHORIZATION);
         secret: SecretValue = env_or_file("a credential");
     }

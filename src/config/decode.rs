@@ -1,7 +1,7 @@
-//! Decodes a tree field by field, and goes on after a fault, so that one run reports all of them.
+//! Decodes a tree field by field, and continues after a fault, so that one run reports all faults.
 //!
 //! Used for configurations and for key files. A decoder is a function
-//! `fn(&mut Decoder, &Node) -> Option<T>`; `None` means that it has reported a fault.
+//! `fn(&mut Decoder, &Node) -> Option<T>`, which returns `None` after it reported a fault.
 
 mod context;
 mod decoder;

@@ -1,4 +1,4 @@
-//! A whole configuration, and how it is read.
+//! A whole configuration, and the functions that read it from a file.
 
 use std::path::Path;
 
@@ -25,22 +25,25 @@ use crate::config::upstream::{Upstream, upstreams};
 use crate::regular_file;
 
 section! {
-    /// A whole configuration. Sections are decoded in this order: endpoints are checked against the
+    /// A whole configuration.
+    ///
+    /// Sections are decoded in the order of these fields, because endpoints are checked against the
     /// listeners, and routes against the upstreams.
     #[derive(Clone, Debug)]
     pub struct Config in "the configuration" {
-        /// The file that it was read from; `None` where it was parsed from text.
+        /// The file that the configuration was read from; `None` if it was parsed from text.
         source: Option<ReadFile> = not_in_files();
-        /// The addresses for clients.
+        /// The addresses that clients connect to.
         listeners: Vec<Listener> = non_empty(nested()).required();
         admin: Option<Admin> = admin::field();
         keys: Keys = nested().required();
         auth: Auth = nested().or_default();
-        /// Rate limits of keys that have none of their own.
+        /// Rate limits of each key that has none of its own.
         rate_limits: Vec<Quota> = rate_limits().or_default();
-        /// Requests in flight at once, for each key that has no limit of its own.
+        /// The number of requests in flight at once, for each key that has no limit of its own.
         max_concurrent: Option<u32> = number(1).optional();
-        /// The number of credentials that match no key, from one address in a window; off counts none.
+        /// The number of credentials without a matching key that one address may present in a
+        /// window; off turns this limit off.
         failed_attempts: Option<AttemptQuota> = off_or(nested()).or(Some(AttemptQuota::default()));
         /// The servers behind bearward.
         upstreams: Vec<Upstream> = upstreams().required();
@@ -54,14 +57,15 @@ section! {
         log: Log = nested().or_default();
         metrics: Metrics = nested().or_default();
         traces: Option<Traces> = nested().optional();
-        /// Threads that serve requests. Left out: as many as the cgroup allows.
+        /// The number of threads that serve requests. Left out: as many as the cgroup allows.
         workers: Option<usize> = workers().optional();
-        /// The files that it names.
+        /// The files that the configuration names.
         named_files: NamedFiles = not_in_files();
     }
 }
 
-/// The most workers: more are a slip, as each has stacks, timers and connections of its own.
+/// The highest number of workers. A higher one is most likely a typing error, because each worker
+/// has stacks, timers and connections of its own.
 const MOST_WORKERS: usize = 1024;
 
 fn workers() -> Form<usize> {
@@ -72,16 +76,18 @@ fn workers() -> Form<usize> {
 }
 
 impl Config {
-    /// Reads a configuration file, with `${VAR}` from the process's environment.
+    /// Reads a configuration file, and replaces `${VAR}` by variables of the process's environment.
     ///
     /// # Errors
     ///
-    /// All faults of the file at once; a syntax error ends the reading.
+    /// All faults of the file. A syntax error is reported alone, because decoding needs a whole
+    /// tree.
     pub fn load(path: &Path) -> Result<Config, Faults> {
         Config::of(path, std::fs::read_to_string(path))
     }
 
-    /// Reads a regular file. A command may be given a pipe; a reload must not wait for one.
+    /// Reads the configuration for a reload, from a regular file only: a reload must not wait for a
+    /// pipe. [`Config::load`], for commands, also reads pipes.
     pub(crate) fn load_again(path: &Path) -> Result<Config, Faults> {
         Config::of(path, regular_file::read_text(path).map(|text| text.to_string()))
     }
@@ -93,7 +99,9 @@ impl Config {
         Ok(Config { source: Some(ReadFile::new(path, &source)), ..config })
     }
 
-    /// The admin listener of a file, whatever the faults elsewhere in it; `None` where it is unknown.
+    /// Reads only the field `admin` of a file, so that faults in other fields do not matter. The
+    /// outer `None` means that the field can't be read, the inner one that the admin listener is
+    /// off.
     pub(crate) fn admin_of(path: &Path) -> Option<Option<Admin>> {
         let source = std::fs::read_to_string(path).ok()?;
         let root = tree::parse(path, bom::without(&source), Quoting::Allowed).ok()??;
@@ -103,11 +111,11 @@ impl Config {
         admin::field().decode(&mut decoder, &mut fields, "admin")
     }
 
-    /// Reads a configuration from text; `path` names it in faults.
+    /// Parses a configuration from text; faults name it by `path`.
     ///
     /// # Errors
     ///
-    /// As [`Config::load`].
+    /// The same faults as [`Config::load`].
     pub fn parse(
         path: &Path,
         source: &str,

@@ -1,4 +1,4 @@
-//! Addresses of endpoints.
+//! Addresses of endpoints, and their decoder.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use crate::config::decode::Decoder;
 use crate::config::form::{Form, non_empty, text};
 use crate::config::tree::Node;
 
-/// The address of an endpoint, as the configuration has it.
+/// The address of an endpoint, as written in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum EndpointAddress {
-    /// `http://host:port`, HTTP/1.1: the authority.
+    /// The authority of `http://host:port`, for HTTP/1.1.
     Http(String),
-    /// `https://host:port`, HTTP/2 or HTTP/1.1 by ALPN: the authority.
+    /// The authority of `https://host:port`, for HTTP/2 or HTTP/1.1 by ALPN.
     Https(String),
-    /// `h2c://host:port`, HTTP/2 with prior knowledge: the authority.
+    /// The authority of `h2c://host:port`, for HTTP/2 with prior knowledge.
     H2c(String),
-    /// `unix:/path`, HTTP/1.1.
+    /// The path of `unix:/path`, for HTTP/1.1.
     Unix(PathBuf),
 }
 
@@ -35,7 +35,7 @@ impl std::fmt::Display for EndpointAddress {
 }
 
 impl EndpointAddress {
-    /// Host and port as written; `None` for a unix socket.
+    /// Returns the host and port as written; `None` for a unix socket.
     pub(crate) fn authority(&self) -> Option<&str> {
         match self {
             EndpointAddress::Http(authority)
@@ -45,14 +45,14 @@ impl EndpointAddress {
         }
     }
 
-    /// The host, without the brackets of an IPv6 address, and the port, by default that of the scheme;
-    /// `None` for a unix socket.
+    /// Returns the host, without the brackets of an IPv6 address, and the port, which is by default
+    /// the port of the scheme; `None` for a unix socket.
     pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
         let authority = self.authority()?;
         let default = if matches!(self, EndpointAddress::Https(_)) { 443 } else { 80 };
         let (host, port) = match authority.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
             Some((host, Ok(port))) => (host, port),
-            // An empty port is that of the scheme (RFC 3986, section 6.2.3).
+            // An empty port means the default port of the scheme (RFC 3986, section 6.2.3).
             Some((host, Err(_))) if authority.ends_with(':') => (host, default),
             _ => (authority, default),
         };
@@ -60,7 +60,8 @@ impl EndpointAddress {
         Some((bare.unwrap_or(host), port))
     }
 
-    /// Whether a connection to it arrives at our own listener `own`, as far as the text shows.
+    /// Whether a connection to this endpoint arrives at bearward's own listener `own`. Addresses
+    /// are compared as written, without a lookup of host names.
     pub(crate) fn leads_to(&self, own: &Address) -> bool {
         let Some((host, port)) = self.host_and_port() else {
             return matches!((self, own), (EndpointAddress::Unix(path), Address::Unix(own)) if path == own);
@@ -76,13 +77,13 @@ impl EndpointAddress {
                 true => Address::Tcp(format!("[{host}]:{port}")),
                 false => Address::Tcp(format!("{host}:{port}")),
             };
-            // A wildcard of ours takes no connection to another machine.
+            // A listener on a wildcard address accepts no connection to another machine's address.
             own.is_same(&address) || (is_here && own.takes_local(port))
         })
     }
 }
 
-/// The endpoints of an upstream, each once.
+/// The form of an upstream's list of endpoints. A repeated endpoint is a fault.
 pub(super) fn endpoints() -> Form<Vec<EndpointAddress>> {
     non_empty(text(endpoint)).checked(|d, node, endpoints| {
         let is_repeated = |(index, endpoint): (usize, &EndpointAddress)| {
@@ -95,7 +96,8 @@ pub(super) fn endpoints() -> Form<Vec<EndpointAddress>> {
     })
 }
 
-/// `http://host:port`, `https://…`, `h2c://…` or `unix:/path`, and no listener of bearward's own.
+/// Decodes `http://host:port`, `https://…`, `h2c://…` or `unix:/path`. The address of one of
+/// bearward's own listeners is a fault.
 fn endpoint(d: &mut Decoder<'_>, node: &Node) -> Option<EndpointAddress> {
     const EXAMPLES: &str =
         "as in http://127.0.0.1:8000, https://model:8443, h2c://127.0.0.1:8001 or unix:/run/model.sock";

@@ -1,4 +1,4 @@
-//! Faults of files, each with its position and a hint.
+//! Faults in files, each with a position and a hint.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,34 +6,34 @@ use std::path::{Path, PathBuf};
 /// A position in a file. Lines and columns count from 1; line 0 means the file as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// The line, from 1.
+    /// The number of the line, counted from 1.
     pub line: usize,
-    /// The column, in characters, from 1.
+    /// The number of the column, in characters, counted from 1.
     pub column: usize,
 }
 
 /// One fault of a configuration or key file.
 ///
-/// Invariant: neither `message` nor `hint` ever holds a value from a key file.
+/// Invariant: neither `message` nor `hint` ever contains a value from a key file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The file, by the name that was given.
+    /// The path of the file, as it was given.
     pub file: PathBuf,
     /// The position in the file.
     pub at: Position,
     /// The message, without the hint.
     pub message: String,
-    /// A hint at the right value, if there is one.
+    /// A hint at the right value, if one is known.
     pub hint: Option<String>,
 }
 
 impl Fault {
-    /// A fault at a position in a file.
+    /// Creates a fault at a position in a file.
     pub(crate) fn at(file: &Path, at: Position, message: impl Into<String>) -> Self {
         Fault { file: file.to_owned(), at, message: message.into(), hint: None }
     }
 
-    /// A fault of a file as a whole: it is unreadable, missing or empty.
+    /// Creates a fault of a file as a whole: the file is unreadable, missing or empty.
     pub(crate) fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Fault::at(file, Position::default(), message)
     }
@@ -58,7 +58,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// All faults of one reading, in the order of the file.
+/// All faults of one load, sorted by file and position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 
@@ -68,7 +68,7 @@ impl Faults {
         Faults(faults)
     }
 
-    /// Each as `{"file", "line", "column", "message", "hint"}`.
+    /// Returns each fault as an object `{"file", "line", "column", "message", "hint"}`.
     pub(crate) fn as_json(&self) -> impl Iterator<Item = serde_json::Value> {
         self.0.iter().map(|fault| {
             serde_json::json!({

@@ -1,4 +1,4 @@
-//! Fields of a section: a form, and the value where the field is left out.
+//! Fields of a section. Each has a form, and a value for when the field is left out.
 
 use serde_json::Value;
 
@@ -6,29 +6,29 @@ use crate::config::decode::{Decoder, Fields};
 use crate::config::form::{Form, with};
 use crate::config::tree::Node;
 
-/// A field of a section. Its name and its documentation are given by the section.
+/// A field of a section. The section gives the field's name and documentation.
 pub(crate) trait Field {
     type Value;
 
-    /// Decodes the field `name`, present or not; `None` after a fault.
+    /// Decodes the field `name`, whether it is given or left out; `None` after a fault.
     fn decode(&self, d: &mut Decoder<'_>, fields: &mut Fields<'_>, name: &'static str)
     -> Option<Self::Value>;
 
-    /// Adds the field to a description; `doc` is its doc comment.
+    /// Adds the field to the described fields of a section; `doc` is the field's doc comment.
     fn describe(&self, name: &'static str, doc: &str, fields: &mut Vec<Described>);
 }
 
 /// A field that may be left out.
 pub(crate) trait MayBeLeftOut: Field {
-    /// The value where it is.
+    /// Returns the value of the field if it is left out.
     fn left_out(&self) -> Self::Value;
 }
 
-/// A field as the JSON Schema and the documentation have it.
+/// A field as the JSON Schema and docs/configuration.md show it.
 pub(crate) struct Described {
     pub(crate) name: &'static str,
     pub(crate) is_required: bool,
-    /// With `description`, and `default` where there is one.
+    /// The JSON Schema of the field, with `description`, and with `default` if the field has one.
     pub(crate) schema: Value,
 }
 
@@ -43,7 +43,7 @@ impl Described {
     }
 }
 
-/// The first paragraph of a doc comment, as one line without a full stop.
+/// Returns the first paragraph of a doc comment, as one line without the full stop.
 pub(crate) fn description(doc: &str) -> String {
     let lines = doc.lines().map(str::trim).take_while(|line| !line.is_empty());
     let text = lines.collect::<Vec<_>>().join(" ");
@@ -53,9 +53,9 @@ pub(crate) fn description(doc: &str) -> String {
 /// A field that must be given.
 pub(crate) struct Required<T>(Form<T>);
 
-/// The default in the schema and in the documentation.
+/// The default that the JSON Schema and the documentation show.
 enum Shown {
-    /// The text of the default; `None` for a section, whose fields have their own.
+    /// The text of the default; `None` for a section, whose fields show defaults of their own.
     Text(Option<Value>),
     Nothing,
 }
@@ -63,21 +63,22 @@ enum Shown {
 /// A field with a default.
 pub(crate) struct WithDefault<T, V> {
     form: Form<T>,
-    /// The field's value from a value that is given.
+    /// Makes the field's value from a value that the file gives.
     given: fn(T) -> V,
     default: Box<dyn Fn() -> V>,
     shown: Shown,
-    /// Whether leaving it out grants more than any of its values, so that an empty value is a fault.
+    /// Whether leaving the field out grants more access than any value of the field. If so, an
+    /// empty value is a fault.
     narrows: bool,
 }
 
 impl<T: 'static> Form<T> {
-    /// A field that must be given.
+    /// Makes a field that must be given.
     pub(crate) fn required(self) -> Required<T> {
         Required(self)
     }
 
-    /// A field that is `None` where it is left out.
+    /// Makes a field whose value is `None` if it is left out.
     pub(crate) fn optional(self) -> WithDefault<T, Option<T>> {
         WithDefault {
             form: self,
@@ -88,7 +89,7 @@ impl<T: 'static> Form<T> {
         }
     }
 
-    /// A field with a default.
+    /// Makes a field with the default `default`.
     pub(crate) fn or(self, default: T) -> WithDefault<T, T>
     where
         T: Clone,
@@ -98,7 +99,7 @@ impl<T: 'static> Form<T> {
         WithDefault { form: self, given: std::convert::identity, default, shown, narrows: false }
     }
 
-    /// A field with the default of its type.
+    /// Makes a field with the default of its type.
     pub(crate) fn or_default(self) -> WithDefault<T, T>
     where
         T: Clone + Default,
@@ -108,8 +109,8 @@ impl<T: 'static> Form<T> {
 }
 
 impl<T, V> WithDefault<T, V> {
-    /// The same field, where leaving it out grants more than any of its values: `[]` is a fault, and no
-    /// default is shown.
+    /// Marks a field that narrows access: leaving the field out grants more than any value of it.
+    /// An empty value, such as `[]`, is a fault, and no default is shown.
     pub(crate) fn narrowing(self) -> Self {
         WithDefault { narrows: true, shown: Shown::Nothing, ..self }
     }
@@ -139,7 +140,7 @@ impl<T: 'static, V> Field for WithDefault<T, V> {
         };
         match value {
             Some(value) => Some((self.given)(value)),
-            // A faulty value must not become the default.
+            // The default must not replace a faulty value.
             None => (d.faults.len() == before).then(|| self.left_out()),
         }
     }
@@ -173,7 +174,7 @@ impl<T: 'static, V> MayBeLeftOut for WithDefault<T, V> {
 type DecodeFields<T> = dyn Fn(&mut Decoder<'_>, &mut Fields<'_>) -> Option<T>;
 type DescribeFields = dyn Fn(&mut Vec<Described>);
 
-/// A value from several fields of the map that it is in, or from none.
+/// A value that is made from several fields of a section, or from no field.
 pub(crate) struct Flattened<T> {
     decode: Box<DecodeFields<T>>,
     describe: Box<DescribeFields>,
@@ -187,7 +188,7 @@ impl<T: 'static> Flattened<T> {
         Flattened { decode: Box::new(decode), describe: Box::new(describe) }
     }
 
-    /// A value of another type, which is made from this one. The node is the whole map.
+    /// Makes a value of another type from this one. The node that `make` gets is the whole map.
     pub(crate) fn then<U: 'static>(
         self,
         make: impl Fn(&mut Decoder<'_>, &Node, T) -> Option<U> + 'static,
@@ -201,7 +202,7 @@ impl<T: 'static> Flattened<T> {
     }
 }
 
-/// A value that files do not have.
+/// Makes a field that files can't give. Its value is the default of its type.
 pub(crate) fn not_in_files<T: Default + 'static>() -> Flattened<T> {
     Flattened::new(|_, _| Some(T::default()), |_| ())
 }

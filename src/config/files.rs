@@ -1,4 +1,4 @@
-//! Files that a configuration was read from, or names.
+//! Files that a configuration was read from, and files that it names.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use crate::config::fault::{Fault, Faults, Position};
 use crate::digest::sha256;
 use crate::regular_file;
 
-/// A file that was read, with the digest of its content.
+/// The path of a file that was read, with the digest of its content.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ReadFile {
     pub(crate) path: PathBuf,
@@ -19,8 +19,8 @@ impl ReadFile {
         ReadFile { path: path.to_owned(), digest: sha256(content) }
     }
 
-    /// Whether the file still has the content that was read. A pipe, which can be read only once, counts
-    /// as current.
+    /// Whether the file still has the content that was read. Also true if the path is not a regular
+    /// file: a pipe, for example, can't be read again.
     pub(crate) fn is_current(&self) -> bool {
         if !std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.is_file()) {
             return true;
@@ -36,18 +36,18 @@ impl fmt::Debug for ReadFile {
     }
 }
 
-/// The files that a configuration names, with the positions of their names.
+/// The files that a configuration names, with the position of each name.
 #[derive(Clone, Default)]
 pub(crate) struct NamedFiles {
     pub(crate) config: PathBuf,
-    /// The key store, whose faults have positions of their own.
+    /// The path of the key store. Faults inside the store have positions in its own files.
     pub(crate) store: PathBuf,
     pub(crate) positions: Vec<(PathBuf, Position)>,
 }
 
 impl NamedFiles {
-    /// Moves each fault of a whole file to the position that names the file: most likely it names the
-    /// wrong one.
+    /// Moves each fault of a whole file to the position in the configuration that names the file:
+    /// most likely that name is wrong.
     pub(crate) fn placed(&self, faults: Faults) -> Faults {
         let placed = faults.0.into_iter().map(|fault| {
             let named = self.positions.iter().find(|(path, _)| *path == fault.file && fault.at.line == 0);
@@ -61,7 +61,7 @@ impl NamedFiles {
 }
 
 impl fmt::Debug for NamedFiles {
-    // Configurations with the same values have the same text, whatever the positions.
+    // Without the positions: configurations with the same values must have the same `Debug` text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NamedFiles")
     }

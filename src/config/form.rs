@@ -1,4 +1,4 @@
-//! The forms of values: how each is decoded, described in the JSON Schema, and written as a default.
+//! The forms of values. Each decodes a value, describes it in the JSON Schema, and writes defaults.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub(crate) const MIB: u64 = 1024 * KIB;
 type Decode<T> = dyn Fn(&mut Decoder<'_>, &Node) -> Option<T>;
 type Write<T> = dyn Fn(&T) -> Option<Value>;
 
-/// The form of a value, as in `number(1)`, `duration()` or `list_of(word())`.
+/// The form of a value. `number(1)`, `duration()` and `list_of(word())`, for example, return one.
 pub(crate) struct Form<T> {
     decode: Box<Decode<T>>,
     schema: Box<dyn Fn() -> Value>,
@@ -26,7 +26,7 @@ pub(crate) struct Form<T> {
 }
 
 impl<T: 'static> Form<T> {
-    /// A form with a decoder and a schema of its own. Its defaults are not written anywhere.
+    /// Makes a form from a decoder and a JSON Schema. Defaults of this form are not shown anywhere.
     pub(crate) fn new(
         decode: impl Fn(&mut Decoder<'_>, &Node) -> Option<T> + 'static,
         schema: impl Fn() -> Value + 'static,
@@ -34,12 +34,12 @@ impl<T: 'static> Form<T> {
         Form { decode: Box::new(decode), schema: Box::new(schema), written: Box::new(|_| None) }
     }
 
-    /// The same form, with the text of a value for the schema and the documentation.
+    /// Adds a function that writes a default for the schema and the documentation.
     pub(crate) fn written_as(self, written: impl Fn(&T) -> Value + 'static) -> Self {
         Form { written: Box::new(move |value| Some(written(value))), ..self }
     }
 
-    /// The same form, written by the value's `Display`.
+    /// Writes defaults for the schema and the documentation by the value's `Display`.
     pub(crate) fn shown(self) -> Self
     where
         T: Display,
@@ -47,7 +47,7 @@ impl<T: 'static> Form<T> {
         self.written_as(|value| json!(value.to_string()))
     }
 
-    /// The same form, with a check behind its decoder.
+    /// Adds a check of the decoded value.
     pub(crate) fn checked(self, check: impl Fn(&mut Decoder<'_>, &Node, T) -> Option<T> + 'static) -> Self {
         let Form { decode, schema, written } = self;
         let decode = Box::new(move |d: &mut Decoder<'_>, node: &Node| {
@@ -57,7 +57,7 @@ impl<T: 'static> Form<T> {
         Form { decode, schema, written }
     }
 
-    /// The form of another type, which is made from this one.
+    /// Makes a form of another type: `make` converts the decoded value.
     pub(crate) fn then<U: 'static>(
         self,
         make: impl Fn(&mut Decoder<'_>, &Node, T) -> Option<U> + 'static,
@@ -70,7 +70,7 @@ impl<T: 'static> Form<T> {
         Form::new(decode, schema)
     }
 
-    /// The same form, which keeps the position of its value.
+    /// Makes a form whose value includes its position in the file.
     pub(crate) fn positioned(self) -> Form<(Position, T)> {
         self.then(|_, node, value| Some((node.at, value)))
     }
@@ -83,23 +83,23 @@ impl<T: 'static> Form<T> {
         (self.schema)()
     }
 
-    /// A value as the configuration would have it; `None` for sections.
+    /// Returns a value as it is written in a configuration file; `None` for sections.
     pub(crate) fn written(&self, value: &T) -> Option<Value> {
         (self.written)(value)
     }
 }
 
-/// Text with a decoder of its own.
+/// The form of a text that `decode` decodes.
 pub(crate) fn text<T: 'static>(decode: impl Fn(&mut Decoder<'_>, &Node) -> Option<T> + 'static) -> Form<T> {
     Form::new(decode, || json!({"type": "string"}))
 }
 
-/// Text that is not empty.
+/// The form of a text that is not empty.
 pub(crate) fn word() -> Form<String> {
     text(|d, node| d.word(node)).shown()
 }
 
-/// The path of a file that is read.
+/// The form of the path of a file that bearward reads.
 pub(crate) fn path() -> Form<PathBuf> {
     text(|d, node| d.path(node))
 }
@@ -109,7 +109,7 @@ pub(crate) fn boolean() -> Form<bool> {
         .written_as(|value| json!(value))
 }
 
-/// A whole number of at least `least`.
+/// The form of a whole number of at least `least`.
 pub(crate) fn number<T>(least: T) -> Form<T>
 where
     T: FromStr + PartialOrd + Display + Serialize + Copy + 'static,
@@ -118,14 +118,14 @@ where
     Form::new(move |d, node| d.number(node, least), schema).written_as(|value| json!(value))
 }
 
-/// A duration above zero.
+/// The form of a duration above zero.
 pub(crate) fn duration() -> Form<Duration> {
     let pattern = "^\\s*([0-9]+(\\.[0-9]+)?\\s*[a-zµ]+\\s*)+$";
     let schema = move || or_variable(json!({"type": "string", "pattern": pattern}));
     Form::new(|d, node| d.duration(node), schema).written_as(|value| json!(duration_text(*value)))
 }
 
-/// A duration of at least `least`; `fault` is the message for a shorter one.
+/// The form of a duration of at least `least`; `fault` is the message for a shorter duration.
 pub(crate) fn duration_of_at_least(least: Duration, fault: &'static str) -> Form<Duration> {
     duration().checked(move |d, node, value| match value < least {
         true => d.hinted(node.at, fault, format!("at least {}", duration_text(least))),
@@ -133,7 +133,7 @@ pub(crate) fn duration_of_at_least(least: Duration, fault: &'static str) -> Form
     })
 }
 
-/// A number of bytes above zero.
+/// The form of a number of bytes above zero.
 pub(crate) fn size() -> Form<u64> {
     let schema = || {
         or_variable(json!({"anyOf": [
@@ -144,7 +144,7 @@ pub(crate) fn size() -> Form<u64> {
     Form::new(|d, node| d.size(node), schema).written_as(|value| json!(size_text(*value)))
 }
 
-/// A number of bytes from 1 to `most`.
+/// The form of a number of bytes from 1 to `most`.
 pub(crate) fn size_up_to(most: u64) -> Form<u64> {
     size().checked(move |d, node, value| match value > most {
         true => d.hinted(node.at, "too large", format!("at most {}", size_text(most))),
@@ -152,7 +152,7 @@ pub(crate) fn size_up_to(most: u64) -> Form<u64> {
     })
 }
 
-/// A share of a whole, from 0 to 1.
+/// The form of a share of a whole, from 0 to 1.
 pub(crate) fn share() -> Form<f64> {
     const HINT: &str = "from 0 to 1, as in 0.1";
     let decode = |d: &mut Decoder<'_>, node: &Node| {
@@ -166,7 +166,7 @@ pub(crate) fn share() -> Form<f64> {
     Form::new(decode, schema).written_as(|value| json!(value))
 }
 
-/// One of a closed set of words.
+/// The form of one word out of a closed set.
 pub(crate) fn one_of<T: Copy + PartialEq + 'static>(words: &'static [(&'static str, T)]) -> Form<T> {
     let schema = || json!({"enum": words.iter().map(|(word, _)| *word).collect::<Vec<_>>()});
     Form::new(move |d, node| d.one_of(node, words), schema).written_as(|value| {
@@ -176,7 +176,7 @@ pub(crate) fn one_of<T: Copy + PartialEq + 'static>(words: &'static [(&'static s
     })
 }
 
-/// A list, which may be empty.
+/// The form of a list, which may be empty.
 pub(crate) fn list_of<T: 'static>(item: Form<T>) -> Form<Vec<T>> {
     let Form { decode, schema, written } = item;
     Form::new(
@@ -186,7 +186,7 @@ pub(crate) fn list_of<T: 'static>(item: Form<T>) -> Form<Vec<T>> {
     .written_as(move |items| items.iter().filter_map(&written).collect())
 }
 
-/// A list with at least one item.
+/// The form of a list with at least one item.
 pub(crate) fn non_empty<T: 'static>(item: Form<T>) -> Form<Vec<T>> {
     let Form { decode, schema, written } = list_of(item);
     let schema = move || with(schema(), "minItems", json!(1));
@@ -200,22 +200,22 @@ pub(crate) fn non_empty<T: 'static>(item: Form<T>) -> Form<Vec<T>> {
     })
 }
 
-/// `off`, which is `None`, or a value.
+/// The form of a field that is `off`, decoded as `None`, or has a value of `form`.
 pub(crate) fn off_or<T: 'static>(form: Form<T>) -> Form<Option<T>> {
     let Form { decode, schema, .. } = form;
     Form::new(
         move |d, node| if is_off(node) { Some(None) } else { decode(d, node).map(Some) },
-        // Readers of YAML 1.1 take the word for a boolean.
+        // Parsers of YAML 1.1 read the word `off` as the boolean `false`.
         move || json!({"anyOf": [{"enum": ["off", false]}, schema()]}),
     )
 }
 
-/// `off`, or `false`, which YAML 1.1 makes of it.
+/// Whether a node is `off`, or `false`: tools that use YAML 1.1 rewrite `off` as `false`.
 pub(crate) fn is_off(node: &Node) -> bool {
     node.is_scalar("off") || node.is_scalar("false")
 }
 
-/// A schema with one more entry.
+/// Returns a schema with one more entry.
 pub(crate) fn with(mut schema: Value, name: &str, value: Value) -> Value {
     debug_assert!(schema.is_object(), "a schema is an object");
     if let Some(entries) = schema.as_object_mut() {
@@ -224,12 +224,12 @@ pub(crate) fn with(mut schema: Value, name: &str, value: Value) -> Value {
     schema
 }
 
-/// A value of this schema, or text with `${VAR}` in it.
+/// Returns a schema that accepts a value of `schema`, or text with `${VAR}` in it.
 fn or_variable(schema: Value) -> Value {
     json!({"anyOf": [schema, {"type": "string", "pattern": "\\$\\{"}]})
 }
 
-/// A duration in the largest unit that leaves a whole number.
+/// Writes a duration in the largest unit that gives a whole number.
 fn duration_text(duration: Duration) -> String {
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
     let milliseconds = duration.as_millis();
@@ -239,7 +239,7 @@ fn duration_text(duration: Duration) -> String {
     format!("{}{unit}", milliseconds / length)
 }
 
-/// A size in the largest unit that leaves a whole number.
+/// Writes a size in the largest unit that gives a whole number.
 fn size_text(bytes: u64) -> String {
     let units = [(MIB * KIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
     match units.into_iter().find(|(length, _)| bytes >= *length && bytes.is_multiple_of(*length)) {

@@ -1,12 +1,13 @@
-//! Names of headers in a configuration.
+//! Decoder of header names in a configuration.
 
 use http::HeaderName;
 
 use crate::config::decode::Decoder;
 use crate::config::tree::Node;
 
-/// Whether a header routes, ends or describes a request, or is one that bearward itself writes (the
-/// caller, the client, the request's id). No header that folds to one of these carries a secret.
+/// Whether a header must not carry a secret, because it routes, delimits or describes a request, or
+/// because bearward itself writes it (the caller, the client, the request's id). Names are compared
+/// folded: `x_request_id` is the same as `x-request-id`.
 pub(super) fn has_other_meaning(name: &HeaderName) -> bool {
     const OURS: [&str; 2] = ["x-bearward-", "x-forwarded-"];
     const TAKEN: [&str; 21] = [
@@ -37,8 +38,8 @@ pub(super) fn has_other_meaning(name: &HeaderName) -> bool {
     TAKEN.contains(&folded.as_str()) || OURS.iter().any(|prefix| folded.starts_with(prefix))
 }
 
-/// Whether a token is an ordinary name. `*` and `|` are allowed in tokens, too (RFC 9110, section
-/// 5.6.2), but other programs read them as patterns.
+/// Whether a token has only letters, digits, `-`, `_` and `.`. Tokens may also contain `*` and `|`
+/// (RFC 9110, section 5.6.2), but other programs read these as patterns.
 pub(super) fn is_ordinary(token: &str) -> bool {
     token.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }

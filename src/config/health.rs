@@ -10,27 +10,27 @@ use crate::config::section::section;
 use crate::config::tree::Node;
 
 section! {
-    /// A GET that each endpoint is asked regularly, with the upstream's Host and credential. An
-    /// endpoint that fails it gets no requests. Not for gRPC.
+    /// A GET request that bearward sends to each endpoint regularly, with the upstream's Host and
+    /// credential. An endpoint that fails the check gets no requests. Not for gRPC.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub(crate) struct HealthCheck in "a health check" {
-        /// The path of the request; an answer with 2xx or 3xx is healthy.
+        /// The path of the GET request. An endpoint that answers with 2xx or 3xx passes the check.
         path: PathAndQuery = text(path).required();
         /// The interval between two checks.
         interval: Duration = interval().or(Duration::from_secs(5));
-        /// The time for the head of the answer, with the connection.
+        /// The time limit of a check, from connecting to the head of the answer.
         timeout: Duration = interval().or(Duration::from_secs(2));
-        /// Consecutive failures after which an endpoint is unhealthy.
+        /// The number of consecutive failures after which an endpoint is unhealthy.
         failures: u32 = number(1).or(2);
-        /// Consecutive successes after which it is healthy again.
+        /// The number of consecutive successes after which an endpoint is healthy again.
         successes: u32 = number(1).or(1);
     }
 }
 
-/// The shortest interval of health checks and lookups of names.
+/// The shortest interval between two health checks, or between two lookups of a name.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A time between two questions to a server, or for its answer.
+/// The form of an interval between health checks or lookups of names, or of a check's timeout.
 pub(super) fn interval() -> Form<Duration> {
     duration_of_at_least(SHORTEST_INTERVAL, "too short an interval")
 }

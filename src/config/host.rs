@@ -1,4 +1,4 @@
-//! Hosts and patterns as forms of values.
+//! Decoders of host names and patterns.
 
 use crate::config::decode::Decoder;
 use crate::config::fault::Position;
@@ -6,13 +6,13 @@ use crate::config::tree::Node;
 use crate::host_pattern::HostPattern;
 use crate::pattern_fault::PatternFault;
 
-/// The name of a host, or `*.` and a domain.
+/// Decodes the name of a host, or `*.` and a domain.
 pub(super) fn host(d: &mut Decoder<'_>, node: &Node) -> Option<HostPattern> {
     let text = d.word(node)?;
     accepted(d, node.at, HostPattern::parse(&text))
 }
 
-/// The name of a host, without patterns.
+/// Decodes the name of a host. A pattern is a fault.
 pub(super) fn exact_host(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     match host(d, node)? {
         HostPattern::Exact(name) => Some(name),
@@ -23,7 +23,7 @@ pub(super) fn exact_host(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     }
 }
 
-/// A parsed pattern; its fault is reported at this position.
+/// Returns a parsed pattern, or reports its fault at the position `at`.
 pub(super) fn accepted<T>(d: &mut Decoder<'_>, at: Position, parsed: Result<T, PatternFault>) -> Option<T> {
     parsed.map_err(|fault| d.fault(at, fault.message).hint = fault.hint).ok()
 }

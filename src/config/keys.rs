@@ -15,14 +15,15 @@ section! {
     /// The key store.
     #[derive(Clone, Debug)]
     pub(crate) struct Keys in "keys" {
-        /// A .yaml, .jsonl or .txt file, or a directory.
+        /// The path of the key store: a .yaml, .jsonl or .txt file, or a directory.
         path: PathBuf = path().required();
-        /// Whether a list of unhashed tokens is accepted.
+        /// Whether a key store of unhashed tokens (.txt) is accepted.
         allow_plaintext: bool = boolean().or(false);
         max_age: Option<MaxAge> = fields_of::<Age>().then(max_age);
-        /// Only keys with this label are accepted.
+        /// The label that a key must have to be accepted.
         environment: Option<String> = text(environment).optional();
-        /// Whether open answers and tunnels end with their key.
+        /// Whether open answers, uploads and tunnels are cut when their key is no longer valid for
+        /// them.
         cut_open_streams: bool = boolean().or(false);
         id_secret: Option<SecretValue> = nested::<IdSecret>().then(id_secret).optional();
         watch: Watch = nested().or_default();
@@ -30,18 +31,19 @@ section! {
 }
 
 section! {
-    /// The age at which keys are past their time.
+    /// The highest age of keys.
     #[derive(Clone, Debug)]
     struct Age in "keys" {
-        /// The highest age of a secret.
+        /// The highest age of a key, counted from the creation of its current secret.
         max_age: Option<Duration> = duration().optional();
-        /// Whether older keys are logged, or refused.
+        /// Whether a key older than `max_age` is accepted and logged, or refused.
         max_age_action: AgeAction = one_of(&ACTIONS).or(AgeAction::Warn);
     }
 }
 
 section! {
-    /// The secret for the ids of credentials that carry none. Left out: a secret beside the store.
+    /// The secret for ids of credentials that carry no id themselves. Left out: a secret in a file
+    /// beside the store.
     #[derive(Clone, Debug)]
     struct IdSecret in "keys.id_secret" {
         secret: SecretValue = env_or_file("the secret of key ids");
@@ -49,10 +51,10 @@ section! {
 }
 
 section! {
-    /// Checks of files for changes that the system does not report.
+    /// Polling of files, for changes that the system does not report.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Watch: Default in "keys.watch" {
-        /// Poll interval for all files, beside the system's notifications.
+        /// The poll interval for all files, in addition to the system's notifications.
         poll: Duration = duration().or(Duration::from_secs(10));
     }
 }
@@ -64,10 +66,10 @@ pub(crate) struct MaxAge {
     pub(crate) action: AgeAction,
 }
 
-/// The consequence for a key that is older.
+/// The action for a key that is older than `max_age`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum AgeAction {
-    /// The key is accepted, and logged.
+    /// The key is accepted and logged.
     #[default]
     Warn,
     Refuse,
@@ -78,7 +80,7 @@ const ACTIONS: [(&str, AgeAction); 2] = [("warn", AgeAction::Warn), ("refuse", A
 fn max_age(d: &mut Decoder<'_>, node: &Node, age: Age) -> Option<Option<MaxAge>> {
     let action = age.max_age_action;
     if age.max_age.is_none() && action == AgeAction::Refuse {
-        // The operator would believe in a rule that refuses no key.
+        // Without `max_age`, `refuse` would refuse no key, contrary to what the operator expects.
         return d.hinted(
             node.position_of("max_age_action"),
             "keys past an age are to be refused, and no `max_age` is given",
@@ -88,7 +90,8 @@ fn max_age(d: &mut Decoder<'_>, node: &Node, age: Age) -> Option<Option<MaxAge>>
     Some(age.max_age.map(|age| MaxAge { age, action }))
 }
 
-/// A label that a key can have: any other one would refuse every key.
+/// Decodes the label of an environment. A label that no key can have is a fault, because it would
+/// refuse every key.
 fn environment(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     let text = d.word(node)?;
     if text.contains(char::is_control) || text.trim() != text {
@@ -98,10 +101,10 @@ fn environment(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     Some(text)
 }
 
-/// The least length of `keys.id_secret`, in bytes.
+/// The minimum length of `keys.id_secret`, in bytes.
 pub(crate) const ID_SECRET_LENGTH: usize = 32;
 
-/// The least number of different characters in `keys.id_secret`: `changemechangeme…` has seven.
+/// The minimum number of different characters in `keys.id_secret`: `changemechangeme…` has seven.
 const LEAST_CHARACTERS: usize = 8;
 
 fn id_secret(d: &mut Decoder<'_>, node: &Node, given: IdSecret) -> Option<SecretValue> {
@@ -118,7 +121,8 @@ fn id_secret(d: &mut Decoder<'_>, node: &Node, given: IdSecret) -> Option<Secret
         let message = format!("the secret of key ids has less than {ID_SECRET_LENGTH} characters");
         return d.hinted(node.at, message, HINT);
     }
-    // A random secret has more of them: of hexadecimal ones, all but one in some hundreds.
+    // A random secret has more different characters. Of hexadecimal secrets, one in some hundreds
+    // has fewer.
     let characters: BTreeSet<char> = text.chars().collect();
     if characters.len() < LEAST_CHARACTERS {
         let message = format!("the secret of key ids has less than {LEAST_CHARACTERS} different characters");

@@ -5,41 +5,45 @@ use std::time::Duration;
 use crate::config::form::{KIB, MIB, duration, number, one_of, size, size_up_to};
 use crate::config::section::{nested, section};
 
-/// The longest method, in bytes; a longer one is answered with 400. No registered one comes near it.
+/// The longest method of a request, in bytes. A longer method is answered with 400; all registered
+/// methods are much shorter.
 pub(crate) const LONGEST_METHOD: usize = 64;
 
 section! {
     /// Resource limits per client.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct Limits: Default in "limits" {
-        /// The size of all headers of a request; above it, 431.
+        /// The size of all headers of a request; a larger one is answered with 431.
         header_bytes: u64 = size_up_to(MIB).or(32 * KIB);
-        /// The number of headers of a request; above it, 431.
+        /// The number of headers of a request; more are answered with 431.
         header_count: usize = number(1).or(100);
-        /// Headers with `_` in the name. Those that alias a header of bearward's own are always
-        /// removed; others pass, or the request is refused with 400.
+        /// Whether headers with `_` in the name pass, or the request is refused with 400. Those
+        /// that alias a header of bearward's own are always removed.
         refuses_underscores as "underscores_in_headers": bool = one_of(&UNDERSCORES).or(false);
-        /// The size of the request target; above it, 414.
+        /// The size of the request target; a larger one is answered with 414.
         uri_bytes: u64 = size_up_to(MIB).or(8 * KIB);
-        /// The size of a request's body; above it, 413.
+        /// The size of a request's body; a larger one is answered with 413.
         body_bytes: u64 = size().or(32 * MIB);
-        /// Connections of all clients at once; reduced to what the file descriptors allow.
+        /// The number of connections of all clients at once; reduced if file descriptors do not
+        /// suffice.
         connections: usize = number(1).or(10_000);
-        /// Connections of one client at once (IPv6 by /64); above it, 503. `trusted_proxies` are exempt.
+        /// The number of connections of one client at once (IPv6 by /64); above it, the answer is
+        /// 503. `trusted_proxies` are exempt.
         connections_per_address: Option<usize> = number(1).optional();
-        /// Requests in flight at once, streams included; above it, 503.
+        /// The number of requests in flight at once, streams included; above it, the answer is 503.
         in_flight: usize = number(1).or(10_000);
-        /// The time for a request's head, from its first byte to its last.
+        /// The time limit for a request's head, from its first byte to its last.
         header_timeout: Duration = duration().or(Duration::from_secs(10));
-        /// The time in which a request's body must move; then 408.
+        /// The longest pause in a request's body; after it, the answer is 408.
         body_idle_timeout: Duration = duration().or(Duration::from_secs(30));
-        /// The time between two requests of a connection.
+        /// The longest time between two requests of a connection.
         idle_timeout: Duration = duration().or(Duration::from_secs(75));
-        /// The time in which a client must read some of its answer; at most 5 s for a client without a key.
+        /// The longest time in which a client reads nothing of its answer; at most 5 s for a client
+        /// without a key.
         client_stall_timeout: Duration = duration().or(Duration::from_secs(300));
-        /// The time for a TLS handshake.
+        /// The time limit for a TLS handshake.
         handshake_timeout: Duration = duration().or(Duration::from_secs(10));
-        /// The time for requests in flight when the server stops.
+        /// The time limit for requests in flight when the server stops.
         drain_timeout: Duration = duration().or(Duration::from_secs(30));
         public: PublicLimits = nested().or_default();
     }
@@ -49,14 +53,17 @@ section! {
     /// Limits of requests without a key, on public routes.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct PublicLimits: Default in "limits.public" {
-        /// The time from a request's head to the end of its answer; then 408 or 504, or the answer is cut.
+        /// The time limit from a request's head to the end of its answer; after it, the answer is
+        /// 408 or 504, or is cut.
         total: Duration = duration().or(Duration::from_secs(30));
-        /// The size of a request's body, where the route has no `max_body`; above it, 413.
+        /// The size of a request's body, if the route has no `max_body`; a larger one is answered
+        /// with 413.
         body_bytes: u64 = size().or(MIB);
-        /// The size of all headers of a request; above it, 431.
+        /// The size of all headers of a request; a larger one is answered with 431.
         header_bytes: u64 = size().or(16 * KIB);
     }
 }
 
-/// Whether a request with `_` in a header's name is refused.
+/// The words of `underscores_in_headers`, and whether each refuses a request with `_` in a header's
+/// name.
 const UNDERSCORES: [(&str, bool); 2] = [("pass", false), ("refuse", true)];

@@ -9,10 +9,10 @@ use crate::config::section::{fields_of, nested, section};
 use crate::config::tree::Node;
 
 section! {
-    /// A listener.
+    /// A listener: an address that clients connect to, with or without TLS.
     #[derive(Clone, Debug)]
     pub(crate) struct Listener in "a listener" {
-        /// host:port, or unix:/path.
+        /// The address of the listener: host:port, or unix:/path.
         address: Address = text(own_address).required();
         tls: Option<Tls> = nested().optional();
     }
@@ -22,9 +22,11 @@ section! {
     /// TLS for clients of this listener.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub(crate) struct Tls in "a listener's tls" {
-        /// The certificates; at least one. The first is for clients whose server name matches none.
+        /// The certificates, at least one. The first is for clients whose server name matches no
+        /// other.
         certificates: Vec<CertificatePair> = fields_of::<Certificates>().then(certificates);
-        /// Clients must have a certificate that this authority signed.
+        /// The authority that must have signed the certificate of each client, PEM. Left out:
+        /// clients need no certificate.
         client_ca: Option<PathBuf> = path().optional();
         /// The lowest version of TLS that is accepted.
         min_version: TlsVersion = one_of(&VERSIONS).or(TlsVersion::V1_2);
@@ -32,25 +34,25 @@ section! {
 }
 
 section! {
-    /// One certificate, or several.
+    /// The certificates of a listener: one, or several.
     #[derive(Clone, Debug)]
     struct Certificates in "a listener's tls" {
-        /// PEM, the server's own certificate first.
+        /// The certificate chain, PEM, with the server's own certificate first.
         certificate: Option<PathBuf> = path().optional();
-        /// PEM.
+        /// The private key of the certificate, PEM.
         private_key: Option<PathBuf> = path().optional();
-        /// Several certificates; the client's server name selects one, by default the first.
+        /// Several certificates. The client's server name selects one, by default the first.
         certificates: Option<Vec<CertificatePair>> = non_empty(nested()).optional();
     }
 }
 
 section! {
-    /// A certificate.
+    /// A certificate with its private key.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub(crate) struct CertificatePair in "a certificate" {
-        /// PEM, the server's own certificate first.
+        /// The certificate chain, PEM, with the server's own certificate first.
         certificate: PathBuf = path().required();
-        /// PEM.
+        /// The private key of the certificate, PEM.
         private_key: PathBuf = path().required();
     }
 }
@@ -77,7 +79,7 @@ fn certificates(d: &mut Decoder<'_>, node: &Node, given: Certificates) -> Option
     }
 }
 
-/// An address that bearward listens on, and no other listener does.
+/// Decodes the address of one of bearward's listeners. An overlap with another listener is a fault.
 pub(super) fn own_address(d: &mut Decoder<'_>, node: &Node) -> Option<Address> {
     let address = address(d, node)?;
     if let Some((other, at)) = d.context.listening.iter().find(|(other, _)| other.overlaps(&address)) {

@@ -1,4 +1,4 @@
-//! `log`, `metrics`: the records that bearward keeps of requests.
+//! `log` and `metrics`: the destinations of log lines, and the labels of metrics.
 
 use std::path::PathBuf;
 
@@ -13,17 +13,17 @@ section! {
     /// The logs, and their destinations.
     #[derive(Clone, Debug, PartialEq)]
     pub(crate) struct Log: Default in "log" {
-        /// The format of lines; auto is pretty on a terminal, else json.
+        /// The format of log lines; auto is pretty on a terminal, and json elsewhere.
         format: LogFormat = one_of(&FORMATS).or(LogFormat::Auto);
         /// The lowest level of events that are logged.
         level: Level = one_of(&LEVELS).or(Level::INFO);
-        /// Whether each request has a line.
+        /// Whether an access line is logged for each request.
         access: bool = boolean().or(true);
         /// The destination of access lines: stderr, stdout or a file.
         access_to: LogTarget = text(log_target).shown().or(LogTarget::Stderr);
-        /// The share of successful requests that have a line.
+        /// The share of successful requests that have an access line. All other requests have one.
         access_sample: f64 = share().or(1.0);
-        /// Whether each refusal and each suspicious event has a line.
+        /// Whether an audit line is logged for each refusal and each suspicious event.
         audit: bool = boolean().or(true);
         /// The destination of audit lines: stderr, stdout or a file.
         audit_to: LogTarget = text(log_target).shown().or(LogTarget::Stderr);
@@ -34,14 +34,14 @@ section! {
     /// The labels of metrics.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Metrics: Default in "metrics" {
-        /// The number of keys with series of their own; the others share one.
+        /// The number of keys with metric series of their own; all other keys share one.
         key_ids: usize = number(0).or(1000);
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogFormat {
-    /// Pretty on a terminal, else JSON.
+    /// The pretty format on a terminal, JSON elsewhere.
     Auto,
     Json,
     Pretty,
@@ -63,7 +63,7 @@ const LEVELS: [(&str, Level); 5] = [
 pub(crate) enum LogTarget {
     Stderr,
     Stdout,
-    /// A file that is appended to, and opened again on SIGUSR1.
+    /// A file. Lines are appended to it, and SIGUSR1 opens it again.
     File(PathBuf),
 }
 

@@ -1,4 +1,4 @@
-//! Methods of a route.
+//! Decoder of the methods of a route.
 
 use http::Method;
 
@@ -6,8 +6,8 @@ use crate::config::decode::Decoder;
 use crate::config::limits::LONGEST_METHOD;
 use crate::config::tree::Node;
 
-/// Methods that clients use (RFC 9110 and its registry). Others are accepted, unless they look like
-/// one of these.
+/// Methods that clients use (RFC 9110 and its registry). Any other method is accepted, except for a
+/// likely typing error: a name that differs from one of these by one letter.
 const METHODS: [&str; 20] = [
     "GET",
     "HEAD",
@@ -31,10 +31,12 @@ const METHODS: [&str; 20] = [
     "QUERY",
 ];
 
-/// Words for every method in other programs. Here each would be a method that no request has.
+/// Words that mean every method in other programs. In a route, each would be the name of a method
+/// that no request has.
 const EVERY_METHOD: [&str; 4] = ["ALL", "ANY", "EVERY", "*"];
 
-/// The hint at a word or pattern for several methods, or all, as other programs have them.
+/// Returns a hint if `text` is a word or pattern that means several or all methods in other
+/// programs.
 fn meant_methods(text: &str) -> Option<&'static str> {
     let text = text.trim();
     if EVERY_METHOD.iter().any(|every| text.eq_ignore_ascii_case(every)) {
@@ -63,7 +65,7 @@ pub(super) fn method(d: &mut Decoder<'_>, node: &Node) -> Option<Method> {
         d.fault(node.at, message);
         return None;
     }
-    // One letter more, one less, or a different one.
+    // A typing error is one letter more, one less, another one, or two neighbours swapped.
     let is_typo_of = |known: &&&str| strsim::damerau_levenshtein(name, known) == 1;
     if let Some(known) = METHODS.iter().find(is_typo_of).filter(|_| !METHODS.contains(&name)) {
         let message = format!("`{name}` is no method that clients use");

@@ -1,19 +1,20 @@
-//! Networks in their written form.
+//! Parser of networks.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// The reason a text names no network that an address can be in.
+/// The reason why a text is refused as a network.
 pub(crate) enum NetworkFault {
     NoNetwork,
-    /// Bits are set behind the prefix; with the network that is meant.
+    /// Bits are set after the prefix, as in 10.0.0.1/8. Carries the network that is probably meant.
     HostBits(IpNet),
-    /// IPv4 written as IPv6. Addresses of clients are compared as IPv4, so it would never match.
+    /// An IPv4 network in the form of IPv6 (`::ffff:…`). It would never match, because IPv4 clients
+    /// are compared as IPv4. Carries the network that is probably meant.
     Mapped(IpNet),
 }
 
-/// The network, or the single address, that a text names.
+/// Parses a network, or a single address as a network of its own.
 pub(crate) fn network_of(text: &str) -> Result<IpNet, NetworkFault> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     let network: IpNet = text.parse().or_else(|_| address()).map_err(|_| NetworkFault::NoNetwork)?;
@@ -24,7 +25,7 @@ pub(crate) fn network_of(text: &str) -> Result<IpNet, NetworkFault> {
     }
 }
 
-/// The IPv4 network that is written as IPv6; any other network unchanged.
+/// Returns the IPv4 network of an IPv4-mapped IPv6 network, and any other network unchanged.
 pub(crate) fn unmapped(network: IpNet) -> IpNet {
     const MAPPED_BITS: u8 = 96;
     let IpNet::V6(v6) = network else { return network };

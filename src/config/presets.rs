@@ -1,8 +1,9 @@
 //! Presets: the built-in sets of routes. A path that a set does not list is answered with 404.
 //!
-//! Sets of model servers list as `admin` the paths that operate the server (loading models, weights,
-//! profiles, the requests of others), and as public only those that reveal nothing. A route sees
-//! nothing but the path: where a body loads a model, each key that may generate may load it.
+//! In the sets for model servers, paths that operate the server need `admin` (loading models or
+//! weights, profiles, the requests of others), and only paths that reveal nothing are public. A
+//! route sees the method and the path, but not the body: where a body can load a model, every key
+//! that may generate may load it.
 
 mod llama_cpp;
 mod ollama;
@@ -31,7 +32,7 @@ pub(crate) enum Preset {
 }
 
 impl Preset {
-    /// All of them, by name.
+    /// All presets, each with its name.
     pub(crate) const ALL: [(&str, Preset); 6] = [
         ("openai", Preset::OpenAi),
         ("vllm", Preset::Vllm),
@@ -48,7 +49,7 @@ impl Preset {
     }
 }
 
-/// Any HTTP service: safe methods are `read`, all others `write`.
+/// Routes for any HTTP service: safe methods need `read`, all others `write`.
 const ANY: &[Row] = &[
     ("read", &[Method::GET, Method::HEAD, Method::OPTIONS], &["/**"], READ),
     ("write", ALL, &["/**"], WRITE),
@@ -66,11 +67,12 @@ pub(crate) fn routes(preset: Preset) -> Vec<Route> {
     rows.iter().map(|row| route(preset, row)).collect()
 }
 
-/// Routes of presets on which a client may upgrade to WebSocket.
+/// Names of the presets' routes on which a client may upgrade to WebSocket.
 const WEBSOCKET: &[&str] = &["read", "realtime", "responses"];
 
-/// Headers that would void a limit at a preset's server. llama-server keeps generating for a
-/// conversation whose client has left (docs/decisions/030).
+/// Returns the request headers that a preset removes, because they would void a limit. With
+/// `x-conversation-id`, llama-server continues to generate when the client has left
+/// (docs/decisions/030).
 fn removes(preset: Preset) -> Vec<HeaderName> {
     match preset {
         Preset::LlamaCpp => vec![HeaderName::from_static("x-conversation-id")],
@@ -78,8 +80,8 @@ fn removes(preset: Preset) -> Vec<HeaderName> {
     }
 }
 
-/// Names of models have slashes, which the OpenAI clients send encoded. vLLM decodes them before it
-/// routes.
+/// Returns the ambiguous parts that a preset's route accepts in paths. Names of models contain
+/// slashes, which the OpenAI clients send encoded; vLLM decodes them before it routes.
 fn accepted_in_path(preset: Preset, name: &str) -> Vec<Ambiguity> {
     match (preset, name) {
         (Preset::Vllm, "models" | "lora-unload") => vec![Ambiguity::EncodedSlash],
@@ -107,8 +109,8 @@ fn route(preset: Preset, (name, methods, paths, access): &Row) -> Route {
         rate_limits: Vec::new(),
         forwarding: Forwarding { upgrades, removes: removes(preset), ..Forwarding::default() },
         accept_in_path: accepted_in_path(preset, name),
-        // Servers redirect from one to the other, or serve both: either is decided as the path without
-        // the slash.
+        // Servers treat a path with and without a slash at its end alike, or redirect from one to
+        // the other. Both are decided as the path without the slash.
         reading: PathReading { ignore_case: false, ignore_trailing_slash: true },
     }
 }

@@ -1,4 +1,4 @@
-//! `rate_limits` and `failed_attempts`: numbers in a time.
+//! `rate_limits` and `failed_attempts`: numbers of requests or credentials in a window of time.
 
 use std::time::Duration;
 
@@ -16,12 +16,13 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// The burst of a quota without one: a tenth of its requests.
+    /// Returns the burst of a quota that gives none: a tenth of its requests, at least 1.
     pub(crate) fn default_burst(requests: u32) -> u32 {
         (requests / 10).max(1)
     }
 
-    /// Whether a used-up burst is full again within a century: the limiter counts nanoseconds up to that.
+    /// Whether a used-up burst is full again within a century, which is the longest time that the
+    /// limiter counts in nanoseconds.
     pub(crate) fn is_countable(&self) -> bool {
         const CENTURY: u128 = 100 * 366 * 86_400 * 1_000_000_000;
         let each = self.per.as_nanos().div_ceil(u128::from(self.requests.max(1)));
@@ -30,14 +31,14 @@ impl Quota {
 }
 
 section! {
-    /// A rate limit.
+    /// A rate limit: a number of requests in a window.
     #[derive(Clone, Debug)]
     struct Written in "a rate limit" {
-        /// The number of requests.
+        /// The number of requests in a window.
         requests: u32 = number(1).required();
-        /// The window, in whole seconds.
+        /// The length of the window, in whole seconds.
         per: Duration = duration().checked(whole_seconds).required();
-        /// The number of requests at once. Left out: a tenth of `requests`.
+        /// The number of requests that may come at once. Left out: a tenth of `requests`.
         burst: Option<u32> = number(1).optional();
     }
 }
@@ -55,12 +56,13 @@ fn whole_seconds(d: &mut Decoder<'_>, node: &Node, per: Duration) -> Option<Dura
     }
 }
 
-/// The quotas of one owner, each over a window of its own.
+/// The form of the rate limits of a key, of a route, or of all keys. Two over the same window are a
+/// fault.
 pub(super) fn rate_limits() -> Form<Vec<Quota>> {
     list_of(quota()).checked(check)
 }
 
-/// Decodes the quotas of one owner.
+/// Decodes the rate limits of a key. Two over the same window are a fault.
 pub(crate) fn quotas(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
     rate_limits().decode(d, node)
 }
@@ -69,7 +71,8 @@ fn check(d: &mut Decoder<'_>, node: &Node, quotas: Vec<Quota>) -> Option<Vec<Quo
     let is_repeated =
         |(index, quota): (usize, &Quota)| quotas.iter().take(index).any(|earlier| earlier.per == quota.per);
     if quotas.iter().enumerate().any(is_repeated) {
-        // Two of them would contradict each other in the headers of an answer.
+        // Two rate limits over the same window would contradict each other in the headers of an
+        // answer.
         return d.hinted(node.at, "two rate limits over the same window", "keep the tighter one");
     }
     if !quotas.iter().all(Quota::is_countable) {
@@ -82,16 +85,17 @@ fn check(d: &mut Decoder<'_>, node: &Node, quotas: Vec<Quota>) -> Option<Vec<Quo
     Some(quotas)
 }
 
-/// The shortest time for a limit of failed attempts: a shorter one would hold up no client.
+/// The shortest window of `failed_attempts`. A shorter window would not delay a client noticeably.
 const SHORTEST_ATTEMPTS: Duration = Duration::from_secs(1);
 
 section! {
-    /// The number of credentials that match no key, from one address in a window.
+    /// The number of credentials without a matching key that one address may present in a window.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct AttemptQuota: Default in "failed_attempts" {
-        /// The number of them, above which the address is answered with 429.
+        /// The number of credentials without a matching key, above which the address is answered
+        /// with 429.
         per_address: u32 = number(1).or(20);
-        /// The window.
+        /// The length of the window.
         per: Duration = duration_of_at_least(SHORTEST_ATTEMPTS, "too short to hold up a client")
             .or(Duration::from_secs(60));
     }

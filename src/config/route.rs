@@ -1,4 +1,4 @@
-//! A route: the requests that it is for, and the rules for them.
+//! A route: the requests that it matches, and the rules for them.
 
 use http::{HeaderName, Method};
 
@@ -19,52 +19,59 @@ use crate::path_pattern::reading::PathReading;
 use crate::permission::Permission;
 
 section! {
-    /// A route.
+    /// A route: the requests that it matches, and the rules for them.
     #[derive(Clone, Debug)]
     pub(crate) struct Route in "a route" {
-        /// Its name; a key's `routes` narrows the key to it.
+        /// The name of the route. A key's `routes` narrows the key to routes by their names.
         name: String = word().required();
         requests: MatchedRequests = fields_of();
         access: Access = fields_of::<WrittenAccess>().then(access);
-        /// The name of an upstream. Left out: the first one.
+        /// The name of the upstream that requests go to. Left out: the first upstream.
         upstream: Option<String> = text(known_upstream).optional();
-        /// Rate limits in addition to those of the key, counted for each key.
+        /// Rate limits of the route, in addition to those of the key; each key is counted by
+        /// itself.
         rate_limits: Vec<Quota> = rate_limits().or_default().narrowing();
         forwarding: Forwarding = fields_of();
-        /// Ambiguous parts that its paths may have, beside those of its upstream.
+        /// Ambiguous parts that the route's paths may have, in addition to those that its upstream
+        /// accepts.
         accept_in_path: Vec<Ambiguity> = not_in_files();
-        /// Differences that its server ignores in paths, beside those of its upstream.
+        /// Differences in paths that the server ignores on this route, in addition to those of its
+        /// upstream.
         reading: PathReading = not_in_files();
     }
 }
 
 section! {
-    /// The requests that a route is for.
+    /// The requests that a route matches.
     #[derive(Clone, Debug)]
     pub(crate) struct MatchedRequests in "a route" {
-        /// Path patterns, at least one. `*` stays within a segment, `**` does not.
+        /// Path patterns, at least one. `*` matches within a segment, `**` across segments.
         paths: Vec<PathPattern> = path_patterns().required();
-        /// Methods, at least one. Left out: all.
+        /// Methods that the route matches, at least one. Left out: all methods.
         methods: Option<Vec<Method>> = non_empty(text(method)).optional();
-        /// Hosts, or `*.` and a domain; at least one. Left out: all.
+        /// Host names, or `*.` and a domain, that the route matches, at least one. Left out: all
+        /// hosts.
         hosts: Option<Vec<HostPattern>> = non_empty(text(host)).optional();
     }
 }
 
 section! {
-    /// The way in which a request is forwarded.
+    /// Rules for forwarding the requests of a route.
     #[derive(Clone, Debug)]
     pub(crate) struct Forwarding: Default in "a route" {
-        /// A prefix that is removed from the path.
+        /// The prefix that is removed from a request's path before the request is forwarded.
         strip_prefix: Option<String> = text(prefix).optional();
-        /// The size of a body; above it, 413. Left out: the size in `limits`.
+        /// The size of a request's body; a larger one is answered with 413. Left out: the size in
+        /// `limits`.
         max_body: Option<u64> = size().optional();
         timeouts: RouteTimeouts = nested().or_default();
-        /// Protocols that a request may be upgraded to, as in websocket.
+        /// Protocols that a request may be upgraded to, for example websocket.
         upgrades: Vec<String> = list_of(text(upgrade).shown()).or_default();
-        /// Whether GET and HEAD may have a body; else it is refused with 400.
+        /// Whether GET and HEAD requests may have a body. If false, such a request is refused with
+        /// 400.
         body_on_get: bool = boolean().or(false);
-        /// Request headers that are removed, in any spelling that servers take for the name.
+        /// Request headers that are removed, along with spellings that servers read as the same
+        /// name (`x_debug` for `x-debug`).
         removes: Vec<HeaderName> = list_of(text(removed_header).shown()).or_default().narrowing();
     }
 }
@@ -73,9 +80,9 @@ section! {
     /// The keys that may use a route.
     #[derive(Clone, Debug)]
     struct WrittenAccess in "a route" {
-        /// The permission that a key needs; this, or `public: true`.
+        /// The permission that a key needs. Each route has either a permission or `public: true`.
         permission: Option<Permission> = one_of(&Permission::ALL).optional();
-        /// Whether no key is needed.
+        /// Whether requests are accepted without a key.
         public: bool = boolean().or(false);
     }
 }
@@ -83,9 +90,9 @@ section! {
 /// The keys that may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// No key is needed.
+    /// Requests are accepted without a key.
     Public,
-    /// Keys with this permission.
+    /// Only keys with this permission may use the route.
     Needs(Permission),
 }
 
@@ -115,7 +122,8 @@ pub(super) fn route() -> Form<Route> {
     })
 }
 
-/// Refuses patterns with a part that is refused in every path for the upstream: such a pattern would
+/// Refuses a path pattern with an ambiguous part that the upstream does not accept. Requests with
+/// such a path are refused before they reach a route, so the pattern would match nothing, and only
 /// seem to guard something.
 fn check_ambiguities(d: &mut Decoder<'_>, node: &Node, route: &Route) {
     let Some(upstreams) = &d.context.upstreams else { return };
@@ -135,7 +143,8 @@ fn check_ambiguities(d: &mut Decoder<'_>, node: &Node, route: &Route) {
     }
 }
 
-/// The name of a protocol, without its version. HTTP is refused: requests in it would pass unchecked.
+/// Decodes the name of a protocol, without its version. HTTP and TLS are refused, because requests
+/// inside an upgraded connection would pass unchecked.
 fn upgrade(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     let name = d.word(node)?.to_ascii_lowercase();
     if name.starts_with("h2") || name.starts_with("http") || name.starts_with("tls") {
@@ -158,7 +167,7 @@ fn removed_header(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
     Some(name)
 }
 
-/// Path patterns, each of which may stand for several by its braces.
+/// The form of a list of path patterns. A text with braces, as in `/{a,b}`, gives several patterns.
 fn path_patterns() -> Form<Vec<PathPattern>> {
     let patterns = text(|d: &mut Decoder<'_>, node: &Node| {
         let text = d.word(node)?;
@@ -187,7 +196,8 @@ fn prefix(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     Some(prefix)
 }
 
-/// Refuses a prefix that no path of the route has: it would never be removed.
+/// Refuses a `strip_prefix` that no path of the route begins with, because it would never be
+/// removed.
 fn check_prefix(d: &mut Decoder<'_>, node: &Node, prefix: &str, paths: &[PathPattern]) {
     let whole = [prefix.to_owned(), format!("{prefix}/**")];
     let whole: Vec<PathPattern> =

@@ -11,15 +11,15 @@ use crate::config::section::{nested, schema_of, section};
 use crate::config::tree::{Kind, Node};
 
 section! {
-    /// A built-in set among other routes.
+    /// A built-in set of routes, as an item of the list of routes.
     #[derive(Clone, Debug)]
     struct PresetItem in "a preset among routes" {
-        /// The name of the set.
+        /// The name of the built-in set.
         preset: Preset = one_of(&Preset::ALL).required();
     }
 }
 
-/// The form of all routes. The default is written as the preset that it is.
+/// The form of the field `routes`. Its default is written as the name of the preset, not as a list.
 pub(super) fn routes() -> Form<Vec<Route>> {
     let schema = || {
         let item = json!({"anyOf": [schema_of::<Route>(), schema_of::<PresetItem>()]});
@@ -52,9 +52,9 @@ fn decode(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Route>> {
     Some(routes)
 }
 
-/// An item of the list.
+/// An item of the list in `routes`.
 struct Item {
-    /// The name of its preset; `None` for a route.
+    /// The name of the item's preset; `None` for an item that is a single route.
     preset: Option<&'static str>,
     routes: Vec<Route>,
 }
@@ -67,8 +67,8 @@ fn item(d: &mut Decoder<'_>, node: &Node) -> Option<Item> {
     Some(Item { preset: Some(preset.name()), routes: presets::routes(preset) })
 }
 
-/// Keys are narrowed to routes by their names, so a name is that of one route. Presets agree on the
-/// meaning of a name.
+/// Refuses the name of a route that is already used, because keys are narrowed to routes by name.
+/// Two presets may use the same name, because a name means the same in all presets.
 fn check_name(
     d: &mut Decoder<'_>,
     at: Position,

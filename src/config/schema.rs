@@ -6,7 +6,7 @@ use crate::config::document::Config;
 use crate::config::form::with;
 use crate::config::section::schema_of;
 
-/// The schema of a whole configuration.
+/// Returns the JSON Schema of a whole configuration.
 pub(crate) fn of_config() -> Value {
     let schema = schema_of::<Config>();
     let schema = with(schema, "$schema", json!("https://json-schema.org/draft/2020-12/schema"));
@@ -26,7 +26,8 @@ mod tests {
     const UPSTREAMS: &str = "upstreams: [{name: m, endpoints: [https://a]}]\n";
     const KEYS: &str = "keys: {path: k.yaml}\n";
 
-    /// Each section: the path of its schema, and a configuration with an unknown field in it.
+    /// Returns, for each section, the path of its schema, and a configuration in which this section
+    /// has an unknown field.
     #[allow(clippy::too_many_lines, reason = "a table has a row for each section")]
     fn sections() -> Vec<(&'static str, String)> {
         let but = |missing: &str, section: &str| {
@@ -93,7 +94,7 @@ mod tests {
         ]
     }
 
-    /// The number of sections in a schema.
+    /// Counts the sections in a schema.
     fn count(schema: &Value) -> usize {
         let own = usize::from(schema.get("additionalProperties") == Some(&Value::Bool(false)));
         let below: usize = match schema {

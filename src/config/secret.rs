@@ -1,4 +1,4 @@
-//! Secrets in variables and files.
+//! Secrets that are read from environment variables and files.
 
 use zeroize::Zeroizing;
 
@@ -10,11 +10,11 @@ use crate::config::section::{fields_of, section};
 use crate::config::tree::Node;
 use crate::regular_file;
 
-/// A secret that was read with the configuration.
+/// A secret that was read when the configuration was loaded.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct SecretValue {
     value: Zeroizing<String>,
-    /// The file that it was read from, so that a reload notices a change.
+    /// The file that the secret was read from, so that a reload notices a change of the file.
     pub(crate) file: Option<ReadFile>,
 }
 
@@ -27,7 +27,7 @@ impl SecretValue {
         &self.value
     }
 
-    /// The same secret, without white space around it.
+    /// Returns the secret without white space around it.
     pub(super) fn trimmed(self) -> Self {
         SecretValue { value: Zeroizing::new(self.value.trim().to_owned()), ..self }
     }
@@ -40,17 +40,18 @@ impl std::fmt::Debug for SecretValue {
 }
 
 section! {
-    /// A secret in a variable or in a file.
+    /// A secret in an environment variable or in a file.
     #[derive(Clone, Debug)]
     struct SecretSource in "a secret" {
-        /// The environment variable that holds it.
+        /// The name of the environment variable that contains the secret.
         env: Option<SecretValue> = text(in_variable).optional();
-        /// The file that holds it.
+        /// The path of the file that contains the secret.
         file: Option<SecretValue> = text(in_file).optional();
     }
 }
 
-/// The fields `env` and `file`, of which one is needed. `what` names the secret in faults.
+/// The fields `env` and `file`, exactly one of which must be given. Faults name the secret by
+/// `what`.
 pub(super) fn env_or_file(what: &'static str) -> Flattened<SecretValue> {
     fields_of::<SecretSource>().then(move |d, node, source| match (source.env, source.file) {
         (Some(secret), None) | (None, Some(secret)) => Some(secret),

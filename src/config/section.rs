@@ -1,9 +1,9 @@
 //! Sections of the configuration, each with its fields described once.
 //!
-//! [`section!`] takes a struct whose fields say their form and the value where they are left out.
-//! The struct, its `Default`, its decoder, its part of the JSON Schema and its table in
-//! docs/configuration.md follow from that; a test checks config.example.yaml against it. A new field
-//! is a line here and a line in config.example.yaml:
+//! [`section!`] reads a struct in which each field has a form, and a default if it may be left out.
+//! The macro generates the struct, its `Default`, its decoder, its part of the JSON Schema and its
+//! table in docs/configuration.md. A test compares config.example.yaml with the sections. A new
+//! field needs a line in its section and a line in config.example.yaml:
 //!
 //! ```ignore
 //! section! {
@@ -20,13 +20,15 @@
 //! }
 //! ```
 //!
-//! - The first paragraph of a doc comment is the description. A field without one has that of its form.
+//! - The first paragraph of a doc comment is the description. A field without a doc comment has the
+//!   description of its form.
 //! - `: Default` is for sections in which each field may be left out.
-//! - Forms are in `form.rs`: `.checked(…)` adds a check, `.then(…)` makes another type.
-//! - Fields are in `field.rs`: `.required()`, `.optional()`, `.or(default)`, `.or_default()`, and
-//!   `.narrowing()` behind one of these, where leaving the field out widens access.
-//! - [`nested`] is the form of a section in another one. [`fields_of`] takes the fields of a section
-//!   into another one, for a value that several fields make together.
+//! - Forms are in `form.rs`: `.checked(…)` adds a check, `.then(…)` converts the value to another
+//!   type.
+//! - Fields are in `field.rs`: `.required()`, `.optional()`, `.or(default)` and `.or_default()`.
+//!   `.narrowing()` follows one of these if leaving the field out widens access.
+//! - [`nested`] is the form of a section inside another section. [`fields_of`] adds the fields of
+//!   one section to another section, for a value that is made from several fields.
 
 use serde_json::{Value, json};
 
@@ -37,12 +39,12 @@ use crate::config::tree::Node;
 
 /// A section, made by [`section!`].
 pub(crate) trait Section: Sized + 'static {
-    /// Its name in faults.
+    /// The name of the section in faults.
     const NAME: &'static str;
-    /// Its doc comment.
+    /// The doc comment of the section.
     const DOC: &'static str;
 
-    /// Decodes every field; `None` if one is at fault.
+    /// Decodes every field; `None` after a fault in any of them.
     fn decode_fields(d: &mut Decoder<'_>, fields: &mut Fields<'_>) -> Option<Self>;
 
     fn describe(fields: &mut Vec<Described>);
@@ -88,7 +90,7 @@ macro_rules! section {
                 struct Decoded {
                     $($field: Option<$type>,)*
                 }
-                // All of them before the first `?`: one run reports all faults.
+                // All fields are decoded before the first `?`, so that one run reports all faults.
                 let decoded = Decoded {
                     $(
                         $field: $crate::config::field::Field::decode(
@@ -132,7 +134,8 @@ macro_rules! section {
 }
 pub(crate) use section;
 
-/// Adds a field to a description. The type of its value is given, since the field is not decoded.
+/// Adds a field to the described fields of a section. Callers name the value's type `T`, because
+/// nothing else determines it: the field is not decoded.
 pub(crate) fn describe_field<T, F: crate::config::field::Field<Value = T>>(
     field: &F,
     name: &'static str,
@@ -142,12 +145,12 @@ pub(crate) fn describe_field<T, F: crate::config::field::Field<Value = T>>(
     field.describe(name, doc, fields);
 }
 
-/// The form of a section within another one.
+/// Returns the form of a section inside another section.
 pub(crate) fn nested<S: Section>() -> Form<S> {
     Form::new(decode::<S>, schema_of::<S>)
 }
 
-/// The fields of a section as fields of another one.
+/// Returns the fields of a section as fields of another section.
 pub(crate) fn fields_of<S: Section>() -> Flattened<S> {
     Flattened::new(S::decode_fields, S::describe)
 }
@@ -160,7 +163,7 @@ pub(crate) fn decode<S: Section>(d: &mut Decoder<'_>, node: &Node) -> Option<S> 
     section
 }
 
-/// The JSON Schema of a section.
+/// Returns the JSON Schema of a section.
 pub(crate) fn schema_of<S: Section>() -> Value {
     let mut fields = Vec::new();
     S::describe(&mut fields);

@@ -9,14 +9,14 @@ section! {
     /// Timeouts of requests to the upstream.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct Timeouts: Default in "timeouts" {
-        /// The time for a connection.
+        /// The time limit for opening a connection.
         connect: Duration = duration().or(Duration::from_secs(5));
-        /// The time from the end of the request to the head of the answer.
+        /// The time limit from the end of the request to the head of the answer.
         ///
-        /// An answer that is not streamed has its head only when all of it is generated. The OpenAI
-        /// clients wait for ten minutes.
+        /// An upstream sends the head of an answer that is not streamed only when the whole answer
+        /// is generated. The OpenAI clients wait for ten minutes.
         response_headers: Duration = duration().or(Duration::from_secs(600));
-        /// The time between two bytes of an answer.
+        /// The longest time between two bytes of an answer.
         idle: Duration = duration().or(Duration::from_secs(300));
     }
 }
@@ -25,11 +25,11 @@ section! {
     /// Timeouts of the route, instead of those of its upstream.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct RouteTimeouts: Default in "timeouts" {
-        /// The time for a connection.
+        /// The time limit for opening a connection.
         connect: Option<Duration> = duration().optional();
-        /// The time from the end of the request to the head of the answer.
+        /// The time limit from the end of the request to the head of the answer.
         response_headers: Option<Duration> = duration().optional();
-        /// The time between two bytes of an answer.
+        /// The longest time between two bytes of an answer.
         idle: Option<Duration> = duration().optional();
     }
 }

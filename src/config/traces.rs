@@ -9,16 +9,16 @@ section! {
     /// Spans of requests for an OpenTelemetry collector.
     #[derive(Clone, Debug, PartialEq)]
     pub(crate) struct Traces in "traces" {
-        /// A collector that takes OTLP over HTTP, as in http://127.0.0.1:4318.
+        /// The address of a collector that accepts OTLP over HTTP, as in http://127.0.0.1:4318.
         authority as "endpoint": String = text(collector).required();
-        /// The share of requests that are recorded, of those that arrive without a trace.
+        /// The share of requests that are recorded, among those that arrive without a trace.
         sample: f64 = share().or(0.01);
-        /// The name of this service at the collector.
+        /// The name of this service in the spans that the collector gets.
         service_name: String = word().or("bearward".to_owned());
     }
 }
 
-/// The host and port of `http://HOST:PORT`.
+/// Decodes `http://HOST:PORT` to the host and port.
 fn collector(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     let text = d.word(node)?;
     let authority = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));

@@ -1,8 +1,8 @@
-//! Files as trees in which every node has its position.
+//! Parsers of files to trees, in which every node has its position.
 //!
 //! serde stops at its first fault, and loses positions and the text of scalars (`1e5` becomes a
-//! float). Configurations and key files are therefore decoded from this tree, by `decode`.
-//! Invariant: a tree is bounded, in its depth and in what its aliases expand to.
+//! float). For this reason `decode` decodes configurations and key files from these trees.
+//! Invariant: the depth of a tree, and the number of nodes that its aliases add, are bounded.
 
 mod json;
 mod node;

@@ -18,7 +18,7 @@ pub(crate) struct TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Whether a peer is trusted; `None` is the peer of a unix socket.
+    /// Whether a peer is trusted. `None` stands for the peer of a unix socket.
     pub(crate) fn trusts(&self, peer: Option<IpAddr>) -> bool {
         match peer {
             Some(address) => self.networks.iter().any(|network| network.contains(&address)),

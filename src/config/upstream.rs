@@ -19,52 +19,56 @@ use crate::config::tree::Node;
 use crate::path_pattern::reading::PathReading;
 
 section! {
-    /// An upstream.
+    /// An upstream: a named group of servers.
     #[derive(Clone, Debug)]
     pub(crate) struct Upstream in "an upstream" {
-        /// Its name, for routes, logs and metrics.
+        /// The name of the upstream, for routes, logs and metrics.
         name: String = word().required();
-        /// http://, https:// or h2c:// with host and port, or unix:/path; at least one.
+        /// The addresses of the servers, at least one: http://, https:// or h2c:// with host and
+        /// port, or unix:/path.
         endpoints: Vec<EndpointAddress> = endpoints().required();
-        /// The choice of an endpoint: of two random ones the one with fewer requests in flight, or
-        /// each in turn.
+        /// The choice of an endpoint for a request: the one with fewer requests in flight of two
+        /// random endpoints, or each endpoint in turn.
         balance: Balance = one_of(&BALANCES).or(Balance::LeastRequests);
         tls: UpstreamTls = nested().or_default();
-        /// Other endpoints that a request may go to, while no byte of it was sent.
+        /// The number of other endpoints that a request may be tried at, as long as no byte of it
+        /// was sent.
         retries: usize = number(0).or(2);
         credential: Option<UpstreamCredential> = credential().optional();
         timeouts: Timeouts = nested().or_default();
         pool: Pool = nested().or_default();
         health: Option<HealthCheck> = nested().optional();
-        /// The Host header for upstream. Left out: that of the client.
+        /// The Host header of requests to the upstream. Left out: the client's Host header.
         host: Option<Authority> = text(host).optional();
         /// Whether an HTTP/1.1 connection that carried the body of a POST, PUT or PATCH may serve
-        /// another request. False for a server that leaves bodies unread, which `bearward check
-        /// --probe` finds.
+        /// another request. `false` is for a server that leaves bodies unread;
+        /// `bearward check --probe` finds such a server.
         reuse_after_body: bool = boolean().or(true);
-        /// The interval of lookups of its endpoints' names; each address is an endpoint of its own.
+        /// The interval between lookups of the endpoints' host names. Each address that a lookup
+        /// finds is an endpoint of its own.
         resolve: Duration = interval().or(Duration::from_secs(10));
         paths: UpstreamPaths = fields_of();
     }
 }
 
 section! {
-    /// The paths that an upstream accepts, and how it reads them.
+    /// The paths that an upstream accepts, and differences in paths that it ignores.
     #[derive(Clone, Debug)]
     pub(crate) struct UpstreamPaths in "an upstream" {
-        /// Ambiguous parts that a path may have; others are refused with 400.
+        /// Ambiguous parts that a request's path may have; a path with any other is refused with
+        /// 400.
         accepted_parts as "accept_in_path": Vec<Ambiguity> = list_of(one_of(&Ambiguity::ALL)).or_default();
         reading as "paths": Option<PathReading> = nested::<Reading>().then(Reading::made).optional();
     }
 }
 
-/// The choice among several endpoints.
+/// How one of several endpoints is chosen for a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Balance {
-    /// Of two random endpoints, the one with fewer requests in flight.
+    /// The one of two random endpoints that has fewer requests in flight.
     #[default]
     LeastRequests,
-    /// Each in turn.
+    /// Each endpoint in turn.
     RoundRobin,
 }
 
@@ -72,50 +76,51 @@ const BALANCES: [(&str, Balance); 2] =
     [("least_requests", Balance::LeastRequests), ("round_robin", Balance::RoundRobin)];
 
 section! {
-    /// TLS to https:// endpoints.
+    /// TLS of connections to https:// endpoints.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub(crate) struct UpstreamTls: Default in "an upstream's tls" {
-        /// The authorities that may have signed upstream's certificate, or that certificate itself.
-        /// Left out: those of the system.
+        /// The authorities that may have signed the upstream's certificate, or that certificate
+        /// itself, PEM. Left out: the system's authorities.
         ca: Option<PathBuf> = path().optional();
-        /// The name in upstream's certificate. Left out: the host of the endpoint.
+        /// The name that the upstream's certificate must have. Left out: the host of the endpoint.
         server_name: Option<String> = text(server_name).optional();
         client: Option<CertificatePair> = fields_of::<ClientCertificate>().then(client_certificate);
     }
 }
 
 section! {
-    /// The certificate that bearward shows to upstream.
+    /// The certificate that bearward shows to the upstream.
     #[derive(Clone, Debug)]
     struct ClientCertificate in "an upstream's tls" {
-        /// The certificate that bearward shows to upstream.
+        /// The certificate that bearward shows to the upstream.
         client_certificate: Option<PathBuf> = path().optional();
-        /// The key of `client_certificate`.
+        /// The private key of `client_certificate`.
         client_key: Option<PathBuf> = path().optional();
     }
 }
 
 section! {
-    /// Idle connections to upstream.
+    /// Idle connections to the upstream.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct Pool: Default in "a pool" {
-        /// The longest time without a request. uvicorn closes after 5 s.
+        /// The longest time that a connection is kept without a request. uvicorn closes an idle
+        /// connection after 5 s.
         idle: Duration = duration().or(Duration::from_secs(4));
-        /// The number that a worker keeps for an endpoint.
+        /// The number of idle connections that each worker keeps for an endpoint.
         max_idle: usize = number(0).or(256);
-        /// The age after which a connection takes no new request; those in flight on it finish.
+        /// The age after which a connection gets no new request. Requests in flight on it finish.
         max_age: Duration = duration().or(Duration::from_secs(300));
     }
 }
 
 section! {
-    /// Differences that upstream ignores in paths, so that routes ignore them, too. With this section,
-    /// `check` no longer warns of lookalike paths.
+    /// Differences in paths that the upstream ignores, so that routes ignore them, too. If this
+    /// section is given, `check` does not warn of lookalike paths.
     #[derive(Clone, Copy, Debug)]
     struct Reading in "an upstream's paths" {
-        /// Whether upstream takes /ADMIN for /admin.
+        /// Whether the upstream reads /ADMIN as /admin.
         ignore_case: bool = boolean().or(false);
-        /// Whether upstream takes /admin/ for /admin.
+        /// Whether the upstream reads /admin/ as /admin.
         ignore_trailing_slash: bool = boolean().or(false);
     }
 }
@@ -127,7 +132,8 @@ impl Reading {
     }
 }
 
-/// The upstreams, each with a name of its own. Routes are checked against them.
+/// The form of the list of upstreams. A repeated name is a fault. Routes are checked against the
+/// upstreams that were decoded.
 pub(super) fn upstreams() -> Form<Vec<Upstream>> {
     non_empty(nested().checked(check_tls).positioned()).then(check_names)
 }

@@ -1,8 +1,8 @@
 //! An answer that bearward itself makes.
 //!
-//! A [`Denial`] has one public sentence, machine-readable details, and a private cause that goes to
-//! the log alone. A front end chooses its form: an HTTP answer with a JSON body, or a gRPC status.
-//! Invariant: no answer of bearward's own is made anywhere else, so that all have the same shape.
+//! A [`Denial`] has one public sentence, machine-readable details, and a private cause that is only
+//! logged. A front end chooses its form: an HTTP answer with a JSON body, or a gRPC status.
+//! Invariant: bearward's own answers are made only here, so that all of them have the same shape.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,18 +15,18 @@ use serde_json::{Map, Value};
 
 use super::code::Code;
 
-/// The form of an answer. A front end chooses it.
+/// The form of an answer, which the front end chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerForm {
-    /// A status and a JSON body.
+    /// An HTTP status and a JSON body.
     Json,
-    /// Trailers only (gRPC over HTTP/2, "Responses").
+    /// A gRPC status in trailers, without a body (gRPC over HTTP/2, "Responses").
     Grpc,
 }
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// The body of every denial. Its members are in the order of the documentation.
+/// The JSON body of every denial. Its members are in the order of the documentation.
 #[derive(Serialize)]
 struct Answer<'a> {
     success: bool,
@@ -40,7 +40,7 @@ struct ErrorMember<'a> {
     details: &'a Map<String, Value>,
 }
 
-/// A refusal, or a failure, as the caller gets it.
+/// A refusal or a failure, as the caller receives it.
 pub(crate) struct Denial(Box<Inner>);
 
 struct Inner {
@@ -68,25 +68,25 @@ impl Denial {
         }))
     }
 
-    /// Adds the private cause, for the log.
+    /// Adds the private cause of a denial, which is only logged.
     pub(crate) fn caused_by(mut self, cause: impl Into<Cause>) -> Self {
         self.0.cause = Some(cause.into());
         self
     }
 
-    /// Becomes the answer instead of `other`, and keeps its cause.
+    /// Replaces the denial `other` as the answer, and keeps the private cause of `other`.
     pub(crate) fn instead_of(mut self, other: Denial) -> Self {
         self.0.cause = other.0.cause;
         self
     }
 
-    /// Adds `x-should-retry: false`, which keeps the OpenAI SDKs from repeating work that may have been
-    /// done.
+    /// Adds `x-should-retry: false`, so that the OpenAI SDKs do not repeat work that may already
+    /// have been done.
     pub(crate) fn not_to_be_retried(self) -> Self {
         self.header(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"))
     }
 
-    /// Closes the connection behind this answer.
+    /// Makes the connection close after this answer.
     pub(crate) fn closing(mut self) -> Self {
         self.0.closes = true;
         self
@@ -101,27 +101,27 @@ impl Denial {
         self
     }
 
-    /// The public code.
+    /// Returns the public error code of the answer.
     pub(crate) fn code(&self) -> Code {
         self.0.code
     }
 
-    /// The public sentence.
+    /// Returns the public sentence of the answer.
     pub(crate) fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// One of the details, where its value is text.
+    /// Returns the detail with this name, if its value is text.
     pub(crate) fn detail(&self, name: &str) -> Option<&str> {
         self.0.details.get(name)?.as_str()
     }
 
-    /// The private cause, for the log.
+    /// Returns the private cause of a denial, for the log.
     pub(crate) fn cause(&self) -> Option<&(dyn std::error::Error + Send + Sync)> {
         self.0.cause.as_deref()
     }
 
-    /// The JSON body: `{"success": false, "error": {"code", "message", "details"}}`.
+    /// Returns the JSON body: `{"success": false, "error": {"code", "message", "details"}}`.
     pub(crate) fn body(&self) -> Bytes {
         let error =
             ErrorMember { code: self.0.code.name(), message: &self.0.message, details: &self.0.details };
@@ -130,7 +130,7 @@ impl Denial {
         Bytes::from(body.unwrap_or_default())
     }
 
-    /// The answer, in the form that the front end chose.
+    /// Makes the HTTP answer, in the form that the front end chose.
     pub(crate) fn into_response(self, form: AnswerForm) -> Response<Bytes> {
         match form {
             AnswerForm::Json => self.into_http(),
@@ -138,7 +138,7 @@ impl Denial {
         }
     }
 
-    /// The answer on HTTP.
+    /// Makes the answer with a JSON body.
     pub(crate) fn into_http(self) -> Response<Bytes> {
         let body = self.body();
         let mut response = Response::new(body);
@@ -152,8 +152,8 @@ impl Denial {
         response
     }
 
-    /// The answer on gRPC: trailers only, so that the status is in the one header section (gRPC over
-    /// HTTP/2, "Responses").
+    /// Makes the gRPC answer. It consists only of trailers, so the status is in its single header
+    /// section (gRPC over HTTP/2, "Responses").
     fn into_grpc(self) -> Response<Bytes> {
         let code = self.0.code;
         let message = percent_encoded(&format!("{}: {}", code.name(), self.0.message));
@@ -179,7 +179,7 @@ impl fmt::Debug for Denial {
     }
 }
 
-/// `grpc-message` is percent-encoded outside printable ASCII.
+/// Percent-encodes a text for `grpc-message`: all bytes except printable ASCII.
 fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

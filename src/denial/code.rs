@@ -1,24 +1,24 @@
-//! The public error codes, each with its name and its statuses.
+//! The public error codes, each with its name, its HTTP status and its gRPC status.
 
 use http::StatusCode;
 
-/// Declares the closed set of public error codes: variant, wire name, HTTP status, gRPC status.
+/// Declares the fixed set of public error codes: variant, wire name, HTTP status, gRPC status.
 macro_rules! codes {
     ($($variant:ident $name:literal $status:literal $grpc:literal;)*) => {
-        /// A public error code. It never changes, since programs switch on it.
+        /// A public error code. Existing codes never change, because programs depend on them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub(crate) enum Code { $($variant),* }
 
         impl Code {
-            /// All codes, in the order of the documentation.
+            /// All error codes, in the order of the documentation.
             pub(crate) const ALL: &[Code] = &[$(Code::$variant),*];
 
-            /// The value of `error.code`.
+            /// Returns the code's name: the value of `error.code`.
             pub(crate) fn name(self) -> &'static str {
                 match self { $(Code::$variant => $name),* }
             }
 
-            /// The HTTP status of its answer.
+            /// Returns the HTTP status of an answer with this code.
             pub(crate) fn status(self) -> StatusCode {
                 let status = match self { $(Code::$variant => $status),* };
                 let status = StatusCode::from_u16(status);
@@ -26,7 +26,7 @@ macro_rules! codes {
                 status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
 
-            /// The gRPC status of its answer (google.rpc.Code).
+            /// Returns the gRPC status of an answer with this code (google.rpc.Code).
             pub(crate) fn grpc(self) -> u8 {
                 match self { $(Code::$variant => $grpc),* }
             }

@@ -1,4 +1,5 @@
-//! The messages of all answers: for each, its code, its public sentence, its details and its headers.
+//! The messages of all answers that bearward makes: for each, its code, its public sentence, its
+//! details and its headers.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,21 +13,21 @@ use super::code::Code;
 use crate::mask::masked;
 
 impl Denial {
-    /// 401: no credential, an empty one, or another scheme than Bearer.
+    /// 401: the request has no credential, an empty one, or one with another scheme than Bearer.
     pub(crate) fn missing_key(header: &str) -> Self {
         let challenge = HeaderValue::from_static(r#"Bearer realm="bearward""#);
         Denial::new(Code::MissingApiKey, "API key is required", json!({"header": header}))
             .header(WWW_AUTHENTICATE, challenge)
     }
 
-    /// 401: no valid key matches the credential. The real reason goes to the log alone.
+    /// 401: no valid key matches the credential. The exact reason is only logged.
     pub(crate) fn invalid_key(key_id: &str) -> Self {
         let details = json!({"key_id": key_id});
         Denial::new(Code::InvalidApiKey, "The provided API key is invalid", details)
             .header(WWW_AUTHENTICATE, INVALID_TOKEN)
     }
 
-    /// 401: the secret is right, but the key has expired.
+    /// 401: the credential is the secret of a key that has expired.
     pub(crate) fn expired_key(expired_at: Timestamp) -> Self {
         let details = json!({"expired_at": expired_at.to_string()});
         Denial::new(Code::ExpiredApiKey, "The API key has expired", details)
@@ -51,8 +52,8 @@ impl Denial {
         Denial::new(Code::RouteNotAllowed, "The API key may not use this route", details)
     }
 
-    /// 429: a rate limit is used up. A request after `retry_after` is accepted, if no other one came
-    /// first.
+    /// 429: a rate limit is used up. A request after `retry_after` is accepted, if no other request
+    /// is charged before.
     pub(crate) fn rate_limited(policy: &str, limit: u32, window: Duration, retry_after: Duration) -> Self {
         let seconds = whole_seconds(retry_after);
         let details = json!({
@@ -64,7 +65,7 @@ impl Denial {
         Denial::new(Code::RateLimitExceeded, "Rate limit exceeded", details).retry_after(seconds)
     }
 
-    /// 429: the key has as many requests in flight as it may have.
+    /// 429: the key has as many requests in flight as its limit allows.
     pub(crate) fn concurrency(limit: u32) -> Self {
         Denial::new(Code::ConcurrencyExceeded, "Too many requests in flight", json!({"limit": limit}))
             .retry_after(1)
@@ -77,13 +78,13 @@ impl Denial {
         Denial::new(Code::TooManyFailedAttempts, "Too many failed attempts", details).retry_after(seconds)
     }
 
-    /// 400: an ambiguous or malformed request. The connection is closed behind it, since the bytes
-    /// that follow may not be what they seem.
+    /// 400: the request is ambiguous or malformed. The connection is closed after this answer,
+    /// because it is uncertain where the next request begins.
     pub(crate) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
         Denial::new(Code::BadRequest, message, Value::Null).closing()
     }
 
-    /// [`Denial::bad_request`] that names the part at fault.
+    /// 400: like [`Denial::bad_request`], and names the part of the request that is at fault.
     pub(crate) fn bad_part(message: impl Into<Cow<'static, str>>, part: &str, value: &str) -> Self {
         Denial::new(Code::BadRequest, message, json!({part: value})).closing()
     }
@@ -94,7 +95,7 @@ impl Denial {
         Denial::new(Code::RouteNotFound, "No route matches this request", details)
     }
 
-    /// 405: CONNECT and TRACE. RFC 9110, section 15.5.6 requires `Allow`.
+    /// 405: the method is CONNECT or TRACE. RFC 9110, section 15.5.6 requires `Allow`.
     pub(crate) fn method_not_allowed(method: &str) -> Self {
         let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         let details = json!({"method": method});
@@ -103,12 +104,12 @@ impl Denial {
             .closing()
     }
 
-    /// 500: a panic in this one request.
+    /// 500: handling this request panicked.
     pub(crate) fn internal() -> Self {
         Denial::new(Code::InternalError, "An internal error; the request id finds it in the log", Value::Null)
     }
 
-    /// 408: no byte of the body came for `limits.body_idle_timeout`.
+    /// 408: no byte of the body arrived for the time of `limits.body_idle_timeout`.
     pub(crate) fn body_stalled(limit: Duration) -> Self {
         let details = json!({"limit_seconds": limit.as_secs_f64()});
         Denial::new(Code::RequestTimeout, "The request body stalled", details).closing()
@@ -126,20 +127,21 @@ impl Denial {
             .closing()
     }
 
-    /// 431: the headers have more than `limits.header_bytes` bytes, or there are more than
+    /// 431: the headers have more than `limits.header_bytes` bytes, or their number exceeds
     /// `limits.header_count`.
     pub(crate) fn headers_too_large(limit_bytes: u64, limit_count: u64) -> Self {
         let details = json!({"limit_bytes": limit_bytes, "limit_count": limit_count});
         Denial::new(Code::HeadersTooLarge, "The request's headers are too large", details).closing()
     }
 
-    /// 421: all routes name hosts, and none names this one (RFC 9110, section 15.5.20).
+    /// 421: all routes name hosts, and no route names the request's host (RFC 9110, section
+    /// 15.5.20).
     pub(crate) fn misdirected(host: &str) -> Self {
         let details = json!({"host": host});
         Denial::new(Code::MisdirectedRequest, "This host is not served here", details)
     }
 
-    /// 502: the upstream refused or broke the connection. Its address goes to the log alone.
+    /// 502: the upstream refused or broke the connection. The upstream's address is only logged.
     pub(crate) fn upstream_unreachable(upstream: &str) -> Self {
         let details = json!({"upstream": upstream});
         Denial::new(Code::UpstreamUnreachable, "The upstream can't be reached", details)
@@ -151,26 +153,26 @@ impl Denial {
         Denial::new(Code::UpstreamProtocolError, "The upstream's answer is not valid", details)
     }
 
-    /// 504: the upstream was too slow to connect, or to answer.
+    /// 504: the upstream took too long to accept a connection, or to answer.
     pub(crate) fn upstream_timeout(upstream: &str) -> Self {
         let details = json!({"upstream": upstream});
         Denial::new(Code::UpstreamTimeout, "The upstream did not answer in time", details)
     }
 
-    /// 503: no endpoint of an upstream accepts a connection. For the readiness probe.
+    /// 503: no endpoint of an upstream accepts a connection. Used by the readiness probe.
     pub(crate) fn upstream_unavailable() -> Self {
         Denial::new(Code::UpstreamUnavailable, "No endpoint of an upstream can be connected to", Value::Null)
             .retry_after(1)
     }
 
-    /// 503: the health checks of all endpoints of an upstream fail.
+    /// 503: all endpoints of the upstream fail their health checks.
     pub(crate) fn upstream_failing_checks(upstream: &str) -> Self {
         let details = json!({"upstream": upstream});
         Denial::new(Code::UpstreamUnavailable, "The upstream is failing its health checks", details)
             .retry_after(1)
     }
 
-    /// 503: the address has as many connections as it may have.
+    /// 503: the address has as many connections as its limit allows.
     pub(crate) fn too_many_connections(limit: usize) -> Self {
         let details = json!({"connections_per_address": limit});
         Denial::new(Code::Overloaded, "Too many connections from this address", details)
@@ -178,59 +180,59 @@ impl Denial {
             .closing()
     }
 
-    /// 503: as many event streams are open as may be. For the admin API alone.
+    /// 503: as many event streams are open as their limit allows. Used only by the admin API.
     pub(crate) fn too_many_streams(limit: usize) -> Self {
         let details = json!({"event_streams": limit});
         Denial::new(Code::Overloaded, "Too many streams of events are open", details).retry_after(5)
     }
 
-    /// 503: the process has as many requests in flight as it may have.
+    /// 503: the process has as many requests in flight as its limit allows.
     pub(crate) fn too_many_in_flight(limit: usize) -> Self {
         let details = json!({"in_flight": limit});
         Denial::new(Code::Overloaded, "Too many requests in flight for this server", details).retry_after(1)
     }
 
-    /// 503: no socket is left to reach the upstream.
+    /// 503: the process has no socket left for a connection to the upstream.
     pub(crate) fn out_of_sockets() -> Self {
         Denial::new(Code::Overloaded, "The server has no socket left for this request", Value::Null)
             .retry_after(1)
     }
 
-    /// 405: the path exists, but takes other methods. For the admin API alone.
+    /// 405: the path exists, but does not allow the method. Used only by the admin API.
     pub(crate) fn other_methods(allow: &'static str) -> Self {
         Denial::new(Code::MethodNotAllowed, "This path takes other methods", json!({"allow": allow}))
             .header(http::header::ALLOW, HeaderValue::from_static(allow))
     }
 
-    /// 404: no key has this id. For the admin API alone.
+    /// 404: no key has this id. Used only by the admin API.
     pub(crate) fn key_not_found() -> Self {
         Denial::new(Code::KeyNotFound, "No key has this id", Value::Null)
     }
 
-    /// 409: the state of the key, or another key, prevents the change. For the admin API alone.
+    /// 409: the state of the key, or another key, prevents the change. Used only by the admin API.
     pub(crate) fn key_conflict(message: impl Into<Cow<'static, str>>) -> Self {
         Denial::new(Code::KeyConflict, message, Value::Null)
     }
 
-    /// 409: the key store can't be written from here. `command` does the same where it can be
-    /// written. For the admin API alone.
+    /// 409: this process can't write the key store. `command` makes the same change where the store
+    /// is writable. Used only by the admin API.
     pub(crate) fn store_read_only(why: &str, advice: &str, command: &str) -> Self {
         let details = json!({"reason": why, "advice": advice, "command": command});
         Denial::new(Code::StoreReadOnly, "The key store can't be written from here", details)
     }
 
-    /// 400: a well-formed request with the wrong content.
+    /// 400: the request is well-formed, but its content is wrong.
     pub(crate) fn bad_content(message: impl Into<Cow<'static, str>>) -> Self {
         Denial::new(Code::BadRequest, message, Value::Null)
     }
 
-    /// [`Denial::bad_content`], with all faults.
+    /// 400: like [`Denial::bad_content`], with a list of all faults.
     pub(crate) fn bad_fields(faults: Vec<String>) -> Self {
         Denial::new(Code::BadRequest, "The fields are not what a key has", json!({"faults": faults}))
     }
 
-    /// 422: a reload found faults. The faulty parts keep their state from before. For the admin API
-    /// alone.
+    /// 422: a reload found faults. The faulty parts keep their previous state. Used only by the
+    /// admin API.
     pub(crate) fn reload_refused(details: Value) -> Self {
         Denial::new(
             Code::ReloadRefused,
@@ -248,7 +250,8 @@ impl Denial {
 const INVALID_TOKEN: HeaderValue =
     HeaderValue::from_static(r#"Bearer realm="bearward", error="invalid_token""#);
 
-/// Seconds, rounded up, at least one: Retry-After must not be too early.
+/// Returns a duration in whole seconds, rounded up and at least one, because Retry-After must not
+/// be too early.
 fn whole_seconds(duration: Duration) -> u64 {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     seconds.max(1)

@@ -1,6 +1,6 @@
 //! Checks of the head of an upstream's answer, before any of it reaches the client.
 //!
-//! Called by `forward` for every answer but a 101.
+//! Called by `forward` for every answer except a 101.
 
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -13,7 +13,8 @@ use crate::upstream::Upstream;
 ///
 /// # Errors
 ///
-/// 502 for several lengths, an unknown transfer coding, or both a length and a coding.
+/// 502 if the answer has several lengths, an unknown transfer coding, or both a length and a
+/// coding.
 pub(super) fn check(head: &Parts, upstream: &Upstream) -> Result<(), Denial> {
     let refuse = |reason: &'static str| {
         Err(Denial::upstream_protocol(&upstream.name).not_to_be_retried().caused_by(reason))
@@ -38,8 +39,9 @@ pub(super) fn check(head: &Parts, upstream: &Upstream) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Whether an answer without a body declares one (RFC 9110, section 8.6; RFC 9112, section 6.1).
-/// Its server may also send that body, and the next request on the connection would read it.
+/// Whether an answer that has no body declares one (RFC 9110, section 8.6; RFC 9112, section 6.1).
+/// Its server might send that body all the same, and the next request on the connection would read
+/// the body as its answer.
 pub(super) fn may_be_followed_by_a_body(head: &Parts) -> bool {
     let has_none = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     has_none

@@ -1,8 +1,8 @@
 //! The body of an answer as it is sent to the client.
 //!
-//! hyper polls it on the client's connection. Frames pass as they come.
-//! Invariant: the permit, the lease of the connection to upstream and the record for the access log
-//! live in here, so each ends with the answer.
+//! hyper polls the body on the client's connection. Each frame is sent on as soon as it arrives.
+//! Invariant: the body owns the permit, the lease of the connection to upstream and the record for
+//! the access log, so each of these ends with the answer.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -29,8 +29,8 @@ use crate::upstream::request_body::RequestBody;
 use crate::upstream::stall::StallTimer;
 use crate::upstream::upload::{UploadProgress, filtered};
 
-/// The body of an answer: bearward's own, or upstream's. Boxed, since hyper moves answers several
-/// times.
+/// The body of an answer: one of bearward's own, or upstream's. The contents are boxed, because
+/// hyper moves answers several times.
 #[derive(Debug)]
 pub(crate) struct ResponseBody(Box<Outgoing>);
 
@@ -38,17 +38,17 @@ pub(crate) struct ResponseBody(Box<Outgoing>);
 #[derive(Debug)]
 struct Outgoing {
     source: BodySource,
-    /// Logged when the body has ended or is dropped.
+    /// Record for the access log. It is logged when the body has ended or is dropped.
     record: Option<RequestRecord>,
-    /// The unread rest of the request, if it is drained before the answer ends.
+    /// The unread rest of the request's body, if it is drained before the answer ends.
     unread_request: Option<Drain>,
-    /// On HTTP/2, the rest of a frame that is sent in pieces.
+    /// On HTTP/2, the unsent rest of a frame that is sent in pieces.
     remainder: Bytes,
-    /// An error that is returned by the next poll, after hyper has written the earlier frames.
+    /// An error that the next poll returns, after hyper has written the earlier frames.
     deferred_error: Option<DownloadFailure>,
     /// Protocol of the client's connection.
     protocol: Protocol,
-    /// The request in service on the client's connection, and its body.
+    /// The request in service on the client's connection, and the request's body.
     exchange: Option<(RequestInService, RequestBody)>,
 }
 
@@ -65,18 +65,20 @@ pub(crate) struct Download {
     incoming: exchange::Body,
     tap: TapSlot,
     stall: StallTimer,
-    /// Progress of the other direction. While the upload moves, a silent answer is not stalled.
+    /// Progress of the upload. While the upload moves, an answer without new bytes is not stalled.
     upload: UploadProgress,
-    /// Activity of the client's connection. It takes back the timer of `stall`.
+    /// Activity of the client's connection. The timer of `stall` returns to it for reuse.
     activity: Arc<ConnectionActivity>,
-    /// Present if open answers end with their key.
+    /// Waiter for the end of the key or of the request's time; `None` if neither ends an open
+    /// answer.
     revocation: Option<Revocation>,
-    /// Second waiter: cuts clients that never poll the body.
+    /// Second waiter for the same end: it cuts clients that never poll the body.
     _cutter: Option<Cutter>,
     lease: Option<Lease>,
-    /// Whether the client has no key.
+    /// Whether the client has no valid key.
     is_unauthenticated: bool,
-    /// Held until upstream's answer is whole. A slow client that still reads it uses up no limit.
+    /// Permit of the request. It is dropped when upstream's answer is complete, so a slow client
+    /// that is still reading uses up no limit.
     permit: Option<Permit>,
 }
 
@@ -87,8 +89,8 @@ const MAX_PIECE: usize = 16 * 1024;
 impl Download {
     /// Makes the body of upstream's answer.
     ///
-    /// `revocations`: present if open answers end with their key. The second one is for a client
-    /// that reads nothing.
+    /// `revocations`: present if the end of the key or of the request's time ends an open answer.
+    /// The second one is for a client that reads nothing.
     #[expect(clippy::too_many_arguments, reason = "all values that last as long as the answer")]
     pub(super) fn new(
         incoming: exchange::Body,
@@ -121,7 +123,7 @@ impl Download {
         download
     }
 
-    /// Ends a complete answer: returns its connection to the pool, and gives back its permit.
+    /// Ends a complete answer: returns its connection to the pool, and drops its permit.
     fn release(&mut self) {
         self.upload.answer_ended();
         self.tap.ended(BodyEnd::Complete);
@@ -150,7 +152,7 @@ impl Download {
                 };
                 self.tap.frame(&frame);
                 if frame.is_trailers() {
-                    // No frame follows trailers, and hyper does not poll for one.
+                    // No frame follows trailers, and hyper does not poll for another one.
                     self.tap.ended(BodyEnd::Complete);
                 }
                 if self.incoming.is_end_stream() {
@@ -170,14 +172,14 @@ impl Download {
         }
     }
 
-    /// Ends a broken answer, and closes its connection.
+    /// Ends a broken answer, and closes its connection to upstream.
     fn fail(&mut self, failure: DownloadFailure) -> Poll<Option<Result<Frame<Bytes>, DownloadFailure>>> {
         self.lease = None;
         self.tap.ended(BodyEnd::Failed);
         Poll::Ready(Some(Err(failure)))
     }
 
-    /// Ready when neither direction has moved for the idle timeout.
+    /// Returns ready when neither the upload nor the answer has moved for the idle timeout.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut last_seen = None;
         loop {
@@ -186,7 +188,8 @@ impl Download {
             if last_seen.replace(moved) == Some(moved) {
                 return Poll::Ready(());
             }
-            // The loop runs at most twice: progress from before this wait does not extend it.
+            // The loop runs at most twice, because progress from before this wait does not extend
+            // the wait.
             self.stall.start_no_earlier_than(moved.into());
         }
     }
@@ -200,12 +203,12 @@ impl Drop for Download {
 }
 
 impl ResponseBody {
-    /// A body of bearward's own.
+    /// Makes a body of bearward's own.
     pub(crate) fn own(bytes: Bytes) -> Self {
         ResponseBody::of(BodySource::Own((!bytes.is_empty()).then_some(bytes)))
     }
 
-    /// An empty body, as of a 101.
+    /// Makes an empty body, such as that of a 101 answer.
     pub(crate) fn none() -> Self {
         ResponseBody::of(BodySource::Own(None))
     }
@@ -226,10 +229,10 @@ impl ResponseBody {
         }))
     }
 
-    /// Binds the request and its record to this body: they end with it.
+    /// Binds the request in service and its record to this body, so that both end with the body.
     ///
-    /// With [`UnreadBody::Discard`], the answer ends after the rest of the request is read, within
-    /// limits. An answer without a body ends at once, as a gRPC status must.
+    /// With [`UnreadBody::Discard`], the rest of the request is read, within limits, before the
+    /// answer ends. An answer without a body ends at once, because a gRPC status must.
     pub(crate) fn concluding(
         mut self,
         record: RequestRecord,
@@ -249,8 +252,8 @@ impl ResponseBody {
 }
 
 impl Outgoing {
-    /// Ready when the answer may be sent. On HTTP/2, an answer to an unauthenticated client waits
-    /// for earlier answers on its connection.
+    /// Returns ready when the answer may be sent. On HTTP/2, an answer to an unauthenticated client
+    /// waits for earlier answers on its connection.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let is_unauthenticated =
             matches!(&self.source, BodySource::Upstream(download) if download.is_unauthenticated);
@@ -260,7 +263,7 @@ impl Outgoing {
         }
     }
 
-    /// Returns the frame to send now: the whole one, or its first piece.
+    /// Returns the data to send now: the whole frame, or its first piece.
     fn send_frame(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         match frame.into_data() {
             Ok(data) if self.protocol.has_streams() && data.len() > MAX_PIECE => {
@@ -278,7 +281,7 @@ impl Outgoing {
         }
     }
 
-    /// The next piece of a large frame.
+    /// Returns the next piece of a large frame.
     fn next_piece(&mut self) -> Frame<Bytes> {
         let piece = self.remainder.split_to(self.remainder.len().min(MAX_PIECE));
         self.note_sent(piece.len());
@@ -290,7 +293,7 @@ impl Outgoing {
         if let Some(record) = &mut self.record {
             record.sent(bytes);
         }
-        // HTTP/1 has no streams that could be blocked.
+        // Only HTTP/2 has streams that can be blocked.
         if self.protocol.has_streams() {
             blocked::record(match &self.source {
                 BodySource::Own(_) => BlockedOn::ClientOfOurs,
@@ -303,7 +306,7 @@ impl Outgoing {
         }
     }
 
-    /// Records the reason of a broken answer.
+    /// Records the reason why an answer broke.
     fn note_failure(&mut self, error: DownloadFailure) -> DownloadFailure {
         if let Some(mut record) = self.record.take() {
             record.failed(error.outcome(), &error);
@@ -316,8 +319,9 @@ impl Outgoing {
         error
     }
 
-    /// Drains the rest of the request in a task of its own, which keeps the request in service. On
-    /// HTTP/1, hyper drops an answer as soon as its last byte is written.
+    /// Drains the rest of the request in a separate task, which keeps the request in service. A
+    /// separate task is needed because, on HTTP/1, hyper drops an answer as soon as its last byte
+    /// is written.
     fn drain_request(&mut self) {
         if let (Some(mut drain), Some((in_service, _))) = (self.unread_request.take(), self.exchange.take()) {
             tokio::spawn(async move {
@@ -328,7 +332,7 @@ impl Outgoing {
         }
     }
 
-    /// Records a complete answer.
+    /// Records that the answer was sent completely.
     fn finish(&mut self) {
         if let Some(mut record) = self.record.take() {
             record.completed();
@@ -368,8 +372,8 @@ impl Body for ResponseBody {
         match polled {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.send_frame(frame)))),
             Poll::Ready(Some(Err(error))) => {
-                // When a body breaks, hyper drops buffered bytes, perhaps the head. One more poll
-                // lets it write them first.
+                // When a body fails, hyper drops the bytes that it has buffered, perhaps including
+                // the head. Delaying the error by one poll lets hyper write these bytes first.
                 this.deferred_error = Some(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -399,7 +403,8 @@ impl Body for ResponseBody {
             BodySource::Upstream(download) => {
                 let mut hint = download.incoming.size_hint();
                 let remainder = self.0.remainder.len() as u64;
-                // The upper bound first: `set_lower` panics above it.
+                // The upper bound is set first, because `set_lower` panics if the lower bound is
+                // above it.
                 if let Some(upper) = hint.upper() {
                     hint.set_upper(upper + remainder);
                 }
@@ -421,8 +426,8 @@ impl BodySource {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        // hyper drops a body without further bytes unpolled. That is its end, not a client that
-        // left.
+        // hyper drops a body that has no further bytes without polling it again. This is the normal
+        // end of the body; the client has not closed the connection.
         if self.remainder.is_empty() && self.source.has_ended() {
             self.finish();
             self.drain_request();

@@ -1,27 +1,26 @@
 //! Failures of an answer's body, and the outcome that is logged for each.
 //!
-//! Used by `body` and `tunnel`.
+//! Used by `body` for answers and by `tunnel` for tunnels.
 
 use crate::activity::cut::CutReason;
 use crate::gate::Ended;
 use crate::observe::Outcome;
 use crate::upstream::exchange::Failure;
 
-/// Reason for which an answer was cut after its head. The client sees a broken body, never a clean
-/// end.
+/// Reason why an answer was cut after its head. The client sees a broken body, never a normal end.
 #[derive(Debug)]
 pub(crate) enum DownloadFailure {
-    /// No byte moved for longer than upstream's `timeouts.idle`.
+    /// Neither direction moved a byte for longer than the upstream's `timeouts.idle`.
     Stalled,
-    /// The key was revoked, or narrowed so that it does not allow this request any more.
+    /// The key was revoked, or changed so that it no longer allows this request.
     KeyRevoked,
-    /// The key expired, or the grace or the age of its secret ended.
+    /// The key expired, the grace of its rotated-out secret ended, or its secret became too old.
     KeyExpired,
-    /// A request without a key has used up `limits.public.total`.
+    /// A request without a key has used up the time of `limits.public.total`.
     OutOfTime,
-    /// Upstream ended the stream before the answer was whole.
+    /// Upstream ended the stream before the answer was complete.
     Truncated,
-    /// Upstream closed the connection, or its framing was malformed.
+    /// Upstream closed the connection, or the framing of its answer was malformed.
     Broken(Failure),
 }
 
@@ -30,7 +29,7 @@ impl DownloadFailure {
         if failure.is_truncation() { DownloadFailure::Truncated } else { DownloadFailure::Broken(failure) }
     }
 
-    /// The outcome to log for the request.
+    /// Returns the outcome to log for the request.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             DownloadFailure::Stalled => Outcome::UpstreamTimeout,

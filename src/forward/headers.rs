@@ -1,8 +1,8 @@
-//! Headers of requests and answers: the ones that are removed, and the ones that bearward sets.
+//! Headers of requests and answers: which ones are removed, and which ones bearward sets.
 //!
-//! `forward` calls it in both directions, and `proxy` for trailers.
-//! Reserved names are removed first, in every spelling; then hop-by-hop headers, and those that
-//! `Connection` nominates.
+//! `forward` uses this module in both directions, and `proxy` for trailers. Reserved names are
+//! removed first, in every spelling; then hop-by-hop headers, and the headers that `Connection`
+//! nominates.
 //! Invariant: bearward's own headers are set last, so no nomination removes one of them.
 
 mod reserved;
@@ -34,24 +34,24 @@ const PERMISSIONS: HeaderName = HeaderName::from_static("x-bearward-permissions"
 const KEY_NAME: HeaderName = HeaderName::from_static("x-bearward-key-name");
 const ENVIRONMENT: HeaderName = HeaderName::from_static("x-bearward-environment");
 
-/// Most headers that bearward sets on a request.
+/// Largest number of headers that bearward sets on a request.
 const OUR_REQUEST_HEADERS: usize = 11;
 
-/// Origin of a request, for the headers that describe it.
+/// Facts about the origin of a request, for the headers that describe it to upstream.
 #[derive(Debug)]
 pub(crate) struct Origin<'a> {
-    /// Address of the connection's peer.
+    /// Address of the connection's peer, as a header value.
     pub(crate) peer: Option<&'a HeaderValue>,
     pub(crate) client: Client,
     pub(crate) is_tls: bool,
     pub(crate) request_id: &'a HeaderValue,
-    /// The request's span, if traces are configured.
+    /// Trace context with the request's span, if traces are configured.
     pub(crate) trace: Option<TraceContext>,
-    /// Names of headers that may carry a key, the client's or the upstream's.
+    /// Names of headers that may carry the client's key or the upstream's credential.
     pub(crate) secret_headers: &'a [HeaderName],
 }
 
-/// Turns a client's headers into the ones that are sent to upstream.
+/// Changes a client's headers into the headers that are sent to upstream.
 pub(crate) fn prepare_request(
     headers: &mut HeaderMap,
     target: &Target,
@@ -74,18 +74,18 @@ pub(crate) fn prepare_request(
     };
     let is_dropped = |name: &HeaderName| match is_plain(name.as_str()) {
         true => is_unwanted(name, origin.client.via_trusted),
-        // A server may read it as the name that it folds to. A trusted proxy writes plain names, so
-        // an unusual one comes from the client.
+        // A server may read this name as the plain name that it folds to. Trusted proxies write
+        // plain names, so an unusual spelling comes from the client.
         false => origin.secret_headers.contains(name) || is_unwanted(&folded(name), false),
     };
     let unwanted = unwanted(headers, is_dropped);
     let wants_trailers = unwanted.contains(&TE) && accepts_trailers(headers);
-    // Browsers send keys as WebSocket protocols, so a key may be among them on any route.
+    // Browsers send keys as WebSocket protocols, so one of the protocols may be a key on any route.
     let protocols = unwanted.contains(&SEC_WEBSOCKET_PROTOCOL).then(|| harmless_protocols(headers)).flatten();
     remove(headers, unwanted);
     join_cookies(headers);
 
-    // One allocation for all headers that are set here.
+    // One allocation serves all headers that are set here.
     headers.reserve(OUR_REQUEST_HEADERS);
     headers.insert(HOST, permit.route().upstream.host_for(target.authority.as_ref()));
     headers.insert(X_REQUEST_ID, origin.request_id.clone());
@@ -115,10 +115,10 @@ pub(crate) fn prepare_request(
     }
 }
 
-/// Turns upstream's headers into the ones that are sent to the client.
+/// Changes upstream's headers into the headers that are sent to the client.
 ///
-/// `keeps_length`: for answers without a body (HEAD, 304), whose Content-Length is the size of the
-/// body that was not sent.
+/// `keeps_length`: true for an answer without a body (to HEAD, or a 304) whose Content-Length is
+/// the size of the body that was not sent.
 pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
     let is_dropped = |name: &HeaderName| {
         is_hop_by_hop(name) || is_identity(name.as_str()) || (*name == CONTENT_LENGTH && !keeps_length)
@@ -127,21 +127,23 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
     remove(headers, unwanted);
 }
 
-/// Whether a request's trailer may be forwarded: it neither frames, routes, authenticates nor
-/// identifies.
+/// Whether a request's trailer may be forwarded: its name has no meaning in framing, routing,
+/// authentication or identification.
 pub(crate) fn is_harmless_trailer(name: &HeaderName) -> bool {
-    // A server may read a name that is not plain as one that is dropped.
+    // A server may fold a name that is not plain to the name of a trailer that is dropped.
     is_plain(name.as_str()) && is_harmless(name)
 }
 
-/// Whether an answer's trailer may be forwarded: it neither frames, authenticates nor identifies.
+/// Whether an answer's trailer may be forwarded: its name has no meaning in framing, authentication
+/// or identification.
 ///
-/// Names that are not plain pass, unless they fold to a dropped one: gRPC metadata has `_`.
+/// Names that are not plain are forwarded unless they fold to a dropped name, because names of gRPC
+/// metadata contain `_`.
 pub(crate) fn is_harmless_answer_trailer(name: &HeaderName) -> bool {
     is_harmless(&folded(name))
 }
 
-/// Whether a plain name is harmless in trailers.
+/// Whether a trailer with this plain name is harmless.
 fn is_harmless(name: &HeaderName) -> bool {
     !is_hop_by_hop(name)
         && reserved(name.as_str()).is_none()
@@ -151,11 +153,11 @@ fn is_harmless(name: &HeaderName) -> bool {
         && *name != HeaderName::from_static("set-cookie")
 }
 
-/// The `X-Forwarded-*` headers to send to upstream.
+/// The values of the `X-Forwarded-*` headers to send to upstream.
 struct Forwarded {
     for_: Option<HeaderValue>,
     proto: HeaderValue,
-    /// `None` if the client sent no Host.
+    /// Value of `X-Forwarded-Host`; `None` if the client sent no Host.
     host: Option<HeaderValue>,
 }
 
@@ -184,7 +186,8 @@ impl Forwarded {
     }
 }
 
-/// Value of `X-Forwarded-For`: the addresses that a trusted proxy sent, and the connection's peer.
+/// Returns the value of `X-Forwarded-For`: the addresses that a trusted proxy sent, followed by the
+/// address of the connection's peer.
 fn hops(headers: &HeaderMap, origin: &Origin<'_>) -> Option<HeaderValue> {
     if !origin.client.via_trusted {
         return origin.peer.cloned();
@@ -196,7 +199,7 @@ fn hops(headers: &HeaderMap, origin: &Origin<'_>) -> Option<HeaderValue> {
     joined.ok().filter(|value| !value.is_empty())
 }
 
-/// An IP address as a header's value.
+/// Returns an IP address as a header value.
 pub(crate) fn address_value(address: IpAddr) -> Option<HeaderValue> {
     let mut text = Vec::with_capacity(40);
     address::write_to(&mut text, address.to_canonical());
@@ -205,7 +208,7 @@ pub(crate) fn address_value(address: IpAddr) -> Option<HeaderValue> {
     value.ok()
 }
 
-/// Whether a header concerns one connection alone (RFC 9110, section 7.6.1).
+/// Whether a header applies to a single connection only (RFC 9110, section 7.6.1).
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -221,19 +224,20 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Names of headers to remove.
+/// Names of the headers to remove.
 type Unwanted = SmallVec<[HeaderName; 8]>;
 
-/// Collects the names of unwanted headers, and of those that `Connection` nominates.
+/// Collects the names of unwanted headers, and the names that `Connection` nominates.
 fn unwanted(headers: &HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) -> Unwanted {
     let mut unwanted: Unwanted = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
     if unwanted.contains(&CONNECTION) {
         let nominated = headers
             .get_all(CONNECTION)
             .iter()
-            // Nearly all clients send this value, and `keep-alive` is removed as hop-by-hop.
+            // Nearly all clients send `Connection: keep-alive`. The value is skipped, because
+            // `Keep-Alive` is removed as a hop-by-hop header in any case.
             .filter(|value| value.as_bytes() != b"keep-alive")
-            // The value is split as bytes: an invalid token must not hide the others.
+            // The value is split as bytes, so that an invalid token can't hide the others.
             .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
             .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
         unwanted.extend(nominated);
@@ -255,7 +259,7 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Joins the cookie fields of an HTTP/2 client into one (RFC 9113, section 8.2.3).
+/// Joins the cookie fields of an HTTP/2 client into one field (RFC 9113, section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let names_are_unique = headers.keys_len() == headers.len();
     if names_are_unique || headers.get_all(COOKIE).iter().nth(1).is_none() {

@@ -1,8 +1,9 @@
-//! Sending a request: the choice of an endpoint and a connection, the request's form, and retries.
+//! Sends a request: chooses an endpoint and a connection, adapts the request to its protocol, and
+//! retries.
 //!
 //! `forward` calls [`Exchange::send`] once for each request.
-//! Invariant: a request whose bytes were written is sent again at most once, and only if it is
-//! repeatable.
+//! Invariant: a request is sent again at most once after a byte of it was written, and only if it
+//! is repeatable.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -27,7 +28,7 @@ use crate::upstream::request_body::UploadFailure;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
 
-/// One exchange with upstream: the settings of a request, apart from the request itself.
+/// One exchange with upstream: everything about a request except the request itself.
 pub(super) struct Exchange<'a> {
     pub(super) upstream: &'a Arc<Upstream>,
     pub(super) timeouts: Timeouts,
@@ -38,10 +39,10 @@ pub(super) struct Exchange<'a> {
     pub(super) limits: UploadLimits,
 }
 
-/// Endpoints on which a request was tried.
+/// Endpoints that a request was already sent to, or that could not be reached.
 #[derive(Default)]
 struct Tried {
-    /// Number of tries. A name whose addresses were all tried counts once.
+    /// Number of tries. A host name whose addresses were all tried counts as one try.
     count: usize,
     endpoints: Vec<Arc<Endpoint>>,
 }
@@ -49,13 +50,13 @@ struct Tried {
 impl Exchange<'_> {
     /// Sends the request on an existing or a new connection, and awaits the head of the answer.
     ///
-    /// If a connection dies before a byte of the request was written, another one is used. If an
-    /// endpoint can't be reached, another one is picked. A request that was written is sent once
-    /// more if that is harmless: it is idempotent, has no body, and upstream closed a reused
-    /// connection without a byte (RFC 9110, section 9.2.2).
+    /// If a connection dies before a byte of the request was written, another connection is used.
+    /// If an endpoint can't be reached, another endpoint is picked. A request that was written is
+    /// sent again, once, if repeating it is harmless: it is idempotent, has no body, and upstream
+    /// closed a reused connection without sending a byte (RFC 9110, section 9.2.2).
     ///
     /// `request`: taken while it is sent, and put back if it was not written. `connecting`: set to
-    /// the time that new connections took.
+    /// the time that was spent on making new connections.
     pub(super) async fn send(
         &self,
         request: &mut Option<Request<Upload>>,
@@ -65,7 +66,8 @@ impl Exchange<'_> {
     ) -> Result<(Answer, Lease), Denial> {
         let is_repeatable = is_repeatable(request.as_ref());
         let (mut tried, mut is_repeated) = (Tried::default(), false);
-        // Upstream may have acted on the first copy of a repeated request.
+        // Upstream may have acted on the first copy of a request that was sent twice, so the client
+        // is told not to retry.
         let refuse = |denial: Denial, is_repeated| match is_repeated {
             true => denial.not_to_be_retried(),
             false => denial,
@@ -110,12 +112,12 @@ impl Exchange<'_> {
         }
     }
 
-    /// Rebuilds a repeatable request with the headers that were written on the connection of
+    /// Rebuilds a repeatable request. `headers` are the ones that were written on the connection of
     /// `lease`.
     fn rebuild(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> Request<Upload> {
         let credential = self.upstream.requests.credential.as_ref();
         if let Some(value) = credential.and_then(|credential| headers.get_mut(&credential.header)) {
-            // Headers that were parsed from written bytes have lost this mark.
+            // Headers that were parsed from written bytes have lost their mark as sensitive.
             value.set_sensitive(true);
         }
         let mut request = Request::new(Upload::empty());
@@ -138,8 +140,8 @@ impl Exchange<'_> {
         Ok(lease.send(request, self.timeouts.response_headers, is_repeatable))
     }
 
-    /// Leases a connection to an endpoint that the request was not tried on. With `is_new`, the
-    /// connection must not have served a request before.
+    /// Leases a connection to an endpoint that is not in `tried`. With `is_new`, the connection
+    /// must not have served a request before.
     async fn lease(
         &self,
         pool: &Arc<WorkerPool>,
@@ -163,7 +165,7 @@ impl Exchange<'_> {
             let (limit, others) = (self.timeouts.connect, &mut tried.endpoints);
             let leasing = pool.lease(self.upstream, &endpoint, needs, limit, others);
             let began = Instant::now();
-            // Boxed: the future is large, and few requests connect.
+            // The future is boxed, because it is large and few requests make a connection.
             let leased = Box::pin(leasing).await;
             *connecting = Some(connecting.unwrap_or_default() + began.elapsed());
             let error = match leased {
@@ -182,8 +184,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Picks the endpoint to try next. Waits for the first lookup of names if no address is known
-    /// yet.
+    /// Picks the endpoint to try next. If no address is known yet, waits for the first lookup of
+    /// the upstream's host names.
     async fn pick(&self, tried: &[Arc<Endpoint>]) -> Result<Option<Arc<Endpoint>>, Denial> {
         let picked = self.upstream.pick(tried);
         if picked.is_some() || self.upstream.has_addresses() {
@@ -195,24 +197,24 @@ impl Exchange<'_> {
         Err(Denial::upstream_unreachable(&self.upstream.name).caused_by(self.upstream.no_address_reason()))
     }
 
-    /// The Host to send to upstream.
+    /// Returns the Host to send to upstream.
     fn host(&self) -> HeaderValue {
         self.upstream.host_for(self.target.authority.as_ref())
     }
 
-    /// Adapts the request to the connection's protocol. A retry may need another one than the try
-    /// before.
+    /// Adapts the request to the connection's protocol. A retry may use a connection with another
+    /// protocol than the previous try.
     fn adapt_to_protocol(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
         if lease.protocol() == Protocol::Http11 {
             if Protocol::from(request.version()) == Protocol::Http2 {
-                // The try on HTTP/2 has removed it.
+                // A previous try on HTTP/2 has removed the Host.
                 request.headers_mut().insert(HOST, self.host());
             }
             *request.version_mut() = Protocol::Http11.version();
             *request.uri_mut() = Uri::from(self.path.clone());
             if *request.method() == Method::HEAD {
-                // A server may send a body after all, and the next request would read it as its
-                // answer.
+                // A server might send a body in spite of HEAD, and the next request on the
+                // connection would read that body as its answer.
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 lease.forbid_reuse();
             }
@@ -220,10 +222,11 @@ impl Exchange<'_> {
                 return Ok(());
             }
             if request.body().size_hint().exact().is_none() {
-                // hyper would send a GET of unknown length without its body.
+                // hyper would send a GET without its body if the body's length is unknown.
                 request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
-            // A server may leave the body unread and parse it as the next request, so none follows.
+            // A server may leave this body unread and parse it as the next request. The connection
+            // is therefore not used for another request.
             if !usually_has_body(request.method()) || !self.upstream.connections.reuse_after_body {
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 lease.forbid_reuse();
@@ -243,8 +246,8 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// Awaits the head of the answer; `None` if it takes longer than `timeouts.response_headers`,
-    /// counted from the last byte that upstream got.
+    /// Awaits the head of the answer; `None` if the wait exceeds `timeouts.response_headers`,
+    /// measured from the last byte that was sent to upstream.
     async fn await_head<T>(
         &self,
         mut sending: Pin<&mut impl Future<Output = T>>,
@@ -259,7 +262,7 @@ impl Exchange<'_> {
             loop {
                 ready!(alarm.poll(cx, (since + limit).into()));
                 since = if self.progress.is_blocked_on_client() {
-                    // The upload's own timer limits the client.
+                    // While the client delays its body, the upload's own timer limits the wait.
                     Instant::now()
                 } else {
                     match self.progress.last_moved().filter(|moved| *moved > since) {
@@ -272,7 +275,7 @@ impl Exchange<'_> {
         .await
     }
 
-    /// The denial of a request that got no connection.
+    /// Returns the denial of a request that got no connection.
     fn connect_denial(&self, error: std::io::Error) -> Denial {
         match error.kind() {
             _ if is_shortage(&error) => Denial::out_of_sockets(),
@@ -282,7 +285,8 @@ impl Exchange<'_> {
         .caused_by(error)
     }
 
-    /// The denial of a broken exchange: for the request's own fault first, then for upstream's.
+    /// Returns the denial of a broken exchange. A fault of the request's body takes precedence over
+    /// a fault of upstream.
     fn failure_denial(&self, failure: Failure, lease: &Lease) -> Denial {
         match self.progress.failure() {
             Some(UploadFailure::TooLarge) => Denial::body_too_large(self.limits.bytes),
@@ -303,19 +307,20 @@ impl Exchange<'_> {
     }
 }
 
-/// Forbids a retry by the client if a byte was written, since upstream may have acted on it.
+/// Tells the client not to retry if a byte was written, because upstream may have acted on the
+/// request.
 fn no_retry_once_written(denial: Denial, lease: &Lease) -> Denial {
     if lease.has_written() { denial.not_to_be_retried() } else { denial }
 }
 
-/// Whether requests with this method usually have a body. With other methods, many servers leave a
-/// body unread.
+/// Whether requests with this method usually have a body. Many servers leave a body unread if the
+/// request has another method.
 pub(super) fn usually_has_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// Whether a request may be sent again after upstream may have acted on it: its method is safe
-/// (RFC 9110, section 9.2.1), and it has no body.
+/// Whether a request may be sent again after upstream may have acted on it: its method is safe (RFC
+/// 9110, section 9.2.1), and it has no body.
 fn is_repeatable(request: Option<&Request<Upload>>) -> bool {
     request.is_some_and(|request| {
         matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)

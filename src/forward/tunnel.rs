@@ -1,8 +1,8 @@
-//! Tunnels: bytes of another protocol in both directions, behind an upgrade.
+//! Tunnels: after an upgrade, bytes of another protocol are copied in both directions.
 //!
 //! `forward` makes a [`Tunnel`], `proxy` opens it, and the client's connection runs it.
-//! Invariant: the permit, the endpoint's count of requests in flight and the record end with the
-//! tunnel.
+//! Invariant: the permit, the endpoint's count of this request in flight, and the record for the
+//! access log end with the tunnel.
 
 use std::io;
 use std::pin::Pin;
@@ -22,19 +22,19 @@ use crate::observe::RequestRecord;
 use crate::upstream::health::InFlightGuard;
 use crate::upstream::upgrade::{PendingUpgrade, UpgradedIo};
 
-/// A tunnel that upstream has accepted with a 101.
+/// A tunnel that upstream has accepted with a 101 answer.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(super) client: PendingUpgrade,
     pub(super) upstream: PendingUpgrade,
-    /// Longest time without a byte in either direction.
+    /// Longest time for which a tunnel may move no byte in either direction.
     pub(super) idle: Duration,
     pub(super) revocation: Option<Revocation>,
     pub(super) permit: Permit,
     pub(super) in_flight: InFlightGuard,
 }
 
-/// A tunnel with the record of its request.
+/// A tunnel with the access-log record of its request.
 #[derive(Debug)]
 pub(crate) struct OpenTunnel {
     tunnel: Tunnel,
@@ -43,7 +43,7 @@ pub(crate) struct OpenTunnel {
 }
 
 impl Tunnel {
-    /// Binds the tunnel to its request, whose record ends with it.
+    /// Binds the tunnel to the record of its request, so that the record ends with the tunnel.
     pub(crate) fn open(self, record: RequestRecord, in_service: RequestInService) -> OpenTunnel {
         in_service.becomes_tunnel();
         OpenTunnel { tunnel: self, record, in_service }
@@ -51,7 +51,7 @@ impl Tunnel {
 }
 
 impl OpenTunnel {
-    /// Copies bytes in both directions until both sides have ended, one of them broke, no byte
+    /// Copies bytes in both directions. Ends when both sides have ended, one side broke, no byte
     /// moved for the idle timeout, the key ended, or `shutdown` is ready.
     pub(crate) async fn run(self, shutdown: impl Future<Output = ()>) {
         let OpenTunnel { tunnel, record, in_service } = self;
@@ -74,16 +74,17 @@ impl OpenTunnel {
         match (ended, in_service.cut_for()) {
             (Ended::Drained, _) => tunnel_record.record.cut(CutReason::Drained),
             (Ended::Failed(reason), _) => tunnel_record.record.failed(reason.outcome(), &reason),
-            // The client's connection broke because bearward had cut it.
+            // The client's connection broke because bearward cut it, for this reason.
             (Ended::Copied(Err(_)), Some(reason)) => tunnel_record.record.cut(reason),
-            // Many clients end a tunnel by closing its connection, so an error is an ordinary end.
+            // Many clients end a tunnel by closing its connection, so an error is logged as a
+            // normal end.
             (Ended::Copied(_), _) => tunnel_record.record.completed(),
         }
         drop((client, upstream, permit, in_flight, tunnel_record, in_service));
     }
 }
 
-/// End of a tunnel.
+/// Reason why a tunnel ended.
 enum Ended {
     Copied(io::Result<(u64, u64)>),
     Failed(DownloadFailure),
@@ -96,7 +97,8 @@ enum Side {
     Upstream,
 }
 
-/// The record of a tunnel. It gets the byte counts when it is dropped, so however the tunnel ends.
+/// The access-log record of a tunnel. The byte counts are added when it is dropped, however the
+/// tunnel ends.
 struct TunnelRecord {
     record: RequestRecord,
     traffic: Arc<Traffic>,
@@ -109,16 +111,16 @@ impl Drop for TunnelRecord {
     }
 }
 
-/// Byte counts of a tunnel, and the time of its last byte.
+/// Byte counts of a tunnel, and the time at which its last byte moved.
 struct Traffic {
     started: Instant,
     /// Nanoseconds from `started` to the last byte in either direction.
     moved: AtomicU64,
-    /// Bytes to upstream.
+    /// Number of bytes copied to upstream.
     up: AtomicU64,
-    /// Bytes to the client.
+    /// Number of bytes copied to the client.
     down: AtomicU64,
-    /// Whether the last write to the client was pending.
+    /// Whether the last write to the client could not complete because the client does not read.
     client_is_blocked: AtomicBool,
 }
 
@@ -140,7 +142,7 @@ impl Traffic {
         self.moved.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Records the result of a write to one side.
+    /// Records the result of a write to one side of the tunnel.
     fn wrote(&self, side: Side, written: &Poll<io::Result<usize>>) {
         if side == Side::Client {
             self.client_is_blocked.store(written.is_pending(), Ordering::Relaxed);
@@ -151,13 +153,14 @@ impl Traffic {
         self.mark_activity();
     }
 
-    /// Bytes to upstream, and to the client.
+    /// Returns the number of bytes copied to upstream, and to the client.
     fn passed(&self) -> (u64, u64) {
         (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
     }
 
-    /// Ready when no byte has moved for `limit`. While the client does not read, this wait goes on:
-    /// `net` has a longer timeout for such clients, and upstream's silence means nothing then.
+    /// Returns ready when no byte has moved for `limit`. While the client does not read, this wait
+    /// continues: `net` has a longer timeout for such clients, and upstream's silence says nothing
+    /// during that time.
     async fn wait_until_idle(&self, limit: Duration) {
         loop {
             let moved = self.moved.load(Ordering::Relaxed);
@@ -171,7 +174,8 @@ impl Traffic {
     }
 }
 
-/// One side of a tunnel: its writes are counted, and its reads count as activity.
+/// One side of a tunnel. Bytes written to it are counted, and reads from it are recorded as
+/// activity.
 struct CountedIo {
     inner: UpgradedIo,
     side: Side,

@@ -1,6 +1,7 @@
-//! The unread rest of a request's body, when its answer is there.
+//! The unread rest of a request's body when the request's answer is ready.
 //!
-//! `proxy` chooses to discard the rest or to leave it; `body` drains it behind the answer.
+//! `proxy` decides whether to discard the rest or to leave it unread; `body` drains it before the
+//! answer ends.
 //! Invariant: at most `DRAIN_BYTES` are read, in at most `DRAIN_TIME`.
 
 use std::future::Future;
@@ -14,21 +15,21 @@ use tokio::time::{Sleep, sleep};
 
 use crate::upstream::request_body::{ReceivedBody, RequestBody};
 
-/// Treatment of a request body that is not read to its end when its answer ends.
+/// Treatment of a request's body that has not been read to its end when the answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UnreadBody {
-    /// The rest is read and dropped, within limits, before the answer ends.
+    /// The rest of the body is read and dropped, within limits, before the answer ends.
     Discard,
-    /// The rest is not read, so on HTTP/1 the connection is closed.
+    /// The rest of the body is not read, so on HTTP/1 the connection is closed.
     Leave,
 }
 
 /// Reads and drops the rest of a request's body.
 ///
-/// hyper must reset an HTTP/2 stream that ends while its request is still coming. Common clients,
-/// such as curl before version 8, then discard the answer, although RFC 9113, section 8.1 forbids
-/// that. Most such requests have a small body, which costs little to read. On HTTP/1, a connection
-/// whose request was read to its end can serve the next request.
+/// hyper must reset an HTTP/2 stream whose answer ends while its request is still arriving. Common
+/// clients, such as curl before version 8, then discard the answer, although RFC 9113, section 8.1
+/// forbids this. Most such requests have a small body, which costs little to read. On HTTP/1, a
+/// connection whose request was read to its end can serve the next request.
 #[derive(Debug)]
 pub(super) struct Drain {
     request: RequestBody,
@@ -37,9 +38,9 @@ pub(super) struct Drain {
     until: Option<Pin<Box<Sleep>>>,
 }
 
-/// Most bytes that are drained.
+/// Largest number of bytes that are drained.
 const DRAIN_BYTES: usize = 32 * 1024 * 1024;
-/// Longest time to drain.
+/// Longest time that draining may take.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 impl Drain {
@@ -47,7 +48,7 @@ impl Drain {
         Drain { request, received: None, budget: DRAIN_BYTES, until: None }
     }
 
-    /// Ready when no more is read, with whether the body was read to its end.
+    /// Returns ready when draining is over. The value tells whether the body was read to its end.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.received.is_none() {
             self.received = self.request.take();
@@ -74,7 +75,7 @@ impl Drain {
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        // The body must outlive the end of the answer, so the request takes it back.
+        // The body must live until the answer has ended, so it is put back into the request.
         if let Some(received) = self.received.take() {
             self.request.put_back(received);
         }

@@ -1,7 +1,8 @@
-//! Requests for an upgrade (RFC 9110, section 7.8; RFC 6455): which are allowed, and their heads.
+//! Requests for an upgrade (RFC 9110, section 7.8; RFC 6455): which ones are allowed, and their
+//! headers.
 //!
-//! `proxy` calls [`asked`]; `forward` writes and reads the heads.
-//! Invariant: no byte is tunnelled before upstream has sent 101 to a permitted request.
+//! `proxy` calls [`asked`]; `forward` writes and reads the headers.
+//! Invariant: no byte is tunnelled before upstream has answered 101 to a permitted request.
 
 use http::Method;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
@@ -12,21 +13,21 @@ use crate::protocol::Protocol;
 use crate::route::Route;
 use crate::upstream::upgrade::PendingUpgrade;
 
-/// An allowed upgrade that a client requests.
+/// An upgrade that a client requests and the route allows.
 #[derive(Debug)]
 pub(crate) struct Upgrade {
     /// Value of the client's `Upgrade` header.
     value: HeaderValue,
-    /// The client's connection, ready once it is upgraded.
+    /// The client's connection, as a future that is ready when the connection is upgraded.
     pub(super) client: PendingUpgrade,
 }
 
-/// The upgrade that a request asks for, if the route allows it. Otherwise the request is forwarded
-/// without its `Upgrade` header.
+/// Returns the upgrade that a request asks for, if the route allows it. If not, the request is
+/// forwarded without its `Upgrade` header.
 ///
 /// # Errors
 ///
-/// 400 if the request has a body: servers disagree on where HTTP ends then.
+/// 400 if the request has a body, because servers disagree on where HTTP ends in such a request.
 pub(crate) fn asked(parts: &mut Parts, route: &Route, has_body: bool) -> Result<Option<Upgrade>, Denial> {
     let Some(client) = PendingUpgrade::take_from(&mut parts.extensions) else { return Ok(None) };
     let Some(value) = only_value(&parts.headers) else { return Ok(None) };
@@ -45,19 +46,19 @@ pub(crate) fn asked(parts: &mut Parts, route: &Route, has_body: bool) -> Result<
 }
 
 impl Upgrade {
-    /// Writes the request headers of the upgrade.
+    /// Writes the headers of the upgrade into the request to upstream.
     pub(super) fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, self.value.clone());
     }
 
-    /// Whether upstream's 101 is for the requested protocol.
+    /// Whether upstream's 101 answer is for the requested protocol.
     pub(super) fn is_granted_by(&self, headers: &HeaderMap) -> bool {
         only_value(headers).is_some_and(|value| protocol(value) == protocol(&self.value))
             && nominates_upgrade(headers)
     }
 
-    /// Writes the headers of the 101 to the client, and removes framing headers.
+    /// Writes the upgrade headers of the 101 answer to the client, and removes framing headers.
     pub(super) fn confirm(headers: &mut HeaderMap, granted: HeaderValue) {
         headers.remove(CONTENT_LENGTH);
         headers.remove(TRANSFER_ENCODING);
@@ -71,14 +72,15 @@ fn only_value(headers: &HeaderMap) -> Option<&HeaderValue> {
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Name of the only protocol in an `Upgrade` header, in lower case and without its version; `None`
-/// for a list.
+/// Returns the name of the only protocol in an `Upgrade` header, in lower case and without its
+/// version; `None` if the header lists several.
 fn protocol(value: &HeaderValue) -> Option<String> {
     let text = value.to_str().ok()?.trim();
     let (name, version) = text.split_once('/').unwrap_or((text, ""));
     let is_one = !name.is_empty() && !text.contains([',', ' ', '\t']) && !version.contains('/');
     let name = name.to_ascii_lowercase();
-    // WebSocket has its version in another header (RFC 6455, section 4.1).
+    // The version of WebSocket is in another header (RFC 6455, section 4.1), so a version in the
+    // `Upgrade` header is not accepted.
     let is_known = is_one && (name != "websocket" || !text.contains('/'));
     is_known.then_some(name)
 }

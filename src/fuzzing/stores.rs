@@ -17,7 +17,8 @@ pub fn keys(bytes: &[u8]) {
     let name = ["keys.yaml", "keys.jsonl", "keys.txt", "part.yaml"][usize::from(kind % 4)];
     let path = directory.path().join(name);
     std::fs::write(&path, content).unwrap();
-    // A file of a directory may contain one key only.
+    // For `part.yaml`, the store is the directory. Each file of a directory store may contain one
+    // key only.
     let store = if name == "part.yaml" { directory.path() } else { &path };
     let store = Store::at(store).unwrap();
     let ids = IdSecret::random();

@@ -1,4 +1,4 @@
-//! Takes what a granted request needs of the limits, all or nothing, and makes the permit.
+//! Charges the limits of a granted request, all of them or none, and makes its permit.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,25 +17,25 @@ use crate::limit::{
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 
-/// A request that may pass, before the limits.
+/// A request that may pass, before its limits are checked.
 #[derive(Debug)]
 pub(crate) struct Grant {
     pub(super) principal: Option<Principal>,
     pub(super) route: Arc<Route>,
-    /// Routes of the path's other readings. Nearly always none.
+    /// Routes of the path's other readings; nearly always empty.
     pub(super) readings: Vec<Arc<Route>>,
 }
 
-/// A request that may pass, with the limits charged.
+/// A request that may pass, after its limits were charged.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) permit: Permit,
-    /// How the limits stand after the request; `None` where none holds.
+    /// State of the limits after the request; `None` if no limit applies.
     pub(crate) limit_status: Option<LimitStatus>,
 }
 
-/// The right to forward one request. It holds the permits of the request among those in flight, of
-/// its key and of all, for as long as the answer's body lives.
+/// The right to forward one request. Until the answer's body has ended, it occupies one of the
+/// process's requests in flight and one of the key's.
 #[derive(Debug)]
 pub(crate) struct Permit {
     principal: Option<Principal>,
@@ -51,15 +51,16 @@ impl Grant {
         &self.route
     }
 
-    /// Charges the limits, all or none, and makes the permit. `address`: where a request without a
-    /// key counts.
+    /// Charges the limits, all of them or none, and makes the permit. `address`: the address for
+    /// which a request without a key is counted.
     ///
-    /// It may wait. Dropping the future takes nothing: permits go back by their drop, and windows
-    /// are charged last, at once.
+    /// The future may wait. Dropping it charges nothing: permits in flight are returned by their
+    /// drop, and all windows are charged in one last step.
     ///
     /// # Errors
     ///
-    /// 429, or 503 where the whole process has no room. Nothing was charged then.
+    /// 429, or 503 if the whole process has no room for the request. Nothing was charged in these
+    /// cases.
     #[expect(clippy::unused_async, reason = "a queue, or limits that are kept elsewhere, make it wait")]
     pub(crate) async fn admit(
         self,
@@ -97,7 +98,7 @@ fn refusal(refusal: Exhausted) -> Denial {
     Denial::rate_limited(refusal.window.name(), quota.requests, quota.per, refusal.retry_after)
 }
 
-/// How a principal's limits stand, for the answer to a request that was not charged.
+/// Returns the state of a principal's limits, for the answer to a request that was not charged.
 pub(crate) fn limit_status(
     principal: &Principal,
     route: Option<&Arc<Route>>,
@@ -109,7 +110,7 @@ pub(crate) fn limit_status(
     Some(limiter.status(&live.limits(limiter).state, windows))
 }
 
-/// The key's own windows, or the default ones, and the route's.
+/// Returns the key's own windows (or the default windows) and the route's windows.
 fn windows<'a>(
     live: &'a LiveKey,
     limiter: &Limiter,
@@ -129,9 +130,9 @@ impl Permit {
         &self.route
     }
 
-    /// Two waiters for the end of the request, where it ends with its key: one for the task that reads
-    /// its answer, and one beside it. A request without a key ends when its time is over, in any
-    /// configuration.
+    /// Returns two waiters for the end of the request, if it ends with its key: one for the task
+    /// that reads its answer, and one for a separate task. A request without a key ends when its
+    /// time is over, in any configuration.
     pub(crate) fn revocations(
         &self,
         keys: &Arc<KeyCache>,

@@ -1,4 +1,4 @@
-//! Finds the key that a request's credential is a secret of.
+//! Finds the key whose secret a request presents as its credential.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::key_cache::{LiveKey, Match};
 use crate::keys::{Circumstances, Credential, Form, KeyHash};
 use crate::observe::naming::Naming;
 
-/// Why a credential was refused, for the log.
+/// Reason why a credential was refused, for the log.
 #[derive(Debug)]
 struct Refusal {
     reason: &'static str,
@@ -30,25 +30,25 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// What an authentication found, for the log as well as for the decision.
+/// What an authentication found out, for the log and for the decision.
 #[derive(Debug)]
 pub(crate) struct Authentication {
-    /// The name of the credential in logs.
+    /// How the log names the credential.
     pub(crate) naming: Naming,
-    /// The key that the credential is a secret of, valid or not.
+    /// The key whose secret the credential is, valid or not.
     pub(crate) owner: Option<Arc<LiveKey>>,
-    /// The ids of unknown credentials that came beside the key's for the first time.
+    /// Ids of unknown credentials that were sent beside the key's secret for the first time.
     pub(crate) companions: Vec<String>,
 }
 
-/// What an authentication found, and the principal, if the key is valid.
+/// What an authentication found out, and the principal if the key is valid.
 pub(crate) type Judged = (Authentication, Result<Principal, Denial>);
 
 /// Authenticates a request by its headers.
 ///
-/// `auth`: where a credential may be. An address that keeps guessing has to wait: until then, a
-/// credential that is no bearward token is not looked up, so that a right guess reveals nothing. A
-/// good token from the same address is accepted all the same.
+/// `auth`: the places where a credential may be. After too many wrong guesses, an address has to
+/// wait. During that wait, a credential that is not a bearward token is not looked up, so that even
+/// a right guess reveals nothing. A valid bearward token from the same address is still accepted.
 pub(crate) fn authenticate(
     headers: &HeaderMap,
     auth: &Auth,
@@ -85,20 +85,20 @@ fn refused(naming: Naming, denial: Denial) -> Judged {
     (Authentication { naming, owner: None, companions: Vec::new() }, Err(denial))
 }
 
-/// Looks up the credentials of one client.
+/// Lookup of the credentials of one client, in one context.
 #[derive(Clone, Copy)]
 struct Lookup<'a> {
     client: &'a Client,
     context: Context<'a>,
 }
 
-/// A credential that is the secret of a key, valid or not.
+/// A credential that is the secret of a key. The key may be invalid.
 struct Matched {
-    /// `None` where the key is assumed.
+    /// The credential; `None` if the key is assumed.
     credential: Option<Credential>,
     hash: KeyHash,
     found: Match,
-    /// The ids of unknown credentials that came beside it for the first time.
+    /// Ids of unknown credentials that were sent beside this one for the first time.
     companions: Vec<String>,
 }
 
@@ -107,9 +107,10 @@ struct Unmatched {
     credential: Credential,
     form: Form,
     reason: &'static str,
-    /// Whether it was looked up, or could have been: that is a guess.
+    /// Whether the credential counts as a guess, because it was looked up.
     is_guess: bool,
-    /// How long its address has to wait, where it was not looked up for that reason.
+    /// How long the client's address has to wait, if the credential was not looked up for that
+    /// reason.
     wait: Option<Duration>,
 }
 
@@ -140,8 +141,8 @@ impl Lookup<'_> {
         }
     }
 
-    /// Finds the one of several credentials that matches a key. Where none does, all of them were
-    /// guesses. Where two do, the request is ambiguous.
+    /// Finds the one of several credentials that matches a key. If none matches, all of them were
+    /// guesses. If two match, the request is ambiguous.
     fn find_one_of(&self, found: Found) -> Result<Matched, Judged> {
         let (mut matched, mut unmatched) = (None, Vec::new());
         for presented in std::iter::once(found.first).chain(found.others) {
@@ -160,8 +161,9 @@ impl Lookup<'_> {
         Err(refusals.swap_remove(answered))
     }
 
-    /// Counts the credentials that came beside a key and match none. Nobody guesses a token of ours,
-    /// so that those do not count. Returns the ids of the new ones.
+    /// Counts the credentials that were sent beside a key's secret and match no key. Bearward
+    /// tokens are not counted, because they can't be guessed. Returns the ids of the credentials
+    /// that are new.
     fn count_companions(&self, unmatched: Vec<Unmatched>) -> Vec<String> {
         let is_new = |one: &Unmatched| {
             one.is_guess
@@ -176,8 +178,8 @@ impl Lookup<'_> {
         failed_attempts::wait_of(self.client, self.context.snapshot, self.context.limiter)
     }
 
-    /// Counts a guess: one word that matches no key. The holder of a key's secret guesses nothing,
-    /// whether the key is valid or not.
+    /// Counts a guess, which is a single word that matches no key. A client that presents a key's
+    /// secret has guessed nothing, whether the key is valid or not.
     fn after_guess(&self, unmatched: Unmatched) -> Judged {
         let Unmatched { credential, form, reason, is_guess, wait } = unmatched;
         let id = self.context.snapshot.ids.key_id(&credential);
@@ -191,7 +193,7 @@ impl Lookup<'_> {
             None => denial,
         };
         let naming = match form {
-            // Anybody can make a token with the id of a key in it.
+            // Anybody can make a token that contains the id of a key.
             Form::Token => Naming::Claimed(id.into()),
             Form::Mistyped | Form::Foreign => Naming::Unknown(id.into()),
         };
@@ -200,7 +202,7 @@ impl Lookup<'_> {
 }
 
 impl Matched {
-    /// Whether the key is valid, here and now.
+    /// Judges whether the key is valid at this time, in this environment and from this address.
     fn judged(self, client: &Client, context: Context<'_>) -> Judged {
         let Matched { credential, hash, found, companions } = self;
         let Context { snapshot, now, .. } = context;
@@ -219,7 +221,8 @@ impl Matched {
             }
             Err(invalidity) => invalidity,
         };
-        // The answer names the credential as if no key had it: it must not reveal that one has.
+        // The answer names the credential like an unknown one, because it must not reveal that the
+        // credential belongs to a key.
         let named = match &credential {
             Some(credential) => snapshot.ids.key_id(credential),
             None => found.key.key.id().to_owned(),

@@ -1,4 +1,4 @@
-//! Whether a key may use a route.
+//! Decides whether a key may use a route.
 
 use std::sync::Arc;
 
@@ -8,29 +8,30 @@ use crate::denial::Denial;
 use crate::keys::{ApiKey, Permission};
 use crate::route::Route;
 
-/// Whether the principal may use all of these routes: the one of the path, and those of its other
-/// readings. `None` is a client without a key.
+/// Checks that the principal may use all of these routes: the route of the path, and the routes of
+/// its other readings. `None` is a client without a key.
 ///
 /// # Errors
 ///
-/// 401 where a route needs a key and there is none, 403 where the key may not use a route.
+/// 401 if a route needs a key and the request has none, 403 if the key may not use a route.
 pub(super) fn authorize<'r>(
     principal: Option<&Principal>,
     mut routes: impl Iterator<Item = &'r Arc<Route>>,
 ) -> Result<(), Denial> {
     routes.try_for_each(|route| {
         let Access::Needs(permission) = route.access else { return Ok(()) };
-        // `decide` authenticates for every route that is not public. If it ever did not, nobody passes.
+        // `decide` authenticates for every route that is not public. If it ever failed to, this
+        // line would refuse the request.
         let principal = principal.ok_or_else(|| Denial::missing_key("Authorization"))?;
         may_use(&principal.key().key, permission, &route.name)
     })
 }
 
-/// Whether a valid key may use a route that needs this permission.
+/// Checks that a valid key may use a route that needs this permission.
 ///
 /// # Errors
 ///
-/// 403.
+/// 403 if the key may not use the route.
 pub(crate) fn may_use(key: &ApiKey, permission: Permission, route: &str) -> Result<(), Denial> {
     if !key.has(permission) {
         return Err(Denial::insufficient_permissions(permission.name(), &key.permissions.names()));

@@ -1,4 +1,4 @@
-//! What decisions are made with.
+//! Everything that a decision is made with, except the request.
 
 use jiff::Timestamp;
 
@@ -6,7 +6,8 @@ use crate::key_cache::KeyCache;
 use crate::limit::Limiter;
 use crate::snapshot::Snapshot;
 
-/// One snapshot of the configuration, the keys, the limits, and the time by the wall clock.
+/// Input of a decision: one snapshot of the configuration, the keys, the limits, and the wall-clock
+/// time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) snapshot: &'a Snapshot,

@@ -1,4 +1,4 @@
-//! The credentials of a request: where they are, and in which form.
+//! The credentials of a request: their places in the headers, and their form.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,15 +10,16 @@ use crate::config::{Auth, Conflict};
 use crate::denial::Denial;
 use crate::keys::Credential;
 
-/// The prefix of a key among the protocols of a WebSocket. A browser can set no header there.
+/// Prefix of a key among the WebSocket protocols of a request. Browsers send a key there because
+/// they can't set a header for a WebSocket.
 const PROTOCOL_PREFIX: &[u8] = b"openai-insecure-api-key.";
 
-/// A credential, as the request has it.
+/// A credential, as the request presents it.
 #[derive(Debug)]
 pub(super) enum PresentedCredential {
-    /// One word: it is looked up.
+    /// A credential of one word, which is looked up.
     Word(Credential),
-    /// Several words or a list: no key has that form.
+    /// A credential of several words, or a list. No key has such a form.
     Malformed(Credential),
 }
 
@@ -43,22 +44,22 @@ impl PresentedCredential {
     }
 }
 
-/// The credentials of a request. There is more than one only with `auth.conflict: any`, where the
-/// one that matches a key counts.
+/// The credentials of a request. There can be more than one only with `auth.conflict: any`; the
+/// credential that matches a key is then used.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) first: PresentedCredential,
-    /// The others, each different from the first and from each other.
+    /// All credentials except the first, each different from all others.
     pub(super) others: Vec<PresentedCredential>,
 }
 
 /// Finds the credentials of a request in the places that the configuration allows. The query,
-/// cookies and Proxy-Authorization are never used.
+/// cookies and Proxy-Authorization are never searched.
 ///
 /// # Errors
 ///
-/// 400 where a header is given twice, or two credentials differ and `auth.conflict` is `refuse`.
-/// 401 where there is none.
+/// 400 if a header is given twice, or two credentials differ and `auth.conflict` is `refuse`. 401
+/// if there is no credential.
 pub(super) fn find(headers: &HeaderMap, auth: &Auth) -> Result<Found, Denial> {
     let mut found: Option<Found> = None;
     for name in &auth.headers {
@@ -83,7 +84,7 @@ fn given_twice(name: &HeaderName) -> Denial {
     Denial::bad_part("A credential header is given twice", "header", name.as_str())
 }
 
-/// Adds a credential, unless it equals one before.
+/// Adds a credential, unless it equals an earlier one.
 fn add(found: &mut Option<Found>, presented: PresentedCredential, conflict: Conflict) -> Result<(), Denial> {
     let Some(found) = found else {
         *found = Some(Found { first: presented, others: Vec::new() });
@@ -117,9 +118,10 @@ fn read(name: &HeaderName, value: &HeaderValue, takes_basic: bool) -> Option<Pre
     }
 }
 
-/// The part behind an authentication scheme, whose case does not matter (RFC 9110, section 11.1). A
-/// space separates the two. A TAB instead of it stays, and makes the credential malformed, since
-/// servers differ in whether it separates anything.
+/// Returns the part of a header value that follows an authentication scheme and a space. The
+/// scheme's case does not matter (RFC 9110, section 11.1). A TAB in place of the space stays in the
+/// result and makes the credential malformed, because servers disagree on whether a TAB is a
+/// separator.
 fn behind_scheme<'t>(text: &'t [u8], scheme: &[u8]) -> Option<&'t [u8]> {
     let (named, rest) = text.split_at_checked(scheme.len())?;
     if !named.eq_ignore_ascii_case(scheme) {
@@ -132,18 +134,18 @@ fn behind_scheme<'t>(text: &'t [u8], scheme: &[u8]) -> Option<&'t [u8]> {
     }
 }
 
-/// The password of a Basic credential (RFC 7617).
+/// Returns the password of a Basic credential (RFC 7617).
 fn password(coded: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let decoded = Zeroizing::new(STANDARD.decode(coded).ok()?);
     let colon = decoded.iter().position(|byte| *byte == b':')?;
     Some(Zeroizing::new(decoded.get(colon + 1..)?.to_vec()))
 }
 
-/// The key among the protocols of a WebSocket.
+/// Finds the key among the WebSocket protocols of a request.
 ///
 /// # Errors
 ///
-/// 400 where there are two.
+/// 400 if there are two keys.
 fn in_protocols(headers: &HeaderMap) -> Result<Option<PresentedCredential>, Denial> {
     let mut keys = protocols(headers).filter_map(|protocol| protocol.strip_prefix(PROTOCOL_PREFIX));
     let key = keys.next();
@@ -158,8 +160,8 @@ fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(trim)
 }
 
-/// The protocols of a WebSocket without those that hold a key, in any spelling. `None` where no
-/// other is left.
+/// Returns the WebSocket protocols of a request without those that contain a key, in any spelling;
+/// `None` if no protocol is left.
 pub(crate) fn harmless_protocols(headers: &HeaderMap) -> Option<HeaderValue> {
     let is_key = |protocol: &[u8]| {
         let start = protocol.get(..PROTOCOL_PREFIX.len());
@@ -170,7 +172,7 @@ pub(crate) fn harmless_protocols(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&others.join(&b", "[..])).ok().filter(|others| !others.is_empty())
 }
 
-/// A value without the optional white space around it (RFC 9110, section 5.6.3).
+/// Returns a header value without the optional white space around it (RFC 9110, section 5.6.3).
 fn trim(text: &[u8]) -> &[u8] {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = text.iter().position(|byte| !is_space(byte)).unwrap_or(text.len());
@@ -180,7 +182,7 @@ fn trim(text: &[u8]) -> &[u8] {
     inner.unwrap_or_default()
 }
 
-/// A header's name as documentation writes it: `Authorization`.
+/// Returns a header's name with the capitals that documentation uses, such as `Authorization`.
 fn canonical_name(name: Option<&HeaderName>) -> String {
     let name = name.unwrap_or(&AUTHORIZATION).as_str();
     let word = |word: &str| match word.split_at_checked(1) {
@@ -200,7 +202,8 @@ mod tests {
         Auth { headers: vec![AUTHORIZATION, X_API_KEY], ..Auth::default() }
     }
 
-    /// The words that were found (a malformed one in brackets), or the status.
+    /// Returns the words that were found (a malformed one in brackets), or the status of the
+    /// refusal.
     fn found(auth: &Auth, fields: &[(&'static str, &str)]) -> Result<String, u16> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
@@ -254,7 +257,7 @@ mod tests {
         let cases = [
             ("Basic dXNlcjpzay1vbmU=", Ok("sk-one")),
             ("bAsIc   dXNlcjpzay1vbmU=", Ok("sk-one")),
-            // The name may be empty, and the password may contain a colon.
+            // The user name may be empty, and the password may contain a colon.
             ("Basic OnNrOm9uZQ==", Ok("sk:one")),
             ("Basic dXNlcjo=", Err(401)),
             ("Basic dXNlcjphIGI=", Ok("[a b]")),

@@ -1,7 +1,7 @@
-//! Failed attempts: which credentials count as one, and for whom.
+//! Failed attempts: which credentials count as a failed attempt, and for which address.
 //!
-//! A credential that matches no key is a guess, and counts for the address of its client. One that
-//! came beside a valid key counts the first time that it comes.
+//! A credential that matches no key is a guess, and counts for the address of its client. An
+//! unknown credential that was sent beside a valid key counts only the first time.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::keys::Credential;
 use crate::limit::Limiter;
 use crate::snapshot::Snapshot;
 
-/// How long the client's address has to wait after too many guesses, if it has to.
+/// Returns how long the client's address has to wait after too many guesses; `None` if it need not
+/// wait.
 pub(crate) fn wait_of(client: &Client, snapshot: &Snapshot, limiter: &Limiter) -> Option<Duration> {
     limiter.attempts_exhausted(client.counted_at?, snapshot.failed_attempts?)
 }
@@ -20,7 +21,7 @@ pub(crate) fn wait_of(client: &Client, snapshot: &Snapshot, limiter: &Limiter) -
 ///
 /// # Errors
 ///
-/// Its address has failed too often: how long it has to wait.
+/// How long the client's address has to wait, if it has failed too often.
 pub(super) fn count(client: &Client, context: Context<'_>) -> Result<(), Duration> {
     match (client.counted_at, context.snapshot.failed_attempts) {
         (Some(address), Some(quota)) => context.limiter.failed_attempt(address, quota),
@@ -28,13 +29,13 @@ pub(super) fn count(client: &Client, context: Context<'_>) -> Result<(), Duratio
     }
 }
 
-/// Counts a credential that came beside a valid key and matches none, the first time that it comes:
-/// otherwise the holder of a key could try others beside it, unseen and without a limit. Returns
-/// whether it was the first time.
+/// Counts a credential that was sent beside a valid key and matches no key, but only the first
+/// time. If such credentials were not counted, the holder of a key could try other secrets
+/// unnoticed and without a limit. Returns whether the credential was counted.
 pub(super) fn count_companion(credential: &Credential, client: &Client, context: Context<'_>) -> bool {
     let is_new = context.limiter.is_new_companion(credential.hash().head());
     if is_new {
-        // The key that it came beside is accepted all the same.
+        // The request is accepted even if the address now has to wait, because its key is valid.
         let _wait_of_the_next = count(client, context);
     }
     is_new

@@ -1,17 +1,17 @@
-//! The holder of a valid key.
+//! The principal: the holder of the valid key of one request.
 
 use std::sync::Arc;
 
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
 
-/// The holder of a key that is valid here and now.
+/// The holder of a key that is valid at the time and place of one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Principal {
     live: Arc<LiveKey>,
-    /// The digest of the secret that was presented.
+    /// Digest of the secret that the request presented.
     hash: KeyHash,
-    /// Whether that secret was rotated out, and is in its grace.
+    /// Whether the presented secret was rotated out and is still in its grace.
     is_rotated_out: bool,
 }
 

@@ -1,8 +1,8 @@
-//! Paths that servers read in different ways: which of them are refused, and when.
+//! Paths that servers read in different ways: which of these paths are refused, and at which step.
 //!
-//! A part that no route accepts is refused at once. A part that some route accepts is refused only
-//! after authentication: otherwise a client without a key could learn from 400 and 401 which routes
-//! exist.
+//! A path with an ambiguous part that no route accepts is refused at once. If some route accepts
+//! the part, the path is refused only after authentication. A refusal before it would let a client
+//! without a key learn from 400 and 401 which routes exist.
 
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ use crate::route::{Lookup, Route, RouteTable};
 #[derive(Debug)]
 pub(crate) struct Readings {
     pub(crate) lookup: Lookup,
-    /// The routes of the other readings. Empty for nearly every path, which has one reading.
+    /// The routes of the path's other readings. Nearly every path has one reading, so this is
+    /// usually empty.
     pub(crate) others: Vec<Arc<Route>>,
 }
 
@@ -26,9 +27,9 @@ impl Readings {
     ///
     /// # Errors
     ///
-    /// 400 for a part that no route accepts. 400 also for a request without a host, where a route
-    /// that names hosts matches its method and path: the upstream gets some Host all the same, and
-    /// could take it for one of that route.
+    /// 400 for an ambiguous part that no route accepts. Also 400 for a request without a host, if a
+    /// route that names hosts matches its method and path: the upstream gets some Host in any case,
+    /// and might take the request for one of that route.
     pub(crate) fn of(routes: &RouteTable, target: &Target, method: &Method) -> Result<Self, Denial> {
         let Target { ambiguities, .. } = target;
         if target.authority.is_none() && routes.go_by_host(method, target.path()) {
@@ -45,17 +46,17 @@ impl Readings {
         Ok(Readings { lookup, others })
     }
 
-    /// Whether every reading is public, so that no key is needed.
+    /// Whether every reading of the path leads to a public route, so that no key is needed.
     pub(crate) fn are_public(&self) -> bool {
         let is_public = |route: &Arc<Route>| route.access == Access::Public;
         matches!(&self.lookup, Lookup::Found(route) if is_public(route)) && self.others.iter().all(is_public)
     }
 
-    /// The route of the path, bounded by the routes of all other readings.
+    /// Returns the route of the path, with the bounds of the routes of all other readings.
     ///
     /// # Errors
     ///
-    /// 421 where all routes name other hosts, 404 where no route matches.
+    /// 421 if all routes name other hosts, 404 if no route matches.
     pub(crate) fn route(
         &self,
         target: &Target,
@@ -73,11 +74,11 @@ impl Readings {
         }
     }
 
-    /// Refuses ambiguous parts that the route does not accept.
+    /// Refuses ambiguous parts of the path that the path's route does not accept.
     ///
     /// # Errors
     ///
-    /// 400, also where no route matches.
+    /// 400 if a part is not accepted, or if no route matches.
     pub(crate) fn refuse_ambiguities(&self, ambiguities: &[Ambiguity]) -> Result<(), Denial> {
         let is_accepted = |ambiguity: &Ambiguity| match &self.lookup {
             Lookup::Found(route) => route.accepts(*ambiguity),

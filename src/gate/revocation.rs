@@ -1,10 +1,10 @@
-//! Ends requests in service: when their key ends, and when the time of a request without a key is
+//! Ends requests in service: when their key ends, or when the time of a request without a key is
 //! over.
 //!
 //! With `keys.cut_open_streams`, an answer, an upload or a tunnel ends as soon as its request would
-//! be refused. It is judged again by the facts of its admission (address, environment, age, route)
-//! at each change of the keys, and at the time at which the key, the grace of its secret, or its
-//! age ends.
+//! be refused. The request is judged again, by the facts of its admission (address, environment,
+//! age, route), whenever the keys change, and when the key, the grace of its secret, or its
+//! permitted age ends.
 
 use std::fmt;
 use std::future::Future;
@@ -24,22 +24,24 @@ use crate::key_cache::KeyCache;
 use crate::keys::{Circumstances, KeyHash};
 use crate::route::Route;
 
-/// The longest wait. A timer runs by the monotonic clock, but a key ends by the wall clock: where
-/// that is set forward, the end is noticed within this time.
+/// Longest wait before a request is judged again. A timer runs by the monotonic clock, but a key
+/// ends by the wall clock. If the wall clock is set forward, the end of the key is noticed within
+/// this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Why a request in service ends.
+/// Reason why a request in service ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// Its key was deleted or turned off, or restricted so that the request would be refused now.
+    /// The key was deleted or turned off, or was restricted so that the request would now be
+    /// refused.
     Revoked,
-    /// Its key, the grace of its secret, or the age of its secret ended then.
+    /// The key, the grace of its secret, or the permitted age of its secret ended at this time.
     Expired(Timestamp),
-    /// It has no key, and its time (`limits.public.total`) is over.
+    /// The request has no key, and its time (`limits.public.total`, given here) is over.
     OutOfTime(Duration),
 }
 
-/// Ready once a request in service would be refused.
+/// A future that is ready when a request in service would be refused.
 pub(crate) struct Revocation(Pin<Box<dyn Future<Output = Ended> + Send>>);
 
 impl Revocation {
@@ -47,7 +49,7 @@ impl Revocation {
         Revocation(Box::pin(judgement.overturned()))
     }
 
-    /// For a request without a key, which has this time in all.
+    /// Makes the waiter for a request without a key. It is ready after `total`.
     pub(super) fn after(total: Duration) -> Self {
         Revocation(Box::pin(async move {
             tokio::time::sleep(total).await;
@@ -55,7 +57,7 @@ impl Revocation {
         }))
     }
 
-    /// Polls it. Once it was ready it must not be polled again.
+    /// Polls for the end of the request. Must not be called again after it has returned ready.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         self.0.as_mut().poll(cx)
     }
@@ -67,25 +69,26 @@ impl fmt::Debug for Revocation {
     }
 }
 
-/// The facts that a request was admitted by.
+/// The facts by which a request was admitted.
 pub(super) struct Judgement {
     pub(super) keys: Arc<KeyCache>,
     pub(super) clock: Clock,
-    /// The digest of the secret that was presented.
+    /// Digest of the secret that the request presented.
     pub(super) hash: KeyHash,
     pub(super) address: Option<IpAddr>,
     pub(super) environment: Option<String>,
     pub(super) max_age: Option<MaxAge>,
-    /// The routes of all readings of its path.
+    /// The routes of all readings of the request's path.
     pub(super) routes: SmallVec<[Arc<Route>; 1]>,
 }
 
 impl Judgement {
-    /// Waits until the request would be refused.
+    /// Waits until the request would be refused, and returns the reason.
     async fn overturned(self) -> Ended {
         let mut changes = self.keys.changes();
         loop {
-            // A change from here on is noticed; a change before is in the judgement below.
+            // Marks the current state of the keys as seen before judging it, so that every later
+            // change wakes this loop.
             changes.borrow_and_update();
             let now = self.clock.wall();
             let end = match self.next_end(now) {
@@ -102,14 +105,16 @@ impl Judgement {
                     }
                 }
             };
-            // The sender lives in `keys`.
+            // `changed` fails only if its sender was dropped, and `keys` owns the sender, so this
+            // never happens.
             if changed.is_err() {
                 return Ended::Revoked;
             }
         }
     }
 
-    /// The next end that is known. An error if the request has to end now.
+    /// Returns the time of the next known end; `None` if no end is known. Returns an error if the
+    /// request has to end now.
     fn next_end(&self, now: Timestamp) -> Result<Option<Timestamp>, Ended> {
         let found = self.keys.find(&self.hash).ok_or(Ended::Revoked)?;
         let key = &found.key.key;

@@ -1,4 +1,4 @@
-//! Notes the use of a key, and finds what of it is suspicious.
+//! Records the use of a key, and finds what is suspicious about it.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,8 @@ use crate::clock::Clock;
 use crate::observe::audit::Suspicion;
 use crate::observe::usage::UsageBook;
 
-/// Notes that a principal's request was admitted. Yields what of that belongs into the audit log.
+/// Records that a principal's request was admitted. Returns the suspicions that belong in the audit
+/// log.
 pub(crate) fn note_use(
     principal: &Principal,
     address: Option<IpAddr>,

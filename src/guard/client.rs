@@ -1,4 +1,5 @@
-//! The address of a request's client: the connection's, or the one that a trusted proxy names.
+//! The address of a request's client: the address of the connection's peer, or the one that a
+//! trusted proxy names.
 
 use std::net::IpAddr;
 
@@ -6,32 +7,33 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::config::TrustedProxies;
 
-/// The client of a request, and whether its proxy is trusted.
+/// The client of a request, and whether the request came through a trusted proxy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Client {
-    /// `None` behind a unix socket whose peer names no client, and where a trusted proxy names a
-    /// client in a form that we cannot read. Such a client has no address, and above all not the
-    /// proxy's.
+    /// The client's address. `None` behind a unix socket whose peer names no client, and if a
+    /// trusted proxy names a client in a form that bearward can't parse. The proxy's address is
+    /// never used in its place.
     pub(crate) address: Option<IpAddr>,
-    /// The address that its failed attempts and its requests in flight count for: its own,
-    /// otherwise that of the last known hop before it.
+    /// The address for which failed attempts and requests in flight are counted: the client's own,
+    /// or else that of the last known hop before the client.
     pub(crate) counted_at: Option<IpAddr>,
-    /// Whether the peer is a trusted proxy. Only then are its `X-Forwarded-*` headers used.
+    /// Whether the connection's peer is a trusted proxy. Its `X-Forwarded-*` headers are used only
+    /// in this case.
     pub(crate) via_trusted: bool,
 }
 
 impl Client {
-    /// The peer of the connection, as the client.
+    /// Makes a client of the connection's peer.
     pub(crate) fn of_peer(peer: Option<IpAddr>) -> Self {
         let address = peer.map(|address| address.to_canonical());
         Client { address, counted_at: address, via_trusted: false }
     }
 }
 
-/// The client of a request, by `X-Forwarded-For` where the peer is a trusted proxy.
+/// Finds the client of a request, by `X-Forwarded-For` if the peer is a trusted proxy.
 ///
-/// The header is read from right to left, past every trusted proxy. Any client may have written
-/// what is left of the first address that is no trusted proxy.
+/// The header is read from right to left, and trusted proxies are skipped. The first other address
+/// is the client's. Any client can have written what is to the left of it.
 pub(crate) fn client(headers: &HeaderMap, peer: Option<IpAddr>, trusted: &TrustedProxies) -> Client {
     let mut client = Client::of_peer(peer);
     if !trusted.trusts(client.address) {
@@ -40,9 +42,9 @@ pub(crate) fn client(headers: &HeaderMap, peer: Option<IpAddr>, trusted: &Truste
     client.via_trusted = true;
     let hops = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
     let hops: Vec<&[u8]> = hops.flat_map(|value| value.split(|byte| *byte == b',')).collect();
-    // An empty element of a list has no meaning (RFC 9110, section 5.6.1).
+    // Empty elements of a list have no meaning (RFC 9110, section 5.6.1).
     for hop in hops.into_iter().map(<[u8]>::trim_ascii).filter(|hop| !hop.is_empty()).rev() {
-        // An element that can't be read: nothing to the left of it is trusted.
+        // If an element can't be parsed, nothing to the left of it is trusted.
         client.address = std::str::from_utf8(hop).ok().and_then(parse_hop);
         client.counted_at = client.address.or(client.counted_at);
         if client.address.is_none() || !trusted.trusts(client.address) {
@@ -52,7 +54,7 @@ pub(crate) fn client(headers: &HeaderMap, peer: Option<IpAddr>, trusted: &Truste
     client
 }
 
-/// An address, perhaps with a port.
+/// Parses an IP address, with or without a port.
 fn parse_hop(text: &str) -> Option<IpAddr> {
     let address = match text.parse::<IpAddr>() {
         Ok(address) => address,
@@ -95,12 +97,13 @@ mod tests {
     fn addresses_that_a_client_wrote_itself_are_not_used() {
         assert_eq!(address("10.0.0.1", "1.1.1.1, 203.0.113.9, 10.0.0.2"), "203.0.113.9");
         assert_eq!(address("10.0.0.1", "1.1.1.1, nonsense, 10.0.0.2"), "nobody, counted at 10.0.0.2");
-        // nginx names the client of a unix socket so, and squid a client that it hides.
+        // nginx writes `unix:` for the client of a unix socket, and squid writes `unknown` for a
+        // client that it hides.
         assert_eq!(address("10.0.0.1", "1.1.1.1, unix:"), "nobody, counted at 10.0.0.1");
         assert_eq!(address("10.0.0.1", "unknown"), "nobody, counted at 10.0.0.1");
         assert_eq!(address("10.0.0.1", "203.0.113.9, "), "203.0.113.9");
         assert_eq!(address("10.0.0.1", "[2001:db8::1]:443"), "2001:db8::1");
-        // A byte that is not ASCII spoils its own element alone.
+        // A byte that is not ASCII makes only its own element invalid.
         assert_eq!(address("10.0.0.1", "café, 203.0.113.9"), "203.0.113.9");
         assert_eq!(address("10.0.0.1", "\u{fe}\u{ff}, 203.0.113.9, 10.0.0.2"), "203.0.113.9");
         assert_eq!(address("10.0.0.1", ""), "10.0.0.1");

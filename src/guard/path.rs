@@ -1,4 +1,4 @@
-//! The one canonical form of a path (RFC 3986, section 6.2.2), which is matched and forwarded.
+//! The one canonical form of a path (RFC 3986, section 6.2.2). This form is matched and forwarded.
 
 use http::uri::PathAndQuery;
 
@@ -6,8 +6,9 @@ use crate::config::Ambiguity;
 use crate::denial::Denial;
 use crate::path_pattern::character::{hex_pair, push, resolve, stands_raw};
 
-/// Segments of a path, at most, however a server may split it. Routes with `**` compare each segment, in
-/// each reading of the path, before a key is asked for. No honest path has as many.
+/// Largest number of segments in a path, however a server may split it. Routes with `**` compare
+/// each segment, in each reading of the path, before a key is required. Legitimate paths have fewer
+/// segments.
 const MAX_SEGMENTS: usize = 256;
 
 #[derive(Debug)]
@@ -16,19 +17,21 @@ pub(super) struct Canonical {
     pub(super) ambiguities: Vec<Ambiguity>,
 }
 
-/// Makes the canonical form: decodes characters that may be raw, encodes those that may not, merges
-/// slashes and resolves dot segments. The query stays as it is.
+/// Makes the canonical form of a path: decodes characters that need no encoding, encodes those that
+/// do, merges slashes and resolves dot segments. The query is not changed.
 ///
 /// # Errors
 ///
-/// 400 for an invalid `%`, encoded control bytes, a raw `\`, and more than [`MAX_SEGMENTS`].
+/// 400 for an invalid `%`, encoded control bytes, a raw `\`, or more than [`MAX_SEGMENTS`]
+/// segments.
 pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
-    // A segment takes two bytes.
+    // A segment that adds to the count takes at least two bytes, so shorter paths need no counting.
     if raw.path().len() > 2 * MAX_SEGMENTS && segments(raw.path()) > MAX_SEGMENTS {
         return Err(Denial::bad_request("The path has more than 256 segments"));
     }
     if raw.as_str() == "/" {
-        // An empty path (of `http://host#fragment`) reads as `/`, too, and would be written as nothing.
+        // An empty path (of `http://host#fragment`) also reads as `/`, but would be written as
+        // nothing.
         return Ok(Canonical { path_and_query: PathAndQuery::from_static("/"), ambiguities: Vec::new() });
     }
     if is_canonical(raw.path()) {
@@ -50,8 +53,8 @@ pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
     Ok(Canonical { path_and_query, ambiguities })
 }
 
-/// The number of segments that a server may find: it may split at slashes, encoded or not, at
-/// backslashes and at `;`.
+/// Counts the segments that a server may find in a path. Servers may split it at slashes, encoded
+/// or not, at encoded backslashes, and at `;`, encoded or not.
 fn segments(path: &str) -> usize {
     let bytes = path.as_bytes();
     let is_end = |at: usize| match bytes.get(at) {
@@ -67,7 +70,7 @@ fn segments(path: &str) -> usize {
     (0..bytes.len()).filter(|at| is_end(*at)).count()
 }
 
-/// Whether `path` is canonical already. Nearly every request's is, and costs no copy.
+/// Whether `path` is already canonical. Nearly every request's path is, and then needs no copy.
 fn is_canonical(path: &str) -> bool {
     let mut previous = 0;
     for byte in path.bytes() {
@@ -109,8 +112,8 @@ fn decode(path: &str) -> Result<(String, Vec<Ambiguity>), Denial> {
     Ok((out, ambiguities))
 }
 
-/// Whether a segment holds a dot segment for a server that splits it at an encoded slash or backslash,
-/// or cuts it at `;`, encoded or not.
+/// Whether a segment contains a dot segment for a server that splits it at an encoded slash or
+/// backslash, or cuts it off at `;`, encoded or not.
 fn hides_dot_segment(segment: &str) -> bool {
     let mut pieces = segment.split("%2F").flat_map(|piece| piece.split("%5C"));
     pieces.any(|piece| {
@@ -198,8 +201,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes in, the canonical form is its own canonical form: no second server finds
-        /// something left to resolve.
+        /// The canonical form of any path is its own canonical form, so another server finds
+        /// nothing left to resolve.
         #[test]
         fn the_canonical_form_is_a_fixed_point(path in "/[a-zA-Z0-9/.%;:@!$&'()*+,=~_{}|^\"<>-]{0,40}") {
             let Ok(raw) = path.parse::<PathAndQuery>() else { return Ok(()) };
@@ -214,7 +217,8 @@ mod tests {
             }
         }
 
-        /// A character that may be raw has one form, however it came.
+        /// A character that needs no encoding has one canonical form, whether it was sent raw or
+        /// encoded.
         #[test]
         fn a_character_that_may_be_raw_has_one_form(segment in "[a-zA-Z0-9._~!$&'()*+,=:@-]{1,12}", encoded in prop::collection::vec(any::<bool>(), 12)) {
             prop_assume!(!matches!(segment.as_str(), "." | ".."));
@@ -226,7 +230,7 @@ mod tests {
             prop_assert_eq!(found, Ok(format!("/a/{segment}")));
         }
 
-        /// The shortcut accepts only paths that the full decoding would not change.
+        /// The shortcut of `is_canonical` accepts only paths that full decoding would not change.
         #[test]
         fn the_shortcut_is_right(path in "/[a-z/.%:@!;,=~_-]{0,20}") {
             let Ok(raw) = path.parse::<PathAndQuery>() else { return Ok(()) };

@@ -16,7 +16,7 @@ pub(crate) struct KeySet {
     pub(crate) entries: Vec<(KeyHash, Arc<LiveKey>)>,
     /// The number of secrets of all keys that stay unchanged.
     pub(crate) kept: usize,
-    /// The mark of the keys that stay unchanged.
+    /// The number that marks, in the cache, the keys that stay unchanged.
     pub(crate) generation: u32,
     /// The hash functions that made the fingerprints of the set's lines.
     pub(crate) hashing: Hashing,

@@ -1,7 +1,9 @@
-//! What a store is loaded into: a set of keys, built beside the keys in service.
+//! The interface between a store and the set of keys that it is loaded into. The set is built while
+//! other keys are in service.
 //!
-//! `key_cache` builds the sets that serve; [`super::tally`] checks and counts alone. A store of a
-//! million keys is loaded straight into a builder, a line at a time, by several threads.
+//! `key_cache` builds the sets that are put into service; [`super::tally`] only checks and counts
+//! keys. The lines of a store of a million keys are added to builders one by one, by several
+//! threads.
 
 use std::collections::HashSet;
 
@@ -11,48 +13,50 @@ use crate::key_store::labels::Hashing;
 use crate::key_store::reading::LastGood;
 use crate::keys::{Draft, KeyHash, KeyRecord};
 
-/// The keys in service, as far as a store that is loaded needs to know them.
+/// The keys in service, with the methods that loading a store needs.
 pub(crate) trait KeysInService: Sync {
-    /// Builds a set to replace these keys.
+    /// The type that builds a set to replace these keys.
     type Builder<'a>: BuildSet
     where
         Self: 'a;
 
-    /// Begins a set.
+    /// Begins a new set.
     fn begin(&self) -> Self::Builder<'_>;
 
-    /// Makes the labels of sets that are built beside these keys.
+    /// Returns the hash functions that make the labels and fingerprints of new sets.
     fn hashing(&self) -> &Hashing;
 
-    /// The id of the key in service to which this digest belongs.
+    /// Returns the id of the key in service that has this digest.
     fn id_of(&self, hash: &KeyHash) -> Option<String>;
 }
 
-/// The set that is built beside keys of this kind.
+/// The type of the set that is built to replace keys in service of the type `K`.
 pub(crate) type SetOf<'k, K> = <<K as KeysInService>::Builder<'k> as BuildSet>::Set;
 
 /// Collects the keys of one set.
 pub(crate) trait BuildSet: Sized + Send {
-    /// The set when it is complete.
+    /// The type of the complete set.
     type Set;
 
-    /// Another part of the same set, for another thread.
+    /// Begins another part of the same set, for another thread.
     fn part(&self) -> Self;
 
-    /// Adds the part that another thread has built.
+    /// Adds the part of the set that another thread has built.
     fn join(&mut self, part: Self);
 
-    /// The fingerprint of a line, by which [`BuildSet::keep`] knows it again.
+    /// Returns the fingerprint of a line. [`BuildSet::keep`] recognizes the line by it after a
+    /// reload.
     fn fingerprint(&self, line: &[u8]) -> u64;
 
-    /// Takes the key in service that is expected next, if it was read from a line with this
-    /// fingerprint.
+    /// Adds the key in service that is expected next, if it was read from a line with this
+    /// fingerprint. Returns whether the key was added.
     fn keep_next(&mut self, fingerprint: u64) -> bool;
 
-    /// Takes the key in service with this digest, if it was read from a line with this fingerprint.
+    /// Adds the key in service with this digest, if it was read from a line with this fingerprint.
+    /// Returns whether the key was added.
     fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool;
 
-    /// Adds a key. `fingerprint`: of the line that it was read from, or zero.
+    /// Adds a key. `fingerprint` is that of the line that the key was read from, or zero.
     fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64);
 
     /// Adds keys that were not read from lines.
@@ -63,44 +67,45 @@ pub(crate) trait BuildSet: Sized + Send {
         self
     }
 
-    /// The labels of ids, names and digests that several keys of the set have.
+    /// Returns the labels of the ids, names and digests that several keys of the set share.
     fn shared_labels(&mut self) -> HashSet<u64>;
 
-    /// Keeps the last good form of each key in service that a claim is about. Returns the number of
-    /// each such claim with the id of its key. To be called when all good entries are added: those
-    /// go first.
+    /// Adds the last good form of each key in service that a claim names. Returns the number of
+    /// each such claim with the id of its key. Must be called after all good entries are added,
+    /// because a good entry is preferred to a claim to the same key.
     fn hold(&mut self, claims: &[(usize, Claim)]) -> Vec<(usize, String)>;
 
     /// Whether a key in service has both the id and one of the digests of this record.
     fn is_owner(&self, record: &KeyRecord) -> bool;
 
-    /// How many keys it has so far.
+    /// Returns the number of keys that were added so far.
     fn keys(&self) -> usize;
 
-    /// The set, with what else was found in its store.
+    /// Completes the set. `findings` is what else was found in the store.
     fn finish(self, findings: Findings) -> Self::Set;
 }
 
-/// What was found in a store beside its keys.
+/// What was found in a store in addition to keys.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// What is wrong with entries, or files of a directory, that were left out or keep the last
-    /// good form of their keys.
+    /// The faults of entries, or files of a directory, that were left out or whose keys keep their
+    /// last good form.
     pub(crate) refused: Vec<Fault>,
-    /// It is a file of lines that has none. Such a file may be about to be written.
+    /// Whether the store is a JSON Lines file without any lines. Another program may be about to
+    /// write the lines.
     pub(crate) is_blank: bool,
-    /// The keys that each file of a directory has in service.
+    /// The ids of the keys in service, by the file of a directory that they were read from.
     pub(crate) last_good: LastGood,
 }
 
-/// A set that is built, and not finished: whether it counts is still to be decided.
+/// A set that is built but not yet complete. The store may still be refused.
 pub(crate) struct Built<B> {
     pub(crate) builder: B,
     pub(crate) findings: Findings,
 }
 
 impl<B: BuildSet> Built<B> {
-    /// The set.
+    /// Completes the set.
     pub(crate) fn finish(self) -> B::Set {
         self.builder.finish(self.findings)
     }

@@ -1,8 +1,8 @@
-//! The claim of an entry at fault to a key in service: the key keeps its last good form while the
-//! entry is there.
+//! The claim of an entry at fault to a key in service. As long as the store has the entry, the
+//! claimed key keeps its last good form.
 //!
-//! An entry claims a key by its id; where no key in service has the id, by a hash
-//! (docs/decisions/023).
+//! An entry claims the key with its id. If no key in service has that id, the entry claims the key
+//! with one of its hashes (docs/decisions/023).
 
 use crate::config::tree::{Kind, Node};
 use crate::keys::KeyHash;
@@ -13,26 +13,28 @@ use crate::keys::token::is_key_id;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) id: Option<Box<str>>,
-    /// The current hash, and those that were rotated out, in the order of the entry.
+    /// The current hash and the hashes that were rotated out, in the order of the entry.
     pub(crate) hashes: Vec<KeyHash>,
 }
 
 impl Claim {
-    /// The claim to the key with this id.
+    /// Makes a claim to the key with this id.
     pub(crate) fn of_id(id: &str) -> Self {
         Claim { id: Some(id.into()), hashes: Vec::new() }
     }
 
-    /// The claim of an entry that is good by itself, and shares something with another one.
+    /// Makes the claim of an entry that is good by itself but shares an id, a name or a hash with
+    /// another entry.
     pub(crate) fn of_record(record: &KeyRecord) -> Self {
         Claim { id: Some(record.id.as_str().into()), hashes: record.hashes().collect() }
     }
 
-    /// The claim of an entry that could be read as a tree.
+    /// Makes the claim of an entry that could be parsed as a tree of values.
     pub(crate) fn of_node(node: &Node) -> Self {
         let Kind::Map(fields) = &node.kind else { return Claim::default() };
         let mut ids = fields.iter().filter(|(key, _)| key.name == "id").map(|(_, value)| value);
-        // Two ids are ambiguous.
+        // An entry with two ids does not claim a key by its id, because it is not clear which id is
+        // meant.
         let id = match (ids.next().map(|value| &value.kind), ids.next()) {
             (Some(Kind::Scalar { text, .. }), None) if is_key_id(text) => Some(text.as_str().into()),
             _ => None,
@@ -45,7 +47,8 @@ impl Claim {
         Claim { id, hashes: named.filter_map(|(_, value)| hash(value)).collect() }
     }
 
-    /// The claim of a line that is no JSON: text in it with the form of an id or a hash.
+    /// Makes the claim of a line that is not JSON, from text in the line with the form of an id or
+    /// a hash.
     pub(crate) fn of_line(line: &[u8]) -> Self {
         const HASH: &[u8] = b"sha256:";
         let word = |start: usize| {

@@ -1,8 +1,8 @@
-//! A directory of key files: a mounted Secret or ConfigMap, or one that people keep.
+//! A directory of key files: a mounted Secret or ConfigMap, or a directory that people edit.
 //!
-//! An entry at fault is left out, or its key keeps its last good form; all others are live. Files
-//! whose names begin with a dot or end with `~` are ignored: the kubelet's `..data`, and temporary
-//! files of editors and of bearward.
+//! An entry at fault is left out, or its key keeps its last good form. All other entries are used.
+//! Files whose names begin with a dot or end with `~` are ignored: the kubelet's `..data`, and
+//! temporary files of editors and of bearward.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,13 +18,13 @@ use crate::key_store::{file, yaml};
 use crate::keys::id_secret::IdSecret;
 use crate::keys::record::KeyRecord;
 
-/// The files of a directory, in the order of their names.
+/// Returns the files of a directory, in the order of their names.
 pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         let path = directory.join(&name);
-        // A directory inside is not bearward's: `lost+found`, most likely.
+        // A directory inside the store is not bearward's. Most likely, it is `lost+found`.
         let bytes = name.as_encoded_bytes();
         if !bytes.starts_with(b".") && !bytes.ends_with(b"~") && !path.is_dir() {
             files.push(path);
@@ -34,8 +34,9 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads all files for service. A directory without files has no keys. A file at fault keeps the
-/// keys that it gave, and affects no others. At a start, one good key has to be there.
+/// Reads all files of a directory for service. A directory without files has no keys. The keys of a
+/// file at fault stay as they are, and no other file is affected. When the server starts and any
+/// file is at fault, at least one key has to be good.
 pub(crate) fn load<'k, K: KeysInService>(
     directory: &Path,
     reading: Reading<'k, K>,
@@ -48,7 +49,7 @@ pub(crate) fn load<'k, K: KeysInService>(
     Ok(built)
 }
 
-/// All keys of all files, if all files are good.
+/// Returns all keys of all files, if all files are good.
 pub(crate) fn records(directory: &Path, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
     let none = NoKeys::default();
     let Findings { refused, .. } = settle(parts(directory)?, Reading::first(&none, ids))?.findings;
@@ -65,12 +66,12 @@ fn none(directory: &Path, refused: Vec<Fault>) -> Faults {
     Faults(std::iter::once(none).chain(refused).collect())
 }
 
-/// A file of a directory.
+/// One file of a directory, as it was read.
 struct Part {
     path: PathBuf,
-    /// An error concerns the file as a whole.
+    /// The entries of the file, or the faults of a file that can't be read as entries.
     entries: Result<Vec<Entry>, Faults>,
-    /// Faults beside the entries.
+    /// The faults that are outside of all entries.
     faults: Vec<Fault>,
 }
 
@@ -86,12 +87,12 @@ fn parts(directory: &Path) -> Result<Vec<Part>, Fault> {
     Ok(files(directory).map_err(unreadable)?.into_iter().map(part).collect())
 }
 
-/// Finds the keys that each file gives: those in it, or those that it gave last where it is at
-/// fault.
+/// Finds the keys of each file: the keys in it, or, if the file is at fault, the keys that it had
+/// before.
 ///
-/// Of a key in two files, the file counts that gave it before, however that one has changed; the
-/// other is at fault. Where neither gave it, both are at fault: one may be an old copy, from before
-/// the key was revoked.
+/// If two files have the same key, the file is used that had the key before, even if its entry has
+/// changed. The other file is at fault. If neither file had the key before, both are at fault,
+/// because one may be an old copy from before the key was revoked.
 fn settle<'k, K: KeysInService>(
     parts: Vec<Part>,
     reading: Reading<'k, K>,
@@ -112,7 +113,7 @@ fn settle<'k, K: KeysInService>(
         }
     }
     name_by_file(&mut entries, &files, reading);
-    // A file that can't be read claims every key that it gave.
+    // A file that can't be read claims every key that it had before.
     for path in &whole {
         for id in reading.last_good.get(path).into_iter().flatten() {
             let unread = Unread { claim: Claim::of_id(id), is_entry: false, faults: Vec::new() };
@@ -140,7 +141,8 @@ fn settle<'k, K: KeysInService>(
     Ok(Built { builder, findings: Findings { refused, last_good: given, is_blank: false } })
 }
 
-/// Gives an entry without a claim the one key that its file gave, if the file has no other entry.
+/// Finds the claim of an entry that names no key in service: if the file has no other entry, and
+/// had exactly one key before, the entry claims that key.
 fn name_by_file<K: KeysInService>(entries: &mut [Entry], files: &[PathBuf], reading: Reading<'_, K>) {
     let mut counts: HashMap<&Path, usize> = HashMap::new();
     files.iter().for_each(|path| *counts.entry(path).or_default() += 1);
@@ -160,7 +162,7 @@ fn shared(path: &Path) -> Fault {
     Fault::of_file(path, message).hint("keep one of them")
 }
 
-/// The keys that files gave before, and the entries that they have now.
+/// The keys that the files had before, and the entries that they have now.
 struct Before<'a> {
     last_good: &'a LastGood,
     entries: &'a [Entry],
@@ -168,7 +170,7 @@ struct Before<'a> {
 }
 
 impl Before<'_> {
-    /// Entries that claim a key of another file which still claims it as well.
+    /// Finds the entries that claim a key which another file had before and still claims.
     fn copies<K: KeysInService>(&self, known: &K, fault: impl Fn(usize, &Entry) -> Fault) -> Vec<Twin> {
         let claims: Vec<Claim> = self.entries.iter().map(Entry::claim).collect();
         let about: Vec<Vec<String>> = claims.iter().map(|claim| ids_of(claim, known)).collect();
@@ -192,14 +194,15 @@ impl Before<'_> {
     }
 }
 
-/// Whether a claim names a key in service.
+/// Whether a claim has the id or a hash of a key in service.
 fn names_any<K: KeysInService>(claim: &Claim, reading: Reading<'_, K>) -> bool {
     let given = |id: &str| reading.last_good.values().flatten().any(|known| known == id);
     claim.id.as_deref().is_some_and(given)
         || claim.hashes.iter().any(|hash| reading.known.id_of(hash).is_some())
 }
 
-/// The ids of the keys that a claim is about: its own id, and the key of each hash.
+/// Returns the ids of the keys that a claim names: its own id, and the id of the key with each of
+/// its hashes.
 fn ids_of<K: KeysInService>(claim: &Claim, known: &K) -> Vec<String> {
     let opened = claim.hashes.iter().filter_map(|hash| known.id_of(hash));
     claim.id.iter().map(|id| id.to_string()).chain(opened).collect()
@@ -250,7 +253,8 @@ mod tests {
             }
         }
 
-        /// The ids that are live, and the files that were refused.
+        /// Loads the directory, and returns the ids of the live keys and the names of the refused
+        /// files.
         fn load(&mut self) -> (Vec<String>, Vec<String>) {
             let set: KeySet = load(self.root.path(), self.reading()).unwrap().finish();
             self.known.replace(&set);
@@ -299,7 +303,7 @@ mod tests {
         assert_eq!(directory.load(), (words("x"), words("")));
         directory.write("a", "x", "2");
         assert_eq!(directory.load(), (words("x"), words("a")));
-        // Both change at once, and `b` goes: `a` may have it then.
+        // `a` gets the key when `b` is removed.
         fs::remove_file(directory.root.path().join("b")).unwrap();
         assert_eq!(directory.load(), (words("x"), words("")));
         // Two files swap their keys.
@@ -308,7 +312,8 @@ mod tests {
         directory.write("a", "y", "3");
         directory.write("b", "x", "2");
         assert_eq!(directory.load(), (words("x y"), words("")));
-        // One takes what a bad one had, which stays as it was; what the first one had is deleted.
+        // `a` has an entry for the key that the bad file `b` had before. That key stays as it was,
+        // and the key that `a` had before is deleted.
         directory.write("a", "x", "9");
         directory.write_raw("b", "nonsense");
         assert_eq!(directory.load(), (words("x"), words("a b")));
@@ -326,7 +331,7 @@ mod tests {
         directory.write_raw("b", &format!("id: key_x\nhash: {hash}\npermissions: [read]\ndisabled: true\n"));
         assert_eq!(directory.load(), (words("x"), words("a-copy")));
         directory.known.for_each(|live| assert!(live.key.disabled, "its own file counts"));
-        // At a start it is not known which of them is the copy.
+        // When the server starts, it can't know which of the two files is the copy.
         directory.write("c", "c", "2");
         directory = Directory { root: directory.root, ..Directory::new() };
         assert_eq!(directory.load(), (words("c"), words("a-copy b")));
@@ -356,8 +361,8 @@ mod tests {
         assert_eq!(directory.load(), (words("a c d"), words("a")));
         let c = directory.known.find(&KeyHash::of(b"c")).unwrap();
         assert!(c.key.key.disabled);
-        // As long as the file can't be read, its keys stay, and the copy of one elsewhere does not
-        // count.
+        // While the file can't be read, its keys stay, and a copy of one of them in another file is
+        // not used.
         directory.write_raw("a", "keys: [");
         directory.write_raw("b", &keys(&[entry("c", "")]));
         assert_eq!(directory.load(), (words("a c d"), words("a b")));

@@ -1,8 +1,8 @@
-//! Where the secret of key ids comes from (docs/decisions/026).
+//! Finds or makes the secret with which key ids are made (docs/decisions/026).
 //!
-//! It is `keys.id_secret`; without that, it is in a file beside the store; where no file can be
-//! written, it is random for as long as the process runs.
-//! Invariant: the secret is in no message, no log and no `Debug`.
+//! The secret is the value of `keys.id_secret`. If that is not configured, it is in a file beside
+//! the store. If no file can be written, it is random and is lost when the process ends.
+//! Invariant: the secret appears in no message, no log and no `Debug` output.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,19 +17,21 @@ use crate::config::fault::Fault;
 use crate::config::{ID_SECRET_LENGTH, Keys};
 use crate::keys::id_secret::IdSecret;
 
-/// The file beside a store. A directory store reads no file whose name begins with a dot.
+/// The name of the secret's file. A directory store ignores the file, because its name begins with
+/// a dot.
 pub(crate) const FILE_NAME: &str = ".bearward-id-secret";
-/// A longer file was put there by mistake.
+/// The largest accepted size of the secret's file in bytes. A larger file was put there by mistake.
 const MAX_BYTES: u64 = 4096;
-/// Another process may create the file, or clear our temporary one, at the same moment.
+/// How often making the file is tried. Another process may create the file, or remove our temporary
+/// file, at the same moment.
 const ATTEMPTS: usize = 3;
 
-/// The secret for a server: configured, kept beside the store (and made there on the first start),
-/// or random.
+/// Returns the secret for a server: the configured secret, the one in the file beside the store
+/// (which the first start creates), or a random one.
 ///
 /// # Errors
 ///
-/// The file beside the store is not one that bearward wrote.
+/// The file beside the store was not written by bearward.
 pub(crate) fn for_service(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
     let secret = for_command(Some(keys), &keys.path)?;
     if !secret.is_kept() {
@@ -42,11 +44,11 @@ pub(crate) fn for_service(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
     Ok(secret)
 }
 
-/// The secret for a command that works on the store at `path`.
+/// Returns the secret for a command that works on the store at `path`.
 ///
 /// # Errors
 ///
-/// As [`for_service`].
+/// Fails with the same errors as [`for_service`].
 pub(crate) fn for_command(keys: Option<&Keys>, path: &Path) -> Result<Arc<IdSecret>, Fault> {
     match found(keys, path)? {
         Some(secret) => Ok(secret),
@@ -54,21 +56,22 @@ pub(crate) fn for_command(keys: Option<&Keys>, path: &Path) -> Result<Arc<IdSecr
     }
 }
 
-/// The secret for a check, which writes nothing: a random one where there is none yet.
+/// Returns the secret for a check of the configuration, which writes no file. The secret is random
+/// if none exists yet.
 ///
 /// # Errors
 ///
-/// As [`for_service`].
+/// Fails with the same errors as [`for_service`].
 pub(crate) fn for_check(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
     Ok(found(Some(keys), &keys.path)?.unwrap_or_else(|| Arc::new(IdSecret::random())))
 }
 
-/// The secret under a new configuration. One that is random, or was read beside the same store,
-/// stays.
+/// Returns the secret for a new configuration. The present secret stays if `keys.id_secret` has not
+/// changed and, where that is not configured, the path of the store has not changed either.
 ///
 /// # Errors
 ///
-/// As [`for_service`].
+/// Fails with the same errors as [`for_service`].
 pub(crate) fn renewed(secret: &Arc<IdSecret>, now: &Keys, before: &Keys) -> Result<Arc<IdSecret>, Fault> {
     let is_same_place = now.id_secret.is_some() || now.path == before.path;
     match now.id_secret == before.id_secret && is_same_place {
@@ -84,8 +87,8 @@ fn found(keys: Option<&Keys>, path: &Path) -> Result<Option<Arc<IdSecret>>, Faul
     read(&file_beside(path))
 }
 
-/// Makes the file, durable before it is visible. If another process has made it meanwhile, that one
-/// is used.
+/// Creates the file, and makes it durable before it is visible. If another process has created the
+/// file in the meantime, the secret of that file is used.
 fn made(path: &Path) -> Result<Arc<IdSecret>, Fault> {
     for _ in 0..ATTEMPTS {
         match create(path) {
@@ -101,7 +104,7 @@ fn made(path: &Path) -> Result<Arc<IdSecret>, Fault> {
     Ok(Arc::new(IdSecret::random()))
 }
 
-/// The path of a store's secret: in a directory of keys, or in the directory of a key file.
+/// Returns the path of the secret's file: in a directory store, or in the directory of a key file.
 pub(crate) fn file_beside(store: &Path) -> PathBuf {
     if store.is_dir() {
         return store.join(FILE_NAME);
@@ -112,10 +115,10 @@ pub(crate) fn file_beside(store: &Path) -> PathBuf {
     }
 }
 
-/// The secret in a file that bearward wrote; `None` where there is none, or where this user may not
-/// read it.
+/// Reads the secret from a file that bearward wrote. Returns `None` if the file does not exist, or
+/// if this user may not read it.
 ///
-/// A symbolic link is refused: any user who may write in the directory could point it to any file.
+/// A symbolic link is refused: any user who may write to the directory could point it at any file.
 fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     let hint = "remove it, and the next start makes another; ids of unknown credentials change with it";
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
@@ -150,7 +153,7 @@ fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     Ok(Some(Arc::new(IdSecret::kept(secret))))
 }
 
-/// Whether another user may have put the file there, in order to know the secret.
+/// Whether another user may have created the file in order to know the secret.
 fn is_planted(path: &Path, file: &fs::Metadata) -> bool {
     let is_open = fs::metadata(directory_of(path)).is_ok_and(|directory| directory.mode() & 0o002 != 0);
     is_open && file.uid() != 0 && file.uid() != rustix::process::geteuid().as_raw()
@@ -160,34 +163,34 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }
 
-/// Whether there is no file, or none that this user can read. A server starts without it, since ids
-/// are labels alone.
+/// Whether the file does not exist, or this user can't read it. A server starts without the file,
+/// because ids are only labels.
 fn is_out_of_reach(error: &io::Error) -> bool {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     matches!(error.kind(), NotFound | PermissionDenied | NotADirectory)
 }
 
-/// Writes a new secret under a temporary name, and gives it its own name if that is free.
+/// Writes a new secret to a temporary file, and renames that file if its final name is free.
 fn create(path: &Path) -> io::Result<()> {
     let directory = directory_of(path);
     let mut bytes = Zeroizing::new([0u8; 32]);
     getrandom::fill(bytes.as_mut()).map_err(io::Error::other)?;
     let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-    // The name is that of bearward's other temporary files, so that a command removes one that was
-    // left. Mode 0600.
+    // The name has the pattern of bearward's other temporary files, so that the next command
+    // removes the file if it is left over. The mode is 0600.
     let mut temporary =
         tempfile::Builder::new().prefix(".bearward-").suffix(".tmp").tempfile_in(directory)?;
     writeln!(temporary, "{}", *hex)?;
     let owner = fs::metadata(directory)?;
     let made = temporary.as_file().metadata()?;
-    // A file that root makes belongs to the owner of the directory.
+    // A file that root creates is given to the owner of the directory.
     if rustix::process::geteuid().is_root() && (made.uid(), made.gid()) != (owner.uid(), owner.gid()) {
         let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
         rustix::fs::fchown(temporary.as_file(), Some(uid), Some(gid))?;
     }
     temporary.as_file().sync_all()?;
     temporary.persist_noclobber(path).map_err(|error| error.error)?;
-    // Where a file system can't make the rename durable, the next start makes another secret.
+    // If a file system can't make the rename durable, the next start creates another secret.
     let _not_everywhere = File::open(directory).and_then(|directory| directory.sync_all());
     Ok(())
 }
@@ -270,7 +273,7 @@ mod tests {
 
     #[test]
     fn where_nothing_can_be_written_the_secret_is_random() {
-        // No user can write there, not even root.
+        // No user can write to `/proc/self`, not even root.
         let store = Path::new("/proc/self/keys.yaml");
         let first = for_command(None, store).unwrap();
         assert!(!first.is_kept() && !format!("{first:?}").contains("key: ["));

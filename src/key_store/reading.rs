@@ -11,7 +11,7 @@ pub(crate) type LastGood = BTreeMap<PathBuf, Vec<String>>;
 /// The parameters with which a store is read. For `K`, see [`super::build_set::KeysInService`].
 #[derive(Debug)]
 pub(crate) struct Reading<'a, K> {
-    /// The keys in service.
+    /// The keys in service while the store is read.
     pub(crate) known: &'a K,
     pub(crate) last_good: &'a LastGood,
     /// The secret that makes the ids of the keys of a plain list.

@@ -94,7 +94,7 @@ pub(crate) fn settled<T>(
             return Ok(built);
         }
         let twins = twins_of(&built, &labels, &excluded.entries)?;
-        // If no entries were found, two different texts had the same 64-bit label by chance.
+        // If no entry has such a label, two different texts had the same 64 bits by chance.
         if twins.is_empty() {
             return Ok(built);
         }

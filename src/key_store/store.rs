@@ -1,4 +1,4 @@
-//! The kinds of store. Nothing else distinguishes them.
+//! The kinds of store, and how the path of a store decides its kind.
 
 use std::path::{Path, PathBuf};
 
@@ -10,21 +10,21 @@ use crate::key_store::{directory, jsonl, settle, text, yaml};
 use crate::keys::KeyRecord;
 use crate::keys::id_secret::IdSecret;
 
-/// A store of keys, by its kind.
+/// The path of a store of keys, by the kind of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
-    /// A YAML key file, for people.
+    /// A YAML key file, which people edit.
     Yaml(PathBuf),
-    /// One key a line as JSON, for many keys.
+    /// A file with one key on each line as JSON, for many keys.
     JsonLines(PathBuf),
-    /// One raw token a line, for migrations.
+    /// A file with one raw token on each line, for migrations.
     Text(PathBuf),
-    /// One file a key: a mounted Secret or ConfigMap.
+    /// A directory of key files, such as a mounted Secret or ConfigMap.
     Directory(PathBuf),
 }
 
 impl Store {
-    /// The store at `path`: a directory, or a file whose extension names its kind.
+    /// Returns the store at `path`: a directory, or a file whose extension names its kind.
     pub(crate) fn at(path: &Path) -> Result<Self, Fault> {
         if path.is_dir() {
             return Ok(Store::Directory(path.to_owned()));
@@ -39,8 +39,8 @@ impl Store {
         }
     }
 
-    /// The store at `path`, if the configuration allows its kind: plain tokens need
-    /// `allow_plaintext`.
+    /// Returns the store at `path` if the configuration allows its kind. A plain list of tokens
+    /// needs `allow_plaintext`.
     pub(crate) fn allowed_at(path: &Path, allow_plaintext: bool) -> Result<Self, Fault> {
         let store = Store::at(path)?;
         match store {
@@ -60,8 +60,8 @@ impl Store {
         }
     }
 
-    /// Reads the store for a server without keys. A store without keys is a fault: most likely
-    /// something is missing.
+    /// Reads the store for a server that starts and has no keys yet. A store without keys is a
+    /// fault, because most likely something is missing.
     pub(crate) fn load_first<'k, K: KeysInService>(
         &self,
         reading: Reading<'k, K>,
@@ -115,13 +115,14 @@ impl Store {
         }
     }
 
-    /// All keys, if all of the store is good.
+    /// Builds the set of all keys, or returns the faults if any part of the store has one.
     fn good<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<Built<K::Builder<'k>>, Faults> {
         let builder = reading.known.begin().add_all(&self.records(reading.ids)?);
         Ok(Built { builder, findings: Findings::default() })
     }
 
-    /// The records of all keys, or all faults. `ids`: makes the ids of the keys of a plain list.
+    /// Returns the records of all keys, or all faults. `ids` is the secret that makes the ids of
+    /// the keys of a plain list.
     pub(crate) fn records(&self, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
         match self {
             Store::Yaml(path) => yaml::parse(path, &read(path)?),

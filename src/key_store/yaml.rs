@@ -1,4 +1,5 @@
-//! The YAML key file: `keys:` and a list of keys; or, as a file of a directory, one key alone.
+//! The YAML key file: `keys:` and a list of keys. A file of a directory store may also be a single
+//! key.
 
 use std::path::Path;
 
@@ -11,35 +12,36 @@ use crate::key_store::settle::{Entry, Unread};
 use crate::keys::record::KeyRecord;
 
 /// Reads a key file, or returns all its faults. `keys: []` is a list without keys. A file without a
-/// list is a fault, since a template may have rendered nothing.
+/// list is a fault, because a template may have rendered nothing.
 pub(crate) fn parse(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
     read(path, source, key_list)
 }
 
-/// Reads a key file to which a key will be added: it may have no list yet.
+/// Reads a key file to which a key will be added. The file may lack a list of keys.
 pub(crate) fn parse_any(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
     match tree::parse(path, source, Quoting::Never)? {
         None => Ok(Vec::new()),
-        // Comments, or `---` alone.
+        // The file has only comments, or only `---`.
         Some(root) if root.is_null() => Ok(Vec::new()),
         Some(root) if is_without_list(&root) => Ok(Vec::new()),
         Some(_) => parse(path, source),
     }
 }
 
-/// Whether a file is `keys:` and nothing more.
+/// Whether a file has the field `keys` without a value, and no other field.
 fn is_without_list(root: &Node) -> bool {
     matches!(&root.kind, Kind::Map(fields) if matches!(fields.as_slice(), [(key, node)] if key.name == "keys" && node.is_null()))
 }
 
-/// The position of the list of keys.
+/// Returns the position of the list of keys.
 pub(crate) fn position_of_list(path: &Path, source: &str) -> Option<Position> {
     let root = tree::parse(path, source, Quoting::Never).ok()??;
     let Kind::Map(fields) = &root.kind else { return None };
     fields.iter().find(|(key, _)| key.name == "keys").map(|(_, node)| node.at)
 }
 
-/// Reads each entry of a key file by itself. Returns the faults beside them as well.
+/// Reads each entry of a key file separately. Returns the entries, and the faults that are outside
+/// of all entries.
 ///
 /// # Errors
 ///
@@ -48,7 +50,7 @@ pub(crate) fn entries(path: &Path, source: &str) -> Result<(Vec<Entry>, Vec<Faul
     list_of(path, &root(path, source)?)
 }
 
-/// Reads each entry of a file of a directory: a key file, or one key.
+/// Reads each entry of a file of a directory store. The file is a key file or a single key.
 pub(crate) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
     let root = root(path, source)?;
     let only = match is_list(&root) {
@@ -56,13 +58,14 @@ pub(crate) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, 
         false => entry(path, &root),
     };
     match only.read {
-        // Not even a map of fields.
+        // The file is not even a map of fields, so all of it is at fault.
         Err(unread) if !unread.is_entry => Err(Faults(unread.faults)),
         read => Ok((vec![Entry { read, ..only }], Vec::new())),
     }
 }
 
-/// The keys of a file in their order, and the claim of each entry at fault.
+/// Returns the keys of a file in their order, with the claim of an entry in place of each key at
+/// fault.
 pub(crate) fn outline(path: &Path, source: &str) -> Result<Vec<Result<KeyRecord, Claim>>, Faults> {
     let (entries, _faults) = entries_of_part(path, source)?;
     Ok(entries.into_iter().map(|entry| entry.read.map_err(|unread| unread.claim)).collect())
@@ -78,7 +81,8 @@ fn root(path: &Path, source: &str) -> Result<Node, Faults> {
 fn list_of(path: &Path, root: &Node) -> Result<(Vec<Entry>, Vec<Fault>), Faults> {
     let mut decoder = Decoder::new(path, Quoting::Never, None);
     if has_two_lists(root) {
-        // The lists are ambiguous: taking one would remove the keys of the other.
+        // The file has several lists of keys. If one of them were used, the keys of the others
+        // would be removed.
         decoder.fields(root, "a key file");
         return Err(Faults::sorted(decoder.faults));
     }
@@ -107,7 +111,7 @@ fn entry(path: &Path, node: &Node) -> Entry {
     Entry { at: node.at, read: record.filter(|_| faults.is_empty()).ok_or_else(unread) }
 }
 
-/// Reads a file of a directory: a key file, or one key.
+/// Reads all keys of a file of a directory store. The file is a key file or a single key.
 pub(crate) fn parse_part(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Faults> {
     read(path, source, |decoder, root| match is_list(root) {
         true => key_list(decoder, root),
@@ -115,7 +119,7 @@ pub(crate) fn parse_part(path: &Path, source: &str) -> Result<Vec<KeyRecord>, Fa
     })
 }
 
-/// Whether a file is a list of keys: it has the field `keys`. Otherwise it is one key.
+/// Whether a file is a list of keys, which has the field `keys`. Any other file is a single key.
 fn is_list(root: &Node) -> bool {
     matches!(&root.kind, Kind::Map(fields) if fields.iter().any(|(key, _)| key.name == "keys"))
 }
@@ -135,7 +139,7 @@ fn read(
     }
 }
 
-/// The hint for a file without a list.
+/// The hint of the fault of a file without a list of keys.
 const NO_LIST_HINT: &str = "`keys: []` is a list without keys, which admits no client";
 
 fn key_list(decoder: &mut Decoder<'_>, root: &Node) -> Option<Vec<KeyRecord>> {

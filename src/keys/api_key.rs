@@ -95,7 +95,7 @@ impl From<Draft<'_>> for ApiKey {
     }
 }
 
-/// The state of a key at a given time.
+/// Whether a key is active, disabled, expired or not yet valid at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum State {
     Active,

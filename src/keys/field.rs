@@ -88,7 +88,7 @@ pub(crate) enum SetBy {
     ApiAndArgument(&'static str),
 }
 
-/// Where a field is shown under its own name.
+/// Which commands and interfaces show a field under its own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Shown {
     /// The field is not shown.

@@ -5,9 +5,9 @@
 //! what the admin API accepts and shows, the OpenAPI document, and the table in docs/keys.md. A
 //! field is added in three steps:
 //!
-//! 1. a member of [`super::terms::Terms`] (or of `KeyRecord`, where no request needs it);
-//! 2. a row here;
-//! 3. `UPDATE_EXPECTED=1 cargo test key_reference`, which writes the two documents.
+//! 1. Add a member to [`super::terms::Terms`] (or to `KeyRecord`, if no request needs the field).
+//! 2. Add a row to [`FIELDS`].
+//! 3. Run `UPDATE_EXPECTED=1 cargo test key_reference`, which writes the two documents.
 
 use crate::keys::field::{Field, Form, Member as _, Part, Presence, SetBy, Shown};
 

@@ -139,7 +139,7 @@ pub(crate) enum Form {
     Token,
     /// A bearward token with a wrong checksum.
     Mistyped,
-    /// Anything else, such as a key that was made elsewhere.
+    /// Any other credential, such as a key that another program made.
     Foreign,
 }
 

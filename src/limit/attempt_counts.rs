@@ -1,8 +1,8 @@
-//! Failed attempts by address.
+//! Counts of failed attempts by address.
 //!
 //! Invariants: a valid bearward token is never refused because of its address. Memory is bounded,
-//! however many addresses fail; past the bound, the addresses with the fewest failures are
-//! forgotten.
+//! however many addresses fail: when the bound is reached, the addresses with the fewest failures
+//! are forgotten.
 
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,9 +14,9 @@ use foldhash::quality::RandomState;
 use crate::address::host_part;
 use crate::config::AttemptQuota;
 
-/// The addresses that are remembered: `SHELVES × SETS × WAYS`, of 32 bytes each, 2 MiB in all. A
-/// shelf is allocated when the first of its addresses fails, so that a server that nobody attacks
-/// needs none.
+/// `SHELVES × SETS × WAYS` addresses are remembered, with 32 bytes each: 2 MiB in all. A shelf is
+/// allocated when the first of its addresses fails, so a server that nobody attacks allocates no
+/// shelf.
 const SHELVES: usize = 256;
 const SETS: usize = 32;
 const WAYS: usize = 8;
@@ -25,22 +25,22 @@ const WAYS: usize = 8;
 #[derive(Debug)]
 pub(super) struct FailedAttempts {
     shelves: Box<[OnceLock<Shelf>]>,
-    /// Keyed at random, so that nobody can fill the set of another address on purpose.
+    /// Hasher with a random key, so that nobody can fill another address's set on purpose.
     hasher: RandomState,
 }
 
 type Shelf = Box<[Mutex<Set>]>;
 
-/// The addresses of one hash.
+/// Records of the addresses that have the same hash.
 type Set = [Record; WAYS];
 
-/// The failures of one address since the first of them.
+/// The failures of one address, counted from its first failure.
 #[derive(Clone, Copy, Debug, Default)]
 struct Record {
     address: u128,
-    /// Nanoseconds of the monotonic clock.
+    /// Time of the first failure, in nanoseconds of the monotonic clock.
     since: u64,
-    /// Zero where the record is free.
+    /// Number of failures; zero if the record is free.
     failures: u32,
 }
 
@@ -52,7 +52,8 @@ impl Default for FailedAttempts {
 }
 
 impl FailedAttempts {
-    /// How long an address has to wait that has failed as often as it may. Nothing is counted.
+    /// Returns how long an address has to wait, if it has used up its failed attempts. Counts
+    /// nothing.
     pub(super) fn waits(&self, address: IpAddr, quota: AttemptQuota, now: u64) -> Option<Duration> {
         let address = bits(address);
         let (shelf, set) = self.index_of(address);
@@ -63,18 +64,18 @@ impl FailedAttempts {
         (record.failures >= quota.per_address && now < end).then(|| Duration::from_nanos(end - now))
     }
 
-    /// The index of an address's shelf, and of its set on that shelf.
+    /// Returns the index of an address's shelf, and the index of its set on that shelf.
     fn index_of(&self, address: u128) -> (usize, usize) {
         let hash = usize::try_from(self.hasher.hash_one(address)).unwrap_or(usize::MAX);
         (hash % SHELVES, hash / SHELVES % SETS)
     }
 
-    /// Counts a failure at `now`, in nanoseconds of the monotonic clock.
+    /// Counts a failed attempt at `now`, in nanoseconds of the monotonic clock.
     ///
     /// # Errors
     ///
-    /// The address has failed as often as it may: how long it has to wait. This failure is not
-    /// counted.
+    /// How long the address has to wait, if it has used up its failed attempts. This attempt is
+    /// then not counted.
     pub(super) fn note(&self, address: IpAddr, quota: AttemptQuota, now: u64) -> Result<(), Duration> {
         let address = bits(address);
         let (shelf, set) = self.index_of(address);
@@ -97,10 +98,12 @@ impl FailedAttempts {
     }
 }
 
-/// The record of an address, otherwise a free one, otherwise the one with the fewest failures.
+/// Finds the record of an address. If there is none, returns a free record, or else the record with
+/// the fewest failures.
 fn find(set: &mut Set, address: u128, is_over: impl Fn(&Record) -> bool) -> Option<&mut Record> {
     let is_known = |record: &&mut Record| record.failures > 0 && record.address == address;
-    // Searched twice: the borrow checker does not let a mutable borrow end early here.
+    // The set is searched twice, because the borrow checker does not let a mutable borrow end early
+    // here.
     if set.iter_mut().any(|record| is_known(&record)) {
         return set.iter_mut().find(is_known);
     }

@@ -1,8 +1,9 @@
-//! Credentials that came beside a key and match none.
+//! Credentials that were sent beside a valid key and match no key.
 //!
-//! A client that sends a key of another service along sends the same one with every request. It
-//! counts as a failed attempt once.
-//! Invariant: memory is bounded. At the bound all are forgotten, and each may count once more.
+//! A client that also sends the key of another service sends the same one with every request, so
+//! the credential counts as a failed attempt only the first time.
+//! Invariant: memory is bounded. When the bound is reached, all credentials are forgotten, and each
+//! of them may count once more.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash};
@@ -10,19 +11,20 @@ use std::sync::{Mutex, PoisonError};
 
 use foldhash::quality::RandomState;
 
-/// The credentials that are remembered, of eight bytes each.
+/// Largest number of credentials that are remembered, with eight bytes each.
 const MOST: usize = 16 * 1024;
 
-/// The credentials that were seen.
+/// Hashes of the credentials that were sent beside a key.
 #[derive(Debug, Default)]
 pub(super) struct Companions {
-    /// Keyed at random, so that nobody can make a credential that counts as another one.
+    /// Hasher with a random key, so that nobody can make a credential that has the same hash as
+    /// another one.
     hasher: RandomState,
     seen: Mutex<HashSet<u64>>,
 }
 
 impl Companions {
-    /// Notes a credential. Returns whether it is new.
+    /// Records a credential. Returns whether the credential is new.
     pub(super) fn note(&self, credential: impl Hash) -> bool {
         let hash = self.hasher.hash_one(credential);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

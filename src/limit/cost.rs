@@ -1,6 +1,6 @@
-//! What a request costs, in the units that windows count.
+//! The cost of a request, in the units that windows count.
 
-/// What a window counts.
+/// The unit that a window counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Unit {
     Requests,
@@ -8,7 +8,7 @@ pub(crate) enum Unit {
     Tokens,
 }
 
-/// The cost of a request in each unit.
+/// The cost of a request, in each unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cost {
     pub(crate) requests: u32,
@@ -16,10 +16,10 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// One request, of which no tokens are counted.
+    /// The cost of one request whose tokens are not counted.
     pub(crate) const REQUEST: Cost = Cost { requests: 1, tokens: 0 };
 
-    /// The cost in one unit.
+    /// Returns the cost of the request in one unit.
     pub(crate) fn of(self, unit: Unit) -> u32 {
         match unit {
             Unit::Requests => self.requests,
@@ -29,7 +29,7 @@ impl Cost {
 }
 
 impl Unit {
-    /// The name in policies: `requests-1m`.
+    /// Returns the unit's name in the names of policies, such as `requests` in `requests-1m`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Unit::Requests => "requests",

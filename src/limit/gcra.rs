@@ -1,9 +1,10 @@
-//! The generic cell rate algorithm of one window, by governor, over state that the caller holds.
+//! The generic cell rate algorithm of one window, by governor. The caller stores the state.
 //!
-//! governor can neither check without a charge nor give back. So its state store is a stage: it
-//! reads the arrival time that the caller stored, and leaves the next one, which the caller keeps
-//! only if every other window grants too. Its clock is the instant of the decision, so that all
-//! windows judge the same instant (docs/decisions/005).
+//! governor can neither check without a charge nor give back a charge. Its state store here is
+//! therefore a [`Stage`]: governor reads the arrival time that the caller stored and writes the
+//! next one, which the caller keeps only if every other window grants the request too. governor's
+//! clock is the instant of the decision, so that all windows judge the same instant
+//! (docs/decisions/005).
 
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};
@@ -21,12 +22,12 @@ use super::cost::Unit;
 use crate::config::Quota;
 
 thread_local! {
-    /// The instant of the decision on this thread, in nanoseconds.
+    /// Instant of the decision on this thread, in nanoseconds.
     static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Reads [`NOW`]. It is zero while a limiter is made, so that arrival times count from the start of
-/// the clock.
+/// A clock that reads [`NOW`]. The value is zero while a limiter is made, so that arrival times are
+/// measured from the start of the clock.
 #[derive(Clone, Debug)]
 struct DecisionInstant;
 
@@ -38,7 +39,8 @@ impl Clock for DecisionInstant {
     }
 }
 
-/// Where one decision reads the stored arrival time and leaves the next one.
+/// A state store for one decision: governor reads the stored arrival time from it, and writes the
+/// next arrival time into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stage {
     stored: Option<Nanos>,
@@ -47,7 +49,8 @@ struct Stage {
 
 impl Hash for Stage {
     fn hash<H: Hasher>(&self, _state: &mut H) {
-        // governor requires keys that hash. The stage is its own store, and nothing is looked up.
+        // governor requires a key type that can be hashed. The hash is not used, because the stage
+        // stores the state itself.
     }
 }
 
@@ -67,17 +70,18 @@ impl StateStore for Stages {
     }
 }
 
-/// A quota, shared by all keys that have it.
+/// A window: a quota, shared by all keys that have the quota.
 #[derive(Debug)]
 pub(crate) struct Window {
     name: String,
     unit: Unit,
     quota: Quota,
-    /// The constant parts of the headers: the policy, the name of its state, and the limit.
+    /// Constant text of the headers: the policy, the name of its state, and the limit.
     pub(super) policy: String,
     pub(super) state: String,
     pub(super) limit: HeaderValue,
-    /// Nanoseconds in which one unit is regained, rounded up, so that the quota is never exceeded.
+    /// Nanoseconds in which one unit is regained. They are rounded up, so that the quota is never
+    /// exceeded.
     period: u64,
     limiter: RateLimiter<Stage, Stages, DecisionInstant, NoOpMiddleware<Nanos>>,
 }
@@ -88,7 +92,7 @@ impl Window {
         let period = span.div_ceil(u64::from(quota.requests.max(1))).max(1);
         debug_assert!(quota.requests > 0 && quota.burst > 0, "the decoder refuses a quota of nothing");
         let burst = NonZeroU32::new(quota.burst).unwrap_or(NonZeroU32::MIN);
-        // `with_period` is `None` for a period of zero alone, which `max(1)` rules out.
+        // `with_period` returns `None` only for a period of zero, which `max(1)` rules out.
         let shape = GovernorQuota::with_period(Duration::from_nanos(period))
             .unwrap_or_else(|| GovernorQuota::per_second(NonZeroU32::MIN))
             .allow_burst(burst);
@@ -101,7 +105,8 @@ impl Window {
         Window { name, unit, quota, policy, state, limit, period, limiter }
     }
 
-    /// The name of the policy in headers and answers: `requests-1m`, or `ROUTE-requests-1m`.
+    /// Returns the name of the policy in headers and answers: `requests-1m`, or
+    /// `ROUTE-requests-1m`.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -114,10 +119,11 @@ impl Window {
         self.unit
     }
 
-    /// The arrival time after a request that costs `units`, or how long until it is granted.
+    /// Returns the arrival time after a request that costs `units`, or else the time until such a
+    /// request is granted.
     ///
-    /// A cost beyond the burst could never be granted: it is granted where the burst is full, and
-    /// leaves a debt.
+    /// A cost above the burst would never be granted by the algorithm. It is granted if the window
+    /// is full, and the excess must be regained before the next request is granted.
     pub(super) fn charge(&self, arrival: Option<u64>, now: u64, units: u32) -> Result<u64, Duration> {
         let Some(within) = NonZeroU32::new(units.min(self.quota.burst)) else {
             return Ok(arrival.unwrap_or(now));
@@ -136,12 +142,12 @@ impl Window {
         }
     }
 
-    /// The arrival time once a charge is corrected: `charged` units were taken, `used` are due.
+    /// Returns the arrival time after a charge of `charged` units is corrected to `used` units.
     pub(super) fn settled(&self, arrival: Option<u64>, now: u64, charged: u32, used: u32) -> u64 {
         let arrival = arrival.unwrap_or(now).max(now);
         match used.checked_sub(charged) {
             Some(more) => self.later(arrival, more),
-            // A window can't be fuller than full.
+            // The result is at least `now`, because a window can't be more than full.
             None => arrival.saturating_sub(self.period.saturating_mul(u64::from(charged - used))).max(now),
         }
     }
@@ -150,7 +156,8 @@ impl Window {
         arrival.saturating_add(self.period.saturating_mul(u64::from(units)))
     }
 
-    /// How many units would be granted at once now, and how long until all of the burst would.
+    /// Returns the number of units that would be granted at once now, and the time until the whole
+    /// burst would be.
     pub(super) fn status(&self, arrival: Option<u64>, now: u64) -> (u32, Duration) {
         let ahead = arrival.unwrap_or(0).saturating_sub(now);
         let used = u32::try_from(ahead.div_ceil(self.period)).unwrap_or(u32::MAX);
@@ -158,7 +165,7 @@ impl Window {
     }
 }
 
-/// `1m`, `1d`, `90s`: the largest unit that divides the span.
+/// Returns a time span such as `1m`, `1d` or `90s`, in the largest unit that divides it.
 fn short_span(span: Duration) -> String {
     let seconds = span.as_secs();
     let units = [(86_400, "d"), (3600, "h"), (60, "m")];

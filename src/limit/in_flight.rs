@@ -1,4 +1,4 @@
-//! Requests in flight: of the whole process, and those without a key among them.
+//! Counts of requests in flight: those of the whole process, and those without a key.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,19 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::address::host_part;
 
-/// Counts requests in flight, up to a bound.
+/// Counts requests in flight, up to a limit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InFlight(Arc<AtomicUsize>);
 
-/// The permit of one request in flight. Dropping it gives it back.
+/// The permit of one request in flight. Dropping the permit gives it back.
 #[derive(Debug)]
 pub(crate) struct InFlightPermit(Arc<AtomicUsize>);
 
 impl InFlight {
-    /// Takes one of `limit` permits, or none.
+    /// Acquires one of `limit` permits; `None` if all of them are in use.
     pub(super) fn enter(&self, limit: usize) -> Option<InFlightPermit> {
-        // Counted first and compared then. A refused request is in the count for a moment, which
-        // may refuse another one. A loop would cost several instructions more under contention.
+        // The request is counted first, and the count is compared afterwards. A refused request is
+        // therefore counted for a moment, during which it may cause the refusal of another one. A
+        // compare-and-swap loop would cost several more instructions under contention.
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         let place = InFlightPermit(self.0.clone());
         (before < limit).then_some(place)
@@ -32,26 +33,28 @@ impl Drop for InFlightPermit {
     }
 }
 
-/// Requests without a key share a quarter of all permits, and one address has a quarter of that. So
-/// they can never keep key holders out.
+/// Divisor of the permits. All requests without a key share a quarter of all permits, and one
+/// address may have a quarter of this share. Clients without a key can therefore never use up the
+/// permits of key holders.
 const PUBLIC_SHARE: usize = 4;
-/// The permits of requests without a key, at most. An answer that its client does not read holds
-/// some 40 KiB, and costs the client a few bytes.
+/// Largest number of permits for requests without a key. An answer that its client does not read
+/// occupies about 40 KiB here, and costs the client a few bytes.
 const MOST_PUBLIC: usize = 1024;
 
-/// Counts the requests without a key in flight, of each address and in all. It has no more entries
-/// than there are requests.
+/// Counts the requests in flight without a key, for each address and in total. The map has at most
+/// as many entries as there are such requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PublicInFlight(Arc<Mutex<Public>>);
 
 #[derive(Debug, Default)]
 struct Public {
     all: usize,
-    /// By address. A /64 of IPv6 counts as one. `None` is a client behind a unix socket.
+    /// Number of requests by address. All addresses of an IPv6 /64 are counted as one. `None` is a
+    /// client behind a unix socket.
     by_address: HashMap<Option<IpAddr>, usize>,
 }
 
-/// The permit of one request without a key. Dropping it gives it back.
+/// The permit of one request without a key. Dropping the permit gives it back.
 #[derive(Debug)]
 pub(crate) struct PublicInFlightPermit {
     permits: PublicInFlight,
@@ -59,15 +62,18 @@ pub(crate) struct PublicInFlightPermit {
 }
 
 impl PublicInFlight {
-    /// Takes a permit for a request without a key, where all requests have `limit` permits.
+    /// Acquires a permit for a request without a key. `limit`: the number of permits for all
+    /// requests, with or without a key.
     ///
     /// # Errors
     ///
-    /// All are taken, of the address or of all such requests: how many there are.
+    /// The number of permits of the address, or of all requests without a key, if all of these are
+    /// in use.
     pub(super) fn enter(&self, address: Option<IpAddr>, limit: usize) -> Result<PublicInFlightPermit, usize> {
         let address = address.map(host_part);
         let share = (limit / PUBLIC_SHARE).clamp(1, MOST_PUBLIC);
-        // The peer on a unix socket is usually a proxy with many clients.
+        // A unix socket may use the whole share, because its peer is usually a proxy with many
+        // clients.
         let of_address = if address.is_some() { (share / PUBLIC_SHARE).max(1) } else { share };
         let mut public = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if public.all >= share {

@@ -1,7 +1,7 @@
 //! The audit log: one line for each refusal of a caller, with its real reason, and for each
 //! suspicious request that is permitted.
 //!
-//! Invariant: a line holds key ids, never a secret or a digest, and the path without its query.
+//! Invariant: a line contains key ids and the path without its query, never a secret or a digest.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -14,14 +14,14 @@ use super::log::{LogWriter, Logs};
 use super::shown::{self, optional, timestamp, with_sources};
 use crate::denial::Denial;
 
-/// The suspicious side of a request that is permitted.
+/// The reason why a permitted request is suspicious.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Suspicion {
     /// A key is used from an address for the first time since the process began.
     NewAddress,
     /// A rotated secret is still in use; logged once an hour.
     RotatedSecret,
-    /// A credential that matches no key came beside a key's for the first time.
+    /// For the first time, a credential that matches no key came beside the credential of a key.
     UnknownBeside,
     /// A key is older than the configured age; logged once an hour.
     PastMaxAge,
@@ -38,7 +38,7 @@ impl Suspicion {
     }
 }
 
-/// The request that a line is about.
+/// The request that an audit line is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subject<'a> {
     pub(crate) request_id: &'a str,
@@ -48,7 +48,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) key_id: Option<&'a str>,
     /// The key id inside a forged token.
     pub(crate) claimed_key_id: Option<&'a str>,
-    /// The id by which the answer named the credential, where that is not the key's.
+    /// The id by which the answer named the credential, if it differs from the key's id.
     pub(crate) credential_id: Option<&'a str>,
     pub(crate) route: Option<&'a str>,
 }
@@ -78,13 +78,13 @@ struct AuditLine<'a> {
     route: Option<&'a str>,
 }
 
-/// Whether a refusal is the caller's doing, and not upstream's or the server's own. The audit has
-/// no others.
+/// Whether the caller caused a refusal, not upstream or the server. The audit log contains only
+/// refusals that callers caused.
 pub(super) fn is_of_caller(denial: &Denial) -> bool {
     denial.code().status().is_client_error()
 }
 
-/// Logs that a caller was refused.
+/// Writes an audit line for a refused request.
 pub(super) fn refused(writer: &LogWriter, subject: Subject<'_>, denial: &Denial) {
     let reason = denial.cause().map(with_sources).unwrap_or_else(|| denial.message().to_owned());
     log(writer, subject, "refused", Some(denial.code().name()), Some(reason));
@@ -94,7 +94,8 @@ pub(super) fn suspected(writer: &LogWriter, subject: Subject<'_>, suspicion: Sus
     log(writer, subject, suspicion.event(), None, None);
 }
 
-/// Logs a refusal of the admin listener. `is_known`: the caller has shown the admin token or a key.
+/// Writes an audit line for a request that the admin listener refused. `is_known`: the caller has
+/// presented the admin token or a valid key.
 pub(crate) fn refused_at_admin(logs: &Logs, denial: &Denial, is_known: bool, subject: Subject<'_>) {
     let Some(writer) = logs.audit.as_ref().filter(|_| is_of_caller(denial)) else { return };
     let (source, now) = (LineSource::address(subject.client), Instant::now());
@@ -125,7 +126,7 @@ impl KeyChange {
     }
 }
 
-/// Logs that a key was changed over the admin API, and by whom.
+/// Writes an audit line for a change of a key over the admin API. `by`: who changed it.
 pub(crate) fn changed(writer: &LogWriter, change: KeyChange, subject: Subject<'_>, by: &str) {
     log(writer, subject, change.event(), None, Some(format!("by {by}")));
 }
@@ -168,7 +169,7 @@ fn pretty(line: &AuditLine<'_>) -> String {
         line.level,
         line.event,
         line.method,
-        // Escaped, so that a path can't forge a line.
+        // The path is escaped, so that it can't forge a log line.
         line.path.escape_debug(),
         optional("code", line.code),
         optional("reason", line.reason.as_deref().map(shown::visible).as_deref()),

@@ -1,6 +1,6 @@
 //! Numbers as hex digits: ids of requests, traces and spans.
 
-/// The 32 hex digits of a number.
+/// Returns the 32 hex digits of a number.
 pub(super) fn hex(number: u128) -> [u8; 32] {
     let mut digits = [0; 32];
     for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
@@ -15,12 +15,12 @@ fn hex_digit(nibble: u8) -> u8 {
     nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
 }
 
-/// The 16 hex digits of a span's id.
+/// Returns the 16 hex digits of a span's id.
 pub(super) fn span_hex(span: u64) -> String {
     format!("{span:016x}")
 }
 
-/// Hex digits as text.
+/// Returns hex digits as text.
 pub(super) fn text(digits: &[u8]) -> &str {
     debug_assert!(digits.iter().all(u8::is_ascii_hexdigit), "{digits:?}");
     std::str::from_utf8(digits).unwrap_or_default()

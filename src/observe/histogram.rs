@@ -2,26 +2,27 @@
 
 use std::time::Duration;
 
-/// Upper bounds for times of model servers, in seconds.
+/// Upper bounds of buckets for the times of requests to model servers, in seconds.
 pub(crate) const OF_REQUESTS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
     600.0,
 ];
-/// Upper bounds for the time that a proxy adds, in seconds.
+/// Upper bounds of buckets for the time that bearward adds to a request, in seconds.
 pub(crate) const OF_OURS: &[f64] =
     &[0.000_01, 0.000_025, 0.000_05, 0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1];
 
-/// The number of durations in each bucket.
+/// A histogram of durations: the number of durations in each bucket, and their sum.
 #[derive(Clone, Debug)]
 pub(crate) struct Histogram {
     bounds: &'static [f64],
-    /// One count for each bound, and one for durations beyond all bounds.
+    /// The number of durations in each bound's bucket, and last the number beyond all bounds.
     counts: Box<[u64]>,
     sum: f64,
 }
 
 impl Histogram {
-    /// `bounds`: upper bounds, inclusive and ascending, in seconds.
+    /// Creates an empty histogram. `bounds`: upper bounds of the buckets, inclusive and ascending,
+    /// in seconds.
     pub(crate) fn new(bounds: &'static [f64]) -> Self {
         Histogram { bounds, counts: vec![0; bounds.len() + 1].into(), sum: 0.0 }
     }
@@ -43,13 +44,14 @@ impl Histogram {
         self.sum += other.sum;
     }
 
-    /// The counts since `before`, an earlier state of this histogram.
+    /// Returns the histogram of the durations that were added after `before`, an earlier copy of
+    /// this histogram.
     pub(crate) fn since(&self, before: &Histogram) -> Histogram {
         let counts = self.counts.iter().zip(&before.counts).map(|(now, then)| now.saturating_sub(*then));
         Histogram { bounds: self.bounds, counts: counts.collect(), sum: self.sum - before.sum }
     }
 
-    /// The sum of all durations, in seconds.
+    /// Returns the sum of all durations, in seconds.
     pub(crate) fn sum(&self) -> f64 {
         self.sum
     }
@@ -58,8 +60,8 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// The upper bound of the bucket that this share of the durations does not exceed, in seconds.
-    /// `None` without durations, or where it is beyond all bounds.
+    /// Returns the upper bound, in seconds, of the bucket that the share `share` of the durations
+    /// does not exceed. `None` without durations, or if that bucket is beyond all bounds.
     pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
         let wanted = (self.count() as f64 * share).ceil() as u64;
         let mut seen = 0;
@@ -70,7 +72,8 @@ impl Histogram {
         reached.map(|(bound, _)| bound).filter(|bound| wanted > 0 && bound.is_finite())
     }
 
-    /// Each upper bound with its own count; the last one is infinite.
+    /// Returns the upper bound of each bucket, in seconds, with the bucket's count. The last bound
+    /// is infinite.
     pub(crate) fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         bounds.zip(self.counts.iter().copied()).collect()

@@ -1,4 +1,4 @@
-//! Samples of the last five minutes, which the status page draws.
+//! Samples of counts in the last five minutes, from which the status page draws curves.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -6,39 +6,40 @@ use std::time::{Duration, Instant};
 
 use super::histogram::Histogram;
 
-/// The interval of samples.
+/// Interval between two samples.
 pub(crate) const STEP: Duration = Duration::from_secs(5);
-/// Steps that are kept: five minutes.
+/// Number of steps that are kept, which cover five minutes.
 pub(crate) const STEPS: usize = 60;
 
 /// The counts of all workers at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Sums {
-    /// Requests that have ended.
+    /// Number of requests that have ended.
     pub(crate) requests: u64,
     pub(crate) refusals: u64,
-    /// The time that we have added to requests.
+    /// Times that bearward added to requests.
     pub(crate) added: Histogram,
     pub(crate) in_flight: usize,
 }
 
-/// The difference of two samples.
+/// Rates and levels between two successive samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) requests_per_second: f64,
     pub(crate) refusals_per_second: f64,
-    /// In seconds: the upper bound of the bucket that it is in. `None` where there was no request.
+    /// 95th percentile of the time that bearward added to a request, in seconds, as the upper bound
+    /// of its bucket. `None` if there was no request, or if the percentile is beyond all bounds.
     pub(crate) added_p95: Option<f64>,
-    /// At the step's end.
+    /// Requests in flight at the end of the step.
     pub(crate) in_flight: usize,
 }
 
-/// The samples, oldest first.
+/// The samples of the last five minutes, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct History(Mutex<VecDeque<(Instant, Sums)>>);
 
 impl History {
-    /// Takes samples for as long as the process lives.
+    /// Adds a sample every [`STEP`] until the process ends.
     pub(crate) async fn keep(&self, sums: impl Fn() -> Sums) {
         let mut tick = tokio::time::interval(STEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -50,15 +51,15 @@ impl History {
 
     fn add(&self, at: Instant, sums: Sums) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // One more than steps: each step lies between two samples.
+        // There is one more sample than steps, because each step lies between two samples.
         if samples.len() > STEPS {
             samples.pop_front();
         }
         samples.push_back((at, sums));
     }
 
-    /// The steps, oldest first. The last one ends with `now`; it counts once it has lasted for a
-    /// second.
+    /// Returns the steps, oldest first. A last step that ends with `now` is included if it has
+    /// lasted for a second.
     pub(crate) fn steps(&self, now: (Instant, Sums)) -> Vec<Step> {
         let mut samples: Vec<(Instant, Sums)> =
             self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();

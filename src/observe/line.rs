@@ -1,4 +1,5 @@
-//! A line of the access log, built without `format!`: one is written for every request.
+//! The line of a request in the access log. It is built without `format!` for speed: one is written
+//! for every request.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -24,9 +25,9 @@ pub(super) struct AccessLine {
     pub(super) request_id: HeaderValue,
     pub(super) client: Option<IpAddr>,
     pub(super) method: Method,
-    /// The path without its query, which is never logged, and cut where it is long; raw until the
-    /// canonical path is known. A copy: a slice would keep the whole head of the request while the
-    /// answer streams.
+    /// The path, cut if it is long, without the query, which is never logged. It is the raw path
+    /// until the canonical one is known. The path is copied, because a slice would keep the
+    /// request's whole head in memory while the answer streams.
     pub(super) path: Box<str>,
     pub(super) protocol: &'static str,
     pub(super) status: u16,
@@ -36,7 +37,7 @@ pub(super) struct AccessLine {
     /// The names of the route and of its upstream.
     pub(super) route_and_upstream: Option<(Arc<str>, Arc<str>)>,
     pub(super) bytes_sent: u64,
-    /// Bytes from the client, of a tunnel only.
+    /// Bytes received from the client, for a tunnel only.
     pub(super) bytes_received: Option<u64>,
     pub(super) outcome: Outcome,
 }
@@ -62,7 +63,7 @@ impl AccessLine {
             route_and_upstream: None,
             bytes_sent: 0,
             bytes_received: None,
-            // A placeholder until the record is dropped.
+            // The outcome is replaced when the record is dropped.
             outcome: Outcome::ClientLeft,
         }
     }
@@ -71,7 +72,7 @@ impl AccessLine {
         self.route_and_upstream.as_ref().map(|(route, _)| &**route)
     }
 
-    /// The request's entry in the list of the last refusals.
+    /// Returns the request's entry for the list of the last refusals.
     pub(super) fn refused(&self, denial: &Denial) -> Refused {
         Refused {
             sequence: 0,
@@ -88,7 +89,7 @@ impl AccessLine {
         }
     }
 
-    /// The request's span for a collector of traces.
+    /// Returns the request's span, for a collector of traces.
     pub(super) fn span(&self, context: TraceContext, took: Duration) -> Span {
         let went_wrong = (self.outcome != Outcome::Complete).then(|| self.outcome.word());
         let (route, upstream) = self.route_and_upstream.clone().unzip();
@@ -109,7 +110,7 @@ impl AccessLine {
         }
     }
 
-    /// The request, for a line of the audit.
+    /// Returns what an audit line says of the request.
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject {
             request_id: of(&self.request_id),
@@ -123,8 +124,8 @@ impl AccessLine {
         }
     }
 
-    /// Writes a JSON object without a line end. `took`: from the request's beginning to the end of
-    /// its answer.
+    /// Writes the access line as a JSON object, without a line end. `took`: the time from the
+    /// request's beginning to the end of its answer.
     pub(super) fn write_json(&self, out: &mut Vec<u8>, took: Duration, context: Option<&TraceContext>) {
         out.extend_from_slice(b"{\"timestamp\":\"");
         write_now(out);
@@ -166,17 +167,17 @@ impl AccessLine {
         out.push(b'}');
     }
 
-    /// Writes the line for people, without a line end.
+    /// Writes the access line in the form for people, without a line end.
     pub(super) fn write_pretty(&self, out: &mut Vec<u8>, took: Duration) {
         write_now(out);
         let client = self.client.map(|client| client.to_string());
-        // A Vec takes all that is written to it.
+        // Writing to a Vec does not fail.
         let _written = write!(
             out,
             "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{}{} id={}",
             self.status,
             shown::method(&self.method),
-            // Escaped, so that a path can't forge a line.
+            // The path is escaped, so that it can't forge a log line.
             shown::path(&self.path).escape_debug(),
             took.as_secs_f64() * 1e3,
             self.bytes_sent,
@@ -192,28 +193,29 @@ impl AccessLine {
     }
 }
 
-/// An id as text. Ids are visible ASCII.
+/// Returns a request id as text. Request ids are visible ASCII.
 fn of(value: &HeaderValue) -> &str {
     debug_assert!(value.to_str().is_ok(), "{value:?}");
     value.to_str().unwrap_or_default()
 }
 
-/// Writes `name`, which has its comma, quotes and colon, and the value as JSON; nothing for `None`.
+/// Writes `name`, which includes its comma, quotes and colon, and then `value` as JSON. Writes
+/// nothing if there is no value.
 fn write_field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
     let Some(value) = value else { return };
-    // All bytes are checked, whatever the first ones are: so the compiler takes many at a time.
+    // All bytes are checked, without an early end, so that the compiler can check many at a time.
     let needs_escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
     if value.as_bytes().iter().fold(false, |any, byte| any | needs_escape(byte)) {
         out.extend_from_slice(name);
-        // A Vec takes all that is written to it, and a text is always JSON.
+        // Writing to a Vec does not fail, and every text can be written as JSON.
         let _written = serde_json::to_writer(out, value);
         return;
     }
     write_word(out, name, value);
 }
 
-/// As [`write_field`], for a value without characters to escape: an id (see `is_sane_id`,
-/// `is_key_id`), a method (a token, RFC 9110, section 5.6.2) or a word of ours.
+/// Writes a field as [`write_field`] does, for a value without characters to escape: an id (see
+/// `is_sane_id`, `is_key_id`), a method (a token, RFC 9110, section 5.6.2) or a word of ours.
 fn write_word(out: &mut Vec<u8>, name: &[u8], value: &str) {
     out.extend_from_slice(name);
     out.push(b'"');
@@ -226,7 +228,7 @@ fn write_number(out: &mut Vec<u8>, name: &[u8], value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// Writes the last `N` digits, with leading zeros.
+/// Writes the last `N` decimal digits of `value`, with leading zeros.
 fn write_digits<const N: usize>(out: &mut Vec<u8>, mut value: u32) {
     let mut digits = [b'0'; N];
     for digit in digits.iter_mut().rev() {
@@ -236,25 +238,26 @@ fn write_digits<const N: usize>(out: &mut Vec<u8>, mut value: u32) {
     out.extend_from_slice(&digits);
 }
 
-/// Whole milliseconds, and thousandths of one, rounded.
+/// Returns a duration as whole milliseconds and thousandths of a millisecond, rounded.
 fn millis(took: Duration) -> (u64, u32) {
     let micros = u64::try_from((took.as_nanos() + 500) / 1000).unwrap_or(u64::MAX);
     (micros / 1000, (micros % 1000) as u32)
 }
 
 thread_local! {
-    /// The second of this thread's last line, and its text.
+    /// The second of this thread's last line, since 1970, and the same second as text without its
+    /// `Z`.
     static SECOND: Cell<(i64, [u8; 19])> = const { Cell::new((i64::MIN, [b'0'; 19])) };
 }
 
-/// This moment as RFC 3339 has it, with microseconds, in UTC.
+/// Writes the current time in UTC as RFC 3339 text, with microseconds.
 fn write_now(out: &mut Vec<u8>) {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let second = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     let (known, mut text) = SECOND.get();
     if known != second {
         let written = Timestamp::from_second(second).unwrap_or_default().to_string();
-        // `2026-11-24T22:05:17Z`: what stands before the Z.
+        // The text is like `2026-11-24T22:05:17Z`; the part before the `Z` is kept.
         debug_assert_eq!(written.len(), 20, "{written}");
         if let Some(written) = written.as_bytes().first_chunk::<19>() {
             text = *written;

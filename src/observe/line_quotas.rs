@@ -1,14 +1,15 @@
 //! Quotas of log lines about requests without a valid key.
 //!
-//! Such requests could otherwise fill a disk: over HTTP/2 a refused request costs a few bytes, and
-//! its lines some hundred. In each window, each address has lines for a limited number of its
-//! requests, all addresses together for a limited number, and one line reports how many more there
-//! were. Each existing key that is refused, such as an expired one, has a quota of its own, and all
-//! of these keys share one as large as that of all addresses: so clients that guess, from one
-//! address or many, can't hide its lines. Requests with valid keys are not counted.
+//! Without quotas, such requests could fill a disk: over HTTP/2 a refused request costs a few
+//! bytes, and its lines some hundred. In each window, a limited number of one address's requests
+//! have lines, and a limited number of all addresses' requests together. One more line reports how
+//! many lines were left out. Each existing key that is refused, such as an expired one, has its own
+//! quota, and all of these keys share a quota as large as that of all addresses: clients that
+//! guess, from one address or many, can't hide the lines of a refused key. Requests with valid keys
+//! are not counted.
 //!
-//! Invariant: the state of a window is bounded by twice [`REQUESTS_OF_ALL`], since a source has an
-//! entry only once one of its requests has lines.
+//! Invariant: a window has at most twice [`REQUESTS_OF_ALL`] entries, because a source gets an
+//! entry when one of its requests has lines, not earlier.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,10 +20,10 @@ use std::time::{Duration, Instant};
 use crate::address::host_part;
 
 const WINDOW: Duration = Duration::from_secs(10);
-/// Requests of one source that have lines in a window.
+/// Maximum number of one source's requests that have lines in one window.
 const REQUESTS_OF_SOURCE: u32 = 20;
-/// Requests that have lines in a window, of all addresses together, and of all refused keys
-/// together.
+/// Maximum number of requests that have lines in one window: of all addresses together, and of all
+/// refused keys together.
 const REQUESTS_OF_ALL: u32 = 100;
 
 /// A log with lines about requests.
@@ -43,7 +44,7 @@ impl Kind {
     }
 }
 
-/// Numbers of lines, by log.
+/// Numbers of log lines, one for each log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lines {
     access: u64,
@@ -77,21 +78,22 @@ pub(crate) struct LineQuotas {
 #[derive(Debug)]
 struct Window {
     began: Instant,
-    /// Requests that have lines, of addresses and of keys.
+    /// Number of requests that have lines and count towards an address; in `of_keys`, those that
+    /// count towards a refused key.
     of_addresses: u32,
     of_keys: u32,
     by_source: HashMap<LineSource, LinesOfSource>,
-    /// Lines of sources without an entry.
+    /// Left-out lines of all sources that have not used up their own quota.
     others: Lines,
 }
 
-/// The source that requests are counted by.
+/// The source of a request, which decides the quota that the request counts towards.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum LineSource {
     /// A client's address; IPv6 is cut to its /64.
     Address(IpAddr),
     UnixSockets,
-    /// The id of an existing key, of which a secret was presented.
+    /// The id of an existing key whose secret was presented.
     Key(String),
 }
 
@@ -111,14 +113,15 @@ struct LinesOfSource {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LeftOut {
     pub(super) kind: Kind,
-    /// The source of the requests; `None` for sources that came after the quota of all was used up.
+    /// The source of the requests; `None` for all sources that came after the quota of all was used
+    /// up.
     pub(super) of: Option<LineSource>,
     pub(super) lines: u64,
     pub(super) seconds: u64,
 }
 
 impl LeftOut {
-    /// The source of the requests, for people.
+    /// Returns the source of the requests as text for people.
     pub(super) fn whose(&self) -> String {
         match &self.of {
             Some(LineSource::Address(address @ IpAddr::V4(_))) => address.to_string(),
@@ -131,7 +134,7 @@ impl LeftOut {
 }
 
 impl LineQuotas {
-    /// Whether a request of this source has lines.
+    /// Whether a request of this source has log lines. If it has, it is counted.
     pub(super) fn may_log(&self, source: &LineSource, now: Instant) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let window = window.get_or_insert_with(|| Window::begun(now));
@@ -148,7 +151,7 @@ impl LineQuotas {
         true
     }
 
-    /// Notes a line that is left out.
+    /// Counts a line that is left out.
     pub(super) fn leave_out(&self, kind: Kind, source: &LineSource, now: Instant) {
         let total = match kind {
             Kind::Access => &self.access,
@@ -156,7 +159,8 @@ impl LineQuotas {
         };
         total.fetch_add(1, Ordering::Relaxed);
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        // A long answer may end in a later window than the one of its decision.
+        // The window may be a later one than when the request was counted, because its answer may
+        // last long.
         let window = window.get_or_insert_with(|| Window::begun(now));
         match window.by_source.get_mut(source) {
             Some(of_source) if of_source.requests >= REQUESTS_OF_SOURCE => of_source.left_out.add(kind),
@@ -164,7 +168,7 @@ impl LineQuotas {
         }
     }
 
-    /// Lines that were left out since the start.
+    /// Returns how many lines of this log were left out since the start.
     pub(crate) fn left_out(&self, kind: Kind) -> u64 {
         match kind {
             Kind::Access => self.access.load(Ordering::Relaxed),
@@ -172,8 +176,8 @@ impl LineQuotas {
         }
     }
 
-    /// Ends the window where its time is over, or at once where `now` is `None`. Returns the lines
-    /// that were left out in it.
+    /// Ends the window if its time is over, or at once if `now` is `None`. Returns the lines that
+    /// were left out in the ended window.
     pub(super) fn ended(&self, now: Option<Instant>) -> Vec<LeftOut> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = window.take_if(|window| now.is_none_or(|now| now >= window.began + WINDOW));
@@ -219,7 +223,7 @@ mod tests {
         LineSource::address(Some(text.parse().unwrap()))
     }
 
-    /// How many of so many requests have lines; the others' are left out.
+    /// Makes one request of each source, and returns how many of these requests have lines.
     fn logged(line_quotas: &LineQuotas, now: Instant, sources: impl Iterator<Item = LineSource>) -> usize {
         let mut logged = 0;
         for source in sources {

@@ -23,7 +23,7 @@ use sink::Sink;
 use writer::LogGuard;
 pub(crate) use writer::LogWriter;
 
-/// Interval of checks for left-out lines.
+/// Interval at which the numbers of left-out lines are checked.
 const LEFT_OUT_LOOK: Duration = Duration::from_secs(1);
 
 /// The destinations of lines about requests.
@@ -33,11 +33,11 @@ pub(crate) struct Logs {
     pub(crate) access: Option<Arc<LogWriter>>,
     /// The audit log: a line for each refusal and each suspicious request.
     pub(crate) audit: Option<Arc<LogWriter>>,
-    /// The share of successful requests that has an access line.
+    /// The share of successful requests that have an access line, from 0 to 1.
     pub(super) access_sample: f64,
     /// The threads of the process, those of the logs among them.
     pub(crate) threads: Threads,
-    /// Quotas of lines for requests without a valid key.
+    /// Quotas of log lines about requests without a valid key.
     pub(crate) line_quotas: Arc<LineQuotas>,
     /// The exporter of spans.
     pub(super) traces: Option<Arc<Tracer>>,
@@ -51,7 +51,7 @@ impl Logs {
         Logs { traces: Some(tracer), ..self }
     }
 
-    /// Spans that were dropped since the start; `None` without an exporter.
+    /// Returns how many spans were dropped since the start; `None` without an exporter.
     pub(crate) fn lost_spans(&self) -> Option<u64> {
         self.traces.as_ref().map(|tracer| tracer.lost())
     }
@@ -61,8 +61,8 @@ impl Logs {
         self.all.iter().for_each(|(_, writer)| writer.reopen());
     }
 
-    /// Logs the numbers of left-out lines, in each log for itself, for as long as the process
-    /// lives.
+    /// Reports the numbers of left-out lines, each in the log that lacks the lines, until the
+    /// process ends.
     pub(crate) async fn keep_reporting_left_out(&self) {
         let mut tick = tokio::time::interval(LEFT_OUT_LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -72,7 +72,7 @@ impl Logs {
         }
     }
 
-    /// Logs the numbers of left-out lines that were not logged yet: the process ends.
+    /// Reports the lines that were left out since the last report, before the process ends.
     pub(crate) fn report_left_out_at_the_end(&self) {
         self.report_left_out(self.line_quotas.ended(None));
     }
@@ -89,18 +89,19 @@ impl Logs {
         }
     }
 
-    /// Lines about requests without a valid key that were left out since the start, by log.
+    /// Returns how many lines about requests without a valid key were left out since the start, by
+    /// log.
     pub(crate) fn left_out(&self) -> [(&'static str, u64); 2] {
         Kind::ALL.map(|kind| (kind.name(), self.line_quotas.left_out(kind)))
     }
 
-    /// Lines that were dropped, by destination.
+    /// Returns how many lines were dropped since the start, by destination.
     pub(crate) fn lost(&self) -> impl Iterator<Item = (String, u64)> {
         self.all.iter().map(|(target, writer)| (target.to_string(), writer.lost()))
     }
 }
 
-/// A line with the number of left-out lines.
+/// A log line that reports how many lines were left out.
 #[derive(Debug, Serialize)]
 struct LeftOutLine {
     timestamp: String,
@@ -108,7 +109,8 @@ struct LeftOutLine {
     message: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<&'static str>,
-    /// An address, a /64 of IPv6, a key's id, `unix sockets` or `other addresses`.
+    /// The source of the requests: an address, a /64 of IPv6, a key's id, `unix sockets` or `other
+    /// addresses`.
     of: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<IpAddr>,
@@ -119,7 +121,7 @@ struct LeftOutLine {
 impl LeftOutLine {
     fn of(left_out: &LeftOut) -> Self {
         let LeftOut { kind, lines, seconds, .. } = *left_out;
-        // Readers of audit lines select them by `message`.
+        // Programs that read audit lines select them by the field `message`.
         let (message, event) = match kind {
             Kind::Access => ("left_out", None),
             Kind::Audit => ("audit", Some("left_out")),
@@ -140,13 +142,14 @@ impl LeftOutLine {
     }
 }
 
-/// Ends the logs' threads, once all queued lines are written. Keep it until the process ends.
+/// Guard of the logs' threads. Dropping it ends the threads after all queued lines are written, so
+/// it is kept until the process ends.
 #[derive(Debug)]
 pub struct LogGuards {
     _guards: Vec<LogGuard>,
 }
 
-/// Collects one event's bytes and queues them whole.
+/// Collects the bytes of one event, and queues them as one line when dropped.
 #[derive(Debug)]
 pub(crate) struct EventWriter {
     writer: Arc<LogWriter>,
@@ -181,7 +184,7 @@ impl MakeWriter<'_> for Events {
     }
 }
 
-/// The opened destinations.
+/// The destinations of logs that are already open.
 struct Opened<'a> {
     config: &'a Log,
     threads: Threads,
@@ -190,7 +193,8 @@ struct Opened<'a> {
 }
 
 impl Opened<'_> {
-    /// The writer to a destination, which all of its logs share.
+    /// Returns the writer to a destination, opened at the first call. Logs with the same
+    /// destination share one writer.
     fn writer(&mut self, target: &LogTarget) -> Result<Arc<LogWriter>, (LogTarget, io::Error)> {
         if let Some((_, writer)) = self.all.iter().find(|(known, _)| known == target) {
             return Ok(writer.clone());
@@ -229,7 +233,7 @@ pub(crate) fn start(config: &Log) -> Result<(Logs, LogGuards), (LogTarget, io::E
     let access = config.access.then(|| opened.writer(&config.access_to)).transpose()?;
     let audit = config.audit.then(|| opened.writer(&config.audit_to)).transpose()?;
     let is_json = opened.is_json(&LogTarget::Stderr);
-    // Libraries below us (h2, rustls) log at length; their warnings are enough.
+    // Of libraries (h2, rustls), only warnings and errors are logged: their other events are many.
     let level = LevelFilter::from_level(config.level);
     let ours = tracing_subscriber::filter::filter_fn(move |metadata| {
         metadata.target().starts_with("bearward") || *metadata.level() <= tracing::Level::WARN
@@ -241,7 +245,7 @@ pub(crate) fn start(config: &Log) -> Result<(Logs, LogGuards), (LogTarget, io::E
         layer.boxed()
     };
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(ours).with_filter(level));
-    // A second start in one process (tests) keeps the first one's log.
+    // If tests start the logs twice in one process, the first subscriber stays.
     let _already_started = tracing::subscriber::set_global_default(subscriber);
     let logs = Logs {
         access,

@@ -1,7 +1,7 @@
 //! The metrics for Prometheus, in the text form of OpenMetrics 1.0.
 //!
-//! The caller makes a [`Scrape`]; nothing is counted here. Labels are names of the configuration,
-//! codes, and ids of existing keys: never parts of a request.
+//! The caller builds a [`Scrape`]; this file only writes it as text. Labels are names of the
+//! configuration, codes, and ids of existing keys, never parts of a request.
 
 mod process;
 mod sheet;
@@ -27,24 +27,24 @@ use sheet::{Sheet, counted, timed, valued};
 /// The content type of [`Scrape::encoded`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The figures of one moment.
+/// All values of one scrape.
 #[derive(Debug)]
 pub(crate) struct Scrape {
     pub(crate) tally: Tally,
     pub(crate) levels: Levels,
-    /// The ids of keys' labels.
+    /// Key ids that are labels, by the number of the label.
     pub(crate) key_ids: BTreeMap<usize, Arc<str>>,
     pub(crate) reloads: State,
     pub(crate) keys: Keys,
     pub(crate) endpoints: Vec<EndpointSample>,
     pub(crate) certificates: Vec<Certificate>,
-    /// Lost lines, by destination.
+    /// Numbers of lost log lines, by destination.
     pub(crate) lost_lines: Vec<(String, u64)>,
-    /// Lines about requests without a valid key that were left out, by log.
+    /// Numbers of left-out lines about requests without a valid key, by log.
     pub(crate) left_out_lines: [(&'static str, u64); 2],
-    /// Threads that have ended while the process ran, by purpose.
+    /// Numbers of threads that ended while the process ran, by purpose.
     pub(crate) ended_threads: Vec<(&'static str, u64)>,
-    /// Lost spans, where spans are exported.
+    /// Number of lost spans; `None` if no spans are exported.
     pub(crate) lost_spans: Option<u64>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Keys {
     pub(crate) keys: usize,
     pub(crate) secrets: usize,
     pub(crate) due_for_rotation: usize,
-    /// The keys that expire next, and when.
+    /// Ids of the keys that expire next, and when each expires.
     pub(crate) next_ends: Vec<(String, Timestamp)>,
 }
 
@@ -63,14 +63,14 @@ pub(crate) struct EndpointSample {
     pub(crate) upstream: Arc<str>,
     /// The configured endpoint.
     pub(crate) endpoint: String,
-    /// The address, where a name is configured.
+    /// The resolved address, if the configured endpoint is a name.
     pub(crate) address: Option<String>,
     pub(crate) is_healthy: bool,
-    /// Whether it was checked or used yet.
+    /// Whether the endpoint was checked or used yet.
     pub(crate) is_known: bool,
-    /// The reason for which it gets no requests, if it gets none.
+    /// Why the endpoint gets no requests, if it gets none.
     pub(crate) fault: Option<String>,
-    /// The reason for which the last lookup of its name failed, if it did.
+    /// Why the last lookup of the endpoint's name failed, if it failed.
     pub(crate) look_up_fault: Option<String>,
     pub(crate) in_flight: usize,
 }
@@ -91,7 +91,7 @@ pub(crate) struct Certificate {
 }
 
 impl Scrape {
-    /// The text of the answer to a scrape.
+    /// Returns the text of the answer to a scrape.
     pub(crate) fn encoded(self) -> String {
         let mut text = String::with_capacity(64 * 1024);
         let mut ours = Registry::with_prefix("bearward");
@@ -128,7 +128,7 @@ impl Scrape {
                     KeyLabel::Other => "other",
                     KeyLabel::Id(number) => match self.key_ids.get(number) {
                         Some(id) => &**id,
-                        // The key was forgotten in the meantime.
+                        // The key's label was dropped after the counts were read.
                         None => continue,
                     },
                 };
@@ -139,8 +139,8 @@ impl Scrape {
             }
         }
         let mut family = sheet.counter("refusals", "Answers that bearward made itself, by code")?;
-        // Codes with a count of zero, too: otherwise a query for an increase would miss the first
-        // refusal.
+        // Codes with a count of zero are written, too: if they were missing, a query for an
+        // increase would not see the first refusal.
         for code in Code::ALL {
             let count = self.tally.refusals.get(code.name()).copied().unwrap_or(0);
             counted(&mut family, &[("code", code.name())], count)?;

@@ -5,22 +5,22 @@ use http::HeaderValue;
 /// The ids that name a request's credential.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Naming {
-    /// There was no credential, or more than one.
+    /// The request had no credential, or more than one.
     #[default]
     Nothing,
-    /// A secret of the key with this id.
+    /// The request had a secret of the key with this id.
     Key(HeaderValue),
-    /// A refused secret of the key with the first id; the answer named the credential by the second
-    /// one.
+    /// The request had a refused secret of the key with the first id; the answer named the
+    /// credential by the second id.
     KeyBy(Box<(HeaderValue, String)>),
-    /// A secret of no key, with an id that no caller can choose.
+    /// The credential matched no key. It is named by this id, which no caller can choose.
     Unknown(Box<str>),
-    /// A secret of no key, which claims this id: the caller has chosen the id inside the token.
+    /// The credential matched no key. Its token contains this key id, which the caller has chosen.
     Claimed(Box<str>),
 }
 
 impl Naming {
-    /// The id of the key, or of the unknown credential; never a claimed one.
+    /// Returns the id of the key or of the unknown credential, never a claimed key id.
     pub(super) fn key_id(&self) -> Option<&str> {
         match self {
             Naming::Key(id) => id.to_str().ok(),
@@ -30,7 +30,7 @@ impl Naming {
         }
     }
 
-    /// The key id inside a forged token.
+    /// Returns the key id inside a forged token.
     pub(super) fn claimed_key_id(&self) -> Option<&str> {
         match self {
             Naming::Claimed(id) => Some(id),
@@ -38,7 +38,7 @@ impl Naming {
         }
     }
 
-    /// The id by which the answer named the credential, where that is not the key's.
+    /// Returns the id by which the answer named the credential, if it differs from the key's id.
     pub(super) fn credential_id(&self) -> Option<&str> {
         match self {
             Naming::KeyBy(ids) => Some(&ids.1),

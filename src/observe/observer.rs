@@ -1,4 +1,4 @@
-//! The observer of a worker's requests: its logs, and its own counts.
+//! The observer of one worker's requests: its logs, and the counts of this worker.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,20 +20,21 @@ pub(crate) struct Observer {
     connections_begun: AtomicU64,
     in_flight: AtomicUsize,
     streams: AtomicUsize,
-    /// Locked briefly by its worker for each request, and by readers.
+    /// Counts of this worker's requests. The worker locks them briefly for each request; readers
+    /// lock them, too.
     tally: Mutex<Tally>,
 }
 
-/// Numbers of what goes on now.
+/// Numbers of connections and requests at this moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Levels {
-    /// Open connections of clients.
+    /// Number of open connections of clients.
     pub(crate) connections: usize,
-    /// All connections that were accepted, open ones included.
+    /// Number of all accepted connections, including open ones.
     pub(crate) connections_begun: u64,
-    /// Requests whose answers have not ended.
+    /// Number of requests whose answers have not ended.
     pub(crate) in_flight: usize,
-    /// Requests whose answers have begun and not ended.
+    /// Number of requests whose answers have begun and not ended.
     pub(crate) streams: usize,
 }
 
@@ -50,7 +51,7 @@ impl Observer {
         }
     }
 
-    /// Open connections of the worker.
+    /// Returns the number of open connections of the worker.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -98,8 +99,8 @@ pub(crate) struct Observers {
     logs: Logs,
     sequence: Arc<AtomicU64>,
     all: Mutex<Vec<Arc<Observer>>>,
-    /// Held while all tallies are added up, or something is dropped from each: a sum over some of
-    /// them would look like a counter that was set back.
+    /// Lock that is held while all tallies are added up, or while series are dropped from all of
+    /// them. Without it, a sum in the middle of dropping would look like a counter that was reset.
     whole: Mutex<()>,
 }
 
@@ -112,14 +113,14 @@ impl Observers {
         &self.logs
     }
 
-    /// Adds an observer, for a worker.
+    /// Creates an observer for a worker, whose counts are part of all sums.
     pub(crate) fn join(&self) -> Arc<Observer> {
         let observer = Arc::new(Observer::new(self.logs.clone(), self.sequence.clone()));
         self.all.lock().unwrap_or_else(PoisonError::into_inner).push(observer.clone());
         observer
     }
 
-    /// Makes an observer whose requests are not counted with the others': the admin listener's.
+    /// Creates an observer whose counts are not part of the sums, for the admin listener.
     pub(crate) fn apart(&self) -> Arc<Observer> {
         Arc::new(Observer::new(self.logs.clone(), Arc::default()))
     }
@@ -128,7 +129,7 @@ impl Observers {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The sum of all tallies.
+    /// Returns the sum of all tallies.
     pub(crate) fn tally(&self) -> Tally {
         let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sum = Tally::default();
@@ -138,7 +139,7 @@ impl Observers {
         sum
     }
 
-    /// The names of routes and of upstreams that have series.
+    /// Returns the names of routes and of upstreams that have series.
     pub(crate) fn named(&self) -> (HashSet<Arc<str>>, HashSet<Arc<str>>) {
         let (mut routes, mut upstreams) = (HashSet::new(), HashSet::new());
         for observer in self.all() {
@@ -149,7 +150,8 @@ impl Observers {
         (routes, upstreams)
     }
 
-    /// Drops these series, and those of policies that have refused nothing since `idle_since`.
+    /// Drops the series in `gone`, and the series of policies that have refused no request after
+    /// `idle_since`.
     pub(crate) fn forget(&self, mut gone: Gone, idle_since: Option<Instant>) {
         let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.all();
@@ -169,7 +171,7 @@ impl Observers {
         }
     }
 
-    /// The sums that the status page draws. They cost no copy of a tally.
+    /// Returns the sums that the status page draws, without copying a tally.
     pub(crate) fn sums(&self) -> Sums {
         let added = Histogram::new(OF_OURS);
         let mut sums = Sums { requests: 0, refusals: 0, added, in_flight: self.levels().in_flight };
@@ -182,7 +184,7 @@ impl Observers {
         sums
     }
 
-    /// The sums of all levels.
+    /// Returns the sums of all workers' levels.
     pub(crate) fn levels(&self) -> Levels {
         let mut sum = Levels::default();
         for observer in self.all() {
@@ -194,8 +196,8 @@ impl Observers {
         sum
     }
 
-    /// The last refusals that were not returned yet, oldest first. `seen`: how many were, of each
-    /// worker.
+    /// Returns the last refusals that calls with the same `seen` have not returned yet, oldest
+    /// first. `seen`: how many refusals of each worker were returned.
     pub(crate) fn new_refusals(&self, seen: &mut Vec<u64>) -> Vec<Arc<Refused>> {
         let all = self.all();
         seen.resize(all.len(), 0);

@@ -1,9 +1,10 @@
-//! The outcome of a request in its access line: a closed set, decided here alone.
+//! The outcome of a request, as its access line reports it: a closed set, which only this file
+//! decides.
 
 use crate::activity::cut::CutReason;
 use crate::denial::Code;
 
-/// Declares the closed set of outcomes: variant and word.
+/// Declares the outcomes, each with its variant and its word in the access log.
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $variant:ident $word:literal;)*) => {
         /// How a request ended.
@@ -11,7 +12,7 @@ macro_rules! outcomes {
         pub(crate) enum Outcome { $($(#[$doc])* $variant),* }
 
         impl Outcome {
-            /// The word in the access log.
+            /// Returns the word of the outcome in the access log.
             pub(crate) fn word(self) -> &'static str {
                 match self { $(Outcome::$variant => $word),* }
             }
@@ -22,27 +23,27 @@ macro_rules! outcomes {
 outcomes! {
     /// The answer went out whole.
     Complete "complete";
-    /// The answer is a refusal of our own.
+    /// The answer is a refusal by bearward itself.
     Refused "refused";
     /// The client left before its answer had ended.
     ClientLeft "client_left";
-    /// The client took nothing for `limits.client_stall_timeout`.
+    /// The client read nothing for `limits.client_stall_timeout`.
     ClientStalled "client_stalled";
-    /// The key was revoked while its answer was open.
+    /// The request's key was revoked while the answer was open.
     Revoked "revoked";
-    /// The key expired while its answer was open, or a request without a key had its time
-    /// (`limits.public.total`).
+    /// The request's key expired while the answer was open, or a request without a key reached its
+    /// time limit (`limits.public.total`).
     Expired "expired";
     /// The process stopped, and the answer lasted longer than the drain.
     Drained "drained";
-    /// Upstream could not be reached, or broke off.
+    /// Upstream could not be reached, or broke off its answer.
     UpstreamFailed "upstream_failed";
     /// Upstream was silent for too long.
     UpstreamTimeout "upstream_timeout";
 }
 
 impl Outcome {
-    /// The outcome of a request with an answer of our own.
+    /// Returns the outcome of a request that bearward itself answered with `code`.
     pub(super) fn of_denial(code: Code) -> Self {
         match code {
             Code::UpstreamUnreachable | Code::UpstreamProtocolError | Code::UpstreamUnavailable => {
@@ -53,8 +54,8 @@ impl Outcome {
         }
     }
 
-    /// The outcome of a request that was dropped before it ended in another way. `cut`: the
-    /// server's reason, if it was the server.
+    /// Returns the outcome of a request that was dropped before its outcome was set. `cut`: the
+    /// reason why the server cut the request; without one, the client has left.
     pub(super) fn of_dropped(cut: Option<CutReason>) -> Self {
         cut.map_or(Outcome::ClientLeft, Outcome::from)
     }

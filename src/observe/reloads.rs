@@ -6,21 +6,21 @@ use jiff::Timestamp;
 
 use crate::config::fault::Faults;
 
-/// The state of all parts.
+/// The outcomes of reloads of all parts.
 #[derive(Debug)]
 pub(crate) struct Reloads(Mutex<State>);
 
-/// The outcomes so far.
+/// The outcomes of reloads since the start.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct State {
-    /// Counts the changes that were applied since the start.
+    /// The number of changes that were applied since the start.
     pub(crate) generation: u64,
     pub(crate) parts: Vec<PartState>,
-    /// Fields of the configuration that take a restart.
+    /// Changed fields of the configuration that need a restart.
     pub(crate) needs_restart: Vec<&'static str>,
 }
 
-/// The outcomes of one part.
+/// The outcomes of reloads of one part.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PartState {
     pub(crate) part: &'static str,
@@ -28,44 +28,44 @@ pub(crate) struct PartState {
     pub(crate) refused: u64,
     /// When the part was last loaded, with or without entries at fault.
     pub(crate) loaded_at: Timestamp,
-    /// The difference of the files to what is served, if there is one.
+    /// The difference between the part's files and what is served, if there is one.
     pub(crate) mismatch: Option<Mismatch>,
 }
 
-/// A difference of the files to what is served.
+/// A difference between a part's files and what is served.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Mismatch {
-    /// When it was first found.
+    /// When the difference was first found.
     pub(crate) since: Timestamp,
-    /// When it was last found.
+    /// When the difference was last found.
     pub(crate) refused_at: Timestamp,
     pub(crate) extent: Extent,
     pub(crate) faults: Faults,
 }
 
-/// The extent of a difference.
+/// How much of a part differs from its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// The whole part: no content of the files counts.
+    /// The whole part: nothing in the files is in effect.
     Whole,
-    /// Entries at fault; `held` keys stay in their last good form.
+    /// Only entries that are at fault; `held` keys stay in their last valid form.
     Entries { held: usize },
 }
 
 impl PartState {
-    /// Since when no content of the files counts.
+    /// Returns since when nothing in the part's files is in effect; `None` if something is.
     pub(crate) fn stale_since(&self) -> Option<Timestamp> {
         let mismatch = self.mismatch.as_ref().filter(|mismatch| mismatch.extent == Extent::Whole);
         mismatch.map(|mismatch| mismatch.since)
     }
 
-    /// The seconds since then.
+    /// Returns for how many seconds nothing in the part's files has been in effect.
     pub(crate) fn stale_seconds(&self, now: Timestamp) -> Option<u64> {
         let since = self.stale_since()?;
         Some(u64::try_from(now.duration_since(since).as_secs()).unwrap_or_default())
     }
 
-    /// Keys in their last good form, as their entries are at fault.
+    /// Returns how many keys stay in their last valid form because their entries are at fault.
     pub(crate) fn held(&self) -> usize {
         match &self.mismatch {
             Some(Mismatch { extent: Extent::Entries { held }, .. }) => *held,
@@ -75,7 +75,7 @@ impl PartState {
 }
 
 impl Reloads {
-    /// All `parts` were loaded just now: without that, the process does not start.
+    /// Creates the state at the start of the process, which requires that all `parts` were loaded.
     pub(crate) fn new(parts: impl Iterator<Item = &'static str>) -> Self {
         let loaded_at = Timestamp::now();
         let loaded = |part| PartState { part, applied: 0, refused: 0, loaded_at, mismatch: None };

@@ -1,4 +1,4 @@
-//! Text chosen by others, as logs, traces and the admin API show it: bounded, without tokens, and
+//! Prepares text that others chose for logs, traces and the admin API: cut, without tokens, and
 //! without characters that hide or reorder their neighbours.
 
 use std::borrow::Cow;
@@ -7,14 +7,14 @@ use http::Method;
 
 use crate::mask::masked;
 
-/// Bytes of a path that are shown.
+/// Maximum number of bytes shown of a path.
 const MAX_PATH: usize = 256;
-/// Bytes of a method that are shown.
+/// Maximum number of bytes shown of a method.
 const MAX_METHOD: usize = 32;
-/// Bytes of a reason that are shown. It may quote a peer.
+/// Maximum number of bytes shown of a reason, which may quote text of a peer.
 const MAX_REASON: usize = 512;
 
-/// A path for a record, which keeps it: cut, and not masked yet.
+/// Returns a path as a record keeps it: cut, but still with tokens, which are masked later.
 pub(super) fn kept_path(path: &str) -> Cow<'_, str> {
     cut(path, MAX_PATH)
 }
@@ -37,7 +37,8 @@ pub(super) fn reason(reason: &str) -> String {
     masked(&cut(reason, MAX_REASON)).into_owned()
 }
 
-/// The text, or its beginning with a mark that names its length.
+/// Returns `text` if it has at most `limit` bytes, else its beginning with a mark that tells its
+/// length.
 fn cut(text: &str, limit: usize) -> Cow<'_, str> {
     if text.len() <= limit || is_cut(text, limit) {
         return Cow::Borrowed(text);
@@ -46,7 +47,8 @@ fn cut(text: &str, limit: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{shown}…[{} bytes]", text.len()))
 }
 
-/// Whether the text was cut before: it has its mark at the limit, and is longer by the mark alone.
+/// Whether `text` was cut already: it ends with the mark of a cut, and the text before the mark is
+/// as long as `limit` permits.
 fn is_cut(text: &str, limit: usize) -> bool {
     let Some((shown, mark)) = text.rsplit_once('…') else { return false };
     let digits = mark.strip_prefix('[').and_then(|rest| rest.strip_suffix(" bytes]"));
@@ -55,17 +57,17 @@ fn is_cut(text: &str, limit: usize) -> bool {
     is_mark && shown.len() <= limit && shown.len() + 4 > limit
 }
 
-/// This moment as RFC 3339 has it, with microseconds, in UTC.
+/// Returns the current time in UTC as RFC 3339 text, with microseconds.
 pub(super) fn timestamp() -> String {
     format!("{:.6}", jiff::Timestamp::now())
 }
 
-/// A field of a line for people, where it has a value.
+/// Returns a field of a log line for people; an empty text if there is no value.
 pub(super) fn optional(name: &str, value: Option<&str>) -> String {
     value.map(|value| format!(" {name}={value}")).unwrap_or_default()
 }
 
-/// An error and its causes, in one line.
+/// Returns the texts of an error and of its causes, in one line.
 pub(super) fn with_sources<E: std::error::Error + ?Sized>(error: &E) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -87,7 +89,7 @@ fn is_hidden(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text for people, with every hidden character escaped.
+/// Returns a text for people, with every hidden character escaped.
 pub(super) fn visible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_hidden) {
         return Cow::Borrowed(text);
@@ -102,10 +104,10 @@ pub(super) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Escapes what is hidden in a finished line, whoever wrote it. `is_json`: it is a JSON text, in
-/// which such characters stand in strings alone, and C0 controls are escaped already.
+/// Escapes hidden characters in a finished log line. `is_json`: the line is JSON, in which such
+/// characters occur only in strings, and C0 controls are escaped already.
 pub(super) fn escape_hidden(line: &mut Vec<u8>, is_json: bool) {
-    // All bytes are looked at, whatever the first ones are: so the compiler takes many at a time.
+    // All bytes are checked, without an early end, so that the compiler can check many at a time.
     if !line.iter().fold(false, |any, byte| any | (*byte >= 0x7f)) {
         return;
     }
@@ -113,7 +115,8 @@ pub(super) fn escape_hidden(line: &mut Vec<u8>, is_json: bool) {
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
-            // The end of the line, and what a writer for people has put there.
+            // ASCII stays as it is, including the line end and what the formatter for people has
+            // written.
             c if c.is_ascii() && c != '\u{7f}' => escaped.push(c),
             c if !is_hidden(c) => escaped.push(c),
             c if is_json => {
@@ -199,7 +202,8 @@ mod tests {
         assert_eq!(reason(&"y".repeat(9999)).len(), 512 + "…[9999 bytes]".len());
     }
 
-    /// A token is known by its beginning: where that is cut off, nothing of the rest is left.
+    /// A token is recognized by its beginning. If a cut removes the beginning, it must remove the
+    /// rest, too.
     #[test]
     fn no_cut_uncovers_a_token() {
         let token = "bwk_4f9Zk2Qx7B_abcdefghijabcdefghijabcdefghijab012345";

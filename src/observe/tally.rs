@@ -1,7 +1,7 @@
-//! The counts of one worker's requests. Only the worker writes them; readers add up those of all
+//! Counts of one worker's requests. Only that worker writes them; readers add up the counts of all
 //! workers.
 //!
-//! Invariant: the counts are bounded by the configuration (names of routes, upstreams and
+//! Invariant: the number of counts is bounded by the configuration (names of routes, upstreams and
 //! policies), by the keys with a label of their own, and by the last [`RECENT`] refusals. Series of
 //! removed names are dropped after a while.
 
@@ -16,35 +16,37 @@ use jiff::Timestamp;
 use super::histogram::{Histogram, OF_OURS, OF_REQUESTS};
 use super::usage::KeyLabel;
 
-/// Refusals that are kept one by one.
+/// Number of last refusals that are kept one by one.
 pub(crate) const RECENT: usize = 100;
-/// Policies with series of their own; those of a million keys might be many.
+/// Maximum number of policies with their own series, because a million keys may have many policies.
+/// Further policies share one series.
 const MAX_POLICIES: usize = 100;
-/// The label of a request without a route.
+/// The route's label for requests without a route.
 pub(super) const NO_ROUTE: &str = "none";
 const OTHER_POLICY: &str = "other";
 
 /// Classes of statuses, as labels.
 pub(crate) const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Counts of one worker, or the sum of all.
+/// Counts of one worker's requests, or the sum of all workers' counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
-    /// By the route's name.
+    /// Counts of requests, by the route's name.
     pub(crate) routes: HashMap<Arc<str>, OfRoute, RandomState>,
-    /// By the upstream's name.
+    /// Times of requests, by the upstream's name.
     pub(crate) upstreams: HashMap<Arc<str>, OfUpstream, RandomState>,
-    /// The time that requests spent here, and not with upstream.
+    /// Time that requests spent in this process, not with upstream.
     pub(crate) added: Histogram,
-    /// By code.
+    /// Numbers of refusals, by code.
     pub(crate) refusals: BTreeMap<&'static str, u64>,
-    /// By policy.
+    /// Refusals by rate limits, by policy.
     pub(crate) exhausted: BTreeMap<Box<str>, Exhausted>,
     /// The last refusals, oldest first.
     pub(crate) recent: VecDeque<Arc<Refused>>,
     /// The number of all refusals.
     refused: u64,
-    /// All requests that have ended, those of forgotten routes included.
+    /// Number of all requests that have ended, including those of removed routes whose series were
+    /// dropped.
     finished: u64,
 }
 
@@ -63,22 +65,22 @@ impl Default for Tally {
     }
 }
 
-/// Refusals by one policy.
+/// Refusals by the rate limits of one policy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exhausted {
     pub(crate) count: u64,
-    /// When it last refused.
+    /// When the policy last refused a request.
     last: Instant,
 }
 
 /// Requests of one route.
 #[derive(Clone, Debug)]
 pub(crate) struct OfRoute {
-    /// By key, and for each by class of status.
+    /// Numbers of requests, by key, and within a key by class of status.
     pub(crate) requests: HashMap<KeyLabel, [u64; STATUS_CLASSES.len()], RandomState>,
-    /// From the head of a request to the end of its answer.
+    /// Time from the head of a request to the end of its answer.
     pub(crate) duration: Histogram,
-    /// From the head of a request to the first byte of the answer's body.
+    /// Time from the head of a request to the first byte of the answer's body.
     pub(crate) first_byte: Histogram,
 }
 
@@ -95,9 +97,9 @@ impl Default for OfRoute {
 /// Requests to one upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct OfUpstream {
-    /// Connections that a request waited for.
+    /// Time that requests waited for a new connection.
     pub(crate) connect: Histogram,
-    /// From a request that has a connection to the head of the answer.
+    /// Time from the moment a request had a connection to the head of the answer.
     pub(crate) response: Histogram,
 }
 
@@ -110,11 +112,11 @@ impl Default for OfUpstream {
 /// A refusal, or a failure that a caller got as an answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
-    /// The number among the refusals of all workers.
+    /// The consecutive number of the refusal among those of all workers.
     pub(crate) sequence: u64,
     pub(crate) at: Timestamp,
     pub(crate) code: &'static str,
-    /// The real reason, which the caller may not have got.
+    /// The real reason of the refusal, which the answer may have withheld from the caller.
     pub(crate) reason: String,
     pub(crate) request_id: String,
     pub(crate) client: Option<IpAddr>,
@@ -132,7 +134,7 @@ pub(super) struct Finished<'a> {
     pub(super) route: Option<&'a Arc<str>>,
     pub(super) upstream: Option<&'a Arc<str>>,
     pub(super) key: KeyLabel,
-    /// Zero without an answer.
+    /// The status of the answer; zero without an answer.
     pub(super) status: u16,
     pub(super) took: Duration,
     pub(super) first_byte: Option<Duration>,
@@ -163,7 +165,8 @@ impl Tally {
         }
     }
 
-    /// `policy`: the exhausted policy of a limit.
+    /// Counts a refusal. `policy`: the policy of the rate limit that refused the request, if one
+    /// did.
     pub(super) fn refuse(&mut self, refused: Refused, policy: Option<&str>) {
         *self.refusals.entry(refused.code).or_default() += 1;
         if let Some(policy) = policy {
@@ -178,13 +181,14 @@ impl Tally {
         self.refused += 1;
     }
 
-    /// The kept refusals after the first `seen` ones, and the number of all.
+    /// Returns the kept refusals that came after the first `seen` ones, and the number of all
+    /// refusals.
     pub(super) fn refused_after(&self, seen: u64) -> (impl Iterator<Item = &Arc<Refused>>, u64) {
         let new = usize::try_from(self.refused.saturating_sub(seen)).unwrap_or(usize::MAX);
         (self.recent.iter().skip(self.recent.len().saturating_sub(new)), self.refused)
     }
 
-    /// Adds the counts of another worker.
+    /// Adds the counts of another worker to these counts.
     pub(super) fn add(&mut self, other: &Tally) {
         for (name, theirs) in &other.routes {
             let ours = named(&mut self.routes, Some(name));
@@ -210,7 +214,7 @@ impl Tally {
         }
     }
 
-    /// All requests that have ended.
+    /// Returns the number of all requests that have ended.
     pub(crate) fn requests(&self) -> u64 {
         self.finished
     }
@@ -220,12 +224,12 @@ impl Tally {
         *of_policy = Exhausted { count: of_policy.count + more.count, last: of_policy.last.max(more.last) };
     }
 
-    /// The policies that have refused nothing since.
+    /// Returns the policies that have refused no request after the instant `since`.
     pub(super) fn idle_policies(&self, since: Instant) -> impl Iterator<Item = &str> {
         self.exhausted.iter().filter(move |(_, of)| of.last < since).map(|(policy, _)| &**policy)
     }
 
-    /// Drops these series.
+    /// Drops the series of the names in `gone`.
     pub(super) fn forget(&mut self, gone: &Gone) {
         self.routes.retain(|route, _| !gone.routes.contains(route));
         self.upstreams.retain(|upstream, _| !gone.upstreams.contains(upstream));
@@ -245,7 +249,7 @@ pub(crate) struct Gone {
     pub(super) policies: HashSet<Box<str>>,
 }
 
-/// The counts of a name; new ones where there are none.
+/// Returns the counts of the route or upstream with this name, and creates them if there are none.
 fn named<'t, T: Default>(
     all: &'t mut HashMap<Arc<str>, T, RandomState>,
     name: Option<&Arc<str>>,

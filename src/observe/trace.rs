@@ -1,8 +1,8 @@
 //! Traces: a request's trace context (W3C Trace Context), and its span for a collector
 //! (OpenTelemetry).
 //!
-//! Without `traces` in the configuration, `traceparent` is forwarded as it came: a trace of our own
-//! would take the decision on sampling from the servers behind us.
+//! Without `traces` in the configuration, `traceparent` is forwarded unchanged: if bearward began a
+//! trace, it would decide on sampling in place of the upstreams.
 
 pub(crate) mod export;
 
@@ -16,28 +16,30 @@ use super::hex::{hex, span_hex, text};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// The flag of a recorded trace (section 3.2.2.5.1).
+/// The flag `sampled` of `traceparent`: the trace is recorded (W3C Trace Context, section
+/// 3.2.2.5.1).
 const SAMPLED: u8 = 1;
 
 /// A request's position in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TraceContext {
     trace: u128,
-    /// The caller's span, if it has one.
+    /// The id of the caller's span; `None` if the caller sent no valid context.
     parent: Option<u64>,
-    /// Our own.
+    /// The id of bearward's own span.
     span: u64,
     is_sampled: bool,
 }
 
 impl TraceContext {
-    /// Begins a trace; the share `sample` of them is recorded.
+    /// Begins a trace, which is recorded with the probability `sample`.
     pub(super) fn begin(sample: f64) -> Self {
         let is_sampled = sample >= 1.0 || fastrand::f64() < sample;
         TraceContext { trace: fastrand::u128(1..), parent: None, span: fastrand::u64(1..), is_sampled }
     }
 
-    /// Continues the caller's trace, if it has one, with its decision on the record.
+    /// Continues the caller's trace, if `headers` contain a valid one, and adopts its flag
+    /// `sampled`.
     pub(super) fn continue_from(&mut self, headers: &HeaderMap) {
         let mut given = headers.get_all(TRACEPARENT).iter();
         let caller = match (given.next(), given.next()) {
@@ -50,7 +52,8 @@ impl TraceContext {
         }
     }
 
-    /// Writes the context for upstream: its spans are children of ours.
+    /// Writes the context into the headers for upstream, whose spans become children of bearward's
+    /// span.
     pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
         let flags = if self.is_sampled { "01" } else { "00" };
         let value = format!("00-{}-{}-{flags}", text(&hex(self.trace)), span_hex(self.span));
@@ -58,7 +61,8 @@ impl TraceContext {
             headers.insert(TRACEPARENT, value);
         }
         if self.parent.is_none() {
-            // The state of a trace without a readable parent is dropped (section 3.3).
+            // If the trace does not continue the caller's, the caller's `tracestate` is dropped
+            // (W3C Trace Context, section 3.3).
             headers.remove(TRACESTATE);
         }
     }
@@ -68,8 +72,8 @@ impl TraceContext {
     }
 }
 
-/// Parses `version-trace-parent-flags`, in lower-case hex (section 3.2). A later version is read by
-/// its first four parts.
+/// Parses `version-trace-parent-flags`, in lower-case hex (W3C Trace Context, section 3.2). Of a
+/// later version, only the first four parts are parsed.
 fn parse(value: &[u8]) -> Option<(u128, u64, u8)> {
     let value = std::str::from_utf8(value).ok()?;
     let mut parts = value.split('-');
@@ -88,24 +92,25 @@ fn parse(value: &[u8]) -> Option<(u128, u64, u8)> {
     Some((trace, parent, u8::from_str_radix(flags, 16).ok()?))
 }
 
-/// A request that has ended, for a collector, by OpenTelemetry's names for HTTP servers.
+/// The span of a request that has ended. Its fields become the attributes that OpenTelemetry names
+/// for HTTP servers.
 #[derive(Debug)]
 pub(crate) struct Span {
     pub(super) context: TraceContext,
     pub(super) ended: SystemTime,
     pub(super) took: Duration,
-    /// As it is shown: bounded, and without tokens.
+    /// The method in the form that is shown: cut, and without tokens. `path` has the same form.
     pub(super) method: String,
     pub(super) path: String,
     pub(super) protocol: &'static str,
-    /// Zero without an answer.
+    /// The status of the answer; zero without an answer.
     pub(super) status: u16,
     pub(super) client: Option<IpAddr>,
     pub(super) route: Option<Arc<str>>,
     pub(super) upstream: Option<Arc<str>>,
     pub(super) key_id: Option<String>,
     pub(super) request_id: String,
-    /// The code of a refusal, or the outcome where that was no success.
+    /// The code of a refusal, or the outcome of a request that did not complete.
     pub(super) error: Option<&'static str>,
 }
 

@@ -1,7 +1,7 @@
-//! The use of each key, by its id, across all reloads.
+//! Usage of each key, by the key's id, kept across all reloads.
 //!
-//! It is kept in memory only. It is bounded by the keys that were used and are in the store, or
-//! were lately, and for each by [`MAX_ADDRESSES`].
+//! Usage is kept in memory only: one entry for each used key that is in the store or was removed
+//! lately, with at most [`MAX_ADDRESSES`] addresses.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -14,12 +14,12 @@ use jiff::Timestamp;
 
 use crate::denial::Code;
 
-/// Addresses that are remembered of one key; further ones are not reported as new.
+/// Number of addresses that are remembered for one key. Further addresses are not reported as new.
 const MAX_ADDRESSES: usize = 64;
-/// Interval of repeated audit lines about one key.
+/// Shortest time between two audit lines with the same finding about one key.
 const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// The use of all keys.
+/// Usage of all keys.
 #[derive(Debug)]
 pub(crate) struct UsageBook {
     by_id: DashMap<String, Arc<Usage>>,
@@ -27,7 +27,7 @@ pub(crate) struct UsageBook {
     max_labels: usize,
 }
 
-/// The ids of labels in metrics, by their numbers. No number is given twice.
+/// Key ids that are labels in metrics, by the number of the label. No number is used twice.
 #[derive(Debug, Default)]
 struct Labelled {
     by_number: BTreeMap<usize, Arc<str>>,
@@ -35,12 +35,13 @@ struct Labelled {
 }
 
 impl UsageBook {
-    /// `max_labels`: keys with a label of their own. The first ones get them.
+    /// Creates an empty book. `max_labels`: how many keys have their own label in metrics; the keys
+    /// that are used first have one.
     pub(crate) fn new(max_labels: usize) -> Self {
         UsageBook { by_id: DashMap::new(), labelled: Mutex::default(), max_labels }
     }
 
-    /// The usage of this key; a new one where there is none.
+    /// Returns the usage of the key with this id, and creates it if there is none.
     pub(crate) fn of(&self, key_id: &str) -> Arc<Usage> {
         if let Some(usage) = self.find(key_id) {
             return usage;
@@ -49,7 +50,7 @@ impl UsageBook {
         self.by_id.entry(key_id.to_owned()).or_insert_with(label).value().clone()
     }
 
-    /// The usage of this key, if there is any.
+    /// Returns the usage of the key with this id, if there is any.
     pub(crate) fn find(&self, key_id: &str) -> Option<Arc<Usage>> {
         self.by_id.get(key_id).map(|usage| usage.value().clone())
     }
@@ -65,20 +66,20 @@ impl UsageBook {
         KeyLabel::Id(number)
     }
 
-    /// The ids of labels, by their numbers.
+    /// Returns the key ids that are labels in metrics, by the number of the label.
     pub(crate) fn labelled(&self) -> BTreeMap<usize, Arc<str>> {
         self.labelled.lock().unwrap_or_else(PoisonError::into_inner).by_number.clone()
     }
 
-    /// Keys that no key in service and no request refers to: removed keys, and changed ones that
-    /// were not used since.
+    /// Returns the ids of keys whose usage no key in service and no request refers to: removed
+    /// keys, and changed keys that were not used after the change.
     pub(crate) fn unreferenced(&self) -> HashSet<String> {
         let unreferenced = self.by_id.iter().filter(|usage| Arc::strong_count(usage.value()) == 1);
         unreferenced.map(|usage| usage.key().clone()).collect()
     }
 
-    /// Forgets a removed key, unless something refers to it again. Returns its label if it had one
-    /// of its own.
+    /// Drops the usage of a removed key, unless a key in service or a request refers to it again.
+    /// Returns the key's label in metrics, if it had its own.
     pub(crate) fn forget(&self, key_id: &str) -> Option<KeyLabel> {
         let (_, usage) = self.by_id.remove_if(key_id, |_, usage| Arc::strong_count(usage) == 1)?;
         let KeyLabel::Id(number) = usage.label else { return None };
@@ -90,32 +91,32 @@ impl UsageBook {
 /// The label of a request's key in metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum KeyLabel {
-    /// No key, or no known one.
+    /// The request had no key, or an unknown one.
     #[default]
     None,
-    /// A key without a label of its own.
+    /// The key has no label of its own.
     Other,
-    /// The number of the key's own label.
+    /// The key has a label of its own, with this number.
     Id(usize),
 }
 
-/// The use of one key.
+/// Usage of one key.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     label: KeyLabel,
-    /// Permitted requests.
+    /// Number of permitted requests.
     requests: AtomicU64,
-    /// When the last permitted request came, in microseconds since 1970.
+    /// When the last permitted request came, in microseconds since 1970; zero if none came.
     last_used: AtomicI64,
     addresses: Mutex<Addresses>,
-    /// Refused requests with the key's secret, by code.
+    /// Numbers of refused requests that had a secret of the key, by code.
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     old_secret: Telling,
     old_age: Telling,
 }
 
-/// The addresses that a key was used from. The latest is at hand: most keys are used from one
-/// address at a time.
+/// The addresses from which a key was used. The latest one has its own field, because most keys are
+/// used from one address at a time.
 #[derive(Debug, Default)]
 struct Addresses {
     last: Option<IpAddr>,
@@ -134,7 +135,8 @@ impl Addresses {
             self.others.swap_remove(index);
         }
         let before = self.last.replace(address);
-        // Where the list is full, the address before is forgotten, and the new one is not reported.
+        // If the list is full, the previous address is forgotten, and the new one is not reported
+        // as new.
         if known.is_some() || !is_full {
             self.others.extend(before);
         }
@@ -142,16 +144,16 @@ impl Addresses {
     }
 }
 
-/// The times of a repeated audit line.
+/// When a repeated audit line is due next, in nanoseconds of a monotonic clock.
 #[derive(Debug, Default)]
 struct Telling(AtomicU64);
 
 impl Telling {
-    /// Whether a line is due at `now`, in nanoseconds of a monotonic clock. Of several simultaneous
-    /// callers, one gets `true`.
+    /// Whether an audit line is due at `now`, in nanoseconds of a monotonic clock. Of several
+    /// simultaneous callers, only one gets `true`.
     fn is_due(&self, now: u64) -> bool {
         let next = self.0.load(Ordering::Relaxed);
-        // Zero means never.
+        // Zero means that no line was written yet.
         let after = now.saturating_add(u64::try_from(REPORT_INTERVAL.as_nanos()).unwrap_or(u64::MAX)).max(1);
         (next == 0 || now >= next)
             && self.0.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -176,23 +178,23 @@ impl Usage {
         self.label
     }
 
-    /// The number of permitted requests.
+    /// Returns the number of permitted requests.
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// When the last permitted request came.
+    /// Returns when the last permitted request came; `None` if none came.
     pub(crate) fn last_used(&self) -> Option<Timestamp> {
         let micros = self.last_used.load(Ordering::Relaxed);
         Timestamp::from_microsecond(micros).ok().filter(|_| micros != 0)
     }
 
-    /// The address of the last permitted request; of IPv6 the network.
+    /// Returns the address of the last permitted request; of an IPv6 address, its /64.
     pub(crate) fn last_address(&self) -> Option<IpAddr> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 
-    /// The refused requests with the key's secret, by code.
+    /// Returns the numbers of refused requests that had a secret of the key, by code.
     pub(crate) fn refusals(&self) -> BTreeMap<&'static str, u64> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -208,7 +210,8 @@ impl Usage {
     }
 }
 
-/// The unit that counts as one address: of IPv6, a client has a whole /64.
+/// Returns the part of an address that counts as one client: of an IPv6 address its /64, all of
+/// which one client may use.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

@@ -1,30 +1,31 @@
 //! The characters of canonical paths (RFC 3986, section 3.3): raw ones and encoded ones.
 //!
-//! `guard::path` writes paths in this form, and patterns are parsed in it: both use these
-//! functions.
+//! `guard::path` writes paths in this canonical form, and patterns must be written in it: both use
+//! these functions.
 
 /// One character of a canonical path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Character {
-    /// A byte as it is.
+    /// A byte that is not encoded.
     Raw(u8),
-    /// A byte as `%` and two digits.
+    /// A byte that is encoded as `%` and two hex digits.
     Encoded(u8),
 }
 
-/// Whether a byte means the same raw and encoded everywhere (RFC 3986, section 2.3).
+/// Whether a byte is unreserved: it means the same raw and encoded (RFC 3986, section 2.3).
 pub(crate) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Whether a byte is raw in a segment of a canonical path: `pchar` of RFC 3986, except for `;`,
-/// which some servers take for the beginning of a parameter.
+/// Whether a byte is written raw in a segment of a canonical path: `pchar` of RFC 3986, except for
+/// `;`, which some servers read as the beginning of a parameter.
 #[allow(clippy::indexing_slicing, reason = "a byte is less than the table is long")]
 pub(crate) fn stands_raw(byte: u8) -> bool {
     RAW[usize::from(byte)]
 }
 
-/// The raw bytes. A table, as each byte of each path is checked.
+/// The bytes that are written raw. This is a table for speed, because each byte of each path is
+/// checked.
 const RAW: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte: u8 = 0;
@@ -83,14 +84,14 @@ pub(crate) fn resolve(path: &str) -> String {
     resolved
 }
 
-/// The byte of two hexadecimal digits.
+/// Returns the byte that two hexadecimal digits encode.
 pub(crate) fn hex_pair(high: Option<u8>, low: Option<u8>) -> Option<u8> {
     let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
-/// The first character of a path, and the rest. A `%` that encodes nothing is a character by
-/// itself.
+/// Returns the first character of a path, and the rest. A `%` that is not followed by two hex
+/// digits is a character by itself.
 pub(super) fn first_character(text: &[u8]) -> Option<(Character, &[u8])> {
     let (first, rest) = text.split_first()?;
     if let (b'%', [high, low, behind @ ..]) = (first, rest)
@@ -101,7 +102,7 @@ pub(super) fn first_character(text: &[u8]) -> Option<(Character, &[u8])> {
     Some((Character::Raw(*first), rest))
 }
 
-/// All characters of segments of canonical paths.
+/// Returns all characters that segments of canonical paths may contain.
 pub(super) fn all() -> impl Iterator<Item = Character> {
     let raw = (0..=u8::MAX).filter(|byte| stands_raw(*byte) || *byte == b';').map(Character::Raw);
     raw.chain((0..=u8::MAX).filter(|byte| !stands_raw(*byte)).map(Character::Encoded))

@@ -7,7 +7,7 @@ use super::character::all;
 use super::piece::{Piece, Segment};
 
 impl PathPattern {
-    /// Whether this pattern matches every path that `narrow` matches. `false` where that is
+    /// Whether this pattern matches every path that `narrow` matches. Returns `false` if that is
     /// uncertain.
     pub(crate) fn covers(&self, narrow: &PathPattern) -> bool {
         covers_segments(&self.segments, &narrow.segments)
@@ -19,13 +19,14 @@ impl PathPattern {
     }
 }
 
-/// The next step where one pattern is at its `i`th part, and the other one at its `j`th.
+/// The next step of a comparison that is at some part of each pattern.
 enum Step {
     Yes,
     No,
-    /// Both advance.
+    /// Both patterns advance by one part.
     Both,
-    /// Either advances: one of them has a part that matches any number of the other's.
+    /// One of the patterns advances, and both ways are tried: the part of one pattern matches any
+    /// number of parts of the other.
     Either,
 }
 
@@ -39,13 +40,14 @@ impl Step {
     }
 }
 
-/// Whether some sequence of steps through two patterns ends with yes. Each pair of positions is
-/// visited once, so the work grows with the product of the lengths, however many stars there are.
+/// Whether some sequence of steps through two patterns ends with [`Step::Yes`]. Each pair of
+/// positions is visited once, so the work is bounded by the product of the lengths, however many
+/// stars there are.
 fn reaches_yes<T>(one: &[T], other: &[T], step: impl Fn(&[T], &[T]) -> Step) -> bool {
     let (mut waiting, mut left) = (Vec::new(), HashSet::new());
     let mut position = Some((0, 0));
     while let Some((i, j)) = position {
-        // No step leads beyond an end.
+        // A position beyond the end of a pattern leads to no further step.
         let (Some(ours), Some(theirs)) = (one.get(i..), other.get(j..)) else {
             position = waiting.pop();
             continue;
@@ -74,7 +76,8 @@ fn covers_segments(wide: &[Segment], narrow: &[Segment]) -> bool {
     })
 }
 
-/// Only a `*` covers a `*` of the narrow text.
+/// Whether `wide` matches every text that `narrow` matches. Only a `*` of `wide` covers a `*` of
+/// `narrow`.
 fn covers_text(wide: &[Piece], narrow: &[Piece]) -> bool {
     reaches_yes(wide, narrow, |wide, narrow| match (wide, narrow) {
         ([Piece::Star, ..], _) => Step::Either,
@@ -86,7 +89,7 @@ fn covers_text(wide: &[Piece], narrow: &[Piece]) -> bool {
 
 fn meet_segments(one: &[Segment], other: &[Segment]) -> bool {
     reaches_yes(one, other, |one, other| match (one, other) {
-        // At the end, it matches one segment at least.
+        // At the end of a pattern, `**` matches at least one segment.
         ([Segment::Any], rest) | (rest, [Segment::Any]) => Step::yes_if(!rest.is_empty()),
         ([Segment::Any, ..], _) | (_, [Segment::Any, ..]) => Step::Either,
         ([Segment::Text(first), ..], [Segment::Text(second), ..]) => Step::both_if(meet_text(first, second)),
@@ -102,8 +105,8 @@ fn meet_text(one: &[Piece], other: &[Piece]) -> bool {
     })
 }
 
-/// Pieces that match one character each. There may be many routes to compare, nearly all of them in
-/// literals.
+/// Comparison of pieces that match one character each. Literals are compared fast, without trying
+/// all characters: there may be many routes, and nearly all of their pieces are literals.
 impl Piece {
     fn covers(&self, narrow: &Piece) -> bool {
         match (self, narrow) {

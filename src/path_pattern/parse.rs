@@ -4,19 +4,19 @@ use super::character::{self, Character, first_character, hex_pair, resolve, stan
 use super::piece::{Piece, Segment};
 use crate::pattern_fault::PatternFault;
 
-/// More alternatives than anybody writes by hand.
+/// Maximum number of alternatives of one pattern, more than anybody writes by hand.
 const MOST_ALTERNATIVES: usize = 256;
 
 fn fault(message: impl Into<String>, hint: Option<String>) -> PatternFault {
     PatternFault { message: message.into(), hint }
 }
 
-/// The patterns of a pattern with `{a,b}`, each without braces.
+/// Expands a pattern with braces such as `{a,b}` into patterns without braces.
 ///
 /// # Errors
 ///
-/// Braces that do not match, too many of them, and those around a single alternative: in other
-/// programs `{id}` matches any segment, and here it would match itself.
+/// Braces that do not match, too many alternatives, and braces around a single alternative: in
+/// other programs `{id}` matches any segment, and here it would match only the text `id`.
 pub(super) fn alternatives(text: &str) -> Result<Vec<String>, PatternFault> {
     let mut done = Vec::new();
     let mut waiting = vec![text.to_owned()];
@@ -30,7 +30,7 @@ pub(super) fn alternatives(text: &str) -> Result<Vec<String>, PatternFault> {
             let message = format!("`{{{inner}}}` has one alternative, and would be that text alone");
             return Err(fault(message, Some("`*` for any segment, or the text without braces".to_owned())));
         }
-        // The first alternative is the next one to be expanded.
+        // The order is reversed, so that the first alternative is expanded next.
         waiting.extend(choices.into_iter().rev().map(|choice| format!("{before}{choice}{behind}")));
         if done.len() + waiting.len() > MOST_ALTERNATIVES {
             return Err(fault(
@@ -42,7 +42,7 @@ pub(super) fn alternatives(text: &str) -> Result<Vec<String>, PatternFault> {
     Ok(done)
 }
 
-/// The text before the first braces, in them and after them.
+/// Returns the text before, inside and after the first braces; `None` without braces.
 fn first_braces(text: &str) -> Result<Option<(&str, &str, &str)>, PatternFault> {
     let unmatched = || {
         fault(
@@ -68,7 +68,7 @@ fn first_braces(text: &str) -> Result<Option<(&str, &str, &str)>, PatternFault> 
     Err(unmatched())
 }
 
-/// Splits at the commas that are outside further braces and classes.
+/// Splits the text inside braces at the commas that are outside inner braces and classes.
 fn split_top(inner: &str) -> Vec<&str> {
     let (mut depth, mut is_class) = (0_usize, false);
     inner
@@ -85,11 +85,11 @@ fn split_top(inner: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The segments of a pattern without braces.
+/// Parses a pattern without braces into its segments.
 ///
 /// # Errors
 ///
-/// A pattern that could match no canonical path, with the spelling that can.
+/// A pattern that could match no canonical path; the hint is the spelling that can.
 pub(super) fn segments(text: &str) -> Result<Vec<Segment>, PatternFault> {
     let Some(relative) = text.strip_prefix('/') else {
         return Err(fault(format!("`{text}`: a path begins with `/`"), Some(format!("/{text} is meant?"))));
@@ -108,7 +108,7 @@ pub(super) fn segments(text: &str) -> Result<Vec<Segment>, PatternFault> {
     relative.split('/').map(segment).collect()
 }
 
-/// A part that the path of no forwarded request has.
+/// Names a part of the pattern that the path of no forwarded request has, if there is one.
 fn impossible(text: &str) -> Option<&'static str> {
     let mut rest = text.as_bytes();
     while let Some((character, behind)) = first_character(rest) {
@@ -118,7 +118,7 @@ fn impossible(text: &str) -> Option<&'static str> {
             }
             Character::Raw(0..=0x1f | 0x7f) => return Some("a path has no control byte"),
             Character::Raw(b'\\') => return Some("a path with a backslash is refused"),
-            // Text after `?` in a target is the query.
+            // In the target of a request, the text after `?` is the query.
             Character::Raw(b'?') if behind.contains(&b'=') && !behind.contains(&b'/') => {
                 return Some("a pattern is compared with the path alone, not with the query");
             }
@@ -129,7 +129,7 @@ fn impossible(text: &str) -> Option<&'static str> {
     None
 }
 
-/// The pattern with each literal character in its canonical form. Classes stay as they are.
+/// Returns the pattern with each literal character in its canonical form. Classes stay as they are.
 fn respelled(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -147,7 +147,7 @@ fn respelled(text: &str) -> String {
             }
             Character::Raw(byte) if is_class && byte.is_ascii() => out.push(char::from(byte)),
             Character::Raw(byte @ (b'/' | b'?' | b';')) => out.push(char::from(byte)),
-            // `*` is raw in paths, and special in patterns.
+            // A canonical path has a raw `*`; in a pattern, `[*]` stands for it.
             Character::Encoded(b'*') => out.push_str("[*]"),
             Character::Raw(byte) | Character::Encoded(byte) => character::push(&mut out, byte),
         }
@@ -183,7 +183,7 @@ fn segment(text: &str) -> Result<Segment, PatternFault> {
     Ok(Segment::Text(pieces))
 }
 
-/// Reads a class after its `[`; yields it, and the text after its `]`.
+/// Parses a class from the text after its `[`. Returns the class, and the text after its `]`.
 fn class(text: &[u8]) -> Result<(Piece, &[u8]), PatternFault> {
     let hint = || Some("as in [a-z0-9], or [!a-z] for any other character".to_owned());
     let (is_negated, text) = match text {
@@ -218,7 +218,7 @@ fn class(text: &[u8]) -> Result<(Piece, &[u8]), PatternFault> {
     Ok((Piece::Class { members, is_negated }, text.get(end + 1..).unwrap_or_default()))
 }
 
-/// The text of a pattern, of which `fold` has changed everything outside of classes.
+/// Returns the text of a pattern, with `fold` applied to everything outside of classes.
 pub(super) fn outside_classes(text: &str, fold: impl Fn(&str) -> String) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -234,7 +234,7 @@ pub(super) fn outside_classes(text: &str, fold: impl Fn(&str) -> String) -> Stri
     out
 }
 
-/// The bytes of a path, decoded.
+/// Returns the percent-decoded bytes of a path.
 pub(super) fn decoded(text: &str) -> Vec<u8> {
     let mut bytes = text.bytes();
     let mut out = Vec::with_capacity(text.len());
@@ -247,8 +247,8 @@ pub(super) fn decoded(text: &str) -> Vec<u8> {
     out
 }
 
-/// The members of a class for folded paths. A class includes a letter if it includes either case of
-/// it. A negated class excludes a letter only if it excludes both cases.
+/// Returns the members of a class for folded paths. The folded class includes a letter if the class
+/// includes it in either case. A negated class excludes a letter only if it excludes both cases.
 pub(super) fn folded_members(members: u128, is_negated: bool) -> u128 {
     let has = |byte: u8| character::is_member(members, byte);
     (b'a'..=b'z').fold(members, |all, lower| {

@@ -15,7 +15,7 @@ pub(super) enum Piece {
     Literal(Character),
     /// `?`: one character.
     One,
-    /// `[a-c]`, `[!a-c]`: one raw character that is a member, or that is none.
+    /// `[a-c]`: one raw character that is a member. `[!a-c]`: one character that is no member.
     Class {
         members: u128,
         is_negated: bool,
@@ -31,7 +31,7 @@ impl Segment {
 }
 
 impl Piece {
-    /// Whether it matches this character.
+    /// Whether this piece matches `character`.
     pub(super) fn takes(&self, character: Character) -> bool {
         match (self, character) {
             (Piece::Literal(own), _) => *own == character,

@@ -1,4 +1,4 @@
-//! Readings of paths: which paths an upstream takes for the same.
+//! Readings of paths: which different paths an upstream treats as the same path.
 
 use super::character::{push, stands_raw};
 use super::piece::{Piece, Segment};
@@ -7,17 +7,17 @@ use super::{PathPattern, parse};
 /// Differences between paths that an upstream ignores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PathReading {
-    /// `/ADMIN` and `/admin`.
+    /// Whether `/ADMIN` and `/admin` are the same path.
     pub(crate) ignore_case: bool,
-    /// `/admin/` and `/admin`.
+    /// Whether `/admin/` and `/admin` are the same path.
     pub(crate) ignore_trailing_slash: bool,
 }
 
 impl PathReading {
-    /// All paths differ.
+    /// The reading that ignores no differences.
     pub(crate) const EXACT: PathReading = PathReading { ignore_case: false, ignore_trailing_slash: false };
 
-    /// The differences that this reading or the other one ignores.
+    /// Returns the reading that ignores what this reading or the other one ignores.
     pub(crate) fn and(self, other: PathReading) -> PathReading {
         PathReading {
             ignore_case: self.ignore_case || other.ignore_case,
@@ -25,8 +25,8 @@ impl PathReading {
         }
     }
 
-    /// The patterns that together match all paths that the upstream takes for one of this pattern.
-    /// Where case is ignored, they are patterns of folded paths ([`fold`]).
+    /// Returns patterns that together match every path that the upstream treats as a path of
+    /// `pattern`. If case is ignored, they match paths folded by [`fold`].
     pub(crate) fn prepare(self, pattern: &PathPattern) -> impl Iterator<Item = PathPattern> + use<> {
         let pattern = if self.ignore_case { pattern.folded() } else { pattern.clone() };
         let others = if self.ignore_trailing_slash { pattern.other_slash() } else { Vec::new() };
@@ -35,10 +35,10 @@ impl PathReading {
 }
 
 impl PathPattern {
-    /// This pattern for folded paths.
+    /// Returns the pattern that matches the folded forms of this pattern's paths.
     fn folded(&self) -> PathPattern {
         let text = parse::outside_classes(&self.text, fold);
-        // Canonical text stays canonical, so no pattern is refused here.
+        // Folding keeps the text canonical, so the parser does not refuse it.
         let Ok(mut segments) = parse::segments(&text) else { return self.clone() };
         let pieces = segments.iter_mut().filter_map(|segment| match segment {
             Segment::Any => None,
@@ -52,7 +52,8 @@ impl PathPattern {
         PathPattern::of_segments(&text, segments)
     }
 
-    /// Patterns of its paths with an added slash at the end, or without the one that they have.
+    /// Returns patterns of this pattern's paths with a slash added at the end, or with the slash at
+    /// the end removed.
     fn other_slash(&self) -> Vec<PathPattern> {
         let mut others = Vec::new();
         let Some((last, before)) = self.segments.split_last() else { return others };
@@ -70,14 +71,16 @@ impl PathPattern {
             && let Some((shorter, _)) = text.rsplit_once('/')
         {
             others.push(Self::ending_in_text(shorter, segments));
-            // Within a pattern `**` may match no segment; at the end it matches one at least.
+            // Before the end of a pattern, `**` may match no segment; at the end it matches at
+            // least one.
             let Some((Segment::Any, before)) = segments.split_last() else { break };
             (text, segments) = (shorter, before);
         }
         others
     }
 
-    /// A pattern whose paths have a last segment that is not empty: no path ends with two slashes.
+    /// Returns a pattern of these segments whose paths have a last segment that is not empty,
+    /// because no canonical path ends with two slashes.
     fn ending_in_text(text: &str, segments: &[Segment]) -> PathPattern {
         let some_text = Segment::Text(vec![Piece::One, Piece::Star]);
         match segments.split_last() {
@@ -92,8 +95,8 @@ impl PathPattern {
         }
     }
 
-    /// Other spellings of its paths that many servers read alike: in capitals, and with or without
-    /// a slash at the end.
+    /// Returns patterns of other spellings of this pattern's paths that many servers treat as the
+    /// same paths: in capitals, and with or without a slash at the end.
     pub(crate) fn lookalikes(&self) -> impl Iterator<Item = (&'static str, PathPattern)> {
         let parsed = |text: String| PathPattern::without_braces(&text).ok().filter(|pattern| pattern != self);
         let capitals = parsed(parse::outside_classes(&self.text, capitals));
@@ -103,12 +106,14 @@ impl PathPattern {
     }
 }
 
-/// Folds the case of a path's letters. Letters beyond ASCII are encoded as UTF-8.
+/// Returns a path with the case of its letters folded. Letters beyond ASCII are percent-encoded
+/// UTF-8 in paths.
 pub(crate) fn fold(path: &str) -> String {
     if !path.contains('%') {
         return path.to_ascii_lowercase();
     }
-    // Bytes that would be a slash, a dot segment or a pattern in raw form stay encoded.
+    // Encoded ASCII stays encoded in the result: decoded, it could be a slash, a dot segment or a
+    // pattern.
     let bytes = parse::decoded(path);
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
@@ -118,7 +123,7 @@ pub(crate) fn fold(path: &str) -> String {
         rest = behind;
         written
     };
-    // Bytes that are no UTF-8 stay as they are; characters beside them are folded.
+    // Bytes that are not UTF-8 stay as they are; the characters around them are folded.
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             let written = written(c.len_utf8());
@@ -141,7 +146,7 @@ fn push_folded(out: &mut String, c: char) {
     folded.for_each(|c| c.encode_utf8(&mut buffer).bytes().for_each(|byte| push(out, byte)));
 }
 
-/// The text in lower case, except for the digits of codes.
+/// Returns the text in lower case, except for the digits of percent codes.
 fn lowered(text: &str) -> String {
     with_raw(text, |byte| byte.to_ascii_lowercase())
 }

@@ -178,8 +178,8 @@ fn patterns_are_compared() {
     }
 }
 
-/// A comparison that tries each way through the stars of both does not end within anybody's
-/// lifetime.
+/// A comparison that tried each way through the stars of both patterns would not end within
+/// anybody's lifetime.
 #[test]
 fn a_comparison_ends_however_many_stars_there_are() {
     let wide = [format!("{}/z", "/**/a".repeat(60)), format!("/{}z", "*a".repeat(60))];
@@ -201,7 +201,7 @@ fn a_pattern_begins_with_what_all_its_paths_begin_with() {
     }
 }
 
-/// All that an upstream takes for the same path.
+/// Returns all spellings that an upstream treats as the same path.
 fn spellings(path: &str, reading: PathReading) -> Vec<String> {
     let mut all = vec![String::new()];
     let mut rest = path;
@@ -230,7 +230,7 @@ fn spellings(path: &str, reading: PathReading) -> Vec<String> {
     all
 }
 
-/// A second reading of patterns: by their text, one way after the other.
+/// A second implementation of matching: on the text of a pattern, trying one way after the other.
 mod slow {
     pub(super) fn matches(pattern: &str, path: &str) -> bool {
         let split = |text: &str| text[1..].split('/').map(str::to_owned).collect::<Vec<_>>();
@@ -272,14 +272,14 @@ mod slow {
 }
 
 proptest! {
-    /// A path in its canonical form is a pattern that matches it.
+    /// A path in its canonical form is a pattern that matches this same path.
     #[test]
     fn a_plain_pattern_matches_itself(path in "(/([a-zA-Z0-9._~!$&'()+,;=:@-]|%(20|C3|2F|5B|7C)){1,8}){1,4}/?") {
         prop_assume!(!path.split('/').any(|segment| matches!(segment, "." | "..")));
         prop_assert!(one(&path).matches(&path), "{}", path);
     }
 
-    /// What is refused with a spelling is accepted in that spelling.
+    /// If the parser refuses a pattern with a spelling as hint, it accepts that spelling.
     #[test]
     fn a_hint_is_a_pattern(text in "/?[a-b/.%*\\[\\]?ü{},~ 0-9!-]{0,12}") {
         if let Err(PatternFault { hint: Some(hint), .. }) = PathPattern::parse(&text)
@@ -291,7 +291,7 @@ proptest! {
         }
     }
 
-    /// What is said of two patterns holds for every path.
+    /// The results of comparing two patterns hold for every path.
     #[test]
     fn a_comparison_holds_for_every_path(
         first in "/(([ab]|\\*|\\?|\\[!a\\]){1,2}/){0,2}(([ab]|\\*){1,2}|\\*\\*)",
@@ -303,8 +303,8 @@ proptest! {
         prop_assert!(!(first.matches(&path) && other.matches(&path)) || first.meets(&other));
     }
 
-    /// A path is taken where the pattern matches some spelling of it that the upstream takes for
-    /// the same.
+    /// A prepared pattern matches a path exactly if the original one matches some spelling of the
+    /// path that the upstream treats as the same.
     #[test]
     fn a_reading_takes_every_spelling_of_a_path_and_no_other(
         segments in prop::collection::vec(
@@ -342,7 +342,7 @@ proptest! {
         prop_assert_eq!(takes, slowly, "{} {} {:?}", text, path, reading);
     }
 
-    /// Patterns that another library reads alike match alike.
+    /// Patterns that the library `globset` accepts, too, match the same paths there.
     #[test]
     fn another_library_matches_alike(
         text in "/(([ab]|\\*|\\?|\\[ab\\]){0,3}/){0,3}(([ab]|\\*){0,3}|\\*\\*)",

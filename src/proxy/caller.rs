@@ -1,4 +1,4 @@
-//! What the form of an answer depends on: the caller's protocol and request.
+//! Facts about a caller's protocol and request that determine the form of its answer.
 
 use http::Method;
 use http::header::{CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
@@ -10,14 +10,14 @@ use crate::forward::unread::UnreadBody;
 use crate::protocol::Protocol;
 use crate::upstream::request_body::RequestBody;
 
-/// The caller of one request, as the form of its answer depends on it.
+/// The caller of one request: the facts that determine the form of the answer.
 pub(super) struct Caller {
     pub(super) protocol: Protocol,
     pub(super) form: AnswerForm,
     pub(super) is_head: bool,
-    /// Its body ends by HTTP/1.1's chunks.
+    /// Whether the request's body has chunked framing (HTTP/1.1).
     pub(super) is_chunked: bool,
-    /// What is left unread of its body may be read and forgotten.
+    /// Whether an unread rest of the request's body may be read and dropped.
     is_short: bool,
 }
 
@@ -33,19 +33,20 @@ impl Caller {
         }
     }
 
-    /// What becomes of the request's body where the answer is there before all of it was read.
+    /// Returns what happens to the request's body if the answer is ready before the whole body was
+    /// read.
     pub(super) fn unread_body(&self, activity: &ConnectionActivity) -> UnreadBody {
         let is_left = !self.protocol.has_streams() && (self.is_head || !activity.may_be_sending());
         if self.is_short && !is_left { UnreadBody::Discard } else { UnreadBody::Leave }
     }
 }
 
-/// Whether the body of a request is read to its end for the sake of its connection, where nothing
-/// else reads it.
+/// Whether the unread body of a request may be read to its end, so that its connection can serve
+/// another request.
 ///
-/// On HTTP/1, only one whose length is known and small: a longer one may cost more than a
-/// connection. A client that waits for 100 (RFC 9110, section 10.1.1) may send none after a
-/// refusal, so that it is unknown what comes next.
+/// On HTTP/1 this is true only if the body's length is known and small: reading a longer body may
+/// cost more than a new connection. A client that waits for 100 (RFC 9110, section 10.1.1) may send
+/// no body after a refusal, so its next bytes could be either a body or a request.
 fn is_short(parts: &Parts, protocol: Protocol, body: &RequestBody) -> bool {
     const BYTES: u64 = 64 * 1024;
     protocol.has_streams()
@@ -54,8 +55,8 @@ fn is_short(parts: &Parts, protocol: Protocol, body: &RequestBody) -> bool {
             && !parts.headers.contains_key(EXPECT))
 }
 
-/// gRPC is a POST on HTTP/2 with its own content type (gRPC over HTTP2, "Requests"). Anything else
-/// is answered as JSON.
+/// Returns the form of the answer: gRPC for a POST on HTTP/2 with gRPC's own content type (gRPC
+/// over HTTP2, "Requests"), and JSON for all other requests.
 fn form(parts: &Parts, protocol: Protocol) -> AnswerForm {
     if !protocol.has_streams() || parts.method != Method::POST {
         return AnswerForm::Json;

@@ -1,4 +1,4 @@
-//! What all workers share, and what a connection gives to its requests.
+//! State that all workers share, and facts that a connection gives to its requests.
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
@@ -23,48 +23,50 @@ use crate::snapshot::Snapshot;
 use crate::upstream::Endpoints;
 use crate::upstream::pool::WorkerPool;
 
-/// What all workers share, and what outlives a reload.
+/// State that all workers share, and that outlives a reload.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) keys: Arc<KeyCache>,
     pub(crate) limiter: Limiter,
     pub(crate) endpoints: Endpoints,
-    /// The process is ending: answers on HTTP/1 close their connections.
+    /// Whether the process is ending. Answers on HTTP/1 then close their connections.
     pub(crate) is_draining: AtomicBool,
     pub(crate) clock: Clock,
     pub(crate) usage: UsageBook,
     pub(crate) observers: Observers,
     pub(crate) reloads: Reloads,
-    /// Connections on which no valid key was presented yet.
+    /// Connections on which no valid key has been presented yet.
     pub(crate) unauthenticated: Arc<UnauthenticatedConnections>,
     pub(crate) hooks: Hooks,
 }
 
 impl Gateway {
-    /// What a request is decided with, at `now` by the wall clock.
+    /// Returns everything that a request is decided with. `now` is the wall-clock time.
     pub(crate) fn context<'a>(&'a self, snapshot: &'a Snapshot, now: Timestamp) -> Context<'a> {
         Context { snapshot, keys: &self.keys, limiter: &self.limiter, now }
     }
 }
 
-/// What a request inherits from its connection.
+/// Facts about a connection that each of its requests uses.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) pool: Arc<WorkerPool>,
     pub(crate) observer: Arc<Observer>,
-    /// `None` behind a unix socket.
+    /// IP address of the connection's peer; `None` behind a unix socket.
     pub(crate) address: Option<IpAddr>,
-    /// The address as a header's value.
+    /// IP address of the connection's peer, as a header value.
     pub(crate) address_value: Option<HeaderValue>,
     pub(crate) is_tls: bool,
     /// The requests in service on the connection.
     pub(crate) activity: Arc<ConnectionActivity>,
-    /// The tunnel that the connection is once HTTP has given it up.
+    /// The tunnel that runs on the connection after HTTP has ended on it.
     pub(crate) tunnel: Arc<Mutex<Option<OpenTunnel>>>,
-    /// The client's address has more connections than this: nothing is served on this one.
+    /// The limit of connections, if the client's address has exceeded it. Every request on this
+    /// connection is then refused.
     pub(crate) over_limit: Option<usize>,
-    /// It is a trusted proxy's: what one of its clients does is not held against the connection.
+    /// Whether the peer is a trusted proxy. Misbehaviour of one of the proxy's clients then does
+    /// not count against the connection, which other clients share.
     pub(crate) is_trusted: bool,
 }

@@ -1,4 +1,4 @@
-//! One request from its head to its answer: what became known of it, and what every answer carries.
+//! State of one request from its head to its answer, and the headers that every answer carries.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -24,14 +24,14 @@ use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::upstream::request_body::RequestBody;
 
-/// What became known of a request, and is needed whichever way it ends.
+/// State of a request that is needed however the request ends.
 pub(super) struct RequestState {
     pub(super) snapshot: Arc<Snapshot>,
     record: RequestRecord,
     pub(super) request_id: HeaderValue,
     pub(super) principal: Option<Principal>,
     route: Option<Arc<Route>>,
-    /// How the limits stand after this request was charged.
+    /// State of the limits after this request was charged.
     pub(super) limit_status: Option<LimitStatus>,
     pub(super) times: Times,
     pub(super) trace: Option<TraceContext>,
@@ -39,7 +39,7 @@ pub(super) struct RequestState {
 }
 
 impl RequestState {
-    /// Opens the state, and the record, of a request that has just begun.
+    /// Creates the state and the access-log record of a request that has just begun.
     pub(super) fn open(peer: &Peer, parts: &Parts, body: &RequestBody) -> Self {
         let in_service = peer.activity.begin(!body.is_empty());
         let request_id = observe::request_id(&parts.headers);
@@ -67,7 +67,7 @@ impl RequestState {
         }
     }
 
-    /// Notes the client, and continues the trace that a trusted proxy names.
+    /// Records the client, and continues the trace that a trusted proxy names.
     pub(super) fn note_client(&mut self, client: &Client, headers: &HeaderMap) {
         self.record.client(client.address);
         if client.via_trusted {
@@ -75,7 +75,7 @@ impl RequestState {
         }
     }
 
-    /// Notes what a decision found, for the log and for the connection.
+    /// Records the facts of a decision, for the log and for the connection.
     pub(super) fn note_facts(&mut self, peer: &Peer, facts: &mut Facts, headers: &HeaderMap) {
         if let Some(target) = &facts.target {
             self.record.path(target.path());
@@ -94,8 +94,8 @@ impl RequestState {
                     self.record.accepted();
                     self.continue_trace(headers);
                 }
-                // A key holder's connection counts as unauthenticated again once its key is not
-                // valid any more, and no other request on it is open.
+                // The connection of a key holder counts as unauthenticated again when the key is no
+                // longer valid and no other request is open on the connection.
                 None if !peer.is_trusted && peer.activity.is_alone() => {
                     peer.gateway.unauthenticated.enter(peer.address, &peer.activity);
                 }
@@ -107,14 +107,15 @@ impl RequestState {
         }
     }
 
-    /// Continues the trace that the caller names. Only for a trusted caller, or one with a valid key.
+    /// Continues the trace that the caller names. Called only if the caller is trusted or has a
+    /// valid key.
     fn continue_trace(&mut self, headers: &HeaderMap) {
         if self.trace.is_some() {
             self.trace = self.record.continue_trace(headers);
         }
     }
 
-    /// Notes that a key's request was admitted, and logs what of that is suspicious.
+    /// Records that a key holder's request was admitted, and logs what is suspicious about it.
     pub(super) fn note_use(&self, peer: &Peer, client: &Client, now: Timestamp) {
         let Some(principal) = &self.principal else { return };
         let (gateway, context) = (&peer.gateway, peer.gateway.context(&self.snapshot, now));
@@ -122,12 +123,12 @@ impl RequestState {
         suspicions.for_each(|suspicion| self.record.suspected(suspicion));
     }
 
-    /// Makes the answer, with what every answer carries.
+    /// Makes the answer, with the headers that every answer carries.
     ///
     /// # Errors
     ///
-    /// A client without a key has too many requests open on its connection: there is no answer, and
-    /// it may ask again.
+    /// A client without a key has too many requests open on its connection. The request then gets
+    /// no answer, and the client may repeat it.
     pub(super) fn conclude<E: From<StreamRefused>>(
         mut self,
         peer: &Peer,
@@ -135,7 +136,8 @@ impl RequestState {
         outcome: Result<Forwarded, Denial>,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, E> {
-        // Only where upstream has got nothing of it, since the client asks again.
+        // The request is refused this way only if nothing of it was sent to upstream, because the
+        // client will repeat it.
         let is_unauthenticated = self.principal.is_none() && outcome.is_err() && self.times.ready.is_none();
         if is_unauthenticated && !self.in_service.count_as_unauthenticated() {
             self.record.denied(&Denial::too_many_in_flight(unauthenticated_use::STREAMS));
@@ -183,13 +185,13 @@ impl RequestState {
     }
 }
 
-/// The answer of a refusal, and what becomes of the request's body behind it.
+/// Makes the answer of a refusal, and decides what happens to the rest of the request's body.
 fn refusal(
     denial: Denial,
     caller: &Caller,
     activity: &ConnectionActivity,
 ) -> (Response<ResponseBody>, UnreadBody) {
-    // Of a body that has stalled nothing is left to wait for.
+    // A body that has stalled is not drained, because no more of it is likely to arrive.
     let is_stalled = denial.code() == Code::RequestTimeout;
     let mut response = denial.into_response(caller.form);
     let is_kept =
@@ -197,22 +199,24 @@ fn refusal(
     let unread = if is_kept { caller.unread_body(activity) } else { UnreadBody::Leave };
     close_where_left(&mut response, unread, activity);
     if caller.is_head {
-        // The length of what is not sent (RFC 9110, section 9.3.2).
+        // Content-Length of an answer to HEAD: the length of the body that is not sent (RFC 9110,
+        // section 9.3.2).
         let length = std::mem::take(response.body_mut()).len();
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     (response.map(ResponseBody::own), unread)
 }
 
-/// Announces that the connection ends with this answer, where it does because the request's body is
-/// not read to its end. Otherwise a client that shares its connection would take it for a kept one,
-/// and lose its next request.
+/// Announces `Connection: close` if the connection ends with this answer because the request's body
+/// is not read to its end. Without this header, a client would reuse the connection and lose its
+/// next request.
 fn close_where_left<B>(response: &mut Response<B>, unread: UnreadBody, activity: &ConnectionActivity) {
     if unread == UnreadBody::Leave && activity.may_be_sending() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
-/// A stream of HTTP/2 that is reset with REFUSED_STREAM: nothing was done for it (RFC 9113, section 8.7).
+/// Error that resets an HTTP/2 stream with REFUSED_STREAM: nothing was done for the request (RFC
+/// 9113, section 8.7).
 #[derive(Debug)]
 pub(crate) struct StreamRefused;

@@ -1,12 +1,12 @@
-//! The readings of a path that servers read in different ways.
+//! The different readings of a path that servers do not all read in the same way.
 
 use crate::config::Ambiguity;
 
-/// A `;` that does not begin parameters.
+/// Encoded form of a `;`. In this form, it does not begin the parameters of a path segment.
 pub(super) const ENCODED_SEMICOLON: &str = "%3B";
 
-/// All readings of a path with ambiguous parts: each part decoded, parameters cut off, and all
-/// combinations. `reads_semicolons`: an encoded `;` is ambiguous, too.
+/// Returns all readings of a path with ambiguous parts: each part decoded, parameters cut off, and
+/// all combinations of these. `reads_semicolons`: whether an encoded `;` is ambiguous too.
 pub(super) fn readings(path: &str, ambiguities: &[Ambiguity], reads_semicolons: bool) -> Vec<String> {
     let read = |path: &str, ambiguity: Ambiguity| match ambiguity {
         Ambiguity::EncodedSlash => path.replace("%2F", "/"),
@@ -20,7 +20,7 @@ pub(super) fn readings(path: &str, ambiguities: &[Ambiguity], reads_semicolons: 
     let mut found = vec![path.to_owned()];
     let has_semicolons = reads_semicolons || ambiguities.contains(&Ambiguity::Semicolon);
     if has_semicolons {
-        // Decoded, both are the same. A pattern may contain either.
+        // Both forms of `;` are the same after decoding, and a route's pattern may contain either.
         found.push(path.replace(ENCODED_SEMICOLON, ";"));
         found.push(path.replace(';', ENCODED_SEMICOLON));
     }
@@ -32,14 +32,14 @@ pub(super) fn readings(path: &str, ambiguities: &[Ambiguity], reads_semicolons: 
             found.extend(read);
         }
     }
-    // Some servers merge slashes, some do not.
+    // Some servers merge repeated slashes, and others do not.
     let merged: Vec<String> =
         found.iter().filter(|path| path.contains("//")).map(|path| merged(path)).collect();
     found.extend(merged);
     found
 }
 
-/// A path without empty segments, except the last.
+/// Returns a path without empty segments, except for an empty last one.
 fn merged(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for c in path.chars() {

@@ -1,4 +1,4 @@
-//! A route, compiled: what it matches, and what it allows.
+//! A compiled route: which requests it matches, and what it allows.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -13,36 +13,36 @@ use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::{PathReading, fold};
 use crate::upstream::Upstream;
 
-/// A route, compiled.
+/// A route, compiled from its configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) name: Arc<str>,
     pub(crate) access: Access,
     pub(crate) upstream: Arc<Upstream>,
-    /// The windows of the route's own limits. Each key has its own state in them.
+    /// Windows of the route's own limits. Each key has its own state in them.
     pub(crate) windows: Vec<Arc<Window>>,
     pub(crate) strip_prefix: Option<String>,
     pub(crate) max_body: Option<u64>,
-    /// The timeouts of the upstream, replaced by the route's own where it has any.
+    /// The upstream's timeouts, replaced by the route's own timeouts if it has any.
     pub(crate) timeouts: Timeouts,
-    /// The protocols that a request may be upgraded to, in lower case.
+    /// Protocols to which a request may be upgraded, in lower case.
     pub(crate) upgrades: Vec<String>,
-    /// Whether GET and HEAD may have a body.
+    /// Whether GET and HEAD requests may have a body.
     pub(super) body_on_get: bool,
-    /// Request headers that are removed, folded.
+    /// Names of request headers that the route removes, in folded form.
     pub(crate) removes: Arc<[HeaderName]>,
     pub(super) accept_in_path: Vec<Ambiguity>,
-    /// How its server reads paths.
+    /// How the route's upstream reads paths.
     pub(super) reading: PathReading,
-    /// The patterns of its paths, prepared for that reading.
+    /// Patterns of the route's paths, prepared for the way in which its upstream reads paths.
     pub(super) paths: Vec<PathPattern>,
-    /// The patterns of its paths, as they are configured.
+    /// Patterns of the route's paths, as they are configured.
     pub(super) written: Vec<PathPattern>,
     pub(super) methods: Option<Vec<Method>>,
     pub(super) hosts: Option<Vec<HostPattern>>,
 }
 
-/// The path that a route is searched for. It is folded at most once, however many routes ignore
+/// The path for which a route is searched. It is folded at most once, however many routes ignore
 /// case.
 #[derive(Debug)]
 pub(super) struct AskedPath<'p> {
@@ -61,7 +61,7 @@ impl<'p> AskedPath<'p> {
 }
 
 impl Route {
-    /// Which parts of a request match the route: host, method, path.
+    /// Returns which parts of a request match the route: host, method, path.
     pub(crate) fn compared(&self, host: &str, method: &Method, path: &str) -> [bool; 3] {
         [self.matches_host(host), self.matches_method(method), self.matches_path(&AskedPath::new(path))]
     }
@@ -80,19 +80,20 @@ impl Route {
         hosts.iter().any(|known| known.matches(host))
     }
 
-    /// Whether the method matches. HEAD matches where GET does (RFC 9110, section 9.3.2).
+    /// Whether the route matches the method. A route that matches GET also matches HEAD (RFC 9110,
+    /// section 9.3.2).
     pub(super) fn matches_method(&self, method: &Method) -> bool {
         let Some(methods) = &self.methods else { return true };
         methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
     }
 
-    /// Whether a request with this method may have a body. For GET and HEAD a body has no meaning
+    /// Whether a request with this method may have a body. A body of GET or HEAD has no meaning
     /// (RFC 9110, section 9.3.1).
     pub(crate) fn takes_body(&self, method: &Method) -> bool {
         self.body_on_get || !matches!(*method, Method::GET | Method::HEAD)
     }
 
-    /// The longest body of a request, in bytes.
+    /// Returns the largest body of a request, in bytes.
     pub(crate) fn body_bytes(&self, limits: &Limits) -> u64 {
         let otherwise = match self.access {
             Access::Public => limits.public.body_bytes.min(limits.body_bytes),
@@ -101,8 +102,8 @@ impl Route {
         self.max_body.unwrap_or(otherwise)
     }
 
-    /// This route with the bounds of `others` as well, which are the routes of other readings of a
-    /// path. Of each bound the strictest one holds.
+    /// Returns this route with the limits of `others`, the routes of the path's other readings. For
+    /// each limit, the strictest value is used.
     pub(crate) fn bounded_by(&self, others: &[Arc<Route>], limits: &Limits) -> Self {
         let mut bounded = self.clone();
         let (mut bytes, mut removes) = (self.body_bytes(limits), self.removes.to_vec());
@@ -112,7 +113,7 @@ impl Route {
             bounded.body_on_get &= other.body_on_get;
             bounded.upgrades.retain(|protocol| other.upgrades.contains(protocol));
             for window in &other.windows {
-                // A window is charged once, even if several routes have it.
+                // A window that several of the routes have is charged only once.
                 if !bounded.windows.iter().any(|known| Arc::ptr_eq(known, window)) {
                     bounded.windows.push(window.clone());
                 }
@@ -123,12 +124,12 @@ impl Route {
         bounded
     }
 
-    /// Whether the route accepts this ambiguous part in paths.
+    /// Whether the route accepts this kind of ambiguous part in paths.
     pub(crate) fn accepts(&self, ambiguity: Ambiguity) -> bool {
         self.accept_in_path.contains(&ambiguity)
     }
 
-    /// The path that upstream gets.
+    /// Returns the path to send to upstream.
     pub(crate) fn upstream_path<'p>(&self, path: &'p str) -> &'p str {
         let Some(prefix) = &self.strip_prefix else { return path };
         let is_prefix = |beginning: &str| match self.reading.ignore_case {
@@ -147,11 +148,11 @@ impl Route {
     }
 }
 
-/// Compiles a route. `upstreams` are those of its configuration, in order.
+/// Compiles a route. `upstreams` are the upstreams of the same configuration, in order.
 ///
 /// # Errors
 ///
-/// Its upstream does not exist.
+/// An error if the route names an upstream that does not exist.
 pub(super) fn compile(
     route: &config::Route,
     upstreams: &[Arc<Upstream>],

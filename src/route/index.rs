@@ -1,5 +1,5 @@
-//! A prefix index of routes: finds the first of many routes that may match a path, without
-//! comparing each.
+//! A prefix index of routes. It finds the first of many routes that may match a path, without
+//! comparing each route.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,23 +8,25 @@ use foldhash::quality::RandomState;
 
 use super::compiled::Route;
 
-/// With fewer patterns it is as fast to compare each.
+/// Smallest number of patterns for which an index is made. With fewer patterns, comparing each one
+/// is as fast.
 const WORTHWHILE: usize = 16;
 
-/// The positions of routes in their table, filed under the beginning of their paths.
+/// Positions of routes in their table, by the beginning of their paths.
 #[derive(Debug)]
 pub(super) struct PathIndex {
-    /// Patterns without a wildcard, by their path.
+    /// Positions of routes with patterns without a wildcard, by the path.
     exact: HashMap<Box<str>, Vec<usize>, RandomState>,
-    /// The others, by the text that all paths of the pattern begin with, up to its last slash.
+    /// Positions of routes with all other patterns, by the text with which all matching paths
+    /// begin, up to its last slash.
     under: HashMap<Box<str>, Vec<usize>, RandomState>,
-    /// The length of the longest text in `under`, in bytes. Longer beginnings of a path are not
-    /// searched, however many slashes it has.
+    /// Length of the longest key in `under`, in bytes. Longer beginnings of a path are not looked
+    /// up, however many slashes the path has.
     longest: usize,
 }
 
 impl PathIndex {
-    /// An index of these routes. `None` where they have few patterns.
+    /// Makes an index of these routes; `None` if they have few patterns.
     pub(super) fn of(routes: &[Arc<Route>]) -> Option<Self> {
         let patterns: usize = routes.iter().map(|route| route.written.len()).sum();
         (patterns >= WORTHWHILE).then(|| Self::all(routes))
@@ -35,8 +37,9 @@ impl PathIndex {
         for (place, route) in routes.iter().enumerate() {
             for pattern in &route.paths {
                 let places = match pattern.exact() {
-                    // The route compares the pattern with the folded path, not with the searched
-                    // one.
+                    // A route that ignores case compares its pattern with the folded path, but the
+                    // index is searched by the unfolded path. The empty beginning finds such a
+                    // route for every path.
                     _ if route.reading.ignore_case => index.under.entry("".into()).or_default(),
                     Some(path) => index.exact.entry(path.into()).or_default(),
                     None => {
@@ -53,15 +56,15 @@ impl PathIndex {
         index
     }
 
-    /// The first position at which `takes` holds, of all whose paths may match. No other route's
-    /// path matches.
+    /// Returns the first position for which `takes` returns true, of all routes whose paths may
+    /// match. Routes that the index does not find for this path can't match it.
     pub(super) fn first(&self, path: &str, takes: impl Fn(usize) -> bool) -> Option<usize> {
         let within = path.as_bytes().iter().take(self.longest).enumerate();
         let slashes = within.filter(|(_, byte)| **byte == b'/').map(|(at, _)| at + 1);
         let beginnings = std::iter::once(0).chain(slashes).filter_map(|length| path.get(..length));
         let under = beginnings.filter_map(|beginning| self.under.get(beginning));
         let filed = self.exact.get(path).into_iter().chain(under);
-        // Each list is in the order of the routes.
+        // Each list of positions is in the order of the routes, so its first match is its lowest.
         filed.filter_map(|places| places.iter().copied().find(|place| takes(*place))).min()
     }
 }
@@ -86,7 +89,7 @@ mod tests {
     }
 
     proptest! {
-        /// For any routes, the index finds the same one as a comparison of each.
+        /// For any routes, the index finds the same route as a comparison of each one.
         #[test]
         fn it_finds_the_same_route_as_a_comparison_of_each(
             globs in prop::collection::vec(

@@ -1,4 +1,4 @@
-//! Routes that take requests from each other. `check` warns of them.
+//! Finds routes that match each other's requests. `check` warns of these routes.
 
 use std::sync::Arc;
 
@@ -8,27 +8,30 @@ use crate::config::Access;
 use crate::path_pattern::PathPattern;
 use crate::permission::Permission;
 
-/// A route that loses requests to another one, or may lose them. All are named.
+/// A route that loses requests to another route, or may lose them. Both routes are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shadow<'a> {
-    /// It loses all of its requests: `by` comes first and matches them all.
+    /// `route` loses all of its requests, because `by` precedes it and matches all of them.
     Whole { route: &'a str, by: &'a str },
-    /// It loses some requests to a public route before it: they need no key.
+    /// `route` loses some of its requests to the public route `by`, which precedes it. These
+    /// requests then need no key.
     PublicPart { route: &'a str, by: &'a str },
-    /// It loses none that it matches. But many servers read some paths of `by`, a later route that
-    /// requires less or allows more, as paths of this one. `how` names the other spelling.
+    /// `route` loses no request that it matches. However, many servers read some paths of `by` as
+    /// paths of `route`, and `by` is a later route that requires less or allows more. `how` names
+    /// the spelling of such paths.
     Lookalike { route: &'a str, by: &'a str, upstream: &'a str, how: &'static str },
-    /// It loses none that it matches. But `by` requires less and leads to the same paths of the
-    /// upstream, since one of the two routes strips a prefix.
+    /// `route` loses no request that it matches. However, `by` requires less and leads to the same
+    /// paths of the upstream, because one of the two routes strips a prefix.
     SecondDoor { route: &'a str, by: &'a str, upstream: &'a str },
 }
 
 impl RouteTable {
-    /// All routes that lose requests to others, or may lose them.
+    /// Returns all routes that lose requests to other routes, or may lose them.
     pub(crate) fn shadows(&self) -> impl Iterator<Item = Shadow<'_>> {
         self.routes.iter().enumerate().flat_map(|(index, route)| {
             let before = self.shadow_before(index, route);
-            // A route that loses all requests has none left to lose.
+            // If a route loses all of its requests to an earlier route, later routes can't match
+            // any of them.
             let behind = match before {
                 Some(Shadow::Whole { .. }) => Vec::new(),
                 _ => self.lookalikes(index, route),
@@ -37,7 +40,8 @@ impl RouteTable {
         })
     }
 
-    /// A route that requires less than this one, and leads to its paths on the same upstream.
+    /// Finds a route that requires less than `route`, and leads to the same paths of the same
+    /// upstream.
     fn second_door<'t>(&'t self, route: &'t Route) -> Option<Shadow<'t>> {
         let own = route.upstream_paths();
         let leads_there = |by: &Route| {
@@ -61,8 +65,8 @@ impl RouteTable {
         Some(Shadow::PublicPart { route: &route.name, by: &by.name })
     }
 
-    /// Later routes of the same upstream that require less, and match this route's paths in another
-    /// spelling. None are reported where the configuration defines how the upstream reads paths.
+    /// Finds later routes of the same upstream that require less, and match the paths of `route` in
+    /// another spelling. Returns none if the configuration defines how the upstream reads paths.
     fn lookalikes<'t>(&'t self, index: usize, route: &'t Route) -> Vec<Shadow<'t>> {
         if route.upstream.paths.reading.is_some() {
             return Vec::new();
@@ -96,7 +100,7 @@ impl RouteTable {
     }
 }
 
-/// How much a route requires.
+/// Returns how much a route requires; a greater number requires more.
 fn rank(access: Access) -> u8 {
     match access {
         Access::Public => 0,
@@ -107,7 +111,7 @@ fn rank(access: Access) -> u8 {
 }
 
 impl Route {
-    /// The paths as the upstream gets them.
+    /// Returns the patterns of the route's paths as upstream receives them.
     fn upstream_paths(&self) -> Vec<PathPattern> {
         let Some(prefix) = &self.strip_prefix else { return self.written.clone() };
         let stripped =
@@ -118,7 +122,7 @@ impl Route {
         stripped.filter_map(|rest| PathPattern::parse(rest).ok()).flatten().collect()
     }
 
-    /// Whether it admits a client, or allows a request, that the other one refuses.
+    /// Whether this route admits a client, or allows a request, that the other route refuses.
     fn asks_less_than(&self, other: &Route) -> bool {
         let quotas = |route: &'_ Route| route.windows.iter().map(|window| window.quota()).collect::<Vec<_>>();
         let is_larger = |most: u64| self.max_body.is_none_or(|own| own > most);
@@ -130,13 +134,14 @@ impl Route {
             || !other.removes.iter().all(|name| self.removes.contains(name))
     }
 
-    /// Whether this route matches all requests of another one, in this spelling of its paths.
+    /// Whether this route matches all requests of the other route, with the other's paths in the
+    /// spelling `spelled`.
     fn takes_all(&self, other: &Route, spelled: &PathPattern) -> bool {
         self.covers_methods_and_hosts(other) && self.paths.iter().any(|own| own.covers(spelled))
     }
 
-    /// Whether this route matches all requests that a later one matches. True only where it is
-    /// certain.
+    /// Whether this route matches all requests that the later route `other` matches. Returns true
+    /// only if this is certain.
     fn covers(&self, other: &Route) -> bool {
         let is_covered = |path: &PathPattern| self.paths.iter().any(|own| own.covers(path));
         self.covers_methods_and_hosts(other) && other.written.iter().all(is_covered)
@@ -156,13 +161,13 @@ impl Route {
         covers_methods && covers_hosts
     }
 
-    /// Whether some request could match both.
+    /// Whether some request could match both routes.
     fn meets(&self, other: &Route) -> bool {
         let meet = |path: &PathPattern| self.paths.iter().any(|own| own.meets(path));
         self.shares_requests(other) && other.written.iter().any(meet)
     }
 
-    /// Whether some method and host match both.
+    /// Whether some combination of method and host matches both routes.
     fn shares_requests(&self, other: &Route) -> bool {
         let share_methods = match (&self.methods, &other.methods) {
             (Some(ours), Some(theirs)) => {

@@ -1,4 +1,4 @@
-//! All routes of a snapshot, in order: the first that matches a request wins.
+//! All routes of a snapshot, in order. The first route that matches a request wins.
 
 use std::sync::Arc;
 
@@ -11,30 +11,30 @@ use crate::config::{Ambiguity, Config};
 use crate::limit::Limiter;
 use crate::upstream::Upstream;
 
-/// The outcome of a search.
+/// Result of searching the route of a request.
 #[derive(Debug)]
 pub(crate) enum Lookup {
     Found(Arc<Route>),
-    /// No route matches.
+    /// No route matches the request.
     None,
-    /// All routes name hosts, and none names this one.
+    /// All routes name hosts, and no route names the host of the request.
     OtherHost,
 }
 
-/// All routes of a snapshot, in order.
+/// All routes of a snapshot, in their order.
 #[derive(Debug)]
 pub(crate) struct RouteTable {
     pub(super) routes: Vec<Arc<Route>>,
     pub(super) index: Option<PathIndex>,
-    /// Whether every route names hosts, so that a request for an unknown host is misdirected.
+    /// Whether every route names hosts. A request for an unknown host is then misdirected (421).
     all_name_hosts: bool,
-    /// The ambiguous parts of paths that some route accepts.
+    /// The kinds of ambiguous parts of paths that at least one route accepts.
     accepted_somewhere: Vec<Ambiguity>,
 }
 
 impl RouteTable {
-    /// Compiles the routes of a configuration. `upstreams` are those of the same configuration, in
-    /// order.
+    /// Compiles the routes of a configuration. `upstreams` are the upstreams of the same
+    /// configuration, in order.
     pub(crate) fn new(
         config: &Config,
         upstreams: &[Arc<Upstream>],
@@ -51,7 +51,7 @@ impl RouteTable {
         Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere })
     }
 
-    /// The routes of a configuration alone, for tests. Nothing else uses their upstreams and
+    /// Compiles the routes of a configuration for tests, which use neither its upstreams nor its
     /// limits.
     #[cfg(any(test, feature = "fuzzing"))]
     #[allow(clippy::unwrap_used, reason = "a test fails by a panic")]
@@ -82,13 +82,13 @@ impl RouteTable {
         Lookup::None
     }
 
-    /// Whether some route accepts this ambiguous part in paths.
+    /// Whether some route accepts this kind of ambiguous part in paths.
     pub(crate) fn accepts_somewhere(&self, ambiguity: Ambiguity) -> bool {
         self.accepted_somewhere.contains(&ambiguity)
     }
 
-    /// The routes of all other readings of a path with `ambiguities`. A client that may use the
-    /// route of the path must be allowed to use these, too.
+    /// Returns the routes of all other readings of a path with `ambiguities`. A client that may use
+    /// the route of the path must also be allowed to use these routes.
     pub(crate) fn other_readings(
         &self,
         host: &str,
@@ -105,13 +105,14 @@ impl RouteTable {
         others
     }
 
-    /// Whether the path has an encoded `;`, and some route accepts a raw one. Most servers read
-    /// both alike.
+    /// Whether the path has an encoded `;`, and some route accepts a raw `;`. Most servers read
+    /// both forms alike.
     pub(crate) fn reads_semicolons(&self, path: &str) -> bool {
         self.accepts_somewhere(Ambiguity::Semicolon) && path.contains(ENCODED_SEMICOLON)
     }
 
-    /// Whether a route that names hosts matches this method and path, so that the host matters.
+    /// Whether a route that names hosts matches this method and path, so that the request's host
+    /// matters.
     pub(crate) fn go_by_host(&self, method: &Method, path: &str) -> bool {
         let asked = AskedPath::new(path);
         let names_hosts = |route: &&Arc<Route>| route.hosts.is_some();
@@ -121,12 +122,12 @@ impl RouteTable {
             .any(|route| route.matches_method(method) && route.matches_path(&asked))
     }
 
-    /// All routes, in order.
+    /// Returns all routes, in their order.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.iter()
     }
 
-    /// The names of all routes, to check the `routes` of keys.
+    /// Returns the names of all routes, for checking the `routes` of keys.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.routes.iter().map(|route| &*route.name)
     }

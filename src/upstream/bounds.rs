@@ -5,8 +5,8 @@ pub(super) const MAX_HEAD_BYTES: usize = 128 * 1024;
 /// Largest single read from a connection to upstream, in bytes. hyper starts with small reads and
 /// grows them for large answers.
 pub(super) const MAX_READ_BYTES: usize = 256 * 1024;
-/// Most concurrent requests on one HTTP/2 connection to upstream. The upstream's own limit may be
-/// lower.
+/// Largest number of concurrent requests on one HTTP/2 connection to upstream. The upstream's own
+/// limit may be lower.
 pub(super) const MAX_STREAMS: usize = 100;
 /// HTTP/2 flow-control window of one stream, in bytes: how much an upstream may send before a slow
 /// client has read any of it.

@@ -33,7 +33,7 @@ pub(crate) struct Upstream {
     pub(crate) resolve: Duration,
 }
 
-/// How an endpoint is chosen for a request.
+/// Settings for choosing the endpoint of a request.
 #[derive(Debug)]
 pub(super) struct Selection {
     pub(super) balance: Balance,
@@ -51,7 +51,7 @@ pub(crate) struct RequestSettings {
     pub(crate) credential: Option<UpstreamCredential>,
 }
 
-/// When connections to an upstream are kept for further requests.
+/// Settings for keeping connections to an upstream open for further requests.
 #[derive(Debug)]
 pub(crate) struct ConnectionSettings {
     pub(crate) pool: Pool,
@@ -113,7 +113,7 @@ impl Upstream {
         host.unwrap_or_else(|| authority_of(self.sets.first().map(|set| &set.address)))
     }
 
-    /// Whether connections to this upstream can be upgraded. HTTP/2 has no upgrades.
+    /// Whether connections to this upstream can be upgraded. HTTP/2 connections can't be.
     pub(crate) fn supports_upgrades(&self) -> bool {
         self.sets.iter().all(|set| !matches!(set.address, config::EndpointAddress::H2c(_)))
     }

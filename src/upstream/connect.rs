@@ -47,7 +47,7 @@ pub(crate) async fn is_reachable(endpoint: &Endpoint, limit: Duration) -> bool {
 ///
 /// # Errors
 ///
-/// As [`connect`].
+/// The same errors as [`connect`].
 pub(super) async fn over_tcp(
     endpoint: &Endpoint,
     stream: TcpStream,

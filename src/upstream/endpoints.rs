@@ -20,7 +20,7 @@ use super::health::Health;
 use super::tls::ClientTls;
 use crate::config;
 
-/// Most addresses of one host name that are used. A resolver may return any number.
+/// Largest number of addresses of one host name that are used. A resolver may return more.
 const MAX_ADDRESSES: usize = 256;
 
 /// One address of an upstream.

@@ -28,7 +28,7 @@ pub(crate) struct Answer {
     pub(crate) body: Body,
 }
 
-/// The failure of a request that got no answer.
+/// A request that got no answer, and the failure that caused this.
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     pub(crate) failure: Failure,

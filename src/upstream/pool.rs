@@ -1,9 +1,9 @@
 //! The connection pool of one worker. `forward` leases a connection from it for each request.
 //!
-//! An HTTP/1.1 connection serves one request at a time; the one that was used last is reused first.
-//! An HTTP/2 connection serves many requests at a time.
-//! Invariant: an HTTP/1.1 connection on which a byte has arrived since its last answer is never
-//! reused. So no byte of one answer reaches the next client.
+//! An HTTP/1.1 connection serves one request at a time; the most recently used idle connection is
+//! reused first. An HTTP/2 connection serves many requests at a time.
+//! Invariant: an HTTP/1.1 connection is never reused if a byte has arrived on it after its last
+//! answer. This keeps bytes of one client's answer from reaching the next client.
 
 mod idle;
 mod lease;
@@ -31,32 +31,32 @@ use lease::Connection;
 pub(crate) use lease::Lease;
 use multiplexed::{ConnectingGuard, Multiplexed};
 
-/// Requirements of a request for its connection.
+/// What a request requires of its connection to upstream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionNeeds {
-    /// The request can't be sent over HTTP/2.
+    /// Whether the request can't be sent over HTTP/2.
     pub(crate) http1_only: bool,
-    /// The request has a body, so the connection's window must have room.
+    /// Whether the request has a body, so that an HTTP/2 connection's window must have room for it.
     pub(crate) has_body: bool,
-    /// The connection must not have served a request before.
+    /// Whether the connection must not have served a request before.
     pub(crate) new_only: bool,
 }
 
-/// The pooled connections of one worker, by the endpoint's id.
+/// The pooled connections of one worker, by endpoint id.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerPool {
     idle: Arc<IdleConnections>,
     multiplexed: Mutex<ByEndpoint<Vec<Arc<Multiplexed>>>>,
-    /// Locks held while a connection is made that others may share. A burst of requests makes one
-    /// connection, not one each.
+    /// Locks by endpoint id. A request holds the lock while it makes a connection that other
+    /// requests may share, so a burst of requests makes one connection, not one each.
     connecting: Mutex<ByEndpoint<Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// An endpoint that could not be connected to, and the error.
+/// An endpoint to which no connection could be made, and the error.
 type ConnectFailure = (Arc<Endpoint>, io::Error);
 
 impl WorkerPool {
-    /// Leases an existing connection to this endpoint, if there is one that is alive.
+    /// Leases a pooled connection to this endpoint; `None` if there is no live one.
     pub(crate) fn reuse(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -70,16 +70,17 @@ impl WorkerPool {
         Some(self.make_lease(connection, true, endpoint.health.start_request(), upstream, endpoint))
     }
 
-    /// Leases a new connection to this endpoint, or one that another request has made meanwhile.
+    /// Leases a new connection to this endpoint, or a connection that another request has made in
+    /// the meantime.
     ///
-    /// If the endpoint is one of several addresses of a name and does not accept soon, the other
-    /// addresses are tried in parallel. Addresses in `tried` are left out. Addresses that fail are
-    /// added to `tried`, and the failure counts against their health.
+    /// If the endpoint is one of several addresses of a host name and does not accept soon, the
+    /// other addresses are tried in parallel. Addresses in `tried` are left out. An address that
+    /// fails is added to `tried`, and the failure counts against the address's health.
     ///
     /// # Errors
     ///
-    /// The system's error, or a timeout after `limit`: of connecting, or of waiting for another
-    /// request that connects.
+    /// The system's error, or a timeout after `limit`. The timeout covers connecting, and waiting
+    /// for another request that connects.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -100,7 +101,7 @@ impl WorkerPool {
             },
             false => None,
         };
-        // The request that held the lock before may have made a connection.
+        // The previous holder of the lock may have made a connection that this request can share.
         if may_share
             && !needs.new_only
             && let Some(connection) = self.existing(upstream, endpoint, needs)
@@ -110,7 +111,8 @@ impl WorkerPool {
         let delay = |count| attempt_delay(limit, count);
         let connecting = async {
             match self.connect(upstream, endpoint, needs, guard, &delay, tried).await {
-                // Idle connections hold the descriptors that are missing.
+                // Idle connections use descriptors. Closing these connections frees the ones that
+                // are missing.
                 Err((_, error)) if is_shortage(&error) && self.close_idle().await => {
                     self.connect(upstream, endpoint, needs, None, &delay, tried).await
                 }
@@ -123,7 +125,7 @@ impl WorkerPool {
             Ok(connected) => connected,
             Err((failed, error)) => {
                 let error = ConnectError::Connecting(error);
-                // A server without HTTP/1.1 for an upgrade may still be healthy over HTTP/2.
+                // A server that has no HTTP/1.1 for an upgrade may still be healthy over HTTP/2.
                 if !needs.http1_only && error.is_caused_by_endpoint() {
                     upstream.note_failure(&failed, &error);
                 }
@@ -136,10 +138,10 @@ impl WorkerPool {
         Ok(self.make_lease(connection, false, in_flight, upstream, &reached))
     }
 
-    /// Closes all idle HTTP/1.1 connections. Returns whether there were any.
+    /// Closes all idle HTTP/1.1 connections. Returns whether any were closed.
     async fn close_idle(&self) -> bool {
         let has_any = self.idle.close_all();
-        // Each connection's own task closes its socket.
+        // Each connection's own task closes its socket, so those tasks must run first.
         tokio::task::yield_now().await;
         has_any
     }
@@ -185,8 +187,8 @@ impl WorkerPool {
         Lease { connection, is_reused, is_reusable: true, in_flight, endpoint, upstream, idle }
     }
 
-    /// A live connection for the request: an HTTP/2 connection with a free stream, else an idle
-    /// one.
+    /// Finds a live connection for the request: an HTTP/2 connection with a free stream, or else an
+    /// idle HTTP/1.1 connection.
     fn existing(
         &self,
         upstream: &Upstream,
@@ -199,10 +201,10 @@ impl WorkerPool {
         multiplexed.or_else(|| self.idle.take(endpoint).map(Connection::from))
     }
 
-    /// Takes a stream permit on the first HTTP/2 connection that has one.
+    /// Acquires a stream permit on the first HTTP/2 connection that has a free stream.
     ///
-    /// A request with a body skips a connection whose window other bodies have used up, unless the
-    /// pool may have no further connection.
+    /// A request with a body skips a connection whose window other bodies have used up, except if
+    /// the pool can't open another connection because it has reached its limit.
     fn shared(&self, upstream: &Upstream, endpoint: &Endpoint, needs: ConnectionNeeds) -> Option<Connection> {
         let multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         let all = multiplexed.get(&endpoint.id)?;
@@ -219,13 +221,14 @@ impl WorkerPool {
         permit.map(|permit| Connection::Http2 { permit: Arc::new(permit), copy: None })
     }
 
-    /// The lock of connecting to an endpoint.
+    /// Returns the lock that a request holds while it connects to the endpoint.
     fn connecting_lock(&self, endpoint: &Endpoint) -> Arc<tokio::sync::Mutex<()>> {
         let mut connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         connecting.entry(endpoint.id).or_default().clone()
     }
 
-    /// Closes connections that have been idle for too long. The worker calls it at intervals.
+    /// Closes connections that have been idle for too long. The worker calls this function at
+    /// intervals.
     pub(crate) fn sweep(&self) {
         self.idle.sweep();
         let mut multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,7 +242,8 @@ impl WorkerPool {
     }
 }
 
-/// Connects to the first of an endpoint and its stand-ins that accepts.
+/// Connects to the first address that accepts, out of the endpoint and the other addresses of its
+/// host name.
 async fn connect_to_one_of(
     upstream: &Upstream,
     endpoint: &Arc<Endpoint>,
@@ -254,7 +258,8 @@ async fn connect_to_one_of(
     debug_assert_eq!(addresses.len(), candidates.len(), "addresses of a name are socket addresses");
     let mut failed = Vec::new();
     let dialled = dial(&addresses, delay(addresses.len()), |index, error| failed.push((index, error))).await;
-    // If all have failed, the caller records the failure of the first one.
+    // Failures are recorded here, except that of the first address if all have failed: the caller
+    // records this one.
     let is_recorded_here = |index: usize| index > 0 || dialled.is_ok();
     for (index, error) in failed {
         let Some(candidate) = candidates.get(index) else { continue };
@@ -277,7 +282,8 @@ async fn start_http1(socket: Arc<Socket>) -> io::Result<Connection> {
     let handshake = builder.handshake(TokioIo::new(SocketIo(socket.clone())));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
     tokio::spawn(async move {
-        // The request on the connection gets its error. Between requests, an error has no effect.
+        // The error is ignored here: a request on the connection receives it too, and between
+        // requests it has no effect.
         let _ended = connection.with_upgrades().await;
     });
     Ok(Connection::Http1 { sender, socket, written_before: 0, made: Instant::now() })
@@ -290,8 +296,8 @@ impl Endpoint {
         matches!(self.address, EndpointAddress::H2c(_) | EndpointAddress::Https(_))
     }
 
-    /// Whether ALPN chose HTTP/1.1 last. Requests do not wait for such a connection: it can't be
-    /// shared.
+    /// Whether ALPN chose HTTP/1.1 for the last connection to the endpoint. Such a connection can't
+    /// be shared, so requests do not wait for another request to make it.
     fn chose_http1(&self) -> bool {
         self.is_http1.load(Ordering::Relaxed)
     }

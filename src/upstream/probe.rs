@@ -1,11 +1,11 @@
-//! The smuggling probe: finds servers that parse an unread request body as the next request.
+//! The smuggling probe finds servers that parse an unread request body as the next request.
 //!
-//! With such a server, a client could hide an unauthorized request in a body (request smuggling).
-//! The probe sends a request whose body is a whole GET, and counts the answers. One answer too many
-//! means that the server is vulnerable.
+//! A client could hide an unauthorized request in a body that such a server leaves unread (request
+//! smuggling). The probe sends a request whose body is a complete GET, and counts the answers. One
+//! answer too many means that the server is vulnerable.
 //!
-//! Called by `bearward check --probe` alone.
-//! Invariant: every request of a probe is harmless. GETs ask for the health check's path or `/`;
+//! Called only by `bearward check --probe`.
+//! Invariant: every request of a probe is harmless. GETs request the health check's path or `/`;
 //! methods with a body use a random path that does not exist.
 
 use std::io;
@@ -22,20 +22,21 @@ use super::socket::SocketIo;
 
 use crate::config;
 
-/// Longest wait for the answer to a request.
+/// Longest wait for the answer to a request of the probe.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// Shortest wait for an answer to the nested request. The wait grows with the server's latency.
+/// Shortest wait for an answer to the nested request, the one in the body. The wait grows with the
+/// server's latency.
 const LEAST_WAIT: Duration = Duration::from_millis(500);
-/// Longest wait for an answer to the nested request.
+/// Longest wait for an answer to the nested request, the one in the body.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Longest time for all probes of one endpoint.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
-/// Largest answer that is read, in bytes.
+/// Largest answer that the probe reads, in bytes.
 const MAX_ANSWER: usize = 1024 * 1024;
-/// Most header fields of an answer.
+/// Largest number of header fields in an answer to the probe.
 const MAX_FIELDS: usize = 128;
 
-/// Methods to probe: servers differ in the methods whose body they read.
+/// Methods to probe. Servers differ in the methods whose body they read.
 const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
 
 /// Result of a probe: whether a server reads the body of a request.
@@ -45,16 +46,17 @@ pub(crate) enum Verdict {
     Read,
     /// The server parses an unread body as the next request.
     Unread,
-    /// The server does so even if the request has `Connection: close`.
+    /// The server parses an unread body as the next request even if the request with that body has
+    /// `Connection: close`.
     UnreadDespiteClose,
-    /// The probe failed, for this reason.
+    /// The probe failed for this reason, so the result is unknown.
     Unknown(String),
 }
 
-/// Probes one endpoint with each method, and returns the verdicts.
+/// Probes one endpoint with each method, and returns a verdict for each.
 pub(crate) async fn probe(endpoint: &Endpoint, upstream: &Upstream) -> Vec<(&'static str, Verdict)> {
     if matches!(endpoint.address, config::EndpointAddress::H2c(_)) {
-        // HTTP/2 frames bodies, so a body can't be parsed as a request.
+        // HTTP/2 marks where a body ends, so a server can't parse the body as a request.
         return METHODS.map(|method| (method, Verdict::Read)).to_vec();
     }
     let until = Instant::now() + PROBE_LIMIT;
@@ -85,11 +87,11 @@ async fn verdict(endpoint: &Endpoint, upstream: &Upstream, method: &'static str)
 
 /// The requests of one probe.
 struct Probe {
-    /// Head of the request around the nested one, without its last empty line.
+    /// Head of the outer request, without the empty line that ends it.
     outer_head: String,
-    /// The request in the body.
+    /// The nested request, which is the body of the outer request.
     nested: String,
-    /// The last request on the connection.
+    /// The last request on the connection, after the outer one.
     closer: String,
 }
 
@@ -102,7 +104,8 @@ impl Probe {
         let id = fastrand::u64(..);
         let marked = format!("{path}{}bearward-probe={id:016x}", if path.contains('?') { '&' } else { '?' });
         let target = match method {
-            // A GET is safe on any path, and servers keep the connection after a path that exists.
+            // A GET is harmless on any path, and servers keep the connection open after a path that
+            // exists.
             "GET" => path.to_owned(),
             _ => format!("/bearward-probe-{id:016x}"),
         };
@@ -111,7 +114,8 @@ impl Probe {
         });
         let fields =
             format!("host: {host}\r\nuser-agent: bearward-probe\r\n{}", credential.unwrap_or_default());
-        // A request that a client hides in a body has no credential of the upstream.
+        // The nested request has no upstream credential, like a request that a client would hide in
+        // a body.
         let nested = format!("GET {marked} HTTP/1.1\r\nhost: {host}\r\nuser-agent: bearward-probe\r\n\r\n");
         Probe {
             outer_head: format!(
@@ -123,8 +127,8 @@ impl Probe {
         }
     }
 
-    /// Whether the server answers the request in the body. With `with_close`, the outer request has
-    /// `Connection: close`.
+    /// Whether the server answers the nested request, the one in the body. With `with_close`, the
+    /// outer request has `Connection: close`.
     async fn answers_nested_request(&self, endpoint: &Endpoint, with_close: bool) -> io::Result<bool> {
         let Connected { socket, .. } = within(ANSWER_LIMIT, connect(endpoint, true)).await?;
         let mut connection = Connection { stream: SocketIo(socket), buffer: Vec::new() };
@@ -134,7 +138,8 @@ impl Probe {
         if !within(ANSWER_LIMIT, connection.answer()).await? {
             return Ok(false);
         }
-        // A slow server is slow with the nested request too.
+        // The wait grows with the latency, because a slow server is also slow with the nested
+        // request.
         let latency = began.elapsed();
         let wait = (2 * latency + LEAST_WAIT).min(LONGEST_WAIT);
         match timeout(wait, connection.answer()).await {
@@ -142,7 +147,7 @@ impl Probe {
             Err(_elapsed) if with_close => return Ok(false),
             Err(_elapsed) => {}
         }
-        // The last request has one answer. Any further one belongs to the nested request.
+        // The last request has one answer. Any further answer belongs to the nested request.
         if connection.send(&self.closer).await.is_err() {
             return Ok(false);
         }
@@ -166,14 +171,14 @@ async fn within<T>(limit: Duration, future: impl Future<Output = io::Result<T>>)
     timeout(limit, future).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// A connection to the probed server, read answer by answer.
+/// A connection to the probed server, from which answers are read one by one.
 struct Connection {
     stream: SocketIo,
-    /// Bytes of answers that are not whole yet.
+    /// Bytes of an answer that has not arrived completely.
     buffer: Vec<u8>,
 }
 
-/// The framing of an answer's body.
+/// Framing of an answer's body.
 #[derive(Debug, PartialEq, Eq)]
 enum Body {
     Length(u64),
@@ -187,9 +192,9 @@ impl Connection {
         self.stream.flush().await
     }
 
-    /// Reads one whole answer. Returns false if the server closed the connection instead.
+    /// Reads one complete answer. Returns false if the server closed the connection instead.
     ///
-    /// Dropping the future loses no byte: what was read stays in the buffer.
+    /// Dropping the future loses no byte: all bytes that were read stay in the buffer.
     async fn answer(&mut self) -> io::Result<bool> {
         loop {
             if let Some(length) = answer_length(&self.buffer)? {
@@ -202,12 +207,13 @@ impl Connection {
             let mut bytes = [0; 16 * 1024];
             let read = match self.stream.read(&mut bytes).await {
                 Ok(read) => read,
-                // A server that closes a connection with unread bytes resets it.
+                // A server that closes a connection before it has read all bytes resets the
+                // connection.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
                 Err(error) => return Err(error),
             };
             if read == 0 {
-                // A body may end with the connection; a head may not.
+                // The end of the connection may end a body, but not a head.
                 let was_answer = head(&self.buffer)?.is_some();
                 self.buffer.clear();
                 return Ok(was_answer);
@@ -218,8 +224,8 @@ impl Connection {
     }
 }
 
-/// The length of the head at the start of `bytes`, with interim answers, and the body's framing;
-/// `None` if more bytes must come.
+/// Returns the length of the head at the start of `bytes`, including interim answers, and the
+/// framing of the body; `None` if more bytes must arrive.
 fn head(bytes: &[u8]) -> io::Result<Option<(usize, Body)>> {
     let mut begin = 0;
     loop {
@@ -250,7 +256,7 @@ fn head(bytes: &[u8]) -> io::Result<Option<(usize, Body)>> {
     }
 }
 
-/// The length of the answer at the start of `bytes`; `None` if more bytes must come.
+/// Returns the length of the answer at the start of `bytes`; `None` if more bytes must arrive.
 fn answer_length(bytes: &[u8]) -> io::Result<Option<usize>> {
     let Some((head, body)) = head(bytes)? else { return Ok(None) };
     debug_assert!(head <= bytes.len(), "a head is within its bytes");
@@ -265,7 +271,7 @@ fn answer_length(bytes: &[u8]) -> io::Result<Option<usize>> {
     })
 }
 
-/// The length of a chunked body with its trailers; `None` if more bytes must come.
+/// Returns the length of a chunked body with its trailers; `None` if more bytes must arrive.
 fn chunks_length(bytes: &[u8]) -> io::Result<Option<usize>> {
     let mut at = 0;
     loop {
@@ -275,7 +281,7 @@ fn chunks_length(bytes: &[u8]) -> io::Result<Option<usize>> {
         let httparse::Status::Complete((line, size)) = size else { return Ok(None) };
         at += line;
         if size == 0 {
-            // Trailers follow, then an empty line.
+            // The last chunk is followed by trailers and then by an empty line.
             let rest = bytes.get(at..).unwrap_or_default();
             let end = match rest.starts_with(b"\r\n") {
                 true => Some(2),

@@ -1,9 +1,10 @@
-//! The body of a client's request, from its head until its answer has ended.
+//! The body of a client's request. It is kept from the arrival of the request's head until the
+//! answer has ended.
 //!
-//! `net` makes it for each request. A hook may read its prelude, the upload sends it to upstream,
-//! and `forward::unread` drains the rest.
-//! Invariant: no byte is lost between these readers. A prelude is replayed, and a reader that stops
-//! early puts the rest back.
+//! `net` makes a [`RequestBody`] for each request. A hook may read the body's first frames (its
+//! prelude), the upload sends the body to upstream, and `forward::unread` drains the rest.
+//! Invariant: no byte is lost between these readers. A prelude is replayed to the next reader, and
+//! a reader that stops early puts the unread rest back.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,46 +22,47 @@ use crate::protocol::Protocol;
 
 /// The body of a request, kept until its answer has ended.
 ///
-/// It must outlive the answer even if no code reads it: hyper resets an HTTP/2 stream whose body is
-/// dropped before the answer was sent, and the client loses the answer.
+/// The body must live longer than the answer even if no code reads it. hyper resets an HTTP/2
+/// stream whose body is dropped before the answer was sent, and the client would lose the answer.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestBody(Option<Arc<Mutex<Option<ReceivedBody>>>>);
 
-/// A request's body while it is read: replayed frames of a prelude, then frames from the client.
+/// A request's body while it is read: first the replayed frames of a prelude, then frames from the
+/// client.
 #[derive(Debug)]
 pub(crate) struct ReceivedBody {
     incoming: Incoming,
     protocol: Protocol,
-    /// Frames of a prelude, in order.
+    /// Frames of a prelude that are still to be replayed, in order.
     replay: VecDeque<Frame<Bytes>>,
 }
 
-/// Reason for which a request's body ended early.
+/// Reason why a request's body ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UploadFailure {
-    /// The body is longer than allowed.
+    /// The body is longer than its limit.
     TooLarge,
-    /// The client sent no byte for longer than the idle timeout.
+    /// The client sent no byte of the body for longer than the idle timeout.
     Stalled,
-    /// The client closed the connection, or its framing was malformed.
+    /// The client closed the connection, or the framing of its body was malformed.
     Broken,
 }
 
-/// Error of a body whose client closed the connection, or whose framing was malformed.
+/// Error of a request's body: its client closed the connection, or its framing was malformed.
 #[derive(Debug)]
 pub(crate) struct BodyBroken;
 
-/// The first frames of a body.
+/// The prelude: the first frames of a request's body.
 #[derive(Debug)]
 pub(crate) struct Prelude {
-    /// Data of the frames that were read.
+    /// Data of the frames that were read, in order.
     pub(crate) data: Vec<Bytes>,
-    /// Whether `data` is the whole body.
+    /// Whether `data` is the complete body.
     pub(crate) is_whole: bool,
 }
 
 impl RequestBody {
-    /// Wraps the body that hyper reads, of a request on a connection with this protocol.
+    /// Wraps the body that hyper reads. `protocol` is that of the client's connection.
     pub(crate) fn new(incoming: Incoming, protocol: Protocol) -> Self {
         if incoming.is_end_stream() {
             return RequestBody(None);
@@ -74,17 +76,18 @@ impl RequestBody {
         self.0.is_none()
     }
 
-    /// Whether the body may have bytes: there is one, and its declared length is not zero.
+    /// Whether the body may contain bytes: the request has a body, and its declared length is not
+    /// zero.
     pub(crate) fn may_hold_bytes(&self) -> bool {
         !self.is_empty() && self.size_hint().is_none_or(|hint| hint.exact() != Some(0))
     }
 
-    /// The lower bound of the body's length, in bytes.
+    /// Returns the lower bound of the body's length, in bytes.
     pub(crate) fn least_length(&self) -> u64 {
         self.size_hint().map_or(0, |hint| hint.lower())
     }
 
-    /// The declared length of the body, in bytes; `None` if it declares none.
+    /// Returns the declared length of the body, in bytes; `None` if no length is declared.
     pub(crate) fn exact_length(&self) -> Option<u64> {
         match self.is_empty() {
             true => Some(0),
@@ -92,12 +95,13 @@ impl RequestBody {
         }
     }
 
-    /// Takes the body to read it; `None` if there is none, or another reader has it.
+    /// Takes the body to read it; `None` if the request has no body, or another reader has taken
+    /// it.
     pub(crate) fn take(&self) -> Option<ReceivedBody> {
         self.lock()?.take()
     }
 
-    /// Puts back a body that was not read to its end.
+    /// Puts back a body that was not read to its end, for the next reader.
     pub(crate) fn put_back(&self, unread: ReceivedBody) {
         if let Some(mut slot) = self.lock() {
             debug_assert!(slot.is_none(), "a body has one reader at a time");
@@ -107,8 +111,8 @@ impl RequestBody {
 
     /// Reads the first frames of the body, until they have `limit` bytes of data or the body ends.
     ///
-    /// The frames are kept and replayed to the next reader. They are at most `limit` bytes and one
-    /// frame. Dropping the future loses no byte.
+    /// The frames are kept and replayed to the next reader. They have at most `limit` bytes and one
+    /// frame of data. Dropping the future loses no byte.
     ///
     /// `idle`: the longest wait between two frames.
     ///
@@ -151,7 +155,7 @@ impl RequestBody {
     }
 }
 
-/// A body whose prelude is read. Dropping it puts the body back.
+/// A body that is lent to the reader of a prelude. Dropping `Lent` puts the body back.
 struct Lent<'b> {
     of: &'b RequestBody,
     received: Option<ReceivedBody>,
@@ -173,7 +177,7 @@ impl ReceivedBody {
     #[inline(always)]
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            // hyper reports a stream that was reset with NO_ERROR as ended.
+            // hyper reports a stream that was reset with NO_ERROR as one that has ended normally.
             None if self.protocol.has_streams() && !self.incoming.is_end_stream() => {
                 Poll::Ready(Some(Err(BodyBroken)))
             }
@@ -205,7 +209,7 @@ impl Body for ReceivedBody {
 
     fn size_hint(&self) -> SizeHint {
         let (mut hint, replayed) = (self.incoming.size_hint(), self.replayed_bytes());
-        // The upper bound first: `set_lower` panics above it.
+        // The upper bound is set first, because `set_lower` panics if the lower bound is above it.
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + replayed);
         }

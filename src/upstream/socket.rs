@@ -1,9 +1,9 @@
 //! The socket under a connection to upstream, shared by hyper and the lease of the connection.
 //!
-//! hyper reads and writes it through [`SocketIo`], which counts the bytes. A lease asks [`Socket`]
-//! for the counts, and for the state of the kernel's buffer.
-//! Invariant: hyper reads at most a budget of bytes until the head of an answer is there
-//! (HTTP/1.1), or until an answer advances (HTTP/2).
+//! hyper reads and writes the socket through [`SocketIo`], which counts the bytes. A lease asks
+//! [`Socket`] for the counts, and for the state of the kernel's buffer.
+//! Invariant: hyper reads at most a budget of bytes until the head of an answer is complete
+//! (HTTP/1.1), or until an answer makes progress (HTTP/2).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -23,37 +23,38 @@ use super::bounds::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_READ_BYTES};
 use super::window::Window;
 use crate::protocol::Protocol;
 
-/// Idle time before the kernel sends TCP keepalive probes.
+/// Idle time of a connection before the kernel sends TCP keepalive probes.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
-/// Interval between two keepalive probes.
+/// Interval between two TCP keepalive probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// Unanswered keepalive probes after which the connection ends.
+/// Number of unanswered TCP keepalive probes after which the kernel ends the connection.
 const PROBES: u32 = 3;
 /// Time without an acknowledgement, or with a closed receive window, after which the kernel ends
-/// the connection.
+/// the connection (`TCP_USER_TIMEOUT`).
 const USER_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Capacity of the request record that a connection keeps between two requests, in bytes.
+/// Capacity of the buffer for recorded requests that a connection keeps between two requests, in
+/// bytes.
 const RECORD_CAPACITY: usize = 2 * 1024;
 
-/// The socket of a connection that hyper drives, with its counts.
+/// The socket of a connection that hyper drives, with its byte counts.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: Mutex<Stream>,
-    /// Bytes that were written so far.
+    /// Number of bytes that were written on the connection.
     written: AtomicU64,
-    /// Bytes that may still be read before an answer advances; `usize::MAX` for no limit.
+    /// Number of bytes that may be read before an answer makes progress; `usize::MAX` for no limit.
     read_budget: AtomicUsize,
-    /// Whether written bytes are copied into `record`.
+    /// Whether bytes that are written to upstream are also copied into `record`.
     is_recording: AtomicBool,
     record: Mutex<Vec<u8>>,
-    /// Whether the kernel's timeout is longer than [`USER_TIMEOUT`].
+    /// Whether the kernel's timeout is currently longer than [`USER_TIMEOUT`].
     has_extended_timeout: AtomicBool,
-    /// Present on HTTP/2 alone.
+    /// Send window of the connection; `None` on HTTP/1.1.
     window: Option<Mutex<Window>>,
 }
 
-/// A connected socket of any kind.
+/// A connected socket: TCP, TLS over TCP, or unix.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
@@ -61,7 +62,7 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Error of a connection whose upstream used up the read budget.
+/// Error of a connection on which upstream has used up the read budget.
 #[derive(Debug)]
 pub(crate) struct Flooded;
 
@@ -73,18 +74,18 @@ impl std::fmt::Display for Flooded {
 
 impl std::error::Error for Flooded {}
 
-/// Read budget on HTTP/1.1 until the head of an answer is whole, in bytes: the head, interim
-/// answers, and body bytes of the same read. hyper drops interim answers (RFC 9110, section 15.2)
-/// uncounted.
+/// Read budget on HTTP/1.1 until the head of an answer is complete, in bytes. It covers the head,
+/// interim answers, and the body bytes of the same read. hyper drops interim answers (RFC 9110,
+/// section 15.2) without counting them.
 const HEAD_BUDGET: usize = MAX_HEAD_BYTES + MAX_READ_BYTES;
-/// Read budget on HTTP/2 while no answer of the connection advances, in bytes: twice the window of
-/// all streams, since clients may be slow.
+/// Read budget on HTTP/2 while no answer of the connection makes progress, in bytes. It is twice
+/// the window of all streams, because clients may be slow.
 const HTTP2_BUDGET: usize = 2 * CONNECTION_WINDOW as usize;
 
-/// Makes the kernel detect a server that is gone without closing its connections.
+/// Makes the kernel detect a server that has disappeared without closing its connections.
 ///
-/// HTTP/2 PINGs would detect it too, but gRPC servers close connections that send more than one in
-/// five minutes.
+/// HTTP/2 PINGs would detect such a server too, but gRPC servers close connections that send more
+/// than one PING in five minutes.
 pub(super) fn detect_dead_peers(socket: &SockRef<'_>) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL).with_retries(PROBES);
@@ -105,8 +106,8 @@ impl Socket {
         }
     }
 
-    /// Starts the read budget of an answer's head. With `is_kept`, the request's bytes are recorded
-    /// until the head is there.
+    /// Starts the read budget for an answer's head. With `is_kept`, the request's bytes are
+    /// recorded until the head is complete.
     pub(super) fn expect_head(&self, is_kept: bool) {
         self.read_budget.store(HEAD_BUDGET, Ordering::Relaxed);
         if is_kept {
@@ -114,12 +115,13 @@ impl Socket {
         }
     }
 
-    /// Ends the read budget and the record: the head is there, and a body may have any length.
+    /// Ends the read budget and the recording: the head is complete, and a body may have any
+    /// length.
     pub(super) fn head_received(&self) {
         self.read_budget.store(usize::MAX, Ordering::Relaxed);
         if self.is_recording.load(Ordering::Relaxed) {
             self.is_recording.store(false, Ordering::Relaxed);
-            // The capacity for an ordinary head stays for the next request.
+            // The buffer keeps enough capacity to record an ordinary head of the next request.
             let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
             record.clear();
             record.shrink_to(RECORD_CAPACITY);
@@ -130,7 +132,8 @@ impl Socket {
         }
     }
 
-    /// Takes the recorded bytes of a request, if not one byte has come back for it.
+    /// Takes the recorded bytes of a request; `None` if any byte has come back in answer to the
+    /// request.
     pub(super) fn take_unanswered(&self) -> Option<Vec<u8>> {
         let is_silent = self.read_budget.load(Ordering::Relaxed) == HEAD_BUDGET;
         let was_recording = self.is_recording.swap(false, Ordering::Relaxed);
@@ -138,10 +141,11 @@ impl Socket {
         (is_silent && was_recording).then_some(record)
     }
 
-    /// Extends the kernel's timeout until the head of the answer is there. A server that reads a
-    /// long body late keeps its receive window closed meanwhile, and is not gone.
+    /// Extends the kernel's timeout until the head of the answer is complete. A server that starts
+    /// to read a long body late keeps its receive window closed until it reads, although it is
+    /// alive.
     pub(super) fn extend_user_timeout(&self, limit: Duration) {
-        // The request's own timeout must come first: its error is more exact.
+        // The request's own timeout must expire first, because its error is more exact.
         let limit = limit.saturating_add(USER_TIMEOUT);
         if !self.has_extended_timeout.swap(true, Ordering::Relaxed) {
             self.set_user_timeout(limit);
@@ -154,12 +158,12 @@ impl Socket {
         let _best_effort = self.with_socket(|socket| socket.set_tcp_user_timeout(Some(limit)));
     }
 
-    /// On HTTP/2, renews the read budget: an answer has advanced.
+    /// On HTTP/2, renews the read budget because an answer has made progress.
     pub(super) fn reset_read_budget(&self) {
         self.read_budget.store(HTTP2_BUDGET, Ordering::Relaxed);
     }
 
-    /// On HTTP/2, whether the connection's window has room for a new body.
+    /// Whether the window of an HTTP/2 connection has room for a new body.
     pub(super) fn has_window(&self) -> bool {
         let has_room =
             |window: &Mutex<Window>| window.lock().unwrap_or_else(PoisonError::into_inner).has_room();
@@ -167,7 +171,7 @@ impl Socket {
     }
 
     fn note_read(&self, bytes: &[u8]) {
-        // The body of an HTTP/1.1 answer has no budget.
+        // The body of an HTTP/1.1 answer has no read budget.
         let read_budget = self.read_budget.load(Ordering::Relaxed);
         if read_budget != usize::MAX {
             self.read_budget.store(read_budget.saturating_sub(bytes.len()), Ordering::Relaxed);
@@ -196,20 +200,21 @@ impl Socket {
         }
     }
 
-    /// Bytes that were written so far.
+    /// Returns the number of bytes that were written on the connection.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Whether the kernel's buffer has neither a byte nor the end of the stream. The kernel is
-    /// asked since the runtime's readiness may be older than an end that upstream sent.
+    /// Whether the kernel's buffer is empty, and upstream has not closed the connection. The kernel
+    /// is asked, because the runtime's readiness may not show yet that upstream has closed.
     pub(super) fn has_nothing_to_read(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         let peeked = self.with_socket(|socket| socket.peek(&mut byte));
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Whether upstream has closed its side, even if unread bytes came before.
+    /// Whether upstream has closed its side of the connection, even if unread bytes precede the
+    /// end.
     pub(super) fn has_hung_up(&self) -> bool {
         self.with_socket(|socket| {
             let mut watched = [PollFd::new(&*socket, PollFlags::RDHUP)];
@@ -228,7 +233,7 @@ impl Socket {
     }
 }
 
-/// The I/O object of a [`Socket`] for hyper, which counts the bytes.
+/// The I/O object that hyper uses for a [`Socket`]. It counts the bytes.
 pub(crate) struct SocketIo(pub(crate) Arc<Socket>);
 
 impl SocketIo {

@@ -1,7 +1,8 @@
-//! A timer for stalls: a wait in which no byte moves for longer than a limit.
+//! A timer for stalls. A stall is a wait in which no byte moves for longer than a limit.
 //!
-//! Bodies in both directions use it, and so does `net::streams`.
-//! Invariant: only a pending wait has a timer set, so a body that flows costs none.
+//! Bodies in both directions use the timer, and so does `net::streams`.
+//! Invariant: the timer is set only while a read or write is pending, so a body that flows without
+//! waits sets no timer.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 
-/// Measures each wait on its own, from its first pending poll until the next progress.
+/// A timer that measures each wait separately, from its first pending poll until the next progress.
 #[derive(Debug)]
 pub(crate) struct StallTimer {
     limit: Duration,
@@ -23,27 +24,27 @@ impl StallTimer {
         StallTimer::on(Alarm::default(), limit)
     }
 
-    /// Makes a stall timer from an alarm that was used before.
+    /// Makes a stall timer from an existing alarm, to reuse it.
     pub(crate) fn on(alarm: Alarm, limit: Duration) -> Self {
         StallTimer { limit, waiting_since: None, alarm }
     }
 
-    /// Takes the alarm, for reuse by another stall timer.
+    /// Takes the alarm out of this timer, so that another stall timer can reuse it.
     pub(crate) fn take_alarm(&mut self) -> Alarm {
         std::mem::take(&mut self.alarm)
     }
 
-    /// Records progress: the next wait starts at its first pending poll.
+    /// Records progress. The next wait starts at its first pending poll.
     pub(crate) fn progressed(&mut self) {
         self.waiting_since = None;
     }
 
-    /// Moves the start of the current wait forward to `since`, if that is later.
+    /// Moves the start of the current wait to `since`, if `since` is later.
     pub(crate) fn start_no_earlier_than(&mut self, since: Instant) {
         self.waiting_since = self.waiting_since.max(Some(since));
     }
 
-    /// Ready once the current wait has lasted for the limit.
+    /// Returns ready when the current wait has lasted for the limit.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         self.alarm.poll(cx, since + self.limit)

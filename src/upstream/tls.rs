@@ -1,7 +1,7 @@
 //! TLS to upstream: trusted certificates, and bearward's own client certificate.
 //!
 //! [`ClientTls`] is loaded with a configuration, and `connect` uses it for each connection.
-//! Invariant: a server's certificate is always verified; no setting turns that off.
+//! Invariant: a server's certificate is always verified; no setting turns verification off.
 
 mod pinned;
 
@@ -23,13 +23,14 @@ use crate::regular_file;
 pub(crate) use pinned::CertificateProblem;
 use pinned::{Pinned, PinnedVerifier, Trust};
 
-/// TLS settings of an upstream, ready for use. Two are equal if their files and file contents are.
+/// TLS settings of an upstream, ready for use. Two values are equal if the settings and the
+/// contents of their files are equal.
 #[derive(Clone)]
 pub(crate) struct ClientTls {
     fingerprint: [u8; 32],
-    /// Offers HTTP/2 and HTTP/1.1 by ALPN.
+    /// rustls configuration that offers HTTP/2 and HTTP/1.1 by ALPN.
     any: Arc<ClientConfig>,
-    /// Offers HTTP/1.1 alone, for upgrades.
+    /// rustls configuration that offers only HTTP/1.1 by ALPN, for upgrades.
     http1: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
     /// Server certificates that are accepted without a chain to an authority.
@@ -49,11 +50,11 @@ impl fmt::Debug for ClientTls {
 }
 
 impl ClientTls {
-    /// Reads the certificates and keys that the configuration names.
+    /// Reads the certificate and key files that the configuration names.
     ///
     /// # Errors
     ///
-    /// All faults of these files.
+    /// All faults of the certificate and key files.
     pub(crate) fn load(tls: &UpstreamTls) -> Result<Self, Faults> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let fingerprint = fingerprint(tls);
@@ -79,20 +80,21 @@ impl ClientTls {
         })
     }
 
-    /// Problems of the trusted certificates that will make handshakes with servers of these names
-    /// fail.
+    /// Returns problems of the trusted certificates that will make handshakes with servers of these
+    /// names fail.
     pub(crate) fn certificate_problems(&self, hosts: &[&str]) -> Vec<CertificateProblem> {
         let names: Vec<_> = hosts.iter().filter_map(|host| self.name_for(host)).collect();
         pinned::certificate_problems(&self.pinned, &names)
     }
 
-    /// The rustls configuration of a new connection. With `needs_http1`, ALPN offers HTTP/1.1
-    /// alone.
+    /// Returns the rustls configuration for a new connection. With `needs_http1`, ALPN offers only
+    /// HTTP/1.1.
     pub(super) fn config(&self, needs_http1: bool) -> Arc<ClientConfig> {
         if needs_http1 { self.http1.clone() } else { self.any.clone() }
     }
 
-    /// The name that the server's certificate must have: the configured one, else the host.
+    /// Returns the name that the server's certificate must have: the configured name, or else the
+    /// host.
     pub(super) fn name_for(&self, host: &str) -> Option<ServerName<'static>> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         self.server_name.clone().or_else(|| ServerName::try_from(bare.to_owned()).ok())
@@ -123,8 +125,8 @@ fn client_config(
     Ok(Arc::new(config))
 }
 
-/// The system's authorities. If the system has none, as in a container from scratch: Mozilla's,
-/// built in.
+/// Returns the system's certificate authorities. If the system has none (as in a container from
+/// scratch), returns Mozilla's, which are built in.
 fn systems_authorities() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let (_added, _unusable) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -134,8 +136,8 @@ fn systems_authorities() -> RootCertStore {
     roots
 }
 
-/// Digest of the settings and of the files' contents. A file that can't be read counts as empty
-/// here, and is a fault when it is loaded.
+/// Returns a digest of the settings and of the files' contents. A file that can't be read counts as
+/// empty here; it is reported as a fault when it is loaded.
 fn fingerprint(tls: &UpstreamTls) -> [u8; 32] {
     let mut digest = Sha256::new();
     let client = tls.client.iter().flat_map(|pair| [&pair.certificate, &pair.private_key]);

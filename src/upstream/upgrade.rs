@@ -1,7 +1,8 @@
 //! Upgraded connections (RFC 9110, section 7.8), of a client or an upstream.
 //!
-//! `forward` takes them from the heads of a request and of its 101, and makes a tunnel of both.
-//! Invariant: hyper's upgrade types do not leave this room.
+//! `forward` takes one upgraded connection from the head of a request and one from the head of its
+//! 101 answer, and makes a tunnel of both.
+//! Invariant: hyper's upgrade types do not leave the `upstream` module.
 
 use std::io;
 use std::pin::Pin;
@@ -12,16 +13,17 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Future of an upgraded connection. Ready once the head of a 101 was sent.
+/// Future of an upgraded connection. It is ready when the head of the 101 answer was sent.
 #[derive(Debug)]
 pub(crate) struct PendingUpgrade(OnUpgrade);
 
-/// An upgraded connection: its bytes are no longer HTTP.
+/// An upgraded connection, whose bytes are no longer HTTP.
 #[derive(Debug)]
 pub(crate) struct UpgradedIo(TokioIo<Upgraded>);
 
 impl PendingUpgrade {
-    /// Takes the upgrade from the extensions of a request's or an answer's head. HTTP/2 has none.
+    /// Takes the upgrade from the extensions of a request's or an answer's head; `None` on HTTP/2,
+    /// which has no upgrades.
     pub(crate) fn take_from(extensions: &mut Extensions) -> Option<Self> {
         extensions.remove::<OnUpgrade>().map(PendingUpgrade)
     }

@@ -1,9 +1,10 @@
-//! The upload: a request's body as it is sent to upstream, counted, timed, and with filtered
-//! trailers.
+//! The upload: a request's body on its way to upstream. Its bytes are counted, its waits are timed,
+//! and its trailers are filtered.
 //!
-//! The connection to upstream polls it. The request path follows it by its [`UploadProgress`].
-//! Invariants: frames are forwarded as they come, and none is held back. A body that broke is never
-//! completed.
+//! hyper polls the upload on the connection to upstream. The request path observes the upload
+//! through its [`UploadProgress`].
+//! Invariants: each frame is forwarded as soon as it arrives. A body that broke is never sent as a
+//! complete one.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,19 +26,19 @@ use crate::tap::{BodyEnd, TapSlot};
 /// Limits of a request's body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UploadLimits {
-    /// Largest body.
+    /// Largest body of a request, in bytes.
     pub(crate) bytes: u64,
-    /// The longest wait between two frames.
+    /// Longest wait between two frames of a request's body.
     pub(crate) idle: Duration,
 }
 
-/// Rule for the trailers of a request: those that are forwarded.
+/// Rule that decides which trailers of a request are forwarded.
 #[derive(Clone, Debug)]
 pub(crate) struct TrailerRule {
     pub(crate) is_harmless: fn(&HeaderName) -> bool,
-    /// Names of headers that may carry a credential. They are dropped.
+    /// Names of headers that may carry a credential. Trailers with these names are dropped.
     pub(crate) secret: Arc<[HeaderName]>,
-    /// Names that the route removes.
+    /// Names of headers that the route removes.
     pub(crate) removed: Arc<[HeaderName]>,
 }
 
@@ -47,20 +48,20 @@ impl TrailerRule {
     }
 }
 
-/// Progress of an upload, shared with the request path; empty for a request without a body.
+/// Progress of an upload, shared with the request path; empty if the request has no body.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadProgress(Option<Arc<Progress>>);
 
 #[derive(Debug)]
 struct Progress {
     started: Instant,
-    /// Nanoseconds from `started` until something last moved.
+    /// Nanoseconds from `started` until a byte of the upload last moved.
     last_moved: AtomicU64,
     state: AtomicU8,
-    /// Whether the head of the answer is there. From then on, the answer's body times both
-    /// directions.
+    /// Whether the head of the answer has arrived. After that, the answer's body measures the idle
+    /// time of both directions.
     has_answer_started: AtomicBool,
-    /// Whether the answer has ended, so that the rest of the upload is aborted.
+    /// Whether the answer has ended. The rest of the upload is then aborted.
     has_answer_ended: AtomicBool,
     /// Wakes the upload when the answer has ended.
     waker: AtomicWaker,
@@ -101,21 +102,21 @@ impl Progress {
 }
 
 impl UploadProgress {
-    /// When the upload last moved.
+    /// Returns the time at which a byte of the upload last moved.
     pub(crate) fn last_moved(&self) -> Option<Instant> {
         Some(self.0.as_ref()?.last_moved())
     }
 
-    /// Records that the head of the answer is there. A silent client stalls its upload no longer:
-    /// on a stream in both directions, silence is ordinary.
+    /// Records that the head of the answer has arrived. From now on a silent client does not stall
+    /// its upload, because silence is normal on a stream in both directions.
     pub(crate) fn answer_started(&self) {
         if let Some(progress) = &self.0 {
             progress.has_answer_started.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Records that the answer has ended, and aborts the rest of the upload. The upload must not
-    /// outlive its permit.
+    /// Records that the answer has ended, and aborts the rest of the upload, because the upload
+    /// must not outlive its permit.
     pub(crate) fn answer_ended(&self) {
         if let Some(progress) = &self.0 {
             progress.has_answer_ended.store(true, Ordering::Release);
@@ -123,12 +124,12 @@ impl UploadProgress {
         }
     }
 
-    /// Whether the upload waits for the client, not for upstream.
+    /// Whether the upload waits for the client, and not for upstream.
     pub(crate) fn is_blocked_on_client(&self) -> bool {
         self.0.as_ref().is_some_and(|progress| progress.state() == BLOCKED_ON_CLIENT)
     }
 
-    /// Reason for which the upload was aborted, if it was.
+    /// Returns the reason why the upload was aborted, if it was.
     pub(crate) fn failure(&self) -> Option<UploadFailure> {
         match self.0.as_ref()?.state() {
             TOO_LARGE => Some(UploadFailure::TooLarge),
@@ -139,15 +140,15 @@ impl UploadProgress {
     }
 }
 
-/// A request's body as it is sent to upstream; empty for a request without one.
+/// A request's body as it is sent to upstream; empty if the request has no body.
 ///
-/// Boxed, since hyper moves requests several times.
+/// The contents are boxed, because hyper moves requests several times.
 #[derive(Debug)]
 pub(crate) struct Upload(Option<Box<Uploading>>);
 
 #[derive(Debug)]
 struct Uploading {
-    /// `None` if another reader has the body.
+    /// The body that is read from the client; `None` if another reader has the body.
     received: Option<ReceivedBody>,
     body: RequestBody,
     tap: TapSlot,
@@ -157,17 +158,17 @@ struct Uploading {
     bytes: u64,
     stall: StallTimer,
     trailers: TrailerRule,
-    /// Dropped with the upload.
+    /// A resource that is dropped together with the upload.
     held: HeldResource,
-    /// The connection, and the longest time for which the server may leave a long body unread.
-    /// Taken once the body is long.
+    /// The connection's socket, and the longest time for which the server may leave a long body
+    /// unread. Taken when the body has become long.
     slow_reader: Option<(Arc<Socket>, Duration)>,
 }
 
-/// Length of a body, in bytes, that a kernel buffers for a server that does not read.
+/// Longest body, in bytes, that the kernel is assumed to buffer for a server that does not read.
 const SHORT_BODY: u64 = 16 * 1024;
 
-/// A resource that is dropped with an upload.
+/// A resource that is dropped together with an upload.
 #[derive(Default)]
 struct HeldResource(Option<Arc<dyn Send + Sync>>);
 
@@ -177,7 +178,7 @@ impl std::fmt::Debug for HeldResource {
     }
 }
 
-/// Error of an aborted upload, for the connection to upstream.
+/// Error of an aborted upload, as the connection to upstream receives it.
 #[derive(Debug)]
 pub(crate) struct UploadAborted(UploadFailure);
 
@@ -190,7 +191,7 @@ impl std::fmt::Display for UploadAborted {
 impl std::error::Error for UploadAborted {}
 
 impl Upload {
-    /// Makes the upload of a request whose client's connection has this `activity`.
+    /// Makes the upload of a request. `activity` is that of the client's connection.
     pub(crate) fn new(
         body: &RequestBody,
         limits: UploadLimits,
@@ -216,26 +217,26 @@ impl Upload {
         })))
     }
 
-    /// The upload of a request without a body.
+    /// Makes the upload of a request without a body.
     pub(crate) fn empty() -> Self {
         Upload(None)
     }
 
-    /// Holds a resource until the upload is dropped, instead of the one that was held before.
+    /// Keeps a resource until the upload is dropped. It replaces the resource that was kept before.
     pub(crate) fn hold(&mut self, resource: Arc<dyn Send + Sync>) {
         if let Some(uploading) = &mut self.0 {
             uploading.held = HeldResource(Some(resource));
         }
     }
 
-    /// Allows the server at `socket` to leave a long body unread for `limit`.
+    /// Allows the server at the other end of `socket` to leave a long body unread for `limit`.
     pub(super) fn allow_slow_reader(&mut self, socket: &Arc<Socket>, limit: Duration) {
         if let Some(uploading) = &mut self.0 {
             uploading.slow_reader = Some((socket.clone(), limit));
         }
     }
 
-    /// The progress of this upload, for the request path.
+    /// Returns the progress of this upload, for the request path.
     pub(crate) fn progress(&self) -> UploadProgress {
         UploadProgress(self.0.as_ref().map(|uploading| uploading.progress.clone()))
     }
@@ -267,7 +268,7 @@ impl Uploading {
             }
         }
         self.progress.moved(MOVING);
-        // No frame follows trailers, and hyper does not poll for one.
+        // No frame follows trailers, and hyper does not poll for another one.
         let is_last = self.has_ended() || frame.is_trailers();
         if is_last {
             self.activity.body_read();
@@ -319,12 +320,13 @@ impl Uploading {
     }
 }
 
-/// Trailers without the names that `keeps` rejects.
+/// Returns the trailers without the names for which `keeps` returns false.
 pub(crate) fn filtered(trailers: HeaderMap, keeps: impl Fn(&HeaderName) -> bool) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(trailers.len());
     let mut current = None;
     for (name, value) in trailers {
-        // `HeaderMap` yields a name with the first of its values alone.
+        // `HeaderMap` yields a name only with the first of its values; the others come without a
+        // name.
         if name.is_some() {
             current = name;
         }

@@ -1,27 +1,29 @@
 //! The send window of an HTTP/2 connection to upstream (RFC 9113, section 5.2), counted from its
 //! frames.
 //!
-//! hyper does not expose it. A body that the server does not read keeps its share of the window, so
-//! one client could use it up and stop all other uploads of the connection. The pool skips such a
-//! connection for requests with a body.
+//! hyper does not expose this window. A body that the server does not read uses up a share of it,
+//! so one client could use up all of it and stop all other uploads of the connection. The pool
+//! skips such a connection for requests with a body.
 
-/// Least window for a new body, in bytes: the largest frame of every server.
+/// Smallest window in which a new body is started, in bytes: the largest frame that every server
+/// accepts.
 const LEAST_ROOM: i64 = 16 * 1024;
-/// Initial window of a connection, in bytes (RFC 9113, section 6.9.2).
+/// Initial send window of a connection, in bytes (RFC 9113, section 6.9.2).
 const INITIAL_WINDOW: i64 = 65_535;
-/// Length of the preface that a client sends before its first frame (RFC 9113, section 3.4).
+/// Length of the preface that a client sends before its first frame, in bytes (RFC 9113, section
+/// 3.4).
 const PREFACE: usize = 24;
-/// Length of a frame's header (RFC 9113, section 4.1).
+/// Length of a frame's header, in bytes (RFC 9113, section 4.1).
 const HEADER: usize = 9;
 const DATA: u8 = 0;
 const WINDOW_UPDATE: u8 = 8;
-/// Length of the payload of a `WINDOW_UPDATE`.
+/// Length of the payload of a `WINDOW_UPDATE`, in bytes.
 const INCREMENT: usize = 4;
 
-/// The send window of one connection.
+/// The send window of one HTTP/2 connection.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// Bytes that may still be sent.
+    /// Number of bytes that may still be sent.
     left: i64,
     sent: Frames,
     received: Frames,
@@ -35,12 +37,12 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Whether a whole frame of a new body fits.
+    /// Whether the window has room for a complete frame of a new body.
     pub(super) fn has_room(&self) -> bool {
         self.left >= LEAST_ROOM
     }
 
-    /// Subtracts the DATA frames in written bytes.
+    /// Subtracts the DATA frames that `bytes`, just written, contain.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         let left = &mut self.left;
         self.sent.read(bytes, |frame| {
@@ -50,7 +52,7 @@ impl Window {
         });
     }
 
-    /// Adds the `WINDOW_UPDATE` frames of the connection in read bytes.
+    /// Adds the connection's `WINDOW_UPDATE` frames that `bytes`, just read, contain.
     pub(super) fn received(&mut self, bytes: &[u8]) {
         let left = &mut self.left;
         self.received.read(bytes, |frame| {
@@ -61,7 +63,7 @@ impl Window {
     }
 }
 
-/// The fields of a frame that the window depends on.
+/// The fields of a frame that change the window.
 struct Frame {
     kind: u8,
     length: u32,
@@ -69,14 +71,14 @@ struct Frame {
     increment: u32,
 }
 
-/// Parser of the frames in one direction. Frames may be split across reads.
+/// Parser of the frames in one direction. A frame may be split across several reads.
 #[derive(Debug, Default)]
 struct Frames {
-    /// The header of the next frame, with the payload of a `WINDOW_UPDATE`.
+    /// Header of the frame that is being parsed, and the payload if it is a `WINDOW_UPDATE`.
     head: [u8; HEADER + INCREMENT],
-    /// Bytes of `head` that are there.
+    /// Number of bytes of `head` that have been filled.
     filled: usize,
-    /// Payload bytes that are still to be skipped.
+    /// Number of payload bytes that are still to be skipped.
     skip: usize,
 }
 
@@ -107,7 +109,7 @@ impl Frames {
         }
     }
 
-    /// Length of the part of the frame that `head` must have.
+    /// Returns the length of the part of the frame that `head` must contain, in bytes.
     fn wanted(&self) -> usize {
         let [.., l0, l1, l2, kind] = [0, self.head[0], self.head[1], self.head[2], self.head[3]];
         let length = u32::from_be_bytes([0, l0, l1, l2]) as usize;
@@ -119,7 +121,8 @@ impl Frames {
 
     fn frame(&self) -> Frame {
         let [l0, l1, l2, kind, _flags, s0, s1, s2, s3, i0, i1, i2, i3] = self.head;
-        // The highest bit of the stream's id and of the increment is reserved.
+        // The highest bit of the stream id and of the increment is reserved, so both bits are
+        // cleared.
         Frame {
             kind,
             length: u32::from_be_bytes([0, l0, l1, l2]),

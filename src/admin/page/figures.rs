@@ -1,8 +1,8 @@
-//! Figures as people read them.
+//! Formats numbers and times for people.
 
 use std::borrow::Borrow;
 
-/// A number with a comma between thousands.
+/// Formats a number with commas between thousands.
 pub(super) fn count(number: impl Borrow<u64>) -> String {
     let digits = number.borrow().to_string();
     let mut text = String::new();
@@ -15,7 +15,7 @@ pub(super) fn count(number: impl Borrow<u64>) -> String {
     text
 }
 
-/// A time as people write it: in the unit that leaves one to three digits before the point.
+/// Formats a time, given in seconds, in the unit in which people write it: s, ms or µs.
 pub(super) fn seconds(seconds: f64) -> String {
     match seconds {
         0.0 => "0".to_owned(),

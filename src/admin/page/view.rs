@@ -1,4 +1,5 @@
-//! The API's data in the types of the page, and their texts.
+//! Types into which the status page reads the API's data, and the texts that the page shows of
+//! them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +11,14 @@ use serde::Deserialize;
 use super::figures::count;
 use crate::ago::ahead_or_ago;
 
-/// A certificate that ends within the first time is marked, and within the second one shown as a
+/// Remaining time below which a certificate is marked. Below `CERTIFICATE_LATE`, it is shown as a
 /// fault.
 const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 86_400);
 const CERTIFICATE_LATE: Duration = Duration::from_secs(7 * 86_400);
-/// Characters that are shown of a text that others chose.
+/// Maximum number of characters shown of a method or a path, which others chose.
 const MAX_TEXT: usize = 96;
 
-/// The shown part of `/api/v1/status`.
+/// The fields of `/api/v1/status` that the page shows.
 #[derive(Deserialize)]
 pub(super) struct Status {
     pub(super) version: String,
@@ -46,7 +47,7 @@ pub(super) struct Reload {
     pub(super) is_current: bool,
     pub(super) loaded_at: Timestamp,
     pub(super) refused_at: Option<Timestamp>,
-    /// Since when no content of the files counts; `None` where only entries are at fault.
+    /// Since when nothing in the part's files is in effect; `None` if only entries are at fault.
     pub(super) stale_since: Option<Timestamp>,
     pub(super) held: u64,
     pub(super) faults: Vec<Fault>,
@@ -55,7 +56,7 @@ pub(super) struct Reload {
 #[derive(Deserialize)]
 pub(super) struct Fault {
     pub(super) file: String,
-    /// Zero for a fault of the whole file.
+    /// The line of the fault; zero for a fault of the whole file.
     pub(super) line: u64,
     pub(super) column: u64,
     pub(super) message: String,
@@ -102,7 +103,7 @@ pub(super) struct Store {
     pub(super) why_not: Option<String>,
 }
 
-/// `/api/v1/keys`.
+/// The fields of `/api/v1/keys` that the page shows.
 #[derive(Deserialize)]
 pub(super) struct Keys {
     pub(super) keys: Vec<Key>,
@@ -231,19 +232,19 @@ impl Key {
 }
 
 impl Window {
-    /// The used part of the burst.
+    /// Returns how many units of the burst are used.
     pub(super) fn taken(&self) -> u64 {
         self.burst.saturating_sub(self.remaining)
     }
 
-    /// The mark beyond which it is nearly used up.
+    /// Returns the number of used units beyond which the burst counts as nearly used up.
     pub(super) fn high(&self) -> u64 {
         self.burst - self.burst / 5
     }
 }
 
 impl Refusal {
-    /// The time of day in UTC, as in logs.
+    /// Returns the refusal's time of day in UTC, as in logs.
     pub(super) fn clock(&self) -> String {
         self.at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S").to_string()
     }

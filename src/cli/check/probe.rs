@@ -1,4 +1,4 @@
-//! `bearward check --probe`: whether an upstream takes a body for a request.
+//! `bearward check --probe`: reports upstreams that parse the body of a request as another request.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::hooks::Hooks;
 use crate::upstream::probe::{Verdict, probe};
 use crate::upstream::{Endpoint, Upstream};
 
-/// The outcome for one endpoint and method.
+/// The outcome of the probe of one endpoint with one method.
 pub(super) struct Finding {
     upstream: Arc<str>,
     endpoint: String,
@@ -19,7 +19,7 @@ pub(super) struct Finding {
     is_mended: bool,
 }
 
-/// Probes all endpoints of all upstreams at once.
+/// Probes all endpoints of all upstreams at the same time.
 pub(super) fn findings(upstreams: &[Arc<Upstream>]) -> Result<Vec<Finding>, Failure> {
     let mut found = Vec::new();
     let mut endpoints: Vec<(&Arc<Upstream>, Arc<Endpoint>)> = Vec::new();
@@ -47,7 +47,8 @@ pub(super) fn findings(upstreams: &[Arc<Upstream>]) -> Result<Vec<Finding>, Fail
             endpoint: endpoint.to_string(),
             method,
             verdict,
-            // After a body on other methods, no connection is reused in any case.
+            // After a request with a body and a method other than POST, bearward never reuses the
+            // connection to upstream.
             is_mended: method != "POST" || !upstream.connections.reuse_after_body,
         }));
     }
@@ -72,7 +73,7 @@ impl Finding {
         })
     }
 
-    /// A warning for the operator, if there is one.
+    /// Returns a warning for the operator, if the outcome needs one.
     pub(super) fn warning(&self) -> Option<String> {
         let Finding { upstream, endpoint, method, .. } = self;
         let endpoint_name = format!("the upstream {upstream}, {endpoint}");
@@ -92,7 +93,7 @@ impl Finding {
         }
     }
 
-    /// The outcome for people, where there is no warning.
+    /// Returns the outcome as a line of text, for a finding without a warning.
     pub(super) fn line(&self) -> String {
         let Finding { upstream, endpoint, method, .. } = self;
         match &self.verdict {

@@ -1,4 +1,5 @@
-//! The demo's upstream: as much of the OpenAI API as the demo needs, with streams.
+//! The demo's upstream: a model server with the part of the OpenAI API that the demo uses,
+//! including streams.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,7 +23,7 @@ use crate::net::server;
 const ANSWER: &str = "A bear, and it knows every key that may pass.";
 const PAUSE: Duration = Duration::from_millis(150);
 
-/// Starts the model server on a free port of loopback.
+/// Starts the model server on a free port of 127.0.0.1, and returns its address.
 pub(super) async fn start() -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -82,7 +83,7 @@ fn typed(body: Words, content_type: &'static str) -> Response<Words> {
     response
 }
 
-/// A body that comes in pieces.
+/// A response body that is sent in pieces, with or without a pause before each.
 struct Words {
     pieces: std::vec::IntoIter<String>,
     pause: Option<Interval>,

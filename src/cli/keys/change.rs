@@ -1,4 +1,4 @@
-//! `bearward keys rotate`, `revoke`, `delete`.
+//! `bearward keys rotate`, `revoke` and `delete`: change one key of the store.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ struct KeyArgument {
 }
 
 impl KeyArgument {
-    /// Its store, open for a change, and the key in it.
+    /// Opens the store for a change, and finds the key in it.
     fn open(&self) -> Result<(Editor, Found), Failure> {
         let editor = self.store.editor()?;
         let found = editor.find(&self.key)?;

@@ -1,4 +1,4 @@
-//! `bearward keys create`.
+//! `bearward keys create`: makes a key and adds it to the store.
 
 use clap::{Args, ValueEnum};
 
@@ -34,7 +34,7 @@ pub(super) struct Create {
     name: Option<String>,
 }
 
-/// The kinds of key that an API's users know.
+/// Usual kinds of keys, each with its permissions, environment and lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Preset {
     /// For testing: read and write, environment development, for 30 days

@@ -1,4 +1,5 @@
-//! Arguments for the fields of a key, each by the description of the field.
+//! Command-line arguments for the fields of a key. Each argument is derived from the field's entry
+//! in [`FIELDS`].
 
 use std::collections::BTreeMap;
 
@@ -10,25 +11,25 @@ use crate::keys::KeyRecord;
 use crate::keys::field::{Field, Form, SetBy, Value};
 use crate::keys::fields::FIELDS;
 
-/// The fields that the command line gives a key.
+/// The fields of a key that are given on the command line, with their values.
 #[derive(Debug)]
 pub(super) struct FieldArguments {
     given: Vec<(&'static Field, Value)>,
 }
 
 impl FieldArguments {
-    /// Whether a field is given.
+    /// Whether the field `name` is given.
     pub(super) fn has(&self, name: &str) -> bool {
         self.given.iter().any(|(field, _)| field.name == name)
     }
 
-    /// Gives a key these fields.
+    /// Sets the given fields of `record`.
     pub(super) fn put_on(&self, record: &mut KeyRecord) {
         self.given.iter().for_each(|(field, value)| field.set(record, value.clone()));
     }
 }
 
-/// The fields with an argument, and its name.
+/// Returns the fields that have an argument, each with the argument's name.
 fn with_argument() -> impl Iterator<Item = (&'static Field, &'static str)> {
     FIELDS.iter().filter_map(|field| match field.set_by {
         SetBy::ApiAndArgument(name) => Some((field, name)),
@@ -77,7 +78,7 @@ fn argument(field: &'static Field, name: &'static str) -> Arg {
     }
 }
 
-/// One value on the command line: of a list, one item.
+/// Parses one value of an argument. The value of a list field is a list with one item.
 fn parse(form: Form, text: &str) -> Result<Value, String> {
     match form {
         Form::Name | Form::Label => label(text).map(Value::Text),
@@ -105,7 +106,7 @@ fn parse(form: Form, text: &str) -> Result<Value, String> {
     }
 }
 
-/// Items of one list.
+/// Joins two values of one argument: lists are concatenated; of other values, the last one is used.
 fn joined(first: Value, next: Value) -> Value {
     match (first, next) {
         (Value::Networks(first), Value::Networks(next)) => Value::Networks([first, next].concat()),

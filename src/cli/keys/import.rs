@@ -1,4 +1,4 @@
-//! `bearward keys import`.
+//! `bearward keys import`: adds keys of other programs to the store.
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -17,7 +17,7 @@ use crate::cli::terminal::say;
 use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord, Permission, Permissions};
 
-/// The longest list in bytes.
+/// Maximum length of an imported list in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 #[derive(Debug, Args)]
@@ -120,11 +120,11 @@ impl Import {
         Ok(text)
     }
 
-    /// The record for the store, or the reason reason the key is left out.
+    /// Makes the record of a key for the store; or returns the reason why the key is left out.
     fn record(&self, source: &ImportedKey, taken: &mut Taken) -> Result<Result<KeyRecord, String>, Failure> {
         let permissions = Permissions::from_iter(self.permissions.iter().copied());
-        // A bearward token has its id inside. Any other key gets a random id: one that is derived
-        // from the key would help to guess it.
+        // A bearward token contains its key's id. Any other key gets a random id, because an id
+        // derived from the secret would help to guess the secret.
         let of_token = match &source.secret {
             SecretForm::Token(token) => token.token_id(),
             SecretForm::Hash(_) => None,
@@ -140,7 +140,8 @@ impl Import {
             return Ok(Err(format!("{id}: the store has this id with another secret")));
         }
         let mut record = KeyRecord::new(id, source.hash(), permissions);
-        // The date of its secret is not known, so it is due for rotation.
+        // The record gets no `created_at`, because the age of its secret is not known. The key is
+        // therefore due for rotation.
         self.terms.put_on(&mut record)?;
         if let Err(reason) = narrow(&mut record, &source.terms) {
             return Ok(Err(format!("{}: {reason}", record.id)));
@@ -151,7 +152,8 @@ impl Import {
     }
 }
 
-/// Narrows a key by its terms in the list. Of these and the arguments, the tighter ones count.
+/// Narrows a key by the terms that its list gives it. If an argument limits the same thing, the
+/// tighter limit applies.
 fn narrow(record: &mut KeyRecord, terms: &Terms) -> Result<(), &'static str> {
     for quota in &terms.rate_limits {
         limits::add(record.terms.rate_limits.get_or_insert_default(), *quota);
@@ -171,12 +173,12 @@ fn narrow(record: &mut KeyRecord, terms: &Terms) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The ids, names and hashes that are taken, by the store and by new keys.
+/// The ids, names and hashes that the keys in the store and the keys to import have.
 struct Taken {
     ids: HashSet<String>,
     names: HashSet<String>,
     hashes: HashSet<KeyHash>,
-    /// How many new keys are short enough to be guessed.
+    /// Number of keys to import that are short enough to be guessed.
     short: usize,
 }
 
@@ -191,7 +193,8 @@ impl Taken {
     }
 }
 
-/// `name`, or the first of `name-2`, `name-3`, … that no key has.
+/// Returns `name` if no key has this name, else the first of `name-2`, `name-3`, … that no key has.
+/// Adds the result to `names`.
 fn free(name: &str, names: &mut HashSet<String>) -> String {
     let mut free = name.to_owned();
     let mut number = 1;

@@ -1,4 +1,4 @@
-//! `bearward keys list` and `show`.
+//! `bearward keys list` and `bearward keys show`: print the keys of the store.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,12 +65,12 @@ enum Sort {
     Expiry,
 }
 
-/// A key, with its state and age.
+/// A key of the list, with its state and age.
 struct Row {
     record: KeyRecord,
     state: State,
     age: Option<Duration>,
-    /// When it is due for rotation.
+    /// The time from which the key is due for rotation; `None` if its age is unknown.
     rotation: Option<Timestamp>,
     is_due: bool,
 }
@@ -82,7 +82,7 @@ impl Row {
             .created_at
             .map(|made| Duration::try_from(now.duration_since(made)).unwrap_or(Duration::ZERO));
         let rotation = record.created_at.and_then(|made| made.checked_add(max_age).ok());
-        // A key that is not valid any more needs no new secret.
+        // A key that is no longer valid needs no new secret.
         let is_due = state.is_live() && rotation.is_none_or(|due| now >= due);
         Row { record, state, age, rotation, is_due }
     }
@@ -108,7 +108,7 @@ impl Row {
         shown
     }
 
-    /// The cells of the table.
+    /// Returns the cells of the key's row in the table.
     fn cells(&self, now: Timestamp) -> [String; 8] {
         let rotation = match self.rotation {
             _ if self.is_due && self.rotation.is_none() => "age unknown".to_owned(),
@@ -132,7 +132,7 @@ impl Row {
     }
 }
 
-/// After how long keys are due for rotation.
+/// Returns the age at which keys are due for rotation.
 fn rotation(store: &StoreArgument) -> Result<Duration, Failure> {
     let max_age = store.configuration()?.and_then(|config| config.keys.max_age);
     Ok(max_age.map_or(ROTATION_AGE, |max_age| max_age.age))
@@ -151,7 +151,7 @@ impl List {
         match self.sort {
             Sort::Store => {}
             Sort::Name => rows.sort_by(|a, b| a.record.name.cmp(&b.record.name)),
-            // A key without a date counts as the oldest.
+            // A key without `created_at` is listed as the oldest.
             Sort::Age => rows.sort_by_key(|row| row.record.created_at),
             Sort::Expiry => rows.sort_by_key(|row| row.record.expires_at.unwrap_or(Timestamp::MAX)),
         }

@@ -1,4 +1,4 @@
-//! Secrets on standard output and input.
+//! Writes secrets to standard output, and reads them from standard input.
 
 use std::io::{self, IsTerminal, Read, Write};
 
@@ -13,11 +13,12 @@ use crate::keys::token::Token;
 use crate::keys::{KeyHash, KeyRecord};
 use crate::placeholder;
 
-/// The longest input in bytes: more than any token, less than a file given by mistake.
+/// Maximum length of the input in bytes: longer than any token, shorter than most files that are
+/// given by mistake.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
 
-/// Shows a new secret, once it is in the store. Where the store can't be written from here, the key
-/// is shown as well, to be inserted by hand.
+/// Shows a new secret after the key is in the store. If this command can't write to the store, it
+/// also shows the key's entry, which the user can insert by hand.
 pub(super) fn show_secret(
     token: &Token,
     record: &KeyRecord,
@@ -39,8 +40,8 @@ pub(super) fn show_secret(
     written
 }
 
-/// Shows the change to make by hand in a store that can't be written from here. Without a record,
-/// the key is to be removed.
+/// Shows the change that the user must make by hand in a store that this command can't write to:
+/// the entry `record`, or the removal of the key if `record` is `None`.
 pub(super) fn or_by_hand(
     editor: &Editor,
     record: Option<&KeyRecord>,
@@ -52,7 +53,7 @@ pub(super) fn or_by_hand(
     Err(Failure::Failed("the store stays as it was until this is done".to_owned()))
 }
 
-/// Reads a token: typed on a terminal, else all of standard input.
+/// Reads a token that is typed on a terminal, or all of standard input if that is no terminal.
 fn read_text() -> Result<Zeroizing<String>, Failure> {
     let mut token = Zeroizing::new(String::new());
     if io::stdin().is_terminal() {
@@ -66,7 +67,7 @@ fn read_text() -> Result<Zeroizing<String>, Failure> {
     Ok(Zeroizing::new(bom::without(&token).trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// Reads one token, and nothing else.
+/// Reads a token. Input with white space inside is wrong usage of `command`.
 pub(super) fn read_token(command: &str) -> Result<Zeroizing<String>, Failure> {
     one_token(read_text()?, command)
 }

@@ -1,7 +1,7 @@
-//! Lists of keys of other programs, read for an import.
+//! Reads the lists of keys of other programs, for `bearward keys import`.
 //!
-//! Keys that fit are imported, and all others are reported. A key is left out if its list narrows
-//! it in a way that has no counterpart: it could do more here than there.
+//! Keys that fit are imported, and all others are reported. A key is left out if its list restricts
+//! it in a way that bearward does not have: after an import it could do more than before.
 //! Invariant: no message quotes from a list, except for the names of variables and fields.
 
 mod agentgateway;
@@ -41,23 +41,24 @@ pub(super) enum Format {
     Agentgateway,
 }
 
-/// Options for a whole list.
+/// Options that apply to a whole list.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Options<'a> {
-    /// The variables of a `.env` to import; if there are none, those with names such as `…_API_KEY`.
+    /// Names of the variables of a `.env` file to import. If empty, variables with names such as
+    /// `…_API_KEY` are imported.
     pub(super) variables: &'a [String],
-    /// Whether the imported keys are narrowed to named routes. Then a key may come from a
-    /// list for one route of several.
+    /// Whether `--routes` narrows the imported keys to named routes. If so, keys that their list
+    /// allows for one route of several are imported, too.
     pub(super) names_routes: bool,
 }
 
-/// The most likely form of a list.
+/// Returns the most likely form of a list, by its file name and its text.
 pub(super) fn guess(file_name: &str, text: &str) -> Format {
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let is_assignment = |line: &str| {
         let line = line.strip_prefix("export ").unwrap_or(line);
         let (name, value) = line.split_once('=').unwrap_or_default();
-        // Padding of base32 or base64 is not a value.
+        // The `=` at the end of a base32 or base64 text is no assignment.
         let has_value = !value.trim_start_matches('=').is_empty();
         has_value
             && !name.is_empty()
@@ -73,7 +74,7 @@ pub(super) fn guess(file_name: &str, text: &str) -> Format {
     }
 }
 
-/// The program to which a YAML or JSON file belongs.
+/// Returns the form of a YAML or JSON list.
 fn structured(root: Node) -> Format {
     match () {
         () if kong::is_one(&root) => Format::Kong,
@@ -83,11 +84,11 @@ fn structured(root: Node) -> Format {
     }
 }
 
-/// Reads a list.
+/// Reads the keys of a list.
 ///
 /// # Errors
 ///
-/// It is not of this form at all.
+/// The text does not have the form `format`.
 pub(super) fn read(format: Format, text: &str, options: Options<'_>) -> Result<ImportedKeys, String> {
     match format {
         Format::Lines => Ok(plain::lines(text)),

@@ -1,4 +1,4 @@
-//! The store that a command works on.
+//! The arguments that name the key store of a command.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,13 +31,15 @@ impl StoreArgument {
         }
     }
 
-    /// Makes the ids of credentials without one: the secret that a server of this store has.
+    /// Returns the secret from which the ids of credentials without an id are made. It is the same
+    /// as in a server with this store.
     pub(super) fn ids(&self) -> Result<Arc<IdSecret>, Failure> {
         let config = self.configuration()?;
         Ok(id_secret::for_command(config.as_ref().map(|config| &config.keys), &self.path()?)?)
     }
 
-    /// The same, where the ids of the store's keys are made with it.
+    /// Returns the secret from which the ids of the store's keys are made. Only a text store needs
+    /// it; for other stores it is random.
     pub(super) fn ids_of_store(&self) -> Result<Arc<IdSecret>, Failure> {
         match Store::at(&self.path()?)? {
             Store::Text(_) => self.ids(),
@@ -45,12 +47,12 @@ impl StoreArgument {
         }
     }
 
-    /// The store, open for a change.
+    /// Opens the store for a change.
     pub(super) fn editor(&self) -> Result<Editor, Failure> {
         Ok(Editor::open(&self.path()?, self.ids_of_store()?)?)
     }
 
-    /// The configuration, if one is given, or has to name the store.
+    /// Loads the configuration, if `--config` is given or `--keys` is not.
     pub(super) fn configuration(&self) -> Result<Option<Config>, Failure> {
         match (&self.keys, &self.config) {
             (Some(_), None) => Ok(None),

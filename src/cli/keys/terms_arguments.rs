@@ -30,12 +30,12 @@ pub(super) struct TermsArguments {
 }
 
 impl TermsArguments {
-    /// Whether keys are narrowed to named routes.
+    /// Whether `--routes` narrows the keys to named routes.
     pub(super) fn names_routes(&self) -> bool {
         self.fields.has("routes")
     }
 
-    /// Narrows a key.
+    /// Narrows a key by the given arguments.
     pub(super) fn put_on(&self, record: &mut KeyRecord) -> Result<(), Failure> {
         self.fields.put_on(record);
         if let Some(lifetime) = &self.expires_in {
@@ -74,7 +74,7 @@ impl TermsArguments {
     }
 }
 
-/// `600/1m` or `600/1m/60`.
+/// Parses a rate limit such as `600/1m` or `600/1m/60`.
 fn quota(rate: &str) -> Option<Quota> {
     let mut parts = rate.split('/');
     let requests: u32 = parts.next()?.parse().ok().filter(|requests| *requests > 0)?;

@@ -1,5 +1,5 @@
-//! `bearward keys list --admin`: the keys of a running bearward, and how each was used since it
-//! began.
+//! `bearward keys list --admin`: shows the keys of a running bearward, and the usage of each since
+//! the process started.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::cli::terminal::print;
 use crate::keys::State;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How many keys the API returns at once.
+/// Number of keys that are requested from the API at once.
 const PAGE: usize = 1000;
 
-/// The keys to show, and the form of the output.
+/// Which keys to show, and whether to print JSON.
 pub(super) struct Wanted<'a> {
     pub(super) state: Option<State>,
-    /// Text that the name or the id contains.
+    /// The text that the name or the id of a shown key contains.
     pub(super) holds: Option<&'a str>,
     pub(super) is_json: bool,
 }

@@ -1,4 +1,4 @@
-//! Values that several commands read or print.
+//! Parses and formats values for several commands.
 
 use jiff::Timestamp;
 
@@ -7,14 +7,14 @@ use crate::config::decode::parse_duration;
 use crate::keys::record::is_label;
 use crate::keys::{KeyRecord, Permission};
 
-/// The current time to the second, since people read the files.
+/// Returns the current time, rounded down to the second because people read the files.
 pub(super) fn now() -> Timestamp {
     let now = Timestamp::now();
-    // Every second of a timestamp is one itself.
+    // A timestamp without its fraction of a second is always valid.
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-/// The instant after the duration `text` from now.
+/// Returns the time that is the duration `text` after now. `flag` is named in the error.
 pub(super) fn ahead(flag: &str, text: &str) -> Result<Timestamp, Failure> {
     let usage = || Failure::Usage(format!("{flag} {text}: a duration is needed, as in 90d"));
     let duration = parse_duration(text).ok_or_else(usage)?;
@@ -25,7 +25,7 @@ pub(super) fn permission(text: &str) -> Result<Permission, String> {
     Permission::named(text).ok_or_else(|| "one of read, write, admin, webhook".to_owned())
 }
 
-/// `key_… (name)`.
+/// Returns the id of a key, and its name if it has one: `key_… (name)`.
 pub(super) fn named(record: &KeyRecord) -> String {
     match &record.name {
         Some(name) => format!("{} ({name})", record.id),
@@ -33,7 +33,7 @@ pub(super) fn named(record: &KeyRecord) -> String {
     }
 }
 
-/// Text that may be a name.
+/// Returns `text` if it may be the name of a key.
 pub(super) fn label(text: &str) -> Result<String, String> {
     match is_label(text) {
         true => Ok(text.to_owned()),

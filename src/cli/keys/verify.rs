@@ -1,4 +1,4 @@
-//! `bearward keys verify`.
+//! `bearward keys verify`: reports whether a server would accept a token.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Findings of a configuration's earlier sections, which later ones are checked against.
+//! Values from a configuration's earlier sections, which later sections are checked against.
 
 use std::path::{Path, PathBuf};
 
@@ -8,9 +8,9 @@ use crate::config::fault::Position;
 
 #[derive(Default)]
 pub(crate) struct Context {
-    /// The files that are read, with the positions of their names.
+    /// The files that bearward reads, with the position of each name in the configuration.
     pub(crate) named_files: Vec<(PathBuf, Position)>,
-    /// The files that are written to, with the positions of their names.
+    /// The files that bearward writes to, with the position of each name in the configuration.
     pub(crate) written_files: Vec<(PathBuf, Position)>,
     /// The addresses that bearward listens on.
     pub(crate) listening: Vec<(Address, Position)>,
@@ -25,14 +25,15 @@ pub(crate) struct KnownUpstream {
 }
 
 impl Context {
-    /// The positions of files to write to that are also read: appending to them would destroy them.
+    /// Returns the positions of files that bearward would both write to and read: log lines would
+    /// destroy their content.
     pub(super) fn overwritten(&self, file: &Path) -> Vec<Position> {
         let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut read: Vec<PathBuf> = self.named_files.iter().map(|(path, _)| resolved(path)).collect();
         read.push(resolved(file));
         let is_read = |path: &PathBuf| {
             let path = resolved(path);
-            // A directory that is named is one of keys.
+            // A directory that is read is a key store, so every file in it is read.
             read.iter().any(|read| *read == path || (read.is_dir() && path.parent() == Some(read)))
         };
         self.written_files.iter().filter(|(path, _)| is_read(path)).map(|(_, at)| *at).collect()

@@ -8,15 +8,16 @@ use super::variables::{self, Environment};
 use crate::config::fault::{Fault, Position};
 use crate::config::tree::{Key, Kind, Node, Quoting};
 
-/// The hint at a field without a value, see [`Decoder::narrowing`].
+/// The hint for a field without a value; see [`Decoder::narrowing`].
 const EMPTY_HINT: &str = "give it a value, or leave the field out";
 
 pub(crate) struct Decoder<'a> {
     file: &'a Path,
     quoting: Quoting,
-    /// The variables for `${VAR}`; `None` where this kind of file has no interpolation.
+    /// The environment variables for `${VAR}`; `None` for key files, in which `${VAR}` is not
+    /// replaced.
     environment: Option<Environment<'a>>,
-    /// The values of variables, each with the text that it replaced.
+    /// The values of variables, each with the text in the file that it replaced.
     expanded: Vec<(String, String)>,
     pub(crate) faults: Vec<Fault>,
     pub(crate) context: Context,
@@ -47,13 +48,12 @@ impl<'a> Decoder<'a> {
     /// Reports a fault.
     pub(crate) fn fault(&mut self, at: Position, message: impl Into<String>) -> &mut Fault {
         self.faults.push(Fault::at(self.file, at, message));
-        // Just pushed, so it is there.
         let last = self.faults.len() - 1;
         #[allow(clippy::indexing_slicing, reason = "the line above pushed this very element")]
         &mut self.faults[last]
     }
 
-    /// Reports a fault with its hint. Returns `None`, as a decoder does then.
+    /// Reports a fault with a hint. Returns `None`, as every decoder does after a fault.
     pub(crate) fn hinted<T>(
         &mut self,
         at: Position,
@@ -64,12 +64,12 @@ impl<'a> Decoder<'a> {
         None
     }
 
-    /// An environment variable; `None` where it is unset or empty.
+    /// Returns the value of an environment variable; `None` if it is unset or empty.
     pub(crate) fn variable(&self, name: &str) -> Option<String> {
         self.environment?(name).filter(|value| !value.is_empty())
     }
 
-    /// `text` for a message, where this kind of file allows quoting.
+    /// Returns `text` in backticks for a message, or "this" if messages must not quote the file.
     pub(super) fn quoted(&self, text: &str) -> String {
         match self.quoting {
             Quoting::Allowed => format!("`{text}`"),
@@ -77,7 +77,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The fields of a map; `what` names it in faults.
+    /// Returns the fields of a map; faults name the map by `what`.
     pub(crate) fn fields<'n>(&mut self, node: &'n Node, what: &'static str) -> Option<Fields<'n>> {
         let Kind::Map(entries) = &node.kind else {
             return self.hinted(
@@ -91,7 +91,7 @@ impl<'a> Decoder<'a> {
         Some(Fields { node, at: node.at, what, entries, known: Vec::new() })
     }
 
-    /// Reports each repeated field. The first one is decoded all the same.
+    /// Reports each repeated field. The first field of each name is decoded nevertheless.
     pub(crate) fn report_repeated(&mut self, entries: &[(Key, Node)]) {
         let mut names = HashSet::new();
         for (key, _) in entries.iter().filter(|(key, _)| !names.insert(key.name.as_str())) {
@@ -103,7 +103,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A field that may be left out.
+    /// Decodes a field that may be left out.
     pub(crate) fn optional<T>(
         &mut self,
         fields: &mut Fields<'_>,
@@ -123,18 +123,21 @@ impl<'a> Decoder<'a> {
                 );
                 value
             }
-            // In a configuration nearly every field is a bound. A template that renders nothing must
-            // not remove it.
+            // In a configuration, nearly every field is a bound. A template that renders nothing
+            // must not remove the bound.
             (true, Some(_)) => self.hinted(key.at, format!("`{name}` is there and has no value"), EMPTY_HINT),
-            // In a key file, `field:` without a value counts as left out, unless the field narrows.
+            // In a key file, `field:` without a value is treated as left out. For fields that
+            // narrow access, `narrowing` has reported it before.
             (true, None) => None,
         }
     }
 
-    /// A field that may be left out, where leaving it out grants more than any of its values.
+    /// Decodes a field that may be left out and narrows access: leaving it out grants more than any
+    /// value of the field.
     ///
-    /// Present but empty (null, `[]` or `{}`) is a fault and never counts as left out: a template
-    /// that renders nothing must not widen access. `decode` refuses empty text.
+    /// A field that is present but empty (null, `[]` or `{}`) is a fault, and is not treated as
+    /// left out: a template that renders nothing must not widen access. `decode` refuses empty
+    /// text.
     pub(crate) fn narrowing<T>(
         &mut self,
         fields: &mut Fields<'_>,
@@ -144,7 +147,7 @@ impl<'a> Decoder<'a> {
         self.unless(Node::is_empty, fields, name, decode)
     }
 
-    /// A field that may be left out or an empty list, but not null.
+    /// Decodes a field that may be left out or be an empty list, but not be null.
     pub(crate) fn given<T>(
         &mut self,
         fields: &mut Fields<'_>,
@@ -154,7 +157,7 @@ impl<'a> Decoder<'a> {
         self.unless(Node::is_null, fields, name, decode)
     }
 
-    /// Decodes a field, unless it is present and empty.
+    /// Decodes a field that may be left out. A value for which `is_empty` is true is a fault.
     fn unless<T>(
         &mut self,
         is_empty: impl Fn(&Node) -> bool,
@@ -163,14 +166,15 @@ impl<'a> Decoder<'a> {
         decode: impl FnOnce(&mut Self, &Node) -> Option<T>,
     ) -> Option<T> {
         let empty = fields.entries.iter().find(|(key, node)| key.name == name && is_empty(node));
-        // The position of the name: that of a missing value may be in the next line.
+        // The position of the field's name, because a missing value may have its position in the
+        // next line.
         let Some(at) = empty.map(|(key, _)| key.at) else { return self.optional(fields, name, decode) };
         fields.known.push(name);
         fields.entries.retain(|(key, _)| key.name != name);
         self.hinted(at, format!("`{name}` is there and has no value"), EMPTY_HINT)
     }
 
-    /// A field that must be given.
+    /// Decodes a field that must be given.
     pub(crate) fn required<T>(
         &mut self,
         fields: &mut Fields<'_>,
@@ -202,7 +206,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Every item of a list; a fault in one does not hide those of the next.
+    /// Decodes every item of a list, and continues after an item with a fault.
     pub(crate) fn list<T>(
         &mut self,
         node: &Node,
@@ -216,13 +220,13 @@ impl<'a> Decoder<'a> {
         (self.faults.len() == before).then_some(decoded)
     }
 
-    /// A scalar's text, interpolated.
+    /// Returns the text of a scalar, with `${VAR}` replaced.
     pub(crate) fn text(&mut self, node: &Node) -> Option<String> {
         let Kind::Scalar { text, .. } = &node.kind else {
             self.fault(node.at, "a single value is needed here");
             return None;
         };
-        // In a list, `[~]` is no item of that name.
+        // In a list, as in `[~]`, `~` is a missing value, and not an item with the name `~`.
         if node.is_null() && !text.is_empty() {
             return self.hinted(node.at, "no value here", EMPTY_HINT);
         }
@@ -241,7 +245,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The faults, without the values of variables and the user info of addresses: both may be secrets.
+    /// Returns the faults. Values of variables and user info of addresses are masked: both may be
+    /// secrets.
     pub(crate) fn into_faults(self) -> Vec<Fault> {
         let Decoder { expanded, mut faults, .. } = self;
         for fault in &mut faults {
@@ -255,7 +260,7 @@ impl<'a> Decoder<'a> {
         faults
     }
 
-    /// Refuses log files that are also read: appending to them would destroy them.
+    /// Refuses log files that bearward also reads: log lines would destroy their content.
     pub(crate) fn refuse_overwritten(&mut self) {
         for at in self.context.overwritten(self.file) {
             let message = "a log can't be written to the configuration, nor to a file that it names";
@@ -264,7 +269,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// The known name that a misspelled one most likely means.
+/// Returns the known name that a misspelled name most likely means.
 pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let distance = |known: &str| strsim::damerau_levenshtein(&name.to_lowercase(), known);
     let best = known.iter().min_by_key(|known| distance(known))?;

@@ -13,7 +13,7 @@ use crate::config::network::{NetworkFault, network_of};
 use crate::config::tree::Node;
 
 impl Decoder<'_> {
-    /// Text that is not empty.
+    /// Decodes text that is not empty.
     pub(crate) fn word(&mut self, node: &Node) -> Option<String> {
         let text = self.text(node)?;
         if text.is_empty() {
@@ -23,14 +23,14 @@ impl Decoder<'_> {
         Some(text)
     }
 
-    /// The path of a file that is read, relative to the process's own directory.
+    /// Decodes the path of a file that bearward reads, relative to the process's working directory.
     pub(crate) fn path(&mut self, node: &Node) -> Option<PathBuf> {
         let path = self.word(node).map(PathBuf::from)?;
         self.context.named_files.push((path.clone(), node.at));
         Some(path)
     }
 
-    /// A value that Rust parses from its text.
+    /// Decodes a value by the `FromStr` of its type. The fault is that the text is not `needed`.
     pub(crate) fn parsed<T: FromStr>(&mut self, node: &Node, needed: &str, hint: &str) -> Option<T> {
         let text = self.text(node)?;
         match text.parse() {
@@ -46,10 +46,10 @@ impl Decoder<'_> {
         self.parsed(node, "true or false", "write true or false")
     }
 
-    /// A whole number of at least `least`.
+    /// Decodes a whole number of at least `least`.
     pub(crate) fn number<T: FromStr + PartialOrd + Display>(&mut self, node: &Node, least: T) -> Option<T> {
         const HINT: &str = "digits only, as in 600";
-        // Some readers of YAML take a leading zero for octal.
+        // A leading zero is refused, because some YAML parsers read such a number as octal.
         let text = self.text(node)?;
         if text.starts_with('+') || (text.starts_with('0') && text.len() > 1) {
             let message = format!("{} is not a whole number in range", self.quoted(&text));
@@ -62,7 +62,7 @@ impl Decoder<'_> {
         Some(value)
     }
 
-    /// A duration above zero: `10s`, `5m`, `90d`.
+    /// Decodes a duration above zero: `10s`, `5m`, `90d`.
     pub(crate) fn duration(&mut self, node: &Node) -> Option<Duration> {
         let text = self.text(node)?;
         match parse_duration(&text) {
@@ -74,7 +74,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// A size above zero: `32MiB`, `8KiB` or a number of bytes.
+    /// Decodes a size above zero: `32MiB`, `8KiB` or a number of bytes.
     pub(crate) fn size(&mut self, node: &Node) -> Option<u64> {
         let size: bytesize::ByteSize = self.parsed(node, "a size", "as in 8KiB, 32MiB or 65536")?;
         if size.as_u64() == 0 {
@@ -83,12 +83,12 @@ impl Decoder<'_> {
         Some(size.as_u64())
     }
 
-    /// An instant with its zone (RFC 3339).
+    /// Decodes an instant with its time zone (RFC 3339).
     pub(crate) fn instant(&mut self, node: &Node) -> Option<Timestamp> {
         self.parsed(node, "a time with a zone", "as in 2026-12-01T00:00:00Z")
     }
 
-    /// A network: `10.0.0.0/8`, or one address.
+    /// Decodes a network, as in `10.0.0.0/8`, or a single address.
     pub(crate) fn network(&mut self, node: &Node) -> Option<IpNet> {
         let text = self.text(node)?;
         match network_of(&text) {
@@ -107,7 +107,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// One of a closed set of names.
+    /// Decodes one name out of a closed set.
     pub(crate) fn one_of<T: Copy>(&mut self, node: &Node, choices: &[(&'static str, T)]) -> Option<T> {
         let text = self.text(node)?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
@@ -123,7 +123,8 @@ impl Decoder<'_> {
     }
 }
 
-/// A positive duration in jiff's friendly form; a day has 24 hours, months and years have no length.
+/// Parses a positive duration in jiff's friendly format. A day has 24 hours; months and years are
+/// refused, because their length varies.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let span: Span = text.trim().parse().ok()?;
     if span.get_months() != 0 || span.get_years() != 0 {

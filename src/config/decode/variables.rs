@@ -1,4 +1,5 @@
-//! Environment variables in a configuration: their interpolation, and how messages keep their values.
+//! Environment variables in a configuration: their interpolation, and the masking of their values
+//! in messages.
 
 /// Looks up an environment variable.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -33,16 +34,17 @@ fn resolve(expression: &str, environment: Environment<'_>) -> Result<String, Str
     };
     let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if !is_name {
-        // The text after the name may be a secret.
+        // Only the name is shown, because the text after it may be a secret.
         let is_of_name = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
         let shown: String = name.chars().take_while(is_of_name).collect();
         return Err(format!("`${{{shown}…}}` is not a variable's name"));
     }
-    // A default ends at the first `}`, so the rest of a nested variable would become text.
+    // The default in `${VAR:-default}` ends at the first `}`, so the rest of a nested variable
+    // would become text.
     if expression.contains("${") {
         return Err(format!("`${{{name}…}}` holds another variable, which is not replaced"));
     }
-    // As in a shell, `:-` and `:?` take an empty variable for an unset one.
+    // As in a shell, `:-` and `:?` treat an empty variable as unset.
     let value = environment(name);
     match (value, default, complaint) {
         (Some(value), None, None) => Ok(value),
@@ -53,12 +55,14 @@ fn resolve(expression: &str, environment: Environment<'_>) -> Result<String, Str
     }
 }
 
-/// Shorter values are no secrets, and are part of other words by chance. In bytes.
+/// The minimum length of a value that is masked everywhere, in bytes. A shorter value is no secret,
+/// and may be part of another word by chance.
 const LEAST_MASKED: usize = 8;
 
-/// A message in which the text of the file replaces the value of a variable.
+/// Returns a message in which `written`, the text in the file, replaces the value of a variable.
 ///
-/// A short value is replaced only where it is quoted by itself: an empty one is part of every text.
+/// A short value is replaced only where it is alone between backticks: an empty value, for example,
+/// is part of every text.
 pub(super) fn masked(text: &str, value: &str, written: &str) -> String {
     match value.len() < LEAST_MASKED {
         true => text.replace(&format!("`{value}`"), &format!("`{written}`")),
@@ -66,7 +70,7 @@ pub(super) fn masked(text: &str, value: &str, written: &str) -> String {
     }
 }
 
-/// A message without user info: `http://user:password@host` as `http://…@host`.
+/// Returns a message without user info: `http://user:password@host` becomes `http://…@host`.
 pub(super) fn without_user_info(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

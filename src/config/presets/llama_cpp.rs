@@ -1,9 +1,9 @@
-//! llama.cpp's `llama-server`, with its page for browsers.
+//! The preset for llama.cpp's `llama-server`, with its page for browsers.
 //!
-//! The page's files are public, as in llama-server itself with `--api-key`: a browser can't send a key
-//! when it opens a page, and the page asks for one. `X-Conversation-Id` is removed: llama-server keeps
-//! generating for such a request when its client has left, so that `max_concurrent` would bound
-//! nothing. Not in it: `/predict`, which calls any other handler that its body names.
+//! The page's files are public, as in llama-server itself with `--api-key`: a browser can't send a
+//! key when it opens a page, and the page asks for a key. `X-Conversation-Id` is removed: with this
+//! header, llama-server continues to generate when the client has left, and `max_concurrent` would
+//! bound nothing. `/predict` is left out, because it calls any other handler that its body names.
 
 use super::row::{ADMIN, CHANGES, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
 

@@ -1,7 +1,7 @@
-//! Ollama.
+//! The preset for Ollama.
 //!
-//! Creating models is `admin`: it overwrites those that others use, fetches models from elsewhere, and
-//! can send prompts to another host.
+//! Creating models needs `admin`: a request to create one can overwrite a model that others use,
+//! fetch models from elsewhere, and make Ollama send prompts to another host.
 
 use super::row::{ADMIN, DELETE, GET, HEAD, POST, PUBLIC, READ, Row};
 

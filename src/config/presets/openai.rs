@@ -1,10 +1,10 @@
-//! The OpenAI API, as model servers have it.
+//! The preset for the OpenAI API, as model servers implement it.
 
 use http::Method;
 
 use super::row::{ADMIN, ALL, CHANGES, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WEBHOOK, WRITE};
 
-/// Resources: `read` lists and reads them, `write` creates and changes them.
+/// Paths of resources. `read` lists and reads resources, `write` creates and changes them.
 const RESOURCES: &[&str] = &[
     "/v1/assistants",
     "/v1/assistants/**",
@@ -32,7 +32,7 @@ const RESOURCES: &[&str] = &[
     "/v1/videos/**",
 ];
 
-/// Generation is `read`: "can read data and generate content".
+/// The rows of this preset. Generation needs `read`, which "can read data and generate content".
 pub(super) const ROWS: &[Row] = &[
     ("health", GET, &["/health"], PUBLIC),
     ("webhooks", ALL, &["/v1/webhooks", "/v1/webhooks/**"], WEBHOOK),
@@ -53,7 +53,7 @@ pub(super) const ROWS: &[Row] = &[
     ),
     ("chat", POST, &["/v1/chat/completions", "/v1/chat/completions/batch"], READ),
     ("completions", POST, &["/v1/completions", "/v1/generate"], READ),
-    // A WebSocket begins with GET.
+    // GET is listed because a WebSocket begins with a GET request.
     (
         "responses",
         GET_AND_POST,

@@ -1,11 +1,11 @@
-//! Rows of presets, and the words that they are written in.
+//! Rows of presets, and constants for their methods and access.
 
 use http::Method;
 
 use crate::config::route::Access;
 use crate::permission::Permission;
 
-/// A row of a preset: name, methods (none: all), paths, access.
+/// A row of a preset: name, methods (an empty list means all), paths, access.
 pub(super) type Row = (&'static str, &'static [Method], &'static [&'static str], Access);
 
 pub(super) const READ: Access = Access::Needs(Permission::Read);

@@ -1,6 +1,7 @@
-//! NVIDIA Triton: the KServe v2 protocol and its extensions, over HTTP and gRPC.
+//! The preset for NVIDIA Triton: the KServe v2 protocol and its extensions, over HTTP and gRPC.
 //!
-//! Its gRPC port and its HTTP port are two upstreams. Not in it: the APIs of SageMaker and Vertex AI.
+//! Triton's gRPC port and its HTTP port need an upstream each. The APIs of SageMaker and Vertex AI
+//! are left out.
 
 use super::row::{ADMIN, GET, GET_AND_POST, POST, PUBLIC, READ, Row};
 

@@ -1,7 +1,7 @@
-//! vLLM's server (0.33): `vllm serve` with its optional parts.
+//! The preset for vLLM's server (0.33): `vllm serve` with its optional parts.
 //!
-//! Not in it: its gRPC servers, and the paths of its plugins. vLLM's own `--api-key` guards only
-//! `/v1`, `/v2`, `/inference` and `/cohere`.
+//! vLLM's gRPC servers, and the paths of its plugins, are left out. vLLM's own `--api-key` guards
+//! only `/v1`, `/v2`, `/inference` and `/cohere`.
 
 use super::row::{ADMIN, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
 
@@ -57,7 +57,7 @@ pub(super) const ROWS: &[Row] = &[
     ),
     ("chat", POST, &["/v1/chat/completions", "/v1/chat/completions/batch", "/cohere/v2/chat"], READ),
     ("completions", POST, &["/v1/completions", "/inference/v1/generate"], READ),
-    // A WebSocket begins with GET.
+    // GET is listed because a WebSocket begins with a GET request.
     (
         "responses",
         GET_AND_POST,

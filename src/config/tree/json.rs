@@ -1,4 +1,4 @@
-//! One line of JSON as a tree.
+//! Parser of one line of JSON to a tree.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::node::{Key, Kind, MAX_DEPTH, Node};
 use crate::config::fault::{Fault, Position};
 
-/// Reads the value that fills line `line` of a file. Messages never quote it.
+/// Parses the JSON value `source`, which is line `line` of a file. Messages never quote `source`.
 pub(crate) fn from_json(file: &Path, source: &str, line: usize) -> Result<Node, Fault> {
     let reader = Reader { file, source, line };
     reader.node(source.trim(), 0)
@@ -24,7 +24,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The position of `part`, which is a slice of the source.
+    /// Returns the position of `part`, which must be a slice of the source.
     fn position(&self, part: &str) -> Position {
         let offset = (part.as_ptr() as usize).saturating_sub(self.source.as_ptr() as usize);
         let before = self.source.get(..offset);
@@ -69,7 +69,8 @@ impl Reader<'_> {
     fn map(&self, entries: Vec<(Cow<'_, str>, &RawValue)>, depth: usize) -> Result<Vec<(Key, Node)>, Fault> {
         let mut fields: Vec<(Key, Node)> = Vec::with_capacity(entries.len());
         for (name, value) in entries {
-            // A name with an escape in it is no slice of the source; its value is.
+            // A name with an escape is a copy, not a slice of the source: it gets the position of
+            // its value.
             let mut at = self.position(match &name {
                 Cow::Borrowed(name) => name,
                 Cow::Owned(_) => value.get(),
@@ -88,7 +89,7 @@ fn hint(error: &serde_json::Error) -> &'static str {
     }
 }
 
-/// A field's name, borrowed where it has no escape in it.
+/// A field's name, borrowed from the source if the name has no escape in it.
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 

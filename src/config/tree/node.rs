@@ -2,7 +2,7 @@
 
 use crate::config::fault::Position;
 
-/// The deepest nesting that is read: honest files stay far below it.
+/// The deepest nesting that is accepted. Honest files stay far below this depth.
 pub(super) const MAX_DEPTH: usize = 32;
 
 #[derive(Clone, Debug)]
@@ -13,13 +13,14 @@ pub(crate) struct Node {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
-    /// A scalar's text after YAML's own escapes; `plain` if it was not quoted.
+    /// A scalar: its text with escapes replaced, and whether the text was `plain`, that is, not
+    /// quoted.
     Scalar {
         text: String,
         plain: bool,
     },
     List(Vec<Node>),
-    /// The fields of a map. A repeated name is a fault of this map alone, which its decoder reports.
+    /// The fields of a map. Names may be repeated here: the map's decoder reports that as a fault.
     Map(Vec<(Key, Node)>),
 }
 
@@ -47,18 +48,18 @@ impl Node {
         }
     }
 
-    /// The value of a map's field; the first one where the name is repeated.
+    /// Returns the value of a map's field; the first value if the name is repeated.
     pub(crate) fn field(&self, name: &str) -> Option<&Node> {
         let Kind::Map(entries) = &self.kind else { return None };
         entries.iter().find(|(key, _)| key.name == name).map(|(_, value)| value)
     }
 
-    /// The position of a field's value, or of the whole map where the field is left out.
+    /// Returns the position of a field's value, or of the whole map if the field is left out.
     pub(crate) fn position_of(&self, name: &str) -> Position {
         self.field(name).map_or(self.at, |value| value.at)
     }
 
-    /// Whether this is the scalar `text`, quoted or not.
+    /// Whether this node is a scalar with the text `expected`, quoted or not.
     pub(crate) fn is_scalar(&self, expected: &str) -> bool {
         matches!(&self.kind, Kind::Scalar { text, .. } if text == expected)
     }
@@ -72,11 +73,11 @@ impl Node {
     }
 }
 
-/// Whether the messages of a file's faults may quote from it.
+/// Whether messages about faults in a file may quote the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Quoting {
-    /// A configuration: quoting helps.
+    /// Messages may quote the file, because it is a configuration.
     Allowed,
-    /// A key file: any line may hold a secret.
+    /// Messages never quote the file, because it is a key file, and any line may contain a secret.
     Never,
 }

@@ -1,4 +1,4 @@
-//! YAML as a tree, by the parser inside `serde_yaml`.
+//! Parser of YAML to a tree, by the parser inside `serde_yaml`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,10 +8,10 @@ use serde_yaml::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError
 use super::node::{Key, Kind, MAX_DEPTH, Node, Quoting};
 use crate::config::fault::{Fault, Position};
 
-/// The most nodes that aliases may add: a "billion laughs" ends here.
+/// The highest number of nodes that aliases may add. It stops a "billion laughs" attack.
 const MAX_ALIASED_NODES: usize = 100_000;
 
-/// Reads the one document of `source`; `None` where it is empty.
+/// Parses `source`, which has at most one YAML document; `None` if it is empty.
 pub(crate) fn parse(file: &Path, source: &str, quoting: Quoting) -> Result<Option<Node>, Fault> {
     let mut builder = Builder::new(file);
     for event in Parser::new_from_str(source) {
@@ -30,7 +30,8 @@ fn syntax_fault(file: &Path, error: &ScanError, quoting: Quoting) -> Fault {
     Fault::at(file, at, message)
 }
 
-/// The name of an error's kind without its data: `UnknownAnchor { name: … }` → "unknown anchor".
+/// Returns the name of an error's kind without its data: `UnknownAnchor { name: … }` → "unknown
+/// anchor".
 fn kind_in_words(kind: &ErrorKind) -> String {
     let debug = format!("{kind:?}");
     let name = debug.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
@@ -45,7 +46,7 @@ fn kind_in_words(kind: &ErrorKind) -> String {
     words
 }
 
-/// A collection whose end has not been read yet.
+/// A list or map whose end has not been read yet.
 struct Open {
     at: Position,
     anchor: usize,
@@ -124,7 +125,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Adds a finished node to the collection that it is part of.
+    /// Adds a finished node to the list or map that it is part of.
     fn close(&mut self, node: Node, anchor: usize) -> Result<(), Fault> {
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
@@ -151,7 +152,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Resolves `<<: *defaults` (YAML 1.1 merge keys, used with anchors). A map's own fields win.
+/// Resolves `<<: *defaults` (YAML 1.1 merge keys, used with anchors). A map's own fields take
+/// precedence over merged ones.
 fn merged(entries: Vec<(Key, Node)>) -> Vec<(Key, Node)> {
     if !entries.iter().any(|(key, _)| key.name == "<<") {
         return entries;
@@ -171,7 +173,7 @@ fn merged(entries: Vec<(Key, Node)>) -> Vec<(Key, Node)> {
                         }
                     }
                 }
-                // Kept: the decoder reports `<<` as an unknown field.
+                // A `<<` without a map is kept, so that the decoder reports it as an unknown field.
                 kind => own.push((key.clone(), Node { at: source.at, kind })),
             }
         }

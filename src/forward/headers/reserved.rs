@@ -1,25 +1,27 @@
 //! Reserved header names: only bearward or a trusted proxy may send them to upstream.
 //!
-//! `headers` removes them from requests.
-//! Invariant: each lookup takes a plain name in lower case. Other spellings are folded before.
+//! `headers` removes the reserved headers from requests.
+//! Invariant: each lookup is given a plain name in lower case. Other spellings are folded before
+//! the lookup.
 
-/// Sender that a name is reserved for.
+/// The only sender that may set a reserved header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reserved {
-    /// Reserved for bearward: identities, forwarding headers, and headers that override the method,
-    /// path or host that was authorized.
+    /// Only bearward may set the header. It states an identity, describes forwarding, or overrides
+    /// the method, path or host that was authorized.
     ///
-    /// Headers in which API clients send keys are included, even if `auth.headers` does not name
-    /// them. A client may send its key in several headers, and none of them must reach the
+    /// These names include headers in which API clients send keys, even if `auth.headers` does not
+    /// list them. A client may send its key in several headers, and none of them must reach the
     /// upstream.
     Ours,
-    /// Reserved for trusted proxies: the client's address or identity.
+    /// Only trusted proxies may set the header. It states the client's address or identity.
     Client,
 }
 
-/// The sender that a plain name in lower case is reserved for, if it is reserved.
+/// Returns the only sender that may set a header; `None` if the name is not reserved. `name` is
+/// plain and in lower case.
 ///
-/// A request has some ten names. Nearly all are ruled out by their first letters.
+/// A request has about ten header names. Nearly all of them are ruled out by their first letters.
 pub(super) fn reserved(name: &str) -> Option<Reserved> {
     let (ours, clients): Names = match name.as_bytes() {
         [b'x', b'-', b'b', ..] if name.starts_with("x-bearward-") => return Some(Reserved::Ours),
@@ -36,13 +38,13 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
                 "client-ip",
                 "cloudfront-viewer-address",
                 "cdn-src-ip",
-                // RFC 9440, section 2.
+                // The header is defined by RFC 9440, section 2.
                 "client-cert",
                 "client-cert-chain",
             ],
         ),
-        // The target of WebDAV's COPY and MOVE: a path that was not authorized (RFC 4918, section
-        // 10.3).
+        // `Destination` is the target path of WebDAV's COPY and MOVE, and it was not authorized
+        // (RFC 4918, section 10.3).
         [b'd', b'e', ..] => (&["destination"], &[]),
         [b'd', b'o', ..] => (&[], &["do-connecting-ip"]),
         [b'f', b'a' | b'l' | b'o', ..] => {
@@ -54,9 +56,11 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
         [b'm', b'e', ..] => (&["method-override"], &[]),
         [b'o', b'c', ..] => (&["ocp-apim-subscription-key"], &[]),
         [b'i', b'n', ..] => (&[], &["incap-client-ip"]),
-        // CGI makes HTTP_PROXY of it, and many HTTP libraries use that as their proxy.
+        // CGI turns a `Proxy` header into the variable HTTP_PROXY, and many HTTP libraries use that
+        // variable as their proxy.
         [b'p', b'r', ..] => (&["proxy"], &["proxy-client-ip"]),
-        // CGI variables (RFC 3875, section 4.1) that servers such as gunicorn read from headers.
+        // `Path-Info` and `Path-Translated` are CGI variables (RFC 3875, section 4.1) that servers
+        // such as gunicorn read from headers.
         [b'p', b'a', ..] => (&["path-info", "path-translated"], &[]),
         [b's', b'c', ..] => (&["script-name"], &[]),
         [b'r', b'e', b'q', ..] => (&["request-uri", "request-method"], &[]),
@@ -76,10 +80,11 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
     }
 }
 
-/// Names that are reserved for bearward, and names that are reserved for trusted proxies.
+/// Two lists: names that are reserved for bearward, and names that are reserved for trusted
+/// proxies.
 type Names = (&'static [&'static str], &'static [&'static str]);
 
-/// The reserved names that begin with `x-` and this letter.
+/// Returns the reserved names that begin with `x-` and this third letter.
 fn behind_x(third: u8) -> Option<Names> {
     match third {
         b'a' => Some(X_A),
@@ -128,7 +133,8 @@ const X_C: Names = (
         "x-consumer-username",
     ],
 );
-/// Envoy reads the target of a request and its retries from these headers.
+/// Reserved names with `x-e`. Envoy reads the target of a request and its retries from these
+/// headers.
 const X_E: Names = (
     &[
         "x-envoy-original-path",
@@ -184,7 +190,7 @@ const X_T: Names = (&[], &["x-true-client-ip"]);
 const X_V: Names = (&[], &["x-vercel-forwarded-for"]);
 const X_W: Names = (&[], &["x-webauth-user", "x-webauth-name", "x-webauth-email", "x-webauth-groups"]);
 
-/// Whether a name begins with `x-bearward-`, in any spelling that folds to that prefix.
+/// Whether a name begins with `x-bearward-`, or with a spelling that folds to this prefix.
 pub(super) fn is_identity(name: &str) -> bool {
     let prefix = "x-bearward-";
     let is_same = |byte: u8, expected: u8| match expected {

@@ -1,22 +1,22 @@
-//! Changes fields of one key in the text of a YAML file or a line of JSON. Only the lines that have
-//! to change do.
+//! Changes fields of one key in the text of a YAML file or of a line of JSON. All lines without a
+//! changed field stay as they are.
 //!
-//! The result is not trusted: [`super`] reads it, and compares the keys with the intended ones.
+//! The new text is checked: [`super`] parses it, and compares its keys with the intended keys.
 
 use super::layout::{self, Item, Shape};
 use super::splice::{Splice, behind_colon, indentation, line_behind, line_start, newline_of, next_line};
 use super::yaml_list::last_dash;
 use crate::keys::record::KeyRecord;
 
-/// A field and its new value, as text for both YAML and JSON.
+/// A field and its new value, as text that is valid in YAML and in JSON.
 struct Field {
     name: &'static str,
     value: String,
-    /// The value is text, which JSON quotes.
+    /// Whether the value is text, which JSON needs quotes for.
     is_text: bool,
 }
 
-/// The fields in which `after` differs from `before`, except `previous`.
+/// Returns the fields in which `after` differs from `before`, except `previous`.
 fn changed_fields(before: &KeyRecord, after: &KeyRecord) -> Vec<Field> {
     let text = |name, value: String| Field { name, value, is_text: true };
     let mut fields = Vec::new();
@@ -37,7 +37,8 @@ fn changed_fields(before: &KeyRecord, after: &KeyRecord) -> Vec<Field> {
     fields
 }
 
-/// The text with one key changed: the file's one key, or the one of its list that has the id.
+/// Returns the text with one key changed. The key is the only key of the file, or the key of the
+/// file's list with the id of `before`.
 pub(super) fn change(source: &str, before: &KeyRecord, after: &KeyRecord, is_json: bool) -> Option<String> {
     let mut text = source.to_owned();
     for field in changed_fields(before, after) {
@@ -63,7 +64,7 @@ pub(super) fn change(source: &str, before: &KeyRecord, after: &KeyRecord, is_jso
     Some(text)
 }
 
-/// The key with this id, in a list or alone.
+/// Finds the key with this id. The file has a list of keys, or is a single key.
 fn find<'i>(root: &'i Item, id: &str) -> Option<&'i Item> {
     let is_it = |item: &&Item| item.text("id") == Some(id);
     match root.field("keys").map(|(_, list)| &list.shape) {
@@ -73,7 +74,7 @@ fn find<'i>(root: &'i Item, id: &str) -> Option<&'i Item> {
     }
 }
 
-/// Sets a field of a key, which may be there already.
+/// Makes the splice that sets a field of a key, and adds the field if the key lacks it.
 fn set(source: &str, item: &Item, field: &Field, is_json: bool) -> Option<Splice> {
     let Field { name, value, is_text } = field;
     let quote = |quote: char| format!("{quote}{value}{quote}");
@@ -98,7 +99,7 @@ fn set(source: &str, item: &Item, field: &Field, is_json: bool) -> Option<Splice
     insert(source, item, &[text], is_json)
 }
 
-/// Removes a field.
+/// Makes the splice that removes a field of a key.
 fn remove(source: &str, item: &Item, name: &str) -> Option<Splice> {
     let Shape::Map { is_flow, fields } = &item.shape else { return None };
     let index = fields
@@ -109,7 +110,8 @@ fn remove(source: &str, item: &Item, name: &str) -> Option<Splice> {
     {
         (true, Some((_, before)), _) => before.span.end..value.span.end,
         (true, None, Some((next, _))) => key.span.start..next.span.start,
-        // A dash must not be left without a field.
+        // The first field of a block map may be on the line of the list's dash, so it is not
+        // removed.
         (false, Some(_), _) => line_start(source, key.span.start)..next_line(source, value.span.end),
         _ => return None,
     };
@@ -142,13 +144,14 @@ fn add_previous(source: &str, item: &Item, entry: &str, is_json: bool) -> Option
     }
 }
 
-/// Inserts lines of new fields at the end of a block map, or one field into a flow map.
+/// Makes the splice that inserts lines of new fields at the end of a block map, or one field into a
+/// flow map.
 fn insert(source: &str, item: &Item, lines: &[String], is_json: bool) -> Option<Splice> {
     let Shape::Map { is_flow, fields } = &item.shape else { return None };
     let (first, last) = (fields.first()?, fields.last()?);
     let end = last.1.span.end.max(last.0.span.end);
     if *is_flow {
-        // An absent value has its position before the colon.
+        // If a value is absent, its position is before the colon.
         let end =
             if last.1.span.is_empty() { end + source.get(end..)?.find([':', ',', '}'])? + 1 } else { end };
         let comma = if is_json { "," } else { ", " };
@@ -174,7 +177,7 @@ mod tests {
         KeyHash::of(secret.as_bytes()).to_stored()
     }
 
-    /// A file with `HASH_A` and the like replaced by hashes.
+    /// Returns the text of a file, with `HASH_A` and similar words replaced by hashes.
     fn file(text: &str) -> String {
         let text = text.replace("HASH_A", &hash("a")).replace("HASH_B", &hash("b"));
         text.replace("HASH_C", &hash("c")).replace("HASH_O", &hash("o"))
@@ -184,7 +187,8 @@ mod tests {
         yaml::parse_any(Path::new("k.yaml"), text).unwrap_or_else(|faults| panic!("{faults}\n{text}"))
     }
 
-    /// The lines that are only in the old text, and those only in the new one.
+    /// Returns the lines that are only in the old text, and the lines that are only in the new
+    /// text.
     fn difference(old: &str, new: &str) -> (Vec<String>, Vec<String>) {
         let mut gone: Vec<String> = old.lines().map(str::to_owned).collect();
         let mut added = Vec::new();
@@ -219,8 +223,8 @@ mod tests {
             let before = records(&source);
             for (index, record) in before.iter().enumerate() {
                 let revoked = KeyRecord { disabled: true, ..record.clone() };
-                // A change of a merged map would change the other keys as well, so the proof
-                // refuses it.
+                // A change of a merged map would change the other keys as well, so the check of the
+                // new text refuses it.
                 let is_shared = source.contains("<<: *a") && index == 0;
                 let mut ended = KeyRecord { hash: KeyHash::of(b"new"), ..record.clone() };
                 ended.terms.previous.clear();

@@ -1,5 +1,5 @@
-//! Files on disk: one writer at a time, and a file that is the old one or the new one, never half
-//! of one.
+//! Writes files so that only one process writes at a time, and so that a reader finds the old file
+//! or the new file, and never a part of one.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,20 +12,21 @@ use tempfile::NamedTempFile;
 use super::error::{EditError, in_words, refused};
 use super::lock::WriteLock;
 
-/// Names of temporary files. For the holder of the lock, an existing one was left by a killed
-/// command.
+/// The beginning of the names of temporary files. If the holder of the lock finds a file with such
+/// a name, a killed command has left it.
 const PREFIX: &str = ".bearward-";
 const SUFFIX: &str = ".tmp";
-/// More symbolic links than this are a loop.
+/// The number of symbolic links that are followed. A longer chain is a loop.
 const MAX_LINKS: usize = 40;
 
-/// A directory in which no other bearward process writes for as long as this lives.
+/// A directory in which no other bearward process writes for as long as this `Locked` lives.
 #[derive(Debug)]
 pub(super) struct Locked {
     directory: PathBuf,
-    /// It belongs to a mounted Secret or ConfigMap: it is read, and not written to.
+    /// Whether the directory belongs to a mounted Secret or ConfigMap, which is read but not
+    /// written to.
     is_mounted: bool,
-    /// `None` where nothing can be written.
+    /// The lock; `None` if nothing can be written to the directory.
     lock: Option<WriteLock>,
 }
 
@@ -43,15 +44,15 @@ impl Locked {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
-                // If it can't be removed, the write that follows fails and is reported.
+                // If the file can't be removed, the next write fails and is reported.
                 let _read_only = fs::remove_file(entry.path());
             }
         }
         Ok(Locked { directory: directory.to_owned(), is_mounted, lock })
     }
 
-    /// Replaces `path` by a file with this content, durable before it is visible. Mode and owner
-    /// stay; only its owner may read a new file.
+    /// Replaces `path` by a file with this content, which is durable before it is visible. The mode
+    /// and the owner of an existing file stay the same. A new file can be read only by its owner.
     pub(super) fn replace(
         &self,
         path: &Path,
@@ -67,7 +68,7 @@ impl Locked {
     pub(super) fn begin(&self, path: &Path) -> Result<Writing, EditError> {
         self.refuse_unlocked(path)?;
         let failed = |error: io::Error| unwritable(path, &error);
-        // A file of a directory may be a link to a file elsewhere.
+        // A file of a directory may be a symbolic link to a file in another directory.
         let path = resolved(path)?;
         let directory = directory_of(&path);
         let mut builder = tempfile::Builder::new();
@@ -75,7 +76,7 @@ impl Locked {
         Ok(Writing { directory, path, temporary })
     }
 
-    /// Removes a file.
+    /// Removes a key file.
     pub(super) fn remove(&self, path: &Path) -> Result<(), EditError> {
         self.refuse_unlocked(path)?;
         fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
@@ -83,7 +84,7 @@ impl Locked {
         Ok(())
     }
 
-    /// Nothing is written without the lock, wherever a link of the directory leads.
+    /// Refuses a write without the lock, even if `path` is a link that leads out of the directory.
     fn refuse_unlocked(&self, path: &Path) -> Result<(), EditError> {
         self.refuse_mounted(path)?;
         match self.lock {
@@ -92,7 +93,8 @@ impl Locked {
         }
     }
 
-    /// The kubelet would refuse or overwrite a change of its files.
+    /// Refuses a write to a mounted Secret or ConfigMap, because the kubelet would refuse or
+    /// overwrite the change.
     fn refuse_mounted(&self, path: &Path) -> Result<(), EditError> {
         if !self.is_mounted {
             return Ok(());
@@ -111,12 +113,12 @@ impl Locked {
     }
 }
 
-/// Makes a rename durable, where the file system can. The rename counts in any case.
+/// Makes a rename durable, if the file system can. The rename has happened even if this fails.
 fn sync(directory: &Path) {
     let _not_everywhere = File::open(directory).and_then(|directory| directory.sync_all());
 }
 
-/// A file that is being written; it has no effect until it is finished.
+/// A file that is being written. It has no effect until `finish` renames it.
 pub(super) struct Writing {
     directory: PathBuf,
     path: PathBuf,
@@ -128,18 +130,18 @@ impl Writing {
         self.temporary.write_all(content).map_err(|error| in_words("write", &self.path, &error))
     }
 
-    /// The path of the temporary file.
+    /// Returns the path of the temporary file.
     pub(super) fn path(&self) -> &Path {
         self.temporary.path()
     }
 
-    /// Renames it to its final path, if the old file `is_as_read` still: other programs do not take
-    /// the lock.
+    /// Renames the temporary file to its final path, if `is_as_read` confirms that the old file has
+    /// not changed. Other programs can change the file, because they do not use the lock.
     pub(super) fn finish(self, is_as_read: impl FnOnce() -> bool) -> Result<(), EditError> {
         let Writing { directory, path, temporary } = self;
         let rename = || {
             let (file, old) = (temporary.as_file(), fs::metadata(&path).ok());
-            // A new file that root makes belongs to the owner of the directory.
+            // A new file that root creates is given to the owner of the directory.
             let owner = match &old {
                 Some(old) => Some(old.clone()),
                 None if rustix::process::geteuid().is_root() => fs::metadata(&directory).ok(),
@@ -158,7 +160,8 @@ impl Writing {
                 })?;
             }
             if let Some(old) = &old {
-                // After the change of owner, which clears special bits.
+                // The mode is set after the owner, because a change of the owner clears the special
+                // bits.
                 file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
             }
             temporary.as_file().sync_all()?;
@@ -173,7 +176,7 @@ impl Writing {
     }
 }
 
-/// The directory that a file is in.
+/// Returns the directory that contains a file.
 pub(super) fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
@@ -181,14 +184,14 @@ pub(super) fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-/// The chain of symbolic links from `path`, itself first.
+/// Returns the chain of symbolic links from `path`, beginning with `path` itself.
 fn hops(path: &Path) -> impl Iterator<Item = PathBuf> {
     let next = |hop: &PathBuf| fs::read_link(hop).ok().map(|target| directory_of(hop).join(target));
-    // The kernel has the same limit.
+    // The kernel has the same limit for a chain of symbolic links.
     std::iter::successors(Some(path.to_owned()), next).take(MAX_LINKS + 1)
 }
 
-/// The file that `path` leads to: a rename onto a symbolic link would replace the link.
+/// Returns the file that `path` leads to. A rename onto a symbolic link would replace the link.
 pub(super) fn resolved(path: &Path) -> Result<PathBuf, EditError> {
     match hops(path).last() {
         Some(file) if fs::read_link(&file).is_err() => Ok(file),
@@ -196,8 +199,9 @@ pub(super) fn resolved(path: &Path) -> Result<PathBuf, EditError> {
     }
 }
 
-/// Whether `path` is in a mounted Secret or ConfigMap, or leads there. Those have a link `..data`
-/// to a directory whose name begins with two dots, and the kubelet swaps that link.
+/// Whether `path` is in a mounted Secret or ConfigMap, or leads there. A mounted volume has a link
+/// `..data` to a directory whose name begins with two dots, and the kubelet replaces that link when
+/// it updates the volume.
 pub(super) fn is_mounted(path: &Path) -> bool {
     let is_dotted = |part: Component<'_>| match part {
         Component::Normal(name) => name.as_encoded_bytes().starts_with(b".."),
@@ -209,13 +213,13 @@ pub(super) fn is_mounted(path: &Path) -> bool {
     })
 }
 
-/// The reason why no file of a directory can be replaced, as the system reports it.
+/// Returns the reason why no file of a directory can be replaced, as the system reports it.
 pub(super) fn unwritable_reason(directory: &Path) -> Option<String> {
     let refused = rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).err()?;
     Some(format!("{} can't be written: {}", directory.display(), io::Error::from(refused)))
 }
 
-/// The error of a system call. A store that may not be written has a hint of its own.
+/// Makes the error of a failed system call. A store that may not be written gets a hint of its own.
 pub(super) fn unwritable(path: &Path, error: &io::Error) -> EditError {
     match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => EditError::Unwritable {

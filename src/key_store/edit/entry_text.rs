@@ -1,4 +1,4 @@
-//! Writes a key as text: the fields of an entry of a YAML file, or a line of JSON.
+//! Writes a key as text: as the fields of an entry of a YAML file, or as a line of JSON.
 
 use serde_json::json;
 
@@ -9,36 +9,36 @@ use crate::keys::fields::FIELDS;
 use crate::keys::record::NO_LIMITS;
 use crate::keys::{KeyRecord, Secret};
 
-/// A value that both forms can write.
+/// A value that can be written in YAML and in JSON.
 enum Text {
-    /// Text, in quotes where the form needs them.
+    /// Text, which is written in quotes if the format needs them.
     Quoted(String),
-    /// A number or a truth value, which needs no quotes anywhere.
+    /// A number, `true` or `false`, which needs no quotes in either format.
     Plain(String),
     List(Vec<Text>),
     Map(Vec<(String, Text)>),
 }
 
-/// The lines of a block map, each a field in one line.
+/// Returns the lines of a YAML block map, one field on each line.
 pub(super) fn fields(record: &KeyRecord) -> Vec<String> {
     let line = |(name, value): (&'static str, Text)| format!("{name}: {}", value.in_yaml());
     object(record).into_iter().map(line).collect()
 }
 
-/// A line of a JSON Lines file.
+/// Returns a line of a JSON Lines file.
 pub(super) fn line(record: &KeyRecord) -> String {
     let fields = object(record).into_iter().map(|(name, value)| (name.to_owned(), value));
     Text::Map(fields.collect()).in_json()
 }
 
-/// A key as an entry of a file's list.
+/// Returns a key as an entry of a YAML list.
 pub(super) fn list_entry(record: &KeyRecord) -> String {
     let mark = |index: usize| if index == 0 { "  - " } else { "    " };
     let lines = fields(record).into_iter().enumerate();
     lines.map(|(index, line)| format!("{}{line}", mark(index))).collect::<Vec<_>>().join("\n")
 }
 
-/// The fields that the key has, in the order of the documentation.
+/// Returns the fields that the key has, in the order of the documentation.
 fn object(record: &KeyRecord) -> Vec<(&'static str, Text)> {
     FIELDS.iter().filter_map(|field| Some((field.name, text(field.of_record(record)?)))).collect()
 }
@@ -67,8 +67,8 @@ fn secret(secret: &Secret) -> Text {
     Text::Map(vec![("hash".to_owned(), hash), ("expires_at".to_owned(), end)])
 }
 
-/// An empty list is written as `none`: the decoder refuses `[]`, which a template may have
-/// rendered.
+/// Returns rate limits as a value. An empty list is written as `none`: the decoder refuses `[]`,
+/// which a template may have rendered.
 fn rate_limits(all: &[Quota]) -> Text {
     match all {
         [] => Text::Quoted(NO_LIMITS.to_owned()),
@@ -93,7 +93,7 @@ fn quota(quota: &Quota) -> Text {
 }
 
 impl Text {
-    /// In flow style, with text plain where that is safe.
+    /// Writes the value in YAML's flow style. Text is written without quotes where that is safe.
     fn in_yaml(&self) -> String {
         match self {
             Text::Plain(word) => word.clone(),
@@ -124,13 +124,13 @@ fn joined(items: impl Iterator<Item = String>, mark: &str) -> String {
     items.collect::<Vec<_>>().join(mark)
 }
 
-/// Text as a YAML scalar. A JSON string is a YAML string, whatever is in it.
+/// Writes text as a YAML scalar. A JSON string is a valid YAML string, whatever its content is.
 pub(super) fn in_yaml(text: &str) -> String {
     if is_plain(text) { text.to_owned() } else { json!(text).to_string() }
 }
 
-/// Whether text needs no quotes in YAML: a word that begins with a letter and that every reader
-/// takes for text, or a time, a duration or a network.
+/// Whether text needs no quotes in YAML. Such text is a word that begins with a letter and that
+/// every YAML reader parses as text, or it is a time, a duration or a network.
 fn is_plain(text: &str) -> bool {
     let is_word = text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':'))

@@ -1,4 +1,4 @@
-//! The reason why a store was not changed.
+//! The reasons why a store was not changed.
 
 use std::io;
 use std::path::Path;
@@ -9,11 +9,11 @@ use crate::keys::record::KeyRecord;
 /// The reason why a store was not changed.
 #[derive(Debug)]
 pub(crate) enum EditError {
-    /// The store has faults.
+    /// The store has faults, so it was not changed.
     Faults(Faults),
-    /// The store can't be changed from here.
+    /// This host or user can't change the store.
     Unwritable { reason: String, hint: String },
-    /// Another reason: no such key, a name that is taken, no space left.
+    /// Another reason, such as an unknown key, a name that another key has, or a full disk.
     Refused(String),
 }
 
@@ -41,7 +41,7 @@ pub(super) fn last<T>(record: &KeyRecord) -> Result<T, EditError> {
     ))
 }
 
-/// The error of a system call, as a message.
+/// Makes a message from the error of a failed system call.
 pub(super) fn in_words(doing: &str, path: &Path, error: &io::Error) -> EditError {
     EditError::Refused(format!("can't {doing} {}: {error}; nothing was changed", path.display()))
 }

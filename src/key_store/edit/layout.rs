@@ -1,16 +1,17 @@
-//! The byte positions of all nodes of a YAML file, so that one part can be changed and all else
-//! stays as it is.
+//! Finds the byte positions of all nodes of a YAML file, so that one part can be changed while all
+//! other bytes stay the same.
 
 use std::ops::Range;
 
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle};
 
-/// A node and its position. The end of a block collection is the end of its last node.
+/// A node and its position. A block collection ends where its last node ends.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) span: Range<usize>,
     pub(super) shape: Shape,
-    /// The number of its anchor, or of the anchor that an alias refers to; zero for none.
+    /// The number of the node's anchor, or of the anchor that an alias refers to; zero if there is
+    /// none.
     pub(super) anchor: usize,
 }
 
@@ -23,13 +24,14 @@ pub(super) enum Shape {
 }
 
 impl Item {
-    /// A field of a map itself, with its key. Merged fields do not count.
+    /// Returns a field of a map, as its key and value. Fields that `<<` merges into the map are not
+    /// found.
     pub(super) fn field(&self, name: &str) -> Option<&(Item, Item)> {
         let Shape::Map { fields, .. } = &self.shape else { return None };
         fields.iter().find(|(key, _)| matches!(&key.shape, Shape::Scalar { text, .. } if text == name))
     }
 
-    /// The text of a field of a map itself.
+    /// Returns the text of a field of a map. Fields that `<<` merges into the map are not found.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         match &self.field(name)?.1.shape {
             Shape::Scalar { text, .. } => Some(text),
@@ -37,7 +39,7 @@ impl Item {
         }
     }
 
-    /// The nodes in it, in order, itself first.
+    /// Returns this node and all nodes inside it, in the order of the file.
     pub(super) fn all(&self) -> Vec<&Item> {
         let inner: Vec<&Item> = match &self.shape {
             Shape::Scalar { .. } | Shape::Alias => Vec::new(),
@@ -54,7 +56,7 @@ impl Item {
     }
 }
 
-/// A collection whose end has not come yet.
+/// A collection whose end the parser has not reached yet.
 struct Open {
     start: usize,
     items: Vec<Item>,
@@ -63,8 +65,8 @@ struct Open {
     anchor: usize,
 }
 
-/// The layout of the one document of `source`; `None` where there is none, or where it can't be
-/// parsed.
+/// Returns the layout of the only document of `source`; `None` if there is no document, or if it
+/// can't be parsed.
 pub(super) fn of(source: &str) -> Option<Item> {
     let mut open: Vec<Open> = Vec::new();
     let mut root = None;
@@ -74,7 +76,8 @@ pub(super) fn of(source: &str) -> Option<Item> {
         let is_flow = |bracket| source.as_bytes().get(at.start) == Some(&bracket);
         let closed = match event {
             Event::Scalar(text, style, anchor, _) => {
-                // The parser's span of a block scalar extends to the next token.
+                // The parser's span of a block scalar extends to the next token, so the white space
+                // at its end is removed.
                 let end = at.start + source.get(at.clone())?.trim_end().len();
                 let shape = Shape::Scalar { text: text.into_owned(), is_plain: style == ScalarStyle::Plain };
                 Some(Item { span: at.start..end, shape, anchor })

@@ -1,4 +1,4 @@
-//! Changes of files with one key a line. Every other line is copied byte by byte.
+//! Changes files with one key on each line. All other lines are copied byte by byte.
 
 use std::path::Path;
 
@@ -17,23 +17,23 @@ use crate::stamp::Stamp;
 /// Reads a file, and counts its keys.
 fn read(path: &Path, at_fault: AtFault) -> Result<Tally, Faults> {
     let none = NoKeys::default();
-    // Each line has its own id.
+    // The ids in a JSON Lines file are given, so this secret makes none.
     let ids = IdSecret::random();
     Ok(jsonl::load(path, Reading { at_fault, ..Reading::first(&none, &ids) })?.finish())
 }
 
-/// Reads a file that has to be good as a whole.
+/// Reads a file, and fails if any line has a fault.
 fn load(path: &Path) -> Result<Tally, Faults> {
     read(path, AtFault::Refused)
 }
 
-/// Counts the good keys, and the lines at fault: a fault in another line does not prevent a change.
+/// Counts the good keys and the lines at fault. A fault in another line does not prevent a change.
 fn outline(path: &Path) -> Result<(usize, usize), Faults> {
     let tally = read(path, AtFault::Held)?;
     Ok((tally.keys, tally.refused.len()))
 }
 
-/// The keys of a JSON Lines file with this id or name.
+/// Finds the keys of a JSON Lines file with this id or name.
 pub(super) fn find(path: &Path, key: &str) -> Result<Vec<KeyRecord>, EditError> {
     let mut found = Vec::new();
     jsonl::each_line(path, |_, line| {
@@ -43,13 +43,13 @@ pub(super) fn find(path: &Path, key: &str) -> Result<Vec<KeyRecord>, EditError> 
         true
     })?;
     if found.len() != 1 {
-        // The key may be at fault, or a duplicate.
+        // The wanted key may be at fault, or a duplicate. `load` reports that fault.
         load(path)?;
     }
     Ok(found)
 }
 
-/// Adds lines, to a file that may not be there yet.
+/// Appends keys to a file as lines, and creates the file if it does not exist.
 pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result<(), EditError> {
     let stamp = Stamp::of(path);
     let mut is_empty = true;
@@ -74,7 +74,7 @@ pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result
     for record in records {
         writing.write(format!("{}\n", entry_text::line(record)).as_bytes())?;
     }
-    // The reader finds an id, a name or a hash that is taken.
+    // The reader refuses a new key whose id, name or hash another key has already.
     match load(writing.path()) {
         Ok(set) if set.keys == before + records.len() => writing.finish(|| Stamp::of(path) == stamp),
         Ok(_) => refused("another program has changed the file meanwhile; nothing was changed"),
@@ -85,7 +85,7 @@ pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result
     }
 }
 
-/// Replaces a key's line; or removes it, where there is no new one.
+/// Replaces the line of a key, or removes the line if no new line is given.
 pub(super) fn replace(
     locked: &Locked,
     path: &Path,
@@ -125,7 +125,7 @@ pub(super) fn replace(
     writing.finish(|| Stamp::of(path) == stamp)
 }
 
-/// A plain list without the token of this digest.
+/// Returns a plain list without the token of this digest.
 pub(super) fn without_token(source: &str, hash: KeyHash) -> String {
     let is_it = |line: &str| Credential::new(line.trim().as_bytes()).hash() == hash;
     source.split_inclusive('\n').filter(|line| !is_it(line)).collect()

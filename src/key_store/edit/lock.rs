@@ -1,8 +1,9 @@
-//! The lock of a store: one writer at a time, and only users who can write may hold it
-//! (docs/decisions/024).
+//! The lock of a store. It admits one writer at a time, and only users who can write to the store
+//! can hold it (docs/decisions/024).
 //!
-//! Any user who can read a directory could hold a lock on the directory itself for ever. So the
-//! lock is on a file of its own, which only users can open who can write to the directory.
+//! A lock on the directory itself could be held for ever by any user who can read the directory.
+//! The lock is therefore on a separate file, which only users who can write to the directory can
+//! open.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -14,37 +15,39 @@ use rustix::fs::{Gid, OFlags, Uid};
 
 use super::error::{EditError, in_words, refused};
 
-/// The lock's file. It is beside the keys while the lock is held.
+/// The name of the lock's file, which is in the directory of the keys while the lock is held.
 const NAME: &str = ".bearward.lock";
-/// A command that holds the lock for longer is stuck: one that changes a million keys takes
-/// seconds.
+/// How long a writer waits for the lock. A command that holds it for longer is stuck: a change of a
+/// million keys takes seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_millis(5);
 
-/// The lock, held for as long as this lives.
+/// The lock, which is held for as long as this `WriteLock` lives.
 #[derive(Debug)]
 pub(super) struct WriteLock {
     path: PathBuf,
-    /// Closed after the file is removed: others check for that once they have the lock.
+    /// The locked file. It is closed after it is removed from the directory, so that a writer that
+    /// waited for the lock sees the removal.
     _file: File,
 }
 
 impl Drop for WriteLock {
     fn drop(&mut self) {
-        // If the file stays, the next command locks it as it is.
+        // If the file can't be removed, the next command locks the existing file.
         let _may_stay = fs::remove_file(&self.path);
     }
 }
 
 impl WriteLock {
-    /// Waits for another writer, for at most [`PATIENCE`].
+    /// Waits for other writers, for at most [`PATIENCE`].
     pub(super) fn take(directory: &Path) -> Result<Self, EditError> {
         let until = Instant::now() + PATIENCE;
         loop {
             let path = directory.join(NAME);
             let file = open(directory, &path)?;
             await_lock(&file, &path, until)?;
-            // The last holder has removed the file: then others may lock a new file of this name.
+            // If the last holder has removed this file, other writers may lock a new file of the
+            // same name, and a lock on this file protects nothing.
             if is_at(&file, &path) {
                 return Ok(WriteLock { path, _file: file });
             }
@@ -52,7 +55,7 @@ impl WriteLock {
     }
 }
 
-/// Opens the lock's file, and creates it if there is none.
+/// Opens the lock's file, and creates it if it does not exist.
 fn open(directory: &Path, path: &Path) -> Result<File, EditError> {
     let failed = |error: io::Error| in_words("lock", path, &error);
     let of_directory = fs::metadata(directory).map_err(failed)?;
@@ -68,7 +71,8 @@ fn open(directory: &Path, path: &Path) -> Result<File, EditError> {
         .open(path)
         .map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
-    // A file without a link was removed just now.
+    // A file with no link was removed a moment ago. It is accepted here, and `take` then opens a
+    // new file.
     if !found.is_file() || found.nlink() > 1 {
         return refused(format!("{} is not bearward's lock file; remove it", path.display()));
     }
@@ -84,21 +88,22 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// The mode of the lock's file: users who may write to the directory may take the lock, and no
-/// others may open it.
+/// Returns the mode of the lock's file: users who may write to the directory may open it, and no
+/// other users.
 fn mode_for(directory: u32) -> u32 {
     0o600 | if directory & 0o020 != 0 { 0o060 } else { 0 }
 }
 
-/// Gives a lock file that root made the owner of its directory, and corrects its mode.
+/// Gives a lock file that root created to the owner of its directory, and corrects the mode of the
+/// file.
 fn own(file: &File, found: &fs::Metadata, directory: &fs::Metadata, mode: u32) -> io::Result<()> {
     let own_id = rustix::process::geteuid();
     if own_id.is_root() && (found.uid(), found.gid()) != (directory.uid(), directory.gid()) {
         let (uid, gid) = (Uid::from_raw(directory.uid()), Gid::from_raw(directory.gid()));
         rustix::fs::fchown(file, Some(uid), Some(gid))?;
     } else if found.uid() == own_id.as_raw() && mode & 0o060 != 0 && found.gid() != directory.gid() {
-        // Other users of the directory's group write there as well. It fails where this user is not
-        // of that group.
+        // The lock's file gets the directory's group, whose members may write to the directory.
+        // This fails if this user is not in that group.
         let _not_ours = rustix::fs::fchown(file, None, Some(Gid::from_raw(directory.gid())));
     }
     let may_change = own_id.is_root() || found.uid() == own_id.as_raw();
@@ -146,7 +151,7 @@ mod tests {
             assert_eq!(mode_of(&path), expected, "{of_directory:o}");
         }
         assert!(!path.exists(), "the file is removed with the lock");
-        // A file that was left with a wider mode gets the right one.
+        // A file with a wider mode, left by an earlier command, gets the right mode.
         fs::write(&path, "").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         let _lock = WriteLock::take(directory.path()).unwrap();
@@ -181,7 +186,7 @@ mod tests {
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
         drop(first);
         file.try_lock().unwrap();
-        // The removed file has no name any more, and hinders no other lock.
+        // The lock on the removed file does not block a lock on a new file of the same name.
         WriteLock::take(directory.path()).unwrap();
     }
 

@@ -1,4 +1,4 @@
-//! Positions in a text, and replacements: bytes, lines, indentation, comments.
+//! Finds positions in a text (lines, indentation, comments), and replaces pieces of the text.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ impl Splice {
     }
 }
 
-/// A new line after the one that contains `offset`.
+/// Makes the splice that inserts a new line after the line that contains `offset`.
 pub(super) fn line_behind(source: &str, offset: usize, line: &str) -> Splice {
     let end = line_end(source, offset);
     Splice { at: end..end, text: format!("{}{line}", newline_of(source)) }
@@ -28,14 +28,14 @@ pub(super) fn line_start(source: &str, offset: usize) -> usize {
     source.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1)
 }
 
-/// The end of the line that contains `offset`, before its line break.
+/// Returns the end of the line that contains `offset`, before its line break.
 pub(super) fn line_end(source: &str, offset: usize) -> usize {
     let rest = source.get(offset..).unwrap_or_default();
     let line = rest.split('\n').next().unwrap_or_default();
     offset + line.strip_suffix('\r').unwrap_or(line).len()
 }
 
-/// The start of the line after the one that contains `offset`.
+/// Returns the start of the line after the one that contains `offset`.
 pub(super) fn next_line(source: &str, offset: usize) -> usize {
     let rest = source.get(offset..).unwrap_or_default();
     rest.find('\n').map_or(source.len(), |newline| offset + newline + 1)
@@ -45,14 +45,14 @@ pub(super) fn line_at(source: &str, start: usize) -> &str {
     source.get(start..line_end(source, start)).unwrap_or_default()
 }
 
-/// The white space at the start of a line.
+/// Returns the white space at the start of the line that contains `offset`.
 pub(super) fn indentation(source: &str, offset: usize) -> &str {
     let line = line_at(source, line_start(source, offset));
     line.get(..line.len() - line.trim_start().len()).unwrap_or_default()
 }
 
-/// The start of the line with the dash of the item that begins at `item`. The item before it ends
-/// at `after`.
+/// Returns the start of the line with the dash of the item that begins at `item`. The previous item
+/// ends at `after`.
 pub(super) fn dash_line(source: &str, after: usize, item: usize) -> Option<usize> {
     let mut start = next_line(source, after);
     while start <= item && start < source.len() {
@@ -65,7 +65,8 @@ pub(super) fn dash_line(source: &str, after: usize, item: usize) -> Option<usize
     None
 }
 
-/// The end of an item's lines, with the comments after it that are indented deeper than its dash.
+/// Returns the end of an item's lines, including comments after the item that are indented deeper
+/// than its dash.
 pub(super) fn end_with_comments(source: &str, item_end: usize, dash: &str) -> usize {
     let mut end = next_line(source, item_end);
     let mut next = end;
@@ -81,8 +82,8 @@ pub(super) fn end_with_comments(source: &str, item_end: usize, dash: &str) -> us
     end
 }
 
-/// The start of the comment lines directly above `line`, indented as it is; `line` where there are
-/// none.
+/// Returns the start of the comment lines directly above `line` that have the indentation of
+/// `line`; `line` itself if there are none.
 pub(super) fn comments_above(source: &str, line: usize) -> usize {
     let own = indentation(source, line);
     let mut start = line;
@@ -97,7 +98,7 @@ pub(super) fn comments_above(source: &str, line: usize) -> usize {
     start
 }
 
-/// The position after the colon of a field's name.
+/// Returns the position after the colon of a field's name.
 pub(super) fn behind_colon(source: &str, name_end: usize) -> Option<usize> {
     Some(name_end + source.get(name_end..)?.find(':')? + 1)
 }

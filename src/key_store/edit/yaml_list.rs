@@ -1,5 +1,5 @@
-//! Adds entries to the list of a YAML file, and removes them. The result is proved as in
-//! [`super::change_fields`].
+//! Adds entries to the list of a YAML file, and removes entries. The caller checks the new text as
+//! described in [`super::change_fields`].
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use super::splice::{
     line_start, newline_of,
 };
 
-/// The text without one key of its list.
+/// Returns the text without one key of its list.
 pub(super) fn delete(source: &str, id: &str) -> Option<String> {
     let root = layout::of(source)?;
     let (key, list) = root.field("keys")?;
@@ -20,7 +20,8 @@ pub(super) fn delete(source: &str, id: &str) -> Option<String> {
     let before = index.checked_sub(1).and_then(|index| items.get(index)).unwrap_or(key).span.end;
     let mut splices = heirs(source, &root, item);
     let at = match (is_flow, items.get(index + 1)) {
-        // Only the entry and one comma: comments between entries may belong to others.
+        // Only the entry and one comma are removed: comments between entries may belong to other
+        // entries.
         (true, Some(next)) => {
             let comma = comma(source, item.span.end..next.span.start)?;
             splices.push(Splice { at: comma..comma + 1, text: String::new() });
@@ -36,18 +37,19 @@ pub(super) fn delete(source: &str, id: &str) -> Option<String> {
         }
         (false, _) => own_lines(source, item, before, index == 0)?,
     };
-    // From the end, so that earlier positions stay valid.
+    // The replacements are applied from the end of the text, so that earlier positions stay valid.
     splices.push(Splice { at, text: String::new() });
     splices.sort_by_key(|splice| std::cmp::Reverse(splice.at.start));
     splices.iter().try_fold(source.to_owned(), |text, splice| splice.apply(&text))
 }
 
-/// The lines of an item of a block list, with its own comments and a superfluous empty line.
+/// Returns the lines of an item of a block list, including the item's own comments and an empty
+/// line that would be superfluous.
 fn own_lines(source: &str, item: &Item, before: usize, is_first: bool) -> Option<Range<usize>> {
     let dash = dash_line(source, before, item.span.start)?;
     let end = end_with_comments(source, item.span.end, indentation(source, dash));
-    // A comment directly above an entry belongs to it; above the first one, it may be a title of
-    // the list.
+    // A comment directly above an entry belongs to the entry. Above the first entry, it may be a
+    // title of the list.
     let above = comments_above(source, dash);
     let comment = source.get(above..dash)?;
     let is_named = |name: &str| item.text(name).is_some_and(|text| comment.contains(text));
@@ -58,7 +60,7 @@ fn own_lines(source: &str, item: &Item, before: usize, is_first: bool) -> Option
     Some(if is_one_too_many { above } else { start }..end)
 }
 
-/// The comma between two items, outside of comments.
+/// Finds the comma between two items. Commas in comments are skipped.
 fn comma(source: &str, between: Range<usize>) -> Option<usize> {
     let mut offset = between.start;
     for line in source.get(between)?.split_inclusive('\n') {
@@ -71,7 +73,8 @@ fn comma(source: &str, between: Range<usize>) -> Option<usize> {
     None
 }
 
-/// Moves each anchored node of an item to its first alias elsewhere.
+/// Makes the splices that move each anchored node of an item to the place of its first alias
+/// outside the item.
 fn heirs(source: &str, root: &Item, item: &Item) -> Vec<Splice> {
     let is_inside = |other: &Item| item.span.start <= other.span.start && other.span.end <= item.span.end;
     let all = root.all();
@@ -86,7 +89,7 @@ fn heirs(source: &str, root: &Item, item: &Item) -> Vec<Splice> {
     named.filter_map(heir).collect()
 }
 
-/// A node in flow style, with its scalars as they are written.
+/// Returns a node in flow style, with its scalars as they are in the file.
 fn in_one_line(source: &str, item: &Item) -> String {
     let written = source.get(item.span.clone()).unwrap_or_default();
     match &item.shape {
@@ -105,8 +108,8 @@ fn in_one_line(source: &str, item: &Item) -> String {
     }
 }
 
-/// The text with more keys at the end of its list. `entries`: each as the lines of a block map,
-/// without indentation.
+/// Returns the text with more keys at the end of its list. Each element of `entries` has the lines
+/// of a block map, without indentation.
 pub(super) fn add(source: &str, entries: &[Vec<String>]) -> Option<String> {
     let newline = newline_of(source);
     let Some(root) = layout::of(source).filter(|root| !root.is_null()) else {
@@ -128,13 +131,14 @@ pub(super) fn add(source: &str, entries: &[Vec<String>]) -> Option<String> {
     splice.apply(source)
 }
 
-/// Adds entries at the end of a block list, in its style.
+/// Makes the splice that inserts entries at the end of a block list, in the style of the list.
 fn after_the_last(source: &str, key: &Item, items: &[Item], entries: &[Vec<String>]) -> Option<Splice> {
     let newline = newline_of(source);
     let dash = last_dash(source, key, items)?;
     let indentation = indentation(source, dash);
     let end = end_with_comments(source, items.last()?.span.end, indentation);
-    // A list with empty lines between its entries gets one here as well.
+    // If empty lines separate the entries of the list, one is inserted before the new entry as
+    // well.
     let above = source.get(..comments_above(source, dash))?;
     let is_spaced = items.len() > 1 && above.ends_with(&newline.repeat(2));
     let mut text = String::new();
@@ -150,12 +154,12 @@ fn after_the_last(source: &str, key: &Item, items: &[Item], entries: &[Vec<Strin
     Some(Splice { at: end..end, text })
 }
 
-/// The first entries, below `keys:`, `keys: ~` or `keys: []`.
+/// Makes the splice that inserts the first entries below `keys:`, `keys: ~` or `keys: []`.
 fn below_the_name(source: &str, key: &Item, list: &Item, entries: &[Vec<String>]) -> Option<Splice> {
     let newline = newline_of(source);
     let colon = behind_colon(source, key.span.end)?;
     let value_end = list.span.end.max(colon);
-    // A comment inside the brackets, or an anchor, would be lost.
+    // A comment inside the brackets, or an anchor, would be lost, so such a list is refused.
     let written: String = source.get(colon..value_end)?.split_whitespace().collect();
     if !matches!(written.as_str(), "" | "[]" | "~" | "null") {
         return None;
@@ -177,7 +181,8 @@ fn block(entry: &[String], indentation: &str, newline: &str) -> String {
     lines.map(|(index, line)| format!("{indentation}{}{line}{newline}", mark(index))).collect()
 }
 
-/// The start of the line with the dash of a list's last item. `key`: the name of the list's field.
+/// Returns the start of the line with the dash of a list's last item. `key` is the name of the
+/// list's field.
 pub(super) fn last_dash(source: &str, key: &Item, items: &[Item]) -> Option<usize> {
     let before = items.len().checked_sub(2).and_then(|index| items.get(index));
     dash_line(source, before.unwrap_or(key).span.end, items.last()?.span.start)

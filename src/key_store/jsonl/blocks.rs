@@ -58,7 +58,7 @@ pub(crate) struct Blocks<'p> {
     rest: Vec<u8>,
     /// How many bytes are read at a time.
     step: usize,
-    /// The number of the next line.
+    /// The number, in the file, of the next line that will be returned.
     line: usize,
 }
 

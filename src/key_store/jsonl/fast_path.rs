@@ -284,7 +284,7 @@ pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) ->
         #[serde(borrow)]
         name: Option<Text<'a>>,
     }
-    // A hash may be written with JSON escapes, so its text can't be found directly.
+    // A hash with JSON escapes can't be found by its text, so such a line is decoded.
     if memchr::memchr(b'\\', line).is_some() {
         return true;
     }

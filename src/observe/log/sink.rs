@@ -6,12 +6,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// An open destination.
+/// An open destination of log lines.
 pub(super) struct Sink {
     out: Box<dyn Write + Send>,
-    /// The path, of a file.
+    /// Path of the destination, if it is a file.
     path: Option<PathBuf>,
-    /// The last line was not written to its end.
+    /// Whether the last line was written only in part.
     is_torn: bool,
 }
 
@@ -27,7 +27,8 @@ impl Sink {
         Ok(Sink { path: Some(path.to_owned()), ..Sink::of(open(path)?) })
     }
 
-    /// Opens a file again, which may be another one now (as after logrotate). Streams stay open.
+    /// Opens the file at the path again, which may be another file now (as after logrotate). Does
+    /// nothing for a stream.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         if let Some(path) = &self.path {
             self.out = Box::new(open(path)?);
@@ -40,10 +41,10 @@ impl Sink {
     ///
     /// # Errors
     ///
-    /// The number of lost lines, and the system's error.
+    /// Writing failed; the error contains the number of lost lines and the system's error.
     pub(super) fn write(&mut self, lines: &[u8]) -> Result<(), (u64, io::Error)> {
         if self.is_torn {
-            // The next line must not continue the torn one.
+            // A line end is written first, so that the next line does not continue the torn one.
             self.out.write_all(b"\n").map_err(|error| (count(lines), error))?;
             self.is_torn = false;
         }
@@ -71,13 +72,14 @@ fn count(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
-/// Opens a file to append to. Only its owner and group may read it: it contains paths and
-/// addresses.
+/// Opens a log file for appending. A new file is readable by its owner and group only, because a
+/// log contains paths and addresses.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640);
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-        // For reading, too: a FIFO can then be opened before its reader.
+        // A FIFO is opened for reading, too, because opening it for writing alone would wait for a
+        // reader.
         options.read(true);
     }
     options.open(path)
@@ -89,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes as many bytes as it has room for, and then fails until it is emptied.
+    /// A destination for tests, which accepts bytes until its room is used up, and then fails.
     #[derive(Clone, Default)]
     struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
 

@@ -1,9 +1,9 @@
-//! A destination of log lines. Lines are put into one buffer under a short lock and written in
-//! batches by a thread of its own, so that a slow disk or terminal never delays a request.
+//! A destination of log lines. Lines are put into one buffer under a short lock, and written in
+//! batches by the destination's own thread, so that a slow disk or terminal never delays a request.
 //!
-//! The buffer is bounded. Beyond the bound, lines are dropped and counted, as are lines that can't
-//! be written. The count is logged. Access lines are dropped first, so that there is room for the
-//! event with the reason.
+//! The buffer is bounded. Lines beyond the bound, and lines that can't be written, are dropped, and
+//! their number is logged as an event. The bound for access lines is the lowest, so that there is
+//! room for the event that reports the losses.
 
 use std::cell::Cell;
 use std::io;
@@ -17,24 +17,24 @@ use super::super::shown::escape_hidden;
 use super::sink::Sink;
 use crate::thread_supervisor::{Duty, Ended, Threads};
 
-/// Waiting bytes beyond which access lines are dropped. The bound is half as much again for audit
-/// lines, and twice as much for events.
+/// Queued bytes beyond which access lines are dropped. The bound for audit lines is 1.5 times as
+/// high, and the bound for events twice as high.
 const MAX_WAITING: usize = 8 * 1024 * 1024;
-/// A larger buffer is freed, in bytes.
+/// Capacity in bytes up to which an empty buffer is used again; a larger buffer is freed.
 const KEPT: usize = 1024 * 1024;
-/// Time for queued lines when the process ends.
+/// How long the end of the process waits until queued lines are written.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Interval of reports of losses.
+/// Shortest time between two reports of lost lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// Access lines wait this long for others to share a write with.
+/// How long an access line waits, so that later lines are written together with it.
 const BATCH_INTERVAL: Duration = Duration::from_millis(50);
 
 thread_local! {
-    /// The buffer in which this thread builds its lines.
+    /// The buffer in which this thread builds its access lines.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A destination.
+/// The handle with which lines are queued for one destination.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     shared: Arc<Shared>,
@@ -43,34 +43,35 @@ pub(crate) struct LogWriter {
 
 #[derive(Debug)]
 struct Shared {
-    /// The destination's name in lines about it.
+    /// Name of the destination, in events about it.
     name: String,
     waiting: Mutex<Waiting>,
     changed: Condvar,
-    /// Lines that were lost since the start.
+    /// Number of lines that were lost since the start.
     lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// A line that should not wait for the batch.
+    /// Whether a queued line is to be written at once, without waiting for a batch.
     is_urgent: bool,
-    /// The file is to be opened again by its name.
+    /// Whether the file is to be opened again by its name before the next write.
     reopens: bool,
     is_closing: bool,
-    /// The thread has written the last line.
+    /// Whether the thread has ended and writes no more lines.
     is_closed: bool,
 }
 
-/// Ends the log's thread, once all queued lines are written. Keep it until the process ends.
+/// Guard of the destination's thread. Dropping it ends the thread after all queued lines are
+/// written, so it is kept until the process ends.
 #[derive(Debug)]
 pub(super) struct LogGuard {
     shared: Arc<Shared>,
 }
 
 impl LogWriter {
-    /// A writer to `sink`, and the guard that flushes it.
+    /// Starts a thread that writes to `sink`. Returns the writer, and the guard that flushes it.
     pub(super) fn new(
         name: &str,
         sink: Sink,
@@ -93,10 +94,11 @@ impl LogWriter {
         Ok((Arc::new(LogWriter { shared, is_json }), guard))
     }
 
-    /// Queues an access line. `write` writes it without its end; its second argument is whether as
-    /// JSON.
+    /// Queues an access line. `write` appends the line without its line end; its second argument
+    /// says whether the line is JSON.
     pub(crate) fn access(&self, write: impl FnOnce(&mut Vec<u8>, bool)) {
-        // Built outside the lock, in the buffer of the thread's last line.
+        // The line is built before the lock is taken, in a buffer that this thread uses again and
+        // again.
         let mut line = SCRATCH.take();
         line.clear();
         write(&mut line, self.is_json);
@@ -106,7 +108,7 @@ impl LogWriter {
         SCRATCH.set(line);
     }
 
-    /// Queues an audit line, for which there is room where there is none for access lines.
+    /// Queues an audit line, whose bound on queued bytes is higher than that of access lines.
     pub(crate) fn audit<T: Serialize>(&self, line: &T, pretty: impl FnOnce(&T) -> String) {
         let mut text = if self.is_json {
             let text = serde_json::to_vec(line);
@@ -125,7 +127,7 @@ impl LogWriter {
         self.queue(line, 2 * MAX_WAITING, true);
     }
 
-    /// `room`: with more waiting bytes than this, the line is dropped.
+    /// Queues a line; drops and counts it if more than `room` bytes would be queued with it.
     fn queue(&self, line: &[u8], room: usize, is_urgent: bool) {
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.is_closed || waiting.lines.len() + line.len() > room {
@@ -137,25 +139,25 @@ impl LogWriter {
         waiting.lines.extend_from_slice(line);
         waiting.is_urgent |= is_urgent;
         drop(waiting);
-        // The first line of a batch wakes the thread; the others go with it.
+        // Only the first line of a batch wakes the thread; later lines are written with it.
         if is_first || is_urgent {
             self.shared.changed.notify_one();
         }
     }
 
-    /// Opens a file again by its name, before the next line is written.
+    /// Has the thread open the file again by its name before it writes the next line.
     pub(super) fn reopen(&self) {
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).reopens = true;
         self.shared.changed.notify_one();
     }
 
-    /// Lines that were lost since the start.
+    /// Returns how many lines were lost since the start.
     pub(super) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
 }
 
-/// The next step of the thread.
+/// The next task of the thread: lines to write, and whether to reopen the file or to end.
 struct Batch {
     lines: Vec<u8>,
     reopens: bool,
@@ -163,11 +165,12 @@ struct Batch {
 }
 
 impl Shared {
-    /// Waits for lines, and a little longer for more of them. `spare`: an empty buffer for the next
-    /// lines.
+    /// Waits for lines, and up to [`BATCH_INTERVAL`] for more of them. `spare`: an empty buffer for
+    /// the next lines.
     fn next(&self, spare: Vec<u8>) -> Batch {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // Without a line there is nothing to wake up for.
+        // The thread sleeps until there is a line, or until it is asked to reopen the file or to
+        // end.
         let is_idle =
             |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.is_closing && !waiting.reopens;
         let waiting = self.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
@@ -181,7 +184,7 @@ impl Shared {
         Batch { lines: std::mem::replace(&mut waiting.lines, spare), reopens, is_closing: waiting.is_closing }
     }
 
-    /// Drops and counts queued lines and all later ones.
+    /// Closes the destination: drops and counts all queued lines, and has later lines dropped, too.
     fn close(&self) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.is_closed = true;
@@ -215,7 +218,7 @@ fn write_batches(shared: &Shared, mut sink: Sink) {
     }
 }
 
-/// Closes the destination when the thread ends, in whatever way.
+/// Guard that closes the destination when its thread ends, even by a panic.
 struct Closing<'s>(&'s Shared);
 
 impl Drop for Closing<'_> {
@@ -224,8 +227,8 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// Reports of lost lines. They are rare: where events go to the same destination, each report is
-/// one more line to lose.
+/// Reports lost lines, at most once in each [`REPORT_INTERVAL`]: where events go to the same
+/// destination, each report is one more line that may be lost.
 #[derive(Default)]
 struct Losses {
     reported: u64,
@@ -251,7 +254,7 @@ impl Drop for LogGuard {
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.is_closing = true;
         self.shared.changed.notify_all();
-        // A reader that takes nothing must not keep the process from ending.
+        // The wait is limited: a reader that reads nothing must not keep the process from ending.
         let is_open = |waiting: &mut Waiting| !waiting.is_closed;
         let _in_time_or_not = self.shared.changed.wait_timeout_while(waiting, FAREWELL, is_open);
     }
@@ -277,7 +280,7 @@ mod tests {
         }
     }
 
-    /// Takes nothing until it is let.
+    /// A destination for tests, whose writes wait until the test releases a lock.
     struct Blocked(Arc<Mutex<()>>);
 
     impl Write for Blocked {
@@ -323,7 +326,7 @@ mod tests {
         assert_eq!(sink.0.lock().unwrap().split(|byte| *byte == b'\n').count(), 1001);
     }
 
-    /// Fails as a full disk does.
+    /// A destination for tests that fails as a full disk does.
     struct Full;
 
     impl Write for Full {
@@ -336,7 +339,7 @@ mod tests {
         }
     }
 
-    /// Ends its thread.
+    /// A destination for tests that panics, which ends the writer's thread.
     struct Broken;
 
     impl Write for Broken {

@@ -1,4 +1,4 @@
-//! The process itself, by the names that all Prometheus clients use.
+//! Metrics of the process itself, under the names that all Prometheus clients use.
 
 use std::fmt::Error;
 
@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::sheet::{Sheet, counted_seconds};
 
-/// Figures of this process, read when they are asked for.
+/// Collector of the process's metrics, which are read at each scrape.
 #[derive(Debug)]
 pub(super) struct Process;
 

@@ -7,7 +7,7 @@ use prometheus_client::metrics::MetricType;
 
 use crate::observe::histogram::Histogram;
 
-/// Where families are written one after the other.
+/// The encoder to which families of metrics are written one after the other.
 pub(super) struct Sheet<'a>(pub(super) DescriptorEncoder<'a>);
 
 impl Sheet<'_> {
@@ -23,7 +23,7 @@ impl Sheet<'_> {
         self.0.encode_descriptor(name, help, None, MetricType::Histogram)
     }
 
-    /// A family of histograms, one for each value of a label.
+    /// Writes a family of histograms, one for each value of the label `label`.
     pub(super) fn histograms<'h>(
         &mut self,
         name: &str,
@@ -38,7 +38,7 @@ impl Sheet<'_> {
         Ok(())
     }
 
-    /// A gauge without labels.
+    /// Writes a gauge without labels.
     pub(super) fn level(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
         valued(&mut self.gauge(name, help)?, &[], value)
     }

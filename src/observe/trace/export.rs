@@ -1,8 +1,8 @@
-//! Sends spans to a collector, in batches, from a thread of its own: OTLP over HTTP, as JSON
+//! Sends spans to a collector in batches, from a separate thread: OTLP over HTTP, as JSON
 //! (OpenTelemetry Protocol 1.x).
 //!
-//! The queue is bounded. Beyond the bound, and where the collector does not accept a batch, spans
-//! are dropped and counted; no request waits.
+//! No request waits for the collector. The queue of spans is bounded: spans that find it full, and
+//! batches that the collector does not accept, are dropped and counted.
 
 use std::io;
 use std::sync::Arc;
@@ -21,18 +21,19 @@ use crate::config::Traces;
 use crate::observe::hex::{hex, span_hex, text};
 use crate::thread_supervisor::{Duty, Ended, Threads};
 
-/// Spans that wait to be sent.
+/// Maximum number of queued spans.
 const MAX_WAITING: usize = 8192;
 const MAX_BATCH: usize = 512;
 const BATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// Time for the collector's answer; without one the batch counts as lost.
+/// Limit for the collector's answer to a batch. Without an answer in this time, the batch counts as
+/// lost.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time for queued spans when the process ends.
+/// How long the end of the process waits until queued spans are sent.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Interval of reports of losses.
+/// Shortest time between two reports of lost spans.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The queue of spans.
+/// The handle with which requests queue spans.
 #[derive(Debug)]
 pub(crate) struct Tracer {
     sender: mpsc::SyncSender<Message>,
@@ -43,33 +44,34 @@ pub(crate) struct Tracer {
 #[derive(Debug)]
 enum Message {
     Span(Box<Span>),
-    /// The end of the queue.
+    /// Wakes the thread, so that it sees that the process ends.
     End,
 }
 
-/// Ends the exporting thread, once the queue is sent. Keep it until the process ends.
+/// Guard of the exporting thread. Dropping it ends the thread after all queued spans are sent, so
+/// it is kept until the process ends.
 #[derive(Debug)]
 pub(crate) struct TracerGuard {
     sender: mpsc::SyncSender<Message>,
     is_closing: Arc<AtomicBool>,
-    /// Nothing is ever sent on it: it disconnects when the thread has ended.
+    /// A channel on which nothing is sent: it disconnects when the thread ends.
     over: mpsc::Receiver<()>,
 }
 
 impl Tracer {
-    /// Begins a request's trace, which may continue its caller's.
+    /// Begins a request's trace, which the caller's trace may replace later.
     pub(crate) fn begin(&self) -> TraceContext {
         TraceContext::begin(self.sample)
     }
 
-    /// Queues the span, where its trace is recorded.
+    /// Queues the span of a request, if its trace is recorded.
     pub(crate) fn queue(&self, context: TraceContext, span: impl FnOnce() -> Span) {
         if context.is_sampled && self.sender.try_send(Message::Span(Box::new(span()))).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Spans that were lost since the start.
+    /// Returns how many spans were lost since the start.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -78,9 +80,11 @@ impl Tracer {
 impl Drop for TracerGuard {
     fn drop(&mut self) {
         self.is_closing.store(true, Ordering::Release);
-        // Where the queue is full, the thread is at work, and sees the flag before it waits again.
+        // If the queue is full, the message is not sent. The thread is busy then, and sees
+        // `is_closing` before it waits again.
         let _wakes_it_up = self.sender.try_send(Message::End);
-        // A collector that accepts nothing must not keep the process from ending.
+        // The wait is limited: a collector that accepts nothing must not keep the process from
+        // ending.
         let _in_time_or_not = self.over.recv_timeout(FAREWELL);
     }
 }
@@ -132,7 +136,8 @@ struct Exporter<P> {
     post: P,
     is_closing: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
-    /// The reported losses, and when the next report may come.
+    /// Number of lost spans that were already reported. `next_report`: when the next report may
+    /// follow.
     reported: u64,
     next_report: Option<Instant>,
 }
@@ -159,8 +164,8 @@ impl<P: Post> Exporter<P> {
         }
     }
 
-    /// The first span of a batch: the next one that comes; once the process ends, the next one in
-    /// the queue.
+    /// Returns the first span of the next batch. While the process runs, this waits for a span;
+    /// once the process ends, it returns `None` if the queue is empty.
     fn next(&self, spans: &mpsc::Receiver<Message>) -> Option<Box<Span>> {
         loop {
             let next = match self.is_closing.load(Ordering::Acquire) {
@@ -201,7 +206,7 @@ impl<P: Post> Exporter<P> {
     }
 }
 
-/// An `ExportTraceServiceRequest` (opentelemetry-proto; ids are hex in its JSON form).
+/// Builds an `ExportTraceServiceRequest` (opentelemetry-proto) in its JSON form, where ids are hex.
 fn request(spans: &[Box<Span>], service_name: &str) -> Value {
     json!({"resourceSpans": [{
         "resource": {"attributes": [
@@ -242,8 +247,8 @@ fn span(span: &Span) -> Value {
         ("error.type", span.error),
     ];
     attributes.extend(optional.into_iter().filter_map(|(name, value)| Some(word(name, value?))));
-    // In a server's span, an error of the client is no error (semantic conventions for HTTP spans,
-    // "Status").
+    // The span of a server does not count an error of the client, a status 4xx, as an error
+    // (semantic conventions for HTTP spans, "Status").
     let is_error = span.status >= 500 || span.status == 0;
     let route = span.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
     json!({

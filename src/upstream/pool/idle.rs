@@ -1,7 +1,8 @@
 //! Idle HTTP/1.1 connections of one worker.
 //!
-//! A lease returns its connection to this store, and the pool takes it for the next request.
-//! Invariant: a connection is taken only if nothing has arrived on it while it was idle.
+//! A lease puts its connection into this store, and the pool removes it for the next request.
+//! Invariant: a connection is removed for reuse only if nothing has arrived on it while it was
+//! idle.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +15,11 @@ use crate::upstream::endpoints::Endpoint;
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::Upload;
 
-/// A map by endpoint id. The ids are bearward's own numbers, so a fast hash without a secret is
-/// safe.
+/// A map by endpoint id. The ids are bearward's own numbers and no client can choose them, so a
+/// fast hash without a secret is safe.
 pub(super) type ByEndpoint<T> = HashMap<u64, T, foldhash::fast::RandomState>;
 
-/// The idle HTTP/1.1 connections of one worker, by the endpoint's id.
+/// The idle HTTP/1.1 connections of one worker, by endpoint id.
 #[derive(Debug, Default)]
 pub(super) struct IdleConnections(Mutex<ByEndpoint<Vec<Idle>>>);
 
@@ -33,7 +34,7 @@ pub(super) struct Idle {
 }
 
 impl Idle {
-    /// Whether the connection is within its idle time and its maximum age.
+    /// Whether the connection has exceeded neither its idle time nor its maximum age.
     fn is_fresh(&self) -> bool {
         let now = Instant::now();
         now.saturating_duration_since(self.since) < self.limits.idle
@@ -42,7 +43,7 @@ impl Idle {
 }
 
 impl IdleConnections {
-    /// Takes the connection that was used last, of those that are alive.
+    /// Removes and returns the most recently used connection to the endpoint that is still alive.
     pub(super) fn take(&self, endpoint: &Endpoint) -> Option<Idle> {
         loop {
             let candidate = {
@@ -55,7 +56,8 @@ impl IdleConnections {
         }
     }
 
-    /// Keeps a connection for the next request, unless the endpoint has `max_idle` of them.
+    /// Stores a connection for the next request. Closes it instead if the endpoint already has
+    /// `max_idle` idle connections.
     pub(super) fn keep(&self, endpoint: &Endpoint, connection: Idle) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let connections = idle.entry(endpoint.id).or_default();
@@ -64,13 +66,14 @@ impl IdleConnections {
         }
     }
 
-    /// Closes all idle connections. Returns whether there were any.
+    /// Closes all idle connections. Returns whether any were closed.
     pub(super) fn close_all(&self) -> bool {
         let idle = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         idle.values().any(|connections| !connections.is_empty())
     }
 
-    /// Closes connections that are idle for too long, too old, or closed by upstream.
+    /// Closes connections that have been idle for too long, are too old, or were closed by
+    /// upstream.
     pub(super) fn sweep(&self) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for connections in idle.values_mut() {

@@ -1,8 +1,8 @@
 //! Leases: a connection in use by one request.
 //!
-//! The pool makes them, and `forward` sends one request on each.
-//! Invariant: a connection returns to the pool only by [`Lease::return_to_pool`], after a whole
-//! answer.
+//! The pool makes each lease, and `forward` sends one request on it.
+//! Invariant: a connection returns to the pool only by [`Lease::return_to_pool`], after its answer
+//! was read to the end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,14 +24,15 @@ use crate::upstream::health::InFlightGuard;
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::Upload;
 
-/// A connection in use by one request. Dropping it closes the connection, or resets its HTTP/2
-/// stream.
+/// A connection in use by one request. Dropping the lease closes the connection, or resets the
+/// request's HTTP/2 stream.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(super) connection: Connection,
-    /// Whether the connection served a request before. Upstream may have closed it since.
+    /// Whether the connection has already served a request. Upstream may have closed such a
+    /// connection in the meantime.
     pub(crate) is_reused: bool,
-    /// Whether another request may follow on the connection.
+    /// Whether another request may use the connection after this one.
     pub(super) is_reusable: bool,
     pub(super) in_flight: InFlightGuard,
     pub(super) endpoint: Arc<Endpoint>,
@@ -44,13 +45,13 @@ pub(super) enum Connection {
     Http1 {
         sender: http1::SendRequest<Upload>,
         socket: Arc<Socket>,
-        /// Bytes that were written on the connection before this request.
+        /// Number of bytes that were written on the connection before this request.
         written_before: u64,
         made: Instant,
     },
     Http2 {
         permit: Arc<StreamPermit>,
-        /// The headers of a request that may be sent once more.
+        /// Copy of the request's headers, if the request may be sent again.
         copy: Option<HeaderMap>,
     },
 }
@@ -63,28 +64,29 @@ impl From<Idle> for Connection {
 }
 
 impl Lease {
-    /// The connection's protocol.
+    /// Returns the connection's protocol.
     pub(crate) fn protocol(&self) -> Protocol {
         Protocol::of_connection(matches!(self.connection, Connection::Http2 { .. }))
     }
 
-    /// The endpoint that the connection leads to.
+    /// Returns the endpoint that the connection leads to.
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
-    /// Starts sending the request. The returned future is ready with the head of the answer.
+    /// Starts to send the request. The returned future resolves to the head of the answer.
     ///
     /// `limit`: the longest time for which upstream may leave a long body unread.
-    /// `is_repeatable`: whether the request may be sent once more if upstream closes without an
-    /// answer.
+    /// `is_repeatable`: whether the request may be sent again if upstream closes the connection
+    /// without an answer.
     pub(crate) fn send(
         &mut self,
         mut request: Request<Upload>,
         limit: Duration,
         is_repeatable: bool,
     ) -> impl Future<Output = Sent> + use<'_> {
-        // A new connection that closes without an answer is no race with an idle timeout.
+        // A reused connection may close because of an idle timeout. A new one that closes without
+        // an answer does so for another reason, so its request is not sent again.
         let is_kept = is_repeatable && self.is_reused;
         match &mut self.connection {
             Connection::Http1 { sender, socket, .. } => {
@@ -100,7 +102,7 @@ impl Lease {
             }
             Connection::Http2 { permit, copy } => {
                 *copy = is_kept.then(|| request.headers().clone());
-                // The stream stays open as long as its upload, even if the answer has ended.
+                // The HTTP/2 stream stays open as long as its upload, even if the answer has ended.
                 request.body_mut().hold(permit.clone());
                 let answer = permit.connection.sender.clone().try_send_request(request);
                 Either::Right(answer.map(|sent| {
@@ -111,8 +113,8 @@ impl Lease {
         }
     }
 
-    /// Takes the headers of a repeatable request that was sent here, if not one byte came back for
-    /// it.
+    /// Takes the headers of the repeatable request that was sent on this lease; `None` if any byte
+    /// came back in answer to the request.
     pub(crate) fn take_unanswered_headers(&mut self) -> Option<HeaderMap> {
         match &mut self.connection {
             Connection::Http1 { socket, .. } => headers_of(&socket.take_unanswered()?),
@@ -127,8 +129,8 @@ impl Lease {
         }
     }
 
-    /// Whether a byte of this request was written, so that upstream may have acted on it. On HTTP/2
-    /// other requests write to the connection too, so the result is always true.
+    /// Whether a byte of this request was written, so that upstream may have acted on the request.
+    /// On HTTP/2 the result is always true, because other requests write to the connection too.
     pub(crate) fn has_written(&self) -> bool {
         match &self.connection {
             Connection::Http1 { socket, written_before, .. } => socket.written() > *written_before,
@@ -141,7 +143,8 @@ impl Lease {
         self.is_reusable = false;
     }
 
-    /// Returns the connection to the pool after a whole answer, if it may serve another request.
+    /// Returns the connection to the pool after its answer was read to the end, if the connection
+    /// may serve another request.
     pub(crate) fn return_to_pool(self) {
         let (sender, socket, made) = match self.connection {
             Connection::Http1 { sender, socket, made, .. } => (sender, socket, made),
@@ -158,7 +161,8 @@ impl Lease {
         self.idle.keep(&self.endpoint, Idle { sender, socket, since, made, limits });
     }
 
-    /// Ends the lease of a connection that is now a tunnel. The request still counts as in flight.
+    /// Ends the lease of a connection that has become a tunnel. The request stays counted as in
+    /// flight.
     pub(crate) fn into_tunnel(self) -> InFlightGuard {
         self.in_flight
     }
@@ -169,10 +173,11 @@ fn outcome(sent: Result<Response<Incoming>, TrySendError<Request<Upload>>>, prot
     Ok(Answer { head, body: Body::new(incoming, protocol) })
 }
 
-/// Parses the headers of a request that hyper wrote; `None` if they are not whole.
+/// Parses the headers of a request from the bytes that hyper wrote; `None` if the headers are
+/// incomplete.
 ///
-/// Recording the written bytes costs less than cloning the headers, and few requests need them
-/// again.
+/// Recording the written bytes costs less than cloning the headers of every request, and few
+/// requests need their headers again.
 fn headers_of(written: &[u8]) -> Option<HeaderMap> {
     let mut lines = written.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r"));
     let _request_line = lines.next()??;

@@ -1,6 +1,6 @@
 //! HTTP/2 connections of the pool, each shared by many requests.
 //!
-//! Invariant: a stream is opened only while the connection is below upstream's limit.
+//! Invariant: a stream is opened only while the connection has fewer streams than upstream's limit.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,21 +17,21 @@ use crate::upstream::bounds::{CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, ST
 use crate::upstream::socket::{Socket, SocketIo};
 use crate::upstream::upload::Upload;
 
-/// hyper's stream limit until upstream's SETTINGS arrive. No server is likely to choose this
-/// number, so another value means that SETTINGS were read.
+/// hyper's limit of concurrent streams until upstream's SETTINGS arrive. A server is unlikely to
+/// choose this number, so any other value means that hyper has read the SETTINGS.
 const INITIAL_MAX_STREAMS: usize = 7;
 /// Poll interval while waiting for upstream's `MAX_CONCURRENT_STREAMS`.
 const SETTINGS_POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// Polls after which the wait for upstream's `MAX_CONCURRENT_STREAMS` ends.
+/// Number of polls after which the wait for upstream's `MAX_CONCURRENT_STREAMS` ends.
 const SETTINGS_POLLS: usize = 500;
 
-/// Abandoned streams after which a connection accepts no more requests.
+/// Number of abandoned streams after which a connection accepts no more requests.
 ///
-/// Servers close a connection with many resets, and all its other streams: Envoy after 500. A
-/// client that cancels all its requests would break those of other clients.
+/// Servers close a connection with many resets, and with it all its other streams: Envoy after 500.
+/// A client that cancels all its requests would break the requests of other clients.
 const MAX_ABANDONED: usize = 64;
 
-/// Held by the request that makes a connection for others to share.
+/// Lock guard of a request that makes a connection for other requests to share.
 pub(super) type ConnectingGuard = tokio::sync::OwnedMutexGuard<()>;
 
 /// An HTTP/2 connection to upstream.
@@ -40,22 +40,22 @@ pub(super) struct Multiplexed {
     pub(super) sender: http2::SendRequest<Upload>,
     pub(super) socket: Arc<Socket>,
     streams: AtomicUsize,
-    /// The limit of concurrent streams, from upstream's SETTINGS.
+    /// Limit of concurrent streams, from upstream's SETTINGS.
     max_streams: AtomicUsize,
     has_ended: AtomicBool,
-    /// Streams that were dropped before their answer was whole.
+    /// Number of streams that were dropped before their answer was read to its end.
     abandoned: AtomicUsize,
-    /// Start of the last time without an open stream.
+    /// Start of the most recent period without an open stream.
     idle_since: Mutex<Instant>,
     made: Instant,
     limits: Pool,
 }
 
-/// Permit for one stream of an HTTP/2 connection. Dropping it gives the permit back.
+/// Permit for one stream of an HTTP/2 connection. Dropping the permit frees the stream.
 #[derive(Debug)]
 pub(super) struct StreamPermit {
     pub(super) connection: Arc<Multiplexed>,
-    /// Whether the answer was read to its end.
+    /// Whether the stream's answer was read to its end.
     is_whole: AtomicBool,
 }
 
@@ -64,7 +64,7 @@ impl StreamPermit {
         StreamPermit { connection, is_whole: AtomicBool::new(false) }
     }
 
-    /// Records that the answer was read to its end.
+    /// Records that the stream's answer was read to its end.
     pub(super) fn complete(&self) {
         self.is_whole.store(true, Ordering::Relaxed);
     }
@@ -82,9 +82,10 @@ impl Drop for StreamPermit {
 }
 
 impl Multiplexed {
-    /// Starts HTTP/2 on a socket, and returns the first stream permit.
+    /// Starts HTTP/2 on a socket, and returns the permit of the connection's first stream.
     ///
-    /// `guard` is held until upstream's SETTINGS say how many requests the connection may have.
+    /// `guard` is held until upstream's SETTINGS state how many concurrent requests the connection
+    /// may have.
     pub(super) async fn start(
         socket: Arc<Socket>,
         limits: Pool,
@@ -102,7 +103,8 @@ impl Multiplexed {
             sender,
             socket,
             streams: AtomicUsize::new(1),
-            // One stream, of the request that connects, until upstream's SETTINGS are read.
+            // Until upstream's SETTINGS are read, one stream is allowed: that of the request that
+            // connects.
             max_streams: AtomicUsize::new(1),
             has_ended: AtomicBool::new(false),
             abandoned: AtomicUsize::new(0),
@@ -114,13 +116,14 @@ impl Multiplexed {
         Ok(StreamPermit::new(multiplexed))
     }
 
-    /// Takes a stream permit, unless upstream's limit is reached.
+    /// Acquires a stream permit; `None` if upstream's limit of streams is reached.
     pub(super) fn try_acquire(self: &Arc<Self>) -> Option<StreamPermit> {
         let before = self.streams.load(Ordering::Relaxed);
         if before >= self.max_streams.load(Ordering::Relaxed) {
             return None;
         }
-        // Upstream may have closed a connection without streams, before hyper has read that.
+        // Upstream may have closed a connection without streams, and hyper may not have noticed
+        // yet.
         if before == 0 && self.socket.has_hung_up() {
             self.has_ended.store(true, Ordering::Relaxed);
             return None;
@@ -130,8 +133,7 @@ impl Multiplexed {
     }
 
     /// Whether the connection accepts new requests: it has not ended, got no GOAWAY, is not too
-    /// old, and has few abandoned streams. Open streams go on to their end where it accepts no
-    /// more.
+    /// old, and has few abandoned streams. Streams that are already open continue in any case.
     pub(super) fn is_open(&self) -> bool {
         let is_young = self.made.elapsed() < self.limits.max_age;
         let is_reliable = self.abandoned.load(Ordering::Relaxed) < MAX_ABANDONED;
@@ -139,12 +141,12 @@ impl Multiplexed {
     }
 
     /// Whether the connection's window has room for another body. A body that upstream does not
-    /// read uses up the window that all streams of the connection share.
+    /// read uses up the window, which all streams of the connection share.
     pub(super) fn takes_bodies(&self) -> bool {
         self.socket.has_window()
     }
 
-    /// Whether the connection has had no stream for longer than its idle limit.
+    /// Whether the connection has had no open stream for longer than its idle limit.
     pub(super) fn is_idle_for_too_long(&self) -> bool {
         let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
         self.streams.load(Ordering::Relaxed) == 0 && since.elapsed() >= self.limits.idle
@@ -157,7 +159,7 @@ async fn drive(
     watched: Weak<Multiplexed>,
     mut guard: Option<ConnectingGuard>,
 ) {
-    // hyper wakes no task when it has read upstream's SETTINGS, so the limit is polled.
+    // hyper wakes no task when it reads upstream's SETTINGS, so the limit is polled.
     let mut interval = tokio::time::interval(SETTINGS_POLL_INTERVAL);
     let mut polls_left = SETTINGS_POLLS;
     let _ended = poll_fn(|cx| {
@@ -166,8 +168,8 @@ async fn drive(
             let allowed = connection.current_max_send_streams();
             while guard.is_some() && interval.poll_tick(cx).is_ready() {
                 polls_left -= 1;
-                // Requests that wait for the lock continue once the limit is known, or the wait is
-                // over.
+                // Requests that wait for the lock continue when the limit is known, or when the
+                // polls are used up.
                 guard = guard.take().filter(|_| allowed == INITIAL_MAX_STREAMS && polls_left > 0);
             }
             if guard.is_none()

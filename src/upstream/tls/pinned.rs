@@ -1,10 +1,10 @@
-//! Pinned certificates: a file of trusted certificates may have the server's own certificate.
+//! Pinned certificates. A file of trusted certificates may contain a server's own certificate.
 //!
-//! Self-signed certificates are common on upstreams. Those of `openssl req -x509` claim to be an
-//! authority, and webpki refuses an authority as a server's certificate (RFC 5280, section
-//! 4.2.1.9). So a verifier of our own accepts a certificate that is pinned.
+//! Self-signed certificates are common on upstreams. A certificate made by `openssl req -x509`
+//! claims to be an authority, and webpki refuses an authority as a server's certificate (RFC 5280,
+//! section 4.2.1.9). A verifier of our own therefore accepts certificates that are pinned.
 //! Invariant: a pinned certificate's name, validity, purpose and handshake signature are verified
-//! as for all others. Only its chain is not.
+//! like those of every other certificate. Only its chain is not verified.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,13 +31,13 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// Reads a file of certificates. Each may be an authority or a server's own certificate.
+    /// Reads a file of certificates. Each certificate may be an authority or a server's own.
     pub(super) fn of_file(path: &Path) -> Result<Self, Fault> {
         Ok(Trust { roots: pem::authorities(path)?, pinned: pem::certificates(path)?.into() })
     }
 }
 
-/// Verifier that accepts pinned certificates, and all that webpki accepts.
+/// A verifier that accepts pinned certificates, and all certificates that webpki accepts.
 #[derive(Debug)]
 pub(super) struct PinnedVerifier {
     pinned: Pinned,
@@ -93,7 +93,7 @@ impl ServerCertVerifier for PinnedVerifier {
     }
 }
 
-/// Verifies a certificate's name, its validity, and that it may be used by servers.
+/// Verifies a certificate's name and its validity, and that servers may use it.
 fn verify(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
     verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
     let parsed = parse(certificate).ok_or(CertificateError::BadEncoding)?;
@@ -119,8 +119,8 @@ fn verify_time(parsed: &X509Certificate<'_>, now: UnixTime) -> Result<(), Certif
     Ok(())
 }
 
-/// Whether a certificate may be used by servers: it has no extended key usage, or one that allows
-/// it (RFC 5280, section 4.2.1.12).
+/// Whether servers may use a certificate: it has no extended key usage, or one that allows servers
+/// (RFC 5280, section 4.2.1.12).
 fn is_for_servers(parsed: &X509Certificate<'_>) -> bool {
     match parsed.extended_key_usage() {
         Ok(None) => true,
@@ -129,14 +129,14 @@ fn is_for_servers(parsed: &X509Certificate<'_>) -> bool {
     }
 }
 
-/// Problem of a trusted certificate that will make TLS handshakes fail.
+/// A problem of a trusted certificate that will make TLS handshakes fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CertificateProblem {
     NotValidYet,
     Expired,
-    /// A server's own certificate (it is no authority) without any of the required names.
+    /// The certificate is a server's own (it is no authority), and has none of the required names.
     OtherName,
-    /// A certificate that is no authority and may not be used by servers.
+    /// The certificate is a server's own (it is no authority), but servers may not use it.
     OtherPurpose,
 }
 
@@ -153,7 +153,8 @@ impl std::fmt::Display for CertificateProblem {
     }
 }
 
-/// Problems of pinned certificates that will make handshakes with servers of these names fail.
+/// Returns problems of pinned certificates that will make handshakes with servers of these names
+/// fail.
 pub(super) fn certificate_problems(
     pinned: &Pinned,
     names: &[ServerName<'static>],
@@ -166,7 +167,7 @@ pub(super) fn certificate_problems(
             Err(_) => return Some(CertificateProblem::NotValidYet),
             Ok(()) => {}
         }
-        // An authority's own name is not the name of a server that it signs for.
+        // An authority's name does not have to match the servers for which it signs certificates.
         if parsed.is_ca() {
             return None;
         }

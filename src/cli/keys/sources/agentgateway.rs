@@ -1,10 +1,10 @@
-//! agentgateway's configuration: the `apiKey` policies of listeners and routes.
+//! Reads the keys of agentgateway's configuration: the `apiKey` policies of listeners and routes.
 
 use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::tree::{fields, given, items, list, narrowed, scalar, text, unknown};
 use crate::config::tree::Node;
 
-/// A policy with keys, and whether it applies to one route alone.
+/// The keys of an `apiKey` policy, and whether the policy belongs to a route.
 struct Policy<'n> {
     keys: &'n [Node],
     is_of_route: bool,
@@ -16,13 +16,15 @@ pub(super) fn is_one(root: &Node) -> bool {
     !policies.is_empty()
 }
 
-/// `names_routes`: `--routes` narrows the imported keys to routes of bearward.
+/// Reads the keys. `names_routes` tells whether `--routes` narrows the imported keys to routes of
+/// bearward.
 pub(super) fn read(root: &Node, names_routes: bool) -> ImportedKeys {
     let mut sources = ImportedKeys::default();
     let mut policies = Vec::new();
     collect(root, false, &mut policies);
     let has_several = routes(root) > 1;
-    // In any form: `apiKey.role`, `apiKey["role"]`, `has(apiKey)`.
+    // The text `apiKey` appears in expressions such as `apiKey.role`, `apiKey["role"]` and
+    // `has(apiKey)`.
     let decides = mentions(root, "apiKey");
     for policy in policies {
         for entry in policy.keys {
@@ -38,7 +40,7 @@ pub(super) fn read(root: &Node, names_routes: bool) -> ImportedKeys {
                 }
                 () => key(entry),
             };
-            // Several routes may have the same key.
+            // Several routes may list the same key, which is imported once.
             let is_there =
                 |source: &ImportedKey| sources.keys.iter().any(|known| known.hash() == source.hash());
             if !source.as_ref().is_ok_and(is_there) {
@@ -65,7 +67,7 @@ fn key(entry: &Node) -> Result<ImportedKey, String> {
     }
 }
 
-/// Finds the policies at any depth.
+/// Collects the `apiKey` policies at any depth below `node`.
 fn collect<'n>(node: &'n Node, is_of_route: bool, found: &mut Vec<Policy<'n>>) {
     for (name, value) in fields(node) {
         if name.name == "apiKey" && given(value, "keys").is_some() {
@@ -85,7 +87,7 @@ fn routes(node: &Node) -> usize {
     of_fields.sum::<usize>() + items(node).iter().map(routes).sum::<usize>()
 }
 
-/// Whether any text of the file contains this.
+/// Whether any text value below `node` contains `what`.
 fn mentions(node: &Node, what: &str) -> bool {
     scalar(node).is_some_and(|text| text.contains(what))
         || fields(node).iter().any(|(_, value)| mentions(value, what))

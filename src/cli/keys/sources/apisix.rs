@@ -1,25 +1,26 @@
-//! APISIX: consumers with the plugin `key-auth`, from the standalone configuration or the Admin
-//! API.
+//! Reads the keys of APISIX: consumers with the plugin `key-auth`, from the standalone
+//! configuration or from an answer of the Admin API.
 
 use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::{add, networks, quota, quota_with};
 use super::tree::{boolean, count, fields, given, items, list, narrowed, scalar, text, unknown};
 use crate::config::tree::Node;
 
-/// Plugins that narrow no consumer: logs and identifiers.
+/// Plugins that do not restrict a consumer: they write logs or set identifiers.
 const HARMLESS: [&str; 6] =
     ["request-id", "prometheus", "file-logger", "http-logger", "opentelemetry", "real-ip"];
 const CONSUMER: [&str; 8] =
     ["username", "desc", "labels", "plugins", "create_time", "update_time", "id", "credentials"];
-/// The keys that a limit may count by: the consumer, or the address. By address (the default), all
-/// addresses together get no less.
+/// Values of a plugin's `key` for which its limit is imported: the limit counts requests by
+/// consumer, or by client address (APISIX's default). With the imported limit, all addresses of a
+/// consumer share what each address has in APISIX.
 const COUNTED_BY: [&str; 2] = ["consumer_name", "remote_addr"];
 
 pub(super) fn is_one(root: &Node) -> bool {
     consumers(root).iter().any(|consumer| given(consumer, "username").is_some())
 }
 
-/// The consumers: of the standalone file, or of an answer of the Admin API.
+/// Returns the consumers in a standalone configuration, or in an answer of the Admin API.
 fn consumers(root: &Node) -> Vec<&Node> {
     let listed = match given(root, "consumers") {
         Some(consumers) => items(consumers),
@@ -43,7 +44,8 @@ pub(super) fn read(root: &Node) -> ImportedKeys {
             false => terms(consumer),
         };
         let own = given(consumer, "plugins").and_then(|plugins| given(plugins, "key-auth"));
-        // Since APISIX 3.11 a consumer may have credentials of its own, each with its plugin.
+        // APISIX 3.11 and later allow a consumer to have several credentials, each with its own
+        // plugins.
         let more = list(consumer, "credentials").iter().filter_map(|credential| {
             given(credential, "plugins").and_then(|plugins| given(plugins, "key-auth"))
         });
@@ -73,13 +75,13 @@ fn key(plugin: &Node, name: Option<&str>, mut terms: Terms) -> Result<ImportedKe
     }
 }
 
-/// `$secret://…`, `$env://…`, in any case.
+/// Whether a key refers to a secret elsewhere, as in `$secret://…` or `$env://…`, in any case.
 fn is_reference(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     key.starts_with('$') && key.contains("://")
 }
 
-/// `_meta: {disable: true}`.
+/// Whether a plugin is turned off by `_meta: {disable: true}`.
 fn is_off(plugin: &Node) -> bool {
     given(plugin, "_meta").and_then(|meta| given(meta, "disable")).and_then(boolean) == Some(true)
 }
@@ -98,7 +100,7 @@ fn terms(consumer: &Node) -> Result<Terms, String> {
     Ok(terms)
 }
 
-/// Takes over the limits of a plugin; `None` where they have no counterpart.
+/// Adds the limits of a plugin to `terms`; `None` if bearward has no such limits.
 fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
     let is_known = |known: &[&str]| unknown(plugin, &[known, &ANSWERS].concat()).is_none();
     let by = text(plugin, "key").unwrap_or("remote_addr");
@@ -110,7 +112,7 @@ fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
             add(&mut terms.rate_limits, quota);
         }
         "limit-req" if is_counted && is_known(&["rate", "burst", "key", "key_type", "nodelay"]) => {
-            // It permits `burst` requests beyond the rate at once.
+            // In APISIX, `limit-req` permits `burst` requests beyond the rate at once.
             let burst = given(plugin, "burst").and_then(scalar)?.parse::<u32>().ok()?;
             add(&mut terms.rate_limits, quota_with(number("rate")?, 1, burst.max(1))?);
         }
@@ -125,7 +127,7 @@ fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
                     "only_use_default_delay",
                 ]) =>
         {
-            // Requests beyond `conn` are delayed there, and refused here.
+            // APISIX delays requests beyond `conn`. bearward refuses them.
             terms.max_concurrent = Some(number("conn")?);
         }
         "ip-restriction" if is_known(&["whitelist", "message"]) => {
@@ -136,7 +138,8 @@ fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
     Some(())
 }
 
-/// Fields of a plugin that concern its answers and the storage of its counts.
+/// Fields of a plugin that are ignored: they concern the plugin's answers and where it stores its
+/// counts.
 const ANSWERS: [&str; 12] = [
     "rejected_code",
     "rejected_msg",

@@ -1,4 +1,4 @@
-//! Keys of a list, and the entries that are left out.
+//! The result of reading a list: its keys, and the entries that are left out.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use crate::keys::record::is_label;
 use crate::keys::{Credential, KeyHash, is_presentable};
 use crate::placeholder;
 
-/// A key of a list, with its terms there.
+/// A key of a list, with the terms that the list gives it.
 #[derive(Debug)]
 pub(crate) struct ImportedKey {
     pub(crate) name: Option<String>,
@@ -18,41 +18,42 @@ pub(crate) struct ImportedKey {
     pub(crate) terms: Terms,
 }
 
-/// The terms of a key in its list, as far as they have a counterpart.
+/// The limits and the validity of a key in its list, as far as bearward has the same.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Terms {
     pub(crate) rate_limits: Vec<Quota>,
     pub(crate) max_concurrent: Option<u32>,
     pub(crate) expires_at: Option<Timestamp>,
-    /// `None` where the key may be used from everywhere.
+    /// The networks from which the key may be used; `None` for all.
     pub(crate) allow_from: Option<Vec<IpNet>>,
     pub(crate) disabled: bool,
 }
 
-/// The secret of a key, as its list has it.
+/// The form in which a list contains the secret of a key.
 #[derive(Debug)]
 pub(crate) enum SecretForm {
     Token(Credential),
-    /// Its SHA-256 alone.
+    /// The SHA-256 of the secret. The list does not contain the secret.
     Hash(KeyHash),
 }
 
-/// The content of a list.
+/// The outcome of reading a list of keys.
 #[derive(Debug, Default)]
 pub(crate) struct ImportedKeys {
     pub(crate) keys: Vec<ImportedKey>,
-    /// Keys that are left out, each with its position and the reason.
+    /// Keys that are not imported, each as a line with its position and the reason.
     pub(crate) left_out: Vec<String>,
-    /// Entries that are no keys, or are refused there.
+    /// Entries that are no keys, or that the other program refuses, each as a line with its
+    /// position and the reason.
     pub(crate) passed_over: Vec<String>,
 }
 
 impl ImportedKey {
-    /// A key by its token.
+    /// Makes a key from its token.
     ///
     /// # Errors
     ///
-    /// The reason reason it is no token.
+    /// The reason why `token` can't be imported.
     pub(crate) fn of(token: &str, name: Option<&str>, terms: Terms) -> Result<Self, String> {
         if let Some(placeholder) = placeholder::find(token) {
             return Err(format!("{}; {}", placeholder.what, placeholder.hint));
@@ -67,7 +68,7 @@ impl ImportedKey {
         Ok(ImportedKey { name: label(name), secret: SecretForm::Token(credential), terms })
     }
 
-    /// A key by its SHA-256 in hex.
+    /// Makes a key from the SHA-256 of its secret, in hex.
     pub(crate) fn of_digest(digest: &str, name: Option<&str>, terms: Terms) -> Result<Self, String> {
         let hash = KeyHash::parse(&format!("sha256:{digest}")).ok_or("this is not a SHA-256 in hex")?;
         Ok(ImportedKey { name: label(name), secret: SecretForm::Hash(hash), terms })
@@ -80,7 +81,7 @@ impl ImportedKey {
         }
     }
 
-    /// Whether it is short enough to be guessed.
+    /// Whether the key's secret is known and short enough to be guessed.
     pub(crate) fn is_short(&self) -> bool {
         matches!(&self.secret, SecretForm::Token(token) if token.len() < 16)
     }
@@ -91,7 +92,7 @@ fn label(name: Option<&str>) -> Option<String> {
 }
 
 impl ImportedKeys {
-    /// Adds a key, or the reason reason it is left out.
+    /// Adds the key at the position `at`, or reports the reason why it is left out.
     pub(crate) fn take(&mut self, at: impl std::fmt::Display, source: Result<ImportedKey, String>) {
         match source {
             Ok(source) => self.keys.push(source),
@@ -99,7 +100,7 @@ impl ImportedKeys {
         }
     }
 
-    /// Leaves out keys that appear twice with different terms.
+    /// Leaves out keys that appear several times in the list with different terms.
     pub(crate) fn leave_out_ambiguous(&mut self) {
         let mut terms: HashMap<KeyHash, Terms> = HashMap::new();
         let mut ambiguous = HashSet::new();

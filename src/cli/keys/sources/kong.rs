@@ -1,16 +1,18 @@
-//! Kong's declarative configuration (`kong.yml`, deck): consumers with key-auth credentials.
+//! Reads the keys of Kong's declarative configuration (`kong.yml`, deck): consumers with key-auth
+//! credentials.
 //!
-//! A limit of a consumer becomes a limit of each of its keys. Limits of a service, a route or all
-//! requests are no part of a key, except for `acl`, which restricts a consumer.
+//! A limit of a consumer becomes a limit of each of its keys. Limits of a service, of a route or of
+//! all requests are not imported. An `acl` plugin anywhere restricts consumers, so then no key is
+//! imported.
 
 use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::{add, networks, quota};
 use super::tree::{boolean, count, fields, given, is_nothing, items, list, narrowed, scalar, text, unknown};
 use crate::config::tree::Node;
 
-/// Fields that name a consumer.
+/// The fields of a consumer by which other parts of the file refer to it.
 const NAMES: [&str; 3] = ["username", "id", "custom_id"];
-/// Plugins that narrow no consumer: logs and identifiers.
+/// Plugins that do not restrict a consumer: they write logs or set identifiers.
 const HARMLESS: [&str; 9] = [
     "correlation-id",
     "prometheus",
@@ -34,9 +36,11 @@ const CONSUMER: [&str; 10] = [
     "plugins",
     "acls",
 ];
-/// The windows of `rate-limiting`, in seconds. A month and a year have no fixed length.
+/// The windows of the plugin `rate-limiting` in seconds. A month and a year have no fixed length,
+/// so they are missing.
 const WINDOWS: [(&str, u64); 4] = [("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400)];
-/// Other fields of `rate-limiting` that do not count by anything but the consumer.
+/// The fields of the plugin `rate-limiting` with which its limits are imported. Other fields may
+/// count requests by something other than the consumer.
 const RATE_LIMITING: [&str; 21] = [
     "second",
     "minute",
@@ -89,7 +93,7 @@ pub(super) fn read(root: &Node) -> ImportedKeys {
             }
         }
     }
-    // Credentials that name their consumer themselves.
+    // These credentials are outside of the consumers. Each names its consumer in a field.
     for credential in list(root, "keyauth_credentials") {
         let owner = given(credential, "consumer");
         let owner = owner.and_then(|owner| {
@@ -116,7 +120,7 @@ pub(super) fn read(root: &Node) -> ImportedKeys {
 fn key(credential: &Node, name: Option<&str>, terms: Terms) -> Result<ImportedKey, String> {
     let known = ["key", "id", "tags", "created_at", "updated_at", "consumer"];
     match unknown(credential, &known) {
-        // Seconds from a start that is not in the file.
+        // `ttl` counts seconds from a time that the file does not contain.
         Some("ttl") => return Err(narrowed("ttl")),
         Some(field) => return Err(narrowed(field)),
         None => {}
@@ -127,7 +131,7 @@ fn key(credential: &Node, name: Option<&str>, terms: Terms) -> Result<ImportedKe
     }
 }
 
-/// The limits of all keys of a consumer.
+/// Returns the limits that apply to all keys of a consumer.
 fn terms(root: &Node, consumer: &Node, has_acl: bool) -> Result<Terms, String> {
     if has_acl {
         return Err(
@@ -150,7 +154,7 @@ fn terms(root: &Node, consumer: &Node, has_acl: bool) -> Result<Terms, String> {
     for plugin in list(consumer, "plugins") {
         plugin_terms(plugin, &mut terms)?;
     }
-    // Plugins of the whole file, or of a service, that name this consumer.
+    // Plugins outside of the consumers may name this consumer, too.
     let mut all = Vec::new();
     plugins_below(root, &mut all);
     for plugin in all {
@@ -164,14 +168,14 @@ fn terms(root: &Node, consumer: &Node, has_acl: bool) -> Result<Terms, String> {
     Ok(terms)
 }
 
-/// Whether a group has this consumer: the limits of a group apply to its members.
+/// Whether a consumer group has this consumer. The limits of a group apply to its members.
 fn is_in_a_group(root: &Node, named: &[&str]) -> bool {
     let of_groups = list(root, "consumer_groups").iter().filter_map(|group| given(group, "consumers"));
     let of_pairs = list(root, "consumer_group_consumers").iter();
     of_groups.chain(of_pairs).any(|members| names_one(members, named))
 }
 
-/// Whether a node contains one of these names, at any depth.
+/// Whether a node has one of these names as a value, at any depth.
 fn names_one(node: &Node, named: &[&str]) -> bool {
     scalar(node).is_some_and(|text| named.contains(&text))
         || fields(node).iter().any(|(_, value)| names_one(value, named))
@@ -214,7 +218,7 @@ fn plugin_terms(plugin: &Node, terms: &mut Terms) -> Result<(), String> {
     }
 }
 
-/// Every plugin of the file, at any depth.
+/// Collects the plugins at any depth below `node`.
 fn plugins_below<'n>(node: &'n Node, found: &mut Vec<&'n Node>) {
     for (key, value) in fields(node) {
         if key.name == "plugins" {

@@ -1,4 +1,4 @@
-//! Limits of other programs as limits of bearward.
+//! Converts the limits of other programs to limits of bearward.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use crate::config::Quota;
 use crate::config::network::unmapped;
 use crate::config::tree::Node;
 
-/// A quota of this many requests in this many seconds, with the default burst.
+/// Returns a quota of `requests` in `seconds` with the default burst; `None` if bearward can't
+/// count it.
 pub(super) fn quota(requests: u32, seconds: u64) -> Option<Quota> {
     quota_with(requests, seconds, Quota::default_burst(requests))
 }
@@ -19,7 +20,7 @@ pub(super) fn quota_with(requests: u32, seconds: u64, burst: u32) -> Option<Quot
     (seconds > 0 && quota.is_countable()).then_some(quota)
 }
 
-/// Adds a limit. Of two limits over the same window, the tighter one counts.
+/// Adds a limit. If there is one with the same window, the smaller numbers of both are used.
 pub(crate) fn add(quotas: &mut Vec<Quota>, quota: Quota) {
     match quotas.iter_mut().find(|known| known.per == quota.per) {
         Some(known) => {
@@ -30,7 +31,7 @@ pub(crate) fn add(quotas: &mut Vec<Quota>, quota: Quota) {
     }
 }
 
-/// A list of networks and addresses; `None` where one of them is neither, or there is none.
+/// Parses a list of networks and addresses; `None` if an item is neither, or the list is empty.
 pub(super) fn networks(node: &Node) -> Option<Vec<IpNet>> {
     let network = |node: &Node| {
         let text = scalar(node)?;
@@ -42,7 +43,7 @@ pub(super) fn networks(node: &Node) -> Option<Vec<IpNet>> {
     (!networks.is_empty()).then_some(networks)
 }
 
-/// The networks that are in both lists.
+/// Returns the networks that are in both lists.
 pub(crate) fn in_both(one: &[IpNet], other: &[IpNet]) -> Vec<IpNet> {
     let pairs = one.iter().flat_map(|a| other.iter().map(move |b| (a, b)));
     let common = pairs.filter_map(|(a, b)| match () {

@@ -1,5 +1,5 @@
-//! Keys of LiteLLM: its configuration, the answers of `/key/list`, and exports of its table of
-//! tokens.
+//! Reads the keys of LiteLLM: from its configuration, from an answer of `/key/list`, or from an
+//! export of its table of tokens.
 
 use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::quota;
@@ -7,7 +7,8 @@ use super::parse::{duplicate, parse};
 use super::tree::{boolean, count, fields, given, is_nothing, items, narrowed, scalar, text, twice, unknown};
 use crate::config::tree::{Key, Node};
 
-/// Fields that narrow nothing: names, statistics, and fields that are read below.
+/// Fields that do not restrict a key, such as names and statistics, and fields that this module
+/// reads.
 const HARMLESS: [&str; 31] = [
     "token",
     "key",
@@ -41,14 +42,16 @@ const HARMLESS: [&str; 31] = [
     "rpm_limit",
     "max_parallel_requests",
 ];
-/// Fields that may hold the list of keys.
+/// Names of fields that may contain the list of keys.
 const LISTS: [&str; 3] = ["keys", "data", "tokens"];
-/// Words in the names of metadata that may narrow a key.
+/// Parts of names of metadata fields that may restrict a key.
 const NARROWING_METADATA: [&str; 6] = ["limit", "budget", "guardrail", "model", "allowed", "blocked"];
 
+/// Reads the keys.
+///
 /// # Errors
 ///
-/// A field appears twice outside all entries.
+/// A field outside of the list's entries appears twice in one map.
 pub(super) fn read(root: &Node) -> Result<ImportedKeys, String> {
     let outside =
         |(key, value): &&(Key, Node)| !LISTS.contains(&key.name.as_str()) || items(value).is_empty();
@@ -92,7 +95,8 @@ fn entry_of(entry: &Node) -> Result<ImportedKey, String> {
     let terms = terms(entry)?;
     match (field(&["key", "api_key"]), text(entry, "token")) {
         (Some(key), _) => ImportedKey::of(key, name, terms),
-        // LiteLLM stores and lists the SHA-256 of a key.
+        // A `token` of 64 hex digits is the SHA-256 of a key, which LiteLLM stores and lists in its
+        // place.
         (None, Some(token)) if is_digest(token) => {
             ImportedKey::of_digest(&token.to_ascii_lowercase(), name, terms)
         }
@@ -103,7 +107,7 @@ fn entry_of(entry: &Node) -> Result<ImportedKey, String> {
 
 fn terms(entry: &Node) -> Result<Terms, String> {
     if let Some(field) = unknown(entry, &HARMLESS) {
-        // `auto_rotate: false` and similar fields narrow nothing.
+        // `auto_rotate: false` does not restrict a key.
         let says_no = |name: &str| given(entry, name).and_then(boolean) == Some(false);
         if !(field == "auto_rotate" && says_no(field)) {
             return Err(narrowed(field));
@@ -130,7 +134,8 @@ fn terms(entry: &Node) -> Result<Terms, String> {
     Ok(terms)
 }
 
-/// Whether metadata has a part that narrows the key. Exports of tables have it as JSON in a text.
+/// Whether metadata has a part that restricts the key. Exports of tables contain metadata as JSON
+/// in a string.
 fn metadata_narrows(metadata: &Node) -> bool {
     if let Some(text) = scalar(metadata) {
         return parse(text).map_or(true, |inner| scalar(&inner).is_some() || metadata_narrows(&inner));
@@ -142,7 +147,7 @@ fn metadata_narrows(metadata: &Node) -> bool {
         || fields(metadata).iter().any(|(key, value)| is_narrowing(&key.name) && !is_nothing(value))
 }
 
-/// Whether it has the form of a SHA-256 in hex.
+/// Whether `text` has the form of a SHA-256 in hex.
 fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

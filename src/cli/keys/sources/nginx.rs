@@ -1,8 +1,9 @@
-//! The `map` blocks of nginx that turn a key into a name.
+//! Reads the keys of an nginx configuration: the `map` blocks that map a key to a name.
 
 use super::imported::{ImportedKey, ImportedKeys, Terms};
 
-/// A word or a mark of an nginx configuration, and its line.
+/// Splits an nginx configuration into words and marks (`;`, `{`, `}`). Returns the line number of
+/// each, its text, and whether it is a mark.
 fn nginx_words(text: &str) -> Result<Vec<(usize, String, bool)>, String> {
     let mut words = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -31,18 +32,19 @@ fn nginx_words(text: &str) -> Result<Vec<(usize, String, bool)>, String> {
     Ok(words)
 }
 
-/// The content of a block.
+/// The kind of an nginx block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Block {
-    /// A `map` of keys.
+    /// A `map` whose variable is a key.
     Keys,
-    /// A `map` of keys together with something else, such as the path.
+    /// A `map` whose variable is a key together with something else, such as the path.
     MoreThanKeys,
     Other,
 }
 
 impl Block {
-    /// A `map` of keys is over a header or an argument with a name such as `authorization` or `key`.
+    /// Returns the kind of the block that `statement` opens. In a `map` of keys, the variable is a
+    /// header or an argument with a name such as `authorization` or `key`.
     fn of(statement: &[(usize, String)]) -> Self {
         let [(_, map), (_, variable), ..] = statement else { return Block::Other };
         let variable = variable.to_ascii_lowercase();
@@ -58,7 +60,7 @@ impl Block {
     }
 }
 
-/// Whether a value looks like a refusal of the key.
+/// Whether the value of a `map` entry looks like a refusal of its key.
 fn reads_as_refusal(value: &str) -> bool {
     const WORDS: [&str; 18] = [
         "revoked",
@@ -125,7 +127,8 @@ pub(super) fn read(text: &str) -> Result<ImportedKeys, String> {
     Ok(sources)
 }
 
-/// Reads `"Bearer token" name` or `token name`. `is_bare`: it is outside of any `map` block.
+/// Reads the entry `"Bearer token" name` or `token name` of a `map`. `is_bare` tells whether the
+/// entry is outside of any block.
 fn map_entry(sources: &mut ImportedKeys, statement: &[(usize, String)], is_bare: bool) {
     let [(line, from), (_, to)] = statement else { return };
     let at = format!("line {line}");

@@ -1,11 +1,11 @@
-//! Parses lists in YAML or JSON.
+//! Parses lists that are YAML or JSON.
 
 use std::path::Path;
 
 use super::tree;
 use crate::config::tree::{Node, Quoting};
 
-/// YAML or JSON. The message quotes nothing.
+/// Parses YAML or JSON. The error message quotes nothing of the text.
 pub(super) fn parse(text: &str) -> Result<Node, String> {
     match crate::config::tree::parse(Path::new("list"), text, Quoting::Never) {
         Ok(Some(root)) => Ok(root),
@@ -14,7 +14,8 @@ pub(super) fn parse(text: &str) -> Result<Node, String> {
     }
 }
 
-/// As [`parse`], for files in which terms may be anywhere: it refuses duplicate fields.
+/// Parses YAML or JSON as [`parse`] does, and refuses duplicate fields at any depth. It is for
+/// files in which any field may restrict a key.
 pub(super) fn parse_once(text: &str) -> Result<Node, String> {
     let root = parse(text)?;
     match tree::twice(&root) {

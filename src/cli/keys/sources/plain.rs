@@ -1,4 +1,4 @@
-//! Lists with one token a line, and the variables of a `.env`.
+//! Reads the keys of lists with one token per line, and of `.env` files.
 
 use std::io::Cursor;
 
@@ -11,7 +11,8 @@ pub(super) fn lines(text: &str) -> ImportedKeys {
         let numbered = text.lines().map(str::trim).enumerate();
         numbered.filter(|(_, token)| !token.is_empty() && !token.starts_with('#'))
     };
-    // One password hash identifies an htpasswd file, in which `name:secret` may look like a token.
+    // A single password hash identifies an htpasswd file. In such a file, a line `name:secret` may
+    // look like a token.
     let is_hash = |token: &str| placeholder::find(token).is_some_and(|sign| sign.what.contains("htpasswd"));
     let is_htpasswd = tokens().any(|(_, token)| is_hash(token));
     for (number, token) in tokens() {
@@ -31,12 +32,12 @@ pub(super) fn env(text: &str, variables: &[String]) -> ImportedKeys {
     };
     let mut sources = ImportedKeys::default();
     for variable in dotenvy::from_read_iter(Cursor::new(text)) {
-        // The message of the parser would quote the line.
+        // The parser's error message would quote the line, so it is not used.
         let Ok((name, value)) = variable else {
             sources.leave_out("a line", "it is not NAME=value");
             continue;
         };
-        // A name without `_` may be a token.
+        // A variable whose name has no `_` may be a token, so its name is not shown.
         let shown = if name.contains('_') { name.as_str() } else { "a variable" };
         let at = match line_of(text, &name) {
             Some(line) => format!("line {line}, {shown}"),
@@ -59,7 +60,7 @@ pub(super) fn env(text: &str, variables: &[String]) -> ImportedKeys {
     sources
 }
 
-/// The value of a variable as it is written, where the line is its assignment.
+/// Returns the value of the variable `name` as it is written, if `line` assigns that variable.
 fn written<'t>(line: &'t str, name: &str) -> Option<&'t str> {
     let line = line.trim_start();
     let (left, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
@@ -70,7 +71,8 @@ fn line_of(text: &str, name: &str) -> Option<usize> {
     text.lines().position(|line| written(line, name).is_some()).map(|index| index + 1)
 }
 
-/// Whether a variable's value, as it is written, has a `$` that is replaced.
+/// Whether the value of the variable `name` contains a `$` and is not in single quotes: dotenvy
+/// replaces it by a variable.
 fn is_expanded(text: &str, name: &str) -> bool {
     let mut values = text.lines().filter_map(|line| written(line, name));
     values.any(|value| value.contains('$') && !value.starts_with('\''))

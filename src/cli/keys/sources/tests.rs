@@ -11,7 +11,8 @@ fn read_as(text: &str) -> ImportedKeys {
     sources
 }
 
-/// The names and the hashes of the keys that are found, and how many entries were left out or are no keys.
+/// Returns the names and hashes of the keys that a list yields, and the number of entries that are
+/// left out or passed over.
 fn found(text: &str) -> (Vec<(Option<String>, String)>, usize) {
     let sources = read_as(text);
     let key = |source: &ImportedKey| (source.name.clone(), source.hash().to_stored());
@@ -51,8 +52,8 @@ fn every_form_is_recognized_and_read() {
     assert_eq!(found(yaml), (vec![key("master-key", "sk-one"), key("", "sk-two")], 0));
 }
 
-/// Each text has one key that fits, `sk-good`, and others with SECRET in them. Those are left out
-/// for this reason, which never quotes them.
+/// Each text has one valid key, `sk-good`, and an entry that contains SECRET. That entry is
+/// reported with this reason, and the report does not quote it.
 #[test]
 fn keys_that_fit_are_imported_and_others_are_reported_with_their_position() {
     let cases = [
@@ -185,7 +186,8 @@ fn kong_consumers_keep_what_narrows_them() {
         let networks: Vec<String> = of(token).allow_from.iter().flatten().map(ToString::to_string).collect();
         assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32"]);
     }
-    // A plugin of a service that names a consumer applies to that service alone.
+    // The plugin of a service that names a consumer applies to that service alone. The import
+    // applies it to all requests of the key.
     assert_eq!(of("sk-late").rate_limits, [limits::quota(7, 3600).unwrap()]);
     assert_eq!(*of("sk-off"), Terms::default());
     let reported = sources.left_out.join("\n");
@@ -285,7 +287,7 @@ fn agentgateway_keys_are_taken_where_they_are_valid_for_all_routes() {
         reported.contains("salted hash") && reported.contains("`expires`") && !reported.contains("SECRET"),
         "{reported}"
     );
-    // The keys are valid for one route of several.
+    // With a second route, the keys are valid for one route of two.
     let several = format!("{text}    - backends: [{{host: other:8000}}]\n");
     assert!(read_as(&several).keys.is_empty());
     let named = Options { names_routes: true, ..Options::default() };

@@ -1,8 +1,8 @@
-//! Reads values in the YAML and JSON of other programs.
+//! Reads values in YAML and JSON files of other programs.
 
 use crate::config::tree::{Key, Kind, Node};
 
-/// The value of a field, unless it is absent or empty.
+/// Returns the value of the field `name`; `None` if it is absent or empty.
 pub(super) fn given<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
     fields(node)
         .iter()
@@ -11,7 +11,7 @@ pub(super) fn given<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
         .filter(|value| !is_nothing(value))
 }
 
-/// The text of a field.
+/// Returns the text of the field `name`, if it has one.
 pub(super) fn text<'n>(node: &'n Node, name: &str) -> Option<&'n str> {
     given(node, name).and_then(scalar)
 }
@@ -23,7 +23,7 @@ pub(super) fn scalar(node: &Node) -> Option<&str> {
     }
 }
 
-/// The items of a list; none where it is something else.
+/// Returns the items of a list; an empty slice if the node is no list.
 pub(super) fn items(node: &Node) -> &[Node] {
     match &node.kind {
         Kind::List(items) => items,
@@ -31,7 +31,7 @@ pub(super) fn items(node: &Node) -> &[Node] {
     }
 }
 
-/// The fields of a map; none where it is something else.
+/// Returns the fields of a map; an empty slice if the node is no map.
 pub(super) fn fields(node: &Node) -> &[(Key, Node)] {
     match &node.kind {
         Kind::Map(fields) => fields,
@@ -39,7 +39,7 @@ pub(super) fn fields(node: &Node) -> &[(Key, Node)] {
     }
 }
 
-/// The items of the list that a field is.
+/// Returns the items of the list in the field `name`.
 pub(super) fn list<'n>(node: &'n Node, name: &str) -> &'n [Node] {
     given(node, name).map(items).unwrap_or_default()
 }
@@ -53,7 +53,7 @@ pub(super) fn is_nothing(node: &Node) -> bool {
     }
 }
 
-/// `true` or `false`, not in quotes.
+/// Returns the value of an unquoted `true` or `false`.
 pub(super) fn boolean(node: &Node) -> Option<bool> {
     match &node.kind {
         Kind::Scalar { text, plain: true } => text.parse().ok(),
@@ -61,12 +61,13 @@ pub(super) fn boolean(node: &Node) -> Option<bool> {
     }
 }
 
-/// A whole number of at least 1.
+/// Returns the value of a whole number of at least 1.
 pub(super) fn count(node: &Node) -> Option<u32> {
     scalar(node)?.parse().ok().filter(|number| *number > 0)
 }
 
-/// The line of a field that appears twice in one map, at any depth. Readers differ in which of the two counts.
+/// Returns the line of a field that appears twice in one map, at any depth. Programs differ in
+/// which of the two they use.
 pub(super) fn twice(node: &Node) -> Option<usize> {
     let own = fields(node);
     let again = |(index, (key, _)): (usize, &(Key, Node))| {
@@ -76,16 +77,17 @@ pub(super) fn twice(node: &Node) -> Option<usize> {
     here.or_else(|| own.iter().map(|(_, value)| value).chain(items(node)).find_map(twice))
 }
 
-/// The first field that is not empty and is none of `known`.
+/// Returns the name of the first field that is not empty and not in `known`.
 pub(super) fn unknown<'n>(node: &'n Node, known: &[&str]) -> Option<&'n str> {
     let mut fields = fields(node).iter();
     let is_unknown = |(key, value): &&(Key, Node)| !known.contains(&key.name.as_str()) && !is_nothing(value);
     fields.find(is_unknown).map(|(key, _)| key.name.as_str())
 }
 
-/// The reason reason a key is left out that is narrowed by something without a counterpart.
+/// Returns the message for a key that is left out because bearward has no counterpart for its field
+/// `by`.
 pub(super) fn narrowed(by: &str) -> String {
-    // In another kind of file, a field's name may be anything, even a secret.
+    // In a file of another form, the name of a field may be anything, even a secret.
     let is_plain = by.len() < 40 && by.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-');
     match is_plain {
         true => format!("narrowed by `{by}`, which can't be carried over; remove that if it need not be"),
