@@ -1,5 +1,5 @@
-//! The requests in service on one connection. Its service begins and ends them; its wire reads
-//! their state.
+//! Tracks the requests in service on one connection. The request path begins and ends requests; the
+//! connection's wire reads their state.
 
 pub(crate) mod blocked;
 pub(crate) mod cut;
@@ -18,94 +18,96 @@ use crate::alarm::Alarm;
 use cut::CutReason;
 use unauthenticated_use::UnauthenticatedUse;
 
-/// Idle time before a connection counts as at rest: on HTTP/2 for making room, on HTTP/1.1 for
-/// giving back buffers.
+/// Idle time after which an HTTP/2 connection is at rest, and may be closed to make room for
+/// another one.
 const AT_REST: Duration = Duration::from_secs(1);
 
-/// The requests in service on one connection, as its service and its wire both see them.
+/// The state of one connection that the request path and the wire share.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionActivity {
     requests: Requests,
     answers: Http2Answers,
     rest: Rest,
     ending: Ending,
-    /// Each request has a task of its own (HTTP/2).
+    /// Whether each request has a task of its own (HTTP/2).
     is_multiplexed: AtomicBool,
-    /// On HTTP/2, no request is begun any more.
+    /// Whether new requests are refused, on HTTP/2.
     refuses_new: AtomicBool,
-    /// Counts the polls of the connection's task, where its wire reads a bounded number of bytes in
-    /// each.
+    /// The number of polls of the connection's task. The wire of an HTTP/2 connection reads a
+    /// bounded number of bytes in each poll.
     turns: AtomicUsize,
-    /// A line has ended with LF alone somewhere in what the client sent.
+    /// Whether a line that the client sent has ended with LF alone.
     has_bare_lf: AtomicBool,
-    /// The connection is HTTP's no more.
+    /// Whether the connection carries another protocol after an upgrade.
     is_tunnel: AtomicBool,
-    /// A timer that no request has at the moment.
+    /// A timer that the next request can reuse; `None` while a request uses it.
     spare: Mutex<Option<Alarm>>,
-    /// Limits of the connection until a valid key came on it.
+    /// The limits that apply until a valid key was presented on the connection.
     pub(crate) unauthenticated_use: UnauthenticatedUse<ConnectionActivity>,
 }
 
-/// The requests of a connection.
+/// Counts of a connection's requests.
 #[derive(Debug, Default)]
 struct Requests {
-    /// Requests in service.
+    /// The number of requests in service.
     active: AtomicUsize,
-    /// Counts those begun, so that a wire notices a request that came and went.
+    /// The number of requests begun so far. It shows the wire that a request has begun and ended
+    /// between two checks.
     begun: AtomicUsize,
-    /// The latest request has a body that was not read to its end.
+    /// Whether a part of the latest request's body is still unread.
     unread: AtomicBool,
 }
 
-/// The answers of a connection of HTTP/2.
+/// Counts of the answers on an HTTP/2 connection.
 #[derive(Debug, Default)]
 struct Http2Answers {
-    /// Frames of answers handed out, and the bytes in them.
+    /// The number of answers' frames that were handed to hyper, and of the bytes in these frames.
     frames: AtomicUsize,
     bytes: AtomicUsize,
-    /// Answers that have begun on the wire and not ended.
+    /// The number of answers that are partly written to the socket.
     unsent: AtomicUsize,
-    /// Counts the writes of parts of bodies.
+    /// The number of writes to the socket that contained parts of bodies.
     written: AtomicUsize,
 }
 
-/// A connection between two requests.
+/// The state of a connection between two requests.
 #[derive(Debug, Default)]
 struct Rest {
-    /// An answer has ended, and hyper may still hold bytes of it.
+    /// Whether an answer has ended of which hyper may still buffer bytes.
     unflushed: AtomicBool,
-    /// The wire says that nothing has come for a while: hyper's part of an HTTP/1.1 connection may
-    /// be dropped.
+    /// Whether the wire has received nothing for a while, so that hyper's part of an HTTP/1.1
+    /// connection may be dropped.
     is_due: AtomicBool,
-    /// hyper's part of an HTTP/1.1 connection is dropped, until more comes.
+    /// Whether hyper's part of an HTTP/1.1 connection is dropped until more bytes arrive.
     has_begun: AtomicBool,
 }
 
-/// The end of a connection, as the server brings it about.
+/// The state of a connection that the server ends.
 #[derive(Debug, Default)]
 struct Ending {
-    /// The connection is to end at once.
+    /// Whether the connection must end at once.
     cut: AtomicBool,
-    /// The connection is to end, unless a request is in service when its own task checks.
+    /// Whether the connection must end if it is at rest when the connection's task checks.
     cut_where_idle: AtomicBool,
-    /// Wakes the connection's task for that.
+    /// Wakes the connection's task to check `cut` and `cut_where_idle`.
     waker: AtomicWaker,
-    /// The reason, where requests are in service.
+    /// The reason for which the connection ends, if requests are in service.
     reason: cut::OfConnection,
-    /// An answer was broken off, and its end is the connection's own.
+    /// Whether an answer was broken off whose regular end would be the end of the connection.
     broken_off: AtomicBool,
 }
 
-/// One request in service; dropping it ends it.
+/// One request in service. Dropping this value ends the request.
 #[derive(Debug)]
 pub(crate) struct RequestInService {
     activity: Arc<ConnectionActivity>,
-    /// Whether the request counts as unauthenticated, and then whether there was room for it.
+    /// Whether there was room for the request's answer; `None` if the request does not count as
+    /// unauthenticated.
     of_unauthenticated: Option<bool>,
 }
 
 impl ConnectionActivity {
-    /// Begins a request. `has_body`: a body follows its head.
+    /// Notes that a request begins. `has_body`: whether a body follows the head.
     pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> RequestInService {
         self.requests.unread.store(has_body, Ordering::Relaxed);
         self.requests.active.fetch_add(1, Ordering::Relaxed);
@@ -122,32 +124,31 @@ impl ConnectionActivity {
         self.has_bare_lf.load(Ordering::Relaxed)
     }
 
-    /// Whether servers could differ in where the chunked body of the latest request ends. hyper
-    /// swallows bytes behind trailers that end with LF alone.
+    /// Whether servers could disagree about where the chunked body of the latest request ends.
+    /// hyper swallows bytes after trailers that end with LF alone.
     pub(crate) fn may_end_in_two_ways(&self) -> bool {
         self.has_bare_lf() || self.may_be_sending()
     }
 
-    /// Whether the connection is a tunnel: its bytes are another protocol's, which has timers of
-    /// its own.
+    /// Whether the connection is a tunnel. It then carries another protocol, which has its own
+    /// timers.
     pub(crate) fn is_tunnel(&self) -> bool {
         self.is_tunnel.load(Ordering::Relaxed)
     }
 
-    /// Whether an answer was broken off, and its end is the connection's own.
+    /// Whether an answer was broken off whose regular end would be the end of the connection.
     pub(crate) fn is_broken_off(&self) -> bool {
         self.ending.broken_off.load(Ordering::Relaxed)
     }
 
-    /// Ends the connection in any state.
+    /// Ends the connection, whatever its state.
     pub(crate) fn cut(&self, why: CutReason) {
         self.ending.reason.note(why);
         self.ending.cut.store(true, Ordering::Release);
         self.ending.waker.wake();
     }
 
-    /// Ends the connection unless a request is in service. A request that begins at this moment is
-    /// not cut.
+    /// Ends the connection if it is at rest. A request that begins at this moment is not cut.
     pub(crate) fn cut_where_idle(&self) {
         self.ending.cut_where_idle.store(true, Ordering::Release);
         self.ending.waker.wake();
@@ -157,8 +158,8 @@ impl ConnectionActivity {
         self.ending.cut.load(Ordering::Acquire) || self.ending.cut_where_idle.load(Ordering::Acquire)
     }
 
-    /// Ready when the connection is to end at once. `is_watched`: whether the task has registered
-    /// before, which needs doing only once.
+    /// Returns ready when the connection must end at once. `is_watched`: whether the task's waker
+    /// is registered, which needs doing once.
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>, is_watched: &mut bool) -> Poll<()> {
         if !*is_watched {
             self.ending.waker.register(cx.waker());
@@ -166,13 +167,13 @@ impl ConnectionActivity {
         } else if !self.is_cut() {
             return Poll::Pending;
         }
-        // This task begins the connection's requests, or is on the same thread: no request can
-        // begin meanwhile.
+        // No request can begin during this check: this task begins the connection's requests, or
+        // runs on the same thread as the task that does.
         if self.ending.cut_where_idle.swap(false, Ordering::AcqRel) {
             if self.has_nothing_to_send() && self.is_at_rest() {
                 return Poll::Ready(());
             }
-            // The connection goes on, and may be asked again from here on.
+            // The connection continues. A later call of `cut_where_idle` must wake the task again.
             self.ending.waker.register(cx.waker());
             if self.is_cut() {
                 cx.waker().wake_by_ref();
@@ -186,7 +187,7 @@ impl ConnectionActivity {
         self.ending.reason.note(why);
     }
 
-    /// The reason for which the server ends the connection, if it does.
+    /// Returns the reason for which the server ends the connection, if it does.
     pub(crate) fn cut_for(&self) -> Option<CutReason> {
         self.ending.reason.reason()
     }
@@ -196,12 +197,13 @@ impl ConnectionActivity {
         self.rest.is_due.store(at_rest, Ordering::Relaxed);
     }
 
-    /// Whether the connection is between two requests that are far apart.
+    /// Whether hyper's part of the connection may be dropped: no request is in service, and nothing
+    /// was received for a while.
     pub(crate) fn may_rest(&self) -> bool {
         self.rest.is_due.load(Ordering::Relaxed) && self.is_quiet() && !self.may_be_sending()
     }
 
-    /// Each request has a task of its own (HTTP/2).
+    /// Notes that each request has a task of its own (HTTP/2).
     pub(crate) fn note_tasks(&self) {
         self.is_multiplexed.store(true, Ordering::Relaxed);
     }
@@ -211,13 +213,14 @@ impl ConnectionActivity {
         self.is_multiplexed.load(Ordering::Relaxed)
     }
 
-    /// A timer for the waits of one request: the last request's, where that is over.
+    /// Returns a timer for the waits of one request: the previous request's if that one has ended,
+    /// or a new one.
     pub(crate) fn lend_alarm(&self) -> Alarm {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
-    /// Keeps a timer for the next request. A task that ends with its request keeps none: the timer
-    /// would hold on to its memory.
+    /// Keeps a timer for the next request. On HTTP/2 no timer is kept: it would keep alive the
+    /// memory of the task that has ended with its request.
     pub(crate) fn keep_alarm(&self, alarm: Alarm) {
         if self.is_multiplexed() {
             return;
@@ -225,7 +228,7 @@ impl ConnectionActivity {
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
     }
 
-    /// Whether no more than one request is in service.
+    /// Whether at most one request is in service.
     pub(crate) fn is_alone(&self) -> bool {
         self.requests.active.load(Ordering::Relaxed) <= 1
     }
@@ -239,8 +242,8 @@ impl ConnectionActivity {
         self.has_no_request() && self.answers.unsent.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether closing the connection loses nothing of its client's: it has been between two
-    /// requests for a while.
+    /// Whether the connection has been between two requests for a while, so that closing it loses
+    /// no request.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.is_multiplexed() {
             true => self.has_nothing_to_send() && self.unauthenticated_use.idles_for() >= AT_REST,
@@ -253,13 +256,13 @@ impl ConnectionActivity {
         self.rest.has_begun.store(rests, Ordering::Relaxed);
     }
 
-    /// Frames of answers handed out, and the bytes in them.
+    /// Returns the number of answers' frames that were handed to hyper, and of the bytes in these
+    /// frames.
     pub(crate) fn handed_out(&self) -> (usize, usize) {
         (self.answers.frames.load(Ordering::Relaxed), self.answers.bytes.load(Ordering::Relaxed))
     }
 
-    /// Refuses requests from now on: the connection is going away, and its client had time to learn
-    /// of it.
+    /// Refuses new requests from now on, because the connection is ending.
     pub(crate) fn refuse_new(&self) {
         self.refuses_new.store(true, Ordering::Relaxed);
     }
@@ -274,13 +277,13 @@ impl ConnectionActivity {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A number that changes with each poll of the connection's task.
+    /// Returns a number that changes with each poll of the connection's task.
     pub(crate) fn turn(&self) -> usize {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Notes the number of answers that have begun on the wire and not ended, and whether a part of
-    /// one was written.
+    /// Notes the number of answers that are partly written to the socket, and whether a part of a
+    /// body was just written.
     pub(crate) fn note_unsent(&self, answers: usize, has_data: bool) {
         let before = self.answers.unsent.swap(answers, Ordering::Relaxed);
         if answers < before {
@@ -291,13 +294,14 @@ impl ConnectionActivity {
         }
     }
 
-    /// On HTTP/2, the answers that have begun on the wire and not ended, and a number that changes
-    /// with each write of a part of one.
+    /// Returns, on HTTP/2, the number of answers that are partly written to the socket, and a
+    /// number that changes with each write of a part of a body.
     pub(crate) fn unsent(&self) -> (usize, usize) {
         (self.answers.unsent.load(Ordering::Relaxed), self.answers.written.load(Ordering::Relaxed))
     }
 
-    /// Answers whose streams are over for us, and whose last bytes have not gone out.
+    /// Returns the number of answers whose streams have ended for us, but whose last bytes are
+    /// unsent.
     fn tails(&self) -> usize {
         self.answers
             .unsent
@@ -314,12 +318,12 @@ impl ConnectionActivity {
         self.requests.unread.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the client may still be sending a body that nobody will read.
+    /// Whether the client may still be sending the body of the latest request.
     pub(crate) fn may_be_sending(&self) -> bool {
         self.requests.unread.load(Ordering::Relaxed)
     }
 
-    /// Notes that hyper holds no byte of an answer.
+    /// Notes that hyper buffers no bytes of an answer.
     pub(crate) fn flushed(&self) {
         if self.has_no_request() {
             self.rest.unflushed.store(false, Ordering::Relaxed);
@@ -333,9 +337,9 @@ impl ConnectionActivity {
 }
 
 impl RequestInService {
-    /// Counts an answer of our own to an unauthenticated client while it waits to be taken. Nothing
-    /// is counted where a valid key came on this connection before. Returns whether there
-    /// is room for the answer.
+    /// Counts this request's answer, which is our own, as one that an unauthenticated client has
+    /// not read yet. Does nothing if a valid key was presented on the connection before. Returns
+    /// whether there is room for the answer.
     pub(crate) fn count_as_unauthenticated(&mut self) -> bool {
         let ConnectionActivity { unauthenticated_use, .. } = &*self.activity;
         if !self.activity.is_multiplexed()
@@ -346,8 +350,8 @@ impl RequestInService {
         *self.of_unauthenticated.get_or_insert_with(|| unauthenticated_use.begins(self.activity.tails()))
     }
 
-    /// Ready when there is room for one more answer that waits to be taken. An upstream's answer to
-    /// an unauthenticated client waits here, and keeps its permit meanwhile.
+    /// Returns ready when there is room for one more unread answer. An upstream's answer to an
+    /// unauthenticated client waits here, and keeps its permit during that time.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ConnectionActivity { unauthenticated_use, .. } = &*self.activity;
         if !self.activity.is_multiplexed()
@@ -356,7 +360,7 @@ impl RequestInService {
         {
             return Poll::Ready(());
         }
-        // Registered first, so that no change between the two is missed.
+        // The waker is registered before the check, so that no change between the two is missed.
         unauthenticated_use.wait_for_room(cx.waker());
         if !unauthenticated_use.begins_where_room(self.activity.tails()) {
             return Poll::Pending;
@@ -365,8 +369,8 @@ impl RequestInService {
         Poll::Ready(())
     }
 
-    /// Breaks off this request's answer, whose end is the connection's own: a client of HTTP/1.0
-    /// would take the break for the end.
+    /// Notes that this request's answer is broken off, although the end of the connection marks its
+    /// regular end: an HTTP/1.0 client would otherwise take the broken answer for a complete one.
     pub(crate) fn break_off(&self) {
         self.activity.ending.broken_off.store(true, Ordering::Relaxed);
     }
@@ -376,7 +380,7 @@ impl RequestInService {
         self.activity.body_read();
     }
 
-    /// The reason for which the server ends the connection, if it does.
+    /// Returns the reason for which the server ends the connection, if it does.
     pub(crate) fn cut_for(&self) -> Option<CutReason> {
         self.activity.cut_for()
     }
@@ -386,7 +390,7 @@ impl RequestInService {
         self.activity.is_tunnel.store(true, Ordering::Relaxed);
     }
 
-    /// On HTTP/2, counts a frame of this request's answer that was handed out.
+    /// Counts a frame of this request's answer that was handed to hyper, on HTTP/2.
     pub(crate) fn answered(&self, bytes: usize) {
         self.activity.answers.frames.fetch_add(1, Ordering::Relaxed);
         self.activity.answers.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A timer for waits that are polled often and almost never waited out: those of each request.
+//! A timer for the waits of requests, which are polled often and almost never reach their deadline.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,17 +9,17 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// One timer for several waits, one after the other.
 ///
-/// Moving the deadline back, as nearly every wait does, costs nothing: the timer fires at its old
-/// deadline, and is set to the later one only then.
+/// Moving the deadline to a later time, as nearly every wait does, costs nothing: the timer still
+/// fires at the earlier deadline, and is set to the later one only then.
 #[derive(Debug, Default)]
 pub(crate) struct Alarm {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// The waker of the task that the timer was set for, if any.
+    /// The waker that the timer will wake; `None` if the timer must be polled again.
     waker: Option<Waker>,
 }
 
 impl Alarm {
-    /// Ready at `deadline`, or when it is polled first after it.
+    /// Returns ready at `deadline`, or at the first poll after `deadline`.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
@@ -31,8 +31,8 @@ impl Alarm {
             return Poll::Pending;
         }
         loop {
-            // For a task that has used up its budget of this poll, the timer reports pending
-            // without a check.
+            // If the task has used up tokio's budget for this poll, the timer returns pending
+            // without checking the time.
             let is_looked_at = has_budget_remaining();
             if sleep.as_mut().poll(cx).is_pending() {
                 self.waker = is_looked_at.then(|| cx.waker().clone());
@@ -81,7 +81,8 @@ mod tests {
         for later in 1..=5 {
             assert!(asked(&mut alarm, &waker, start + later * SECOND).is_pending());
         }
-        // At its first end it wakes whoever asked, who finds that it is not over.
+        // The timer wakes the task at the first deadline, but the poll finds that the last deadline
+        // is not reached.
         tokio::time::advance(SECOND).await;
         assert_eq!(counting.0.load(Ordering::Relaxed), 1);
         assert!(asked(&mut alarm, &waker, start + 5 * SECOND).is_pending());
@@ -110,7 +111,7 @@ mod tests {
         let mut is_first = true;
         poll_fn(|cx| {
             if std::mem::take(&mut is_first) {
-                // All of this turn's budget goes elsewhere.
+                // Uses up the task's whole budget for this poll.
                 while has_budget_remaining() {
                     let spent = std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx);
                     assert!(spent.is_ready());

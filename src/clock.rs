@@ -1,7 +1,7 @@
-//! The two clocks of decisions, both of which a test can set.
+//! The wall clock and the monotonic clock that decisions use. Tests can set both.
 //!
-//! Expiry depends on the wall clock, limits on a monotonic one: a jump of the wall clock neither
-//! grants nor takes a request.
+//! Expiry depends on the wall clock. Limits depend on the monotonic clock, so that a jump of the
+//! wall clock neither grants nor takes a request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ enum TimeSource {
     Manual(Arc<Manual>),
 }
 
-/// A clock that stands still until it is moved.
+/// The handle of a clock that moves only when a test moves it.
 #[derive(Debug)]
 pub struct Manual {
     wall_seconds: AtomicI64,
@@ -27,12 +27,12 @@ pub struct Manual {
 }
 
 impl Clock {
-    /// The machine's own clocks.
+    /// Returns the machine's own clocks.
     pub fn system() -> Self {
         Clock(TimeSource::System { epoch: Instant::now() })
     }
 
-    /// A clock that stands at `wall`, with a handle to move it.
+    /// Returns a clock that is stopped at `wall`, and the handle to move it.
     pub fn manual(wall: Timestamp) -> (Self, Arc<Manual>) {
         let hands = Arc::new(Manual {
             wall_seconds: AtomicI64::new(wall.as_second()),
@@ -41,7 +41,7 @@ impl Clock {
         (Clock(TimeSource::Manual(hands.clone())), hands)
     }
 
-    /// The wall clock, which `expires_at` and `not_before` are compared with.
+    /// Returns the wall-clock time, with which `expires_at` and `not_before` are compared.
     pub(crate) fn wall(&self) -> Timestamp {
         match &self.0 {
             TimeSource::System { .. } => Timestamp::now(),
@@ -51,7 +51,7 @@ impl Clock {
         }
     }
 
-    /// Nanoseconds since this clock was made; never runs backwards.
+    /// Returns the nanoseconds since this clock was made. The value never decreases.
     pub(crate) fn monotonic_nanos(&self) -> u64 {
         match &self.0 {
             // 584 years fit into 64 bits of nanoseconds.

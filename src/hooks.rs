@@ -1,8 +1,10 @@
-//! Functions of a test on the request path: faults on purpose, names of its own, and observers.
+//! Hooks for tests on the request path: they cause faults on purpose, resolve names, and observe
+//! bodies.
 //!
-//! An embedder's tests pass functions. The binary has none, unless it was built with the feature
-//! `test-hooks`, where `BEARWARD_TEST_PANIC_ON=/path` makes requests for that path panic, and
-//! `BEARWARD_TEST_END_THREAD=NAME:/path` the thread of that name, as soon as that file exists.
+//! Tests that embed this library pass functions. The binary has no hooks, unless it was built with
+//! the feature `test-hooks`. With that feature, `BEARWARD_TEST_PANIC_ON=/path` makes requests for
+//! that path panic, and `BEARWARD_TEST_END_THREAD=NAME:/path` makes the thread NAME panic once the
+//! file `/path` exists.
 
 use std::fmt;
 use std::io;
@@ -40,7 +42,7 @@ pub enum Direction {
     Response,
 }
 
-/// What a tap on a body sees.
+/// An event that a tap on a body observes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyEvent {
     /// Data passed.
@@ -69,25 +71,27 @@ impl Tap for HookTap {
 }
 
 impl Hooks {
-    /// Calls `hook` with the path of every permitted request, on the request path. It may panic.
+    /// Calls `hook` with the path of every permitted request, on the request path. `hook` may
+    /// panic.
     pub fn on_request(hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Hooks { on_request: Some(Arc::new(hook)), ..Hooks::default() }
     }
 
-    /// Calls `hook` with the name of a thread or accept loop as it takes up work: a worker each
-    /// connection, `listener` each connection, `reload` each message and interval. It may panic.
+    /// Calls `hook` with the name of a thread or accept loop each time that it begins a piece of
+    /// work: a worker or `listener` for each connection, `reload` for each message and interval.
+    /// `hook` may panic.
     pub fn on_thread(hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Hooks { on_thread: Some(Arc::new(hook)), ..Hooks::default() }
     }
 
-    /// Looks up the names of upstreams by `resolver` instead of the system's, each time on a thread
-    /// of its own.
+    /// Resolves the names of upstreams with `resolver` instead of the system's resolver, each time
+    /// on a separate thread.
     pub fn resolving(resolver: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
         Hooks { resolver: Some(Arc::new(resolver)), ..Hooks::default() }
     }
 
     /// Reads the first `bytes` of every request's body before the request is admitted. Calls `hook`
-    /// with them, and with whether they are all of the body.
+    /// with these bytes, and with whether they are the whole body.
     pub fn looking_ahead(bytes: usize, hook: impl Fn(&[u8], bool) + Send + Sync + 'static) -> Self {
         Hooks { prelude: Some((bytes, Arc::new(hook))), ..Hooks::default() }
     }
@@ -97,7 +101,7 @@ impl Hooks {
         Hooks { on_body: Some(Arc::new(hook)), ..Hooks::default() }
     }
 
-    /// The hooks that the environment asks for.
+    /// Returns the hooks that the environment asks for.
     #[cfg(feature = "test-hooks")]
     pub(crate) fn from_environment() -> Self {
         if let Ok(fatal) = std::env::var("BEARWARD_TEST_PANIC_ON") {
@@ -112,7 +116,7 @@ impl Hooks {
         })
     }
 
-    /// None: this build has no hooks.
+    /// Returns no hooks, because this build has none.
     #[cfg(not(feature = "test-hooks"))]
     pub(crate) fn from_environment() -> Self {
         Hooks::default()
@@ -124,14 +128,14 @@ impl Hooks {
         }
     }
 
-    /// Called when a thread takes up work.
+    /// Calls the hook for threads. Called when a thread begins a piece of work.
     pub(crate) fn takes_up_work(&self, thread: &str) {
         if let Some(hook) = &self.on_thread {
             hook(thread);
         }
     }
 
-    /// The bytes of a request's body that are read before the request is admitted.
+    /// Returns the number of bytes of a request's body to read before the request is admitted.
     pub(crate) fn prelude_bytes(&self) -> Option<usize> {
         self.prelude.as_ref().map(|(bytes, _)| *bytes)
     }
@@ -142,7 +146,7 @@ impl Hooks {
         }
     }
 
-    /// The taps on the bodies of a forwarded request.
+    /// Returns the taps on the bodies of a forwarded request.
     pub(crate) fn taps(&self) -> Taps {
         let tap = |direction, hook: &Arc<OnBody>| TapSlot::of(HookTap { direction, hook: hook.clone() });
         match &self.on_body {
@@ -153,11 +157,11 @@ impl Hooks {
         }
     }
 
-    /// The addresses of a name, in the order of preference. Blocks.
+    /// Resolves `host` to addresses, in the order of preference. Blocks the thread.
     ///
     /// # Errors
     ///
-    /// What the resolver said.
+    /// Fails with the resolver's error.
     pub(crate) fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         match &self.resolver {
             Some(resolver) => resolver(host),

@@ -1,4 +1,4 @@
-//! From a socket to requests: accept, TLS, the wire under hyper, and HTTP/1.1 or HTTP/2 on it.
+//! Serves client connections: accepts them, does TLS, and runs HTTP/1.1 or HTTP/2 on them.
 
 pub(crate) mod body;
 pub(crate) mod client;

@@ -1,6 +1,7 @@
-//! The protocol of a connection, and what follows from it.
+//! The protocol of a connection, and the properties that depend on it.
 //!
-//! Every difference between HTTP/1.0, HTTP/1.1 and HTTP/2 that a decision depends on has a name here.
+//! Every difference between HTTP/1.0, HTTP/1.1 and HTTP/2 that a decision depends on has a name
+//! here.
 
 use http::Version;
 
@@ -23,12 +24,12 @@ impl From<Version> for Protocol {
 }
 
 impl Protocol {
-    /// HTTP/2, or HTTP/1.1.
+    /// Returns HTTP/2 if `is_http2`, and HTTP/1.1 otherwise.
     pub(crate) fn of_connection(is_http2: bool) -> Self {
         if is_http2 { Protocol::Http2 } else { Protocol::Http11 }
     }
 
-    /// The version that a request has on such a connection.
+    /// Returns the HTTP version of a request on a connection of this protocol.
     pub(crate) fn version(self) -> Version {
         match self {
             Protocol::Http10 => Version::HTTP_10,
@@ -37,7 +38,7 @@ impl Protocol {
         }
     }
 
-    /// The name for logs.
+    /// Returns the protocol's name for logs.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Protocol::Http10 => "HTTP/1.0",
@@ -62,8 +63,8 @@ impl Protocol {
         self == Protocol::Http10
     }
 
-    /// Whether a request must name its host in a Host header (RFC 9112, section 3.2). HTTP/1.0 has
-    /// none, and HTTP/2 has `:authority`.
+    /// Whether a request must name its host in a Host header (RFC 9112, section 3.2). HTTP/1.0 does
+    /// not require this header, and HTTP/2 has `:authority`.
     pub(crate) fn needs_host_header(self) -> bool {
         self == Protocol::Http11
     }

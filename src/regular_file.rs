@@ -1,7 +1,7 @@
 //! Reads files that are named in a configuration: keys, certificates, tokens.
 //!
-//! Invariant: no read blocks. A pipe instead of a file would make its reader wait for a writer,
-//! also the thread that reloads; and a device has no end.
+//! Invariant: no read blocks. A pipe in place of a file would make its reader, such as the
+//! reloading thread, wait for a writer; and a device has no end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 ///
 /// # Errors
 ///
-/// The system's error; `InvalidInput` where it is no regular file.
+/// Fails with the system's error, or with `InvalidInput` if `path` is not a regular file.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits());
     debug_assert!(nonblocking.is_ok());
@@ -29,15 +29,16 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// A small file's content, zeroed when it is dropped.
+/// Reads a small file. The content is overwritten with zeros when it is dropped.
 ///
 /// # Errors
 ///
-/// As [`open`]; `FileTooLarge` past 16 MiB.
+/// Fails with the errors of [`open`], or with `FileTooLarge` past 16 MiB.
 pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = open(path)?;
     let metadata = file.metadata()?;
-    // As much room as the content needs: a buffer that grows would leave copies of a secret behind.
+    // The buffer is allocated at its final size: a buffer that grows would leave copies of a secret
+    // in memory.
     let expected = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or_default();
     let mut content = Zeroizing::new(Vec::with_capacity(expected + 1));
     file.take(MAX_BYTES + 1).read_to_end(&mut content)?;
@@ -47,11 +48,11 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(content)
 }
 
-/// The file's text.
+/// Reads a small text file. The text is overwritten with zeros when it is dropped.
 ///
 /// # Errors
 ///
-/// As [`read`]; `InvalidData` where it is no UTF-8.
+/// Fails with the errors of [`read`], or with `InvalidData` if the file is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
     let content = read(path)?;
     let text =

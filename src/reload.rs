@@ -1,8 +1,9 @@
-//! Reload of configuration, keys and certificates while traffic runs. A thread of its own watches
-//! their files, reads changed parts whole, and applies each or leaves it as it was.
+//! Reloads the configuration, the keys and the certificates while requests are served. A separate
+//! thread watches the files and reads a changed part completely. It then applies the part, or keeps
+//! the earlier state if there are faults.
 //!
-//! Invariant: an unreadable file changes nothing, and an entry at fault changes nothing of its key.
-//! Each of the three parts is reloaded by itself, so that a broken certificate does not delay a
+//! Invariant: an unreadable file changes nothing, and a faulty entry leaves its key as it was. Each
+//! of the three parts is reloaded separately, so that a broken certificate does not delay a
 //! revocation.
 
 mod current;
@@ -40,15 +41,15 @@ use refusal::{Refusal, Refusals};
 use watch::{Directories, FilesState, Stamps, Touched};
 use watch_set::WatchSet;
 
-/// A requested reload waits no longer than this for files to stand still.
+/// The longest time that a requested reload waits for files to stop changing.
 const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Poll interval for files that changed while they were read.
 const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
-/// Messages that wait; further ones are noted as missed.
+/// The capacity of the inbox, in messages. Events beyond it are noted as missed.
 const INBOX: usize = 1024;
 
-/// The effect of the messages in the inbox.
+/// What the messages in the inbox require.
 #[derive(Clone, Copy)]
 enum Heard {
     Nothing,
@@ -60,7 +61,7 @@ enum Heard {
 /// The state after the first reading of all files.
 pub(crate) struct Stood {
     pub(crate) tls: Vec<Option<Swappable>>,
-    /// Faults of files of a key directory that were left out.
+    /// Faults of the files in a key directory that were left out.
     pub(crate) refused: Faults,
     pub(crate) last_good: LastGood,
 }
@@ -69,18 +70,20 @@ pub(crate) struct Stood {
 pub(crate) struct Reloader {
     current: Current,
     refusals: Refusals,
-    /// The configuration that the process was started with: differences to it take a restart.
+    /// The configuration that the process was started with. Some differences from it take effect
+    /// only after a restart.
     started: Config,
     needs_restart: Vec<&'static str>,
     generation: u64,
     directories: Directories,
-    /// An event found no room in the inbox.
+    /// Whether an event found no room in the inbox.
     has_missed: Arc<AtomicBool>,
     inbox: mpsc::Receiver<Message>,
 }
 
 impl Reloader {
-    /// Prepares the thread. `listeners` are those of `config`, in the same order.
+    /// Makes the state of the thread, and a handle to it. `stood.tls` are the TLS configurations of
+    /// the listeners of `config`, in the same order.
     pub(crate) fn new(
         gateway: Arc<Gateway>,
         config: Config,
@@ -92,7 +95,8 @@ impl Reloader {
         let has_missed = Arc::new(AtomicBool::new(false));
         let (touched_sender, missed) = (sender.clone(), has_missed.clone());
         let directories = Directories::new(move |touched| {
-            // A directory may be busier than this thread: events must not pile up.
+            // A directory may have more events than this thread can handle. They must not pile up
+            // in memory.
             if touched_sender.try_send(Message::Touched(touched)).is_err() {
                 missed.store(true, Ordering::Relaxed);
             }
@@ -126,7 +130,8 @@ impl Reloader {
     pub(crate) fn run(mut self) -> Ended {
         let poll = self.current.config.keys.watch.poll;
         self.watch();
-        // This check finds changes between the first reading and the watch.
+        // The first check is due at once: it finds changes between the first reading and the start
+        // of the watch.
         let mut next_look = Instant::now();
         let mut next_poll = Instant::now() + poll;
         loop {
@@ -151,14 +156,16 @@ impl Reloader {
             }
             let again = self.check(is_poll);
             if again.is_none() {
-                // Links may lead elsewhere now, even to the same content.
+                // Symbolic links may have new targets, even if the content is the same, so the
+                // watch is set up again.
                 self.watch();
             }
             next_look = now + again.unwrap_or(poll);
         }
     }
 
-    /// Handles all messages in the inbox. Callers that ask for a reload at the same time share it.
+    /// Handles all messages in the inbox. Callers that ask for a reload at the same time share one
+    /// reload.
     fn take(&mut self, first: Message) -> Heard {
         let (mut heard, mut asking) = (Heard::Nothing, None);
         if self.has_missed.swap(false, Ordering::Relaxed) {
@@ -166,7 +173,7 @@ impl Reloader {
             heard = Heard::Change;
         }
         let mut next = Some(first);
-        // No more than the inbox held: later messages have their own turn.
+        // Handles no more messages than the inbox has room for; the next call handles later ones.
         for _ in 0..=INBOX {
             let Some(message) = next else { break };
             match message {
@@ -196,20 +203,21 @@ impl Reloader {
         self.directories.watch(&watch_set);
     }
 
-    /// Whether an event of the system concerns one of the files.
+    /// Passes an event to all sets of files. Returns whether it concerns one of the files.
     fn heard(&mut self, touched: &Touched) -> bool {
-        // Not `any`: each set has to note the event.
+        // `any` would stop at the first match, but each set has to note the event.
         self.current.sets.iter_mut().fold(false, |matters, (_, set)| set.heard(touched) || matters)
     }
 
-    /// Checks all parts and reloads those that have settled. Returns when to check again, if
-    /// something is changing.
+    /// Checks all parts and reloads those whose changes have settled. Returns after how long to
+    /// check again, if something is changing.
     fn check(&mut self, is_poll: bool) -> Option<Duration> {
         let mut again: Option<Duration> = None;
         for part in Part::ALL {
             let mut state =
                 self.current.set(part).map_or(FilesState::Same, |set| set.check(Instant::now(), is_poll));
-            // A failed reading may have been a passing fault.
+            // A part that was refused may be read again at a poll, because its fault may have been
+            // temporary.
             let is_due = is_poll && self.refusals.may_have_passed(part, &self.current.config.keys.path)
                 || part == Part::Keys && self.refusals.blank_for().is_some_and(|left| left.is_zero());
             if state == FilesState::Changed || (state == FilesState::Same && is_due) {
@@ -254,7 +262,8 @@ impl Reloader {
         Report { generation: self.generation, parts, needs_restart: self.needs_restart.clone() }
     }
 
-    /// Waits, within a limit, until nothing changes for a moment. Returns whether that came.
+    /// Waits until no file changes for [`ASKED_SETTLE`], but at most for [`ASKED_PATIENCE`].
+    /// Returns whether the files have stopped changing.
     fn await_settled(&self) -> bool {
         let stamps = || self.current.sets.iter().map(|(_, set)| Stamps::of(set.files())).collect::<Vec<_>>();
         let until = Instant::now() + ASKED_PATIENCE;
@@ -270,10 +279,10 @@ impl Reloader {
         false
     }
 
-    /// Reads a part anew and applies it, or keeps the present one. `None` where its files changed
-    /// while they were read: the next check begins anew.
+    /// Reads a part again and applies it, or keeps the current state if there are faults. Returns
+    /// `None` if its files changed while they were read: the next check reads them again.
     fn reload(&mut self, part: Part) -> Option<Outcome> {
-        // Whatever a file provokes, the next one must still be read.
+        // A panic over one file must not end the thread: other files must still be reloaded.
         let ready =
             panic::catch_unwind(AssertUnwindSafe(|| self.current.read(part))).unwrap_or_else(|_panic| {
                 Err(Fault::of_file(Path::new(part.name()), "an internal error; the log has more").into())
@@ -307,7 +316,7 @@ impl Reloader {
         Some(outcome)
     }
 
-    /// Notes a refusal, and logs it unless that was done.
+    /// Notes a refusal, and logs it if it was not logged before. Returns its faults.
     fn refuse(&mut self, part: Part, refusal: Refusal) -> Faults {
         let Refusal { extent, faults } = &refusal;
         self.current.gateway.reloads.refused(part.name(), self.generation, *extent, faults);
@@ -316,7 +325,7 @@ impl Reloader {
         faults
     }
 
-    /// Replaces the present part by what was read.
+    /// Replaces a part in service by the one that was read.
     fn apply(&mut self, ready: Ready) -> Result<(), Refusal> {
         match ready {
             Ready::Config(ready) => self.apply_config(*ready),
@@ -339,7 +348,7 @@ impl Reloader {
         Ok(())
     }
 
-    /// Applies the good keys, and returns the entries at fault as a refusal.
+    /// Applies the valid keys. Fails with the faulty entries, if there are any.
     fn apply_keys(&mut self, set: KeySet) -> Result<(), Refusal> {
         let difference = self.current.gateway.keys.replace(&set);
         let (added, changed, removed) = (difference.added, difference.changed, difference.removed);
@@ -367,7 +376,8 @@ impl Reloader {
         snapshot.store(compiled.clone());
         endpoints.adopt(compiled.endpoint_sets());
         if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
-            // Faults of single files of a directory: no fault of the configuration.
+            // Faults of single files in a key directory are noted for the keys, and do not fail the
+            // configuration.
             self.refuse(Part::Keys, refusal);
         }
         for ((running, wanted), certificate) in
@@ -378,7 +388,7 @@ impl Reloader {
                 running.serve_with(certificate, None);
             }
         }
-        // Sets with the same files keep their state.
+        // A set of files whose paths are the same keeps its state.
         for ((_, set), new) in self.current.sets.iter_mut().zip(baseline.into_sets(&config)) {
             if set.files() != new.files() {
                 *set = new;
@@ -398,19 +408,19 @@ impl Reloader {
     }
 }
 
-/// The outcome for a caller that asks while a file is being written.
+/// Returns the outcome for a caller that requests a reload while a file is being written.
 fn unsettled(part: Part) -> Outcome {
     let message = "is being written; it is taken once it stands still";
     Outcome::Refused(Fault::of_file(Path::new(part.name()), message).into())
 }
 
 fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
-    // systemd 253 and later needs the time, too.
+    // systemd 253 and later also requires the current time.
     let time = sd_notify::NotifyState::monotonic_usec_now().ok();
     std::iter::once(sd_notify::NotifyState::Reloading).chain(time).collect()
 }
 
-/// The changed fields of a new configuration that take a restart.
+/// Returns the changed fields of a new configuration that take effect only after a restart.
 fn needs_restart(config: &Config, started: &Config, listeners: &[Running]) -> Vec<&'static str> {
     let bound = listeners.iter().map(|running| &running.listener);
     let bound = bound.map(|listener| (&listener.address, listener.tls.is_some()));

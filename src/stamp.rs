@@ -1,10 +1,10 @@
-//! The state of a file, as far as it is known without reading it.
+//! The metadata of a file, by which a change is noticed without reading the file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The metadata by which two states of a file differ.
+/// The metadata that tells two states of a file apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     device: u64,
@@ -15,7 +15,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// The stamp of the file at the end of `path`; `None` where there is none.
+    /// Returns the stamp of the file at `path`, with links followed; `None` if there is no file.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Stamp {

@@ -1,4 +1,4 @@
-//! Taps on bodies: observers of the frames that pass, and of the end.
+//! Taps on bodies: observers of a body's frames and of its end.
 //!
 //! A tap belongs to one body, in one direction. It can neither change nor delay a frame.
 
@@ -9,25 +9,25 @@ use http_body::Frame;
 
 /// Observes one body.
 pub(crate) trait Tap: Send + Sync {
-    /// A frame passes. It is data or trailers.
+    /// Observes a frame, which is data or trailers.
     fn frame(&mut self, frame: &Frame<Bytes>);
 
-    /// The body has ended. Called once, whichever way that came.
+    /// Observes the end of the body. Called once, however the body ends.
     fn ended(&mut self, end: BodyEnd);
 }
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyEnd {
-    /// All of it passed.
+    /// The whole body passed.
     Complete,
-    /// It broke, or bearward cut it.
+    /// The body failed, or bearward cut it.
     Failed,
-    /// Its reader was gone before it was whole.
+    /// The reader of the body left before the body was complete.
     Dropped,
 }
 
-/// Where a tap may be: empty for nearly every body.
+/// A place for a tap. It is empty for nearly every body.
 #[derive(Default)]
 pub(crate) struct TapSlot(Option<Box<dyn Tap>>);
 
@@ -42,7 +42,7 @@ impl TapSlot {
         }
     }
 
-    /// Reports the end, unless one was reported before.
+    /// Reports the end of the body to the tap, if no end was reported before.
     pub(crate) fn ended(&mut self, end: BodyEnd) {
         if let Some(mut tap) = self.0.take() {
             tap.ended(end);
@@ -65,8 +65,8 @@ impl fmt::Debug for TapSlot {
 /// The taps of one request.
 #[derive(Debug, Default)]
 pub(crate) struct Taps {
-    /// On the request's body, from the client.
+    /// The tap on the request's body, which comes from the client.
     pub(crate) request: TapSlot,
-    /// On the answer's body, from the upstream.
+    /// The tap on the answer's body, which comes from the upstream.
     pub(crate) response: TapSlot,
 }

@@ -1,11 +1,12 @@
-//! Whether an HTTP/2 stream is blocked on its client or on upstream. The answer's body records it
-//! for the task that drives the stream.
+//! Records whether an HTTP/2 stream waits for its client or for upstream. The answer's body records
+//! this for the task that polls the stream.
 //!
 //! hyper takes a frame from the body, keeps it until the client's window has room, and only then
-//! asks for the next one. The body records the state on the thread as it is polled, and the task
-//! reads it after its poll: both happen in one call stack, in which no other stream's body is
-//! polled. If hyper waited for room before it takes a frame, a client without any window would go
-//! unnoticed (`hyper_contract::a_frame_is_taken_from_a_body_before_the_client_has_room_…`).
+//! polls for the next frame. When the body is polled, it records the state in a thread-local
+//! variable, and the task reads that variable after the poll. Both happen in one call stack, in
+//! which no other stream's body is polled. If hyper waited for room before it takes a frame, a
+//! client that never opens its window would go unnoticed
+//! (`hyper_contract::a_frame_is_taken_from_a_body_before_the_client_has_room_…`).
 
 use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
@@ -37,7 +38,7 @@ pub(crate) fn record(on: BlockedOn) {
     LAST.set(Some(on));
 }
 
-/// The last recorded party since the last call; `None` where no body was polled.
+/// Takes the party that was last recorded; `None` if no body was polled since the last call.
 pub(crate) fn take() -> Option<BlockedOn> {
     LAST.take()
 }
@@ -50,13 +51,13 @@ pub(crate) struct StreamCut {
 }
 
 impl StreamCut {
-    /// Resets the stream in any state. The first reason stays.
+    /// Resets the stream, whatever its state. Only the first reason is kept.
     pub(crate) fn cut(&self, why: CutReason) {
         let _earlier_one_stays = self.why.set(why);
         self.waker.wake();
     }
 
-    /// Ready with the reason when the stream is to end.
+    /// Returns ready with the reason when the stream must end.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<CutReason> {
         self.waker.register(cx.waker());
         self.why.get().map_or(Poll::Pending, |why| Poll::Ready(*why))
@@ -67,15 +68,15 @@ thread_local! {
     static ASKED_FOR: Cell<Option<Arc<StreamCut>>> = const { Cell::new(None) };
 }
 
-/// A handle that ends the stream that is being polled. The stream's task takes the other half after
-/// the poll.
+/// Returns a handle that ends the stream that is being polled. The stream's task gets the same
+/// handle after the poll, from [`asked_cut`].
 pub(crate) fn ask_for_cut() -> Arc<StreamCut> {
     let cut = Arc::<StreamCut>::default();
     ASKED_FOR.set(Some(cut.clone()));
     cut
 }
 
-/// The handle that was asked for since the last call.
+/// Takes the handle that [`ask_for_cut`] has made since the last call, if any.
 pub(crate) fn asked_cut() -> Option<Arc<StreamCut>> {
     ASKED_FOR.take()
 }

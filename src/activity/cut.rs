@@ -1,9 +1,9 @@
-//! The reason for which the server ends requests whose answers are not over. Without it, the
-//! request's record would take the client for gone.
+//! The reason for which the server ends requests before their answers are complete. Without this
+//! reason, the record of such a request would say that the client has left.
 //!
-//! Where one drop ends requests, such as the drop of a stream's task or of a worker's runtime, the
-//! reason is left on the thread for as long as the drop takes. Where requests end later, in tasks
-//! of their own, the reason is left with the connection.
+//! If dropping one value ends requests, such as a stream's task or a worker's runtime, a
+//! thread-local variable has the reason during the drop. If requests end later, in tasks of their
+//! own, the connection's activity has the reason.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -11,17 +11,17 @@ use std::sync::OnceLock;
 /// The reason for which the server ends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CutReason {
-    /// The client took nothing of its answer for `limits.client_stall_timeout`.
+    /// The client read nothing of its answer for `limits.client_stall_timeout`.
     ClientStalled,
     /// The key was revoked.
     Revoked,
-    /// The key's time has passed.
+    /// The key has expired.
     Expired,
     /// The process stops, and the drain's time is over.
     Drained,
-    /// The connection of an unauthenticated client has made room for another one.
+    /// The connection of an unauthenticated client was closed to make room for another one.
     MadeRoom,
-    /// A request without a key has had its time (`limits.public.total`).
+    /// A request without a key lasted longer than `limits.public.total`.
     OutOfTime,
 }
 
@@ -29,7 +29,7 @@ thread_local! {
     static ON_THIS_THREAD: Cell<Option<CutReason>> = const { Cell::new(None) };
 }
 
-/// Runs `end`; the requests that it drops were cut for this reason.
+/// Runs `end`, with `cut` as the reason for the end of the requests that `end` drops.
 pub(crate) fn because<T>(cut: CutReason, end: impl FnOnce() -> T) -> T {
     let before = ON_THIS_THREAD.replace(Some(cut));
     let ended = end();
@@ -37,12 +37,12 @@ pub(crate) fn because<T>(cut: CutReason, end: impl FnOnce() -> T) -> T {
     ended
 }
 
-/// The reason of the drop that runs on this thread, where it has one.
+/// Returns the reason for the drop that is running on this thread, if there is one.
 pub(crate) fn current() -> Option<CutReason> {
     ON_THIS_THREAD.get()
 }
 
-/// The reason that a whole connection ends. The first one stays.
+/// The reason for which a whole connection ends. Only the first reason is kept.
 #[derive(Debug, Default)]
 pub(super) struct OfConnection(OnceLock<CutReason>);
 

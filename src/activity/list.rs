@@ -1,7 +1,7 @@
-//! A list of open connections, by age and by address. Each connection holds its own entry.
+//! A list of open connections, ordered by age and by address. Each connection owns its entry.
 //!
-//! The list is generic in its connections, so that a connection can hold an entry of a list that
-//! holds the connection.
+//! The type of connections is a parameter, because a connection contains an entry of the list, and
+//! the list contains the connection.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,26 +15,27 @@ pub(super) struct ConnectionList<C>(Mutex<Listed<C>>);
 /// The connections of a list.
 #[derive(Debug)]
 pub(super) struct Listed<C> {
-    /// Counts up: a smaller number is an older connection.
+    /// The number of the next connection. Numbers count up, so a smaller one is an older
+    /// connection.
     next: u64,
-    /// Connections without a good key, or with a bad one after it.
+    /// Connections on which no valid key was presented, or an invalid one after a valid one.
     pub(super) unauthenticated: Ordered<C>,
-    /// Connections on which a valid key came.
+    /// Connections on which a valid key was presented.
     pub(super) holders: Ordered<C>,
-    /// When a connection of a key holder was last searched for.
+    /// When key holders' connections were last searched for one to close.
     pub(super) holders_asked: Option<Instant>,
 }
 
-/// Connections in order of their age, and of each address.
+/// Connections in order of their age, in all and for each address.
 ///
-/// An address of `None` is a client on a unix socket.
+/// An address of `None` means a client on a unix socket.
 #[derive(Debug)]
 pub(super) struct Ordered<C> {
     by_age: BTreeMap<u64, Arc<C>>,
     pub(super) by_address: BTreeMap<(Option<IpAddr>, u64), Arc<C>>,
 }
 
-/// A connection's entry; dropping it takes the connection off the list.
+/// A connection's entry in a list. Dropping it removes the connection from the list.
 #[derive(Debug)]
 pub(super) struct ListEntry<C> {
     list: Arc<ConnectionList<C>>,
@@ -80,19 +81,19 @@ impl<C> Ordered<C> {
         self.by_age.len()
     }
 
-    /// All connections, the oldest first.
+    /// Returns all connections, the oldest first.
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<C>> {
         self.by_age.values()
     }
 
-    /// The connections of one address, the oldest first.
+    /// Returns the connections of one address, the oldest first.
     pub(super) fn of(&self, address: Option<IpAddr>) -> impl Iterator<Item = &Arc<C>> {
         self.by_address.range((address, 0)..=(address, u64::MAX)).map(|(_, connection)| connection)
     }
 }
 
 impl<C> ListEntry<C> {
-    /// Lists a connection as an unauthenticated one.
+    /// Adds a connection to the list as unauthenticated.
     pub(super) fn new(list: &Arc<ConnectionList<C>>, address: Option<IpAddr>, connection: Arc<C>) -> Self {
         let mut listed = list.lock();
         let number = listed.next;
@@ -102,7 +103,7 @@ impl<C> ListEntry<C> {
         ListEntry { list: list.clone(), address, number }
     }
 
-    /// A valid key came on the connection.
+    /// Moves the connection to the key holders' connections, after a valid key was presented on it.
     pub(super) fn becomes_holders(&self) {
         let mut listed = self.list.lock();
         if let Some(connection) = listed.unauthenticated.remove(self.address, self.number) {
@@ -116,7 +117,8 @@ impl<C> Drop for ListEntry<C> {
         let mut listed = self.list.lock();
         let connection = listed.unauthenticated.remove(self.address, self.number);
         let connection = connection.or_else(|| listed.holders.remove(self.address, self.number));
-        // The connection may hold the last reference to this list.
+        // Dropped after the lock is released: the connection may own the last reference to this
+        // list.
         drop(listed);
         drop(connection);
     }

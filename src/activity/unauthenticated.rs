@@ -1,12 +1,13 @@
-//! The choice of the connection that is closed for a new one when no connection permit is free.
+//! Chooses the connection that is closed for a new one when no connection permit is free.
 //!
-//! In order: 1. unauthenticated connections from the newcomer's address; 2. all unauthenticated
-//! connections. Of both, the one that has been idle for longest goes first; where none is idle, the
-//! oldest, so that a client can't keep its connection by keeping a request in service. 3. key
-//! holders' connections between two requests, so that no key can hold all permits with idle
-//! connections. A key holder's connection with a request in service stays. Clients of other
-//! addresses that have just connected come last where they are few: newcomers would otherwise push
-//! out each other during handshakes. Connections of trusted proxies are not listed.
+//! Connections are searched in this order: 1. unauthenticated connections from the new client's
+//! address; 2. all unauthenticated connections; 3. key holders' connections between two requests,
+//! so that no key can occupy all permits with idle connections. In the first two groups, the
+//! connection that has been idle for longest is closed; if none is idle, the oldest, so that a
+//! client can't keep its connection by keeping a request in service. A key holder's connection with
+//! a request in service is never closed. Clients of other addresses that have just connected come
+//! last if they are few: new clients would otherwise push out each other during handshakes.
+//! Connections of trusted proxies are not listed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,22 +21,23 @@ use super::cut::CutReason;
 use super::list::{ConnectionList, ListEntry, Listed};
 use crate::address::host_part;
 
-/// Connections that are compared at most, from the oldest on: the search has to be short when there
-/// are many. Where none of them is idle, the oldest goes.
+/// The most connections that are compared, beginning with the oldest, to keep the search short. If
+/// none of them is idle, the oldest is closed.
 const COMPARED: usize = 256;
-/// Connections that are examined at most to find those to compare. Where as many are fresh, nearly
-/// all younger ones are, too.
+/// The most connections that are examined to find those to compare. If so many are fresh, nearly
+/// all younger connections are fresh, too.
 const LOOKED_AT: usize = 1024;
-/// Time for a handshake and a first head, in which a new connection is spared. Without it, clients
-/// that keep requests in service would have every newcomer closed instead of them.
+/// Time in which a new connection is spared, for its handshake and first head. Without this time,
+/// clients that keep requests in service would cause every new connection to be closed instead of
+/// theirs.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// Minimum time between two closings of key holders' connections: a client that only connects, from
-/// many addresses, must not close all of them. Each search examines all of them, which may take a
-/// millisecond.
+/// Minimum time between two searches of key holders' connections for one to close. A client that
+/// only opens connections, from many addresses, must not get all of them closed. Each search
+/// examines all key holders' connections, which may take a millisecond.
 const BETWEEN_HOLDERS: Duration = Duration::from_millis(100);
 
-/// All connections that may make room.
+/// All connections that may be closed to make room for a new one.
 #[derive(Debug, Default)]
 pub(crate) struct UnauthenticatedConnections {
     list: Arc<ConnectionList<ConnectionActivity>>,
@@ -43,23 +45,24 @@ pub(crate) struct UnauthenticatedConnections {
     more: Notify,
 }
 
-/// A connection that makes room for another one.
+/// The connection that was chosen to be closed for a new one.
 enum Dispensable {
     Unauthenticated(Arc<ConnectionActivity>),
     KeyHolders(Arc<ConnectionActivity>),
 }
 
-/// The unauthenticated connections to choose from.
+/// The unauthenticated connections to choose from, by their age.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Age {
-    /// Connections that were used without a good key, or had their time to be.
+    /// Connections that are not fresh: they have had a request without a valid key, or are older
+    /// than [`FRESH`].
     Settled,
-    /// All connections; those that have just connected come last.
+    /// All connections; fresh ones are chosen last.
     Any,
 }
 
 impl Listed<ConnectionActivity> {
-    /// The connection that makes room for one from this address.
+    /// Returns the connection to close for a new one from `address`.
     fn dispensable_for(&mut self, address: Option<IpAddr>) -> Option<Dispensable> {
         let unauthenticated = &self.unauthenticated;
         let settled = longest_idle(unauthenticated.of(address), Age::Settled)
@@ -78,7 +81,8 @@ impl Listed<ConnectionActivity> {
         }
     }
 
-    /// The key holder's connection that makes room. `None` shortly after an earlier search.
+    /// Returns the key holder's connection to close for a new one from `address`. Returns `None`
+    /// within [`BETWEEN_HOLDERS`] of an earlier search.
     fn at_rest_for(&mut self, address: Option<IpAddr>) -> Option<Arc<ConnectionActivity>> {
         if !self.may_ask_holders() {
             return None;
@@ -93,8 +97,8 @@ impl Listed<ConnectionActivity> {
 }
 
 impl UnauthenticatedConnections {
-    /// Lists a connection as unauthenticated until a valid key comes on it. Does nothing
-    /// where it is listed so. Of IPv6, a /64 is one address.
+    /// Lists a connection as unauthenticated until a valid key is presented on it. Does nothing if
+    /// the connection is already listed as unauthenticated. An IPv6 /64 counts as one address.
     pub(crate) fn enter(&self, address: Option<IpAddr>, activity: &Arc<ConnectionActivity>) {
         if activity.unauthenticated_use.is_listed() {
             return;
@@ -104,12 +108,12 @@ impl UnauthenticatedConnections {
         self.more.notify_waiters();
     }
 
-    /// Closes one connection to make room for a new one from `address`. Returns whether there was
-    /// one to close.
+    /// Closes one connection to make room for a new one from `address`. Returns whether one was
+    /// found.
     pub(crate) fn make_room(&self, address: Option<IpAddr>) -> bool {
         let address = address.map(host_part);
         let found = self.list.lock().dispensable_for(address);
-        // The end of a connection takes it off the list, which takes the lock.
+        // The lock is released by now: a connection that ends locks the list to remove itself.
         match &found {
             Some(Dispensable::Unauthenticated(activity)) => activity.cut(CutReason::MadeRoom),
             Some(Dispensable::KeyHolders(activity)) => activity.cut_where_idle(),
@@ -118,21 +122,21 @@ impl UnauthenticatedConnections {
         found.is_some()
     }
 
-    /// Whether a connection is listed that could make room.
+    /// Whether a listed connection could be closed to make room.
     pub(crate) fn may_make_room(&self) -> bool {
         let listed = self.list.lock();
         longest_idle(listed.unauthenticated.all(), Age::Any).is_some()
             || (listed.may_ask_holders() && at_rest(listed.holders.all()).is_some())
     }
 
-    /// Ready when one more connection is listed, counted from the call on.
+    /// Returns a future that completes when another connection is listed after this call.
     pub(crate) fn one_more(&self) -> Notified<'_> {
         self.more.notified()
     }
 }
 
-/// The unauthenticated connection that goes first: the one that has been idle for longest; where
-/// none is idle, the oldest.
+/// Returns the unauthenticated connection to close first: the one that has been idle for longest
+/// or, if none is idle, the oldest.
 fn longest_idle<'e>(
     activity: impl Iterator<Item = &'e Arc<ConnectionActivity>>,
     age: Age,
@@ -140,10 +144,11 @@ fn longest_idle<'e>(
     let is_fresh = |activity: &ConnectionActivity| {
         activity.has_no_request() && activity.begun() == 0 && activity.unauthenticated_use.idles_for() < FRESH
     };
-    // A connection that is being closed already makes room for another newcomer.
+    // A connection that is being closed already makes room for another new connection, so it is
+    // skipped.
     let staying = activity.filter(|activity| !activity.is_cut()).take(LOOKED_AT);
     let in_question = staying.filter(|activity| age == Age::Any || !is_fresh(activity)).take(COMPARED);
-    // The first of several equals is the oldest.
+    // `min_by_key` returns the first of several equals, which is the oldest.
     in_question.min_by_key(|activity| match activity.has_no_request() {
         true if is_fresh(activity) => (2, 0),
         true => (0, activity.unauthenticated_use.idle_since()),
@@ -151,8 +156,8 @@ fn longest_idle<'e>(
     })
 }
 
-/// The key holder's connection that goes first: the oldest that has been silent for a while. Its
-/// client asks again on a new connection, as after a server's keep-alive.
+/// Returns the key holder's connection to close first: the oldest that is at rest. Its client opens
+/// a new connection for the next request, as after a keep-alive timeout.
 fn at_rest<'e>(
     mut activity: impl Iterator<Item = &'e Arc<ConnectionActivity>>,
 ) -> Option<&'e Arc<ConnectionActivity>> {
@@ -175,7 +180,7 @@ mod tests {
         activity
     }
 
-    /// The numbers of listed unauthenticated connections, and of key holders'.
+    /// Returns the numbers of listed unauthenticated connections and of key holders' connections.
     fn numbers(unauthenticated: &UnauthenticatedConnections) -> [usize; 2] {
         let listed = unauthenticated.list.lock();
         [&listed.unauthenticated, &listed.holders].map(|ordered| {
@@ -227,7 +232,7 @@ mod tests {
         assert!(holder.is_cut() && !unauthenticated.may_make_room());
     }
 
-    /// Nothing has come for a while.
+    /// Makes the connection one that has been silent for a while.
     fn rests(activity: &ConnectionActivity) {
         activity.note_resting(true);
     }
@@ -313,7 +318,7 @@ mod tests {
         assert!(!unauthenticated.may_make_room());
         unauthenticated.enter(Some("192.0.2.1".parse().unwrap()), &holder);
         assert!(unauthenticated.may_make_room());
-        // Twice is once.
+        // Listing the connection twice has the effect of once.
         unauthenticated.enter(Some("192.0.2.1".parse().unwrap()), &holder);
         assert_eq!(numbers(&unauthenticated), [1, 0]);
         holder.unauthenticated_use.note_authenticated();

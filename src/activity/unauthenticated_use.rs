@@ -1,7 +1,7 @@
-//! Resource limits of a connection before a valid key came on it.
+//! Resource limits of a connection until a valid key was presented on it.
 //!
 //! On HTTP/2 a request costs its sender a few bytes, while an answer that nobody reads costs us
-//! some kilobytes for as long as it waits. An unauthenticated client therefore has few requests
+//! some kilobytes until it is read. An unauthenticated client may therefore have only few requests
 //! open at a time. A connection that leaves many of our own answers unread is closed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,32 +13,33 @@ use futures_util::task::AtomicWaker;
 
 use super::list::ListEntry;
 
-/// Answers that may wait at once for an unauthenticated client to take them, on one HTTP/2
-/// connection. Beyond, a request that we would refuse is reset with REFUSED_STREAM, after which a
-/// client may ask again (RFC 9113, section 8.7). An upstream's answer waits, and keeps its permit.
+/// The most answers on one HTTP/2 connection that an unauthenticated client has not read yet. A
+/// further request that we would refuse is reset with REFUSED_STREAM, after which a client may
+/// retry (RFC 9113, section 8.7). A further answer of an upstream waits, and keeps its permit.
 pub(crate) const STREAMS: usize = 16;
-/// Abuses before the connection is closed: requests beyond [`STREAMS`], answers that were given up
-/// unread, and requests that an unauthenticated client has reset itself.
+/// The number of abuses at which the connection is closed. Abuses are requests beyond [`STREAMS`],
+/// answers that were given up unread, and requests that an unauthenticated client has reset itself.
 const PATIENCE: usize = 64;
 
-/// The zero of the times of connections.
+/// The point in time from which the times of connections are measured.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Use of a connection of type `C` before a valid key came on it.
+/// The use of a connection of type `C` until a valid key was presented on it.
 #[derive(Debug)]
 pub(crate) struct UnauthenticatedUse<C> {
-    /// A valid key came.
+    /// Whether a valid key was presented on the connection.
     is_known: AtomicBool,
-    /// Answers to requests without a good key that wait to be taken.
+    /// The number of unread answers to requests without a valid key.
     open: AtomicUsize,
-    /// Tasks that wait for room.
+    /// The wakers of tasks that wait for room for an answer.
     waiting: Mutex<Vec<Waker>>,
-    /// Answers that were given up unread, and requests beyond [`STREAMS`].
+    /// The number of abuses so far (see [`PATIENCE`]).
     abuses: AtomicUsize,
     waker: AtomicWaker,
-    /// Milliseconds from [`START`] until a request without a good key last ended.
+    /// Milliseconds from [`START`] until the connection last began to idle.
     idle_since: AtomicU64,
-    /// Whether the connection is listed as unauthenticated among those that may make room.
+    /// Whether the connection is listed as unauthenticated among those that may be closed to make
+    /// room.
     is_listed: AtomicBool,
     has_ended: AtomicBool,
     entry: Mutex<Option<ListEntry<C>>>,
@@ -61,7 +62,7 @@ impl<C> Default for UnauthenticatedUse<C> {
 }
 
 impl<C> UnauthenticatedUse<C> {
-    /// Notes that a valid key came: requests that follow are its holder's.
+    /// Notes that a valid key was presented: later requests are its holder's.
     pub(crate) fn note_authenticated(&self) {
         if !self.is_known() || self.is_listed() {
             self.is_known.store(true, Ordering::Relaxed);
@@ -70,13 +71,14 @@ impl<C> UnauthenticatedUse<C> {
         }
     }
 
-    /// Whether the connection is listed as unauthenticated among those that may make room.
+    /// Whether the connection is listed as unauthenticated among those that may be closed to make
+    /// room.
     pub(super) fn is_listed(&self) -> bool {
         self.is_listed.load(Ordering::Relaxed)
     }
 
-    /// Lists the connection among those that may make room, unless it has ended: one of its streams
-    /// may outlive it.
+    /// Lists the connection among those that may be closed to make room. Does nothing if it has
+    /// ended, because a stream may outlive its connection.
     pub(super) fn enlist(&self, entry: ListEntry<C>) {
         self.note_idle();
         let mut listed = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,12 +89,12 @@ impl<C> UnauthenticatedUse<C> {
                 listed.replace(entry)
             }
         };
-        // The end of an entry takes another lock.
+        // Dropped after the lock is released: dropping an entry locks the list.
         drop(listed);
         drop(refused);
     }
 
-    /// Lists the connection behind all that have no good key.
+    /// Moves the connection to the list of key holders' connections.
     fn becomes_holders(&self) {
         let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_listed.store(false, Ordering::Relaxed);
@@ -101,7 +103,7 @@ impl<C> UnauthenticatedUse<C> {
         }
     }
 
-    /// Takes the connection off the list: it has ended.
+    /// Removes the connection from the list, because it has ended.
     pub(crate) fn end_connection(&self) {
         let entry = {
             let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,35 +114,34 @@ impl<C> UnauthenticatedUse<C> {
         drop(entry);
     }
 
-    /// Notes that the connection idles from now on.
+    /// Notes that the connection begins to idle now.
     pub(super) fn note_idle(&self) {
         let since = u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.idle_since.store(since, Ordering::Relaxed);
     }
 
-    /// The time since the connection began to idle, if it does.
+    /// Returns the time since the connection last began to idle.
     pub(super) fn idles_for(&self) -> Duration {
         START.elapsed().saturating_sub(Duration::from_millis(self.idle_since()))
     }
 
-    /// When the connection began to idle, if it does, in milliseconds: a smaller number is longer
-    /// ago.
+    /// Returns when the connection last began to idle, in milliseconds since [`START`].
     pub(super) fn idle_since(&self) -> u64 {
         self.idle_since.load(Ordering::Relaxed)
     }
 
-    /// Whether a valid key came.
+    /// Whether a valid key was presented on the connection.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Relaxed)
     }
 
-    /// Counts one more answer that waits to be taken, beside `tails` that h2 keeps. Returns whether
-    /// there is room for it.
+    /// Counts one more unread answer. `tails`: the number of answers whose last bytes h2 keeps.
+    /// Returns whether there is room for the answer.
     pub(super) fn begins(&self, tails: usize) -> bool {
         self.open.fetch_add(1, Ordering::Relaxed) + tails < STREAMS
     }
 
-    /// As [`Self::begins`], for an answer that is not counted where there is no room.
+    /// Counts one more unread answer like [`Self::begins`], but only if there is room for it.
     pub(super) fn begins_where_room(&self, tails: usize) -> bool {
         let has_room = self.begins(tails);
         if !has_room {
@@ -149,7 +150,7 @@ impl<C> UnauthenticatedUse<C> {
         has_room
     }
 
-    /// Wakes this task when there may be room.
+    /// Registers `waker`, to be woken when there may be room for an answer.
     pub(super) fn wait_for_room(&self, waker: &Waker) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if !waiting.iter().any(|known| known.will_wake(waker)) {
@@ -157,7 +158,7 @@ impl<C> UnauthenticatedUse<C> {
         }
     }
 
-    /// Wakes the tasks that wait for room.
+    /// Wakes the tasks that wait for room for an answer.
     pub(super) fn note_room(&self) {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.into_iter().for_each(Waker::wake);
@@ -169,10 +170,11 @@ impl<C> UnauthenticatedUse<C> {
         self.note_room();
     }
 
-    /// Counts an abuse: an answer of ours was given up unread, a request was refused for want of
-    /// room, or an unauthenticated client has reset one.
+    /// Counts an abuse: an answer of ours was given up unread, a request was refused because there
+    /// was no room, or an unauthenticated client has reset a request.
     pub(crate) fn note_abuse(&self) {
-        // A connection of key holders may be shared by many of them, and live for days.
+        // Abuses are not counted once a valid key was presented: many key holders may share such a
+        // connection, and it may last for days.
         if self.is_known() {
             return;
         }
@@ -181,7 +183,7 @@ impl<C> UnauthenticatedUse<C> {
         }
     }
 
-    /// Ready when the connection is to be closed for its abuses.
+    /// Returns ready when the connection must be closed because of its abuses.
     pub(crate) fn poll_out_of_patience(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
         if self.abuses.load(Ordering::Relaxed) >= PATIENCE { Poll::Ready(()) } else { Poll::Pending }

@@ -1,4 +1,4 @@
-//! The body of a message that is received over HTTP, for callers that know nothing of hyper.
+//! Wraps hyper's type of a received body, so that callers do not depend on hyper.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// A body as its peer sends it.
+/// The body of a received request or answer.
 #[derive(Debug)]
 pub(crate) struct IncomingBody(pub(super) Incoming);
 

@@ -19,10 +19,10 @@ use tokio::task::JoinSet;
 use super::body::IncomingBody;
 use crate::config::Address;
 
-/// Bytes of an answer to [`post`] that are read.
+/// The most bytes of an answer's body that [`post`] reads.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// The body of an answer, and the task of its connection, which ends with it.
+/// The body of an answer. Dropping it aborts the task that drives the connection.
 pub(crate) struct Answer {
     body: IncomingBody,
     _connection: JoinSet<()>,
@@ -40,11 +40,11 @@ impl Body for Answer {
     }
 }
 
-/// Sends a request on a connection of its own.
+/// Opens a connection, sends a request on it, and returns the answer.
 ///
 /// # Errors
 ///
-/// No connection, or an answer that is no HTTP.
+/// Fails if no connection can be opened, or if the answer is not valid HTTP.
 pub(crate) async fn send<B>(address: &Address, request: Request<B>) -> anyhow::Result<Response<Answer>>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
@@ -63,7 +63,7 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream?)).await?;
     let mut task = JoinSet::new();
     task.spawn(async move {
-        // Its error is the request's, too.
+        // An error of the connection also fails the request, which reports it.
         let _ended = connection.await;
     });
     let response = sender.send_request(request).await?;
@@ -74,7 +74,7 @@ where
 ///
 /// # Errors
 ///
-/// As [`send`].
+/// Fails with the same errors as [`send`].
 pub(crate) async fn post(authority: &str, request: Request<Full<Bytes>>) -> anyhow::Result<StatusCode> {
     let (head, body) = send(&Address::Tcp(authority.to_owned()), request).await?.into_parts();
     let _read_to_its_end = Limited::new(body, MAX_ANSWER).collect().await;

@@ -1,4 +1,5 @@
-//! One connection: its TLS handshake, its protocol, and its requests until it ends.
+//! Serves one client connection: does the TLS handshake, detects the protocol, and serves requests
+//! until the connection ends.
 
 use std::future::poll_fn;
 use std::io;
@@ -36,14 +37,15 @@ use crate::observe::observer::Observer;
 use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
 use crate::proxy::Peer;
 
-/// What a client of HTTP/2 with prior knowledge sends first (RFC 9113, section 3.4).
+/// The connection preface, which every HTTP/2 client sends first (RFC 9113, section 3.4). Without
+/// TLS, it distinguishes HTTP/2 from HTTP/1.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The most headers that hyper's HTTP/1 accepts by default.
+/// The number of headers that hyper's HTTP/1 server accepts by default.
 const HYPERS_HEADER_COUNT: usize = 100;
-/// When the process stops, a client that has just connected may still send a request for this long.
+/// Time after the order to stop in which a client that has sent no request yet may still send one.
 const FRESH_GRACE: Duration = Duration::from_secs(1);
-/// When the process stops, a client that has sent requests before may send another one for this
-/// long.
+/// Time after the order to stop in which a client that has sent requests before may send another
+/// one.
 const IDLE_GRACE: Duration = Duration::from_millis(300);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
@@ -51,10 +53,10 @@ enum Protocol {
     Http2,
 }
 
-/// Serves a connection until it ends. Errors end it, and concern no other one.
+/// Serves a connection until it ends. An error ends this connection only.
 ///
-/// Each stage has a box of its own, which is freed when the next stage begins: an idle connection
-/// holds no more memory than its stage needs.
+/// Each stage of the connection is boxed separately, and its box is freed when the next stage
+/// begins. An idle connection therefore uses no more memory than its current stage needs.
 pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Receiver<bool>) {
     let Accepted { stream, tls, permit, member, .. } = accepted;
     let activity = peer.activity.clone();
@@ -80,14 +82,14 @@ pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Recei
     drop((permit, member));
 }
 
-/// A stage of a connection.
+/// The future of one stage of a connection.
 type Stage<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
-/// The last stage: HTTP.
+/// The last stage of a connection, which serves HTTP.
 type Serving = Stage<()>;
 
-/// Runs the first stage, all that comes before HTTP. It yields the next stage, unless the
-/// connection has ended.
+/// Returns the first stage of a connection, which does all that precedes HTTP. It resolves to the
+/// next stage, or to `None` if the connection has ended.
 fn begin<S>(
     stream: S,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -118,7 +120,7 @@ where
 {
     let sniffed = tokio::select! {
         sniffed = timeout(limits.header_timeout, sniff(&mut stream)) => sniffed,
-        // A client that has sent nothing yet is not waited for much longer.
+        // When the process stops, a client that has sent nothing has only `FRESH_GRACE` left.
         () = grace_is_over(shutdown.clone()) => return Ok(None),
     };
     let (protocol, ahead) = sniffed??;
@@ -149,14 +151,14 @@ where
     Ok(Some(serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown)))
 }
 
-/// Ready when the process stops, and a client that has just connected had its time to send a
-/// request.
+/// Completes `FRESH_GRACE` after the process was told to stop.
 async fn grace_is_over(mut shutdown: watch::Receiver<bool>) {
     drop(shutdown.wait_for(|stop| *stop).await);
     tokio::time::sleep(FRESH_GRACE).await;
 }
 
-/// Reads until it is clear whether the client sends HTTP/2's preface.
+/// Reads until it is clear whether the client speaks HTTP/2. Returns the protocol, and the bytes
+/// that were read.
 async fn sniff<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Protocol, Bytes)> {
     let mut ahead = BytesMut::with_capacity(1024);
     loop {
@@ -208,7 +210,7 @@ where
     }
 }
 
-/// How connections of HTTP/1 are served.
+/// hyper's configuration for an HTTP/1 connection, and the connection's peer.
 struct Http1 {
     builder: http1::Builder,
     peer: Arc<Peer>,
@@ -217,22 +219,23 @@ struct Http1 {
 
 impl Http1 {
     fn new(peer: Peer, limits: Limits) -> Self {
-        // A head may be as large as both of its parts may be; the guard reports the part that is
-        // too large.
+        // hyper's buffer has room for a request line and headers that are both at their limits. The
+        // guard reports which of the two is too large.
         let head_bytes = usize::try_from(limits.header_bytes + limits.uri_bytes).unwrap_or(usize::MAX);
         let mut builder = http1::Builder::new();
         builder
             .max_buf_size(head_bytes.max(8192).saturating_add(1024))
-            // The wire has the timers.
+            // `Wire` has its own timer for heads.
             .header_read_timeout(None);
         if limits.header_count != HYPERS_HEADER_COUNT {
-            // Set only where it differs: hyper then fills a list of this length for every head.
+            // Set only if it differs from hyper's default: with a limit that is set, hyper fills a
+            // list of this length for every head.
             builder.max_headers(limits.header_count);
         }
         Http1 { builder, peer: Arc::new(peer), drain_timeout: limits.drain_timeout }
     }
 
-    /// Hands a wire to hyper.
+    /// Makes hyper's part of a connection on `wire`, for a new connection or after a rest.
     fn wake<W>(
         &self,
         wire: W,
@@ -261,8 +264,9 @@ where
 {
     let (activity, mut after_shutdown) = (http.peer.activity.clone(), shutdown.clone());
     let gateway = http.peer.gateway.clone();
-    // From the order to stop on, every answer closes its connection. A connection in use ends with
-    // its next answer, so that no request crosses its end; any other one ends a moment later.
+    // Once the process is told to stop, every answer closes its connection. A connection in use
+    // therefore ends with its next answer, and no request is lost; an idle connection ends after a
+    // short grace.
     let mut drained = pin!(async {
         drop(shutdown.wait_for(|stop| *stop).await);
         let is_fresh = activity.begun() == 0;
@@ -274,10 +278,10 @@ where
         let at_rest = tokio::select! {
             biased;
             ended = &mut *connection => break ended.map_err(io::Error::other),
-            // hyper was polled, and waits.
+            // Polled after hyper, which has nothing to do at the moment.
             () = poll_fn(|_| if activity.may_rest() { Poll::Ready(()) } else { Poll::Pending }) => true,
-            // Polled at first, so that it wakes us, and then only between requests or once the
-            // process ends: a request in service need not pay for it.
+            // Polled once at the start to register its waker. After that, it is polled only between
+            // requests or while the process stops, which saves work during requests.
             () = poll_fn(|cx| {
                 if is_watched && !activity.has_no_request() && !gateway.is_draining.load(Ordering::Relaxed) {
                     return Poll::Pending;
@@ -291,12 +295,12 @@ where
             break tokio::select! {
                 biased;
                 ended = connection => ended.map_err(io::Error::other),
-                // The rest of a head that does not come is not waited for.
+                // Ends the connection if the rest of a request head does not arrive in time.
                 () = watch_idle(&activity, FRESH_GRACE, ConnectionActivity::is_quiet) => Ok(()),
             };
         }
-        // The connection is silent between two requests: hyper's buffers and the request state are
-        // freed meanwhile.
+        // The connection is idle between two requests. hyper's buffers and the request state are
+        // freed until more bytes arrive.
         let Some(parts) = connection.into_parts() else { return Ok(()) };
         wire = parts.io.into_inner();
         drop(activity.lend_alarm());
@@ -308,15 +312,15 @@ where
                 Ok(false) | Err(_) => break wire.shutdown().await,
             },
             () = drained.as_mut() => {
-                // A client that reads nothing is not waited for.
+                // Bounds the wait for a client that reads nothing.
                 break timeout(FRESH_GRACE, wire.shutdown()).await.unwrap_or(Ok(()));
             }
         }
     };
-    // After a 101, the connection goes on as a tunnel.
+    // After an answer with status 101, the connection continues as a tunnel.
     let opened = http.peer.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(opened) = opened {
-        // A tunnel has no end of its own: it may use the drain's time but for a last moment.
+        // A tunnel has no end of its own, so it may last for nine tenths of the drain's time.
         let over = async {
             drop(after_shutdown.wait_for(|stop| *stop).await);
             tokio::time::sleep(http.drain_timeout - http.drain_timeout / 10).await;
@@ -326,14 +330,15 @@ where
     ended
 }
 
-/// Makes our answers, which replace hyper's own refusals.
+/// Returns the function that makes our answers to requests that hyper refuses.
 pub(crate) fn refusals(observer: Arc<Observer>, client: Option<IpAddr>, limits: Limits) -> Refuse {
     Box::new(move |status, seen| {
         let denial = match status {
-            // hyper can't distinguish a request line that is too long from headers that are.
+            // hyper does not distinguish a request line that is too long from headers that are too
+            // large.
             414 => Denial::uri_too_long(limits.uri_bytes),
             431 if seen.lines == 0 => Denial::uri_too_long(limits.uri_bytes),
-            // This status also means a Content-Length that is no length.
+            // hyper also answers 431 to an invalid Content-Length.
             431 if seen.bytes as u64 <= limits.header_bytes && seen.lines <= limits.header_count => {
                 Denial::bad_request("The request's framing is not valid")
             }
@@ -352,7 +357,7 @@ pub(crate) fn refusals(observer: Arc<Observer>, client: Option<IpAddr>, limits: 
     })
 }
 
-/// An HTTP/1.1 message, as hyper would write it.
+/// Serializes an answer as an HTTP/1.1 message, as hyper would write it.
 fn serialized(response: &http::Response<Bytes>) -> Bytes {
     let mut message = Vec::with_capacity(512);
     let status = response.status();

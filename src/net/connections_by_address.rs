@@ -1,4 +1,4 @@
-//! The number of connections of each client address, where it is limited.
+//! Counts the open connections of each client address, for `limits.connections_per_address`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::address::host_part;
 
-/// Connections by address. It holds no more entries than there are connections.
+/// The number of open connections of each address. An address without connections has no entry.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionsByAddress(Mutex<HashMap<IpAddr, usize>>);
 
-/// One connection of an address; dropping it ends it.
+/// One counted connection of an address. Dropping it decrements the count.
 #[derive(Debug)]
 pub(crate) struct Member {
     crowd: Arc<ConnectionsByAddress>,
     address: IpAddr,
-    /// The connections of the address, this one among them.
+    /// The number of connections of the address when this one was counted, this one included.
     pub(crate) count: usize,
 }
 
 impl ConnectionsByAddress {
-    /// Counts a connection. IPv6 is counted by /64.
+    /// Counts a connection of `address`. All IPv6 addresses of a /64 share one count.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Member {
         let address = host_part(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
-//! Counts the frames of HTTP/2 that make work and carry nothing (RFC 9113, section 10.5).
+//! Limits the HTTP/2 frames that cost work and carry no data (RFC 9113, section 10.5).
 //!
 //! hyper and h2 bound resets, CONTINUATION, small DATA and refused streams. They accept PING,
-//! SETTINGS, PRIORITY, WINDOW_UPDATE and unknown frames at any rate. This file reads the nine bytes
-//! of each frame's header, and changes no frame; h2 interprets frames.
+//! SETTINGS, PRIORITY, WINDOW_UPDATE and unknown frames at any rate. This file parses only the nine
+//! bytes of each frame's header and changes no received frame; h2 parses the frames themselves.
 
 use std::time::Instant;
 
@@ -18,28 +18,30 @@ const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-/// Flags (RFC 9113, sections 6.1, 6.2 and 6.10).
+/// Flags of frames (RFC 9113, sections 6.1, 6.2 and 6.10).
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
-/// Frames that a client may send at any time beyond its credit.
+/// Frames without data that a client may send in a burst, beyond the credit that it has earned.
 const BURST: f64 = 2000.0;
-/// Frames beyond the credit that are allowed anew each second.
+/// Frames per second by which the budget is refilled, up to [`BURST`].
 const PER_SECOND: f64 = 200.0;
-/// The most frames that a client may have in credit.
+/// The upper limit of a client's budget, in frames.
 const MOST: f64 = 20_000.0;
-/// The cost of a window that is reopened, in frames: we send nothing back for it and keep nothing.
+/// The cost of a WINDOW_UPDATE frame, in frames. It is low because we neither answer such a frame
+/// nor store anything for it.
 const PER_WINDOW: f64 = 1.0 / 16.0;
-/// The credit of a frame of a body on the wire. Simple clients reopen the window of its stream and
-/// that of the connection for each frame, however small; and a window that is reopened by little
-/// makes the next frame a small one.
+/// The credit for each DATA frame that was written, in frames. Simple clients send two
+/// WINDOW_UPDATE frames for each DATA frame, however small: one for the stream and one for the
+/// connection. A window that is reopened by little also makes the next DATA frame small.
 const PER_WRITTEN: f64 = 2.0 * PER_WINDOW;
-/// The credit of a request: its own priority, windows and cancellation.
+/// The credit for each request, in frames: the client may send its priority, window updates and
+/// cancellation.
 const PER_REQUEST: f64 = 8.0;
-/// The credit of a frame of an answer: the windows that it reopens, and a client's pings that
-/// measure it.
+/// The credit for each frame of an answer, in frames: the client sends window updates for it, and
+/// PINGs that measure the connection.
 const PER_FRAME: f64 = 4.0;
-/// A large frame of an answer earns one more frame for each of so many bytes.
+/// The number of an answer's bytes that earn one more frame of credit.
 const BYTES_EACH: f64 = 1024.0;
 
 /// The header of a frame (RFC 9113, section 4.1).
@@ -54,7 +56,7 @@ struct Head {
 impl Head {
     fn of([high, middle, low, kind, flags, s1, s2, s3, s4]: [u8; HEADER]) -> Self {
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        // The highest bit is reserved.
+        // The highest bit of a stream's number is reserved.
         Head { length, kind, flags, stream: u32::from_be_bytes([s1 & 0x7f, s2, s3, s4]) }
     }
 
@@ -64,22 +66,23 @@ impl Head {
     }
 }
 
-/// Finds the frames in bytes that come in pieces.
+/// Finds the frame headers in a stream of bytes that arrives in pieces.
 #[derive(Debug)]
 struct Walk {
-    /// Bytes of the current frame that are still to come.
+    /// Bytes of the current frame's payload that are still to come.
     payload: usize,
     header: [u8; HEADER],
     header_length: usize,
 }
 
 impl Walk {
-    /// `skipped`: bytes before the first frame.
+    /// Makes a walk that skips the first `skipped` bytes: no frame begins in them.
     fn new(skipped: usize) -> Self {
         Walk { payload: skipped, header: [0; HEADER], header_length: 0 }
     }
 
-    /// Advances to the end of the next frame's header; `None` where the bytes end before it.
+    /// Consumes `bytes` up to the end of the next frame header, and returns that header. Returns
+    /// `None` if `bytes` end before that.
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
         let skipped = self.payload.min(bytes.len());
         self.payload -= skipped;
@@ -101,32 +104,33 @@ impl Walk {
         Some(head)
     }
 
-    /// Whether a frame has begun and not ended.
+    /// Whether the bytes so far end within a frame.
     fn is_amid(&self) -> bool {
         self.header_length > 0 || self.payload > 0
     }
 }
 
-/// A connection's frames so far, as its client sends them.
+/// Counts the frames that the client of one connection sends.
 #[derive(Debug)]
 pub(super) struct FrameMeter {
     walk: Walk,
-    /// Whether the first frame has come: it must be SETTINGS (RFC 9113, section 3.4).
+    /// Whether the first frame has arrived: it must be SETTINGS (RFC 9113, section 3.4).
     has_begun: bool,
     /// Whether a header block has begun and not ended.
     is_in_block: bool,
     /// Whether the current frame is a part of a body.
     is_in_data: bool,
-    /// Streams that the client has reset.
+    /// The number of streams that the client has reset, as counted so far.
     resets: usize,
-    /// Since when a head, or another frame that is no part of a body, is incomplete.
+    /// When the incomplete header block, or other frame that is no DATA, began; `None` if none is
+    /// incomplete.
     incomplete_since: Option<Instant>,
     budget: f64,
     refilled: Instant,
     earned: f64,
 }
 
-/// What a connection has done that earns credit.
+/// The work on a connection that earns its client credit for frames without data.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Credit {
     pub(crate) requests: usize,
@@ -156,24 +160,24 @@ impl FrameMeter {
         }
     }
 
-    /// The number of streams that the client has reset.
+    /// Returns the number of streams that the client has reset.
     pub(super) fn resets(&self) -> usize {
         self.resets
     }
 
-    /// Bytes of the current frame that are still to come.
+    /// Returns the number of bytes of the current frame that are still to come.
     pub(super) fn rest_of_frame(&self) -> usize {
         self.walk.payload
     }
 
-    /// Since when the client owes the rest of a head, or of another frame that is no part of a
-    /// body.
+    /// Returns when the incomplete header block, or other frame that is no DATA, began; `None` if
+    /// none is incomplete.
     pub(super) fn incomplete_since(&self) -> Option<Instant> {
         self.incomplete_since
     }
 
     /// Counts the frames in received bytes, and notes in `answers` the streams that the client has
-    /// reset. Returns whether the connection may go on.
+    /// reset. Returns whether the connection may continue.
     pub(super) fn takes(
         &mut self,
         mut bytes: &[u8],
@@ -226,15 +230,16 @@ impl FrameMeter {
     }
 }
 
-/// Streams whose answers have begun and not ended on the wire.
+/// The streams whose answers are partly written to the socket.
 ///
-/// Where a client makes no room, h2 keeps the rest of an answer whose stream has ended for all
-/// others. Only the written bytes show it.
+/// If a client leaves no room in its window, h2 keeps the rest of an answer after hyper and our
+/// code have finished the stream. Only the bytes written to the socket show that such an answer is
+/// unsent.
 #[derive(Debug)]
 pub(super) struct OpenAnswers {
     walk: Walk,
     streams: Vec<u32>,
-    /// Frames of bodies that were written, except for empty ones.
+    /// The number of written DATA frames that are not empty.
     body_frames: u32,
 }
 
@@ -243,7 +248,8 @@ impl OpenAnswers {
         OpenAnswers { walk: Walk::new(0), streams: Vec::new(), body_frames: 0 }
     }
 
-    /// Notes the frames in bytes that were written. Returns whether one of a body was among them.
+    /// Notes the frames in `bytes`, which were written to the socket. Returns whether a DATA frame
+    /// was among them.
     pub(super) fn wrote(&mut self, mut bytes: &[u8]) -> bool {
         let mut has_data = false;
         while !bytes.is_empty() {
@@ -267,9 +273,9 @@ impl OpenAnswers {
         has_data
     }
 
-    /// The stream has ended, on either side.
+    /// Notes that a stream has ended, on either side.
     fn over(&mut self, stream: u32) {
-        // The latest is the likeliest.
+        // Searched from the end: the latest stream is the likeliest to end.
         if let Some(index) = self.streams.iter().rposition(|open| *open == stream) {
             self.streams.swap_remove(index);
         }
@@ -284,8 +290,8 @@ impl OpenAnswers {
     }
 }
 
-/// A SETTINGS frame with this size of a header list instead of its own (RFC 9113, section 6.5);
-/// `None` for any other frame.
+/// Returns a SETTINGS frame with SETTINGS_MAX_HEADER_LIST_SIZE set to `size` (RFC 9113, section
+/// 6.5); `None` if `frame` is any other frame.
 pub(super) fn with_header_list(frame: &[u8], size: u32) -> Option<Bytes> {
     const ENTRY: usize = 6;
     const MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
@@ -314,7 +320,7 @@ mod tests {
         frame
     }
 
-    /// The preface, and a client's settings.
+    /// Returns the preface and a client's SETTINGS frame.
     fn begun() -> Vec<u8> {
         [&[0; PREFACE], &frame(SETTINGS, 0)[..]].concat()
     }
@@ -342,7 +348,7 @@ mod tests {
         frame
     }
 
-    /// Whether the client owes the rest of something once these bytes have come, in pieces of any
+    /// Whether the client owes the rest of a frame or header block after `bytes`, in pieces of any
     /// size.
     fn owes(bytes: &[u8]) -> bool {
         let answers = [1, 2, 5, 9, 1000].map(|piece| {
@@ -412,7 +418,8 @@ mod tests {
         assert_eq!(answers.count(), 0);
     }
 
-    /// How many of these frames a connection takes, in pieces of this size.
+    /// Returns how many frames a connection accepts: the client's settings, and then copies of
+    /// `frame` in pieces of `piece` bytes.
     fn taken(frame: &[u8], piece: usize, credit: Credit) -> usize {
         let mut meter = FrameMeter::new();
         let now = meter.refilled;
@@ -453,7 +460,7 @@ mod tests {
             assert!(answers.wrote(&frame(DATA, 1)));
             assert!(meter.takes(&window.repeat(2), &mut answers, Credit::default(), now));
         }
-        // Empty frames earn nothing.
+        // Empty DATA frames earn no credit.
         answers.wrote(&frame(DATA, 0).repeat(50_000));
         assert!(!meter.takes(&window.repeat(16 * 2000), &mut answers, Credit::default(), now));
     }
@@ -481,7 +488,7 @@ mod tests {
         let start = meter.refilled;
         assert!(meter.takes_from(&begun(), Credit::default(), start));
         let pings = ping.repeat(100);
-        // Two hundred a second for an hour are nobody's harm.
+        // 200 PINGs per second for an hour are accepted.
         for half_second in 0..7200 {
             assert!(meter.takes_from(
                 &pings,

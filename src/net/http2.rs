@@ -1,4 +1,4 @@
-//! A connection of HTTP/2: its limits, and its end.
+//! Serves one HTTP/2 connection within limits, and ends it in order.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -24,46 +24,49 @@ use crate::alarm::Alarm;
 use crate::config::Limits;
 use crate::proxy::{Peer, StreamRefused};
 
-/// Streams that a client may have open on a connection.
+/// The most streams that a client may have open at once on a connection.
 const MAX_STREAMS: u32 = 200;
-/// Streams that were reset before they were served, before the connection is closed; h2's own
-/// default is 20.
+/// The most streams that may have been reset before we began them; one more closes the connection.
+/// h2's own default is 20.
 const MAX_STREAMS_TAKEN_BACK: usize = 20;
-/// Streams that a client's errors made us reset, before the connection is closed; h2's own default
-/// is 1024.
+/// The most streams that we may have reset because of a client's errors; one more closes the
+/// connection. h2's own default is 1024.
 const MAX_STREAMS_BROKEN: usize = 128;
 
-/// Bytes of bodies that a client may send ahead of upstream, and the number of its errors.
+/// Limits of a connection: the bytes of bodies that upstream has not read yet, and the number of
+/// the client's errors.
 struct Allowance {
-    /// Windows of one stream and of the connection, in bytes.
+    /// The receive windows of one stream and of the whole connection, in bytes.
     stream_window: u32,
     connection_window: u32,
-    /// For the connection's whole life; `None` is without limit.
+    /// The most streams that may be reset because of the client's errors, in the whole life of the
+    /// connection; `None` means no limit.
     broken_streams: Option<usize>,
 }
 
-/// The allowance of one client.
+/// The limits of a connection from a client.
 const CLIENTS: Allowance = Allowance {
     stream_window: 256 * 1024,
     connection_window: 1024 * 1024,
     broken_streams: Some(MAX_STREAMS_BROKEN),
 };
-/// The allowance of a trusted proxy, whose connection is shared. Some of its clients send nonsense
-/// now and then; and an upload that upstream does not read must not use up the window of others. A
-/// stream needs less, as proxies are near.
+/// The limits of a connection from a trusted proxy, which many clients share. Errors are not
+/// counted, because some of these clients send nonsense now and then. The window of the connection
+/// has room for all streams, so an upload that upstream does not read does not block other clients.
+/// The window of a stream is small, because proxies are near.
 const PROXYS: Allowance =
     Allowance { stream_window: 64 * 1024, connection_window: 64 * 1024 * MAX_STREAMS, broken_streams: None };
 
-/// Time for a client that left many answers unread to end its streams when its connection is
-/// closed.
+/// Time that a client has to end its streams, after it left many answers unread and its connection
+/// is being closed.
 const ABUSE_GRACE: Duration = Duration::from_secs(2);
-/// Time for an unauthenticated client, in all, to take the last bytes of its answers.
+/// Total time that an unauthenticated client has to read the last bytes of its answers.
 const UNAUTHENTICATED_TIME: Duration = Duration::from_secs(30);
-/// Time for a client that ends nothing and sends nothing after GOAWAY: the wait is between once and
-/// twice as long.
+/// Time after GOAWAY in which requests are still accepted. After that, the connection is closed
+/// once it has been idle for between once and twice this time.
 const FAREWELL_GRACE: Duration = Duration::from_secs(1);
 
-/// Serves the connection until it ends.
+/// Serves an HTTP/2 connection until it ends.
 pub(super) async fn serve<S>(
     wire: Wire<S>,
     peer: Peer,
@@ -77,8 +80,8 @@ where
     let allowance = if peer.is_trusted { PROXYS } else { CLIENTS };
     let peer = Arc::new(peer);
     let activity = peer.activity.clone();
-    // Boxed, and freed once the head of the answer is there: a stream whose client takes nothing
-    // holds little.
+    // The future is boxed, and freed once the answer's head is complete. A stream whose client
+    // reads nothing therefore uses little memory.
     let service = service_fn(move |request| {
         let peer = peer.clone();
         Box::pin(async move {
@@ -92,7 +95,8 @@ where
     let connection = builder(streams, &limits, &allowance).serve_connection(TokioIo::new(wire), service);
     let mut connection = Box::pin(connection);
     let idle = watch_idle(&activity, limits.idle_timeout, ConnectionActivity::has_nothing_to_send);
-    // A client that is refused whatever it asks is disconnected; HTTP/2 has no `Connection: close`.
+    // A client past the limit of its address gets only refusals, so its connection is closed after
+    // a while: HTTP/2 has no `Connection: close`.
     let expelled = async {
         match is_over_limit {
             true => sleep(REFUSAL_TIME).await,
@@ -110,13 +114,14 @@ where
         () = idle => false,
     };
     connection.as_mut().graceful_shutdown();
-    // A client that never closes its side is not waited for.
+    // Bounds the wait for a client that never closes its side.
     let farewell = async {
         if is_abused {
             activity.refuse_new();
             return sleep(ABUSE_GRACE).await;
         }
-        // A request may cross our GOAWAY. A later one is of a client that ignores it.
+        // A request may have been sent before our GOAWAY arrived. A client that sends one later
+        // ignores the GOAWAY, and its request is refused.
         sleep(FAREWELL_GRACE).await;
         activity.refuse_new();
         watch_idle(&activity, FAREWELL_GRACE, ConnectionActivity::has_nothing_to_send).await;
@@ -129,8 +134,8 @@ where
     }
 }
 
-/// Drives a connection, and notes each poll for its wire: in one poll, hyper reads as often as
-/// there are streams to begin.
+/// Polls a connection, and notes each poll in `activity`. The wire limits the bytes that are read
+/// in one poll, because hyper would read on as long as there are streams to begin.
 async fn taking_turns<F: Future>(mut connection: Pin<&mut F>, activity: &ConnectionActivity) -> F::Output {
     poll_fn(|cx| {
         activity.note_turn();
@@ -139,17 +144,18 @@ async fn taking_turns<F: Future>(mut connection: Pin<&mut F>, activity: &Connect
     .await
 }
 
-/// The last bytes of answers whose streams have ended for us, which h2 keeps for a client that
-/// makes no room.
+/// Watches for a client that does not read the last bytes of its answers. h2 keeps these bytes
+/// after the streams have ended for us.
 ///
-/// Checked after each poll of the connection. An unauthenticated client has little time to take
-/// them.
+/// Checked after each poll of the connection. An unauthenticated client has less time to read these
+/// bytes.
 struct Tails {
-    /// The time limit for an authenticated client.
+    /// How long an authenticated client may read nothing of the last bytes of its answers.
     limit: Duration,
-    /// Since when there are such bytes, and since when none of them has gone out.
+    /// When unsent last bytes were first seen, and when some were last sent; `None` if there are
+    /// none.
     since: Option<(Instant, Instant)>,
-    /// The unsent answers at that time.
+    /// The value of [`ConnectionActivity::unsent`] at the last check.
     seen: (usize, usize),
     alarm: Alarm,
 }
@@ -159,7 +165,8 @@ impl Tails {
         Tails { limit, since: None, seen: (0, 0), alarm: Alarm::default() }
     }
 
-    /// Ready when the client has taken none of them for too long.
+    /// Returns ready when the client has read nothing of the last bytes of its answers for too
+    /// long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>, activity: &ConnectionActivity) -> Poll<()> {
         let unsent = activity.unsent();
         if unsent.0 == 0 || !activity.has_no_request() {
@@ -185,29 +192,29 @@ fn builder(
 ) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(streams);
     builder
-        // Requests in work at once; streams beyond are refused.
+        // Requests in service at once; further streams are refused.
         .max_concurrent_streams(MAX_STREAMS)
-        // Rapid reset (CVE-2023-44487): streams that were reset before we began them. More close
-        // the connection.
+        // Rapid reset (CVE-2023-44487): streams that were reset before we began them. Too many
+        // close the connection.
         .max_pending_accept_reset_streams(MAX_STREAMS_TAKEN_BACK)
-        // MadeYouReset (CVE-2025-8671): streams that a client's errors made us reset. More close
-        // the connection.
+        // MadeYouReset (CVE-2025-8671): streams that we reset because of a client's errors. Too
+        // many close the connection.
         .max_local_error_reset_streams(allowance.broken_streams)
-        // HPACK bombs and endless CONTINUATION: h2 bounds both by this size. Our guard refuses at
-        // `header_bytes`, which is announced, with a body that names it. Beyond four times that, h2
-        // refuses without a body.
+        // HPACK bombs and endless CONTINUATION: h2 bounds both by this size. Our guard refuses
+        // header lists past `header_bytes`, the limit that is announced, with an answer that names
+        // the limit. Past four times `header_bytes`, h2 refuses without a body.
         .max_header_list_size(u32::try_from(limits.header_bytes.saturating_mul(4)).unwrap_or(u32::MAX))
-        // The HPACK table that we keep for a client.
+        // The size of the HPACK table that we keep for a client, in bytes.
         .header_table_size(4096)
-        // The part of a frame that has to be kept. It is also the share of the connection that a
-        // stream has at a time.
+        // The largest frame, which is buffered whole, in bytes. It is also the most that a stream
+        // sends at a time before other streams have their turn.
         .max_frame_size(16 * 1024)
-        // Bytes that a client may send ahead of a slow upstream, for a stream and for all.
+        // Bytes that a client may send ahead of a slow upstream, per stream and per connection.
         .initial_stream_window_size(allowance.stream_window)
         .initial_connection_window_size(allowance.connection_window)
-        // Bytes that upstream may send ahead of a slow client, for a stream.
+        // Bytes that upstream may send ahead of a slow client, per stream.
         .max_send_buf_size(128 * 1024);
-    // The wire bounds floods of PING, SETTINGS and the like; each stream's task ends it when its
-    // client stalls it.
+    // Limits that are enforced elsewhere: the wire bounds floods of PING, SETTINGS and similar
+    // frames, and each stream's task ends the stream if its client stalls.
     builder
 }

@@ -1,5 +1,6 @@
-//! Sockets that a service manager has bound and hands down (systemd's socket activation).
-//! Connections wait in them between the end of one process and the start of the next.
+//! Sockets that a service manager has bound and passes to this process (systemd's socket
+//! activation). New connections queue in these sockets between the end of one process and the start
+//! of the next.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -10,16 +11,16 @@ use socket2::Socket;
 use super::local::Local;
 use crate::config::Address;
 
-/// The inherited sockets that no listener has taken yet.
+/// The inherited sockets that no listener uses yet.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited(Vec<(Socket, Local)>);
 
 impl Inherited {
-    /// Takes the sockets that the environment names (`LISTEN_FDS`; `sd_listen_fds(3)`).
+    /// Takes over the sockets that the environment names (`LISTEN_FDS`; `sd_listen_fds(3)`).
     ///
     /// # Errors
     ///
-    /// A descriptor that is no stream socket.
+    /// Fails if a descriptor is no stream socket, or if a socket has no address.
     pub(crate) fn from_environment() -> io::Result<Self> {
         let mut descriptors = ListenFd::from_env();
         let mut sockets = Vec::with_capacity(descriptors.len());
@@ -43,19 +44,19 @@ impl Inherited {
         Ok(Inherited(sockets))
     }
 
-    /// Takes the socket that was bound to this address.
+    /// Removes and returns the socket that is bound to `address`, if there is one.
     pub(super) fn take(&mut self, address: &Address) -> Option<(Socket, Local)> {
         let index = self.0.iter().position(|(_, local)| is_at(local, address))?;
         Some(self.0.swap_remove(index))
     }
 
-    /// The addresses of the sockets that no listener has taken.
+    /// Returns the addresses of the sockets that no listener uses.
     pub(crate) fn left(&self) -> Vec<String> {
         self.0.iter().map(|(_, local)| local.to_string()).collect()
     }
 }
 
-/// Whether a socket is at the configured address. `0.0.0.0` and `[::]` match any address.
+/// Whether a socket's address is the configured one. `0.0.0.0` and `[::]` match any address.
 fn is_at(local: &Local, address: &Address) -> bool {
     match (local, address) {
         (Local::Unix(path), Address::Unix(wanted)) => path == wanted,

@@ -1,4 +1,5 @@
-//! The end of a connection whose client may still send.
+//! Ends connections whose clients may still be sending, so that these clients can read the last
+//! answer.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -13,15 +14,15 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::presence::Peered;
 
-/// A client that still sends while it is refused may do so for this long. Its bytes are dropped.
+/// Time that a client may go on sending after it was refused. The bytes are discarded.
 const TIME: Duration = Duration::from_secs(5);
-/// Time for a client of HTTP/2 to close its side when its connection ends.
+/// Time that an HTTP/2 client has to close its side after we have closed ours.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Bytes that are dropped at most.
+/// The most bytes that are discarded.
 const BYTES: usize = 64 * 1024 * 1024;
 
-/// Reads and drops bytes after our end was closed, within bounds. Closing at once would reset the
-/// connection, and could discard the refusal.
+/// Reads and discards bytes after we have closed our side, within bounds. Closing the socket at
+/// once would reset the connection, and the client might not receive the refusal.
 #[derive(Debug)]
 pub(super) struct Linger {
     over: Pin<Box<Sleep>>,
@@ -33,12 +34,13 @@ impl Linger {
         Linger { over: Box::pin(sleep(TIME)), budget: BYTES }
     }
 
-    /// The linger at the end of an HTTP/2 connection.
+    /// Makes the shorter linger for the end of an HTTP/2 connection.
     fn briefly() -> Self {
         Linger { over: Box::pin(sleep(FAREWELL)), budget: BYTES }
     }
 
-    /// Ready when the client has closed its end, or used up the time or the bytes.
+    /// Returns ready when the client has closed its side, or the time or the number of bytes is
+    /// used up.
     pub(super) fn poll<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0u8; 8192];
         while self.over.as_mut().poll(cx).is_pending() {
@@ -53,16 +55,16 @@ impl Linger {
     }
 }
 
-/// A stream that is left behind when it is dropped, instead of being closed, so that its connection
-/// can be ended in order.
+/// A stream that is passed to a [`Reclaimed`] when it is dropped, instead of being closed, so that
+/// the connection can be ended in order.
 #[derive(Debug)]
 pub(super) struct Returning<S> {
-    /// `None` only once it is dropped.
+    /// The stream; `None` only after this value was dropped.
     stream: Option<S>,
     left: Arc<Mutex<Option<S>>>,
 }
 
-/// The handle of the place where a dropped stream is left behind.
+/// Gives access to the stream of a [`Returning`] that was dropped.
 #[derive(Debug)]
 pub(super) struct Reclaimed<S>(Arc<Mutex<Option<S>>>);
 
@@ -80,16 +82,16 @@ impl<S> Drop for Returning<S> {
 }
 
 impl<S> Reclaimed<S> {
-    /// Closes our side (on TLS with close_notify), and reads until the client closes its own, for a
-    /// second at most. A socket that is closed with unread bytes is reset, and the end of the last
-    /// answer may be lost.
+    /// Closes our side (on TLS with close_notify), and reads until the client closes its side, for
+    /// a second at most. Closing a socket with unread bytes resets the connection, and the end of
+    /// the last answer may be lost.
     pub(super) async fn say_farewell(self)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut stream) = stream else { return };
-        // A client that takes nothing more is not waited for.
+        // Bounds the wait for a client that reads nothing more.
         let closed = timeout(FAREWELL, stream.shutdown()).await;
         if matches!(closed, Ok(Ok(()))) {
             let mut linger = Linger::briefly();

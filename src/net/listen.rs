@@ -1,8 +1,8 @@
 //! Listening sockets, and the loop that accepts from one.
 //!
-//! One thread accepts for all listeners and hands each connection to the worker that has the
-//! fewest. That spreads few connections as evenly as many, on unix sockets too
-//! (docs/decisions/002). A single worker accepts itself.
+//! One thread accepts for all listeners and passes each connection to the worker with the fewest
+//! connections. This spreads few connections as evenly as many, also on unix sockets
+//! (docs/decisions/002). If there is only one worker, it accepts connections itself.
 //!
 //! Invariants: no error of accept ends a listener; a connection that is in the kernel's queue when
 //! the process stops is served.
@@ -35,40 +35,42 @@ use crate::proxy::Gateway;
 const BACKLOG: i32 = 4096;
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// Poll interval while no connection could make room: a key holder's may be at rest by then.
+/// Interval between searches for a connection to close while every permit is in use. A key holder's
+/// connection may have become idle in the meantime.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// A bound socket. Dropping it removes the file of a unix socket.
+/// The bound socket of a listener.
 #[derive(Debug)]
 pub(crate) struct Bound {
     socket: Socket,
     tls: Option<Swappable>,
     local: Local,
-    /// Another process has bound the socket, and may go on with it.
+    /// Whether another process has bound the socket and may continue to use it.
     is_inherited: bool,
 }
 
-/// A connection on its way to a worker.
+/// An accepted connection that is passed to a worker.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) stream: Stream,
-    /// The client's address; `None` behind a unix socket.
+    /// The client's address; `None` on a unix socket.
     pub(crate) peer: Option<IpAddr>,
     pub(crate) tls: Option<Arc<ServerConfig>>,
-    /// The permit among all connections, returned when the connection ends.
+    /// The connection's permit (`limits.connections`), released when the connection ends.
     pub(crate) permit: OwnedSemaphorePermit,
-    /// The count of its address, where it is limited.
+    /// The connection's entry in the count of its address, if connections per address are limited.
     pub(crate) member: Option<Member>,
-    /// The limit of its address, where that is exceeded: every request is refused.
+    /// The limit of connections per address, if the address exceeds it: every request on the
+    /// connection is then refused.
     pub(crate) over_limit: Option<usize>,
-    /// The requests that will be in service on the connection.
+    /// The activity of the connection.
     pub(crate) activity: Arc<ConnectionActivity>,
-    /// The connection is a trusted proxy's, which many clients share: it makes room for no other
-    /// one.
+    /// Whether the client is a trusted proxy. Many clients share such a connection, so it is never
+    /// closed to make room for another one.
     pub(crate) is_trusted: bool,
 }
 
-/// A connection that belongs to no runtime yet.
+/// The socket of an accepted connection, which no runtime polls yet.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(StdTcpStream),
@@ -76,7 +78,7 @@ pub(crate) enum Stream {
 }
 
 impl Bound {
-    /// Takes the socket that was handed down for this address, else binds one.
+    /// Uses the inherited socket for `address` if there is one, and binds a new one otherwise.
     pub(crate) fn bind(
         address: &Address,
         tls: Option<Swappable>,
@@ -91,8 +93,8 @@ impl Bound {
         };
         socket.set_nonblocking(true)?;
         if matches!(local, Local::Tcp(_)) {
-            // Small writes of a stream must not wait for an acknowledgement. Connections inherit
-            // this from the listener.
+            // Small writes must not wait for the acknowledgement of earlier ones. Accepted
+            // connections inherit this option from the listening socket.
             socket.set_tcp_nodelay(true)?;
         }
         Ok(Bound { socket, tls, local, is_inherited })
@@ -106,7 +108,7 @@ impl Bound {
         self.tls.is_some()
     }
 
-    /// Moves the socket to the current runtime, without TLS: for the admin listener.
+    /// Registers the socket with the current runtime, without TLS: for the admin listener.
     pub(crate) fn into_listener(self) -> io::Result<Listener> {
         Listener::new(self.socket, &self.local, self.is_inherited)
     }
@@ -116,7 +118,7 @@ fn bind_tcp(address: &str) -> io::Result<(Socket, Local)> {
     let no_address = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let resolved = address.to_socket_addrs()?.next().ok_or_else(no_address)?;
     let socket = Socket::new(Domain::for_address(resolved), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the last minutes of old connections in the kernel.
+    // A restart must be able to bind while the kernel still keeps closed connections (TIME_WAIT).
     socket.set_reuse_address(true)?;
     socket.bind(&SockAddr::from(resolved))?;
     socket.listen(BACKLOG)?;
@@ -141,12 +143,13 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     }
 }
 
-/// Whether the process that made a socket's file is gone.
+/// Whether no process listens on the unix socket at `path` any more.
 fn is_abandoned(path: &Path) -> bool {
     matches!(StdUnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// The limits on the connections of all listeners, and the function that takes connections.
+/// The limits on the connections of all listeners, and the function that passes connections to
+/// workers.
 pub(crate) struct Intake<A> {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) permits: Arc<Semaphore>,
@@ -163,15 +166,16 @@ impl<A: Fn(Accepted)> Intake<A> {
         permit: OwnedSemaphorePermit,
     ) {
         let snapshot = self.gateway.snapshot.load();
-        // All clients of a trusted proxy have its address.
+        // Connections of a trusted proxy are not counted: all of its clients have the proxy's
+        // address.
         let is_trusted = snapshot.trusted_proxies.trusts(peer.map(|peer| peer.to_canonical()));
         let counted = peer.filter(|_| !is_trusted);
         let limit = snapshot.limits.connections_per_address.filter(|_| counted.is_some());
         let member = counted.filter(|_| limit.is_some()).map(|peer| self.crowd.enter(peer));
         let count = member.as_ref().map_or(0, |member| member.count);
         let over_limit = limit.filter(|limit| count > *limit);
-        // A connection past the limit gets a refusal, but no address holds more than twice as many
-        // permits for that.
+        // A connection past the limit is accepted, and its requests are refused. Past twice the
+        // limit it is closed at once, so that refusals do not use up the permits.
         if over_limit.is_some_and(|limit| count > limit.saturating_mul(2)) {
             return;
         }
@@ -183,8 +187,8 @@ impl<A: Fn(Accepted)> Intake<A> {
         (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, activity, is_trusted });
     }
 
-    /// A permit for a queued connection, if one is free; `None` where a connection would make room
-    /// for it.
+    /// Waits for a permit for a queued connection. Returns `None` if no permit is free but an open
+    /// connection may be closed to make room.
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         let unauthenticated = &self.gateway.unauthenticated;
         loop {
@@ -194,14 +198,14 @@ impl<A: Fn(Accepted)> Intake<A> {
                 Err(_) if unauthenticated.may_make_room() => return None,
                 Err(_) => {}
             }
-            // Under overload, callers queue in the kernel, not in our memory.
+            // Under overload, clients wait in the kernel's queue, not in our memory.
             if let Some(permit) = self.free_permit(one_more).await {
                 return permit;
             }
         }
     }
 
-    /// A permit for a connection from this address, for which another connection makes room.
+    /// Closes another connection to make room for one from `peer`, and returns the freed permit.
     async fn permit_of_another(&self, peer: Option<IpAddr>) -> Option<OwnedSemaphorePermit> {
         let unauthenticated = &self.gateway.unauthenticated;
         loop {
@@ -215,9 +219,10 @@ impl<A: Fn(Accepted)> Intake<A> {
     }
 
     /// Waits for a free permit. The outer `None` means that it is time to search again for a
-    /// connection that makes room; the inner one that no connection is taken any more. `others`:
-    /// another connection that may make room. A connection that comes to rest, and key holders'
-    /// connections that may be searched again, are no events, so they are polled for.
+    /// connection to close; the inner `None`, that no more connections are accepted. `others`
+    /// completes when another connection is listed that may be closed. No event tells that a
+    /// connection has become idle, or that key holders' connections may be searched again, so both
+    /// are polled for.
     async fn free_permit(&self, others: impl Future<Output = ()>) -> Option<Option<OwnedSemaphorePermit>> {
         tokio::select! {
             permit = self.permits.clone().acquire_owned() => Some(permit.ok()),
@@ -227,7 +232,8 @@ impl<A: Fn(Accepted)> Intake<A> {
     }
 }
 
-/// Accepts until `shutdown` is set, and then what the kernel has queued until then.
+/// Accepts connections until `shutdown` is set, and then those that the kernel has queued by that
+/// time.
 pub(crate) async fn accept_loop<A: Fn(Accepted)>(
     bound: Bound,
     intake: Intake<A>,
@@ -246,11 +252,12 @@ pub(crate) async fn accept_loop<A: Fn(Accepted)>(
         _stopped = shutdown.wait_for(|stop| *stop) => {}
         () = accept_all(&listener, &intake, tls.as_ref(), &local) => {}
     }
-    // An inherited socket stays open: the next process finds its queue.
+    // An inherited socket stays open, and the next process accepts the connections that are queued
+    // in it.
     if is_inherited {
         return;
     }
-    // Without its file, no new client finds a unix socket.
+    // Once its file is removed, no new client can connect to a unix socket.
     if let Local::Unix(path) = &local {
         let _gone_already = std::fs::remove_file(path);
     }
@@ -265,11 +272,12 @@ async fn accept_all<A: Fn(Accepted)>(
 ) {
     let mut backoff = Duration::ZERO;
     loop {
-        // A listener without clients holds no permit: permits are for connections.
+        // Waits for a queued connection before it acquires a permit: a listener without clients
+        // uses none.
         let Ok(queued) = listener.queued().await else { return };
         intake.gateway.hooks.takes_up_work("listener");
-        // The permit comes before accept. Where a connection is to make room, the choice depends on
-        // the newcomer's address.
+        // The permit is acquired before accept, unless another connection is to be closed for the
+        // new one: that choice depends on the new client's address.
         let permit = intake.permit().await;
         let Some(accepted) = queued.accept() else { continue };
         match accepted {
@@ -282,7 +290,7 @@ async fn accept_all<A: Fn(Accepted)>(
                 let Some(permit) = permit else { return };
                 intake.take(stream, peer, tls, permit);
             }
-            // Only this connection is gone; the listener is fine.
+            // The error concerns this connection only; the listener still works.
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 if backoff.is_zero() {
@@ -295,7 +303,8 @@ async fn accept_all<A: Fn(Accepted)>(
     }
 }
 
-/// Accepts every connection in the kernel's queue: closing the socket would reset them.
+/// Accepts every connection in the kernel's queue, because closing the listening socket would reset
+/// these connections.
 async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, tls: Option<&Swappable>) {
     loop {
         let Ok(permit) = intake.permits.clone().acquire_owned().await else { return };
@@ -303,20 +312,20 @@ async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, tls
             Ok((stream, peer)) => intake.take(stream, peer, tls, permit),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            // Most likely no descriptor is free. Connections end all the time now, and the drain's
-            // end bounds this loop, too.
+            // Most likely no file descriptor is free. Connections end during the drain and free
+            // some, and the end of the drain also ends this loop.
             Err(_) => sleep(MIN_BACKOFF).await,
         }
     }
 }
 
-/// A listening socket on a runtime. Its accepted connections are on none yet: a worker takes each
-/// onto its own.
+/// A listening socket that is registered with a runtime. The connections that it accepts are not:
+/// each worker registers its own.
 pub(crate) struct Listener {
     socket: AsyncFd<Socket>,
     is_tcp: bool,
-    /// The socket is older than this process: connections in its queue have the socket options of
-    /// their time.
+    /// Whether the socket is inherited. Connections that were queued before this process began do
+    /// not have the socket options that it sets.
     is_inherited: bool,
 }
 
@@ -334,13 +343,13 @@ impl Listener {
         self.socket.async_io(Interest::READABLE, |socket| self.accept_from(socket)).await
     }
 
-    /// Waits until a connection is queued, and leaves it there.
+    /// Waits until a connection is queued, without accepting it.
     async fn queued(&self) -> io::Result<Queued<'_>> {
         Ok(Queued { ready: self.socket.readable().await?, listener: self })
     }
 
-    /// Accepts at once, whatever the runtime knows of the queue, which may be out of date.
-    /// `WouldBlock` where the queue is empty.
+    /// Accepts a connection without asking the runtime, whose knowledge of the queue may be out of
+    /// date. Fails with `WouldBlock` if the queue is empty.
     fn accept_now(&self) -> io::Result<(Stream, Option<IpAddr>)> {
         self.accept_from(self.socket.get_ref())
     }
@@ -352,7 +361,8 @@ impl Listener {
             return Ok((Stream::Unix(connection.into()), None));
         }
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-        // A peer without an address would be taken for a client on a unix socket.
+        // A TCP client without an address would be treated like a client on a unix socket, so it is
+        // refused.
         let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
         let stream = StdTcpStream::from(connection);
         if self.is_inherited {
@@ -362,14 +372,14 @@ impl Listener {
     }
 }
 
-/// A connection in the kernel's queue.
+/// A connection in the kernel's queue that is not accepted yet.
 struct Queued<'l> {
     ready: AsyncFdReadyGuard<'l, Socket>,
     listener: &'l Listener,
 }
 
 impl Queued<'_> {
-    /// Accepts the connection; `None` where it has gone.
+    /// Accepts the connection. Returns `None` if it is no longer in the queue.
     fn accept(mut self) -> Option<io::Result<(Stream, Option<IpAddr>)>> {
         let listener = self.listener;
         self.ready.try_io(|socket| listener.accept_from(socket.get_ref())).ok()
@@ -406,7 +416,8 @@ mod tests {
         let (Stream::Tcp(stream), peer) = listener.accept().await.unwrap() else { panic!("a unix socket") };
         assert_eq!(stream.peer_addr().unwrap(), client.local_addr().unwrap());
         assert_eq!(peer, Some(address.ip()));
-        // Neither a read that finds nothing nor a small write behind another one.
+        // A read without data returns at once (nonblocking), and a small write is sent at once
+        // (nodelay).
         assert!(SockRef::from(&stream).nonblocking().unwrap());
         assert!(stream.nodelay().unwrap());
     }

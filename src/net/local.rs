@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Local {
-    /// A TCP address, with the port that the system chose where the configuration said 0.
+    /// A TCP address. If the configured port is 0, it has the port that the system chose.
     Tcp(SocketAddr),
     /// A unix socket's path.
     Unix(PathBuf),

@@ -1,4 +1,5 @@
-//! The waits of a connection of HTTP/1 between two requests, and their limits.
+//! The states of an HTTP/1 connection that waits for a request, and the time limits of these
+//! states.
 
 use std::time::Duration;
 
@@ -7,24 +8,25 @@ use tokio::time::Instant;
 /// Time limits of a connection's phases.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WireTimeouts {
-    /// From a head's first byte to its last; for the first head, from the start of the connection.
+    /// Time limit from the first byte of a request's head to the last; for the first head, from the
+    /// start of the connection.
     pub(crate) header: Duration,
-    /// Without a request.
+    /// Time limit of a connection without a request in service.
     pub(crate) idle: Duration,
-    /// Without progress of a write of an answer.
+    /// Time limit of a write of an answer that makes no progress.
     pub(crate) client_stall: Duration,
 }
 
-/// The part of a head that has come.
+/// The size of the received part of a head.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HeadSeen {
     pub(crate) bytes: usize,
-    /// Ends of lines: zero within the request line.
+    /// The number of line ends: zero while the request line is incomplete.
     pub(crate) lines: usize,
 }
 
 impl HeadSeen {
-    /// Whether these are empty lines, which may precede a head (RFC 9112, section 2.2).
+    /// Whether `bytes` are only empty lines, which may precede a head (RFC 9112, section 2.2).
     pub(super) fn is_blank(bytes: &[u8]) -> bool {
         bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
     }
@@ -35,7 +37,7 @@ impl HeadSeen {
     }
 }
 
-/// What a connection without a request in service waits for.
+/// The state of a connection without a request in service: what the connection waits for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phase {
     /// The first byte of the next head.
@@ -45,7 +47,7 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    /// The phase after more bytes have come.
+    /// Returns the phase after `bytes` were received.
     pub(super) fn and(self, bytes: &[u8]) -> Self {
         match self {
             Phase::Idle { .. } if HeadSeen::is_blank(bytes) => self,
@@ -54,7 +56,7 @@ impl Phase {
         }
     }
 
-    /// The deadline of the wait.
+    /// Returns the deadline of the wait.
     pub(super) fn end(self, timeouts: WireTimeouts) -> Instant {
         match self {
             Phase::Idle { since } => since + timeouts.idle,
@@ -62,11 +64,11 @@ impl Phase {
         }
     }
 
-    /// The received part of the head that is refused.
+    /// Returns the size of the received part of a head, for its refusal.
     pub(super) fn head(self) -> HeadSeen {
         match self {
             Phase::Head { seen, .. } => seen,
-            // The head came along with an earlier request, and was not counted.
+            // The head arrived together with an earlier request, and was not counted.
             Phase::Idle { .. } => HeadSeen { bytes: usize::MAX, lines: 1 },
         }
     }

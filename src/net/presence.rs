@@ -1,4 +1,4 @@
-//! Whether the other end of a connection is still there.
+//! Asks the kernel about a connection: whether the peer has left, and how many bytes are unread.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-/// A stream over a socket, of which the kernel knows more than was read.
+/// A stream over a socket, about which the kernel can be asked without reading.
 pub(crate) trait Peered {
-    /// The socket under the stream, while there is one.
+    /// Returns the socket under the stream, while there is one.
     fn socket(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Whether the peer is gone while bytes of it are still unread.
+    /// Whether the peer has closed its side, even if bytes from it are still unread.
     fn peer_has_left(&self) -> bool {
         let Some(socket) = self.socket() else { return true };
         let mut watched = [PollFd::new(&socket, PollFlags::RDHUP)];
@@ -21,16 +21,16 @@ pub(crate) trait Peered {
         matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(1..))
     }
 
-    /// Bytes that have arrived and are unread; it may be fewer than there are.
+    /// Returns the number of received bytes that are unread. The real number may be larger.
     fn unread(&self) -> u64 {
         self.socket().and_then(|socket| rustix::io::ioctl_fionread(socket).ok()).unwrap_or_default()
     }
 
-    /// Makes the stream end with a reset (RFC 9293, section 3.10.7.4), which no client takes for
-    /// the end of an answer.
+    /// Makes the connection end with a reset (RFC 9293, section 3.10.7.4). No client mistakes a
+    /// reset for the regular end of an answer.
     fn reset(&self) {
         let Some(socket) = self.socket() else { return };
-        // On failure the socket ends as it would have.
+        // If this fails, the socket is closed in the usual way.
         let _as_before = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     }
 }

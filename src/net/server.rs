@@ -16,10 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::IncomingBody;
 
-/// A longer head of a request is refused.
+/// The size limit of a request's head, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Serves requests until the connection ends. It has no timers of its own.
+/// Serves requests on `stream` until the connection ends. This function sets no time limits.
 pub(crate) async fn serve<S, F, B>(stream: S, answer: impl Fn(Request<IncomingBody>) -> F)
 where
     S: AsyncRead + AsyncWrite + Unpin,

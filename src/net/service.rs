@@ -1,4 +1,4 @@
-//! hyper's service on a connection: hyper's types on one side, the request path on the other.
+//! Passes requests from hyper to `proxy`, so that the request path does not use hyper's types.
 
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ pub(super) fn serve(
     proxy::serve(peer, parts, body)
 }
 
-/// hyper resets a stream with the reason of an error of h2's.
+/// Converts to the error type with which hyper resets a stream: hyper sends the reason of an
+/// `h2::Error`.
 impl From<StreamRefused> for h2::Error {
     fn from(_: StreamRefused) -> Self {
         h2::Reason::REFUSED_STREAM.into()

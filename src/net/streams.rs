@@ -1,9 +1,9 @@
-//! The tasks of HTTP/2 streams. A task ends when its client makes no room for its answer for too
-//! long, or when its request's permission ends.
+//! Runs the tasks of HTTP/2 streams. A task ends if its client leaves no room for the answer for
+//! too long, or if the request is cut, such as after the revocation of its key.
 //!
-//! Without that, a client that never opens its window would hold an upstream, its key's permit and
-//! the drain for as long as it likes. Dropping the task resets the one stream; the others on the
-//! connection go on.
+//! Without this limit, a client that never opens its window could occupy an upstream and its key's
+//! permit, and delay the drain, without end. Dropping a task resets its stream; the other streams
+//! of the connection continue.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,14 +20,14 @@ use crate::activity::blocked::{self, BlockedOn, StreamCut};
 use crate::activity::cut::{self, CutReason};
 use crate::upstream::stall::StallTimer;
 
-/// Time for a client to make room for an answer of our own, which is small. A client that takes
-/// longer does not want it.
+/// Time that a client has to make room in its window for an answer of our own. Such an answer is
+/// small; a client that needs longer does not want it.
 pub(super) const OUR_ANSWER_TIME: Duration = Duration::from_secs(2);
 
-/// Runs the streams of a connection.
+/// Spawns the tasks of a connection's streams.
 #[derive(Clone, Debug)]
 pub(super) struct StreamExecutor {
-    /// The longest time that a client may take nothing of upstream's answer.
+    /// How long a client may read nothing of an upstream's answer.
     pub(super) limit: Duration,
     /// The activity of the connection.
     pub(super) activity: Arc<ConnectionActivity>,
@@ -43,7 +43,7 @@ where
 }
 
 pin_project! {
-    /// A stream, dropped once its client has stalled it.
+    /// A stream's future, which is dropped if the client stalls or the stream is cut.
     struct Watched<F> {
         #[pin]
         stream: Option<F>,
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream whose body is polled by a script, with each poll of its own.
+    /// A stream that records the next entry of a script at each poll.
     struct Scripted(Vec<Option<BlockedOn>>);
 
     impl Future for Scripted {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     impl Watched<Scripted> {
-        /// Polls for a second time after a while, as a wake-up would.
+        /// Polls the stream, waits for `pause`, and then awaits the stream.
         async fn await_with(self, pause: Duration) {
             let mut this = Box::pin(self);
             let polled = std::future::poll_fn(|cx| Poll::Ready(this.as_mut().poll(cx))).await;

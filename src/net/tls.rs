@@ -1,7 +1,7 @@
 //! TLS: certificates chosen by server name, version 1.2 and later, optional client certificates.
 //!
-//! A listener's configuration is swapped whole when its files change; a handshake keeps the one
-//! that it began with.
+//! When a listener's files change, its whole configuration is swapped. A handshake that has begun
+//! keeps the earlier configuration.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,25 +20,25 @@ use crate::config::fault::{Fault, Faults};
 use crate::config::{CertificatePair, Tls, TlsVersion};
 use crate::pem;
 
-/// A listener's TLS configuration, as a reload swaps it.
+/// A listener's TLS configuration, which a reload can replace.
 pub(crate) type Swappable = Arc<ArcSwap<ListenerTls>>;
 
-/// A listener's TLS configuration, and what is reported of its certificates.
+/// A listener's TLS configuration, and the data about its certificates that is reported.
 #[derive(Debug)]
 pub(crate) struct ListenerTls {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) certificates: Vec<Served>,
 }
 
-/// A certificate that is served.
+/// A certificate that a listener serves, for reports.
 #[derive(Clone, Debug)]
 pub(crate) struct Served {
     pub(crate) file: PathBuf,
-    /// The end of its validity; `None` where its form is not understood.
+    /// The end of the certificate's validity; `None` if the certificate could not be parsed.
     pub(crate) not_after: Option<Timestamp>,
 }
 
-/// Makes a listener's TLS configuration, or reports all faults of its files.
+/// Makes a listener's TLS configuration, or returns all faults of its files.
 pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ListenerTls>, Faults> {
     let provider = Arc::new(provider());
     let mut faults = Vec::new();
@@ -77,18 +77,19 @@ pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ListenerTls>, Faults> {
     let served = served.collect();
     let mut config = builder.with_cert_resolver(Arc::new(BySni(certificates)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Our preference wins over the client's.
+    // Our order of cipher suites takes precedence over the client's.
     config.ignore_client_order = true;
-    // Resumption without state of ours for each client; the ticket's key is made anew every few
-    // hours. Each connection earns one more.
+    // Sessions are resumed by tickets, so the server stores nothing for each client. The key of the
+    // tickets is replaced every few hours. One ticket per connection is enough, because each
+    // connection gets another one.
     config.send_tls13_tickets = 1;
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(of_library)?;
     Ok(Arc::new(ListenerTls { config: Arc::new(config), certificates: served }))
 }
 
-/// The library's algorithms, of which AES-128 with SHA-256 comes first (docs/decisions/021): the
-/// key exchange and the certificate are of that strength, too, and processors compute it in a
-/// fraction of the time.
+/// Returns the library's algorithms, with AES-128 and SHA-256 moved to the front
+/// (docs/decisions/021). The key exchange and the certificate have the same strength, and
+/// processors compute AES-128 in a fraction of the time.
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let is_first = |suite: CipherSuite| {
@@ -103,13 +104,13 @@ fn provider() -> CryptoProvider {
     provider
 }
 
-/// When a certificate ends.
+/// Returns the end of a certificate's validity; `None` if the certificate can't be parsed.
 fn end_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
 }
 
-/// A certificate with its key, and its parsed form to match server names with.
+/// A certificate with its private key, and the DER form that server names are matched with.
 #[derive(Debug)]
 struct Certificate {
     key: Arc<CertifiedKey>,
@@ -140,7 +141,8 @@ fn client_verifier(
         .map_err(|error| Fault::of_file(path, error.to_string()))
 }
 
-/// Chooses the certificate by the client's server name; the first one where none fits.
+/// Chooses the certificate by the server name that the client sends. If none matches, the first
+/// certificate is used.
 #[derive(Debug)]
 struct BySni(Vec<Certificate>);
 

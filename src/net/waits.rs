@@ -1,4 +1,4 @@
-//! Waits that connections of HTTP/1.1 and of HTTP/2 share.
+//! Waits and their time limits that HTTP/1.1 and HTTP/2 connections share.
 
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use tokio::time::Instant;
 
 use crate::activity::ConnectionActivity;
 
-/// Time for a client that is refused whatever it asks to send its request.
+/// Time that a client past the limit of its address has to send a request. All of its requests are
+/// refused.
 pub(super) const REFUSAL_TIME: Duration = Duration::from_secs(2);
 
-/// Ready when the connection has been idle, by `is_idle`, and no request has come for `limit`.
+/// Completes when `is_idle` is true and no request has begun for `limit`.
 pub(super) async fn watch_idle(
     activity: &ConnectionActivity,
     limit: Duration,
@@ -22,8 +23,8 @@ pub(super) async fn watch_idle(
         if is_idle(activity) && activity.begun() == seen {
             return;
         }
-        // Checked once in each `limit`: an idle connection lives for up to twice as long, and a
-        // busy one costs nothing.
+        // The connection is checked once per `limit`. An idle connection may therefore last for up
+        // to twice `limit`, and a busy one causes no work.
         seen = activity.begun();
         since = Instant::now();
     }

@@ -1,10 +1,11 @@
 //! The thin layer between hyper and a socket.
 //!
 //! hyper's HTTP/1 server answers unparsable requests with an empty 400, 414 or 431 of its own, and
-//! has no hook for that. It writes such a refusal only while no request is in service, so this
-//! layer needs no parser: bytes that are written then are a refusal, and our JSON replaces them.
-//! The layer also has the timers for a head that does not come, an idle connection and a stalled
-//! reader. It lets a client that still sends read its refusal before the connection is closed.
+//! has no hook to change that. It writes such a refusal only while no request is in service, so
+//! this layer needs no parser: bytes that hyper writes at such a time are a refusal, and our JSON
+//! replaces them. The layer also has the timers for incomplete heads, idle connections and clients
+//! that do not read. It gives a client that is still sending time to read its refusal before the
+//! connection is closed.
 
 mod parts;
 mod turns;
@@ -29,46 +30,48 @@ use crate::activity::cut::CutReason;
 use crate::alarm::Alarm;
 use parts::{Ending, Frames, Heads, Presence, ReadTurn};
 
-/// Makes the answer that replaces one of hyper's own refusals, from hyper's status and the received
-/// part of the head.
+/// Makes the answer that replaces one of hyper's own refusals. The arguments are the status that
+/// hyper chose and the size of the received part of the head.
 pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
 
-/// Interval of checks whether a client has left from which hyper reads nothing at the moment.
+/// Interval of checks whether a client has left, while hyper reads nothing from this client.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// With more unread bytes than this behind a whole request, the kernel accepts no more, and an end
-/// can't arrive.
+/// The number of unread bytes after a whole request at which the kernel's buffer may be full. The
+/// end of the connection can't arrive then.
 const MOST_BEHIND: u64 = 64 * 1024;
-/// Idle time before a connection rests: hyper's part of it is dropped, with its buffers, until more
-/// comes.
+/// Idle time after which a connection rests: hyper's part of it and the buffers are dropped until
+/// more bytes arrive.
 const REST_AFTER: Duration = Duration::from_secs(1);
-/// Time after which an unauthenticated client that takes nothing is cut.
+/// Time after which the connection of an unauthenticated client that reads nothing is ended.
 pub(super) const UNAUTHENTICATED_STALL: Duration = Duration::from_secs(5);
 
-/// A connection's socket, as hyper reads and writes it.
+/// The stream that hyper reads and writes, on top of a connection's socket.
 pub(crate) struct Wire<S: Peered> {
     stream: S,
     activity: Arc<ConnectionActivity>,
     timeouts: WireTimeouts,
-    /// Bytes read ahead, to distinguish HTTP/1 from HTTP/2; hyper gets them first.
+    /// Bytes that were read while hyper had no part of the connection, first of all to distinguish
+    /// HTTP/1 from HTTP/2. hyper gets these bytes first.
     ahead: Bytes,
-    /// Bytes that go out before anything else: our refusal, or our settings.
+    /// Bytes that are written before anything else: our refusal, or our HTTP/2 settings.
     queued: Bytes,
-    /// `None` under HTTP/2, where hyper's refusals are frames of h2's own.
+    /// Makes the answers that replace hyper's refusals. `None` under HTTP/2, where h2 refuses
+    /// requests with frames.
     refuse: Option<Refuse>,
-    /// Under HTTP/2, what is counted of its frames.
+    /// Under HTTP/2, the counts of frames.
     frames: Option<Box<Frames>>,
-    /// Under HTTP/2, the size of a header list to announce, until it was announced.
+    /// Under HTTP/2, the limit of header lists to announce, in bytes; `None` once it was announced.
     header_list: Option<u32>,
-    /// Under HTTP/2, how much is read at a time.
+    /// Under HTTP/2, the bytes read in the current poll of the connection's task.
     turn: ReadTurn,
     heads: Heads,
     presence: Presence,
     ending: Ending,
-    /// The last byte that was searched for a bare LF.
+    /// The last byte that was searched for a bare LF (a line feed without CR before it).
     last_byte: u8,
-    /// One timer for all waits.
+    /// The one timer that all waits share.
     alarm: Alarm,
-    /// Since when a write has made no progress.
+    /// When the current write stopped making progress; `None` if no write is blocked.
     write_blocked: Option<Instant>,
 }
 
@@ -93,8 +96,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
             header_list: None,
             turn: ReadTurn::default(),
             heads: Heads {
-                // A client connects in order to send a request: the first head has the time limit
-                // of heads from the start.
+                // The time limit of the first head begins when the connection begins, because a
+                // client connects in order to send a request.
                 phase: Phase::Head { since: Instant::now(), seen },
                 next: None,
                 first_bytes_by,
@@ -109,13 +112,14 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Waits for more instead of hyper, which has left `unparsed`: empty lines, or the beginning of
-    /// a head that came with the request before it. Returns whether there is more. If not, the
-    /// stream has ended, or the wait for a head or for the rest of one took too long.
+    /// Waits for more bytes while hyper's part of the connection is dropped. `unparsed` are bytes
+    /// that hyper has left: empty lines, or the beginning of a head that came with the previous
+    /// request. Returns whether more bytes came. If not, the stream has ended, or the wait for a
+    /// head or for the rest of a head took too long.
     ///
     /// # Errors
     ///
-    /// Errors of the system or of TLS.
+    /// Fails with errors of the system or of TLS.
     pub(crate) async fn rest(&mut self, unparsed: Bytes) -> io::Result<bool> {
         self.activity.note_rest(false);
         if let Phase::Idle { since } = self.heads.phase
@@ -134,14 +138,15 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        // On the stack, and only during a read: a connection at rest has no buffer.
+        // The buffer is on the stack, and only during a read: a connection at rest uses no memory
+        // for one.
         let mut room = [0; 4096];
         let mut more = ReadBuf::new(&mut room);
         ready!(Pin::new(self).poll_read(cx, &mut more))?;
         Poll::Ready(Ok(Bytes::copy_from_slice(more.filled())))
     }
 
-    /// Replaces hyper's refusals by `refuse`'s answers.
+    /// Replaces hyper's refusals by the answers that `refuse` makes.
     pub(crate) fn refusing(mut self, refuse: Refuse) -> Self {
         self.refuse = Some(refuse);
         let ahead = self.ahead.clone();
@@ -149,14 +154,16 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self
     }
 
-    /// Watches the frames of HTTP/2, and announces this size of a header list instead of hyper's.
+    /// Counts the frames of HTTP/2, and announces `header_list` as the limit of header lists
+    /// instead of hyper's limit.
     pub(crate) fn metered(mut self, header_list: u32) -> Self {
         self.frames = Some(Box::new(Frames { received: FrameMeter::new(), answers: OpenAnswers::new() }));
         self.header_list = Some(header_list);
         self
     }
 
-    /// Notes requests that were served since the last call: the connection idles from here on.
+    /// Notes whether requests were served since the last call. If so, the wait for the next head
+    /// begins now.
     fn note_served_requests(&mut self) {
         let begun = self.activity.begun();
         if begun != self.heads.seen {
@@ -204,8 +211,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.heads.phase = self.heads.phase.and(bytes);
     }
 
-    /// The deadline of hyper's current wait. `None` while a request is in service, which has timers
-    /// of its own, and under HTTP/2 where no frame is incomplete: `http2` watches then.
+    /// Returns the deadline of hyper's current wait for bytes. Returns `None` while a request is in
+    /// service, because requests have their own timers, and under HTTP/2 while no frame is
+    /// incomplete, because `http2` has the timers of idle connections.
     fn read_deadline(&mut self) -> Option<Instant> {
         if let Some(frames) = &self.frames {
             let owed_since = frames.received.incomplete_since().map(Instant::from_std);
@@ -219,7 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Some(self.heads.phase.end(self.timeouts))
     }
 
-    /// Called where there is nothing to read. Ready when the wait must end.
+    /// Returns ready when the wait for bytes must end. Called when there is nothing to read.
     fn poll_waited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.read_deadline() else { return Poll::Pending };
         if let Phase::Idle { since } = self.heads.phase
@@ -234,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.alarm.poll(cx, deadline)
     }
 
-    /// Ends a connection that floods us with frames.
+    /// Counts received HTTP/2 frames. Fails if the client floods us with frames that carry nothing.
     fn meter(&mut self, bytes: &[u8]) -> Poll<io::Result<()>> {
         let Some(frames) = &mut self.frames else { return Poll::Ready(Ok(())) };
         let (answered, sent) = self.activity.handed_out();
@@ -243,8 +251,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let resets = received.resets();
         let goes_on = received.takes(bytes, answers, credit, std::time::Instant::now());
         if received.resets() > resets && !self.activity.unauthenticated_use.is_known() {
-            // h2 counts only streams that were reset before they were begun. They are few in small
-            // reads.
+            // h2 counts only streams that were reset before we began them. With small reads these
+            // are few, so all resets are counted here.
             (resets..received.resets()).for_each(|_| self.activity.unauthenticated_use.note_abuse());
         }
         self.activity.note_unsent(answers.count(), false);
@@ -254,7 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Notes written bytes of HTTP/2.
+    /// Notes the HTTP/2 frames in bytes that were written.
     fn wrote(&mut self, bytes: &[u8]) {
         if let Some(frames) = &mut self.frames {
             let has_data = frames.answers.wrote(bytes);
@@ -262,8 +270,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Fails once a client has left behind bytes that hyper does not read: of a body while upstream
-    /// takes nothing, or of a next request. hyper would notice only much later.
+    /// Fails if the client has left while hyper does not read: while upstream reads nothing of the
+    /// body, or while the next request waits. hyper would notice the end only much later.
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_not_ours = self.refuse.is_none() || self.activity.is_tunnel();
         if is_not_ours || self.presence.is_watched || self.activity.has_no_request() {
@@ -286,8 +294,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether so many bytes have been unread behind a whole request for so long that an end could
-    /// not have arrived.
+    /// Whether more than [`MOST_BEHIND`] bytes have been unread after a whole request for the idle
+    /// time, so that an end of the connection could not have arrived.
     fn hides_its_end(&mut self, now: Instant) -> bool {
         if self.activity.may_be_sending() || self.stream.unread() <= MOST_BEHIND {
             self.presence.behind_since = None;
@@ -296,7 +304,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         now >= *self.presence.behind_since.get_or_insert(now) + self.timeouts.idle
     }
 
-    /// Whether hyper's current write is a refusal of its own.
+    /// Whether the bytes that hyper writes now are a refusal by hyper itself.
     fn is_refusal(&mut self) -> bool {
         self.refuse.is_some() && self.activity.is_quiet()
     }
@@ -314,18 +322,18 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.closes();
     }
 
-    /// Notes that the connection is ending. A connection that rested instead would begin anew
-    /// behind the refused bytes.
+    /// Notes that the connection is ending. It must not rest any more: after a rest, the bytes that
+    /// follow the refused ones would be parsed as a new request.
     fn closes(&mut self) {
         self.ending.is_closing = true;
         self.activity.note_rest(false);
     }
 
-    /// Queues hyper's settings, with our size of a header list instead of hyper's own. Returns
-    /// whether `hypers` were settings.
+    /// Queues hyper's SETTINGS frame, with our limit of header lists instead of hyper's. Returns
+    /// whether `hypers` was a SETTINGS frame.
     ///
-    /// hyper accepts a larger list than is announced: a list between the two sizes is refused with
-    /// an answer of ours.
+    /// hyper accepts larger header lists than are announced. A list between the two limits is
+    /// refused with an answer of ours.
     fn announce(&mut self, hypers: &[u8]) -> bool {
         let Some(header_list) = self.header_list.take() else { return false };
         let settings = with_header_list(hypers, header_list);
@@ -337,8 +345,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         is_announced
     }
 
-    /// Sends the queued bytes. Where there are none, a blocked write stays blocked: it has made no
-    /// progress.
+    /// Sends the queued bytes. If there are none, the time of a blocked write is not reset, because
+    /// the write has made no progress.
     fn send_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.queued.is_empty() {
             return Poll::Ready(Ok(()));
@@ -358,9 +366,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Fails where a blocked write has lasted too long: after `client_stall` where the client takes
-    /// nothing of its answer, and after the idle time where it has sent no request and takes none
-    /// of the server's own bytes.
+    /// Fails if a write has been blocked for too long: for `client_stall` if the client does not
+    /// read its answer, and for the idle time if the client has sent no request and does not read
+    /// the server's own bytes.
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.write_blocked = None;
@@ -396,7 +404,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             let piece = this.ahead.split_to(this.ahead.len().min(most).min(buf.remaining()));
             buf.put_slice(&piece);
             if this.ahead.is_empty() {
-                // An empty slice would keep the whole buffer.
+                // An empty slice of the buffer would keep the whole buffer allocated.
                 this.ahead = Bytes::new();
             }
             this.turn.bytes += piece.len();
@@ -418,8 +426,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncRead for Wire<S> {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 ready!(this.poll_waited(cx));
-                // Ends the stream: hyper closes an idle connection cleanly, and one within a head
-                // as broken.
+                // Reports the end of the stream to hyper, which closes an idle connection cleanly,
+                // and treats an incomplete head as an error.
                 this.ending.has_ended = true;
                 Poll::Ready(Ok(()))
             }

@@ -1,4 +1,4 @@
-//! The configuration in service, and all that was read for it.
+//! The configuration in service, and the state of the files that were read for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::key_store::LastGood;
 use crate::net::tls::{ListenerTls, Swappable};
 use crate::proxy::Gateway;
 
-/// Files must stand still for this long before a requested reload takes them.
+/// Time that files must not change before a requested reload reads them.
 pub(super) const ASKED_SETTLE: Duration = Duration::from_millis(100);
 
-/// The configuration in service, and all that was read for it.
+/// The configuration in service, and the state of the files that were read for it.
 pub(super) struct Current {
     pub(super) gateway: Arc<Gateway>,
     /// The last good configuration.
@@ -30,11 +30,12 @@ impl Current {
     }
 }
 
-/// A bound listener with its present certificates.
+/// A bound listener with its current certificates.
 pub(super) struct Running {
     pub(super) listener: Listener,
     pub(super) swappable: Option<Swappable>,
-    /// The digest of the files that its certificates were reloaded from, if it is known.
+    /// The digest of the files from which the listener's certificates were reloaded, if it is
+    /// known.
     pub(super) digest: Option<[u8; 32]>,
 }
 

@@ -18,12 +18,12 @@ impl Baseline {
         Baseline { files: files.into_iter().map(|files| (files.clone(), Stamps::of(&files))).collect() }
     }
 
-    /// Whether all files are in the noted state.
+    /// Whether all files are still in the state that was noted.
     pub(super) fn is_current(&self) -> bool {
         self.files.iter().all(|(files, stamps)| Stamps::of(files) == *stamps)
     }
 
-    /// The files of a part.
+    /// Returns the files of a part.
     pub(super) fn files(&self, part: Part) -> &[PathBuf] {
         let index = Part::ALL.iter().position(|known| *known == part);
         index.and_then(|index| self.files.get(index)).map_or(&[], |(files, _)| files)
@@ -37,7 +37,8 @@ impl Baseline {
     }
 }
 
-/// The files of which the configuration keeps what it read.
+/// Returns the files whose content the configuration contains: its own file, upstreams' credentials
+/// and the id secret.
 fn read_with(config: &Config) -> Vec<ReadFile> {
     let credentials =
         config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref()?.file.clone());

@@ -1,4 +1,4 @@
-//! The handle of the reload: callers ask for a reload and get its outcome.
+//! The handle with which callers request a reload and get its outcome.
 
 use std::sync::mpsc::{self, TrySendError};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::config::fault::Faults;
 
 const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The outcome of one part.
+/// The outcome of the reload of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Unchanged,
     Applied,
-    /// The part stays as it was.
+    /// The part has faults, and stays as it was.
     Refused(Faults),
 }
 
@@ -33,10 +33,10 @@ impl Outcome {
 /// The outcome of a reload.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
-    /// Counts the changes that were applied since the start.
+    /// The number of changes that were applied since the start.
     pub(crate) generation: u64,
     pub(crate) parts: Vec<(Part, Outcome)>,
-    /// Changed fields of the configuration that take a restart.
+    /// Changed fields of the configuration that take effect only after a restart.
     pub(crate) needs_restart: Vec<&'static str>,
 }
 
@@ -51,29 +51,29 @@ pub(super) enum Message {
 pub(crate) struct Handle(pub(super) mpsc::SyncSender<Message>);
 
 impl Handle {
-    /// Reloads now, and returns the outcome; `None` where the process is ending.
+    /// Reloads now, and returns the outcome; `None` if the process is ending.
     pub(crate) async fn reload(&self) -> Option<Report> {
         let (reply, report) = oneshot::channel();
         self.send(Message::Asked(Some(reply))).await;
         report.await.ok()
     }
 
-    /// Reloads soon.
+    /// Requests a reload without waiting for its outcome.
     pub(crate) async fn nudge(&self) {
         self.send(Message::Asked(None)).await;
     }
 
-    /// Ends the thread.
+    /// Tells the reloading thread to end.
     pub(crate) async fn stop(&self) {
         self.send(Message::Stop).await;
     }
 
-    /// Sends, and waits for room without blocking the runtime.
+    /// Sends a message, and waits for room in the inbox without blocking the runtime.
     async fn send(&self, mut message: Message) {
         loop {
             match self.0.try_send(message) {
                 Err(TrySendError::Full(unsent)) => message = unsent,
-                // A caller that waits for a reply sees that there is none.
+                // If the thread has ended, a caller that waits for a reply gets `None`.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => return,
             }
             tokio::time::sleep(ROOM_INTERVAL).await;

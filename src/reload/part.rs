@@ -1,9 +1,9 @@
-//! The parts that are read from files.
+//! The parts of the state that are reloaded from files.
 
-/// A part that is reloaded by itself.
+/// One of the parts that are reloaded independently of each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// The configuration, and the files that it takes credentials and upstreams' certificates from.
+    /// The configuration, and the files with credentials and upstreams' certificates that it names.
     Config,
     Keys,
     /// The listeners' certificates.
@@ -13,7 +13,7 @@ pub(crate) enum Part {
 impl Part {
     pub(crate) const ALL: [Part; 3] = [Part::Config, Part::Keys, Part::Certificates];
 
-    /// The name in logs, metrics and answers.
+    /// Returns the part's name in logs, metrics and answers.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Part::Config => "config",

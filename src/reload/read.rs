@@ -1,4 +1,4 @@
-//! Reads a part whole, before any of it is applied.
+//! Reads a part completely before anything of it is applied.
 
 use std::sync::Arc;
 
@@ -16,17 +16,18 @@ use crate::keys::id_secret::IdSecret;
 use crate::net::tls::{self, ListenerTls};
 use crate::snapshot::Snapshot;
 
-/// A part that was read whole, and may be applied.
+/// A part that was read completely and can be applied.
 pub(super) enum Ready {
     Config(Box<ReadyConfig>),
     Keys(KeySet),
-    /// The certificates of good listeners, by number, and the faults of the others.
+    /// The certificates of listeners without faults, by the listener's number and with the digest
+    /// of the files, and the faults of the other listeners.
     Certificates(Vec<(usize, Arc<ListenerTls>, Option<[u8; 32]>)>, Vec<Fault>),
 }
 
 pub(super) struct ReadyConfig {
     pub(super) config: Config,
-    /// The listeners as they will run.
+    /// The listeners as they will run once the configuration is applied.
     pub(super) listeners: Vec<Listener>,
     pub(super) baseline: Baseline,
     pub(super) keys: Option<KeySet>,
@@ -36,7 +37,8 @@ pub(super) struct ReadyConfig {
 
 impl Current {
     pub(super) fn read(&self, part: Part) -> Result<Ready, Faults> {
-        // Stores check this themselves, and a store may be a directory.
+        // Key stores are left out: they check their files themselves, and a store may be a
+        // directory.
         let sets = self.sets.iter().filter(|(known, _)| *known == part && part != Part::Keys);
         openable(sets.flat_map(|(_, set)| set.files())).map_err(|faults| self.placed(faults))?;
         Ok(match part {
@@ -49,7 +51,7 @@ impl Current {
         })
     }
 
-    /// Adds to faults of files where the running configuration names these files.
+    /// Adds to each fault of a file the place where the running configuration names that file.
     fn placed(&self, faults: Faults) -> Faults {
         self.config.named_files.placed(faults)
     }
@@ -71,8 +73,8 @@ impl Current {
         openable(looked_at.flat_map(|part| baseline.files(part)))?;
         let is_elsewhere =
             |part| self.sets.iter().any(|(known, set)| *known == part && set.files() != baseline.files(part));
-        // Files at a new path are read with the configuration, once they have settled: both are
-        // good, or neither is applied.
+        // Files at a new path are read together with the configuration, once they have settled. If
+        // either has faults, neither is applied.
         if Part::ALL.into_iter().any(is_elsewhere) {
             std::thread::sleep(ASKED_SETTLE);
         }
@@ -80,9 +82,11 @@ impl Current {
             is_elsewhere(Part::Keys) || config.keys.allow_plaintext != self.config.keys.allow_plaintext;
         let serving = self.gateway.snapshot.load().ids.clone();
         let ids = id_secret::renewed(&serving, &config.keys, &self.config.keys)?;
-        // The ids of a plain list are made with the secret.
+        // The ids of keys in a plain list are derived from the id secret, so a new secret requires
+        // reading the keys again.
         let reads_keys = reads_keys || !Arc::ptr_eq(&ids, &serving);
-        // A store at a new path has no last good form.
+        // No last good form is kept for the entries of a store at a new path, so a faulty entry is
+        // refused.
         let keys = reads_keys.then(|| self.read_keys(&config, &ids, AtFault::Refused)).transpose()?;
         let reads_certificates = is_elsewhere(Part::Certificates);
         let mut certificates = Vec::with_capacity(listeners.len());
@@ -108,7 +112,8 @@ impl Current {
         for (number, Running { listener, digest, .. }) in self.listeners.iter().enumerate() {
             let Some(section) = &listener.tls else { continue };
             let now = digest_of(&certificates_of(listener));
-            // Replacing certificates by the same ones would end all resumptions.
+            // Replacing certificates by the same ones would needlessly end all TLS session
+            // resumptions.
             if now.is_some() && now == *digest {
                 continue;
             }
@@ -121,8 +126,8 @@ impl Current {
     }
 }
 
-/// A running listener as a new configuration has it, or as it runs where it can't be changed to
-/// that.
+/// Returns the listener of `config` that has the address of `running`. Returns `running` itself if
+/// there is none, or if TLS would be turned on or off.
 fn counterpart(running: &Listener, config: &Config) -> Listener {
     let same = config.listeners.iter().find(|listener| listener.address == running.address);
     same.filter(|listener| listener.tls.is_some() == running.tls.is_some()).unwrap_or(running).clone()

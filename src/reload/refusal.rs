@@ -10,8 +10,8 @@ use crate::config::fault::{Fault, Faults};
 use crate::key_cache::KeySet;
 use crate::observe::reloads::Extent;
 
-/// Time that a key file without lines must not change before it counts: a writer may begin by
-/// emptying the file.
+/// Time that a key file without lines must not change before it is applied, because a writer may
+/// begin by emptying the file.
 const BLANK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The refusal of a part, or of some of its entries.
@@ -27,31 +27,31 @@ impl From<Faults> for Refusal {
     }
 }
 
-/// The refusals at present.
+/// The current refusals.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    /// The refusal of each part, which is logged once.
+    /// The current refusal of each part, which is logged once.
     refused: Vec<(Part, Refusal)>,
-    /// The state of a key file without lines, and since when it has been so.
+    /// The state of a key file without lines, and when it was first seen in that state.
     blank: Option<(Stamps, Instant)>,
 }
 
 impl Refusals {
-    /// The time until a key file without lines counts.
+    /// Returns the time until a key file without lines is applied; `None` if there is no such file.
     pub(super) fn blank_for(&self) -> Option<Duration> {
         let (_, since) = self.blank.as_ref()?;
         Some(BLANK_PATIENCE.saturating_sub(since.elapsed()))
     }
 
-    /// Whether a refused part may be good by now though no event came.
+    /// Whether the faults of a refused part may have disappeared without an event.
     pub(super) fn may_have_passed(&self, part: Part, store: &Path) -> bool {
         let mut refused = self.refused.iter().filter(|(refused, _)| *refused == part);
-        // Faults of entries do not pass by themselves; those of a directory may be files that were
-        // unreadable.
+        // Faults of entries do not disappear by themselves. In a directory, however, a fault may be
+        // a file that was unreadable for a time.
         refused.any(|(_, refusal)| refusal.extent == Extent::Whole || store.is_dir())
     }
 
-    /// Notes a refusal, and logs it unless that was done.
+    /// Notes a refusal, and logs it if it was not logged before.
     pub(super) fn note(&mut self, part: Part, refusal: Refusal) {
         if !self.refused.iter().any(|(refused, known)| *refused == part && *known == refusal) {
             Self::log(part, &refusal);
@@ -60,12 +60,12 @@ impl Refusals {
         }
     }
 
-    /// Notes that the part was applied.
+    /// Removes the refusal of a part.
     pub(super) fn forget(&mut self, part: Part) {
         self.refused.retain(|(refused, _)| *refused != part);
     }
 
-    /// Notes that the key file has changed, or was not read.
+    /// Forgets a key file without lines, because the file has changed or was not read.
     pub(super) fn forget_blank(&mut self) {
         self.blank = None;
     }
@@ -83,7 +83,7 @@ impl Refusals {
         }
     }
 
-    /// Checks that a file without lines has been so for long enough.
+    /// Refuses a key file without lines until it has not changed for [`BLANK_PATIENCE`].
     pub(super) fn has_stood_blank(
         &mut self,
         set: &KeySet,

@@ -1,8 +1,8 @@
-//! The watch of files: whether they have changed, and whether a change has settled.
+//! Watches files: finds whether they have changed, and whether a change has settled.
 //!
-//! Directories are watched, never files: the watch of a file that is replaced by a rename sees the
-//! first replacement and no later one. An event of the system only causes a check; the check
-//! decides.
+//! Directories are watched, never files: if a file is replaced by a rename, a watch on it reports
+//! the first replacement and no later one. An event of the system only triggers a check; the check
+//! decides whether a file has changed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,22 +21,22 @@ use crate::digest::Sha256;
 use crate::regular_file;
 use crate::stamp::Stamp;
 
-/// Time that a file written in place must not change before it counts. It is longer than a writer's
-/// pauses, since the beginning of a list is a valid list; it is short enough for a change to be
-/// live within a second.
+/// Time that a file written in place must not change before it is read. It is longer than a
+/// writer's pauses, because the beginning of a list is also a valid list. It is short enough for a
+/// change to take effect within a second.
 const SETTLED_IN_PLACE: Duration = Duration::from_millis(500);
-/// As [`SETTLED_IN_PLACE`], for a file that was renamed into its place and is whole. It gathers
-/// files that come together.
+/// Time that a file must not change before it is read if it was renamed into its place, and is
+/// therefore complete. This time groups files that are replaced together.
 const SETTLED_WHOLE: Duration = Duration::from_millis(30);
-/// A directory of files is taken after this long even if one of them changes all the time.
+/// Time after which a directory of files is read even if one of the files changes all the time.
 const DIRECTORY_PATIENCE: Duration = Duration::from_secs(5);
-/// Files up to this size in bytes are compared by content in checks without an event, larger ones
-/// by their stamps only.
+/// The total size in bytes up to which files are compared by content. Larger sets of files are
+/// compared by their stamps only.
 const COMPARED_BYTES: u64 = 4 * 1024 * 1024;
 /// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
-/// The state of several files, those of directories included; `None` for a missing file.
+/// The stamps of several files, including the files in directories; `None` for a missing file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
 
@@ -50,20 +50,21 @@ impl Stamps {
     }
 }
 
-/// Files that are taken together or not at all.
+/// Files that are reloaded together or not at all.
 #[derive(Debug)]
 pub(super) struct FileSet {
     /// The configured paths: a directory stands for the files in it.
     files: Vec<PathBuf>,
-    /// The directory entries on the paths of the files, as of the last watch.
+    /// The directory entries on the paths of the files, when the watch was last set up.
     watch_set: WatchSet,
-    /// The state when they were last taken, or refused.
+    /// The state of the files when they were last read, whether they were applied or refused.
     taken: Stamps,
     digest: Option<[u8; 32]>,
     pending: Option<Pending>,
-    /// A file was renamed into its place since they were last taken.
+    /// Whether a file was renamed into its place since the files were last read.
     came_whole: bool,
-    /// Files that were written to since then, and not replaced.
+    /// Files that were written in place since the files were last read, and not replaced
+    /// afterwards.
     in_place: BTreeSet<PathBuf>,
 }
 
@@ -71,24 +72,24 @@ pub(super) struct FileSet {
 struct Pending {
     stamps: Stamps,
     since: Instant,
-    /// When it began to change at all.
+    /// When the files began to change.
     restless_since: Instant,
 }
 
 /// The outcome of a check of a set of files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FilesState {
-    /// No change.
+    /// The files have not changed.
     Same,
-    /// The files are changing; to be checked again after this long.
+    /// The files are changing, and must be checked again after this time.
     Changing(Duration),
-    /// Other content, which has settled.
+    /// The files have other content, and have stopped changing.
     Changed,
 }
 
 impl FileSet {
     /// Makes a set of files whose state was `taken` when they were read. `read`: the files whose
-    /// content is known.
+    /// content the configuration contains.
     pub(super) fn new(files: Vec<PathBuf>, taken: Stamps, read: &[ReadFile]) -> Self {
         let mut set = FileSet {
             watch_set: WatchSet::to(&files),
@@ -103,8 +104,8 @@ impl FileSet {
             set.forget();
         } else if set.taken.bytes() <= COMPARED_BYTES {
             let digest = set.read();
-            // If they have changed since, the digest is not theirs; the next check finds the
-            // change.
+            // If the files have changed since they were read, this digest belongs to other content
+            // and is dropped; the next check finds the change.
             set.digest = digest.filter(|_| Stamps::of(&set.files) == set.taken);
         }
         set
@@ -114,16 +115,16 @@ impl FileSet {
         &self.files
     }
 
-    /// Finds the directory entries on the paths of the files anew.
+    /// Finds the directory entries on the paths of the files again, and returns them.
     pub(super) fn watch_set(&mut self) -> &WatchSet {
         self.watch_set = WatchSet::to(&self.files);
         &self.watch_set
     }
 
     /// Notes an event of the system. Returns whether it concerns one of the files, or a link to
-    /// them.
+    /// one.
     pub(super) fn heard(&mut self, touched: &Touched) -> bool {
-        // A rename names both entries; the second one is the destination.
+        // The event of a rename names two entries, the second of which is the destination.
         let named = touched.paths.last().filter(|path| self.watch_set.covers(path));
         match (touched.came_whole, named) {
             (Some(true), Some(path)) => {
@@ -133,38 +134,39 @@ impl FileSet {
             (Some(false), Some(path)) => {
                 self.in_place.insert(path.clone());
             }
-            // Events were missed, and the system does not say which.
+            // An event without paths means that the system has lost events.
             (_, None) if touched.paths.is_empty() => self.came_whole = false,
             _ => {}
         }
         touched.paths.is_empty() || touched.paths.iter().any(|path| self.watch_set.covers(path))
     }
 
-    /// Notes that an event was missed: no change is known to be whole.
+    /// Notes that an event was missed. It is then unknown whether a changed file is complete.
     pub(super) fn missed(&mut self) {
         self.came_whole = false;
     }
 
-    /// Whether the files are in the state in which they were last taken.
+    /// Whether the files are in the state in which they were last read.
     pub(super) fn is_as_taken(&self) -> bool {
         Stamps::of(&self.files) == self.taken
     }
 
-    /// Forgets the taken state: the next check finds a change.
+    /// Forgets the state of the files, so that the next check finds a change.
     pub(super) fn forget(&mut self) {
         self.taken = Stamps::default();
         self.digest = None;
         self.pending = None;
     }
 
-    /// Checks whether the files have changed, without waiting. `is_thorough`: contents are compared
-    /// even without a sign of a change.
+    /// Checks whether the files have changed, without waiting. `is_thorough`: whether contents are
+    /// compared even if no stamp has changed.
     pub(super) fn check(&mut self, now: Instant, is_thorough: bool) -> FilesState {
         let stamps = Stamps::of(&self.files);
         if stamps == self.taken {
             self.pending = None;
             let compares = is_thorough && self.digest.is_some() && stamps.bytes() <= COMPARED_BYTES;
-            // The times of some file systems can't be trusted. An unreadable file is no change.
+            // Contents are compared because the times of some file systems can't be trusted. An
+            // unreadable file does not count as a change.
             return match compares.then(|| self.read()).flatten() {
                 Some(digest) if Some(digest) != self.digest => self.settle(stamps),
                 _ => FilesState::Same,
@@ -178,7 +180,8 @@ impl FileSet {
         let is_whole = self.came_whole && self.in_place.is_empty();
         let settles_after = if is_whole { SETTLED_WHOLE } else { SETTLED_IN_PLACE };
         let stood = now.saturating_duration_since(since);
-        // A file that is written to for ever must not delay a revocation in another one.
+        // A file that is written all the time must not delay a revocation in another file of the
+        // directory.
         let waits = !self.watch_set.directories.is_empty() && now - restless_since >= DIRECTORY_PATIENCE;
         if stood < settles_after && !waits {
             self.pending = Some(Pending { stamps, since, restless_since });
@@ -187,16 +190,17 @@ impl FileSet {
         self.settle(stamps)
     }
 
-    /// As [`FileSet::check`], for files that are known to have settled.
+    /// Checks whether the files have changed, like [`FileSet::check`], if they are known to have
+    /// settled.
     pub(super) fn look_settled(&mut self) -> FilesState {
         let stamps = Stamps::of(&self.files);
         self.settle(stamps)
     }
 
     fn settle(&mut self, stamps: Stamps) -> FilesState {
-        // A large file is not read twice to spare a reload that changes nothing.
+        // Large files are not read a second time only to avoid a reload that changes nothing.
         let digest = (stamps.bytes() <= COMPARED_BYTES).then(|| self.read()).flatten();
-        // A file that changed while it was read has another content by now.
+        // The digest is of no use if a file changed while it was read.
         if Stamps::of(&self.files) != stamps {
             self.pending = None;
             return FilesState::Changing(SETTLED_WHOLE);
@@ -215,7 +219,8 @@ impl FileSet {
     }
 }
 
-/// Whether all are regular files: a pipe would block, and a device has no end.
+/// Checks that all files are regular and not too large: a pipe would block, and a device has no
+/// end.
 pub(super) fn openable<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Result<(), Faults> {
     let fault = |path: &PathBuf| {
         let metadata = fs::metadata(path).ok()?;
@@ -230,7 +235,7 @@ pub(super) fn openable<'f>(files: impl IntoIterator<Item = &'f PathBuf>) -> Resu
     if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
 }
 
-/// The digest of all contents; `None` where a file is unreadable.
+/// Returns a digest of the paths and contents of all files; `None` if a file is unreadable.
 pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
     let files: Vec<PathBuf> = expanded(files).collect();
     openable(&files).ok()?;
@@ -253,17 +258,18 @@ pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
     Some(digest.finish())
 }
 
-/// An event of a directory entry.
+/// A change of directory entries that the system has reported.
 #[derive(Debug)]
 pub(super) struct Touched {
     pub(super) paths: Vec<PathBuf>,
-    /// Whether the entry was renamed into its place whole, or is being changed in it; `None` where
-    /// that is unknown.
+    /// Whether the entry was renamed into its place, and is complete, or is being written in place;
+    /// `None` if that is unknown.
     pub(super) came_whole: Option<bool>,
 }
 
 impl Touched {
-    /// `None` for an event that is no change, such as our own reading.
+    /// Converts an event of the system. Returns `None` for an event that is no change, such as our
+    /// own reading.
     fn read(event: notify::Event) -> Option<Self> {
         let came_whole = match event.kind {
             EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Some(true),
@@ -282,12 +288,14 @@ impl Touched {
 pub(super) struct Directories {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
-    /// The entries on the paths of the files. Directories above them may have many other events.
+    /// The entries on the paths of the files. Events of other entries in the watched directories
+    /// are dropped.
     watch_set: Arc<Mutex<WatchSet>>,
 }
 
 impl Directories {
-    /// Calls `on_change` at every change. Where the system offers no watch, polling must do.
+    /// Makes a watcher that calls `on_change` at every change. If the system can't watch
+    /// directories, changes are found only by polling.
     pub(super) fn new(on_change: impl Fn(Touched) + Send + 'static) -> Self {
         let watch_set = Arc::new(Mutex::new(WatchSet::default()));
         let known = watch_set.clone();
@@ -305,7 +313,7 @@ impl Directories {
         Directories { watcher: watcher.ok(), watched: BTreeSet::new(), watch_set }
     }
 
-    /// Watches these entries' directories, and no others.
+    /// Watches the directories of the entries in `watch_set`, and no others.
     pub(super) fn watch(&mut self, watch_set: &WatchSet) {
         let Some(watcher) = &mut self.watcher else { return };
         self.watch_set.lock().unwrap_or_else(PoisonError::into_inner).clone_from(watch_set);
@@ -315,7 +323,8 @@ impl Directories {
         for gone in self.watched.difference(&wanted) {
             let _went_with_its_directory = watcher.unwatch(gone);
         }
-        // Watched again even where it was before: a directory that was replaced has the same name.
+        // A directory that is watched already is watched again, because another directory may have
+        // replaced it under the same name.
         self.watched = wanted
             .into_iter()
             .filter(|directory| watcher.watch(directory, RecursiveMode::NonRecursive).is_ok())
@@ -371,7 +380,7 @@ mod tests {
             assert_eq!(set.check(now, false), FilesState::Changing(SETTLED_WHOLE));
             assert_eq!(set.check(now + SETTLED_WHOLE, false), found);
         }
-        // A rename beside a file that is still written makes nothing whole.
+        // A file that is written in place after a rename is not known to be complete.
         rename("three");
         assert!(set.heard(&touched(&path, true)) && set.heard(&touched(&path, false)));
         assert_eq!(set.check(now, false), FilesState::Changing(SETTLED_IN_PLACE));

@@ -1,4 +1,5 @@
-//! The directory entries on the path of a file: its own, and that of every link to it.
+//! Finds the directory entries on the path of a file: the file's own entry, and those of all links
+//! and directories on the path.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,10 +7,11 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::key_store::directory;
 
-/// The limit of symbolic links on a path, as in the kernel: more are a loop.
+/// The most symbolic links that are followed on a path, as in the kernel. More are taken for a
+/// loop.
 const MAX_LINKS: usize = 40;
 
-/// The files of several paths, each of which may be a directory of files.
+/// Returns `paths`, with each directory replaced by the files in it.
 pub(super) fn expanded(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ {
     paths.iter().flat_map(|path| match path.is_dir().then(|| directory::files(path)) {
         Some(Ok(files)) => files,
@@ -17,13 +19,14 @@ pub(super) fn expanded(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ 
     })
 }
 
-/// The directory entries on the paths of files: a change of any of them is a change of the files.
+/// The directory entries on the paths of files. A change of any of these entries may be a change of
+/// a file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WatchSet {
-    /// The entries of the files, of all links to them, and of the directories above: each may be
-    /// replaced.
+    /// The entries of the files, of all links to them, and of the directories above them. Each of
+    /// these may be replaced.
     pub(super) entries: BTreeSet<PathBuf>,
-    /// Directories of which every file counts, also one that does not exist yet.
+    /// Configured directories, in which every file is watched, also one that does not exist yet.
     pub(super) directories: BTreeSet<PathBuf>,
 }
 
@@ -31,7 +34,7 @@ impl WatchSet {
     pub(super) fn to(files: &[PathBuf]) -> Self {
         let directories =
             files.iter().filter(|path| path.is_dir()).filter_map(|path| path.canonicalize().ok());
-        // A directory may be replaced itself.
+        // The directories' own entries are included, because a directory may be replaced.
         let all = expanded(files).chain(files.iter().cloned());
         WatchSet {
             directories: directories.collect(),
@@ -52,9 +55,9 @@ impl WatchSet {
     }
 }
 
-/// Every directory entry on the path of `path`: the file, each symbolic link, and each directory. A
-/// change of any of them is a change of the file: the kubelet swaps only the link `..data`, and
-/// people replace a directory by a rename.
+/// Returns every directory entry on the way to `path`: the file, each symbolic link, and each
+/// directory. A change of any of them is a change of the file: the kubelet replaces only the link
+/// `..data`, and people replace a directory by a rename.
 fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
     let mut entries = BTreeSet::new();
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -87,7 +90,7 @@ fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
     entries
 }
 
-/// The parts of a path, the first one last.
+/// Returns the components of a path in reverse order.
 fn components(path: &Path) -> Vec<PathBuf> {
     let parts = path.components().filter(|part| !matches!(part, Component::CurDir));
     let mut parts: Vec<PathBuf> = parts.map(|part| PathBuf::from(part.as_os_str())).collect();

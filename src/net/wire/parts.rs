@@ -6,14 +6,14 @@ use crate::net::frames::{FrameMeter, OpenAnswers};
 use crate::net::linger::Linger;
 use crate::net::phase::{HeadSeen, Phase};
 
-/// The counted frames of a connection of HTTP/2, in both directions.
+/// The counts of frames of an HTTP/2 connection, in both directions.
 #[derive(Debug)]
 pub(super) struct Frames {
     pub(super) received: FrameMeter,
     pub(super) answers: OpenAnswers,
 }
 
-/// Bytes read in one poll of the connection's task.
+/// The bytes that were read in one poll of the connection's task.
 #[derive(Debug, Default)]
 pub(super) struct ReadTurn {
     pub(super) bytes: usize,
@@ -21,42 +21,45 @@ pub(super) struct ReadTurn {
     pub(super) number: usize,
 }
 
-/// The waits for heads of requests.
+/// The state of the wait for the head of a request.
 #[derive(Debug)]
 pub(super) struct Heads {
     pub(super) phase: Phase,
-    /// The next head, as far as it came behind a request in service, and the requests begun by
-    /// then.
+    /// The size of the part of the next head that arrived during a request in service, with the
+    /// number of requests begun until then.
     pub(super) next: Option<(usize, HeadSeen)>,
-    /// The deadline of the connection's first bytes, until they have come.
+    /// The deadline for the connection's first bytes; `None` once they have arrived.
     pub(super) first_bytes_by: Option<Instant>,
-    /// The requests that had begun when the phase was last updated.
+    /// The number of requests that had begun when the phase was last updated.
     pub(super) seen: usize,
-    /// The time to rest has come since the last request, whether hyper went or not.
+    /// Whether the connection has been idle for `REST_AFTER` since the last request, even if
+    /// hyper's part was not dropped.
     pub(super) has_rest: bool,
 }
 
-/// Checks whether a client has left from which hyper reads nothing.
+/// The state of the checks whether a client has left while hyper does not read.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
-    /// hyper has asked for more, and there was none: it learns of an end at once.
+    /// Whether hyper's last read found nothing. hyper then learns at once if the client leaves.
     pub(super) is_watched: bool,
-    /// When to check next whether a client whose body waits unread has left.
+    /// The time of the next check whether the client has left.
     pub(super) probe_at: Option<Instant>,
-    /// Since when more has been unread behind a request than the kernel takes.
+    /// The time since which more than `MOST_BEHIND` bytes have been unread after a request.
     pub(super) behind_since: Option<Instant>,
 }
 
-/// The end of the connection.
+/// The state of the end of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    /// One of hyper's refusals was replaced: what the client sends is not understood.
+    /// Whether one of hyper's refusals was replaced by ours. Further bytes from the client are not
+    /// parsed.
     pub(super) has_refused: bool,
-    /// hyper got the end of the stream at a deadline.
+    /// Whether the end of the stream was reported to hyper because a deadline had passed.
     pub(super) has_ended: bool,
-    /// A deadline has passed, and hyper was woken up to read its end.
+    /// Whether a deadline has passed and hyper was woken to read the end of the stream.
     pub(super) is_overdue: bool,
-    /// The connection is ending: what comes now is nobody's, and hyper stays to the end.
+    /// Whether the connection is ending. It then no longer rests, and further bytes from the client
+    /// are not parsed.
     pub(super) is_closing: bool,
     pub(super) lingering: Option<Linger>,
 }

@@ -5,7 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-/// A client, and the wire to it, on which every wait may take `limit`.
+/// Returns a client, a wire to it whose time limits are all `limit`, and the connection's activity.
 async fn wired(limit: Duration) -> (TcpStream, Wire<TcpStream>, Arc<ConnectionActivity>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -17,8 +17,8 @@ async fn wired(limit: Duration) -> (TcpStream, Wire<TcpStream>, Arc<ConnectionAc
     (client, wire, activity)
 }
 
-/// An answer was complete before its request was, and upstream takes no more of it: hyper reads
-/// nothing.
+/// hyper reads nothing here: the answer was complete before its request, and upstream reads no more
+/// of the request.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins() {
     let idle = Duration::from_secs(5);
@@ -31,13 +31,14 @@ async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins
     assert!(matches!(poll_once().await, Poll::Ready(Err(_))), "and then it ends");
 }
 
-/// hyper reads nothing while upstream takes nothing, so only the wire can notice.
+/// While upstream does not read the body, hyper does not read either, so only the wire can notice
+/// that the client has left.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_behind_an_unread_body_is_noticed() {
     let (mut client, mut wire, activity) = wired(Duration::from_secs(60)).await;
     let _in_service = activity.begin(true);
     client.write_all(b"a part of a body").await.unwrap();
-    // As hyper does on each of its turns: it flushes, and has nothing to flush.
+    // Flushes without pending bytes, as hyper does at each poll.
     let mut poll_once = async || {
         let flushed = poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_flush(cx))).await;
         assert!(flushed.is_ready());
@@ -52,7 +53,7 @@ async fn a_client_that_leaves_behind_an_unread_body_is_noticed() {
     assert!(!is_healthy(&poll_once().await), "it has left");
 }
 
-/// hyper keeps an empty line that stands before a head, and has nothing else to do with it.
+/// hyper keeps an empty line that precedes a head, and waits for the head.
 #[tokio::test(start_paused = true)]
 async fn a_connection_rests_once_after_each_request_whatever_empty_lines_come() {
     let (mut client, mut wire, activity) = wired(Duration::from_secs(60)).await;

@@ -9,14 +9,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Wire;
 use crate::net::presence::Peered;
 
-/// Bytes that are read in one poll; then other connections have their polls.
+/// The most bytes that are read in one poll, after which other connections have their turn.
 const TURN_BYTES: usize = 128 * 1024;
 
-/// As [`TURN_BYTES`], until a good key came, and in addition the rest of one frame. The frames in
-/// these bytes can begin some ten streams, each of which holds some kilobytes until its task was
-/// polled.
+/// The most bytes that are read in one poll until a valid key was presented on the connection, not
+/// counting the rest of one frame. Frames in these bytes can begin about ten streams, each of which
+/// uses some kilobytes until its task is polled.
 const UNAUTHENTICATED_TURN_BYTES: usize = 128;
-/// Bytes of one frame that are read at once.
+/// The most bytes of one frame that are read at once from an unauthenticated client.
 const UNAUTHENTICATED_PIECE: usize = 4096;
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
@@ -29,16 +29,16 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.turn.bytes < if is_in_pieces { UNAUTHENTICATED_TURN_BYTES } else { TURN_BYTES }
     }
 
-    /// Bytes that are read at once of an unauthenticated connection.
+    /// Returns how many bytes to read at once from an unauthenticated client.
     pub(super) fn piece(&self) -> usize {
         let rest = self.frames.as_ref().map_or(0, |frames| frames.received.rest_of_frame());
         rest.clamp(UNAUTHENTICATED_TURN_BYTES, UNAUTHENTICATED_PIECE)
     }
 
-    /// Reads one piece of an unauthenticated connection.
+    /// Reads at most [`Self::piece`] bytes from an unauthenticated client.
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let length = self.piece().min(buf.remaining());
-        // On the stack, and only during a read.
+        // The buffer is on the stack, and exists only during a read.
         let mut room = [0; UNAUTHENTICATED_PIECE];
         let mut piece = ReadBuf::new(room.get_mut(..length).unwrap_or_default());
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut piece);

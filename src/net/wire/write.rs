@@ -1,4 +1,4 @@
-//! The half of a wire that hyper writes to.
+//! The write half of a wire.
 
 use std::io;
 use std::pin::Pin;
@@ -64,17 +64,17 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // hyper flushes the layer below it only when it holds no bytes itself.
+        // hyper flushes the wire only when hyper itself buffers no bytes.
         this.activity.flushed();
         ready!(this.send_queued(cx))?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         ready!(this.watch_write(cx, flushed))?;
         ready!(this.poll_presence(cx))?;
-        // hyper does not read again after an answer where its last read found nothing. The wait for
-        // the next head starts here, or it would have no timer.
+        // After an answer, hyper does not read again if its last read found nothing. The wait for
+        // the next head therefore starts here; it would otherwise have no timer.
         if !this.ending.has_ended && this.poll_waited(cx).is_ready() {
-            // Where hyper does not read even now (the rest of a request waits for an upstream that
-            // takes nothing), the end can't reach it.
+            // If hyper does not read even now (because upstream does not read the rest of the
+            // request), hyper can't learn of the end, so the connection fails here.
             if this.ending.is_overdue {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
@@ -92,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
             let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
             ready!(this.watch_write(cx, shut))?;
         }
-        // On HTTP/2, `http2` ends the connection.
+        // An HTTP/2 connection is ended by `http2`, so the wire does not linger.
         let is_http1 = this.refuse.is_some();
         if is_http1 && (this.ending.has_refused || this.activity.may_be_sending()) {
             let linger = this.ending.lingering.get_or_insert_with(Linger::new);
