@@ -12,7 +12,7 @@ mod path;
 use std::net::Ipv6Addr;
 
 use http::Method;
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 
@@ -69,7 +69,8 @@ impl Target {
 /// 400 if the request is ambiguous or malformed, 405 for CONNECT and TRACE, 414 and 431 if it is
 /// too large.
 pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Target, Denial> {
-    check_sizes(parts, limits)?;
+    let Scanned { bytes, framing } = scan(&parts.headers);
+    check_sizes(parts, bytes, limits)?;
     check_names(parts, limits)?;
     let method = parts.method.as_str();
     // Methods are case-sensitive (RFC 9110, section 9.1), but some servers read `delete` as DELETE.
@@ -79,7 +80,7 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Denial::method_not_allowed(parts.method.as_str()));
     }
-    check_framing(&parts.headers)?;
+    framing.map_err(Denial::bad_request)?;
     let authority = authority(parts, is_plain)?;
     let host = match &authority {
         Some(authority) => host_of(text_of(authority)?)?,
@@ -112,14 +113,14 @@ pub(crate) fn canonical(raw: &PathAndQuery) -> Option<(PathAndQuery, Vec<Ambigui
     Some((path_and_query, ambiguities))
 }
 
-fn check_sizes(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
+fn check_sizes(parts: &Parts, header_bytes: u64, limits: &Limits) -> Result<(), Denial> {
     let uri = &parts.uri;
     let authority_length = uri.authority().map_or(0, |authority| authority.as_str().len());
     let path_length = uri.path_and_query().map_or(0, |path| path.as_str().len());
     if (authority_length + path_length) as u64 > limits.uri_bytes {
         return Err(Denial::uri_too_long(limits.uri_bytes));
     }
-    if header_bytes(&parts.headers) > limits.header_bytes || parts.headers.len() > limits.header_count {
+    if header_bytes > limits.header_bytes || parts.headers.len() > limits.header_count {
         return Err(Denial::headers_too_large(limits.header_bytes, limits.header_count as u64));
     }
     Ok(())
@@ -143,8 +144,11 @@ pub(crate) fn check_public_sizes(headers: &HeaderMap, limits: &Limits) -> Result
 /// Returns the size of the headers in bytes: name, value, and 4 bytes per header for ": " and CRLF.
 /// RFC 9113, section 6.5.2 would add 32 bytes instead of 4.
 fn header_bytes(headers: &HeaderMap) -> u64 {
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    bytes as u64
+    headers.iter().map(|(name, value)| field_bytes(name, value)).sum()
+}
+
+fn field_bytes(name: &HeaderName, value: &HeaderValue) -> u64 {
+    (name.as_str().len() + value.len() + 4) as u64
 }
 
 /// Checks that the names of headers are tokens (RFC 9110, section 5.6.2). On HTTP/2, the library
@@ -161,25 +165,34 @@ fn check_names(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Refuses invalid framing that hyper accepts.
-fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
-    let mut encodings = 0;
+/// What one pass over the headers finds.
+struct Scanned {
+    /// Their size, as [`header_bytes`] counts.
+    bytes: u64,
+    /// The first fault of their framing that hyper accepts, as a public sentence.
+    framing: Result<(), &'static str>,
+}
+
+/// Scans the headers in one pass, because every request pays for each pass.
+fn scan(headers: &HeaderMap) -> Scanned {
+    let (mut bytes, mut encodings, mut framing) = (0, 0, Ok(()));
     let mut length: Option<&HeaderValue> = None;
     for (name, value) in headers {
+        bytes += field_bytes(name, value);
         if *name == TRANSFER_ENCODING {
             encodings += 1;
             if encodings > 1 || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
-                return Err(Denial::bad_request("The only transfer coding taken is `chunked`, once"));
+                framing = framing.and(Err("The only transfer coding taken is `chunked`, once"));
             }
         } else if *name == CONTENT_LENGTH {
             let is_number = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
             if !is_number || length.is_some_and(|other| other != value) {
-                return Err(Denial::bad_request("Content-Length must be one number"));
+                framing = framing.and(Err("Content-Length must be one number"));
             }
             length = Some(value);
         }
     }
-    Ok(())
+    Scanned { bytes, framing }
 }
 
 /// Returns the authority of a request: of an absolute target or `:authority`, or else of Host.

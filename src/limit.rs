@@ -11,6 +11,7 @@ mod companions;
 mod cost;
 mod gcra;
 mod in_flight;
+mod policy_header;
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -320,14 +321,9 @@ impl LimitStatus {
     /// read).
     pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
         let Some(nearest) = self.0.iter().min_by_key(|window| window.remaining) else { return };
-        // All header values are slices of one allocation.
-        let mut text = BytesMut::with_capacity(128 * self.0.len());
+        // The values that change are slices of one allocation.
+        let mut text = BytesMut::with_capacity(32 + 48 * self.0.len());
         let mut number = itoa::Buffer::new();
-        for (index, WindowStatus { window, .. }) in self.0.iter().enumerate() {
-            text.extend_from_slice(if index > 0 { b", " } else { b"" });
-            text.extend_from_slice(window.policy.as_bytes());
-        }
-        let policies = text.split();
         for (index, WindowStatus { window, remaining, reset }) in self.0.iter().enumerate() {
             text.extend_from_slice(if index > 0 { b", " } else { b"" });
             text.extend_from_slice(window.state.as_bytes());
@@ -340,9 +336,10 @@ impl LimitStatus {
         let remaining = text.split();
         write_clock_duration(&mut text, ceil_seconds(nearest.reset));
         headers.reserve(5);
-        let ours =
-            [(RATELIMIT_POLICY, policies), (RATELIMIT, states), (X_REMAINING, remaining), (X_RESET, text)];
-        for (name, value) in ours {
+        if let Some(policies) = policy_header::value(self.0.iter().map(|status| &status.window)) {
+            headers.insert(RATELIMIT_POLICY, policies);
+        }
+        for (name, value) in [(RATELIMIT, states), (X_REMAINING, remaining), (X_RESET, text)] {
             if let Ok(value) = HeaderValue::from_maybe_shared(value.freeze()) {
                 headers.insert(name, value);
             }
