@@ -32,9 +32,9 @@ const LOOKED_AT: usize = 1024;
 /// theirs.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// Minimum time between two searches of key holders' connections for one to close. A client that
-/// only opens connections, from many addresses, must not get all of them closed. Each search
-/// examines all key holders' connections, which may take a millisecond.
+/// Minimum time between two searches for a key holder's connection to close for a new one. Without
+/// it, a client that opens connections from many addresses could make bearward close all of them.
+/// Each search examines all key holders' connections, which may take a millisecond.
 const BETWEEN_HOLDERS: Duration = Duration::from_millis(100);
 
 /// All connections that may be closed to make room for a new one.

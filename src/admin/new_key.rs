@@ -26,7 +26,7 @@ pub(super) struct NewKey {
     fields: Map<String, Value>,
     /// The lifetime, which may be given instead of the field `expires_at`.
     expires_in: Option<String>,
-    /// The parsed rate limits among `fields`.
+    /// The parsed rate limits, if `fields` has any.
     quotas: Vec<Quota>,
 }
 

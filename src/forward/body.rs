@@ -87,10 +87,7 @@ pub(crate) struct Download {
 const MAX_PIECE: usize = 16 * 1024;
 
 impl Download {
-    /// Makes the body of upstream's answer.
-    ///
-    /// `revocations`: present if the end of the key or of the request's time ends an open answer.
-    /// The second one is for a client that reads nothing.
+    /// Makes a response body that passes on the upstream's answer.
     #[expect(clippy::too_many_arguments, reason = "all values that last as long as the answer")]
     pub(super) fn new(
         incoming: exchange::Body,

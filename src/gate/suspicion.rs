@@ -1,4 +1,4 @@
-//! Records the use of a key, and finds what is suspicious about it.
+//! Records that a key was used, and finds what is suspicious about that use.
 
 use std::net::IpAddr;
 

@@ -181,8 +181,8 @@ impl BuildSet for SetBuilder<'_> {
 
     fn shared_labels(&mut self) -> HashSet<u64> {
         self.twins.extend(self.new.repeated());
-        // Two keys that stay in service share no id, name or hash. A new key may share one with a
-        // key that stays.
+        // Keys that stay in service are known to differ in id, name and hash, so only new keys are
+        // compared: a new key can collide with a key that stays.
         let stays =
             |hash: &KeyHash| self.known.by_hash.get(hash).is_some_and(|live| live.is_of(self.generation));
         self.twins

@@ -50,8 +50,8 @@ pub(crate) struct KeyCache {
     /// set.
     pub(super) generation: AtomicU32,
     pub(super) hashing: Hashing,
-    /// The keys of the last JSON Lines file in their order. Most lines of the next file are the
-    /// same.
+    /// The keys of the previously loaded JSON Lines file, in the order of its lines. Most lines of
+    /// the next file are the same.
     pub(super) order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
     /// Notifies receivers that keys were removed or changed.
     changes: watch::Sender<()>,

@@ -56,7 +56,8 @@ pub(crate) trait BuildSet: Sized + Send {
     /// Returns whether the key was added.
     fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool;
 
-    /// Adds a key. `fingerprint` is that of the line that the key was read from, or zero.
+    /// Adds a key. `fingerprint` is the fingerprint of the line that the key was read from; zero if
+    /// the key was not read from a line.
     fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64);
 
     /// Adds keys that were not read from lines.

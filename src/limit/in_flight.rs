@@ -62,13 +62,12 @@ pub(crate) struct PublicInFlightPermit {
 }
 
 impl PublicInFlight {
-    /// Acquires a permit for a request without a key. `limit`: the number of permits for all
-    /// requests, with or without a key.
+    /// Acquires a permit for a request without a key. `limit`: the permits of all requests, of
+    /// which requests without a key may have a share.
     ///
     /// # Errors
     ///
-    /// The number of permits of the address, or of all requests without a key, if all of these are
-    /// in use.
+    /// All permits of the address, or of all requests without a key, are taken: how many there are.
     pub(super) fn enter(&self, address: Option<IpAddr>, limit: usize) -> Result<PublicInFlightPermit, usize> {
         let address = address.map(host_part);
         let share = (limit / PUBLIC_SHARE).clamp(1, MOST_PUBLIC);

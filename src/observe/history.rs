@@ -58,8 +58,8 @@ impl History {
         samples.push_back((at, sums));
     }
 
-    /// Returns the steps, oldest first. A last step that ends with `now` is included if it has
-    /// lasted for a second.
+    /// Returns the steps, oldest first. The step still in progress ends at `now`, and is included
+    /// once it has lasted for at least a second.
     pub(crate) fn steps(&self, now: (Instant, Sums)) -> Vec<Step> {
         let mut samples: Vec<(Instant, Sums)> =
             self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();

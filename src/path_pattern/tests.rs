@@ -303,8 +303,8 @@ proptest! {
         prop_assert!(!(first.matches(&path) && other.matches(&path)) || first.meets(&other));
     }
 
-    /// A prepared pattern matches a path exactly if the original one matches some spelling of the
-    /// path that the upstream treats as the same.
+    /// A prepared pattern matches a path if and only if the original pattern matches some spelling
+    /// of that path which the upstream treats as the same.
     #[test]
     fn a_reading_takes_every_spelling_of_a_path_and_no_other(
         segments in prop::collection::vec(

@@ -17,7 +17,7 @@ pub(super) struct Caller {
     pub(super) is_head: bool,
     /// Whether the request's body has chunked framing (HTTP/1.1).
     pub(super) is_chunked: bool,
-    /// Whether an unread rest of the request's body may be read and dropped.
+    /// Whether the unread remainder of the request's body may be read and dropped.
     is_short: bool,
 }
 
