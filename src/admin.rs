@@ -66,7 +66,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Serves the admin listener until the process ends, also during a drain: `/livez` succeeds to the
-/// end, and `/readyz` tells when traffic should go elsewhere.
+/// end, and `/readyz` shows when traffic should go elsewhere.
 pub(crate) async fn serve(bound: Bound, admin: Admin) {
     let local = bound.local().clone();
     let admin = Arc::new(admin);

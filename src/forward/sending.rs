@@ -67,7 +67,7 @@ impl Exchange<'_> {
         let is_repeatable = is_repeatable(request.as_ref());
         let (mut tried, mut is_repeated) = (Tried::default(), false);
         // Upstream may have acted on the first copy of a request that was sent twice, so the client
-        // is told not to retry.
+        // is asked not to retry.
         let refuse = |denial: Denial, is_repeated| match is_repeated {
             true => denial.not_to_be_retried(),
             false => denial,

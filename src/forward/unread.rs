@@ -48,7 +48,7 @@ impl Drain {
         Drain { request, received: None, budget: DRAIN_BYTES, until: None }
     }
 
-    /// Returns ready when draining is over. The value tells whether the body was read to its end.
+    /// Returns ready when draining is over. The value is whether the body was read to its end.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.received.is_none() {
             self.received = self.request.take();

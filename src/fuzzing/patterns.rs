@@ -102,7 +102,7 @@ fn should_match_segments(wanted: &[String], found: &[String], is_end: bool) -> b
     should_match_segments(before, rest, false) && should_match_text(&pieces(last), &characters(text))
 }
 
-/// A piece of a pattern: `None` is a star; `Some` tells which characters the piece matches.
+/// A piece of a pattern: `None` is a star; `Some` checks which characters the piece matches.
 type Piece = Option<Box<dyn Fn(&str) -> bool>>;
 
 fn pieces(text: &str) -> Vec<Piece> {

@@ -258,7 +258,7 @@ impl ApiKey {
     /// Checks whether the key is valid. `rotated_out` is the end of the presented secret's grace,
     /// or `None` if the presented secret is the current one.
     ///
-    /// The ends (expiry, grace, maximum age) are checked last: the client is told about an end but
+    /// The ends (expiry, grace, maximum age) are checked last: the client learns of an end but
     /// about no other reason, so an end must not hide another reason.
     pub(crate) fn validity(
         &self,

@@ -151,7 +151,7 @@ where
     Ok(Some(serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown)))
 }
 
-/// Completes `FRESH_GRACE` after the process was told to stop.
+/// Completes `FRESH_GRACE` after the process began to stop.
 async fn grace_is_over(mut shutdown: watch::Receiver<bool>) {
     drop(shutdown.wait_for(|stop| *stop).await);
     tokio::time::sleep(FRESH_GRACE).await;
@@ -264,7 +264,7 @@ where
 {
     let (activity, mut after_shutdown) = (http.peer.activity.clone(), shutdown.clone());
     let gateway = http.peer.gateway.clone();
-    // Once the process is told to stop, every answer closes its connection. A connection in use
+    // Once the process begins to stop, every answer closes its connection. A connection in use
     // therefore ends with its next answer, and no request is lost; an idle connection ends after a
     // short grace.
     let mut drained = pin!(async {

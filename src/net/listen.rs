@@ -220,7 +220,7 @@ impl<A: Fn(Accepted)> Intake<A> {
 
     /// Waits for a free permit. The outer `None` means that it is time to search again for a
     /// connection to close; the inner `None`, that no more connections are accepted. `others`
-    /// completes when another connection is listed that may be closed. No event tells that a
+    /// completes when another connection is listed that may be closed. No event reports that a
     /// connection has become idle, or that key holders' connections may be searched again, so both
     /// are polled for.
     async fn free_permit(&self, others: impl Future<Output = ()>) -> Option<Option<OwnedSemaphorePermit>> {

@@ -37,7 +37,7 @@ pub(super) fn reason(reason: &str) -> String {
     masked(&cut(reason, MAX_REASON)).into_owned()
 }
 
-/// Returns `text` if it has at most `limit` bytes, else its beginning with a mark that tells its
+/// Returns `text` if it has at most `limit` bytes, else its beginning with a mark that states its
 /// length.
 fn cut(text: &str, limit: usize) -> Cow<'_, str> {
     if text.len() <= limit || is_cut(text, limit) {

@@ -16,7 +16,7 @@ pub(super) fn is_one(root: &Node) -> bool {
     !policies.is_empty()
 }
 
-/// Reads the keys. `names_routes` tells whether `--routes` narrows the imported keys to routes of
+/// Reads the keys. `names_routes`: whether `--routes` narrows the imported keys to routes of
 /// bearward.
 pub(super) fn read(root: &Node, names_routes: bool) -> ImportedKeys {
     let mut sources = ImportedKeys::default();

@@ -127,7 +127,7 @@ pub(super) fn read(text: &str) -> Result<ImportedKeys, String> {
     Ok(sources)
 }
 
-/// Reads the entry `"Bearer token" name` or `token name` of a `map`. `is_bare` tells whether the
+/// Reads the entry `"Bearer token" name` or `token name` of a `map`. `is_bare`: whether the
 /// entry is outside of any block.
 fn map_entry(sources: &mut ImportedKeys, statement: &[(usize, String)], is_bare: bool) {
     let [(line, from), (_, to)] = statement else { return };
