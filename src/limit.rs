@@ -11,17 +11,16 @@ mod companions;
 mod cost;
 mod gcra;
 mod in_flight;
+mod key_state;
 mod policy_header;
+mod status;
 
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use dashmap::DashMap;
-use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use attempt_counts::FailedAttempts;
@@ -30,6 +29,9 @@ pub(crate) use cost::{Cost, Unit};
 pub(crate) use gcra::Window;
 use in_flight::{InFlight, PublicInFlight};
 pub(crate) use in_flight::{InFlightPermit, PublicInFlightPermit};
+pub(crate) use key_state::{ConcurrencyPermit, KeyState};
+use key_state::{arrival, store};
+pub(crate) use status::LimitStatus;
 
 use crate::clock::Clock;
 use crate::config::{AttemptQuota, Quota};
@@ -42,25 +44,11 @@ pub(crate) struct Limiter {
     windows: DashMap<(Option<String>, Unit, Quota), Arc<Window>>,
     attempts: FailedAttempts,
     companions: Companions,
-    places: InFlight,
+    in_flight: InFlight,
     public: PublicInFlight,
     /// Largest number of requests in flight for which the process has room, whatever the
     /// configuration allows.
     capacity: usize,
-}
-
-/// The limit state of one key.
-#[derive(Debug, Default)]
-pub(crate) struct KeyState {
-    in_flight: AtomicU32,
-    slots: Mutex<SmallVec<[Slot; 2]>>,
-}
-
-/// The use of one window by one key: its theoretical arrival time, in nanoseconds of the clock.
-#[derive(Debug)]
-struct Slot {
-    window: Arc<Window>,
-    arrival: u64,
 }
 
 /// A refusal of a request because a window is used up.
@@ -69,29 +57,6 @@ pub(crate) struct Exhausted {
     pub(crate) window: Arc<Window>,
     /// Time after which all windows grant the request, if no other request is charged before.
     pub(crate) retry_after: Duration,
-}
-
-/// The state of a request's windows, for the `RateLimit` headers.
-#[derive(Debug)]
-pub(crate) struct LimitStatus(SmallVec<[WindowStatus; 2]>);
-
-#[derive(Debug)]
-struct WindowStatus {
-    window: Arc<Window>,
-    /// Number of units that would be granted at once now.
-    remaining: u32,
-    /// Time until `remaining` equals the burst again.
-    reset: Duration,
-}
-
-/// A permit for one request in flight of one key. Dropping the permit gives it back.
-#[derive(Debug)]
-pub(crate) struct ConcurrencyPermit(Arc<KeyState>);
-
-impl Drop for ConcurrencyPermit {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Release);
-    }
 }
 
 impl Limiter {
@@ -104,7 +69,7 @@ impl Limiter {
             windows: DashMap::new(),
             attempts: FailedAttempts::default(),
             companions: Companions::default(),
-            places: InFlight::default(),
+            in_flight: InFlight::default(),
             public: PublicInFlight::default(),
             capacity,
         }
@@ -137,7 +102,7 @@ impl Limiter {
     /// The number of permits, if all of them are in use.
     pub(crate) fn enter(&self, limit: usize) -> Result<InFlightPermit, usize> {
         let limit = limit.min(self.capacity);
-        self.places.enter(limit).ok_or(limit)
+        self.in_flight.enter(limit).ok_or(limit)
     }
 
     /// Acquires a permit for a request without a key from this address. `limit`: the number of
@@ -262,115 +227,9 @@ impl Limiter {
     }
 }
 
-impl KeyState {
-    /// Returns the key's number of requests in flight. They are counted only if the key has a limit
-    /// of them.
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// Whether all windows of the key are full.
-    fn is_unused(&self, now: u64) -> bool {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.iter().all(|slot| slot.arrival <= now)
-    }
-
-    /// Acquires one of `limit` permits; `None` if all of them are in use.
-    pub(crate) fn enter(self: &Arc<Self>, limit: u32) -> Option<ConcurrencyPermit> {
-        let below = |in_flight: u32| (in_flight < limit).then_some(in_flight + 1);
-        self.in_flight.fetch_update(Ordering::Acquire, Ordering::Relaxed, below).ok()?;
-        Some(ConcurrencyPermit(self.clone()))
-    }
-}
-
-fn arrival(slots: &[Slot], window: &Arc<Window>) -> Option<u64> {
-    slots.iter().find(|slot| Arc::ptr_eq(&slot.window, window)).map(|slot| slot.arrival)
-}
-
-fn store(slots: &mut SmallVec<[Slot; 2]>, window: &Arc<Window>, arrival: u64, now: u64) {
-    if let Some(slot) = slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.window, window)) {
-        slot.arrival = arrival;
-        return;
-    }
-    // A window whose arrival time has passed is full, like one that was never used, so its slot is
-    // removed. No slot of a quota that a reload has removed stays for long.
-    slots.retain(|slot| slot.arrival > now);
-    slots.push(Slot { window: window.clone(), arrival });
-}
-
-impl LimitStatus {
-    fn of<'w>(slots: &[Slot], windows: impl Iterator<Item = &'w Arc<Window>>, now: u64) -> Self {
-        let status = |window: &'w Arc<Window>| {
-            let (remaining, reset) = window.status(arrival(slots, window), now);
-            WindowStatus { window: window.clone(), remaining, reset }
-        };
-        LimitStatus(windows.map(status).collect())
-    }
-
-    /// Returns for each window: the name of its policy, its quota, the number of units that would
-    /// be granted now, and the time until the window is full.
-    pub(crate) fn windows(&self) -> impl Iterator<Item = (&str, Quota, u32, Duration)> {
-        self.0.iter().map(|status| {
-            let (window, quota) = (&status.window, status.window.quota());
-            (window.name(), quota, status.remaining, status.reset)
-        })
-    }
-
-    /// Sets the rate-limit headers of an answer, and replaces the upstream's headers of the same
-    /// names (draft-ietf-httpapi-ratelimit-headers-11, and the headers that the OpenAI clients
-    /// read).
-    pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
-        let Some(nearest) = self.0.iter().min_by_key(|window| window.remaining) else { return };
-        // The values that change are slices of one allocation.
-        let mut text = BytesMut::with_capacity(32 + 48 * self.0.len());
-        let mut number = itoa::Buffer::new();
-        for (index, WindowStatus { window, remaining, reset }) in self.0.iter().enumerate() {
-            text.extend_from_slice(if index > 0 { b", " } else { b"" });
-            text.extend_from_slice(window.state.as_bytes());
-            text.extend_from_slice(number.format(*remaining).as_bytes());
-            text.extend_from_slice(b";t=");
-            text.extend_from_slice(number.format(ceil_seconds(*reset)).as_bytes());
-        }
-        let states = text.split();
-        text.extend_from_slice(number.format(nearest.remaining).as_bytes());
-        let remaining = text.split();
-        write_clock_duration(&mut text, ceil_seconds(nearest.reset));
-        headers.reserve(5);
-        if let Some(policies) = policy_header::value(self.0.iter().map(|status| &status.window)) {
-            headers.insert(RATELIMIT_POLICY, policies);
-        }
-        for (name, value) in [(RATELIMIT, states), (X_REMAINING, remaining), (X_RESET, text)] {
-            if let Ok(value) = HeaderValue::from_maybe_shared(value.freeze()) {
-                headers.insert(name, value);
-            }
-        }
-        headers.insert(X_LIMIT, nearest.window.limit.clone());
-    }
-}
-
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
-const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
-const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
-
-fn ceil_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
-}
-
-/// Writes a duration such as `1s`, `6m0s` or `1h0m0s`, in the form of OpenAI's own
-/// `x-ratelimit-reset-*`.
-fn write_clock_duration(out: &mut BytesMut, seconds: u64) {
-    let parts = [(seconds / 3600, b"h"), (seconds / 60 % 60, b"m"), (seconds % 60, b"s")];
-    let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(2);
-    for (count, unit) in parts.iter().skip(first) {
-        out.extend_from_slice(itoa::Buffer::new().format(*count).as_bytes());
-        out.extend_from_slice(*unit);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
     use jiff::Timestamp;
 
     use super::*;
@@ -506,16 +365,6 @@ mod tests {
     }
 
     #[test]
-    fn permits_come_back_when_they_are_dropped() {
-        let state = Arc::new(KeyState::default());
-        let first = state.enter(2).unwrap();
-        let _second = state.enter(2).unwrap();
-        assert!(state.enter(2).is_none());
-        drop(first);
-        assert!(state.enter(2).is_some());
-    }
-
-    #[test]
     fn the_headers_have_the_documented_form() {
         let (limiter, _hands) = limiter();
         let state = limiter.state("key_a");
@@ -533,11 +382,5 @@ mod tests {
         assert_eq!(headers["x-ratelimit-limit-requests"], "600");
         assert_eq!(headers["x-ratelimit-remaining-requests"], "59");
         assert_eq!(headers["x-ratelimit-reset-requests"], "1s");
-        for (seconds, written) in [(0, "0s"), (59, "59s"), (360, "6m0s"), (3600, "1h0m0s"), (3700, "1h1m40s")]
-        {
-            let mut out = BytesMut::new();
-            write_clock_duration(&mut out, seconds);
-            assert_eq!(out, written);
-        }
     }
 }

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
-use super::body::IncomingBody;
 use crate::config::Address;
 
 /// The most bytes of an answer's body that [`post`] reads.
@@ -24,7 +24,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 
 /// The body of an answer. Dropping it aborts the task that drives the connection.
 pub(crate) struct Answer {
-    body: IncomingBody,
+    body: Incoming,
     _connection: JoinSet<()>,
 }
 
@@ -67,7 +67,7 @@ where
         let _ended = connection.await;
     });
     let response = sender.send_request(request).await?;
-    Ok(response.map(|body| Answer { body: IncomingBody(body), _connection: task }))
+    Ok(response.map(|body| Answer { body, _connection: task }))
 }
 
 /// Sends a request to `HOST:PORT`, and returns the status of the answer.
