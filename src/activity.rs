@@ -18,8 +18,7 @@ use crate::alarm::Alarm;
 use cut::CutReason;
 use unauthenticated_use::UnauthenticatedUse;
 
-/// Idle time after which an HTTP/2 connection is at rest, and may be closed to make room for
-/// another one.
+/// Idle time after which an HTTP/2 connection may be closed to make room for a new connection.
 const AT_REST: Duration = Duration::from_secs(1);
 
 /// The state of one connection that the request path and the wire share.
@@ -33,8 +32,8 @@ pub(crate) struct ConnectionActivity {
     is_multiplexed: AtomicBool,
     /// Whether new requests are refused, on HTTP/2.
     refuses_new: AtomicBool,
-    /// The number of polls of the connection's task. The wire of an HTTP/2 connection reads a
-    /// bounded number of bytes in each poll.
+    /// The number of polls of the connection's task so far. By this number, the wire of an HTTP/2
+    /// connection limits the bytes that it reads in each poll.
     turns: AtomicUsize,
     /// Whether a line that the client sent has ended with LF alone.
     has_bare_lf: AtomicBool,
@@ -42,7 +41,7 @@ pub(crate) struct ConnectionActivity {
     is_tunnel: AtomicBool,
     /// A timer that the next request can reuse; `None` while a request uses it.
     spare: Mutex<Option<Alarm>>,
-    /// The limits that apply until a valid key was presented on the connection.
+    /// The limits that apply to the connection until a client presents a valid key on it.
     pub(crate) unauthenticated_use: UnauthenticatedUse<ConnectionActivity>,
 }
 
@@ -51,8 +50,8 @@ pub(crate) struct ConnectionActivity {
 struct Requests {
     /// The number of requests in service.
     active: AtomicUsize,
-    /// The number of requests begun so far. It shows the wire that a request has begun and ended
-    /// between two checks.
+    /// The number of requests that have begun on the connection. A change of this number shows the
+    /// wire that a request has begun, even if the request has already ended.
     begun: AtomicUsize,
     /// Whether a part of the latest request's body is still unread.
     unread: AtomicBool,
@@ -61,8 +60,9 @@ struct Requests {
 /// Counts of the answers on an HTTP/2 connection.
 #[derive(Debug, Default)]
 struct Http2Answers {
-    /// The number of answers' frames that were handed to hyper, and of the bytes in these frames.
+    /// The number of frames of answers that were handed to hyper.
     frames: AtomicUsize,
+    /// The number of bytes in the frames of answers that were handed to hyper.
     bytes: AtomicUsize,
     /// The number of answers that are partly written to the socket.
     unsent: AtomicUsize,
@@ -73,27 +73,29 @@ struct Http2Answers {
 /// The state of a connection between two requests.
 #[derive(Debug, Default)]
 struct Rest {
-    /// Whether an answer has ended of which hyper may still buffer bytes.
+    /// Whether hyper may still buffer bytes of an answer that has ended.
     unflushed: AtomicBool,
-    /// Whether the wire has received nothing for a while, so that hyper's part of an HTTP/1.1
-    /// connection may be dropped.
+    /// Whether the wire has received no bytes for a while, so that hyper's part of an HTTP/1.1
+    /// connection (its parser and buffers) may be dropped.
     is_due: AtomicBool,
-    /// Whether hyper's part of an HTTP/1.1 connection is dropped until more bytes arrive.
+    /// Whether hyper's part of an HTTP/1.1 connection (its parser and buffers) is dropped until
+    /// more bytes arrive.
     has_begun: AtomicBool,
 }
 
-/// The state of a connection that the server ends.
+/// Whether the server ends a connection, and for which reason.
 #[derive(Debug, Default)]
 struct Ending {
     /// Whether the connection must end at once.
     cut: AtomicBool,
-    /// Whether the connection must end if it is at rest when the connection's task checks.
+    /// Whether the connection must end at its task's next check, if the connection is at rest then.
     cut_where_idle: AtomicBool,
     /// Wakes the connection's task to check `cut` and `cut_where_idle`.
     waker: AtomicWaker,
-    /// The reason for which the connection ends, if requests are in service.
+    /// The reason to log for requests that are in service when the server ends the connection.
     reason: cut::OfConnection,
-    /// Whether an answer was broken off whose regular end would be the end of the connection.
+    /// Whether the connection must be reset at its end, because an answer to an HTTP/1.0 client was
+    /// broken off: the client would take a regular end of the connection for the end of the answer.
     broken_off: AtomicBool,
 }
 
@@ -101,8 +103,8 @@ struct Ending {
 #[derive(Debug)]
 pub(crate) struct RequestInService {
     activity: Arc<ConnectionActivity>,
-    /// Whether there was room for the request's answer; `None` if the request does not count as
-    /// unauthenticated.
+    /// Whether the limit of unread answers left room for the request's answer; `None` if the
+    /// request does not count as unauthenticated.
     of_unauthenticated: Option<bool>,
 }
 
@@ -115,7 +117,7 @@ impl ConnectionActivity {
         RequestInService { activity: self.clone(), of_unauthenticated: None }
     }
 
-    /// Notes a line that ended with LF alone.
+    /// Notes that a line from the client ended with LF alone.
     pub(crate) fn note_bare_lf(&self) {
         self.has_bare_lf.store(true, Ordering::Relaxed);
     }
@@ -136,7 +138,8 @@ impl ConnectionActivity {
         self.is_tunnel.load(Ordering::Relaxed)
     }
 
-    /// Whether an answer was broken off whose regular end would be the end of the connection.
+    /// Whether the connection must be reset at its end, because an answer to an HTTP/1.0 client was
+    /// broken off: the client would take a regular end of the connection for the end of the answer.
     pub(crate) fn is_broken_off(&self) -> bool {
         self.ending.broken_off.load(Ordering::Relaxed)
     }
@@ -159,7 +162,7 @@ impl ConnectionActivity {
     }
 
     /// Returns ready when the connection must end at once. `is_watched`: whether the task's waker
-    /// is registered, which needs doing once.
+    /// is registered. Registering it once is enough.
     pub(crate) fn poll_cut(&self, cx: &mut Context<'_>, is_watched: &mut bool) -> Poll<()> {
         if !*is_watched {
             self.ending.waker.register(cx.waker());
@@ -167,8 +170,8 @@ impl ConnectionActivity {
         } else if !self.is_cut() {
             return Poll::Pending;
         }
-        // No request can begin during this check: this task begins the connection's requests, or
-        // runs on the same thread as the task that does.
+        // No request can begin during this check: the task that begins the connection's requests is
+        // this task, or runs on the same thread as this task.
         if self.ending.cut_where_idle.swap(false, Ordering::AcqRel) {
             if self.has_nothing_to_send() && self.is_at_rest() {
                 return Poll::Ready(());
@@ -182,12 +185,12 @@ impl ConnectionActivity {
         if self.ending.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Notes the reason for which the connection ends with requests in service.
+    /// Notes the reason why the server ends the connection while requests are in service.
     pub(crate) fn ends_for(&self, why: CutReason) {
         self.ending.reason.note(why);
     }
 
-    /// Returns the reason for which the server ends the connection, if it does.
+    /// Returns the reason why the server ends the connection; `None` if no reason was noted.
     pub(crate) fn cut_for(&self) -> Option<CutReason> {
         self.ending.reason.reason()
     }
@@ -197,8 +200,8 @@ impl ConnectionActivity {
         self.rest.is_due.store(at_rest, Ordering::Relaxed);
     }
 
-    /// Whether hyper's part of the connection may be dropped: no request is in service, and nothing
-    /// was received for a while.
+    /// Whether hyper's part of the connection (its parser and buffers) may be dropped, because no
+    /// request is in service and no bytes were received for a while.
     pub(crate) fn may_rest(&self) -> bool {
         self.rest.is_due.load(Ordering::Relaxed) && self.is_quiet() && !self.may_be_sending()
     }
@@ -208,19 +211,19 @@ impl ConnectionActivity {
         self.is_multiplexed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether each request has a task of its own.
+    /// Whether each request on the connection has a task of its own (HTTP/2).
     pub(crate) fn is_multiplexed(&self) -> bool {
         self.is_multiplexed.load(Ordering::Relaxed)
     }
 
-    /// Returns a timer for the waits of one request: the previous request's if that one has ended,
-    /// or a new one.
+    /// Returns a timer for the waits of one request: the timer of an earlier request that has
+    /// ended, or else a new timer.
     pub(crate) fn lend_alarm(&self) -> Alarm {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
-    /// Keeps a timer for the next request. On HTTP/2 no timer is kept: it would keep alive the
-    /// memory of the task that has ended with its request.
+    /// Stores a timer for the next request, except on HTTP/2: there, the timer would keep the
+    /// memory of a request's task allocated after the task has ended.
     pub(crate) fn keep_alarm(&self, alarm: Alarm) {
         if self.is_multiplexed() {
             return;
@@ -251,13 +254,13 @@ impl ConnectionActivity {
         }
     }
 
-    /// Notes whether hyper's part of an HTTP/1.1 connection is dropped.
+    /// Notes whether hyper's connection object (its parser and buffers) is dropped for a rest.
     pub(crate) fn note_resting(&self, rests: bool) {
         self.rest.has_begun.store(rests, Ordering::Relaxed);
     }
 
-    /// Returns the number of answers' frames that were handed to hyper, and of the bytes in these
-    /// frames.
+    /// Returns the number of frames of answers that were handed to hyper, and the number of bytes
+    /// in these frames.
     pub(crate) fn handed_out(&self) -> (usize, usize) {
         (self.answers.frames.load(Ordering::Relaxed), self.answers.bytes.load(Ordering::Relaxed))
     }
@@ -267,7 +270,7 @@ impl ConnectionActivity {
         self.refuses_new.store(true, Ordering::Relaxed);
     }
 
-    /// Whether new requests are refused.
+    /// Whether new requests on the connection are refused.
     pub(crate) fn refuses_new(&self) -> bool {
         self.refuses_new.load(Ordering::Relaxed)
     }
@@ -300,8 +303,8 @@ impl ConnectionActivity {
         (self.answers.unsent.load(Ordering::Relaxed), self.answers.written.load(Ordering::Relaxed))
     }
 
-    /// Returns the number of answers whose streams have ended for us, but whose last bytes are
-    /// unsent.
+    /// Returns the number of answers that are partly unsent although their requests are no longer
+    /// in service.
     fn tails(&self) -> usize {
         self.answers
             .unsent
@@ -323,7 +326,7 @@ impl ConnectionActivity {
         self.requests.unread.load(Ordering::Relaxed)
     }
 
-    /// Notes that hyper buffers no bytes of an answer.
+    /// Notes that hyper buffers no bytes of any answer.
     pub(crate) fn flushed(&self) {
         if self.has_no_request() {
             self.rest.unflushed.store(false, Ordering::Relaxed);
@@ -337,9 +340,9 @@ impl ConnectionActivity {
 }
 
 impl RequestInService {
-    /// Counts this request's answer, which is our own, as one that an unauthenticated client has
-    /// not read yet. Does nothing if a valid key was presented on the connection before. Returns
-    /// whether there is room for the answer.
+    /// Counts this request's answer, which bearward itself makes, as an unread answer of an
+    /// unauthenticated client. Does not count the answer if a valid key was presented on the
+    /// connection before. Returns whether the limit of unread answers leaves room for the answer.
     pub(crate) fn count_as_unauthenticated(&mut self) -> bool {
         let ConnectionActivity { unauthenticated_use, .. } = &*self.activity;
         if !self.activity.is_multiplexed()
@@ -350,8 +353,9 @@ impl RequestInService {
         *self.of_unauthenticated.get_or_insert_with(|| unauthenticated_use.begins(self.activity.tails()))
     }
 
-    /// Returns ready when there is room for one more unread answer. An upstream's answer to an
-    /// unauthenticated client waits here, and keeps its permit during that time.
+    /// Returns ready when the limit of unread answers leaves room for one more answer. An
+    /// upstream's answer to an unauthenticated client waits here, and its request keeps its permit
+    /// during that time.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ConnectionActivity { unauthenticated_use, .. } = &*self.activity;
         if !self.activity.is_multiplexed()
@@ -360,7 +364,7 @@ impl RequestInService {
         {
             return Poll::Ready(());
         }
-        // The waker is registered before the check, so that no change between the two is missed.
+        // The waker is registered before the check, so that no change after the check is missed.
         unauthenticated_use.wait_for_room(cx.waker());
         if !unauthenticated_use.begins_where_room(self.activity.tails()) {
             return Poll::Pending;
@@ -369,8 +373,8 @@ impl RequestInService {
         Poll::Ready(())
     }
 
-    /// Notes that this request's answer is broken off, although the end of the connection marks its
-    /// regular end: an HTTP/1.0 client would otherwise take the broken answer for a complete one.
+    /// Notes that this request's answer to an HTTP/1.0 client is broken off, so that the connection
+    /// is reset: the client would take a regular end of the connection for the end of the answer.
     pub(crate) fn break_off(&self) {
         self.activity.ending.broken_off.store(true, Ordering::Relaxed);
     }
@@ -380,12 +384,12 @@ impl RequestInService {
         self.activity.body_read();
     }
 
-    /// Returns the reason for which the server ends the connection, if it does.
+    /// Returns the reason why the server ends the connection; `None` if no reason was noted.
     pub(crate) fn cut_for(&self) -> Option<CutReason> {
         self.activity.cut_for()
     }
 
-    /// Notes that another protocol follows on the connection.
+    /// Notes that the connection continues with another protocol, after an upgrade.
     pub(crate) fn becomes_tunnel(&self) {
         self.activity.is_tunnel.store(true, Ordering::Relaxed);
     }

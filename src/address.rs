@@ -14,8 +14,8 @@ pub(crate) fn host_part(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Writes an address as text, without `format!` for speed: each request and each connection has an
-/// address.
+/// Writes an address as text. An IPv4 address is written without `format!` for speed, because an
+/// address is written for each request and each connection.
 pub(crate) fn write_to(out: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(address) = address else {
         // Writing to a Vec does not fail.

@@ -1,8 +1,8 @@
 //! The admin listener: probes, metrics, and the JSON API that `openapi.json` describes.
 //!
 //! Probes need no credential, and report only whether the process lives or is ready. Other reads
-//! need a credential, except on loopback and on unix sockets. A change always needs one: the token
-//! of `admin.token_file`, or a key with the permission `admin`.
+//! need a credential, except on loopback and on unix sockets. A change always needs a credential:
+//! the token of `admin.token_file`, or a key with the permission `admin`.
 
 mod access;
 mod answer;
@@ -57,12 +57,12 @@ use changes::Change;
 use path::{AdminPath, Probe};
 use state::Admin;
 
-/// Maximum number of open connections. Probes need few; the other file descriptors are for the data
-/// path.
+/// Maximum number of open connections to the admin listener. Probes need few connections, and the
+/// data path needs the other file descriptors.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Pause after a failed accept, whose most likely cause is a lack of file descriptors.
+/// Pause after a failed accept: most likely, no file descriptor is free.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Serves the admin listener until the process ends, also during a drain: `/livez` succeeds to the
@@ -108,7 +108,7 @@ async fn accept_all(bound: Bound, admin: Arc<Admin>) -> std::io::Result<()> {
     }
 }
 
-/// The open connections, oldest first.
+/// The open connections to the admin listener, oldest first.
 #[derive(Default)]
 struct Visits(VecDeque<Visit>);
 
@@ -121,10 +121,10 @@ struct Visit {
 }
 
 impl Visits {
-    /// Adds a connection. If there are too many then, one connection of the address with the most
-    /// connections is closed: its oldest without a request, else its oldest. An address that floods
-    /// the listener loses its own connections, and a new probe never waits for open connections,
-    /// however many addresses they come from.
+    /// Adds a connection. If there are more than [`MAX_CONNECTIONS`] then, one connection of the
+    /// host with the most connections is closed: the oldest connection without a request, or else
+    /// the oldest. A host that floods the listener loses its own connections, and a new probe never
+    /// waits until an open connection ends.
     fn add(&mut self, visit: Visit) {
         self.0.retain(|visit| !visit.task.is_finished());
         self.0.push_back(visit);
@@ -291,7 +291,7 @@ impl Visitor {
     }
 }
 
-/// Returns the answer to a reload: 200 if no part was refused.
+/// Returns the answer to a request for a reload: 200 if no part was refused.
 fn reload_outcome(report: &Report) -> Result<Response<AdminBody>, Denial> {
     let parts: serde_json::Map<String, Value> =
         report.parts.iter().map(|(part, outcome)| (part.name().to_owned(), json!(outcome.name()))).collect();
@@ -311,7 +311,7 @@ fn reload_outcome(report: &Report) -> Result<Response<AdminBody>, Denial> {
     Ok(data(&Value::Object(outcome)))
 }
 
-/// Returns the document that describes the API (OpenAPI 3.1).
+/// Returns the document that describes the admin API (OpenAPI 3.1).
 fn openapi() -> String {
     include_str!("admin/openapi.json").replace("\"0.0.0\"", concat!("\"", env!("CARGO_PKG_VERSION"), "\""))
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// One timer for several waits, one after the other.
 ///
 /// Moving the deadline to a later time, as nearly every wait does, costs nothing: the timer still
-/// fires at the earlier deadline, and is set to the later one only then.
+/// fires at the earlier deadline, and only then is set to the later deadline.
 #[derive(Debug, Default)]
 pub(crate) struct Alarm {
     sleep: Option<Pin<Box<Sleep>>>,

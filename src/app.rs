@@ -1,5 +1,5 @@
-//! Turns a configuration into a running server. Every failure of the start happens in
-//! [`App::bind`], before the first connection is accepted.
+//! Turns a configuration into a running server. [`App::bind`] finds all faults of the files, and
+//! binds all sockets, before the first connection is accepted.
 
 mod checks;
 mod departures;
@@ -138,11 +138,12 @@ impl App {
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
         let Surroundings { logs, mut inherited } = surroundings;
-        // The secret for key ids may be written to a new file in the directory of the store. It
-        // comes before the baseline, so that the new file is not taken for a change of the store.
+        // The secret for key ids may be written to a new file in the directory of the store. This
+        // happens before the baseline is recorded, so that the new file does not count as a change
+        // of the store.
         let ids = id_secret::for_service(&config.keys);
         // The baseline is recorded before any file is read, so that the first check for changes
-        // finds every change after this line.
+        // finds every later change.
         let baseline = Baseline::of(config);
         let prepared = Prepared::new(config, ids, &clock)?;
         for warning in &prepared.warnings {
@@ -159,7 +160,8 @@ impl App {
             config.admin.as_ref().map(|admin| bind_admin(&admin.address, &mut inherited)).transpose()?;
         let left = inherited.left();
         if !left.is_empty() {
-            // Clients would connect to a socket without a listener, and wait for ever.
+            // The start fails, because clients would connect to a socket that no listener serves,
+            // and wait for ever.
             let doing =
                 format!("sockets were handed down that no listener is configured for: {}", left.join(", "));
             return Err(StartError::System { doing, error: io::ErrorKind::AddrNotAvailable.into() });
@@ -223,9 +225,9 @@ impl App {
         self.admin.as_ref().map(|bound| bound.local().clone())
     }
 
-    /// Serves until `stop` is ready. Then it accepts no more connections, and waits at most
-    /// `limits.drain_timeout` for the requests in flight. Returns whether all of them were finished
-    /// in time.
+    /// Serves until `stop` is ready. Then the server accepts no more connections, and waits at most
+    /// `limits.drain_timeout` for the requests in flight. Returns whether all requests were
+    /// finished in time.
     ///
     /// # Errors
     ///
@@ -315,16 +317,17 @@ async fn stopped(
     }
 }
 
-/// Waits until the listeners have served their queues and the last connection of each worker has
-/// ended. Returns whether this happened before `until`.
+/// Waits until all accept loops and the last connection of each worker have ended. Returns whether
+/// they ended before `until`.
 async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instant) -> bool {
     let served_out = async { while accepting.join_next().await.is_some() {} };
     let is_served_out = timeout_at(until, served_out).await.is_ok();
-    // An accept loop may run on a worker that is stuck, so waiting for it has a time limit.
+    // An accept loop may run on a worker that is stuck, so the wait for the accept loops has a time
+    // limit.
     let _aborted = timeout_at(until + CUT_TIME, accepting.shutdown()).await;
     let cutter = workers.cutter();
-    // The accept loops had the other references to `workers`. They have ended, so this one is the
-    // last.
+    // The accept loops had the other references to `workers`. Unless an accept loop is stuck, this
+    // reference is the last.
     let joining = Arc::into_inner(workers).map(|workers| spawn_blocking(move || workers.join()));
     let Some(mut joining) = joining else {
         cutter.cut();
@@ -339,12 +342,13 @@ async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instan
     is_finished
 }
 
-/// All state that is made from a configuration before a socket is bound. `bearward check` makes it,
-/// too.
+/// All state that the start, and also `bearward check`, makes from a configuration before a socket
+/// is bound.
 pub(crate) struct Prepared {
     pub(crate) snapshot: Snapshot,
     pub(crate) keys: KeyCache,
-    /// Faults of the files of a key directory that are refused. Its other files are in service.
+    /// Faults of the refused files of a key directory. The other files of the directory are in
+    /// service.
     pub(crate) refused: Faults,
     last_good: LastGood,
     pub(crate) limiter: Limiter,
@@ -403,7 +407,8 @@ impl Prepared {
         }
     }
 
-    /// Does what [`Prepared::new`] does, for `bearward check` and `explain`: writes no file.
+    /// Makes the same state as [`Prepared::new`], but writes no file, for `bearward check` and
+    /// `bearward explain`.
     pub(crate) fn of(config: &Config, clock: &Clock) -> Result<Self, Faults> {
         Self::new(config, id_secret::for_check(&config.keys), clock)
     }
@@ -433,7 +438,8 @@ fn available_workers() -> usize {
 }
 
 /// Returns the largest number of open client connections. The limiter applies the same bound to
-/// requests in flight. If file descriptors allow fewer than configured, `check` and the start warn.
+/// requests in flight. If the file descriptors allow fewer connections than configured, `bearward
+/// check` and the start print a warning.
 fn affordable_connections(limits: &Limits) -> usize {
     limits.connections.min(carried_by_descriptors())
 }

@@ -1,4 +1,5 @@
-//! The byte order mark (U+FEFF) that some editors put before UTF-8. It is no part of a file's text.
+//! The byte order mark (U+FEFF) that some editors write at the beginning of a UTF-8 file. The mark
+//! is no part of the file's text.
 
 /// The byte order mark in UTF-8.
 pub(crate) const MARK: &[u8] = "\u{feff}".as_bytes();

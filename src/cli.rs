@@ -29,7 +29,7 @@ use terminal::{print, say};
 const EX_CONFIG: u8 = 78;
 
 /// A reverse-proxy authentication sidecar: TLS, Bearer keys, permissions and rate limits in front
-/// of a server that has none.
+/// of a server that lacks them.
 #[derive(Debug, Parser)]
 #[command(name = "bearward", version, propagate_version = true)]
 struct Arguments {
@@ -41,7 +41,7 @@ struct Arguments {
 enum Command {
     /// Run the proxy, with a configuration or with --upstream and --keys alone
     Run(run::Run),
-    /// Show the main job on an embedded upstream, with throw-away keys and a throw-away certificate
+    /// Show the main features with an embedded model server, throw-away keys and a throw-away certificate
     Demo(demo::Demo),
     /// Report every fault of configuration, keys and certificates, and start nothing
     Check(check::Check),

@@ -1,7 +1,7 @@
 //! The wall clock and the monotonic clock that decisions use. Tests can set both.
 //!
 //! Expiry depends on the wall clock. Limits depend on the monotonic clock, so that a jump of the
-//! wall clock neither grants nor takes a request.
+//! wall clock changes no limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -27,7 +27,7 @@ pub struct Manual {
 }
 
 impl Clock {
-    /// Returns the machine's own clocks.
+    /// Returns a clock that reads the machine's wall clock and monotonic clock.
     pub fn system() -> Self {
         Clock(TimeSource::System { epoch: Instant::now() })
     }

@@ -5,7 +5,7 @@
 //! | `document.rs` | a whole configuration, and [`Config::load`] |
 //! | `listener.rs`, `keys.rs`, `limits.rs`, … | sections: fields, defaults, decoders, docs |
 //! | `section.rs`, `field.rs`, `form.rs` | the macro `section!`, and the fields and forms for it |
-//! | `tree.rs`, `decode.rs`, `fault.rs` | trees, decoders, faults; for key files, as well |
+//! | `tree.rs`, `decode.rs`, `fault.rs` | trees, decoders and faults, also those of key files |
 //! | `presets.rs` | the built-in sets of routes |
 //! | `schema.rs` | the JSON Schema |
 //!

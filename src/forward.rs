@@ -1,9 +1,9 @@
 //! Forwarding: sends a permitted request to its upstream, and returns the answer unbuffered.
 //!
 //! Called by `proxy` with a [`Permit`], which `gate` alone can make.
-//! Invariants: a request is sent again only if no byte of it was written, or once if it is
-//! idempotent, has no body, and its connection was closed without an answer. The path that is sent
-//! is the path that was authorized.
+//! Invariants: a request is sent again only if no byte of it was written; or, at most once, if the
+//! request is idempotent, has no body, and its connection was closed without an answer. The path
+//! that is sent is the path that was authorized.
 
 mod answer;
 pub(crate) mod body;
@@ -64,8 +64,9 @@ pub(crate) struct PermittedRequest<'a> {
     /// Activity of the client's connection.
     pub(crate) activity: &'a Arc<ConnectionActivity>,
     pub(crate) upgrade: Option<Upgrade>,
-    /// Two waiters for the end of the request's key, if `keys.cut_open_streams` is set or the
-    /// request has no key. The second waiter cuts clients that never poll the body.
+    /// Two waiters for the end of the request's key, or of the time of a request without a key.
+    /// `None` if the configuration lets requests outlast their key. The second waiter cuts the
+    /// answer if the client reads nothing, because hyper does not poll the answer's body then.
     pub(crate) revocations: Option<(Revocation, Revocation)>,
     pub(crate) target: &'a Target,
     pub(crate) origin: Origin<'a>,
@@ -79,8 +80,8 @@ pub(crate) struct PermittedRequest<'a> {
 ///
 /// # Errors
 ///
-/// 401 if the key ends while the request is forwarded; 408, 413 or 400 because of the request's
-/// body; 502, 503 or 504 because of upstream.
+/// 401 if the key expires or is revoked while the request is forwarded; 408, 413 or 400 because of
+/// the request's body; 502, 503 or 504 because of upstream.
 pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded, Denial> {
     let PermittedRequest {
         permit,
@@ -116,7 +117,8 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         times.ready = Some(Instant::now());
         let sent = {
             let mut sending = pin!(exchange.send(&mut request, pool, &mut times.connecting, &mut alarm));
-            // The request is aborted as soon as its key ends.
+            // The request is aborted as soon as its key, or the time of a request without a key,
+            // ends.
             poll_fn(|cx| match revocation.as_mut().map(|revocation| revocation.poll(cx)) {
                 Some(Poll::Ready(ended)) => Poll::Ready(Err(revoked(&permit, ended, &progress))),
                 _ => sending.as_mut().poll(cx),
@@ -130,8 +132,8 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         return tunnelled(head, lease, permit, upgrade, revocation);
     }
     answer::check(&head, &upstream)?;
-    // After an HTTP/1.0 answer, hyper speaks HTTP/1.0 on the connection. HTTP/1.0 can't carry a
-    // request body of unknown length.
+    // After an HTTP/1.0 answer, hyper would send later requests on the connection as HTTP/1.0,
+    // which can't carry a request body of unknown length.
     if Protocol::from(head.version) == Protocol::Http10 || answer::may_be_followed_by_a_body(&head) {
         lease.forbid_reuse();
     }

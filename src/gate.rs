@@ -1,14 +1,14 @@
 //! Decides whether a request may pass.
 //!
 //! [`decide`] judges the head of a request, and [`Grant::admit`] charges the limits. Every front
-//! end calls these two functions: the proxy, `bearward explain`, and all others that have only a
-//! head. A front end chooses the form of an answer; no decision depends on that form, and the gate
-//! sees no body.
+//! end calls these two functions: the proxy, `bearward explain`, and any front end that has only
+//! the head of a request. A front end chooses the form of an answer; no decision depends on that
+//! form, and the gate sees no body.
 //!
 //! The order of the steps matters. A client without a key can't find out which routes exist (401
 //! comes before 404), and a request that may not pass uses no quota (403 comes before 429).
-//! Invariant: a [`Permit`] exists only if every check passed, and `forward` forwards nothing
-//! without one.
+//! Invariant: a [`Permit`] exists only if every check passed, and `forward` forwards no request
+//! without a permit.
 
 mod admission;
 mod authentication;
@@ -66,13 +66,13 @@ pub(crate) enum Identity<'a> {
 /// What a decision found out about a request, whatever its outcome was.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    /// The path and host of the request, if its head has one meaning.
+    /// The canonical path and host of the request; `None` if `guard` refused the head.
     pub(crate) target: Option<Target>,
     /// Result of the authentication; `None` if no key was needed.
     pub(crate) authentication: Option<Authentication>,
     /// The holder of the valid key that the request presented.
     pub(crate) principal: Option<Principal>,
-    /// The route of the path, and the routes of the path's other readings.
+    /// The route of the path, and the routes of the other ways in which a server may read the path.
     pub(crate) readings: Option<Readings>,
     /// The route of the request; `None` if the request was refused before its route was known.
     pub(crate) route: Option<Arc<Route>>,
@@ -85,9 +85,9 @@ pub(crate) struct Decided {
     pub(crate) outcome: Result<Grant, Denial>,
 }
 
-/// Decides by its head and its key whether a request may pass.
+/// Decides whether a request may pass, by the head and the key of the request.
 ///
-/// Later checks need the body or the limits.
+/// The checks that need the body or the limits come later.
 pub(crate) fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
     let mut facts = Facts::default();
     let outcome = judge(head, context, &mut facts);
@@ -128,9 +128,9 @@ fn identify(head: &Head<'_>, context: Context<'_>) -> authentication::Judged {
     }
 }
 
-/// Checks a request that needs no key. Two credentials are refused here too, because the upstream
-/// might use another one than bearward. The headers of a request without a key have a size limit of
-/// their own.
+/// Checks a request that needs no key. Two credentials are refused here, too, because the upstream
+/// might not use the same credential as bearward. The headers of a request without a key have a
+/// size limit of their own.
 fn check_public(head: &Head<'_>, context: Context<'_>) -> Result<(), Denial> {
     let headers = &head.parts.headers;
     match credential::find(headers, &context.snapshot.auth) {

@@ -25,7 +25,7 @@ use crate::protocol::Protocol;
 #[derive(Debug)]
 pub(crate) struct Target {
     /// The authority as the client wrote it, without user info; `None` if an HTTP/1.0 client sent
-    /// none.
+    /// no authority.
     pub(crate) authority: Option<HeaderValue>,
     host: Host,
     /// The canonical path, and the query exactly as the client sent it.
@@ -37,7 +37,7 @@ pub(crate) struct Target {
 /// The host of an authority, in lower case.
 #[derive(Debug)]
 enum Host {
-    /// The host equals this number of leading bytes of the authority.
+    /// The host is the beginning of the authority: this number of bytes.
     AsNamed(usize),
     Lowered(String),
 }
@@ -66,8 +66,8 @@ impl Target {
 ///
 /// # Errors
 ///
-/// 400 if the request is ambiguous or malformed, 405 for CONNECT and TRACE, 414 and 431 if it is
-/// too large.
+/// 400 if the request is ambiguous or malformed, 405 for CONNECT and TRACE, 414 if the target is
+/// too long, 431 if the headers are too large or too many.
 pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Target, Denial> {
     let Scanned { bytes, framing } = scan(&parts.headers);
     check_sizes(parts, bytes, limits)?;
@@ -94,7 +94,8 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
         Protocol::Http10 | Protocol::Http11 => raw.path().starts_with('/'),
     };
     let Some(raw) = parts.uri.path_and_query().filter(has_path) else {
-        // Examples are `GET *`, `OPTIONS *`, `GET admin`, and an HTTP/2 `:path` without its slash.
+        // Refused are, for example, `GET *`, `OPTIONS *`, `GET admin`, and an HTTP/2 `:path` that
+        // does not begin with a slash.
         return Err(Denial::bad_request("The request target must be a path that begins with `/`"));
     };
     let canonical = path::canonical(raw)?;
@@ -106,7 +107,8 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
     })
 }
 
-/// Returns the canonical form of a path without its query; `None` if the path is refused.
+/// Returns the canonical form of a path, with its query unchanged, and the ambiguous parts of the
+/// path; `None` if the path is refused.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn canonical(raw: &PathAndQuery) -> Option<(PathAndQuery, Vec<Ambiguity>)> {
     let path::Canonical { path_and_query, ambiguities } = path::canonical(raw).ok()?;
@@ -126,8 +128,8 @@ fn check_sizes(parts: &Parts, header_bytes: u64, limits: &Limits) -> Result<(), 
     Ok(())
 }
 
-/// Checks the size of the headers of a request without a key, which has a limit of its own. On
-/// HTTP/2, large headers cost their sender a few bytes, but they use their whole length of
+/// Checks the size of the headers of a request without a key. Such headers have a limit of their
+/// own: on HTTP/2, they may cost the client only a few bytes, but they occupy their whole length in
 /// bearward's memory until upstream answers.
 ///
 /// # Errors
@@ -151,9 +153,9 @@ fn field_bytes(name: &HeaderName, value: &HeaderValue) -> u64 {
     (name.as_str().len() + value.len() + 4) as u64
 }
 
-/// Checks that the names of headers are tokens (RFC 9110, section 5.6.2). On HTTP/2, the library
-/// accepts `"` in names. Depending on a setting, `_` is refused too, because servers that turn
-/// names into variables read `-` and `_` alike.
+/// Checks that the names of headers are tokens (RFC 9110, section 5.6.2). On HTTP/2, the HTTP
+/// library accepts `"` in names. Depending on `limits.underscores_in_headers`, `_` is refused, too,
+/// because servers that turn names into variables read `-` and `_` alike.
 fn check_names(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     let has_any = |byte: u8| parts.headers.keys().any(|name| name.as_str().as_bytes().contains(&byte));
     if Protocol::from(parts.version) == Protocol::Http2 && has_any(b'"') {
@@ -165,11 +167,12 @@ fn check_names(parts: &Parts, limits: &Limits) -> Result<(), Denial> {
     Ok(())
 }
 
-/// What one pass over the headers finds.
+/// The results of one pass over the headers.
 struct Scanned {
-    /// Their size, as [`header_bytes`] counts.
+    /// The size of the headers, as [`header_bytes`] computes it.
     bytes: u64,
-    /// The first fault of their framing that hyper accepts, as a public sentence.
+    /// The first fault of Transfer-Encoding or Content-Length that hyper would accept, as a
+    /// sentence for the client.
     framing: Result<(), &'static str>,
 }
 
@@ -195,7 +198,8 @@ fn scan(headers: &HeaderMap) -> Scanned {
     Scanned { bytes, framing }
 }
 
-/// Returns the authority of a request: of an absolute target or `:authority`, or else of Host.
+/// Returns the authority of a request, from an absolute target, from `:authority`, or else from
+/// Host.
 fn authority(parts: &Parts, is_plain: bool) -> Result<Option<HeaderValue>, Denial> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
@@ -249,7 +253,8 @@ fn host_of(authority: &str) -> Result<Host, Denial> {
         None => (authority, None),
     };
     check_port(port)?;
-    // A trailing dot names the same host (RFC 1034, section 3.1); an empty label names no host.
+    // A trailing dot does not change which host a name means (RFC 1034, section 3.1). A name with
+    // an empty label means no host.
     let host = host.strip_suffix('.').unwrap_or(host);
     if !host_pattern::is_name(host) {
         return Err(invalid_host());

@@ -36,9 +36,9 @@ type OnBody = dyn Fn(Direction, BodyEvent) + Send + Sync;
 /// The direction of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From the client to upstream.
+    /// The body of a request, from the client to upstream.
     Request,
-    /// From upstream to the client.
+    /// The body of a response, from upstream to the client.
     Response,
 }
 
@@ -77,9 +77,9 @@ impl Hooks {
         Hooks { on_request: Some(Arc::new(hook)), ..Hooks::default() }
     }
 
-    /// Calls `hook` with the name of a thread or accept loop each time that it begins a piece of
-    /// work: a worker or `listener` for each connection, `reload` for each message and interval.
-    /// `hook` may panic.
+    /// Calls `hook` with the name of a thread or accept loop each time that the thread or loop
+    /// begins a piece of work. A worker and the accept loop `listener` do so for each connection,
+    /// the thread `reload` for each message and each interval. `hook` may panic.
     pub fn on_thread(hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Hooks { on_thread: Some(Arc::new(hook)), ..Hooks::default() }
     }
@@ -101,7 +101,7 @@ impl Hooks {
         Hooks { on_body: Some(Arc::new(hook)), ..Hooks::default() }
     }
 
-    /// Returns the hooks that the environment asks for.
+    /// Returns the hooks that environment variables request.
     #[cfg(feature = "test-hooks")]
     pub(crate) fn from_environment() -> Self {
         if let Ok(fatal) = std::env::var("BEARWARD_TEST_PANIC_ON") {

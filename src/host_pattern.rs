@@ -13,7 +13,7 @@ use crate::pattern_fault::PatternFault;
 pub(crate) enum HostPattern {
     /// One host, by its exact name.
     Exact(String),
-    /// All hosts with one label or more before a domain: `*.example.com`, kept as `.example.com`.
+    /// All hosts with one label or more before a domain: `*.example.com`, stored as `.example.com`.
     Under(String),
 }
 
@@ -23,7 +23,7 @@ impl HostPattern {
     ///
     /// # Errors
     ///
-    /// A host that no request can name.
+    /// Fails if no request can name the host.
     pub(crate) fn parse(text: &str) -> Result<HostPattern, PatternFault> {
         let host = text.to_ascii_lowercase();
         let (wildcard, name) = match host.strip_prefix("*.") {

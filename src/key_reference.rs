@@ -13,7 +13,7 @@ use crate::keys::Permission;
 use crate::keys::field::{Field, Form, Presence, SetBy, Shown};
 use crate::keys::fields::FIELDS;
 
-/// A regular expression: text without control characters, and without white space at its ends.
+/// A regular expression for text without control characters, and without white space at its ends.
 const LABEL: &str = "^[^\\s\\u0000-\\u001F\\u007F-\\u009F]([^\\u0000-\\u001F\\u007F-\\u009F]*[^\\s\\u0000-\\u001F\\u007F-\\u009F])?$";
 
 fn permissions() -> Vec<&'static str> {
@@ -105,8 +105,8 @@ impl<'a> Schema<'a> {
         }
     }
 
-    /// Replaces the properties that are fields of a key by generated ones, and moves all other
-    /// properties behind them.
+    /// Replaces the properties that are fields of a key by generated properties, and moves all
+    /// other properties behind the generated properties.
     fn take(&mut self, fields: &[&Field], required: &[&str], schema: fn(&Field) -> Value) {
         let is_field = |name: &str| FIELDS.iter().any(|field| field.name == name);
         self.required.retain(|name| !is_field(name));

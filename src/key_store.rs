@@ -1,7 +1,7 @@
 //! Reads and changes key stores, of which there are four kinds. Stores are read for service, and
 //! changed by commands and the admin API.
 //!
-//! [`Store`] distinguishes the kinds. It loads a store into any implementation of
+//! [`Store`] distinguishes the kinds of key stores, and loads a store into any implementation of
 //! [`build_set::BuildSet`]. [`edit`] changes a store.
 //! Invariant: this module accesses the keys in service only through [`build_set::KeysInService`].
 

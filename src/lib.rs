@@ -1,4 +1,4 @@
-//! A reverse proxy in front of a server, which checks the Bearer key of every request.
+//! A reverse proxy that checks the Bearer key of every request to the server behind it.
 //!
 //! The modules that a request passes through, in order:
 //!

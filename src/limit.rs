@@ -79,7 +79,7 @@ impl Limiter {
     ///
     /// # Errors
     ///
-    /// How long the address has to wait, if it has failed too often.
+    /// Fails with the time that the address has to wait, if its failed attempts are used up.
     pub(crate) fn failed_attempt(&self, address: IpAddr, quota: AttemptQuota) -> Result<(), Duration> {
         self.attempts.note(address, quota, self.clock.monotonic_nanos())
     }
@@ -99,7 +99,7 @@ impl Limiter {
     ///
     /// # Errors
     ///
-    /// The number of permits, if all of them are in use.
+    /// Fails with the number of permits if all permits are in use.
     pub(crate) fn enter(&self, limit: usize) -> Result<InFlightPermit, usize> {
         let limit = limit.min(self.capacity);
         self.in_flight.enter(limit).ok_or(limit)
@@ -110,7 +110,8 @@ impl Limiter {
     ///
     /// # Errors
     ///
-    /// The number of permits that requests without a key may use, if all of these are in use.
+    /// Fails with the number of permits for requests without a key if all of these permits are in
+    /// use.
     pub(crate) fn enter_public(
         &self,
         address: Option<IpAddr>,
@@ -140,9 +141,9 @@ impl Limiter {
         self.states.get(key_id).map(|state| state.value().clone())
     }
 
-    /// Returns the window of a quota of requests: of a route's own quota, or of a quota of keys.
-    /// The same quota has the same window as long as the window is in use, so state survives a
-    /// reload that keeps the quota.
+    /// Returns the window of a quota of requests. `route`: the route that has the quota; `None` for
+    /// a quota of keys. As long as the window is in use, each call for the same quota returns the
+    /// same window, so that limit state survives a reload that keeps the quota.
     pub(crate) fn window(&self, route: Option<&str>, quota: Quota) -> Arc<Window> {
         self.window_of(Unit::Requests, route, quota)
     }
@@ -162,7 +163,7 @@ impl Limiter {
     ///
     /// # Errors
     ///
-    /// The window with the longest wait, if any window refuses the request.
+    /// Fails with the window that has the longest wait, if any window refuses the request.
     pub(crate) fn charge<'w>(
         &self,
         state: &KeyState,
@@ -195,8 +196,8 @@ impl Limiter {
     }
 
     /// Corrects a charge when the actual cost of the request is known: charges the difference, or
-    /// gives it back. The difference is charged even if it exceeds the window, which then grants
-    /// nothing until it has regained the excess.
+    /// gives it back. The difference is charged even if the window has fewer units left. The window
+    /// then grants nothing until it has regained the missing units.
     #[cfg_attr(not(test), expect(dead_code, reason = "a request's cost is known beforehand, so far"))]
     pub(crate) fn settle<'w>(
         &self,

@@ -1,4 +1,4 @@
-//! Serves client connections: accepts them, does TLS, and runs HTTP/1.1 or HTTP/2 on them.
+//! Serves client connections: accepts them, terminates TLS, and runs HTTP/1.1 or HTTP/2 on them.
 
 pub(crate) mod body;
 pub(crate) mod client;

@@ -48,7 +48,8 @@ use usage::{KeyLabel, Usage};
 /// Header with the id of a request, on the request to upstream and on the answer.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Returns the caller's `x-request-id` if it has one and [`is_sane_id`] accepts it, else a new id.
+/// Returns the caller's `x-request-id` if the request has exactly one and [`is_sane_id`] accepts
+/// it, else a new id.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut given = headers.get_all(X_REQUEST_ID).iter();
     match (given.next(), given.next()) {
@@ -71,8 +72,8 @@ fn is_sane_id(id: &[u8]) -> bool {
 }
 
 thread_local! {
-    /// The last request id of this thread, as a number. The first one is random, so that threads
-    /// and processes do not share ids.
+    /// The last request id of this thread, as a number. The first id is random, so that threads and
+    /// processes do not share ids.
     static SEQUENCE: Cell<u128> = Cell::new(random_start());
 }
 
@@ -86,15 +87,15 @@ fn random_start() -> u128 {
 
 /// Returns a new request id: 128 bits in hex, unique on this thread.
 fn new_request_id() -> HeaderValue {
-    // An odd step reaches all 2^128 values before it repeats one; a large step makes successive ids
-    // look different.
+    // An odd step reaches all 2^128 values before it repeats a value; a large step makes successive
+    // ids look different.
     const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
     let next = SEQUENCE.get().wrapping_add(STEP);
     SEQUENCE.set(next);
     HeaderValue::from_bytes(&hex::hex(next)).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
-/// Returns a request id for an answer that hyper gives by itself, to a request that it can't parse.
+/// Returns a request id for hyper's own answer to a request that hyper can't parse.
 pub(crate) fn refusal_id() -> HeaderValue {
     new_request_id()
 }
@@ -136,15 +137,15 @@ struct Timing {
 pub(crate) struct Times {
     /// When the request was ready to be sent to upstream.
     pub(crate) ready: Option<Instant>,
-    /// When the head of upstream's answer arrived, or it became known that none comes.
+    /// When the head of upstream's answer arrived, or when it was clear that no head would arrive.
     pub(crate) back: Option<Instant>,
     /// How long the request waited for a new connection to upstream, if it needed one.
     pub(crate) connecting: Option<Duration>,
 }
 
 impl Times {
-    /// Returns the time from the moment the request had a connection to the head of upstream's
-    /// answer.
+    /// Returns the time from the moment when the request had a connection until the head of
+    /// upstream's answer arrived.
     fn response(&self) -> Option<Duration> {
         let waited = self.back?.saturating_duration_since(self.ready?);
         Some(waited.saturating_sub(self.connecting.unwrap_or_default()))
@@ -160,8 +161,8 @@ impl Times {
 }
 
 impl RequestRecord {
-    /// Opens the record of a request. `path` is the raw path; the canonical one is set once it is
-    /// known.
+    /// Opens the record of a request. `path` is the raw path; the canonical path is set later, when
+    /// it is known.
     pub(crate) fn open(
         observer: &Arc<Observer>,
         id: &HeaderValue,
@@ -211,8 +212,8 @@ impl RequestRecord {
     }
 
     /// Replaces the request's new trace with the caller's trace and the caller's decision whether
-    /// it is recorded. Call this for trusted callers only: any other client could have all its
-    /// requests recorded.
+    /// that trace is recorded. Call this for trusted callers only: any other client could have all
+    /// its requests recorded.
     pub(crate) fn continue_trace(&mut self, headers: &HeaderMap) -> Option<TraceContext> {
         if let Some(context) = &mut self.0.context {
             context.continue_from(headers);
@@ -280,8 +281,8 @@ impl RequestRecord {
         }
     }
 
-    /// Writes an audit line: beside the key's credential, the request had an unknown credential
-    /// with the id `unknown`.
+    /// Writes an audit line for a request that presented an unknown credential, with the id
+    /// `unknown`, beside the credential of its key.
     pub(crate) fn came_with(&self, unknown: &str) {
         if let Some((writer, line)) = self.audited() {
             let subject = audit::Subject { credential_id: Some(unknown), ..line.subject() };
@@ -307,7 +308,7 @@ impl RequestRecord {
         self.0.line.bytes_received = Some(up);
     }
 
-    /// Notes that the answer went out whole.
+    /// Notes that the whole answer was sent.
     pub(crate) fn completed(&mut self) {
         self.0.ends(Outcome::Complete);
     }
@@ -317,8 +318,7 @@ impl RequestRecord {
         self.0.ends(why.into());
     }
 
-    /// Notes that the answer ended early with `error`, of upstream or of something that the answer
-    /// depends on.
+    /// Notes that the answer or the tunnel ended early because of `error`.
     pub(crate) fn failed(&mut self, outcome: Outcome, error: &(dyn std::error::Error + 'static)) {
         self.0.ends(outcome);
         self.0.line.cause = Some(shown::reason(&with_sources(error)));
@@ -327,7 +327,7 @@ impl RequestRecord {
 
 impl std::fmt::Debug for OpenRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The fields are not shown: a path may contain anything, a secret included.
+        // The record's fields are not shown: a path may contain anything, including a secret.
         f.write_str("OpenRecord(…)")
     }
 }
@@ -345,7 +345,7 @@ impl OpenRecord {
     }
 
     /// Whether the request has a line in the log `kind`. A request with an accepted key always has
-    /// one; any other request has one within the quotas of lines.
+    /// a line. Any other request has a line only within the quotas of log lines.
     fn has_line(&mut self, kind: Kind) -> bool {
         if self.is_of_key {
             return true;
@@ -387,7 +387,7 @@ impl Drop for OpenRecord {
             key: self.usage.as_ref().map_or(KeyLabel::None, |usage| usage.label()),
             status: line.status,
             took,
-            // For an answer without a body, the time of its head stands for the time of the first
+            // For an answer without a body, the time of its head is used as the time of the first
             // byte.
             first_byte: self.timing.first_byte.or(self.timing.decided),
             added: self.timing.decided.map(|decided| decided.saturating_sub(self.timing.upstream.away())),

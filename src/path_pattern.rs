@@ -23,7 +23,7 @@ pub(crate) struct PathPattern {
     shortcut: Shortcut,
 }
 
-/// A fast comparison as text, for most patterns: a plain path, or everything under one.
+/// How to match paths by a fast comparison of text, which is possible for most patterns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shortcut {
     /// A plain path, such as `/v1/models`.
@@ -38,7 +38,7 @@ impl PathPattern {
     ///
     /// # Errors
     ///
-    /// Text that is no pattern, or that could match no canonical path.
+    /// Fails if the text is no pattern, or could match no canonical path.
     pub(crate) fn parse(text: &str) -> Result<Vec<PathPattern>, PatternFault> {
         parse::alternatives(text)?.iter().map(|text| Self::without_braces(text)).collect()
     }
@@ -47,7 +47,7 @@ impl PathPattern {
     ///
     /// # Errors
     ///
-    /// Text that [`PathPattern::parse`] refuses, and patterns that are no plain path.
+    /// Fails if [`PathPattern::parse`] refuses the text, or if the text is not one plain path.
     pub(crate) fn parse_plain(text: &str) -> Result<PathPattern, PatternFault> {
         let mut patterns = Self::parse(text)?;
         match (patterns.pop(), patterns.is_empty()) {
@@ -70,8 +70,8 @@ impl PathPattern {
             _ if segments.iter().all(Segment::is_plain) => Shortcut::Exact,
             _ => Shortcut::None,
         };
-        // `[*]` stands for a literal `*`. A pattern with it may be plain, but can't be compared as
-        // text, because paths have no brackets.
+        // `[*]` stands for a literal `*`. A pattern with `[*]` may match one path only, but can't
+        // be compared as text, because paths have no brackets.
         let shortcut = if text.contains('[') { Shortcut::None } else { shortcut };
         PathPattern { text: text.to_owned(), segments, shortcut }
     }
@@ -86,8 +86,8 @@ impl PathPattern {
         (self.shortcut == Shortcut::Exact).then_some(&self.text)
     }
 
-    /// Returns the common beginning of all paths that the pattern matches, up to a slash and
-    /// including it.
+    /// Returns the common beginning of all paths that the pattern matches, up to and including a
+    /// slash.
     pub(crate) fn beginning(&self) -> &str {
         let plain = self.text.find(['*', '?', '[']).unwrap_or(self.text.len());
         let slash = self.text.get(..plain).and_then(|plain| plain.rfind('/'));
@@ -151,8 +151,8 @@ fn next_segment(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Matches a segment character by character, as [`matches_segments`] matches a path segment by
-/// segment, with `*` in place of `**`.
+/// Matches the characters of a segment as [`matches_segments`] matches the segments of a path, with
+/// `*` in place of `**`.
 fn matches_text(pieces: &[Piece], text: &str) -> bool {
     let (mut pieces, mut rest) = (pieces, text.as_bytes());
     let mut retry: Option<(&[Piece], &[u8])> = None;

@@ -1,6 +1,6 @@
 //! Faults in patterns of paths and of hosts.
 
-/// Why a text is no pattern, and what was most likely meant.
+/// The reason why a text is no pattern, and a hint at the pattern that was most likely meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PatternFault {
     pub(crate) message: String,

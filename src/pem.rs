@@ -1,4 +1,5 @@
-//! Reads certificates and keys from PEM files: bearward's own, and the authorities that it trusts.
+//! Reads PEM files: bearward's own certificates and private keys, and the certificates of the
+//! authorities that bearward trusts.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub(crate) fn certified_key(
     Ok(key)
 }
 
-/// Reads the authorities of a file, which must contain at least one.
+/// Reads certificate authorities from a file, which must contain at least one authority.
 pub(crate) fn authorities(path: &Path) -> Result<Arc<RootCertStore>, Fault> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {

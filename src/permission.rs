@@ -41,8 +41,8 @@ impl Permission {
     }
 }
 
-/// A key's permissions in the order of its file, without duplicates. They fit in four bytes,
-/// because there may be a million keys.
+/// A key's permissions, in the order in which the key's file lists them, without duplicates. They
+/// fit in four bytes, because there may be a million keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Permissions([Option<Permission>; Permission::ALL.len()]);
 
@@ -69,8 +69,8 @@ impl Permissions {
         self.iter().any(|granted| granted == permission || granted == Permission::Admin)
     }
 
-    /// Returns the names of the permissions, joined by commas for a header. Each distinct set is
-    /// joined once and never freed: there are few distinct sets.
+    /// Returns the names of the permissions, joined by commas for a header. The text of each
+    /// distinct set is made once and never freed, because there are few distinct sets.
     pub(crate) fn joined(&self) -> &'static str {
         static KNOWN: LazyLock<Mutex<HashMap<Permissions, &'static str>>> = LazyLock::new(Mutex::default);
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,9 +2,9 @@
 //! files.
 //!
 //! The text of a template is in a repository: if it were accepted as a key, everybody who can read
-//! the repository could use it. Weak keys are not judged here. Called for every secret that is
-//! given as plain text: stores of plain tokens, imports, `keys hash`, the admin token, credentials
-//! for upstreams, the secret of key ids.
+//! the repository could use it. Weak keys are not judged here. This module checks every secret that
+//! is given as plain text: stores of plain tokens, imports, `keys hash`, the admin token,
+//! credentials for upstreams, the secret of key ids.
 //!
 //! Invariant: a result never contains a part of the checked text.
 
@@ -15,7 +15,7 @@ pub(crate) struct Placeholder {
     pub(crate) what: &'static str,
     /// The hint of the fault that reports the placeholder.
     pub(crate) hint: &'static str,
-    /// The position in the text, in bytes, of what shows that it is no secret.
+    /// The position in the text, in bytes, of the sign that the text is no secret.
     pub(crate) offset: usize,
 }
 
@@ -27,8 +27,9 @@ const IN_PLACE: &str = "put the secret in its place";
 const BARE: &str = "write the secret alone, without what stands around it";
 const REFERENCE: &str = "write the secret itself: references are not looked up";
 
-/// Signs of templates and of what templates leave behind, each with a message and a hint. No
-/// secret, wherever it is used, has such a form. The first sign that matches is reported.
+/// Signs of templates, and of the text that a template without a value leaves behind. Each sign has
+/// a message and a hint. No secret of any kind has such a form. The first sign that matches is
+/// reported.
 const TEMPLATES: [(Sign, &str, &str); 15] = [
     (|text| text.find("${"), "a variable in `${…}`, not its value", RENDER),
     (
@@ -175,7 +176,8 @@ fn alias(text: &str) -> Option<usize> {
     is_name.then_some(0)
 }
 
-/// Recognizes what programs write for a missing value, or the text that surrounds it.
+/// Recognizes words that programs write for a missing value, such as `null`, and the text that is
+/// left beside a missing value, such as `Bearer`.
 fn nothing(text: &str) -> Option<usize> {
     const WORDS: [&str; 9] = ["null", "undefined", "none", "nil", "nan", "~", "bearer", "basic", "sk-"];
     let word = text.strip_prefix('(').and_then(|word| word.strip_suffix(')')).unwrap_or(text);
@@ -275,7 +277,7 @@ fn filler(text: &str) -> Option<usize> {
         text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
     let core = folded.strip_prefix("sk").unwrap_or(&folded);
     let is_usual = USUAL.contains(&core) || USUAL.contains(&folded.as_str());
-    // A masked key, such as `sk-xxxxxxxx`, `sk-****` or `sk-...`.
+    // Masked keys are, for example, `sk-xxxxxxxx`, `sk-****` and `sk-...`.
     let last = text.rsplit('-').next().unwrap_or_default();
     let is_masked =
         last.len() > 2 && ["x", "X", "*", "."].iter().any(|mark| last.replace(mark, "").is_empty());

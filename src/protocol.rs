@@ -47,7 +47,8 @@ impl Protocol {
         }
     }
 
-    /// Whether each request is a stream that ends without its connection (RFC 9113, section 5).
+    /// Whether each request is a stream that can end while its connection continues (RFC 9113,
+    /// section 5).
     pub(crate) fn has_streams(self) -> bool {
         self == Protocol::Http2
     }
@@ -58,7 +59,8 @@ impl Protocol {
         self != Protocol::Http2
     }
 
-    /// Whether a body of unknown length ends with its connection (RFC 1945, section 7.2.2).
+    /// Whether the end of the connection marks the end of a body of unknown length (RFC 1945,
+    /// section 7.2.2).
     pub(crate) fn ends_bodies_with_connection(self) -> bool {
         self == Protocol::Http10
     }

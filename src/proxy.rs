@@ -85,8 +85,8 @@ async fn handle(
     let limits = upload_limits(state, grant.route(), &parts.method, body, caller.form)?;
     let upgrade = upgrade::asked(parts, grant.route(), !body.is_empty())?;
     if let Some(bytes) = hooks.prelude_bytes() {
-        // The future is boxed, because few requests have a prelude and it would enlarge every
-        // request.
+        // The future is boxed: few requests have a prelude, and an unboxed future would enlarge the
+        // future of every request.
         let prelude = Box::pin(body.prelude(bytes, limits.idle)).await;
         hooks.looked_ahead(&prelude.map_err(|failure| broken_prelude(failure, limits))?);
     }
@@ -123,7 +123,7 @@ async fn handle(
     .await
 }
 
-/// Makes the upload of the request's body, as upstream receives it.
+/// Makes the upload: the request's body in the form in which upstream receives it.
 fn upload(
     peer: &Peer,
     state: &RequestState,
@@ -169,9 +169,9 @@ fn upload_limits(
     if body.least_length() > bytes {
         return Err(Denial::body_too_large(bytes));
     }
-    // A gRPC stream in both directions may be silent for a long time, and some servers answer only
-    // with their first message. Only key holders get this longer timeout: without a key, a content
-    // type must not extend it.
+    // The client of a gRPC stream may be silent for a long time, and some servers send the head of
+    // an answer only with their first message. The route's idle timeout then applies if it is
+    // longer, but only for key holders: without a key, a content type must not extend the timeout.
     let may_be_silent = form == AnswerForm::Grpc && state.principal.is_some();
     let idle = limits.body_idle_timeout;
     let idle = if may_be_silent { idle.max(route.timeouts.idle) } else { idle };

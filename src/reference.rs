@@ -61,7 +61,7 @@ fn cell(text: &str) -> String {
 /// The tables of the configuration's fields, one for each section.
 #[derive(Default)]
 struct Tables<'a> {
-    /// Sections without a table yet: their path, their description, and their schema.
+    /// The sections that have no table yet, each with its path, its description and its schema.
     sections: Vec<(String, String, &'a Value)>,
 }
 
@@ -131,8 +131,8 @@ fn is_required(section: &Value, name: &str) -> bool {
     required.into_iter().flatten().any(|required| required == name)
 }
 
-/// Returns the description of a value; without one, that of its items, or of the first of its forms
-/// that has one.
+/// Returns the description of a value. If the value has no description, returns the description of
+/// its items, or else of the first of its forms that has a description.
 fn description(schema: &Value) -> String {
     let of = |schema: &Value| schema.get("description").and_then(Value::as_str).map(str::to_owned);
     let of_forms = || schema.get("anyOf").and_then(Value::as_array)?.iter().find_map(of);
@@ -161,11 +161,12 @@ fn configuration() -> String {
     let schema = schema::of_config();
     let mut tables = Tables::default();
     let mut page = format!(
-        "# Configuration\n\n{WRITTEN}\nAll fields. [config.example.yaml](../config.example.yaml) \
-         has them with comments, and [config.schema.json](../config.schema.json) is for editors. \
+        "# Configuration\n\n{WRITTEN}\nThis page lists all fields of the configuration. \
+         [config.example.yaml](../config.example.yaml) shows each field with a comment, and editors \
+         use [config.schema.json](../config.schema.json). \
          Durations are written as `250ms`, `10s`, `5m`, `90d`, sizes as `32MiB`. `${{VAR}}`, \
-         `${{VAR:-default}}` and `${{VAR:?message}}` work in every value. An unknown field is \
-         refused, with a hint at the nearest known one. `bearward check` reports all faults at \
+         `${{VAR:-default}}` and `${{VAR:?message}}` work in every value. A configuration with \
+         an unknown field is refused, and the message names the most similar known field. `bearward check` reports all faults at \
          once.\n\n"
     );
     page.push_str(&tables.table("", &schema));
@@ -201,15 +202,16 @@ fn routes() -> String {
     let mut page = format!(
         "# Built-in routes\n\n{WRITTEN}\n`routes: NAME` selects one of these sets. The first \
          route that matches wins. A path that no route lists is answered with 404 and reaches no \
-         upstream. `*` stays within a segment of the path, `**` does not. HEAD is allowed where \
+         upstream. In a path, `*` matches within one segment and `**` matches across segments. HEAD is allowed where \
          GET is. A path with a slash at its end is decided as the path without it, and forwarded \
-         unchanged. An item `{{preset: NAME}}` in a list of routes inserts a set.\n\n\
-         Two sets have more rules. In `vllm`, the name of a model may hold `%2F`, which vLLM reads \
-         as a slash. In `llama-cpp`, `X-Conversation-Id` is removed: llama-server continues to \
+         unchanged. In a list of routes, an item `{{preset: NAME}}` inserts the set NAME.\n\n\
+         Two sets have more rules. In `vllm`, the name of a model in a path may contain `%2F`, which vLLM \
+         decodes to a slash. In `llama-cpp`, `X-Conversation-Id` is removed: llama-server continues to \
          generate for such a request when its client has left.\n\n\
-         A route sees the method and the path, but not the body. Some model servers load, unload \
-         or forward as the body says (Ollama's `keep_alive: 0` and `:cloud` models, llama.cpp's \
-         router mode): each key that may generate may do that, too.\n\n\
+         A route sees the method and the path, but not the body. With some model servers, the \
+         body of a request can load or unload a model, or have the request forwarded to another host \
+         (Ollama's `keep_alive: 0` and `:cloud` models, llama.cpp's router mode). Each key that may \
+         generate may do this, too.\n\n\
          The sets of model servers follow vLLM 0.33, llama.cpp of October 2026, Ollama of August 2026 and Triton 2.73.\n"
     );
     for (name, preset) in Preset::ALL {
@@ -252,7 +254,8 @@ struct Example {
     text: String,
     /// The values in the lines that are not commented out.
     shown: Value,
-    /// The values with `#- ` removed from each line, and without the lines that such lines replace.
+    /// The values after `#- ` is removed from each line. The lines in `REPLACED` are left out,
+    /// because commented-out lines give the same fields.
     whole: Value,
 }
 
@@ -273,7 +276,8 @@ impl Example {
     fn missing(&self, path: &[String], section: &Value, missing: &mut Vec<String>) {
         for (name, schema) in fields(section) {
             let path = [path, std::slice::from_ref(name)].concat();
-            // Of several alternatives, the example gives one, and a comment names the others.
+            // The example shows one of several alternative fields, and a comment names the other
+            // fields.
             let has_comment = self.text.contains(&format!("`{name}: "));
             let is_missing = values(&self.whole, &path).is_empty() && !has_comment;
             // A section that is not commented out must show all of its defaults.
@@ -303,8 +307,8 @@ fn values<'v>(value: &'v Value, path: &[String]) -> Vec<&'v Value> {
     below.into_iter().flat_map(|value| values(value, rest)).collect()
 }
 
-/// Returns the sections among the forms of a value, or of its items, each with its path below the
-/// value.
+/// Returns the sections among the forms of a value and among the forms of its items, each with its
+/// path relative to the value.
 fn sections(schema: &Value) -> Vec<(Vec<String>, &Value)> {
     if schema.get("properties").is_some() {
         return vec![(Vec::new(), schema)];

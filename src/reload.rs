@@ -46,10 +46,11 @@ const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Poll interval for files that changed while they were read.
 const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
-/// The capacity of the inbox, in messages. Events beyond it are noted as missed.
+/// The capacity of the inbox, in messages. Events that find no room in the inbox are noted as
+/// missed.
 const INBOX: usize = 1024;
 
-/// What the messages in the inbox require.
+/// The action that the messages in the inbox require.
 #[derive(Clone, Copy)]
 enum Heard {
     Nothing,
@@ -58,10 +59,10 @@ enum Heard {
     Stop,
 }
 
-/// The state after the first reading of all files.
+/// The results of the first reading of all files.
 pub(crate) struct Stood {
     pub(crate) tls: Vec<Option<Swappable>>,
-    /// Faults of the files in a key directory that were left out.
+    /// Faults of the refused files of a key directory.
     pub(crate) refused: Faults,
     pub(crate) last_good: LastGood,
 }
@@ -70,8 +71,8 @@ pub(crate) struct Stood {
 pub(crate) struct Reloader {
     current: Current,
     refusals: Refusals,
-    /// The configuration that the process was started with. Some differences from it take effect
-    /// only after a restart.
+    /// The configuration with which the process was started. Some changes of this configuration
+    /// take effect only after a restart.
     started: Config,
     needs_restart: Vec<&'static str>,
     generation: u64,
@@ -95,8 +96,8 @@ impl Reloader {
         let has_missed = Arc::new(AtomicBool::new(false));
         let (touched_sender, missed) = (sender.clone(), has_missed.clone());
         let directories = Directories::new(move |touched| {
-            // A directory may have more events than this thread can handle. They must not pile up
-            // in memory.
+            // A directory may have more events than the reloading thread can handle. Events that
+            // find no room in the inbox are dropped, so that they do not pile up in memory.
             if touched_sender.try_send(Message::Touched(touched)).is_err() {
                 missed.store(true, Ordering::Relaxed);
             }
@@ -126,7 +127,7 @@ impl Reloader {
         (reloader, Handle(sender))
     }
 
-    /// Watches and reloads until it is asked to stop.
+    /// Watches the files and reloads changed parts until the thread is asked to stop.
     pub(crate) fn run(mut self) -> Ended {
         let poll = self.current.config.keys.watch.poll;
         self.watch();
@@ -173,7 +174,8 @@ impl Reloader {
             heard = Heard::Change;
         }
         let mut next = Some(first);
-        // Handles no more messages than the inbox has room for; the next call handles later ones.
+        // Handles no more messages than the inbox has room for; the next call handles later
+        // messages.
         for _ in 0..=INBOX {
             let Some(message) = next else { break };
             match message {
@@ -203,14 +205,14 @@ impl Reloader {
         self.directories.watch(&watch_set);
     }
 
-    /// Passes an event to all sets of files. Returns whether it concerns one of the files.
+    /// Passes an event to all sets of files. Returns whether the event concerns one of the files.
     fn heard(&mut self, touched: &Touched) -> bool {
         // `any` would stop at the first match, but each set has to note the event.
         self.current.sets.iter_mut().fold(false, |matters, (_, set)| set.heard(touched) || matters)
     }
 
-    /// Checks all parts and reloads those whose changes have settled. Returns after how long to
-    /// check again, if something is changing.
+    /// Checks all parts and reloads those whose changes have settled. Returns the time until the
+    /// next check, if a change has not settled yet.
     fn check(&mut self, is_poll: bool) -> Option<Duration> {
         let mut again: Option<Duration> = None;
         for part in Part::ALL {
@@ -237,7 +239,7 @@ impl Reloader {
         again.into_iter().chain(of_blank).min()
     }
 
-    /// Reloads at a caller's request.
+    /// Reloads the changed and the refused parts at a caller's request.
     fn asked(&mut self) -> Report {
         let _no_manager = sd_notify::notify(&reloading());
         let has_settled = self.await_settled();
@@ -325,7 +327,7 @@ impl Reloader {
         faults
     }
 
-    /// Replaces a part in service by the one that was read.
+    /// Replaces a part in service by the part that was read.
     fn apply(&mut self, ready: Ready) -> Result<(), Refusal> {
         match ready {
             Ready::Config(ready) => self.apply_config(*ready),
@@ -376,8 +378,8 @@ impl Reloader {
         snapshot.store(compiled.clone());
         endpoints.adopt(compiled.endpoint_sets());
         if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
-            // Faults of single files in a key directory are noted for the keys, and do not fail the
-            // configuration.
+            // Faults of single files in a key directory count as faults of the keys, and do not
+            // refuse the configuration.
             self.refuse(Part::Keys, refusal);
         }
         for ((running, wanted), certificate) in
@@ -388,7 +390,7 @@ impl Reloader {
                 running.serve_with(certificate, None);
             }
         }
-        // A set of files whose paths are the same keeps its state.
+        // A set of files whose paths did not change keeps its state.
         for ((_, set), new) in self.current.sets.iter_mut().zip(baseline.into_sets(&config)) {
             if set.files() != new.files() {
                 *set = new;
@@ -415,7 +417,7 @@ fn unsettled(part: Part) -> Outcome {
 }
 
 fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
-    // systemd 253 and later also requires the current time.
+    // systemd 253 and later also requires the current time in this message.
     let time = sd_notify::NotifyState::monotonic_usec_now().ok();
     std::iter::once(sd_notify::NotifyState::Reloading).chain(time).collect()
 }

@@ -1,5 +1,5 @@
-//! The compiled configuration: an immutable value. Each request is decided by a single one from
-//! start to end.
+//! The compiled configuration: an immutable value. Each request is decided by the same snapshot
+//! from start to end.
 //!
 //! State that outlives a reload (keys, limit state, connections) is kept outside of the snapshot,
 //! in `proxy::Gateway`.
@@ -31,7 +31,7 @@ pub(crate) struct Snapshot {
     pub(crate) environment: Option<String>,
     /// Greatest age of a key, and what happens when a key exceeds it.
     pub(crate) max_age: Option<MaxAge>,
-    /// Whether the end of a key ends its open answers.
+    /// Whether open answers are cut when their key expires or is revoked.
     pub(crate) cut_open_streams: bool,
     /// Makes ids for credentials that contain no id.
     pub(crate) ids: Arc<IdSecret>,
@@ -43,7 +43,7 @@ pub(crate) struct Snapshot {
     /// Names of headers that may contain a credential, of a client or of an upstream. Such headers
     /// of a client are never forwarded.
     pub(crate) secret_headers: Arc<[HeaderName]>,
-    /// Number of failed attempts that an address may have; `None` for no limit.
+    /// Quota of the failed attempts of an address; `None` for no limit.
     pub(crate) failed_attempts: Option<AttemptQuota>,
     /// Windows of a key that has no rate limits of its own.
     pub(crate) default_windows: Vec<Arc<Window>>,
@@ -109,7 +109,8 @@ fn secret_headers(config: &Config) -> Arc<[HeaderName]> {
     let of_upstreams = config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
     let mut names = config.auth.headers.clone();
     names.extend(of_upstreams.map(|credential| credential.header.clone()));
-    // A header whose name folds to one of these names is compared in its folded form.
+    // The folded names are added, because a header whose name is not plain is also compared in its
+    // folded form.
     names.extend(names.clone().iter().map(folded));
     names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();

@@ -1,5 +1,6 @@
-//! Starts the threads of the process, and the tasks that run until the process ends. Each has a
-//! name. If one ends too early, this is logged and counted in a metric.
+//! Starts the threads of the process, and the tasks that run until the process ends. Each thread
+//! and each task has a name. If a thread or a task ends too early, its end is logged and counted in
+//! a metric.
 //!
 //! Without a worker, its connections are not served. Without the reload thread, no revocation takes
 //! effect. If one of these threads ends, the process stops as on SIGTERM and exits with 1, so that

@@ -99,8 +99,8 @@ impl Workers {
     }
 
     /// Returns the runtime for the accept loops. A single worker accepts its connections itself, so
-    /// that none crosses threads. With several workers, the main runtime accepts, so that no worker
-    /// has this extra work.
+    /// that no connection moves to another thread. With several workers, the main runtime accepts
+    /// the connections, so that no worker has this extra work.
     pub(crate) fn acceptor(&self) -> tokio::runtime::Handle {
         match self.all.as_slice() {
             [alone] => alone.runtime.clone(),
@@ -181,7 +181,7 @@ async fn serve(
         let (activity, shutdown) = (peer.activity.clone(), shutdown.clone());
         if accepted.is_trusted {
             // Clients that are not responsible for each other share the connection of a trusted
-            // proxy. The limits of unauthenticated use do not apply to it.
+            // proxy. The limits of unauthenticated use do not apply to this connection.
             activity.unauthenticated_use.note_authenticated();
         }
         connections.spawn(async move {

@@ -1,12 +1,14 @@
-//! Records whether an HTTP/2 stream waits for its client or for upstream. The answer's body records
-//! this for the task that polls the stream.
+//! Records which party an HTTP/2 stream waits for: its client or upstream. The body of the answer
+//! writes the record when it is polled, and the stream's task reads the record after the poll.
 //!
-//! hyper takes a frame from the body, keeps it until the client's window has room, and only then
-//! polls for the next frame. When the body is polled, it records the state in a thread-local
-//! variable, and the task reads that variable after the poll. Both happen in one call stack, in
-//! which no other stream's body is polled. If hyper waited for room before it takes a frame, a
-//! client that never opens its window would go unnoticed
-//! (`hyper_contract::a_frame_is_taken_from_a_body_before_the_client_has_room_…`).
+//! hyper takes a frame from the body, keeps the frame until the client's flow-control window has
+//! room, and only then polls the body for the next frame. A body that returns a frame therefore
+//! records that the stream waits for its client. A body that has no frame records that the stream
+//! waits for upstream. The record is a thread-local variable: the stream's task polls the body in
+//! its own call stack, in which no other stream's body is polled. All this depends on hyper taking
+//! a frame before it waits for room (test:
+//! `hyper_contract::a_frame_is_taken_from_a_body_before_the_client_has_room_…`). In the opposite
+//! order, a client that never opens its window would not be noticed.
 
 use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
@@ -16,14 +18,14 @@ use futures_util::task::AtomicWaker;
 
 use super::cut::CutReason;
 
-/// The party that must act for an answer to go on.
+/// The party that must act before an answer can continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BlockedOn {
     /// The client must make room for a frame of upstream's answer.
     Client,
     /// An unauthenticated client must make room for a frame of upstream's answer.
     ClientWithoutKey,
-    /// The client must make room for a frame of an answer of our own.
+    /// The client must make room for a frame of an answer that bearward itself made.
     ClientOfOurs,
     /// Upstream must send more of the body.
     Upstream,
@@ -38,7 +40,8 @@ pub(crate) fn record(on: BlockedOn) {
     LAST.set(Some(on));
 }
 
-/// Takes the party that was last recorded; `None` if no body was polled since the last call.
+/// Returns the party that was recorded last, and clears the record. Returns `None` if no body was
+/// polled since the last call.
 pub(crate) fn take() -> Option<BlockedOn> {
     LAST.take()
 }
@@ -51,7 +54,8 @@ pub(crate) struct StreamCut {
 }
 
 impl StreamCut {
-    /// Resets the stream, whatever its state. Only the first reason is kept.
+    /// Resets the stream, whatever its state. A second call does not replace the reason of the
+    /// first call.
     pub(crate) fn cut(&self, why: CutReason) {
         let _earlier_one_stays = self.why.set(why);
         self.waker.wake();
@@ -68,15 +72,16 @@ thread_local! {
     static ASKED_FOR: Cell<Option<Arc<StreamCut>>> = const { Cell::new(None) };
 }
 
-/// Returns a handle that ends the stream that is being polled. The stream's task gets the same
-/// handle after the poll, from [`asked_cut`].
+/// Makes a handle that can end the stream that is being polled on this thread. After the poll, the
+/// stream's task gets the same handle from [`asked_cut`].
 pub(crate) fn ask_for_cut() -> Arc<StreamCut> {
     let cut = Arc::<StreamCut>::default();
     ASKED_FOR.set(Some(cut.clone()));
     cut
 }
 
-/// Takes the handle that [`ask_for_cut`] has made since the last call, if any.
+/// Returns the handle that [`ask_for_cut`] made since the last call of this function, and clears
+/// it. Returns `None` if there is no such handle.
 pub(crate) fn asked_cut() -> Option<Arc<StreamCut>> {
     ASKED_FOR.take()
 }

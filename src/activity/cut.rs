@@ -1,9 +1,9 @@
 //! The reason for which the server ends requests before their answers are complete. Without this
 //! reason, the record of such a request would say that the client has left.
 //!
-//! If dropping one value ends requests, such as a stream's task or a worker's runtime, a
-//! thread-local variable has the reason during the drop. If requests end later, in tasks of their
-//! own, the connection's activity has the reason.
+//! The reason is stored in one of two places. If requests end because one value is dropped, such as
+//! a stream's task or a worker's runtime, the reason is in a thread-local variable during the drop.
+//! If requests end later, in tasks of their own, the reason is in the activity of their connection.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -17,9 +17,9 @@ pub(crate) enum CutReason {
     Revoked,
     /// The key has expired.
     Expired,
-    /// The process stops, and the drain's time is over.
+    /// The process stops, and the request was still in service at the end of the drain time.
     Drained,
-    /// The connection of an unauthenticated client was closed to make room for another one.
+    /// The connection of an unauthenticated client was closed to make room for a new connection.
     MadeRoom,
     /// A request without a key lasted longer than `limits.public.total`.
     OutOfTime,
@@ -29,7 +29,7 @@ thread_local! {
     static ON_THIS_THREAD: Cell<Option<CutReason>> = const { Cell::new(None) };
 }
 
-/// Runs `end`, with `cut` as the reason for the end of the requests that `end` drops.
+/// Runs `end`, and sets `cut` as the reason for the end of every request that `end` drops.
 pub(crate) fn because<T>(cut: CutReason, end: impl FnOnce() -> T) -> T {
     let before = ON_THIS_THREAD.replace(Some(cut));
     let ended = end();
@@ -37,12 +37,13 @@ pub(crate) fn because<T>(cut: CutReason, end: impl FnOnce() -> T) -> T {
     ended
 }
 
-/// Returns the reason for the drop that is running on this thread, if there is one.
+/// Returns the reason that [`because`] has set on this thread; `None` outside of [`because`].
 pub(crate) fn current() -> Option<CutReason> {
     ON_THIS_THREAD.get()
 }
 
-/// The reason for which a whole connection ends. Only the first reason is kept.
+/// The reason for which the server ends a whole connection. If several reasons are noted, the first
+/// one stays.
 #[derive(Debug, Default)]
 pub(super) struct OfConnection(OnceLock<CutReason>);
 

@@ -1,7 +1,7 @@
 //! A list of open connections, ordered by age and by address. Each connection owns its entry.
 //!
-//! The type of connections is a parameter, because a connection contains an entry of the list, and
-//! the list contains the connection.
+//! The list is generic over the type of connections, because a connection contains its entry of the
+//! list, and the list contains the connection.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,30 +12,31 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(super) struct ConnectionList<C>(Mutex<Listed<C>>);
 
-/// The connections of a list.
+/// The content of a [`ConnectionList`], which a mutex protects.
 #[derive(Debug)]
 pub(super) struct Listed<C> {
-    /// The number of the next connection. Numbers count up, so a smaller one is an older
-    /// connection.
+    /// The number that the next connection gets. The numbers increase, so an older connection has a
+    /// smaller number.
     next: u64,
-    /// Connections on which no valid key was presented, or an invalid one after a valid one.
+    /// Connections on which no valid key was presented, or on which an invalid key was presented
+    /// after a valid key.
     pub(super) unauthenticated: Ordered<C>,
     /// Connections on which a valid key was presented.
     pub(super) holders: Ordered<C>,
-    /// When key holders' connections were last searched for one to close.
+    /// When `holders` was last searched for a connection to close.
     pub(super) holders_asked: Option<Instant>,
 }
 
-/// Connections in order of their age, in all and for each address.
+/// Connections, sorted by age: all connections together, and the connections of each address.
 ///
-/// An address of `None` means a client on a unix socket.
+/// The address is `None` for clients on a unix socket.
 #[derive(Debug)]
 pub(super) struct Ordered<C> {
     by_age: BTreeMap<u64, Arc<C>>,
     pub(super) by_address: BTreeMap<(Option<IpAddr>, u64), Arc<C>>,
 }
 
-/// A connection's entry in a list. Dropping it removes the connection from the list.
+/// A connection's entry in a list. Dropping the entry removes the connection from the list.
 #[derive(Debug)]
 pub(super) struct ListEntry<C> {
     list: Arc<ConnectionList<C>>,
@@ -117,8 +118,8 @@ impl<C> Drop for ListEntry<C> {
         let mut listed = self.list.lock();
         let connection = listed.unauthenticated.remove(self.address, self.number);
         let connection = connection.or_else(|| listed.holders.remove(self.address, self.number));
-        // Dropped after the lock is released: the connection may own the last reference to this
-        // list.
+        // The connection is dropped after the lock is released, because it may own the last
+        // reference to this list.
         drop(listed);
         drop(connection);
     }

@@ -1,13 +1,16 @@
-//! Chooses the connection that is closed for a new one when no connection permit is free.
+//! Chooses the open connection that is closed when a new client connects and no connection permit
+//! is free.
 //!
-//! Connections are searched in this order: 1. unauthenticated connections from the new client's
-//! address; 2. all unauthenticated connections; 3. key holders' connections between two requests,
-//! so that no key can occupy all permits with idle connections. In the first two groups, the
-//! connection that has been idle for longest is closed; if none is idle, the oldest, so that a
-//! client can't keep its connection by keeping a request in service. A key holder's connection with
-//! a request in service is never closed. Clients of other addresses that have just connected come
-//! last if they are few: new clients would otherwise push out each other during handshakes.
-//! Connections of trusted proxies are not listed.
+//! The connection to close is searched in three groups, in this order: 1. unauthenticated
+//! connections from the new client's address; 2. all unauthenticated connections; 3. key holders'
+//! connections between two requests, so that no key can occupy all permits with idle connections.
+//! In groups 1 and 2, the connection that has been idle for longest is closed. If no connection of
+//! the group is idle, the oldest is closed, so that a client can't protect its connection by
+//! keeping a request in service. A key holder's connection with a request in service is never
+//! closed. Clients of other addresses that have just connected would push out each other during
+//! their handshakes. As long as there are fewer unauthenticated connections than key holders'
+//! connections, the connections of such clients are therefore closed last. Connections of trusted
+//! proxies are not listed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,48 +24,50 @@ use super::cut::CutReason;
 use super::list::{ConnectionList, ListEntry, Listed};
 use crate::address::host_part;
 
-/// The most connections that are compared, beginning with the oldest, to keep the search short. If
-/// none of them is idle, the oldest is closed.
+/// The maximum number of connections whose idle times are compared, beginning with the oldest
+/// connection. This limit keeps the search short. If none of these connections is idle, the oldest
+/// is closed.
 const COMPARED: usize = 256;
-/// The most connections that are examined to find those to compare. If so many are fresh, nearly
-/// all younger connections are fresh, too.
+/// The maximum number of connections that a search examines to find the connections to compare. If
+/// that many old connections are all fresh (see [`FRESH`]), nearly all younger connections are
+/// fresh, too.
 const LOOKED_AT: usize = 1024;
-/// Time in which a new connection is spared, for its handshake and first head. Without this time,
-/// clients that keep requests in service would cause every new connection to be closed instead of
-/// theirs.
+/// How long a connection without a request counts as fresh. Fresh connections are closed last, so
+/// that their clients have time for the handshake and the first head. Otherwise, every new
+/// connection would be closed instead of older connections whose clients keep requests in service.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// Minimum time between two searches for a key holder's connection to close for a new one. Without
-/// it, a client that opens connections from many addresses could make bearward close all of them.
-/// Each search examines all key holders' connections, which may take a millisecond.
+/// Minimum time between two searches for a key holder's connection to close. Without this pause, a
+/// client that opens connections from many addresses could make bearward close all key holders'
+/// connections. One search examines all of these connections, which may take a millisecond.
 const BETWEEN_HOLDERS: Duration = Duration::from_millis(100);
 
-/// All connections that may be closed to make room for a new one.
+/// All open connections that may be closed to make room for a new connection.
 #[derive(Debug, Default)]
 pub(crate) struct UnauthenticatedConnections {
     list: Arc<ConnectionList<ConnectionActivity>>,
-    /// Notified when one more connection is listed.
+    /// Notified when a connection is added to the list.
     more: Notify,
 }
 
-/// The connection that was chosen to be closed for a new one.
+/// The open connection that was chosen to be closed for a new connection.
 enum Dispensable {
     Unauthenticated(Arc<ConnectionActivity>),
     KeyHolders(Arc<ConnectionActivity>),
 }
 
-/// The unauthenticated connections to choose from, by their age.
+/// Which unauthenticated connections a search may choose from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Age {
-    /// Connections that are not fresh: they have had a request without a valid key, or are older
-    /// than [`FRESH`].
+    /// Connections that are not fresh: a request has begun on the connection, or the connection is
+    /// older than [`FRESH`].
     Settled,
-    /// All connections; fresh ones are chosen last.
+    /// All connections. A fresh connection is chosen only if all connections are fresh.
     Any,
 }
 
 impl Listed<ConnectionActivity> {
-    /// Returns the connection to close for a new one from `address`.
+    /// Returns the open connection to close for a new connection from `address`.
     fn dispensable_for(&mut self, address: Option<IpAddr>) -> Option<Dispensable> {
         let unauthenticated = &self.unauthenticated;
         let settled = longest_idle(unauthenticated.of(address), Age::Settled)
@@ -81,8 +86,8 @@ impl Listed<ConnectionActivity> {
         }
     }
 
-    /// Returns the key holder's connection to close for a new one from `address`. Returns `None`
-    /// within [`BETWEEN_HOLDERS`] of an earlier search.
+    /// Returns the key holder's connection to close for a new connection from `address`. Returns
+    /// `None` if the last search was less than [`BETWEEN_HOLDERS`] ago, or finds no connection.
     fn at_rest_for(&mut self, address: Option<IpAddr>) -> Option<Arc<ConnectionActivity>> {
         if !self.may_ask_holders() {
             return None;
@@ -108,12 +113,13 @@ impl UnauthenticatedConnections {
         self.more.notify_waiters();
     }
 
-    /// Closes one connection to make room for a new one from `address`. Returns whether one was
-    /// found.
+    /// Closes one connection to make room for a new connection from `address`. Returns whether a
+    /// connection to close was found.
     pub(crate) fn make_room(&self, address: Option<IpAddr>) -> bool {
         let address = address.map(host_part);
         let found = self.list.lock().dispensable_for(address);
-        // The lock is released by now: a connection that ends locks the list to remove itself.
+        // The lock of the list is already released here, because a connection that ends locks the
+        // list to remove itself.
         match &found {
             Some(Dispensable::Unauthenticated(activity)) => activity.cut(CutReason::MadeRoom),
             Some(Dispensable::KeyHolders(activity)) => activity.cut_where_idle(),
@@ -122,7 +128,7 @@ impl UnauthenticatedConnections {
         found.is_some()
     }
 
-    /// Whether a listed connection could be closed to make room.
+    /// Whether a listed connection could be closed to make room for a new connection.
     pub(crate) fn may_make_room(&self) -> bool {
         let listed = self.list.lock();
         longest_idle(listed.unauthenticated.all(), Age::Any).is_some()
@@ -156,8 +162,9 @@ fn longest_idle<'e>(
     })
 }
 
-/// Returns the key holder's connection to close first: the oldest that is at rest. Its client opens
-/// a new connection for the next request, as after a keep-alive timeout.
+/// Returns the key holder's connection to close first: the oldest connection that has been without
+/// a request for a while. For the next request, its client opens another connection, as after a
+/// keep-alive timeout.
 fn at_rest<'e>(
     mut activity: impl Iterator<Item = &'e Arc<ConnectionActivity>>,
 ) -> Option<&'e Arc<ConnectionActivity>> {
@@ -232,7 +239,7 @@ mod tests {
         assert!(holder.is_cut() && !unauthenticated.may_make_room());
     }
 
-    /// Makes the connection one that has been silent for a while.
+    /// Puts `activity` into the state of a connection that has been without a request for a while.
     fn rests(activity: &ConnectionActivity) {
         activity.note_resting(true);
     }
@@ -318,7 +325,7 @@ mod tests {
         assert!(!unauthenticated.may_make_room());
         unauthenticated.enter(Some("192.0.2.1".parse().unwrap()), &holder);
         assert!(unauthenticated.may_make_room());
-        // Listing the connection twice has the effect of once.
+        // Listing a connection that is already listed has no effect.
         unauthenticated.enter(Some("192.0.2.1".parse().unwrap()), &holder);
         assert_eq!(numbers(&unauthenticated), [1, 0]);
         holder.unauthenticated_use.note_authenticated();

@@ -13,18 +13,20 @@ use futures_util::task::AtomicWaker;
 
 use super::list::ListEntry;
 
-/// The most answers on one HTTP/2 connection that an unauthenticated client has not read yet. A
-/// further request that we would refuse is reset with REFUSED_STREAM, after which a client may
-/// retry (RFC 9113, section 8.7). A further answer of an upstream waits, and keeps its permit.
+/// The maximum number of answers on one HTTP/2 connection that an unauthenticated client has not
+/// read yet. If a further request would get an answer of our own, the request is reset with
+/// REFUSED_STREAM, after which a client may retry (RFC 9113, section 8.7). If a further request
+/// gets an answer of an upstream, the answer waits, and the request keeps its permit.
 pub(crate) const STREAMS: usize = 16;
 /// The number of abuses at which the connection is closed. Abuses are requests beyond [`STREAMS`],
 /// answers that were given up unread, and requests that an unauthenticated client has reset itself.
 const PATIENCE: usize = 64;
 
-/// The point in time from which the times of connections are measured.
+/// The instant from which the idle times of all connections are measured.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The use of a connection of type `C` until a valid key was presented on it.
+/// What an unauthenticated client uses on a connection of type `C`: its unread answers, its abuses,
+/// and the connection's idle time.
 #[derive(Debug)]
 pub(crate) struct UnauthenticatedUse<C> {
     /// Whether a valid key was presented on the connection.
@@ -38,8 +40,8 @@ pub(crate) struct UnauthenticatedUse<C> {
     waker: AtomicWaker,
     /// Milliseconds from [`START`] until the connection last began to idle.
     idle_since: AtomicU64,
-    /// Whether the connection is listed as unauthenticated among those that may be closed to make
-    /// room.
+    /// Whether the connection is listed as unauthenticated, which means that it may be closed to
+    /// make room for a new connection.
     is_listed: AtomicBool,
     has_ended: AtomicBool,
     entry: Mutex<Option<ListEntry<C>>>,
@@ -62,7 +64,8 @@ impl<C> Default for UnauthenticatedUse<C> {
 }
 
 impl<C> UnauthenticatedUse<C> {
-    /// Notes that a valid key was presented: later requests are its holder's.
+    /// Notes that a valid key was presented on the connection. Later requests on the connection
+    /// count as requests of the key holder.
     pub(crate) fn note_authenticated(&self) {
         if !self.is_known() || self.is_listed() {
             self.is_known.store(true, Ordering::Relaxed);
@@ -71,14 +74,15 @@ impl<C> UnauthenticatedUse<C> {
         }
     }
 
-    /// Whether the connection is listed as unauthenticated among those that may be closed to make
-    /// room.
+    /// Whether the connection is listed as unauthenticated, which means that it may be closed to
+    /// make room for a new connection.
     pub(super) fn is_listed(&self) -> bool {
         self.is_listed.load(Ordering::Relaxed)
     }
 
-    /// Lists the connection among those that may be closed to make room. Does nothing if it has
-    /// ended, because a stream may outlive its connection.
+    /// Adds the connection to the list of connections that may be closed to make room for a new
+    /// connection. Does nothing if the connection has ended: a stream may outlive its connection
+    /// and still call this function.
     pub(super) fn enlist(&self, entry: ListEntry<C>) {
         self.note_idle();
         let mut listed = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +93,8 @@ impl<C> UnauthenticatedUse<C> {
                 listed.replace(entry)
             }
         };
-        // Dropped after the lock is released: dropping an entry locks the list.
+        // The lock of `self.entry` is released before an entry is dropped, because dropping an
+        // entry locks the list.
         drop(listed);
         drop(refused);
     }
@@ -135,13 +140,14 @@ impl<C> UnauthenticatedUse<C> {
         self.is_known.load(Ordering::Relaxed)
     }
 
-    /// Counts one more unread answer. `tails`: the number of answers whose last bytes h2 keeps.
-    /// Returns whether there is room for the answer.
+    /// Counts one more unread answer, and returns whether there is room for the answer. `tails` is
+    /// the number of answers whose streams have ended, but whose last bytes are not sent yet.
     pub(super) fn begins(&self, tails: usize) -> bool {
         self.open.fetch_add(1, Ordering::Relaxed) + tails < STREAMS
     }
 
-    /// Counts one more unread answer like [`Self::begins`], but only if there is room for it.
+    /// Counts one more unread answer like [`Self::begins`], but only if there is room for the
+    /// answer. Returns whether there was room.
     pub(super) fn begins_where_room(&self, tails: usize) -> bool {
         let has_room = self.begins(tails);
         if !has_room {

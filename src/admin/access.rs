@@ -1,4 +1,4 @@
-//! Access to the admin listener.
+//! Checks whether a client may use the admin listener.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,19 +21,19 @@ use crate::keys::Permission;
 use crate::proxy::Gateway;
 use crate::regular_file;
 
-/// The names of routes that stand for access to the admin listener. A key that is restricted to
-/// routes needs the first name for all access, or the second one for metrics only, so that a
-/// scraper can change nothing. No route of a configuration can have such a name.
+/// Reserved route names for the admin listener. A key that is restricted to routes needs the first
+/// name for all access, or the second name for metrics only, so that the key of a metrics scraper
+/// can change nothing. A configuration can't define a route with one of these names.
 const ROUTES: [&str; 2] = ["bearward:admin", "bearward:metrics"];
 
-/// The caller of a request, as the audit log names it.
+/// The caller of a request to the admin listener. The audit log contains the caller's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Actor {
-    /// A client on this machine, without a credential.
+    /// A client on this machine that needed no credential.
     Local,
-    /// A holder of the admin token.
+    /// A client that sent the admin token.
     Token,
-    /// A key with the permission `admin`, by its id.
+    /// A client that sent a key with the permission `admin`. The value is the key's id.
     Key(String),
 }
 
@@ -55,12 +55,14 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    /// Refuses foreign host names, against DNS rebinding: the name of a foreign site could be made
-    /// to lead to this machine, so that a page of that site in a local browser could read what
-    /// loopback may read. An address can't be redirected, and browsers do not use unix sockets.
+    /// Refuses requests with foreign host names, against DNS rebinding: a foreign site could let
+    /// its name resolve to this machine, and its page in a local browser could then read what
+    /// loopback may read. A host that is an IP address can't be rebound, and browsers do not use
+    /// unix sockets.
     pub(super) fn check_site(&self, parts: &Parts) -> Result<(), Denial> {
-        // Browsers report in a header that another site caused a request (W3C Fetch Metadata). A
-        // link to the page is allowed: the linking site learns nothing.
+        // A browser marks each request that another site caused (W3C Fetch Metadata), and these
+        // requests are refused. A click on a link to the status page is allowed, because the
+        // linking site can't read the page.
         let header = |name| parts.headers.get(name).map(|value| value.as_bytes());
         let is_link = header("sec-fetch-dest") == Some(b"document") && parts.method == Method::GET;
         if header("sec-fetch-site").is_some_and(|site| matches!(site, b"cross-site" | b"same-site"))
@@ -88,14 +90,14 @@ impl Visitor {
         if is_ours { Ok(()) } else { Err(Denial::misdirected(named)) }
     }
 
-    /// Finds the caller of a request: the holder of the admin token, or a key with the permission
-    /// `admin`. If the key is restricted to routes, one of [`ROUTES`] must be among them.
-    /// `scrapes`: the request is for metrics only.
+    /// Finds the caller of a request: a client with the admin token, or a key with the permission
+    /// `admin`. A key that is restricted to routes needs the first name of [`ROUTES`]. If `scrapes`
+    /// is set, the request is for metrics only, and the second name is enough.
     pub(super) async fn authorize(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         let Gateway { snapshot, limiter, clock, .. } = &*self.admin.gateway;
         let client = Client::of_peer(self.peer);
-        // A client with too many failed attempts has to wait. Meanwhile, the admin token is not
-        // accepted from it, even if it is right; a key with `admin` is accepted.
+        // A client with too many failed attempts has to wait. Until then, the listener refuses even
+        // the right admin token from this client, but accepts a key with the permission `admin`.
         let is_limited = gate::wait_of(&client, &snapshot.load(), limiter).is_some();
         if !is_limited && self.has_token(headers).await {
             return Ok(Actor::Token);
@@ -113,9 +115,10 @@ impl Visitor {
         Ok(Actor::Key(key.id().to_owned()))
     }
 
-    /// Finds the caller of a read, as [`Visitor::authorize`] does. A browser may also send the
-    /// credential as a password (RFC 7617), with any user name. For changes, a password is not
-    /// accepted, because browsers add passwords to any request, whichever site caused it.
+    /// Finds the caller of a request that only reads, like [`Visitor::authorize`]. A browser may
+    /// also send the credential as a password (RFC 7617), with any user name. A request for a
+    /// change can't use a password, because browsers add a saved password to every request, even to
+    /// a request that another site caused.
     pub(super) async fn authorize_look(&self, headers: &HeaderMap, scrapes: bool) -> Result<Actor, Denial> {
         match password(headers) {
             Some(bearer) => self.authorize(&HeaderMap::from_iter([(AUTHORIZATION, bearer)]), scrapes).await,
@@ -125,8 +128,8 @@ impl Visitor {
 
     async fn has_token(&self, headers: &HeaderMap) -> bool {
         let Some(path) = self.admin.config.token_file.clone() else { return false };
-        // The file is read at each request, so that a changed token is in effect at once. Such
-        // requests are rare.
+        // The token file is read at each request, so that a changed token is in effect at once.
+        // Requests to the admin listener are rare.
         let shown = path.display().to_string();
         let read = tokio::task::spawn_blocking(move || regular_file::read_text(&path)).await;
         let token = match read.unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into())) {

@@ -1,6 +1,7 @@
-//! Changes keys over the admin API, as `bearward keys` does, if the store can be written.
+//! Changes the key store through the admin API, like the command `bearward keys`. This needs a key
+//! store that the process can write to.
 //!
-//! Invariant: a new secret is in the answer to the request that created it, and nowhere else.
+//! Invariant: a new secret appears only in the answer to the request that created it.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -43,7 +44,7 @@ pub(super) struct Change {
     pub(super) request_id: HeaderValue,
 }
 
-/// The body of a rotation. All fields are optional.
+/// The JSON body of a request to rotate a key. All fields are optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RotationRequest {
@@ -53,7 +54,7 @@ struct RotationRequest {
     expires_in: Option<String>,
 }
 
-/// How long an old secret stays valid by default, as on the command line.
+/// Default time for which a key's old secret stays valid after a rotation, as on the command line.
 const DEFAULT_GRACE: &str = "7d";
 
 /// The result of a change that was made to the key store.
@@ -109,8 +110,8 @@ impl Change {
             });
             let done = edited.await.unwrap_or_else(|_panic| Err(Denial::internal()))?;
             self.audit(change, &done.key_id);
-            // The store contains the change even if the reload fails; `is_live` in the answer says
-            // whether the change is in service.
+            // If the reload fails, the store still contains the change. The field `is_live` of the
+            // answer shows whether the running server has applied the change.
             let _reported_below = self.admin.reload.reload().await;
             let shown = tokio::task::spawn_blocking(move || shown(&self.admin, change, done)).await;
             shown.map_err(|_panic| Denial::internal())
@@ -209,7 +210,8 @@ fn delete(path: &Path, id: &str, admin: &Admin) -> Result<Done, Denial> {
     Ok(Done { key_id: found.record.id, token: None })
 }
 
-/// Returns the entry with this key id. The name of a key is not accepted.
+/// Returns the entry of the key store with this key id. A key's name is not accepted instead of its
+/// id.
 fn find(editor: &Editor, id: &str) -> Result<crate::key_store::edit::Found, Denial> {
     let found = editor.find(id).map_err(|error| match error {
         EditError::Refused(_) => Denial::key_not_found(),
@@ -226,9 +228,9 @@ fn new_token(id: Option<&str>) -> Result<Token, Denial> {
     made.map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
 
-/// Returns the denial for a store that was not changed, with the command that changes it elsewhere.
-/// The entry of a new key is not part of the denial: the key's secret is lost, so nobody could use
-/// the key.
+/// Returns the denial for a change that the key store did not accept. If the store can't be
+/// written, the denial contains the command that changes the store's original file. The denial does
+/// not contain the entry of a new key: the new key's secret is lost, so nobody could use the key.
 fn refused(error: EditError, store: &Path, command: &str) -> Denial {
     match error {
         EditError::Refused(message) => Denial::key_conflict(message),
@@ -268,8 +270,8 @@ async fn content<T: for<'de> Deserialize<'de>>(
         return Err(Denial::bad_content("The body must be application/json"));
     }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        // The message of serde is not returned: it quotes values, and a value may be a misplaced
-        // secret.
+        // The error message of serde is not returned, because the message quotes values of the
+        // body, and a value may be a misplaced secret.
         let (line, column) = (error.line(), error.column());
         Denial::bad_content(match error.classify() {
             serde_json::error::Category::Data => {

@@ -1,6 +1,7 @@
-//! The status and the refusals as server-sent events (WHATWG HTML, section 9.2).
+//! Streams the status and the refusals as server-sent events (WHATWG HTML, section 9.2).
 //!
-//! Events are created when the client reads them: a slow client costs no more than its permit.
+//! An event is created only when the client reads its stream, so no events are queued for a slow
+//! client.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,20 +21,21 @@ use super::state::Admin;
 use super::status;
 use crate::denial::Denial;
 
-/// Poll interval for refusals, short enough for a page to show a refusal within a second.
+/// Interval at which new refusals are polled, short enough for the status page to show a refusal
+/// within a second.
 const TICK: Duration = Duration::from_millis(250);
-/// The number of intervals between two events with the status.
+/// Number of poll intervals between two status events.
 const STATUS_TICKS: u32 = 4;
-/// Maximum number of open streams. A stream occupies its connection for as long as the client
+/// Maximum number of open event streams. A stream occupies a connection for as long as the client
 /// likes, and probes need connections, too.
 const MAX_STREAMS: usize = 16;
 
 struct Watching {
     admin: Arc<Admin>,
     tick: Interval,
-    /// The number of intervals until the status is sent next.
+    /// Number of poll intervals until the next status event.
     until_status: u32,
-    /// The number of refusals that were sent, of each worker.
+    /// For each worker, the number of its refusals that were already sent.
     sent: Vec<u64>,
     _permit: EventStreamPermit,
 }
@@ -49,13 +51,14 @@ impl Watching {
         if self.until_status == 0 {
             self.until_status = STATUS_TICKS;
             let admin = self.admin.clone();
-            // The status is computed on another thread: with a million keys it takes long, and
-            // other requests must not wait for it.
+            // Computing the status takes long with a million keys. A blocking thread computes it,
+            // so that other requests do not wait.
             if let Ok(status) = tokio::task::spawn_blocking(move || status::status(&admin)).await {
                 text.push_str(&format!("event: status\ndata: {status}\n\n"));
             }
         } else if text.is_empty() {
-            // An empty comment is sent, so that the loss of a client is noticed.
+            // An empty comment is sent if there is no event, because only a write shows that the
+            // client has disconnected.
             text.push_str(":\n\n");
         }
         self.until_status -= 1;
@@ -63,7 +66,7 @@ impl Watching {
     }
 }
 
-/// The permit for one open stream; dropping it lets another stream open.
+/// The permit for one open event stream. Dropping the permit lets another stream open.
 struct EventStreamPermit(Arc<Admin>);
 
 impl EventStreamPermit {
@@ -81,8 +84,8 @@ impl Drop for EventStreamPermit {
     }
 }
 
-/// Returns a stream that sends the last refusals and the status at once, and later ones as they
-/// come.
+/// Returns an event stream. The stream sends the last refusals and the status at once, and then
+/// each new refusal, and the status at intervals.
 pub(super) fn stream(admin: Arc<Admin>) -> Result<Response<AdminBody>, Denial> {
     let permit = EventStreamPermit::of(&admin).ok_or_else(|| Denial::too_many_streams(MAX_STREAMS))?;
     let mut tick = interval(TICK);

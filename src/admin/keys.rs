@@ -22,7 +22,7 @@ use crate::proxy::Gateway;
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-/// A page of the list of all keys, which is sorted by id.
+/// One page of the list of all keys. The list is sorted by key id.
 #[derive(Debug)]
 pub(super) struct Page {
     limit: usize,
@@ -60,7 +60,7 @@ impl Page {
         Ok(page)
     }
 
-    /// Returns the page with at most `limit` keys.
+    /// Returns the same page, limited to `limit` keys.
     pub(super) fn at_most(self, limit: usize) -> Self {
         Page { limit: self.limit.min(limit), ..self }
     }
@@ -70,7 +70,7 @@ impl Page {
         &self.after
     }
 
-    /// Whether there are keys before the page.
+    /// Whether this page is not the first page of the list.
     pub(super) fn is_continued(&self) -> bool {
         !self.after.is_empty()
     }
@@ -100,7 +100,7 @@ impl Page {
     }
 }
 
-/// Returns the answer with one key.
+/// Returns the answer that shows the key with this id.
 pub(super) fn show(admin: &Admin, id: &str) -> Result<Response<AdminBody>, Denial> {
     Ok(data(&find(admin, id).ok_or_else(Denial::key_not_found)?))
 }
@@ -137,12 +137,12 @@ fn key(gateway: &Gateway, live: &LiveKey, now: Timestamp) -> Value {
     shown
 }
 
-/// Returns the state of the key's limits; limits of routes are not included.
+/// Returns the state of the key's own limits. The limits of routes are not included.
 fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     let Gateway { snapshot, limiter, .. } = gateway;
     let snapshot = snapshot.load();
     let key = &live.key;
-    // A key that was never used has no state; an empty one is shown for it.
+    // A key that was never used has no limit state, so an empty state is shown for the key.
     let unused = || Arc::new(KeyState::default());
     let state = limiter.known_state(key.id()).unwrap_or_else(unused);
     let own: Option<Vec<_>> =

@@ -1,5 +1,5 @@
-//! The body of a request for a new key: the fields of a key file, except for those that bearward
-//! sets.
+//! The body of a request for a new key. It may contain all fields of a key file except those that
+//! bearward sets itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,9 +24,9 @@ use crate::keys::token::Token;
 #[derive(Debug, Default)]
 pub(super) struct NewKey {
     fields: Map<String, Value>,
-    /// The lifetime, which may be given instead of the field `expires_at`.
+    /// The lifetime of the key. A request may contain a lifetime instead of the field `expires_at`.
     expires_in: Option<String>,
-    /// The parsed rate limits, if `fields` has any.
+    /// The parsed rate limits; empty if `fields` contains no rate limits.
     quotas: Vec<Quota>,
 }
 
@@ -70,14 +70,14 @@ impl<'de> Deserialize<'de> for NewKey {
     }
 }
 
-/// Returns the fields that a caller may set.
+/// Returns the fields that a request for a new key may contain.
 fn may_be_set() -> impl Iterator<Item = &'static Field> {
     FIELDS.iter().filter(|field| field.set_by != SetBy::Bearward)
 }
 
 impl NewKey {
-    /// Reads a field's value in the JSON form of the field. Whether the value is valid is decided
-    /// later, by the decoder of key files.
+    /// Reads the value of a field, and requires the JSON type of that field. The decoder of key
+    /// files checks later whether the value is valid.
     fn read<'de, A: MapAccess<'de>>(&mut self, field: &Field, map: &mut A) -> Result<Value, A::Error> {
         Ok(match field.form {
             Form::Name | Form::Label | Form::Instant => map.next_value::<String>()?.into(),
@@ -99,7 +99,7 @@ impl NewKey {
         })
     }
 
-    /// Builds the record of the new key, with the decoder of key files.
+    /// Builds the record of the new key. The decoder of key files checks the fields.
     pub(super) fn record(self, token: &Token, now: Timestamp) -> Result<KeyRecord, Denial> {
         let expires_in =
             self.expires_in.as_deref().map(|lifetime| ahead("expires_in", lifetime, now)).transpose()?;
@@ -132,8 +132,8 @@ impl NewKey {
     }
 }
 
-/// A new key's own limits, or `none`. With either, the configuration's default limits do not apply
-/// to the key.
+/// The rate limits of a new key: a list of quotas, or `none`. In both cases, the configuration's
+/// default limits do not apply to the key.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged)]
 enum NewLimits {
@@ -166,7 +166,7 @@ struct NewQuota {
 }
 
 impl NewQuota {
-    /// Returns the quota, if its window is a duration.
+    /// Returns the parsed quota; `None` if `per` is not a duration.
     fn quota(&self) -> Option<Quota> {
         let requests = self.requests.0;
         let burst = self.burst.map_or_else(|| Quota::default_burst(requests), |burst| burst.0);
@@ -174,7 +174,7 @@ impl NewQuota {
     }
 }
 
-/// A whole number. JSON may write it with a fraction of zero, as in 8.0.
+/// A whole number. JSON may contain it with a zero after the decimal point, as in 8.0.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(try_from = "f64", into = "u32")]
 struct Whole(u32);
@@ -194,7 +194,7 @@ impl From<Whole> for u32 {
     }
 }
 
-/// Decodes a field that is present, and refuses null.
+/// Decodes the value of an optional field that is present, and refuses the value null.
 pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
     T::deserialize(field).map(Some)
 }
@@ -215,18 +215,19 @@ fn as_yaml(json: &str) -> String {
     yaml
 }
 
-/// Returns the current time, cut to whole seconds, because people read the stores.
+/// Returns the current time in whole seconds, because people read the times in key stores.
 pub(super) fn now() -> Timestamp {
     let now = Timestamp::now();
-    // The conversion does not fail: the whole second of a timestamp is a timestamp, too.
+    // The conversion does not fail: a timestamp without its fraction of a second is a valid
+    // timestamp, too.
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-/// Returns the instant that is the duration `text` after `now`. `field`: the name of the request's
-/// field.
+/// Parses the duration `text`, and returns the instant at which the duration ends if it starts at
+/// `now`. `field` is the name of the request's field, for the error.
 pub(super) fn ahead(field: &str, text: &str, now: Timestamp) -> Result<Timestamp, Denial> {
     let end = parse_duration(text).and_then(|duration| now.checked_add(duration).ok());
-    // The stores can't contain a later instant.
+    // Key stores can't contain an instant after this limit, which is near the end of the year 9999.
     end.filter(|end| end.as_second() < 253_402_214_400)
         .ok_or_else(|| Denial::bad_content(format!("`{field}` is a duration, as in 90d")))
 }

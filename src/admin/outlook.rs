@@ -1,4 +1,5 @@
-//! Cache of the outlook of the keys: their number, and which keys expire or are due for rotation.
+//! Caches the outlook of the keys: how many keys there are, how many are due for rotation, and
+//! which expire next.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,11 +10,12 @@ use crate::key_cache::Outlook;
 use crate::keys::rotation::ROTATION_AGE;
 use crate::proxy::Gateway;
 
-/// Age at which the cached outlook is computed again; a reload causes this earlier. The outlook is
-/// cached because it takes long with a million keys.
+/// Maximum age of the cached outlook. After a reload, the outlook is computed again even earlier.
+/// The outlook is cached because computing it takes long with a million keys.
 const OUTLOOK_AGE: Duration = Duration::from_secs(30);
 
-/// The last outlook of the keys, with its generation and its time.
+/// The cached outlook of the keys, with the generation and the time at which the outlook was
+/// computed.
 #[derive(Debug, Default)]
 pub(crate) struct CachedOutlook(Mutex<Option<(u64, Instant, Outlook)>>);
 

@@ -1,7 +1,7 @@
-//! The status page: the API's data as HTML, which is complete without a script.
+//! The status page. It shows the data of the admin API as HTML, and is complete without its script.
 //!
-//! Invariants: all text that others chose (names, paths, reasons) is escaped by the template
-//! engine; the Content-Security-Policy allows only the scripts and styles of `page.html`.
+//! Invariants: the template engine escapes all text that other people chose (names, paths,
+//! reasons); the Content-Security-Policy allows only the scripts and styles of `page.html`.
 
 mod figures;
 pub(crate) mod looked_at;
@@ -39,12 +39,14 @@ use crate::digest::sha256;
 use crate::observe::history::STEPS;
 
 const SOURCE: &str = include_str!("page.html");
-/// Maximum number of keys on the page; `/api/v1/keys` lists all keys.
+/// Maximum number of keys on the status page. `/api/v1/keys` lists all keys.
 const KEYS: usize = 25;
-/// The challenge with which a browser asks its user for the credential, as the password (RFC 7617).
+/// The challenge that makes a browser ask its user for the credential. The user enters the
+/// credential as the password (RFC 7617).
 pub(super) const BASIC: HeaderValue =
     HeaderValue::from_static("Basic realm=\"bearward admin: the token is the password\", charset=\"UTF-8\"");
-/// The height of sparklines and the distance of their points, in units of their view boxes.
+/// The height of a sparkline, and the distance between two of its points, both in units of the SVG
+/// view box.
 const HEIGHT: f64 = 30.0;
 const APART: usize = 2;
 
@@ -78,14 +80,14 @@ struct StatusPage {
     tiles: Vec<Tile>,
     keys: Keys,
     is_continued: bool,
-    /// The file name of the key store, in the commands that the page shows.
+    /// The file name of the key store, for the commands that the page shows.
     store_file: String,
     refused: u64,
     /// The last refusals, newest first.
     refusals: Vec<Refusal>,
 }
 
-/// A figure of the page, and its course over the last five minutes.
+/// One tile of the page: a figure, and a sparkline of its values in the last five minutes.
 struct Tile {
     name: &'static str,
     figure: String,
@@ -95,7 +97,8 @@ struct Tile {
     points: String,
 }
 
-/// Renders the page with these keys. `is_zipped`: the answer is compressed with gzip (RFC 1952).
+/// Renders the status page with one page of the list of keys. With `is_zipped`, the answer is
+/// compressed with gzip (RFC 1952).
 pub(super) fn show(admin: &Admin, keys: Page, is_zipped: bool) -> Result<Response<AdminBody>, Denial> {
     let html = StatusPage::of(admin, &keys.at_most(KEYS))?.render();
     let html = html.map_err(|error| Denial::internal().caused_by(error.to_string()))?;
@@ -131,7 +134,7 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Reads data of the API into the types of this page.
+/// Converts JSON data of the admin API into a type of this page.
 fn read<T: DeserializeOwned>(value: Value) -> Result<T, Denial> {
     serde_json::from_value(value).map_err(|error| Denial::internal().caused_by(error.to_string()))
 }
@@ -206,8 +209,8 @@ fn tiles(status: &Status) -> Vec<Tile> {
     ]
 }
 
-/// Returns the points of a line through all `numbers`, with the last one at the right end, and the
-/// greatest at the top.
+/// Returns the points of a sparkline through all `numbers`. The last number is at the right end,
+/// and the greatest number is at the top.
 fn points(numbers: &[f64]) -> String {
     let most = numbers.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let begin = STEPS.saturating_sub(numbers.len());

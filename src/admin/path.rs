@@ -1,13 +1,13 @@
-//! The paths of the admin listener, and the methods of each.
+//! The paths of the admin listener, and the methods that each path accepts.
 
 use http::Method;
 
-/// A probe, which needs no credential.
+/// A liveness or readiness probe. A probe needs no credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
-    /// The process lives, whatever the state of its upstreams.
+    /// The probe that succeeds while the process runs, whatever the state of its upstreams.
     Live,
-    /// The server is ready for requests.
+    /// The probe that succeeds while the server is ready for requests.
     Ready,
 }
 
@@ -24,7 +24,7 @@ pub(super) enum AdminPath {
     Events,
     Reload,
     Keys,
-    /// The key with this id. `Rotate` and `Revoke` contain a key's id, too.
+    /// The key with this id. The values of `Rotate` and `Revoke` are key ids, too.
     Key(String),
     Rotate(String),
     Revoke(String),
@@ -57,7 +57,7 @@ impl AdminPath {
         })
     }
 
-    /// Returns the methods that the path accepts, as the value of `Allow`.
+    /// Returns the methods that the path accepts, as the value of the header `Allow`.
     pub(super) fn methods(&self) -> &'static str {
         match self {
             AdminPath::Reload | AdminPath::Rotate(_) | AdminPath::Revoke(_) => "POST",

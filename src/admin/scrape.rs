@@ -1,4 +1,5 @@
-//! Gathers the data of metrics and of the status, whenever they are requested.
+//! Gathers the data for the metrics and for the status, each time when a client requests one of
+//! them.
 
 use super::state::Admin;
 use crate::key_cache::Outlook;
@@ -6,8 +7,8 @@ use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape};
 use crate::proxy::Gateway;
 use crate::upstream::endpoints::Named;
 
-/// Returns all endpoints, with the health that the last requests found. A name without an address
-/// counts as one unhealthy endpoint.
+/// Returns the endpoints of all upstreams with their current health. A host name without an address
+/// is returned as one unhealthy endpoint.
 pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
     let snapshot = gateway.snapshot.load();
     let mut all = Vec::new();
@@ -43,7 +44,7 @@ pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
     all
 }
 
-/// Returns all certificates in service whose end is known.
+/// Returns all certificates in service whose expiry is known.
 pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
     let of_all = admin.certificates.iter().flat_map(|(listener, tls)| {
         let served = tls.load().certificates.clone();
@@ -58,7 +59,7 @@ pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
     of_all.collect()
 }
 
-/// Returns the metrics as text for Prometheus.
+/// Returns the metrics in the text format of Prometheus.
 pub(super) fn encoded(admin: &Admin) -> String {
     let Admin { gateway, outlook, .. } = admin;
     let Outlook { keys, due_for_rotation, next_ends } = outlook.outlook(gateway);

@@ -1,4 +1,4 @@
-//! The state of the admin listener, which all of its answers share.
+//! State that all requests to the admin listener share.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -16,7 +16,7 @@ use crate::observe::observer::Observer;
 use crate::proxy::Gateway;
 use crate::reload::Handle;
 
-/// The state of the admin listener.
+/// The shared state of the admin listener: its configuration, its caches, and the gateway.
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(super) gateway: Arc<Gateway>,
@@ -24,20 +24,20 @@ pub(crate) struct Admin {
     pub(super) config: config::Admin,
     pub(super) started: Timestamp,
     pub(super) observer: Arc<Observer>,
-    /// The addresses of listeners with TLS, and the certificates of each.
+    /// The address and the certificates of each listener with TLS.
     pub(super) certificates: Vec<(Local, Swappable)>,
     pub(super) outlook: CachedOutlook,
     pub(super) reachable: Reachable,
     pub(super) history: History,
     /// The cached pages of keys.
     pub(super) looked_at: LookedAt,
-    /// The number of open streams of events.
+    /// The number of open event streams.
     pub(super) streams: AtomicUsize,
 }
 
 impl Admin {
-    /// Creates the state at the start. `certificates`: the address and the certificates of each
-    /// listener with TLS.
+    /// Creates the state of the admin listener when the process starts. `certificates`: the address
+    /// and the certificates of each listener with TLS.
     pub(crate) fn new(
         gateway: Arc<Gateway>,
         reload: Handle,

@@ -1,4 +1,4 @@
-//! The status and the last refusals, as JSON.
+//! Builds the JSON of the status and of the last refusals.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -18,15 +18,16 @@ use crate::observe::reloads::{PartState, Reloads, State};
 use crate::observe::tally::Refused;
 use crate::proxy::Gateway;
 
-/// Whether the server is ready for requests. With `admin.ready_with_upstreams`, this requires a
-/// reachable endpoint of every upstream. An empty key store is no reason to send requests
-/// elsewhere: it was emptied on purpose.
+/// Whether the server is ready for requests. With `admin.ready_with_upstreams`, every upstream must
+/// have a reachable endpoint. A server with an empty key store is ready, because somebody emptied
+/// the store on purpose.
 pub(super) async fn is_ready(admin: &Admin) -> bool {
     let snapshot = admin.gateway.snapshot.load_full();
     !admin.config.ready_with_upstreams || admin.reachable.check(&snapshot).await
 }
 
-/// Returns the answer to a readiness probe, with the parts that differ from their files, if any.
+/// Returns the body of the answer to a readiness probe. If the configuration, the keys or the
+/// certificates in service differ from their files, the body names these parts.
 pub(super) fn readiness(reloads: &Reloads) -> Value {
     let now = Timestamp::now();
     let mut readiness = Map::from_iter([("status".to_owned(), json!("ready"))]);
@@ -101,7 +102,7 @@ pub(super) fn status(admin: &Admin) -> Value {
     })
 }
 
-/// Returns the endpoints with their health.
+/// Returns all endpoints with their health, as JSON.
 fn endpoints(gateway: &Gateway) -> Vec<Value> {
     let all = scrape::endpoints(gateway).into_iter().map(|endpoint| {
         json!({
@@ -118,7 +119,7 @@ fn endpoints(gateway: &Gateway) -> Vec<Value> {
     all.collect()
 }
 
-/// Returns the samples of the last five minutes, oldest first.
+/// Returns samples of the request figures in the last five minutes, oldest first.
 fn trend(admin: &Admin) -> Value {
     let steps = admin.history.steps((Instant::now(), admin.gateway.observers.sums()));
     json!({
@@ -134,7 +135,7 @@ fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-/// Returns the store's path, and whether this process can change the store.
+/// Returns the path of the key store, and whether this process can write to the key store.
 fn store(path: &Path) -> Value {
     let why = unwritable_reason(path);
     json!({"path": path.display().to_string(), "is_writable": why.is_none(), "why_not": why})

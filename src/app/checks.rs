@@ -11,12 +11,12 @@ use crate::proxy::Gateway;
 use crate::upstream::check::{CheckFailure, check};
 use crate::upstream::{Endpoint, Upstream};
 
-/// Interval of looking for endpoints whose next health check is due.
+/// How often bearward looks for endpoints whose next health check is due.
 const LOOK: Duration = Duration::from_millis(100);
-/// Interval of looking for configured health checks while there are none.
+/// How often bearward looks for configured health checks while no upstream has any.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
-/// An endpoint that has health checks, and the outcome of the last ones.
+/// An endpoint that has health checks, and the outcomes of its last checks.
 struct Checked {
     endpoint: Arc<Endpoint>,
     /// The `health_check` settings of the upstream.
@@ -53,7 +53,8 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
                 let new = || Checked::new(endpoint.clone(), settings.clone());
                 let checked = all.entry(endpoint.id).or_insert_with(new);
                 if checked.settings != *settings {
-                    // With new settings, the outcome of a check by the old ones is ignored.
+                    // If the settings of the upstream change, the outcome of a check with the old
+                    // settings is ignored.
                     *checked = new();
                 }
                 checked.go_on(upstream).await;

@@ -1,6 +1,6 @@
-//! Forgets keys, routes and upstreams some time after their removal: their series in metrics, their
-//! usage, and the state of their limits. Without this, a process that is never restarted would keep
-//! the state of every name that ever existed.
+//! Forgets removed keys, routes and upstreams an hour after their removal: their series in metrics,
+//! their usage, and the state of their limits. Without this, a process that is never restarted
+//! would keep the state of every name that ever existed.
 //!
 //! A name that comes back within an hour continues with its old state. A name that comes back later
 //! begins at zero, which Prometheus treats as a counter reset.
@@ -15,10 +15,10 @@ use crate::proxy::Gateway;
 /// Time for which the state of a removed name is kept. It is several times the slowest scrape
 /// interval, so that a scrape still sees the last requests.
 const KEPT: Duration = Duration::from_secs(3600);
-/// Time for which metrics keep a rate limit policy that has refused no request. Whether a limit
-/// still refers to the policy makes no difference.
+/// How long metrics keep the series of a rate limit policy after the policy last refused a request.
+/// The time is the same whether or not a limit still refers to the policy.
 const POLICY_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Interval of looking for removed names.
+/// How often bearward looks for removed names.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// The name of a key, a route or an upstream.
@@ -39,8 +39,8 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let gateway = gateway.clone();
-        // Comparing a million keys takes long. It runs on a blocking thread, so that requests do
-        // not wait.
+        // Comparing a million keys takes long. The comparison runs on a blocking thread, so that
+        // requests do not wait for it.
         let looked = tokio::task::spawn_blocking(move || {
             departures.check(&gateway, Instant::now());
             departures
@@ -62,8 +62,8 @@ impl Departures {
                 Named::Route(route) => gone.routes.extend([route.clone()]),
                 Named::Upstream(upstream) => gone.upstreams.extend([upstream.clone()]),
                 Named::Key(id) => {
-                    // A key whose limits are still charged is checked again later. To forget it now
-                    // would give its used quota back.
+                    // A key is not forgotten while a part of its quota is used, because forgetting
+                    // the key would give that part back. Such a key is checked again later.
                     if gateway.limiter.forget(id) {
                         gone.keys.extend(gateway.usage.forget(id));
                     }
@@ -75,7 +75,8 @@ impl Departures {
     }
 }
 
-/// Returns the names that have a state, but are no longer configured.
+/// Returns the names that still have a state, such as usage or series in metrics, but are no longer
+/// configured.
 fn left(gateway: &Gateway) -> HashSet<Named> {
     let mut keys = gateway.usage.unreferenced();
     if !keys.is_empty() {
@@ -160,14 +161,15 @@ mod tests {
         departures.check(&gateway, start);
         departures.check(&gateway, start + 2 * KEPT);
         assert_eq!(names(&gateway), ([both[1].clone()].into(), [both[1].clone()].into(), keys.to_vec()));
-        // The key has been removed now. Its series outlive it by an hour.
+        // Both keys are removed now. Their series in metrics stay for another hour.
         assert!(gateway.keys.len() == 2 && gateway.keys.replace(&KeySet::default()).removed == 2);
         let left = start + 3 * KEPT;
         departures.check(&gateway, left);
         departures.check(&gateway, left + KEPT / 2);
         assert_eq!(names(&gateway).2, keys);
         assert_eq!(gateway.observers.tally().requests(), 2);
-        // A request in flight keeps the label that it will be counted under.
+        // A key with a request in flight keeps its label in metrics, because the request will be
+        // counted under that label.
         let in_use = gateway.usage.of("key_stays");
         departures.check(&gateway, left + KEPT);
         assert_eq!(names(&gateway).2, [keys[1].clone()]);

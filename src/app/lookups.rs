@@ -24,7 +24,7 @@ const SHORT_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between two passes over the configured names.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
-/// The state of one endpoint name that is looked up again and again.
+/// The lookups of one endpoint name: when the next lookup is due, and the lookup that is running.
 struct Watched {
     set: Arc<EndpointSet>,
     due: Instant,
@@ -41,8 +41,8 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
         let mut current = Vec::new();
         for upstream in &snapshot.upstreams {
             for set in upstream.sets.iter().filter(|set| set.named().is_some()) {
-                // The pointer identifies the set: its entry in `all` keeps the set alive, so no
-                // other set gets this address.
+                // The address of the `EndpointSet` in memory serves as its id. No other set can
+                // have the same address, because the entry in `all` keeps this set alive.
                 let id = Arc::as_ptr(set).addr();
                 current.push(id);
                 let watched = all.entry(id).or_insert_with(|| Watched::new(set.clone()));
@@ -73,7 +73,8 @@ impl Watched {
                 Ok(found) => found,
                 Err(oneshot::error::TryRecvError::Closed) => Err(io::Error::other("the lookup broke off")),
                 Err(oneshot::error::TryRecvError::Empty) => {
-                    // The lookup thread wakes the loop when it ends.
+                    // The lookup is still running. When it ends, its thread wakes the loop in
+                    // `run`.
                     self.due = now + IDLE_LOOK;
                     return;
                 }

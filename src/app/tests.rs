@@ -20,8 +20,8 @@ fn app(directory: &Path) -> App {
     App::bind(&config, Clock::system(), Hooks::default()).unwrap()
 }
 
-/// A server without its workers would serve nobody. A server without its reload thread would accept
-/// revoked keys for ever.
+/// The server stops if one of these threads ends: without its workers it would serve nobody, and
+/// without its reload thread it would accept revoked keys for ever.
 #[tokio::test]
 async fn a_server_whose_vital_thread_ends_stops_and_reports_it() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
-//! Warnings that `bearward check` and the start report: settings that are allowed but most likely a
-//! mistake, and problems that will come, such as a certificate near its end.
+//! Warnings that `bearward check` reports, and that a server reports when it starts. They are about
+//! settings that are allowed but most likely a mistake, and about problems to come, such as a
+//! certificate that ends soon.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,12 +20,12 @@ use crate::regular_file;
 use crate::route::Shadow;
 use crate::snapshot::Snapshot;
 
-/// Most warnings about keys, and most about routes, that are reported one by one. For further keys,
-/// only the number is reported.
+/// The maximum number of warnings about keys that are reported one by one, and likewise of warnings
+/// about routes. Of further warnings about keys, only the number is reported.
 const MAX_NAMED: usize = 20;
-/// Most keys that one warning names.
+/// The maximum number of keys that one warning names.
 const MAX_LISTED: usize = 3;
-/// Remaining validity of a certificate below which it gets a warning.
+/// A certificate whose remaining validity is shorter than this gets a warning.
 const CERTIFICATE_NOTICE: SignedDuration = SignedDuration::from_hours(21 * 24);
 
 pub(super) fn of(
@@ -167,7 +168,8 @@ fn of_descriptors(config: &Config) -> Option<String> {
     let carried = carried_by_descriptors();
     let wanted = [("limits.connections", limits.connections), ("limits.in_flight", limits.in_flight)];
     let (name, wanted) = wanted.into_iter().max_by_key(|(_, wanted)| *wanted)?;
-    // A few connections less than configured are no problem: the default is a round number.
+    // There is no warning if the file descriptors allow at least 90 % of the configured
+    // connections, because the default of the setting is a round number.
     (carried < wanted / 10 * 9).then(|| {
         format!(
             "{name} is {wanted}, and the descriptors carry {carried}, which is as many as are taken; raise `nofile` to {}",
@@ -182,7 +184,8 @@ fn of_keys(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
     let refused = if is_refused { ", and it is refused" } else { "" };
     let (mut warnings, mut more, mut endless) = (Vec::new(), 0, Vec::new());
     let mut warn = |warning: String| match warnings.len() < MAX_NAMED {
-        // A key with several secrets has several entries, and would get the same warning for each.
+        // The set has one entry for each secret of a key, so a key with several secrets would get
+        // the same warning several times.
         true if warnings.last() == Some(&warning) => {}
         true => warnings.push(warning),
         false => more += 1,

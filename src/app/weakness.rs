@@ -13,7 +13,7 @@ use crate::{bom, placeholder, regular_file};
 /// bits.
 const SHORTEST: usize = 20;
 /// Minimum entropy of a secret in bits, computed from the frequencies of its characters. Twenty
-/// random hex digits have about 70.
+/// random hex digits have an entropy of about 70 bits.
 const LEAST_BITS: f64 = 60.0;
 /// Minimum number of letters and digits that remain when usual words are removed.
 const LEAST_REST: usize = 16;
@@ -69,7 +69,8 @@ fn rest(secret: &str) -> usize {
     rest.chars().filter(char::is_ascii_alphanumeric).count()
 }
 
-/// Returns the entropy (Shannon) of a secret by the frequencies of its characters, in bits.
+/// Returns the Shannon entropy of a secret in bits, computed from the frequencies of its
+/// characters.
 fn bits(secret: &str) -> f64 {
     let mut counts: BTreeMap<char, f64> = BTreeMap::new();
     for c in secret.chars() {
@@ -79,8 +80,9 @@ fn bits(secret: &str) -> f64 {
     counts.values().map(|count| count * (length / count).log2()).sum()
 }
 
-/// Whether most characters of a secret are neighbours of the character before, as in `abcdef` or
-/// `987654`, or repeat the characters one period earlier, as in `a1b2a1b2`.
+/// Whether a secret follows a pattern: most of its characters are neighbours of the character
+/// before, as in `abcdef` or `987654`, or repeat the character one period earlier, as in
+/// `a1b2a1b2`.
 fn is_walk(secret: &str) -> bool {
     let codes: Vec<i64> = secret.chars().map(|c| i64::from(u32::from(c))).collect();
     let steps: Vec<i64> = codes.iter().zip(codes.iter().skip(1)).map(|(a, b)| b - a).collect();
@@ -97,8 +99,8 @@ pub(super) fn token_fault(path: &Path) -> Option<Fault> {
     match regular_file::read_text(path) {
         Ok(token) => {
             let token = bom::without(&token).trim();
-            // A weak word in the admin token gets a warning elsewhere. A template in its place is a
-            // fault.
+            // A token that contains a weak word, such as `changeme`, is no fault: `weakness` finds
+            // the word, and the token gets a warning. A template that was not filled in is a fault.
             match placeholder::find(token).filter(|found| !found.is_word()) {
                 _ if token.is_empty() => Some(Fault::of_file(path, "the admin token is empty")),
                 Some(found) => {

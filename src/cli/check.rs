@@ -24,8 +24,9 @@ pub(super) struct Check {
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
-    /// Also send each upstream harmless requests inside bodies of requests, and report whether it
-    /// acts on them: such a server must not get two requests on a connection
+    /// Also send each upstream requests whose bodies contain a harmless request, and report whether
+    /// the upstream acts on the contained request: a connection to such an upstream must not be
+    /// reused
     #[arg(long)]
     probe: bool,
 }

@@ -22,12 +22,12 @@ use crate::net::local::Local;
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// Where to listen; a port that is taken is replaced by a free one
+    /// The address to listen at; if its port is in use, the demo uses a free port instead
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
     listen: String,
 }
 
-/// The demo's keys: the name of each, and its other fields as in a key file.
+/// The demo's keys: each key's name, and its other fields as they are written in a key file.
 const KEYS: [(&str, &str); 4] = [
     ("reader", "permissions: [read]"),
     ("writer", "permissions: [read, write]"),
@@ -80,8 +80,8 @@ fn write_certificate(directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the wanted address. If it can't be bound, returns port 0 of the same host, for which the
-/// system chooses a free port.
+/// Returns the address `wanted`. If this address can't be bound, returns port 0 of the same host,
+/// for which the system chooses a free port.
 fn free_address(wanted: &str) -> String {
     match TcpListener::bind(wanted) {
         Ok(_free) => wanted.to_owned(),

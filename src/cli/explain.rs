@@ -1,5 +1,5 @@
-//! `bearward explain`: shows how bearward would decide about a request, by the same functions that
-//! the proxy calls; or what an error code means.
+//! `bearward explain`: shows how bearward would decide about a request, or what an error code
+//! means. The decision is made by the same functions that the proxy calls.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -29,18 +29,18 @@ use crate::route::{Lookup, Route};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// A method, as in GET, with a path behind it; or an error code, as in INVALID_API_KEY
+    /// An HTTP method such as GET, followed by a path; or an error code such as INVALID_API_KEY
     #[arg(value_name = "METHOD|CODE")]
     what: String,
-    /// The path, with its query if that matters
+    /// The path of the request, with or without a query
     path: Option<String>,
-    /// The key that asks: its id, or its name
+    /// The id or the name of the key that the request uses
     #[arg(long, value_name = "ID", requires = "path")]
     key: Option<String>,
-    /// The host that is asked
+    /// The host that the request names
     #[arg(long, default_value = "localhost", requires = "path")]
     host: String,
-    /// The address that the client has
+    /// The IP address that the request comes from
     #[arg(long, value_name = "ADDRESS", requires = "path")]
     from: Option<IpAddr>,
     /// The configuration [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
@@ -51,7 +51,7 @@ pub(super) struct Explain {
     json: bool,
 }
 
-/// The steps of a decision: the name of each step, and its finding as text.
+/// The steps of a decision: the name of each step, and the result of the step as text.
 #[derive(Default)]
 struct Steps(Vec<(&'static str, String)>);
 
@@ -171,13 +171,13 @@ impl Explain {
     }
 }
 
-/// The input of a decision, from which its steps are described.
+/// The input of a decision, with which `explain` describes the decision's steps.
 struct Explained<'a> {
     prepared: &'a Prepared,
     parts: &'a Parts,
     key: Option<&'a LiveKey>,
-    /// The client address that `explain` chose because `--from` was not given: one that the key
-    /// allows.
+    /// The client address that `explain` chose because `--from` was not given: an address from
+    /// which the key may be used.
     assumed: Option<IpAddr>,
 }
 
@@ -193,8 +193,8 @@ impl Explained<'_> {
         let is_missing = facts.authentication.is_some() && self.key.is_none();
         let route = match (&facts.route, &readings.lookup) {
             (Some(route), _) => Some(route.clone()),
-            // The proxy refuses a request without a key at this step. `explain` shows the route all
-            // the same.
+            // At this step, the proxy refuses a request without a key. `explain` shows the
+            // request's route nevertheless.
             (None, _) if is_missing => readings.route(target, method, &snapshot.limits).ok(),
             (None, _) => None,
         };
@@ -248,8 +248,8 @@ impl Explained<'_> {
     }
 }
 
-/// Adds the permission that the route needs, and each other route that some servers would read the
-/// path as.
+/// Adds a step for the permission that the route needs, and a step for each other route that would
+/// match if a server read the path in another way.
 fn explain_permissions(route: &Arc<Route>, readings: &[Arc<Route>], steps: &mut Steps) {
     match route.access {
         Access::Public => steps.add("permission", "none is needed: the route is public"),
@@ -268,7 +268,8 @@ fn find_key(prepared: &Prepared, wanted: &str) -> Result<NamedKey, Failure> {
     let mut found: Option<NamedKey> = None;
     prepared.keys.for_each_current(|hash, live| {
         let is_id = live.key.id() == wanted;
-        // A key with this id is preferred to a key with this name.
+        // If one key has the id `wanted` and another key has the name `wanted`, the key with the id
+        // is used.
         if is_id || (found.is_none() && live.key.name() == Some(wanted)) {
             found = Some((*hash, live.clone()));
         }

@@ -1,5 +1,5 @@
-//! `bearward healthcheck`: asks the admin listener whether bearward is alive or ready. It serves
-//! containers without curl.
+//! `bearward healthcheck`: asks the admin listener whether bearward is alive or ready. Containers
+//! without curl use this command as their health check.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,11 +19,12 @@ pub(super) struct Healthcheck {
     /// 127.0.0.1:9090]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The configuration that names it [default: $BEARWARD_CONFIG, ./bearward.yaml,
+    /// The configuration that names the admin listener [default: $BEARWARD_CONFIG, ./bearward.yaml,
     /// /etc/bearward/config.yaml]
     #[arg(long, short, value_name = "FILE", conflicts_with = "admin")]
     config: Option<PathBuf>,
-    /// Ask whether requests may come (/readyz), and not whether the process lives (/livez)
+    /// Ask whether bearward is ready for requests (/readyz), not whether the process is alive
+    /// (/livez)
     #[arg(long)]
     ready: bool,
     /// How long to wait for the answer, in seconds
@@ -51,7 +52,7 @@ impl Healthcheck {
             return Ok(client::address(address));
         }
         let default = Admin::default().address;
-        // A server without a configuration uses the default address, too.
+        // A server that runs without a configuration has its admin listener at the default address.
         let Ok(path) = config_path(self.config.clone()) else { return Ok(default) };
         // A faulty configuration file does not make a running server unhealthy: the server keeps
         // the last good configuration.
@@ -68,8 +69,9 @@ impl Healthcheck {
     }
 }
 
-/// Returns an address at which a listener on all addresses is reached. It is numeric, because a
-/// container built from scratch can't look up names.
+/// Returns the address at which a command reaches the listener: a loopback address if the listener
+/// is bound to all addresses. The loopback address is numeric, because a container built from
+/// scratch can't look up names.
 fn reachable(address: Address) -> Address {
     let Address::Tcp(text) = address else { return address };
     let loopback = [("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")];

@@ -1,7 +1,7 @@
 //! `bearward keys`: creates, shows, changes, deletes and imports keys.
 //!
-//! A new secret is written to standard output once, alone, and nowhere else. No command accepts a
-//! token as an argument: all users of the machine can see the arguments.
+//! A new secret is written only to standard output, once, and with no other text. No command
+//! accepts a token as an argument: all users of the machine can see the arguments.
 
 mod change;
 mod create;
@@ -30,19 +30,19 @@ pub(super) struct Keys {
 enum KeysCommand {
     /// Make a key, add it to the store, and print its secret once
     Create(create::Create),
-    /// Show all keys: age, expiry, rotation
+    /// Show all keys with their age, expiry and rotation
     List(list::List),
     /// Show one key
     Show(list::Show),
     /// Read a token, and show its key and whether a server would accept it
     Verify(verify::Verify),
-    /// Give a key a new secret; the old one lives until the grace ends
+    /// Give a key a new secret; the old secret is valid until the grace period ends
     Rotate(change::Rotate),
-    /// Revoke a key at once; it stays in the store
+    /// Revoke a key at once; the entry of the key stays in the store
     Revoke(change::Revoke),
     /// Remove a key from the store
     Delete(change::Delete),
-    /// Read a token and print the hash that a key file holds
+    /// Read a token, and print its hash in the form that a key file contains
     Hash,
     /// Import keys of other programs: lists of tokens, .env files, nginx maps, LiteLLM, Kong, APISIX, agentgateway
     Import(import::Import),

@@ -13,7 +13,8 @@ use super::failure::Failure;
 use super::terminal::{print, say};
 use crate::config::{Address, Config};
 
-/// Longest wait for the outcome. A reload of many keys takes long.
+/// Maximum time to wait for the outcome of a reload. This time is long, because a store may have
+/// many keys.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
@@ -22,10 +23,11 @@ pub(super) struct Reload {
     /// ./bearward.yaml, /etc/bearward/config.yaml]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The admin listener, where no configuration names it: HOST:PORT or unix:/PATH
+    /// The admin listener, if no configuration names it: HOST:PORT or unix:/PATH
     #[arg(long, value_name = "ADDRESS", requires = "token_file")]
     admin: Option<String>,
-    /// Holds the admin token, or a key with `admin` [default: the configuration's admin.token_file]
+    /// The file with the admin token, or with a key that has the permission `admin` [default: the
+    /// configuration's admin.token_file]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Print the outcome as JSON

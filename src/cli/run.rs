@@ -27,20 +27,20 @@ pub(super) struct Run {
     /// Run without a configuration, in front of this server: http://HOST:PORT or unix:/PATH
     #[arg(long, value_name = "URL", requires = "keys")]
     upstream: Option<String>,
-    /// The key store, with --upstream
+    /// The key store (only with --upstream)
     #[arg(long, value_name = "PATH", requires = "upstream")]
     keys: Option<PathBuf>,
-    /// Whether the key store may be a list of tokens as they are
+    /// Accept a key store that is a list of tokens in plaintext (only with --upstream)
     #[arg(long, requires = "upstream")]
     allow_plaintext: bool,
-    /// Where to listen, with --upstream [default: 127.0.0.1:8080]
+    /// The address to listen at (only with --upstream) [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", requires = "upstream")]
     listen: Option<String>,
-    /// Where the admin listener is, with --upstream, or `off` [default: 127.0.0.1:9090]
+    /// The address of the admin listener, or `off` (only with --upstream) [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDRESS", requires = "upstream")]
     admin: Option<String>,
-    /// A built-in set of routes, with --upstream: openai, vllm, llama-cpp, ollama, triton, any
-    /// [default: openai]
+    /// A built-in set of routes (only with --upstream): openai, vllm, llama-cpp, ollama, triton,
+    /// any [default: openai]
     #[arg(long, value_name = "NAME", requires = "upstream")]
     routes: Option<String>,
 }
@@ -84,8 +84,8 @@ impl Run {
             return Config::load(&path).map_err(|faults| Failure::InConfig(faults, path));
         };
         let listen = self.listen.unwrap_or_else(|| "127.0.0.1:8080".to_owned());
-        // The flags become a JSON document, which is valid YAML, so they are parsed and checked as
-        // a file is.
+        // The flags become a JSON document, which is valid YAML, so they are parsed and checked
+        // like a configuration file.
         let source = json!({
             "listeners": [{"address": listen}],
             "upstreams": [{"name": "upstream", "endpoints": [upstream]}],

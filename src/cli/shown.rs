@@ -1,4 +1,5 @@
-//! Shows the faults of a configuration to people, each with the line of the file that it is in.
+//! Shows the faults of a configuration to people. Each fault is shown with the line of the
+//! configuration file that contains it.
 //!
 //! Invariant: a line of a key file is never shown, nor a line with a word that looks like a secret.
 

@@ -1,4 +1,4 @@
-//! Addresses to listen on, and comparisons of two of them.
+//! Addresses of listeners, and comparisons of two addresses.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,11 +13,11 @@ pub(crate) enum Address {
 }
 
 impl Address {
-    /// Whether listeners on `self` and `other` would conflict.
+    /// Whether listeners on the addresses `self` and `other` would conflict.
     ///
     /// Host names are compared as text. A wildcard address overlaps only addresses of its own
     /// family: whether a listener on `[::]` also accepts IPv4 depends on an option of its socket,
-    /// and a service manager may hand the socket down.
+    /// and a service manager may have opened this socket.
     pub(crate) fn overlaps(&self, other: &Address) -> bool {
         let takes =
             |wildcard: IpAddr, ip: IpAddr| wildcard.is_unspecified() && wildcard.is_ipv4() == ip.is_ipv4();
@@ -44,8 +44,8 @@ impl Address {
         }
     }
 
-    /// Whether this is a wildcard address with this port, so that a listener on it accepts
-    /// connections from this machine to itself.
+    /// Whether `self` is a wildcard address with the port `port`. A listener on such an address
+    /// also accepts connections to a loopback address.
     pub(crate) fn takes_local(&self, port: u16) -> bool {
         self.ip_and_port().is_some_and(|(ip, own)| ip.is_unspecified() && own == port && port != 0)
     }

@@ -18,8 +18,9 @@ use crate::config::tree::Node;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Admin {
     pub(crate) address: Address,
-    /// The file of the admin token. Changes need the token; off loopback, every request but the
-    /// probes needs it.
+    /// The file of the admin token. Changes need the admin token or a key with the permission
+    /// `admin`. If the listener is not on loopback, every request except probes needs one of these
+    /// credentials.
     pub(crate) token_file: Option<PathBuf>,
     /// Host names that requests to the admin listener may have, in lower case, without a port.
     /// Addresses and `localhost` are always accepted.
@@ -42,11 +43,12 @@ section! {
     struct Written: Default in "admin" {
         /// The address of the admin listener: host:port, or unix:/path.
         address: WrittenAddress = address().or(WrittenAddress::LeftOut);
-        /// The file of the admin token. Changes need the token; off loopback, every request but the
-        /// probes needs it.
+        /// The file of the admin token. Changes need this token or a key with the permission
+        /// `admin`. On an address other than loopback, every request except probes needs one of
+        /// them.
         token_file: Option<PathBuf> = path().optional();
-        /// Host names that requests may have, in addition to addresses and localhost; requests with
-        /// another Host are refused.
+        /// Host names that requests to the admin listener may have, in addition to addresses and
+        /// localhost. A request with any other Host is refused.
         hosts: Vec<String> = list_of(text(exact_host).shown()).or_default();
         /// Whether /readyz needs, in each upstream, an endpoint that accepts connections.
         ready_with_upstreams: bool = boolean().or(false);
@@ -74,7 +76,7 @@ impl Written {
     }
 }
 
-/// Returns the admin listener that the section describes; `None` if its address is `off`.
+/// Returns the admin listener that the section `admin` describes; `None` if its address is `off`.
 fn admin(d: &mut Decoder<'_>, written: Written) -> Option<Admin> {
     let address = match written.address.clone() {
         WrittenAddress::LeftOut => default_address(d),
@@ -84,7 +86,8 @@ fn admin(d: &mut Decoder<'_>, written: Written) -> Option<Admin> {
     Some(written.at(address))
 }
 
-/// Returns the field `admin`. Left out, its value is the default admin listener; `off` is `None`.
+/// Returns the field `admin`. If the field is left out, its value is the default admin listener. If
+/// the field is `off`, its value is `None`.
 pub(super) fn field() -> Flattened<Option<Admin>> {
     const NAME: &str = "admin";
     let form = || off_or(nested::<Written>()).optional();
@@ -100,7 +103,8 @@ pub(super) fn field() -> Flattened<Option<Admin>> {
     )
 }
 
-/// Returns the default address of the admin listener. Reports a fault if one of `listeners` has it.
+/// Returns the default address of the admin listener. Reports a fault if the address of one of
+/// `listeners` overlaps it.
 fn default_address(d: &mut Decoder<'_>) -> Address {
     let default = Admin::default().address;
     if let Some((address, at)) = d.context.listening.iter().find(|(own, _)| own.overlaps(&default)) {

@@ -18,7 +18,7 @@ impl Ambiguity {
         ("semicolon", Ambiguity::Semicolon),
     ];
 
-    /// Returns the text of this part in a canonical path.
+    /// Returns the text of this ambiguous part in a canonical path.
     pub(crate) fn text(self) -> &'static str {
         match self {
             Ambiguity::EncodedSlash => "%2F",

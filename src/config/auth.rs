@@ -16,8 +16,8 @@ section! {
         /// Headers that may carry a key, in the order in which they are read.
         headers: Vec<HeaderName> =
             non_empty(text(key_header).shown()).or(vec![http::header::AUTHORIZATION]);
-        /// The answer to a request with two different credentials: refuse is a 400; any uses the
-        /// credential that matches a key.
+        /// What happens to a request with two different credentials. `refuse`: it is answered with
+        /// 400. `any`: the credential that matches a key counts.
         conflict: Conflict = one_of(&CONFLICTS).or(Conflict::Refuse);
         /// Whether the password of a Basic credential is accepted as a key.
         basic: bool = boolean().or(false);

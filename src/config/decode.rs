@@ -1,7 +1,7 @@
 //! Decodes a tree field by field, and continues after a fault, so that one run reports all faults.
 //!
-//! Used for configurations and for key files. A decoder is a function
-//! `fn(&mut Decoder, &Node) -> Option<T>`, which returns `None` after it reported a fault.
+//! The decoder is used for configurations and for key files. A function that decodes one value has
+//! the type `fn(&mut Decoder, &Node) -> Option<T>`, and returns `None` after it reported a fault.
 
 mod context;
 mod decoder;

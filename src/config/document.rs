@@ -27,8 +27,8 @@ use crate::regular_file;
 section! {
     /// A whole configuration.
     ///
-    /// Sections are decoded in the order of these fields, because endpoints are checked against the
-    /// listeners, and routes against the upstreams.
+    /// Sections are decoded in the order in which this struct lists them, because endpoints are
+    /// checked against the listeners, and routes against the upstreams.
     #[derive(Clone, Debug)]
     pub struct Config in "the configuration" {
         /// The file that the configuration was read from; `None` if it was parsed from text.
@@ -43,7 +43,7 @@ section! {
         /// The number of requests in flight at once, for each key that has no limit of its own.
         max_concurrent: Option<u32> = number(1).optional();
         /// The number of credentials without a matching key that one address may present in a
-        /// window; off turns this limit off.
+        /// window of time. `off` removes this limit.
         failed_attempts: Option<AttemptQuota> = off_or(nested()).or(Some(AttemptQuota::default()));
         /// The servers behind bearward.
         upstreams: Vec<Upstream> = upstreams().required();
@@ -64,8 +64,8 @@ section! {
     }
 }
 
-/// The highest number of workers. A higher one is most likely a typing error, because each worker
-/// has stacks, timers and connections of its own.
+/// The highest number of workers. A higher number is most likely a typing error, because each
+/// worker has stacks, timers and connections of its own.
 const MOST_WORKERS: usize = 1024;
 
 fn workers() -> Form<usize> {
@@ -80,8 +80,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// All faults of the file. A syntax error is reported alone, because decoding needs a whole
-    /// tree.
+    /// Returns all faults of the file. After a syntax error, only this error is returned, because
+    /// decoding needs a whole tree.
     pub fn load(path: &Path) -> Result<Config, Faults> {
         Config::of(path, std::fs::read_to_string(path))
     }
@@ -99,9 +99,8 @@ impl Config {
         Ok(Config { source: Some(ReadFile::new(path, &source)), ..config })
     }
 
-    /// Reads only the field `admin` of a file, so that faults in other fields do not matter. The
-    /// outer `None` means that the field can't be read, the inner one that the admin listener is
-    /// off.
+    /// Reads only the field `admin` of a file, so that faults in other fields do not matter.
+    /// Returns `None` if the field can't be read, and `Some(None)` if the admin listener is off.
     pub(crate) fn admin_of(path: &Path) -> Option<Option<Admin>> {
         let source = std::fs::read_to_string(path).ok()?;
         let root = tree::parse(path, bom::without(&source), Quoting::Allowed).ok()??;
@@ -111,11 +110,11 @@ impl Config {
         admin::field().decode(&mut decoder, &mut fields, "admin")
     }
 
-    /// Parses a configuration from text; faults name it by `path`.
+    /// Parses a configuration from text. Faults show `path` as the path of the file.
     ///
     /// # Errors
     ///
-    /// The same faults as [`Config::load`].
+    /// Returns the same faults as [`Config::load`].
     pub fn parse(
         path: &Path,
         source: &str,

@@ -83,7 +83,7 @@ impl EndpointAddress {
     }
 }
 
-/// The form of an upstream's list of endpoints. A repeated endpoint is a fault.
+/// Returns the `Form` of an upstream's list of endpoints. A repeated endpoint is a fault.
 pub(super) fn endpoints() -> Form<Vec<EndpointAddress>> {
     non_empty(text(endpoint)).checked(|d, node, endpoints| {
         let is_repeated = |(index, endpoint): (usize, &EndpointAddress)| {

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// A position in a file. Lines and columns count from 1; line 0 means the file as a whole.
+/// A position in a file. Lines and columns are numbered from 1; line 0 stands for the file as a
+/// whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The number of the line, counted from 1.
@@ -21,9 +22,9 @@ pub struct Fault {
     pub file: PathBuf,
     /// The position in the file.
     pub at: Position,
-    /// The message, without the hint.
+    /// The message of the fault, without the hint.
     pub message: String,
-    /// A hint at the right value, if one is known.
+    /// A hint at the right value; `None` if no hint is known.
     pub hint: Option<String>,
 }
 
@@ -58,7 +59,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// All faults of one load, sorted by file and position.
+/// All faults of one attempt to load files, sorted by file and position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 

@@ -1,4 +1,5 @@
-//! Fields of a section. Each has a form, and a value for when the field is left out.
+//! Fields of a section. Each field has a form. If a field may be left out, it also has a value for
+//! this case.
 
 use serde_json::Value;
 
@@ -6,7 +7,8 @@ use crate::config::decode::{Decoder, Fields};
 use crate::config::form::{Form, with};
 use crate::config::tree::Node;
 
-/// A field of a section. The section gives the field's name and documentation.
+/// A field of a section. The definition of the section gives the field's name and its
+/// documentation.
 pub(crate) trait Field {
     type Value;
 
@@ -14,7 +16,8 @@ pub(crate) trait Field {
     fn decode(&self, d: &mut Decoder<'_>, fields: &mut Fields<'_>, name: &'static str)
     -> Option<Self::Value>;
 
-    /// Adds the field to the described fields of a section; `doc` is the field's doc comment.
+    /// Adds the field's description to `fields`, the descriptions of a section's fields; `doc` is
+    /// the field's doc comment.
     fn describe(&self, name: &'static str, doc: &str, fields: &mut Vec<Described>);
 }
 
@@ -24,7 +27,7 @@ pub(crate) trait MayBeLeftOut: Field {
     fn left_out(&self) -> Self::Value;
 }
 
-/// A field as the JSON Schema and docs/configuration.md show it.
+/// The description of a field in the JSON Schema and in docs/configuration.md.
 pub(crate) struct Described {
     pub(crate) name: &'static str,
     pub(crate) is_required: bool,
@@ -55,7 +58,7 @@ pub(crate) struct Required<T>(Form<T>);
 
 /// The default that the JSON Schema and the documentation show.
 enum Shown {
-    /// The text of the default; `None` for a section, whose fields show defaults of their own.
+    /// The text of the default; `None` if the field is a section, whose own fields show defaults.
     Text(Option<Value>),
     Nothing,
 }
@@ -63,7 +66,7 @@ enum Shown {
 /// A field with a default.
 pub(crate) struct WithDefault<T, V> {
     form: Form<T>,
-    /// Makes the field's value from a value that the file gives.
+    /// Converts the value in the file to the field's value.
     given: fn(T) -> V,
     default: Box<dyn Fn() -> V>,
     shown: Shown,
@@ -188,7 +191,8 @@ impl<T: 'static> Flattened<T> {
         Flattened { decode: Box::new(decode), describe: Box::new(describe) }
     }
 
-    /// Makes a value of another type from this one. The node that `make` gets is the whole map.
+    /// Converts this value to another type by the function `make`. The node that `make` gets is the
+    /// whole map.
     pub(crate) fn then<U: 'static>(
         self,
         make: impl Fn(&mut Decoder<'_>, &Node, T) -> Option<U> + 'static,
@@ -202,7 +206,7 @@ impl<T: 'static> Flattened<T> {
     }
 }
 
-/// Makes a field that files can't give. Its value is the default of its type.
+/// Makes a field that a file can't set. The field's value is the default of its type.
 pub(crate) fn not_in_files<T: Default + 'static>() -> Flattened<T> {
     Flattened::new(|_, _| Some(T::default()), |_| ())
 }

@@ -46,8 +46,8 @@ pub(crate) struct NamedFiles {
 }
 
 impl NamedFiles {
-    /// Moves each fault of a whole file to the position in the configuration that names the file:
-    /// most likely that name is wrong.
+    /// Moves each fault of a whole file to the position in the configuration that names the file,
+    /// because most likely the name is wrong.
     pub(crate) fn placed(&self, faults: Faults) -> Faults {
         let placed = faults.0.into_iter().map(|fault| {
             let named = self.positions.iter().find(|(path, _)| *path == fault.file && fault.at.line == 0);
@@ -61,7 +61,8 @@ impl NamedFiles {
 }
 
 impl fmt::Debug for NamedFiles {
-    // Without the positions: configurations with the same values must have the same `Debug` text.
+    // Positions are left out, because configurations with the same values must have the same
+    // `Debug` text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NamedFiles")
     }

@@ -1,4 +1,5 @@
-//! The forms of values. Each decodes a value, describes it in the JSON Schema, and writes defaults.
+//! Forms of values. A form decodes a value, describes the value in the JSON Schema, and writes
+//! defaults for the documentation.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -18,7 +19,8 @@ pub(crate) const MIB: u64 = 1024 * KIB;
 type Decode<T> = dyn Fn(&mut Decoder<'_>, &Node) -> Option<T>;
 type Write<T> = dyn Fn(&T) -> Option<Value>;
 
-/// The form of a value. `number(1)`, `duration()` and `list_of(word())`, for example, return one.
+/// The form of a value. Functions such as `number(1)`, `duration()` and `list_of(word())` return
+/// forms.
 pub(crate) struct Form<T> {
     decode: Box<Decode<T>>,
     schema: Box<dyn Fn() -> Value>,
@@ -39,7 +41,8 @@ impl<T: 'static> Form<T> {
         Form { written: Box::new(move |value| Some(written(value))), ..self }
     }
 
-    /// Writes defaults for the schema and the documentation by the value's `Display`.
+    /// Makes a form that writes defaults for the schema and the documentation by the `Display` of
+    /// the value.
     pub(crate) fn shown(self) -> Self
     where
         T: Display,
@@ -47,7 +50,7 @@ impl<T: 'static> Form<T> {
         self.written_as(|value| json!(value.to_string()))
     }
 
-    /// Adds a check of the decoded value.
+    /// Adds a check of the decoded value to the form.
     pub(crate) fn checked(self, check: impl Fn(&mut Decoder<'_>, &Node, T) -> Option<T> + 'static) -> Self {
         let Form { decode, schema, written } = self;
         let decode = Box::new(move |d: &mut Decoder<'_>, node: &Node| {
@@ -89,17 +92,17 @@ impl<T: 'static> Form<T> {
     }
 }
 
-/// The form of a text that `decode` decodes.
+/// Returns the `Form` of a text that the function `decode` decodes.
 pub(crate) fn text<T: 'static>(decode: impl Fn(&mut Decoder<'_>, &Node) -> Option<T> + 'static) -> Form<T> {
     Form::new(decode, || json!({"type": "string"}))
 }
 
-/// The form of a text that is not empty.
+/// Returns the `Form` of a text that is not empty.
 pub(crate) fn word() -> Form<String> {
     text(|d, node| d.word(node)).shown()
 }
 
-/// The form of the path of a file that bearward reads.
+/// Returns the `Form` of the path of a file that bearward reads.
 pub(crate) fn path() -> Form<PathBuf> {
     text(|d, node| d.path(node))
 }
@@ -109,7 +112,7 @@ pub(crate) fn boolean() -> Form<bool> {
         .written_as(|value| json!(value))
 }
 
-/// The form of a whole number of at least `least`.
+/// Returns the `Form` of a whole number of at least `least`.
 pub(crate) fn number<T>(least: T) -> Form<T>
 where
     T: FromStr + PartialOrd + Display + Serialize + Copy + 'static,
@@ -118,14 +121,15 @@ where
     Form::new(move |d, node| d.number(node, least), schema).written_as(|value| json!(value))
 }
 
-/// The form of a duration above zero.
+/// Returns the `Form` of a duration above zero.
 pub(crate) fn duration() -> Form<Duration> {
     let pattern = "^\\s*([0-9]+(\\.[0-9]+)?\\s*[a-zµ]+\\s*)+$";
     let schema = move || or_variable(json!({"type": "string", "pattern": pattern}));
     Form::new(|d, node| d.duration(node), schema).written_as(|value| json!(duration_text(*value)))
 }
 
-/// The form of a duration of at least `least`; `fault` is the message for a shorter duration.
+/// Returns the `Form` of a duration of at least `least`; `fault` is the message for a shorter
+/// duration.
 pub(crate) fn duration_of_at_least(least: Duration, fault: &'static str) -> Form<Duration> {
     duration().checked(move |d, node, value| match value < least {
         true => d.hinted(node.at, fault, format!("at least {}", duration_text(least))),
@@ -133,7 +137,7 @@ pub(crate) fn duration_of_at_least(least: Duration, fault: &'static str) -> Form
     })
 }
 
-/// The form of a number of bytes above zero.
+/// Returns the `Form` of a number of bytes above zero.
 pub(crate) fn size() -> Form<u64> {
     let schema = || {
         or_variable(json!({"anyOf": [
@@ -144,7 +148,7 @@ pub(crate) fn size() -> Form<u64> {
     Form::new(|d, node| d.size(node), schema).written_as(|value| json!(size_text(*value)))
 }
 
-/// The form of a number of bytes from 1 to `most`.
+/// Returns the `Form` of a number of bytes from 1 to `most`.
 pub(crate) fn size_up_to(most: u64) -> Form<u64> {
     size().checked(move |d, node, value| match value > most {
         true => d.hinted(node.at, "too large", format!("at most {}", size_text(most))),
@@ -152,7 +156,7 @@ pub(crate) fn size_up_to(most: u64) -> Form<u64> {
     })
 }
 
-/// The form of a share of a whole, from 0 to 1.
+/// Returns the `Form` of a share: a number from 0 to 1.
 pub(crate) fn share() -> Form<f64> {
     const HINT: &str = "from 0 to 1, as in 0.1";
     let decode = |d: &mut Decoder<'_>, node: &Node| {
@@ -166,7 +170,7 @@ pub(crate) fn share() -> Form<f64> {
     Form::new(decode, schema).written_as(|value| json!(value))
 }
 
-/// The form of one word out of a closed set.
+/// Returns the `Form` of one word out of a closed set.
 pub(crate) fn one_of<T: Copy + PartialEq + 'static>(words: &'static [(&'static str, T)]) -> Form<T> {
     let schema = || json!({"enum": words.iter().map(|(word, _)| *word).collect::<Vec<_>>()});
     Form::new(move |d, node| d.one_of(node, words), schema).written_as(|value| {
@@ -176,7 +180,7 @@ pub(crate) fn one_of<T: Copy + PartialEq + 'static>(words: &'static [(&'static s
     })
 }
 
-/// The form of a list, which may be empty.
+/// Returns the `Form` of a list, which may be empty.
 pub(crate) fn list_of<T: 'static>(item: Form<T>) -> Form<Vec<T>> {
     let Form { decode, schema, written } = item;
     Form::new(
@@ -186,7 +190,7 @@ pub(crate) fn list_of<T: 'static>(item: Form<T>) -> Form<Vec<T>> {
     .written_as(move |items| items.iter().filter_map(&written).collect())
 }
 
-/// The form of a list with at least one item.
+/// Returns the `Form` of a list with at least one item.
 pub(crate) fn non_empty<T: 'static>(item: Form<T>) -> Form<Vec<T>> {
     let Form { decode, schema, written } = list_of(item);
     let schema = move || with(schema(), "minItems", json!(1));
@@ -200,7 +204,8 @@ pub(crate) fn non_empty<T: 'static>(item: Form<T>) -> Form<Vec<T>> {
     })
 }
 
-/// The form of a field that is `off`, decoded as `None`, or has a value of `form`.
+/// Returns the `Form` of a field that is either `off`, which is decoded as `None`, or a value of
+/// `form`.
 pub(crate) fn off_or<T: 'static>(form: Form<T>) -> Form<Option<T>> {
     let Form { decode, schema, .. } = form;
     Form::new(
@@ -215,7 +220,7 @@ pub(crate) fn is_off(node: &Node) -> bool {
     node.is_scalar("off") || node.is_scalar("false")
 }
 
-/// Returns a schema with one more entry.
+/// Adds the entry `name` to a JSON Schema, and returns the schema.
 pub(crate) fn with(mut schema: Value, name: &str, value: Value) -> Value {
     debug_assert!(schema.is_object(), "a schema is an object");
     if let Some(entries) = schema.as_object_mut() {
@@ -224,7 +229,7 @@ pub(crate) fn with(mut schema: Value, name: &str, value: Value) -> Value {
     schema
 }
 
-/// Returns a schema that accepts a value of `schema`, or text with `${VAR}` in it.
+/// Returns a JSON Schema that accepts the values of `schema`, and any text with `${VAR}` in it.
 fn or_variable(schema: Value) -> Value {
     json!({"anyOf": [schema, {"type": "string", "pattern": "\\$\\{"}]})
 }

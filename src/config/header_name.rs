@@ -5,9 +5,9 @@ use http::HeaderName;
 use crate::config::decode::Decoder;
 use crate::config::tree::Node;
 
-/// Whether a header must not carry a secret, because it routes, delimits or describes a request, or
-/// because bearward itself writes it (the caller, the client, the request's id). Names are compared
-/// folded: `x_request_id` is the same as `x-request-id`.
+/// Whether a header must not carry a secret. Such a header routes, delimits or describes a request,
+/// or bearward itself writes the header, for example the request's id. Names are compared folded:
+/// `x_request_id` is the same as `x-request-id`.
 pub(super) fn has_other_meaning(name: &HeaderName) -> bool {
     const OURS: [&str; 2] = ["x-bearward-", "x-forwarded-"];
     const TAKEN: [&str; 21] = [

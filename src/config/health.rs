@@ -27,10 +27,11 @@ section! {
     }
 }
 
-/// The shortest interval between two health checks, or between two lookups of a name.
+/// The shortest interval between two health checks, or between two lookups of a host name.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The form of an interval between health checks or lookups of names, or of a check's timeout.
+/// Returns the `Form` of an interval between health checks, of an interval between lookups of host
+/// names, or of the timeout of a health check.
 pub(super) fn interval() -> Form<Duration> {
     duration_of_at_least(SHORTEST_INTERVAL, "too short an interval")
 }

@@ -12,7 +12,7 @@ pub(super) fn host(d: &mut Decoder<'_>, node: &Node) -> Option<HostPattern> {
     accepted(d, node.at, HostPattern::parse(&text))
 }
 
-/// Decodes the name of a host. A pattern is a fault.
+/// Decodes the name of a host. A pattern, such as `*.example`, is a fault.
 pub(super) fn exact_host(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     match host(d, node)? {
         HostPattern::Exact(name) => Some(name),

@@ -22,8 +22,8 @@ section! {
         max_age: Option<MaxAge> = fields_of::<Age>().then(max_age);
         /// The label that a key must have to be accepted.
         environment: Option<String> = text(environment).optional();
-        /// Whether open answers, uploads and tunnels are cut when their key is no longer valid for
-        /// them.
+        /// Whether the open answers, uploads and tunnels of a key are cut when the key is revoked,
+        /// has expired, or may no longer use their route.
         cut_open_streams: bool = boolean().or(false);
         id_secret: Option<SecretValue> = nested::<IdSecret>().then(id_secret).optional();
         watch: Watch = nested().or_default();
@@ -42,8 +42,8 @@ section! {
 }
 
 section! {
-    /// The secret for ids of credentials that carry no id themselves. Left out: a secret in a file
-    /// beside the store.
+    /// The secret from which bearward derives the ids of credentials that contain no id. Left out:
+    /// bearward keeps such a secret in a file beside the key store.
     #[derive(Clone, Debug)]
     struct IdSecret in "keys.id_secret" {
         secret: SecretValue = env_or_file("the secret of key ids");
@@ -66,10 +66,10 @@ pub(crate) struct MaxAge {
     pub(crate) action: AgeAction,
 }
 
-/// The action for a key that is older than `max_age`.
+/// What bearward does about a key that is older than `max_age`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum AgeAction {
-    /// The key is accepted and logged.
+    /// A key that is older than `max_age` is accepted and logged.
     #[default]
     Warn,
     Refuse,
@@ -121,8 +121,8 @@ fn id_secret(d: &mut Decoder<'_>, node: &Node, given: IdSecret) -> Option<Secret
         let message = format!("the secret of key ids has less than {ID_SECRET_LENGTH} characters");
         return d.hinted(node.at, message, HINT);
     }
-    // A random secret has more different characters. Of hexadecimal secrets, one in some hundreds
-    // has fewer.
+    // Nearly all random secrets have more different characters. Of the secrets of 32 random
+    // hexadecimal digits, one in 28 million has fewer than eight different digits.
     let characters: BTreeSet<char> = text.chars().collect();
     if characters.len() < LEAST_CHARACTERS {
         let message = format!("the secret of key ids has less than {LEAST_CHARACTERS} different characters");

@@ -10,15 +10,15 @@ use crate::config::section::{nested, section};
 pub(crate) const LONGEST_METHOD: usize = 64;
 
 section! {
-    /// Resource limits per client.
+    /// Limits of the resources that clients may use.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct Limits: Default in "limits" {
         /// The size of all headers of a request; a larger one is answered with 431.
         header_bytes: u64 = size_up_to(MIB).or(32 * KIB);
         /// The number of headers of a request; more are answered with 431.
         header_count: usize = number(1).or(100);
-        /// Whether headers with `_` in the name pass, or the request is refused with 400. Those
-        /// that alias a header of bearward's own are always removed.
+        /// Whether headers with `_` in the name pass, or the request is refused with 400. A header
+        /// whose name reads as one of bearward's own (`x_bearward_key_id`) is always removed.
         refuses_underscores as "underscores_in_headers": bool = one_of(&UNDERSCORES).or(false);
         /// The size of the request target; a larger one is answered with 414.
         uri_bytes: u64 = size_up_to(MIB).or(8 * KIB);
@@ -53,8 +53,8 @@ section! {
     /// Limits of requests without a key, on public routes.
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct PublicLimits: Default in "limits.public" {
-        /// The time limit from a request's head to the end of its answer; after it, the answer is
-        /// 408 or 504, or is cut.
+        /// The time limit from a request's head to the end of its answer. After it, the request is
+        /// answered with 408 or 504, and an answer that has begun is cut.
         total: Duration = duration().or(Duration::from_secs(30));
         /// The size of a request's body, if the route has no `max_body`; a larger one is answered
         /// with 413.
@@ -64,6 +64,6 @@ section! {
     }
 }
 
-/// The words of `underscores_in_headers`, and whether each refuses a request with `_` in a header's
-/// name.
+/// The words that the field `underscores_in_headers` accepts. For each word: whether a request with
+/// `_` in the name of a header is refused.
 const UNDERSCORES: [(&str, bool); 2] = [("pass", false), ("refuse", true)];

@@ -22,8 +22,8 @@ section! {
     /// TLS for clients of this listener.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub(crate) struct Tls in "a listener's tls" {
-        /// The certificates, at least one. The first is for clients whose server name matches no
-        /// other.
+        /// The certificates, at least one. A client whose server name matches none of them gets the
+        /// first.
         certificates: Vec<CertificatePair> = fields_of::<Certificates>().then(certificates);
         /// The authority that must have signed the certificate of each client, PEM. Left out:
         /// clients need no certificate.
@@ -34,7 +34,7 @@ section! {
 }
 
 section! {
-    /// The certificates of a listener: one, or several.
+    /// The certificates of a listener: either one certificate, or a list of certificates.
     #[derive(Clone, Debug)]
     struct Certificates in "a listener's tls" {
         /// The certificate chain, PEM, with the server's own certificate first.

@@ -21,7 +21,8 @@ section! {
         access: bool = boolean().or(true);
         /// The destination of access lines: stderr, stdout or a file.
         access_to: LogTarget = text(log_target).shown().or(LogTarget::Stderr);
-        /// The share of successful requests that have an access line. All other requests have one.
+        /// The share of successful requests for which an access line is written. Every other request
+        /// has a line.
         access_sample: f64 = share().or(1.0);
         /// Whether an audit line is logged for each refusal and each suspicious event.
         audit: bool = boolean().or(true);
@@ -41,7 +42,7 @@ section! {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogFormat {
-    /// The pretty format on a terminal, JSON elsewhere.
+    /// The pretty format on a terminal, and JSON everywhere else.
     Auto,
     Json,
     Pretty,
@@ -63,7 +64,8 @@ const LEVELS: [(&str, Level); 5] = [
 pub(crate) enum LogTarget {
     Stderr,
     Stdout,
-    /// A file. Lines are appended to it, and SIGUSR1 opens it again.
+    /// A file. Log lines are appended to the file. After the signal SIGUSR1, bearward opens the
+    /// file again.
     File(PathBuf),
 }
 

@@ -31,7 +31,7 @@ const METHODS: [&str; 20] = [
     "QUERY",
 ];
 
-/// Words that mean every method in other programs. In a route, each would be the name of a method
+/// Words that stand for all methods in other programs. In a route, such a word would be a method
 /// that no request has.
 const EVERY_METHOD: [&str; 4] = ["ALL", "ANY", "EVERY", "*"];
 
@@ -65,7 +65,8 @@ pub(super) fn method(d: &mut Decoder<'_>, node: &Node) -> Option<Method> {
         d.fault(node.at, message);
         return None;
     }
-    // A typing error is one letter more, one less, another one, or two neighbours swapped.
+    // A typing error is one letter too many, one missing letter, one wrong letter, or two
+    // neighbouring letters swapped.
     let is_typo_of = |known: &&&str| strsim::damerau_levenshtein(name, known) == 1;
     if let Some(known) = METHODS.iter().find(is_typo_of).filter(|_| !METHODS.contains(&name)) {
         let message = format!("`{name}` is no method that clients use");

@@ -7,14 +7,15 @@ use ipnet::IpNet;
 /// The reason why a text is refused as a network.
 pub(crate) enum NetworkFault {
     NoNetwork,
-    /// Bits are set after the prefix, as in 10.0.0.1/8. Carries the network that is probably meant.
+    /// The network has bits set after its prefix, as in 10.0.0.1/8. The value is the network that
+    /// is probably meant.
     HostBits(IpNet),
-    /// An IPv4 network in the form of IPv6 (`::ffff:…`). It would never match, because IPv4 clients
-    /// are compared as IPv4. Carries the network that is probably meant.
+    /// An IPv4 network in the form of IPv6 (`::ffff:…`). Such a network would never match, because
+    /// IPv4 clients are compared as IPv4. The value is the network that is probably meant.
     Mapped(IpNet),
 }
 
-/// Parses a network, or a single address as a network of its own.
+/// Parses a network. A single address is parsed as a network of one address.
 pub(crate) fn network_of(text: &str) -> Result<IpNet, NetworkFault> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     let network: IpNet = text.parse().or_else(|_| address()).map_err(|_| NetworkFault::NoNetwork)?;

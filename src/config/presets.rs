@@ -1,9 +1,10 @@
 //! Presets: the built-in sets of routes. A path that a set does not list is answered with 404.
 //!
-//! In the sets for model servers, paths that operate the server need `admin` (loading models or
-//! weights, profiles, the requests of others), and only paths that reveal nothing are public. A
-//! route sees the method and the path, but not the body: where a body can load a model, every key
-//! that may generate may load it.
+//! In the sets for model servers, paths that operate the server need the permission `admin`, for
+//! example paths that load models or weights, record profiles, or show the requests of other
+//! clients. Only paths that reveal nothing are public. A route sees the method and the path of a
+//! request, but not its body. If the body can make the server load a model, every key that may
+//! generate may also load a model.
 
 mod llama_cpp;
 mod ollama;
@@ -80,8 +81,8 @@ fn removes(preset: Preset) -> Vec<HeaderName> {
     }
 }
 
-/// Returns the ambiguous parts that a preset's route accepts in paths. Names of models contain
-/// slashes, which the OpenAI clients send encoded; vLLM decodes them before it routes.
+/// Returns the ambiguous parts that a preset's route accepts in paths. The OpenAI clients encode
+/// the slashes in names of models; vLLM decodes the slashes before it routes a request.
 fn accepted_in_path(preset: Preset, name: &str) -> Vec<Ambiguity> {
     match (preset, name) {
         (Preset::Vllm, "models" | "lora-unload") => vec![Ambiguity::EncodedSlash],
@@ -109,8 +110,8 @@ fn route(preset: Preset, (name, methods, paths, access): &Row) -> Route {
         rate_limits: Vec::new(),
         forwarding: Forwarding { upgrades, removes: removes(preset), ..Forwarding::default() },
         accept_in_path: accepted_in_path(preset, name),
-        // Servers treat a path with and without a slash at its end alike, or redirect from one to
-        // the other. Both are decided as the path without the slash.
+        // Servers treat `/path/` like `/path`, or redirect from one path to the other. Routes
+        // therefore treat both paths as `/path`.
         reading: PathReading { ignore_case: false, ignore_trailing_slash: true },
     }
 }

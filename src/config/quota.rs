@@ -1,4 +1,5 @@
-//! `rate_limits` and `failed_attempts`: numbers of requests or credentials in a window of time.
+//! `rate_limits` and `failed_attempts`: how many requests or credentials are accepted in a window
+//! of time.
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use crate::config::form::{Form, duration, duration_of_at_least, list_of, number}
 use crate::config::section::{nested, section};
 use crate::config::tree::Node;
 
-/// A rate limit: `requests` in each `per`, of which `burst` may come at once.
+/// A rate limit of `requests` requests in each window of the length `per`. Of these requests,
+/// `burst` may arrive at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Quota {
     pub(crate) requests: u32,
@@ -16,13 +18,14 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// Returns the burst of a quota that gives none: a tenth of its requests, at least 1.
+    /// Returns the burst of a rate limit for which none is configured: a tenth of its requests, at
+    /// least 1.
     pub(crate) fn default_burst(requests: u32) -> u32 {
         (requests / 10).max(1)
     }
 
-    /// Whether a used-up burst is full again within a century, which is the longest time that the
-    /// limiter counts in nanoseconds.
+    /// Whether a burst that was used up is available again within a century. The limiter counts in
+    /// nanoseconds, and supports no longer time.
     pub(crate) fn is_countable(&self) -> bool {
         const CENTURY: u128 = 100 * 366 * 86_400 * 1_000_000_000;
         let each = self.per.as_nanos().div_ceil(u128::from(self.requests.max(1)));
@@ -56,13 +59,13 @@ fn whole_seconds(d: &mut Decoder<'_>, node: &Node, per: Duration) -> Option<Dura
     }
 }
 
-/// The form of the rate limits of a key, of a route, or of all keys. Two over the same window are a
-/// fault.
+/// Returns the `Form` of the rate limits of a key, of a route, or of all keys. Two rate limits over
+/// the same window are a fault.
 pub(super) fn rate_limits() -> Form<Vec<Quota>> {
     list_of(quota()).checked(check)
 }
 
-/// Decodes the rate limits of a key. Two over the same window are a fault.
+/// Decodes the rate limits of a key. Two rate limits over the same window are a fault.
 pub(crate) fn quotas(d: &mut Decoder<'_>, node: &Node) -> Option<Vec<Quota>> {
     rate_limits().decode(d, node)
 }
@@ -92,8 +95,8 @@ section! {
     /// The number of credentials without a matching key that one address may present in a window.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct AttemptQuota: Default in "failed_attempts" {
-        /// The number of credentials without a matching key, above which the address is answered
-        /// with 429.
+        /// The number of credentials without a matching key that one address may present in a
+        /// window. With more of them, the address is answered with 429.
         per_address: u32 = number(1).or(20);
         /// The length of the window.
         per: Duration = duration_of_at_least(SHORTEST_ATTEMPTS, "too short to hold up a client")

@@ -28,15 +28,14 @@ section! {
         access: Access = fields_of::<WrittenAccess>().then(access);
         /// The name of the upstream that requests go to. Left out: the first upstream.
         upstream: Option<String> = text(known_upstream).optional();
-        /// Rate limits of the route, in addition to those of the key; each key is counted by
-        /// itself.
+        /// Rate limits of the route, in addition to those of the key. Each key has its own count.
         rate_limits: Vec<Quota> = rate_limits().or_default().narrowing();
         forwarding: Forwarding = fields_of();
-        /// Ambiguous parts that the route's paths may have, in addition to those that its upstream
-        /// accepts.
+        /// Ambiguous parts that are accepted in the paths of requests on this route, in addition to
+        /// the parts that the route's upstream accepts.
         accept_in_path: Vec<Ambiguity> = not_in_files();
-        /// Differences in paths that the server ignores on this route, in addition to those of its
-        /// upstream.
+        /// Differences between paths that the server ignores on this route, in addition to the
+        /// differences that the route's upstream ignores.
         reading: PathReading = not_in_files();
     }
 }
@@ -123,8 +122,8 @@ pub(super) fn route() -> Form<Route> {
 }
 
 /// Refuses a path pattern with an ambiguous part that the upstream does not accept. Requests with
-/// such a path are refused before they reach a route, so the pattern would match nothing, and only
-/// seem to guard something.
+/// such a part in their path are refused before routes are compared, so the pattern would never
+/// match, and would only seem to guard a path.
 fn check_ambiguities(d: &mut Decoder<'_>, node: &Node, route: &Route) {
     let Some(upstreams) = &d.context.upstreams else { return };
     let is_named =
@@ -167,7 +166,8 @@ fn removed_header(d: &mut Decoder<'_>, node: &Node) -> Option<HeaderName> {
     Some(name)
 }
 
-/// The form of a list of path patterns. A text with braces, as in `/{a,b}`, gives several patterns.
+/// Returns the `Form` of a list of path patterns. A text with braces, as in `/{a,b}`, stands for
+/// several patterns.
 fn path_patterns() -> Form<Vec<PathPattern>> {
     let patterns = text(|d: &mut Decoder<'_>, node: &Node| {
         let text = d.word(node)?;
@@ -196,8 +196,8 @@ fn prefix(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     Some(prefix)
 }
 
-/// Refuses a `strip_prefix` that no path of the route begins with, because it would never be
-/// removed.
+/// Refuses a `strip_prefix` with which no path of the route begins, because such a prefix would
+/// never be removed.
 fn check_prefix(d: &mut Decoder<'_>, node: &Node, prefix: &str, paths: &[PathPattern]) {
     let whole = [prefix.to_owned(), format!("{prefix}/**")];
     let whole: Vec<PathPattern> =

@@ -19,7 +19,8 @@ section! {
     }
 }
 
-/// The form of the field `routes`. Its default is written as the name of the preset, not as a list.
+/// Returns the `Form` of the field `routes`. The default is shown as the name of a preset, not as a
+/// list of routes.
 pub(super) fn routes() -> Form<Vec<Route>> {
     let schema = || {
         let item = json!({"anyOf": [schema_of::<Route>(), schema_of::<PresetItem>()]});
@@ -67,8 +68,9 @@ fn item(d: &mut Decoder<'_>, node: &Node) -> Option<Item> {
     Some(Item { preset: Some(preset.name()), routes: presets::routes(preset) })
 }
 
-/// Refuses the name of a route that is already used, because keys are narrowed to routes by name.
-/// Two presets may use the same name, because a name means the same in all presets.
+/// Refuses a route whose name another route already has, because keys are narrowed to routes by
+/// name. Routes of two presets may have the same name, because a name means the same in all
+/// presets.
 fn check_name(
     d: &mut Decoder<'_>,
     at: Position,

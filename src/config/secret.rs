@@ -50,8 +50,8 @@ section! {
     }
 }
 
-/// The fields `env` and `file`, exactly one of which must be given. Faults name the secret by
-/// `what`.
+/// Returns the fields `env` and `file`, exactly one of which must be given; `what` is the name of
+/// the secret in faults.
 pub(super) fn env_or_file(what: &'static str) -> Flattened<SecretValue> {
     fields_of::<SecretSource>().then(move |d, node, source| match (source.env, source.file) {
         (Some(secret), None) | (None, Some(secret)) => Some(secret),

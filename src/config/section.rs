@@ -1,4 +1,4 @@
-//! Sections of the configuration, each with its fields described once.
+//! Sections of the configuration. Each field of a section is described only once, by [`section!`].
 //!
 //! [`section!`] reads a struct in which each field has a form, and a default if it may be left out.
 //! The macro generates the struct, its `Default`, its decoder, its part of the JSON Schema and its
@@ -37,14 +37,14 @@ use crate::config::field::{Described, Flattened, description};
 use crate::config::form::Form;
 use crate::config::tree::Node;
 
-/// A section, made by [`section!`].
+/// A section of the configuration. [`section!`] implements this trait.
 pub(crate) trait Section: Sized + 'static {
     /// The name of the section in faults.
     const NAME: &'static str;
     /// The doc comment of the section.
     const DOC: &'static str;
 
-    /// Decodes every field; `None` after a fault in any of them.
+    /// Decodes all fields of the section. Returns `None` after a fault in any field.
     fn decode_fields(d: &mut Decoder<'_>, fields: &mut Fields<'_>) -> Option<Self>;
 
     fn describe(fields: &mut Vec<Described>);
@@ -134,8 +134,8 @@ macro_rules! section {
 }
 pub(crate) use section;
 
-/// Adds a field to the described fields of a section. Callers name the value's type `T`, because
-/// nothing else determines it: the field is not decoded.
+/// Adds the description of a field to `fields`. Callers name `T`, the type of the field's value,
+/// because the compiler can't infer the type: the field is not decoded here.
 pub(crate) fn describe_field<T, F: crate::config::field::Field<Value = T>>(
     field: &F,
     name: &'static str,
@@ -155,7 +155,7 @@ pub(crate) fn fields_of<S: Section>() -> Flattened<S> {
     Flattened::new(S::decode_fields, S::describe)
 }
 
-/// Decodes a section; `None` after a fault in any of its fields.
+/// Decodes a section. Returns `None` after a fault in any of the section's fields.
 pub(crate) fn decode<S: Section>(d: &mut Decoder<'_>, node: &Node) -> Option<S> {
     let mut fields = d.fields(node, S::NAME)?;
     let section = S::decode_fields(d, &mut fields);

@@ -13,8 +13,8 @@ section! {
         connect: Duration = duration().or(Duration::from_secs(5));
         /// The time limit from the end of the request to the head of the answer.
         ///
-        /// An upstream sends the head of an answer that is not streamed only when the whole answer
-        /// is generated. The OpenAI clients wait for ten minutes.
+        /// If an answer is not streamed, an upstream sends the head of the answer only after the
+        /// whole answer is generated. The OpenAI clients wait for ten minutes.
         response_headers: Duration = duration().or(Duration::from_secs(600));
         /// The longest time between two bytes of an answer.
         idle: Duration = duration().or(Duration::from_secs(300));

@@ -52,7 +52,8 @@ section! {
 }
 
 section! {
-    /// The paths that an upstream accepts, and differences in paths that it ignores.
+    /// The ambiguous parts that an upstream accepts in paths, and the differences between paths
+    /// that the upstream ignores.
     #[derive(Clone, Debug)]
     pub(crate) struct UpstreamPaths in "an upstream" {
         /// Ambiguous parts that a request's path may have; a path with any other is refused with
@@ -115,7 +116,7 @@ section! {
 
 section! {
     /// Differences in paths that the upstream ignores, so that routes ignore them, too. If this
-    /// section is given, `check` does not warn of lookalike paths.
+    /// section is given, `check` does not warn of paths that the upstream may read as another path.
     #[derive(Clone, Copy, Debug)]
     struct Reading in "an upstream's paths" {
         /// Whether the upstream reads /ADMIN as /admin.
@@ -132,8 +133,8 @@ impl Reading {
     }
 }
 
-/// The form of the list of upstreams. A repeated name is a fault. Routes are checked against the
-/// upstreams that were decoded.
+/// Returns the `Form` of the list of upstreams. A repeated name is a fault. The decoded upstreams
+/// are also stored in the decoder, because routes are checked against them.
 pub(super) fn upstreams() -> Form<Vec<Upstream>> {
     non_empty(nested().checked(check_tls).positioned()).then(check_names)
 }

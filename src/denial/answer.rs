@@ -1,7 +1,7 @@
 //! An answer that bearward itself makes.
 //!
 //! A [`Denial`] has one public sentence, machine-readable details, and a private cause that is only
-//! logged. A front end chooses its form: an HTTP answer with a JSON body, or a gRPC status.
+//! logged. A front end chooses the form of the answer: HTTP with a JSON body, or a gRPC status.
 //! Invariant: bearward's own answers are made only here, so that all of them have the same shape.
 
 use std::borrow::Cow;
@@ -74,7 +74,7 @@ impl Denial {
         self
     }
 
-    /// Replaces the denial `other` as the answer, and keeps the private cause of `other`.
+    /// Answers with this denial in place of `other`, and adopts the private cause of `other`.
     pub(crate) fn instead_of(mut self, other: Denial) -> Self {
         self.0.cause = other.0.cause;
         self
@@ -86,7 +86,7 @@ impl Denial {
         self.header(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"))
     }
 
-    /// Makes the connection close after this answer.
+    /// Makes bearward close the client's connection after this answer.
     pub(crate) fn closing(mut self) -> Self {
         self.0.closes = true;
         self
@@ -111,7 +111,7 @@ impl Denial {
         &self.0.message
     }
 
-    /// Returns the detail with this name, if its value is text.
+    /// Returns the value of the answer's detail `name`, if the value is text.
     pub(crate) fn detail(&self, name: &str) -> Option<&str> {
         self.0.details.get(name)?.as_str()
     }
@@ -179,7 +179,7 @@ impl fmt::Debug for Denial {
     }
 }
 
-/// Percent-encodes a text for `grpc-message`: all bytes except printable ASCII.
+/// Percent-encodes a text for `grpc-message`: `%`, and all bytes that are not printable ASCII.
 fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

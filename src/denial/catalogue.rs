@@ -1,21 +1,22 @@
-//! The catalogue of error codes: what each means, and what to do about it.
+//! The catalogue of error codes: the meaning of each code, and advice for callers and operators.
 //!
-//! For `explain`, the admin API and docs/errors.md. An answer has the message alone.
+//! `explain`, the admin API and docs/errors.md show the texts of the catalogue. The answer to a
+//! client does not contain these texts.
 
 use super::code::Code;
 
 /// The entry of one code.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
-    /// When a request is answered with it.
+    /// When a request is answered with this code.
     pub(crate) meaning: &'static str,
-    /// What the caller can do.
+    /// Advice for the caller.
     pub(crate) caller: &'static str,
-    /// What the operator of the server can do.
+    /// Advice for the operator of the server.
     pub(crate) operator: &'static str,
 }
 
-/// All codes, in the order of documentation.
+/// The entries of all error codes, in the order of the documentation.
 const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::MissingApiKey,
@@ -38,14 +39,14 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Code::ExpiredApiKey,
         Entry {
             meaning: "The secret is right, but the key, or the grace period of this secret, has ended.",
-            caller: "Ask for a new key, or for the secret that replaced this one.",
+            caller: "Ask the operator for a new key. If the key was rotated, use its new secret.",
             operator: "`bearward keys rotate ID --expires-in 90d` makes a new secret and gives the key a new end.",
         },
     ),
     (
         Code::InsufficientPermissions,
         Entry {
-            meaning: "The key is valid, but it lacks the permission that the route needs.",
+            meaning: "The key is valid, but it does not have the permission that the route needs.",
             caller: "Use a key with the permission in `details.required`.",
             operator: "Add the permission to the key, or change the route. `bearward explain METHOD PATH --key ID` shows the decision.",
         },
@@ -55,7 +56,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Entry {
             meaning: "The key is restricted to a list of routes, and this route is not on it.",
             caller: "Use a key that may use the route in `details.route`.",
-            operator: "Add the route's name to the key's `routes`, or remove the list.",
+            operator: "Add the route's name to the key's `routes`, or remove `routes` from the key.",
         },
     ),
     (
@@ -70,7 +71,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Code::ConcurrencyExceeded,
         Entry {
             meaning: "The key has as many requests in flight as it may have. Open streams count.",
-            caller: "End one, or wait for one to end.",
+            caller: "End one of the requests in flight, or wait until one has ended.",
             operator: "Raise the key's max_concurrent, or the default one.",
         },
     ),
@@ -78,8 +79,8 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Code::TooManyFailedAttempts,
         Entry {
             meaning: "The address has presented too many credentials that match no key.",
-            caller: "Correct the key, and wait as long as Retry-After says. A valid key that bearward made (bwk_…) is accepted at once. A key from elsewhere is accepted after the wait.",
-            operator: "A client guesses keys, or has an old one: the audit log shows which. failed_attempts sets the limit. Behind \
+            caller: "Correct the key, and wait as long as Retry-After says. A valid key that bearward made (bwk_…) is accepted at once. Any other key is accepted after the wait.",
+            operator: "A client guesses keys, or uses an old key: the audit log shows which client. failed_attempts sets the limit. Behind \
              a proxy, trusted_proxies makes each client count by its own address.",
         },
     ),
@@ -103,8 +104,8 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::MethodNotAllowed,
         Entry {
-            meaning: "The method is never forwarded (CONNECT, TRACE), or the path takes other methods.",
-            caller: "Use one of those in `Allow`.",
+            meaning: "The method is CONNECT or TRACE, which are never forwarded, or the path does not accept the method.",
+            caller: "Use a method that the header `Allow` of the answer names.",
             operator: "Nothing is wrong with the server.",
         },
     ),
@@ -112,7 +113,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Code::InternalError,
         Entry {
             meaning: "bearward itself failed, in this one request.",
-            caller: "Try again. If it fails again, give the x-request-id to the operator.",
+            caller: "Try again. If the request fails again, give the x-request-id of the answer to the operator.",
             operator: "The log has the panic under the request id. Please report it.",
         },
     ),
@@ -177,7 +178,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Entry {
             meaning: "The upstream was too slow to connect, or to answer.",
             caller: "Ask for less at once, or stream the answer.",
-            operator: "If the upstream is healthy but slow, raise its timeouts, or those of the route.",
+            operator: "If the upstream is healthy but slow, raise the timeouts of the upstream or of the route.",
         },
     ),
     (
@@ -219,7 +220,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Entry {
             meaning: "No key has this id. For the admin API.",
             caller: "List the keys.",
-            operator: "`bearward keys list` shows them.",
+            operator: "`bearward keys list` shows the ids of all keys.",
         },
     ),
     (
@@ -240,19 +241,19 @@ const CATALOGUE: &[(Code, Entry)] = &[
     ),
 ];
 
-/// The entry of a code. A test holds that each has one.
+/// Returns the catalogue's entry for an error code. A test verifies that each code has an entry.
 pub(crate) fn entry(code: Code) -> Entry {
     let found = CATALOGUE.iter().find(|(known, _)| *known == code);
     debug_assert!(found.is_some(), "each code has an entry");
     found.map_or(Entry { meaning: "", caller: "", operator: "" }, |(_, entry)| *entry)
 }
 
-/// The code of this name, in any case.
+/// Returns the error code with this name. The case of letters does not matter.
 pub(crate) fn find(name: &str) -> Option<Code> {
     Code::ALL.iter().copied().find(|code| code.name().eq_ignore_ascii_case(name))
 }
 
-/// What the operator can do about a refusal, by its code and its real reason.
+/// Returns advice for the operator about a refusal with this error code and this real reason.
 pub(crate) fn advice(code: &str, reason: &str) -> &'static str {
     match reason {
         "unknown" => "No key has this secret. Was it deleted, or is it of another server?",

@@ -221,7 +221,7 @@ impl Denial {
         Denial::new(Code::StoreReadOnly, "The key store can't be written from here", details)
     }
 
-    /// 400: the request is well-formed, but its content is wrong.
+    /// 400: the request is well-formed, but a value in it is not acceptable.
     pub(crate) fn bad_content(message: impl Into<Cow<'static, str>>) -> Self {
         Denial::new(Code::BadRequest, message, Value::Null)
     }

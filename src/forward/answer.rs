@@ -1,6 +1,6 @@
 //! Checks of the head of an upstream's answer, before any of it reaches the client.
 //!
-//! Called by `forward` for every answer except a 101.
+//! `forward` calls this module for every answer of an upstream except a 101.
 
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -39,9 +39,9 @@ pub(super) fn check(head: &Parts, upstream: &Upstream) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Whether an answer that has no body declares one (RFC 9110, section 8.6; RFC 9112, section 6.1).
-/// Its server might send that body all the same, and the next request on the connection would read
-/// the body as its answer.
+/// Whether a 204 or 304 answer declares a body, which it can't have (RFC 9110, section 8.6; RFC
+/// 9112, section 6.1). If upstream sent the body all the same, bearward would read the body as the
+/// answer to the next request on the connection.
 pub(super) fn may_be_followed_by_a_body(head: &Parts) -> bool {
     let has_none = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     has_none

@@ -29,8 +29,8 @@ use crate::upstream::request_body::RequestBody;
 use crate::upstream::stall::StallTimer;
 use crate::upstream::upload::{UploadProgress, filtered};
 
-/// The body of an answer: one of bearward's own, or upstream's. The contents are boxed, because
-/// hyper moves answers several times.
+/// The body of an answer that bearward or an upstream made. The contents are boxed, because hyper
+/// moves answers several times.
 #[derive(Debug)]
 pub(crate) struct ResponseBody(Box<Outgoing>);
 
@@ -38,7 +38,8 @@ pub(crate) struct ResponseBody(Box<Outgoing>);
 #[derive(Debug)]
 struct Outgoing {
     source: BodySource,
-    /// Record for the access log. It is logged when the body has ended or is dropped.
+    /// The request's record for the access log. The record is logged when the body has ended or is
+    /// dropped.
     record: Option<RequestRecord>,
     /// The unread rest of the request's body, if it is drained before the answer ends.
     unread_request: Option<Drain>,
@@ -48,7 +49,7 @@ struct Outgoing {
     deferred_error: Option<DownloadFailure>,
     /// Protocol of the client's connection.
     protocol: Protocol,
-    /// The request in service on the client's connection, and the request's body.
+    /// The mark that the request is in service on the client's connection, and the request's body.
     exchange: Option<(RequestInService, RequestBody)>,
 }
 
@@ -65,14 +66,17 @@ pub(crate) struct Download {
     incoming: exchange::Body,
     tap: TapSlot,
     stall: StallTimer,
-    /// Progress of the upload. While the upload moves, an answer without new bytes is not stalled.
+    /// Progress of the upload of the request's body. While the upload progresses, an answer without
+    /// new bytes does not count as stalled.
     upload: UploadProgress,
-    /// Activity of the client's connection. The timer of `stall` returns to it for reuse.
+    /// Activity of the client's connection. When the answer ends, the connection gets the timer of
+    /// `stall` back for reuse.
     activity: Arc<ConnectionActivity>,
-    /// Waiter for the end of the key or of the request's time; `None` if neither ends an open
-    /// answer.
+    /// Waiter that is ready when the key ends, or when the time of a request without a key is over.
+    /// `None` if the configuration lets answers outlast their key.
     revocation: Option<Revocation>,
-    /// Second waiter for the same end: it cuts clients that never poll the body.
+    /// Cuts the answer at the end of the key, or of the time of a request without a key, if the
+    /// client reads nothing, because hyper does not poll the body then.
     _cutter: Option<Cutter>,
     lease: Option<Lease>,
     /// Whether the client has no valid key.
@@ -120,7 +124,8 @@ impl Download {
         download
     }
 
-    /// Ends a complete answer: returns its connection to the pool, and drops its permit.
+    /// Ends a complete answer: returns the connection to upstream to the pool, and drops the
+    /// request's permit.
     fn release(&mut self) {
         self.upload.answer_ended();
         self.tap.ended(BodyEnd::Complete);
@@ -185,8 +190,7 @@ impl Download {
             if last_seen.replace(moved) == Some(moved) {
                 return Poll::Ready(());
             }
-            // The loop runs at most twice, because progress from before this wait does not extend
-            // the wait.
+            // The next run of the loop returns, unless the upload has progressed again by then.
             self.stall.start_no_earlier_than(moved.into());
         }
     }
@@ -200,7 +204,7 @@ impl Drop for Download {
 }
 
 impl ResponseBody {
-    /// Makes a body of bearward's own.
+    /// Makes the body of an answer by bearward itself.
     pub(crate) fn own(bytes: Bytes) -> Self {
         ResponseBody::of(BodySource::Own((!bytes.is_empty()).then_some(bytes)))
     }
@@ -226,10 +230,11 @@ impl ResponseBody {
         }))
     }
 
-    /// Binds the request in service and its record to this body, so that both end with the body.
+    /// Makes the request in service, and its record for the access log, end with this body.
     ///
-    /// With [`UnreadBody::Discard`], the rest of the request is read, within limits, before the
-    /// answer ends. An answer without a body ends at once, because a gRPC status must.
+    /// With [`UnreadBody::Discard`], the rest of the request's body is read, within limits, before
+    /// the answer ends. An answer without a body ends at once: it may be a gRPC status, whose
+    /// header section must end the stream.
     pub(crate) fn concluding(
         mut self,
         record: RequestRecord,
@@ -285,7 +290,7 @@ impl Outgoing {
         Frame::data(piece)
     }
 
-    /// Counts sent bytes, and records that the stream is blocked on its client.
+    /// Adds to the number of sent bytes, and records that the stream now waits for its client.
     fn note_sent(&mut self, bytes: usize) {
         if let Some(record) = &mut self.record {
             record.sent(bytes);
@@ -316,9 +321,9 @@ impl Outgoing {
         error
     }
 
-    /// Drains the rest of the request in a separate task, which keeps the request in service. A
-    /// separate task is needed because, on HTTP/1, hyper drops an answer as soon as its last byte
-    /// is written.
+    /// Drains the rest of the request's body in a separate task, during which the request stays in
+    /// service. A separate task is needed because, on HTTP/1, hyper drops an answer as soon as its
+    /// last byte is written.
     fn drain_request(&mut self) {
         if let (Some(mut drain), Some((in_service, _))) = (self.unread_request.take(), self.exchange.take()) {
             tokio::spawn(async move {
@@ -400,8 +405,8 @@ impl Body for ResponseBody {
             BodySource::Upstream(download) => {
                 let mut hint = download.incoming.size_hint();
                 let remainder = self.0.remainder.len() as u64;
-                // The upper bound is set first, because `set_lower` panics if the lower bound is
-                // above it.
+                // The upper bound of the size hint is set first, because `set_lower` panics if the
+                // lower bound exceeds the upper bound.
                 if let Some(upper) = hint.upper() {
                     hint.set_upper(upper + remainder);
                 }
@@ -423,8 +428,8 @@ impl BodySource {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        // hyper drops a body that has no further bytes without polling it again. This is the normal
-        // end of the body; the client has not closed the connection.
+        // After the last byte of a body, hyper drops the body without polling it again. Such a drop
+        // is the normal end of the answer, not a sign that the client has left.
         if self.remainder.is_empty() && self.source.has_ended() {
             self.finish();
             self.drain_request();

@@ -1,6 +1,8 @@
-//! The second waiter for the end of a key. It ends answers that hyper no longer polls.
+//! Ends answers that outlast their key, or the time of a request without a key, if hyper no longer
+//! polls the body.
 //!
-//! A `Download` owns a [`Cutter`] if the end of the key ends open answers.
+//! A `Download` owns a [`Cutter`] if its answer must not outlast the key, or the time of a request
+//! without a key.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,17 +14,17 @@ use tokio::time::sleep;
 use crate::activity::{ConnectionActivity, blocked};
 use crate::gate::Revocation;
 
-/// Ends an answer that is still open a short time after its right to be served has ended. hyper
-/// does not poll the body for a client that reads nothing, so the body can't end itself. On HTTP/2
-/// the cutter ends the stream, on HTTP/1 the connection.
+/// Ends an answer that is still open [`CUT_GRACE`] after the key, or the time of a request without
+/// a key, has ended. hyper does not poll the body for a client that reads nothing, so the body
+/// can't end itself. On HTTP/2 the cutter ends the stream, on HTTP/1 the connection.
 #[derive(Debug)]
 pub(super) struct Cutter(AbortHandle);
 
-/// Time in which the body itself ends the answer if the client reads, before the cutter does.
+/// Delay of the cutter. During this time, a body that hyper still polls ends the answer itself.
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
 impl Cutter {
-    /// Starts a task that waits for the end of the answer's right to be served.
+    /// Starts a task that waits for `revocation`, and then cuts the answer.
     pub(super) fn new(mut revocation: Revocation, activity: Arc<ConnectionActivity>) -> Self {
         let stream = activity.is_multiplexed().then(blocked::ask_for_cut);
         let watching = tokio::spawn(async move {

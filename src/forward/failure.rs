@@ -1,13 +1,14 @@
 //! Failures of an answer's body, and the outcome that is logged for each.
 //!
-//! Used by `body` for answers and by `tunnel` for tunnels.
+//! `body` uses these failures for answers, and `tunnel` uses them for tunnels.
 
 use crate::activity::cut::CutReason;
 use crate::gate::Ended;
 use crate::observe::Outcome;
 use crate::upstream::exchange::Failure;
 
-/// Reason why an answer was cut after its head. The client sees a broken body, never a normal end.
+/// Reason why an answer was cut after its head was sent. The client sees a broken body, never a
+/// normal end.
 #[derive(Debug)]
 pub(crate) enum DownloadFailure {
     /// Neither direction moved a byte for longer than the upstream's `timeouts.idle`.

@@ -74,8 +74,8 @@ pub(crate) fn prepare_request(
     };
     let is_dropped = |name: &HeaderName| match is_plain(name.as_str()) {
         true => is_unwanted(name, origin.client.via_trusted),
-        // A server may read this name as the plain name that it folds to. Trusted proxies write
-        // plain names, so an unusual spelling comes from the client.
+        // The name is not plain: it has a character such as `_`, which some servers take for `-`.
+        // Trusted proxies send plain names only, so this name comes from the client.
         false => origin.secret_headers.contains(name) || is_unwanted(&folded(name), false),
     };
     let unwanted = unwanted(headers, is_dropped);
@@ -85,7 +85,7 @@ pub(crate) fn prepare_request(
     remove(headers, unwanted);
     join_cookies(headers);
 
-    // One allocation serves all headers that are set here.
+    // The space for all headers that are set below is allocated at once.
     headers.reserve(OUR_REQUEST_HEADERS);
     headers.insert(HOST, permit.route().upstream.host_for(target.authority.as_ref()));
     headers.insert(X_REQUEST_ID, origin.request_id.clone());
@@ -117,8 +117,8 @@ pub(crate) fn prepare_request(
 
 /// Changes upstream's headers into the headers that are sent to the client.
 ///
-/// `keeps_length`: true for an answer without a body (to HEAD, or a 304) whose Content-Length is
-/// the size of the body that was not sent.
+/// `keeps_length`: whether Content-Length is kept. It is kept in an answer without a body (to HEAD,
+/// or a 304), where Content-Length is the size of the body that was not sent.
 pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
     let is_dropped = |name: &HeaderName| {
         is_hop_by_hop(name) || is_identity(name.as_str()) || (*name == CONTENT_LENGTH && !keeps_length)
@@ -130,20 +130,21 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
 /// Whether a request's trailer may be forwarded: its name has no meaning in framing, routing,
 /// authentication or identification.
 pub(crate) fn is_harmless_trailer(name: &HeaderName) -> bool {
-    // A server may fold a name that is not plain to the name of a trailer that is dropped.
+    // A trailer whose name is not plain is dropped, because some servers take a character such as
+    // `_` for `-` and would read the name as one that bearward drops.
     is_plain(name.as_str()) && is_harmless(name)
 }
 
 /// Whether an answer's trailer may be forwarded: its name has no meaning in framing, authentication
 /// or identification.
 ///
-/// Names that are not plain are forwarded unless they fold to a dropped name, because names of gRPC
-/// metadata contain `_`.
+/// A name with characters such as `_` is forwarded unless the same name with `-` is dropped,
+/// because names of gRPC metadata contain `_`.
 pub(crate) fn is_harmless_answer_trailer(name: &HeaderName) -> bool {
     is_harmless(&folded(name))
 }
 
-/// Whether a trailer with this plain name is harmless.
+/// Whether a trailer with this name may be forwarded. The name has only letters, digits and `-`.
 fn is_harmless(name: &HeaderName) -> bool {
     !is_hop_by_hop(name)
         && reserved(name.as_str()).is_none()
@@ -237,7 +238,8 @@ fn unwanted(headers: &HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) -> U
             // Nearly all clients send `Connection: keep-alive`. The value is skipped, because
             // `Keep-Alive` is removed as a hop-by-hop header in any case.
             .filter(|value| value.as_bytes() != b"keep-alive")
-            // The value is split as bytes, so that an invalid token can't hide the others.
+            // The value of `Connection` is split as bytes, so that a token that is not text can't
+            // hide the other tokens.
             .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
             .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
         unwanted.extend(nominated);

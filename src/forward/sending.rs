@@ -28,7 +28,8 @@ use crate::upstream::request_body::UploadFailure;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
 
-/// One exchange with upstream: everything about a request except the request itself.
+/// The circumstances of sending one request to upstream, such as timeouts, target and limits, but
+/// not the request itself.
 pub(super) struct Exchange<'a> {
     pub(super) upstream: &'a Arc<Upstream>,
     pub(super) timeouts: Timeouts,
@@ -42,7 +43,7 @@ pub(super) struct Exchange<'a> {
 /// Endpoints that a request was already sent to, or that could not be reached.
 #[derive(Default)]
 struct Tried {
-    /// Number of tries. A host name whose addresses were all tried counts as one try.
+    /// Number of tries. Trying all addresses of a host name counts as one try.
     count: usize,
     endpoints: Vec<Arc<Endpoint>>,
 }
@@ -55,8 +56,8 @@ impl Exchange<'_> {
     /// sent again, once, if repeating it is harmless: it is idempotent, has no body, and upstream
     /// closed a reused connection without sending a byte (RFC 9110, section 9.2.2).
     ///
-    /// `request`: taken while it is sent, and put back if it was not written. `connecting`: set to
-    /// the time that was spent on making new connections.
+    /// `request` is `None` while the request is being sent, and is set again if no byte was
+    /// written. `connecting` is set to the time that was spent on making new connections.
     pub(super) async fn send(
         &self,
         request: &mut Option<Request<Upload>>,
@@ -112,12 +113,13 @@ impl Exchange<'_> {
         }
     }
 
-    /// Rebuilds a repeatable request. `headers` are the ones that were written on the connection of
+    /// Rebuilds a repeatable request from `headers`, which were written to the connection of
     /// `lease`.
     fn rebuild(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> Request<Upload> {
         let credential = self.upstream.requests.credential.as_ref();
         if let Some(value) = credential.and_then(|credential| headers.get_mut(&credential.header)) {
-            // Headers that were parsed from written bytes have lost their mark as sensitive.
+            // The header with upstream's credential was parsed from the written bytes, so it is no
+            // longer marked as sensitive.
             value.set_sensitive(true);
         }
         let mut request = Request::new(Upload::empty());
@@ -207,7 +209,7 @@ impl Exchange<'_> {
     fn adapt_to_protocol(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
         if lease.protocol() == Protocol::Http11 {
             if Protocol::from(request.version()) == Protocol::Http2 {
-                // A previous try on HTTP/2 has removed the Host.
+                // The previous try used HTTP/2, for which the Host header was removed.
                 request.headers_mut().insert(HOST, self.host());
             }
             *request.version_mut() = Protocol::Http11.version();
@@ -222,11 +224,12 @@ impl Exchange<'_> {
                 return Ok(());
             }
             if request.body().size_hint().exact().is_none() {
-                // hyper would send a GET without its body if the body's length is unknown.
+                // Without this header, hyper would send a GET without its body if the length of the
+                // body is unknown.
                 request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
-            // A server may leave this body unread and parse it as the next request. The connection
-            // is therefore not used for another request.
+            // A server may leave the body of this request unread, and then parse the body as the
+            // next request. The connection is therefore not used for another request.
             if !usually_has_body(request.method()) || !self.upstream.connections.reuse_after_body {
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 lease.forbid_reuse();
@@ -262,7 +265,8 @@ impl Exchange<'_> {
             loop {
                 ready!(alarm.poll(cx, (since + limit).into()));
                 since = if self.progress.is_blocked_on_client() {
-                    // While the client delays its body, the upload's own timer limits the wait.
+                    // While the client delays the request's body, the timer of the upload limits
+                    // the wait instead of this timer.
                     Instant::now()
                 } else {
                     match self.progress.last_moved().filter(|moved| *moved > since) {
@@ -307,8 +311,8 @@ impl Exchange<'_> {
     }
 }
 
-/// Tells the client not to retry if a byte was written, because upstream may have acted on the
-/// request.
+/// Asks the client not to retry if a byte of the request was written, because upstream may have
+/// acted on the request.
 fn no_retry_once_written(denial: Denial, lease: &Lease) -> Denial {
     if lease.has_written() { denial.not_to_be_retried() } else { denial }
 }

@@ -74,7 +74,8 @@ impl OpenTunnel {
         match (ended, in_service.cut_for()) {
             (Ended::Drained, _) => tunnel_record.record.cut(CutReason::Drained),
             (Ended::Failed(reason), _) => tunnel_record.record.failed(reason.outcome(), &reason),
-            // The client's connection broke because bearward cut it, for this reason.
+            // The copying failed because bearward had cut the client's connection. The reason for
+            // the cut is logged instead of the error.
             (Ended::Copied(Err(_)), Some(reason)) => tunnel_record.record.cut(reason),
             // Many clients end a tunnel by closing its connection, so an error is logged as a
             // normal end.
@@ -158,9 +159,9 @@ impl Traffic {
         (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
     }
 
-    /// Returns ready when no byte has moved for `limit`. While the client does not read, this wait
-    /// continues: `net` has a longer timeout for such clients, and upstream's silence says nothing
-    /// during that time.
+    /// Returns ready when no byte has moved for `limit`. While the client does not read, the wait
+    /// continues, because upstream may be silent for that reason alone. `net` has its own, longer
+    /// timeout for clients that do not read.
     async fn wait_until_idle(&self, limit: Duration) {
         loop {
             let moved = self.moved.load(Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! The unread rest of a request's body when the request's answer is ready.
 //!
-//! `proxy` decides whether to discard the rest or to leave it unread; `body` drains it before the
-//! answer ends.
+//! `proxy` decides whether to discard the rest of the body or to leave the rest unread; `body`
+//! reads and drops the rest before the answer ends.
 //! Invariant: at most `DRAIN_BYTES` are read, in at most `DRAIN_TIME`.
 
 use std::future::Future;
@@ -48,7 +48,7 @@ impl Drain {
         Drain { request, received: None, budget: DRAIN_BYTES, until: None }
     }
 
-    /// Returns ready when draining is over. The value is whether the body was read to its end.
+    /// Returns ready when draining is over; `true` if the body was read to its end.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.received.is_none() {
             self.received = self.request.take();

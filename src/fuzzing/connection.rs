@@ -147,8 +147,8 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
             }
             tokio::task::yield_now().await;
         }
-        // The client keeps its side open: the gateway ends the connection, with an answer or at a
-        // deadline.
+        // The client does not close the connection: the gateway closes the connection, after an
+        // answer or at a deadline.
         std::future::pending::<()>().await;
         drop(writer);
     });
@@ -157,8 +157,8 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
     // A panic of the connection's task is a finding.
     serving.await.unwrap();
     drop(pool);
-    // The tasks of the upstream still read bytes that were sent. The paused clock passes this
-    // second only when they are done.
+    // The upstream's tasks may still have to read bytes that were sent. The clock is paused, so
+    // this sleep ends only when these tasks have nothing left to do.
     tokio::time::sleep(Duration::from_secs(1)).await;
     writing.abort();
     accepting.abort();
@@ -194,7 +194,7 @@ async fn serve_upstream(listener: tokio::net::UnixListener, arrived: Arc<Mutex<V
 }
 
 /// Parses the whole requests on one connection to upstream. Bytes that are no request are a
-/// finding; the beginning of a request at the end is allowed.
+/// finding. An incomplete request at the end is allowed.
 fn read_all(mut bytes: &[u8]) -> Vec<Message> {
     let mut messages = Vec::new();
     loop {
@@ -218,7 +218,7 @@ fn check_head(request: &Message) {
     }
     let upgrade = (request.values("connection"), request.values("upgrade"));
     let is_websocket = |values: &[&str]| matches!(values, [value] if value.eq_ignore_ascii_case("websocket"));
-    // After the answer to a HEAD and after an unusual body, the gateway does not reuse the
+    // After the answer to a HEAD request, and after an unusual body, the gateway does not reuse the
     // connection to upstream.
     let is_last = upgrade == (vec!["close"], vec![]) && !matches!(&*request.method, "POST" | "PUT" | "PATCH");
     assert!(
@@ -240,8 +240,8 @@ fn said(mut bytes: &[u8]) -> Vec<Message> {
     messages
 }
 
-/// Returns the request target in the form in which upstream receives it; `None` if it must be
-/// refused.
+/// Returns the request target in the form in which upstream receives it; `None` if the gateway must
+/// refuse the target.
 fn canonical(target: &str) -> Option<String> {
     let target = target.split('#').next().unwrap_or_default();
     let target = match target.find("://") {

@@ -36,7 +36,8 @@ const NEVER: &[&str] = &[
     "x-http-method-override",
     "x-method-override",
     "x-original-host",
-    // In this test no proxy is trusted.
+    // The following headers name the client. They are removed, because no proxy is trusted in this
+    // test.
     "true-client-ip",
     "cf-connecting-ip",
     "x-client-ip",

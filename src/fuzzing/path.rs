@@ -12,8 +12,8 @@ pub fn path(bytes: &[u8]) {
     if !raw.path().starts_with('/') {
         return;
     }
-    // Paths with too many segments are refused. The second implementation has no such bound, so
-    // paths that may come near it are skipped.
+    // bearward refuses paths with too many segments. The second implementation has no limit on
+    // segments, so paths that may have too many are skipped here.
     if raw.path().matches(['/', ';', '%']).count() > 256 {
         return;
     }
@@ -26,8 +26,8 @@ pub fn path(bytes: &[u8]) {
     assert_eq!(found.query(), raw.query(), "the query is left alone");
     let (again, ambiguities_again) = guard::canonical(&found).expect("a canonical path is one");
     assert_eq!(again, found, "nothing is left to resolve");
-    // `..` removes a segment. If that segment contained an encoded slash, an upstream that decodes
-    // it would remove another one. Such a path is refused, so the canonical form has no ambiguity
-    // that the raw path did not have.
+    // If `..` follows a segment that contains an encoded slash, an upstream that decodes the slash
+    // removes another segment than bearward would. bearward refuses such a path, so the canonical
+    // form has no ambiguous part that the raw path did not have.
     assert!(ambiguities_again.iter().all(|again| ambiguities.contains(again)), "{raw}");
 }

@@ -12,7 +12,8 @@ use crate::guard;
 use crate::path_pattern::PathPattern;
 use crate::route::{Lookup, RouteTable};
 
-/// Maximum length of a pattern in bytes. Longer ones only make the second implementation slow.
+/// Maximum length of a pattern in bytes. Longer patterns would only make the second implementation
+/// slow.
 const LONGEST_PATTERN: usize = 64;
 const LONGEST_PATH: usize = 160;
 
@@ -74,7 +75,7 @@ fn expanded(pattern: &str) -> Vec<String> {
     for c in pattern[open + 1..close].chars().chain([',']) {
         is_class = (is_class || c == '[') && c != ']';
         if c == ',' && !is_class {
-            // This pair is innermost. Outer pairs are expanded by the recursion.
+            // These braces are the innermost pair. The recursive call expands the outer pairs.
             all.extend(expanded(&format!("{}{choice}{}", &pattern[..open], &pattern[close + 1..])));
             choice.clear();
         } else {
@@ -84,7 +85,8 @@ fn expanded(pattern: &str) -> Vec<String> {
     all
 }
 
-/// Whether a pattern without braces matches a path. Works from the last segment to the first.
+/// Whether a pattern without braces matches a path. Segments are compared from the last one to the
+/// first one.
 fn should_match(pattern: &str, path: &str) -> bool {
     let segments = |text: &str| text.split('/').skip(1).map(str::to_owned).collect::<Vec<_>>();
     let (wanted, found) = (segments(pattern), segments(path));
@@ -155,8 +157,8 @@ fn characters(text: &str) -> Vec<String> {
     found
 }
 
-/// Whether the pieces match the characters. It follows all states at once, so that many stars cost
-/// no more than few.
+/// Whether the pieces match the characters. All states of the comparison are followed at once, so
+/// that a pattern with many stars costs no more than a pattern with few stars.
 fn should_match_text(pieces: &[Piece], text: &[String]) -> bool {
     let close = |states: &mut Vec<bool>| {
         for position in 0..pieces.len() {
@@ -180,15 +182,15 @@ fn should_match_text(pieces: &[Piece], text: &[String]) -> bool {
     states[pieces.len()]
 }
 
-/// Checks that a path that upstream would read as one of the narrow route is decided by the narrow
-/// route, however the path is written.
+/// Checks that the narrow route takes part in the decision about each path that upstream would read
+/// as a path of the narrow route, in whatever spelling.
 fn check_routes(pattern: &str, raw: &PathAndQuery, canonical: &PathAndQuery, ambiguities: &[Ambiguity]) {
     let guarded = pattern.strip_suffix("**").filter(|guarded| guarded.ends_with('/'));
     if guarded.unwrap_or(pattern).contains(['*', '?', '[', '{', '}']) || pattern.contains("${") {
         return;
     }
-    // A pattern with an encoded slash or backslash asserts that upstream treats it as part of a
-    // name (`accept_in_path`).
+    // Patterns with an encoded slash or backslash are skipped. Such a pattern asserts that upstream
+    // treats the encoded character as part of a name (`accept_in_path`).
     if pattern.contains("%2F") || pattern.contains("%5C") {
         return;
     }
@@ -262,8 +264,8 @@ mod tests {
             patterns(format!("{first}\n{second}\n{path}").as_bytes());
         }
 
-        /// A path below a guarded prefix is decided by the guarded route, however the path is
-        /// written.
+        /// The guarded route takes part in the decision about each path below its prefix, in
+        /// whatever spelling.
         #[test]
         fn a_guarded_path_in_any_spelling(
             place in "(/[abA-B:,!ü~-]{1,3}){1,2}",

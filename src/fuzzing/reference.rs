@@ -49,12 +49,12 @@ pub(super) fn canonical_path(path: &str) -> Option<String> {
     while text.contains("//") {
         text = text.replace("//", "/");
     }
-    // The crate `url` treats `/A:/` as a Windows drive, which `..` does not remove. Another
-    // character stands for the colon until the path is parsed.
+    // The crate `url` treats `/A:/` as a Windows drive, which `..` does not remove. Colons are
+    // therefore replaced by another character until the path is parsed.
     let text = text.replace(':', "\u{e000}");
     let path = url::Url::parse(&format!("http://host{text}")).ok()?.path().replace("%EE%80%80", ":");
-    // Some servers decode `%2F` and `%5C` to slashes, and ignore path parameters (after `;`). A `.`
-    // or `..` segment that only they see must be refused.
+    // Some servers decode `%2F` and `%5C` to slashes, and ignore path parameters (after `;`). A
+    // path in which only such servers find a `.` or `..` segment must be refused.
     let split = path.replace("%2F", "/").replace("%5C", "/").replace("%3B", ";");
     let hides = split.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")));
     (!hides).then_some(path)
@@ -93,10 +93,11 @@ pub(super) enum Read {
 /// How strictly a request is parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// As strictly as an upstream may parse: only the forms that RFC 9112 allows senders.
+    /// Only the forms that RFC 9112 allows senders are accepted, because an upstream may parse as
+    /// strictly.
     Strict,
-    /// As hyper, bearward's HTTP library, parses: lines may end with LF alone, empty lines may
-    /// precede the head, and the target may have a fragment.
+    /// Everything that hyper, bearward's HTTP library, accepts is accepted: lines may end with LF
+    /// alone, empty lines may precede the head, and the target may have a fragment.
     Lenient,
 }
 

@@ -15,7 +15,7 @@ use crate::limit::Cost;
 use crate::proxy::Gateway;
 
 /// A request with a valid key and the headers of a common client, and the gateway that decides
-/// about it.
+/// about the request.
 pub struct Steps {
     gateway: Arc<Gateway>,
     parts: Parts,
@@ -47,7 +47,7 @@ impl Steps {
         }
     }
 
-    /// Decides about the request up to the point of forwarding: target, authentication,
+    /// Decides about the request, but does not forward it: checks the target, authentication,
     /// authorization and limits.
     pub fn decide(&self) {
         self.permit();

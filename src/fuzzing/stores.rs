@@ -29,7 +29,8 @@ pub fn keys(bytes: &[u8]) {
             assert_eq!(set.keys, records.len(), "both ways of reading find the same keys");
         }
         (Ok(set), _) => assert!(!set.refused.is_empty(), "{described:?}"),
-        // The commands can read a store without keys, but a server refuses to start with one.
+        // The commands can read a store without keys, but a server refuses to start with such a
+        // store.
         (Err(faults), described) => {
             let is_empty = described.as_ref().is_ok_and(Vec::is_empty);
             assert!(described.is_err() || is_empty, "only the one for service fails: {faults}");
@@ -45,8 +46,8 @@ pub fn keys(bytes: &[u8]) {
     }
 }
 
-/// Loads the first half of the bytes as the store in service, and then all bytes as its changed
-/// content.
+/// Loads the first half of the bytes as the content of the store in service, and then all bytes as
+/// the store's changed content.
 fn changed(store: &Store, path: &Path, content: &[u8], ids: &IdSecret) {
     std::fs::write(path, content.get(..content.len() / 2).unwrap_or_default()).unwrap();
     let nothing = KeyCache::default();

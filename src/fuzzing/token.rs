@@ -19,7 +19,7 @@ pub fn token(bytes: &[u8]) {
     let (cache, live) = keys();
     let opens = cache.lookup(&credential).is_ok();
     assert_eq!(opens, live.iter().any(|token| token.as_bytes() == bytes), "a token opens itself alone");
-    // An almost valid token: a valid one, of which the input's bytes replace a part.
+    // An almost valid token is a valid token in which the input's bytes replace a part.
     if let (Some((&at, rest)), Some(live)) = (bytes.split_first(), live.first()) {
         let mut near = live.clone().into_bytes();
         let start = usize::from(at) % near.len();
@@ -47,7 +47,8 @@ fn keys() -> &'static (KeyCache, Vec<String>) {
     })
 }
 
-/// Whether the bytes are a token: a second implementation of the format, with a bitwise CRC-32.
+/// Whether the bytes are a token. This second implementation of the format computes the CRC-32 bit
+/// by bit.
 fn is_token(bytes: &[u8]) -> bool {
     if bytes.len() != 53 || !bytes.starts_with(b"bwk_") || bytes[14] != b'_' {
         return false;

@@ -17,16 +17,16 @@ use crate::limit::{
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 
-/// A request that may pass, before its limits are checked.
+/// A request that may use its route, before its limits are checked.
 #[derive(Debug)]
 pub(crate) struct Grant {
     pub(super) principal: Option<Principal>,
     pub(super) route: Arc<Route>,
-    /// Routes of the path's other readings; nearly always empty.
+    /// Routes of the other ways in which a server may read the request's path; nearly always empty.
     pub(super) readings: Vec<Arc<Route>>,
 }
 
-/// A request that may pass, after its limits were charged.
+/// A request that may be forwarded, after its limits were charged.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) permit: Permit,
@@ -34,8 +34,8 @@ pub(crate) struct Admitted {
     pub(crate) limit_status: Option<LimitStatus>,
 }
 
-/// The right to forward one request. Until the answer's body has ended, it occupies one of the
-/// process's requests in flight and one of the key's.
+/// The right to forward one request. Until the permit is dropped, the request counts as in flight,
+/// for the process and for the key.
 #[derive(Debug)]
 pub(crate) struct Permit {
     principal: Option<Principal>,
@@ -54,8 +54,8 @@ impl Grant {
     /// Charges the limits, all of them or none, and makes the permit. `address`: the address for
     /// which a request without a key is counted.
     ///
-    /// The future may wait. Dropping it charges nothing: permits in flight are returned by their
-    /// drop, and all windows are charged in one last step.
+    /// If this future is dropped while it waits, nothing is charged: the drop returns the slots in
+    /// flight, and all windows are charged in one last step.
     ///
     /// # Errors
     ///
@@ -130,9 +130,9 @@ impl Permit {
         &self.route
     }
 
-    /// Returns two waiters for the end of the request, if it ends with its key: one for the task
-    /// that reads its answer, and one for a separate task. A request without a key ends when its
-    /// time is over, in any configuration.
+    /// Returns two waiters for the end of the request's key: one for the task that reads the
+    /// answer, and one for a separate task. `None` if the configuration lets requests outlast their
+    /// key. For a request without a key, the waiters always wait for the end of the request's time.
     pub(crate) fn revocations(
         &self,
         keys: &Arc<KeyCache>,

@@ -30,18 +30,19 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// What an authentication found out, for the log and for the decision.
+/// The result of an authentication, for the log and for the decision.
 #[derive(Debug)]
 pub(crate) struct Authentication {
     /// How the log names the credential.
     pub(crate) naming: Naming,
-    /// The key whose secret the credential is, valid or not.
+    /// The key whose secret was presented, even if the key is not valid.
     pub(crate) owner: Option<Arc<LiveKey>>,
-    /// Ids of unknown credentials that were sent beside the key's secret for the first time.
+    /// Ids of the credentials that were sent beside the key's secret, match no key, and were not
+    /// seen before.
     pub(crate) companions: Vec<String>,
 }
 
-/// What an authentication found out, and the principal if the key is valid.
+/// The result of an authentication, and the principal if the key is valid, or the denial if not.
 pub(crate) type Judged = (Authentication, Result<Principal, Denial>);
 
 /// Authenticates a request by its headers.
@@ -70,7 +71,8 @@ pub(crate) fn authenticate(
     }
 }
 
-/// Judges a key that is known without a credential, as if its current secret had been presented.
+/// Judges the key that is assumed for a request without a credential, as if the request had
+/// presented the current secret of the key.
 pub(super) fn assume(hash: KeyHash, live: &Arc<LiveKey>, client: &Client, context: Context<'_>) -> Judged {
     let found = Match { key: live.clone(), rotated_out: None };
     Matched { credential: None, hash, found, companions: Vec::new() }.judged(client, context)
@@ -85,7 +87,7 @@ fn refused(naming: Naming, denial: Denial) -> Judged {
     (Authentication { naming, owner: None, companions: Vec::new() }, Err(denial))
 }
 
-/// Lookup of the credentials of one client, in one context.
+/// Looks up the credentials of one client's request among the keys.
 #[derive(Clone, Copy)]
 struct Lookup<'a> {
     client: &'a Client,
@@ -94,11 +96,11 @@ struct Lookup<'a> {
 
 /// A credential that is the secret of a key. The key may be invalid.
 struct Matched {
-    /// The credential; `None` if the key is assumed.
+    /// The credential; `None` if the key is assumed for a request without a credential.
     credential: Option<Credential>,
     hash: KeyHash,
     found: Match,
-    /// Ids of unknown credentials that were sent beside this one for the first time.
+    /// Ids of the request's other credentials that match no key and were not seen before.
     companions: Vec<String>,
 }
 
@@ -109,8 +111,8 @@ struct Unmatched {
     reason: &'static str,
     /// Whether the credential counts as a guess, because it was looked up.
     is_guess: bool,
-    /// How long the client's address has to wait, if the credential was not looked up for that
-    /// reason.
+    /// How long the client's address has to wait; set if this wait is the reason why the credential
+    /// was not looked up.
     wait: Option<Duration>,
 }
 
@@ -141,8 +143,9 @@ impl Lookup<'_> {
         }
     }
 
-    /// Finds the one of several credentials that matches a key. If none matches, all of them were
-    /// guesses. If two match, the request is ambiguous.
+    /// Finds the one of several credentials that matches a key. If no credential matches, each
+    /// credential that was looked up counts as a guess. If two credentials match, the request is
+    /// refused as ambiguous.
     fn find_one_of(&self, found: Found) -> Result<Matched, Judged> {
         let (mut matched, mut unmatched) = (None, Vec::new());
         for presented in std::iter::once(found.first).chain(found.others) {
@@ -161,9 +164,9 @@ impl Lookup<'_> {
         Err(refusals.swap_remove(answered))
     }
 
-    /// Counts the credentials that were sent beside a key's secret and match no key. Bearward
-    /// tokens are not counted, because they can't be guessed. Returns the ids of the credentials
-    /// that are new.
+    /// Counts as guesses the credentials that were sent beside a key's secret, match no key, and
+    /// were not seen before. Bearward tokens are not counted, because they can't be guessed.
+    /// Returns the ids of the counted credentials.
     fn count_companions(&self, unmatched: Vec<Unmatched>) -> Vec<String> {
         let is_new = |one: &Unmatched| {
             one.is_guess
@@ -178,8 +181,8 @@ impl Lookup<'_> {
         failed_attempts::wait_of(self.client, self.context.snapshot, self.context.limiter)
     }
 
-    /// Counts a guess, which is a single word that matches no key. A client that presents a key's
-    /// secret has guessed nothing, whether the key is valid or not.
+    /// Refuses a credential that matches no key, and counts it as a guess if it was looked up. The
+    /// secret of a key that is not valid does not count as a guess.
     fn after_guess(&self, unmatched: Unmatched) -> Judged {
         let Unmatched { credential, form, reason, is_guess, wait } = unmatched;
         let id = self.context.snapshot.ids.key_id(&credential);
@@ -193,7 +196,8 @@ impl Lookup<'_> {
             None => denial,
         };
         let naming = match form {
-            // Anybody can make a token that contains the id of a key.
+            // The key id in this token proves nothing, because anybody can make a token that
+            // contains the id of a key.
             Form::Token => Naming::Claimed(id.into()),
             Form::Mistyped | Form::Foreign => Naming::Unknown(id.into()),
         };
@@ -221,8 +225,8 @@ impl Matched {
             }
             Err(invalidity) => invalidity,
         };
-        // The answer names the credential like an unknown one, because it must not reveal that the
-        // credential belongs to a key.
+        // The answer names the credential by an id like that of a credential that matches no key.
+        // Any other id would reveal that the credential belongs to a key.
         let named = match &credential {
             Some(credential) => snapshot.ids.key_id(credential),
             None => found.key.key.id().to_owned(),

@@ -8,8 +8,9 @@ use crate::denial::Denial;
 use crate::keys::{ApiKey, Permission};
 use crate::route::Route;
 
-/// Checks that the principal may use all of these routes: the route of the path, and the routes of
-/// its other readings. `None` is a client without a key.
+/// Checks that the principal may use all of `routes`: the route of the request's path, and the
+/// routes of the other ways in which a server may read the path. `principal` is `None` for a client
+/// without a key.
 ///
 /// # Errors
 ///
@@ -20,8 +21,8 @@ pub(super) fn authorize<'r>(
 ) -> Result<(), Denial> {
     routes.try_for_each(|route| {
         let Access::Needs(permission) = route.access else { return Ok(()) };
-        // `decide` authenticates for every route that is not public. If it ever failed to, this
-        // line would refuse the request.
+        // `decide` authenticates the request for every route that is not public. If `decide` did
+        // not, this check would refuse the request.
         let principal = principal.ok_or_else(|| Denial::missing_key("Authorization"))?;
         may_use(&principal.key().key, permission, &route.name)
     })

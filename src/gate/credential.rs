@@ -10,7 +10,7 @@ use crate::config::{Auth, Conflict};
 use crate::denial::Denial;
 use crate::keys::Credential;
 
-/// Prefix of a key among the WebSocket protocols of a request. Browsers send a key there because
+/// Prefix of a WebSocket protocol that contains a key. Browsers send a key as a protocol, because
 /// they can't set a header for a WebSocket.
 const PROTOCOL_PREFIX: &[u8] = b"openai-insecure-api-key.";
 
@@ -49,7 +49,7 @@ impl PresentedCredential {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) first: PresentedCredential,
-    /// All credentials except the first, each different from all others.
+    /// All credentials except the first, without duplicates.
     pub(super) others: Vec<PresentedCredential>,
 }
 
@@ -145,7 +145,7 @@ fn password(coded: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 ///
 /// # Errors
 ///
-/// 400 if there are two keys.
+/// 400 if two of the protocols contain a key.
 fn in_protocols(headers: &HeaderMap) -> Result<Option<PresentedCredential>, Denial> {
     let mut keys = protocols(headers).filter_map(|protocol| protocol.strip_prefix(PROTOCOL_PREFIX));
     let key = keys.next();
@@ -202,8 +202,8 @@ mod tests {
         Auth { headers: vec![AUTHORIZATION, X_API_KEY], ..Auth::default() }
     }
 
-    /// Returns the words that were found (a malformed one in brackets), or the status of the
-    /// refusal.
+    /// Returns the credentials that `find` returns, with a malformed credential in brackets, or the
+    /// status of the refusal.
     fn found(auth: &Auth, fields: &[(&'static str, &str)]) -> Result<String, u16> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
@@ -257,7 +257,8 @@ mod tests {
         let cases = [
             ("Basic dXNlcjpzay1vbmU=", Ok("sk-one")),
             ("bAsIc   dXNlcjpzay1vbmU=", Ok("sk-one")),
-            // The user name may be empty, and the password may contain a colon.
+            // In a Basic credential, the user name may be empty, and the password may contain a
+            // colon.
             ("Basic OnNrOm9uZQ==", Ok("sk:one")),
             ("Basic dXNlcjo=", Err(401)),
             ("Basic dXNlcjphIGI=", Ok("[a b]")),

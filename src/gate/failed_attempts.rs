@@ -1,7 +1,8 @@
 //! Failed attempts: which credentials count as a failed attempt, and for which address.
 //!
-//! A credential that matches no key is a guess, and counts for the address of its client. An
-//! unknown credential that was sent beside a valid key counts only the first time.
+//! A credential that matches no key is a guess, and counts as a failed attempt of the client's
+//! address. If such a credential was sent beside a valid key, the credential counts only the first
+//! time.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ pub(crate) fn wait_of(client: &Client, snapshot: &Snapshot, limiter: &Limiter) -
 ///
 /// # Errors
 ///
-/// How long the client's address has to wait, if it has failed too often.
+/// How long the client's address has to wait, if it has made too many guesses.
 pub(super) fn count(client: &Client, context: Context<'_>) -> Result<(), Duration> {
     match (client.counted_at, context.snapshot.failed_attempts) {
         (Some(address), Some(quota)) => context.limiter.failed_attempt(address, quota),
@@ -29,8 +30,8 @@ pub(super) fn count(client: &Client, context: Context<'_>) -> Result<(), Duratio
     }
 }
 
-/// Counts a credential that was sent beside a valid key and matches no key, but only the first
-/// time. If such credentials were not counted, the holder of a key could try other secrets
+/// Counts as a guess a credential that matches no key and was sent beside a valid key, but only the
+/// first time. If such credentials were not counted, the holder of a key could try other secrets
 /// unnoticed and without a limit. Returns whether the credential was counted.
 pub(super) fn count_companion(credential: &Credential, client: &Client, context: Context<'_>) -> bool {
     let is_new = context.limiter.is_new_companion(credential.hash().head());

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
 
-/// The holder of a key that is valid at the time and place of one request.
+/// The holder of a key that is valid for one request: at its time, from its address and in its
+/// environment.
 #[derive(Clone, Debug)]
 pub(crate) struct Principal {
     live: Arc<LiveKey>,

@@ -1,8 +1,8 @@
 //! Paths that servers read in different ways: which of these paths are refused, and at which step.
 //!
-//! A path with an ambiguous part that no route accepts is refused at once. If some route accepts
-//! the part, the path is refused only after authentication. A refusal before it would let a client
-//! without a key learn from 400 and 401 which routes exist.
+//! A path with an ambiguous part that no route accepts is refused at once. If any route accepts the
+//! ambiguous part, the path is refused only after authentication, because an earlier refusal would
+//! let a client without a key learn from 400 and 401 which routes exist.
 
 use std::sync::Arc;
 
@@ -13,23 +13,24 @@ use crate::denial::Denial;
 use crate::guard::Target;
 use crate::route::{Lookup, Route, RouteTable};
 
-/// The route of a request's path, and the routes of its other readings.
+/// The route of a request's path as bearward reads the path, and the routes of the other ways in
+/// which a server may read the path.
 #[derive(Debug)]
 pub(crate) struct Readings {
     pub(crate) lookup: Lookup,
-    /// The routes of the path's other readings. Nearly every path has one reading, so this is
-    /// usually empty.
+    /// The routes of the other ways in which a server may read the path. Nearly every path can be
+    /// read in only one way, so this list is usually empty.
     pub(crate) others: Vec<Arc<Route>>,
 }
 
 impl Readings {
-    /// Looks up the routes of all readings of a path.
+    /// Looks up the routes of a path, for every way in which servers may read the path.
     ///
     /// # Errors
     ///
     /// 400 for an ambiguous part that no route accepts. Also 400 for a request without a host, if a
-    /// route that names hosts matches its method and path: the upstream gets some Host in any case,
-    /// and might take the request for one of that route.
+    /// route that names hosts matches its method and path: bearward always sends some Host to the
+    /// upstream, which might then serve the request as if it named the host of that route.
     pub(crate) fn of(routes: &RouteTable, target: &Target, method: &Method) -> Result<Self, Denial> {
         let Target { ambiguities, .. } = target;
         if target.authority.is_none() && routes.go_by_host(method, target.path()) {
@@ -46,13 +47,15 @@ impl Readings {
         Ok(Readings { lookup, others })
     }
 
-    /// Whether every reading of the path leads to a public route, so that no key is needed.
+    /// Whether the path has a public route in every way in which servers may read it, so that no
+    /// key is needed.
     pub(crate) fn are_public(&self) -> bool {
         let is_public = |route: &Arc<Route>| route.access == Access::Public;
         matches!(&self.lookup, Lookup::Found(route) if is_public(route)) && self.others.iter().all(is_public)
     }
 
-    /// Returns the route of the path, with the bounds of the routes of all other readings.
+    /// Returns the route of the path. If a server may read the path in another way that has another
+    /// route, the returned route also has the limits of that other route.
     ///
     /// # Errors
     ///
@@ -78,7 +81,8 @@ impl Readings {
     ///
     /// # Errors
     ///
-    /// 400 if a part is not accepted, or if no route matches.
+    /// 400 if the route does not accept an ambiguous part of the path, or if the path has an
+    /// ambiguous part and no route.
     pub(crate) fn refuse_ambiguities(&self, ambiguities: &[Ambiguity]) -> Result<(), Denial> {
         let is_accepted = |ambiguity: &Ambiguity| match &self.lookup {
             Lookup::Found(route) => route.accepts(*ambiguity),

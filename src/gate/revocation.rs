@@ -41,7 +41,7 @@ pub(crate) enum Ended {
     OutOfTime(Duration),
 }
 
-/// A future that is ready when a request in service would be refused.
+/// A future that is ready when a request in service would be refused if it came now.
 pub(crate) struct Revocation(Pin<Box<dyn Future<Output = Ended> + Send>>);
 
 impl Revocation {
@@ -83,7 +83,7 @@ pub(super) struct Judgement {
 }
 
 impl Judgement {
-    /// Waits until the request would be refused, and returns the reason.
+    /// Waits until the request would be refused if it came now, and returns the reason.
     async fn overturned(self) -> Ended {
         let mut changes = self.keys.changes();
         loop {
@@ -113,8 +113,8 @@ impl Judgement {
         }
     }
 
-    /// Returns the time of the next known end; `None` if no end is known. Returns an error if the
-    /// request has to end now.
+    /// Returns when the key, the grace of its secret or its permitted age ends, whichever is first;
+    /// `None` if none of them ends. Returns an error if the request has to end now.
     fn next_end(&self, now: Timestamp) -> Result<Option<Timestamp>, Ended> {
         let found = self.keys.find(&self.hash).ok_or(Ended::Revoked)?;
         let key = &found.key.key;

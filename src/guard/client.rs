@@ -12,7 +12,7 @@ use crate::config::TrustedProxies;
 pub(crate) struct Client {
     /// The client's address. `None` behind a unix socket whose peer names no client, and if a
     /// trusted proxy names a client in a form that bearward can't parse. The proxy's address is
-    /// never used in its place.
+    /// never used in place of the client's.
     pub(crate) address: Option<IpAddr>,
     /// The address for which failed attempts and requests in flight are counted: the client's own,
     /// or else that of the last known hop before the client.
@@ -32,8 +32,9 @@ impl Client {
 
 /// Finds the client of a request, by `X-Forwarded-For` if the peer is a trusted proxy.
 ///
-/// The header is read from right to left, and trusted proxies are skipped. The first other address
-/// is the client's. Any client can have written what is to the left of it.
+/// The header is read from right to left, and trusted proxies are skipped. The first address that
+/// does not belong to a trusted proxy is the client's address. Elements to the left of this address
+/// are ignored, because any client can have written them.
 pub(crate) fn client(headers: &HeaderMap, peer: Option<IpAddr>, trusted: &TrustedProxies) -> Client {
     let mut client = Client::of_peer(peer);
     if !trusted.trusts(client.address) {

@@ -25,13 +25,14 @@ pub(super) struct Canonical {
 /// 400 for an invalid `%`, encoded control bytes, a raw `\`, or more than [`MAX_SEGMENTS`]
 /// segments.
 pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
-    // A segment that adds to the count takes at least two bytes, so shorter paths need no counting.
+    // Each nonempty segment takes at least two bytes with its separator, so the segments of a path
+    // of up to 2 × `MAX_SEGMENTS` bytes need not be counted.
     if raw.path().len() > 2 * MAX_SEGMENTS && segments(raw.path()) > MAX_SEGMENTS {
         return Err(Denial::bad_request("The path has more than 256 segments"));
     }
     if raw.as_str() == "/" {
-        // An empty path (of `http://host#fragment`) also reads as `/`, but would be written as
-        // nothing.
+        // For an empty path (of `http://host#fragment`), `as_str` also returns `/`, but a copy of
+        // `raw` would be written as an empty string.
         return Ok(Canonical { path_and_query: PathAndQuery::from_static("/"), ambiguities: Vec::new() });
     }
     if is_canonical(raw.path()) {
@@ -41,7 +42,8 @@ pub(super) fn canonical(raw: &PathAndQuery) -> Result<Canonical, Denial> {
     let mut text = resolve(&decoded);
     let may_hide = !ambiguities.is_empty() || text.contains("%3B");
     if may_hide && text.split('/').any(hides_dot_segment) {
-        // An upstream that decodes the ambiguous part would go to a path that was never authorized.
+        // An upstream that decodes the ambiguous part would serve another path, for which this
+        // request was never authorized.
         return Err(refused("The path hides a dot segment", ".."));
     }
     if let Some(query) = raw.query() {
@@ -70,7 +72,8 @@ fn segments(path: &str) -> usize {
     (0..bytes.len()).filter(|at| is_end(*at)).count()
 }
 
-/// Whether `path` is already canonical. Nearly every request's path is, and then needs no copy.
+/// Whether `path` is already canonical. The paths of nearly all requests are canonical, and a
+/// canonical path needs no copy.
 fn is_canonical(path: &str) -> bool {
     let mut previous = 0;
     for byte in path.bytes() {
@@ -201,8 +204,8 @@ mod tests {
     }
 
     proptest! {
-        /// The canonical form of any path is its own canonical form, so another server finds
-        /// nothing left to resolve.
+        /// The canonical form of any path is its own canonical form, so a server that normalizes a
+        /// canonical path does not change it.
         #[test]
         fn the_canonical_form_is_a_fixed_point(path in "/[a-zA-Z0-9/.%;:@!$&'()*+,=~_{}|^\"<>-]{0,40}") {
             let Ok(raw) = path.parse::<PathAndQuery>() else { return Ok(()) };

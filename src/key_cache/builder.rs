@@ -15,8 +15,8 @@ use crate::keys::{Draft, KeyHash, KeyRecord};
 impl KeysInService for KeyCache {
     type Builder<'a> = SetBuilder<'a>;
 
-    /// Begins a new set. Keys that were marked for an earlier set lose that mark, even if the
-    /// earlier set was never put into service.
+    /// Begins a new set of keys. Marks for an earlier set are no longer valid, even if the earlier
+    /// set was never put into service.
     fn begin(&self) -> SetBuilder<'_> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         SetBuilder::of_generation(self, generation)
@@ -31,22 +31,22 @@ impl KeysInService for KeyCache {
     }
 }
 
-/// Collects the keys of one set. A key that is in service unchanged is only marked, and not built
-/// again.
+/// Builds one set of keys. A key in service that has not changed is only marked for the set, and
+/// not built again.
 #[derive(Debug)]
 pub(crate) struct SetBuilder<'a> {
     known: &'a KeyCache,
     generation: u32,
     set: KeySet,
-    /// The keys of the last file in their order. `next` is the index of the key that is expected
-    /// next.
+    /// The keys of the previously loaded file, in the order of its lines. `next` is the index in
+    /// this list of the key that is expected in the next line.
     expected: Arc<Vec<Arc<LiveKey>>>,
     next: usize,
-    /// The keys of the file that is being read, in their order.
+    /// The keys of the file that is being read, in the order of its lines.
     order: Vec<Arc<LiveKey>>,
     new: Labels,
-    /// Whether a new key has an id or a name that the key in service with the same secret does not
-    /// have.
+    /// Whether a new or changed key has an id or a name that is not in service with the same
+    /// secret. Such an id or name could collide with that of another key.
     has_new_labels: bool,
     twins: HashSet<u64>,
 }
@@ -77,21 +77,21 @@ impl<'a> SetBuilder<'a> {
         self.put_in_order(live);
     }
 
-    /// Appends a key that has a line of its own to the order of the file. The next file is expected
-    /// to have the same order.
+    /// Appends the key to the order of the file, if the key has a line of its own. The next file is
+    /// expected to have the same order.
     fn put_in_order(&mut self, live: Arc<LiveKey>) {
         if live.fingerprint.load(Ordering::Relaxed) != 0 {
             self.order.push(live);
         }
     }
 
-    /// Returns the key in service that has one of the hashes of `claim`.
+    /// Returns the key in service that has one of the secret hashes of `claim`.
     fn with_hash_of(&self, claim: &Claim) -> Option<Arc<LiveKey>> {
         claim.hashes.iter().find_map(|hash| Some(self.known.find(hash)?.key))
     }
 
-    /// Returns the keys in service that `claims` name by id or hash, each by its id and with its
-    /// current hash. One pass over all keys finds them.
+    /// Returns the keys in service whose id or hash is in `claims`. The result maps each key's id
+    /// to its current hash and the key. One pass over all keys finds these keys.
     fn in_service_by_id(&self, claims: &[(usize, Claim)]) -> HashMap<Box<str>, (KeyHash, Arc<LiveKey>)> {
         let by_hash: Vec<Arc<LiveKey>> =
             claims.iter().filter_map(|(_, claim)| self.with_hash_of(claim)).collect();
@@ -130,8 +130,8 @@ impl BuildSet for SetBuilder<'_> {
         self.known.hashing.fingerprint(line)
     }
 
-    // After most reloads, most lines of a million are at the same place, and this comparison saves
-    // their lookup.
+    // After most reloads, most of a million lines are at the same place in the file. Comparing a
+    // line with the expected key then saves a lookup of the key.
     fn keep_next(&mut self, fingerprint: u64) -> bool {
         let live = self.expected.get(self.next);
         let live = live.filter(|live| live.fingerprint.load(Ordering::Relaxed) == fingerprint).cloned();
@@ -146,26 +146,28 @@ impl BuildSet for SetBuilder<'_> {
         if live.fingerprint.load(Ordering::Relaxed) != fingerprint {
             return false;
         }
-        // The line has moved, and the lines after it have most likely moved with it.
+        // The line of this key has moved in the file. The following lines have most likely moved,
+        // too, so the keys after this key are expected next.
         self.next = live.position.load(Ordering::Relaxed) as usize + 1;
         self.mark(live);
         true
     }
 
     fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
-        // Most likely, this is the key that was expected next, and it has changed.
+        // This line is most likely a changed version of the expected key, so the key after the
+        // expected key is expected next.
         self.next += 1;
-        // Only a key with the same current secret is the same key. After a rotation it is a
-        // different key.
+        // A key in the file is the same as a key in service only if both have the same current
+        // secret. A key with a rotated secret is treated as a different key.
         let known = self.known.find(&hash).filter(|found| found.rotated_out.is_none());
         match known.map(|found| found.key) {
             Some(live) if draft.is(&live.key) => {
-                // The line is written differently, but the key in it is the same.
+                // The text of the line has changed, but the key that it describes has not.
                 live.fingerprint.store(fingerprint, Ordering::Relaxed);
                 self.mark(live);
                 return;
             }
-            // A changed key that has its old id and name can't collide with another key.
+            // A changed key that has the same id and name as before can't collide with another key.
             Some(live) if draft.id == live.key.id() && draft.name == live.key.name() => {}
             _ => self.has_new_labels = true,
         }
@@ -181,8 +183,8 @@ impl BuildSet for SetBuilder<'_> {
 
     fn shared_labels(&mut self) -> HashSet<u64> {
         self.twins.extend(self.new.repeated());
-        // Keys that stay in service are known to differ in id, name and hash, so only new keys are
-        // compared: a new key can collide with a key that stays.
+        // Keys that stay in service are known to differ from each other in id, name and hash. So
+        // only new keys are compared, with each other and with the keys that stay in service.
         let stays =
             |hash: &KeyHash| self.known.by_hash.get(hash).is_some_and(|live| live.is_of(self.generation));
         self.twins

@@ -1,7 +1,7 @@
-//! The keys in service, in a concurrent map from digest to key.
+//! The keys in service, in a concurrent map from a secret's digest to its key.
 //!
-//! A reload applies the difference between two sets key by key, and inserts new keys before it
-//! removes old ones. A reload never blocks a lookup.
+//! A reload changes the map only where the old and the new set of keys differ, one key at a time.
+//! It inserts new keys before it removes old keys. A reload never blocks a lookup.
 
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,7 +20,8 @@ use crate::keys::token::{Credential, DigestHasher, Form, KeyHash};
 #[derive(Clone, Debug)]
 pub(crate) struct Match {
     pub(crate) key: Arc<LiveKey>,
-    /// The end of the grace of the matched secret; `None` for the key's current secret.
+    /// The end of the grace period of the matched secret; `None` if the secret is the key's current
+    /// secret.
     pub(crate) rotated_out: Option<Timestamp>,
 }
 
@@ -33,7 +34,7 @@ pub(crate) enum NoMatch {
 }
 
 impl NoMatch {
-    /// Returns the reason's name in logs.
+    /// Returns the name of this reason, for logs.
     pub(crate) fn name(self) -> &'static str {
         match self {
             NoMatch::Mistyped => "mistyped",
@@ -46,18 +47,18 @@ impl NoMatch {
 #[derive(Debug)]
 pub(crate) struct KeyCache {
     pub(super) by_hash: DashMap<KeyHash, Arc<LiveKey>, BuildHasherDefault<DigestHasher>>,
-    /// The number of sets that were begun so far. The newest number marks the keys of the newest
+    /// The number of key sets that were begun so far. The number of a set marks the keys of this
     /// set.
     pub(super) generation: AtomicU32,
     pub(super) hashing: Hashing,
-    /// The keys of the previously loaded JSON Lines file, in the order of its lines. Most lines of
-    /// the next file are the same.
+    /// The keys of the previously loaded JSON Lines file, in the order of its lines. The next file
+    /// most likely has mostly the same lines.
     pub(super) order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
     /// Notifies receivers that keys were removed or changed.
     changes: watch::Sender<()>,
 }
 
-/// How many secrets were added, changed and removed when a set replaced another.
+/// How many secrets were added, changed and removed when a new set of keys replaced the old set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
     pub(crate) added: usize,
@@ -98,10 +99,10 @@ impl KeyCache {
     }
 
     /// Replaces all keys by the keys of `set`, and returns the difference. `set` must be the last
-    /// set that was built for this cache, and only one caller may call this at a time.
+    /// set that was built for this cache, and only one caller may call this function at a time.
     ///
-    /// New and changed keys are inserted before others are removed, so a key that is in both sets
-    /// is never missing. Unchanged keys are not touched.
+    /// New and changed keys are inserted before other keys are removed, so a lookup always finds a
+    /// key that is in the old and in the new set. Unchanged keys are not touched.
     pub(crate) fn replace(&self, set: &KeySet) -> Difference {
         let mut difference = Difference::default();
         self.remember_order(set);
@@ -111,8 +112,8 @@ impl KeyCache {
                 None => difference.added += 1,
             }
         }
-        // The map now has each digest of the set once. If the map has more entries, the others
-        // belong to removed keys.
+        // The map now contains every digest of the set. If the map has more entries than the set
+        // has digests, the surplus entries belong to removed keys.
         if self.by_hash.len() > set.kept + set.entries.len() {
             let entries = self.by_hash.iter().filter(|entry| !entry.value().is_of(set.generation));
             let gone: Vec<KeyHash> = entries.map(|entry| *entry.key()).collect();
@@ -141,12 +142,13 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// No key matches the credential. A mistyped token is refused without a lookup.
+    /// Fails if no key matches the credential. A mistyped token is refused without a lookup.
     pub(crate) fn lookup(&self, credential: &Credential) -> Result<(KeyHash, Match), NoMatch> {
         self.lookup_as(credential.form(), credential)
     }
 
-    /// Does the same as [`KeyCache::lookup`], for a credential whose form is known.
+    /// Finds the key that matches a credential, like [`KeyCache::lookup`], if the form of the
+    /// credential is already known.
     ///
     /// # Errors
     ///
@@ -175,14 +177,16 @@ impl KeyCache {
     /// Visits every key once, with the digest of its current secret, in no particular order.
     pub(crate) fn for_each_current(&self, mut visit: impl FnMut(&KeyHash, &Arc<LiveKey>)) {
         for entry in &self.by_hash {
-            // The map also has an entry for each rotated-out secret.
+            // The map also has an entry for each rotated-out secret, and skipping these entries
+            // visits each key once.
             if entry.value().key.rotated_out(entry.key()).is_none() {
                 visit(entry.key(), entry.value());
             }
         }
     }
 
-    /// Returns the number of secrets that match a key.
+    /// Returns the number of secrets of all keys in service, including secrets that are rotated
+    /// out.
     pub(crate) fn len(&self) -> usize {
         self.by_hash.len()
     }

@@ -18,12 +18,12 @@ use crate::observe::usage::{Usage, UsageBook};
 pub(crate) struct LiveKey {
     pub(crate) key: ApiKey,
     in_use: OnceBox<InUse>,
-    /// The number of the last set that contained the key.
+    /// The number of the newest key set that contains the key.
     pub(super) generation: AtomicU32,
-    /// The fingerprint of the line that the key was read from; zero if the key has no line of its
-    /// own.
+    /// The fingerprint of the line of the key file from which the key was read; zero if the key has
+    /// no line of its own.
     pub(super) fingerprint: AtomicU64,
-    /// The index of the key among the keys of its file.
+    /// The index of the key in its file, in the order of the lines.
     pub(super) position: AtomicU32,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct KeyLimits {
     pub(crate) windows: Option<SmallVec<[Arc<Window>; 2]>>,
 }
 
-/// The values of the `x-bearward-*` headers that the upstream gets.
+/// The values of the `x-bearward-*` headers, which describe the key to the upstream.
 #[derive(Debug)]
 pub(crate) struct IdentityHeaders {
     pub(crate) key_id: HeaderValue,
@@ -53,8 +53,8 @@ pub(crate) struct IdentityHeaders {
 }
 
 impl IdentityHeaders {
-    /// Makes the headers of a key, with all their text in one allocation: few of a million keys are
-    /// in the processor's cache, and each further allocation would cost a cache miss.
+    /// Makes the identity headers of a key, with all their text in one allocation. With a million
+    /// keys, few are in the processor's cache, and each further allocation would cost a cache miss.
     fn of(key: &ApiKey) -> Self {
         let (id, name, environment) = (key.id(), key.name(), key.environment());
         let text = Bytes::from([id, name.unwrap_or(""), environment.unwrap_or("")].concat());

@@ -6,14 +6,15 @@ use jiff::Timestamp;
 
 use crate::key_cache::cache::KeyCache;
 
-/// How many keys are listed in `next_ends`.
+/// Maximum number of keys that `next_ends` lists.
 const NEXT: usize = 10;
-/// The key counts at one time, and the keys that expire next.
+/// The number of keys and of keys due for rotation at one time, and the keys that expire next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outlook {
     pub(crate) keys: usize,
     pub(crate) due_for_rotation: usize,
-    /// The ids and ends of the keys that expire next, soonest first. Expired keys are not listed.
+    /// The ids and expiry times of the keys that expire next, soonest first. Expired keys are not
+    /// listed.
     pub(crate) next_ends: Vec<(String, Timestamp)>,
 }
 

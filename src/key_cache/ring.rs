@@ -1,4 +1,4 @@
-//! The keys of a store, for programs that look up keys without a server.
+//! The keys of a key store, for programs that look up keys without running a server.
 
 use std::fmt;
 use std::path::Path;
@@ -23,7 +23,8 @@ impl KeyRing {
     /// Returns all faults of the store. A directory is refused if any of its files has a fault.
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let nothing = KeyCache::default();
-        // The ids are visible only to the caller, so they need not be the same in another process.
+        // Only the caller sees the key ids that this secret makes, so another process may make
+        // different ids for the same keys.
         let ids = IdSecret::random();
         let set = Store::at(path)?.load(Reading::first(&nothing, &ids))?;
         let cache = KeyCache::from(&set);
@@ -38,7 +39,7 @@ impl KeyRing {
         self.cache.lookup(credential).ok().map(|(_, found)| found.key.key.id().to_owned())
     }
 
-    /// Returns the number of keys. A key with several secrets counts once.
+    /// Returns the number of keys. A key with several secrets is one key.
     pub fn keys(&self) -> usize {
         self.keys
     }

@@ -1,5 +1,5 @@
-//! The interface between a store and the set of keys that it is loaded into. The set is built while
-//! other keys are in service.
+//! The interface between a store and the set of keys that is built from the store. The set is built
+//! while other keys are in service.
 //!
 //! `key_cache` builds the sets that are put into service; [`super::tally`] only checks and counts
 //! keys. The lines of a store of a million keys are added to builders one by one, by several
@@ -13,7 +13,7 @@ use crate::key_store::labels::Hashing;
 use crate::key_store::reading::LastGood;
 use crate::keys::{Draft, KeyHash, KeyRecord};
 
-/// The keys in service, with the methods that loading a store needs.
+/// Gives the code that loads a store access to the keys in service.
 pub(crate) trait KeysInService: Sync {
     /// The type that builds a set to replace these keys.
     type Builder<'a>: BuildSet
@@ -30,7 +30,7 @@ pub(crate) trait KeysInService: Sync {
     fn id_of(&self, hash: &KeyHash) -> Option<String>;
 }
 
-/// The type of the set that is built to replace keys in service of the type `K`.
+/// The type of the set that replaces keys in service of type `K`.
 pub(crate) type SetOf<'k, K> = <<K as KeysInService>::Builder<'k> as BuildSet>::Set;
 
 /// Collects the keys of one set.
@@ -38,7 +38,7 @@ pub(crate) trait BuildSet: Sized + Send {
     /// The type of the complete set.
     type Set;
 
-    /// Begins another part of the same set, for another thread.
+    /// Begins another part of this set, for another thread to build.
     fn part(&self) -> Self;
 
     /// Adds the part of the set that another thread has built.
@@ -48,8 +48,8 @@ pub(crate) trait BuildSet: Sized + Send {
     /// reload.
     fn fingerprint(&self, line: &[u8]) -> u64;
 
-    /// Adds the key in service that is expected next, if it was read from a line with this
-    /// fingerprint. Returns whether the key was added.
+    /// Adds the next key in service, in the order of the file, if this key was read from a line
+    /// with this fingerprint. Returns whether the key was added.
     fn keep_next(&mut self, fingerprint: u64) -> bool;
 
     /// Adds the key in service with this digest, if it was read from a line with this fingerprint.
@@ -71,9 +71,9 @@ pub(crate) trait BuildSet: Sized + Send {
     /// Returns the labels of the ids, names and digests that several keys of the set share.
     fn shared_labels(&mut self) -> HashSet<u64>;
 
-    /// Adds the last good form of each key in service that a claim names. Returns the number of
-    /// each such claim with the id of its key. Must be called after all good entries are added,
-    /// because a good entry is preferred to a claim to the same key.
+    /// For each claim that names a key in service, adds the last good form of that key, unless a
+    /// good entry has the key. Returns the number of the entry and the id of the key for each of
+    /// these claims. Must be called after all good entries are added.
     fn hold(&mut self, claims: &[(usize, Claim)]) -> Vec<(usize, String)>;
 
     /// Whether a key in service has both the id and one of the digests of this record.
@@ -82,20 +82,21 @@ pub(crate) trait BuildSet: Sized + Send {
     /// Returns the number of keys that were added so far.
     fn keys(&self) -> usize;
 
-    /// Completes the set. `findings` is what else was found in the store.
+    /// Completes the set. `findings` is what was found in the store in addition to keys.
     fn finish(self, findings: Findings) -> Self::Set;
 }
 
 /// What was found in a store in addition to keys.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// The faults of entries, or files of a directory, that were left out or whose keys keep their
-    /// last good form.
+    /// The faults of entries, or of files of a directory, that are not used. The key of such an
+    /// entry is left out or keeps its last good form.
     pub(crate) refused: Vec<Fault>,
     /// Whether the store is a JSON Lines file without any lines. Another program may be about to
     /// write the lines.
     pub(crate) is_blank: bool,
-    /// The ids of the keys in service, by the file of a directory that they were read from.
+    /// For each file of a directory store, the ids of the keys in service that were read from the
+    /// file.
     pub(crate) last_good: LastGood,
 }
 

@@ -1,5 +1,5 @@
-//! The claim of an entry at fault to a key in service. As long as the store has the entry, the
-//! claimed key keeps its last good form.
+//! The claim of an entry at fault to a key in service. As long as the store contains the entry at
+//! fault, the claimed key keeps its last good form.
 //!
 //! An entry claims the key with its id. If no key in service has that id, the entry claims the key
 //! with one of its hashes (docs/decisions/023).
@@ -29,7 +29,7 @@ impl Claim {
         Claim { id: Some(record.id.as_str().into()), hashes: record.hashes().collect() }
     }
 
-    /// Makes the claim of an entry that could be parsed as a tree of values.
+    /// Makes the claim of an entry that is a tree of values, but is not a valid key.
     pub(crate) fn of_node(node: &Node) -> Self {
         let Kind::Map(fields) = &node.kind else { return Claim::default() };
         let mut ids = fields.iter().filter(|(key, _)| key.name == "id").map(|(_, value)| value);
@@ -47,8 +47,8 @@ impl Claim {
         Claim { id, hashes: named.filter_map(|(_, value)| hash(value)).collect() }
     }
 
-    /// Makes the claim of a line that is not JSON, from text in the line with the form of an id or
-    /// a hash.
+    /// Makes the claim of a line that is not JSON. The id and the hashes of the claim are the texts
+    /// in the line that have the form of an id or of a hash.
     pub(crate) fn of_line(line: &[u8]) -> Self {
         const HASH: &[u8] = b"sha256:";
         let word = |start: usize| {

@@ -1,8 +1,8 @@
 //! A directory of key files: a mounted Secret or ConfigMap, or a directory that people edit.
 //!
-//! An entry at fault is left out, or its key keeps its last good form. All other entries are used.
-//! Files whose names begin with a dot or end with `~` are ignored: the kubelet's `..data`, and
-//! temporary files of editors and of bearward.
+//! An entry at fault is not used: its key is left out, or keeps its last good form. All other
+//! entries are used. Files whose names begin with a dot or end with `~` are ignored, such as the
+//! kubelet's `..data` and temporary files of editors and of bearward.
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,7 +24,8 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         let path = directory.join(&name);
-        // A directory inside the store is not bearward's. Most likely, it is `lost+found`.
+        // A directory inside the store is ignored. bearward makes no such directory; most likely,
+        // it is `lost+found`.
         let bytes = name.as_encoded_bytes();
         if !bytes.starts_with(b".") && !bytes.ends_with(b"~") && !path.is_dir() {
             files.push(path);
@@ -34,9 +35,9 @@ pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads all files of a directory for service. A directory without files has no keys. The keys of a
-/// file at fault stay as they are, and no other file is affected. When the server starts and any
-/// file is at fault, at least one key has to be good.
+/// Reads all files of a directory for a server. A directory without files is a store without keys.
+/// The keys of a file at fault keep their last good form, and no other file is affected. When the
+/// server starts and any file is at fault, the directory must have at least one good key.
 pub(crate) fn load<'k, K: KeysInService>(
     directory: &Path,
     reading: Reading<'k, K>,
@@ -87,12 +88,12 @@ fn parts(directory: &Path) -> Result<Vec<Part>, Fault> {
     Ok(files(directory).map_err(unreadable)?.into_iter().map(part).collect())
 }
 
-/// Finds the keys of each file: the keys in it, or, if the file is at fault, the keys that it had
-/// before.
+/// Decides which keys each file has: the keys that the file contains or, if the file is at fault,
+/// the keys that the file had before.
 ///
-/// If two files have the same key, the file is used that had the key before, even if its entry has
-/// changed. The other file is at fault. If neither file had the key before, both are at fault,
-/// because one may be an old copy from before the key was revoked.
+/// If two files contain the same key, the key is read from the file that had it before, even if the
+/// entry in this file has changed. The other file is at fault. If neither file had the key before,
+/// both files are at fault, because one of them may be an old copy from before the key was revoked.
 fn settle<'k, K: KeysInService>(
     parts: Vec<Part>,
     reading: Reading<'k, K>,
@@ -141,8 +142,8 @@ fn settle<'k, K: KeysInService>(
     Ok(Built { builder, findings: Findings { refused, last_good: given, is_blank: false } })
 }
 
-/// Finds the claim of an entry that names no key in service: if the file has no other entry, and
-/// had exactly one key before, the entry claims that key.
+/// Gives an entry at fault, whose claim names no key in service, another claim: if the entry is the
+/// only one of its file, and the file had exactly one key before, the entry claims that key.
 fn name_by_file<K: KeysInService>(entries: &mut [Entry], files: &[PathBuf], reading: Reading<'_, K>) {
     let mut counts: HashMap<&Path, usize> = HashMap::new();
     files.iter().for_each(|path| *counts.entry(path).or_default() += 1);
@@ -170,7 +171,8 @@ struct Before<'a> {
 }
 
 impl Before<'_> {
-    /// Finds the entries that claim a key which another file had before and still claims.
+    /// Finds the entries that claim a key of another file. The key belongs to the other file if
+    /// that file had the key before and still has an entry that claims it.
     fn copies<K: KeysInService>(&self, known: &K, fault: impl Fn(usize, &Entry) -> Fault) -> Vec<Twin> {
         let claims: Vec<Claim> = self.entries.iter().map(Entry::claim).collect();
         let about: Vec<Vec<String>> = claims.iter().map(|claim| ids_of(claim, known)).collect();
@@ -194,15 +196,15 @@ impl Before<'_> {
     }
 }
 
-/// Whether a claim has the id or a hash of a key in service.
+/// Whether a claim names a key in service, by its id or by one of its hashes.
 fn names_any<K: KeysInService>(claim: &Claim, reading: Reading<'_, K>) -> bool {
     let given = |id: &str| reading.last_good.values().flatten().any(|known| known == id);
     claim.id.as_deref().is_some_and(given)
         || claim.hashes.iter().any(|hash| reading.known.id_of(hash).is_some())
 }
 
-/// Returns the ids of the keys that a claim names: its own id, and the id of the key with each of
-/// its hashes.
+/// Returns the ids of the keys that a claim names: the id in the claim, and the ids of the keys in
+/// service that have one of the claim's hashes.
 fn ids_of<K: KeysInService>(claim: &Claim, known: &K) -> Vec<String> {
     let opened = claim.hashes.iter().filter_map(|hash| known.id_of(hash));
     claim.id.iter().map(|id| id.to_string()).chain(opened).collect()
@@ -303,7 +305,7 @@ mod tests {
         assert_eq!(directory.load(), (words("x"), words("")));
         directory.write("a", "x", "2");
         assert_eq!(directory.load(), (words("x"), words("a")));
-        // `a` gets the key when `b` is removed.
+        // When file `b` is removed, key `x` is read from file `a`.
         fs::remove_file(directory.root.path().join("b")).unwrap();
         assert_eq!(directory.load(), (words("x"), words("")));
         // Two files swap their keys.
@@ -312,8 +314,8 @@ mod tests {
         directory.write("a", "y", "3");
         directory.write("b", "x", "2");
         assert_eq!(directory.load(), (words("x y"), words("")));
-        // `a` has an entry for the key that the bad file `b` had before. That key stays as it was,
-        // and the key that `a` had before is deleted.
+        // File `b`, which had key `x` before, is at fault. File `a`, which had key `y` before, now
+        // has an entry for key `x`. Key `x` keeps its last good form, and key `y` is deleted.
         directory.write("a", "x", "9");
         directory.write_raw("b", "nonsense");
         assert_eq!(directory.load(), (words("x"), words("a b")));
@@ -331,7 +333,8 @@ mod tests {
         directory.write_raw("b", &format!("id: key_x\nhash: {hash}\npermissions: [read]\ndisabled: true\n"));
         assert_eq!(directory.load(), (words("x"), words("a-copy")));
         directory.known.for_each(|live| assert!(live.key.disabled, "its own file counts"));
-        // When the server starts, it can't know which of the two files is the copy.
+        // A server that starts can't know whether `a-copy` or `b` is the copy, so it uses neither
+        // file.
         directory.write("c", "c", "2");
         directory = Directory { root: directory.root, ..Directory::new() };
         assert_eq!(directory.load(), (words("c"), words("a-copy b")));
@@ -361,8 +364,8 @@ mod tests {
         assert_eq!(directory.load(), (words("a c d"), words("a")));
         let c = directory.known.find(&KeyHash::of(b"c")).unwrap();
         assert!(c.key.key.disabled);
-        // While the file can't be read, its keys stay, and a copy of one of them in another file is
-        // not used.
+        // While file `a` can't be read, its keys keep their last good form. The copy of one of
+        // these keys in file `b` is not used.
         directory.write_raw("a", "keys: [");
         directory.write_raw("b", &keys(&[entry("c", "")]));
         assert_eq!(directory.load(), (words("a c d"), words("a b")));

@@ -1,9 +1,9 @@
 //! Changes a store for commands and the admin API: one key at a time, under a lock, and with a
 //! check of the new text before it replaces the old text.
 //!
-//! A change is written only if the store's own reader finds the old keys and this change in the new
-//! text. A file is replaced as a whole: a temporary file beside it is made durable, and is then
-//! renamed to the file's name.
+//! A change is written only if the store's own reader finds in the new text the old keys with this
+//! change, and no other difference. A file is replaced as a whole: a temporary file beside it is
+//! made durable, and is then renamed to the file's name.
 
 mod change_fields;
 mod disk;
@@ -182,7 +182,8 @@ impl Editor {
             return lines::replace(&self.locked, file, record, None);
         }
         let is_last = match &self.store {
-            // A file at fault is counted as well: its keys may become good again.
+            // A file at fault is counted like any other file of the directory, because its keys may
+            // become good again.
             Store::Directory(directory) if files(directory).is_ok_and(|files| files.len() > 1) => false,
             Store::Yaml(path) => yaml::outline(path, &file::read(path)?)?.len() < 2,
             _ => self.records()?.len() < 2,
@@ -257,7 +258,8 @@ pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, Ed
                 .cloned()
                 .collect();
             if records.len() != 1 {
-                // The wanted key may be at fault, or a duplicate. `records` reports that fault.
+                // If not exactly one key was found, the wanted key may be at fault or a duplicate.
+                // `records` then returns this fault.
                 store.records(ids)?;
             }
             records.into_iter().map(found).collect()
@@ -296,7 +298,7 @@ fn find_in_files(directory: &Path, is_wanted: impl Fn(&KeyRecord) -> bool) -> Re
             Err(of_file) => faults.extend(of_file.0),
         }
     }
-    // If several files have the key, it is not known here which copy is in service.
+    // If several files contain the wanted key, this function can't know which copy is in service.
     let copy = found.iter().enumerate().find_map(|(index, one)| {
         let same = |other: &&Found| other.record.id == one.record.id || other.record.hash == one.record.hash;
         found.iter().skip(index + 1).find(same).map(|other| (one, other))
@@ -311,8 +313,8 @@ fn find_in_files(directory: &Path, is_wanted: impl Fn(&KeyRecord) -> bool) -> Re
     Ok(found)
 }
 
-/// Refuses a new key whose id, name or hash another key has already. If only the store's reader
-/// refused it, the fault would name a line that is not in the file.
+/// Refuses a new key if another key already has its id, name or hash. The store's reader would
+/// refuse the new text, too, but its fault would name a line that is not in the file.
 fn refuse_taken(before: &[KeyRecord], records: &[KeyRecord]) -> Result<(), EditError> {
     let (mut names, mut ids, mut hashes) = (HashMap::new(), HashSet::new(), HashSet::new());
     for record in before {

@@ -1,7 +1,8 @@
 //! Finds or makes the secret with which key ids are made (docs/decisions/026).
 //!
-//! The secret is the value of `keys.id_secret`. If that is not configured, it is in a file beside
-//! the store. If no file can be written, it is random and is lost when the process ends.
+//! The secret is the value of `keys.id_secret`. If this setting is not configured, the secret is in
+//! a file beside the store. If this file can't be written, the secret is random and is lost when
+//! the process ends.
 //! Invariant: the secret appears in no message, no log and no `Debug` output.
 
 use std::fs::{self, File, OpenOptions};
@@ -22,8 +23,8 @@ use crate::keys::id_secret::IdSecret;
 pub(crate) const FILE_NAME: &str = ".bearward-id-secret";
 /// The largest accepted size of the secret's file in bytes. A larger file was put there by mistake.
 const MAX_BYTES: u64 = 4096;
-/// How often making the file is tried. Another process may create the file, or remove our temporary
-/// file, at the same moment.
+/// How often bearward tries to create the file. Another process may create the file, or remove
+/// bearward's temporary file, at the same moment.
 const ATTEMPTS: usize = 3;
 
 /// Returns the secret for a server: the configured secret, the one in the file beside the store
@@ -56,8 +57,8 @@ pub(crate) fn for_command(keys: Option<&Keys>, path: &Path) -> Result<Arc<IdSecr
     }
 }
 
-/// Returns the secret for a check of the configuration, which writes no file. The secret is random
-/// if none exists yet.
+/// Returns the secret for a check of the configuration, which writes no file. If there is no secret
+/// yet, a random one is returned.
 ///
 /// # Errors
 ///
@@ -66,8 +67,9 @@ pub(crate) fn for_check(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
     Ok(found(Some(keys), &keys.path)?.unwrap_or_else(|| Arc::new(IdSecret::random())))
 }
 
-/// Returns the secret for a new configuration. The present secret stays if `keys.id_secret` has not
-/// changed and, where that is not configured, the path of the store has not changed either.
+/// Returns the secret for a new configuration. The secret stays the same if `keys.id_secret` has
+/// not changed. Without `keys.id_secret`, the secret stays the same if the path of the store has
+/// not changed, because the secret's file is beside the store.
 ///
 /// # Errors
 ///
@@ -153,7 +155,7 @@ fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     Ok(Some(Arc::new(IdSecret::kept(secret))))
 }
 
-/// Whether another user may have created the file in order to know the secret.
+/// Whether another user may have created the file, and may therefore know the secret.
 fn is_planted(path: &Path, file: &fs::Metadata) -> bool {
     let is_open = fs::metadata(directory_of(path)).is_ok_and(|directory| directory.mode() & 0o002 != 0);
     is_open && file.uid() != 0 && file.uid() != rustix::process::geteuid().as_raw()
@@ -163,14 +165,14 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }
 
-/// Whether the file does not exist, or this user can't read it. A server starts without the file,
-/// because ids are only labels.
+/// Whether the error means that the file does not exist or that this user can't read it. A server
+/// starts without the file, because key ids are only labels.
 fn is_out_of_reach(error: &io::Error) -> bool {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     matches!(error.kind(), NotFound | PermissionDenied | NotADirectory)
 }
 
-/// Writes a new secret to a temporary file, and renames that file if its final name is free.
+/// Writes a new secret to a temporary file, and renames it to `path` if no file exists there.
 fn create(path: &Path) -> io::Result<()> {
     let directory = directory_of(path);
     let mut bytes = Zeroizing::new([0u8; 32]);
@@ -190,7 +192,8 @@ fn create(path: &Path) -> io::Result<()> {
     }
     temporary.as_file().sync_all()?;
     temporary.persist_noclobber(path).map_err(|error| error.error)?;
-    // If a file system can't make the rename durable, the next start creates another secret.
+    // If the file system can't make the rename durable, a crash may lose the file. The next start
+    // then creates another secret.
     let _not_everywhere = File::open(directory).and_then(|directory| directory.sync_all());
     Ok(())
 }

@@ -159,7 +159,7 @@ fn duplicates(path: &Path, hashing: &Hashing, labels: &HashSet<u64>) -> Result<V
         }
         faults.len() < MAX_FAULTS
     })?;
-    // If no fault was found, two different texts had the same 64-bit label by chance.
+    // If no fault is found, two different texts have the same 64-bit label by chance.
     Ok(faults)
 }
 
@@ -319,8 +319,8 @@ mod tests {
     fn a_key_in_service_stays_the_same() {
         let file = write(&[line("a", ""), line("b", ""), line("c", "")].concat());
         let cache = KeyCache::from(&load_at(file.path(), &KeyCache::default()).unwrap());
-        // The fingerprints were made by another cache, so these lines are decoded in the first
-        // round. In the second round their fingerprints are recognized.
+        // Another cache made the fingerprints, so the first round decodes these lines. The second
+        // round recognizes the lines by their fingerprints.
         for _ in 0..2 {
             let set = load_at(file.path(), &cache).unwrap();
             assert_eq!((set.entries.len(), set.kept, set.keys), (0, 3, 3));
@@ -357,8 +357,8 @@ mod tests {
                 line(&id.to_string(), if *off { ",\"disabled\":true" } else { "" })
             };
             let mut text: Vec<String> = lines.iter().map(text).collect();
-            // A file with a duplicate changes no key in service. The next file without one is
-            // loaded again.
+            // A file with a duplicate changes no key in service. The next file without a duplicate
+            // is loaded.
             if round % 5 == 0 {
                 text.push(text[random.usize(..text.len())].clone());
                 std::fs::write(file.path(), text.concat()).unwrap();

@@ -1,7 +1,8 @@
-//! Finds entries that share an id, a name or a hash, by 64-bit labels of these.
+//! Finds entries that share an id, a name or a hash. Only 64-bit labels of the ids, names and
+//! hashes are compared.
 //!
-//! A million ids and names as text would take a hundred megabytes. Two different texts may have the
-//! same label by chance, so a caller compares the texts as well.
+//! The labels save memory, because a million ids and names as text would take a hundred megabytes.
+//! Two different texts may have the same label by chance, so a caller compares the texts as well.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};

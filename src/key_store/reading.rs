@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::keys::id_secret::IdSecret;
 
-/// The ids of the keys in service, by the file of a directory that they were read from.
+/// For each file of a directory store, the ids of the keys in service that were read from the file.
 pub(crate) type LastGood = BTreeMap<PathBuf, Vec<String>>;
 
 /// The parameters with which a store is read. For `K`, see [`super::build_set::KeysInService`].
@@ -31,8 +31,8 @@ impl<K> Copy for Reading<'_, K> {}
 /// What happens to an entry that is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AtFault {
-    /// The whole store is refused, because no last good form of the key exists, or it belongs to
-    /// another store.
+    /// The whole store is refused, because there is no last good form of the entry's key, or
+    /// because the last good form belongs to another store.
     Refused,
     /// The key of the entry keeps its last good form.
     Held,

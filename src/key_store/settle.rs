@@ -1,10 +1,10 @@
 //! Decides which entries of a store are used when some entries are at fault (docs/decisions/023).
 //!
-//! A good entry is used. If several entries share an id, a name or a hash, only the entry is used
-//! whose key had the shared value before. If none or several of these keys had it, none of the
-//! entries is used. The key of an entry that is not used keeps its last good form. A key without an
-//! entry is removed, even if no entry of the list is good. A file that is not a list of keys
-//! changes nothing.
+//! A good entry is used, unless it shares an id, a name or a hash with another entry. Of several
+//! entries that share such a value, an entry is used only if its key is in service already (a key
+//! in service has its id and one of its hashes) and the keys of the other entries are not. The key
+//! of an entry that is not used keeps its last good form. A key without any entry is removed, even
+//! if no entry of the list is good. A file that is not a list of keys changes nothing.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -66,8 +66,8 @@ pub(crate) struct Excluded {
 }
 
 impl Excluded {
-    /// Excludes each entry that shares a value which its key did not have before. If the keys of
-    /// all these entries had it, all of them are excluded.
+    /// Takes entries that share an id, a name or a hash, and excludes each entry whose key is not
+    /// in service. If the keys of all these entries are in service, all of them are excluded.
     pub(crate) fn take(&mut self, twins: Vec<Twin>) {
         let are_owners = twins.iter().all(|twin| twin.is_owner);
         for twin in twins.into_iter().filter(|twin| are_owners || !twin.is_owner) {
@@ -78,9 +78,9 @@ impl Excluded {
     }
 }
 
-/// Builds sets until the entries of a set share no id, name or hash. `pass` builds a set of all
-/// entries except the excluded ones, and `twins_of` finds the entries that have one of the shared
-/// labels.
+/// Builds sets, each with more entries excluded, until no two entries of a set share an id, a name
+/// or a hash. `pass` builds a set of all entries except the excluded ones, and `twins_of` finds the
+/// entries that have one of the shared labels.
 pub(crate) fn settled<T>(
     excluded: &mut Excluded,
     mut pass: impl FnMut(&HashSet<usize>) -> Result<T, Faults>,
@@ -94,7 +94,7 @@ pub(crate) fn settled<T>(
             return Ok(built);
         }
         let twins = twins_of(&built, &labels, &excluded.entries)?;
-        // If no entry has such a label, two different texts had the same 64 bits by chance.
+        // If `twins_of` finds no entry, two different texts have the same 64-bit label by chance.
         if twins.is_empty() {
             return Ok(built);
         }
@@ -102,17 +102,19 @@ pub(crate) fn settled<T>(
     }
 }
 
-/// The entries of a store that are used.
+/// The set of the entries that are used, the excluded entries, and the keys that keep their last
+/// good form.
 pub(crate) struct Counted<B> {
     pub(crate) builder: B,
     pub(crate) excluded: Excluded,
-    /// The keys that keep their last good form: the number of the entry that claims the key, and
-    /// the key's id.
+    /// For each entry at fault whose key keeps its last good form: the number of the entry, and the
+    /// id of the key.
     pub(crate) held: Vec<(usize, String)>,
 }
 
-/// Finds the entries that are used, and for each other entry the id of the key that keeps its last
-/// good form. `fault` makes the fault of an entry that shares an id, a name or a hash with another.
+/// Builds the set of the entries that are used, and finds, for each other entry, the key that keeps
+/// its last good form. `fault` makes the fault of an entry that shares an id, a name or a hash with
+/// another entry.
 pub(crate) fn set<'k, K: KeysInService>(
     known: &'k K,
     at_fault: AtFault,
@@ -173,9 +175,10 @@ pub(crate) fn of_file<'k, K: KeysInService>(
     if_list(Built { builder, findings }, is_list)
 }
 
-/// Returns the built set if the file is a list of keys: some part of it has the form of an entry,
-/// or a key was found. Keys without an entry are then removed, even if no entry is good. Any other
-/// file at fault, such as a page of HTML, changes nothing, and its faults are returned.
+/// Returns the built set if the file is a list of keys: a part of the file has the form of an
+/// entry, a key was found, or the file has no fault. Keys without an entry are then removed, even
+/// if no entry is good. Any other file, such as a page of HTML, changes nothing, and its faults are
+/// returned.
 pub(crate) fn if_list<B: BuildSet>(built: Built<B>, has_entries: bool) -> Result<Built<B>, Faults> {
     match has_entries || built.builder.keys() > 0 || built.findings.refused.is_empty() {
         true => Ok(built),

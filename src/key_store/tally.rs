@@ -8,7 +8,7 @@ use crate::key_store::claim::Claim;
 use crate::key_store::labels::{Hashing, Labels};
 use crate::keys::{Draft, KeyHash, KeyRecord};
 
-/// The keys in service of a command, which has none.
+/// An empty set of keys in service, for commands that read a store.
 #[derive(Debug, Default)]
 pub(crate) struct NoKeys {
     hashing: Hashing,
@@ -30,7 +30,7 @@ impl KeysInService for NoKeys {
     }
 }
 
-/// The number of keys of a store, and the faults of its other entries.
+/// The number of good keys in a store, and the faults of the entries that are not good.
 #[derive(Debug)]
 pub(crate) struct Tally {
     pub(crate) keys: usize,

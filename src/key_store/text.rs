@@ -55,8 +55,8 @@ fn entry(path: &Path, number: usize, line: &str, ids: &IdSecret) -> Option<Entry
     };
     let read = token(text).map_err(|(offset, message, hint, claim)| Unread {
         claim,
-        // A line with white space, or one that begins like HTML, is not a token. A file of such
-        // lines is not a list of tokens.
+        // A line that contains white space or begins like HTML is not a token. A file that has only
+        // such lines is not a list of tokens.
         is_entry: !text.contains(char::is_whitespace) && !text.starts_with('<'),
         faults: vec![Fault::at(path, position(offset), message).hint(hint)],
     });
@@ -66,8 +66,8 @@ fn entry(path: &Path, number: usize, line: &str, ids: &IdSecret) -> Option<Entry
     Some(Entry { at: position(0), read: read.map(record) })
 }
 
-/// Parses a token. The error is the offset of the fault in the line, its message, its hint, and the
-/// claim to the key that the line may belong to.
+/// Parses a token. The error has the fault's offset in the line, the fault's message and hint, and
+/// the claim of the line to a key.
 fn token(text: &str) -> Result<Credential, (usize, &'static str, &'static str, Claim)> {
     if let Some(placeholder) = placeholder::find(text) {
         return Err((placeholder.offset, placeholder.what, placeholder.hint, Claim::default()));

@@ -64,8 +64,8 @@ pub(crate) fn entries_of_part(path: &Path, source: &str) -> Result<(Vec<Entry>, 
     }
 }
 
-/// Returns the keys of a file in their order, with the claim of an entry in place of each key at
-/// fault.
+/// Returns the keys of a file in the order of the file. For an entry at fault, the result has the
+/// entry's claim instead of a key.
 pub(crate) fn outline(path: &Path, source: &str) -> Result<Vec<Result<KeyRecord, Claim>>, Faults> {
     let (entries, _faults) = entries_of_part(path, source)?;
     Ok(entries.into_iter().map(|entry| entry.read.map_err(|unread| unread.claim)).collect())

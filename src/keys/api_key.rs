@@ -12,7 +12,7 @@ use crate::keys::terms::{Secret, Terms};
 use crate::keys::token::KeyHash;
 use crate::permission::{Permission, Permissions};
 
-/// How far the clock of this host may be behind the clock that dated a key.
+/// How far the clock of this host may be behind the clock by which the key's `created_at` was set.
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(24);
 
 /// A key in service. The digest of its current secret is not a field: it is the index of the map of
@@ -33,7 +33,7 @@ pub(crate) struct ApiKey {
     terms: Option<Arc<Terms>>,
 }
 
-/// An optional instant in microseconds, in eight bytes.
+/// An optional instant in microseconds since the Unix epoch. It takes only eight bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Moment(i64);
 
@@ -41,8 +41,8 @@ impl Moment {
     const NONE: i64 = i64::MAX;
 
     fn instant(self) -> Option<Timestamp> {
-        // `Moment::NONE` is outside the range of `Timestamp`, so a conversion would build an error
-        // value.
+        // `Moment::NONE` is handled first: it is outside the range of `Timestamp`, so its
+        // conversion would build an error value.
         if self.0 == Moment::NONE { None } else { Timestamp::from_microsecond(self.0).ok() }
     }
 }
@@ -53,7 +53,8 @@ impl From<Option<Timestamp>> for Moment {
     }
 }
 
-/// The fields of a key that was read, before it is compared with the keys in service.
+/// The fields of a key that was just read from a store, and is not yet compared with the keys in
+/// service.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft<'a> {
     pub(crate) id: &'a str,
@@ -134,8 +135,9 @@ impl State {
     }
 }
 
-/// The reason why a key that matched a credential is refused. It is logged, and never sent to the
-/// client.
+/// The reason why a key that matched a credential is refused. The reason is logged. The client does
+/// not get the reason, but it gets the time at which the key or its secret ended, if one of them
+/// has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Invalidity {
     Disabled,
@@ -167,7 +169,7 @@ impl Invalidity {
         }
     }
 
-    /// Returns when the key or its secret ended; `None` for a reason that is not an end.
+    /// Returns when the key or its secret ended; `None` if the key is refused for another reason.
     pub(crate) fn end(self) -> Option<Timestamp> {
         match self {
             Invalidity::Expired(end) | Invalidity::RotatedOut(end) | Invalidity::TooOld(end) => Some(end),
@@ -184,7 +186,7 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) environment: Option<&'a str>,
     /// The client's IP address, if it is known.
     pub(crate) address: Option<IpAddr>,
-    /// The configured maximum age of a key, and what is done with older keys.
+    /// The configured maximum age of a key, and whether an older key is refused or only logged.
     pub(crate) max_age: Option<MaxAge>,
 }
 
@@ -258,8 +260,8 @@ impl ApiKey {
     /// Checks whether the key is valid. `rotated_out` is the end of the presented secret's grace,
     /// or `None` if the presented secret is the current one.
     ///
-    /// The ends (expiry, grace, maximum age) are checked last: the client learns of an end but
-    /// about no other reason, so an end must not hide another reason.
+    /// The ends (expiry, grace, maximum age) are checked last. The client is informed of an end but
+    /// of no other reason, so an end must not hide another reason.
     pub(crate) fn validity(
         &self,
         rotated_out: Option<Timestamp>,
@@ -314,8 +316,8 @@ impl ApiKey {
         self.created_at().map(|created| created.checked_add(age).unwrap_or(Timestamp::MAX))
     }
 
-    /// Whether the key's date is so far after `now` that clocks that differ can't explain it. The
-    /// age of such a key can't be computed.
+    /// Whether the key's date of creation is so far after `now` that a difference between two
+    /// clocks can't explain it. The age of such a key can't be computed.
     pub(crate) fn is_made_later(&self, now: Timestamp) -> bool {
         self.created_at().is_some_and(|created| created.duration_since(now) > CLOCKS_DIFFER)
     }

@@ -61,7 +61,7 @@ pub(crate) enum Form {
     Pairs,
 }
 
-/// Whether an entry must have a field, and whether the field may be present without a value.
+/// Whether an entry must have a field, and whether a field without a value is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
     /// Every key must have the field.
@@ -195,9 +195,9 @@ impl Value {
     }
 }
 
-/// A member of a struct that is a field of a key.
+/// The type of a struct's member that stores a field of a key.
 pub(super) trait Member {
-    /// Returns the member's value; `None` if a store leaves the field out.
+    /// Returns the member's value; `None` if the field is not written to a store.
     fn value(&self) -> Option<Value>;
 
     /// Sets the member. The variant of `value` must be the variant of the member's form.

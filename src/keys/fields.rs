@@ -11,7 +11,7 @@
 
 use crate::keys::field::{Field, Form, Member as _, Part, Presence, SetBy, Shown};
 
-/// The part of a field that is a member of `KeyRecord` and of `ApiKey`.
+/// Makes the [`Part`] of a field that is a member of `KeyRecord` and of `ApiKey`.
 macro_rules! own {
     ($member:ident, $of_key:expr) => {
         Part::Own {
@@ -22,14 +22,14 @@ macro_rules! own {
     };
 }
 
-/// The part of a field that is a member of `Terms`.
+/// Makes the [`Part`] of a field that is a member of `Terms`.
 macro_rules! term {
     ($member:ident) => {
         Part::Term { get: |terms| terms.$member.value(), set: |terms, value| terms.$member.put(value) }
     };
 }
 
-/// The part of a field that is a member of `KeyRecord` only.
+/// Makes the [`Part`] of a field that is a member of `KeyRecord` only.
 macro_rules! stored {
     ($member:ident) => {
         Part::Stored {

@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 use crate::digest::HmacKey;
 use crate::keys::token::{Credential, derived_id};
 
-/// A prefix that keeps these HMACs distinct from other HMACs with the same secret.
+/// The first part of the input of each HMAC of a credential. It keeps these HMACs distinct from
+/// other HMACs with the same secret.
 const DOMAIN: &[u8] = b"bearward key id\0";
 
 /// The secret with which key ids are made, and whether it outlives the process.

@@ -15,13 +15,13 @@ pub(crate) const ROTATION_AGE: Duration = Duration::from_secs(90 * 86_400);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rotation {
     pub(crate) now: Timestamp,
-    /// The end of the old secret's grace. `None` ends the old secret at once, and all older secrets
-    /// of the key.
+    /// The end of the old secret's grace. With `None`, the old secret and all older secrets of the
+    /// key end at once.
     pub(crate) grace_end: Option<Timestamp>,
     /// The new expiry of the key itself; `None` leaves its expiry unchanged.
     pub(crate) expires_at: Option<Timestamp>,
-    /// The age from which the configuration refuses a secret; `None` if it refuses no secret for
-    /// its age.
+    /// The age from which the configuration refuses a secret; `None` if the configuration refuses
+    /// no secret because of its age.
     pub(crate) refused_age: Option<Duration>,
 }
 
@@ -47,7 +47,8 @@ impl Rotation {
         if expires_at.is_some_and(|end| end <= now) {
             return Err(NotRotated::Expired);
         }
-        // A new expiry of the key does not prolong the old secret.
+        // The old secret ends at the latest at the key's old expiry, even if the key gets a later
+        // expiry.
         let old_end = grace_end.map(|end| before.expires_at.map_or(end, |expiry| end.min(expiry)));
         // The old secret ends at the latest when it reaches the age from which it is refused.
         let end_of_age =

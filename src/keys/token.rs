@@ -53,7 +53,8 @@ impl Token {
         Ok(Token(token))
     }
 
-    /// Returns the token as text. Only the answer that shows a new token calls it.
+    /// Returns the token as text. Only code that shows a new token to its owner calls this
+    /// function.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -75,7 +76,8 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A credential as the client presented it: no `Display`, a redacted `Debug`, zeroed when dropped.
+/// A credential as the client presented it. The type has no `Display` and a redacted `Debug`, and
+/// its bytes are zeroed when it is dropped.
 pub struct Credential(Zeroizing<Vec<u8>>);
 
 impl Credential {
@@ -108,8 +110,8 @@ impl Credential {
         }
     }
 
-    /// Whether the credential has the form of a bearward token with a wrong checksum. It has a
-    /// typing mistake, and can match no key.
+    /// Whether the credential has the form of a bearward token, but a wrong checksum. Such a
+    /// credential has a typing mistake, and can match no key.
     pub fn is_mistyped(&self) -> bool {
         self.form() == Form::Mistyped
     }

@@ -74,8 +74,8 @@ impl FailedAttempts {
     ///
     /// # Errors
     ///
-    /// How long the address has to wait, if it has used up its failed attempts. This attempt is
-    /// then not counted.
+    /// Fails if the address has used up its failed attempts; the attempt is then not counted. The
+    /// error is the time that the address has to wait.
     pub(super) fn note(&self, address: IpAddr, quota: AttemptQuota, now: u64) -> Result<(), Duration> {
         let address = bits(address);
         let (shelf, set) = self.index_of(address);

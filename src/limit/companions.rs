@@ -1,9 +1,9 @@
 //! Credentials that were sent beside a valid key and match no key.
 //!
-//! A client that also sends the key of another service sends the same one with every request, so
-//! the credential counts as a failed attempt only the first time.
-//! Invariant: memory is bounded. When the bound is reached, all credentials are forgotten, and each
-//! of them may count once more.
+//! A client that also sends the key of another service sends that key with every request. Such a
+//! credential therefore counts as a failed attempt only when it is sent for the first time.
+//! Invariant: memory is bounded. When the bound is reached, all credentials are forgotten, so each
+//! of them may count as a failed attempt once more.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash};

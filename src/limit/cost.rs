@@ -29,7 +29,8 @@ impl Cost {
 }
 
 impl Unit {
-    /// Returns the unit's name in the names of policies, such as `requests` in `requests-1m`.
+    /// Returns the name of the unit, which is a part of a policy's name: `requests` in
+    /// `requests-1m`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Unit::Requests => "requests",

@@ -1,10 +1,11 @@
-//! The generic cell rate algorithm of one window, by governor. The caller stores the state.
+//! The generic cell rate algorithm (GCRA) of one window, as implemented by the crate governor. The
+//! caller stores the state.
 //!
-//! governor can neither check without a charge nor give back a charge. Its state store here is
-//! therefore a [`Stage`]: governor reads the arrival time that the caller stored and writes the
-//! next one, which the caller keeps only if every other window grants the request too. governor's
-//! clock is the instant of the decision, so that all windows judge the same instant
-//! (docs/decisions/005).
+//! governor can neither check a request without a charge nor give back a charge. governor's state
+//! store is therefore a [`Stage`]: governor reads the arrival time that the caller stored, and
+//! writes the next arrival time. The caller stores the next arrival time only if every other window
+//! grants the request, too. governor's clock always returns the instant of the decision, so all
+//! windows decide for the same instant (docs/decisions/005).
 
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};
@@ -76,7 +77,8 @@ pub(crate) struct Window {
     name: String,
     unit: Unit,
     quota: Quota,
-    /// Constant text of the headers: the policy, the name of its state, and the limit.
+    /// Constant text of the headers: the whole policy, the beginning of the window's state, and the
+    /// limit.
     pub(super) policy: String,
     pub(super) state: String,
     pub(super) limit: HeaderValue,
@@ -157,7 +159,7 @@ impl Window {
     }
 
     /// Returns the number of units that would be granted at once now, and the time until the whole
-    /// burst would be.
+    /// burst would be granted at once.
     pub(super) fn status(&self, arrival: Option<u64>, now: u64) -> (u32, Duration) {
         let ahead = arrival.unwrap_or(0).saturating_sub(now);
         let used = u32::try_from(ahead.div_ceil(self.period)).unwrap_or(u32::MAX);

@@ -33,16 +33,17 @@ impl Drop for InFlightPermit {
     }
 }
 
-/// Divisor of the permits. All requests without a key share a quarter of all permits, and one
-/// address may have a quarter of this share. Clients without a key can therefore never use up the
-/// permits of key holders.
+/// All requests without a key share a quarter of all permits (1 / `PUBLIC_SHARE`), and one address
+/// may use a quarter of this share. Clients without a key can therefore never use up the permits of
+/// key holders.
 const PUBLIC_SHARE: usize = 4;
 /// Largest number of permits for requests without a key. An answer that its client does not read
-/// occupies about 40 KiB here, and costs the client a few bytes.
+/// occupies about 40 KiB of this process's memory, and the request for it costs the client a few
+/// bytes.
 const MOST_PUBLIC: usize = 1024;
 
-/// Counts the requests in flight without a key, for each address and in total. The map has at most
-/// as many entries as there are such requests.
+/// Counts the requests in flight without a key, for each address and in total. The map of addresses
+/// never has more entries than there are requests in flight without a key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PublicInFlight(Arc<Mutex<Public>>);
 
@@ -62,12 +63,13 @@ pub(crate) struct PublicInFlightPermit {
 }
 
 impl PublicInFlight {
-    /// Acquires a permit for a request without a key. `limit`: the permits of all requests, of
-    /// which requests without a key may have a share.
+    /// Acquires a permit for a request without a key. `limit` is the number of permits for all
+    /// requests; requests without a key may use a share of these permits.
     ///
     /// # Errors
     ///
-    /// All permits of the address, or of all requests without a key, are taken: how many there are.
+    /// Fails if all permits of the address, or all permits for requests without a key, are in use.
+    /// The error is the number of these permits.
     pub(super) fn enter(&self, address: Option<IpAddr>, limit: usize) -> Result<PublicInFlightPermit, usize> {
         let address = address.map(host_part);
         let share = (limit / PUBLIC_SHARE).clamp(1, MOST_PUBLIC);

@@ -32,8 +32,8 @@ impl Drop for ConcurrencyPermit {
 }
 
 impl KeyState {
-    /// Returns the key's number of requests in flight. They are counted only if the key has a limit
-    /// of them.
+    /// Returns the key's number of requests in flight. Requests are counted only if the number of
+    /// requests in flight is limited for the key.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -61,8 +61,8 @@ pub(super) fn store(slots: &mut SmallVec<[Slot; 2]>, window: &Arc<Window>, arriv
         slot.arrival = arrival;
         return;
     }
-    // A window whose arrival time has passed is full, like one that was never used, so its slot is
-    // removed. No slot of a quota that a reload has removed stays for long.
+    // A window whose arrival time has passed is full, like an unused window, so its slot is
+    // removed. In this way, the slots of quotas that a reload has removed disappear, too.
     slots.retain(|slot| slot.arrival > now);
     slots.push(Slot { window: window.clone(), arrival });
 }

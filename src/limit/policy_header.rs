@@ -1,5 +1,5 @@
-//! The `RateLimit-Policy` header of an answer. Its value depends on the windows alone, so that a
-//! thread remembers the last one.
+//! The `RateLimit-Policy` header of an answer. The header's value depends only on the windows, so
+//! each thread caches the value that it made last.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 
 use super::gcra::Window;
 
-/// The value for some windows. A weak reference keeps a window's address from being used again, and
-/// does not keep the window in use.
+/// The cached header value, with the windows that the value was made for. A weak reference prevents
+/// a new window from getting the address of an old window, but does not keep the old window in use.
 struct Remembered {
     windows: SmallVec<[Weak<Window>; 2]>,
     value: HeaderValue,

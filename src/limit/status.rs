@@ -48,7 +48,7 @@ impl LimitStatus {
     /// read).
     pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
         let Some(nearest) = self.0.iter().min_by_key(|window| window.remaining) else { return };
-        // The values that change are slices of one allocation.
+        // The header values that differ between answers are slices of one allocation.
         let mut text = BytesMut::with_capacity(32 + 48 * self.0.len());
         let mut number = itoa::Buffer::new();
         for (index, WindowStatus { window, remaining, reset }) in self.0.iter().enumerate() {

@@ -63,7 +63,8 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream?)).await?;
     let mut task = JoinSet::new();
     task.spawn(async move {
-        // An error of the connection also fails the request, which reports it.
+        // An error of the connection is ignored here, because it also makes the request fail, and
+        // the failed request reports the error.
         let _ended = connection.await;
     });
     let response = sender.send_request(request).await?;

@@ -42,10 +42,11 @@ use crate::proxy::Peer;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The number of headers that hyper's HTTP/1 server accepts by default.
 const HYPERS_HEADER_COUNT: usize = 100;
-/// Time after the order to stop in which a client that has sent no request yet may still send one.
+/// Time, after the process began to stop, in which a client that has not sent a request yet may
+/// send its first request.
 const FRESH_GRACE: Duration = Duration::from_secs(1);
-/// Time after the order to stop in which a client that has sent requests before may send another
-/// one.
+/// Time, after the process began to stop, in which a client that has sent requests before may send
+/// another request.
 const IDLE_GRACE: Duration = Duration::from_millis(300);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
@@ -228,14 +229,14 @@ impl Http1 {
             // `Wire` has its own timer for heads.
             .header_read_timeout(None);
         if limits.header_count != HYPERS_HEADER_COUNT {
-            // Set only if it differs from hyper's default: with a limit that is set, hyper fills a
-            // list of this length for every head.
+            // If the limit is set, hyper fills a list of this length for every head. The limit is
+            // therefore set only if it differs from hyper's default.
             builder.max_headers(limits.header_count);
         }
         Http1 { builder, peer: Arc::new(peer), drain_timeout: limits.drain_timeout }
     }
 
-    /// Makes hyper's part of a connection on `wire`, for a new connection or after a rest.
+    /// Makes hyper's connection object on `wire`, for a new connection or after a rest.
     fn wake<W>(
         &self,
         wire: W,
@@ -278,10 +279,11 @@ where
         let at_rest = tokio::select! {
             biased;
             ended = &mut *connection => break ended.map_err(io::Error::other),
-            // Polled after hyper, which has nothing to do at the moment.
+            // This branch is polled after hyper's branch, so hyper has nothing to do at the moment.
             () = poll_fn(|_| if activity.may_rest() { Poll::Ready(()) } else { Poll::Pending }) => true,
-            // Polled once at the start to register its waker. After that, it is polled only between
-            // requests or while the process stops, which saves work during requests.
+            // `drained` is polled once at the start, to register its waker. After that, `drained`
+            // is polled only between requests or while the process stops, which saves work during
+            // requests.
             () = poll_fn(|cx| {
                 if is_watched && !activity.has_no_request() && !gateway.is_draining.load(Ordering::Relaxed) {
                     return Poll::Pending;
@@ -320,7 +322,8 @@ where
     // After an answer with status 101, the connection continues as a tunnel.
     let opened = http.peer.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(opened) = opened {
-        // A tunnel has no end of its own, so it may last for nine tenths of the drain's time.
+        // A tunnel does not end by itself, so bearward ends it after nine tenths of the drain
+        // timeout.
         let over = async {
             drop(after_shutdown.wait_for(|stop| *stop).await);
             tokio::time::sleep(http.drain_timeout - http.drain_timeout / 10).await;

@@ -15,7 +15,8 @@ pub(crate) struct ConnectionsByAddress(Mutex<HashMap<IpAddr, usize>>);
 pub(crate) struct Member {
     crowd: Arc<ConnectionsByAddress>,
     address: IpAddr,
-    /// The number of connections of the address when this one was counted, this one included.
+    /// The number of connections of the address at the time when this connection was counted,
+    /// including this connection.
     pub(crate) count: usize,
 }
 

@@ -32,8 +32,9 @@ const MOST: f64 = 20_000.0;
 /// nor store anything for it.
 const PER_WINDOW: f64 = 1.0 / 16.0;
 /// The credit for each DATA frame that was written, in frames. Simple clients send two
-/// WINDOW_UPDATE frames for each DATA frame, however small: one for the stream and one for the
-/// connection. A window that is reopened by little also makes the next DATA frame small.
+/// WINDOW_UPDATE frames for each DATA frame of any size: one for the stream and one for the
+/// connection. If a WINDOW_UPDATE opens the window by a few bytes only, the next DATA frame is
+/// equally small.
 const PER_WRITTEN: f64 = 2.0 * PER_WINDOW;
 /// The credit for each request, in frames: the client may send its priority, window updates and
 /// cancellation.
@@ -76,7 +77,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Makes a walk that skips the first `skipped` bytes: no frame begins in them.
+    /// Makes a walk that skips the first `skipped` bytes, which precede the first frame.
     fn new(skipped: usize) -> Self {
         Walk { payload: skipped, header: [0; HEADER], header_length: 0 }
     }
@@ -118,12 +119,12 @@ pub(super) struct FrameMeter {
     has_begun: bool,
     /// Whether a header block has begun and not ended.
     is_in_block: bool,
-    /// Whether the current frame is a part of a body.
+    /// Whether the current frame is a DATA frame.
     is_in_data: bool,
     /// The number of streams that the client has reset, as counted so far.
     resets: usize,
-    /// When the incomplete header block, or other frame that is no DATA, began; `None` if none is
-    /// incomplete.
+    /// The time when the incomplete header block, or the incomplete frame other than DATA, began;
+    /// `None` if nothing of this kind is incomplete.
     incomplete_since: Option<Instant>,
     budget: f64,
     refilled: Instant,
@@ -170,8 +171,8 @@ impl FrameMeter {
         self.walk.payload
     }
 
-    /// Returns when the incomplete header block, or other frame that is no DATA, began; `None` if
-    /// none is incomplete.
+    /// Returns the time when the incomplete header block, or the incomplete frame other than DATA,
+    /// began; `None` if nothing of this kind is incomplete.
     pub(super) fn incomplete_since(&self) -> Option<Instant> {
         self.incomplete_since
     }
@@ -348,8 +349,8 @@ mod tests {
         frame
     }
 
-    /// Whether the client owes the rest of a frame or header block after `bytes`, in pieces of any
-    /// size.
+    /// Whether the client has still to send the rest of a frame or header block after `bytes`. The
+    /// answer must be the same for `bytes` in pieces of any size.
     fn owes(bytes: &[u8]) -> bool {
         let answers = [1, 2, 5, 9, 1000].map(|piece| {
             let mut meter = FrameMeter::new();

@@ -26,8 +26,8 @@ use crate::proxy::{Peer, StreamRefused};
 
 /// The most streams that a client may have open at once on a connection.
 const MAX_STREAMS: u32 = 200;
-/// The most streams that may have been reset before we began them; one more closes the connection.
-/// h2's own default is 20.
+/// The most streams that the client may have reset before we began to serve them; one more such
+/// stream closes the connection. h2's own default is 20.
 const MAX_STREAMS_TAKEN_BACK: usize = 20;
 /// The most streams that we may have reset because of a client's errors; one more closes the
 /// connection. h2's own default is 1024.
@@ -53,17 +53,18 @@ const CLIENTS: Allowance = Allowance {
 /// The limits of a connection from a trusted proxy, which many clients share. Errors are not
 /// counted, because some of these clients send nonsense now and then. The window of the connection
 /// has room for all streams, so an upload that upstream does not read does not block other clients.
-/// The window of a stream is small, because proxies are near.
+/// The window of a stream is small, because round trips to a proxy are short.
 const PROXYS: Allowance =
     Allowance { stream_window: 64 * 1024, connection_window: 64 * 1024 * MAX_STREAMS, broken_streams: None };
 
-/// Time that a client has to end its streams, after it left many answers unread and its connection
-/// is being closed.
+/// Time that a client has to end its streams, while its connection is being closed because the
+/// client left answers unread.
 const ABUSE_GRACE: Duration = Duration::from_secs(2);
 /// Total time that an unauthenticated client has to read the last bytes of its answers.
 const UNAUTHENTICATED_TIME: Duration = Duration::from_secs(30);
 /// Time after GOAWAY in which requests are still accepted. After that, the connection is closed
-/// once it has been idle for between once and twice this time.
+/// when it has been idle for this time, or for up to twice this time, because idleness is checked
+/// at intervals.
 const FAREWELL_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves an HTTP/2 connection until it ends.
@@ -120,8 +121,9 @@ where
             activity.refuse_new();
             return sleep(ABUSE_GRACE).await;
         }
-        // A request may have been sent before our GOAWAY arrived. A client that sends one later
-        // ignores the GOAWAY, and its request is refused.
+        // Requests during `FAREWELL_GRACE` are accepted, because the client may have sent them
+        // before our GOAWAY arrived. A client that sends a request later ignores the GOAWAY, and
+        // the request is refused.
         sleep(FAREWELL_GRACE).await;
         activity.refuse_new();
         watch_idle(&activity, FAREWELL_GRACE, ConnectionActivity::has_nothing_to_send).await;
@@ -147,13 +149,13 @@ async fn taking_turns<F: Future>(mut connection: Pin<&mut F>, activity: &Connect
 /// Watches for a client that does not read the last bytes of its answers. h2 keeps these bytes
 /// after the streams have ended for us.
 ///
-/// Checked after each poll of the connection. An unauthenticated client has less time to read these
-/// bytes.
+/// The client is checked after each poll of the connection. An unauthenticated client has less time
+/// to read the last bytes of its answers.
 struct Tails {
     /// How long an authenticated client may read nothing of the last bytes of its answers.
     limit: Duration,
-    /// When unsent last bytes were first seen, and when some were last sent; `None` if there are
-    /// none.
+    /// The time when unsent last bytes were first seen, and the time when some of them were last
+    /// sent; `None` while no last bytes are unsent.
     since: Option<(Instant, Instant)>,
     /// The value of [`ConnectionActivity::unsent`] at the last check.
     seen: (usize, usize),
@@ -192,15 +194,15 @@ fn builder(
 ) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(streams);
     builder
-        // Requests in service at once; further streams are refused.
+        // The limit of requests in service at once; further streams are refused.
         .max_concurrent_streams(MAX_STREAMS)
-        // Rapid reset (CVE-2023-44487): streams that were reset before we began them. Too many
-        // close the connection.
+        // Rapid reset (CVE-2023-44487): streams that the client reset before we began to serve
+        // them. Too many such streams close the connection.
         .max_pending_accept_reset_streams(MAX_STREAMS_TAKEN_BACK)
         // MadeYouReset (CVE-2025-8671): streams that we reset because of a client's errors. Too
-        // many close the connection.
+        // many such streams close the connection.
         .max_local_error_reset_streams(allowance.broken_streams)
-        // HPACK bombs and endless CONTINUATION: h2 bounds both by this size. Our guard refuses
+        // h2 bounds HPACK bombs and endless CONTINUATION frames by this size. Our guard refuses
         // header lists past `header_bytes`, the limit that is announced, with an answer that names
         // the limit. Past four times `header_bytes`, h2 refuses without a body.
         .max_header_list_size(u32::try_from(limits.header_bytes.saturating_mul(4)).unwrap_or(u32::MAX))

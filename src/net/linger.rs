@@ -34,7 +34,7 @@ impl Linger {
         Linger { over: Box::pin(sleep(TIME)), budget: BYTES }
     }
 
-    /// Makes the shorter linger for the end of an HTTP/2 connection.
+    /// Makes a linger that lasts for at most [`FAREWELL`], for the end of an HTTP/2 connection.
     fn briefly() -> Self {
         Linger { over: Box::pin(sleep(FAREWELL)), budget: BYTES }
     }
@@ -55,8 +55,8 @@ impl Linger {
     }
 }
 
-/// A stream that is passed to a [`Reclaimed`] when it is dropped, instead of being closed, so that
-/// the connection can be ended in order.
+/// A wrapper of a stream. When the wrapper is dropped, it passes the stream to a [`Reclaimed`] and
+/// does not close the stream, so that the connection can be ended in order.
 #[derive(Debug)]
 pub(super) struct Returning<S> {
     /// The stream; `None` only after this value was dropped.

@@ -1,4 +1,4 @@
-//! Listening sockets, and the loop that accepts from one.
+//! Listening sockets, and the loop that accepts the connections of a listening socket.
 //!
 //! One thread accepts for all listeners and passes each connection to the worker with the fewest
 //! connections. This spreads few connections as evenly as many, also on unix sockets
@@ -174,8 +174,8 @@ impl<A: Fn(Accepted)> Intake<A> {
         let member = counted.filter(|_| limit.is_some()).map(|peer| self.crowd.enter(peer));
         let count = member.as_ref().map_or(0, |member| member.count);
         let over_limit = limit.filter(|limit| count > *limit);
-        // A connection past the limit is accepted, and its requests are refused. Past twice the
-        // limit it is closed at once, so that refusals do not use up the permits.
+        // A connection beyond the limit is accepted, and its requests are refused. A connection
+        // beyond twice the limit is closed at once, so that refusals do not use up the permits.
         if over_limit.is_some_and(|limit| count > limit.saturating_mul(2)) {
             return;
         }
@@ -218,11 +218,11 @@ impl<A: Fn(Accepted)> Intake<A> {
         }
     }
 
-    /// Waits for a free permit. The outer `None` means that it is time to search again for a
-    /// connection to close; the inner `None`, that no more connections are accepted. `others`
-    /// completes when another connection is listed that may be closed. No event reports that a
-    /// connection has become idle, or that key holders' connections may be searched again, so both
-    /// are polled for.
+    /// Waits for a free permit. Returns `None` when the caller must search again for a connection
+    /// to close, and `Some(None)` when no more connections are accepted. `others` completes when
+    /// another connection that may be closed is listed. No event reports that a connection has
+    /// become idle, or that key holders' connections may be searched again, so the wait also ends
+    /// after [`LOOK_AGAIN`].
     async fn free_permit(&self, others: impl Future<Output = ()>) -> Option<Option<OwnedSemaphorePermit>> {
         tokio::select! {
             permit = self.permits.clone().acquire_owned() => Some(permit.ok()),
@@ -232,8 +232,8 @@ impl<A: Fn(Accepted)> Intake<A> {
     }
 }
 
-/// Accepts connections until `shutdown` is set, and then those that the kernel has queued by that
-/// time.
+/// Accepts connections until `shutdown` is set, and then the connections that the kernel has queued
+/// by that time.
 pub(crate) async fn accept_loop<A: Fn(Accepted)>(
     bound: Bound,
     intake: Intake<A>,
@@ -272,12 +272,13 @@ async fn accept_all<A: Fn(Accepted)>(
 ) {
     let mut backoff = Duration::ZERO;
     loop {
-        // Waits for a queued connection before it acquires a permit: a listener without clients
-        // uses none.
+        // The loop waits for a queued connection before it acquires a permit, so a listener without
+        // clients uses no permit.
         let Ok(queued) = listener.queued().await else { return };
         intake.gateway.hooks.takes_up_work("listener");
-        // The permit is acquired before accept, unless another connection is to be closed for the
-        // new one: that choice depends on the new client's address.
+        // The permit is acquired before accept, except if another connection must be closed to free
+        // a permit: which connection is closed depends on the new client's address, known only
+        // after accept.
         let permit = intake.permit().await;
         let Some(accepted) = queued.accept() else { continue };
         match accepted {
@@ -312,20 +313,20 @@ async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, tls
             Ok((stream, peer)) => intake.take(stream, peer, tls, permit),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            // Most likely no file descriptor is free. Connections end during the drain and free
-            // some, and the end of the drain also ends this loop.
+            // Most likely no file descriptor is free. Connections that end during the drain free
+            // file descriptors, and the end of the drain also ends this loop.
             Err(_) => sleep(MIN_BACKOFF).await,
         }
     }
 }
 
-/// A listening socket that is registered with a runtime. The connections that it accepts are not:
-/// each worker registers its own.
+/// A listening socket that is registered with a runtime. Accepted connections are not registered
+/// here: each worker registers the connections that it serves.
 pub(crate) struct Listener {
     socket: AsyncFd<Socket>,
     is_tcp: bool,
-    /// Whether the socket is inherited. Connections that were queued before this process began do
-    /// not have the socket options that it sets.
+    /// Whether the socket is inherited. Connections that were queued before this process began lack
+    /// the socket options that this process sets on the listening socket.
     is_inherited: bool,
 }
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 /// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Local {
-    /// A TCP address. If the configured port is 0, it has the port that the system chose.
+    /// A TCP address. If the configured port is 0, this address contains the port that the system
+    /// chose.
     Tcp(SocketAddr),
     /// A unix socket's path.
     Unix(PathBuf),

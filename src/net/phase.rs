@@ -8,12 +8,12 @@ use tokio::time::Instant;
 /// Time limits of a connection's phases.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WireTimeouts {
-    /// Time limit from the first byte of a request's head to the last; for the first head, from the
-    /// start of the connection.
+    /// Time limit from the first to the last byte of a request's head. For the first head of a
+    /// connection, the time begins with the connection.
     pub(crate) header: Duration,
     /// Time limit of a connection without a request in service.
     pub(crate) idle: Duration,
-    /// Time limit of a write of an answer that makes no progress.
+    /// How long the write of an answer may make no progress.
     pub(crate) client_stall: Duration,
 }
 
@@ -40,9 +40,9 @@ impl HeadSeen {
 /// The state of a connection without a request in service: what the connection waits for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phase {
-    /// The first byte of the next head.
+    /// The connection waits for the first byte of the next head.
     Idle { since: Instant },
-    /// The rest of a head.
+    /// The connection waits for the rest of a head.
     Head { since: Instant, seen: HeadSeen },
 }
 
@@ -56,7 +56,7 @@ impl Phase {
         }
     }
 
-    /// Returns the deadline of the wait.
+    /// Returns the time at which the time limit of this phase ends.
     pub(super) fn end(self, timeouts: WireTimeouts) -> Instant {
         match self {
             Phase::Idle { since } => since + timeouts.idle,
@@ -64,11 +64,11 @@ impl Phase {
         }
     }
 
-    /// Returns the size of the received part of a head, for its refusal.
+    /// Returns the size of the received part of a head, for the answer that refuses the head.
     pub(super) fn head(self) -> HeadSeen {
         match self {
             Phase::Head { seen, .. } => seen,
-            // The head arrived together with an earlier request, and was not counted.
+            // The head arrived together with an earlier request, so its bytes were not counted.
             Phase::Idle { .. } => HeadSeen { bytes: usize::MAX, lines: 1 },
         }
     }

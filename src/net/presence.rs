@@ -8,7 +8,8 @@ use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-/// A stream over a socket, about which the kernel can be asked without reading.
+/// A stream over a socket. Its methods ask the kernel about the connection, and read nothing from
+/// the stream.
 pub(crate) trait Peered {
     /// Returns the socket under the stream, while there is one.
     fn socket(&self) -> Option<BorrowedFd<'_>>;
@@ -30,7 +31,8 @@ pub(crate) trait Peered {
     /// reset for the regular end of an answer.
     fn reset(&self) {
         let Some(socket) = self.socket() else { return };
-        // If this fails, the socket is closed in the usual way.
+        // If the socket option can't be set, the socket is closed in the usual way, without a
+        // reset.
         let _as_before = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     }
 }

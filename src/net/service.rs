@@ -20,8 +20,8 @@ pub(super) fn serve(
     proxy::serve(peer, parts, body)
 }
 
-/// Converts to the error type with which hyper resets a stream: hyper sends the reason of an
-/// `h2::Error`.
+/// Converts a [`StreamRefused`] to an `h2::Error`: hyper resets a stream with the reason of that
+/// error type.
 impl From<StreamRefused> for h2::Error {
     fn from(_: StreamRefused) -> Self {
         h2::Reason::REFUSED_STREAM.into()

@@ -1,9 +1,9 @@
 //! Runs the tasks of HTTP/2 streams. A task ends if its client leaves no room for the answer for
-//! too long, or if the request is cut, such as after the revocation of its key.
+//! too long, or if the request is cut, for example because its key was revoked.
 //!
-//! Without this limit, a client that never opens its window could occupy an upstream and its key's
-//! permit, and delay the drain, without end. Dropping a task resets its stream; the other streams
-//! of the connection continue.
+//! Without this time limit, a client that never opens its window could occupy an upstream and a
+//! permit of its key, and delay the drain, for any length of time. Dropping a task resets its
+//! stream; the other streams of the connection continue.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use crate::activity::cut::{self, CutReason};
 use crate::upstream::stall::StallTimer;
 
 /// Time that a client has to make room in its window for an answer of our own. Such an answer is
-/// small; a client that needs longer does not want it.
+/// small; a client that needs longer does not want the answer.
 pub(super) const OUR_ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Spawns the tasks of a connection's streams.
@@ -123,7 +123,8 @@ mod tests {
 
     use super::*;
 
-    /// A stream that records the next entry of a script at each poll.
+    /// A stream that, at each poll, records the next entry of a script: what the stream is blocked
+    /// on.
     struct Scripted(Vec<Option<BlockedOn>>);
 
     impl Future for Scripted {

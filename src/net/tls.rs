@@ -30,7 +30,7 @@ pub(crate) struct ListenerTls {
     pub(crate) certificates: Vec<Served>,
 }
 
-/// A certificate that a listener serves, for reports.
+/// A certificate that a listener serves, as it is reported to operators.
 #[derive(Clone, Debug)]
 pub(crate) struct Served {
     pub(crate) file: PathBuf,
@@ -81,15 +81,15 @@ pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ListenerTls>, Faults> {
     config.ignore_client_order = true;
     // Sessions are resumed by tickets, so the server stores nothing for each client. The key of the
     // tickets is replaced every few hours. One ticket per connection is enough, because each
-    // connection gets another one.
+    // connection gets another ticket.
     config.send_tls13_tickets = 1;
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(of_library)?;
     Ok(Arc::new(ListenerTls { config: Arc::new(config), certificates: served }))
 }
 
 /// Returns the cipher suites of the TLS library, with AES-128 and SHA-256 moved to the front
-/// (docs/decisions/021). The key exchange and the certificate are not stronger than AES-128, which
-/// costs a fraction of the CPU time of AES-256.
+/// (docs/decisions/021). Suites with AES-256 cost much more CPU time, and don't make the connection
+/// safer: the key exchange and the certificate are no stronger than AES-128.
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let is_first = |suite: CipherSuite| {
@@ -110,7 +110,8 @@ fn end_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
 }
 
-/// A certificate with its private key, and the DER form that server names are matched with.
+/// A certificate with its private key, and the certificate's DER form (`leaf`), with which server
+/// names are compared.
 #[derive(Debug)]
 struct Certificate {
     key: Arc<CertifiedKey>,

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use crate::activity::ConnectionActivity;
 
-/// Time that a client past the limit of its address has to send a request. All of its requests are
-/// refused.
+/// Time to send a request, on a connection beyond the limit of connections per address. All
+/// requests on such a connection are refused.
 pub(super) const REFUSAL_TIME: Duration = Duration::from_secs(2);
 
 /// Completes when `is_idle` is true and no request has begun for `limit`.

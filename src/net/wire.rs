@@ -36,11 +36,11 @@ pub(crate) type Refuse = Box<dyn Fn(u16, HeadSeen) -> Bytes + Send>;
 
 /// Interval of checks whether a client has left, while hyper reads nothing from this client.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// The number of unread bytes after a whole request at which the kernel's buffer may be full. The
-/// end of the connection can't arrive then.
+/// If more bytes than this are unread after a whole request, the kernel's receive buffer may be
+/// full, so that the end of the connection can't arrive.
 const MOST_BEHIND: u64 = 64 * 1024;
-/// Idle time after which a connection rests: hyper's part of it and the buffers are dropped until
-/// more bytes arrive.
+/// Idle time after which a connection rests: hyper's connection object, with its parser and its
+/// buffers, is dropped until more bytes arrive.
 const REST_AFTER: Duration = Duration::from_secs(1);
 /// Time after which the connection of an unauthenticated client that reads nothing is ended.
 pub(super) const UNAUTHENTICATED_STALL: Duration = Duration::from_secs(5);
@@ -50,8 +50,8 @@ pub(crate) struct Wire<S: Peered> {
     stream: S,
     activity: Arc<ConnectionActivity>,
     timeouts: WireTimeouts,
-    /// Bytes that were read while hyper had no part of the connection, first of all to distinguish
-    /// HTTP/1 from HTTP/2. hyper gets these bytes first.
+    /// Bytes that were read before hyper's connection object was made: to distinguish HTTP/1 from
+    /// HTTP/2, or during a rest. hyper gets these bytes first.
     ahead: Bytes,
     /// Bytes that are written before anything else: our refusal, or our HTTP/2 settings.
     queued: Bytes,
@@ -112,10 +112,10 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Waits for more bytes while hyper's part of the connection is dropped. `unparsed` are bytes
-    /// that hyper has left: empty lines, or the beginning of a head that came with the previous
-    /// request. Returns whether more bytes came. If not, the stream has ended, or the wait for a
-    /// head or for the rest of a head took too long.
+    /// Waits for more bytes during a rest, without hyper's connection object. `unparsed` are bytes
+    /// that hyper has read and not parsed: empty lines, or the beginning of a head that came with
+    /// the previous request. Returns whether more bytes came. If no bytes came, the stream has
+    /// ended, or the wait for a head or for the rest of a head took too long.
     ///
     /// # Errors
     ///
@@ -138,8 +138,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        // The buffer is on the stack, and only during a read: a connection at rest uses no memory
-        // for one.
+        // The buffer is on the stack and exists only during a read, so a connection at rest uses no
+        // memory for a buffer.
         let mut room = [0; 4096];
         let mut more = ReadBuf::new(&mut room);
         ready!(Pin::new(self).poll_read(cx, &mut more))?;
@@ -211,9 +211,10 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.heads.phase = self.heads.phase.and(bytes);
     }
 
-    /// Returns the deadline of hyper's current wait for bytes. Returns `None` while a request is in
-    /// service, because requests have their own timers, and under HTTP/2 while no frame is
-    /// incomplete, because `http2` has the timers of idle connections.
+    /// Returns the deadline of hyper's current wait for bytes. Under HTTP/1, this is `None` while a
+    /// request is in service, because requests have their own timers. Under HTTP/2, it is `None` if
+    /// the first bytes have arrived and no frame is incomplete, because `http2` has the timers of
+    /// idle connections.
     fn read_deadline(&mut self) -> Option<Instant> {
         if let Some(frames) = &self.frames {
             let owed_since = frames.received.incomplete_since().map(Instant::from_std);
@@ -227,7 +228,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Some(self.heads.phase.end(self.timeouts))
     }
 
-    /// Returns ready when the wait for bytes must end. Called when there is nothing to read.
+    /// Returns ready when the wait for bytes must end. This method is called only when there are no
+    /// bytes to read.
     fn poll_waited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.read_deadline() else { return Poll::Pending };
         if let Phase::Idle { since } = self.heads.phase
@@ -251,8 +253,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         let resets = received.resets();
         let goes_on = received.takes(bytes, answers, credit, std::time::Instant::now());
         if received.resets() > resets && !self.activity.unauthenticated_use.is_known() {
-            // h2 counts only streams that were reset before we began them. With small reads these
-            // are few, so all resets are counted here.
+            // h2 counts only streams that were reset before we began them. An unauthenticated
+            // client's bytes are read in small pieces, so few streams are reset that early, and all
+            // resets are counted here.
             (resets..received.resets()).for_each(|_| self.activity.unauthenticated_use.note_abuse());
         }
         self.activity.note_unsent(answers.count(), false);
@@ -270,8 +273,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         }
     }
 
-    /// Fails if the client has left while hyper does not read: while upstream reads nothing of the
-    /// body, or while the next request waits. hyper would notice the end only much later.
+    /// Fails if the client has left while hyper does not read. hyper does not read while upstream
+    /// reads nothing of the body, or while the next request waits, so hyper would notice much later
+    /// that the client has left.
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_not_ours = self.refuse.is_none() || self.activity.is_tunnel();
         if is_not_ours || self.presence.is_watched || self.activity.has_no_request() {
@@ -322,8 +326,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         self.closes();
     }
 
-    /// Notes that the connection is ending. It must not rest any more: after a rest, the bytes that
-    /// follow the refused ones would be parsed as a new request.
+    /// Notes that the connection is ending. The connection must not rest any more: after a rest,
+    /// hyper would parse the bytes that follow a refused request as a new request.
     fn closes(&mut self) {
         self.ending.is_closing = true;
         self.activity.note_rest(false);
@@ -345,8 +349,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         is_announced
     }
 
-    /// Sends the queued bytes. If there are none, the time of a blocked write is not reset, because
-    /// the write has made no progress.
+    /// Sends the queued bytes. If no bytes are queued, `write_blocked` is not reset, because the
+    /// write has made no progress.
     fn send_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.queued.is_empty() {
             return Poll::Ready(Ok(()));
@@ -366,9 +370,9 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Fails if a write has been blocked for too long: for `client_stall` if the client does not
-    /// read its answer, and for the idle time if the client has sent no request and does not read
-    /// the server's own bytes.
+    /// Fails if a write has been blocked for too long: for `client_stall` while an answer is being
+    /// sent, and for the idle time while no answer is being sent (such as for our HTTP/2 settings).
+    /// For an unauthenticated client, both times are at most [`UNAUTHENTICATED_STALL`].
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.write_blocked = None;

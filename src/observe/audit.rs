@@ -21,7 +21,8 @@ pub(crate) enum Suspicion {
     NewAddress,
     /// A rotated secret is still in use; logged once an hour.
     RotatedSecret,
-    /// For the first time, a credential that matches no key came beside the credential of a key.
+    /// The request has a credential of a key, and beside it a credential that matches no key and
+    /// was not seen before.
     UnknownBeside,
     /// A key is older than the configured age; logged once an hour.
     PastMaxAge,
@@ -46,9 +47,9 @@ pub(crate) struct Subject<'a> {
     pub(crate) method: &'a Method,
     pub(crate) path: &'a str,
     pub(crate) key_id: Option<&'a str>,
-    /// The key id inside a forged token.
+    /// The key id in a bearward token that matches no key.
     pub(crate) claimed_key_id: Option<&'a str>,
-    /// The id by which the answer named the credential, if it differs from the key's id.
+    /// The id that the answer gave for the refused credential, if this id is not the id of the key.
     pub(crate) credential_id: Option<&'a str>,
     pub(crate) route: Option<&'a str>,
 }
@@ -78,7 +79,7 @@ struct AuditLine<'a> {
     route: Option<&'a str>,
 }
 
-/// Whether the caller caused a refusal, not upstream or the server. The audit log contains only
+/// Whether the caller caused the refusal, and not upstream or bearward. The audit log contains only
 /// refusals that callers caused.
 pub(super) fn is_of_caller(denial: &Denial) -> bool {
     denial.code().status().is_client_error()

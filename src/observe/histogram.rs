@@ -15,7 +15,8 @@ pub(crate) const OF_OURS: &[f64] =
 #[derive(Clone, Debug)]
 pub(crate) struct Histogram {
     bounds: &'static [f64],
-    /// The number of durations in each bound's bucket, and last the number beyond all bounds.
+    /// The number of durations in each bucket. The last number is of the durations beyond all
+    /// bounds.
     counts: Box<[u64]>,
     sum: f64,
 }
@@ -60,8 +61,9 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// Returns the upper bound, in seconds, of the bucket that the share `share` of the durations
-    /// does not exceed. `None` without durations, or if that bucket is beyond all bounds.
+    /// Returns the upper bound, in seconds, of the bucket that contains the quantile `share` (0 to
+    /// 1) of the durations. `None` if there are no durations, or if the quantile is beyond all
+    /// bounds.
     pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
         let wanted = (self.count() as f64 * share).ceil() as u64;
         let mut seen = 0;

@@ -8,7 +8,7 @@ use super::histogram::Histogram;
 
 /// Interval between two samples.
 pub(crate) const STEP: Duration = Duration::from_secs(5);
-/// Number of steps that are kept, which cover five minutes.
+/// Number of steps in the history, which together last five minutes.
 pub(crate) const STEPS: usize = 60;
 
 /// The counts of all workers at one moment.
@@ -22,7 +22,7 @@ pub(crate) struct Sums {
     pub(crate) in_flight: usize,
 }
 
-/// Rates and levels between two successive samples.
+/// The rates of requests and refusals between two successive samples, and the requests in flight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) requests_per_second: f64,
@@ -51,7 +51,7 @@ impl History {
 
     fn add(&self, at: Instant, sums: Sums) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // There is one more sample than steps, because each step lies between two samples.
+        // The history has one more sample than steps, because each step lies between two samples.
         if samples.len() > STEPS {
             samples.pop_front();
         }

@@ -1,5 +1,5 @@
-//! The line of a request in the access log. It is built without `format!` for speed: one is written
-//! for every request.
+//! The line of a request in the access log. It is built without `format!` for speed, because a line
+//! is written for every request.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -25,8 +25,8 @@ pub(super) struct AccessLine {
     pub(super) request_id: HeaderValue,
     pub(super) client: Option<IpAddr>,
     pub(super) method: Method,
-    /// The path, cut if it is long, without the query, which is never logged. It is the raw path
-    /// until the canonical one is known. The path is copied, because a slice would keep the
+    /// The path, cut if it is long, without the query, which is never logged. Until the canonical
+    /// path is known, the raw path is stored. The path is copied, because a slice would keep the
     /// request's whole head in memory while the answer streams.
     pub(super) path: Box<str>,
     pub(super) protocol: &'static str,
@@ -37,7 +37,7 @@ pub(super) struct AccessLine {
     /// The names of the route and of its upstream.
     pub(super) route_and_upstream: Option<(Arc<str>, Arc<str>)>,
     pub(super) bytes_sent: u64,
-    /// Bytes received from the client, for a tunnel only.
+    /// Number of bytes received from the client; `None` if the request did not become a tunnel.
     pub(super) bytes_received: Option<u64>,
     pub(super) outcome: Outcome,
 }
@@ -63,7 +63,8 @@ impl AccessLine {
             route_and_upstream: None,
             bytes_sent: 0,
             bytes_received: None,
-            // The outcome is replaced when the record is dropped.
+            // This outcome is only a placeholder. The request's record replaces it before the line
+            // is written.
             outcome: Outcome::ClientLeft,
         }
     }
@@ -110,7 +111,7 @@ impl AccessLine {
         }
     }
 
-    /// Returns what an audit line says of the request.
+    /// Returns the facts about the request that an audit line contains.
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject {
             request_id: of(&self.request_id),
@@ -203,7 +204,7 @@ fn of(value: &HeaderValue) -> &str {
 /// nothing if there is no value.
 fn write_field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
     let Some(value) = value else { return };
-    // All bytes are checked, without an early end, so that the compiler can check many at a time.
+    // The loop checks all bytes and never stops early, so that the compiler can vectorize the loop.
     let needs_escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
     if value.as_bytes().iter().fold(false, |any, byte| any | needs_escape(byte)) {
         out.extend_from_slice(name);
@@ -215,7 +216,8 @@ fn write_field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
 }
 
 /// Writes a field as [`write_field`] does, for a value without characters to escape: an id (see
-/// `is_sane_id`, `is_key_id`), a method (a token, RFC 9110, section 5.6.2) or a word of ours.
+/// `is_sane_id`, `is_key_id`), a method (a token, RFC 9110, section 5.6.2) or a constant of
+/// bearward.
 fn write_word(out: &mut Vec<u8>, name: &[u8], value: &str) {
     out.extend_from_slice(name);
     out.push(b'"');
@@ -245,8 +247,8 @@ fn millis(took: Duration) -> (u64, u32) {
 }
 
 thread_local! {
-    /// The second of this thread's last line, since 1970, and the same second as text without its
-    /// `Z`.
+    /// Time of this thread's last line: the whole seconds since 1970, and the same time as text
+    /// without `Z`.
     static SECOND: Cell<(i64, [u8; 19])> = const { Cell::new((i64::MIN, [b'0'; 19])) };
 }
 
@@ -257,7 +259,7 @@ fn write_now(out: &mut Vec<u8>) {
     let (known, mut text) = SECOND.get();
     if known != second {
         let written = Timestamp::from_second(second).unwrap_or_default().to_string();
-        // The text is like `2026-11-24T22:05:17Z`; the part before the `Z` is kept.
+        // The text has the form `2026-11-24T22:05:17Z`. Only the part before `Z` is stored.
         debug_assert_eq!(written.len(), 20, "{written}");
         if let Some(written) = written.as_bytes().first_chunk::<19>() {
             text = *written;

@@ -1,15 +1,15 @@
 //! Quotas of log lines about requests without a valid key.
 //!
-//! Without quotas, such requests could fill a disk: over HTTP/2 a refused request costs a few
-//! bytes, and its lines some hundred. In each window, a limited number of one address's requests
-//! have lines, and a limited number of all addresses' requests together. One more line reports how
-//! many lines were left out. Each existing key that is refused, such as an expired one, has its own
-//! quota, and all of these keys share a quota as large as that of all addresses: clients that
-//! guess, from one address or many, can't hide the lines of a refused key. Requests with valid keys
-//! are not counted.
+//! Without quotas, such requests could fill a disk: over HTTP/2, a refused request has a few bytes,
+//! and its log lines have some hundred bytes. In each window of time, a limited number of requests
+//! from one address have log lines, and a limited number of requests from all addresses together. A
+//! further line reports how many lines were left out. Each existing key that is refused, such as an
+//! expired key, has its own quota, and all refused keys share a quota that is as large as the quota
+//! of all addresses. Therefore clients that guess, from one address or many, can't hide the lines
+//! of a refused key. Requests with valid keys are not counted.
 //!
 //! Invariant: a window has at most twice [`REQUESTS_OF_ALL`] entries, because a source gets an
-//! entry when one of its requests has lines, not earlier.
+//! entry only when one of its requests has log lines.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,13 +20,14 @@ use std::time::{Duration, Instant};
 use crate::address::host_part;
 
 const WINDOW: Duration = Duration::from_secs(10);
-/// Maximum number of one source's requests that have lines in one window.
+/// Maximum number of requests from one source (an address or a refused key) that have log lines in
+/// one window.
 const REQUESTS_OF_SOURCE: u32 = 20;
-/// Maximum number of requests that have lines in one window: of all addresses together, and of all
-/// refused keys together.
+/// Maximum number of requests from all addresses together that have log lines in one window. The
+/// same maximum applies to all refused keys together.
 const REQUESTS_OF_ALL: u32 = 100;
 
-/// A log with lines about requests.
+/// One of the two logs that have lines about requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Access,
@@ -44,7 +45,7 @@ impl Kind {
     }
 }
 
-/// Numbers of log lines, one for each log.
+/// The number of lines in the access log, and the number of lines in the audit log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lines {
     access: u64,
@@ -67,7 +68,7 @@ impl Lines {
     }
 }
 
-/// The present window, and the lines that were left out since the start.
+/// The current window, and the numbers of log lines that were left out since the start.
 #[derive(Debug, Default)]
 pub(crate) struct LineQuotas {
     window: Mutex<Option<Window>>,
@@ -78,19 +79,19 @@ pub(crate) struct LineQuotas {
 #[derive(Debug)]
 struct Window {
     began: Instant,
-    /// Number of requests that have lines and count towards an address; in `of_keys`, those that
-    /// count towards a refused key.
+    /// Number of requests that have log lines and count towards an address. `of_keys`: number of
+    /// requests that have log lines and count towards a refused key.
     of_addresses: u32,
     of_keys: u32,
     by_source: HashMap<LineSource, LinesOfSource>,
-    /// Left-out lines of all sources that have not used up their own quota.
+    /// Numbers of left-out log lines of all sources that have not used up their own quota.
     others: Lines,
 }
 
 /// The source of a request, which decides the quota that the request counts towards.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum LineSource {
-    /// A client's address; IPv6 is cut to its /64.
+    /// A client's address; of an IPv6 address, its /64.
     Address(IpAddr),
     UnixSockets,
     /// The id of an existing key whose secret was presented.
@@ -113,8 +114,7 @@ struct LinesOfSource {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LeftOut {
     pub(super) kind: Kind,
-    /// The source of the requests; `None` for all sources that came after the quota of all was used
-    /// up.
+    /// The source of the requests; `None` for all sources that have not used up their own quota.
     pub(super) of: Option<LineSource>,
     pub(super) lines: u64,
     pub(super) seconds: u64,
@@ -134,7 +134,7 @@ impl LeftOut {
 }
 
 impl LineQuotas {
-    /// Whether a request of this source has log lines. If it has, it is counted.
+    /// Whether a request from this source may have log lines. If so, the request is counted.
     pub(super) fn may_log(&self, source: &LineSource, now: Instant) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let window = window.get_or_insert_with(|| Window::begun(now));
@@ -151,7 +151,7 @@ impl LineQuotas {
         true
     }
 
-    /// Counts a line that is left out.
+    /// Counts a log line that is left out.
     pub(super) fn leave_out(&self, kind: Kind, source: &LineSource, now: Instant) {
         let total = match kind {
             Kind::Access => &self.access,
@@ -159,8 +159,8 @@ impl LineQuotas {
         };
         total.fetch_add(1, Ordering::Relaxed);
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        // The window may be a later one than when the request was counted, because its answer may
-        // last long.
+        // A new window may have begun since the request was counted, because the answer may have
+        // lasted long.
         let window = window.get_or_insert_with(|| Window::begun(now));
         match window.by_source.get_mut(source) {
             Some(of_source) if of_source.requests >= REQUESTS_OF_SOURCE => of_source.left_out.add(kind),

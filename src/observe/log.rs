@@ -1,5 +1,5 @@
-//! Destinations of log lines. Events go to standard error; access and audit lines go there, too, or
-//! each to a destination of its own.
+//! Destinations of log lines. Events are written to standard error. Access lines and audit lines
+//! are written to standard error, too, or each to a destination of its own.
 
 mod sink;
 mod writer;
@@ -35,7 +35,7 @@ pub(crate) struct Logs {
     pub(crate) audit: Option<Arc<LogWriter>>,
     /// The share of successful requests that have an access line, from 0 to 1.
     pub(super) access_sample: f64,
-    /// The threads of the process, those of the logs among them.
+    /// The threads of the process, including the threads of the logs.
     pub(crate) threads: Threads,
     /// Quotas of log lines about requests without a valid key.
     pub(crate) line_quotas: Arc<LineQuotas>,
@@ -56,13 +56,13 @@ impl Logs {
         self.traces.as_ref().map(|tracer| tracer.lost())
     }
 
-    /// Opens all files again by their names.
+    /// Opens all log files again by their names.
     pub(crate) fn reopen(&self) {
         self.all.iter().for_each(|(_, writer)| writer.reopen());
     }
 
-    /// Reports the numbers of left-out lines, each in the log that lacks the lines, until the
-    /// process ends.
+    /// Reports, until the process ends, how many lines were left out of each log. The report is a
+    /// line of the same log.
     pub(crate) async fn keep_reporting_left_out(&self) {
         let mut tick = tokio::time::interval(LEFT_OUT_LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -226,14 +226,15 @@ impl Opened<'_> {
 ///
 /// # Errors
 ///
-/// A destination that can't be opened, or a thread that could not be started.
+/// A destination, and the reason why it can't be opened or its thread can't be started.
 pub(crate) fn start(config: &Log) -> Result<(Logs, LogGuards), (LogTarget, io::Error)> {
     let mut opened = Opened { config, threads: Threads::default(), all: Vec::new(), guards: Vec::new() };
     let events = opened.writer(&LogTarget::Stderr)?;
     let access = config.access.then(|| opened.writer(&config.access_to)).transpose()?;
     let audit = config.audit.then(|| opened.writer(&config.audit_to)).transpose()?;
     let is_json = opened.is_json(&LogTarget::Stderr);
-    // Of libraries (h2, rustls), only warnings and errors are logged: their other events are many.
+    // Of the events of libraries (h2, rustls), only warnings and errors are logged, because the
+    // other events are many.
     let level = LevelFilter::from_level(config.level);
     let ours = tracing_subscriber::filter::filter_fn(move |metadata| {
         metadata.target().starts_with("bearward") || *metadata.level() <= tracing::Level::WARN

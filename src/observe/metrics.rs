@@ -54,7 +54,7 @@ pub(crate) struct Keys {
     pub(crate) keys: usize,
     pub(crate) secrets: usize,
     pub(crate) due_for_rotation: usize,
-    /// Ids of the keys that expire next, and when each expires.
+    /// Ids of the keys that expire next, each with the time at which the key expires.
     pub(crate) next_ends: Vec<(String, Timestamp)>,
 }
 
@@ -63,10 +63,10 @@ pub(crate) struct EndpointSample {
     pub(crate) upstream: Arc<str>,
     /// The configured endpoint.
     pub(crate) endpoint: String,
-    /// The resolved address, if the configured endpoint is a name.
+    /// The resolved address of the endpoint, if the endpoint is configured by a host name.
     pub(crate) address: Option<String>,
     pub(crate) is_healthy: bool,
-    /// Whether the endpoint was checked or used yet.
+    /// Whether the endpoint has been checked or used since the process started.
     pub(crate) is_known: bool,
     /// Why the endpoint gets no requests, if it gets none.
     pub(crate) fault: Option<String>,
@@ -128,7 +128,8 @@ impl Scrape {
                     KeyLabel::Other => "other",
                     KeyLabel::Id(number) => match self.key_ids.get(number) {
                         Some(id) => &**id,
-                        // The key's label was dropped after the counts were read.
+                        // The label of the key was dropped after the counts were read and before
+                        // the key ids were read.
                         None => continue,
                     },
                 };

@@ -1,26 +1,29 @@
-//! The names of a request's credential in logs.
+//! The ids by which logs name a request's credential.
 
 use http::HeaderValue;
 
 /// The ids that name a request's credential.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Naming {
-    /// The request had no credential, or more than one.
+    /// The request had no credential, or credentials that conflict.
     #[default]
     Nothing,
-    /// The request had a secret of the key with this id.
+    /// The request had a secret of a key, and this is the id of the key.
     Key(HeaderValue),
-    /// The request had a refused secret of the key with the first id; the answer named the
-    /// credential by the second id.
+    /// The request had a refused secret of a key. The first id is the id of the key; the answer
+    /// named the credential by the second id.
     KeyBy(Box<(HeaderValue, String)>),
-    /// The credential matched no key. It is named by this id, which no caller can choose.
+    /// The credential matched no key. Logs name the credential by this id, which no caller can
+    /// choose.
     Unknown(Box<str>),
-    /// The credential matched no key. Its token contains this key id, which the caller has chosen.
+    /// The credential matched no key, and is a bearward token that contains this key id. The caller
+    /// has chosen the key id.
     Claimed(Box<str>),
 }
 
 impl Naming {
-    /// Returns the id of the key or of the unknown credential, never a claimed key id.
+    /// Returns the id of the key, or the id of a credential that matched no key; never a key id
+    /// that the caller has chosen.
     pub(super) fn key_id(&self) -> Option<&str> {
         match self {
             Naming::Key(id) => id.to_str().ok(),
@@ -30,7 +33,7 @@ impl Naming {
         }
     }
 
-    /// Returns the key id inside a forged token.
+    /// Returns the key id in a bearward token that matched no key.
     pub(super) fn claimed_key_id(&self) -> Option<&str> {
         match self {
             Naming::Claimed(id) => Some(id),
@@ -38,7 +41,8 @@ impl Naming {
         }
     }
 
-    /// Returns the id by which the answer named the credential, if it differs from the key's id.
+    /// Returns the id that the answer gave for the refused credential, if this id is not the id of
+    /// the key.
     pub(super) fn credential_id(&self) -> Option<&str> {
         match self {
             Naming::KeyBy(ids) => Some(&ids.1),

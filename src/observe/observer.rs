@@ -1,4 +1,4 @@
-//! The observer of one worker's requests: its logs, and the counts of this worker.
+//! Observers, one for each worker. An observer logs and counts the requests of its worker.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -70,7 +70,7 @@ impl Observer {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts an answer that begins.
+    /// Adds one to the number of answers that have begun and not ended.
     pub(super) fn answering(&self) {
         self.streams.fetch_add(1, Ordering::Relaxed);
     }
@@ -99,8 +99,9 @@ pub(crate) struct Observers {
     logs: Logs,
     sequence: Arc<AtomicU64>,
     all: Mutex<Vec<Arc<Observer>>>,
-    /// Lock that is held while all tallies are added up, or while series are dropped from all of
-    /// them. Without it, a sum in the middle of dropping would look like a counter that was reset.
+    /// Lock that is held while the tallies of all workers are added up, or while series are dropped
+    /// from all tallies. Without the lock, a sum that is made while series are dropped would look
+    /// like a counter that was reset.
     whole: Mutex<()>,
 }
 
@@ -113,14 +114,15 @@ impl Observers {
         &self.logs
     }
 
-    /// Creates an observer for a worker, whose counts are part of all sums.
+    /// Creates an observer for a worker. The counts of the observer are included in the sums.
     pub(crate) fn join(&self) -> Arc<Observer> {
         let observer = Arc::new(Observer::new(self.logs.clone(), self.sequence.clone()));
         self.all.lock().unwrap_or_else(PoisonError::into_inner).push(observer.clone());
         observer
     }
 
-    /// Creates an observer whose counts are not part of the sums, for the admin listener.
+    /// Creates an observer for the admin listener. The counts of the observer are not included in
+    /// the sums.
     pub(crate) fn apart(&self) -> Arc<Observer> {
         Arc::new(Observer::new(self.logs.clone(), Arc::default()))
     }
@@ -129,7 +131,7 @@ impl Observers {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns the sum of all tallies.
+    /// Returns the sum of the tallies of all workers.
     pub(crate) fn tally(&self) -> Tally {
         let _whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sum = Tally::default();
@@ -171,7 +173,7 @@ impl Observers {
         }
     }
 
-    /// Returns the sums that the status page draws, without copying a tally.
+    /// Returns the sums of which the status page draws curves, without copying a tally.
     pub(crate) fn sums(&self) -> Sums {
         let added = Histogram::new(OF_OURS);
         let mut sums = Sums { requests: 0, refusals: 0, added, in_flight: self.levels().in_flight };
@@ -184,7 +186,7 @@ impl Observers {
         sums
     }
 
-    /// Returns the sums of all workers' levels.
+    /// Returns the numbers of connections and requests at this moment, as sums over all workers.
     pub(crate) fn levels(&self) -> Levels {
         let mut sum = Levels::default();
         for observer in self.all() {
@@ -196,8 +198,8 @@ impl Observers {
         sum
     }
 
-    /// Returns the last refusals that calls with the same `seen` have not returned yet, oldest
-    /// first. `seen`: how many refusals of each worker were returned.
+    /// Returns the last refusals that earlier calls with the same `seen` did not return, oldest
+    /// first. `seen`: for each worker, the number of its refusals at the last call.
     pub(crate) fn new_refusals(&self, seen: &mut Vec<u64>) -> Vec<Arc<Refused>> {
         let all = self.all();
         seen.resize(all.len(), 0);

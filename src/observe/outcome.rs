@@ -1,5 +1,5 @@
-//! The outcome of a request, as its access line reports it: a closed set, which only this file
-//! decides.
+//! The outcome of a request, as the request's access line reports it. This file declares all
+//! outcomes.
 
 use crate::activity::cut::CutReason;
 use crate::denial::Code;
@@ -21,7 +21,7 @@ macro_rules! outcomes {
 }
 
 outcomes! {
-    /// The answer went out whole.
+    /// The answer was sent completely.
     Complete "complete";
     /// The answer is a refusal by bearward itself.
     Refused "refused";
@@ -34,7 +34,7 @@ outcomes! {
     /// The request's key expired while the answer was open, or a request without a key reached its
     /// time limit (`limits.public.total`).
     Expired "expired";
-    /// The process stopped, and the answer lasted longer than the drain.
+    /// The answer was cut, because it lasted longer than the drain of the stopping process.
     Drained "drained";
     /// Upstream could not be reached, or broke off its answer.
     UpstreamFailed "upstream_failed";
@@ -55,7 +55,7 @@ impl Outcome {
     }
 
     /// Returns the outcome of a request that was dropped before its outcome was set. `cut`: the
-    /// reason why the server cut the request; without one, the client has left.
+    /// reason why bearward cut the request; `None` if the client has left.
     pub(super) fn of_dropped(cut: Option<CutReason>) -> Self {
         cut.map_or(Outcome::ClientLeft, Outcome::from)
     }

@@ -1,4 +1,5 @@
-//! Outcomes of reloads, by part: for metrics and for the status.
+//! Outcomes of reloads of each part (such as the configuration or the keys), for the metrics and
+//! for the status.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -28,11 +29,11 @@ pub(crate) struct PartState {
     pub(crate) refused: u64,
     /// When the part was last loaded, with or without entries at fault.
     pub(crate) loaded_at: Timestamp,
-    /// The difference between the part's files and what is served, if there is one.
+    /// The difference between the part's files and the part in service, if they differ.
     pub(crate) mismatch: Option<Mismatch>,
 }
 
-/// A difference between a part's files and what is served.
+/// A difference between a part's files and the part in service.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Mismatch {
     /// When the difference was first found.
@@ -46,14 +47,15 @@ pub(crate) struct Mismatch {
 /// How much of a part differs from its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// The whole part: nothing in the files is in effect.
+    /// The whole part differs: nothing in the part's files is in effect.
     Whole,
-    /// Only entries that are at fault; `held` keys stay in their last valid form.
+    /// Only the entries that are at fault differ; `held` keys stay in their last valid form.
     Entries { held: usize },
 }
 
 impl PartState {
-    /// Returns since when nothing in the part's files is in effect; `None` if something is.
+    /// Returns the time since which nothing in the part's files is in effect; `None` if the files
+    /// are in effect, at least in part.
     pub(crate) fn stale_since(&self) -> Option<Timestamp> {
         let mismatch = self.mismatch.as_ref().filter(|mismatch| mismatch.extent == Extent::Whole);
         mismatch.map(|mismatch| mismatch.since)
@@ -75,7 +77,7 @@ impl PartState {
 }
 
 impl Reloads {
-    /// Creates the state at the start of the process, which requires that all `parts` were loaded.
+    /// Creates the state at the start of the process, when all `parts` have been loaded.
     pub(crate) fn new(parts: impl Iterator<Item = &'static str>) -> Self {
         let loaded_at = Timestamp::now();
         let loaded = |part| PartState { part, applied: 0, refused: 0, loaded_at, mismatch: None };

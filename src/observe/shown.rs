@@ -1,5 +1,5 @@
-//! Prepares text that others chose for logs, traces and the admin API: cut, without tokens, and
-//! without characters that hide or reorder their neighbours.
+//! Prepares text from clients and upstreams for output in logs, in traces and in the admin API. The
+//! output is cut, and has no tokens and no characters that hide or reorder other characters.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,8 @@ const MAX_METHOD: usize = 32;
 /// Maximum number of bytes shown of a reason, which may quote text of a peer.
 const MAX_REASON: usize = 512;
 
-/// Returns a path as a record keeps it: cut, but still with tokens, which are masked later.
+/// Returns the path that is stored in a request's record: cut, but with its tokens, which are
+/// masked later.
 pub(super) fn kept_path(path: &str) -> Cow<'_, str> {
     cut(path, MAX_PATH)
 }
@@ -37,8 +38,8 @@ pub(super) fn reason(reason: &str) -> String {
     masked(&cut(reason, MAX_REASON)).into_owned()
 }
 
-/// Returns `text` if it has at most `limit` bytes, else its beginning with a mark that states its
-/// length.
+/// Returns `text` if it has at most `limit` bytes, else the beginning of `text` with a mark that
+/// states the length of `text`.
 fn cut(text: &str, limit: usize) -> Cow<'_, str> {
     if text.len() <= limit || is_cut(text, limit) {
         return Cow::Borrowed(text);
@@ -107,7 +108,7 @@ pub(super) fn visible(text: &str) -> Cow<'_, str> {
 /// Escapes hidden characters in a finished log line. `is_json`: the line is JSON, in which such
 /// characters occur only in strings, and C0 controls are escaped already.
 pub(super) fn escape_hidden(line: &mut Vec<u8>, is_json: bool) {
-    // All bytes are checked, without an early end, so that the compiler can check many at a time.
+    // The loop checks all bytes and never stops early, so that the compiler can vectorize the loop.
     if !line.iter().fold(false, |any, byte| any | (*byte >= 0x7f)) {
         return;
     }
@@ -115,8 +116,8 @@ pub(super) fn escape_hidden(line: &mut Vec<u8>, is_json: bool) {
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
-            // ASCII stays as it is, including the line end and what the formatter for people has
-            // written.
+            // ASCII characters other than DEL are not escaped: the line end is ASCII, and so are
+            // the control characters that the formatter for people writes.
             c if c.is_ascii() && c != '\u{7f}' => escaped.push(c),
             c if !is_hidden(c) => escaped.push(c),
             c if is_json => {

@@ -16,16 +16,17 @@ use jiff::Timestamp;
 use super::histogram::{Histogram, OF_OURS, OF_REQUESTS};
 use super::usage::KeyLabel;
 
-/// Number of last refusals that are kept one by one.
+/// Maximum number of the last refusals that are kept with their details.
 pub(crate) const RECENT: usize = 100;
 /// Maximum number of policies with their own series, because a million keys may have many policies.
 /// Further policies share one series.
 const MAX_POLICIES: usize = 100;
-/// The route's label for requests without a route.
+/// Value of the label `route` for requests to which no route was assigned.
 pub(super) const NO_ROUTE: &str = "none";
 const OTHER_POLICY: &str = "other";
 
-/// Classes of statuses, as labels.
+/// Values of the label `status`: the classes of HTTP statuses, and `none` for requests without an
+/// answer.
 pub(crate) const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Counts of one worker's requests, or the sum of all workers' counts.
@@ -33,13 +34,13 @@ pub(crate) const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx"
 pub(crate) struct Tally {
     /// Counts of requests, by the route's name.
     pub(crate) routes: HashMap<Arc<str>, OfRoute, RandomState>,
-    /// Times of requests, by the upstream's name.
+    /// Durations of requests to upstream, by the upstream's name.
     pub(crate) upstreams: HashMap<Arc<str>, OfUpstream, RandomState>,
     /// Time that requests spent in this process, not with upstream.
     pub(crate) added: Histogram,
     /// Numbers of refusals, by code.
     pub(crate) refusals: BTreeMap<&'static str, u64>,
-    /// Refusals by rate limits, by policy.
+    /// Refusals that rate limits caused, by the policy of the rate limit.
     pub(crate) exhausted: BTreeMap<Box<str>, Exhausted>,
     /// The last refusals, oldest first.
     pub(crate) recent: VecDeque<Arc<Refused>>,
@@ -76,7 +77,7 @@ pub(crate) struct Exhausted {
 /// Requests of one route.
 #[derive(Clone, Debug)]
 pub(crate) struct OfRoute {
-    /// Numbers of requests, by key, and within a key by class of status.
+    /// Numbers of requests, by key and by class of status.
     pub(crate) requests: HashMap<KeyLabel, [u64; STATUS_CLASSES.len()], RandomState>,
     /// Time from the head of a request to the end of its answer.
     pub(crate) duration: Histogram,
@@ -112,7 +113,7 @@ impl Default for OfUpstream {
 /// A refusal, or a failure that a caller got as an answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
-    /// The consecutive number of the refusal among those of all workers.
+    /// The number of the refusal. The refusals of all workers are numbered in one sequence.
     pub(crate) sequence: u64,
     pub(crate) at: Timestamp,
     pub(crate) code: &'static str,
@@ -123,7 +124,7 @@ pub(crate) struct Refused {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) key_id: Option<String>,
-    /// The key id inside a forged token.
+    /// The key id in a bearward token that matches no key.
     pub(crate) claimed_key_id: Option<String>,
     pub(crate) route: Option<String>,
 }
@@ -181,8 +182,8 @@ impl Tally {
         self.refused += 1;
     }
 
-    /// Returns the kept refusals that came after the first `seen` ones, and the number of all
-    /// refusals.
+    /// Returns the kept refusals except those among the first `seen` refusals, and the number of
+    /// all refusals.
     pub(super) fn refused_after(&self, seen: u64) -> (impl Iterator<Item = &Arc<Refused>>, u64) {
         let new = usize::try_from(self.refused.saturating_sub(seen)).unwrap_or(usize::MAX);
         (self.recent.iter().skip(self.recent.len().saturating_sub(new)), self.refused)
@@ -240,7 +241,7 @@ impl Tally {
     }
 }
 
-/// Names whose series are dropped.
+/// Routes, upstreams, keys and policies whose series are dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Gone {
     pub(crate) routes: HashSet<Arc<str>>,

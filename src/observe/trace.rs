@@ -61,8 +61,8 @@ impl TraceContext {
             headers.insert(TRACEPARENT, value);
         }
         if self.parent.is_none() {
-            // If the trace does not continue the caller's, the caller's `tracestate` is dropped
-            // (W3C Trace Context, section 3.3).
+            // If the trace does not continue the caller's trace, the caller's `tracestate` is
+            // dropped (W3C Trace Context, section 3.3).
             headers.remove(TRACESTATE);
         }
     }
@@ -99,7 +99,7 @@ pub(crate) struct Span {
     pub(super) context: TraceContext,
     pub(super) ended: SystemTime,
     pub(super) took: Duration,
-    /// The method in the form that is shown: cut, and without tokens. `path` has the same form.
+    /// The method of the request, cut and without tokens. `path` is prepared in the same way.
     pub(super) method: String,
     pub(super) path: String,
     pub(super) protocol: &'static str,

@@ -1,7 +1,7 @@
 //! Usage of each key, by the key's id, kept across all reloads.
 //!
 //! Usage is kept in memory only: one entry for each used key that is in the store or was removed
-//! lately, with at most [`MAX_ADDRESSES`] addresses.
+//! recently. An entry has at most [`MAX_ADDRESSES`] addresses.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -35,8 +35,8 @@ struct Labelled {
 }
 
 impl UsageBook {
-    /// Creates an empty book. `max_labels`: how many keys have their own label in metrics; the keys
-    /// that are used first have one.
+    /// Creates an empty usage book. `max_labels`: how many keys have their own label in metrics.
+    /// The keys that are used first get these labels.
     pub(crate) fn new(max_labels: usize) -> Self {
         UsageBook { by_id: DashMap::new(), labelled: Mutex::default(), max_labels }
     }
@@ -71,15 +71,15 @@ impl UsageBook {
         self.labelled.lock().unwrap_or_else(PoisonError::into_inner).by_number.clone()
     }
 
-    /// Returns the ids of keys whose usage no key in service and no request refers to: removed
-    /// keys, and changed keys that were not used after the change.
+    /// Returns the ids of keys whose usage is referenced by no key in service and by no request.
+    /// Such a key was removed, or was changed and not used since.
     pub(crate) fn unreferenced(&self) -> HashSet<String> {
         let unreferenced = self.by_id.iter().filter(|usage| Arc::strong_count(usage.value()) == 1);
         unreferenced.map(|usage| usage.key().clone()).collect()
     }
 
     /// Drops the usage of a removed key, unless a key in service or a request refers to it again.
-    /// Returns the key's label in metrics, if it had its own.
+    /// Returns the key's label in metrics, if the key had a label of its own.
     pub(crate) fn forget(&self, key_id: &str) -> Option<KeyLabel> {
         let (_, usage) = self.by_id.remove_if(key_id, |_, usage| Arc::strong_count(usage) == 1)?;
         let KeyLabel::Id(number) = usage.label else { return None };
@@ -115,8 +115,8 @@ pub(crate) struct Usage {
     old_age: Telling,
 }
 
-/// The addresses from which a key was used. The latest one has its own field, because most keys are
-/// used from one address at a time.
+/// The addresses from which a key was used. The latest address has its own field, because most keys
+/// are used from one address at a time.
 #[derive(Debug, Default)]
 struct Addresses {
     last: Option<IpAddr>,
@@ -124,7 +124,7 @@ struct Addresses {
 }
 
 impl Addresses {
-    /// Notes an address; returns whether it is new.
+    /// Records an address, and returns whether the address is new.
     fn note(&mut self, address: IpAddr) -> bool {
         if self.last == Some(address) {
             return false;
@@ -153,7 +153,7 @@ impl Telling {
     /// simultaneous callers, only one gets `true`.
     fn is_due(&self, now: u64) -> bool {
         let next = self.0.load(Ordering::Relaxed);
-        // Zero means that no line was written yet.
+        // Zero means that no audit line of this kind was written yet.
         let after = now.saturating_add(u64::try_from(REPORT_INTERVAL.as_nanos()).unwrap_or(u64::MAX)).max(1);
         (next == 0 || now >= next)
             && self.0.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -161,7 +161,7 @@ impl Telling {
 }
 
 impl Usage {
-    /// Notes a permitted request; returns whether it is the first from its address.
+    /// Records a permitted request, and returns whether it is the first request from its address.
     pub(crate) fn note(&self, now: Timestamp, address: Option<IpAddr>) -> bool {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.last_used.store(now.as_microsecond(), Ordering::Relaxed);
@@ -169,7 +169,7 @@ impl Usage {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).note(address)
     }
 
-    /// Notes a refused request that had a secret of the key, perhaps an old one.
+    /// Records a refused request that had a current or an old secret of the key.
     pub(super) fn refused(&self, code: Code) {
         *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry(code.name()).or_default() += 1;
     }

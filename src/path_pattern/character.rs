@@ -1,7 +1,7 @@
 //! The characters of canonical paths (RFC 3986, section 3.3): raw ones and encoded ones.
 //!
 //! `guard::path` writes paths in this canonical form, and patterns must be written in it: both use
-//! these functions.
+//! the functions of this file.
 
 /// One character of a canonical path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ const RAW: [bool; 256] = {
     }
 };
 
-/// Appends a byte in its canonical form.
+/// Appends a byte to `out`, raw or encoded as in a canonical path.
 pub(crate) fn push(out: &mut String, byte: u8) {
     match stands_raw(byte) {
         true => out.push(char::from(byte)),
@@ -58,8 +58,8 @@ pub(crate) fn push(out: &mut String, byte: u8) {
     }
 }
 
-/// Merges slashes and resolves dot segments (RFC 3986, section 5.2.4). A dot segment at the root
-/// stays at the root.
+/// Merges slashes and resolves dot segments (RFC 3986, section 5.2.4). At the root, `..` is
+/// dropped.
 pub(crate) fn resolve(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     let mut ends_with_slash = false;

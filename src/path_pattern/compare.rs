@@ -13,20 +13,20 @@ impl PathPattern {
         covers_segments(&self.segments, &narrow.segments)
     }
 
-    /// Whether both patterns match some path.
+    /// Whether there is a path that both patterns match.
     pub(crate) fn meets(&self, other: &PathPattern) -> bool {
         meet_segments(&self.segments, &other.segments)
     }
 }
 
-/// The next step of a comparison that is at some part of each pattern.
+/// The next step of a comparison, which has arrived at one part of each pattern.
 enum Step {
     Yes,
     No,
     /// Both patterns advance by one part.
     Both,
-    /// One of the patterns advances, and both ways are tried: the part of one pattern matches any
-    /// number of parts of the other.
+    /// Either pattern may advance by one part, and both ways are tried: the current part of one
+    /// pattern, such as `**`, matches any number of parts of the other pattern.
     Either,
 }
 

@@ -1,4 +1,4 @@
-//! Parses patterns, and reports the right spelling of one that could never match.
+//! Parses patterns, and suggests the right spelling of a pattern that could never match.
 
 use super::character::{self, Character, first_character, hex_pair, resolve, stands_raw};
 use super::piece::{Piece, Segment};
@@ -108,7 +108,8 @@ pub(super) fn segments(text: &str) -> Result<Vec<Segment>, PatternFault> {
     relative.split('/').map(segment).collect()
 }
 
-/// Names a part of the pattern that the path of no forwarded request has, if there is one.
+/// Returns the reason why no path of a forwarded request can match the pattern; `None` if no such
+/// reason is found.
 fn impossible(text: &str) -> Option<&'static str> {
     let mut rest = text.as_bytes();
     while let Some((character, behind)) = first_character(rest) {
@@ -147,7 +148,7 @@ fn respelled(text: &str) -> String {
             }
             Character::Raw(byte) if is_class && byte.is_ascii() => out.push(char::from(byte)),
             Character::Raw(byte @ (b'/' | b'?' | b';')) => out.push(char::from(byte)),
-            // A canonical path has a raw `*`; in a pattern, `[*]` stands for it.
+            // A canonical path has `*` unencoded; in a pattern, `[*]` stands for this character.
             Character::Encoded(b'*') => out.push_str("[*]"),
             Character::Raw(byte) | Character::Encoded(byte) => character::push(&mut out, byte),
         }

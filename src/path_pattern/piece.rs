@@ -5,7 +5,8 @@ use super::character::{self, Character};
 /// The part of a pattern between two slashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Segment {
-    /// `**`: any number of segments; at the end of a pattern at least one, which may be empty.
+    /// `**`: any number of segments. At the end of a pattern, `**` matches at least one segment,
+    /// which may be empty.
     Any,
     Text(Vec<Piece>),
 }

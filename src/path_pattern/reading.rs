@@ -7,9 +7,9 @@ use super::{PathPattern, parse};
 /// Differences between paths that an upstream ignores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PathReading {
-    /// Whether `/ADMIN` and `/admin` are the same path.
+    /// Whether the upstream treats `/ADMIN` and `/admin` as the same path.
     pub(crate) ignore_case: bool,
-    /// Whether `/admin/` and `/admin` are the same path.
+    /// Whether the upstream treats `/admin/` and `/admin` as the same path.
     pub(crate) ignore_trailing_slash: bool,
 }
 
@@ -17,7 +17,7 @@ impl PathReading {
     /// The reading that ignores no differences.
     pub(crate) const EXACT: PathReading = PathReading { ignore_case: false, ignore_trailing_slash: false };
 
-    /// Returns the reading that ignores what this reading or the other one ignores.
+    /// Returns the reading that ignores every difference that this reading or `other` ignores.
     pub(crate) fn and(self, other: PathReading) -> PathReading {
         PathReading {
             ignore_case: self.ignore_case || other.ignore_case,
@@ -26,7 +26,7 @@ impl PathReading {
     }
 
     /// Returns patterns that together match every path that the upstream treats as a path of
-    /// `pattern`. If case is ignored, they match paths folded by [`fold`].
+    /// `pattern`. If case is ignored, these patterns match paths that were folded by [`fold`].
     pub(crate) fn prepare(self, pattern: &PathPattern) -> impl Iterator<Item = PathPattern> + use<> {
         let pattern = if self.ignore_case { pattern.folded() } else { pattern.clone() };
         let others = if self.ignore_trailing_slash { pattern.other_slash() } else { Vec::new() };
@@ -52,8 +52,8 @@ impl PathPattern {
         PathPattern::of_segments(&text, segments)
     }
 
-    /// Returns patterns of this pattern's paths with a slash added at the end, or with the slash at
-    /// the end removed.
+    /// Returns patterns that match this pattern's paths with a slash added at their end, or with
+    /// the slash at their end removed.
     fn other_slash(&self) -> Vec<PathPattern> {
         let mut others = Vec::new();
         let Some((last, before)) = self.segments.split_last() else { return others };
@@ -79,7 +79,7 @@ impl PathPattern {
         others
     }
 
-    /// Returns a pattern of these segments whose paths have a last segment that is not empty,
+    /// Returns a pattern of these segments that matches only paths whose last segment is not empty,
     /// because no canonical path ends with two slashes.
     fn ending_in_text(text: &str, segments: &[Segment]) -> PathPattern {
         let some_text = Segment::Text(vec![Piece::One, Piece::Star]);

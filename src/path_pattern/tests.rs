@@ -178,8 +178,8 @@ fn patterns_are_compared() {
     }
 }
 
-/// A comparison that tried each way through the stars of both patterns would not end within
-/// anybody's lifetime.
+/// A comparison that tried every combination for the stars of both patterns would not end within a
+/// lifetime.
 #[test]
 fn a_comparison_ends_however_many_stars_there_are() {
     let wide = [format!("{}/z", "/**/a".repeat(60)), format!("/{}z", "*a".repeat(60))];
@@ -201,7 +201,7 @@ fn a_pattern_begins_with_what_all_its_paths_begin_with() {
     }
 }
 
-/// Returns all spellings that an upstream treats as the same path.
+/// Returns all spellings of `path` that an upstream treats as the same path.
 fn spellings(path: &str, reading: PathReading) -> Vec<String> {
     let mut all = vec![String::new()];
     let mut rest = path;
@@ -230,7 +230,8 @@ fn spellings(path: &str, reading: PathReading) -> Vec<String> {
     all
 }
 
-/// A second implementation of matching: on the text of a pattern, trying one way after the other.
+/// A second, slow implementation of matching: it compares the text of a pattern, and tries every
+/// way in which a star may match.
 mod slow {
     pub(super) fn matches(pattern: &str, path: &str) -> bool {
         let split = |text: &str| text[1..].split('/').map(str::to_owned).collect::<Vec<_>>();
@@ -279,7 +280,8 @@ proptest! {
         prop_assert!(one(&path).matches(&path), "{}", path);
     }
 
-    /// If the parser refuses a pattern with a spelling as hint, it accepts that spelling.
+    /// If the parser refuses a pattern and hints at another spelling, the parser accepts that
+    /// spelling.
     #[test]
     fn a_hint_is_a_pattern(text in "/?[a-b/.%*\\[\\]?ü{},~ 0-9!-]{0,12}") {
         if let Err(PatternFault { hint: Some(hint), .. }) = PathPattern::parse(&text)
@@ -342,7 +344,7 @@ proptest! {
         prop_assert_eq!(takes, slowly, "{} {} {:?}", text, path, reading);
     }
 
-    /// Patterns that the library `globset` accepts, too, match the same paths there.
+    /// Patterns that the library `globset` also accepts match the same paths in `globset`.
     #[test]
     fn another_library_matches_alike(
         text in "/(([ab]|\\*|\\?|\\[ab\\]){0,3}/){0,3}(([ab]|\\*){0,3}|\\*\\*)",

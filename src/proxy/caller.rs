@@ -1,4 +1,4 @@
-//! Facts about a caller's protocol and request that determine the form of its answer.
+//! Facts about a request and its protocol that determine the form of the answer.
 
 use http::Method;
 use http::header::{CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
@@ -10,7 +10,7 @@ use crate::forward::unread::UnreadBody;
 use crate::protocol::Protocol;
 use crate::upstream::request_body::RequestBody;
 
-/// The caller of one request: the facts that determine the form of the answer.
+/// The caller of one request: facts about the request that determine the form of the answer.
 pub(super) struct Caller {
     pub(super) protocol: Protocol,
     pub(super) form: AnswerForm,
@@ -33,8 +33,8 @@ impl Caller {
         }
     }
 
-    /// Returns what happens to the request's body if the answer is ready before the whole body was
-    /// read.
+    /// Decides whether the rest of the request's body is discarded or left unread, if the answer is
+    /// ready before the whole body was read.
     pub(super) fn unread_body(&self, activity: &ConnectionActivity) -> UnreadBody {
         let is_left = !self.protocol.has_streams() && (self.is_head || !activity.may_be_sending());
         if self.is_short && !is_left { UnreadBody::Discard } else { UnreadBody::Leave }
@@ -44,9 +44,9 @@ impl Caller {
 /// Whether the unread body of a request may be read to its end, so that its connection can serve
 /// another request.
 ///
-/// On HTTP/1 this is true only if the body's length is known and small: reading a longer body may
-/// cost more than a new connection. A client that waits for 100 (RFC 9110, section 10.1.1) may send
-/// no body after a refusal, so its next bytes could be either a body or a request.
+/// On HTTP/1, the body's length must be known and small, because reading a longer body may cost
+/// more than a new connection. A client that waits for a 100 answer (RFC 9110, section 10.1.1) may
+/// send no body after a refusal, so its next bytes could be either the body or a new request.
 fn is_short(parts: &Parts, protocol: Protocol, body: &RequestBody) -> bool {
     const BYTES: u64 = 64 * 1024;
     protocol.has_streams()

@@ -1,4 +1,4 @@
-//! State that all workers share, and facts that a connection gives to its requests.
+//! State that all workers share, and facts about a connection that its requests use.
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
@@ -42,7 +42,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Returns everything that a request is decided with. `now` is the wall-clock time.
+    /// Returns the context in which a request is decided: snapshot, keys, limiter, and the
+    /// wall-clock time `now`.
     pub(crate) fn context<'a>(&'a self, snapshot: &'a Snapshot, now: Timestamp) -> Context<'a> {
         Context { snapshot, keys: &self.keys, limiter: &self.limiter, now }
     }
@@ -61,12 +62,12 @@ pub(crate) struct Peer {
     pub(crate) is_tls: bool,
     /// The requests in service on the connection.
     pub(crate) activity: Arc<ConnectionActivity>,
-    /// The tunnel that runs on the connection after HTTP has ended on it.
+    /// The tunnel on the connection, if an upgrade has ended HTTP on the connection.
     pub(crate) tunnel: Arc<Mutex<Option<OpenTunnel>>>,
-    /// The limit of connections, if the client's address has exceeded it. Every request on this
-    /// connection is then refused.
+    /// The limit of connections per client address, if the client's address exceeds the limit.
+    /// Every request on this connection is then refused.
     pub(crate) over_limit: Option<usize>,
-    /// Whether the peer is a trusted proxy. Misbehaviour of one of the proxy's clients then does
-    /// not count against the connection, which other clients share.
+    /// Whether the peer is a trusted proxy. Misbehaviour of one client of the proxy then has no
+    /// consequence for the connection, because other clients share the connection.
     pub(crate) is_trusted: bool,
 }

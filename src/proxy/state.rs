@@ -24,14 +24,14 @@ use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::upstream::request_body::RequestBody;
 
-/// State of a request that is needed however the request ends.
+/// State of a request that is needed whether the request is forwarded or refused.
 pub(super) struct RequestState {
     pub(super) snapshot: Arc<Snapshot>,
     record: RequestRecord,
     pub(super) request_id: HeaderValue,
     pub(super) principal: Option<Principal>,
     route: Option<Arc<Route>>,
-    /// State of the limits after this request was charged.
+    /// State of the rate limits after this request was charged to them.
     pub(super) limit_status: Option<LimitStatus>,
     pub(super) times: Times,
     pub(super) trace: Option<TraceContext>,
@@ -67,7 +67,8 @@ impl RequestState {
         }
     }
 
-    /// Records the client, and continues the trace that a trusted proxy names.
+    /// Records the address of the client. If a trusted proxy sent the request, continues the trace
+    /// that its headers name.
     pub(super) fn note_client(&mut self, client: &Client, headers: &HeaderMap) {
         self.record.client(client.address);
         if client.via_trusted {
@@ -75,7 +76,8 @@ impl RequestState {
         }
     }
 
-    /// Records the facts of a decision, for the log and for the connection.
+    /// Records what a decision found out about the request, for the access log and for the state of
+    /// the connection.
     pub(super) fn note_facts(&mut self, peer: &Peer, facts: &mut Facts, headers: &HeaderMap) {
         if let Some(target) = &facts.target {
             self.record.path(target.path());
@@ -107,8 +109,8 @@ impl RequestState {
         }
     }
 
-    /// Continues the trace that the caller names. Called only if the caller is trusted or has a
-    /// valid key.
+    /// Continues the trace that the request's headers name. Called only if a trusted proxy sent the
+    /// request, or if its key is valid.
     fn continue_trace(&mut self, headers: &HeaderMap) {
         if self.trace.is_some() {
             self.trace = self.record.continue_trace(headers);
@@ -123,12 +125,12 @@ impl RequestState {
         suspicions.for_each(|suspicion| self.record.suspected(suspicion));
     }
 
-    /// Makes the answer, with the headers that every answer carries.
+    /// Makes the answer to the request, and adds the headers that every answer carries.
     ///
     /// # Errors
     ///
-    /// A client without a key has too many requests open on its connection. The request then gets
-    /// no answer, and the client may repeat it.
+    /// Fails if a client without a valid key has too many open requests on its connection. The
+    /// request then gets no answer, and the client may repeat the request.
     pub(super) fn conclude<E: From<StreamRefused>>(
         mut self,
         peer: &Peer,
@@ -136,8 +138,8 @@ impl RequestState {
         outcome: Result<Forwarded, Denial>,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, E> {
-        // The request is refused this way only if nothing of it was sent to upstream, because the
-        // client will repeat it.
+        // A request is refused without an answer only if nothing of the request was sent to
+        // upstream, because the client will repeat the request.
         let is_unauthenticated = self.principal.is_none() && outcome.is_err() && self.times.ready.is_none();
         if is_unauthenticated && !self.in_service.count_as_unauthenticated() {
             self.record.denied(&Denial::too_many_in_flight(unauthenticated_use::STREAMS));
@@ -185,7 +187,8 @@ impl RequestState {
     }
 }
 
-/// Makes the answer of a refusal, and decides what happens to the rest of the request's body.
+/// Makes the answer to a refused request, and decides what happens to the unread rest of the
+/// request's body.
 fn refusal(
     denial: Denial,
     caller: &Caller,
@@ -216,7 +219,7 @@ fn close_where_left<B>(response: &mut Response<B>, unread: UnreadBody, activity:
     }
 }
 
-/// Error that resets an HTTP/2 stream with REFUSED_STREAM: nothing was done for the request (RFC
-/// 9113, section 8.7).
+/// Error that resets an HTTP/2 stream with REFUSED_STREAM. The reset shows the client that nothing
+/// was done for the request (RFC 9113, section 8.7).
 #[derive(Debug)]
 pub(crate) struct StreamRefused;

@@ -10,7 +10,7 @@ use crate::key_store::LastGood;
 use crate::net::tls::{ListenerTls, Swappable};
 use crate::proxy::Gateway;
 
-/// Time that files must not change before a requested reload reads them.
+/// How long files must stay unchanged before a requested reload reads them.
 pub(super) const ASKED_SETTLE: Duration = Duration::from_millis(100);
 
 /// The configuration in service, and the state of the files that were read for it.
@@ -20,7 +20,7 @@ pub(super) struct Current {
     pub(super) config: Config,
     pub(super) listeners: Vec<Running>,
     pub(super) sets: Vec<(Part, FileSet)>,
-    /// The keys in service of each file of a key directory.
+    /// The ids of the keys in service, for each file of a key directory.
     pub(super) last_good: LastGood,
 }
 
@@ -34,8 +34,8 @@ impl Current {
 pub(super) struct Running {
     pub(super) listener: Listener,
     pub(super) swappable: Option<Swappable>,
-    /// The digest of the files from which the listener's certificates were reloaded, if it is
-    /// known.
+    /// The digest of the files from which the listener's certificates were reloaded; `None` if the
+    /// digest is unknown.
     pub(super) digest: Option<[u8; 32]>,
 }
 

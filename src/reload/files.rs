@@ -1,4 +1,4 @@
-//! The files that a configuration names, by part.
+//! The files that a configuration names, for each part of the state that is reloaded.
 
 use std::path::PathBuf;
 
@@ -18,12 +18,12 @@ impl Baseline {
         Baseline { files: files.into_iter().map(|files| (files.clone(), Stamps::of(&files))).collect() }
     }
 
-    /// Whether all files are still in the state that was noted.
+    /// Whether all files are still in the state that was noted before they were read.
     pub(super) fn is_current(&self) -> bool {
         self.files.iter().all(|(files, stamps)| Stamps::of(files) == *stamps)
     }
 
-    /// Returns the files of a part.
+    /// Returns the files from which a part of the state is reloaded.
     pub(super) fn files(&self, part: Part) -> &[PathBuf] {
         let index = Part::ALL.iter().position(|known| *known == part);
         index.and_then(|index| self.files.get(index)).map_or(&[], |(files, _)| files)

@@ -33,7 +33,7 @@ impl Outcome {
 /// The outcome of a reload.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
-    /// The number of changes that were applied since the start.
+    /// The number of changes that were applied since the process started.
     pub(crate) generation: u64,
     pub(crate) parts: Vec<(Part, Outcome)>,
     /// Changed fields of the configuration that take effect only after a restart.
@@ -46,7 +46,7 @@ pub(super) enum Message {
     Stop,
 }
 
-/// Sends requests to the reloading thread.
+/// Sends messages to the reloading thread, for example requests for a reload.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle(pub(super) mpsc::SyncSender<Message>);
 
@@ -63,17 +63,18 @@ impl Handle {
         self.send(Message::Asked(None)).await;
     }
 
-    /// Tells the reloading thread to end.
+    /// Asks the reloading thread to end.
     pub(crate) async fn stop(&self) {
         self.send(Message::Stop).await;
     }
 
-    /// Sends a message, and waits for room in the inbox without blocking the runtime.
+    /// Sends a message to the reloading thread. If the inbox of the thread is full, this function
+    /// waits without blocking the runtime.
     async fn send(&self, mut message: Message) {
         loop {
             match self.0.try_send(message) {
                 Err(TrySendError::Full(unsent)) => message = unsent,
-                // If the thread has ended, a caller that waits for a reply gets `None`.
+                // If the reloading thread has ended, a caller that waits for a reply gets `None`.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => return,
             }
             tokio::time::sleep(ROOM_INTERVAL).await;

@@ -1,6 +1,6 @@
 //! The parts of the state that are reloaded from files.
 
-/// One of the parts that are reloaded independently of each other.
+/// A part of the state. Each part is reloaded independently of the other parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// The configuration, and the files with credentials and upstreams' certificates that it names.

@@ -1,4 +1,4 @@
-//! Reads a part completely before anything of it is applied.
+//! Reads a changed part of the state completely before anything of this part is applied.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::keys::id_secret::IdSecret;
 use crate::net::tls::{self, ListenerTls};
 use crate::snapshot::Snapshot;
 
-/// A part that was read completely and can be applied.
+/// A part of the state that was read completely and can be applied.
 pub(super) enum Ready {
     Config(Box<ReadyConfig>),
     Keys(KeySet),
-    /// The certificates of listeners without faults, by the listener's number and with the digest
-    /// of the files, and the faults of the other listeners.
+    /// The new certificates of each listener without faults, with the listener's number and the
+    /// digest of the files; then the faults of all other listeners.
     Certificates(Vec<(usize, Arc<ListenerTls>, Option<[u8; 32]>)>, Vec<Fault>),
 }
 
@@ -37,7 +37,7 @@ pub(super) struct ReadyConfig {
 
 impl Current {
     pub(super) fn read(&self, part: Part) -> Result<Ready, Faults> {
-        // Key stores are left out: they check their files themselves, and a store may be a
+        // Key stores are not checked here: a key store checks its own files, and may be a
         // directory.
         let sets = self.sets.iter().filter(|(known, _)| *known == part && part != Part::Keys);
         openable(sets.flat_map(|(_, set)| set.files())).map_err(|faults| self.placed(faults))?;
@@ -51,7 +51,8 @@ impl Current {
         })
     }
 
-    /// Adds to each fault of a file the place where the running configuration names that file.
+    /// Moves each fault of a whole file to the position where the running configuration names the
+    /// file.
     fn placed(&self, faults: Faults) -> Faults {
         self.config.named_files.placed(faults)
     }
@@ -73,8 +74,9 @@ impl Current {
         openable(looked_at.flat_map(|part| baseline.files(part)))?;
         let is_elsewhere =
             |part| self.sets.iter().any(|(known, set)| *known == part && set.files() != baseline.files(part));
-        // Files at a new path are read together with the configuration, once they have settled. If
-        // either has faults, neither is applied.
+        // If the new configuration names files at new paths, these files are read together with the
+        // configuration, once they have settled. After a fault in any of these files, the
+        // configuration is not applied either.
         if Part::ALL.into_iter().any(is_elsewhere) {
             std::thread::sleep(ASKED_SETTLE);
         }
@@ -85,8 +87,8 @@ impl Current {
         // The ids of keys in a plain list are derived from the id secret, so a new secret requires
         // reading the keys again.
         let reads_keys = reads_keys || !Arc::ptr_eq(&ids, &serving);
-        // No last good form is kept for the entries of a store at a new path, so a faulty entry is
-        // refused.
+        // For a store at a new path, no last good form of an entry is known, so a faulty entry
+        // causes the refusal of the whole store.
         let keys = reads_keys.then(|| self.read_keys(&config, &ids, AtFault::Refused)).transpose()?;
         let reads_certificates = is_elsewhere(Part::Certificates);
         let mut certificates = Vec::with_capacity(listeners.len());
@@ -127,7 +129,7 @@ impl Current {
 }
 
 /// Returns the listener of `config` that has the address of `running`. Returns `running` itself if
-/// there is none, or if TLS would be turned on or off.
+/// no listener has this address, or if TLS would be turned on or off.
 fn counterpart(running: &Listener, config: &Config) -> Listener {
     let same = config.listeners.iter().find(|listener| listener.address == running.address);
     same.filter(|listener| listener.tls.is_some() == running.tls.is_some()).unwrap_or(running).clone()

@@ -1,4 +1,5 @@
-//! Refused parts, and empty key files that may be about to be written.
+//! Parts of the state whose reload was refused, and an empty key file, which a writer may be about
+//! to fill.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,11 +11,11 @@ use crate::config::fault::{Fault, Faults};
 use crate::key_cache::KeySet;
 use crate::observe::reloads::Extent;
 
-/// Time that a key file without lines must not change before it is applied, because a writer may
-/// begin by emptying the file.
+/// How long a key file without lines must stay unchanged before it is applied. A writer may begin
+/// by emptying the file.
 const BLANK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The refusal of a part, or of some of its entries.
+/// The refusal of a whole part of the state, or of some entries of the key store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) faults: Faults,
@@ -30,7 +31,7 @@ impl From<Faults> for Refusal {
 /// The current refusals.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    /// The current refusal of each part, which is logged once.
+    /// The current refusal of each refused part. A refusal is logged only once.
     refused: Vec<(Part, Refusal)>,
     /// The state of a key file without lines, and when it was first seen in that state.
     blank: Option<(Stamps, Instant)>,
@@ -43,11 +44,12 @@ impl Refusals {
         Some(BLANK_PATIENCE.saturating_sub(since.elapsed()))
     }
 
-    /// Whether the faults of a refused part may have disappeared without an event.
+    /// Whether the faults of a refused part may have disappeared without an event of the file
+    /// system.
     pub(super) fn may_have_passed(&self, part: Part, store: &Path) -> bool {
         let mut refused = self.refused.iter().filter(|(refused, _)| *refused == part);
-        // Faults of entries do not disappear by themselves. In a directory, however, a fault may be
-        // a file that was unreadable for a time.
+        // A fault of a single entry does not disappear by itself. In a key directory, however, a
+        // file may have been unreadable only for a time.
         refused.any(|(_, refusal)| refusal.extent == Extent::Whole || store.is_dir())
     }
 

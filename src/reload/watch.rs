@@ -1,8 +1,8 @@
-//! Watches files: finds whether they have changed, and whether a change has settled.
+//! Watches files: finds out whether files have changed, and whether a change is complete.
 //!
-//! Directories are watched, never files: if a file is replaced by a rename, a watch on it reports
-//! the first replacement and no later one. An event of the system only triggers a check; the check
-//! decides whether a file has changed.
+//! Only directories are watched: if a file is replaced by a rename, a watch on the file itself
+//! reports the first replacement and no later one. An event of the system only triggers a check;
+//! the check decides whether a file has changed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,14 +21,14 @@ use crate::digest::Sha256;
 use crate::regular_file;
 use crate::stamp::Stamp;
 
-/// Time that a file written in place must not change before it is read. It is longer than a
-/// writer's pauses, because the beginning of a list is also a valid list. It is short enough for a
-/// change to take effect within a second.
+/// How long a file that was written in place must stay unchanged before it is read. This time is
+/// longer than the pauses of a writer, because the first part of a list of keys is also a valid
+/// list. The time is short enough for a change to take effect within a second.
 const SETTLED_IN_PLACE: Duration = Duration::from_millis(500);
-/// Time that a file must not change before it is read if it was renamed into its place, and is
-/// therefore complete. This time groups files that are replaced together.
+/// How long a file that was renamed into its place must stay unchanged before it is read. Such a
+/// file is complete; the time only groups files that are replaced together.
 const SETTLED_WHOLE: Duration = Duration::from_millis(30);
-/// Time after which a directory of files is read even if one of the files changes all the time.
+/// The time after which a directory of files is read even if one of the files changes all the time.
 const DIRECTORY_PATIENCE: Duration = Duration::from_secs(5);
 /// The total size in bytes up to which files are compared by content. Larger sets of files are
 /// compared by their stamps only.
@@ -72,7 +72,7 @@ pub(super) struct FileSet {
 struct Pending {
     stamps: Stamps,
     since: Instant,
-    /// When the files began to change.
+    /// The time at which the files began to change.
     restless_since: Instant,
 }
 
@@ -88,8 +88,8 @@ pub(super) enum FilesState {
 }
 
 impl FileSet {
-    /// Makes a set of files whose state was `taken` when they were read. `read`: the files whose
-    /// content the configuration contains.
+    /// Makes a set of files. `taken` is the state of the files when they were read. `read` lists
+    /// the files whose content the configuration contains.
     pub(super) fn new(files: Vec<PathBuf>, taken: Stamps, read: &[ReadFile]) -> Self {
         let mut set = FileSet {
             watch_set: WatchSet::to(&files),
@@ -115,14 +115,14 @@ impl FileSet {
         &self.files
     }
 
-    /// Finds the directory entries on the paths of the files again, and returns them.
+    /// Finds the directory entries on the paths of the files anew, and returns these entries.
     pub(super) fn watch_set(&mut self) -> &WatchSet {
         self.watch_set = WatchSet::to(&self.files);
         &self.watch_set
     }
 
-    /// Notes an event of the system. Returns whether it concerns one of the files, or a link to
-    /// one.
+    /// Notes an event of the system. Returns whether the event concerns one of the files, or a link
+    /// to a file.
     pub(super) fn heard(&mut self, touched: &Touched) -> bool {
         // The event of a rename names two entries, the second of which is the destination.
         let named = touched.paths.last().filter(|path| self.watch_set.covers(path));
@@ -141,7 +141,8 @@ impl FileSet {
         touched.paths.is_empty() || touched.paths.iter().any(|path| self.watch_set.covers(path))
     }
 
-    /// Notes that an event was missed. It is then unknown whether a changed file is complete.
+    /// Notes that an event was missed. After that, it is unknown whether a changed file is
+    /// complete.
     pub(super) fn missed(&mut self) {
         self.came_whole = false;
     }
@@ -190,15 +191,16 @@ impl FileSet {
         self.settle(stamps)
     }
 
-    /// Checks whether the files have changed, like [`FileSet::check`], if they are known to have
-    /// settled.
+    /// Checks whether the files have changed, without the waiting time of [`FileSet::check`],
+    /// because the files are known to have settled.
     pub(super) fn look_settled(&mut self) -> FilesState {
         let stamps = Stamps::of(&self.files);
         self.settle(stamps)
     }
 
     fn settle(&mut self, stamps: Stamps) -> FilesState {
-        // Large files are not read a second time only to avoid a reload that changes nothing.
+        // The contents of large files are not compared: a reload that changes nothing is accepted,
+        // so that the files are not read a second time.
         let digest = (stamps.bytes() <= COMPARED_BYTES).then(|| self.read()).flatten();
         // The digest is of no use if a file changed while it was read.
         if Stamps::of(&self.files) != stamps {
@@ -262,14 +264,14 @@ pub(super) fn digest_of(files: &[PathBuf]) -> Option<[u8; 32]> {
 #[derive(Debug)]
 pub(super) struct Touched {
     pub(super) paths: Vec<PathBuf>,
-    /// Whether the entry was renamed into its place, and is complete, or is being written in place;
-    /// `None` if that is unknown.
+    /// `true` if the entry was renamed into its place and is complete; `false` if the entry is
+    /// being written in place; `None` if it is unknown which is the case.
     pub(super) came_whole: Option<bool>,
 }
 
 impl Touched {
-    /// Converts an event of the system. Returns `None` for an event that is no change, such as our
-    /// own reading.
+    /// Converts an event of the system. Returns `None` for an event that is no change, such as a
+    /// read by bearward itself.
     fn read(event: notify::Event) -> Option<Self> {
         let came_whole = match event.kind {
             EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Some(true),

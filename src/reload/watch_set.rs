@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::key_store::directory;
 
-/// The most symbolic links that are followed on a path, as in the kernel. More are taken for a
-/// loop.
+/// The highest number of symbolic links that are followed on a path, as in the kernel. A path with
+/// more links is treated as a loop.
 const MAX_LINKS: usize = 40;
 
 /// Returns `paths`, with each directory replaced by the files in it.
@@ -23,10 +23,11 @@ pub(super) fn expanded(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ 
 /// a file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WatchSet {
-    /// The entries of the files, of all links to them, and of the directories above them. Each of
-    /// these may be replaced.
+    /// The entries of the files, of all links to the files, and of the directories above them. Each
+    /// of these entries may be replaced.
     pub(super) entries: BTreeSet<PathBuf>,
-    /// Configured directories, in which every file is watched, also one that does not exist yet.
+    /// Configured directories. Every file in these directories is watched, even a file that does
+    /// not exist yet.
     pub(super) directories: BTreeSet<PathBuf>,
 }
 
@@ -56,8 +57,8 @@ impl WatchSet {
 }
 
 /// Returns every directory entry on the way to `path`: the file, each symbolic link, and each
-/// directory. A change of any of them is a change of the file: the kubelet replaces only the link
-/// `..data`, and people replace a directory by a rename.
+/// directory. A change of any of these entries is a change of the file: for example, the kubelet
+/// replaces only the link `..data`, and an administrator may replace a directory by a rename.
 fn entries_to(path: &Path) -> BTreeSet<PathBuf> {
     let mut entries = BTreeSet::new();
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

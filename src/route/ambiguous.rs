@@ -5,8 +5,9 @@ use crate::config::Ambiguity;
 /// Encoded form of a `;`. In this form, it does not begin the parameters of a path segment.
 pub(super) const ENCODED_SEMICOLON: &str = "%3B";
 
-/// Returns all readings of a path with ambiguous parts: each part decoded, parameters cut off, and
-/// all combinations of these. `reads_semicolons`: whether an encoded `;` is ambiguous too.
+/// Returns all readings of a path with ambiguous parts: with each part decoded, with path
+/// parameters cut off, and with all combinations of these changes. `reads_semicolons`: whether an
+/// encoded `;` is an ambiguous part, too.
 pub(super) fn readings(path: &str, ambiguities: &[Ambiguity], reads_semicolons: bool) -> Vec<String> {
     let read = |path: &str, ambiguity: Ambiguity| match ambiguity {
         Ambiguity::EncodedSlash => path.replace("%2F", "/"),
@@ -20,7 +21,8 @@ pub(super) fn readings(path: &str, ambiguities: &[Ambiguity], reads_semicolons: 
     let mut found = vec![path.to_owned()];
     let has_semicolons = reads_semicolons || ambiguities.contains(&Ambiguity::Semicolon);
     if has_semicolons {
-        // Both forms of `;` are the same after decoding, and a route's pattern may contain either.
+        // A raw `;` and an encoded `;` are the same after decoding, and a route's pattern may
+        // contain either form.
         found.push(path.replace(ENCODED_SEMICOLON, ";"));
         found.push(path.replace(';', ENCODED_SEMICOLON));
     }
@@ -39,7 +41,7 @@ pub(super) fn readings(path: &str, ambiguities: &[Ambiguity], reads_semicolons: 
     found
 }
 
-/// Returns a path without empty segments, except for an empty last one.
+/// Merges repeated slashes in a path, so that no segment except the last one is empty.
 fn merged(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for c in path.chars() {

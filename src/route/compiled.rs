@@ -19,7 +19,7 @@ pub(crate) struct Route {
     pub(crate) name: Arc<str>,
     pub(crate) access: Access,
     pub(crate) upstream: Arc<Upstream>,
-    /// Windows of the route's own limits. Each key has its own state in them.
+    /// Windows of the route's own rate limits. Each key has a state of its own in these windows.
     pub(crate) windows: Vec<Arc<Window>>,
     pub(crate) strip_prefix: Option<String>,
     pub(crate) max_body: Option<u64>,
@@ -42,8 +42,8 @@ pub(crate) struct Route {
     pub(super) hosts: Option<Vec<HostPattern>>,
 }
 
-/// The path for which a route is searched. It is folded at most once, however many routes ignore
-/// case.
+/// The path of a request for which a route is searched. The case of the path is folded at most
+/// once, however many routes ignore case.
 #[derive(Debug)]
 pub(super) struct AskedPath<'p> {
     canonical: &'p str,
@@ -152,7 +152,7 @@ impl Route {
 ///
 /// # Errors
 ///
-/// An error if the route names an upstream that does not exist.
+/// Returns an error if the route names an upstream that does not exist.
 pub(super) fn compile(
     route: &config::Route,
     upstreams: &[Arc<Upstream>],

@@ -12,13 +12,14 @@ use super::compiled::Route;
 /// is as fast.
 const WORTHWHILE: usize = 16;
 
-/// Positions of routes in their table, by the beginning of their paths.
+/// The positions of routes in the route table, by the text with which the routes' paths begin.
 #[derive(Debug)]
 pub(super) struct PathIndex {
-    /// Positions of routes with patterns without a wildcard, by the path.
+    /// Positions of the routes that have a pattern without a wildcard. The key is the path of the
+    /// pattern.
     exact: HashMap<Box<str>, Vec<usize>, RandomState>,
-    /// Positions of routes with all other patterns, by the text with which all matching paths
-    /// begin, up to its last slash.
+    /// Positions of the routes that have any other pattern. The key is the text with which all
+    /// paths that match the pattern begin, up to the last slash of this text.
     under: HashMap<Box<str>, Vec<usize>, RandomState>,
     /// Length of the longest key in `under`, in bytes. Longer beginnings of a path are not looked
     /// up, however many slashes the path has.
@@ -38,8 +39,8 @@ impl PathIndex {
             for pattern in &route.paths {
                 let places = match pattern.exact() {
                     // A route that ignores case compares its pattern with the folded path, but the
-                    // index is searched by the unfolded path. The empty beginning finds such a
-                    // route for every path.
+                    // index is searched by the unfolded path. Such a route is stored under the
+                    // empty text, so that it is found for every path.
                     _ if route.reading.ignore_case => index.under.entry("".into()).or_default(),
                     Some(path) => index.exact.entry(path.into()).or_default(),
                     None => {
@@ -56,15 +57,16 @@ impl PathIndex {
         index
     }
 
-    /// Returns the first position for which `takes` returns true, of all routes whose paths may
-    /// match. Routes that the index does not find for this path can't match it.
+    /// Returns the lowest position for which `takes` returns true, among the routes that the index
+    /// finds for this path. All other routes can't match the path.
     pub(super) fn first(&self, path: &str, takes: impl Fn(usize) -> bool) -> Option<usize> {
         let within = path.as_bytes().iter().take(self.longest).enumerate();
         let slashes = within.filter(|(_, byte)| **byte == b'/').map(|(at, _)| at + 1);
         let beginnings = std::iter::once(0).chain(slashes).filter_map(|length| path.get(..length));
         let under = beginnings.filter_map(|beginning| self.under.get(beginning));
         let filed = self.exact.get(path).into_iter().chain(under);
-        // Each list of positions is in the order of the routes, so its first match is its lowest.
+        // Each list of positions is in the order of the routes, so the first match in a list is the
+        // match with the lowest position.
         filed.filter_map(|places| places.iter().copied().find(|place| takes(*place))).min()
     }
 }

@@ -1,4 +1,4 @@
-//! Finds routes that match each other's requests. `check` warns of these routes.
+//! Finds routes that match requests of other routes. `check` warns of these routes.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use crate::config::Access;
 use crate::path_pattern::PathPattern;
 use crate::permission::Permission;
 
-/// A route that loses requests to another route, or may lose them. Both routes are named.
+/// A route that loses requests to another route, or may lose requests to it. Each variant names
+/// both routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shadow<'a> {
     /// `route` loses all of its requests, because `by` precedes it and matches all of them.
@@ -16,9 +17,9 @@ pub(crate) enum Shadow<'a> {
     /// `route` loses some of its requests to the public route `by`, which precedes it. These
     /// requests then need no key.
     PublicPart { route: &'a str, by: &'a str },
-    /// `route` loses no request that it matches. However, many servers read some paths of `by` as
-    /// paths of `route`, and `by` is a later route that requires less or allows more. `how` names
-    /// the spelling of such paths.
+    /// `route` loses no request that it matches. However, the later route `by` requires less or
+    /// allows more, and many servers read some paths of `by` as paths of `route`. `how` names the
+    /// spelling of such paths.
     Lookalike { route: &'a str, by: &'a str, upstream: &'a str, how: &'static str },
     /// `route` loses no request that it matches. However, `by` requires less and leads to the same
     /// paths of the upstream, because one of the two routes strips a prefix.
@@ -134,8 +135,8 @@ impl Route {
             || !other.removes.iter().all(|name| self.removes.contains(name))
     }
 
-    /// Whether this route matches all requests of the other route, with the other's paths in the
-    /// spelling `spelled`.
+    /// Whether this route matches all requests of the other route, if the other route's paths are
+    /// written in the spelling `spelled`.
     fn takes_all(&self, other: &Route, spelled: &PathPattern) -> bool {
         self.covers_methods_and_hosts(other) && self.paths.iter().any(|own| own.covers(spelled))
     }

@@ -51,8 +51,7 @@ impl RouteTable {
         Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere })
     }
 
-    /// Compiles the routes of a configuration for tests, which use neither its upstreams nor its
-    /// limits.
+    /// Compiles the routes of a configuration for tests that use neither upstreams nor limits.
     #[cfg(any(test, feature = "fuzzing"))]
     #[allow(clippy::unwrap_used, reason = "a test fails by a panic")]
     pub(crate) fn of(config: &Config) -> Self {
@@ -87,8 +86,8 @@ impl RouteTable {
         self.accepted_somewhere.contains(&ambiguity)
     }
 
-    /// Returns the routes of all other readings of a path with `ambiguities`. A client that may use
-    /// the route of the path must also be allowed to use these routes.
+    /// Returns the routes that match the other readings of a path with `ambiguities`. A client that
+    /// sends this path must be allowed to use these routes, too.
     pub(crate) fn other_readings(
         &self,
         host: &str,
@@ -105,8 +104,8 @@ impl RouteTable {
         others
     }
 
-    /// Whether the path has an encoded `;`, and some route accepts a raw `;`. Most servers read
-    /// both forms alike.
+    /// Whether the path has an encoded `;`, and some route accepts a raw `;`. Most servers read the
+    /// two forms alike.
     pub(crate) fn reads_semicolons(&self, path: &str) -> bool {
         self.accepts_somewhere(Ambiguity::Semicolon) && path.contains(ENCODED_SEMICOLON)
     }

@@ -1,6 +1,7 @@
-//! The choice of an endpoint for a request.
+//! Chooses the endpoint to which a request is sent.
 //!
-//! Called by `forward` for each attempt, and by the pool for the addresses of a name.
+//! `forward` calls this module for each attempt, and the pool calls it for the addresses of a host
+//! name.
 //! Invariant: an endpoint that fails its health checks is never picked.
 
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use super::endpoints::Endpoint;
 use crate::config::Balance;
 
 impl Upstream {
-    /// Picks the endpoint for a request; `None` if all endpoints are in `tried`, the ones that the
-    /// request was already sent to. An endpoint that fails its health checks is never picked.
+    /// Picks the endpoint for a request. Never picks an endpoint that fails its health checks, or
+    /// that the request was already sent to (`tried`); `None` if no other endpoint remains.
     ///
-    /// An ejected endpoint gets one request as a probe when its ejection is over. If no endpoint is
-    /// healthy, an ejected one is picked, because it may accept connections again.
+    /// When the ejection of an endpoint is over, one request is sent to the endpoint as a probe. If
+    /// no endpoint is healthy, an ejected endpoint is picked, because it may accept connections
+    /// again.
     pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
         if let [set] = self.sets.as_slice()
             && let Some(only) = set.fixed()
@@ -44,13 +46,13 @@ impl Upstream {
         due.or_else(|| self.choose(if healthy.is_empty() { others } else { healthy }))
     }
 
-    /// Whether the upstream has an endpoint that is not in `tried`, the endpoints that the request
-    /// was already sent to.
+    /// Whether the upstream has an endpoint that passes its health checks and that the request was
+    /// not yet sent to (`tried`).
     pub(crate) fn has_untried(&self, tried: &[Arc<Endpoint>]) -> bool {
         !self.visit(|endpoint| !is_untried(endpoint, tried))
     }
 
-    /// Whether a request that has already had this number of `retries` may have another one.
+    /// Whether a request that was already retried `retries` times may be retried once more.
     pub(crate) fn allows_retry(&self, retries: usize) -> bool {
         retries < self.selection.retries
     }
@@ -73,8 +75,8 @@ impl Upstream {
         Some(candidates.swap_remove(index))
     }
 
-    /// Returns the other addresses of the endpoint's host name, healthy ones first. The pool may
-    /// connect to one of them instead of the endpoint.
+    /// Returns the other addresses of the endpoint's host name without those in `tried`, healthy
+    /// addresses first. The pool may connect to one of these addresses instead of the endpoint.
     pub(super) fn alternatives(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -92,7 +94,7 @@ impl Upstream {
     }
 }
 
-/// Endpoints that a request may be sent to.
+/// Endpoints among which one is chosen for a request.
 type Candidates = SmallVec<[Arc<Endpoint>; 8]>;
 
 /// Whether the endpoint passes its health checks and is not in `tried`.

@@ -23,13 +23,13 @@ use super::socket::SocketIo;
 /// Reason for a failed health check.
 #[derive(Debug)]
 pub(crate) enum CheckFailure {
-    /// No connection could be made.
+    /// No connection to the endpoint could be made.
     Connect(io::Error),
     /// The connection broke before the head of an answer had arrived.
     Exchange(hyper::Error),
-    /// The answer was neither 2xx nor 3xx.
+    /// The status of the answer was neither 2xx nor 3xx.
     BadStatus(StatusCode),
-    /// The check's timeout passed.
+    /// No answer arrived before the check's timeout.
     Timeout,
 }
 
@@ -50,7 +50,8 @@ impl std::fmt::Display for CheckFailure {
 ///
 /// # Errors
 ///
-/// An error if the endpoint sent another status than 2xx or 3xx, or no answer within `limit`.
+/// Fails if no connection can be made, or if the endpoint sends another status than 2xx or 3xx, or
+/// no answer within `limit`.
 pub(crate) async fn check(
     endpoint: &Endpoint,
     path: &PathAndQuery,
@@ -92,8 +93,8 @@ async fn request_status(
     answer_status(sender.send_request(request), connection).await
 }
 
-/// Drives the connection until the answer's head has arrived, and returns the answer's status. The
-/// body is dropped with the connection.
+/// Drives the connection until the answer's head has arrived, and returns the answer's status. Then
+/// the connection is dropped, and with it the answer's body.
 async fn answer_status<B>(
     sending: impl Future<Output = hyper::Result<http::Response<B>>>,
     connection: impl Future<Output = hyper::Result<()>>,

@@ -20,7 +20,8 @@ use crate::path_pattern::reading::PathReading;
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
-    /// Endpoint sets, one for each configured endpoint.
+    /// One set of endpoints for each configured endpoint, because a configured host name may have
+    /// several addresses.
     pub(crate) sets: Vec<Arc<EndpointSet>>,
     pub(super) selection: Selection,
     pub(crate) requests: RequestSettings,
@@ -39,7 +40,8 @@ pub(super) struct Selection {
     pub(super) balance: Balance,
     /// Number of choices that round robin has made so far.
     pub(super) rounds: AtomicUsize,
-    /// Number of other endpoints that a request may be sent to while no byte of it was written.
+    /// Maximum number of times that a request is sent to another endpoint. A request is sent again
+    /// only if no byte of it was written.
     pub(super) retries: usize,
 }
 
@@ -72,7 +74,7 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// All faults of the upstream's TLS files.
+    /// Returns all faults of the upstream's TLS files.
     pub(crate) fn new(config: &config::Upstream, endpoints: &Endpoints) -> Result<Self, Faults> {
         let has_tls =
             config.endpoints.iter().any(|address| matches!(address, config::EndpointAddress::Https(_)));
@@ -105,15 +107,16 @@ impl Upstream {
         })
     }
 
-    /// Returns the Host of a forwarded request: the configured Host, or the client's (`named`). A
-    /// client of HTTP/1.0 may send no Host; the first endpoint's authority is used for such a
-    /// client.
+    /// Returns the Host of a forwarded request: the configured Host, or else the client's Host
+    /// (`named`), or else the authority of the first endpoint, because a client of HTTP/1.0 may
+    /// send no Host.
     pub(crate) fn host_for(&self, named: Option<&HeaderValue>) -> HeaderValue {
         let host = self.requests.host.as_ref().or(named).cloned();
         host.unwrap_or_else(|| authority_of(self.sets.first().map(|set| &set.address)))
     }
 
-    /// Whether connections to this upstream can be upgraded. HTTP/2 connections can't be.
+    /// Whether connections to this upstream can be upgraded. A connection to an h2c endpoint can't
+    /// be upgraded, because it always speaks HTTP/2.
     pub(crate) fn supports_upgrades(&self) -> bool {
         self.sets.iter().all(|set| !matches!(set.address, config::EndpointAddress::H2c(_)))
     }
@@ -124,8 +127,8 @@ impl Upstream {
         self.sets.iter().flat_map(|set| set.endpoints()).collect()
     }
 
-    /// Iterates over the endpoint sets, each with this upstream's name. A later snapshot finds a
-    /// set by its upstream's name.
+    /// Iterates over the endpoint sets, each with the name of this upstream. A later snapshot finds
+    /// an endpoint set by this name.
     pub(crate) fn in_use(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>)> {
         self.sets.iter().map(|set| (&*self.name, set))
     }
@@ -146,7 +149,7 @@ impl Upstream {
             && let Some(named) = set.named()
             && (ejection.is_some() || !set.has_healthy())
         {
-            // The host name may have other addresses by now.
+            // A lookup is requested, because the host name may have other addresses by now.
             named.request_look_up();
         }
         let Some(ejection) = ejection else { return };
@@ -154,16 +157,16 @@ impl Upstream {
         tracing::warn!(upstream, %endpoint, %error, seconds, "an endpoint is ejected: connections to it fail");
     }
 
-    /// Records that the endpoint accepted a connection or answered a request. A success ends an
-    /// ejection.
+    /// Records that the endpoint accepted a connection or answered a request. This ends an ejection
+    /// of the endpoint.
     pub(crate) fn note_success(&self, endpoint: &Endpoint) {
         if endpoint.health.record_success() {
             tracing::info!(upstream = &*self.name, %endpoint, "an ejected endpoint accepts connections again");
         }
     }
 
-    /// Waits, for `limit` at most, until the first lookup of a host name has found an address. The
-    /// wait also ends when all first lookups have failed.
+    /// Waits until a lookup of one of the upstream's host names has found an address, for `limit`
+    /// at most. The wait also ends when the first lookup of every host name has failed.
     ///
     /// Returns whether the upstream has an address when the wait ends.
     pub(crate) async fn wait_for_addresses(&self, limit: Duration) -> bool {
@@ -196,7 +199,7 @@ impl Upstream {
         of_each.collect::<Vec<_>>().join("; ")
     }
 
-    /// Returns problems of the trusted certificates that will make TLS handshakes with the
+    /// Returns those problems of the trusted certificates that will make TLS handshakes with the
     /// endpoints fail.
     pub(crate) fn certificate_problems(&self) -> Vec<CertificateProblem> {
         let https = || self.sets.iter().filter_map(|set| Some((set.address.host_and_port()?.0, set.tls()?)));

@@ -1,4 +1,4 @@
-//! New connections to an endpoint: TCP, TLS, or a unix socket.
+//! Makes new connections to endpoints, over TCP, TLS, or a unix socket.
 //!
 //! Called by the pool, by health checks and by probes. This module puts no connection into the
 //! pool.
@@ -28,7 +28,7 @@ pub(crate) struct Connected {
 ///
 /// # Errors
 ///
-/// The error of the operating system, or of the TLS handshake.
+/// Returns the error of the operating system, or of the TLS handshake.
 pub(crate) async fn connect(endpoint: &Endpoint, needs_http1: bool) -> io::Result<Connected> {
     match endpoint.socket {
         Some(address) => over_tcp(endpoint, TcpStream::connect(address).await?, needs_http1).await,
@@ -42,19 +42,19 @@ pub(crate) async fn is_reachable(endpoint: &Endpoint, limit: Duration) -> bool {
     timeout(limit, connect(endpoint, false)).await.is_ok_and(|made| made.is_ok())
 }
 
-/// Prepares a TCP connection to an endpoint: socket options, the TLS handshake, and the HTTP
-/// version.
+/// Makes a connected TCP stream ready for HTTP: sets socket options, does the TLS handshake of an
+/// `https` endpoint, and finds out the HTTP version.
 ///
 /// # Errors
 ///
-/// The same errors as [`connect`].
+/// Fails with the same errors as [`connect`].
 pub(super) async fn over_tcp(
     endpoint: &Endpoint,
     stream: TcpStream,
     needs_http1: bool,
 ) -> io::Result<Connected> {
     // Nagle's algorithm would delay the small frames of a stream until the peer acknowledges
-    // earlier ones.
+    // earlier frames.
     stream.set_nodelay(true)?;
     super::socket::detect_dead_peers(&SockRef::from(&stream))?;
     let Some(tls) = &endpoint.tls else {

@@ -1,6 +1,6 @@
 //! Errors that occur when bearward connects to an endpoint, and whether the endpoint caused them.
 //!
-//! The pool returns these errors. Only an error that the endpoint caused counts against the
+//! The pool returns these errors. Only an error that the endpoint caused is recorded in the
 //! endpoint's health.
 
 use std::fmt;
@@ -17,7 +17,7 @@ pub(crate) enum ConnectError {
 
 impl ConnectError {
     /// Whether the endpoint caused the error. The endpoint is not at fault if the request only
-    /// waited for another request to connect, or if this process had no socket left.
+    /// waited for another request to connect, or if this machine ran out of sockets or memory.
     pub(crate) fn is_caused_by_endpoint(&self) -> bool {
         match self {
             ConnectError::Waiting => false,

@@ -25,11 +25,12 @@ pub(super) fn attempt_delay(limit: Duration, count: usize) -> Duration {
 /// attempt fails, or after `delay` without an answer. Earlier attempts go on in parallel.
 ///
 /// Returns the connection and the index of its address. Calls `failed` with the index of each
-/// address that refused, and of each address that was tried earlier and had not answered.
+/// address that refused the connection, and of each address that was tried before the accepting
+/// address and has not answered.
 ///
 /// # Errors
 ///
-/// The error of the last attempt, if no address accepted a connection.
+/// Returns the error of the last failed attempt, if no address accepted a connection.
 pub(super) async fn dial(
     addresses: &[SocketAddr],
     delay: Duration,

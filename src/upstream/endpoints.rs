@@ -1,9 +1,9 @@
 //! Endpoints: the addresses of an upstream, each with its own health and its own connections.
 //!
-//! An endpoint that is configured by host name has all addresses of that name, and these may change
-//! while the process runs. `app::lookups` resolves names outside the worker threads. A request uses
-//! the result of the last lookup, and waits for a lookup only if no lookup of the name has ended
-//! yet.
+//! If a host name is configured, each of its addresses is an endpoint, and the addresses may change
+//! while the process runs. `app::lookups` resolves host names outside the worker threads. A request
+//! uses the result of the last lookup, and waits for a lookup only if no lookup of the host name
+//! has ended yet.
 //! Invariant: a failed lookup changes no address.
 
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ const MAX_ADDRESSES: usize = 256;
 /// One address of an upstream.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    /// Key of this endpoint's connections in a pool, unique in the process.
+    /// Number under which a pool stores the connections of this endpoint, unique in the process.
     pub(crate) id: u64,
     /// The configured endpoint that this address belongs to.
     pub(crate) address: config::EndpointAddress,
@@ -56,13 +56,14 @@ impl Endpoint {
         }
     }
 
-    /// Returns the resolved address if the configuration has a host name; `None` if the address
-    /// itself is configured.
+    /// Returns the address of this endpoint, if a lookup of a host name found the address; `None`
+    /// if the address itself is configured.
     pub(crate) fn resolved_address(&self) -> Option<SocketAddr> {
         self.socket.filter(|_| self.is_resolved)
     }
 
-    /// Returns the Host for a request if neither the configuration nor the client provides a Host.
+    /// Returns the Host that a request gets if neither the configuration nor the client provides a
+    /// Host.
     pub(super) fn authority(&self) -> HeaderValue {
         authority_of(Some(&self.address))
     }
@@ -90,8 +91,8 @@ pub(super) fn authority_of(address: Option<&config::EndpointAddress>) -> HeaderV
     value.unwrap_or_else(|_| HeaderValue::from_static("localhost"))
 }
 
-/// All endpoints of one configured endpoint: one if an address is configured, several if a host
-/// name is.
+/// The endpoints that belong to one configured endpoint: one endpoint if an address is configured,
+/// one for each address if a host name is configured.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
     pub(crate) address: config::EndpointAddress,
@@ -114,7 +115,7 @@ pub(crate) struct Named {
     current: ArcSwap<Vec<Arc<Endpoint>>>,
     /// Result of the last lookup of the host name.
     last_look_up: watch::Sender<LookUp>,
-    /// Whether a lookup before the end of the interval was requested, because connecting failed.
+    /// Whether an early lookup was requested because a connection attempt failed.
     is_look_up_requested: AtomicBool,
     wake: Arc<Notify>,
 }
@@ -240,7 +241,8 @@ impl EndpointSet {
 }
 
 /// Makes the endpoint of a configured address or unix socket. The new endpoint shares the health of
-/// the earlier endpoint `before`, but not its connections, because their TLS settings differ.
+/// the earlier endpoint in `before`, but not the connections, because the TLS settings of the two
+/// endpoints differ.
 fn fixed_endpoint(
     address: &config::EndpointAddress,
     socket: Option<SocketAddr>,
@@ -307,14 +309,15 @@ impl Named {
         let _sender_lives = ended.wait_for(|ended| *ended != LookUp::Pending).await;
     }
 
-    /// Requests a lookup of the host name before the end of the interval.
+    /// Requests an early lookup of the host name, before the interval between two lookups has
+    /// passed.
     pub(super) fn request_look_up(&self) {
         if !self.is_look_up_requested.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
     }
 
-    /// Whether a lookup was requested after the previous call of this function.
+    /// Whether an early lookup was requested since the previous call of this function.
     pub(crate) fn take_look_up_request(&self) -> bool {
         self.is_look_up_requested.swap(false, Ordering::Relaxed)
     }
@@ -339,8 +342,8 @@ fn in_order(mut found: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     .take(MAX_ADDRESSES)
 }
 
-/// All endpoint sets in use, by the names of the upstream and of the configured endpoint. A reload
-/// finds the sets of unchanged endpoints here.
+/// All endpoint sets in use, by the upstream's name and the configured address. A reload finds the
+/// sets of unchanged endpoints here.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
     known: Mutex<HashMap<(String, config::EndpointAddress), Arc<EndpointSet>>>,

@@ -28,7 +28,7 @@ pub(crate) struct Answer {
     pub(crate) body: Body,
 }
 
-/// A request that got no answer, and the failure that caused this.
+/// The failure of a request that got no answer, and the request itself if it is unsent.
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     pub(crate) failure: Failure,
@@ -46,7 +46,7 @@ pub(crate) struct Body {
     protocol: Protocol,
 }
 
-/// Reason why an exchange with an upstream broke.
+/// Reason why upstream's answer to a request failed or did not arrive.
 #[derive(Debug)]
 pub(crate) struct Failure {
     kind: FailureKind,
@@ -85,7 +85,8 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            // hyper reports a stream that was reset with NO_ERROR as one that has ended normally.
+            // hyper reports a stream that the peer reset with NO_ERROR like a stream that ended
+            // normally, so this code checks whether the stream has really ended.
             Poll::Ready(None) if self.protocol.has_streams() && !self.incoming.is_end_stream() => {
                 Poll::Ready(Some(Err(Failure::truncated())))
             }
@@ -126,8 +127,8 @@ impl Failure {
         self.kind == FailureKind::NotProcessed
     }
 
-    /// Whether the connection was closed or reset, or the HTTP/2 stream was refused before it was
-    /// processed.
+    /// Whether the connection was closed or reset, or the HTTP/2 stream was refused before upstream
+    /// processed the request.
     pub(crate) fn was_closed(&self) -> bool {
         matches!(self.kind, FailureKind::Closed | FailureKind::NotProcessed)
     }

@@ -1,11 +1,11 @@
-//! Health of an endpoint, and its number of requests in flight. Health has a passive and an active
-//! part.
+//! Health of an endpoint, and its number of requests in flight. An endpoint's health depends on
+//! connection attempts (passive) and on health checks (active).
 //!
 //! Passive: if no connection can be made to an endpoint, the endpoint is ejected for a short time,
 //! longer after each failure. After that time, one request probes the endpoint.
 //! Active: an endpoint that fails its health checks ([`super::check`]) gets no requests.
-//! Invariant: a request takes no lock here. All state that it reads is atomic, because all workers
-//! share it.
+//! Invariant: no request takes a lock of this module. All state that a request reads is atomic,
+//! because all workers share this state.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -28,7 +28,8 @@ pub(crate) struct Health {
     is_failing_checks: AtomicBool,
     /// Reason why the health checks fail; `None` while they pass.
     check_failure: Mutex<Option<String>>,
-    /// Whether a request to the endpoint or a health check has had a result.
+    /// Whether the endpoint's health is known, because at least one request or health check has had
+    /// a result.
     is_known: AtomicBool,
     /// End of the ejection, in milliseconds after the process's start, or [`NOT_EJECTED`].
     ejected_until: AtomicU64,
@@ -56,14 +57,15 @@ impl Health {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether a request to the endpoint or a health check has had a result.
+    /// Whether the endpoint's health is known, because at least one request or health check has had
+    /// a result.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Relaxed)
     }
 
     fn mark_known(&self) {
-        // The flag is loaded before it is stored. Workers then share the cache line, which only the
-        // first store makes exclusive.
+        // The flag is loaded first, because a store would remove its cache line from the caches of
+        // the other workers. So only the first call stores.
         if !self.is_known() {
             self.is_known.store(true, Ordering::Relaxed);
         }
@@ -79,8 +81,8 @@ impl Health {
         self.is_failing_checks.load(Ordering::Relaxed)
     }
 
-    /// Records the result of a health check: the reason of a failure, or `None`. Returns whether
-    /// the endpoint changed between passing and failing.
+    /// Records the result of a health check: the reason of the failure, or `None` if the check
+    /// passed. Returns whether the endpoint has begun or ceased to fail its health checks.
     pub(crate) fn record_check(&self, check_failure: Option<String>) -> bool {
         self.mark_known();
         let is_failing_checks = check_failure.is_some();
@@ -101,8 +103,8 @@ impl Health {
         check_failure.or_else(|| is_ejected.then(|| "can't be connected to".to_owned()))
     }
 
-    /// Claims the probe of an endpoint whose ejection is over. Returns true to one caller at a
-    /// time.
+    /// Returns whether the caller's request may probe the endpoint. The result is true only when an
+    /// ejection is over, and for one caller at a time.
     pub(crate) fn try_claim_probe(&self, now: Instant) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);
         if until == NOT_EJECTED || millis(now) < until {
@@ -134,7 +136,7 @@ impl Health {
     }
 }
 
-/// Returns the milliseconds from the first call in this process to `instant`. Never returns
+/// Returns the milliseconds from the first call of this function to `instant`. Never returns
 /// [`NOT_EJECTED`].
 fn millis(instant: Instant) -> u64 {
     static EPOCH: OnceLock<Instant> = OnceLock::new();

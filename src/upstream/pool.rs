@@ -1,4 +1,5 @@
-//! The connection pool of one worker. `forward` leases a connection from it for each request.
+//! The connection pool of one worker. For each request, `forward` leases a connection from the
+//! pool.
 //!
 //! An HTTP/1.1 connection serves one request at a time; the most recently used idle connection is
 //! reused first. An HTTP/2 connection serves many requests at a time.
@@ -47,8 +48,8 @@ pub(crate) struct ConnectionNeeds {
 pub(crate) struct WorkerPool {
     idle: Arc<IdleConnections>,
     multiplexed: Mutex<ByEndpoint<Vec<Arc<Multiplexed>>>>,
-    /// Locks by endpoint id. A request holds the lock while it makes a connection that other
-    /// requests may share, so a burst of requests makes one connection, not one each.
+    /// Locks by endpoint id. A request holds its endpoint's lock while it makes a connection that
+    /// other requests may share, so a burst of requests makes only one connection.
     connecting: Mutex<ByEndpoint<Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -56,7 +57,8 @@ pub(crate) struct WorkerPool {
 type ConnectFailure = (Arc<Endpoint>, io::Error);
 
 impl WorkerPool {
-    /// Leases a pooled connection to this endpoint; `None` if there is no live one.
+    /// Leases a pooled connection to this endpoint; `None` if the pool has no live connection for
+    /// the request.
     pub(crate) fn reuse(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -73,14 +75,15 @@ impl WorkerPool {
     /// Leases a new connection to this endpoint, or a connection that another request has made in
     /// the meantime.
     ///
-    /// If the endpoint is one of several addresses of a host name and does not accept soon, the
-    /// other addresses are tried in parallel. Addresses in `tried` are left out. An address that
-    /// fails is added to `tried`, and the failure counts against the address's health.
+    /// If the endpoint is one of several addresses of a host name and does not accept the
+    /// connection soon, the other addresses are tried in parallel, without those in `tried`. Each
+    /// failure is recorded in the health of its address. If no address accepts, all of these
+    /// addresses are added to `tried`.
     ///
     /// # Errors
     ///
-    /// The system's error, or a timeout after `limit`. The timeout covers connecting, and waiting
-    /// for another request that connects.
+    /// Returns the system's error, or a timeout after `limit`. The timeout includes the time to
+    /// connect, and the time to wait for another request that connects to the endpoint.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -111,8 +114,8 @@ impl WorkerPool {
         let delay = |count| attempt_delay(limit, count);
         let connecting = async {
             match self.connect(upstream, endpoint, needs, guard, &delay, tried).await {
-                // Idle connections use descriptors. Closing these connections frees the ones that
-                // are missing.
+                // A connection needs a descriptor. Closing all idle connections frees descriptors
+                // for the new connection.
                 Err((_, error)) if is_shortage(&error) && self.close_idle().await => {
                     self.connect(upstream, endpoint, needs, None, &delay, tried).await
                 }
@@ -125,7 +128,8 @@ impl WorkerPool {
             Ok(connected) => connected,
             Err((failed, error)) => {
                 let error = ConnectError::Connecting(error);
-                // A server that has no HTTP/1.1 for an upgrade may still be healthy over HTTP/2.
+                // If a server offers no HTTP/1.1 for an upgrade, the server may still be healthy
+                // for requests over HTTP/2, so the failure does not change the endpoint's health.
                 if !needs.http1_only && error.is_caused_by_endpoint() {
                     upstream.note_failure(&failed, &error);
                 }
@@ -203,8 +207,9 @@ impl WorkerPool {
 
     /// Acquires a stream permit on the first HTTP/2 connection that has a free stream.
     ///
-    /// A request with a body skips a connection whose window other bodies have used up, except if
-    /// the pool can't open another connection because it has reached its limit.
+    /// A request with a body skips a connection whose send window is used up by other bodies. If
+    /// the pool has reached its limit of connections, the request uses such a connection all the
+    /// same.
     fn shared(&self, upstream: &Upstream, endpoint: &Endpoint, needs: ConnectionNeeds) -> Option<Connection> {
         let multiplexed = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
         let all = multiplexed.get(&endpoint.id)?;
@@ -242,8 +247,8 @@ impl WorkerPool {
     }
 }
 
-/// Connects to the first address that accepts, out of the endpoint and the other addresses of its
-/// host name.
+/// Connects to the endpoint or to another address of its host name, whichever accepts the
+/// connection first.
 async fn connect_to_one_of(
     upstream: &Upstream,
     endpoint: &Arc<Endpoint>,
@@ -258,8 +263,8 @@ async fn connect_to_one_of(
     debug_assert_eq!(addresses.len(), candidates.len(), "addresses of a name are socket addresses");
     let mut failed = Vec::new();
     let dialled = dial(&addresses, delay(addresses.len()), |index, error| failed.push((index, error))).await;
-    // Failures are recorded here, except that of the first address if all have failed: the caller
-    // records this one.
+    // The failures are recorded in the health of their addresses. If all addresses have failed, the
+    // caller records the failure of the first address.
     let is_recorded_here = |index: usize| index > 0 || dialled.is_ok();
     for (index, error) in failed {
         let Some(candidate) = candidates.get(index) else { continue };
@@ -282,8 +287,8 @@ async fn start_http1(socket: Arc<Socket>) -> io::Result<Connection> {
     let handshake = builder.handshake(TokioIo::new(SocketIo(socket.clone())));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
     tokio::spawn(async move {
-        // The error is ignored here: a request on the connection receives it too, and between
-        // requests it has no effect.
+        // The connection's error is ignored here: a request on the connection receives the same
+        // error, and between requests the error has no effect.
         let _ended = connection.with_upgrades().await;
     });
     Ok(Connection::Http1 { sender, socket, written_before: 0, made: Instant::now() })
@@ -296,8 +301,8 @@ impl Endpoint {
         matches!(self.address, EndpointAddress::H2c(_) | EndpointAddress::Https(_))
     }
 
-    /// Whether ALPN chose HTTP/1.1 for the last connection to the endpoint. Such a connection can't
-    /// be shared, so requests do not wait for another request to make it.
+    /// Whether ALPN chose HTTP/1.1 for the last connection to the endpoint. Requests can't share an
+    /// HTTP/1.1 connection, so no request waits for the connection of another request.
     fn chose_http1(&self) -> bool {
         self.is_http1.load(Ordering::Relaxed)
     }

@@ -24,10 +24,10 @@ use crate::config;
 
 /// Longest wait for the answer to a request of the probe.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// Shortest wait for an answer to the nested request, the one in the body. The wait grows with the
-/// server's latency.
+/// Shortest wait for an answer to the nested request, which is the body of the outer request. The
+/// wait grows with the server's latency.
 const LEAST_WAIT: Duration = Duration::from_millis(500);
-/// Longest wait for an answer to the nested request, the one in the body.
+/// Longest wait for an answer to the nested request, which is the body of the outer request.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Longest time for all probes of one endpoint.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
@@ -36,7 +36,8 @@ const MAX_ANSWER: usize = 1024 * 1024;
 /// Largest number of header fields in an answer to the probe.
 const MAX_FIELDS: usize = 128;
 
-/// Methods to probe. Servers differ in the methods whose body they read.
+/// Methods that the probe uses. A server may read the bodies of requests with some methods, and not
+/// of those with others.
 const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
 
 /// Result of a probe: whether a server reads the body of a request.
@@ -53,7 +54,7 @@ pub(crate) enum Verdict {
     Unknown(String),
 }
 
-/// Probes one endpoint with each method, and returns a verdict for each.
+/// Probes one endpoint with each method, and returns one verdict for each method.
 pub(crate) async fn probe(endpoint: &Endpoint, upstream: &Upstream) -> Vec<(&'static str, Verdict)> {
     if matches!(endpoint.address, config::EndpointAddress::H2c(_)) {
         // HTTP/2 marks where a body ends, so a server can't parse the body as a request.
@@ -91,7 +92,7 @@ struct Probe {
     outer_head: String,
     /// The nested request, which is the body of the outer request.
     nested: String,
-    /// The last request on the connection, after the outer one.
+    /// The last request on the connection, sent after the outer request.
     closer: String,
 }
 
@@ -104,8 +105,8 @@ impl Probe {
         let id = fastrand::u64(..);
         let marked = format!("{path}{}bearward-probe={id:016x}", if path.contains('?') { '&' } else { '?' });
         let target = match method {
-            // A GET is harmless on any path, and servers keep the connection open after a path that
-            // exists.
+            // A GET is harmless on any path. The path of this GET most likely exists, and servers
+            // keep the connection open after they answer a request for a path that exists.
             "GET" => path.to_owned(),
             _ => format!("/bearward-probe-{id:016x}"),
         };
@@ -127,8 +128,8 @@ impl Probe {
         }
     }
 
-    /// Whether the server answers the nested request, the one in the body. With `with_close`, the
-    /// outer request has `Connection: close`.
+    /// Whether the server answers the nested request, which is the body of the outer request. With
+    /// `with_close`, the outer request has `Connection: close`.
     async fn answers_nested_request(&self, endpoint: &Endpoint, with_close: bool) -> io::Result<bool> {
         let Connected { socket, .. } = within(ANSWER_LIMIT, connect(endpoint, true)).await?;
         let mut connection = Connection { stream: SocketIo(socket), buffer: Vec::new() };
@@ -138,8 +139,8 @@ impl Probe {
         if !within(ANSWER_LIMIT, connection.answer()).await? {
             return Ok(false);
         }
-        // The wait grows with the latency, because a slow server is also slow with the nested
-        // request.
+        // The wait grows with the latency, because a slow server also answers the nested request
+        // slowly.
         let latency = began.elapsed();
         let wait = (2 * latency + LEAST_WAIT).min(LONGEST_WAIT);
         match timeout(wait, connection.answer()).await {
@@ -207,8 +208,8 @@ impl Connection {
             let mut bytes = [0; 16 * 1024];
             let read = match self.stream.read(&mut bytes).await {
                 Ok(read) => read,
-                // A server that closes a connection before it has read all bytes resets the
-                // connection.
+                // A reset is treated as the end of the connection, because a server that closes a
+                // connection with unread bytes resets the connection.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
                 Err(error) => return Err(error),
             };

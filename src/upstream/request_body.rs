@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use super::stall::StallTimer;
 use crate::protocol::Protocol;
 
-/// The body of a request, kept until its answer has ended.
+/// The body of a request, kept until the answer to the request has ended.
 ///
 /// The body must live longer than the answer even if no code reads it. hyper resets an HTTP/2
 /// stream whose body is dropped before the answer was sent, and the client would lose the answer.
@@ -48,7 +48,8 @@ pub(crate) enum UploadFailure {
     Broken,
 }
 
-/// Error of a request's body: its client closed the connection, or its framing was malformed.
+/// Error of a request's body: the client closed the connection, or the body's framing was
+/// malformed.
 #[derive(Debug)]
 pub(crate) struct BodyBroken;
 
@@ -62,7 +63,7 @@ pub(crate) struct Prelude {
 }
 
 impl RequestBody {
-    /// Wraps the body that hyper reads. `protocol` is that of the client's connection.
+    /// Wraps the body that hyper reads. `protocol` is the protocol of the client's connection.
     pub(crate) fn new(incoming: Incoming, protocol: Protocol) -> Self {
         if incoming.is_end_stream() {
             return RequestBody(None);
@@ -82,7 +83,7 @@ impl RequestBody {
         !self.is_empty() && self.size_hint().is_none_or(|hint| hint.exact() != Some(0))
     }
 
-    /// Returns the lower bound of the body's length, in bytes.
+    /// Returns the smallest length that the body may have, in bytes.
     pub(crate) fn least_length(&self) -> u64 {
         self.size_hint().map_or(0, |hint| hint.lower())
     }
@@ -95,8 +96,8 @@ impl RequestBody {
         }
     }
 
-    /// Takes the body to read it; `None` if the request has no body, or another reader has taken
-    /// it.
+    /// Removes and returns the body, for a reader; `None` if the request has no body, or if another
+    /// reader has removed the body.
     pub(crate) fn take(&self) -> Option<ReceivedBody> {
         self.lock()?.take()
     }
@@ -109,16 +110,17 @@ impl RequestBody {
         }
     }
 
-    /// Reads the first frames of the body, until they have `limit` bytes of data or the body ends.
+    /// Reads the first frames of the body, until these frames contain `limit` bytes of data or the
+    /// body ends.
     ///
-    /// The frames are kept and replayed to the next reader. They have at most `limit` bytes and one
-    /// frame of data. Dropping the future loses no byte.
+    /// The frames are stored, and replayed to the next reader. Their data is at most `limit` bytes
+    /// and one frame long. Dropping the future loses no byte.
     ///
     /// `idle`: the longest wait between two frames.
     ///
     /// # Errors
     ///
-    /// The client stalled, or its body broke.
+    /// Fails if the client sends nothing for longer than `idle`, or if the body breaks.
     pub(crate) async fn prelude(&self, limit: usize, idle: Duration) -> Result<Prelude, UploadFailure> {
         let Some(received) = self.take() else {
             debug_assert!(self.is_empty(), "a body has one reader at a time");
@@ -177,7 +179,8 @@ impl ReceivedBody {
     #[inline(always)]
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            // hyper reports a stream that was reset with NO_ERROR as one that has ended normally.
+            // hyper reports a stream that the client reset with NO_ERROR like a stream that ended
+            // normally, so this code checks whether the stream has really ended.
             None if self.protocol.has_streams() && !self.incoming.is_end_stream() => {
                 Poll::Ready(Some(Err(BodyBroken)))
             }

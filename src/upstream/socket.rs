@@ -1,9 +1,9 @@
 //! The socket under a connection to upstream, shared by hyper and the lease of the connection.
 //!
-//! hyper reads and writes the socket through [`SocketIo`], which counts the bytes. A lease asks
-//! [`Socket`] for the counts, and for the state of the kernel's buffer.
-//! Invariant: hyper reads at most a budget of bytes until the head of an answer is complete
-//! (HTTP/1.1), or until an answer makes progress (HTTP/2).
+//! hyper reads and writes the socket through [`SocketIo`], which counts the bytes. A lease gets the
+//! byte counts and the state of the kernel's buffer from [`Socket`].
+//! Invariant: the number of bytes that hyper may read is limited by a budget until the head of an
+//! answer is complete (HTTP/1.1), or until an answer makes progress (HTTP/2).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -33,8 +33,7 @@ const PROBES: u32 = 3;
 /// the connection (`TCP_USER_TIMEOUT`).
 const USER_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Capacity of the buffer for recorded requests that a connection keeps between two requests, in
-/// bytes.
+/// Capacity of a connection's buffer for recorded requests while no request is recorded, in bytes.
 const RECORD_CAPACITY: usize = 2 * 1024;
 
 /// The socket of a connection that hyper drives, with its byte counts.
@@ -48,7 +47,7 @@ pub(crate) struct Socket {
     /// Whether bytes that are written to upstream are also copied into `record`.
     is_recording: AtomicBool,
     record: Mutex<Vec<u8>>,
-    /// Whether the kernel's timeout is currently longer than [`USER_TIMEOUT`].
+    /// Whether the connection's `TCP_USER_TIMEOUT` is currently longer than [`USER_TIMEOUT`].
     has_extended_timeout: AtomicBool,
     /// Send window of the connection; `None` on HTTP/1.1.
     window: Option<Mutex<Window>>,
@@ -62,7 +61,7 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Error of a connection on which upstream has used up the read budget.
+/// Error of a read on a connection on which upstream has used up the read budget.
 #[derive(Debug)]
 pub(crate) struct Flooded;
 
@@ -74,12 +73,13 @@ impl std::fmt::Display for Flooded {
 
 impl std::error::Error for Flooded {}
 
-/// Read budget on HTTP/1.1 until the head of an answer is complete, in bytes. It covers the head,
-/// interim answers, and the body bytes of the same read. hyper drops interim answers (RFC 9110,
-/// section 15.2) without counting them.
+/// Read budget on HTTP/1.1 until the head of an answer is complete, in bytes. The budget covers
+/// interim answers, the head, and body bytes that arrive in the same read as the head. hyper drops
+/// interim answers (RFC 9110, section 15.2) without counting them.
 const HEAD_BUDGET: usize = MAX_HEAD_BYTES + MAX_READ_BYTES;
-/// Read budget on HTTP/2 while no answer of the connection makes progress, in bytes. It is twice
-/// the window of all streams, because clients may be slow.
+/// Read budget on HTTP/2 while no answer of the connection makes progress, in bytes. The budget is
+/// twice the window of all streams, because upstream may fill that window while slow clients read
+/// nothing.
 const HTTP2_BUDGET: usize = 2 * CONNECTION_WINDOW as usize;
 
 /// Makes the kernel detect a server that has disappeared without closing its connections.
@@ -121,7 +121,8 @@ impl Socket {
         self.read_budget.store(usize::MAX, Ordering::Relaxed);
         if self.is_recording.load(Ordering::Relaxed) {
             self.is_recording.store(false, Ordering::Relaxed);
-            // The buffer keeps enough capacity to record an ordinary head of the next request.
+            // The buffer shrinks to a capacity that is enough to record an ordinary head of the
+            // next request.
             let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
             record.clear();
             record.shrink_to(RECORD_CAPACITY);
@@ -132,8 +133,8 @@ impl Socket {
         }
     }
 
-    /// Takes the recorded bytes of a request; `None` if any byte has come back in answer to the
-    /// request.
+    /// Removes and returns the recorded bytes of a request; `None` if the request was not recorded,
+    /// or if any byte of an answer has arrived.
     pub(super) fn take_unanswered(&self) -> Option<Vec<u8>> {
         let is_silent = self.read_budget.load(Ordering::Relaxed) == HEAD_BUDGET;
         let was_recording = self.is_recording.swap(false, Ordering::Relaxed);
@@ -141,11 +142,12 @@ impl Socket {
         (is_silent && was_recording).then_some(record)
     }
 
-    /// Extends the kernel's timeout until the head of the answer is complete. A server that starts
-    /// to read a long body late keeps its receive window closed until it reads, although it is
-    /// alive.
+    /// Extends the connection's `TCP_USER_TIMEOUT` until the head of the answer is complete. Until
+    /// a server starts to read a long body, its receive window may stay closed, although the server
+    /// is alive.
     pub(super) fn extend_user_timeout(&self, limit: Duration) {
-        // The request's own timeout must expire first, because its error is more exact.
+        // The kernel's timeout is longer than `limit`, so that the request's own timeout expires
+        // first. The error of the request's own timeout is more exact.
         let limit = limit.saturating_add(USER_TIMEOUT);
         if !self.has_extended_timeout.swap(true, Ordering::Relaxed) {
             self.set_user_timeout(limit);
@@ -153,7 +155,8 @@ impl Socket {
     }
 
     fn set_user_timeout(&self, limit: Duration) {
-        // The kernel accepts at most 31 bits of milliseconds. A unix socket has no such timeout.
+        // The kernel accepts at most 31 bits of milliseconds. A unix socket does not have this
+        // timeout, so errors are ignored.
         let limit = limit.min(Duration::from_millis(i32::MAX as u64));
         let _best_effort = self.with_socket(|socket| socket.set_tcp_user_timeout(Some(limit)));
     }
@@ -171,7 +174,7 @@ impl Socket {
     }
 
     fn note_read(&self, bytes: &[u8]) {
-        // The body of an HTTP/1.1 answer has no read budget.
+        // The body of an HTTP/1.1 answer has no read budget, which is the value `usize::MAX`.
         let read_budget = self.read_budget.load(Ordering::Relaxed);
         if read_budget != usize::MAX {
             self.read_budget.store(read_budget.saturating_sub(bytes.len()), Ordering::Relaxed);
@@ -205,8 +208,9 @@ impl Socket {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Whether the kernel's buffer is empty, and upstream has not closed the connection. The kernel
-    /// is asked, because the runtime's readiness may not show yet that upstream has closed.
+    /// Whether the kernel's receive buffer is empty, and upstream has not closed the connection.
+    /// The kernel is asked, because the runtime may not know yet that upstream has closed the
+    /// connection.
     pub(super) fn has_nothing_to_read(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         let peeked = self.with_socket(|socket| socket.peek(&mut byte));
@@ -233,7 +237,8 @@ impl Socket {
     }
 }
 
-/// The I/O object that hyper uses for a [`Socket`]. It counts the bytes.
+/// The I/O object through which hyper reads and writes a [`Socket`]. It counts the bytes in both
+/// directions.
 pub(crate) struct SocketIo(pub(crate) Arc<Socket>);
 
 impl SocketIo {

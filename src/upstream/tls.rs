@@ -54,7 +54,7 @@ impl ClientTls {
     ///
     /// # Errors
     ///
-    /// All faults of the certificate and key files.
+    /// Returns all faults of the certificate and key files.
     pub(crate) fn load(tls: &UpstreamTls) -> Result<Self, Faults> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let fingerprint = fingerprint(tls);
@@ -80,8 +80,8 @@ impl ClientTls {
         })
     }
 
-    /// Returns problems of the trusted certificates that will make handshakes with servers of these
-    /// names fail.
+    /// Returns those problems of the trusted certificates that will make TLS handshakes with the
+    /// servers `hosts` fail.
     pub(crate) fn certificate_problems(&self, hosts: &[&str]) -> Vec<CertificateProblem> {
         let names: Vec<_> = hosts.iter().filter_map(|host| self.name_for(host)).collect();
         pinned::certificate_problems(&self.pinned, &names)
@@ -93,8 +93,8 @@ impl ClientTls {
         if needs_http1 { self.http1.clone() } else { self.any.clone() }
     }
 
-    /// Returns the name that the server's certificate must have: the configured name, or else the
-    /// host.
+    /// Returns the name that the server's certificate must have: the configured `server_name`, or
+    /// else the host of the endpoint.
     pub(super) fn name_for(&self, host: &str) -> Option<ServerName<'static>> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         self.server_name.clone().or_else(|| ServerName::try_from(bare.to_owned()).ok())
@@ -125,8 +125,8 @@ fn client_config(
     Ok(Arc::new(config))
 }
 
-/// Returns the system's certificate authorities. If the system has none (as in a container from
-/// scratch), returns Mozilla's, which are built in.
+/// Returns the certificate authorities of the system. If the system has none (as in a container
+/// from scratch), returns Mozilla's authorities, which are part of this program.
 fn systems_authorities() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let (_added, _unusable) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -136,8 +136,8 @@ fn systems_authorities() -> RootCertStore {
     roots
 }
 
-/// Returns a digest of the settings and of the files' contents. A file that can't be read counts as
-/// empty here; it is reported as a fault when it is loaded.
+/// Returns a digest of the settings and of the files' contents. A file that can't be read is
+/// treated as empty here, because loading the file reports a fault.
 fn fingerprint(tls: &UpstreamTls) -> [u8; 32] {
     let mut digest = Sha256::new();
     let client = tls.client.iter().flat_map(|pair| [&pair.certificate, &pair.private_key]);

@@ -1,7 +1,7 @@
 //! Upgraded connections (RFC 9110, section 7.8), of a client or an upstream.
 //!
-//! `forward` takes one upgraded connection from the head of a request and one from the head of its
-//! 101 answer, and makes a tunnel of both.
+//! `forward` gets the client's upgraded connection from the head of the request, and upstream's
+//! from the head of the 101 answer, and joins these two connections into a tunnel.
 //! Invariant: hyper's upgrade types do not leave the `upstream` module.
 
 use std::io;
@@ -13,7 +13,8 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Future of an upgraded connection. It is ready when the head of the 101 answer was sent.
+/// Future of an upgraded connection. The future is ready when the head of the 101 answer was sent
+/// or received.
 #[derive(Debug)]
 pub(crate) struct PendingUpgrade(OnUpgrade);
 
@@ -22,8 +23,8 @@ pub(crate) struct PendingUpgrade(OnUpgrade);
 pub(crate) struct UpgradedIo(TokioIo<Upgraded>);
 
 impl PendingUpgrade {
-    /// Takes the upgrade from the extensions of a request's or an answer's head; `None` on HTTP/2,
-    /// which has no upgrades.
+    /// Removes and returns the upgrade in the extensions of a request's or an answer's head; `None`
+    /// on HTTP/2, which has no upgrades.
     pub(crate) fn take_from(extensions: &mut Extensions) -> Option<Self> {
         extensions.remove::<OnUpgrade>().map(PendingUpgrade)
     }

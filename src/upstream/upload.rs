@@ -3,8 +3,8 @@
 //!
 //! hyper polls the upload on the connection to upstream. The request path observes the upload
 //! through its [`UploadProgress`].
-//! Invariants: each frame is forwarded as soon as it arrives. A body that broke is never sent as a
-//! complete one.
+//! Invariants: each frame is forwarded as soon as it arrives. A body that broke is never sent to
+//! upstream as a complete body.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) struct TrailerRule {
     pub(crate) is_harmless: fn(&HeaderName) -> bool,
     /// Names of headers that may carry a credential. Trailers with these names are dropped.
     pub(crate) secret: Arc<[HeaderName]>,
-    /// Names of headers that the route removes.
+    /// Names of headers that the route removes. Trailers with these names are dropped, too.
     pub(crate) removed: Arc<[HeaderName]>,
 }
 
@@ -107,8 +107,8 @@ impl UploadProgress {
         Some(self.0.as_ref()?.last_moved())
     }
 
-    /// Records that the head of the answer has arrived. From now on a silent client does not stall
-    /// its upload, because silence is normal on a stream in both directions.
+    /// Records that the head of the answer has arrived. From now on, a client that sends nothing
+    /// does not cause a stall, because one direction of a bidirectional stream is often silent.
     pub(crate) fn answer_started(&self) {
         if let Some(progress) = &self.0 {
             progress.has_answer_started.store(true, Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl UploadProgress {
     }
 
     /// Records that the answer has ended, and aborts the rest of the upload, because the upload
-    /// must not outlive its permit.
+    /// must not outlive the permit of its request.
     pub(crate) fn answer_ended(&self) {
         if let Some(progress) = &self.0 {
             progress.has_answer_ended.store(true, Ordering::Release);
@@ -158,17 +158,18 @@ struct Uploading {
     bytes: u64,
     stall: StallTimer,
     trailers: TrailerRule,
-    /// A resource that is dropped together with the upload.
+    /// A resource, such as a stream permit, that is dropped together with the upload.
     held: HeldResource,
     /// The connection's socket, and the longest time for which the server may leave a long body
-    /// unread. Taken when the body has become long.
+    /// unread. The field becomes `None` when the body is long and the socket's timeout was
+    /// extended.
     slow_reader: Option<(Arc<Socket>, Duration)>,
 }
 
 /// Longest body, in bytes, that the kernel is assumed to buffer for a server that does not read.
 const SHORT_BODY: u64 = 16 * 1024;
 
-/// A resource that is dropped together with an upload.
+/// A resource, such as a stream permit, that is dropped together with an upload.
 #[derive(Default)]
 struct HeldResource(Option<Arc<dyn Send + Sync>>);
 
@@ -178,7 +179,7 @@ impl std::fmt::Debug for HeldResource {
     }
 }
 
-/// Error of an aborted upload, as the connection to upstream receives it.
+/// Error with which an aborted upload ends on the connection to upstream.
 #[derive(Debug)]
 pub(crate) struct UploadAborted(UploadFailure);
 
@@ -191,7 +192,7 @@ impl std::fmt::Display for UploadAborted {
 impl std::error::Error for UploadAborted {}
 
 impl Upload {
-    /// Makes the upload of a request. `activity` is that of the client's connection.
+    /// Makes the upload of a request. `activity` is the activity of the client's connection.
     pub(crate) fn new(
         body: &RequestBody,
         limits: UploadLimits,
@@ -222,7 +223,8 @@ impl Upload {
         Upload(None)
     }
 
-    /// Keeps a resource until the upload is dropped. It replaces the resource that was kept before.
+    /// Stores a resource that is dropped together with the upload. The new resource replaces an
+    /// earlier resource.
     pub(crate) fn hold(&mut self, resource: Arc<dyn Send + Sync>) {
         if let Some(uploading) = &mut self.0 {
             uploading.held = HeldResource(Some(resource));
@@ -268,7 +270,7 @@ impl Uploading {
             }
         }
         self.progress.moved(MOVING);
-        // No frame follows trailers, and hyper does not poll for another one.
+        // No frame follows trailers, and hyper does not poll the upload again after trailers.
         let is_last = self.has_ended() || frame.is_trailers();
         if is_last {
             self.activity.body_read();
@@ -320,13 +322,13 @@ impl Uploading {
     }
 }
 
-/// Returns the trailers without the names for which `keeps` returns false.
+/// Returns only those trailers whose names `keeps` accepts.
 pub(crate) fn filtered(trailers: HeaderMap, keeps: impl Fn(&HeaderName) -> bool) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(trailers.len());
     let mut current = None;
     for (name, value) in trailers {
-        // `HeaderMap` yields a name only with the first of its values; the others come without a
-        // name.
+        // `HeaderMap` yields a name only with the first value of this name. The other values come
+        // without a name.
         if name.is_some() {
             current = name;
         }

@@ -1,9 +1,9 @@
-//! The send window of an HTTP/2 connection to upstream (RFC 9113, section 5.2), counted from its
-//! frames.
+//! The send window of an HTTP/2 connection to upstream (RFC 9113, section 5.2), computed from the
+//! frames on the connection.
 //!
-//! hyper does not expose this window. A body that the server does not read uses up a share of it,
-//! so one client could use up all of it and stop all other uploads of the connection. The pool
-//! skips such a connection for requests with a body.
+//! hyper does not expose the send window. A body that the server does not read uses up a part of
+//! the window, so one client could use up all of it and stop all other uploads of the connection.
+//! For requests with a body, the pool skips a connection whose window is used up.
 
 /// Smallest window in which a new body is started, in bytes: the largest frame that every server
 /// accepts.
@@ -23,7 +23,7 @@ const INCREMENT: usize = 4;
 /// The send window of one HTTP/2 connection.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// Number of bytes that may still be sent.
+    /// Number of bytes of bodies that may still be sent.
     left: i64,
     sent: Frames,
     received: Frames,
@@ -42,7 +42,8 @@ impl Window {
         self.left >= LEAST_ROOM
     }
 
-    /// Subtracts the DATA frames that `bytes`, just written, contain.
+    /// Subtracts the lengths of the DATA frames in `bytes` from the window. `bytes` were just
+    /// written.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         let left = &mut self.left;
         self.sent.read(bytes, |frame| {
@@ -52,7 +53,8 @@ impl Window {
         });
     }
 
-    /// Adds the connection's `WINDOW_UPDATE` frames that `bytes`, just read, contain.
+    /// Adds the increments of the connection's `WINDOW_UPDATE` frames in `bytes` to the window.
+    /// `bytes` were just read.
     pub(super) fn received(&mut self, bytes: &[u8]) {
         let left = &mut self.left;
         self.received.read(bytes, |frame| {
@@ -74,7 +76,8 @@ struct Frame {
 /// Parser of the frames in one direction. A frame may be split across several reads.
 #[derive(Debug, Default)]
 struct Frames {
-    /// Header of the frame that is being parsed, and the payload if it is a `WINDOW_UPDATE`.
+    /// Header of the frame that is being parsed, and, for a `WINDOW_UPDATE`, the payload after the
+    /// header.
     head: [u8; HEADER + INCREMENT],
     /// Number of bytes of `head` that have been filled.
     filled: usize,
@@ -109,7 +112,8 @@ impl Frames {
         }
     }
 
-    /// Returns the length of the part of the frame that `head` must contain, in bytes.
+    /// Returns how many bytes of the current frame `head` must contain before the frame can be
+    /// evaluated.
     fn wanted(&self) -> usize {
         let [.., l0, l1, l2, kind] = [0, self.head[0], self.head[1], self.head[2], self.head[3]];
         let length = u32::from_be_bytes([0, l0, l1, l2]) as usize;

@@ -1,4 +1,4 @@
-//! Formats numbers and times for people.
+//! Formats numbers and times for the status page.
 
 use std::borrow::Borrow;
 
@@ -15,7 +15,7 @@ pub(super) fn count(number: impl Borrow<u64>) -> String {
     text
 }
 
-/// Formats a time, given in seconds, in the unit in which people write it: s, ms or µs.
+/// Formats a time, given in seconds, with the unit that fits its size: s, ms or µs.
 pub(super) fn seconds(seconds: f64) -> String {
     match seconds {
         0.0 => "0".to_owned(),

@@ -1,4 +1,4 @@
-//! Cache of the pages of keys that were shown last.
+//! Caches the pages of keys that the status page showed last.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-/// A page of keys stays cached for this many times the time that it took to build. However many
-/// callers ask for a page, building it takes at most a twentieth of a processor.
+/// A page of keys that took some time to build stays cached for that time multiplied by this
+/// factor. Building this page thus uses at most a twentieth of a processor, however many callers
+/// ask for the page.
 const SHOWN_FOR: u32 = 20;
 /// Maximum number of cached pages.
 const MAX_PAGES: usize = 16;
@@ -18,15 +19,16 @@ pub(crate) struct LookedAt(Mutex<HashMap<String, Look>>);
 
 #[derive(Debug)]
 struct Look {
-    /// The generation of configuration and keys when the page was built.
+    /// The generation of the configuration and the keys from which the page was built.
     generation: u64,
     until: Instant,
     keys: Value,
 }
 
 impl LookedAt {
-    /// Returns the page after the key `after`, from the cache or built by `walk`. Only with many
-    /// keys does `walk` take long enough for a page to stay cached for some seconds.
+    /// Returns the page of keys that begins after the key id `after`, from the cache or built by
+    /// `walk`. A page stays cached for some seconds only if there are many keys, because `walk` is
+    /// fast otherwise.
     pub(crate) fn keys(&self, generation: u64, after: &str, walk: impl FnOnce() -> Value) -> Value {
         let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();

@@ -1,5 +1,4 @@
-//! Types into which the status page reads the API's data, and the texts that the page shows of
-//! them.
+//! Types for the API data that the status page reads, and methods that format this data as text.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,11 +10,12 @@ use serde::Deserialize;
 use super::figures::count;
 use crate::ago::ahead_or_ago;
 
-/// Remaining time below which a certificate is marked. Below `CERTIFICATE_LATE`, it is shown as a
-/// fault.
+/// Remaining lifetime below which the page marks a certificate. Below `CERTIFICATE_LATE`, the page
+/// shows the certificate as a fault.
 const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 86_400);
 const CERTIFICATE_LATE: Duration = Duration::from_secs(7 * 86_400);
-/// Maximum number of characters shown of a method or a path, which others chose.
+/// Maximum number of characters that the page shows of a request's method or path. Clients choose
+/// both texts.
 const MAX_TEXT: usize = 96;
 
 /// The fields of `/api/v1/status` that the page shows.
@@ -47,7 +47,8 @@ pub(super) struct Reload {
     pub(super) is_current: bool,
     pub(super) loaded_at: Timestamp,
     pub(super) refused_at: Option<Timestamp>,
-    /// Since when nothing in the part's files is in effect; `None` if only entries are at fault.
+    /// The time since which nothing in the part's files is in effect; `None` if the files are in
+    /// effect, or only some of their entries are at fault.
     pub(super) stale_since: Option<Timestamp>,
     pub(super) held: u64,
     pub(super) faults: Vec<Fault>,
@@ -150,7 +151,7 @@ pub(super) struct Usage {
     pub(super) last_address: Option<String>,
 }
 
-/// An entry of `/api/v1/refusals`.
+/// A refusal, as an entry of `/api/v1/refusals`.
 #[derive(Deserialize)]
 pub(super) struct Refusal {
     pub(super) sequence: u64,
@@ -237,14 +238,14 @@ impl Window {
         self.burst.saturating_sub(self.remaining)
     }
 
-    /// Returns the number of used units beyond which the burst counts as nearly used up.
+    /// Returns the number of used units above which the page shows the burst as nearly used up.
     pub(super) fn high(&self) -> u64 {
         self.burst - self.burst / 5
     }
 }
 
 impl Refusal {
-    /// Returns the refusal's time of day in UTC, as in logs.
+    /// Returns the time of day of the refusal, in UTC like the times in logs.
     pub(super) fn clock(&self) -> String {
         self.at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S").to_string()
     }

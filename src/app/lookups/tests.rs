@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::hooks::Hooks;
 use crate::net::local::Local;
 
-/// The next answer of the test's resolver.
+/// What the test's resolver returns for `model.test`: addresses or an error.
 type Zone = Arc<Mutex<Result<Vec<&'static str>, &'static str>>>;
 
 struct Running {
@@ -29,14 +29,14 @@ fn zone(addresses: &[&'static str]) -> Zone {
     Arc::new(Mutex::new(Ok(addresses.to_vec())))
 }
 
-/// Starts a server in front of `http://model.test:PORT`. The zone has the addresses of
+/// Starts a server whose upstream is `http://model.test:PORT`. `zone` has the addresses of
 /// `model.test`.
 fn start(zone: &Zone, port: u16, fields: &str) -> Running {
     start_before(zone, &format!("\"http://model.test:{port}\""), fields)
 }
 
-/// Starts a server in front of these endpoints. The zone has the addresses of `model.test`;
-/// `unknown.test` has no address.
+/// Starts a server whose upstream has these endpoints. `zone` has the addresses of `model.test`.
+/// The lookup of `unknown.test` always fails.
 fn start_before(zone: &Zone, endpoints: &str, fields: &str) -> Running {
     let zone = zone.clone();
     let (refused, other_is_refused) = std::sync::mpsc::channel();
@@ -47,7 +47,7 @@ fn start_before(zone: &Zone, endpoints: &str, fields: &str) -> Running {
             return Err(io::Error::other("no such host"));
         }
         assert_eq!(name, "model.test");
-        // The lookup of `unknown.test` fails first.
+        // The first lookup of `model.test` waits until the lookup of `unknown.test` has failed.
         if let Some(other_is_refused) = other_is_refused.lock().unwrap().take() {
             other_is_refused.recv_timeout(Duration::from_secs(20)).unwrap();
         }
@@ -80,7 +80,7 @@ fn run(source: &str, hooks: Hooks) -> Running {
     Running { address, gateway, _stop: stop, _directory: directory }
 }
 
-/// Writes a key file. No server starts without one.
+/// Writes a key file, because no server starts without a key file.
 fn key_file(directory: &tempfile::TempDir) -> std::path::PathBuf {
     let (path, hash) = (directory.path().join("keys.yaml"), crate::keys::KeyHash::of(b"nobody").to_stored());
     let keys = format!("keys:\n  - {{id: key_nobody, hash: \"{hash}\", permissions: [read]}}\n");
@@ -223,8 +223,8 @@ async fn a_look_up_that_hangs_holds_up_nobody_but_the_first_requests() {
 
 #[tokio::test]
 async fn a_dead_address_does_not_use_up_the_time_to_connect() {
-    // The accept queue of this socket has one place, which is taken: the kernel drops further
-    // connections.
+    // The accept queue of this socket has one place, and the connection `_filling` occupies it, so
+    // the kernel drops all further connections.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&"127.0.0.9:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     socket.listen(0).unwrap();

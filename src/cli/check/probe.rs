@@ -93,7 +93,8 @@ impl Finding {
         }
     }
 
-    /// Returns the outcome as a line of text, for a finding without a warning.
+    /// Returns a line of text that describes the outcome. Findings with a warning don't need this
+    /// line.
     pub(super) fn line(&self) -> String {
         let Finding { upstream, endpoint, method, .. } = self;
         match &self.verdict {

@@ -38,10 +38,10 @@ impl KeyArgument {
 pub(super) struct Rotate {
     #[command(flatten)]
     target: KeyArgument,
-    /// How long the old secret lives on; 0 ends it at once, and all that are older
+    /// How long the old secret remains valid; 0 ends the old secret and all older secrets at once
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     grace: String,
-    /// A new end of the key itself, as in 90d [default: the end that it has]
+    /// Time until the key itself expires, as in 90d [default: the key's expiry does not change]
     #[arg(long, value_name = "DURATION")]
     expires_in: Option<String>,
 }

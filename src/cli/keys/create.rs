@@ -15,7 +15,8 @@ use crate::keys::{KeyRecord, Permission, Permissions};
 pub(super) struct Create {
     #[command(flatten)]
     store: StoreArgument,
-    /// A usual kind of key; other arguments override its parts
+    /// A common kind of key, with permissions, environment and lifetime; other arguments override
+    /// these
     #[arg(long, value_enum)]
     preset: Option<Preset>,
     /// What the key may do: read, write, admin, webhook
@@ -34,16 +35,16 @@ pub(super) struct Create {
     name: Option<String>,
 }
 
-/// Usual kinds of keys, each with its permissions, environment and lifetime.
+/// Common kinds of keys, each with its permissions, environment and lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Preset {
-    /// For testing: read and write, environment development, for 30 days
+    /// For testing: permissions read and write, environment development, valid for 30 days
     Development,
-    /// For live applications: read and write, environment production
+    /// For live applications: permissions read and write, environment production
     Production,
-    /// For monitoring and analytics: read
+    /// For monitoring and analytics: permission read
     ReadOnly,
-    /// For administrative tasks: admin, for 90 days
+    /// For administrative tasks: permission admin, valid for 90 days
     Admin,
 }
 

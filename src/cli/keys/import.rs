@@ -22,19 +22,20 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 #[derive(Debug, Args)]
 pub(super) struct Import {
-    /// The list; `-` reads standard input
+    /// The file with the list of keys; `-` reads standard input
     #[arg(value_name = "FILE")]
     source: PathBuf,
-    /// The list's form [default: the one that it most likely has]
+    /// The form of the list [default: guessed from its file name and text]
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// What the keys may do
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "read,write", value_parser = permission)]
     permissions: Vec<Permission>,
-    /// The variables of a .env that are keys [default: those that end in API_KEY, API_KEYS or MASTER_KEY]
+    /// The variables of a .env file that contain keys [default: variables with names that end in
+    /// API_KEY, API_KEYS or MASTER_KEY]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     variable: Vec<String>,
-    /// Succeed although keys of the list were left out
+    /// Exit with success even if keys of the list are left out
     #[arg(long)]
     partial: bool,
     #[command(flatten)]
@@ -152,8 +153,8 @@ impl Import {
     }
 }
 
-/// Narrows a key by the terms that its list gives it. If an argument limits the same thing, the
-/// tighter limit applies.
+/// Narrows a key by the limits in its list. If the list and a command-line argument both set the
+/// same limit, the tighter one of the two limits applies.
 fn narrow(record: &mut KeyRecord, terms: &Terms) -> Result<(), &'static str> {
     for quota in &terms.rate_limits {
         limits::add(record.terms.rate_limits.get_or_insert_default(), *quota);

@@ -40,16 +40,18 @@ pub(super) struct List {
     /// Only keys with this environment
     #[arg(long)]
     environment: Option<String>,
-    /// Only keys that may do this
+    /// Only keys with this permission
     #[arg(long, value_parser = permission)]
     permission: Option<Permission>,
-    /// Only keys with this in their name or id
+    /// Only keys whose name or id contains this text
     #[arg(long = "match", value_name = "TEXT")]
     holds: Option<String>,
-    /// Ask a running bearward for its keys and their use: the admin listener, HOST:PORT or unix:/PATH
+    /// Ask the admin listener of a running bearward for the keys and their use: HOST:PORT or
+    /// unix:/PATH
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["keys", "config", "sort", "due", "environment", "permission"])]
     admin: Option<String>,
-    /// A file with the admin token, or with a key that has `admin`, for a listener off loopback
+    /// The file with the admin token, or with a key that has the permission `admin`, for an admin
+    /// listener that is not on loopback
     #[arg(long, value_name = "FILE", requires = "admin")]
     token_file: Option<PathBuf>,
 }
@@ -61,7 +63,7 @@ enum Sort {
     Name,
     /// The oldest first
     Age,
-    /// The ones that end next first
+    /// The earliest expiry first
     Expiry,
 }
 

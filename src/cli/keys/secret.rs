@@ -67,7 +67,8 @@ fn read_text() -> Result<Zeroizing<String>, Failure> {
     Ok(Zeroizing::new(bom::without(&token).trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// Reads a token. Input with white space inside is wrong usage of `command`.
+/// Reads a token. Fails if the input is empty or contains white space; the error shows how to use
+/// `command`.
 pub(super) fn read_token(command: &str) -> Result<Zeroizing<String>, Failure> {
     one_token(read_text()?, command)
 }

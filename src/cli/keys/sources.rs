@@ -1,7 +1,8 @@
 //! Reads the lists of keys of other programs, for `bearward keys import`.
 //!
-//! Keys that fit are imported, and all others are reported. A key is left out if its list restricts
-//! it in a way that bearward does not have: after an import it could do more than before.
+//! Keys with counterparts in bearward are imported, and all other keys are reported. A key is left
+//! out if its list restricts the key in a way that bearward does not have: the imported key could
+//! do more than the original.
 //! Invariant: no message quotes from a list, except for the names of variables and fields.
 
 mod agentgateway;
@@ -24,9 +25,9 @@ use crate::config::tree::Node;
 /// A form that a list of keys may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// A token a line, `#` comments: llama.cpp's --api-key-file
+    /// One token per line, with `#` comments: llama.cpp's --api-key-file
     Lines,
-    /// NAME=token, one or several with commas between them
+    /// NAME=token or NAME=token,token,…
     Env,
     /// The entries of nginx `map` blocks: "Bearer token" name;
     Nginx,
@@ -47,8 +48,8 @@ pub(super) struct Options<'a> {
     /// Names of the variables of a `.env` file to import. If empty, variables with names such as
     /// `…_API_KEY` are imported.
     pub(super) variables: &'a [String],
-    /// Whether `--routes` narrows the imported keys to named routes. If so, keys that their list
-    /// allows for one route of several are imported, too.
+    /// Whether `--routes` narrows the imported keys to named routes. If so, keys that the list
+    /// allows for only one of several routes are imported, too.
     pub(super) names_routes: bool,
 }
 

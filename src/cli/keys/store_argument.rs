@@ -18,7 +18,7 @@ pub(super) struct StoreArgument {
     /// The key store: a .yaml, .jsonl or .txt file, or a directory [default: the configuration's keys.path]
     #[arg(long, value_name = "PATH")]
     keys: Option<PathBuf>,
-    /// The configuration that names the store, where --keys does not
+    /// The configuration, which names the key store if --keys is not given
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -31,15 +31,15 @@ impl StoreArgument {
         }
     }
 
-    /// Returns the secret from which the ids of credentials without an id are made. It is the same
-    /// as in a server with this store.
+    /// Returns the secret from which bearward makes an id for a credential that contains no id. A
+    /// server with this store uses the same secret.
     pub(super) fn ids(&self) -> Result<Arc<IdSecret>, Failure> {
         let config = self.configuration()?;
         Ok(id_secret::for_command(config.as_ref().map(|config| &config.keys), &self.path()?)?)
     }
 
     /// Returns the secret from which the ids of the store's keys are made. Only a text store needs
-    /// it; for other stores it is random.
+    /// this secret; for any other store, the secret is random.
     pub(super) fn ids_of_store(&self) -> Result<Arc<IdSecret>, Failure> {
         match Store::at(&self.path()?)? {
             Store::Text(_) => self.ids(),

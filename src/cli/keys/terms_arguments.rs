@@ -22,7 +22,7 @@ pub(super) struct TermsArguments {
     /// times; `none`: the configuration's defaults do not apply
     #[arg(long, value_name = "N/TIME")]
     rate: Vec<String>,
-    /// How many requests of the --rate may come at once
+    /// The burst of the --rate: how many requests may come at once
     #[arg(long, value_name = "N", requires = "rate")]
     burst: Option<u32>,
     #[command(flatten)]

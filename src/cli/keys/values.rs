@@ -33,7 +33,7 @@ pub(super) fn named(record: &KeyRecord) -> String {
     }
 }
 
-/// Returns `text` if it may be the name of a key.
+/// Returns `text` if `text` is a valid name for a key.
 pub(super) fn label(text: &str) -> Result<String, String> {
     match is_label(text) {
         true => Ok(text.to_owned()),

@@ -19,7 +19,8 @@ use crate::keys::{Circumstances, Credential, Invalidity};
 pub(super) struct Verify {
     #[command(flatten)]
     store: StoreArgument,
-    /// The address that the token would come from [default: one that the key allows]
+    /// The IP address that the token would be sent from [default: an address from which the key may
+    /// be used]
     #[arg(long, value_name = "ADDRESS")]
     from: Option<IpAddr>,
     /// Print the outcome as JSON

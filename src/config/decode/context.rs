@@ -25,15 +25,16 @@ pub(crate) struct KnownUpstream {
 }
 
 impl Context {
-    /// Returns the positions of files that bearward would both write to and read: log lines would
-    /// destroy their content.
+    /// Returns where the configuration names files that bearward would both write to and read. Log
+    /// lines would destroy the content of such files.
     pub(super) fn overwritten(&self, file: &Path) -> Vec<Position> {
         let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut read: Vec<PathBuf> = self.named_files.iter().map(|(path, _)| resolved(path)).collect();
         read.push(resolved(file));
         let is_read = |path: &PathBuf| {
             let path = resolved(path);
-            // A directory that is read is a key store, so every file in it is read.
+            // If bearward reads a directory, the directory is a key store, and bearward reads every
+            // file in it.
             read.iter().any(|read| *read == path || (read.is_dir() && path.parent() == Some(read)))
         };
         self.written_files.iter().filter(|(path, _)| is_read(path)).map(|(_, at)| *at).collect()

@@ -27,7 +27,7 @@ pub(crate) struct Decoder<'a> {
 pub(crate) struct Fields<'n> {
     pub(crate) node: &'n Node,
     pub(crate) at: Position,
-    /// The name of the map, as faults show it.
+    /// The name of the map in faults.
     what: &'static str,
     entries: Vec<(&'n Key, &'n Node)>,
     known: Vec<&'static str>,
@@ -77,7 +77,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Returns the fields of a map; faults name the map by `what`.
+    /// Returns the fields of a map; `what` is the name of the map in faults.
     pub(crate) fn fields<'n>(&mut self, node: &'n Node, what: &'static str) -> Option<Fields<'n>> {
         let Kind::Map(entries) = &node.kind else {
             return self.hinted(
@@ -123,21 +123,21 @@ impl<'a> Decoder<'a> {
                 );
                 value
             }
-            // In a configuration, nearly every field is a bound. A template that renders nothing
-            // must not remove the bound.
+            // In a configuration, nearly every field is a limit. If a template renders nothing for
+            // the value of a field, the limit must not disappear.
             (true, Some(_)) => self.hinted(key.at, format!("`{name}` is there and has no value"), EMPTY_HINT),
-            // In a key file, `field:` without a value is treated as left out. For fields that
-            // narrow access, `narrowing` has reported it before.
+            // In a key file, a field without a value, as in `field:`, is treated as left out. If
+            // the field narrows access, `narrowing` has already reported a fault.
             (true, None) => None,
         }
     }
 
-    /// Decodes a field that may be left out and narrows access: leaving it out grants more than any
-    /// value of the field.
+    /// Decodes a field that may be left out and narrows access: leaving the field out grants more
+    /// access than any value of the field.
     ///
     /// A field that is present but empty (null, `[]` or `{}`) is a fault, and is not treated as
-    /// left out: a template that renders nothing must not widen access. `decode` refuses empty
-    /// text.
+    /// left out: a template that renders nothing must not widen access. The function `decode` must
+    /// refuse empty text.
     pub(crate) fn narrowing<T>(
         &mut self,
         fields: &mut Fields<'_>,
@@ -166,8 +166,8 @@ impl<'a> Decoder<'a> {
         decode: impl FnOnce(&mut Self, &Node) -> Option<T>,
     ) -> Option<T> {
         let empty = fields.entries.iter().find(|(key, node)| key.name == name && is_empty(node));
-        // The position of the field's name, because a missing value may have its position in the
-        // next line.
+        // The fault gets the position of the field's name, because the position of a missing value
+        // may be in the next line.
         let Some(at) = empty.map(|(key, _)| key.at) else { return self.optional(fields, name, decode) };
         fields.known.push(name);
         fields.entries.retain(|(key, _)| key.name != name);
@@ -245,8 +245,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Returns the faults. Values of variables and user info of addresses are masked: both may be
-    /// secrets.
+    /// Returns the faults. Values of variables and user info of addresses are masked, because they
+    /// may be secrets.
     pub(crate) fn into_faults(self) -> Vec<Fault> {
         let Decoder { expanded, mut faults, .. } = self;
         for fault in &mut faults {

@@ -30,7 +30,8 @@ impl Decoder<'_> {
         Some(path)
     }
 
-    /// Decodes a value by the `FromStr` of its type. The fault is that the text is not `needed`.
+    /// Decodes a value by the `FromStr` of its type. In the message of a fault, `needed` describes
+    /// the values that are accepted, as in "a size".
     pub(crate) fn parsed<T: FromStr>(&mut self, node: &Node, needed: &str, hint: &str) -> Option<T> {
         let text = self.text(node)?;
         match text.parse() {

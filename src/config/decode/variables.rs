@@ -34,13 +34,14 @@ fn resolve(expression: &str, environment: Environment<'_>) -> Result<String, Str
     };
     let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if !is_name {
-        // Only the name is shown, because the text after it may be a secret.
+        // The message shows only the variable's name, because the text after the name may be a
+        // secret.
         let is_of_name = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
         let shown: String = name.chars().take_while(is_of_name).collect();
         return Err(format!("`${{{shown}…}}` is not a variable's name"));
     }
-    // The default in `${VAR:-default}` ends at the first `}`, so the rest of a nested variable
-    // would become text.
+    // A variable inside another variable is refused: the default in `${VAR:-default}` ends at the
+    // first `}`, so the text behind the inner variable would be added to the value.
     if expression.contains("${") {
         return Err(format!("`${{{name}…}}` holds another variable, which is not replaced"));
     }
@@ -55,11 +56,12 @@ fn resolve(expression: &str, environment: Environment<'_>) -> Result<String, Str
     }
 }
 
-/// The minimum length of a value that is masked everywhere, in bytes. A shorter value is no secret,
-/// and may be part of another word by chance.
+/// The minimum length, in bytes, of a variable's value that is masked everywhere in a message. A
+/// shorter value is no secret, and may be part of another word by chance.
 const LEAST_MASKED: usize = 8;
 
-/// Returns a message in which `written`, the text in the file, replaces the value of a variable.
+/// Returns a message in which the value of a variable is replaced by `written`, which is the text
+/// in the file.
 ///
 /// A short value is replaced only where it is alone between backticks: an empty value, for example,
 /// is part of every text.

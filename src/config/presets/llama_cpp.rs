@@ -1,9 +1,10 @@
 //! The preset for llama.cpp's `llama-server`, with its page for browsers.
 //!
 //! The page's files are public, as in llama-server itself with `--api-key`: a browser can't send a
-//! key when it opens a page, and the page asks for a key. `X-Conversation-Id` is removed: with this
-//! header, llama-server continues to generate when the client has left, and `max_concurrent` would
-//! bound nothing. `/predict` is left out, because it calls any other handler that its body names.
+//! key when it opens a page, and the page asks the user for a key. The header `X-Conversation-Id`
+//! is removed from requests: with this header, llama-server continues to generate when the client
+//! has left, and `max_concurrent` would limit nothing. The path `/predict` is left out, because its
+//! handler calls any other handler that the request's body names.
 
 use super::row::{ADMIN, CHANGES, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
 

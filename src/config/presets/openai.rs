@@ -4,7 +4,8 @@ use http::Method;
 
 use super::row::{ADMIN, ALL, CHANGES, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WEBHOOK, WRITE};
 
-/// Paths of resources. `read` lists and reads resources, `write` creates and changes them.
+/// Paths of resources. A key with `read` may list and read resources, and a key with `write` may
+/// create and change resources.
 const RESOURCES: &[&str] = &[
     "/v1/assistants",
     "/v1/assistants/**",
@@ -32,7 +33,8 @@ const RESOURCES: &[&str] = &[
     "/v1/videos/**",
 ];
 
-/// The rows of this preset. Generation needs `read`, which "can read data and generate content".
+/// The rows of this preset. Paths that generate content need `read`, which is the permission to
+/// read data and generate content.
 pub(super) const ROWS: &[Row] = &[
     ("health", GET, &["/health"], PUBLIC),
     ("webhooks", ALL, &["/v1/webhooks", "/v1/webhooks/**"], WEBHOOK),

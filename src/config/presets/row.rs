@@ -5,7 +5,8 @@ use http::Method;
 use crate::config::route::Access;
 use crate::permission::Permission;
 
-/// A row of a preset: name, methods (an empty list means all), paths, access.
+/// A row of a preset describes one route: its name, methods (an empty list means all methods),
+/// paths and access.
 pub(super) type Row = (&'static str, &'static [Method], &'static [&'static str], Access);
 
 pub(super) const READ: Access = Access::Needs(Permission::Read);

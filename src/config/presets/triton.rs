@@ -1,7 +1,7 @@
 //! The preset for NVIDIA Triton: the KServe v2 protocol and its extensions, over HTTP and gRPC.
 //!
-//! Triton's gRPC port and its HTTP port need an upstream each. The APIs of SageMaker and Vertex AI
-//! are left out.
+//! Triton's gRPC port and its HTTP port each need an upstream of their own. The APIs of SageMaker
+//! and Vertex AI are left out of this preset.
 
 use super::row::{ADMIN, GET, GET_AND_POST, POST, PUBLIC, READ, Row};
 

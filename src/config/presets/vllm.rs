@@ -1,7 +1,7 @@
-//! The preset for vLLM's server (0.33): `vllm serve` with its optional parts.
+//! The preset for the server of vLLM 0.33: `vllm serve` with its optional parts.
 //!
-//! vLLM's gRPC servers, and the paths of its plugins, are left out. vLLM's own `--api-key` guards
-//! only `/v1`, `/v2`, `/inference` and `/cohere`.
+//! vLLM's gRPC servers, and the paths of vLLM's plugins, are left out of this preset. vLLM's own
+//! `--api-key` guards only `/v1`, `/v2`, `/inference` and `/cohere`.
 
 use super::row::{ADMIN, DELETE, GET, GET_AND_POST, POST, PUBLIC, READ, Row, WRITE};
 

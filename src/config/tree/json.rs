@@ -69,8 +69,8 @@ impl Reader<'_> {
     fn map(&self, entries: Vec<(Cow<'_, str>, &RawValue)>, depth: usize) -> Result<Vec<(Key, Node)>, Fault> {
         let mut fields: Vec<(Key, Node)> = Vec::with_capacity(entries.len());
         for (name, value) in entries {
-            // A name with an escape is a copy, not a slice of the source: it gets the position of
-            // its value.
+            // If a field's name contains an escape, the name is a copy, not a slice of the source.
+            // Such a name gets the position of the field's value.
             let mut at = self.position(match &name {
                 Cow::Borrowed(name) => name,
                 Cow::Owned(_) => value.get(),

@@ -2,7 +2,7 @@
 
 use crate::config::fault::Position;
 
-/// The deepest nesting that is accepted. Honest files stay far below this depth.
+/// The deepest nesting of a file that is accepted. Honest files stay far below this depth.
 pub(super) const MAX_DEPTH: usize = 32;
 
 #[derive(Clone, Debug)]
@@ -20,7 +20,8 @@ pub(crate) enum Kind {
         plain: bool,
     },
     List(Vec<Node>),
-    /// The fields of a map. Names may be repeated here: the map's decoder reports that as a fault.
+    /// The fields of a map. A field's name may be repeated here; the decoder of the map reports a
+    /// repeated name as a fault.
     Map(Vec<(Key, Node)>),
 }
 

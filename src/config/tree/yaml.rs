@@ -8,10 +8,12 @@ use serde_yaml::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError
 use super::node::{Key, Kind, MAX_DEPTH, Node, Quoting};
 use crate::config::fault::{Fault, Position};
 
-/// The highest number of nodes that aliases may add. It stops a "billion laughs" attack.
+/// The highest number of nodes that aliases may add to a tree. This limit stops a "billion laughs"
+/// attack.
 const MAX_ALIASED_NODES: usize = 100_000;
 
-/// Parses `source`, which has at most one YAML document; `None` if it is empty.
+/// Parses `source` as YAML. Returns `None` if `source` contains no document. A second document is a
+/// fault.
 pub(crate) fn parse(file: &Path, source: &str, quoting: Quoting) -> Result<Option<Node>, Fault> {
     let mut builder = Builder::new(file);
     for event in Parser::new_from_str(source) {

@@ -7,21 +7,22 @@
 /// The only sender that may set a reserved header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reserved {
-    /// Only bearward may set the header. It states an identity, describes forwarding, or overrides
-    /// the method, path or host that was authorized.
+    /// Only bearward may set the header. The header states an identity, describes forwarding, or
+    /// overrides the method, path or host that was authorized.
     ///
-    /// These names include headers in which API clients send keys, even if `auth.headers` does not
-    /// list them. A client may send its key in several headers, and none of them must reach the
-    /// upstream.
+    /// Headers in which API clients send keys are reserved for bearward, too, even if
+    /// `auth.headers` does not list these headers. A client may send its key in several headers,
+    /// and none of the headers with the key must reach the upstream.
     Ours,
-    /// Only trusted proxies may set the header. It states the client's address or identity.
+    /// Only trusted proxies may set the header, which states the client's address or identity.
     Client,
 }
 
 /// Returns the only sender that may set a header; `None` if the name is not reserved. `name` is
 /// plain and in lower case.
 ///
-/// A request has about ten header names. Nearly all of them are ruled out by their first letters.
+/// A request has about ten headers. For nearly all, the first letters of the name already show that
+/// the name is not reserved.
 pub(super) fn reserved(name: &str) -> Option<Reserved> {
     let (ours, clients): Names = match name.as_bytes() {
         [b'x', b'-', b'b', ..] if name.starts_with("x-bearward-") => return Some(Reserved::Ours),
@@ -38,7 +39,7 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
                 "client-ip",
                 "cloudfront-viewer-address",
                 "cdn-src-ip",
-                // The header is defined by RFC 9440, section 2.
+                // RFC 9440, section 2, defines `Client-Cert` and `Client-Cert-Chain`.
                 "client-cert",
                 "client-cert-chain",
             ],
@@ -80,11 +81,11 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
     }
 }
 
-/// Two lists: names that are reserved for bearward, and names that are reserved for trusted
-/// proxies.
+/// A pair of lists: header names that are reserved for bearward, and header names that are reserved
+/// for trusted proxies.
 type Names = (&'static [&'static str], &'static [&'static str]);
 
-/// Returns the reserved names that begin with `x-` and this third letter.
+/// Returns the reserved header names that begin with `x-` and the letter `third`.
 fn behind_x(third: u8) -> Option<Names> {
     match third {
         b'a' => Some(X_A),
@@ -133,8 +134,8 @@ const X_C: Names = (
         "x-consumer-username",
     ],
 );
-/// Reserved names with `x-e`. Envoy reads the target of a request and its retries from these
-/// headers.
+/// Reserved header names that begin with `x-e`. From these headers, Envoy reads the target of a
+/// request, and whether to retry the request.
 const X_E: Names = (
     &[
         "x-envoy-original-path",

@@ -37,8 +37,8 @@ fn changed_fields(before: &KeyRecord, after: &KeyRecord) -> Vec<Field> {
     fields
 }
 
-/// Returns the text with one key changed. The key is the only key of the file, or the key of the
-/// file's list with the id of `before`.
+/// Returns the text with one key changed. This key is the only key of the file or, in a file with a
+/// list, the key with the id of `before`.
 pub(super) fn change(source: &str, before: &KeyRecord, after: &KeyRecord, is_json: bool) -> Option<String> {
     let mut text = source.to_owned();
     for field in changed_fields(before, after) {
@@ -110,8 +110,8 @@ fn remove(source: &str, item: &Item, name: &str) -> Option<Splice> {
     {
         (true, Some((_, before)), _) => before.span.end..value.span.end,
         (true, None, Some((next, _))) => key.span.start..next.span.start,
-        // The first field of a block map may be on the line of the list's dash, so it is not
-        // removed.
+        // The first field of a block map is never removed, because it may be on the line of the
+        // list's dash.
         (false, Some(_), _) => line_start(source, key.span.start)..next_line(source, value.span.end),
         _ => return None,
     };
@@ -151,7 +151,8 @@ fn insert(source: &str, item: &Item, lines: &[String], is_json: bool) -> Option<
     let (first, last) = (fields.first()?, fields.last()?);
     let end = last.1.span.end.max(last.0.span.end);
     if *is_flow {
-        // If a value is absent, its position is before the colon.
+        // The parser reports the position before the colon for an absent value. The new field must
+        // be inserted after the colon.
         let end =
             if last.1.span.is_empty() { end + source.get(end..)?.find([':', ',', '}'])? + 1 } else { end };
         let comma = if is_json { "," } else { ", " };
@@ -223,8 +224,8 @@ mod tests {
             let before = records(&source);
             for (index, record) in before.iter().enumerate() {
                 let revoked = KeyRecord { disabled: true, ..record.clone() };
-                // A change of a merged map would change the other keys as well, so the check of the
-                // new text refuses it.
+                // A change of a map that is merged into other keys would change these keys as well,
+                // so the check of the new text refuses it.
                 let is_shared = source.contains("<<: *a") && index == 0;
                 let mut ended = KeyRecord { hash: KeyHash::of(b"new"), ..record.clone() };
                 ended.terms.previous.clear();

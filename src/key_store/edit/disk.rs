@@ -1,5 +1,5 @@
-//! Writes files so that only one process writes at a time, and so that a reader finds the old file
-//! or the new file, and never a part of one.
+//! Writes files so that only one process writes at a time, and so that a reader finds either the
+//! whole old file or the whole new file.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,8 +12,8 @@ use tempfile::NamedTempFile;
 use super::error::{EditError, in_words, refused};
 use super::lock::WriteLock;
 
-/// The beginning of the names of temporary files. If the holder of the lock finds a file with such
-/// a name, a killed command has left it.
+/// The beginning of the names of temporary files. A file with such a name that exists when a
+/// command acquires the lock was left by a killed command.
 const PREFIX: &str = ".bearward-";
 const SUFFIX: &str = ".tmp";
 /// The number of symbolic links that are followed. A longer chain is a loop.
@@ -44,7 +44,8 @@ impl Locked {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
-                // If the file can't be removed, the next write fails and is reported.
+                // An error is ignored here. If the temporary file can't be removed, the next write
+                // fails, too, and reports its error.
                 let _read_only = fs::remove_file(entry.path());
             }
         }
@@ -68,7 +69,7 @@ impl Locked {
     pub(super) fn begin(&self, path: &Path) -> Result<Writing, EditError> {
         self.refuse_unlocked(path)?;
         let failed = |error: io::Error| unwritable(path, &error);
-        // A file of a directory may be a symbolic link to a file in another directory.
+        // A key file of a directory store may be a symbolic link to a file in another directory.
         let path = resolved(path)?;
         let directory = directory_of(&path);
         let mut builder = tempfile::Builder::new();
@@ -84,7 +85,8 @@ impl Locked {
         Ok(())
     }
 
-    /// Refuses a write without the lock, even if `path` is a link that leads out of the directory.
+    /// Refuses a write if the lock is not held, even if `path` is a link to a file in another
+    /// directory.
     fn refuse_unlocked(&self, path: &Path) -> Result<(), EditError> {
         self.refuse_mounted(path)?;
         match self.lock {
@@ -113,12 +115,14 @@ impl Locked {
     }
 }
 
-/// Makes a rename durable, if the file system can. The rename has happened even if this fails.
+/// Makes a rename durable, if the file system supports this. If it does not, the rename has
+/// happened nevertheless.
 fn sync(directory: &Path) {
     let _not_everywhere = File::open(directory).and_then(|directory| directory.sync_all());
 }
 
-/// A file that is being written. It has no effect until `finish` renames it.
+/// A temporary file that is being written. It has no effect until `finish` renames it to its final
+/// path.
 pub(super) struct Writing {
     directory: PathBuf,
     path: PathBuf,
@@ -136,7 +140,8 @@ impl Writing {
     }
 
     /// Renames the temporary file to its final path, if `is_as_read` confirms that the old file has
-    /// not changed. Other programs can change the file, because they do not use the lock.
+    /// not changed. Programs other than bearward can change the old file at any time, because they
+    /// do not use the lock.
     pub(super) fn finish(self, is_as_read: impl FnOnce() -> bool) -> Result<(), EditError> {
         let Writing { directory, path, temporary } = self;
         let rename = || {
@@ -219,7 +224,8 @@ pub(super) fn unwritable_reason(directory: &Path) -> Option<String> {
     Some(format!("{} can't be written: {}", directory.display(), io::Error::from(refused)))
 }
 
-/// Makes the error of a failed system call. A store that may not be written gets a hint of its own.
+/// Makes the error of a failed system call. If the store is not writable, the error has a special
+/// hint.
 pub(super) fn unwritable(path: &Path, error: &io::Error) -> EditError {
     match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => EditError::Unwritable {

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle};
 
-/// A node and its position. A block collection ends where its last node ends.
+/// A node of a YAML file, and its position. The position of a block collection ends where the
+/// collection's last node ends.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) span: Range<usize>,

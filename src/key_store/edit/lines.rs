@@ -17,7 +17,7 @@ use crate::stamp::Stamp;
 /// Reads a file, and counts its keys.
 fn read(path: &Path, at_fault: AtFault) -> Result<Tally, Faults> {
     let none = NoKeys::default();
-    // The ids in a JSON Lines file are given, so this secret makes none.
+    // A JSON Lines file contains the ids of its keys, so this secret is needed but makes no id.
     let ids = IdSecret::random();
     Ok(jsonl::load(path, Reading { at_fault, ..Reading::first(&none, &ids) })?.finish())
 }
@@ -27,7 +27,8 @@ fn load(path: &Path) -> Result<Tally, Faults> {
     read(path, AtFault::Refused)
 }
 
-/// Counts the good keys and the lines at fault. A fault in another line does not prevent a change.
+/// Counts the good keys and the lines at fault. A line at fault is no error here, because it must
+/// not prevent the change of another line.
 fn outline(path: &Path) -> Result<(usize, usize), Faults> {
     let tally = read(path, AtFault::Held)?;
     Ok((tally.keys, tally.refused.len()))
@@ -43,7 +44,8 @@ pub(super) fn find(path: &Path, key: &str) -> Result<Vec<KeyRecord>, EditError> 
         true
     })?;
     if found.len() != 1 {
-        // The wanted key may be at fault, or a duplicate. `load` reports that fault.
+        // If not exactly one key was found, the wanted key may be at fault or a duplicate. `load`
+        // then returns this fault.
         load(path)?;
     }
     Ok(found)
@@ -74,7 +76,7 @@ pub(super) fn add(locked: &Locked, path: &Path, records: &[KeyRecord]) -> Result
     for record in records {
         writing.write(format!("{}\n", entry_text::line(record)).as_bytes())?;
     }
-    // The reader refuses a new key whose id, name or hash another key has already.
+    // `load` refuses a new key if another key already has its id, name or hash.
     match load(writing.path()) {
         Ok(set) if set.keys == before + records.len() => writing.finish(|| Stamp::of(path) == stamp),
         Ok(_) => refused("another program has changed the file meanwhile; nothing was changed"),

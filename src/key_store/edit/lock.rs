@@ -1,5 +1,5 @@
-//! The lock of a store. It admits one writer at a time, and only users who can write to the store
-//! can hold it (docs/decisions/024).
+//! The lock of a store. Only one writer at a time can hold the lock, and only users who can write
+//! to the store can open the lock file (docs/decisions/024).
 //!
 //! A lock on the directory itself could be held for ever by any user who can read the directory.
 //! The lock is therefore on a separate file, which only users who can write to the directory can
@@ -15,10 +15,11 @@ use rustix::fs::{Gid, OFlags, Uid};
 
 use super::error::{EditError, in_words, refused};
 
-/// The name of the lock's file, which is in the directory of the keys while the lock is held.
+/// The name of the lock file. While the lock is held, the lock file is in the directory of the
+/// keys.
 const NAME: &str = ".bearward.lock";
-/// How long a writer waits for the lock. A command that holds it for longer is stuck: a change of a
-/// million keys takes seconds.
+/// How long a writer waits for the lock. A command that holds the lock for longer is stuck, because
+/// even a change of a million keys takes only seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_millis(5);
 
@@ -26,14 +27,14 @@ const INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct WriteLock {
     path: PathBuf,
-    /// The locked file. It is closed after it is removed from the directory, so that a writer that
-    /// waited for the lock sees the removal.
+    /// The locked file. It is first removed from the directory and then closed, so that a writer
+    /// that waited for the lock notices the removal.
     _file: File,
 }
 
 impl Drop for WriteLock {
     fn drop(&mut self) {
-        // If the file can't be removed, the next command locks the existing file.
+        // If the lock file can't be removed, it stays, and the next command locks it again.
         let _may_stay = fs::remove_file(&self.path);
     }
 }
@@ -46,8 +47,9 @@ impl WriteLock {
             let path = directory.join(NAME);
             let file = open(directory, &path)?;
             await_lock(&file, &path, until)?;
-            // If the last holder has removed this file, other writers may lock a new file of the
-            // same name, and a lock on this file protects nothing.
+            // If the last holder of the lock has removed this file, other writers may lock a new
+            // file of the same name. The lock on the removed file then protects nothing, and the
+            // loop opens the new file.
             if is_at(&file, &path) {
                 return Ok(WriteLock { path, _file: file });
             }
@@ -71,8 +73,8 @@ fn open(directory: &Path, path: &Path) -> Result<File, EditError> {
         .open(path)
         .map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
-    // A file with no link was removed a moment ago. It is accepted here, and `take` then opens a
-    // new file.
+    // A file whose link count is zero was removed after it was opened. Such a file is accepted
+    // here, because `take` notices the removal and opens a new file.
     if !found.is_file() || found.nlink() > 1 {
         return refused(format!("{} is not bearward's lock file; remove it", path.display()));
     }
@@ -102,8 +104,9 @@ fn own(file: &File, found: &fs::Metadata, directory: &fs::Metadata, mode: u32) -
         let (uid, gid) = (Uid::from_raw(directory.uid()), Gid::from_raw(directory.gid()));
         rustix::fs::fchown(file, Some(uid), Some(gid))?;
     } else if found.uid() == own_id.as_raw() && mode & 0o060 != 0 && found.gid() != directory.gid() {
-        // The lock's file gets the directory's group, whose members may write to the directory.
-        // This fails if this user is not in that group.
+        // The lock file gets the directory's group, because the members of this group may write to
+        // the directory. The change fails if this user is not a member of the group, and the error
+        // is ignored.
         let _not_ours = rustix::fs::fchown(file, None, Some(Gid::from_raw(directory.gid())));
     }
     let may_change = own_id.is_root() || found.uid() == own_id.as_raw();

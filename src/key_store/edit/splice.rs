@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// The replacement of a piece of text.
+/// A change of a text: `text` replaces the bytes in the range `at`.
 pub(super) struct Splice {
     pub(super) at: Range<usize>,
     pub(super) text: String,
@@ -51,8 +51,8 @@ pub(super) fn indentation(source: &str, offset: usize) -> &str {
     line.get(..line.len() - line.trim_start().len()).unwrap_or_default()
 }
 
-/// Returns the start of the line with the dash of the item that begins at `item`. The previous item
-/// ends at `after`.
+/// Returns the start of the line with the dash of a list item. `item` is the position of the item,
+/// and `after` is the end of the previous item.
 pub(super) fn dash_line(source: &str, after: usize, item: usize) -> Option<usize> {
     let mut start = next_line(source, after);
     while start <= item && start < source.len() {

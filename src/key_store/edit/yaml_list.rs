@@ -43,13 +43,13 @@ pub(super) fn delete(source: &str, id: &str) -> Option<String> {
     splices.iter().try_fold(source.to_owned(), |text, splice| splice.apply(&text))
 }
 
-/// Returns the lines of an item of a block list, including the item's own comments and an empty
-/// line that would be superfluous.
+/// Returns the range of the lines of an item of a block list. The range includes the item's own
+/// comments, and an empty line if it would be superfluous without the item.
 fn own_lines(source: &str, item: &Item, before: usize, is_first: bool) -> Option<Range<usize>> {
     let dash = dash_line(source, before, item.span.start)?;
     let end = end_with_comments(source, item.span.end, indentation(source, dash));
-    // A comment directly above an entry belongs to the entry. Above the first entry, it may be a
-    // title of the list.
+    // A comment directly above an entry belongs to the entry, but a comment above the first entry
+    // may be a title of the list.
     let above = comments_above(source, dash);
     let comment = source.get(above..dash)?;
     let is_named = |name: &str| item.text(name).is_some_and(|text| comment.contains(text));
@@ -137,8 +137,8 @@ fn after_the_last(source: &str, key: &Item, items: &[Item], entries: &[Vec<Strin
     let dash = last_dash(source, key, items)?;
     let indentation = indentation(source, dash);
     let end = end_with_comments(source, items.last()?.span.end, indentation);
-    // If empty lines separate the entries of the list, one is inserted before the new entry as
-    // well.
+    // If empty lines separate the entries of the list, an empty line is inserted before each new
+    // entry, too.
     let above = source.get(..comments_above(source, dash))?;
     let is_spaced = items.len() > 1 && above.ends_with(&newline.repeat(2));
     let mut text = String::new();
@@ -159,7 +159,8 @@ fn below_the_name(source: &str, key: &Item, list: &Item, entries: &[Vec<String>]
     let newline = newline_of(source);
     let colon = behind_colon(source, key.span.end)?;
     let value_end = list.span.end.max(colon);
-    // A comment inside the brackets, or an anchor, would be lost, so such a list is refused.
+    // A list with a comment inside its brackets or with an anchor is refused, because the comment
+    // or the anchor would be lost.
     let written: String = source.get(colon..value_end)?.split_whitespace().collect();
     if !matches!(written.as_str(), "" | "[]" | "~" | "null") {
         return None;

@@ -1,5 +1,5 @@
-//! Decodes a line with the decoder of all kinds of store, which reports the positions of all
-//! faults.
+//! The exact decoder: decodes a line with the decoder that all kinds of store use, which reports
+//! the positions of all faults.
 
 use std::path::Path;
 use std::str;
@@ -13,8 +13,8 @@ use crate::key_store::decode::{self, Unique};
 use crate::key_store::settle::Unread;
 use crate::keys::record::KeyRecord;
 
-/// Decodes a line. `unique` has the ids, names and hashes of earlier lines, which this line may not
-/// repeat.
+/// Decodes a line. `unique` has the ids, names and hashes of earlier lines. The line is at fault if
+/// it repeats one of these values.
 pub(super) fn decode(
     path: &Path,
     number: usize,

@@ -20,8 +20,8 @@ use crate::keys::record::is_label;
 use crate::keys::token::is_key_id;
 use crate::keys::{Draft, KeyHash, Permission, Permissions, Terms};
 
-/// The fields of a line. The fields of the key's [`Terms`] are left as text: few keys have terms,
-/// or many keys have the same.
+/// The fields of a line. The fields of the key's [`Terms`] are not parsed but stored as text,
+/// because few keys have terms, or many keys have equal terms.
 #[derive(Default)]
 pub(super) struct Line<'a> {
     id: Option<Text<'a>>,
@@ -34,7 +34,7 @@ pub(super) struct Line<'a> {
     disabled: Option<bool>,
     /// The fields of the key's terms with their text, in the order of the line.
     terms: SmallVec<[(&'static str, &'a RawValue); 4]>,
-    /// The names of fields that are checked, and whose values are not stored.
+    /// The names of the fields that are checked, but whose values are not stored.
     for_people: SmallVec<[&'static str; 2]>,
 }
 
@@ -75,8 +75,8 @@ impl<'de> Deserialize<'de> for Line<'de> {
     }
 }
 
-/// The name of a field. The fields that every key may have are variants of their own, matched
-/// without a search: a file may have millions of fields.
+/// The name of a field. The most common names are variants of their own, which are matched without
+/// a search in [`FIELDS`], because a file may have millions of fields.
 enum FieldName {
     Id,
     Label,
@@ -132,8 +132,8 @@ fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
 }
 
 impl<'a> Line<'a> {
-    /// Parses a field that few keys have: a term, or pairs of text. Any other field is left to the
-    /// exact decoder.
+    /// Parses a field that few keys have: a field of the terms, or a map of names to text. Any
+    /// other field is an error, and the exact decoder then decodes the line.
     fn take_other<A: MapAccess<'a>>(&mut self, field: &'static Field, map: &mut A) -> Result<(), A::Error> {
         let is_new = match field.form {
             _ if field.is_term() => {
@@ -162,13 +162,14 @@ impl<'a> Line<'a> {
         for (name, value) in &self.terms {
             text.push_str(name);
             text.push_str(value.get());
-            // A line break separates the terms, because no value contains one.
+            // A line break can separate the terms, because the text of a value contains no line
+            // break.
             text.push('\n');
         }
         !self.terms.is_empty()
     }
 
-    /// Returns the key's fields; `None` if a field is at fault.
+    /// Returns the key's hash and its other fields; `None` if a field is at fault.
     pub(super) fn draft(
         &self,
         terms: Option<Arc<Terms>>,
@@ -274,8 +275,8 @@ impl Instants {
     }
 }
 
-/// Whether a line may have one of these labels. Only a few fields are parsed, because the file may
-/// have a million lines.
+/// Whether a line may have an id, a name or a hash with one of these labels. Only a few fields are
+/// parsed, because the file may have a million lines.
 pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) -> bool {
     #[derive(Deserialize)]
     struct Named<'a> {
@@ -284,7 +285,8 @@ pub(crate) fn may_have(line: &[u8], hashing: &Hashing, labels: &HashSet<u64>) ->
         #[serde(borrow)]
         name: Option<Text<'a>>,
     }
-    // A hash with JSON escapes can't be found by its text, so such a line is decoded.
+    // A hash that is written with JSON escapes can't be found in the text of the line. Every line
+    // with a backslash is therefore decoded later.
     if memchr::memchr(b'\\', line).is_some() {
         return true;
     }

@@ -19,21 +19,21 @@ use crate::key_store::claim::Claim;
 use crate::key_store::reading::{AtFault, Pace};
 use crate::keys::{KeyHash, KeyRecord, Terms};
 
-/// How many faults are reported. After this many faults, a file that must be good as a whole is not
-/// read further.
+/// The maximum number of faults that are reported. After this many faults, a file whose lines must
+/// all be good is not read further.
 pub(super) const MAX_FAULTS: usize = 100;
-/// After this much work, a background thread sleeps for the same time. A request waits for the
-/// processor at most this long, and not for a whole time slice of the system.
+/// How long a background thread works before it sleeps for the same time. A request then waits for
+/// the processor at most this long, and not for a whole time slice of the system's scheduler.
 const STRETCH: Duration = Duration::from_micros(200);
-/// After this long, a background thread stops sleeping, because the change has to be in service
-/// soon.
+/// How long a background thread works with pauses. It then continues without pauses, because the
+/// change has to be in service soon.
 const BACKGROUND_TIME: Duration = Duration::from_millis(1200);
 /// The text with which a stored hash begins.
 const HASH_START: &[u8] = b"sha256:";
-/// How many different texts of terms are remembered.
+/// The maximum number of different texts of terms that one thread remembers.
 const MAX_TERMS: usize = 10_000;
 
-/// What the threads found in a file in addition to good lines.
+/// What the threads found in a file besides good lines.
 #[derive(Debug, Default)]
 pub(super) struct Read {
     /// How many lines are not blank.
@@ -46,7 +46,7 @@ pub(super) struct Read {
     pub(super) unreadable: Option<Fault>,
     /// The first faults that were found.
     pub(super) faults: Vec<Fault>,
-    /// The number of each line that is not used, and the claim of that line.
+    /// The lines that are not used: the number of each line, and its claim.
     pub(super) claims: Vec<(usize, Claim)>,
 }
 
@@ -76,10 +76,11 @@ impl Read {
 pub(super) struct Loading<'e, B> {
     pub(super) builder: B,
     at_fault: AtFault,
-    /// The numbers of lines that are good by themselves but are not used.
+    /// The numbers of lines that are good by themselves but are not used, because they share an id,
+    /// a name or a hash with another line.
     excluded: &'e HashSet<usize>,
     read: Read,
-    /// The terms of earlier lines, by their text.
+    /// The terms that were decoded from earlier lines, by their text.
     terms: HashMap<String, Option<Arc<Terms>>>,
     /// A buffer for the text of a key's terms.
     text: String,
@@ -187,7 +188,8 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         text.and_then(KeyHash::parse).is_some_and(|hash| self.builder.keep(&hash, fingerprint))
     }
 
-    /// Adds the key of a line if the fast path can decode the line. Returns whether it could.
+    /// Adds the key of a line if the fast path can decode the line. Returns whether the key was
+    /// added.
     pub(super) fn take_fast(&mut self, line: &[u8], fingerprint: u64) -> bool {
         let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return false };
         let terms = match line.terms_text(&mut self.text) {

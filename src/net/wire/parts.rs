@@ -25,15 +25,15 @@ pub(super) struct ReadTurn {
 #[derive(Debug)]
 pub(super) struct Heads {
     pub(super) phase: Phase,
-    /// The size of the part of the next head that arrived during a request in service, with the
-    /// number of requests begun until then.
+    /// The part of the next head that arrived while a request was in service: the number of
+    /// requests that had begun by then, and the size of the part.
     pub(super) next: Option<(usize, HeadSeen)>,
     /// The deadline for the connection's first bytes; `None` once they have arrived.
     pub(super) first_bytes_by: Option<Instant>,
     /// The number of requests that had begun when the phase was last updated.
     pub(super) seen: usize,
     /// Whether the connection has been idle for `REST_AFTER` since the last request, even if
-    /// hyper's part was not dropped.
+    /// hyper's connection object was not dropped.
     pub(super) has_rest: bool,
 }
 

@@ -17,8 +17,8 @@ async fn wired(limit: Duration) -> (TcpStream, Wire<TcpStream>, Arc<ConnectionAc
     (client, wire, activity)
 }
 
-/// hyper reads nothing here: the answer was complete before its request, and upstream reads no more
-/// of the request.
+/// In this test, hyper does not read: the answer was complete before the whole request had arrived,
+/// and upstream does not read the rest of the request.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_hyper_does_not_read_ends_the_connection_and_never_spins() {
     let idle = Duration::from_secs(5);

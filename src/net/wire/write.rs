@@ -70,8 +70,8 @@ impl<S: AsyncRead + AsyncWrite + Peered + Unpin> AsyncWrite for Wire<S> {
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         ready!(this.watch_write(cx, flushed))?;
         ready!(this.poll_presence(cx))?;
-        // After an answer, hyper does not read again if its last read found nothing. The wait for
-        // the next head therefore starts here; it would otherwise have no timer.
+        // After an answer, hyper does not read again if its last read found nothing. The timer of
+        // the wait for the next head is therefore polled here; otherwise, nothing would poll it.
         if !this.ending.has_ended && this.poll_waited(cx).is_ready() {
             // If hyper does not read even now (because upstream does not read the rest of the
             // request), hyper can't learn of the end, so the connection fails here.

@@ -44,7 +44,8 @@ impl Sink {
     /// Writing failed; the error contains the number of lost lines and the system's error.
     pub(super) fn write(&mut self, lines: &[u8]) -> Result<(), (u64, io::Error)> {
         if self.is_torn {
-            // A line end is written first, so that the next line does not continue the torn one.
+            // A line end is written first, so that the next line does not continue the incomplete
+            // line.
             self.out.write_all(b"\n").map_err(|error| (count(lines), error))?;
             self.is_torn = false;
         }
@@ -91,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// A destination for tests, which accepts bytes until its room is used up, and then fails.
+    /// A destination for tests, which accepts a limited number of bytes and then fails.
     #[derive(Clone, Default)]
     struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
 

@@ -71,7 +71,8 @@ pub(super) struct LogGuard {
 }
 
 impl LogWriter {
-    /// Starts a thread that writes to `sink`. Returns the writer, and the guard that flushes it.
+    /// Starts a thread that writes to `sink`. Returns the writer, and the guard whose drop waits
+    /// until all queued lines are written.
     pub(super) fn new(
         name: &str,
         sink: Sink,
@@ -97,8 +98,8 @@ impl LogWriter {
     /// Queues an access line. `write` appends the line without its line end; its second argument
     /// says whether the line is JSON.
     pub(crate) fn access(&self, write: impl FnOnce(&mut Vec<u8>, bool)) {
-        // The line is built before the lock is taken, in a buffer that this thread uses again and
-        // again.
+        // The line is built before the lock is taken, in a buffer that this thread reuses for every
+        // line.
         let mut line = SCRATCH.take();
         line.clear();
         write(&mut line, self.is_json);
@@ -127,7 +128,8 @@ impl LogWriter {
         self.queue(line, 2 * MAX_WAITING, true);
     }
 
-    /// Queues a line; drops and counts it if more than `room` bytes would be queued with it.
+    /// Queues a line. If the queue would then have more than `room` bytes, the line is dropped and
+    /// counted.
     fn queue(&self, line: &[u8], room: usize, is_urgent: bool) {
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.is_closed || waiting.lines.len() + line.len() > room {
@@ -145,7 +147,7 @@ impl LogWriter {
         }
     }
 
-    /// Has the thread open the file again by its name before it writes the next line.
+    /// Makes the thread open the file again by its name before the next line is written.
     pub(super) fn reopen(&self) {
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).reopens = true;
         self.shared.changed.notify_one();
@@ -157,7 +159,7 @@ impl LogWriter {
     }
 }
 
-/// The next task of the thread: lines to write, and whether to reopen the file or to end.
+/// The next task of the thread: the lines to write, whether to reopen the file, and whether to end.
 struct Batch {
     lines: Vec<u8>,
     reopens: bool,
@@ -165,8 +167,8 @@ struct Batch {
 }
 
 impl Shared {
-    /// Waits for lines, and up to [`BATCH_INTERVAL`] for more of them. `spare`: an empty buffer for
-    /// the next lines.
+    /// Waits for a line, and then up to [`BATCH_INTERVAL`] for more lines. `spare`: the empty
+    /// buffer for lines that are queued later.
     fn next(&self, spare: Vec<u8>) -> Batch {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         // The thread sleeps until there is a line, or until it is asked to reopen the file or to
@@ -184,7 +186,8 @@ impl Shared {
         Batch { lines: std::mem::replace(&mut waiting.lines, spare), reopens, is_closing: waiting.is_closing }
     }
 
-    /// Closes the destination: drops and counts all queued lines, and has later lines dropped, too.
+    /// Closes the destination: drops and counts all queued lines, and every line that is queued
+    /// later.
     fn close(&self) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.is_closed = true;
@@ -227,8 +230,8 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// Reports lost lines, at most once in each [`REPORT_INTERVAL`]: where events go to the same
-/// destination, each report is one more line that may be lost.
+/// Reports lost lines, at most once in each [`REPORT_INTERVAL`], because the report is itself a
+/// line that may be lost if events are written to the same destination.
 #[derive(Default)]
 struct Losses {
     reported: u64,
@@ -254,7 +257,8 @@ impl Drop for LogGuard {
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.is_closing = true;
         self.shared.changed.notify_all();
-        // The wait is limited: a reader that reads nothing must not keep the process from ending.
+        // The wait is limited, because a destination that accepts nothing must not keep the process
+        // from ending.
         let is_open = |waiting: &mut Waiting| !waiting.is_closed;
         let _in_time_or_not = self.shared.changed.wait_timeout_while(waiting, FAREWELL, is_open);
     }

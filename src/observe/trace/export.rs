@@ -1,8 +1,8 @@
 //! Sends spans to a collector in batches, from a separate thread: OTLP over HTTP, as JSON
 //! (OpenTelemetry Protocol 1.x).
 //!
-//! No request waits for the collector. The queue of spans is bounded: spans that find it full, and
-//! batches that the collector does not accept, are dropped and counted.
+//! No request waits for the collector. The queue of spans is bounded. Spans for which the queue is
+//! full, and batches that the collector does not accept, are dropped and counted.
 
 use std::io;
 use std::sync::Arc;
@@ -80,8 +80,8 @@ impl Tracer {
 impl Drop for TracerGuard {
     fn drop(&mut self) {
         self.is_closing.store(true, Ordering::Release);
-        // If the queue is full, the message is not sent. The thread is busy then, and sees
-        // `is_closing` before it waits again.
+        // If the queue is full, this message, which wakes the thread, is not sent. The thread is
+        // busy then, and sees `is_closing` before it waits again.
         let _wakes_it_up = self.sender.try_send(Message::End);
         // The wait is limited: a collector that accepts nothing must not keep the process from
         // ending.
@@ -136,8 +136,8 @@ struct Exporter<P> {
     post: P,
     is_closing: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
-    /// Number of lost spans that were already reported. `next_report`: when the next report may
-    /// follow.
+    /// Number of lost spans that were already reported. `next_report`: the earliest time for the
+    /// next report.
     reported: u64,
     next_report: Option<Instant>,
 }
@@ -247,8 +247,8 @@ fn span(span: &Span) -> Value {
         ("error.type", span.error),
     ];
     attributes.extend(optional.into_iter().filter_map(|(name, value)| Some(word(name, value?))));
-    // The span of a server does not count an error of the client, a status 4xx, as an error
-    // (semantic conventions for HTTP spans, "Status").
+    // In the span of a server, a status 4xx is not an error, because the client caused it (semantic
+    // conventions for HTTP spans, "Status").
     let is_error = span.status >= 500 || span.status == 0;
     let route = span.route.as_deref().map(|route| format!(" {route}")).unwrap_or_default();
     json!({

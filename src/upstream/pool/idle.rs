@@ -1,6 +1,7 @@
 //! Idle HTTP/1.1 connections of one worker.
 //!
-//! A lease puts its connection into this store, and the pool removes it for the next request.
+//! A lease adds its connection here after an answer, and the pool removes the connection for the
+//! next request.
 //! Invariant: a connection is removed for reuse only if nothing has arrived on it while it was
 //! idle.
 
@@ -15,8 +16,8 @@ use crate::upstream::endpoints::Endpoint;
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::Upload;
 
-/// A map by endpoint id. The ids are bearward's own numbers and no client can choose them, so a
-/// fast hash without a secret is safe.
+/// A map by endpoint id. bearward assigns these ids and no client can choose them, so a fast hash
+/// without a secret is safe.
 pub(super) type ByEndpoint<T> = HashMap<u64, T, foldhash::fast::RandomState>;
 
 /// The idle HTTP/1.1 connections of one worker, by endpoint id.
@@ -56,8 +57,8 @@ impl IdleConnections {
         }
     }
 
-    /// Stores a connection for the next request. Closes it instead if the endpoint already has
-    /// `max_idle` idle connections.
+    /// Stores a connection for the next request, or closes the connection if the endpoint already
+    /// has `max_idle` idle connections.
     pub(super) fn keep(&self, endpoint: &Endpoint, connection: Idle) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let connections = idle.entry(endpoint.id).or_default();

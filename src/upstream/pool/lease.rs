@@ -1,4 +1,4 @@
-//! Leases: a connection in use by one request.
+//! A lease is a connection in use by one request.
 //!
 //! The pool makes each lease, and `forward` sends one request on it.
 //! Invariant: a connection returns to the pool only by [`Lease::return_to_pool`], after its answer
@@ -32,7 +32,7 @@ pub(crate) struct Lease {
     /// Whether the connection has already served a request. Upstream may have closed such a
     /// connection in the meantime.
     pub(crate) is_reused: bool,
-    /// Whether another request may use the connection after this one.
+    /// Whether another request may use the connection after this request.
     pub(super) is_reusable: bool,
     pub(super) in_flight: InFlightGuard,
     pub(super) endpoint: Arc<Endpoint>,
@@ -69,7 +69,7 @@ impl Lease {
         Protocol::of_connection(matches!(self.connection, Connection::Http2 { .. }))
     }
 
-    /// Returns the endpoint that the connection leads to.
+    /// Returns the endpoint of the connection.
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
@@ -85,8 +85,8 @@ impl Lease {
         limit: Duration,
         is_repeatable: bool,
     ) -> impl Future<Output = Sent> + use<'_> {
-        // A reused connection may close because of an idle timeout. A new one that closes without
-        // an answer does so for another reason, so its request is not sent again.
+        // Upstream may close a reused connection because of an idle timeout. If a new connection
+        // closes without an answer, there is another reason, so its request is not sent again.
         let is_kept = is_repeatable && self.is_reused;
         match &mut self.connection {
             Connection::Http1 { sender, socket, .. } => {
@@ -102,7 +102,8 @@ impl Lease {
             }
             Connection::Http2 { permit, copy } => {
                 *copy = is_kept.then(|| request.headers().clone());
-                // The HTTP/2 stream stays open as long as its upload, even if the answer has ended.
+                // The upload holds the permit, because the HTTP/2 stream stays open until the
+                // upload has ended, even after the end of the answer.
                 request.body_mut().hold(permit.clone());
                 let answer = permit.connection.sender.clone().try_send_request(request);
                 Either::Right(answer.map(|sent| {
@@ -113,8 +114,9 @@ impl Lease {
         }
     }
 
-    /// Takes the headers of the repeatable request that was sent on this lease; `None` if any byte
-    /// came back in answer to the request.
+    /// Removes and returns the headers of a repeatable request that was sent on this lease, so that
+    /// the request can be sent again. On HTTP/1.1, returns `None` if any byte of an answer has
+    /// arrived.
     pub(crate) fn take_unanswered_headers(&mut self) -> Option<HeaderMap> {
         match &mut self.connection {
             Connection::Http1 { socket, .. } => headers_of(&socket.take_unanswered()?),
@@ -143,7 +145,7 @@ impl Lease {
         self.is_reusable = false;
     }
 
-    /// Returns the connection to the pool after its answer was read to the end, if the connection
+    /// Returns the connection to the pool after the answer was read to the end, if the connection
     /// may serve another request.
     pub(crate) fn return_to_pool(self) {
         let (sender, socket, made) = match self.connection {
@@ -161,8 +163,8 @@ impl Lease {
         self.idle.keep(&self.endpoint, Idle { sender, socket, since, made, limits });
     }
 
-    /// Ends the lease of a connection that has become a tunnel. The request stays counted as in
-    /// flight.
+    /// Turns the lease of a connection that has become a tunnel into a guard. The request is in
+    /// flight until the guard is dropped.
     pub(crate) fn into_tunnel(self) -> InFlightGuard {
         self.in_flight
     }

@@ -27,11 +27,13 @@ const SETTINGS_POLLS: usize = 500;
 
 /// Number of abandoned streams after which a connection accepts no more requests.
 ///
-/// Servers close a connection with many resets, and with it all its other streams: Envoy after 500.
-/// A client that cancels all its requests would break the requests of other clients.
+/// A server closes a connection on which too many streams were reset, and thereby ends all other
+/// streams of the connection. Envoy does this after 500 resets. Without this limit, a client that
+/// cancels all its requests would break the requests of other clients.
 const MAX_ABANDONED: usize = 64;
 
-/// Lock guard of a request that makes a connection for other requests to share.
+/// Guard of the lock that a request holds while it makes a connection that other requests may
+/// share.
 pub(super) type ConnectingGuard = tokio::sync::OwnedMutexGuard<()>;
 
 /// An HTTP/2 connection to upstream.
@@ -40,7 +42,7 @@ pub(super) struct Multiplexed {
     pub(super) sender: http2::SendRequest<Upload>,
     pub(super) socket: Arc<Socket>,
     streams: AtomicUsize,
-    /// Limit of concurrent streams, from upstream's SETTINGS.
+    /// Limit of concurrent streams that upstream's SETTINGS contain.
     max_streams: AtomicUsize,
     has_ended: AtomicBool,
     /// Number of streams that were dropped before their answer was read to its end.
@@ -84,8 +86,8 @@ impl Drop for StreamPermit {
 impl Multiplexed {
     /// Starts HTTP/2 on a socket, and returns the permit of the connection's first stream.
     ///
-    /// `guard` is held until upstream's SETTINGS state how many concurrent requests the connection
-    /// may have.
+    /// `guard` is held until upstream's SETTINGS have arrived, because they contain the number of
+    /// concurrent requests that the connection may have.
     pub(super) async fn start(
         socket: Arc<Socket>,
         limits: Pool,
@@ -103,8 +105,8 @@ impl Multiplexed {
             sender,
             socket,
             streams: AtomicUsize::new(1),
-            // Until upstream's SETTINGS are read, one stream is allowed: that of the request that
-            // connects.
+            // Until upstream's SETTINGS are read, only one stream is allowed, which the connecting
+            // request uses.
             max_streams: AtomicUsize::new(1),
             has_ended: AtomicBool::new(false),
             abandoned: AtomicUsize::new(0),
@@ -122,8 +124,8 @@ impl Multiplexed {
         if before >= self.max_streams.load(Ordering::Relaxed) {
             return None;
         }
-        // Upstream may have closed a connection without streams, and hyper may not have noticed
-        // yet.
+        // Upstream may have closed this connection while it had no streams, and hyper may not have
+        // noticed the close yet.
         if before == 0 && self.socket.has_hung_up() {
             self.has_ended.store(true, Ordering::Relaxed);
             return None;
@@ -168,8 +170,8 @@ async fn drive(
             let allowed = connection.current_max_send_streams();
             while guard.is_some() && interval.poll_tick(cx).is_ready() {
                 polls_left -= 1;
-                // Requests that wait for the lock continue when the limit is known, or when the
-                // polls are used up.
+                // Requests that wait for the guard's lock continue when the limit is known, or
+                // after the last poll.
                 guard = guard.take().filter(|_| allowed == INITIAL_MAX_STREAMS && polls_left > 0);
             }
             if guard.is_none()

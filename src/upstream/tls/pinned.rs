@@ -1,4 +1,4 @@
-//! Pinned certificates. A file of trusted certificates may contain a server's own certificate.
+//! Accepts pinned certificates: servers' own certificates in the file of trusted certificates.
 //!
 //! Self-signed certificates are common on upstreams. A certificate made by `openssl req -x509`
 //! claims to be an authority, and webpki refuses an authority as a server's certificate (RFC 5280,
@@ -31,7 +31,7 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// Reads a file of certificates. Each certificate may be an authority or a server's own.
+    /// Reads a file of certificates. Each certificate may belong to an authority or to a server.
     pub(super) fn of_file(path: &Path) -> Result<Self, Fault> {
         Ok(Trust { roots: pem::authorities(path)?, pinned: pem::certificates(path)?.into() })
     }
@@ -134,9 +134,11 @@ fn is_for_servers(parsed: &X509Certificate<'_>) -> bool {
 pub(crate) enum CertificateProblem {
     NotValidYet,
     Expired,
-    /// The certificate is a server's own (it is no authority), and has none of the required names.
+    /// The certificate belongs to a server (not to an authority), and has none of the names that
+    /// connections require.
     OtherName,
-    /// The certificate is a server's own (it is no authority), but servers may not use it.
+    /// The certificate belongs to a server (not to an authority), but its extended key usage does
+    /// not allow servers.
     OtherPurpose,
 }
 
@@ -153,8 +155,8 @@ impl std::fmt::Display for CertificateProblem {
     }
 }
 
-/// Returns problems of pinned certificates that will make handshakes with servers of these names
-/// fail.
+/// Returns those problems of pinned certificates that will make TLS handshakes with servers of
+/// these names fail.
 pub(super) fn certificate_problems(
     pinned: &Pinned,
     names: &[ServerName<'static>],

@@ -23,8 +23,8 @@ pub(super) fn read(root: &Node, names_routes: bool) -> ImportedKeys {
     let mut policies = Vec::new();
     collect(root, false, &mut policies);
     let has_several = routes(root) > 1;
-    // The text `apiKey` appears in expressions such as `apiKey.role`, `apiKey["role"]` and
-    // `has(apiKey)`.
+    // An expression that contains the text `apiKey`, such as `apiKey.role`, `apiKey["role"]` or
+    // `has(apiKey)`, may decide by the metadata of a key.
     let decides = mentions(root, "apiKey");
     for policy in policies {
         for entry in policy.keys {

@@ -11,9 +11,9 @@ const HARMLESS: [&str; 6] =
     ["request-id", "prometheus", "file-logger", "http-logger", "opentelemetry", "real-ip"];
 const CONSUMER: [&str; 8] =
     ["username", "desc", "labels", "plugins", "create_time", "update_time", "id", "credentials"];
-/// Values of a plugin's `key` for which its limit is imported: the limit counts requests by
-/// consumer, or by client address (APISIX's default). With the imported limit, all addresses of a
-/// consumer share what each address has in APISIX.
+/// Values of a plugin's field `key` with which the plugin's limit is imported: the limit counts
+/// requests by consumer, or by client address (APISIX's default). A limit of each address becomes a
+/// limit of the key, which all addresses of the consumer share.
 const COUNTED_BY: [&str; 2] = ["consumer_name", "remote_addr"];
 
 pub(super) fn is_one(root: &Node) -> bool {
@@ -75,7 +75,8 @@ fn key(plugin: &Node, name: Option<&str>, mut terms: Terms) -> Result<ImportedKe
     }
 }
 
-/// Whether a key refers to a secret elsewhere, as in `$secret://…` or `$env://…`, in any case.
+/// Whether a key is only a reference to a secret, such as `$secret://…` or `$env://…`, in upper or
+/// lower case.
 fn is_reference(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     key.starts_with('$') && key.contains("://")
@@ -100,7 +101,8 @@ fn terms(consumer: &Node) -> Result<Terms, String> {
     Ok(terms)
 }
 
-/// Adds the limits of a plugin to `terms`; `None` if bearward has no such limits.
+/// Adds the limits of a plugin to `terms`. Returns `None` if bearward has no counterpart for these
+/// limits.
 fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
     let is_known = |known: &[&str]| unknown(plugin, &[known, &ANSWERS].concat()).is_none();
     let by = text(plugin, "key").unwrap_or("remote_addr");
@@ -112,7 +114,7 @@ fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
             add(&mut terms.rate_limits, quota);
         }
         "limit-req" if is_counted && is_known(&["rate", "burst", "key", "key_type", "nodelay"]) => {
-            // In APISIX, `limit-req` permits `burst` requests beyond the rate at once.
+            // In APISIX, `limit-req` permits `burst` requests at once in addition to its rate.
             let burst = given(plugin, "burst").and_then(scalar)?.parse::<u32>().ok()?;
             add(&mut terms.rate_limits, quota_with(number("rate")?, 1, burst.max(1))?);
         }
@@ -138,8 +140,8 @@ fn plugin_terms(name: &str, plugin: &Node, terms: &mut Terms) -> Option<()> {
     Some(())
 }
 
-/// Fields of a plugin that are ignored: they concern the plugin's answers and where it stores its
-/// counts.
+/// Fields of a plugin that are ignored: they configure the plugin's answers, or the place where the
+/// plugin stores its counts.
 const ANSWERS: [&str; 12] = [
     "rejected_code",
     "rejected_msg",

@@ -18,7 +18,7 @@ pub(crate) struct ImportedKey {
     pub(crate) terms: Terms,
 }
 
-/// The limits and the validity of a key in its list, as far as bearward has the same.
+/// The limits and the validity of a key in its list, as far as bearward has counterparts for them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Terms {
     pub(crate) rate_limits: Vec<Quota>,

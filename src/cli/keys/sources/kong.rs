@@ -2,8 +2,8 @@
 //! credentials.
 //!
 //! A limit of a consumer becomes a limit of each of its keys. Limits of a service, of a route or of
-//! all requests are not imported. An `acl` plugin anywhere restricts consumers, so then no key is
-//! imported.
+//! all requests are not imported. If the file has an `acl` plugin anywhere, no key is imported,
+//! because this plugin restricts consumers.
 
 use super::imported::{ImportedKey, ImportedKeys, Terms};
 use super::limits::{add, networks, quota};
@@ -39,8 +39,9 @@ const CONSUMER: [&str; 10] = [
 /// The windows of the plugin `rate-limiting` in seconds. A month and a year have no fixed length,
 /// so they are missing.
 const WINDOWS: [(&str, u64); 4] = [("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400)];
-/// The fields of the plugin `rate-limiting` with which its limits are imported. Other fields may
-/// count requests by something other than the consumer.
+/// The limits of the plugin `rate-limiting` are imported only if all fields of the plugin are in
+/// this list. With other fields, the plugin may count requests by something other than the
+/// consumer.
 const RATE_LIMITING: [&str; 21] = [
     "second",
     "minute",
@@ -93,7 +94,8 @@ pub(super) fn read(root: &Node) -> ImportedKeys {
             }
         }
     }
-    // These credentials are outside of the consumers. Each names its consumer in a field.
+    // The file may also list credentials outside of its consumers. Each such credential names its
+    // consumer in the field `consumer`.
     for credential in list(root, "keyauth_credentials") {
         let owner = given(credential, "consumer");
         let owner = owner.and_then(|owner| {
@@ -154,7 +156,8 @@ fn terms(root: &Node, consumer: &Node, has_acl: bool) -> Result<Terms, String> {
     for plugin in list(consumer, "plugins") {
         plugin_terms(plugin, &mut terms)?;
     }
-    // Plugins outside of the consumers may name this consumer, too.
+    // Plugins that are listed outside of the consumers may restrict this consumer, too, if their
+    // field `consumer` names this consumer.
     let mut all = Vec::new();
     plugins_below(root, &mut all);
     for plugin in all {
@@ -168,14 +171,15 @@ fn terms(root: &Node, consumer: &Node, has_acl: bool) -> Result<Terms, String> {
     Ok(terms)
 }
 
-/// Whether a consumer group has this consumer. The limits of a group apply to its members.
+/// Whether the consumer with the names `named` is a member of a consumer group. The limits of a
+/// group apply to its members.
 fn is_in_a_group(root: &Node, named: &[&str]) -> bool {
     let of_groups = list(root, "consumer_groups").iter().filter_map(|group| given(group, "consumers"));
     let of_pairs = list(root, "consumer_group_consumers").iter();
     of_groups.chain(of_pairs).any(|members| names_one(members, named))
 }
 
-/// Whether a node has one of these names as a value, at any depth.
+/// Whether a value in `node`, at any depth, is one of the names in `named`.
 fn names_one(node: &Node, named: &[&str]) -> bool {
     scalar(node).is_some_and(|text| named.contains(&text))
         || fields(node).iter().any(|(_, value)| names_one(value, named))

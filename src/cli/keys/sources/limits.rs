@@ -10,7 +10,7 @@ use crate::config::network::unmapped;
 use crate::config::tree::Node;
 
 /// Returns a quota of `requests` in `seconds` with the default burst; `None` if bearward can't
-/// count it.
+/// count such a quota.
 pub(super) fn quota(requests: u32, seconds: u64) -> Option<Quota> {
     quota_with(requests, seconds, Quota::default_burst(requests))
 }
@@ -20,7 +20,8 @@ pub(super) fn quota_with(requests: u32, seconds: u64, burst: u32) -> Option<Quot
     (seconds > 0 && quota.is_countable()).then_some(quota)
 }
 
-/// Adds a limit. If there is one with the same window, the smaller numbers of both are used.
+/// Adds `quota` to `quotas`. If `quotas` already has a quota with the same length of time, the
+/// smaller number of requests and the smaller burst are used.
 pub(crate) fn add(quotas: &mut Vec<Quota>, quota: Quota) {
     match quotas.iter_mut().find(|known| known.per == quota.per) {
         Some(known) => {
@@ -31,7 +32,8 @@ pub(crate) fn add(quotas: &mut Vec<Quota>, quota: Quota) {
     }
 }
 
-/// Parses a list of networks and addresses; `None` if an item is neither, or the list is empty.
+/// Parses a list of networks and addresses. Returns `None` if the list is empty, or if an item is
+/// neither a network nor an address.
 pub(super) fn networks(node: &Node) -> Option<Vec<IpNet>> {
     let network = |node: &Node| {
         let text = scalar(node)?;

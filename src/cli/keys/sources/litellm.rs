@@ -44,7 +44,7 @@ const HARMLESS: [&str; 31] = [
 ];
 /// Names of fields that may contain the list of keys.
 const LISTS: [&str; 3] = ["keys", "data", "tokens"];
-/// Parts of names of metadata fields that may restrict a key.
+/// A metadata field may restrict a key if its name contains one of these words.
 const NARROWING_METADATA: [&str; 6] = ["limit", "budget", "guardrail", "model", "allowed", "blocked"];
 
 /// Reads the keys.

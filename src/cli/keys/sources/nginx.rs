@@ -2,8 +2,8 @@
 
 use super::imported::{ImportedKey, ImportedKeys, Terms};
 
-/// Splits an nginx configuration into words and marks (`;`, `{`, `}`). Returns the line number of
-/// each, its text, and whether it is a mark.
+/// Splits an nginx configuration into words and marks (`;`, `{`, `}`). Returns the line number and
+/// the text of each word or mark, and whether the text is a mark.
 fn nginx_words(text: &str) -> Result<Vec<(usize, String, bool)>, String> {
     let mut words = Vec::new();
     for (number, line) in text.lines().enumerate() {

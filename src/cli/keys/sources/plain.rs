@@ -32,12 +32,12 @@ pub(super) fn env(text: &str, variables: &[String]) -> ImportedKeys {
     };
     let mut sources = ImportedKeys::default();
     for variable in dotenvy::from_read_iter(Cursor::new(text)) {
-        // The parser's error message would quote the line, so it is not used.
+        // dotenvy's error message is not used, because the message would quote the line.
         let Ok((name, value)) = variable else {
             sources.leave_out("a line", "it is not NAME=value");
             continue;
         };
-        // A variable whose name has no `_` may be a token, so its name is not shown.
+        // If the name of a variable has no `_`, the name may be a token, so the name is not shown.
         let shown = if name.contains('_') { name.as_str() } else { "a variable" };
         let at = match line_of(text, &name) {
             Some(line) => format!("line {line}, {shown}"),
@@ -71,8 +71,8 @@ fn line_of(text: &str, name: &str) -> Option<usize> {
     text.lines().position(|line| written(line, name).is_some()).map(|index| index + 1)
 }
 
-/// Whether the value of the variable `name` contains a `$` and is not in single quotes: dotenvy
-/// replaces it by a variable.
+/// Whether the value of the variable `name` contains a `$` and is not in single quotes. dotenvy
+/// replaces such a `$` and the name after it by the value of another variable.
 fn is_expanded(text: &str, name: &str) -> bool {
     let mut values = text.lines().filter_map(|line| written(line, name));
     values.any(|value| value.contains('$') && !value.starts_with('\''))

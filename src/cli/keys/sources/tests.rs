@@ -52,8 +52,8 @@ fn every_form_is_recognized_and_read() {
     assert_eq!(found(yaml), (vec![key("master-key", "sk-one"), key("", "sk-two")], 0));
 }
 
-/// Each text has one valid key, `sk-good`, and an entry that contains SECRET. That entry is
-/// reported with this reason, and the report does not quote it.
+/// Each text has one valid key, `sk-good`, and one entry that contains the word SECRET. The import
+/// reports that entry with the expected position and reason, and does not quote the word SECRET.
 #[test]
 fn keys_that_fit_are_imported_and_others_are_reported_with_their_position() {
     let cases = [
@@ -287,7 +287,7 @@ fn agentgateway_keys_are_taken_where_they_are_valid_for_all_routes() {
         reported.contains("salted hash") && reported.contains("`expires`") && !reported.contains("SECRET"),
         "{reported}"
     );
-    // With a second route, the keys are valid for one route of two.
+    // With a second route, the keys are valid for only one of the two routes.
     let several = format!("{text}    - backends: [{{host: other:8000}}]\n");
     assert!(read_as(&several).keys.is_empty());
     let named = Options { names_routes: true, ..Options::default() };

@@ -53,7 +53,7 @@ pub(super) fn is_nothing(node: &Node) -> bool {
     }
 }
 
-/// Returns the value of an unquoted `true` or `false`.
+/// Returns the value of a node that is `true` or `false` without quotes; `None` for any other node.
 pub(super) fn boolean(node: &Node) -> Option<bool> {
     match &node.kind {
         Kind::Scalar { text, plain: true } => text.parse().ok(),
@@ -61,7 +61,7 @@ pub(super) fn boolean(node: &Node) -> Option<bool> {
     }
 }
 
-/// Returns the value of a whole number of at least 1.
+/// Returns the value of a node that is a whole number of at least 1; `None` for any other node.
 pub(super) fn count(node: &Node) -> Option<u32> {
     scalar(node)?.parse().ok().filter(|number| *number > 0)
 }
