@@ -269,6 +269,10 @@ async fn content<T: for<'de> Deserialize<'de>>(
     if !kind.eq_ignore_ascii_case("application/json") {
         return Err(Denial::bad_content("The body must be application/json"));
     }
+    // serde also decodes a struct from a list of its fields' values.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Denial::bad_content("The body must be a JSON object"));
+    }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
         // The error message of serde is not returned, because the message quotes values of the
         // body, and a value may be a misplaced secret.

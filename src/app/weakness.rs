@@ -15,7 +15,7 @@ const SHORTEST: usize = 20;
 /// Minimum entropy of a secret in bits, computed from the frequencies of its characters. Twenty
 /// random hex digits have an entropy of about 70 bits.
 const LEAST_BITS: f64 = 60.0;
-/// Minimum number of letters and digits that remain when usual words are removed.
+/// Minimum number of letters and digits in a secret, not counting those in usual words (`WORDS`).
 const LEAST_REST: usize = 16;
 const WORDS: [&str; 24] = [
     "admin",
@@ -59,7 +59,7 @@ pub(super) fn weakness(secret: &str) -> Option<&'static str> {
     (bits(secret) < LEAST_BITS || is_walk(secret)).then_some("follows a pattern")
 }
 
-/// Returns the number of letters and digits that remain when usual words are removed.
+/// Returns the number of letters and digits in `secret`, not counting those in usual words.
 fn rest(secret: &str) -> usize {
     let folded = secret.to_ascii_lowercase();
     // Longer words are removed first: `administrator` before `admin`.

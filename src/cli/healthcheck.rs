@@ -56,12 +56,12 @@ impl Healthcheck {
         let Ok(path) = config_path(self.config.clone()) else { return Ok(default) };
         // A faulty configuration file does not make a running server unhealthy: the server keeps
         // the last good configuration.
-        let admin = match Config::load(&path) {
-            Ok(config) => config.admin,
-            Err(_) => Config::admin_of(&path).unwrap_or_else(|| Some(Admin::default())),
+        let address = match Config::load(&path) {
+            Ok(config) => config.admin.map(|admin| admin.address),
+            Err(_) => Config::admin_address_of(&path).unwrap_or(Some(default)),
         };
-        match admin {
-            Some(Admin { address, .. }) => Ok(reachable(address)),
+        match address {
+            Some(address) => Ok(reachable(address)),
             None => {
                 Err(Failure::Failed("the admin listener is off, and nothing else answers probes".to_owned()))
             }

@@ -8,7 +8,7 @@ use crate::config::address::Address;
 use crate::config::decode::Decoder;
 use crate::config::fault::Position;
 use crate::config::field::{Described, Field, Flattened};
-use crate::config::form::{Form, boolean, list_of, off_or, path, text};
+use crate::config::form::{Form, boolean, is_off, list_of, off_or, path, text};
 use crate::config::host::exact_host;
 use crate::config::listener::own_address;
 use crate::config::section::{nested, section};
@@ -101,6 +101,22 @@ pub(super) fn field() -> Flattened<Option<Admin>> {
             form().describe(NAME, "The admin listener; off turns it off", fields);
         },
     )
+}
+
+/// Decodes only the address of the admin listener in a configuration. Returns `None` if the address
+/// is faulty, and `Some(None)` if the admin listener is off.
+pub(super) fn address_in(d: &mut Decoder<'_>, configuration: &Node) -> Option<Option<Address>> {
+    let default = Some(Admin::default().address);
+    let Some(section) = configuration.field("admin") else { return Some(default) };
+    if is_off(section) {
+        return Some(None);
+    }
+    let Some(node) = section.field("address") else { return Some(default) };
+    Some(match address().decode(d, node)? {
+        WrittenAddress::LeftOut => default,
+        WrittenAddress::Off => None,
+        WrittenAddress::At(address) => Some(address),
+    })
 }
 
 /// Returns the default address of the admin listener. Reports a fault if the address of one of

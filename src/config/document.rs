@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use crate::bom;
+use crate::config::address::Address;
 use crate::config::admin::{self, Admin};
 use crate::config::auth::Auth;
 use crate::config::decode::{Decoder, Environment};
 use crate::config::fault::{Fault, Faults};
-use crate::config::field::{Field, not_in_files};
+use crate::config::field::not_in_files;
 use crate::config::files::{NamedFiles, ReadFile};
 use crate::config::form::{Form, non_empty, number, off_or};
 use crate::config::keys::Keys;
@@ -99,15 +100,15 @@ impl Config {
         Ok(Config { source: Some(ReadFile::new(path, &source)), ..config })
     }
 
-    /// Reads only the field `admin` of a file, so that faults in other fields do not matter.
-    /// Returns `None` if the field can't be read, and `Some(None)` if the admin listener is off.
-    pub(crate) fn admin_of(path: &Path) -> Option<Option<Admin>> {
+    /// Reads only the address of the admin listener from a file, so that faults in all other fields
+    /// do not matter. Returns `None` if the address can't be read, and `Some(None)` if the admin
+    /// listener is off.
+    pub(crate) fn admin_address_of(path: &Path) -> Option<Option<Address>> {
         let source = std::fs::read_to_string(path).ok()?;
         let root = tree::parse(path, bom::without(&source), Quoting::Allowed).ok()??;
         let environment = |name: &str| std::env::var(name).ok();
         let mut decoder = Decoder::new(path, Quoting::Allowed, Some(&environment));
-        let mut fields = decoder.fields(&root, "the configuration")?;
-        admin::field().decode(&mut decoder, &mut fields, "admin")
+        admin::address_in(&mut decoder, &root)
     }
 
     /// Parses a configuration from text. Faults show `path` as the path of the file.

@@ -184,8 +184,8 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::UpstreamUnavailable,
         Entry {
-            meaning: "The health checks of all endpoints of the upstream fail. For the readiness probe: no endpoint accepts a \
-             connection.",
+            meaning: "The health checks of all endpoints of the upstream fail. In an answer of the readiness probe: no \
+             endpoint of the upstream accepts a connection.",
             caller: "Try again later.",
             operator: "The log has the reason why the checks fail. With admin.ready_with_upstreams, readiness depends on \
              upstreams.",

@@ -127,7 +127,7 @@ impl Window {
     /// A cost above the burst would never be granted by the algorithm. It is granted if the window
     /// is full, and the excess must be regained before the next request is granted.
     pub(super) fn charge(&self, arrival: Option<u64>, now: u64, units: u32) -> Result<u64, Duration> {
-        let Some(within) = NonZeroU32::new(units.min(self.quota.burst)) else {
+        let Some(within) = NonZeroU32::new(units.min(self.quota.burst.max(1))) else {
             return Ok(arrival.unwrap_or(now));
         };
         NOW.set(now);

@@ -33,12 +33,13 @@ pub(crate) struct PartState {
     pub(crate) mismatch: Option<Mismatch>,
 }
 
-/// A difference between a part's files and the part in service.
+/// A difference between the files of a reloaded part (configuration, keys or certificates) and what
+/// is in service of that part.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Mismatch {
-    /// When the difference was first found.
+    /// When it was first found that the files differ from what is in service.
     pub(crate) since: Timestamp,
-    /// When the difference was last found.
+    /// When it was last found that the files differ from what is in service.
     pub(crate) refused_at: Timestamp,
     pub(crate) extent: Extent,
     pub(crate) faults: Faults,

@@ -114,12 +114,23 @@ async fn a_probe_and_the_use_of_keys_are_asked_for_from_outside() {
         arguments.extend(more);
         assert_eq!(bearward(&arguments).status.code(), Some(0));
     }
-    // A file with a fault changes nothing, and makes nobody ill.
+    // A fault of the file, in whatever field, does not make a healthy server unhealthy.
     let text = std::fs::read_to_string(&config).unwrap();
     let named = text.replace("127.0.0.1:0\", token_file", &format!("{admin}\", token_file"));
     assert_ne!(named, text);
-    std::fs::write(&config, format!("{named}\nbogus: 1\n")).unwrap();
-    assert_eq!(bearward(&["healthcheck", "--config", &config]).status.code(), Some(0));
+    let with = |field: &str| named.replace(&format!("{admin}\", "), &format!("{admin}\", {field}, "));
+    let faulty = [
+        format!("{named}\nbogus: 1\n"),
+        with("hosts: [\"*.example.com\"]"),
+        with("ready_with_upstreams: maybe"),
+        with("bogus: 1"),
+    ];
+    for faulty in faulty {
+        assert_ne!(faulty, named);
+        std::fs::write(&config, &faulty).unwrap();
+        assert_eq!(bearward(&["check", "--config", &config]).status.code(), Some(78), "{faulty}");
+        assert_eq!(bearward(&["healthcheck", "--config", &config]).status.code(), Some(0), "{faulty}");
+    }
     std::fs::write(&config, &text).unwrap();
     assert_eq!(gateway.post("/v1/chat/x", "ci", "{}").await.status, 200);
     gateway.get("/v1/files/a", "ci").await.assert_denied(403, "INSUFFICIENT_PERMISSIONS");

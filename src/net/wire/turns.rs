@@ -20,7 +20,7 @@ const UNAUTHENTICATED_TURN_BYTES: usize = 128;
 const UNAUTHENTICATED_PIECE: usize = 4096;
 
 impl<S: AsyncRead + AsyncWrite + Peered + Unpin> Wire<S> {
-    /// Whether the wire may read more bytes in this poll of the connection's task.
+    /// Whether more bytes may be read from the socket in this poll of the connection's task.
     pub(super) fn has_turn(&mut self, is_in_pieces: bool) -> bool {
         let turn = self.activity.turn();
         if turn != self.turn.number {

@@ -127,8 +127,8 @@ pub(super) fn read(text: &str) -> Result<ImportedKeys, String> {
     Ok(sources)
 }
 
-/// Reads the entry `"Bearer token" name` or `token name` of a `map`. `is_bare`: whether the
-/// entry is outside of any block.
+/// Reads one entry of an nginx `map`: `"Bearer token" name`, or `token name`. `is_bare`: whether the
+/// file contains only the entries, without a `map { … }` block around them.
 fn map_entry(sources: &mut ImportedKeys, statement: &[(usize, String)], is_bare: bool) {
     let [(line, from), (_, to)] = statement else { return };
     let at = format!("line {line}");
