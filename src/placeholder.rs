@@ -11,9 +11,9 @@
 /// The reason why a text is no secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Placeholder {
-    /// The message of the fault that reports the placeholder.
+    /// The message of a fault of a configuration in which a secret is still a placeholder.
     pub(crate) what: &'static str,
-    /// The hint of the fault that reports the placeholder.
+    /// The hint of this fault.
     pub(crate) hint: &'static str,
     /// The position in the text, in bytes, of the sign that the text is no secret.
     pub(crate) offset: usize,

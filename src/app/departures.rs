@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::observe::tally::Gone;
 use crate::proxy::Gateway;
 
-/// Time for which the state of a removed name is kept. It is several times the slowest scrape
-/// interval, so that a scrape still sees the last requests.
+/// Time for which the metrics of a route, upstream or key that was removed are kept. It is several
+/// times the slowest scrape interval, so that a scrape still sees the last requests.
 const KEPT: Duration = Duration::from_secs(3600);
 /// How long metrics keep the series of a rate limit policy after the policy last refused a request.
 /// The time is the same whether or not a limit still refers to the policy.

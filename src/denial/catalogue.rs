@@ -145,7 +145,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Code::HeadersTooLarge,
         Entry {
             meaning: "The headers are larger than the limit, or there are too many.",
-            caller: "Send fewer and shorter headers. Cookies are often the cause.",
+            caller: "Send fewer and shorter headers. Headers are often too large because of cookies.",
             operator: "Raise limits.header_bytes or limits.header_count.",
         },
     ),

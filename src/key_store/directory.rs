@@ -196,7 +196,7 @@ impl Before<'_> {
     }
 }
 
-/// Whether a claim names a key in service, by its id or by one of its hashes.
+/// Whether a key in service has the id, or one of the hashes, that the claim of a file names.
 fn names_any<K: KeysInService>(claim: &Claim, reading: Reading<'_, K>) -> bool {
     let given = |id: &str| reading.last_good.values().flatten().any(|known| known == id);
     claim.id.as_deref().is_some_and(given)

@@ -60,7 +60,7 @@ impl Block {
     }
 }
 
-/// Whether the value of a `map` entry looks like a refusal of its key.
+/// Whether the value of an nginx `map` entry is a word for "no access", such as `revoked`.
 fn reads_as_refusal(value: &str) -> bool {
     const WORDS: [&str; 18] = [
         "revoked",
