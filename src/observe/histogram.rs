@@ -61,9 +61,9 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// Returns the upper bound, in seconds, of the bucket that contains the quantile `share` (0 to
-    /// 1) of the durations. `None` if there are no durations, or if the quantile is beyond all
-    /// bounds.
+    /// Returns the upper bound, in seconds, of the bucket that contains a quantile of the durations.
+    /// `share`: the quantile, from 0 to 1. Returns `None` if there are no durations, or if the
+    /// quantile is beyond all bounds.
     pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
         let wanted = (self.count() as f64 * share).ceil() as u64;
         let mut seen = 0;
