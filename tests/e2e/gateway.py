@@ -116,7 +116,8 @@ class Gateway:
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=prepare, close_fds=not self.fds
         )
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        self.reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
+        self.reader.start()
         wait_for("the gateway listens", lambda: self.is_ready or self.process.poll() is not None)
         assert self.port or "unix:" in self.listener, self.lines
         self.url = f"{self.scheme}://localhost:{self.port}"
@@ -158,6 +159,8 @@ class Gateway:
     def close(self):
         self.process.kill()
         self.process.wait()
+        # The last lines of the process arrive only after it has ended.
+        self.reader.join(timeout=10)
         self.process.stderr.close()
         self.directory.cleanup()
 
