@@ -17,7 +17,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use smallvec::SmallVec;
 
-use crate::config::{self, CorsOrigins};
+use crate::config::{self, CorsOrigins, LONGEST_METHOD};
 use crate::web_origin::is_origin;
 
 /// Headers of answers that scripts may read, in addition to those that Fetch always lets them read.
@@ -110,7 +110,7 @@ impl CorsPolicy {
         };
         CorsPolicy {
             origins,
-            unlisted: Arc::new(CorsAnswer(None)),
+            unlisted: Arc::new(CorsAnswer::unlisted()),
             methods,
             headers: cors.headers.as_ref().and_then(|names| list(names.iter().map(HeaderName::as_str))),
             max_age: HeaderValue::from(cors.max_age.as_secs()),
@@ -217,6 +217,11 @@ impl AllowedMethods {
 }
 
 impl CorsAnswer {
+    /// Makes the CORS of an answer that the pages of no other origin may read.
+    pub(crate) fn unlisted() -> Self {
+        CorsAnswer(None)
+    }
+
     /// Writes the CORS headers of an answer, in place of the upstream's own. A 101 answer gets no
     /// CORS headers: browsers open WebSockets to any origin.
     pub(crate) fn write_to(&self, status: StatusCode, headers: &mut HeaderMap) {
@@ -250,7 +255,9 @@ pub(crate) fn preflighted_method(parts: &Parts) -> Option<Method> {
         return None;
     }
     only(&parts.headers, &ORIGIN)?;
-    Method::from_bytes(only(&parts.headers, &ACCESS_CONTROL_REQUEST_METHOD)?.as_bytes()).ok()
+    let method = only(&parts.headers, &ACCESS_CONTROL_REQUEST_METHOD)?;
+    // The answer may repeat the method, so its length is bounded like that of a request's method.
+    Method::from_bytes(method.as_bytes()).ok().filter(|method| method.as_str().len() <= LONGEST_METHOD)
 }
 
 /// Returns the value of a header that is there once.
@@ -476,6 +483,10 @@ mod tests {
             ("OPTIONS", &[origin, origin, method]),
             ("OPTIONS", &[origin, ("access-control-request-method", "a b")]),
             ("OPTIONS", &[origin, ("access-control-request-method", "")]),
+            (
+                "OPTIONS",
+                &[origin, ("access-control-request-method", "X".repeat(LONGEST_METHOD + 1).as_str())],
+            ),
         ] {
             assert_eq!(asked(of, fields), None, "{of} {fields:?}");
         }

@@ -228,7 +228,10 @@ impl Explained<'_> {
             return;
         }
         let Some(policy) = routes.cors_policy(&readings.lookup, target.host(), target.path()) else {
-            return steps.add("cors", "pages of no other origin may read the answer");
+            return steps.add(
+                "cors",
+                "none holds here: the upstream's own headers decide which pages may read the answer",
+            );
         };
         let (pages, allowed) = (policy.pages(), policy.allowed());
         steps.add("cors", format!("pages of {pages} may read the answer"));

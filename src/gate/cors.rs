@@ -45,20 +45,22 @@ pub(crate) fn preflight(parts: &Parts, is_plain: bool, snapshot: &Snapshot) -> O
 
 /// Returns the CORS of the answer to a request; `None` if no `cors` holds for the request. `target`
 /// and `readings` are what the request's decision found; they are `None` if the request was refused
-/// before.
+/// before. `has_route`: whether the decision came as far as the request's route.
 pub(crate) fn cors_answer(
     routes: &RouteTable,
     (target, readings): (Option<&Target>, Option<&Readings>),
+    has_route: bool,
     headers: &HeaderMap,
 ) -> Option<Arc<CorsAnswer>> {
-    let (Some(target), Some(readings)) = (target, readings) else {
-        return routes.cors().map(|policy| policy.answer_to(headers).clone());
+    let policy = match (target, readings) {
+        (Some(target), Some(readings)) => routes.cors_policy(&readings.lookup, target.host(), target.path()),
+        _ => routes.cors().map(|policy| &**policy),
     };
-    let policy = routes.cors_policy(&readings.lookup, target.host(), target.path())?;
-    Some(match every_reading_lists(policy, readings, headers) {
-        true => policy.answer_to(headers).clone(),
-        false => policy.unlisted().clone(),
-    })
+    let Some(policy) = policy else {
+        return routes.beside_cors().filter(|_| !has_route).cloned();
+    };
+    let is_listed = readings.is_none_or(|readings| every_reading_lists(policy, readings, headers));
+    Some(if is_listed { policy.answer_to(headers).clone() } else { policy.unlisted().clone() })
 }
 
 /// Whether the request's origin is listed for each way in which a server may read the path. The

@@ -98,7 +98,7 @@ impl RequestState {
         }
         if self.snapshot.routes.has_cors_by_route() {
             let request = (facts.target.as_ref(), facts.readings.as_ref());
-            self.cors = gate::cors_answer(&self.snapshot.routes, request, headers);
+            self.cors = gate::cors_answer(&self.snapshot.routes, request, facts.route.is_some(), headers);
         }
         self.principal = facts.principal.take();
         self.route = facts.route.take();

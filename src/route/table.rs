@@ -8,7 +8,7 @@ use super::ambiguous::{ENCODED_SEMICOLON, readings};
 use super::compiled::{AskedPath, Route, compile};
 use super::index::PathIndex;
 use crate::config::{Ambiguity, Config};
-use crate::cors::CorsPolicy;
+use crate::cors::{CorsAnswer, CorsPolicy};
 use crate::limit::Limiter;
 use crate::upstream::Upstream;
 
@@ -34,8 +34,10 @@ pub(crate) struct RouteTable {
     /// The web pages that may read the answers of routes without a `cors` of their own, and the
     /// refusals of requests without a route.
     cors: Option<Arc<CorsPolicy>>,
-    /// Whether a route has a `cors` of its own.
-    has_cors_by_route: bool,
+    /// If a route has a `cors` of its own: the CORS of the refusals of requests for which no `cors`
+    /// holds. They have the same `Vary` as the refusals of that route, which would otherwise show
+    /// the route to clients without a key.
+    beside_cors: Option<Arc<CorsAnswer>>,
 }
 
 impl RouteTable {
@@ -54,11 +56,12 @@ impl RouteTable {
             routes.push(Arc::new(compile(route, upstreams, limiter, cors.as_ref())?));
         }
         let has_cors_by_route = config.routes.iter().any(|route| route.cors.is_some());
+        let beside_cors = has_cors_by_route.then(|| Arc::new(CorsAnswer::unlisted()));
         let all_name_hosts = routes.iter().all(|route| route.hosts.is_some());
         let index = PathIndex::of(&routes);
         let of_some = |(_, known): &(_, Ambiguity)| routes.iter().any(|route| route.accepts(*known));
         let accepted_somewhere = Ambiguity::ALL.into_iter().filter(of_some).map(|(_, known)| known).collect();
-        Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere, cors, has_cors_by_route })
+        Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere, cors, beside_cors })
     }
 
     /// Compiles the routes of a configuration for tests that use neither upstreams nor limits.
@@ -133,12 +136,17 @@ impl RouteTable {
 
     /// Whether the configuration has a `cors`, at the top or at a route.
     pub(crate) fn has_cors(&self) -> bool {
-        self.cors.is_some() || self.has_cors_by_route
+        self.cors.is_some() || self.has_cors_by_route()
     }
 
     /// Whether a route has a `cors` of its own.
     pub(crate) fn has_cors_by_route(&self) -> bool {
-        self.has_cors_by_route
+        self.beside_cors.is_some()
+    }
+
+    /// Returns the CORS of the refusal of a request for which no `cors` holds.
+    pub(crate) fn beside_cors(&self) -> Option<&Arc<CorsAnswer>> {
+        self.beside_cors.as_ref()
     }
 
     /// Returns the CORS policy at the top of the configuration.
@@ -160,7 +168,7 @@ impl RouteTable {
         }
         let asked = AskedPath::new(path);
         let matches = |route: &&Arc<Route>| route.matches_host(host) && route.matches_path(&asked);
-        let near = self.has_cors_by_route.then(|| self.routes.iter().find(matches)).flatten();
+        let near = self.has_cors_by_route().then(|| self.routes.iter().find(matches)).flatten();
         near.map_or(self.cors.as_deref(), |route| route.cors.as_deref())
     }
 

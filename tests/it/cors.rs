@@ -357,6 +357,29 @@ async fn a_path_with_two_readings_is_shown_to_origins_of_both_routes() {
 }
 
 #[tokio::test]
+async fn a_client_that_names_no_listed_origin_sees_no_route() {
+    let upstream = upstream().await;
+    let own = format!("{{name: own, paths: [/own], permission: read, cors: {{origins: [{APP}]}}}}");
+    let other = "{name: other, paths: [/other], permission: read}";
+    for top in ["", "cors: {origins: [http://localhost:3000]}\n"] {
+        let config = format!("{top}routes: [{own}, {other}]");
+        let gateway = gateway(&upstream, &config).await;
+        let asked = Asked { gateway: &gateway, http2: false };
+        for (method, origin) in [("GET", ""), ("GET", OTHER), ("DELETE", OTHER), ("OPTIONS", OTHER)] {
+            let mut seen: Option<HeaderMap> = None;
+            for path in ["/own", "/other", "/nowhere"] {
+                let more = [("access-control-request-method", "GET")];
+                let answer = asked.send(method.parse().unwrap(), path, "", origin, &more).await;
+                assert_eq!(answer.status(), 401, "{method} {path}");
+                let mut headers = answer.headers().clone();
+                assert!(headers.remove("x-request-id").is_some() && headers.remove("date").is_some());
+                assert_eq!(*seen.get_or_insert(headers.clone()), headers, "{top}{method} {path} of {origin}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_cors_the_upstreams_own_headers_pass() {
     let upstream = upstream().await;
     let own = format!(
@@ -373,7 +396,9 @@ async fn without_cors_the_upstreams_own_headers_pass() {
         assert_eq!(asked.preflight(path, APP, "PUT").await.status(), 200);
         assert_eq!(upstream.requests()[1].request_line(), "OPTIONS /b HTTP/1.1");
         let refused = asked.send(Method::GET, "/nowhere", "", APP, &[]).await;
-        assert_eq!((of_cors(refused.headers()), all(refused.headers(), "vary")), (vec![], vec![]));
+        // Where a route has a `cors`, every refusal before a route was found varies alike.
+        let vary = if config == own { vec!["Origin"] } else { vec![] };
+        assert_eq!((of_cors(refused.headers()), all(refused.headers(), "vary")), (vec![], vary));
     }
 }
 
@@ -557,5 +582,5 @@ fn explain_says_what_cors_does() {
     let answered = "preflight  of such a page: answered with 204, without a key; allows GET, HEAD, with the headers that it asks for";
     assert!(options.contains(&readable) && options.contains(answered), "{options}");
     let other = explain("GET", "/b");
-    assert!(other.contains("cors       pages of no other origin may read the answer"), "{other}");
+    assert!(other.contains("cors       none holds here: the upstream's own headers"), "{other}");
 }
