@@ -3,7 +3,8 @@
 //! [`decide`] judges the head of a request, and [`Grant::admit`] charges the limits. Every front
 //! end calls these two functions: the proxy, `bearward explain`, and any front end that has only
 //! the head of a request. A front end chooses the form of an answer; no decision depends on that
-//! form, and the gate sees no body.
+//! form, and the gate sees no body. [`preflight`] answers the preflights of browsers before the
+//! decision.
 //!
 //! The order of the steps matters. A client without a key can't find out which routes exist (401
 //! comes before 404), and a request that may not pass uses no quota (403 comes before 429).
@@ -14,6 +15,7 @@ mod admission;
 mod authentication;
 mod authorization;
 mod context;
+mod cors;
 mod credential;
 mod failed_attempts;
 mod principal;
@@ -36,6 +38,7 @@ pub(crate) use admission::{Admitted, Grant, Permit, limit_status};
 pub(crate) use authentication::{Authentication, authenticate};
 pub(crate) use authorization::may_use;
 pub(crate) use context::Context;
+pub(crate) use cors::{Preflight, cors_answer, preflight};
 pub(crate) use credential::harmless_protocols;
 pub(crate) use failed_attempts::wait_of;
 pub(crate) use principal::Principal;

@@ -101,7 +101,7 @@ fn ipv6(host: &str) -> Option<Ipv6Addr> {
 }
 
 /// Returns the host that was most likely meant by a name that no request can have.
-fn respelled(name: &str) -> Option<String> {
+pub(crate) fn respelled(name: &str) -> Option<String> {
     // People often paste the whole URL of a page.
     let name = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
     let name = name.split('/').next().unwrap_or_default();

@@ -25,6 +25,7 @@ mod bom;
 pub mod cli;
 mod clock;
 mod config;
+mod cors;
 mod denial;
 mod digest;
 mod folding;
@@ -62,6 +63,7 @@ mod stamp;
 mod tap;
 mod thread_supervisor;
 mod upstream;
+mod web_origin;
 mod worker;
 
 pub use app::{App, StartError};

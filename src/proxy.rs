@@ -1,7 +1,8 @@
 //! The request path: all steps from the head of a request to its answer.
 //!
 //! [`serve`] generates a request's id, keeps its record, catches its panics and forms its answer.
-//! [`handle`] lists the steps: decide, check what the body declares, admit, forward.
+//! [`handle`] lists the steps: answer a preflight, decide, check what the body declares, admit,
+//! forward.
 
 mod caller;
 mod gateway;
@@ -18,7 +19,7 @@ use http::{Method, Response};
 use crate::denial::{AnswerForm, Denial};
 use crate::forward::body::ResponseBody;
 use crate::forward::headers::{Origin, is_harmless_trailer};
-use crate::forward::{self, Forwarded, PermittedRequest, upgrade};
+use crate::forward::{self, PermittedRequest, upgrade};
 use crate::gate::{self, Admitted, Head, Identity};
 use crate::guard::client;
 use crate::limit::Cost;
@@ -28,8 +29,8 @@ use crate::upstream::request_body::{RequestBody, UploadFailure};
 use crate::upstream::upload::{TrailerRule, Upload, UploadLimits};
 use caller::Caller;
 pub(crate) use gateway::{Gateway, Peer};
-use state::RequestState;
 pub(crate) use state::StreamRefused;
+use state::{Handled, RequestState};
 
 /// Answers one request, even if handling it panics.
 ///
@@ -59,7 +60,7 @@ async fn handle(
     state: &mut RequestState,
     parts: &mut Parts,
     body: &RequestBody,
-) -> Result<Forwarded, Denial> {
+) -> Result<Handled, Denial> {
     let Gateway { keys, hooks, clock, .. } = &*peer.gateway;
     let snapshot = state.snapshot.clone();
     let client = client::client(&parts.headers, peer.address, &snapshot.trusted_proxies);
@@ -70,8 +71,11 @@ async fn handle(
 
     let now = clock.wall();
     let context = peer.gateway.context(&snapshot, now);
+    let is_plain = !peer.is_tls && !client.via_trusted;
+    if let Some(answer) = preflight(state, parts, body, is_plain) {
+        return Ok(Handled::Preflight(answer));
+    }
     let (grant, target) = {
-        let is_plain = !peer.is_tls && !client.via_trusted;
         let head = Head { parts, client: &client, is_plain, identity: Identity::Credential };
         let mut decided = gate::decide(&head, context);
         state.note_facts(peer, &mut decided.facts, &parts.headers);
@@ -121,6 +125,22 @@ async fn handle(
         tap: taps.response,
     })
     .await
+    .map(Handled::Forwarded)
+}
+
+/// Returns the answer to a preflight that bearward answers itself. Browsers send preflights without
+/// a body; an OPTIONS request with a body is decided like any other request.
+fn preflight(
+    state: &mut RequestState,
+    parts: &Parts,
+    body: &RequestBody,
+    is_plain: bool,
+) -> Option<Response<()>> {
+    if !state.snapshot.routes.has_cors() || body.may_hold_bytes() {
+        return None;
+    }
+    let preflight = gate::preflight(parts, is_plain, &state.snapshot)?;
+    Some(state.note_preflight(preflight))
 }
 
 /// Makes the upload: the request's body in the form in which upstream receives it.

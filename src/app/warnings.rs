@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::descriptors::carried_by_descriptors;
 use super::weakness::weakness;
-use crate::config::{AgeAction, Config};
+use crate::config::{Access, AgeAction, Config, Cors};
 use crate::key_cache::KeySet;
 use crate::key_store::Store;
 use crate::net::tls::ListenerTls;
@@ -44,6 +44,7 @@ pub(super) fn of(
     if shadows.next().is_some() {
         warnings.push("more routes shadow each other".to_owned());
     }
+    warnings.extend(of_cors(config));
     warnings.extend(of_descriptors(config));
     warnings.extend(of_keys(config, set, snapshot));
     warnings
@@ -161,6 +162,26 @@ fn of_route(shadow: &Shadow<'_>) -> String {
             "the route {by}, which asks less than {route}, leads to the same paths of {upstream}: one of them takes a prefix off"
         ),
     }
+}
+
+/// Returns warnings about each `cors` whose `headers` let no page send a key, although its routes
+/// need one.
+fn of_cors(config: &Config) -> Vec<String> {
+    let keyed = || config.routes.iter().filter(|route| route.access != Access::Public);
+    let top = config.cors.iter().filter(|_| keyed().any(|route| route.cors.is_none()));
+    let top = top.map(|cors| ("at the top".to_owned(), cors));
+    let of_routes =
+        keyed().filter_map(|route| Some((format!("of the route {}", route.name), route.cors.as_ref()?)));
+    let lets_no_key_pass = |cors: &Cors| {
+        let is_of_key = |name| config.auth.headers.contains(name);
+        cors.headers.as_ref().is_some_and(|names| !names.iter().any(is_of_key))
+    };
+    let useless = top.chain(of_routes).filter(|(_, cors)| lets_no_key_pass(cors));
+    useless
+        .map(|(place, _)| {
+            format!("the `cors` {place} lets no page send a key: its `headers` have none of auth.headers")
+        })
+        .collect()
 }
 
 fn of_descriptors(config: &Config) -> Option<String> {

@@ -20,7 +20,8 @@ use crate::clock::Clock;
 use crate::config::{Access, Config};
 use crate::denial::catalogue::{self, Entry};
 use crate::denial::{Code, Denial};
-use crate::gate::{self, Context, Decided, Head, Identity};
+use crate::gate::{self, Context, Decided, Head, Identity, Readings};
+use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
@@ -188,6 +189,7 @@ impl Explained<'_> {
         steps.add("path", target.path());
         let Decided { facts, outcome } = decided;
         let Some(readings) = &facts.readings else { return steps };
+        self.explain_cors(readings, target, &mut steps);
         self.explain_key(decided, &mut steps);
         let (snapshot, method) = (&self.prepared.snapshot, &self.parts.method);
         let is_missing = facts.authentication.is_some() && self.key.is_none();
@@ -217,6 +219,28 @@ impl Explained<'_> {
             false => self.explain_forwarding(&route, target.path(), &mut steps),
         }
         steps
+    }
+
+    /// Adds a step for the web pages whose scripts may read the answer, if `cors` is configured.
+    fn explain_cors(&self, readings: &Readings, target: &Target, steps: &mut Steps) {
+        let routes = &self.prepared.snapshot.routes;
+        if !routes.has_cors() {
+            return;
+        }
+        let Some(policy) = routes.cors_policy(&readings.lookup, target.host(), target.path()) else {
+            return steps.add(
+                "cors",
+                "none holds here: the upstream's own headers decide which pages may read the answer",
+            );
+        };
+        let (pages, allowed) = (policy.pages(), policy.allowed());
+        steps.add("cors", format!("pages of {pages} may read the answer"));
+        if self.parts.method == Method::OPTIONS {
+            steps.add(
+                "preflight",
+                format!("of such a page: answered with 204, without a key; allows {allowed}"),
+            );
+        }
     }
 
     fn explain_key(&self, decided: &Decided, steps: &mut Steps) {

@@ -6,6 +6,7 @@ use crate::bom;
 use crate::config::address::Address;
 use crate::config::admin::{self, Admin};
 use crate::config::auth::Auth;
+use crate::config::cors::{Cors, cors};
 use crate::config::decode::{Decoder, Environment};
 use crate::config::fault::{Fault, Faults};
 use crate::config::field::not_in_files;
@@ -51,6 +52,9 @@ section! {
         /// A preset, or a list in which the first route that matches wins. An item `{preset: NAME}`
         /// inserts a preset.
         routes: Vec<Route> = routes().or(default_routes());
+        /// The web pages of other origins whose scripts may read the answers. A route's own `cors`
+        /// replaces this one. Left out: no page of another origin.
+        cors: Option<Cors> = cors().optional();
         limits: Limits = nested().or_default();
         /// Proxies whose X-Forwarded-* headers are trusted: networks, addresses, or `unix` for the
         /// clients of unix listeners.
@@ -245,7 +249,7 @@ mod tests {
 
     #[test]
     fn an_unknown_section_is_refused() {
-        assert!(only_fault(&format!("{LEAST}cors: {{}}\n")).contains("unknown field `cors`"));
+        assert!(only_fault(&format!("{LEAST}mystery: {{}}\n")).contains("unknown field `mystery`"));
     }
 
     #[test]

@@ -108,6 +108,7 @@ fn route(preset: Preset, (name, methods, paths, access): &Row) -> Route {
         access: *access,
         upstream: None,
         rate_limits: Vec::new(),
+        cors: None,
         forwarding: Forwarding { upgrades, removes: removes(preset), ..Forwarding::default() },
         accept_in_path: accepted_in_path(preset, name),
         // Servers treat `/path/` like `/path`, or redirect from one path to the other. Routes

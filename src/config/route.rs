@@ -3,6 +3,7 @@
 use http::{HeaderName, Method};
 
 use crate::config::ambiguity::Ambiguity;
+use crate::config::cors::{Cors, cors};
 use crate::config::decode::{Decoder, KnownUpstream};
 use crate::config::field::not_in_files;
 use crate::config::form::{Form, boolean, list_of, non_empty, one_of, size, text, word};
@@ -30,6 +31,9 @@ section! {
         upstream: Option<String> = text(known_upstream).optional();
         /// Rate limits of the route, in addition to those of the key. Each key has its own count.
         rate_limits: Vec<Quota> = rate_limits().or_default().narrowing();
+        /// The web pages of other origins whose scripts may read the route's answers, instead of the
+        /// pages in the `cors` at the top.
+        cors: Option<Cors> = cors().optional();
         forwarding: Forwarding = fields_of();
         /// Ambiguous parts that are accepted in the paths of requests on this route, in addition to
         /// the parts that the route's upstream accepts.
@@ -116,9 +120,24 @@ pub(super) fn route() -> Form<Route> {
         if let Some(prefix) = &route.forwarding.strip_prefix {
             check_prefix(d, node, prefix, &route.requests.paths);
         }
+        check_cors(d, node, &route);
         check_ambiguities(d, node, &route);
         Some(route)
     })
+}
+
+/// Refuses a method in the `cors` of a route that the route does not match: the `cors` would never
+/// hold for this method, because such a request belongs to another route or to none.
+fn check_cors(d: &mut Decoder<'_>, node: &Node, route: &Route) {
+    let (Some(cors), Some(matched)) = (&route.cors, &route.requests.methods) else { return };
+    let is_matched = |method: &Method| {
+        matched.contains(method) || (*method == Method::HEAD && matched.contains(&Method::GET))
+    };
+    for method in cors.methods.iter().flatten().filter(|method| !is_matched(method)) {
+        let message = format!("the `cors` of this route has `{method}`, which the route does not match");
+        d.fault(node.position_of("cors"), message).hint =
+            Some("leave `methods` out for those of the route".to_owned());
+    }
 }
 
 /// Refuses a path pattern with an ambiguous part that the upstream does not accept. Requests with

@@ -86,6 +86,11 @@ mod tests {
                 "/properties/routes/anyOf/1/items/anyOf/0/properties/timeouts",
                 route("timeouts: {unheard_of: 1}"),
             ),
+            (
+                "/properties/routes/anyOf/1/items/anyOf/0/properties/cors",
+                route("cors: {origins: ['*'], unheard_of: 1}"),
+            ),
+            ("/properties/cors", but("", "cors: {origins: ['*'], unheard_of: 1}")),
             ("/properties/limits", but("", "limits: {unheard_of: 1}")),
             ("/properties/limits/properties/public", but("", "limits: {public: {unheard_of: 1}}")),
             ("/properties/log", but("", "log: {unheard_of: 1}")),

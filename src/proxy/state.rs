@@ -11,11 +11,12 @@ use jiff::Timestamp;
 use super::caller::Caller;
 use super::gateway::Peer;
 use crate::activity::{ConnectionActivity, RequestInService, unauthenticated_use};
+use crate::cors::CorsAnswer;
 use crate::denial::{Code, Denial};
 use crate::forward::Forwarded;
 use crate::forward::body::ResponseBody;
 use crate::forward::unread::UnreadBody;
-use crate::gate::{self, Authentication, Facts, Principal};
+use crate::gate::{self, Authentication, Facts, Preflight, Principal};
 use crate::guard::client::Client;
 use crate::limit::LimitStatus;
 use crate::observe::trace::TraceContext;
@@ -24,6 +25,13 @@ use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::upstream::request_body::RequestBody;
 
+/// The answer to a request that is not refused.
+pub(super) enum Handled {
+    Forwarded(Forwarded),
+    /// The head of bearward's own answer to a preflight (docs/decisions/041).
+    Preflight(Response<()>),
+}
+
 /// State of a request that is needed whether the request is forwarded or refused.
 pub(super) struct RequestState {
     pub(super) snapshot: Arc<Snapshot>,
@@ -31,6 +39,8 @@ pub(super) struct RequestState {
     pub(super) request_id: HeaderValue,
     pub(super) principal: Option<Principal>,
     route: Option<Arc<Route>>,
+    /// The CORS headers of the answer; `None` if no `cors` holds for the request.
+    cors: Option<Arc<CorsAnswer>>,
     /// State of the rate limits after this request was charged to them.
     pub(super) limit_status: Option<LimitStatus>,
     pub(super) times: Times,
@@ -54,12 +64,16 @@ impl RequestState {
         );
         record.within(&peer.activity);
         let trace = record.trace();
+        let snapshot = peer.gateway.snapshot.load_full();
+        // The `cors` at the top holds until the request has a route.
+        let cors = snapshot.routes.cors().map(|policy| policy.answer_to(&parts.headers).clone());
         RequestState {
-            snapshot: peer.gateway.snapshot.load_full(),
+            snapshot,
             record,
             request_id,
             principal: None,
             route: None,
+            cors,
             limit_status: None,
             times: Times::default(),
             trace,
@@ -81,6 +95,10 @@ impl RequestState {
     pub(super) fn note_facts(&mut self, peer: &Peer, facts: &mut Facts, headers: &HeaderMap) {
         if let Some(target) = &facts.target {
             self.record.path(target.path());
+        }
+        if self.snapshot.routes.has_cors_by_route() {
+            let request = (facts.target.as_ref(), facts.readings.as_ref());
+            self.cors = gate::cors_answer(&self.snapshot.routes, request, facts.route.is_some(), headers);
         }
         self.principal = facts.principal.take();
         self.route = facts.route.take();
@@ -109,6 +127,15 @@ impl RequestState {
         }
     }
 
+    /// Records that the request is a preflight, and returns its answer.
+    pub(super) fn note_preflight(&mut self, preflight: Preflight) -> Response<()> {
+        let Preflight { target, answer } = preflight;
+        self.record.path(target.path());
+        // The answer to a preflight has all of its CORS headers.
+        self.cors = None;
+        answer
+    }
+
     /// Continues the trace that the request's headers name. Called only if a trusted proxy sent the
     /// request, or if its key is valid.
     fn continue_trace(&mut self, headers: &HeaderMap) {
@@ -135,12 +162,12 @@ impl RequestState {
         mut self,
         peer: &Peer,
         caller: &Caller,
-        outcome: Result<Forwarded, Denial>,
+        outcome: Result<Handled, Denial>,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, E> {
         // A request is refused without an answer only if nothing of the request was sent to
         // upstream, because the client will repeat the request.
-        let is_unauthenticated = self.principal.is_none() && outcome.is_err() && self.times.ready.is_none();
+        let is_unauthenticated = self.principal.is_none() && self.times.ready.is_none();
         if is_unauthenticated && !self.in_service.count_as_unauthenticated() {
             self.record.denied(&Denial::too_many_in_flight(unauthenticated_use::STREAMS));
             peer.activity.unauthenticated_use.note_abuse();
@@ -153,13 +180,20 @@ impl RequestState {
         let (record, in_service, protocol) = (&mut self.record, self.in_service, caller.protocol);
         record.decided(self.times);
         let mut response = match outcome {
-            Ok(Forwarded::Tunnel(head, tunnel)) => {
+            Ok(Handled::Forwarded(Forwarded::Tunnel(head, tunnel))) => {
                 record.status(head.status());
                 let tunnel = tunnel.open(self.record, in_service);
                 *peer.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
                 head.map(|()| ResponseBody::none())
             }
-            Ok(Forwarded::Answer(mut response)) => {
+            Ok(Handled::Preflight(head)) => {
+                record.status(head.status());
+                let answer = |()| ResponseBody::none();
+                head.map(answer).map(|answer| {
+                    answer.concluding(self.record, in_service, body, protocol, UnreadBody::Leave)
+                })
+            }
+            Ok(Handled::Forwarded(Forwarded::Answer(mut response))) => {
                 record.status(response.status());
                 let unread = caller.unread_body(&peer.activity);
                 close_where_left(&mut response, unread, &peer.activity);
@@ -171,13 +205,17 @@ impl RequestState {
                 response.map(|answer| answer.concluding(self.record, in_service, body, protocol, unread))
             }
         };
-        let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let status = response.status();
+        let is_tunnel = status == StatusCode::SWITCHING_PROTOCOLS;
         let is_draining = peer.gateway.is_draining.load(Ordering::Relaxed);
         let headers = response.headers_mut();
-        if let Some(status) = limit_status {
-            status.write_to(headers);
+        if let Some(limits) = limit_status {
+            limits.write_to(headers);
         }
         headers.insert(X_REQUEST_ID, self.request_id);
+        if let Some(cors) = self.cors {
+            cors.write_to(status, headers);
+        }
         if !protocol.has_connection_headers() {
             headers.remove(CONNECTION);
         } else if !is_tunnel && (is_draining || (caller.is_chunked && peer.activity.may_end_in_two_ways())) {

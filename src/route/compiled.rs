@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 
 use crate::config::{self, Access, Ambiguity, Limits, Timeouts};
+use crate::cors::CorsPolicy;
 use crate::folding::folded;
 use crate::host_pattern::HostPattern;
 use crate::limit::{Limiter, Window};
@@ -31,6 +32,9 @@ pub(crate) struct Route {
     pub(super) body_on_get: bool,
     /// Names of request headers that the route removes, in folded form.
     pub(crate) removes: Arc<[HeaderName]>,
+    /// The web pages that may read the route's answers: the route's own `cors`, or else the one at
+    /// the top.
+    pub(crate) cors: Option<Arc<CorsPolicy>>,
     pub(super) accept_in_path: Vec<Ambiguity>,
     /// How the route's upstream reads paths.
     pub(super) reading: PathReading,
@@ -148,7 +152,8 @@ impl Route {
     }
 }
 
-/// Compiles a route. `upstreams` are the upstreams of the same configuration, in order.
+/// Compiles a route. `upstreams` are the upstreams of the same configuration, in order; `cors` is
+/// the policy at the top of the configuration.
 ///
 /// # Errors
 ///
@@ -157,6 +162,7 @@ pub(super) fn compile(
     route: &config::Route,
     upstreams: &[Arc<Upstream>],
     limiter: &Limiter,
+    cors: Option<&Arc<CorsPolicy>>,
 ) -> anyhow::Result<Route> {
     let upstream = match &route.upstream {
         Some(name) => upstreams.iter().find(|upstream| *upstream.name == **name),
@@ -164,6 +170,7 @@ pub(super) fn compile(
     };
     let Some(upstream) = upstream else { anyhow::bail!("the route {} has no upstream", route.name) };
     let config::Route { requests, forwarding, .. } = route;
+    let own_cors = |own| Arc::new(CorsPolicy::new(own, std::iter::once(requests.methods.as_deref())));
     let reading = route.reading.and(upstream.paths.reading.unwrap_or(PathReading::EXACT));
     let mut accept_in_path = upstream.paths.accept_in_path.clone();
     accept_in_path.extend(&route.accept_in_path);
@@ -178,6 +185,7 @@ pub(super) fn compile(
         upgrades: forwarding.upgrades.clone(),
         body_on_get: forwarding.body_on_get,
         removes: forwarding.removes.iter().map(folded).collect(),
+        cors: route.cors.as_ref().map(own_cors).or_else(|| cors.cloned()),
         accept_in_path,
         reading,
         paths: requests.paths.iter().flat_map(|pattern| reading.prepare(pattern)).collect(),

@@ -8,6 +8,7 @@ use super::ambiguous::{ENCODED_SEMICOLON, readings};
 use super::compiled::{AskedPath, Route, compile};
 use super::index::PathIndex;
 use crate::config::{Ambiguity, Config};
+use crate::cors::{CorsAnswer, CorsPolicy};
 use crate::limit::Limiter;
 use crate::upstream::Upstream;
 
@@ -30,6 +31,13 @@ pub(crate) struct RouteTable {
     all_name_hosts: bool,
     /// The kinds of ambiguous parts of paths that at least one route accepts.
     accepted_somewhere: Vec<Ambiguity>,
+    /// The web pages that may read the answers of routes without a `cors` of their own, and the
+    /// refusals of requests without a route.
+    cors: Option<Arc<CorsPolicy>>,
+    /// If a route has a `cors` of its own: the CORS of the refusals of requests for which no `cors`
+    /// holds. They have the same `Vary` as the refusals of that route, which would otherwise show
+    /// the route to clients without a key.
+    beside_cors: Option<Arc<CorsAnswer>>,
 }
 
 impl RouteTable {
@@ -41,14 +49,19 @@ impl RouteTable {
         limiter: &Limiter,
     ) -> anyhow::Result<Self> {
         let mut routes = Vec::with_capacity(config.routes.len());
+        let without_own = config.routes.iter().filter(|route| route.cors.is_none());
+        let methods = without_own.map(|route| route.requests.methods.as_deref());
+        let cors = config.cors.as_ref().map(|cors| Arc::new(CorsPolicy::new(cors, methods)));
         for route in &config.routes {
-            routes.push(Arc::new(compile(route, upstreams, limiter)?));
+            routes.push(Arc::new(compile(route, upstreams, limiter, cors.as_ref())?));
         }
+        let has_cors_by_route = config.routes.iter().any(|route| route.cors.is_some());
+        let beside_cors = has_cors_by_route.then(|| Arc::new(CorsAnswer::unlisted()));
         let all_name_hosts = routes.iter().all(|route| route.hosts.is_some());
         let index = PathIndex::of(&routes);
         let of_some = |(_, known): &(_, Ambiguity)| routes.iter().any(|route| route.accepts(*known));
         let accepted_somewhere = Ambiguity::ALL.into_iter().filter(of_some).map(|(_, known)| known).collect();
-        Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere })
+        Ok(RouteTable { routes, index, all_name_hosts, accepted_somewhere, cors, beside_cors })
     }
 
     /// Compiles the routes of a configuration for tests that use neither upstreams nor limits.
@@ -119,6 +132,44 @@ impl RouteTable {
             .iter()
             .filter(names_hosts)
             .any(|route| route.matches_method(method) && route.matches_path(&asked))
+    }
+
+    /// Whether the configuration has a `cors`, at the top or at a route.
+    pub(crate) fn has_cors(&self) -> bool {
+        self.cors.is_some() || self.has_cors_by_route()
+    }
+
+    /// Whether a route has a `cors` of its own.
+    pub(crate) fn has_cors_by_route(&self) -> bool {
+        self.beside_cors.is_some()
+    }
+
+    /// Returns the CORS of the refusal of a request for which no `cors` holds.
+    pub(crate) fn beside_cors(&self) -> Option<&Arc<CorsAnswer>> {
+        self.beside_cors.as_ref()
+    }
+
+    /// Returns the CORS policy at the top of the configuration.
+    pub(crate) fn cors(&self) -> Option<&Arc<CorsPolicy>> {
+        self.cors.as_ref()
+    }
+
+    /// Returns the CORS policy of a request: the policy of its route. If no route matches the
+    /// request, returns the policy of the first route that matches its host and path, so that the
+    /// refusal of a wrong method can be read; or else the policy at the top.
+    pub(crate) fn cors_policy<'a>(
+        &'a self,
+        found: &'a Lookup,
+        host: &str,
+        path: &str,
+    ) -> Option<&'a CorsPolicy> {
+        if let Lookup::Found(route) = found {
+            return route.cors.as_deref();
+        }
+        let asked = AskedPath::new(path);
+        let matches = |route: &&Arc<Route>| route.matches_host(host) && route.matches_path(&asked);
+        let near = self.has_cors_by_route().then(|| self.routes.iter().find(matches)).flatten();
+        near.map_or(self.cors.as_deref(), |route| route.cors.as_deref())
     }
 
     /// Returns all routes, in their order.

@@ -17,6 +17,7 @@ mod bodies;
 mod broken_upstreams;
 mod commands;
 mod configurations;
+mod cors;
 mod decisions;
 mod faults;
 mod forwarding;

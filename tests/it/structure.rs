@@ -20,7 +20,7 @@ const FLOORS: &[&[&str]] = &[
     &["snapshot", "hooks"],
     &["route"],
     &["guard", "key_cache"],
-    &["limit", "upstream"],
+    &["cors", "limit", "upstream"],
     &["observe", "pem"],
     // What a key is and where it is stored know neither a limit nor a log.
     &["key_store"],
@@ -46,6 +46,7 @@ const FLOORS: &[&[&str]] = &[
         "stamp",
         "tap",
         "thread_supervisor",
+        "web_origin",
     ],
 ];
 

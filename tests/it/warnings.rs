@@ -142,6 +142,12 @@ fn cases(directory: &Path) -> Vec<Case> {
             .config("trusted_proxies: [0.0.0.0/0]"),
         case(&["trusted_proxies has ::/0: any client can choose the address"])
             .config("trusted_proxies: [10.0.0.0/8, \"::/0\"]"),
+        case(&["the `cors` at the top lets no page send a key"])
+            .config("cors: {origins: [https://a.example], headers: [content-type]}"),
+        case(&["the `cors` of the route b lets no page send a key"]).config(
+            "auth: {headers: [x-api-key]}\nroutes: [{name: a, paths: [/a], public: true, cors: {origins: ['*'], headers: [x-a]}}, \
+             {name: b, paths: [/b], permission: read, cors: {origins: ['*'], headers: [authorization]}}]",
+        ),
         case(&["the descriptors carry"]).config("limits: {connections: 1000000000}"),
         case(&["is narrowed to the route nowhere"]).key(&astray),
         Case { keys: vec![astray.clone(); 30], ..case(&["more warnings of this kind"]) },
@@ -226,7 +232,8 @@ fn every_warning_leaves_the_exit_code_0() {
     let mut all = Vec::new();
     let has_mount = {
         let directory = tempfile::tempdir().unwrap();
-        let quiet = case(&[]).warnings(directory.path());
+        let quiet =
+            case(&[]).config("cors: {origins: ['*'], headers: [authorization]}").warnings(directory.path());
         assert_eq!(quiet, [""; 0], "nothing to warn of");
         let cases = cases(directory.path());
         cases.iter().any(|case| case.warns == ["is a mount by itself"])

@@ -22,6 +22,7 @@ use super::{Answer, Raw, Upstream};
 pub struct Gateway {
     upstream: String,
     upstream_fields: String,
+    more_upstreams: String,
     keys_fields: String,
     config: String,
     keys: Vec<(String, String)>,
@@ -73,6 +74,7 @@ impl Gateway {
         Gateway {
             upstream: endpoint.to_owned(),
             upstream_fields: String::new(),
+            more_upstreams: String::new(),
             keys_fields: String::new(),
             config: String::new(),
             keys: Vec::new(),
@@ -100,6 +102,12 @@ impl Gateway {
     /// Fields of the upstream, in flow style: `timeouts: {idle: 1s}`.
     pub fn upstream(mut self, fields: &str) -> Self {
         write!(self.upstream_fields, ", {fields}").unwrap();
+        self
+    }
+
+    /// Further upstreams, behind the first one: lines that begin with `  - `.
+    pub fn more_upstreams(mut self, lines: &str) -> Self {
+        writeln!(self.more_upstreams, "{lines}").unwrap();
         self
     }
 
@@ -173,9 +181,10 @@ impl Gateway {
             ca = Some(made.cert.pem());
         }
         let config = format!(
-            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [\"{}\"]{}}}\nkeys: {{path: {}{}}}\nadmin: {{address: \"{}\", token_file: {}{}}}\nworkers: 2\n{}",
+            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [\"{}\"]{}}}\n{}keys: {{path: {}{}}}\nadmin: {{address: \"{}\", token_file: {}{}}}\nworkers: 2\n{}",
             self.upstream,
             self.upstream_fields,
+            self.more_upstreams,
             path("keys.yaml").display(),
             self.keys_fields,
             self.admin,
