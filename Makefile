@@ -68,7 +68,7 @@ soak: e2e-setup ## All traffic, reloads, upstreams that die and abusive clients 
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/soak.py --minutes $(or $(MINUTES),10)
 
 fuzz: ## Run each fuzz target for SECONDS=300; needs a nightly toolchain and `cargo install cargo-fuzz`
-	@set -e; for target in token path patterns hygiene keys config connection; do \
+	@set -e; for target in token path patterns hygiene keys config connection body usage; do \
 		mkdir -p fuzz/work/$$target; \
 		dictionary=fuzz/dictionaries/$$target.dict; \
 		$(CARGO) +nightly fuzz run $$target fuzz/work/$$target fuzz/corpus/$$target -- \

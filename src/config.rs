@@ -33,6 +33,7 @@ mod limits;
 mod listener;
 mod log;
 mod method;
+mod model;
 pub(crate) mod network;
 pub(crate) mod presets;
 mod quota;
@@ -62,7 +63,10 @@ pub(crate) use keys::{AgeAction, ID_SECRET_LENGTH, Keys, MaxAge};
 pub(crate) use limits::{LONGEST_METHOD, Limits};
 pub(crate) use listener::{CertificatePair, Listener, Tls, TlsVersion};
 pub(crate) use log::{Log, LogFormat, LogTarget};
-pub(crate) use quota::{AttemptQuota, Quota, quotas};
+pub(crate) use model::{
+    ModelIn, OnExcess, OutputCap, RouteModel, Usage, UsesTokens, model_patterns, output_cap, parse_output_cap,
+};
+pub(crate) use quota::{AttemptQuota, Quota, Unit, has_repeated_window, parse_count, quotas};
 pub(crate) use route::{Access, Route};
 pub(crate) use timeouts::Timeouts;
 pub(crate) use traces::Traces;

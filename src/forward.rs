@@ -11,6 +11,7 @@ mod cutter;
 pub(crate) mod failure;
 pub(crate) mod headers;
 mod sending;
+mod tokens;
 pub(crate) mod tunnel;
 pub(crate) mod unread;
 pub(crate) mod upgrade;
@@ -41,6 +42,7 @@ use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use body::{Download, ResponseBody};
 use headers::Origin;
 use sending::{Exchange, usually_has_body};
+pub(crate) use tokens::RequestTokens;
 use tunnel::Tunnel;
 use upgrade::Upgrade;
 
@@ -74,6 +76,7 @@ pub(crate) struct PermittedRequest<'a> {
     pub(crate) times: &'a mut Times,
     /// Observer of the answer's body.
     pub(crate) tap: TapSlot,
+    pub(crate) tokens: RequestTokens,
 }
 
 /// Sends the request and awaits the head of the answer.
@@ -96,6 +99,7 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         pool,
         times,
         tap,
+        mut tokens,
     } = permitted;
     let (mut revocation, second_waiter) = revocations.unzip();
     let upstream = permit.route().upstream.clone();
@@ -115,6 +119,7 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
             limits,
         };
         times.ready = Some(Instant::now());
+        tokens.sent();
         let sent = {
             let mut sending = pin!(exchange.send(&mut request, pool, &mut times.connecting, &mut alarm));
             // The request is aborted as soon as its key, or the time of a request without a key,
@@ -126,25 +131,31 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
             .await
         };
         times.back = Some(Instant::now());
-        sent?
+        sent.inspect_err(|_| tokens.failed())?
     };
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return tunnelled(head, lease, permit, upgrade, revocation);
     }
-    answer::check(&head, &upstream)?;
+    answer::check(&head, &upstream).inspect_err(|_| tokens.failed())?;
     // After an HTTP/1.0 answer, hyper would send later requests on the connection as HTTP/1.0,
     // which can't carry a request body of unknown length.
     if Protocol::from(head.version) == Protocol::Http10 || answer::may_be_followed_by_a_body(&head) {
         lease.forbid_reuse();
     }
     progress.answer_started();
+    let tokens = tokens.answered(&mut head);
+    prepare_head(&mut head, is_head);
+    let (activity, revocations) = (activity.clone(), revocation.zip(second_waiter));
+    let download = Download::new(body, (tap, tokens), lease, permit, progress, activity, alarm, revocations);
+    Ok(Forwarded::Answer(Response::from_parts(head, ResponseBody::upstream(download))))
+}
+
+/// Makes the head of an answer to the client from the head of upstream's answer.
+fn prepare_head(head: &mut http::response::Parts, is_head: bool) {
     let keeps_length = is_head || head.status == StatusCode::NOT_MODIFIED;
     headers::prepare_response(&mut head.headers, keeps_length);
     head.version = Protocol::Http11.version();
     head.extensions.clear();
-    let (activity, revocations) = (activity.clone(), revocation.zip(second_waiter));
-    let download = Download::new(body, tap, lease, permit, progress, activity, alarm, revocations);
-    Ok(Forwarded::Answer(Response::from_parts(head, ResponseBody::upstream(download))))
 }
 
 /// Builds the request to upstream, except for the parts that depend on the connection's protocol.

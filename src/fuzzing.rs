@@ -13,6 +13,7 @@
     reason = "a panic is how a fuzzer finds a broken property"
 )]
 
+mod bodies;
 pub(crate) mod connection;
 mod hygiene;
 mod path;
@@ -22,6 +23,7 @@ mod steps;
 mod stores;
 mod token;
 
+pub use bodies::{body, usage};
 pub use connection::connection;
 pub use hygiene::hygiene;
 pub use path::path;
@@ -48,6 +50,16 @@ mod tests {
     #[test]
     fn tokens() {
         replay("token", super::token);
+    }
+
+    #[test]
+    fn bodies() {
+        replay("body", super::body);
+    }
+
+    #[test]
+    fn usages() {
+        replay("usage", super::usage);
     }
 
     #[test]

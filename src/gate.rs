@@ -18,6 +18,7 @@ mod context;
 mod cors;
 mod credential;
 mod failed_attempts;
+mod model;
 mod principal;
 mod readings;
 mod revocation;
@@ -41,6 +42,7 @@ pub(crate) use context::Context;
 pub(crate) use cors::{Preflight, cors_answer, preflight};
 pub(crate) use credential::harmless_protocols;
 pub(crate) use failed_attempts::wait_of;
+pub(crate) use model::Verdict;
 pub(crate) use principal::Principal;
 pub(crate) use readings::Readings;
 pub(crate) use revocation::{Ended, Revocation};
@@ -85,7 +87,7 @@ pub(crate) struct Facts {
 #[derive(Debug)]
 pub(crate) struct Decided {
     pub(crate) facts: Facts,
-    pub(crate) outcome: Result<Grant, Denial>,
+    pub(crate) outcome: Result<Verdict, Denial>,
 }
 
 /// Decides whether a request may pass, by the head and the key of the request.
@@ -98,7 +100,7 @@ pub(crate) fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
 }
 
 /// Runs the steps of a decision, in order.
-fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Grant, Denial> {
+fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Verdict, Denial> {
     let (method, snapshot) = (&head.parts.method, context.snapshot);
     // Ambiguous requests are refused first, before any step can act on one of their meanings.
     let target = facts.target.insert(guard::check(head.parts, &snapshot.limits, head.is_plain)?);
@@ -116,9 +118,13 @@ fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Gra
         }
     };
     readings.refuse_ambiguities(&target.ambiguities)?;
-    let route = &*facts.route.insert(readings.route(target, method, &snapshot.limits)?);
-    authorization::authorize(principal, readings.others.iter().chain([route]))?;
-    Ok(Grant { principal: principal.cloned(), route: route.clone(), readings: readings.others.clone() })
+    let route = readings.route(target, method, &snapshot.limits)?;
+    let (by_model, others) = (readings.by_model.clone(), readings.others.clone());
+    // If the model selects the route, the permission is checked with the model.
+    if by_model.is_empty() {
+        authorization::authorize(principal, others.iter().chain([&*facts.route.insert(route.clone())]))?;
+    }
+    Ok(Verdict { principal: principal.cloned(), route, by_model, readings: others })
 }
 
 fn identify(head: &Head<'_>, context: Context<'_>) -> authentication::Judged {

@@ -122,10 +122,12 @@ impl Hooks {
         Hooks::default()
     }
 
-    pub(crate) fn call(&self, path: &str) {
+    /// Calls the hook for a permitted request. Returns the taps on the bodies of the request.
+    pub(crate) fn call(&self, path: &str) -> Taps {
         if let Some(hook) = &self.on_request {
             hook(path);
         }
+        self.taps()
     }
 
     /// Calls the hook for threads. Called when a thread begins a piece of work.
@@ -146,8 +148,7 @@ impl Hooks {
         }
     }
 
-    /// Returns the taps on the bodies of a forwarded request.
-    pub(crate) fn taps(&self) -> Taps {
+    fn taps(&self) -> Taps {
         let tap = |direction, hook: &Arc<OnBody>| TapSlot::of(HookTap { direction, hook: hook.clone() });
         match &self.on_body {
             None => Taps::default(),

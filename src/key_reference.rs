@@ -35,7 +35,10 @@ fn wanted(field: &Field) -> Value {
         Form::Networks => {
             json!({"type": "array", "minItems": 1, "items": {"type": "string", "format": "ipv4"}})
         }
-        Form::Words => json!({"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}),
+        Form::Words | Form::Models => {
+            json!({"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}})
+        }
+        Form::OutputCap => json!({"$ref": "#/components/schemas/OutputCap"}),
         Form::Pairs => json!({"type": "object", "additionalProperties": {"type": "string"}}),
         Form::KeyId | Form::Hash | Form::Secrets => panic!("{}: no caller may set it", field.name),
     };
@@ -56,7 +59,10 @@ fn shown(field: &Field) -> Value {
         Form::Flag => json!({"type": "boolean"}),
         Form::Count => json!({"type": or_null("integer"), "minimum": 1}),
         Form::Networks => json!({"type": "array", "items": {"type": "string"}}),
-        Form::Words => json!({"type": or_null("array"), "items": {"type": "string"}}),
+        Form::Words | Form::Models => json!({"type": or_null("array"), "items": {"type": "string"}}),
+        Form::OutputCap => json!({"type": or_null("object"), "properties": {
+            "max_output_tokens": {"type": "integer", "minimum": 1}, "on_excess": {"enum": ["refuse", "lower"]},
+        }}),
         Form::Pairs => json!({"type": "object", "additionalProperties": {"type": "string"}}),
         Form::Hash | Form::Secrets | Form::RateLimits => panic!("{}: it is not shown as it is", field.name),
     };
@@ -156,9 +162,13 @@ fn form(form: Form) -> &'static str {
         Form::Instant => "a time with its zone",
         Form::Flag => "`true`, `false`",
         Form::Count => "a number",
-        Form::RateLimits => "a list of `{requests, per, burst}`, or `none`",
+        Form::RateLimits => {
+            "a list of `{requests, per, burst}`, with `tokens`, `input_tokens` or `output_tokens` in place of `requests`, or `none`"
+        }
         Form::Networks => "a list of networks",
         Form::Words => "a list of names",
+        Form::Models => "a list of patterns",
+        Form::OutputCap => "`{max_output_tokens, on_excess}`",
         Form::Pairs => "a map of names to text",
     }
 }

@@ -25,8 +25,8 @@ use smallvec::SmallVec;
 
 use attempt_counts::FailedAttempts;
 use companions::Companions;
-pub(crate) use cost::{Cost, Unit};
-pub(crate) use gcra::Window;
+pub(crate) use cost::Cost;
+pub(crate) use gcra::{Wait, Window};
 use in_flight::{InFlight, PublicInFlight};
 pub(crate) use in_flight::{InFlightPermit, PublicInFlightPermit};
 pub(crate) use key_state::{ConcurrencyPermit, KeyState};
@@ -34,14 +34,14 @@ use key_state::{arrival, store};
 pub(crate) use status::LimitStatus;
 
 use crate::clock::Clock;
-use crate::config::{AttemptQuota, Quota};
+use crate::config::{AttemptQuota, Quota, Unit};
 
 /// The limit state of all keys and addresses, and the windows in use.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     clock: Clock,
     states: DashMap<String, Arc<KeyState>>,
-    windows: DashMap<(Option<String>, Unit, Quota), Arc<Window>>,
+    windows: DashMap<(Option<String>, Quota), Arc<Window>>,
     attempts: FailedAttempts,
     companions: Companions,
     in_flight: InFlight,
@@ -51,12 +51,21 @@ pub(crate) struct Limiter {
     capacity: usize,
 }
 
-/// A refusal of a request because a window is used up.
+/// The outcome of charging the windows of a request.
 #[derive(Debug)]
-pub(crate) struct Exhausted {
+pub(crate) struct Charged {
+    pub(crate) status: LimitStatus,
+    /// The windows of tokens that were charged, to be settled when the request has ended.
+    pub(crate) of_tokens: SmallVec<[Arc<Window>; 2]>,
+    /// The refusal of a window that is not enforced.
+    pub(crate) would_refuse: Option<Refused>,
+}
+
+/// A refusal of a request by a window.
+#[derive(Debug)]
+pub(crate) struct Refused {
     pub(crate) window: Arc<Window>,
-    /// Time after which all windows grant the request, if no other request is charged before.
-    pub(crate) retry_after: Duration,
+    pub(crate) wait: Wait,
 }
 
 impl Limiter {
@@ -141,16 +150,12 @@ impl Limiter {
         self.states.get(key_id).map(|state| state.value().clone())
     }
 
-    /// Returns the window of a quota of requests. `route`: the route that has the quota; `None` for
+    /// Returns the window of a quota. `route`: the route that has the quota; `None` for
     /// a quota of keys. As long as the window is in use, each call for the same quota returns the
     /// same window, so that limit state survives a reload that keeps the quota.
     pub(crate) fn window(&self, route: Option<&str>, quota: Quota) -> Arc<Window> {
-        self.window_of(Unit::Requests, route, quota)
-    }
-
-    fn window_of(&self, unit: Unit, route: Option<&str>, quota: Quota) -> Arc<Window> {
-        let name = (route.map(str::to_owned), unit, quota);
-        self.windows.entry(name).or_insert_with(|| Arc::new(Window::new(route, unit, quota))).value().clone()
+        let name = (route.map(str::to_owned), quota);
+        self.windows.entry(name).or_insert_with(|| Arc::new(Window::new(route, quota))).value().clone()
     }
 
     /// Forgets the windows to which neither a configuration nor a key refers. Windows of a refused
@@ -159,46 +164,51 @@ impl Limiter {
         self.windows.retain(|_, window| Arc::strong_count(window) > 1);
     }
 
-    /// Charges all `windows` for a request of this cost, or charges none of them.
+    /// Charges all enforced `windows` for a request of this cost, or charges none of them. A window
+    /// that is not enforced is charged if it would grant the request.
     ///
     /// # Errors
     ///
-    /// Fails with the window that has the longest wait, if any window refuses the request.
+    /// Fails with the window that has the longest wait, if any enforced window refuses the request.
     pub(crate) fn charge<'w>(
         &self,
         state: &KeyState,
         windows: impl Iterator<Item = &'w Arc<Window>> + Clone,
         cost: Cost,
-    ) -> Result<LimitStatus, Exhausted> {
+    ) -> Result<Charged, Refused> {
         let mut slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic_nanos();
         let mut charged = SmallVec::<[_; 4]>::new();
-        let mut refusal: Option<Exhausted> = None;
+        let (mut refusal, mut would_refuse) = (None, None);
         for window in windows.clone() {
-            match window.charge(arrival(&slots, window), now, cost.of(window.unit())) {
-                Ok(arrival) => charged.push((window, arrival)),
-                Err(retry_after) => {
-                    if refusal.as_ref().is_none_or(|other| other.retry_after < retry_after) {
-                        refusal = Some(Exhausted { window: window.clone(), retry_after });
-                    }
+            let refused = match window.charge_for(arrival(&slots, window, now), now, cost) {
+                Ok(arrival) => {
+                    charged.push((window, arrival));
+                    continue;
                 }
+                Err(wait) => Refused { window: window.clone(), wait },
+            };
+            let first = if window.quota().is_enforced { &mut refusal } else { &mut would_refuse };
+            if first.as_ref().is_none_or(|other: &Refused| other.wait < refused.wait) {
+                *first = Some(refused);
             }
         }
-        match refusal {
-            Some(refusal) => Err(refusal),
-            None => {
-                for (window, arrival) in charged {
-                    store(&mut slots, window, arrival, now);
-                }
-                Ok(LimitStatus::of(&slots, windows, now))
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        let mut of_tokens = SmallVec::new();
+        for (window, arrival) in charged {
+            store(&mut slots, window, arrival, now);
+            if window.unit() != Unit::Requests {
+                of_tokens.push(window.clone());
             }
         }
+        Ok(Charged { status: LimitStatus::of(&slots, windows, now), of_tokens, would_refuse })
     }
 
     /// Corrects a charge when the actual cost of the request is known: charges the difference, or
     /// gives it back. The difference is charged even if the window has fewer units left. The window
     /// then grants nothing until it has regained the missing units.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a request's cost is known beforehand, so far"))]
     pub(crate) fn settle<'w>(
         &self,
         state: &KeyState,
@@ -211,7 +221,7 @@ impl Limiter {
         for window in windows {
             let (charged, used) = (charged.of(window.unit()), used.of(window.unit()));
             if charged != used {
-                let settled = window.settled(arrival(&slots, window), now, charged, used);
+                let settled = window.settled(arrival(&slots, window, now), now, charged, used);
                 store(&mut slots, window, settled, now);
             }
         }
@@ -236,7 +246,7 @@ mod tests {
     use super::*;
 
     fn quota(requests: u32, seconds: u64, burst: u32) -> Quota {
-        Quota { requests, per: Duration::from_secs(seconds), burst }
+        Quota::new(Unit::Requests, requests, Duration::from_secs(seconds), Some(burst))
     }
 
     fn limiter() -> (Limiter, Arc<crate::clock::Manual>) {
@@ -272,7 +282,7 @@ mod tests {
             (limiter.window(None, quota(1, 10, 1)), limiter.window(None, quota(100, 60, 100)));
         let windows = [tight, wide.clone()];
         assert_eq!(granted(&limiter, &state, &windows, 50), 1);
-        let (remaining, _) = wide.status(arrival(&state.slots.lock().unwrap(), &wide), 0);
+        let (remaining, _) = wide.status(arrival(&state.slots.lock().unwrap(), &wide, 0), 0);
         assert_eq!(remaining, 99);
         hands.advance(Duration::from_secs(10));
         assert_eq!(granted(&limiter, &state, &windows, 50), 1);
@@ -282,10 +292,10 @@ mod tests {
     fn a_settled_charge_costs_what_was_used() {
         let (limiter, hands) = limiter();
         let state = limiter.state("key_a");
-        let tokens = |tokens: u32| Cost { requests: 1, tokens };
+        let tokens = |tokens: u32| Cost { output_tokens: tokens, ..Cost::REQUEST };
         let windows = [
             limiter.window(None, quota(60, 60, 10)),
-            limiter.window_of(Unit::Tokens, None, quota(6000, 60, 1000)),
+            limiter.window(None, Quota { unit: Unit::Tokens, ..quota(6000, 60, 1000) }),
         ];
         let remaining =
             || limiter.status(&state, windows.iter()).0.iter().map(|w| w.remaining).collect::<Vec<_>>();
@@ -296,7 +306,10 @@ mod tests {
         limiter.settle(&state, windows.iter(), tokens(150), tokens(1250));
         assert_eq!(remaining(), [9, 0], "a debt");
         let refusal = limiter.charge(&state, windows.iter(), tokens(1)).unwrap_err();
-        assert_eq!((refusal.window.name(), refusal.retry_after), ("tokens-1m", Duration::from_millis(2510)));
+        assert_eq!(
+            (refusal.window.name(), refusal.wait),
+            ("tokens-1m", Wait::For(Duration::from_millis(2510)))
+        );
         assert_eq!(remaining(), [9, 0], "a refusal takes nothing");
         hands.advance(Duration::from_millis(2510));
         limiter.charge(&state, windows.iter(), tokens(1)).unwrap();
@@ -324,7 +337,8 @@ mod tests {
             if step % 3 == 0 {
                 assert_eq!(granted(&limiter, &state, &windows, remaining), remaining);
                 let refusal = limiter.charge(&state, windows.iter(), Cost::REQUEST).unwrap_err();
-                hands.advance(refusal.retry_after);
+                let Wait::For(retry_after) = refusal.wait else { panic!("{refusal:?}") };
+                hands.advance(retry_after);
                 assert!(
                     limiter.charge(&state, windows.iter(), Cost::REQUEST).is_ok(),
                     "the promise of Retry-After"
@@ -374,7 +388,7 @@ mod tests {
             limiter.window(Some("chat"), quota(20_000, 86_400, 2000)),
         ];
         let mut headers = HeaderMap::new();
-        limiter.charge(&state, windows.iter(), Cost::REQUEST).unwrap().write_to(&mut headers);
+        limiter.charge(&state, windows.iter(), Cost::REQUEST).unwrap().status.write_to(&mut headers);
         assert_eq!(
             headers["ratelimit-policy"],
             "\"requests-1m\";q=600;w=60, \"chat-requests-1d\";q=20000;w=86400"

@@ -12,6 +12,7 @@ mod line;
 pub(crate) mod line_quotas;
 pub(crate) mod log;
 pub(crate) mod metrics;
+pub(crate) mod model_labels;
 pub(crate) mod naming;
 pub(crate) mod observer;
 mod outcome;
@@ -32,6 +33,7 @@ use crate::activity::ConnectionActivity;
 use crate::activity::cut::{self, CutReason};
 use crate::denial::{Code, Denial};
 use crate::protocol::Protocol;
+use crate::token_report::TokenReport;
 use audit::Suspicion;
 use line::AccessLine;
 use line_quotas::{Kind, LineSource};
@@ -120,6 +122,8 @@ struct OpenRecord {
     usage: Option<Arc<Usage>>,
     timing: Timing,
     context: Option<TraceContext>,
+    /// Where the tokens of the request are reported; `None` if it uses none.
+    tokens: Option<Arc<TokenReport>>,
 }
 
 /// When a request started, and how long its stages took.
@@ -188,6 +192,7 @@ impl RequestRecord {
                 first_byte: None,
             },
             context: None,
+            tokens: None,
         }))
     }
 
@@ -219,6 +224,21 @@ impl RequestRecord {
             context.continue_from(headers);
         }
         self.0.context
+    }
+
+    /// Sets the model that the request names.
+    pub(crate) fn model(&mut self, name: &str) {
+        self.0.line.model = Some(shown::kept_path(name).into());
+    }
+
+    /// Sets the place where the tokens of the request will be reported.
+    pub(crate) fn tokens(&mut self, report: Arc<TokenReport>) {
+        self.0.tokens = Some(report);
+    }
+
+    /// Notes that a limit that only counts would have refused the request with this code.
+    pub(crate) fn would_refuse(&mut self, code: Code) {
+        self.0.line.would_refuse = Some(code.name());
     }
 
     /// Sets the usage of the key whose secret the request presented.
@@ -378,6 +398,7 @@ impl OpenRecord {
 impl Drop for OpenRecord {
     fn drop(&mut self) {
         self.line.outcome = self.outcome();
+        self.line.tokens = self.tokens.as_ref().and_then(|report| report.tokens());
         let (line, took) = (&self.line, self.timing.started.elapsed());
         let (route, upstream) =
             line.route_and_upstream.as_ref().map(|(route, upstream)| (route, upstream)).unzip();
@@ -393,6 +414,8 @@ impl Drop for OpenRecord {
             added: self.timing.decided.map(|decided| decided.saturating_sub(self.timing.upstream.away())),
             connect: self.timing.upstream.connecting,
             response: self.timing.upstream.response(),
+            tokens: line.tokens.map(|tokens| (self.observer.models.of(line.model.as_deref()), tokens)),
+            would_refuse: line.would_refuse,
         };
         self.observer.finished(&finished, self.timing.decided.is_some());
         if let (Some(tracer), Some(context)) = (&self.observer.logs.traces, self.context) {

@@ -21,7 +21,12 @@ pub(crate) struct PathPattern {
     text: String,
     segments: Vec<Segment>,
     shortcut: Shortcut,
+    /// The position of the segment for which `{model}` stands, counted from the first slash.
+    model: Option<usize>,
 }
+
+/// The text that stands for the segment with a model's name.
+const MODEL: &str = "{model}";
 
 /// How to match paths by a fast comparison of text, which is possible for most patterns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,13 +39,49 @@ enum Shortcut {
 }
 
 impl PathPattern {
-    /// Parses a pattern. Braces such as `{a,b}` yield one pattern for each alternative.
+    /// Parses a pattern. Braces such as `{a,b}` yield one pattern for each alternative. `{model}` in
+    /// place of a segment matches any segment, which is the name of a model.
     ///
     /// # Errors
     ///
     /// Fails if the text is no pattern, or could match no canonical path.
     pub(crate) fn parse(text: &str) -> Result<Vec<PathPattern>, PatternFault> {
-        parse::alternatives(text)?.iter().map(|text| Self::without_braces(text)).collect()
+        let Some((before, behind)) = text.split_once(MODEL) else {
+            return parse::alternatives(text)?.iter().map(|text| Self::without_braces(text)).collect();
+        };
+        let is_segment = before.ends_with('/') && (behind.is_empty() || behind.starts_with('/'));
+        if !is_segment || before.contains(['{', '}']) || before.contains("**") || behind.contains(MODEL) {
+            return Err(PatternFault {
+                message: format!(
+                    "`{MODEL}` stands for one whole segment, once, and not behind `**` or braces"
+                ),
+                hint: Some("as in /v2/models/{model}/infer".to_owned()),
+            });
+        }
+        let model = Some(before.matches('/').count());
+        let patterns = Self::parse(&format!("{before}*{behind}"))?;
+        Ok(patterns.into_iter().map(|pattern| PathPattern { model, ..pattern }).collect())
+    }
+
+    /// Whether the pattern has a segment `{model}`.
+    pub(crate) fn names_model(&self) -> bool {
+        self.model.is_some()
+    }
+
+    /// Returns the segment of a path that names a model; `None` if the pattern has no `{model}`, or
+    /// does not match the path.
+    pub(crate) fn model_in<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let position = self.model?;
+        self.matches(path).then(|| path.split('/').nth(position))?
+    }
+
+    /// Returns the rest of a path behind the fixed beginning of a pattern such as `/v1/models/**`;
+    /// `None` for other patterns, or if the pattern does not match the path.
+    pub(crate) fn rest_of<'p>(&self, path: &'p str) -> Option<&'p str> {
+        match self.shortcut {
+            Shortcut::Under(length) if self.matches(path) => path.get(length..),
+            _ => None,
+        }
     }
 
     /// Parses a plain path, without the special characters of patterns.
@@ -73,7 +114,7 @@ impl PathPattern {
         // `[*]` stands for a literal `*`. A pattern with `[*]` may match one path only, but can't
         // be compared as text, because paths have no brackets.
         let shortcut = if text.contains('[') { Shortcut::None } else { shortcut };
-        PathPattern { text: text.to_owned(), segments, shortcut }
+        PathPattern { text: text.to_owned(), segments, shortcut, model: None }
     }
 
     /// Returns the pattern as it is written.
@@ -108,7 +149,12 @@ impl PathPattern {
 
 impl std::fmt::Display for PathPattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.text)
+        for (position, segment) in self.text.split('/').enumerate() {
+            let segment = if self.model == Some(position) { MODEL } else { segment };
+            f.write_str(if position > 0 { "/" } else { "" })?;
+            f.write_str(segment)?;
+        }
+        Ok(())
     }
 }
 

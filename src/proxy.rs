@@ -6,6 +6,8 @@
 
 mod caller;
 mod gateway;
+mod inspection;
+mod list;
 mod state;
 
 use std::panic::AssertUnwindSafe;
@@ -19,16 +21,21 @@ use http::{Method, Response};
 use crate::denial::{AnswerForm, Denial};
 use crate::forward::body::ResponseBody;
 use crate::forward::headers::{Origin, is_harmless_trailer};
-use crate::forward::{self, PermittedRequest, upgrade};
-use crate::gate::{self, Admitted, Head, Identity};
-use crate::guard::client;
-use crate::limit::Cost;
+use crate::forward::{self, PermittedRequest, RequestTokens, upgrade};
+use crate::gate::{self, Admitted, Context, Grant, Head, Identity, Verdict};
+use crate::guard::Target;
+use crate::guard::client::{self, Client};
+use crate::hooks::Hooks;
+use crate::model::Named;
 use crate::route::Route;
+use crate::snapshot::Snapshot;
 use crate::tap::TapSlot;
-use crate::upstream::request_body::{RequestBody, UploadFailure};
+use crate::upstream::request_body::{Patience, RequestBody, UploadFailure};
 use crate::upstream::upload::{TrailerRule, Upload, UploadLimits};
 use caller::Caller;
 pub(crate) use gateway::{Gateway, Peer};
+use inspection::Inspection;
+use list::ListFilter;
 pub(crate) use state::StreamRefused;
 use state::{Handled, RequestState};
 
@@ -75,32 +82,25 @@ async fn handle(
     if let Some(answer) = preflight(state, parts, body, is_plain) {
         return Ok(Handled::Preflight(answer));
     }
-    let (grant, target) = {
-        let head = Head { parts, client: &client, is_plain, identity: Identity::Credential };
-        let mut decided = gate::decide(&head, context);
-        state.note_facts(peer, &mut decided.facts, &parts.headers);
-        let grant = decided.outcome?;
-        debug_assert!(decided.facts.target.is_some(), "a granted request has a target");
-        (grant, decided.facts.target.ok_or_else(Denial::internal)?)
-    };
+    let (verdict, target) = decide(peer, state, parts, &client, is_plain, context)?;
+    let mut inspection = inspect(peer, &verdict, parts, target.path(), body, &snapshot).await?;
+    let (grant, filter) = grant(state, verdict, inspection.as_deref(), parts, target.path())?;
 
     // The body's declared length is checked before the limits, so that a refused request uses no
     // quota.
-    let limits = upload_limits(state, grant.route(), &parts.method, body, caller.form)?;
+    let mut limits = upload_limits(state, grant.route(), &parts.method, body, caller.form)?;
     let upgrade = upgrade::asked(parts, grant.route(), !body.is_empty())?;
-    if let Some(bytes) = hooks.prelude_bytes() {
-        // The future is boxed: few requests have a prelude, and an unboxed future would enlarge the
-        // future of every request.
-        let prelude = Box::pin(body.prelude(bytes, limits.idle)).await;
-        hooks.looked_ahead(&prelude.map_err(|failure| broken_prelude(failure, limits))?);
-    }
-
-    let Admitted { permit, limit_status } = grant.admit(Cost::REQUEST, client.counted_at, context).await?;
-    state.limit_status = limit_status;
+    look_ahead(hooks, body, limits).await?;
+    let cost = Inspection::cost(&mut inspection, peer, &grant, parts, target.path(), body)?;
+    let Admitted { permit, limit_status, reservation, would_refuse } =
+        grant.admit(cost, client.counted_at, context).await?;
+    let begun = inspection
+        .map(|seen| seen.begin(peer, permit.route(), reservation, parts, target.path(), body, &mut limits));
+    let (account, guard) = begun.unwrap_or_default();
+    state.note_admission(limit_status, account.as_deref(), would_refuse);
     state.note_use(peer, &client, now);
-    hooks.call(target.path());
-    let taps = hooks.taps();
-    let upload = upload(peer, state, permit.route(), body, limits, taps.request);
+    let taps = hooks.call(target.path());
+    let upload = upload(peer, state, permit.route(), body, limits, taps.request).guarded(guard);
     let origin = Origin {
         peer: peer.address_value.as_ref(),
         client,
@@ -110,7 +110,7 @@ async fn handle(
         secret_headers: &snapshot.secret_headers,
     };
     let revocations = permit.revocations(keys, clock, client.address, &snapshot);
-    forward::forward(PermittedRequest {
+    let forwarded = forward::forward(PermittedRequest {
         permit,
         parts,
         upload,
@@ -123,9 +123,76 @@ async fn handle(
         pool: &peer.pool,
         times: &mut state.times,
         tap: taps.response,
+        tokens: RequestTokens(account),
     })
-    .await
-    .map(Handled::Forwarded)
+    .await?;
+    match filter {
+        Some(filter) => Box::pin(filter.apply(forwarded, caller.is_head)).await.map(Handled::Forwarded),
+        None => Ok(Handled::Forwarded(forwarded)),
+    }
+}
+
+/// Decides by the head of a request whether it may pass, and records the facts of the decision.
+fn decide(
+    peer: &Peer,
+    state: &mut RequestState,
+    parts: &Parts,
+    client: &Client,
+    is_plain: bool,
+    context: Context<'_>,
+) -> Result<(Verdict, Target), Denial> {
+    let head = Head { parts, client, is_plain, identity: Identity::Credential };
+    let mut decided = gate::decide(&head, context);
+    state.note_facts(peer, &mut decided.facts, &parts.headers);
+    let verdict = decided.outcome?;
+    debug_assert!(decided.facts.target.is_some(), "a granted request has a target");
+    Ok((verdict, decided.facts.target.ok_or_else(Denial::internal)?))
+}
+
+/// Looks at what a request says of its model and of its tokens, if that matters for it.
+async fn inspect(
+    peer: &Peer,
+    verdict: &Verdict,
+    parts: &Parts,
+    path: &str,
+    body: &RequestBody,
+    snapshot: &Snapshot,
+) -> Result<Option<Box<Inspection>>, Denial> {
+    match Inspection::is_needed(verdict, &parts.method, body) {
+        // The future is boxed: most requests name no model, and an unboxed future would enlarge the
+        // future of every request.
+        true => Box::pin(Inspection::of(peer, verdict, parts, path, body, snapshot)).await.map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Grants a request for its model. Returns the filter of its answer as well, if the answer is a
+/// list of models of which the key may see some.
+fn grant(
+    state: &mut RequestState,
+    verdict: Verdict,
+    inspection: Option<&Inspection>,
+    parts: &mut Parts,
+    path: &str,
+) -> Result<(Grant, Option<ListFilter>), Denial> {
+    let model = inspection.map_or(&Named::Absent, |inspection| &inspection.model);
+    let grant = verdict.grant(model, parts.method.as_str(), path)?;
+    state.note_grant(grant.route(), model, &parts.headers);
+    let filter = ListFilter::of(&grant, model);
+    if filter.is_some() {
+        ListFilter::prepare(&mut parts.headers);
+    }
+    Ok((grant, filter))
+}
+
+/// Reads the first bytes of a body, if a test asks for them.
+async fn look_ahead(hooks: &Hooks, body: &RequestBody, limits: UploadLimits) -> Result<(), Denial> {
+    let Some(bytes) = hooks.prelude_bytes() else { return Ok(()) };
+    // The future is boxed: only tests have it, and an unboxed future would enlarge the future of
+    // every request.
+    let prelude = Box::pin(body.prelude(bytes as u64, Patience::UpTo(limits.idle), None)).await;
+    hooks.looked_ahead(&prelude.map_err(|failure| broken_prelude(failure, limits))?);
+    Ok(())
 }
 
 /// Returns the answer to a preflight that bearward answers itself. Browsers send preflights without
@@ -195,7 +262,7 @@ fn upload_limits(
     let may_be_silent = form == AnswerForm::Grpc && state.principal.is_some();
     let idle = limits.body_idle_timeout;
     let idle = if may_be_silent { idle.max(route.timeouts.idle) } else { idle };
-    Ok(UploadLimits { bytes, idle })
+    Ok(UploadLimits { bytes, idle, output: None })
 }
 
 /// Returns the denial of a request whose first body frames could not be read.
@@ -203,6 +270,8 @@ fn broken_prelude(failure: UploadFailure, limits: UploadLimits) -> Denial {
     match failure {
         UploadFailure::TooLarge => Denial::body_too_large(limits.bytes),
         UploadFailure::Stalled => Denial::body_stalled(limits.idle),
-        UploadFailure::Broken => Denial::bad_request("The request body is malformed"),
+        UploadFailure::Broken | UploadFailure::UnclearModel | UploadFailure::TooMuchOutput => {
+            Denial::bad_request("The request body is malformed")
+        }
     }
 }

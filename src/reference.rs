@@ -208,15 +208,19 @@ fn routes() -> String {
          Two sets have more rules. In `vllm`, the name of a model in a path may contain `%2F`, which vLLM \
          decodes to a slash. In `llama-cpp`, `X-Conversation-Id` is removed: llama-server continues to \
          generate for such a request when its client has left.\n\n\
-         A route sees the method and the path, but not the body. With some model servers, the \
-         body of a request can load or unload a model, or have the request forwarded to another host \
-         (Ollama's `keep_alive: 0` and `:cloud` models, llama.cpp's router mode). Each key that may \
-         generate may do this, too.\n\n\
-         The sets of model servers follow vLLM 0.33, llama.cpp of October 2026, Ollama of August 2026 and Triton 2.73.\n"
+         The column `model` names the place in which a request on the route has its model \
+         (`model_in`). Of all other members of a body, a route sees nothing. With some model \
+         servers, the body of a request can unload a model, or have the request forwarded to another \
+         host (Ollama's `keep_alive: 0` and `:cloud` models). Each key that may generate may do this, \
+         too.\n\n\
+         The sets of model servers follow vLLM 0.33, SGLang 0.5.23, TGI 3.3.6, llama.cpp of August \
+         2026, Ollama 0.33 and Triton 2.73.\n"
     );
     for (name, preset) in Preset::ALL {
-        let _infallible =
-            write!(page, "\n## {name}\n\n| route | needs | methods | paths |\n|---|---|---|---|\n");
+        let _infallible = write!(
+            page,
+            "\n## {name}\n\n| route | needs | methods | model | paths |\n|---|---|---|---|---|\n"
+        );
         for route in presets::routes(preset) {
             let needs = match route.access {
                 Access::Public => "nothing".to_owned(),
@@ -228,7 +232,9 @@ fn routes() -> String {
             };
             let paths =
                 route.requests.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(" ");
-            let _infallible = writeln!(page, "| `{}` | {needs} | {methods} | {paths} |", route.name);
+            let model = route.model.place.name();
+            let _infallible =
+                writeln!(page, "| `{}` | {needs} | {methods} | {model} | {paths} |", route.name);
         }
     }
     page

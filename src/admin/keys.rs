@@ -154,7 +154,8 @@ fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
         .map(|(policy, quota, remaining, reset)| {
             json!({
                 "policy": policy,
-                "limit": quota.requests,
+                "unit": quota.unit.field(),
+                "limit": quota.amount,
                 "window_seconds": quota.per.as_secs(),
                 "burst": quota.burst,
                 "remaining": remaining,

@@ -4,15 +4,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::Quota;
 use crate::config::decode::parse_duration;
+use crate::config::{Quota, Unit, has_repeated_window};
 use crate::denial::Denial;
 use crate::key_store::yaml;
 use crate::keys::KeyRecord;
@@ -83,7 +82,9 @@ impl NewKey {
             Form::Name | Form::Label | Form::Instant => map.next_value::<String>()?.into(),
             Form::Flag => map.next_value::<bool>()?.into(),
             Form::Count => map.next_value::<Whole>()?.0.into(),
-            Form::Permissions | Form::Networks | Form::Words => map.next_value::<Vec<String>>()?.into(),
+            Form::Permissions | Form::Networks | Form::Words | Form::Models => {
+                map.next_value::<Vec<String>>()?.into()
+            }
             Form::Pairs => {
                 let pairs = map.next_value::<BTreeMap<String, String>>()?.into_iter();
                 pairs.map(|(name, value)| (name, Value::String(value))).collect()
@@ -92,6 +93,9 @@ impl NewKey {
                 let limits: NewLimits = map.next_value()?;
                 self.quotas = limits.quotas().iter().filter_map(NewQuota::quota).collect();
                 serde_json::to_value(limits).map_err(A::Error::custom)?
+            }
+            Form::OutputCap => {
+                serde_json::to_value(map.next_value::<NewOutputCap>()?).map_err(A::Error::custom)?
             }
             Form::KeyId | Form::Hash | Form::Secrets => {
                 return Err(A::Error::custom("bearward sets this field"));
@@ -109,9 +113,7 @@ impl NewKey {
         if !self.quotas.iter().all(Quota::is_countable) {
             return Err(Denial::key_conflict("A burst takes more than a century to be full again"));
         }
-        let mut windows: Vec<Duration> = self.quotas.iter().map(|quota| quota.per).collect();
-        windows.sort_unstable();
-        if windows.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
+        if has_repeated_window(&self.quotas) {
             return Err(Denial::key_conflict("Two limits are over the same window"));
         }
         let mut fields = self.fields;
@@ -156,21 +158,41 @@ impl NewLimits {
     }
 }
 
+/// How much output a request of a new key may ask for.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct NewOutputCap {
+    max_output_tokens: Whole,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    on_excess: Option<String>,
+}
+
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct NewQuota {
-    requests: Whole,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    requests: Option<Whole>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    tokens: Option<Whole>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    input_tokens: Option<Whole>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    output_tokens: Option<Whole>,
     per: String,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     burst: Option<Whole>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    enforce: Option<bool>,
 }
 
 impl NewQuota {
-    /// Returns the parsed quota; `None` if `per` is not a duration.
+    /// Returns the parsed quota; `None` if `per` is not a duration, or if no number is given. The
+    /// decoder of key files reports these faults.
     fn quota(&self) -> Option<Quota> {
-        let requests = self.requests.0;
-        let burst = self.burst.map_or_else(|| Quota::default_burst(requests), |burst| burst.0);
-        Some(Quota { requests, per: parse_duration(&self.per)?, burst })
+        let amounts = [self.requests, self.tokens, self.input_tokens, self.output_tokens];
+        let (unit, amount) =
+            Unit::ALL.iter().zip(amounts).find_map(|((_, unit), amount)| Some((*unit, amount?)))?;
+        Some(Quota::new(unit, amount.0, parse_duration(&self.per)?, self.burst.map(|burst| burst.0)))
     }
 }
 

@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::terminal::print;
 use crate::app::Prepared;
 use crate::clock::Clock;
-use crate::config::{Access, Config};
+use crate::config::{Access, Config, ModelIn};
 use crate::denial::catalogue::{self, Entry};
 use crate::denial::{Code, Denial};
 use crate::gate::{self, Context, Decided, Head, Identity, Readings};
@@ -26,6 +26,7 @@ use crate::guard::client::Client;
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
 use crate::limit::Window;
+use crate::model::{Named, in_query};
 use crate::route::{Lookup, Route};
 
 #[derive(Debug, Args)]
@@ -44,6 +45,9 @@ pub(super) struct Explain {
     /// The IP address that the request comes from
     #[arg(long, value_name = "ADDRESS", requires = "path")]
     from: Option<IpAddr>,
+    /// The model that the request names in its body or form
+    #[arg(long, value_name = "MODEL", requires = "path")]
+    model: Option<String>,
     /// The configuration [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
     #[arg(long, short, value_name = "FILE", requires = "path")]
     config: Option<PathBuf>,
@@ -126,8 +130,26 @@ impl Explain {
         let identity = Identity::Assumed(key.map(|(hash, live)| (*hash, live)));
         let decided = gate::decide(&Head { parts, client: &client, is_plain: false, identity }, context);
         let explained = Explained { prepared, parts, key: key.map(|(_, live)| &**live), assumed };
-        let steps = explained.steps(&decided);
-        (steps, decided.outcome.map(|_grant| ()))
+        let mut steps = explained.steps(&decided);
+        let path = decided.facts.target.as_ref().map(|target| target.path()).unwrap_or_default();
+        let outcome = decided.outcome.and_then(|verdict| {
+            let (model, needs_model) = (self.named(verdict.route(), parts, path), verdict.needs_model());
+            let grant = verdict.grant(&model, parts.method.as_str(), path)?;
+            explain_model(&model, needs_model, grant.route(), &mut steps);
+            Ok(())
+        });
+        (steps, outcome)
+    }
+
+    /// Returns the model that the request names.
+    fn named(&self, route: &Route, parts: &Parts, path: &str) -> Named {
+        match route.model.place {
+            ModelIn::Path => route.model_in_path(path),
+            ModelIn::Query => in_query(parts.uri.query()),
+            ModelIn::List => route.model_in_list(path),
+            ModelIn::Body | ModelIn::Form => self.model.clone().map_or(Named::Absent, Named::Model),
+            ModelIn::None => Named::Absent,
+        }
     }
 
     fn print(
@@ -272,6 +294,26 @@ impl Explained<'_> {
     }
 }
 
+/// Adds steps for the model of a granted request, and for what the request does with tokens.
+fn explain_model(model: &Named, needs_model: bool, route: &Route, steps: &mut Steps) {
+    match model {
+        Named::Model(name) if needs_model => steps.add("model", format!("{name}, which the key may use")),
+        Named::Model(name) => steps.add("model", format!("{name}; any model may be used")),
+        Named::Absent if needs_model => steps.add("model", "the answer lists the models of the key alone"),
+        Named::Absent if route.model.place == ModelIn::None => {}
+        Named::Absent | Named::Ambiguous => {
+            steps.add(
+                "model",
+                format!("any; the request names it ({}), see --model", route.model.place.name()),
+            );
+        }
+    }
+    if let Some(cap) = route.model.request {
+        let what = format!("at most {} tokens, else {}", cap.max_output_tokens, cap.on_excess.name());
+        steps.add("output", what);
+    }
+}
+
 /// Adds a step for the permission that the route needs, and a step for each other route that would
 /// match if a server read the path in another way.
 fn explain_permissions(route: &Arc<Route>, readings: &[Arc<Route>], steps: &mut Steps) {
@@ -326,8 +368,9 @@ fn limits(prepared: &Prepared, key: Option<&LiveKey>, route: &Route) -> String {
     let source = if own.is_some() { "the key's" } else { "the default" };
     let quota = |window: &Arc<Window>, source: &str| {
         let quota = window.quota();
-        let (requests, per, burst) = (quota.requests, quota.per.as_secs(), quota.burst);
-        format!("{} ({source}): {requests} in {per} s, {burst} at once", window.name())
+        let (amount, per, burst) = (quota.amount, quota.per.as_secs(), quota.burst);
+        let only_counts = if quota.is_enforced { "" } else { ", only counted" };
+        format!("{} ({source}): {amount} in {per} s, {burst} at once{only_counts}", window.name())
     };
     let of_key = own.unwrap_or(&snapshot.default_windows).iter().map(|window| quota(window, source));
     let of_route = route.windows.iter().map(|window| quota(window, "the route's"));

@@ -45,6 +45,13 @@ section! {
         handshake_timeout: Duration = duration().or(Duration::from_secs(10));
         /// The time limit for requests in flight when the server stops.
         drain_timeout: Duration = duration().or(Duration::from_secs(30));
+        /// The part of a request's body that is held back until its model and its output limits are
+        /// known.
+        model_prelude: u64 = size_up_to(64 * MIB).or(64 * KIB);
+        /// The memory for all parts of bodies that are held back; above it, the answer is 503.
+        model_memory: u64 = size().or(64 * MIB);
+        /// The number of input tokens that an image, a recording or another file counts.
+        media_tokens: u32 = number(1).or(1000);
         public: PublicLimits = nested().or_default();
     }
 }

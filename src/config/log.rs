@@ -37,6 +37,8 @@ section! {
     pub(crate) struct Metrics: Default in "metrics" {
         /// The number of keys with metric series of their own; all other keys share one.
         key_ids: usize = number(0).or(1000);
+        /// The number of models with metric series of their own; all other models share one.
+        models: usize = number(0).or(100);
     }
 }
 

@@ -7,9 +7,13 @@
 //! generate may also load a model.
 
 mod llama_cpp;
+mod models;
 mod ollama;
 mod openai;
+mod preset;
 mod row;
+mod sglang;
+mod tgi;
 mod triton;
 mod vllm;
 
@@ -19,36 +23,8 @@ use crate::config::ambiguity::Ambiguity;
 use crate::config::route::{Forwarding, MatchedRequests, Route};
 use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::PathReading;
+pub(crate) use preset::Preset;
 use row::{ALL, READ, Row, WRITE};
-
-/// A built-in set of routes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Preset {
-    OpenAi,
-    Vllm,
-    LlamaCpp,
-    Ollama,
-    Triton,
-    Any,
-}
-
-impl Preset {
-    /// All presets, each with its name.
-    pub(crate) const ALL: [(&str, Preset); 6] = [
-        ("openai", Preset::OpenAi),
-        ("vllm", Preset::Vllm),
-        ("llama-cpp", Preset::LlamaCpp),
-        ("ollama", Preset::Ollama),
-        ("triton", Preset::Triton),
-        ("any", Preset::Any),
-    ];
-
-    pub(crate) fn name(self) -> &'static str {
-        let entry = Preset::ALL.iter().find(|(_, preset)| *preset == self);
-        debug_assert!(entry.is_some(), "each preset has a name");
-        entry.map(|(name, _)| *name).unwrap_or_default()
-    }
-}
 
 /// Routes for any HTTP service: safe methods need `read`, all others `write`.
 const ANY: &[Row] = &[
@@ -63,6 +39,8 @@ pub(crate) fn routes(preset: Preset) -> Vec<Route> {
         Preset::LlamaCpp => llama_cpp::ROWS,
         Preset::Ollama => ollama::ROWS,
         Preset::Triton => triton::ROWS,
+        Preset::SgLang => sglang::ROWS,
+        Preset::Tgi => tgi::ROWS,
         Preset::Any => ANY,
     };
     rows.iter().map(|row| route(preset, row)).collect()
@@ -71,21 +49,40 @@ pub(crate) fn routes(preset: Preset) -> Vec<Route> {
 /// Names of the presets' routes on which a client may upgrade to WebSocket.
 const WEBSOCKET: &[&str] = &["read", "realtime", "responses"];
 
-/// Returns the request headers that a preset removes, because they would void a limit. With
-/// `x-conversation-id`, llama-server continues to generate when the client has left
-/// (docs/decisions/030).
+/// Returns the request headers that a preset removes, because they would void a limit.
+///
+/// With `x-conversation-id`, llama-server continues to generate when the client has left
+/// (docs/decisions/030). The SageMaker headers pick vLLM's adapter. SGLang's headers replace parts
+/// of the request, or compress its body in a way that no other server knows.
 fn removes(preset: Preset) -> Vec<HeaderName> {
-    match preset {
-        Preset::LlamaCpp => vec![HeaderName::from_static("x-conversation-id")],
-        _ => Vec::new(),
-    }
+    let names: &[&'static str] = match preset {
+        Preset::LlamaCpp => &["x-conversation-id"],
+        Preset::Vllm => &["x-amzn-sagemaker-adapter-identifier", "x-amzn-sagemaker-adapter-alias"],
+        Preset::SgLang => &[
+            "x-body-compressed",
+            "x-data-parallel-rank",
+            "x-smg-routing-key",
+            "x-override-rid",
+            "x-override-bootstrap-host",
+            "x-override-bootstrap-port",
+            "x-override-bootstrap-room",
+            "x-override-conversation-id",
+            "x-override-routed-dp-rank",
+            "x-override-disagg-prefill-dp-rank",
+            "x-override-priority",
+        ],
+        _ => &[],
+    };
+    names.iter().map(|name| HeaderName::from_static(name)).collect()
 }
 
 /// Returns the ambiguous parts that a preset's route accepts in paths. The OpenAI clients encode
 /// the slashes in names of models; vLLM decodes the slashes before it routes a request.
 fn accepted_in_path(preset: Preset, name: &str) -> Vec<Ambiguity> {
     match (preset, name) {
-        (Preset::Vllm, "models" | "lora-unload") => vec![Ambiguity::EncodedSlash],
+        (Preset::Vllm, "models" | "lora-unload") | (Preset::SgLang, "models") => {
+            vec![Ambiguity::EncodedSlash]
+        }
         _ => Vec::new(),
     }
 }
@@ -110,6 +107,7 @@ fn route(preset: Preset, (name, methods, paths, access): &Row) -> Route {
         rate_limits: Vec::new(),
         cors: None,
         forwarding: Forwarding { upgrades, removes: removes(preset), ..Forwarding::default() },
+        model: models::of_route(preset, name, paths),
         accept_in_path: accepted_in_path(preset, name),
         // Servers treat `/path/` like `/path`, or redirect from one path to the other. Routes
         // therefore treat both paths as `/path`.
@@ -123,7 +121,17 @@ mod tests {
 
     #[test]
     fn every_path_of_a_preset_is_a_pattern() {
-        let rows = [openai::ROWS, vllm::ROWS, llama_cpp::ROWS, ollama::ROWS, triton::ROWS, ANY].concat();
+        let rows = [
+            openai::ROWS,
+            vllm::ROWS,
+            llama_cpp::ROWS,
+            ollama::ROWS,
+            triton::ROWS,
+            sglang::ROWS,
+            tgi::ROWS,
+            ANY,
+        ]
+        .concat();
         for path in rows.iter().flat_map(|(_, _, paths, _)| *paths) {
             assert!(PathPattern::parse(path).is_ok_and(|patterns| !patterns.is_empty()), "{path}");
         }

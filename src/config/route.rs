@@ -10,6 +10,7 @@ use crate::config::form::{Form, boolean, list_of, non_empty, one_of, size, text,
 use crate::config::header_name::{header_name, is_ordinary};
 use crate::config::host::{accepted, host};
 use crate::config::method::method;
+use crate::config::model::{ModelIn, RouteModel};
 use crate::config::quota::{Quota, rate_limits};
 use crate::config::section::{fields_of, nested, section};
 use crate::config::timeouts::RouteTimeouts;
@@ -35,6 +36,7 @@ section! {
         /// pages in the `cors` at the top.
         cors: Option<Cors> = cors().optional();
         forwarding: Forwarding = fields_of();
+        model: RouteModel = fields_of();
         /// Ambiguous parts that are accepted in the paths of requests on this route, in addition to
         /// the parts that the route's upstream accepts.
         accept_in_path: Vec<Ambiguity> = not_in_files();
@@ -122,6 +124,7 @@ pub(super) fn route() -> Form<Route> {
         }
         check_cors(d, node, &route);
         check_ambiguities(d, node, &route);
+        check_model(d, node, &route);
         Some(route)
     })
 }
@@ -137,6 +140,46 @@ fn check_cors(d: &mut Decoder<'_>, node: &Node, route: &Route) {
         let message = format!("the `cors` of this route has `{method}`, which the route does not match");
         d.fault(node.position_of("cors"), message).hint =
             Some("leave `methods` out for those of the route".to_owned());
+    }
+}
+
+/// Refuses rules for models that could never hold.
+fn check_model(d: &mut Decoder<'_>, node: &Node, route: &Route) {
+    let (model, paths) = (&route.model, &route.requests.paths);
+    let names_model = !matches!(model.place, ModelIn::None | ModelIn::List);
+    let mut refuse = |field: &str, message: &str, hint: &str| {
+        d.fault(node.position_of(field), message.to_owned()).hint = Some(hint.to_owned());
+    };
+    if model.models.is_some() && !names_model {
+        refuse(
+            "models",
+            "a route with `models` has to say where a request names its model",
+            "`model_in: body`",
+        );
+    }
+    if model.place == ModelIn::Path && paths.iter().any(|path| !path.names_model()) {
+        refuse(
+            "paths",
+            "with `model_in: path`, each path has a segment `{model}`",
+            "as in /models/{model}/infer",
+        );
+    }
+    if !matches!(model.place, ModelIn::Path | ModelIn::List) && paths.iter().any(PathPattern::names_model) {
+        refuse("paths", "`{model}` in a path needs `model_in: path`", "or `*` for any segment");
+    }
+    if model.models_free && model.place != ModelIn::None {
+        refuse(
+            "models_free",
+            "`models_free` is for routes whose requests name no model",
+            "remove `model_in`",
+        );
+    }
+    if model.request.is_some() && !matches!(model.place, ModelIn::Body | ModelIn::Path | ModelIn::Query) {
+        refuse(
+            "request",
+            "the output that a request asks for is known only with `model_in`",
+            "`model_in: body`",
+        );
     }
 }
 

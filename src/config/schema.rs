@@ -95,6 +95,10 @@ mod tests {
             ("/properties/limits/properties/public", but("", "limits: {public: {unheard_of: 1}}")),
             ("/properties/log", but("", "log: {unheard_of: 1}")),
             ("/properties/metrics", but("", "metrics: {unheard_of: 1}")),
+            (
+                "/properties/routes/anyOf/1/items/anyOf/0/properties/request",
+                route("model_in: body, request: {max_output_tokens: 1, unheard_of: 1}"),
+            ),
             ("/properties/traces", but("", "traces: {endpoint: 'http://a:1', unheard_of: 1}")),
         ]
     }

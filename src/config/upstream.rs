@@ -13,6 +13,7 @@ use crate::config::fault::Position;
 use crate::config::form::{Form, boolean, duration, list_of, non_empty, number, one_of, path, text, word};
 use crate::config::health::{HealthCheck, interval};
 use crate::config::listener::CertificatePair;
+use crate::config::model::{USAGE, Usage};
 use crate::config::section::{fields_of, nested, section};
 use crate::config::timeouts::Timeouts;
 use crate::config::tree::Node;
@@ -47,6 +48,10 @@ section! {
         /// The interval between lookups of the endpoints' host names. Each address that a lookup
         /// finds is an endpoint of its own.
         resolve: Duration = interval().or(Duration::from_secs(10));
+        /// Whether the upstream is asked for the usage of streams (`stream_options`), unseen by the
+        /// client, or requests are forwarded as they are. Left out: ask, except on the routes of
+        /// the sets llama-cpp and ollama.
+        usage: Option<Usage> = one_of(&USAGE).optional();
         paths: UpstreamPaths = fields_of();
     }
 }

@@ -60,6 +60,15 @@ const CATALOGUE: &[(Code, Entry)] = &[
         },
     ),
     (
+        Code::ModelNotAllowed,
+        Entry {
+            meaning: "The key is restricted to a list of models, and the request names another model, or none.",
+            caller: "Use a model that `details.allowed` matches. `GET /v1/models` lists the models of the key.",
+            operator: "Add the model to the key's `models`. If the route's requests name no model, set the route's `model_in`, \
+             or `models_free: true`.",
+        },
+    ),
+    (
         Code::RateLimitExceeded,
         Entry {
             meaning: "The key has used up a rate limit of its own, or one of the route.",
@@ -82,6 +91,22 @@ const CATALOGUE: &[(Code, Entry)] = &[
             caller: "Correct the key, and wait as long as Retry-After says. A valid key that bearward made (bwk_…) is accepted at once. Any other key is accepted after the wait.",
             operator: "A client guesses keys, or uses an old key: the audit log shows which client. failed_attempts sets the limit. Behind \
              a proxy, trusted_proxies makes each client count by its own address.",
+        },
+    ),
+    (
+        Code::TokensExceedLimit,
+        Entry {
+            meaning: "The request's input alone needs more tokens than the limit grants at any time.",
+            caller: "Send a shorter input. Waiting does not help.",
+            operator: "Raise the limit, or its burst. `limits.media_tokens` is what an image or a recording counts.",
+        },
+    ),
+    (
+        Code::OutputLimitExceeded,
+        Entry {
+            meaning: "The request asks for more output tokens than its key or its route allows, or for no certain number of them.",
+            caller: "Set the member in `details.field` to at most `details.limit`.",
+            operator: "Raise `request.max_output_tokens`, or lower such requests with `on_excess: lower`.",
         },
     ),
     (
@@ -146,7 +171,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Entry {
             meaning: "The headers are larger than the limit, or there are too many.",
             caller: "Send fewer and shorter headers. Headers are often too large because of cookies.",
-            operator: "Raise limits.header_bytes or limits.header_count.",
+            operator: "Raise limits.header_bytes or limits.header_count, or limits.public.header_bytes for requests without a key.",
         },
     ),
     (

@@ -40,9 +40,12 @@ codes! {
     ExpiredApiKey           "EXPIRED_API_KEY"             401 16;
     InsufficientPermissions "INSUFFICIENT_PERMISSIONS"    403 7;
     RouteNotAllowed         "ROUTE_NOT_ALLOWED"           403 7;
+    ModelNotAllowed         "MODEL_NOT_ALLOWED"           403 7;
     RateLimitExceeded       "RATE_LIMIT_EXCEEDED"         429 8;
     ConcurrencyExceeded     "CONCURRENCY_LIMIT_EXCEEDED"  429 8;
     TooManyFailedAttempts   "TOO_MANY_FAILED_ATTEMPTS"    429 8;
+    TokensExceedLimit       "TOKENS_EXCEED_LIMIT"         400 3;
+    OutputLimitExceeded     "OUTPUT_LIMIT_EXCEEDED"       400 3;
     BadRequest              "BAD_REQUEST"                 400 3;
     RouteNotFound           "ROUTE_NOT_FOUND"             404 12;
     MethodNotAllowed        "METHOD_NOT_ALLOWED"          405 12;

@@ -65,6 +65,38 @@ impl Denial {
         Denial::new(Code::RateLimitExceeded, "Rate limit exceeded", details).retry_after(seconds)
     }
 
+    /// 400: the request's input alone needs more tokens than a limit ever grants.
+    pub(crate) fn tokens_exceed_limit(policy: &str, limit: u32, estimated: u32) -> Self {
+        let details = json!({"policy": policy, "limit": limit, "estimated": estimated});
+        let message = "The request alone needs more tokens than the limit";
+        Denial::new(Code::TokensExceedLimit, message, details)
+    }
+
+    /// 400: the request asks for more output than its key or route allows. `field`: the name of the
+    /// member that asks.
+    pub(crate) fn output_limit(field: &str, limit: u32) -> Self {
+        let message = "The request asks for more output than the key may";
+        Denial::new(Code::OutputLimitExceeded, message, json!({"field": field, "limit": limit}))
+    }
+
+    /// 403: the key lists models, and `model` is none of them. `None`: the request names no model.
+    pub(crate) fn model_not_allowed(model: Option<&str>, allowed: &[String]) -> Self {
+        let details = json!({"model": model, "allowed": allowed});
+        Denial::new(Code::ModelNotAllowed, "The API key may not use this model", details)
+    }
+
+    /// 400: servers might disagree on the model that the request names, or the model is behind the
+    /// part of the body that is looked at.
+    pub(crate) fn unclear_model() -> Self {
+        let message = "The model of the request can't be read in only one way";
+        Denial::new(Code::BadRequest, message, json!({"field": "model"}))
+    }
+
+    /// 503: the parts of bodies that are held back need more memory than they may.
+    pub(crate) fn too_much_held_back() -> Self {
+        Denial::new(Code::Overloaded, "Too many request bodies are being read", json!({})).retry_after(1)
+    }
+
     /// 429: the key has as many requests in flight as its limit allows.
     pub(crate) fn concurrency(limit: u32) -> Self {
         Denial::new(Code::ConcurrencyExceeded, "Too many requests in flight", json!({"limit": limit}))

@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::cutter::Cutter;
 use super::failure::DownloadFailure;
 use super::headers::is_harmless_answer_trailer;
+use super::tokens::AnswerTokens;
 use super::unread::{Drain, UnreadBody};
 use crate::activity::blocked::{self, BlockedOn};
 use crate::activity::{ConnectionActivity, RequestInService};
@@ -65,6 +66,10 @@ enum BodySource {
 pub(crate) struct Download {
     incoming: exchange::Body,
     tap: TapSlot,
+    /// Observes the tokens of the answer; `None` if the request uses none.
+    tokens: AnswerTokens,
+    /// Whether upstream's body has ended. It is not polled again.
+    is_over: bool,
     stall: StallTimer,
     /// Progress of the upload of the request's body. While the upload progresses, an answer without
     /// new bytes does not count as stalled.
@@ -95,7 +100,7 @@ impl Download {
     #[expect(clippy::too_many_arguments, reason = "all values that last as long as the answer")]
     pub(super) fn new(
         incoming: exchange::Body,
-        tap: TapSlot,
+        (tap, tokens): (TapSlot, AnswerTokens),
         lease: Lease,
         permit: Permit,
         upload: UploadProgress,
@@ -109,6 +114,8 @@ impl Download {
         let mut download = Download {
             incoming,
             tap,
+            tokens,
+            is_over: false,
             stall,
             upload,
             activity,
@@ -142,6 +149,9 @@ impl Download {
             self.revocation = None;
             return self.fail(ended.into());
         }
+        if self.is_over {
+            return Poll::Ready(None);
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.stall.progressed();
@@ -153,6 +163,12 @@ impl Download {
                     Err(data) => data,
                 };
                 self.tap.frame(&frame);
+                let frame = self.tokens.observe(frame, self.incoming.is_end_stream());
+                let is_removed = frame.data_ref().is_some_and(Bytes::is_empty) && self.tokens.changes_body();
+                if is_removed && !self.incoming.is_end_stream() {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 if frame.is_trailers() {
                     // No frame follows trailers, and hyper does not poll for another one.
                     self.tap.ended(BodyEnd::Complete);
@@ -164,8 +180,10 @@ impl Download {
             }
             Poll::Ready(Some(Err(failure))) => self.fail(DownloadFailure::of(failure)),
             Poll::Ready(None) => {
+                self.is_over = true;
+                let rest = self.tokens.ended(BodyEnd::Complete);
                 self.release();
-                Poll::Ready(None)
+                Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))))
             }
             Poll::Pending => {
                 ready!(self.poll_stalled(cx));
@@ -177,6 +195,7 @@ impl Download {
     /// Ends a broken answer, and closes its connection to upstream.
     fn fail(&mut self, failure: DownloadFailure) -> Poll<Option<Result<Frame<Bytes>, DownloadFailure>>> {
         self.lease = None;
+        self.tokens.ended(BodyEnd::Failed);
         self.tap.ended(BodyEnd::Failed);
         Poll::Ready(Some(Err(failure)))
     }
@@ -198,6 +217,7 @@ impl Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
+        self.tokens.ended(BodyEnd::Dropped);
         self.upload.answer_ended();
         self.activity.keep_alarm(self.stall.take_alarm());
     }
@@ -403,6 +423,9 @@ impl Body for ResponseBody {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             BodySource::Upstream(download) => {
+                if download.tokens.changes_body() {
+                    return SizeHint::default();
+                }
                 let mut hint = download.incoming.size_hint();
                 let remainder = self.0.remainder.len() as u64;
                 // The upper bound of the size hint is set first, because `set_lower` panics if the
@@ -421,7 +444,9 @@ impl BodySource {
     fn has_ended(&self) -> bool {
         match self {
             BodySource::Own(bytes) => bytes.is_none(),
-            BodySource::Upstream(download) => download.incoming.is_end_stream(),
+            BodySource::Upstream(download) => {
+                (download.is_over || download.incoming.is_end_stream()) && !download.tokens.holds_bytes()
+            }
         }
     }
 }

@@ -298,6 +298,10 @@ impl Exchange<'_> {
             Some(UploadFailure::Broken) => {
                 Denial::bad_request("The request body is malformed").caused_by(failure)
             }
+            Some(UploadFailure::UnclearModel) => Denial::unclear_model().caused_by(failure),
+            Some(UploadFailure::TooMuchOutput) => {
+                Denial::output_limit("max_tokens", self.limits.output.unwrap_or(0)).caused_by(failure)
+            }
             None if failure.is_protocol_error() => {
                 no_retry_once_written(Denial::upstream_protocol(&self.upstream.name), lease)
                     .caused_by(failure)

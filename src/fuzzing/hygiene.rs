@@ -11,6 +11,7 @@ use crate::forward::headers::{self, Origin};
 use crate::gate::{self, Admitted, Decided, Head, Identity};
 use crate::guard::client;
 use crate::limit::Cost;
+use crate::model::Named;
 
 /// Header names that must never arrive at upstream, in any spelling: they carry credentials, belong
 /// to one connection, or are removed for other reasons.
@@ -86,7 +87,8 @@ pub fn hygiene(bytes: &[u8]) {
     let context = gateway.context(&snapshot, gateway.clock.wall());
     let head = Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Credential };
     // A refused request, such as one with two credentials, does not arrive at upstream.
-    let Decided { facts, outcome: Ok(grant) } = gate::decide(&head, context) else { return };
+    let Decided { facts, outcome: Ok(verdict) } = gate::decide(&head, context) else { return };
+    let grant = verdict.grant(&Named::Absent, parts.method.as_str(), "/").unwrap();
     let admitted = grant.admit(Cost::REQUEST, None, context).now_or_never();
     let Admitted { permit, .. } = admitted.expect("no limit waits").unwrap();
     let target = facts.target.unwrap();

@@ -12,10 +12,12 @@ use crate::clock::Clock;
 use crate::denial::Denial;
 use crate::key_cache::{KeyCache, LiveKey};
 use crate::limit::{
-    ConcurrencyPermit, Cost, Exhausted, InFlightPermit, LimitStatus, Limiter, PublicInFlightPermit, Window,
+    ConcurrencyPermit, Cost, InFlightPermit, LimitStatus, Limiter, PublicInFlightPermit, Refused, Wait,
+    Window,
 };
 use crate::route::Route;
 use crate::snapshot::Snapshot;
+use crate::tokens::Reservation;
 
 /// A request that may use its route, before its limits are checked.
 #[derive(Debug)]
@@ -32,6 +34,10 @@ pub(crate) struct Admitted {
     pub(crate) permit: Permit,
     /// State of the limits after the request; `None` if no limit applies.
     pub(crate) limit_status: Option<LimitStatus>,
+    /// The charge of the windows that count tokens; `None` if none applies.
+    pub(crate) reservation: Option<Reservation>,
+    /// The denial of a limit that only counts.
+    pub(crate) would_refuse: Option<Denial>,
 }
 
 /// The right to forward one request. Until the permit is dropped, the request counts as in flight,
@@ -49,6 +55,10 @@ pub(crate) struct Permit {
 impl Grant {
     pub(crate) fn route(&self) -> &Arc<Route> {
         &self.route
+    }
+
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
     }
 
     /// Charges the limits, all of them or none, and makes the permit. `address`: the address for
@@ -73,6 +83,7 @@ impl Grant {
         let all = snapshot.limits.in_flight;
         let in_flight = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
         let (mut public, mut of_key, mut limit_status) = (None, None, None);
+        let (mut reservation, mut would_refuse) = (None, None);
         match &principal {
             None => public = Some(limiter.enter_public(address, all).map_err(Denial::too_many_in_flight)?),
             Some(principal) => {
@@ -83,19 +94,28 @@ impl Grant {
                 }
                 let windows = windows(live, limiter, snapshot, Some(&route));
                 if windows.clone().next().is_some() {
-                    limit_status = Some(limiter.charge(&limits.state, windows, cost).map_err(refusal)?);
+                    let charged = limiter.charge(&limits.state, windows, cost).map_err(refusal)?;
+                    limit_status = Some(charged.status);
+                    would_refuse = charged.would_refuse.map(refusal);
+                    if !charged.of_tokens.is_empty() {
+                        let (state, windows) = (limits.state.clone(), charged.of_tokens);
+                        reservation = Some(Reservation { state, windows, cost });
+                    }
                 }
             }
         }
         let permit =
             Permit { principal, route, readings, _in_flight: in_flight, _public: public, _of_key: of_key };
-        Ok(Admitted { permit, limit_status })
+        Ok(Admitted { permit, limit_status, reservation, would_refuse })
     }
 }
 
-fn refusal(refusal: Exhausted) -> Denial {
-    let quota = refusal.window.quota();
-    Denial::rate_limited(refusal.window.name(), quota.requests, quota.per, refusal.retry_after)
+fn refusal(Refused { window, wait }: Refused) -> Denial {
+    let (name, quota) = (window.name(), window.quota());
+    match wait {
+        Wait::For(retry_after) => Denial::rate_limited(name, quota.amount, quota.per, retry_after),
+        Wait::Forever(estimated) => Denial::tokens_exceed_limit(name, quota.amount, estimated),
+    }
 }
 
 /// Returns the state of a principal's limits, for the answer to a request that was not charged.
@@ -111,7 +131,7 @@ pub(crate) fn limit_status(
 }
 
 /// Returns the key's own windows (or the default windows) and the route's windows.
-fn windows<'a>(
+pub(super) fn windows<'a>(
     live: &'a LiveKey,
     limiter: &Limiter,
     snapshot: &'a Snapshot,
@@ -179,6 +199,7 @@ mod tests {
     use crate::fuzzing::connection::{KEY, gateway};
     use crate::gate::{Head, Identity, decide};
     use crate::guard::client::Client;
+    use crate::model::Named;
 
     #[test]
     fn an_admission_that_is_dropped_takes_nothing_and_a_permit_gives_back_its_places_alone() {
@@ -190,7 +211,8 @@ mod tests {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let client = Client::of_peer(None);
         let head = Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Credential };
-        let grant = || decide(&head, context).outcome.unwrap();
+        let verdict = || decide(&head, context).outcome.unwrap();
+        let grant = || verdict().grant(&Named::Absent, "GET", "/v1/models").unwrap();
         let principal = grant().principal.unwrap();
         let state = &principal.key().limits(&gateway.limiter).state;
         let charged =

@@ -21,6 +21,10 @@ impl Principal {
         Principal { live, hash, is_rotated_out }
     }
 
+    pub(crate) fn shared_key(&self) -> &Arc<LiveKey> {
+        &self.live
+    }
+
     pub(crate) fn key(&self) -> &LiveKey {
         &self.live
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use http::Method;
+use smallvec::SmallVec;
 
 use crate::config::{Access, Ambiguity, Limits};
 use crate::denial::Denial;
@@ -21,6 +22,9 @@ pub(crate) struct Readings {
     /// The routes of the other ways in which a server may read the path. Nearly every path can be
     /// read in only one way, so this list is usually empty.
     pub(crate) others: Vec<Arc<Route>>,
+    /// The routes of the path that the request's model selects from, in their order; empty if the
+    /// path has one route, whatever the model is.
+    pub(crate) by_model: SmallVec<[Arc<Route>; 2]>,
 }
 
 impl Readings {
@@ -44,14 +48,25 @@ impl Readings {
             [] if !routes.reads_semicolons(target.path()) => Vec::new(),
             ambiguities => routes.other_readings(target.host(), method, target.path(), ambiguities),
         };
-        Ok(Readings { lookup, others })
+        let by_model = match &lookup {
+            Lookup::Found(route) if route.model.models.is_some() => {
+                routes.find_by_model(target.host(), method, target.path())
+            }
+            _ => SmallVec::new(),
+        };
+        match by_model.is_empty() || others.is_empty() {
+            true => Ok(Readings { lookup, others, by_model }),
+            false => Err(Denial::bad_request("The path can be read in two ways")),
+        }
     }
 
     /// Whether the path has a public route in every way in which servers may read it, so that no
     /// key is needed.
     pub(crate) fn are_public(&self) -> bool {
         let is_public = |route: &Arc<Route>| route.access == Access::Public;
-        matches!(&self.lookup, Lookup::Found(route) if is_public(route)) && self.others.iter().all(is_public)
+        matches!(&self.lookup, Lookup::Found(route) if is_public(route))
+            && self.others.iter().all(is_public)
+            && self.by_model.iter().all(is_public)
     }
 
     /// Returns the route of the path. If a server may read the path in another way that has another

@@ -5,11 +5,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
-use crate::config::Quota;
 use crate::config::decode::Decoder;
 use crate::config::fault::Position;
 use crate::config::quotas;
 use crate::config::tree::{Kind, Node};
+use crate::config::{Quota, model_patterns, output_cap};
 use crate::keys::field::{Field, Form, Presence, Value};
 use crate::keys::fields::FIELDS;
 use crate::keys::record::{KeyRecord, NO_LIMITS, is_label};
@@ -68,6 +68,8 @@ fn value(d: &mut Decoder<'_>, node: &Node, form: Form, unique: &mut Unique) -> O
         Form::RateLimits => Value::RateLimits(rate_limits(d, node)?),
         Form::Networks => Value::Networks(d.list(node, Decoder::network)?),
         Form::Words => Value::Words(d.list(node, Decoder::word)?),
+        Form::Models => Value::Models(model_patterns(d, node)?),
+        Form::OutputCap => Value::OutputCap(output_cap(d, node)?),
         Form::Pairs => Value::Pairs(pairs(d, node)?),
     })
 }

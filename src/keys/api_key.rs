@@ -7,9 +7,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::config::{AgeAction, MaxAge, Quota};
+use crate::config::{AgeAction, MaxAge, OutputCap, Quota};
 use crate::keys::terms::{Secret, Terms};
 use crate::keys::token::KeyHash;
+use crate::model::ModelPatterns;
 use crate::permission::{Permission, Permissions};
 
 /// How far the clock of this host may be behind the clock by which the key's `created_at` was set.
@@ -232,6 +233,16 @@ impl ApiKey {
     /// Returns the names of the routes that the key may use; `None` if it may use all routes.
     pub(crate) fn routes(&self) -> Option<&[String]> {
         self.terms.as_ref()?.routes.as_deref()
+    }
+
+    /// Returns the models that the key may use; `None` if it may use all models.
+    pub(crate) fn models(&self) -> Option<&ModelPatterns> {
+        self.terms.as_ref()?.models.as_ref()
+    }
+
+    /// Returns how much output a request of the key may ask for; `None` for any number.
+    pub(crate) fn output_cap(&self) -> Option<OutputCap> {
+        self.terms.as_ref()?.request
     }
 
     pub(crate) fn not_before(&self) -> Option<Timestamp> {

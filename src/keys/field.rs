@@ -6,11 +6,12 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::config::Quota;
+use crate::config::{OutputCap, Quota};
 use crate::keys::api_key::ApiKey;
 use crate::keys::record::KeyRecord;
 use crate::keys::terms::{Secret, Terms};
 use crate::keys::token::KeyHash;
+use crate::model::ModelPatterns;
 use crate::permission::Permissions;
 
 /// The description of one field of a key.
@@ -51,12 +52,16 @@ pub(crate) enum Form {
     Flag,
     /// A whole number of at least 1.
     Count,
-    /// A list of `{requests, per, burst}`, or `none`.
+    /// A list of rate limits, or `none`.
     RateLimits,
     /// A list of networks and addresses.
     Networks,
     /// A list of words.
     Words,
+    /// A list of patterns for models.
+    Models,
+    /// `{max_output_tokens, on_excess}`.
+    OutputCap,
     /// A map of names to text.
     Pairs,
 }
@@ -173,13 +178,23 @@ pub(crate) enum Value {
     RateLimits(Vec<Quota>),
     Networks(Vec<IpNet>),
     Words(Vec<String>),
+    Models(ModelPatterns),
+    OutputCap(OutputCap),
     Pairs(BTreeMap<String, String>),
 }
 
 impl Value {
     /// Returns the value as JSON. A digest becomes null.
     fn shown(&self) -> serde_json::Value {
-        let quota = |quota: &Quota| json!({"requests": quota.requests, "per_seconds": quota.per.as_secs(), "burst": quota.burst});
+        let quota = |quota: &Quota| {
+            let shown = json!({quota.unit.field(): quota.amount, "per_seconds": quota.per.as_secs(), "burst": quota.burst});
+            match (quota.is_enforced, shown) {
+                (false, serde_json::Value::Object(fields)) => {
+                    fields.into_iter().chain([("enforce".to_owned(), json!(false))]).collect()
+                }
+                (_, shown) => shown,
+            }
+        };
         match self {
             Value::KeyId(text) | Value::Text(text) => json!(text),
             Value::Hash(_) | Value::Secrets(_) => json!(null),
@@ -190,6 +205,10 @@ impl Value {
             Value::RateLimits(quotas) => quotas.iter().map(quota).collect(),
             Value::Networks(networks) => networks.iter().map(ToString::to_string).collect(),
             Value::Words(words) => json!(words),
+            Value::Models(patterns) => json!(patterns.written()),
+            Value::OutputCap(cap) => {
+                json!({"max_output_tokens": cap.max_output_tokens, "on_excess": cap.on_excess.name()})
+            }
             Value::Pairs(pairs) => json!(pairs),
         }
     }
@@ -248,3 +267,5 @@ member!(Option<Timestamp>, Instant);
 member!(Option<u32>, Count);
 member!(Option<Vec<Quota>>, RateLimits);
 member!(Option<Vec<String>>, Words);
+member!(Option<ModelPatterns>, Models);
+member!(Option<OutputCap>, OutputCap);

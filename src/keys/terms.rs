@@ -3,8 +3,9 @@
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::config::Quota;
+use crate::config::{OutputCap, Quota};
 use crate::keys::token::KeyHash;
+use crate::model::ModelPatterns;
 
 /// The terms on which a key is valid, and its rotated-out secrets. Keys with equal terms share one
 /// `Terms`, because a store may have a million keys.
@@ -19,6 +20,10 @@ pub(crate) struct Terms {
     /// The networks that the key may be used from; empty if it may be used from everywhere.
     pub(crate) allow_from: Vec<IpNet>,
     pub(crate) routes: Option<Vec<String>>,
+    /// The models that the key may use; `None` if it may use all.
+    pub(crate) models: Option<ModelPatterns>,
+    /// How much output a request of the key may ask for.
+    pub(crate) request: Option<OutputCap>,
     /// The secrets that were rotated out.
     pub(crate) previous: Vec<Secret>,
 }

@@ -19,8 +19,8 @@ use governor::state::StateStore;
 use governor::{Quota as GovernorQuota, RateLimiter};
 use http::HeaderValue;
 
-use super::cost::Unit;
-use crate::config::Quota;
+use super::cost::Cost;
+use crate::config::{Quota, Unit};
 
 thread_local! {
     /// Instant of the decision on this thread, in nanoseconds.
@@ -75,7 +75,6 @@ impl StateStore for Stages {
 #[derive(Debug)]
 pub(crate) struct Window {
     name: String,
-    unit: Unit,
     quota: Quota,
     /// Constant text of the headers: the whole policy, the beginning of the window's state, and the
     /// limit.
@@ -88,11 +87,20 @@ pub(crate) struct Window {
     limiter: RateLimiter<Stage, Stages, DecisionInstant, NoOpMiddleware<Nanos>>,
 }
 
+/// What a refused request has to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wait {
+    /// The request is granted after this time, if no other request is charged before.
+    For(Duration),
+    /// The window never grants the request, whose input alone needs this number of tokens.
+    Forever(u32),
+}
+
 impl Window {
-    pub(super) fn new(route: Option<&str>, unit: Unit, quota: Quota) -> Self {
+    pub(super) fn new(route: Option<&str>, quota: Quota) -> Self {
         let span = u64::try_from(quota.per.as_nanos()).unwrap_or(u64::MAX);
-        let period = span.div_ceil(u64::from(quota.requests.max(1))).max(1);
-        debug_assert!(quota.requests > 0 && quota.burst > 0, "the decoder refuses a quota of nothing");
+        let period = span.div_ceil(u64::from(quota.amount.max(1))).max(1);
+        debug_assert!(quota.amount > 0 && quota.burst > 0, "the decoder refuses a quota of nothing");
         let burst = NonZeroU32::new(quota.burst).unwrap_or(NonZeroU32::MIN);
         // `with_period` returns `None` only for a period of zero, which `max(1)` rules out.
         let shape = GovernorQuota::with_period(Duration::from_nanos(period))
@@ -100,11 +108,15 @@ impl Window {
             .allow_burst(burst);
         NOW.set(0);
         let limiter = RateLimiter::new(shape, Stages, DecisionInstant);
-        let own = format!("{}-{}", unit.name(), short_span(quota.per));
+        let own = format!("{}-{}", quota.unit.in_policies(), short_span(quota.per));
         let name = route.map_or_else(|| own.clone(), |route| format!("{route}-{own}"));
-        let policy = format!("\"{name}\";q={};w={}", quota.requests, quota.per.as_secs());
-        let (state, limit) = (format!("\"{name}\";r="), HeaderValue::from(quota.requests));
-        Window { name, unit, quota, policy, state, limit, period, limiter }
+        let unit = match quota.unit {
+            Unit::Requests => String::new(),
+            tokens => format!(";qu=\"{}\"", tokens.in_policies()),
+        };
+        let policy = format!("\"{name}\";q={};w={}{unit}", quota.amount, quota.per.as_secs());
+        let (state, limit) = (format!("\"{name}\";r="), HeaderValue::from(quota.amount));
+        Window { name, quota, policy, state, limit, period, limiter }
     }
 
     /// Returns the name of the policy in headers and answers: `requests-1m`, or
@@ -118,7 +130,25 @@ impl Window {
     }
 
     pub(super) fn unit(&self) -> Unit {
-        self.unit
+        self.quota.unit
+    }
+
+    /// Returns the number of units that the window counts for a cost of `units`. A cost that takes
+    /// centuries to be regained counts as one century, so that settling the charge gives back
+    /// exactly what was charged, without an overflow.
+    fn counted(&self, units: u32) -> u32 {
+        const CENTURY: u64 = 100 * 366 * 86_400 * 1_000_000_000;
+        units.min(u32::try_from(CENTURY / self.period).unwrap_or(u32::MAX).max(1))
+    }
+
+    /// Returns the arrival time after a request of this cost, or else what the request has to wait
+    /// for.
+    pub(super) fn charge_for(&self, arrival: Option<u64>, now: u64, cost: Cost) -> Result<u64, Wait> {
+        let Quota { unit, amount, burst, .. } = self.quota;
+        if matches!(unit, Unit::Tokens | Unit::InputTokens) && cost.input_tokens > amount.max(burst) {
+            return Err(Wait::Forever(cost.input_tokens));
+        }
+        self.charge(arrival, now, cost.of(unit)).map_err(Wait::For)
     }
 
     /// Returns the arrival time after a request that costs `units`, or else the time until such a
@@ -126,7 +156,8 @@ impl Window {
     ///
     /// A cost above the burst would never be granted by the algorithm. It is granted if the window
     /// is full, and the excess must be regained before the next request is granted.
-    pub(super) fn charge(&self, arrival: Option<u64>, now: u64, units: u32) -> Result<u64, Duration> {
+    fn charge(&self, arrival: Option<u64>, now: u64, units: u32) -> Result<u64, Duration> {
+        let units = self.counted(units);
         let Some(within) = NonZeroU32::new(units.min(self.quota.burst.max(1))) else {
             return Ok(arrival.unwrap_or(now));
         };
@@ -146,12 +177,20 @@ impl Window {
 
     /// Returns the arrival time after a charge of `charged` units is corrected to `used` units.
     pub(super) fn settled(&self, arrival: Option<u64>, now: u64, charged: u32, used: u32) -> u64 {
+        let (charged, used) = (self.counted(charged), self.counted(used));
         let arrival = arrival.unwrap_or(now).max(now);
         match used.checked_sub(charged) {
             Some(more) => self.later(arrival, more),
             // The result is at least `now`, because a window can't be more than full.
             None => arrival.saturating_sub(self.period.saturating_mul(u64::from(charged - used))).max(now),
         }
+    }
+
+    /// Returns the arrival time in this window of a key that has `arrival` in the window `other`: as
+    /// many units are used as in `other`.
+    pub(super) fn taken_over(&self, other: &Window, arrival: u64, now: u64) -> u64 {
+        let used = u32::try_from(arrival.saturating_sub(now).div_ceil(other.period)).unwrap_or(u32::MAX);
+        self.later(now, self.counted(used))
     }
 
     fn later(&self, arrival: u64, units: u32) -> u64 {

@@ -52,8 +52,16 @@ impl KeyState {
     }
 }
 
-pub(super) fn arrival(slots: &[Slot], window: &Arc<Window>) -> Option<u64> {
-    slots.iter().find(|slot| Arc::ptr_eq(&slot.window, window)).map(|slot| slot.arrival)
+/// Returns a key's arrival time in a window; `None` if the key has not used the window.
+///
+/// If a reload has replaced the window by one with another number or burst, the key has used as
+/// much of the new window as of the old one.
+pub(super) fn arrival(slots: &[Slot], window: &Arc<Window>, now: u64) -> Option<u64> {
+    if let Some(slot) = slots.iter().find(|slot| Arc::ptr_eq(&slot.window, window)) {
+        return Some(slot.arrival);
+    }
+    let before = slots.iter().find(|slot| slot.window.name() == window.name())?;
+    Some(window.taken_over(&before.window, before.arrival, now))
 }
 
 pub(super) fn store(slots: &mut SmallVec<[Slot; 2]>, window: &Arc<Window>, arrival: u64, now: u64) {
@@ -62,8 +70,9 @@ pub(super) fn store(slots: &mut SmallVec<[Slot; 2]>, window: &Arc<Window>, arriv
         return;
     }
     // A window whose arrival time has passed is full, like an unused window, so its slot is
-    // removed. In this way, the slots of quotas that a reload has removed disappear, too.
-    slots.retain(|slot| slot.arrival > now);
+    // removed. In this way, the slots of quotas that a reload has removed disappear, too. A slot
+    // with the same name is of a window that this one replaces.
+    slots.retain(|slot| slot.arrival > now && slot.window.name() != window.name());
     slots.push(Slot { window: window.clone(), arrival });
 }
 

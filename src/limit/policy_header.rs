@@ -47,14 +47,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Quota;
-    use crate::limit::cost::Unit;
+    use crate::config::{Quota, Unit};
 
     #[test]
     fn the_value_is_that_of_the_windows_that_are_asked_for() {
         let window = |requests| {
-            let quota = Quota { requests, per: Duration::from_secs(60), burst: 1 };
-            Arc::new(Window::new(None, Unit::Requests, quota))
+            let quota = Quota::new(Unit::Requests, requests, Duration::from_secs(60), Some(1));
+            Arc::new(Window::new(None, quota))
         };
         let (one, two) = (window(10), window(20));
         let of = |windows: &[&Arc<Window>]| value(windows.iter().copied()).unwrap();

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::gcra::Window;
 use super::key_state::{Slot, arrival};
 use super::policy_header;
-use crate::config::Quota;
+use crate::config::{Quota, Unit};
 
 /// The state of a request's windows, for the `RateLimit` headers.
 #[derive(Debug)]
@@ -28,10 +28,16 @@ pub(super) struct WindowStatus {
 impl LimitStatus {
     pub(super) fn of<'w>(slots: &[Slot], windows: impl Iterator<Item = &'w Arc<Window>>, now: u64) -> Self {
         let status = |window: &'w Arc<Window>| {
-            let (remaining, reset) = window.status(arrival(slots, window), now);
+            let (remaining, reset) = window.status(arrival(slots, window, now), now);
             WindowStatus { window: window.clone(), remaining, reset }
         };
         LimitStatus(windows.map(status).collect())
+    }
+
+    /// Returns the state of the windows that refuse requests. The others only count, so that an
+    /// answer must not show them.
+    fn enforced(&self) -> impl Iterator<Item = &WindowStatus> + Clone {
+        self.0.iter().filter(|status| status.window.quota().is_enforced)
     }
 
     /// Returns for each window: the name of its policy, its quota, the number of units that would
@@ -47,39 +53,73 @@ impl LimitStatus {
     /// names (draft-ietf-httpapi-ratelimit-headers-11, and the headers that the OpenAI clients
     /// read).
     pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
-        let Some(nearest) = self.0.iter().min_by_key(|window| window.remaining) else { return };
         // The header values that differ between answers are slices of one allocation.
         let mut text = BytesMut::with_capacity(32 + 48 * self.0.len());
         let mut number = itoa::Buffer::new();
-        for (index, WindowStatus { window, remaining, reset }) in self.0.iter().enumerate() {
+        for (index, WindowStatus { window, remaining, reset }) in self.enforced().enumerate() {
             text.extend_from_slice(if index > 0 { b", " } else { b"" });
             text.extend_from_slice(window.state.as_bytes());
             text.extend_from_slice(number.format(*remaining).as_bytes());
             text.extend_from_slice(b";t=");
             text.extend_from_slice(number.format(ceil_seconds(*reset)).as_bytes());
         }
-        let states = text.split();
-        text.extend_from_slice(number.format(nearest.remaining).as_bytes());
-        let remaining = text.split();
-        write_clock_duration(&mut text, ceil_seconds(nearest.reset));
+        if text.is_empty() {
+            return;
+        }
         headers.reserve(5);
-        if let Some(policies) = policy_header::value(self.0.iter().map(|status| &status.window)) {
+        insert(headers, RATELIMIT, text.split());
+        if let Some(policies) = policy_header::value(self.enforced().map(|status| &status.window)) {
             headers.insert(RATELIMIT_POLICY, policies);
         }
-        for (name, value) in [(RATELIMIT, states), (X_REMAINING, remaining), (X_RESET, text)] {
-            if let Ok(value) = HeaderValue::from_maybe_shared(value.freeze()) {
-                headers.insert(name, value);
-            }
+        for names in [&OF_REQUESTS, &OF_TOKENS] {
+            let of_unit = self.enforced().filter(|status| status.counts_requests() == names.of_requests);
+            let Some(nearest) = of_unit.min_by_key(|status| status.remaining) else { continue };
+            text.extend_from_slice(number.format(nearest.remaining).as_bytes());
+            insert(headers, names.remaining.clone(), text.split());
+            write_clock_duration(&mut text, ceil_seconds(nearest.reset));
+            insert(headers, names.reset.clone(), text.split());
+            headers.insert(names.limit.clone(), nearest.window.limit.clone());
         }
-        headers.insert(X_LIMIT, nearest.window.limit.clone());
+    }
+}
+
+impl WindowStatus {
+    fn counts_requests(&self) -> bool {
+        self.window.unit() == Unit::Requests
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: BytesMut) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(value.freeze()) {
+        headers.insert(name, value);
     }
 }
 
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
-const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
-const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+
+/// The names of the headers for the OpenAI clients, which show the window nearest its end.
+struct ClientHeaders {
+    /// Whether the headers show a window of requests. Otherwise they show one of tokens.
+    of_requests: bool,
+    limit: HeaderName,
+    remaining: HeaderName,
+    reset: HeaderName,
+}
+
+static OF_REQUESTS: ClientHeaders = ClientHeaders {
+    of_requests: true,
+    limit: HeaderName::from_static("x-ratelimit-limit-requests"),
+    remaining: HeaderName::from_static("x-ratelimit-remaining-requests"),
+    reset: HeaderName::from_static("x-ratelimit-reset-requests"),
+};
+
+static OF_TOKENS: ClientHeaders = ClientHeaders {
+    of_requests: false,
+    limit: HeaderName::from_static("x-ratelimit-limit-tokens"),
+    remaining: HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    reset: HeaderName::from_static("x-ratelimit-reset-tokens"),
+};
 
 fn ceil_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)

@@ -19,6 +19,7 @@ use super::tally::Refused;
 use super::trace::{Span, TraceContext};
 use crate::address;
 use crate::denial::Denial;
+use crate::token_report::Tokens;
 
 /// The fields of an access line.
 pub(super) struct AccessLine {
@@ -40,6 +41,11 @@ pub(super) struct AccessLine {
     /// Number of bytes received from the client; `None` if the request did not become a tunnel.
     pub(super) bytes_received: Option<u64>,
     pub(super) outcome: Outcome,
+    /// The model that the request names, cut if its name is long.
+    pub(super) model: Option<Box<str>>,
+    pub(super) tokens: Option<Tokens>,
+    /// The code with which a limit that only counts would have refused the request.
+    pub(super) would_refuse: Option<&'static str>,
 }
 
 impl AccessLine {
@@ -66,6 +72,9 @@ impl AccessLine {
             // This outcome is only a placeholder. The request's record replaces it before the line
             // is written.
             outcome: Outcome::ClientLeft,
+            model: None,
+            tokens: None,
+            would_refuse: None,
         }
     }
 
@@ -107,6 +116,8 @@ impl AccessLine {
             upstream,
             key_id: self.named.key_id().map(str::to_owned),
             request_id: of(&self.request_id).to_owned(),
+            model: self.model.as_deref().map(str::to_owned),
+            tokens: self.tokens,
             error: self.code.or(went_wrong),
         }
     }
@@ -165,6 +176,16 @@ impl AccessLine {
         out.push(b'.');
         write_digits::<3>(out, thousandths);
         write_word(out, b",\"outcome\":", self.outcome.word());
+        write_field(out, b",\"model\":", self.model.as_deref());
+        if let Some(Tokens { input, cached, output, by }) = self.tokens {
+            write_number(out, b",\"input_tokens\":", input);
+            if let Some(cached) = cached {
+                write_number(out, b",\"cached_tokens\":", cached);
+            }
+            write_number(out, b",\"output_tokens\":", output);
+            write_word(out, b",\"tokens_by\":", by.name());
+        }
+        write_field(out, b",\"would_refuse\":", self.would_refuse);
         out.push(b'}');
     }
 
@@ -172,10 +193,12 @@ impl AccessLine {
     pub(super) fn write_pretty(&self, out: &mut Vec<u8>, took: Duration) {
         write_now(out);
         let client = self.client.map(|client| client.to_string());
+        let tokens =
+            self.tokens.map(|tokens| format!("{}+{},{}", tokens.input, tokens.output, tokens.by.name()));
         // Writing to a Vec does not fail.
         let _written = write!(
             out,
-            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{}{} id={}",
+            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{}{}{}{}{} id={}",
             self.status,
             shown::method(&self.method),
             // The path is escaped, so that it can't forge a log line.
@@ -189,6 +212,9 @@ impl AccessLine {
             optional("claimed_key", self.named.claimed_key_id()),
             optional("route", self.route()),
             optional("client", client.as_deref()),
+            optional("model", self.model.as_deref().map(shown::visible).as_deref()),
+            optional("tokens", tokens.as_deref()),
+            optional("would_refuse", self.would_refuse),
             of(&self.request_id),
         );
     }

@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 
 use super::observer::Levels;
 use super::reloads::{PartState, State};
-use super::tally::{STATUS_CLASSES, Tally};
+use super::tally::{OfModel, STATUS_CLASSES, Tally};
 use super::usage::KeyLabel;
 use crate::denial::Code;
 use process::Process;
@@ -123,16 +123,7 @@ impl Scrape {
             sheet.counter("requests", "Requests that have ended, by key, route and class of status")?;
         for (route, of_route) in &self.tally.routes {
             for (key, classes) in &of_route.requests {
-                let key_id = match key {
-                    KeyLabel::None => "none",
-                    KeyLabel::Other => "other",
-                    KeyLabel::Id(number) => match self.key_ids.get(number) {
-                        Some(id) => &**id,
-                        // The label of the key was dropped after the counts were read and before
-                        // the key ids were read.
-                        None => continue,
-                    },
-                };
+                let Some(key_id) = self.key_id(key) else { continue };
                 for (class, count) in STATUS_CLASSES.iter().zip(classes).filter(|(_, count)| **count > 0) {
                     let labels = [("key_id", key_id), ("route", &**route), ("status", class)];
                     counted(&mut family, &labels, *count)?;
@@ -146,11 +137,35 @@ impl Scrape {
             let count = self.tally.refusals.get(code.name()).copied().unwrap_or(0);
             counted(&mut family, &[("code", code.name())], count)?;
         }
+        let help = "Requests that limits that only count would have refused, by code";
+        let mut family = sheet.counter("would_refuse", help)?;
+        for (code, count) in &self.tally.would_refuse {
+            counted(&mut family, &[("code", code)], *count)?;
+        }
+        let help = "Tokens of requests that have ended, by key, model, kind, and how they became known";
+        let mut family = sheet.counter("tokens", help)?;
+        for ((key, model, by), OfModel { input, cached, output }) in &self.tally.tokens {
+            let Some(key_id) = self.key_id(key) else { continue };
+            for (kind, count) in [("input", *input), ("cached", *cached), ("output", *output)] {
+                let labels = [("key_id", key_id), ("model", &**model), ("kind", kind), ("by", by)];
+                counted(&mut family, &labels, count)?;
+            }
+        }
         let mut family = sheet.counter("limit_refusals", "Requests that a rate limit refused, by policy")?;
         for (policy, exhausted) in &self.tally.exhausted {
             counted(&mut family, &[("policy", &**policy)], exhausted.count)?;
         }
         Ok(())
+    }
+
+    /// Returns the value of the label `key_id`. Returns `None` if the label of the key was dropped
+    /// after the counts were read and before the key ids were read.
+    fn key_id(&self, key: &KeyLabel) -> Option<&str> {
+        match key {
+            KeyLabel::None => Some("none"),
+            KeyLabel::Other => Some("other"),
+            KeyLabel::Id(number) => self.key_ids.get(number).map(|id| &**id),
+        }
     }
 
     fn times(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {

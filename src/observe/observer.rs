@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::histogram::{Histogram, OF_OURS};
 use super::history::Sums;
 use super::log::Logs;
+use super::model_labels::ModelLabels;
 use super::tally::{Finished, Gone, NO_ROUTE, RECENT, Refused, Tally};
 
 /// Logs and counts of one worker's requests.
@@ -23,6 +24,8 @@ pub(crate) struct Observer {
     /// Counts of this worker's requests. The worker locks them briefly for each request; readers
     /// lock them, too.
     tally: Mutex<Tally>,
+    /// The models with a label of their own in metrics.
+    pub(super) models: Arc<ModelLabels>,
 }
 
 /// Numbers of connections and requests at this moment.
@@ -39,7 +42,7 @@ pub(crate) struct Levels {
 }
 
 impl Observer {
-    fn new(logs: Logs, sequence: Arc<AtomicU64>) -> Self {
+    fn new(logs: Logs, sequence: Arc<AtomicU64>, models: Arc<ModelLabels>) -> Self {
         Observer {
             logs,
             sequence,
@@ -48,6 +51,7 @@ impl Observer {
             in_flight: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             tally: Mutex::default(),
+            models,
         }
     }
 
@@ -94,9 +98,10 @@ impl Observer {
 }
 
 /// The observers of all workers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Observers {
     logs: Logs,
+    models: Arc<ModelLabels>,
     sequence: Arc<AtomicU64>,
     all: Mutex<Vec<Arc<Observer>>>,
     /// Lock that is held while the tallies of all workers are added up, or while series are dropped
@@ -106,8 +111,15 @@ pub(crate) struct Observers {
 }
 
 impl Observers {
-    pub(crate) fn new(logs: Logs) -> Self {
-        Observers { logs, ..Observers::default() }
+    /// `models`: the number of models with a label of their own in metrics.
+    pub(crate) fn new(logs: Logs, models: usize) -> Self {
+        Observers {
+            logs,
+            models: Arc::new(ModelLabels::new(models)),
+            sequence: Arc::default(),
+            all: Mutex::default(),
+            whole: Mutex::default(),
+        }
     }
 
     pub(crate) fn logs(&self) -> &Logs {
@@ -116,7 +128,7 @@ impl Observers {
 
     /// Creates an observer for a worker. The counts of the observer are included in the sums.
     pub(crate) fn join(&self) -> Arc<Observer> {
-        let observer = Arc::new(Observer::new(self.logs.clone(), self.sequence.clone()));
+        let observer = Arc::new(Observer::new(self.logs.clone(), self.sequence.clone(), self.models.clone()));
         self.all.lock().unwrap_or_else(PoisonError::into_inner).push(observer.clone());
         observer
     }
@@ -124,7 +136,7 @@ impl Observers {
     /// Creates an observer for the admin listener. The counts of the observer are not included in
     /// the sums.
     pub(crate) fn apart(&self) -> Arc<Observer> {
-        Arc::new(Observer::new(self.logs.clone(), Arc::default()))
+        Arc::new(Observer::new(self.logs.clone(), Arc::default(), self.models.clone()))
     }
 
     fn all(&self) -> Vec<Arc<Observer>> {

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use super::histogram::{Histogram, OF_OURS, OF_REQUESTS};
 use super::usage::KeyLabel;
+use crate::token_report::Tokens;
 
 /// Maximum number of the last refusals that are kept with their details.
 pub(crate) const RECENT: usize = 100;
@@ -42,6 +43,10 @@ pub(crate) struct Tally {
     pub(crate) refusals: BTreeMap<&'static str, u64>,
     /// Refusals that rate limits caused, by the policy of the rate limit.
     pub(crate) exhausted: BTreeMap<Box<str>, Exhausted>,
+    /// Numbers of requests that limits that only count would have refused, by code.
+    pub(crate) would_refuse: BTreeMap<&'static str, u64>,
+    /// Tokens by key, model, and how they became known.
+    pub(crate) tokens: HashMap<(KeyLabel, Box<str>, &'static str), OfModel, RandomState>,
     /// The last refusals, oldest first.
     pub(crate) recent: VecDeque<Arc<Refused>>,
     /// The number of all refusals.
@@ -59,6 +64,8 @@ impl Default for Tally {
             added: Histogram::new(OF_OURS),
             refusals: BTreeMap::new(),
             exhausted: BTreeMap::new(),
+            would_refuse: BTreeMap::new(),
+            tokens: HashMap::default(),
             recent: VecDeque::new(),
             refused: 0,
             finished: 0,
@@ -142,6 +149,18 @@ pub(super) struct Finished<'a> {
     pub(super) added: Option<Duration>,
     pub(super) connect: Option<Duration>,
     pub(super) response: Option<Duration>,
+    /// The model and the tokens of the request, if it used any.
+    pub(super) tokens: Option<(&'a str, Tokens)>,
+    /// The code with which a limit that only counts would have refused the request.
+    pub(super) would_refuse: Option<&'static str>,
+}
+
+/// Tokens of one key and one model, by how they became known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OfModel {
+    pub(crate) input: u64,
+    pub(crate) cached: u64,
+    pub(crate) output: u64,
 }
 
 impl Tally {
@@ -164,6 +183,20 @@ impl Tally {
             finished.connect.into_iter().for_each(|connect| of_upstream.connect.observe(connect));
             finished.response.into_iter().for_each(|response| of_upstream.response.observe(response));
         }
+        if let Some((model, tokens)) = finished.tokens {
+            self.count_tokens(finished.key, model, tokens);
+        }
+        if let Some(code) = finished.would_refuse {
+            *self.would_refuse.entry(code).or_default() += 1;
+        }
+    }
+
+    /// Counts the tokens of a request.
+    fn count_tokens(&mut self, key: KeyLabel, model: &str, tokens: Tokens) {
+        let sums = self.tokens.entry((key, model.into(), tokens.by.name())).or_default();
+        sums.input += tokens.input;
+        sums.cached += tokens.cached.unwrap_or(0);
+        sums.output += tokens.output;
     }
 
     /// Counts a refusal. `policy`: the policy of the rate limit that refused the request, if one
@@ -213,6 +246,15 @@ impl Tally {
         for (policy, count) in &other.exhausted {
             self.exhaust(policy.clone(), *count);
         }
+        for (code, count) in &other.would_refuse {
+            *self.would_refuse.entry(code).or_default() += count;
+        }
+        for ((key, model, by), theirs) in &other.tokens {
+            let sums = self.tokens.entry((*key, model.clone(), by)).or_default();
+            sums.input += theirs.input;
+            sums.cached += theirs.cached;
+            sums.output += theirs.output;
+        }
     }
 
     /// Returns the number of all requests that have ended.
@@ -237,6 +279,7 @@ impl Tally {
         for of_route in self.routes.values_mut() {
             of_route.requests.retain(|key, _| !gone.keys.contains(key));
         }
+        self.tokens.retain(|(key, _, _), _| !gone.keys.contains(key));
         self.exhausted.retain(|policy, _| !gone.policies.contains(&**policy));
     }
 }
@@ -274,6 +317,8 @@ mod tests {
             added: None,
             connect: None,
             response: None,
+            tokens: None,
+            would_refuse: None,
         }
     }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::hex::{hex, span_hex, text};
+use crate::token_report::Tokens;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -110,6 +111,8 @@ pub(crate) struct Span {
     pub(super) upstream: Option<Arc<str>>,
     pub(super) key_id: Option<String>,
     pub(super) request_id: String,
+    pub(super) model: Option<String>,
+    pub(super) tokens: Option<Tokens>,
     /// The code of a refusal, or the outcome of a request that did not complete.
     pub(super) error: Option<&'static str>,
 }

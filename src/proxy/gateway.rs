@@ -20,15 +20,21 @@ use crate::observe::observer::{Observer, Observers};
 use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
 use crate::snapshot::Snapshot;
+use crate::tokens::Learned;
 use crate::upstream::Endpoints;
 use crate::upstream::pool::WorkerPool;
+use crate::upstream::request_body::PreludeMemory;
 
 /// State that all workers share, and that outlives a reload.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) keys: Arc<KeyCache>,
-    pub(crate) limiter: Limiter,
+    pub(crate) limiter: Arc<Limiter>,
+    /// What earlier answers have shown of each model.
+    pub(crate) learned: Arc<Learned>,
+    /// The memory for the parts of bodies that are held back.
+    pub(crate) prelude_memory: Arc<PreludeMemory>,
     pub(crate) endpoints: Endpoints,
     /// Whether the process is ending. Answers on HTTP/1 then close their connections.
     pub(crate) is_draining: AtomicBool,

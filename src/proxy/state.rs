@@ -19,10 +19,12 @@ use crate::forward::unread::UnreadBody;
 use crate::gate::{self, Authentication, Facts, Preflight, Principal};
 use crate::guard::client::Client;
 use crate::limit::LimitStatus;
+use crate::model::Named;
 use crate::observe::trace::TraceContext;
 use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
 use crate::route::Route;
 use crate::snapshot::Snapshot;
+use crate::tokens::TokenAccount;
 use crate::upstream::request_body::RequestBody;
 
 /// The answer to a request that is not refused.
@@ -42,7 +44,7 @@ pub(super) struct RequestState {
     /// The CORS headers of the answer; `None` if no `cors` holds for the request.
     cors: Option<Arc<CorsAnswer>>,
     /// State of the rate limits after this request was charged to them.
-    pub(super) limit_status: Option<LimitStatus>,
+    limit_status: Option<LimitStatus>,
     pub(super) times: Times,
     pub(super) trace: Option<TraceContext>,
     in_service: RequestInService,
@@ -134,6 +136,36 @@ impl RequestState {
         // The answer to a preflight has all of its CORS headers.
         self.cors = None;
         answer
+    }
+
+    /// Records the route of a granted request, and the model that it names.
+    pub(super) fn note_grant(&mut self, route: &Arc<Route>, model: &Named, headers: &HeaderMap) {
+        if self.route.is_none() {
+            // The model has selected the route.
+            self.record.route(&route.name, &route.upstream.name);
+            self.cors = route.cors.as_ref().map(|policy| policy.answer_to(headers).clone());
+            self.route = Some(route.clone());
+        }
+        if let Named::Model(name) = model {
+            self.record.model(name);
+        }
+    }
+
+    /// Records the state of the limits after the request was charged, where the tokens of the
+    /// request will be reported, and what a limit that only counts would have refused.
+    pub(super) fn note_admission(
+        &mut self,
+        limit_status: Option<LimitStatus>,
+        account: Option<&TokenAccount>,
+        would_refuse: Option<Denial>,
+    ) {
+        self.limit_status = limit_status;
+        if let Some(account) = account {
+            self.record.tokens(account.report());
+        }
+        if let Some(denial) = would_refuse {
+            self.record.would_refuse(denial.code());
+        }
     }
 
     /// Continues the trace that the request's headers name. Called only if a trusted proxy sent the

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method};
 
-use crate::config::{self, Access, Ambiguity, Limits, Timeouts};
+use crate::config::{self, Access, Ambiguity, Limits, ModelIn, RouteModel, Timeouts, Usage, UsesTokens};
 use crate::cors::CorsPolicy;
 use crate::folding::folded;
 use crate::host_pattern::HostPattern;
 use crate::limit::{Limiter, Window};
+use crate::model::{self, Named};
 use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::{PathReading, fold};
 use crate::upstream::Upstream;
@@ -35,6 +36,10 @@ pub(crate) struct Route {
     /// The web pages that may read the route's answers: the route's own `cors`, or else the one at
     /// the top.
     pub(crate) cors: Option<Arc<CorsPolicy>>,
+    /// Where requests name their model, and the rules for models and tokens.
+    pub(crate) model: RouteModel,
+    /// Whether the upstream is asked for the usage of streams.
+    pub(crate) usage: Usage,
     pub(super) accept_in_path: Vec<Ambiguity>,
     /// How the route's upstream reads paths.
     pub(super) reading: PathReading,
@@ -128,6 +133,53 @@ impl Route {
         bounded
     }
 
+    /// Whether the route matches a request that names this model.
+    pub(crate) fn matches_model(&self, model: &Named) -> bool {
+        match (&self.model.models, model) {
+            (None, _) => true,
+            (Some(patterns), Named::Model(name)) => self.model.naming.is_allowed(patterns, name),
+            (Some(_), Named::Absent | Named::Ambiguous) => false,
+        }
+    }
+
+    /// Whether requests with this method use tokens.
+    pub(crate) fn uses_tokens(&self, method: &Method) -> bool {
+        let may_generate = matches!(*method, Method::POST | Method::PUT);
+        may_generate
+            && match self.model.uses_tokens {
+                UsesTokens::Always => true,
+                UsesTokens::No => false,
+                UsesTokens::Posts => !matches!(self.model.place, ModelIn::None | ModelIn::List),
+            }
+    }
+
+    /// Returns the model that a path names.
+    pub(crate) fn model_in_path(&self, path: &str) -> Named {
+        let found = self.written.iter().find_map(|pattern| pattern.model_in(path));
+        // Another spelling of the path, which the upstream reads as this one, names no clear model.
+        found.map_or(Named::Ambiguous, model::in_path)
+    }
+
+    /// Returns the model of which a path asks for the entry in a list; `Absent` if the path asks
+    /// for the list itself.
+    pub(crate) fn model_in_list(&self, path: &str) -> Named {
+        let item = |pattern: &PathPattern| match pattern.names_model() {
+            true => Some(pattern.model_in(path)?),
+            false => pattern.rest_of(path),
+        };
+        match self.written.iter().find_map(item) {
+            Some(name) => model::in_path(name.trim_end_matches('/')),
+            None if self
+                .written
+                .iter()
+                .any(|pattern| pattern.exact() == Some(path.trim_end_matches('/'))) =>
+            {
+                Named::Absent
+            }
+            None => Named::Ambiguous,
+        }
+    }
+
     /// Whether the route accepts this kind of ambiguous part in paths.
     pub(crate) fn accepts(&self, ambiguity: Ambiguity) -> bool {
         self.accept_in_path.contains(&ambiguity)
@@ -186,6 +238,8 @@ pub(super) fn compile(
         body_on_get: forwarding.body_on_get,
         removes: forwarding.removes.iter().map(folded).collect(),
         cors: route.cors.as_ref().map(own_cors).or_else(|| cors.cloned()),
+        model: route.model.clone(),
+        usage: upstream.usage.unwrap_or(route.model.usage),
         accept_in_path,
         reading,
         paths: requests.paths.iter().flat_map(|pattern| reading.prepare(pattern)).collect(),

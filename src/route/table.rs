@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::Method;
+use smallvec::SmallVec;
 
 use super::ambiguous::{ENCODED_SEMICOLON, readings};
 use super::compiled::{AskedPath, Route, compile};
@@ -92,6 +93,20 @@ impl RouteTable {
             return Lookup::OtherHost;
         }
         Lookup::None
+    }
+
+    /// Returns the routes that a request's model selects from: the routes that match the rest of
+    /// the request, in their order, up to the first one that matches any model.
+    pub(crate) fn find_by_model(&self, host: &str, method: &Method, path: &str) -> SmallVec<[Arc<Route>; 2]> {
+        let asked = AskedPath::new(path);
+        let mut found = SmallVec::new();
+        for route in self.routes.iter().filter(|route| route.matches(host, method, &asked)) {
+            found.push(route.clone());
+            if route.model.models.is_none() {
+                break;
+            }
+        }
+        found
     }
 
     /// Whether some route accepts this kind of ambiguous part in paths.

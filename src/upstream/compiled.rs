@@ -13,7 +13,7 @@ use super::connect_error::ConnectError;
 use super::endpoints::{Endpoint, EndpointSet, Endpoints, LookUp, Named, authority_of};
 use super::tls::{CertificateProblem, ClientTls};
 use crate::config::fault::Faults;
-use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential};
+use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential, Usage};
 use crate::path_pattern::reading::PathReading;
 
 /// A named upstream, compiled from the configuration.
@@ -32,6 +32,8 @@ pub(crate) struct Upstream {
     pub(crate) check: Option<HealthCheck>,
     /// Interval between two lookups of an endpoint's host name.
     pub(crate) resolve: Duration,
+    /// Whether the upstream is asked for the usage of streams; `None` to decide by the route.
+    pub(crate) usage: Option<Usage>,
 }
 
 /// Settings for choosing the endpoint of a request.
@@ -104,6 +106,7 @@ impl Upstream {
             },
             check: config.health.clone(),
             resolve: config.resolve,
+            usage: config.usage,
         })
     }
 
@@ -154,7 +157,14 @@ impl Upstream {
         }
         let Some(ejection) = ejection else { return };
         let (upstream, seconds) = (&*self.name, ejection.as_secs_f64());
-        tracing::warn!(upstream, %endpoint, %error, seconds, "an endpoint is ejected: connections to it fail");
+        tracing::warn!(
+            target: "bearward::upstream",
+            upstream,
+            %endpoint,
+            %error,
+            seconds,
+            "an endpoint is ejected: connections to it fail"
+        );
     }
 
     /// Records that the endpoint accepted a connection or answered a request. This ends an ejection

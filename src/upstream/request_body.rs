@@ -9,11 +9,12 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -35,6 +36,67 @@ pub(crate) struct ReceivedBody {
     protocol: Protocol,
     /// Frames of a prelude that are still to be replayed, in order.
     replay: VecDeque<Frame<Bytes>>,
+    /// The memory of the prelude, until it was replayed.
+    memory: Option<PreludePermit>,
+}
+
+/// The memory for the preludes of all requests.
+#[derive(Debug, Default)]
+pub(crate) struct PreludeMemory {
+    used: AtomicU64,
+}
+
+/// Memory for one prelude. Dropping the permit gives it back.
+#[derive(Debug)]
+pub(crate) struct PreludePermit {
+    memory: Arc<PreludeMemory>,
+    bytes: u64,
+}
+
+impl PreludeMemory {
+    /// Reserves memory for a prelude of up to `bytes` bytes; `None` if all preludes together would
+    /// have more than `limit` bytes.
+    pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, limit: u64) -> Option<PreludePermit> {
+        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(PreludePermit { memory: self.clone(), bytes })
+    }
+}
+
+impl Drop for PreludePermit {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// How long a reader waits for the frames of a prelude.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// The reader takes what has been received, and does not wait for more.
+    None,
+    /// The reader waits for each frame, for at most this time.
+    UpTo(Duration),
+}
+
+impl Patience {
+    fn idle(self) -> Duration {
+        match self {
+            Patience::None => Duration::MAX,
+            Patience::UpTo(idle) => idle,
+        }
+    }
+}
+
+/// Number of polls after which a body has passed on all bytes that were received with its head.
+/// hyper reads a body only after the reader has polled it once.
+const POLLS_FOR_RECEIVED: u32 = 2;
+
+/// A change of a prelude: `length` bytes at the position `at` are replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Edit {
+    pub(crate) at: u64,
+    pub(crate) length: u64,
+    pub(crate) bytes: String,
 }
 
 /// Reason why a request's body ended early.
@@ -46,6 +108,10 @@ pub(crate) enum UploadFailure {
     Stalled,
     /// The client closed the connection, or the framing of its body was malformed.
     Broken,
+    /// The rest of the body makes it unclear which model the request names.
+    UnclearModel,
+    /// The rest of the body asks for more output than is allowed.
+    TooMuchOutput,
 }
 
 /// Error of a request's body: the client closed the connection, or the body's framing was
@@ -68,7 +134,7 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return RequestBody(None);
         }
-        let received = ReceivedBody { incoming, protocol, replay: VecDeque::new() };
+        let received = ReceivedBody { incoming, protocol, replay: VecDeque::new(), memory: None };
         RequestBody(Some(Arc::new(Mutex::new(Some(received)))))
     }
 
@@ -116,12 +182,18 @@ impl RequestBody {
     /// The frames are stored, and replayed to the next reader. Their data is at most `limit` bytes
     /// and one frame long. Dropping the future loses no byte.
     ///
-    /// `idle`: the longest wait between two frames.
+    /// `patience`: how long to wait for a frame. `memory`: the memory of the prelude, which is given
+    /// back when the prelude was replayed.
     ///
     /// # Errors
     ///
-    /// Fails if the client sends nothing for longer than `idle`, or if the body breaks.
-    pub(crate) async fn prelude(&self, limit: usize, idle: Duration) -> Result<Prelude, UploadFailure> {
+    /// Fails if the client sends nothing for longer than `patience` allows, or if the body breaks.
+    pub(crate) async fn prelude(
+        &self,
+        limit: u64,
+        patience: Patience,
+        memory: Option<PreludePermit>,
+    ) -> Result<Prelude, UploadFailure> {
         let Some(received) = self.take() else {
             debug_assert!(self.is_empty(), "a body has one reader at a time");
             return Ok(Prelude { data: Vec::new(), is_whole: true });
@@ -131,21 +203,68 @@ impl RequestBody {
             debug_assert!(false, "a lent body is there until it is put back");
             return Err(UploadFailure::Broken);
         };
-        let mut stall = StallTimer::new(idle);
-        while !received.incoming.is_end_stream() && received.replayed_bytes() < limit as u64 {
+        received.memory = memory;
+        let mut stall = StallTimer::new(patience.idle());
+        let mut polls = 0;
+        let mut has_ended = received.incoming.is_end_stream();
+        while !has_ended && received.replayed_bytes() < limit {
             let frame = poll_fn(|cx| match received.poll_incoming(cx) {
+                Poll::Pending if patience == Patience::None => {
+                    polls += 1;
+                    if polls > POLLS_FOR_RECEIVED {
+                        return Poll::Ready(Ok(None));
+                    }
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
                 Poll::Pending => stall.poll_stalled(cx).map(|()| Err(UploadFailure::Stalled)),
                 Poll::Ready(frame) => {
                     stall.progressed();
                     Poll::Ready(frame.transpose().map_err(|BodyBroken| UploadFailure::Broken))
                 }
             });
-            let Some(frame) = frame.await? else { break };
-            received.replay.push_back(frame);
+            match frame.await? {
+                Some(frame) => {
+                    has_ended = frame.is_trailers() || received.incoming.is_end_stream();
+                    received.replay.push_back(frame);
+                }
+                None if polls > POLLS_FOR_RECEIVED => break,
+                None => has_ended = true,
+            }
         }
-        let is_whole = received.incoming.is_end_stream();
         let data = received.replay.iter().filter_map(Frame::data_ref).cloned().collect();
-        Ok(Prelude { data, is_whole })
+        Ok(Prelude { data, is_whole: has_ended })
+    }
+
+    /// Changes the prelude that is replayed to the next reader. `edits`: changes within the
+    /// prelude, in the order of their positions.
+    pub(crate) fn edit_prelude(&self, edits: &[Edit]) {
+        let mut slot = self.lock();
+        let Some(received) = slot.as_mut().and_then(|slot| slot.as_mut()) else { return };
+        let mut before = BytesMut::new();
+        received.replay.retain(|frame| match frame.data_ref() {
+            Some(data) => {
+                before.extend_from_slice(data);
+                false
+            }
+            None => true,
+        });
+        let mut after = BytesMut::with_capacity(before.len() + 64);
+        let mut from = 0;
+        for Edit { at, length, bytes } in edits {
+            let (at, end) = (*at as usize, (*at + *length) as usize);
+            debug_assert!(from <= at && end <= before.len(), "an edit is within the prelude");
+            after.extend_from_slice(before.get(from..at).unwrap_or_default());
+            after.extend_from_slice(bytes.as_bytes());
+            from = end;
+        }
+        after.extend_from_slice(before.get(from..).unwrap_or_default());
+        received.replay.push_front(Frame::data(after.freeze()));
+    }
+
+    /// Returns the number of bytes of the prelude that is replayed to the next reader.
+    pub(crate) fn prelude_bytes(&self) -> u64 {
+        self.lock().and_then(|slot| Some(slot.as_ref()?.replayed_bytes())).unwrap_or(0)
     }
 
     fn size_hint(&self) -> Option<SizeHint> {
@@ -201,7 +320,12 @@ impl Body for ReceivedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
         match self.replay.pop_front() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            Some(frame) => {
+                if self.replay.is_empty() {
+                    self.memory = None;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
             None => self.poll_incoming(cx),
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct UploadLimits {
     pub(crate) bytes: u64,
     /// Longest wait between two frames of a request's body.
     pub(crate) idle: Duration,
+    /// The most output tokens that the request may ask for; `None` for any number.
+    pub(crate) output: Option<u32>,
 }
 
 /// Rule that decides which trailers of a request are forwarded.
@@ -73,6 +75,24 @@ const DONE: u8 = 2;
 const TOO_LARGE: u8 = 3;
 const STALLED: u8 = 4;
 const BROKEN: u8 = 5;
+const UNCLEAR_MODEL: u8 = 6;
+const TOO_MUCH_OUTPUT: u8 = 7;
+
+/// Checks a request's body as it is forwarded.
+pub(crate) trait UploadGuard: Send + Sync {
+    /// Checks the next data of the body. `is_last`: whether the body ends with it.
+    ///
+    /// # Errors
+    ///
+    /// The body must not be forwarded completely.
+    fn check(&mut self, data: &[u8], is_last: bool) -> Result<(), UploadFailure>;
+}
+
+impl std::fmt::Debug for dyn UploadGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UploadGuard")
+    }
+}
 
 impl Progress {
     fn new() -> Self {
@@ -135,6 +155,8 @@ impl UploadProgress {
             TOO_LARGE => Some(UploadFailure::TooLarge),
             STALLED => Some(UploadFailure::Stalled),
             BROKEN => Some(UploadFailure::Broken),
+            UNCLEAR_MODEL => Some(UploadFailure::UnclearModel),
+            TOO_MUCH_OUTPUT => Some(UploadFailure::TooMuchOutput),
             _ => None,
         }
     }
@@ -158,6 +180,8 @@ struct Uploading {
     bytes: u64,
     stall: StallTimer,
     trailers: TrailerRule,
+    /// Checks the part of the body that was not looked at before the request was admitted.
+    guard: Option<Box<dyn UploadGuard>>,
     /// A resource, such as a stream permit, that is dropped together with the upload.
     held: HeldResource,
     /// The connection's socket, and the longest time for which the server may leave a long body
@@ -213,6 +237,7 @@ impl Upload {
             bytes: 0,
             stall: StallTimer::new(limits.idle),
             trailers,
+            guard: None,
             held: HeldResource::default(),
             slow_reader: None,
         })))
@@ -221,6 +246,14 @@ impl Upload {
     /// Makes the upload of a request without a body.
     pub(crate) fn empty() -> Self {
         Upload(None)
+    }
+
+    /// Has `guard` check the body as it is forwarded.
+    pub(crate) fn guarded(mut self, guard: Option<Box<dyn UploadGuard>>) -> Self {
+        if let Some(uploading) = &mut self.0 {
+            uploading.guard = guard;
+        }
+        self
     }
 
     /// Stores a resource that is dropped together with the upload. The new resource replaces an
@@ -250,6 +283,8 @@ impl Uploading {
             UploadFailure::TooLarge => TOO_LARGE,
             UploadFailure::Stalled => STALLED,
             UploadFailure::Broken => BROKEN,
+            UploadFailure::UnclearModel => UNCLEAR_MODEL,
+            UploadFailure::TooMuchOutput => TOO_MUCH_OUTPUT,
         };
         self.progress.moved(state);
         self.tap.ended(BodyEnd::Failed);
@@ -274,6 +309,12 @@ impl Uploading {
         let is_last = self.has_ended() || frame.is_trailers();
         if is_last {
             self.activity.body_read();
+        }
+        if let Some(guard) = &mut self.guard {
+            let data = frame.data_ref().map(|data| &data[..]).unwrap_or_default();
+            if let Err(failure) = guard.check(data, is_last) {
+                return self.fail(failure);
+            }
         }
         let frame = match frame.into_trailers() {
             Ok(trailers) => Frame::trailers(filtered(trailers, |name| self.trailers.keeps(name))),
@@ -303,6 +344,9 @@ impl Uploading {
             Poll::Ready(Some(Ok(frame))) => self.take(frame),
             Poll::Ready(Some(Err(_broken))) => self.fail(UploadFailure::Broken),
             Poll::Ready(None) => {
+                if let Some(Err(failure)) = self.guard.as_mut().map(|guard| guard.check(&[], true)) {
+                    return self.fail(failure);
+                }
                 self.progress.moved(DONE);
                 self.activity.body_read();
                 self.tap.ended(BodyEnd::Complete);

@@ -20,6 +20,7 @@ const FLOORS: &[&[&str]] = &[
     &["snapshot", "hooks"],
     &["route"],
     &["guard", "key_cache"],
+    &["tokens"],
     &["cors", "limit", "upstream"],
     &["observe", "pem"],
     // What a key is and where it is stored know neither a limit nor a log.
@@ -37,7 +38,9 @@ const FLOORS: &[&[&str]] = &[
         "activity",
         "folding",
         "host_pattern",
+        "json",
         "mask",
+        "model",
         "path_pattern",
         "pattern_fault",
         "permission",
@@ -47,6 +50,7 @@ const FLOORS: &[&[&str]] = &[
         "tap",
         "thread_supervisor",
         "web_origin",
+        "token_report",
     ],
 ];
 

@@ -7,9 +7,11 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use super::values::label;
 use crate::config::network::{NetworkFault, network_of};
+use crate::config::parse_output_cap;
 use crate::keys::KeyRecord;
 use crate::keys::field::{Field, Form, SetBy, Value};
 use crate::keys::fields::FIELDS;
+use crate::model::ModelPatterns;
 
 /// The fields of a key that are given on the command line, with their values.
 #[derive(Debug)]
@@ -69,11 +71,12 @@ fn argument(field: &'static Field, name: &'static str) -> Arg {
         .help(format!("{} [default: {}]", field.about, field.default))
         .value_parser(|text: &str| parse(field.form, text));
     match field.form {
-        Form::Networks | Form::Words | Form::Permissions => {
+        Form::Networks | Form::Words | Form::Models | Form::Permissions => {
             argument.value_name("LIST").value_delimiter(',').action(ArgAction::Append)
         }
         Form::Pairs => argument.value_name("NAME=VALUE").action(ArgAction::Append),
         Form::Count => argument.value_name("N"),
+        Form::OutputCap => argument.value_name("N[/lower]"),
         _ => argument.value_name("TEXT"),
     }
 }
@@ -89,6 +92,13 @@ fn parse(form: Form, text: &str) -> Result<Value, String> {
         Form::Networks => Ok(Value::Networks(vec![network(text)?])),
         Form::Words if text.is_empty() => Err("a name is empty".to_owned()),
         Form::Words => Ok(Value::Words(vec![text.to_owned()])),
+        Form::Models => {
+            let patterns = ModelPatterns::new(vec![text.to_owned()]);
+            patterns.map(Value::Models).map_err(|(_, fault)| fault.to_string())
+        }
+        Form::OutputCap => {
+            parse_output_cap(text).map(Value::OutputCap).ok_or_else(|| "as in 4096, or 4096/lower".to_owned())
+        }
         Form::Pairs => match text.split_once('=') {
             Some((name, value)) if !name.is_empty() => {
                 Ok(Value::Pairs(BTreeMap::from([(name.to_owned(), value.to_owned())])))
@@ -111,6 +121,7 @@ fn joined(first: Value, next: Value) -> Value {
     match (first, next) {
         (Value::Networks(first), Value::Networks(next)) => Value::Networks([first, next].concat()),
         (Value::Words(first), Value::Words(next)) => Value::Words([first, next].concat()),
+        (Value::Models(first), Value::Models(next)) => Value::Models(first.and(next)),
         (Value::Pairs(mut first), Value::Pairs(next)) => {
             first.extend(next);
             Value::Pairs(first)

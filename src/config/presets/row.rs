@@ -20,5 +20,6 @@ pub(super) const GET: &[Method] = &[Method::GET];
 pub(super) const POST: &[Method] = &[Method::POST];
 pub(super) const HEAD: &[Method] = &[Method::HEAD];
 pub(super) const DELETE: &[Method] = &[Method::DELETE];
+pub(super) const POST_AND_PUT: &[Method] = &[Method::POST, Method::PUT];
 pub(super) const GET_AND_POST: &[Method] = &[Method::GET, Method::POST];
 pub(super) const CHANGES: &[Method] = &[Method::POST, Method::PUT, Method::PATCH, Method::DELETE];

@@ -58,13 +58,10 @@ pub(super) const ROWS: &[Row] = &[
     ("chat", POST, &["/v1/chat/completions", "/v1/chat/completions/batch", "/cohere/v2/chat"], READ),
     ("completions", POST, &["/v1/completions", "/inference/v1/generate"], READ),
     // GET is listed because a WebSocket begins with a GET request.
-    (
-        "responses",
-        GET_AND_POST,
-        &["/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens"],
-        READ,
-    ),
-    ("messages", POST, &["/v1/messages", "/v1/messages/count_tokens"], READ),
+    ("responses", GET_AND_POST, &["/v1/responses", "/v1/responses/compact"], READ),
+    ("responses", GET_AND_POST, &["/v1/responses/input_tokens"], READ),
+    ("messages", POST, &["/v1/messages"], READ),
+    ("messages", POST, &["/v1/messages/count_tokens"], READ),
     ("embeddings", POST, &["/v1/embeddings", "/v2/embed"], READ),
     ("rerank", POST, &["/v1/rerank", "/v2/rerank", "/rerank"], READ),
     ("score", POST, &["/v1/score", "/score", "/generative_scoring"], READ),

@@ -54,6 +54,13 @@ fn text(value: Value) -> Text {
         Value::Flag(flag) => Text::Plain(flag.to_string()),
         Value::Count(count) => Text::Plain(count.to_string()),
         Value::RateLimits(quotas) => rate_limits(&quotas),
+        Value::Models(patterns) => {
+            Text::List(patterns.written().iter().map(|pattern| Text::Quoted(pattern.clone())).collect())
+        }
+        Value::OutputCap(cap) => Text::Map(vec![
+            ("max_output_tokens".to_owned(), Text::Plain(cap.max_output_tokens.to_string())),
+            ("on_excess".to_owned(), Text::Plain(cap.on_excess.name().to_owned())),
+        ]),
         Value::Networks(networks) => list(networks.iter().map(ToString::to_string).collect()),
         Value::Words(words) => list(words),
         Value::Pairs(pairs) => {
@@ -83,11 +90,14 @@ fn quota(quota: &Quota) -> Text {
     let per = unit.map_or_else(String::new, |(length, name)| format!("{}{name}", seconds / length));
     debug_assert!(!per.is_empty(), "every number of seconds is a multiple of one");
     let mut fields = vec![
-        ("requests".to_owned(), Text::Plain(quota.requests.to_string())),
+        (quota.unit.field().to_owned(), Text::Plain(quota.amount.to_string())),
         ("per".to_owned(), Text::Quoted(per)),
     ];
-    if quota.burst != Quota::default_burst(quota.requests) {
+    if quota.burst != quota.unit.default_burst(quota.amount) {
         fields.push(("burst".to_owned(), Text::Plain(quota.burst.to_string())));
+    }
+    if !quota.is_enforced {
+        fields.push(("enforce".to_owned(), Text::Plain("false".to_owned())));
     }
     Text::Map(fields)
 }

@@ -244,9 +244,21 @@ fn span(span: &Span) -> Value {
         ("bearward.route", span.route.as_deref()),
         ("bearward.upstream", span.upstream.as_deref()),
         ("bearward.key_id", span.key_id.as_deref()),
+        ("gen_ai.request.model", span.model.as_deref()),
+        ("bearward.tokens_by", span.tokens.map(|tokens| tokens.by.name())),
         ("error.type", span.error),
     ];
     attributes.extend(optional.into_iter().filter_map(|(name, value)| Some(word(name, value?))));
+    // Semantic conventions for generative AI, "Spans".
+    let counts = span.tokens.map(|tokens| {
+        [("gen_ai.usage.input_tokens", tokens.input), ("gen_ai.usage.output_tokens", tokens.output)]
+    });
+    attributes.extend(
+        counts
+            .into_iter()
+            .flatten()
+            .map(|(name, count)| json!({"key": name, "value": {"intValue": count.to_string()}})),
+    );
     // In the span of a server, a status 4xx is not an error, because the client caused it (semantic
     // conventions for HTTP spans, "Status").
     let is_error = span.status >= 500 || span.status == 0;

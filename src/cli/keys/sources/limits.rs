@@ -5,27 +5,30 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::tree::{items, scalar};
-use crate::config::Quota;
 use crate::config::network::unmapped;
 use crate::config::tree::Node;
+use crate::config::{Quota, Unit};
 
 /// Returns a quota of `requests` in `seconds` with the default burst; `None` if bearward can't
 /// count such a quota.
 pub(super) fn quota(requests: u32, seconds: u64) -> Option<Quota> {
-    quota_with(requests, seconds, Quota::default_burst(requests))
+    checked(Quota::new(Unit::Requests, requests, Duration::from_secs(seconds), None))
 }
 
 pub(super) fn quota_with(requests: u32, seconds: u64, burst: u32) -> Option<Quota> {
-    let quota = Quota { requests, per: Duration::from_secs(seconds), burst };
-    (seconds > 0 && quota.is_countable()).then_some(quota)
+    checked(Quota::new(Unit::Requests, requests, Duration::from_secs(seconds), Some(burst)))
 }
 
-/// Adds `quota` to `quotas`. If `quotas` already has a quota with the same length of time, the
-/// smaller number of requests and the smaller burst are used.
+fn checked(quota: Quota) -> Option<Quota> {
+    (!quota.per.is_zero() && quota.is_countable()).then_some(quota)
+}
+
+/// Adds `quota` to `quotas`. If `quotas` already has a quota of the same unit with the same length
+/// of time, the smaller number and the smaller burst are used.
 pub(crate) fn add(quotas: &mut Vec<Quota>, quota: Quota) {
-    match quotas.iter_mut().find(|known| known.per == quota.per) {
+    match quotas.iter_mut().find(|known| (known.unit, known.per) == (quota.unit, quota.per)) {
         Some(known) => {
-            known.requests = known.requests.min(quota.requests);
+            known.amount = known.amount.min(quota.amount);
             known.burst = known.burst.min(quota.burst);
         }
         None => quotas.push(quota),

@@ -1,0 +1,103 @@
+//! The last part of a decision, which depends on the model that the request names.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::admission::{Grant, windows};
+use super::authorization;
+use super::context::Context;
+use super::principal::Principal;
+use crate::config::{ModelIn, Unit};
+use crate::denial::Denial;
+use crate::model::Named;
+use crate::route::Route;
+
+/// A request whose head may pass. Its grant may still depend on its model.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(super) principal: Option<Principal>,
+    /// The route of the request; the first of several if the model selects one of them.
+    pub(super) route: Arc<Route>,
+    /// All routes that the model selects from, in their order; empty if the route is certain.
+    pub(super) by_model: SmallVec<[Arc<Route>; 2]>,
+    /// Routes of the path's other readings; nearly always empty.
+    pub(super) readings: Vec<Arc<Route>>,
+}
+
+impl Verdict {
+    /// Returns the route of the request; the first of several if the model selects one of them.
+    pub(crate) fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+
+    /// Whether the grant depends on the model: the model selects the route, or the key is
+    /// restricted to models.
+    pub(crate) fn needs_model(&self) -> bool {
+        let is_restricted =
+            self.principal.as_ref().is_some_and(|principal| principal.key().key.models().is_some());
+        !self.by_model.is_empty() || (is_restricted && !self.route.model.models_free)
+    }
+
+    /// Whether a limit of the request's key or of its route counts tokens.
+    pub(crate) fn has_token_limit(&self, context: Context<'_>) -> bool {
+        let Some(principal) = &self.principal else { return false };
+        let windows = windows(principal.key(), context.limiter, context.snapshot, Some(&self.route));
+        windows.into_iter().any(|window| window.quota().unit != Unit::Requests)
+            || self.by_model.iter().any(|route| !route.windows.is_empty())
+    }
+
+    /// Grants the request, which names `model`. The value of `model` does not matter if the grant
+    /// does not depend on it.
+    ///
+    /// # Errors
+    ///
+    /// 400 if servers might disagree on the model, 403 if the key may not use the model or its
+    /// route, and 404 if no route matches the model.
+    pub(crate) fn grant(self, model: &Named, method: &str, path: &str) -> Result<Grant, Denial> {
+        if !self.needs_model() {
+            let Verdict { principal, route, readings, .. } = self;
+            return Ok(Grant { principal, route, readings });
+        }
+        if *model == Named::Ambiguous {
+            return Err(Denial::unclear_model());
+        }
+        let Verdict { principal, route, by_model, readings } = self;
+        let route = match by_model.is_empty() {
+            true => route,
+            false => {
+                let selected = by_model.iter().find(|route| route.matches_model(model)).cloned();
+                let route = selected.ok_or_else(|| Denial::route_not_found(method, path))?;
+                authorization::authorize(principal.as_ref(), std::iter::once(&route))?;
+                route
+            }
+        };
+        if let Some(principal) = &principal {
+            may_use_model(principal, &route, model)?;
+        }
+        Ok(Grant { principal, route, readings })
+    }
+}
+
+/// Checks that the key may use the model on a route.
+///
+/// # Errors
+///
+/// 403 if the key is restricted to other models, or if the request names no model.
+fn may_use_model(principal: &Principal, route: &Route, model: &Named) -> Result<(), Denial> {
+    let Some(allowed) = principal.key().key.models().filter(|_| !route.model.models_free) else {
+        return Ok(());
+    };
+    match model {
+        Named::Model(name) if route.model.naming.is_allowed(allowed, name) => Ok(()),
+        Named::Model(name) => Err(Denial::model_not_allowed(Some(name), allowed.written())),
+        // The answer to a request for a list is filtered.
+        Named::Absent if route.model.place == ModelIn::List => Ok(()),
+        Named::Absent => Err(Denial::model_not_allowed(None, allowed.written())),
+        Named::Ambiguous => Err(Denial::unclear_model()),
+    }
+}

@@ -1,0 +1,59 @@
+//! The label `model` of metrics. Clients choose the names of models, so the number of labels is
+//! bounded.
+
+use std::collections::HashSet;
+use std::sync::{PoisonError, RwLock};
+
+/// Label of requests that name no model.
+pub(super) const NO_MODEL: &str = "none";
+/// Label of all models above the number of models that are told apart.
+const OTHER_MODEL: &str = "other";
+
+/// The models with a label of their own, for all workers.
+#[derive(Debug)]
+pub(crate) struct ModelLabels {
+    most: usize,
+    known: RwLock<HashSet<Box<str>>>,
+}
+
+impl ModelLabels {
+    /// `most`: the number of models that are told apart.
+    pub(super) fn new(most: usize) -> Self {
+        ModelLabels { most, known: RwLock::default() }
+    }
+
+    /// Returns the label of the model that a request names.
+    pub(super) fn of<'m>(&self, model: Option<&'m str>) -> &'m str {
+        let Some(model) = model else { return NO_MODEL };
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(model) {
+            return model;
+        }
+        if known.len() >= self.most {
+            return OTHER_MODEL;
+        }
+        drop(known);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= self.most && !known.contains(model) {
+            return OTHER_MODEL;
+        }
+        known.insert(model.into());
+        model
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_models_have_labels_of_their_own() {
+        let labels = ModelLabels::new(2);
+        assert_eq!(labels.of(None), "none");
+        for model in ["a", "b", "a"] {
+            assert_eq!(labels.of(Some(model)), model);
+        }
+        assert_eq!(labels.of(Some("c")), "other");
+        assert_eq!(labels.of(Some("b")), "b");
+    }
+}

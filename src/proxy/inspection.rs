@@ -1,0 +1,396 @@
+//! Looks at the beginning of a request's body before the request is admitted: for its model, the
+//! output that it asks for, and the tokens that it may need.
+//!
+//! Nothing is read of a request whose route neither names a model in the body nor uses tokens.
+
+use http::Method;
+use http::header::{ACCEPT_ENCODING, HeaderValue};
+use http::request::Parts;
+use jiff::Timestamp;
+
+use super::gateway::Peer;
+use crate::config::{Limits, ModelIn, OnExcess, OutputCap, Usage};
+use crate::denial::Denial;
+use crate::gate::{Context, Grant, Verdict};
+use crate::limit::Cost;
+use crate::model::{BodyKind, BodyScan, Declared, Named, in_query};
+use crate::route::Route;
+use crate::snapshot::Snapshot;
+use crate::tokens::{Asking, Estimate, InputSize, Reservation, TokenAccount};
+use crate::upstream::request_body::{Edit, Patience, RequestBody, UploadFailure};
+use crate::upstream::upload::{UploadGuard, UploadLimits};
+
+/// What is known of a request's model and tokens before it is admitted.
+pub(super) struct Inspection {
+    /// The model that the request names.
+    pub(super) model: Named,
+    /// The scan of the body; `None` if nothing was read of the body.
+    scan: Option<Box<BodyScan>>,
+    /// Whether the whole body was read.
+    is_whole: bool,
+    /// Whether the grant depends on the model.
+    needs_model: bool,
+    /// Changes of the part of the body that was read.
+    edits: Vec<Edit>,
+    /// The most output tokens that the request may ask for.
+    output: Option<u32>,
+    estimate: Option<(Estimate, InputSize)>,
+    limits: Limits,
+}
+
+/// What to read of a request's body.
+struct Look {
+    kind: BodyKind,
+    /// Whether the request is refused if its body can't be looked at.
+    must: bool,
+    /// Whether the request waits until the part of the body that is looked at was received.
+    waits: bool,
+}
+
+impl Inspection {
+    /// Whether a request names a model or uses tokens.
+    pub(super) fn is_needed(verdict: &Verdict, method: &Method, body: &RequestBody) -> bool {
+        let route = verdict.route();
+        route.model.place != ModelIn::None
+            || verdict.needs_model()
+            || (route.uses_tokens(method) && !body.is_empty())
+    }
+
+    /// Reads what the decision about a request depends on. Called if that [is
+    /// needed](Self::is_needed).
+    ///
+    /// # Errors
+    ///
+    /// 503 if the bodies of all requests need too much memory; 408 or 400 if the body stalls or
+    /// breaks.
+    pub(super) async fn of(
+        peer: &Peer,
+        verdict: &Verdict,
+        parts: &Parts,
+        path: &str,
+        body: &RequestBody,
+        snapshot: &Snapshot,
+    ) -> Result<Box<Self>, Denial> {
+        let (route, needs_model) = (verdict.route(), verdict.needs_model());
+        let query = parts.uri.query();
+        let mut inspection = Box::new(Inspection {
+            model: match route.model.place {
+                ModelIn::Path => route.model_in_path(path),
+                ModelIn::Query => in_query(query),
+                ModelIn::List => route.model_in_list(path),
+                ModelIn::Body | ModelIn::Form | ModelIn::None => Named::Absent,
+            },
+            scan: None,
+            is_whole: true,
+            needs_model,
+            edits: Vec::new(),
+            output: None,
+            estimate: None,
+            limits: snapshot.limits,
+        });
+        let context = peer.gateway.context(snapshot, Timestamp::UNIX_EPOCH);
+        if let Some(look) = look(verdict, &parts.method, body, context) {
+            inspection.read(peer, &look, route, parts, body).await?;
+            if matches!(route.model.place, ModelIn::Body | ModelIn::Form) {
+                let of_body = inspection.scan.as_ref().map_or(&Named::Absent, |scan| scan.named());
+                // Some servers take a parameter of the query before a member of the body.
+                let is_in_query = needs_model && in_query(query) != Named::Absent;
+                inspection.model = if is_in_query { Named::Ambiguous } else { of_body.clone() };
+                inspection.refuse_late_model()?;
+            }
+        }
+        Ok(inspection)
+    }
+
+    /// Reads the beginning of the body, and scans it.
+    async fn read(
+        &mut self,
+        peer: &Peer,
+        look: &Look,
+        route: &Route,
+        parts: &Parts,
+        body: &RequestBody,
+    ) -> Result<(), Denial> {
+        let limits = self.limits;
+        let most = route.model.model_prelude.unwrap_or(limits.model_prelude);
+        let memory = body.exact_length().map_or(most, |length| length.min(most));
+        let Some(memory) = peer.gateway.prelude_memory.reserve(memory, limits.model_memory) else {
+            return if look.must { Err(Denial::too_much_held_back()) } else { Ok(()) };
+        };
+        let idle = limits.body_idle_timeout;
+        let patience = if look.waits { Patience::UpTo(idle) } else { Patience::None };
+        let prelude = body.prelude(most, patience, Some(memory)).await.map_err(|failure| match failure {
+            UploadFailure::Stalled => Denial::body_stalled(idle),
+            _ => Denial::bad_request("The request body is malformed"),
+        })?;
+        let mut scan = Box::new(BodyScan::new(look.kind, &parts.headers));
+        prelude.data.iter().for_each(|data| scan.push(data));
+        if prelude.is_whole {
+            scan.finish();
+        }
+        (self.scan, self.is_whole) = (Some(scan), prelude.is_whole);
+        Ok(())
+    }
+
+    /// Refuses a request whose model is needed, and is not in the part of the body that was read.
+    fn refuse_late_model(&self) -> Result<(), Denial> {
+        let is_late = self.needs_model && !self.is_whole && self.model == Named::Absent;
+        if is_late { Err(Denial::unclear_model()) } else { Ok(()) }
+    }
+
+    fn declared(&self) -> Option<&Declared> {
+        self.scan.as_ref().map(|scan| scan.declared())
+    }
+
+    /// Holds the caps on output, and returns what to charge for the request.
+    ///
+    /// # Errors
+    ///
+    /// 400 if the request asks for more output than it may, or for no certain number.
+    pub(super) fn cost(
+        inspection: &mut Option<Box<Self>>,
+        peer: &Peer,
+        grant: &Grant,
+        parts: &Parts,
+        path: &str,
+        body: &RequestBody,
+    ) -> Result<Cost, Denial> {
+        let Some(inspection) = inspection else { return Ok(Cost::REQUEST) };
+        inspection.cap_output(grant, parts, path)?;
+        Ok(inspection.estimate(peer, grant.route(), &parts.method, body))
+    }
+
+    /// Begins the exchange of an admitted request: asks for its usage, changes its body, and makes
+    /// its account and the guard of the rest of its body.
+    #[expect(clippy::too_many_arguments, reason = "all that an inspection takes effect on")]
+    pub(super) fn begin(
+        mut self,
+        peer: &Peer,
+        route: &Route,
+        reservation: Option<Reservation>,
+        parts: &mut Parts,
+        path: &str,
+        body: &RequestBody,
+        limits: &mut UploadLimits,
+    ) -> (Option<Box<TokenAccount>>, Option<Box<dyn UploadGuard>>) {
+        let asking = self.ask_for_usage(route, parts, path);
+        let account = self.account(peer, route, reservation, asking);
+        (account, self.take_effect(body, limits))
+    }
+
+    fn cap_output(&mut self, grant: &Grant, parts: &Parts, path: &str) -> Result<(), Denial> {
+        let route = grant.route();
+        let of_key = grant.principal().and_then(|principal| principal.key().key.output_cap());
+        let caps = [of_key, route.model.request];
+        if caps == [None, None] || !route.uses_tokens(&parts.method) || route.model.place == ModelIn::Form {
+            return Ok(());
+        }
+        let Some(scan) = &self.scan else { return Ok(()) };
+        for cap in caps.into_iter().flatten() {
+            let edits = capped(cap, scan, self.is_whole, path)?;
+            self.output = Some(self.output.map_or(cap.max_output_tokens, |of| of.min(cap.max_output_tokens)));
+            // The edits of a lower cap replace those of a higher one.
+            if self.edits.is_empty() || Some(cap.max_output_tokens) == self.output {
+                self.edits = if edits.is_empty() { std::mem::take(&mut self.edits) } else { edits };
+            }
+        }
+        Ok(())
+    }
+
+    /// Estimates the tokens that a request may need, and returns what to charge.
+    fn estimate(&mut self, peer: &Peer, route: &Route, method: &Method, body: &RequestBody) -> Cost {
+        let empty = Declared::default();
+        if !route.uses_tokens(method) || body.is_empty() {
+            return Cost::REQUEST;
+        }
+        let scanned = self.scan.as_ref().map_or(0, |scan| scan.bytes());
+        let unread = body.exact_length().unwrap_or(0).saturating_sub(scanned);
+        let declared = self.declared().unwrap_or(&empty);
+        let size = InputSize::of(declared, unread, self.is_whole);
+        let (learned, model) = (&peer.gateway.learned, self.learned_name(route));
+        let estimate = Estimate::new(size, declared, learned, &model, self.limits.media_tokens, self.output);
+        self.estimate = Some((estimate, size));
+        estimate.cost()
+    }
+
+    /// Returns the name under which the answers of the request's model are remembered.
+    fn learned_name(&self, route: &Route) -> String {
+        let model = match &self.model {
+            Named::Model(name) => name,
+            Named::Absent | Named::Ambiguous => "",
+        };
+        format!("{}/{model}", route.upstream.name)
+    }
+
+    /// Asks the upstream for the usage of a stream, if that is configured and the request does not
+    /// ask by itself.
+    fn ask_for_usage(&mut self, route: &Route, parts: &mut Parts, path: &str) -> Asking {
+        let asking = match route.usage {
+            Usage::Leave => Asking::Leave,
+            Usage::Ask => Asking::Ask { strips_null: true },
+            Usage::AskWithNulls => Asking::Ask { strips_null: false },
+        };
+        let is_clear = |scan: &&BodyScan| self.is_whole && !scan.is_faulty();
+        let insertion = self.scan.as_deref().filter(is_clear).and_then(|scan| {
+            if !route.uses_tokens(&parts.method) { None } else { asking.insertion(path, scan.declared()) }
+        });
+        let Some(insertion) = insertion else { return Asking::Leave };
+        // What comes by asking can be removed only from a body that is not compressed.
+        if parts.headers.contains_key(ACCEPT_ENCODING) {
+            parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
+        let edit = Edit { at: insertion.at, length: 0, bytes: insertion.bytes.to_owned() };
+        self.edits.insert(0, edit);
+        asking
+    }
+
+    /// Makes the account of the request's tokens; `None` if the request uses none.
+    fn account(
+        &self,
+        peer: &Peer,
+        route: &Route,
+        reservation: Option<Reservation>,
+        asking: Asking,
+    ) -> Option<Box<TokenAccount>> {
+        let estimate = self.estimate?;
+        let has_several = self.declared().is_some_and(|declared| declared.multiplier() > 1);
+        let (limiter, learned) = (&peer.gateway.limiter, &peer.gateway.learned);
+        let model = self.learned_name(route);
+        let mut account = TokenAccount::new(limiter, learned, reservation, estimate, has_several, model);
+        if let Asking::Ask { strips_null } = asking {
+            account.asked(strips_null);
+        }
+        Some(Box::new(account))
+    }
+
+    /// Changes the body where that was decided, and returns the guard of the rest of the body.
+    /// `limits`: the limits of the upload, which grow by what is inserted.
+    fn take_effect(self, body: &RequestBody, limits: &mut UploadLimits) -> Option<Box<dyn UploadGuard>> {
+        limits.output = self.output;
+        if !self.edits.is_empty() {
+            let before = body.prelude_bytes();
+            body.edit_prelude(&self.edits);
+            limits.bytes = limits.bytes.saturating_add(body.prelude_bytes().saturating_sub(before));
+        }
+        let is_checked = self.needs_model || self.output.is_some();
+        let scan = self.scan.filter(|_| !self.is_whole && is_checked)?;
+        let model = self.needs_model.then_some(self.model);
+        let prelude = scan.bytes();
+        Some(Box::new(Guard { scan, model, output: self.output, replayed: body.prelude_bytes(), prelude }))
+    }
+}
+
+/// Returns what to look at in the body of a request.
+fn look(verdict: &Verdict, method: &Method, body: &RequestBody, context: Context<'_>) -> Option<Look> {
+    let route = verdict.route();
+    if body.is_empty() {
+        return None;
+    }
+    let of_key = verdict.principal().and_then(|principal| principal.key().key.output_cap());
+    let is_capped = route.uses_tokens(method) && (of_key.is_some() || route.model.request.is_some());
+    let (kind, needs_model) = match route.model.place {
+        ModelIn::Form => (BodyKind::Form, verdict.needs_model()),
+        ModelIn::Body => (BodyKind::Json, verdict.needs_model()),
+        _ if route.uses_tokens(method) => (BodyKind::Json, false),
+        _ => return None,
+    };
+    let must = needs_model || is_capped;
+    let waits = must || (route.uses_tokens(method) && verdict.has_token_limit(context));
+    Some(Look { kind, must, waits })
+}
+
+/// Checks what a body asks for against a cap. Returns the changes that lower it.
+///
+/// # Errors
+///
+/// 400 if the body asks for more, and the cap does not lower it, or no change would be certain.
+fn capped(cap: OutputCap, scan: &BodyScan, is_whole: bool, path: &str) -> Result<Vec<Edit>, Denial> {
+    let (limit, declared) = (cap.max_output_tokens, scan.declared());
+    let field = declared.outputs.first().map_or("max_tokens", |output| output.field);
+    let each = u64::from(limit) / declared.multiplier();
+    let is_unclear = scan.is_faulty() || declared.has_more_outputs || each == 0;
+    let declares = declared.outputs.iter().any(|output| !output.is_null);
+    let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
+    let excess = declared.outputs.iter().find(|output| !output.is_null && exceeds(output.tokens));
+    if is_unclear || (!declares && !is_whole) {
+        return Err(Denial::output_limit(field, limit));
+    }
+    match (cap.on_excess, excess, declares) {
+        (_, None, true) => Ok(Vec::new()),
+        (OnExcess::Refuse, excess, _) => {
+            Err(Denial::output_limit(excess.map_or(field, |output| output.field), limit))
+        }
+        (OnExcess::Lower, _, _) => {
+            lowered(declared, each, path).ok_or_else(|| Denial::output_limit(field, limit))
+        }
+    }
+}
+
+/// Returns the changes with which a body asks for `each` output tokens; `None` if it is not certain
+/// where the server reads the number.
+fn lowered(declared: &Declared, each: u64, path: &str) -> Option<Vec<Edit>> {
+    let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
+    let in_place = declared.outputs.iter().filter(|output| exceeds(output.tokens));
+    let edits: Vec<Edit> = in_place
+        .map(|output| Edit { at: output.from, length: output.to - output.from, bytes: each.to_string() })
+        .collect();
+    if !edits.is_empty() {
+        // A list or an object in place of a number has no end that is known.
+        return edits.iter().all(|edit| edit.length > 0).then_some(edits);
+    }
+    let at = declared.inside?;
+    let comma = if declared.has_members { "," } else { "" };
+    let bytes = match path {
+        path if path.ends_with("/responses") => format!("\"max_output_tokens\":{each}{comma}"),
+        path if path.ends_with("/api/chat") || path.ends_with("/api/generate") => {
+            format!("\"options\":{{\"num_predict\":{each}}}{comma}")
+        }
+        path if path.ends_with("/completion") || path.ends_with("/infill") => {
+            format!("\"n_predict\":{each}{comma}")
+        }
+        path if path.ends_with("completions") || path.ends_with("/messages") => {
+            format!("\"max_tokens\":{each}{comma}")
+        }
+        _ => return None,
+    };
+    Some(vec![Edit { at, length: 0, bytes }])
+}
+
+/// Checks the part of a body behind its prelude.
+struct Guard {
+    scan: Box<BodyScan>,
+    /// The model for which the request was granted; `None` if the grant does not depend on it.
+    model: Option<Named>,
+    output: Option<u32>,
+    /// Bytes of the prelude that are still to be replayed. They were scanned before.
+    replayed: u64,
+    /// Length of the prelude before it was changed, in bytes.
+    prelude: u64,
+}
+
+impl UploadGuard for Guard {
+    fn check(&mut self, data: &[u8], is_last: bool) -> Result<(), UploadFailure> {
+        let replayed = self.replayed.min(data.len() as u64);
+        self.replayed -= replayed;
+        self.scan.push(data.get(replayed as usize..).unwrap_or_default());
+        if is_last {
+            self.scan.finish();
+        }
+        if self.model.as_ref().is_some_and(|model| model != self.scan.named()) {
+            return Err(UploadFailure::UnclearModel);
+        }
+        let Some(limit) = self.output else { return Ok(()) };
+        let declared = self.scan.declared();
+        let each = u64::from(limit) / declared.multiplier();
+        let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
+        // A number that was lowered in the prelude is no excess.
+        let exceeds_behind = declared
+            .outputs
+            .iter()
+            .any(|output| !output.is_null && output.from >= self.prelude && exceeds(output.tokens));
+        match self.scan.is_faulty() || declared.has_more_outputs || exceeds_behind {
+            true => Err(UploadFailure::TooMuchOutput),
+            false => Ok(()),
+        }
+    }
+}

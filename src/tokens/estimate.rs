@@ -1,0 +1,73 @@
+//! How many tokens a request may need, before it is forwarded.
+
+use super::learned::Learned;
+use crate::limit::Cost;
+use crate::model::Declared;
+
+/// The size of a request's input, as far as its body was read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct InputSize {
+    /// Bytes of text.
+    pub(crate) text_bytes: u64,
+    /// Tokens that the input has as numbers.
+    pub(crate) token_ids: u64,
+    /// Number of images, recordings and other files.
+    pub(crate) media: u64,
+    /// Whether all of the body was read.
+    pub(crate) is_whole: bool,
+}
+
+impl InputSize {
+    /// Returns the size of an input. `unread`: the bytes of the body behind the part that was read.
+    /// They count as the rest of a file if the part ends within a file, and as text otherwise.
+    pub(crate) fn of(declared: &Declared, unread: u64, is_whole: bool) -> Self {
+        let is_in_media = declared.is_in_media();
+        InputSize {
+            text_bytes: declared.text_bytes() + if is_in_media { 0 } else { unread },
+            token_ids: declared.token_ids(),
+            media: declared.media + u64::from(is_in_media),
+            is_whole,
+        }
+    }
+}
+
+/// The tokens that a request may need.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Estimate {
+    pub(crate) input: u32,
+    pub(crate) output: u32,
+}
+
+impl Estimate {
+    /// Estimates the tokens of a request. `model`: the name under which the model's answers are
+    /// remembered; `media_tokens`: the tokens of a file; `cap`: the most output tokens that the
+    /// request may ask for.
+    pub(crate) fn new(
+        size: InputSize,
+        declared: &Declared,
+        learned: &Learned,
+        model: &str,
+        media_tokens: u32,
+        cap: Option<u32>,
+    ) -> Self {
+        let text = (size.text_bytes as f64 * learned.ratio(model)).ceil() as u64;
+        let media = size.media.saturating_mul(u64::from(media_tokens));
+        let input = text.saturating_add(media).saturating_add(size.token_ids);
+        let times = declared.multiplier();
+        let output = match declared.greatest_output() {
+            Some(tokens) => tokens.saturating_mul(times),
+            None => u64::from(learned.usual_output(model)),
+        };
+        let cap = cap.map_or(u64::MAX, u64::from);
+        Estimate { input: saturated(input), output: saturated(output.min(cap)) }
+    }
+
+    /// Returns the cost to reserve.
+    pub(crate) fn cost(self) -> Cost {
+        Cost { input_tokens: self.input, output_tokens: self.output, ..Cost::REQUEST }
+    }
+}
+
+pub(super) fn saturated(tokens: u64) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
+}

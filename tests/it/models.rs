@@ -1,0 +1,282 @@
+//! The model guard: which models a key may use, wherever a request names its model.
+
+use serde_json::json;
+
+use crate::harness::{Gateway, Running, Upstream, answer_of};
+
+const ROUTES: &str = "routes:
+  - {name: chat, paths: [/v1/chat/completions], permission: read, model_in: body}
+  - {name: audio, paths: [/v1/audio/transcriptions], permission: read, model_in: form}
+  - {name: infer, paths: ['/v2/models/{model}/infer'], permission: read, model_in: path}
+  - {name: realtime, paths: [/v1/realtime], permission: read, model_in: query}
+  - {name: models, paths: [/v1/models, '/v1/models/**'], permission: read, model_in: list}
+  - {name: free, paths: [/v1/free], permission: read, models_free: true}
+  - {name: other, paths: [/v1/other], permission: read}";
+
+async fn gateway() -> (Upstream, Running) {
+    let upstream = Upstream::answering(answer_of("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("few", "permissions: [read], models: ['llama-3*', '!*-70b']")
+        .key("but", "permissions: [read], models: ['!secret*']")
+        .key("all", "permissions: [read]")
+        .config(ROUTES)
+        .start()
+        .await;
+    (upstream, gateway)
+}
+
+async fn post(gateway: &Running, key: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+    let answer = gateway
+        .client(false)
+        .post(gateway.url(path))
+        .header("authorization", format!("Bearer {}", gateway.token(key)))
+        .header("content-type", kind)
+        .body(body.to_vec())
+        .send()
+        .await
+        .unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+fn code(answer: &(u16, String)) -> (u16, String) {
+    let body: serde_json::Value = serde_json::from_str(&answer.1).unwrap();
+    (answer.0, body["error"]["code"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn a_key_uses_its_models_alone_wherever_a_request_names_them() {
+    let (upstream, gateway) = gateway().await;
+    let chat = async |key: &str, body: &str| {
+        code(&post(&gateway, key, "/v1/chat/completions", "application/json", body.as_bytes()).await)
+    };
+    let not_allowed = (403, "MODEL_NOT_ALLOWED".to_owned());
+    let allowed = (200, String::new());
+    assert_eq!(chat("few", r#"{"model": "llama-3-8b"}"#).await, allowed);
+    assert_eq!(chat("few", r#"{"model": "llama-3-70b"}"#).await, not_allowed);
+    assert_eq!(chat("few", r#"{"model": "LLAMA-3-8b"}"#).await, not_allowed);
+    assert_eq!(chat("few", r#"{"model": null, "x": 1}"#).await, (400, "BAD_REQUEST".to_owned()));
+    assert_eq!(chat("few", "{}").await, not_allowed);
+    assert_eq!(chat("but", r#"{"model": "anything"}"#).await, allowed);
+    assert_eq!(chat("but", r#"{"model": "SECRET-1"}"#).await, not_allowed, "`!` ignores case");
+    assert_eq!(chat("but", "{}").await, not_allowed);
+    for body in [r#"{"model": "x"}"#, "{}", "no json", r#"{"model": 1}"#] {
+        assert_eq!(chat("all", body).await, allowed, "{body}");
+    }
+    let answer =
+        post(&gateway, "few", "/v1/chat/completions", "application/json", br#"{"model": "b"}"#).await;
+    let body: serde_json::Value = serde_json::from_str(&answer.1).unwrap();
+    assert_eq!(body["error"]["details"], json!({"model": "b", "allowed": ["llama-3*", "!*-70b"]}));
+    assert_eq!(body["error"]["message"], "The API key may not use this model");
+
+    for (path, status) in [
+        ("/v2/models/llama-3/infer", 200),
+        ("/v2/models/llama%2D3/infer", 200),
+        ("/v2/models/gpt/infer", 403),
+        ("/v1/free", 200),
+        ("/v1/other", 403),
+        ("/v1/realtime?model=llama-3", 200),
+        ("/v1/realtime?model=gpt", 403),
+        ("/v1/realtime?model=llama-3&model=gpt", 400),
+        ("/v1/realtime?model=llama-3&Model=gpt", 400),
+        ("/v1/realtime", 403),
+        ("/v1/models/llama-3", 200),
+        ("/v1/models/meta/gpt", 403),
+    ] {
+        assert_eq!(gateway.get(path, "few").await.status, status, "{path}");
+        assert_eq!(gateway.get(path, "all").await.status, 200, "{path}");
+    }
+    assert!(upstream.requests().iter().all(|request| request.header("authorization").is_none()));
+}
+
+/// Bodies that servers read in different ways, or that name no model that a key may use.
+#[tokio::test]
+async fn nothing_is_let_in_that_a_lenient_server_would_read_otherwise() {
+    let (upstream, gateway) = gateway().await;
+    let text = |body: &str| body.as_bytes().to_vec();
+    let utf16 = |body: &str| body.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let good = r#"{"model":"llama-3"}"#;
+    let deep = format!("{{\"x\":{}{},\"model\":\"llama-3\"}}", "[".repeat(200), "]".repeat(200));
+    let bodies = [
+        text(r#"{"model":"llama-3","model":"gpt"}"#),
+        text(r#"{"model":"gpt","model":"llama-3"}"#),
+        text(r#"{"model":"llama-3","model":"llama-3"}"#),
+        text(r#"{"model":"llama-3","\u006dodel":"gpt"}"#),
+        text(r#"{"model":"llama-3","Model":"gpt"}"#),
+        text(r#"{"model":"llama-3","MODEL":"gpt"}"#),
+        text(r#"{"MODEL":"llama-3"}"#),
+        text("{\"model\":\"llama-3\",\"model\\u0000\":\"gpt\"}"),
+        text(r#"{"model":"llama-3"}{"model":"gpt"}"#),
+        text(r#"{"model":"llama-3"} x"#),
+        text(r#"{"model":"llama-3"},"#),
+        text(r#"{"model":"llama-3",}"#),
+        text(r#"{"model":"llama-3""#),
+        text(r#"{'model':'llama-3'}"#),
+        text(r#"{model:"llama-3"}"#),
+        text("/* {\"model\":\"llama-3\"} */ {\"model\":\"gpt\"}"),
+        text("// x\n{\"model\":\"llama-3\"}"),
+        text("{\"model\":\"llama-3\",\"t\":NaN}"),
+        text("{\"model\":\"llama-3\",\"t\":Infinity}"),
+        text("{\"model\":\"llama-3\",\"t\":01}"),
+        text("{\"model\":\"llama-3\",\"t\":+1}"),
+        text("{\"model\":\"llama-3\",\"t\":1.}"),
+        text("{\"model\":\"llama-3\",\"t\":0x1}"),
+        text("{\"model\":\"llama-3\",\"t\":tru}"),
+        text("{\"model\":\"llama-3\" \"t\":1}"),
+        text("{\"model\":\"llama-3\",\"t\":\"a\nb\"}"),
+        text("{\"model\":\"llama-3\",\"t\":\"\\x41\"}"),
+        text("{\"model\":\"llama-3\u{0}\"}"),
+        text(r#"{"model":"llama-3\u0000gpt"}"#),
+        text(r#"{"model":"llama-3 "}"#),
+        text(r#"{"model":" llama-3"}"#),
+        text("{\"model\":\"llama-3\\n\"}"),
+        text(r#"{"model":"llama-3\ud800"}"#),
+        text(r#"{"model":["llama-3"]}"#),
+        text(r#"{"model":{"name":"llama-3"}}"#),
+        text(r#"{"model":3}"#),
+        text(r#"{"model":true}"#),
+        text(r#"{"model":""}"#),
+        text(r#"[{"model":"llama-3"}]"#),
+        text(r#""model""#),
+        text("null"),
+        text(""),
+        text(r#"{"x":{"model":"llama-3"}}"#),
+        text(r#"{"model":"llama-3","lora_path":"other"}"#),
+        text(r#"{"model":"llama-3","parameters":{"adapter_id":"other"}}"#),
+        text(r#"{"model":"llama-3","fallbacks":[{"model":"gpt"}]}"#),
+        [&[0xef, 0xbb, 0xbf], good.as_bytes()].concat(),
+        utf16(good),
+        [&[0xff, 0xfe][..], &utf16(good)].concat(),
+        [good.as_bytes(), &[0xff]].concat(),
+        [b"{\"model\":\"llama-3\",\"t\":\"", &[0xc3, 0x28][..], b"\"}"].concat(),
+        [b"{\"model\":\"llama-3\",\"t\":\"", &[0xc0, 0xae][..], b"\"}"].concat(),
+        [b"{\"model\":\"llama-3\",\"t\":\"", &[0xed, 0xa0, 0x80][..], b"\"}"].concat(),
+        text(&deep),
+        text(&format!("{{\"model\":\"llama-3{}\"}}", "x".repeat(300))),
+        [format!("{{\"t\":\"{}\",", "x".repeat(10 << 20)).as_bytes(), b"\"model\":\"llama-3\"}"].concat(),
+    ];
+    assert!(bodies.len() >= 56);
+    for body in &bodies {
+        let answer = post(&gateway, "few", "/v1/chat/completions", "application/json", body).await;
+        assert!(
+            matches!(answer.0, 400 | 403),
+            "{} {}",
+            String::from_utf8_lossy(&body[..body.len().min(80)]),
+            answer.1
+        );
+    }
+    for (name, value) in [
+        ("content-encoding", "gzip"),
+        ("content-type", "application/json; charset=utf-16"),
+        ("content-type", "application/json; charset=latin1"),
+    ] {
+        let answer = gateway.client(false).post(gateway.url("/v1/chat/completions"));
+        let answer = answer
+            .header("authorization", format!("Bearer {}", gateway.token("few")))
+            .header(name, value)
+            .body(good);
+        assert_eq!(answer.send().await.unwrap().status(), 400, "{name}: {value}");
+    }
+    let in_query =
+        post(&gateway, "few", "/v1/chat/completions?model=gpt", "application/json", good.as_bytes()).await;
+    assert_eq!(in_query.0, 400);
+    assert_eq!(upstream.requests().len(), 0);
+    let with_space =
+        post(&gateway, "few", "/v1/chat/completions", "application/json", b" {\"model\" : \"llama-3\"} \r\n");
+    assert_eq!(with_space.await.0, 200);
+}
+
+#[tokio::test]
+async fn a_body_that_names_another_model_behind_its_prelude_is_never_forwarded_whole() {
+    let (upstream, gateway) = gateway().await;
+    let long = "x".repeat(300_000);
+    for ending in [",\"model\":\"gpt\"}", ",\"Model\":\"gpt\"}", "} x", "", "}{\"model\":\"gpt\"}"] {
+        let body = format!("{{\"model\":\"llama-3\",\"t\":\"{long}\"{ending}");
+        upstream.forget();
+        let answer = post(&gateway, "few", "/v1/chat/completions", "application/json", body.as_bytes()).await;
+        assert_eq!(code(&answer), (400, "BAD_REQUEST".to_owned()), "{ending}");
+        for request in upstream.requests() {
+            assert!(!request.is_complete, "{ending}: the whole body arrived");
+        }
+    }
+    let body = format!("{{\"model\":\"llama-3\",\"t\":\"{long}\"}}");
+    upstream.forget();
+    let answer = post(&gateway, "few", "/v1/chat/completions", "application/json", body.as_bytes()).await;
+    assert_eq!(answer.0, 200);
+    let whole: Vec<_> = upstream.requests().into_iter().filter(|request| request.is_complete).collect();
+    assert_eq!(whole.len(), 1);
+    assert_eq!(whole[0].body, body.as_bytes(), "not a byte is changed");
+}
+
+#[tokio::test]
+async fn a_form_names_its_model_in_exactly_one_field() {
+    let (upstream, gateway) = gateway().await;
+    let part =
+        |head: &str, body: &str| format!("--B\r\nContent-Disposition: form-data; {head}\r\n\r\n{body}\r\n");
+    let (model, file) =
+        (part("name=\"model\"", "llama-3"), part("name=\"file\"; filename=\"a.wav\"", "RIFF"));
+    let send = async |body: String, kind: &str| {
+        post(&gateway, "few", "/v1/audio/transcriptions", kind, body.as_bytes()).await.0
+    };
+    let kind = "multipart/form-data; boundary=B";
+    assert_eq!(send(format!("{model}{file}--B--\r\n"), kind).await, 200);
+    assert_eq!(send(format!("{file}{model}--B--"), kind).await, 200);
+    let other = part("name=\"model\"", "gpt");
+    for (body, kind) in [
+        (format!("{other}{file}--B--\r\n"), kind),
+        (format!("{model}{other}--B--\r\n"), kind),
+        (format!("{model}{model}--B--\r\n"), kind),
+        (format!("{model}{}--B--\r\n", part("name=\"Model\"", "gpt")), kind),
+        (format!("{model}{}--B--\r\n", part("name=model", "gpt")), kind),
+        (format!("{}{file}--B--\r\n", part("name=\"model\"; filename=\"x\"", "llama-3")), kind),
+        (format!("{}--B--\r\n", part("name=\"x\"; name=\"model\"", "llama-3")), kind),
+        (format!("{}--B--\r\n", part("name*=utf-8''model; name=\"x\"", "llama-3")), kind),
+        (format!("{model}--B--\r\nmore"), kind),
+        (format!("preamble\r\n{model}--B--\r\n"), kind),
+        (model.clone(), kind),
+        (model.replace("\r\n", "\n") + "--B--\n", kind),
+        (format!("{model}{file}--B--\r\n"), "multipart/form-data; boundary=C"),
+        (format!("{model}{file}--B--\r\n"), "multipart/form-data; boundary=B; boundary=C"),
+        (format!("{model}{file}--B--\r\n"), "multipart/mixed; boundary=B"),
+        ("model=llama-3".to_owned(), "application/x-www-form-urlencoded"),
+        (r#"{"model":"llama-3"}"#.to_owned(), "application/json"),
+        (format!("{file}--B--\r\n"), kind),
+    ] {
+        let status = send(body.clone(), kind).await;
+        assert!(matches!(status, 400 | 403), "{status} {kind}: {body}");
+    }
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_model_selects_the_route_and_a_list_shows_what_a_key_may_use() {
+    let small =
+        Upstream::answering(answer_of(r#"{"object":"list","data":[{"id":"small"},{"id":"big"}]}"#)).await;
+    let big = Upstream::answering(answer_of("{}")).await;
+    let gateway = Gateway::guarding(&small)
+        .key("few", "permissions: [read], models: [big]")
+        .key("all", "permissions: [read]")
+        .config(
+            "routes:
+  - {name: big, paths: [/v1/chat/completions], permission: read, model_in: body, models: ['big*'], upstream: big}
+  - {name: small, paths: [/v1/chat/completions], permission: read, model_in: body, models: [small]}
+  - {name: models, paths: [/v1/models], permission: read, model_in: list}"
+        )
+        .more_upstreams(&format!("  - {{name: big, endpoints: [\"http://{}\"]}}", big.address))
+        .start()
+        .await;
+    let chat = async |key: &str, body: &str| {
+        let answer = post(&gateway, key, "/v1/chat/completions", "application/json", body.as_bytes()).await;
+        (answer.0, small.requests().len(), big.requests().len())
+    };
+    assert_eq!(chat("all", r#"{"model":"big-2"}"#).await, (200, 0, 1));
+    assert_eq!(chat("all", r#"{"model":"small"}"#).await, (200, 1, 1));
+    assert_eq!(chat("all", r#"{"model":"none"}"#).await, (404, 1, 1));
+    assert_eq!(chat("all", "{}").await, (404, 1, 1));
+    assert_eq!(chat("all", r#"{"model":"small","model":"big"}"#).await, (400, 1, 1));
+    assert_eq!(chat("few", r#"{"model":"small"}"#).await, (403, 1, 1));
+    assert_eq!(chat("few", r#"{"model":"big"}"#).await, (200, 1, 2));
+    let list = gateway.get("/v1/models", "few").await;
+    assert_eq!(list.body, br#"{"object":"list","data":[{"id":"big"}]}"#);
+    let list = gateway.get("/v1/models", "all").await;
+    assert_eq!(list.body, br#"{"object":"list","data":[{"id":"small"},{"id":"big"}]}"#);
+}

@@ -1,0 +1,445 @@
+//! Token limits: what a request reserves, and what it pays in the end.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::{Door, Gateway, Running, Upstream, eventually};
+
+const ROUTES: &str = "routes:
+  - {name: chat, paths: ['/v1/**', '/api/**'], permission: read, model_in: body}";
+const SSE: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+
+fn json_answer(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// An answer in chunks of `size` bytes.
+fn chunked(body: &str, size: usize) -> String {
+    let chunks: String = body
+        .as_bytes()
+        .chunks(size)
+        .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk)))
+        .collect();
+    format!("{SSE}{chunks}0\r\n\r\n")
+}
+
+async fn gateway(upstream: &Upstream, limits: &str) -> Running {
+    Gateway::guarding(upstream)
+        .key("ci", &format!("permissions: [read], rate_limits: [{limits}]"))
+        .config(ROUTES)
+        .start()
+        .await
+}
+
+async fn post(gateway: &Running, path: &str, body: &Value) -> reqwest::Response {
+    let request = gateway
+        .client(false)
+        .post(gateway.url(path))
+        .header("authorization", format!("Bearer {}", gateway.token("ci")));
+    request.json(body).send().await.unwrap()
+}
+
+/// Tokens that would be granted now.
+async fn remaining(gateway: &Running) -> i64 {
+    let list = gateway.admin("GET /api/v1/keys", "Bearer the-admin-token").await.json();
+    let keys = list.pointer("/data/keys").or(list.pointer("/keys")).cloned().unwrap_or_default();
+    let key = keys.as_array().unwrap().iter().find(|key| key["name"] == "ci").unwrap().clone();
+    key["limits"]["rate_limits"][0]["remaining"].as_i64().unwrap()
+}
+
+#[tokio::test]
+async fn what_was_reserved_and_not_used_comes_back() {
+    let usage = r#"{"usage":{"prompt_tokens":20,"completion_tokens":30,"prompt_tokens_details":{"cached_tokens":5}}}"#;
+    let upstream = Upstream::answering(json_answer(usage)).await;
+    let gateway = gateway(&upstream, "{tokens: 1000, per: 1d}").await;
+    let answer =
+        post(&gateway, "/v1/chat/completions", &json!({"model": "m", "max_tokens": 400, "prompt": "x"}))
+            .await;
+    assert_eq!(answer.status(), 200);
+    let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header("ratelimit-policy"), "\"tokens-1d\";q=1000;w=86400;qu=\"tokens\"");
+    assert_eq!(header("x-ratelimit-limit-tokens"), "1000");
+    let reserved = header("x-ratelimit-remaining-tokens").parse::<i64>().unwrap();
+    assert!((595..600).contains(&reserved), "{reserved}: 400 of output, and the text");
+    answer.text().await.unwrap();
+    assert_eq!(remaining(&gateway).await, 950);
+    let lines = async || remaining(&gateway).await;
+    let refused = post(&gateway, "/v1/chat/completions", &json!({"model": "m", "max_tokens": 960})).await;
+    assert_eq!(refused.status(), 429);
+    let body: Value = refused.json().await.unwrap();
+    assert_eq!(body["error"]["details"]["policy"], "tokens-1d");
+    assert_eq!(lines().await, 950, "a refusal takes nothing");
+}
+
+#[tokio::test]
+async fn input_that_no_wait_would_let_in_is_refused_at_once() {
+    let upstream = Upstream::answering(json_answer("{}")).await;
+    let gateway = gateway(&upstream, "{input_tokens: 100, per: 1m}").await;
+    let answer =
+        post(&gateway, "/v1/chat/completions", &json!({"prompt": "x".repeat(1000), "max_tokens": 1})).await;
+    assert_eq!(answer.status(), 400);
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body["error"]["code"], "TOKENS_EXCEED_LIMIT");
+    assert_eq!(
+        body["error"]["details"],
+        json!({"policy": "input-tokens-1m", "limit": 100, "estimated": 250})
+    );
+    let image =
+        json!({"content": [{"image_url": {"url": format!("data:image/png;base64,{}", "A".repeat(1000))}}]});
+    let answer = post(&gateway, "/v1/chat/completions", &image).await;
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body["error"]["details"]["estimated"], 1000, "an image counts `media_tokens`");
+}
+
+/// Each answer, the body of its request, and the tokens that were used: input, output, and by what.
+#[tokio::test]
+async fn the_usage_of_every_server_is_found() {
+    let sse = |events: &[&str]| {
+        chunked(&events.iter().map(|event| format!("data: {event}\n\n")).collect::<String>(), 4096)
+    };
+    let ndjson = |lines: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n{lines}",
+            lines.len()
+        )
+    };
+    let delta = r#"{"choices":[{"delta":{"content":"a"}}]}"#;
+    let cases: &[(&str, String, i64)] = &[
+        (
+            "chat",
+            json_answer(
+                r#"{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":900}"}}],"usage":{"prompt_tokens":7,"completion_tokens":3}}"#,
+            ),
+            10,
+        ),
+        (
+            "embeddings",
+            json_answer(&format!(
+                r#"{{"data":[{{"embedding":[{}1]}}],"usage":{{"prompt_tokens":8,"total_tokens":8}}}}"#,
+                "0.25,".repeat(5000)
+            )),
+            8,
+        ),
+        (
+            "responses",
+            json_answer(
+                r#"{"usage":{"input_tokens":6,"input_tokens_details":{"cached_tokens":2},"output_tokens":4}}"#,
+            ),
+            10,
+        ),
+        (
+            "messages",
+            json_answer(
+                r#"{"usage":{"input_tokens":6,"cache_creation_input_tokens":10,"cache_read_input_tokens":20,"output_tokens":4}}"#,
+            ),
+            40,
+        ),
+        (
+            "ollama",
+            ndjson(
+                "{\"response\":\"a\",\"done\":false}\n{\"done\":true,\"prompt_eval_count\":11,\"eval_count\":2}\n",
+            ),
+            13,
+        ),
+        (
+            "llama.cpp",
+            json_answer(r#"{"content":"a","timings":{"cache_n":3,"prompt_n":17,"predicted_n":8}}"#),
+            28,
+        ),
+        (
+            "sglang",
+            json_answer(
+                r#"[{"meta_info":{"prompt_tokens":5,"completion_tokens":6}},{"meta_info":{"prompt_tokens":1,"completion_tokens":2}}]"#,
+            ),
+            14,
+        ),
+        ("tgi", json_answer(r#"{"details":{"generated_tokens":9,"prefill":[{"id":1},{"id":2}]}}"#), 11),
+        (
+            "stream",
+            sse(&[
+                delta,
+                delta,
+                r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}"#,
+                "[DONE]",
+            ]),
+            7,
+        ),
+        (
+            "usage in each chunk",
+            sse(&[
+                r#"{"choices":[{}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#,
+                r#"{"choices":[{}],"usage":{"prompt_tokens":5,"completion_tokens":2}}"#,
+            ]),
+            7,
+        ),
+        (
+            "anthropic stream",
+            sse(&[
+                r#"{"type":"message_start","message":{"usage":{"input_tokens":9,"output_tokens":1}}}"#,
+                r#"{"type":"content_block_delta","delta":{"text":"x"}}"#,
+                r#"{"type":"message_delta","usage":{"output_tokens":4}  }"#,
+            ]),
+            13,
+        ),
+        (
+            "responses stream",
+            sse(&[
+                r#"{"type":"response.created","response":{"usage":null}}"#,
+                &format!(
+                    r#"{{"type":"response.completed","response":{{"output":"{}","usage":{{"input_tokens":3,"output_tokens":5}}}}}}"#,
+                    "x".repeat(100_000)
+                ),
+            ]),
+            8,
+        ),
+        (
+            "llama.cpp stream",
+            sse(&[
+                delta,
+                r#"{"choices":[{"finish_reason":"stop"}],"timings":{"cache_n":0,"prompt_n":4,"predicted_n":1}}"#,
+            ]),
+            5,
+        ),
+        (
+            "tgi stream",
+            sse(&[
+                r#"{"index":1,"token":{"text":"a"},"details":null}"#,
+                r#"{"token":{"text":"b"},"details":{"generated_tokens":2,"input_length":3}}"#,
+            ]),
+            5,
+        ),
+    ];
+    for (name, answer, used) in cases {
+        let upstream = Upstream::answering(answer.clone()).await;
+        let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
+        let answer = post(&gateway, "/v1/x", &json!({"model": "m", "max_tokens": 100})).await;
+        answer.bytes().await.unwrap();
+        assert_eq!(10_000 - remaining(&gateway).await, *used, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn answers_without_usage_are_counted_or_estimated_and_failures_are_free() {
+    let sse = |events: &str| chunked(events, 4096);
+    let error = |usage: &str| {
+        let body = format!("{{\"error\":\"x\"{usage}}}");
+        format!(
+            "HTTP/1.1 500 No\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+    let word = ": ping\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\r\n\r\n";
+    let end = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let cases = [
+        ("a stream is counted", sse(&format!("{role}{}{end}", word.repeat(5))), 5),
+        ("chunks of one byte", chunked(&format!("{role}{}{end}", word.repeat(5)), 1), 5),
+        (
+            "plain JSON in place of a stream",
+            json_answer("{\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":1}}"),
+            3,
+        ),
+        ("a 500 is free", error(""), 0),
+        ("a 500 with usage is not", error(",\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":0}"), 4),
+        ("an answer that says nothing", json_answer("{\"text\":\"a\"}"), 100),
+    ];
+    for (name, answer, used) in cases {
+        let upstream = Upstream::answering(answer).await;
+        let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
+        let answer = post(&gateway, "/v1/x", &json!({"max_tokens": 100, "stream": true})).await;
+        answer.bytes().await.unwrap();
+        // The request has no text, so that its input is estimated as nothing.
+        assert_eq!(10_000 - remaining(&gateway).await, used, "{name}");
+    }
+    let nowhere = Gateway::at("http://127.0.0.1:1")
+        .key("ci", "permissions: [read], rate_limits: [{tokens: 10k, per: 1d}]")
+        .config(ROUTES)
+        .start()
+        .await;
+    assert_eq!(post(&nowhere, "/v1/x", &json!({"max_tokens": 100})).await.status(), 502);
+    assert_eq!(remaining(&nowhere).await, 10_000);
+}
+
+#[tokio::test]
+async fn a_stream_is_asked_for_its_usage_and_the_client_sees_nothing_of_it() {
+    let plain = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n: x\n\ndata: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let asked = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\n: x\n\ndata: {\"usage\": null, \"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\ndata: [DONE]\n\n";
+    for size in [1, 2, 3, 7, 64, 100_000] {
+        let upstream = Upstream::answering(chunked(asked, size)).await;
+        let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
+        let body = "{\"model\":\"m\",\"stream\":true,\"max_tokens\":50}";
+        let answer = gateway.post("/v1/chat/completions", "ci", body).await;
+        assert_eq!(String::from_utf8(answer.body).unwrap(), plain, "in chunks of {size}");
+        let sent = String::from_utf8(upstream.only_request().body).unwrap();
+        assert_eq!(sent, format!("{{\"stream_options\":{{\"include_usage\":true}},{}", &body[1..]));
+        assert_eq!(10_000 - remaining(&gateway).await, 4);
+    }
+    // Who asks by itself, or does not stream, gets what the upstream sends.
+    for body in [
+        "{\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
+        "{\"stream\":true,\"stream_options\":null}",
+        "{\"stream\":false}",
+        "{\"x\":1}",
+        "{\"stream\":true,\"stream\":true}",
+    ] {
+        let upstream = Upstream::answering(chunked(asked, 4096)).await;
+        let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
+        let answer = gateway.post("/v1/chat/completions", "ci", body).await;
+        assert_eq!(String::from_utf8(answer.body).unwrap(), asked, "{body}");
+        assert_eq!(upstream.only_request().body, body.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_pays_for_what_was_delivered() {
+    let upstream = Upstream::acting(|_, mut stream| async move {
+        let event = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+        stream.write_all(SSE.as_bytes()).await.unwrap();
+        for _ in 0..7 {
+            stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await.ok()?;
+        }
+        std::future::pending::<()>().await;
+        None
+    })
+    .await;
+    let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
+    let mut answer =
+        post(&gateway, "/v1/chat/completions", &json!({"stream": true, "max_tokens": 5000})).await;
+    let mut seen = Vec::new();
+    while seen.windows(2).filter(|pair| pair == b"\n\n").count() < 7 {
+        seen.extend_from_slice(&answer.chunk().await.unwrap().unwrap());
+    }
+    assert!(remaining(&gateway).await <= 5000);
+    drop(answer);
+    let mut left = 0;
+    for _ in 0..200 {
+        left = remaining(&gateway).await;
+        if left > 5000 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(10_000 - left, 7);
+}
+
+#[tokio::test]
+async fn a_thousand_calls_at_once_never_pass_the_limit() {
+    let upstream =
+        Upstream::answering(json_answer("{\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":990}}"))
+            .await;
+    let gateway = gateway(&upstream, "{tokens: 100k, per: 1h}").await;
+    let client = gateway.client(false);
+    let calls = (0..1000).map(|_| {
+        let request = client.post(gateway.url("/v1/chat/completions"));
+        let request = request.header("authorization", format!("Bearer {}", gateway.token("ci")));
+        async move {
+            let answer = request
+                .body("{\"max_tokens\":990,\"prompt\":\"0123456789012345678901234567890123456789\"}")
+                .send()
+                .await
+                .unwrap();
+            let status = answer.status().as_u16();
+            answer.bytes().await.unwrap();
+            status
+        }
+    });
+    let statuses = futures_util::future::join_all(calls).await;
+    let granted = statuses.iter().filter(|status| **status == 200).count();
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 429)));
+    assert!((90..=101).contains(&granted), "{granted} of 1,000 tokens each");
+}
+
+#[tokio::test]
+async fn output_is_capped_over_all_spellings() {
+    let upstream = Upstream::answering(json_answer("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("refuse", "permissions: [read], request: {max_output_tokens: 100}")
+        .key("lower", "permissions: [read], request: {max_output_tokens: 100, on_excess: lower}")
+        .config(ROUTES)
+        .start()
+        .await;
+    for (body, is_good) in [
+        ("{\"max_tokens\":100}", true),
+        ("{\"max_completion_tokens\":100,\"max_tokens\":null}", true),
+        ("{\"max_tokens\":101}", false),
+        ("{\"max_tokens\":50,\"n\":2}", true),
+        ("{\"max_tokens\":51,\"n\":2}", false),
+        ("{\"max_tokens\":50,\"best_of\":3}", false),
+        ("{\"max_tokens\":50,\"prompt\":[\"a\",\"b\",\"c\"]}", false),
+        ("{\"max_tokens\":10,\"n_predict\":1000}", false),
+        ("{\"max_tokens\":10,\"max_tokens\":1000}", false),
+        ("{\"max_tokens\":10,\"MAX_TOKENS\":1000}", false),
+        ("{\"max_tokens\":10,\"max_to\u{212a}ens\":1000}", false),
+        ("{\"max_tokens\":10,\"options\":{\"num_predict\":1000}}", false),
+        ("{\"parameters\":{\"max_new_tokens\":1000}}", false),
+        ("{\"max_output_tokens\":1e9}", false),
+        ("{\"max_tokens\":\"101\"}", false),
+        ("{\"max_tokens\":-1}", false),
+        ("{\"max_tokens\":0}", false),
+        ("{\"max_tokens\":null}", false),
+        ("{\"max_tokens\":[5]}", false),
+        ("{\"max_tokens\":4294967295}", false),
+        ("{}", false),
+        ("no json", false),
+    ] {
+        let answer = gateway.post("/v1/chat/completions", "refuse", body).await;
+        match is_good {
+            true => assert_eq!(answer.status, 200, "{body}"),
+            false => answer.assert_denied(400, "OUTPUT_LIMIT_EXCEEDED"),
+        }
+    }
+    for (path, body, sent) in [
+        ("/v1/chat/completions", "{\"max_tokens\": 1000, \"x\": 1}", "{\"max_tokens\": 100, \"x\": 1}"),
+        ("/v1/chat/completions", "{\"max_tokens\":null,\"n\":2}", "{\"max_tokens\":50,\"n\":2}"),
+        (
+            "/v1/chat/completions",
+            "{\"max_tokens\":-1,\"n_predict\":5}",
+            "{\"max_tokens\":100,\"n_predict\":5}",
+        ),
+        ("/v1/chat/completions", "{\"x\":1}", "{\"max_tokens\":100,\"x\":1}"),
+        ("/v1/chat/completions", "{ }", "{\"max_tokens\":100 }"),
+        ("/v1/responses", "{\"x\":1}", "{\"max_output_tokens\":100,\"x\":1}"),
+        ("/api/chat", "{\"x\":1}", "{\"options\":{\"num_predict\":100},\"x\":1}"),
+        ("/v1/chat/completions", "{\"max_tokens\":7}", "{\"max_tokens\":7}"),
+    ] {
+        upstream.forget();
+        assert_eq!(gateway.post(path, "lower", body).await.status, 200, "{body}");
+        assert_eq!(String::from_utf8(upstream.only_request().body).unwrap(), sent);
+    }
+    let late = format!("{{\"max_tokens\":5,\"x\":\"{}\",\"n_predict\":5000}}", "x".repeat(200_000));
+    gateway.post("/v1/chat/completions", "refuse", &late).await.assert_denied(400, "OUTPUT_LIMIT_EXCEEDED");
+}
+
+#[tokio::test]
+async fn a_limit_that_only_counts_refuses_nothing_and_says_so() {
+    let upstream =
+        Upstream::answering(json_answer("{\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read], rate_limits: [{requests: 1, per: 1h, enforce: false}, {tokens: 10, per: 1h, enforce: false}]")
+        .config(ROUTES)
+        .start_binary()
+        .await;
+    for _ in 0..3 {
+        let answer = gateway.post("/v1/x", "ci", "{\"model\":\"m\",\"max_tokens\":1}").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("ratelimit"), None);
+    }
+    eventually("three lines", || gateway.access_lines().len() >= 3).await;
+    let lines = gateway.access_lines();
+    let would: Vec<Option<&str>> = lines.iter().map(|line| line["would_refuse"].as_str()).collect();
+    assert_eq!(would, [None, Some("RATE_LIMIT_EXCEEDED"), Some("RATE_LIMIT_EXCEEDED")]);
+    for line in &lines {
+        let tokens = [&line["model"], &line["input_tokens"], &line["output_tokens"], &line["tokens_by"]];
+        assert_eq!(tokens, [&json!("m"), &json!(1), &json!(1), &json!("reported")]);
+    }
+    let admin = Door::at(gateway.admin.unwrap());
+    let metrics = admin.sends("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    let text = String::from_utf8(metrics.body).unwrap();
+    assert!(text.contains("bearward_would_refuse_total{code=\"RATE_LIMIT_EXCEEDED\"} 2"), "{text}");
+    assert!(text.contains("kind=\"output\",by=\"reported\"} 3"), "{text}");
+}
