@@ -144,7 +144,7 @@ impl Hooks {
 
     pub(crate) fn looked_ahead(&self, prelude: &Prelude) {
         if let Some((_, hook)) = &self.prelude {
-            hook(&prelude.data.concat(), prelude.is_whole);
+            hook(&prelude.data, prelude.is_whole);
         }
     }
 

@@ -15,7 +15,7 @@ mod patterns;
 
 pub(crate) use body::{BodyKind, BodyScan};
 pub(crate) use declared::{Declared, Given};
-pub(crate) use list::filtered;
+pub(crate) use list::{filtered, joined};
 pub(crate) use name::{ModelNaming, in_path, in_query};
 pub(crate) use named::Named;
 pub(crate) use patterns::ModelPatterns;

@@ -35,7 +35,7 @@ use crate::upstream::upload::{TrailerRule, Upload, UploadLimits};
 use caller::Caller;
 pub(crate) use gateway::{Gateway, Peer};
 use inspection::Inspection;
-use list::ListFilter;
+use list::{ListFilter, ListRequest};
 pub(crate) use state::StreamRefused;
 use state::{Handled, RequestState};
 
@@ -84,7 +84,7 @@ async fn handle(
     }
     let (verdict, target) = decide(peer, state, parts, &client, is_plain, context)?;
     let mut inspection = inspect(peer, &verdict, parts, target.path(), body, &snapshot).await?;
-    let (grant, filter) = grant(state, verdict, inspection.as_deref(), parts, target.path())?;
+    let (grant, mut filter) = grant(state, verdict, inspection.as_deref(), parts, target.path())?;
 
     // The body's declared length is checked before the limits, so that a refused request uses no
     // quota.
@@ -100,6 +100,7 @@ async fn handle(
     state.note_admission(limit_status, account.as_deref(), would_refuse);
     state.note_use(peer, &client, now);
     let taps = hooks.call(target.path());
+    ListFilter::prepared(&mut filter, &permit, parts, context)?;
     let upload = upload(peer, state, permit.route(), body, limits, taps.request).guarded(guard);
     let origin = Origin {
         peer: peer.address_value.as_ref(),
@@ -125,11 +126,9 @@ async fn handle(
         tap: taps.response,
         tokens: RequestTokens(account),
     })
-    .await?;
-    match filter {
-        Some(filter) => Box::pin(filter.apply(forwarded, caller.is_head)).await.map(Handled::Forwarded),
-        None => Ok(Handled::Forwarded(forwarded)),
-    }
+    .await;
+    let list = ListRequest { is_head: caller.is_head, peer, target: &target, limits, origin };
+    ListFilter::applied(filter, forwarded, list).await.map(Handled::Forwarded)
 }
 
 /// Decides by the head of a request whether it may pass, and records the facts of the decision.
@@ -172,16 +171,13 @@ fn grant(
     state: &mut RequestState,
     verdict: Verdict,
     inspection: Option<&Inspection>,
-    parts: &mut Parts,
+    parts: &Parts,
     path: &str,
 ) -> Result<(Grant, Option<ListFilter>), Denial> {
     let model = inspection.map_or(&Named::Absent, |inspection| &inspection.model);
     let grant = verdict.grant(model, parts.method.as_str(), path)?;
     state.note_grant(grant.route(), model, &parts.headers);
-    let filter = ListFilter::of(&grant, model);
-    if filter.is_some() {
-        ListFilter::prepare(&mut parts.headers);
-    }
+    let filter = ListFilter::of(&grant, model, &parts.method, &state.snapshot);
     Ok((grant, filter))
 }
 

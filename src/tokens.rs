@@ -43,5 +43,5 @@ pub(crate) fn scanned(pieces: Vec<bytes::Bytes>, removes: bool) -> (Vec<u8>, Str
         kept.extend_from_slice(&scan.filter(piece));
     }
     kept.extend_from_slice(&scan.finish());
-    (kept, StreamCounts { counts: scan.counts, content_events: scan.content_events })
+    (kept, StreamCounts { counts: scan.counts(), content_events: scan.content_events })
 }

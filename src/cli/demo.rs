@@ -28,10 +28,12 @@ pub(super) struct Demo {
 }
 
 /// The demo's keys: each key's name, and its other fields as they are written in a key file.
-const KEYS: [(&str, &str); 4] = [
+const KEYS: [(&str, &str); 6] = [
     ("reader", "permissions: [read]"),
     ("writer", "permissions: [read, write]"),
     ("limited", "permissions: [read], rate_limits: [{requests: 3, per: 1m, burst: 3}]"),
+    ("tokens", "permissions: [read], rate_limits: [{tokens: 60, per: 1m}]"),
+    ("models", "permissions: [read], models: ['llama-*']"),
     ("expired", "permissions: [read], expires_at: 2024-01-01T00:00:00Z"),
 ];
 
@@ -119,10 +121,8 @@ fn lines_to_try(address: &str, certificate: &Path, tokens: &[Token]) -> String {
     let url = |path: &str| format!("https://{address}{path}");
     let curl = format!("curl -sS --cacert {}", certificate.display());
     let bearer = |name: &str| format!("-H 'Authorization: Bearer {}'", token(name));
-    let json = "-H 'Content-Type: application/json'";
     let chat = r#"-d '{"model": "demo", "messages": [{"role": "user", "content": "Who goes there?"}]}'"#;
     let stream = chat.replace("\"messages\"", "\"stream\": true, \"messages\"");
-    let status = r"-o /dev/null -w '%{http_code}\n'";
     let steps = [
         ("no key: 401 MISSING_API_KEY", format!("{curl} -i {}", url("/v1/models"))),
         (
@@ -132,23 +132,23 @@ fn lines_to_try(address: &str, certificate: &Path, tokens: &[Token]) -> String {
         ("a key with `read`: 200", format!("{curl} -i {} {}", bearer("reader"), url("/v1/models"))),
         (
             "the same key generates: 200",
-            format!("{curl} -i {} {json} {chat} {}", bearer("reader"), url("/v1/chat/completions")),
+            format!("{curl} -i {} {JSON} {chat} {}", bearer("reader"), url("/v1/chat/completions")),
         ),
         (
             "and streams, word by word: 200",
-            format!("{curl} -iN {} {json} {stream} {}", bearer("reader"), url("/v1/chat/completions")),
+            format!("{curl} -iN {} {JSON} {stream} {}", bearer("reader"), url("/v1/chat/completions")),
         ),
         (
             "it may not create a resource: 403 INSUFFICIENT_PERMISSIONS",
-            format!("{curl} -i {} {json} -d '{{}}' {}", bearer("reader"), url("/v1/files")),
+            format!("{curl} -i {} {JSON} -d '{{}}' {}", bearer("reader"), url("/v1/files")),
         ),
         (
             "a key with `write` may: 200",
-            format!("{curl} -i {} {json} -d '{{}}' {}", bearer("writer"), url("/v1/files")),
+            format!("{curl} -i {} {JSON} -d '{{}}' {}", bearer("writer"), url("/v1/files")),
         ),
         (
             "three requests at once, then one every 20 s: 200 200 200 429",
-            format!("{curl} {status} {} '{}'", bearer("limited"), url("/v1/models?try=[1-4]")),
+            format!("{curl} {STATUS} {} '{}'", bearer("limited"), url("/v1/models?try=[1-4]")),
         ),
         (
             "the answer to the fourth: 429 RATE_LIMIT_EXCEEDED, with Retry-After",
@@ -156,8 +156,40 @@ fn lines_to_try(address: &str, certificate: &Path, tokens: &[Token]) -> String {
         ),
     ];
     let mut text = format!("bearward guards an embedded model server at https://{address}\n");
-    for (what, line) in steps {
+    let of_models = model_steps(&curl, chat, &url, &bearer);
+    for (what, line) in steps.into_iter().chain(of_models) {
         text.push_str(&format!("\n# {what}\n{line}\n"));
     }
     text
+}
+
+const JSON: &str = "-H 'Content-Type: application/json'";
+const STATUS: &str = r"-o /dev/null -w '%{http_code}\n'";
+
+/// Returns the commands about tokens and models, each with its result.
+fn model_steps(
+    curl: &str,
+    chat: &str,
+    url: &impl Fn(&str) -> String,
+    bearer: &impl Fn(&str) -> String,
+) -> [(&'static str, String); 3] {
+    let few = chat.replace("\"messages\"", "\"max_tokens\": 20, \"messages\"");
+    [
+        (
+            "60 tokens a minute; each request reserves 25 of them and uses 13: 200 200 200 429",
+            format!(
+                "{curl} {STATUS} {} {JSON} {few} '{}'",
+                bearer("tokens"),
+                url("/v1/chat/completions?try=[1-4]")
+            ),
+        ),
+        (
+            "a key for other models: 403 MODEL_NOT_ALLOWED",
+            format!("{curl} -i {} {JSON} {chat} {}", bearer("models"), url("/v1/chat/completions")),
+        ),
+        (
+            "and its list of models, which has none of them: 200",
+            format!("{curl} -i {} {}", bearer("models"), url("/v1/models")),
+        ),
+    ]
 }

@@ -64,6 +64,8 @@ section! {
         request: Option<OutputCap> = nested().optional();
         /// Whether requests on the route use tokens.
         uses_tokens: UsesTokens = not_in_files();
+        /// Whether requests on the route use tokens of the input alone, as embeddings do.
+        has_no_output: bool = not_in_files();
         /// How the route's server reads the names of models.
         naming: ModelNaming = not_in_files();
         /// Whether the server is asked for the usage of streams, if its upstream does not say.

@@ -92,8 +92,12 @@ impl Denial {
         self
     }
 
+    /// Adds `Retry-After`. The OpenAI SDKs ignore a wait of more than a minute and would ask again
+    /// at once, so they are asked not to retry after a longer one.
     pub(super) fn retry_after(self, seconds: u64) -> Self {
-        self.header(RETRY_AFTER, HeaderValue::from(seconds))
+        const LONGEST_OF_SDKS: u64 = 60;
+        let denial = if seconds > LONGEST_OF_SDKS { self.not_to_be_retried() } else { self };
+        denial.header(RETRY_AFTER, HeaderValue::from(seconds))
     }
 
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -210,10 +214,14 @@ mod tests {
 
     #[test]
     fn retry_after_is_rounded_up_since_it_is_a_promise() {
-        let denial =
-            Denial::rate_limited("requests-1m", 60, Duration::from_secs(60), Duration::from_millis(2001));
-        let response = denial.into_http();
-        assert_eq!(response.headers()[RETRY_AFTER], "3");
+        for (millis, seconds, is_retried) in [(2001, "3", true), (60_000, "60", true), (60_001, "61", false)]
+        {
+            let wait = Duration::from_millis(millis);
+            let denial = Denial::rate_limited("requests-1m", 60, Duration::from_secs(60), wait);
+            let response = denial.into_http();
+            assert_eq!(response.headers()[RETRY_AFTER], seconds);
+            assert_eq!(response.headers().contains_key("x-should-retry"), !is_retried);
+        }
     }
 
     #[test]

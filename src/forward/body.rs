@@ -135,6 +135,8 @@ impl Download {
     /// request's permit.
     fn release(&mut self) {
         self.upload.answer_ended();
+        // The bytes that were held back have been forwarded before.
+        let _held = self.tokens.ended(BodyEnd::Complete);
         self.tap.ended(BodyEnd::Complete);
         self.permit = None;
         if let Some(lease) = self.lease.take() {

@@ -38,7 +38,7 @@ const ENVIRONMENT: HeaderName = HeaderName::from_static("x-bearward-environment"
 const OUR_REQUEST_HEADERS: usize = 11;
 
 /// Facts about the origin of a request, for the headers that describe it to upstream.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin<'a> {
     /// Address of the connection's peer, as a header value.
     pub(crate) peer: Option<&'a HeaderValue>,

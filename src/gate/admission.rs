@@ -150,6 +150,26 @@ impl Permit {
         &self.route
     }
 
+    /// Makes the permit for a part of the request, which is sent to another upstream. It counts as
+    /// in flight for the process; for the key, the request itself counts.
+    ///
+    /// # Errors
+    ///
+    /// 503 if the process has no room for another request.
+    pub(crate) fn for_part(&self, route: Arc<Route>, context: Context<'_>) -> Result<Permit, Denial> {
+        let all = context.snapshot.limits.in_flight;
+        let in_flight = context.limiter.enter(all).map_err(Denial::too_many_in_flight)?;
+        let principal = self.principal.clone();
+        Ok(Permit {
+            principal,
+            route,
+            readings: Vec::new(),
+            _in_flight: in_flight,
+            _public: None,
+            _of_key: None,
+        })
+    }
+
     /// Returns two waiters for the end of the request's key: one for the task that reads the
     /// answer, and one for a separate task. `None` if the configuration lets requests outlast their
     /// key. For a request without a key, the waiters always wait for the end of the request's time.

@@ -13,7 +13,7 @@ const LONGEST_VALUE: usize = 16 * 1024;
 const LONGEST_NAME: usize = 32;
 
 /// Largest number of members that are kept.
-const MOST_MEMBERS: usize = 256;
+const MOST_MEMBERS: usize = 8192;
 
 /// The names of the members to look for.
 #[derive(Clone, Copy, Debug)]

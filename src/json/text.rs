@@ -7,6 +7,8 @@ pub(crate) const LONGEST_TEXT: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Text {
     kept: Vec<u8>,
+    /// Number of all bytes, kept or not.
+    bytes: u64,
     /// Whether bytes were left out, because the text is longer than [`LONGEST_TEXT`].
     is_cut: bool,
     /// Whether the text has half of a surrogate pair. Parsers disagree on its meaning.
@@ -24,6 +26,16 @@ impl Text {
         std::str::from_utf8(&self.kept).ok()
     }
 
+    /// Whether the text has half of a surrogate pair. Parsers disagree on its meaning.
+    pub(crate) fn is_odd(&self) -> bool {
+        self.has_lone_surrogate
+    }
+
+    /// Returns the length of the whole text, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Returns the first bytes of the text.
     pub(crate) fn beginning(&self) -> &[u8] {
         &self.kept
@@ -31,6 +43,7 @@ impl Text {
 
     pub(super) fn clear(&mut self) {
         self.kept.clear();
+        self.bytes = 0;
         (self.is_cut, self.has_lone_surrogate, self.high) = (false, false, None);
     }
 
@@ -40,6 +53,7 @@ impl Text {
             return;
         }
         self.end();
+        self.bytes += bytes.len() as u64;
         let room = LONGEST_TEXT - self.kept.len();
         self.is_cut |= bytes.len() > room;
         self.kept.extend_from_slice(bytes.get(..room).unwrap_or(bytes));

@@ -107,7 +107,10 @@ fn is_plain(headers: &HeaderMap) -> bool {
     let Some(content_type) = only(headers, CONTENT_TYPE) else { return false };
     let charset = |parameter: &str| {
         let (name, value) = parameter.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"').to_owned())
+        let name = name.trim().to_ascii_lowercase();
+        // A charset in parts is none that is known here.
+        let value = if name.contains('*') { "in parts" } else { value.trim().trim_matches('"') };
+        name.starts_with("charset").then(|| value.to_owned())
     };
     let is_utf8 = |set: String| set.eq_ignore_ascii_case("utf-8") || set.eq_ignore_ascii_case("us-ascii");
     content_type.split(';').skip(1).filter_map(charset).all(is_utf8)

@@ -16,9 +16,39 @@ pub(crate) struct DeclaredOutput {
     pub(crate) tokens: Option<u64>,
     /// Whether the value is null, which is as good as no member.
     pub(crate) is_null: bool,
+    /// Whether the member is in an object with options, such as `options` or `sampling_params`.
+    pub(crate) is_nested: bool,
     /// Position of the value in the body, from its first byte to behind its last one.
     pub(crate) from: u64,
     pub(crate) to: u64,
+}
+
+impl DeclaredOutput {
+    /// Whether servers read this spelling at this path.
+    pub(crate) fn is_read_at(&self, path: &str) -> bool {
+        let ends = |ends: &[&str]| ends.iter().any(|end| path.ends_with(end));
+        let (fields, is_nested): (&[&str], bool) = match () {
+            () if ends(&["/chat/completions", "/chat/completions/batch", "/chat"])
+                && !ends(&["/api/chat"]) =>
+            {
+                (&["max_tokens", "max_completion_tokens"], false)
+            }
+            () if ends(&["/api/chat", "/api/generate"]) => (&["num_predict"], true),
+            () if ends(&["/v1/generate"]) => (&["max_tokens", "max_new_tokens"], true),
+            () if ends(&["/generate", "/generate_stream", "/vertex_generate"]) || path == "/" => {
+                (&["max_new_tokens"], true)
+            }
+            () if ends(&["/responses", "/responses/compact"]) => (&["max_output_tokens"], false),
+            () if ends(&["/completion", "/infill"]) => {
+                (&["n_predict", "max_tokens", "max_completion_tokens"], false)
+            }
+            () if ends(&["/complete"]) => (&["max_tokens_to_sample"], false),
+            () if ends(&["completions", "/messages"]) => (&["max_tokens"], false),
+            // Other paths: any spelling of a member of the body's object itself.
+            () => return !self.is_nested,
+        };
+        fields.contains(&self.field) && self.is_nested == is_nested
+    }
 }
 
 /// A value that may be left out, or be given more than once.
@@ -52,6 +82,10 @@ pub(crate) struct Declared {
     repeats: u64,
     /// Number of items of `prompt`, if it is a list.
     prompts: u64,
+    /// Whether a member picks another model, or an adapter, than `model` does.
+    pub(crate) has_other_model: bool,
+    /// Whether the body has an object with options of the generation, such as `options`.
+    pub(crate) has_options: bool,
     pub(crate) stream: Given<bool>,
     pub(crate) stream_options: Given<()>,
     /// Bytes of the input's text, decoded.
@@ -87,6 +121,9 @@ struct StringSoFar {
     has_other_bytes: bool,
 }
 
+/// Longest beginning of a `data:` URL, up to its data, in bytes.
+const LONGEST_MEDIA_TYPE: usize = 128;
+
 /// Largest number of declared numbers of output tokens that are kept. Clients declare one or two.
 const MOST_OUTPUTS: usize = 16;
 
@@ -99,12 +136,31 @@ impl Declared {
         self.repeats.max(1).saturating_mul(self.prompts.max(1))
     }
 
-    /// Returns the greatest number of output tokens that is declared; `None` if none is.
+    /// Whether a number of output tokens is given twice in the same spelling. Servers disagree on
+    /// which one counts.
+    pub(crate) fn has_repeated_output(&self) -> bool {
+        let same = |one: &DeclaredOutput, other: &DeclaredOutput| {
+            (one.field, one.is_nested) == (other.field, other.is_nested)
+        };
+        let is_repeated = |(index, output): (usize, &DeclaredOutput)| {
+            self.outputs.iter().take(index).any(|earlier| same(earlier, output))
+        };
+        self.outputs.iter().enumerate().any(is_repeated)
+    }
+
+    /// Returns the greatest number of output tokens that is declared in any spelling; `None` if none
+    /// is.
     pub(crate) fn greatest_output(&self) -> Option<u64> {
         match self.has_more_outputs {
             true => Some(u64::MAX),
             false => self.outputs.iter().filter_map(|output| output.tokens).max(),
         }
+    }
+
+    /// Whether the body declares a number of output tokens in a spelling that servers read at this
+    /// path. Servers ignore the spellings of other APIs.
+    pub(crate) fn declares_output(&self, path: &str) -> bool {
+        self.outputs.iter().any(|output| output.tokens.is_some() && output.is_read_at(path))
     }
 
     /// Returns the number of bytes of the input's text.
@@ -150,10 +206,27 @@ impl Declared {
         }
     }
 
+    /// Whether the member that is being read is one of an object that is a request of its own, such
+    /// as a tool with a model.
+    fn is_in_sub_request(&self) -> bool {
+        match self.open.as_slice() {
+            [_, inner] => inner.kind == Kind::Object && inner.member == Member::SubRequests,
+            [_, list, item] => list.member == Member::SubRequests && item.kind == Kind::Object,
+            _ => false,
+        }
+    }
+
     fn note_output(&mut self, tokens: Option<u64>, is_null: bool, from: u64, to: u64) {
         if let (Member::Output(field), true) = (self.member, self.is_option()) {
             match self.outputs.len() < MOST_OUTPUTS {
-                true => self.outputs.push(DeclaredOutput { field, tokens, is_null, from, to }),
+                true => self.outputs.push(DeclaredOutput {
+                    field,
+                    tokens,
+                    is_null,
+                    is_nested: self.depth() > 1,
+                    from,
+                    to,
+                }),
                 false => self.has_more_outputs = true,
             }
         }
@@ -218,28 +291,45 @@ impl Visitor for Declared {
 
     fn name(&mut self, name: &Text) {
         self.has_members |= self.depth() == 1;
+        if self.depth() > 1 {
+            // Names in schemas of tools are part of the input.
+            self.text_bytes += name.bytes();
+        }
         self.member = member_of(name);
-        let is_like_model = self.depth() == 1 && self.member == Member::LikeModel;
-        if is_like_model || (self.is_option() && self.member == Member::OtherModel) {
+        let is_at_top = self.depth() == 1;
+        self.has_options |= is_at_top && self.member == Member::Options;
+        let is_other = self.is_option() && self.member == Member::OtherModel;
+        let picks_model = matches!(self.member, Member::Model | Member::LikeModel | Member::OtherModel);
+        self.has_other_model |= is_other || (picks_model && self.is_in_sub_request());
+        if (is_at_top && (self.member == Member::LikeModel || name.is_odd())) || self.has_other_model {
             self.model = Named::Ambiguous;
         }
+        // Servers disagree on a name with half of a surrogate pair.
+        self.has_more_outputs |= name.is_odd();
     }
 
     fn piece(&mut self, decoded: &[u8]) {
+        let before = self.string.bytes as usize;
         self.string.bytes += decoded.len() as u64;
         let is_base64 =
-            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_');
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_');
+        // A `data:` URL begins with its media type.
+        let is_media_type = |at: usize, byte: u8| {
+            before + at < LONGEST_MEDIA_TYPE && matches!(byte, b':' | b';' | b',' | b'.')
+        };
         if !self.string.has_other_bytes && self.holds_media() {
-            // The beginning of a `data:` URL is no base64, and as good as it.
-            let is_url = self.string.bytes <= 256 && decoded.starts_with(b"data:");
-            self.string.has_other_bytes = !is_url && !decoded.iter().all(is_base64);
+            let mut bytes = decoded.iter().enumerate();
+            self.string.has_other_bytes =
+                !bytes.all(|(at, byte)| is_base64(*byte) || is_media_type(at, *byte));
         }
     }
 
     fn string(&mut self, value: &Text, from: u64, to: u64) {
         let string = std::mem::take(&mut self.string);
         let is_file = match (self.holds_media(), value.beginning()) {
-            (_, [b'd', b'a', b't', b'a', b':', url @ ..]) => memchr::memmem::find(url, b";base64,").is_some(),
+            (true, [b'd', b'a', b't', b'a', b':', url @ ..]) => {
+                memchr::memmem::find(url, b";base64,").is_some() && !string.has_other_bytes
+            }
             (true, [b'h', b't', b't', b'p', ..]) => !value.beginning().contains(&b' '),
             (holds, _) => holds && string.bytes >= SHORTEST_MEDIA && !string.has_other_bytes,
         };
@@ -265,7 +355,7 @@ impl Visitor for Declared {
 
     fn number(&mut self, written: &Text, from: u64) {
         let number = written.whole().and_then(number);
-        let to = from + written.beginning().len() as u64;
+        let to = from + written.bytes();
         self.note_output(number, false, from, to);
         self.note_repeats(number);
         self.note_item(true);
@@ -297,7 +387,8 @@ fn number(written: &str) -> Option<u64> {
     if let Ok(whole) = written.parse::<u64>() {
         return (whole > 0).then_some(whole);
     }
-    let number = written.parse::<f64>().ok()?.ceil();
+    // Servers that round down read a number below one as none.
+    let number = written.parse::<f64>().ok().filter(|number| *number >= 1.0)?.ceil();
     match number {
         number if number >= 1e18 => Some(u64::MAX),
         number if number >= 1.0 => Some(number as u64),

@@ -18,12 +18,7 @@ pub(crate) struct UnknownList;
 ///
 /// The list is not one that is known.
 pub(crate) fn filtered(list: &[u8], may_see: impl Fn(&str) -> bool) -> Result<Vec<u8>, UnknownList> {
-    let (mut scanner, mut entries) = (Scanner::default(), Entries::default());
-    scanner.push(list, &mut entries).map_err(|_| UnknownList)?;
-    scanner.finish(&mut entries).map_err(|_| UnknownList)?;
-    if entries.lists.is_empty() || entries.is_unclear {
-        return Err(UnknownList);
-    }
+    let entries = Entries::of(list)?;
     let mut out = Vec::with_capacity(list.len());
     let mut from = 0;
     let mut cut = |out: &mut Vec<u8>, range: Range<usize>, with: &[u8]| {
@@ -35,7 +30,7 @@ pub(crate) fn filtered(list: &[u8], may_see: impl Fn(&str) -> bool) -> Result<Ve
         match part {
             Part::Cursor(range, name) if !may_see(name) => cut(&mut out, range.clone(), b"null"),
             Part::Cursor(..) => {}
-            Part::List(items) => {
+            Part::List { items, .. } => {
                 let is_seen = |item: &&Item| item.names.iter().any(|name| may_see(name));
                 let kept: Vec<&[u8]> =
                     items.iter().filter(is_seen).filter_map(|item| list.get(item.range.clone())).collect();
@@ -46,6 +41,33 @@ pub(crate) fn filtered(list: &[u8], may_see: impl Fn(&str) -> bool) -> Result<Ve
                     cut(&mut out, first.range.start..last.range.end, &kept.join(comma));
                 }
             }
+        }
+    }
+    out.extend_from_slice(list.get(from..).unwrap_or_default());
+    Ok(out)
+}
+
+/// Adds the entries of another list to a list, except those with a name that the list has already.
+/// Both lists are [`filtered`] ones.
+///
+/// # Errors
+///
+/// A list is not one that is known.
+pub(crate) fn joined(list: &[u8], more: &[u8]) -> Result<Vec<u8>, UnknownList> {
+    let (ours, theirs) = (Entries::of(list)?, Entries::of(more)?);
+    let mut out = Vec::with_capacity(list.len() + more.len());
+    let mut from = 0;
+    for part in &ours.lists {
+        let Part::List { member, items, end } = part else { continue };
+        let known: Vec<&String> = items.iter().flat_map(|item| &item.names).collect();
+        let is_new = |item: &&Item| !item.names.iter().any(|name| known.contains(&name));
+        let added =
+            theirs.items_of(member).iter().filter(is_new).filter_map(|item| more.get(item.range.clone()));
+        out.extend_from_slice(list.get(from..*end).unwrap_or_default());
+        from = *end;
+        for (index, item) in added.enumerate() {
+            out.extend_from_slice(if index > 0 || !items.is_empty() { b"," } else { b"" });
+            out.extend_from_slice(item);
         }
     }
     out.extend_from_slice(list.get(from..).unwrap_or_default());
@@ -64,11 +86,14 @@ struct Entries {
     /// Depth of the entries of the list that is open.
     entries_at: Option<usize>,
     in_aliases: bool,
+    /// Whether a list is null.
+    is_empty: bool,
 }
 
 #[derive(Debug)]
 enum Part {
-    List(Vec<Item>),
+    /// A list: the name of its member, its entries, and the position of its closing bracket.
+    List { member: String, items: Vec<Item>, end: usize },
     /// The name of the first or last model, in Anthropic's lists.
     Cursor(Range<usize>, String),
 }
@@ -80,9 +105,26 @@ struct Item {
 }
 
 impl Entries {
+    fn of(list: &[u8]) -> Result<Self, UnknownList> {
+        let (mut scanner, mut entries) = (Scanner::default(), Entries::default());
+        scanner.push(list, &mut entries).map_err(|_| UnknownList)?;
+        scanner.finish(&mut entries).map_err(|_| UnknownList)?;
+        let has_list = entries.lists.iter().any(|part| matches!(part, Part::List { .. }));
+        if (has_list || entries.is_empty) && !entries.is_unclear { Ok(entries) } else { Err(UnknownList) }
+    }
+
+    /// Returns the entries of the list that is the member of this name.
+    fn items_of(&self, wanted: &str) -> &[Item] {
+        let of_name = |part: &&Part| matches!(part, Part::List { member, .. } if member == wanted);
+        match self.lists.iter().find(of_name) {
+            Some(Part::List { items, .. }) => items,
+            _ => &[],
+        }
+    }
+
     fn item(&mut self) -> Option<&mut Item> {
         match self.lists.last_mut() {
-            Some(Part::List(items)) => items.last_mut(),
+            Some(Part::List { items, .. }) => items.last_mut(),
             _ => None,
         }
     }
@@ -108,11 +150,12 @@ impl Visitor for Entries {
         };
         match (is_list, kind) {
             (true, _) => {
-                self.lists.push(Part::List(Vec::new()));
+                let member = std::mem::take(&mut self.member);
+                self.lists.push(Part::List { member, items: Vec::new(), end: 0 });
                 self.entries_at = Some(depth + 2);
             }
             (false, Kind::Object) if self.entries_at == Some(depth + 1) => {
-                if let Some(Part::List(items)) = self.lists.last_mut() {
+                if let Some(Part::List { items, .. }) = self.lists.last_mut() {
                     items.push(Item { range: at as usize..at as usize, names: Vec::new() });
                 }
             }
@@ -134,6 +177,9 @@ impl Visitor for Entries {
         }
         if self.entries_at.is_some_and(|depth| self.open.len() + 1 < depth) {
             self.entries_at = None;
+            if let Some(Part::List { end, .. }) = self.lists.last_mut() {
+                *end = at as usize;
+            }
         }
     }
 
@@ -166,7 +212,10 @@ impl Visitor for Entries {
         self.note_other();
     }
 
-    fn literal(&mut self, _literal: Literal, _from: u64) {
+    fn literal(&mut self, literal: Literal, _from: u64) {
+        // Ollama's empty list.
+        let is_list = self.open.len() == 1 && matches!(self.member.as_str(), "data" | "models");
+        self.is_empty |= is_list && literal == Literal::Null;
         self.note_other();
     }
 }
@@ -198,6 +247,20 @@ mod tests {
         let anthropic = r#"{"data":[{"id":"a"},{"id":"b"}],"first_id":"a","last_id":"b"}"#;
         assert_eq!(of(anthropic, &["b"]).unwrap(), r#"{"data":[{"id":"b"}],"first_id":null,"last_id":"b"}"#);
         assert_eq!(of(r#"[{"name":"a"},{"name":"b"}]"#, &["a"]).unwrap(), r#"[{"name":"a"}]"#);
+    }
+
+    #[test]
+    fn lists_are_joined_without_repetitions() {
+        let join = |one: &str, other: &str| {
+            let joined = joined(one.as_bytes(), other.as_bytes()).ok()?;
+            Some(String::from_utf8(joined).unwrap())
+        };
+        let (a, b) =
+            (r#"{"object":"list","data":[{"id":"a"}]}"#, r#"{"data":[{"id":"b"},{"id":"a"}],"x":1}"#);
+        assert_eq!(join(a, b).unwrap(), r#"{"object":"list","data":[{"id":"a"},{"id":"b"}]}"#);
+        assert_eq!(join(r#"{"data":[]}"#, b).unwrap(), r#"{"data":[{"id":"b"},{"id":"a"}]}"#);
+        assert_eq!(join(a, r#"{"models":[{"name":"b"}]}"#).unwrap(), a);
+        assert_eq!(join(a, "{}"), None);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub(super) enum Member {
     LikeModel,
     /// A member that picks another model or an adapter than `model` does.
     OtherModel,
+    /// Requests of their own within the request, or tools, which may have a model.
+    SubRequests,
     Stream,
     StreamOptions,
     /// A number of output tokens, under this name.
@@ -38,6 +40,12 @@ const MEMBERS: &[(&str, Member)] = &[
     ("adapter_id", Member::OtherModel),
     ("lora", Member::OtherModel),
     ("fallbacks", Member::OtherModel),
+    ("models", Member::OtherModel),
+    ("sampling_parameters", Member::OtherModel),
+    ("tools", Member::SubRequests),
+    ("moderation", Member::SubRequests),
+    ("instances", Member::SubRequests),
+    ("session", Member::SubRequests),
     ("stream", Member::Stream),
     ("stream_options", Member::StreamOptions),
     ("max_tokens", Member::Output("max_tokens")),
@@ -49,11 +57,14 @@ const MEMBERS: &[(&str, Member)] = &[
     ("max_tokens_to_sample", Member::Output("max_tokens_to_sample")),
     ("n", Member::Repeats),
     ("n_cmpl", Member::Repeats),
+    ("beam_width", Member::Repeats),
     ("best_of", Member::Repeats),
     ("options", Member::Options),
     ("parameters", Member::Options),
     ("sampling_params", Member::Options),
     ("prompt", Member::Prompt),
+    // A list of conversations, each a list of messages.
+    ("messages", Member::Prompt),
     ("text", Member::Prompt),
     ("input", Member::Prompt),
     ("inputs", Member::Prompt),
@@ -83,6 +94,8 @@ pub(super) fn member_of(name: &Text) -> Member {
     let folded: String = text.chars().take_while(|c| *c != '\0').map(fold).collect();
     match find(folded.as_bytes()) {
         Member::Model => Member::LikeModel,
+        // Some servers read the member, others do not: they are not asked for the usage.
+        Member::Stream => Member::StreamOptions,
         member => member,
     }
 }

@@ -57,9 +57,13 @@ impl Multipart {
         let parameters = parts.map(|part| part.split_once('='));
         let mut boundaries = parameters.filter_map(|part| {
             let (name, value) = part?;
-            name.trim().eq_ignore_ascii_case("boundary").then_some(value)
+            // Some servers join `boundary*0` and `boundary*1`, or prefer `boundary*`.
+            name.trim().to_ascii_lowercase().starts_with("boundary").then_some((name.trim(), value))
         });
-        let (Some(boundary), None) = (boundaries.next(), boundaries.next()) else { return None };
+        let (Some((name, boundary)), None) = (boundaries.next(), boundaries.next()) else { return None };
+        if name.contains('*') {
+            return None;
+        }
         let boundary = match boundary.trim().strip_prefix('"') {
             Some(quoted) => quoted.strip_suffix('"')?,
             None => boundary.trim(),
@@ -227,7 +231,8 @@ fn parameters(disposition: &str) -> Option<Vec<(String, String)>> {
             Some(quoted) => quoted.split_once('"')?,
             None => behind.split_at(behind.find(';').unwrap_or(behind.len())),
         };
-        if value.contains('\\') && name.trim() != "filename" {
+        let name_has_parts = name.contains('*') && !name.trim().eq_ignore_ascii_case("filename*");
+        if name_has_parts || (value.contains(['\\', '<', '>']) && name.trim() != "filename") {
             return None;
         }
         found.push((name.trim().to_owned(), value.to_owned()));

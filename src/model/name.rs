@@ -39,15 +39,17 @@ impl ModelNaming {
                 for prefix in ["https://", "http://", "registry.ollama.ai/", "library/"] {
                     short = short.strip_prefix(prefix).unwrap_or(short);
                 }
-                let short = short.strip_suffix(":latest").unwrap_or(short);
+                for suffix in [":local", ":cloud", "-cloud", ":latest"] {
+                    short = short.strip_suffix(suffix).unwrap_or(short);
+                }
                 if short != name {
                     names.push(Cow::Owned(short.to_owned()));
                 }
                 names.push(Cow::Owned(format!("{short}:latest")));
             }
             ModelNaming::Adapters => {
-                for part in name.split(':').skip(1) {
-                    names.push(Cow::Borrowed(part.trim()));
+                if let Some((_, adapter)) = name.split_once(':') {
+                    names.push(Cow::Borrowed(adapter.trim()));
                 }
             }
         }

@@ -139,8 +139,21 @@ impl Scrape {
         }
         let help = "Requests that limits that only count would have refused, by code";
         let mut family = sheet.counter("would_refuse", help)?;
-        for (code, count) in &self.tally.would_refuse {
-            counted(&mut family, &[("code", code)], *count)?;
+        for code in [Code::RateLimitExceeded, Code::TokensExceedLimit] {
+            let count = self.tally.would_refuse.get(code.name()).copied().unwrap_or(0);
+            counted(&mut family, &[("code", code.name())], count)?;
+        }
+        self.tokens(sheet)?;
+        let mut family = sheet.counter("limit_refusals", "Requests that a rate limit refused, by policy")?;
+        for (policy, exhausted) in &self.tally.exhausted {
+            counted(&mut family, &[("policy", &**policy)], exhausted.count)?;
+        }
+        Ok(())
+    }
+
+    fn tokens(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
+        if self.tally.tokens.is_empty() {
+            return Ok(());
         }
         let help = "Tokens of requests that have ended, by key, model, kind, and how they became known";
         let mut family = sheet.counter("tokens", help)?;
@@ -150,10 +163,6 @@ impl Scrape {
                 let labels = [("key_id", key_id), ("model", &**model), ("kind", kind), ("by", by)];
                 counted(&mut family, &labels, count)?;
             }
-        }
-        let mut family = sheet.counter("limit_refusals", "Requests that a rate limit refused, by policy")?;
-        for (policy, exhausted) in &self.tally.exhausted {
-            counted(&mut family, &[("policy", &**policy)], exhausted.count)?;
         }
         Ok(())
     }

@@ -3,6 +3,9 @@
 //!
 //! Nothing is read of a request whose route neither names a model in the body nor uses tokens.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use http::Method;
 use http::header::{ACCEPT_ENCODING, HeaderValue};
 use http::request::Parts;
@@ -36,6 +39,12 @@ pub(super) struct Inspection {
     output: Option<u32>,
     estimate: Option<(Estimate, InputSize)>,
     limits: Limits,
+    /// Whether the body names the model, and not the path or the query.
+    is_of_body: bool,
+    /// Whether the length of the whole body is known, so that the estimate includes all of it.
+    has_length: bool,
+    /// Bytes of the body that passed behind the part that was read.
+    passed: Arc<AtomicU64>,
 }
 
 /// What to read of a request's body.
@@ -87,6 +96,9 @@ impl Inspection {
             output: None,
             estimate: None,
             limits: snapshot.limits,
+            has_length: true,
+            is_of_body: matches!(route.model.place, ModelIn::Body | ModelIn::Form),
+            passed: Arc::default(),
         });
         let context = peer.gateway.context(snapshot, Timestamp::UNIX_EPOCH);
         if let Some(look) = look(verdict, &parts.method, body, context) {
@@ -97,6 +109,10 @@ impl Inspection {
                 let is_in_query = needs_model && in_query(query) != Named::Absent;
                 inspection.model = if is_in_query { Named::Ambiguous } else { of_body.clone() };
                 inspection.refuse_late_model()?;
+            }
+            // A body may pick another model, or an adapter, than the path names.
+            if needs_model && inspection.declared().is_some_and(|declared| declared.has_other_model) {
+                inspection.model = Named::Ambiguous;
             }
         }
         Ok(inspection)
@@ -113,10 +129,7 @@ impl Inspection {
     ) -> Result<(), Denial> {
         let limits = self.limits;
         let most = route.model.model_prelude.unwrap_or(limits.model_prelude);
-        let memory = body.exact_length().map_or(most, |length| length.min(most));
-        let Some(memory) = peer.gateway.prelude_memory.reserve(memory, limits.model_memory) else {
-            return if look.must { Err(Denial::too_much_held_back()) } else { Ok(()) };
-        };
+        let memory = peer.gateway.prelude_memory.permit(limits.model_memory);
         let idle = limits.body_idle_timeout;
         let patience = if look.waits { Patience::UpTo(idle) } else { Patience::None };
         let prelude = body.prelude(most, patience, Some(memory)).await.map_err(|failure| match failure {
@@ -124,7 +137,10 @@ impl Inspection {
             _ => Denial::bad_request("The request body is malformed"),
         })?;
         let mut scan = Box::new(BodyScan::new(look.kind, &parts.headers));
-        prelude.data.iter().for_each(|data| scan.push(data));
+        if !prelude.has_room && look.must {
+            return Err(Denial::too_much_held_back());
+        }
+        scan.push(&prelude.data);
         if prelude.is_whole {
             scan.finish();
         }
@@ -157,7 +173,7 @@ impl Inspection {
     ) -> Result<Cost, Denial> {
         let Some(inspection) = inspection else { return Ok(Cost::REQUEST) };
         inspection.cap_output(grant, parts, path)?;
-        Ok(inspection.estimate(peer, grant.route(), &parts.method, body))
+        Ok(inspection.estimate(peer, grant.route(), &parts.method, path, body))
     }
 
     /// Begins the exchange of an admitted request: asks for its usage, changes its body, and makes
@@ -182,7 +198,11 @@ impl Inspection {
         let route = grant.route();
         let of_key = grant.principal().and_then(|principal| principal.key().key.output_cap());
         let caps = [of_key, route.model.request];
-        if caps == [None, None] || !route.uses_tokens(&parts.method) || route.model.place == ModelIn::Form {
+        if caps == [None, None]
+            || !route.uses_tokens(&parts.method)
+            || route.model.place == ModelIn::Form
+            || route.model.has_no_output
+        {
             return Ok(());
         }
         let Some(scan) = &self.scan else { return Ok(()) };
@@ -198,17 +218,29 @@ impl Inspection {
     }
 
     /// Estimates the tokens that a request may need, and returns what to charge.
-    fn estimate(&mut self, peer: &Peer, route: &Route, method: &Method, body: &RequestBody) -> Cost {
+    fn estimate(
+        &mut self,
+        peer: &Peer,
+        route: &Route,
+        method: &Method,
+        path: &str,
+        body: &RequestBody,
+    ) -> Cost {
         let empty = Declared::default();
         if !route.uses_tokens(method) || body.is_empty() {
             return Cost::REQUEST;
         }
         let scanned = self.scan.as_ref().map_or(0, |scan| scan.bytes());
-        let unread = body.exact_length().unwrap_or(0).saturating_sub(scanned);
+        let length = body.exact_length();
+        let unread = length.unwrap_or(0).saturating_sub(scanned);
         let declared = self.declared().unwrap_or(&empty);
         let size = InputSize::of(declared, unread, self.is_whole);
         let (learned, model) = (&peer.gateway.learned, self.learned_name(route));
-        let estimate = Estimate::new(size, declared, learned, &model, self.limits.media_tokens, self.output);
+        let estimate =
+            Estimate::new(size, declared, path, learned, &model, self.limits.media_tokens, self.output);
+        let output = if route.model.has_no_output { 0 } else { estimate.output };
+        let estimate = Estimate { output, ..estimate };
+        self.has_length = length.is_some();
         self.estimate = Some((estimate, size));
         estimate.cost()
     }
@@ -260,6 +292,9 @@ impl Inspection {
         if let Asking::Ask { strips_null } = asking {
             account.asked(strips_null);
         }
+        if !self.has_length {
+            account.counts_more_input(self.passed.clone());
+        }
         Some(Box::new(account))
     }
 
@@ -272,11 +307,21 @@ impl Inspection {
             body.edit_prelude(&self.edits);
             limits.bytes = limits.bytes.saturating_add(body.prelude_bytes().saturating_sub(before));
         }
-        let is_checked = self.needs_model || self.output.is_some();
+        let is_checked = self.needs_model || self.output.is_some() || !self.has_length;
         let scan = self.scan.filter(|_| !self.is_whole && is_checked)?;
-        let model = self.needs_model.then_some(self.model);
-        let prelude = scan.bytes();
-        Some(Box::new(Guard { scan, model, output: self.output, replayed: body.prelude_bytes(), prelude }))
+        let (model, is_of_body) = (self.needs_model.then_some(self.model), self.is_of_body);
+        let (prelude, passed) = (scan.bytes(), self.passed);
+        let multiplier = scan.declared().multiplier();
+        Some(Box::new(Guard {
+            scan,
+            model,
+            is_of_body,
+            output: self.output,
+            replayed: body.prelude_bytes(),
+            prelude,
+            passed,
+            multiplier,
+        }))
     }
 }
 
@@ -287,15 +332,17 @@ fn look(verdict: &Verdict, method: &Method, body: &RequestBody, context: Context
         return None;
     }
     let of_key = verdict.principal().and_then(|principal| principal.key().key.output_cap());
-    let is_capped = route.uses_tokens(method) && (of_key.is_some() || route.model.request.is_some());
+    let is_capped = route.uses_tokens(method)
+        && !route.model.has_no_output
+        && (of_key.is_some() || route.model.request.is_some());
     let (kind, needs_model) = match route.model.place {
         ModelIn::Form => (BodyKind::Form, verdict.needs_model()),
         ModelIn::Body => (BodyKind::Json, verdict.needs_model()),
         _ if route.uses_tokens(method) => (BodyKind::Json, false),
         _ => return None,
     };
-    let must = needs_model || is_capped;
-    let waits = must || (route.uses_tokens(method) && verdict.has_token_limit(context));
+    let waits = needs_model || is_capped || (route.uses_tokens(method) && verdict.has_token_limit(context));
+    let must = waits;
     Some(Look { kind, must, waits })
 }
 
@@ -308,8 +355,9 @@ fn capped(cap: OutputCap, scan: &BodyScan, is_whole: bool, path: &str) -> Result
     let (limit, declared) = (cap.max_output_tokens, scan.declared());
     let field = declared.outputs.first().map_or("max_tokens", |output| output.field);
     let each = u64::from(limit) / declared.multiplier();
-    let is_unclear = scan.is_faulty() || declared.has_more_outputs || each == 0;
-    let declares = declared.outputs.iter().any(|output| !output.is_null);
+    let is_unclear =
+        scan.is_faulty() || declared.has_more_outputs || declared.has_repeated_output() || each == 0;
+    let declares = declared.declares_output(path);
     let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
     let excess = declared.outputs.iter().find(|output| !output.is_null && exceeds(output.tokens));
     if is_unclear || (!declares && !is_whole) {
@@ -334,9 +382,16 @@ fn lowered(declared: &Declared, each: u64, path: &str) -> Option<Vec<Edit>> {
     let edits: Vec<Edit> = in_place
         .map(|output| Edit { at: output.from, length: output.to - output.from, bytes: each.to_string() })
         .collect();
-    if !edits.is_empty() {
-        // A list or an object in place of a number has no end that is known.
-        return edits.iter().all(|edit| edit.length > 0).then_some(edits);
+    // A list or an object in place of a number has no end that is known.
+    if edits.iter().any(|edit| edit.length == 0) {
+        return None;
+    }
+    if declared.outputs.iter().any(|output| output.is_read_at(path)) {
+        return Some(edits);
+    }
+    // Servers differ on two objects of the same name.
+    if declared.has_options {
+        return None;
     }
     let at = declared.inside?;
     let comma = if declared.has_members { "," } else { "" };
@@ -353,7 +408,7 @@ fn lowered(declared: &Declared, each: u64, path: &str) -> Option<Vec<Edit>> {
         }
         _ => return None,
     };
-    Some(vec![Edit { at, length: 0, bytes }])
+    Some(std::iter::once(Edit { at, length: 0, bytes }).chain(edits).collect())
 }
 
 /// Checks the part of a body behind its prelude.
@@ -361,22 +416,31 @@ struct Guard {
     scan: Box<BodyScan>,
     /// The model for which the request was granted; `None` if the grant does not depend on it.
     model: Option<Named>,
+    /// Whether the body names the model, and not the path or the query.
+    is_of_body: bool,
     output: Option<u32>,
     /// Bytes of the prelude that are still to be replayed. They were scanned before.
     replayed: u64,
     /// Length of the prelude before it was changed, in bytes.
     prelude: u64,
+    passed: Arc<AtomicU64>,
+    /// How often the output is generated, as far as the prelude says.
+    multiplier: u64,
 }
 
 impl UploadGuard for Guard {
     fn check(&mut self, data: &[u8], is_last: bool) -> Result<(), UploadFailure> {
         let replayed = self.replayed.min(data.len() as u64);
         self.replayed -= replayed;
-        self.scan.push(data.get(replayed as usize..).unwrap_or_default());
+        let new = data.get(replayed as usize..).unwrap_or_default();
+        self.passed.fetch_add(new.len() as u64, Ordering::Relaxed);
+        self.scan.push(new);
         if is_last {
             self.scan.finish();
         }
-        if self.model.as_ref().is_some_and(|model| model != self.scan.named()) {
+        let names_other = |model: &Named| model != self.scan.named() && self.is_of_body;
+        let is_other = self.model.as_ref().is_some_and(names_other);
+        if is_other || (self.model.is_some() && self.scan.declared().has_other_model) {
             return Err(UploadFailure::UnclearModel);
         }
         let Some(limit) = self.output else { return Ok(()) };
@@ -388,7 +452,9 @@ impl UploadGuard for Guard {
             .outputs
             .iter()
             .any(|output| !output.is_null && output.from >= self.prelude && exceeds(output.tokens));
-        match self.scan.is_faulty() || declared.has_more_outputs || exceeds_behind {
+        let is_multiplied = declared.multiplier() > self.multiplier;
+        let is_unclear = self.scan.is_faulty() || declared.has_more_outputs || declared.has_repeated_output();
+        match is_unclear || is_multiplied || exceeds_behind {
             true => Err(UploadFailure::TooMuchOutput),
             false => Ok(()),
         }

@@ -1,80 +1,261 @@
-//! The answer to a request for the list of models, for a key that may use some of them.
+//! The answer to a request for the list of models: joined from the upstreams that models lead to,
+//! and without the models that the key may not use.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::join_all;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, IF_MATCH,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
 };
-use http::{HeaderMap, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
+use super::gateway::Peer;
 use crate::config::ModelIn;
 use crate::denial::Denial;
-use crate::forward::Forwarded;
 use crate::forward::body::ResponseBody;
-use crate::gate::Grant;
+use crate::forward::headers::Origin;
+use crate::forward::{self, Forwarded, PermittedRequest, RequestTokens};
+use crate::gate::{Context, Grant, Permit};
+use crate::guard::Target;
 use crate::key_cache::LiveKey;
-use crate::model::{ModelNaming, Named, filtered};
+use crate::model::{ModelNaming, Named, filtered, joined};
+use crate::observe::Times;
+use crate::snapshot::Snapshot;
+use crate::tap::TapSlot;
+use crate::upstream::Upstream;
+use crate::upstream::upload::{Upload, UploadLimits};
 
 /// Longest list of models that is filtered, in bytes.
 const LONGEST_LIST: usize = 8 * 1024 * 1024;
 
-/// The filter of one answer: the models of a key, as a route's upstream names them.
+/// Time in which another upstream has to answer with its list.
+const TIME_OF_PARTS: Duration = Duration::from_secs(5);
+
+/// Header with the names of the upstreams whose lists are missing.
+const X_PARTIAL: HeaderName = HeaderName::from_static("x-bearward-partial");
+
+/// What happens to the answer of a request for the list of models.
 pub(super) struct ListFilter {
-    live: Arc<LiveKey>,
+    /// The key whose models are shown; `None` if all may be shown.
+    live: Option<Arc<LiveKey>>,
     naming: ModelNaming,
-    upstream: Arc<str>,
+    /// The upstream of the request's own route.
+    upstream: Arc<Upstream>,
+    snapshot: Arc<Snapshot>,
+    /// The requests for the lists of other upstreams.
+    parts: Vec<PartOfList>,
+}
+
+/// The request for a list, for the requests to other upstreams.
+#[derive(Clone, Copy)]
+pub(super) struct ListRequest<'a> {
+    pub(super) is_head: bool,
+    pub(super) peer: &'a Peer,
+    pub(super) target: &'a Target,
+    pub(super) limits: UploadLimits,
+    pub(super) origin: Origin<'a>,
+}
+
+/// The request for the list of one other upstream.
+struct PartOfList {
+    permit: Permit,
+    head: Parts,
 }
 
 impl ListFilter {
-    /// Returns the filter of the answer to a granted request; `None` if the whole answer may be
-    /// seen. `model`: the model of which the request asks for the entry.
-    pub(super) fn of(grant: &Grant, model: &Named) -> Option<Self> {
+    /// Returns the filter of the answer to a granted request; `None` if the answer is forwarded as
+    /// it is. `model`: the model of which the request asks for the entry.
+    pub(super) fn of(
+        grant: &Grant,
+        model: &Named,
+        method: &Method,
+        snapshot: &Arc<Snapshot>,
+    ) -> Option<Self> {
         let route = grant.route();
-        let is_list = route.model.place == ModelIn::List && *model == Named::Absent;
-        let principal = grant.principal().filter(|_| is_list)?;
-        principal.key().key.models()?;
-        let (live, upstream) = (principal.shared_key().clone(), route.upstream.name.clone());
-        Some(ListFilter { live, naming: route.model.naming, upstream })
-    }
-
-    /// Removes headers with which the upstream might answer with a part of the list, with a
-    /// compressed list, or with none.
-    pub(super) fn prepare(headers: &mut HeaderMap) {
-        for name in [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE] {
-            headers.remove(name);
+        if route.model.place != ModelIn::List || *model != Named::Absent {
+            return None;
         }
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let restricted = grant.principal().filter(|principal| principal.key().key.models().is_some());
+        let live = restricted.map(|principal| principal.shared_key().clone());
+        let is_joined =
+            *method == Method::GET && !snapshot.routes.upstreams_by_model(&route.upstream).is_empty();
+        (live.is_some() || is_joined).then(|| ListFilter {
+            live,
+            naming: route.model.naming,
+            upstream: route.upstream.clone(),
+            snapshot: snapshot.clone(),
+            parts: Vec::new(),
+        })
     }
 
-    /// Removes the entries of models that the key may not use.
+    /// Prepares the request: removes the headers with which an upstream might answer with a part of
+    /// the list, with a compressed list, or with none; and makes the requests to other upstreams.
     ///
     /// # Errors
     ///
-    /// 502 if the answer is no list that is known, or is too long.
-    pub(super) async fn apply(self, forwarded: Forwarded, is_head: bool) -> Result<Forwarded, Denial> {
-        let Forwarded::Answer(response) = forwarded else { return Ok(forwarded) };
-        if !response.status().is_success() {
-            return Ok(Forwarded::Answer(response));
-        }
-        let (mut head, body) = response.into_parts();
-        for name in [CONTENT_LENGTH, ETAG, LAST_MODIFIED] {
+    /// 503 if the process has no room for these requests.
+    pub(super) fn prepared(
+        filter: &mut Option<Self>,
+        permit: &Permit,
+        head: &mut Parts,
+        context: Context<'_>,
+    ) -> Result<(), Denial> {
+        let Some(filter) = filter else { return Ok(()) };
+        for name in [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE] {
             head.headers.remove(name);
         }
-        if is_head {
-            return Ok(Forwarded::Answer(Response::from_parts(head, body)));
+        head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if head.method != Method::GET {
+            return Ok(());
         }
-        let refuse = |reason: &'static str| Denial::upstream_protocol(&self.upstream).caused_by(reason);
+        for upstream in filter.snapshot.routes.upstreams_by_model(&filter.upstream) {
+            let permit = permit.for_part(Arc::new(permit.route().led_to(&upstream)), context)?;
+            filter.parts.push(PartOfList { permit, head: head.clone() });
+        }
+        Ok(())
+    }
+
+    /// Returns the answer to a request, with the filter applied if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the request, if no upstream answered with a list; 502 if an answer is no list
+    /// that is known, or is too long.
+    pub(super) async fn applied(
+        filter: Option<Self>,
+        forwarded: Result<Forwarded, Denial>,
+        request: ListRequest<'_>,
+    ) -> Result<Forwarded, Denial> {
+        match filter {
+            // The future is boxed, because few requests are for a list.
+            Some(filter) => Box::pin(filter.apply(forwarded, request)).await,
+            None => forwarded,
+        }
+    }
+
+    async fn apply(
+        mut self,
+        forwarded: Result<Forwarded, Denial>,
+        request: ListRequest<'_>,
+    ) -> Result<Forwarded, Denial> {
+        let is_head = request.is_head;
+        let parts = std::mem::take(&mut self.parts);
+        let lists = parts.into_iter().map(|part| async {
+            let name = part.permit.route().upstream.name.clone();
+            let list = tokio::time::timeout(TIME_OF_PARTS, self.part(part, request)).await;
+            (name, list.ok().flatten())
+        });
+        let lists = join_all(lists).await;
+        let own = match forwarded {
+            Ok(Forwarded::Answer(response)) if response.status().is_success() && is_head => {
+                let (mut head, body) = response.into_parts();
+                without_length(&mut head.headers);
+                return Ok(Forwarded::Answer(Response::from_parts(head, body)));
+            }
+            Ok(Forwarded::Answer(response)) if response.status().is_success() => self.own(response).await,
+            // The list has only this one upstream.
+            other if lists.is_empty() => return other,
+            other => Err(match other {
+                Err(denial) => denial,
+                Ok(_) => self.broken("the list of models could not be read"),
+            }),
+        };
+        let missing = lists.iter().filter(|(_, list)| list.is_none()).map(|(name, _)| name.to_string());
+        let mut missing: Vec<String> = missing.collect();
+        let mut others = lists.iter().filter_map(|(_, list)| list.as_ref());
+        let (mut head, mut list) = match own {
+            Ok(own) => own,
+            Err(denial) => {
+                missing.insert(0, self.upstream.name.to_string());
+                let Some(first) = others.next() else { return Err(denial) };
+                let mut response = Response::new(()).into_parts().0;
+                response
+                    .headers
+                    .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                (response, first.clone())
+            }
+        };
+        for more in others {
+            list = joined(&list, more).map_err(|_| self.broken("the answers are no lists of models"))?.into();
+        }
+        if let (false, Ok(names)) = (missing.is_empty(), HeaderValue::from_str(&missing.join(", "))) {
+            head.headers.insert(X_PARTIAL, names);
+        }
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(list.len()));
+        Ok(Forwarded::Answer(Response::from_parts(head, ResponseBody::own(list))))
+    }
+
+    /// Returns the list of the request's own upstream.
+    async fn own(&self, response: Response<ResponseBody>) -> Result<(http::response::Parts, Bytes), Denial> {
+        let (mut head, body) = response.into_parts();
+        without_length(&mut head.headers);
+        let list = self.shown(&head, body, &self.upstream.name).await;
+        Ok((head, list.map_err(|reason| self.broken(reason))?))
+    }
+
+    /// Returns the list of another upstream; `None` if it does not answer with one.
+    async fn part(&self, part: PartOfList, request: ListRequest<'_>) -> Option<Bytes> {
+        let PartOfList { permit, mut head } = part;
+        let ListRequest { peer, target, limits, origin, .. } = request;
+        let name = permit.route().upstream.name.clone();
+        let mut times = Times::default();
+        let forwarded = forward::forward(PermittedRequest {
+            permit,
+            parts: &mut head,
+            upload: Upload::empty(),
+            limits,
+            activity: &peer.activity,
+            upgrade: None,
+            revocations: None,
+            target,
+            origin,
+            pool: &peer.pool,
+            times: &mut times,
+            tap: TapSlot::default(),
+            tokens: RequestTokens(None),
+        });
+        let Ok(Forwarded::Answer(response)) = Box::pin(forwarded).await else { return None };
+        let (head, body) = response.into_parts();
+        if !head.status.is_success() {
+            return None;
+        }
+        self.shown(&head, body, &name).await.ok()
+    }
+
+    /// Reads a list, and removes the entries that are not shown of it.
+    async fn shown(
+        &self,
+        head: &http::response::Parts,
+        body: ResponseBody,
+        upstream: &str,
+    ) -> Result<Bytes, &'static str> {
         if head.headers.contains_key(CONTENT_ENCODING) || head.status == StatusCode::PARTIAL_CONTENT {
-            return Err(refuse("the list of models is compressed, or a part of the list"));
+            return Err("the list of models is compressed, or a part of the list");
         }
         let list = Limited::new(body, LONGEST_LIST).collect().await;
-        let list = list.map_err(|_| refuse("the list of models is too long, or broke"))?.to_bytes();
-        let may_see =
-            |name: &str| self.live.key.models().is_none_or(|models| self.naming.is_allowed(models, name));
-        let kept = filtered(&list, may_see).map_err(|_| refuse("the answer is no list of models"))?;
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(kept.len()));
-        Ok(Forwarded::Answer(Response::from_parts(head, ResponseBody::own(kept.into()))))
+        let list = list.map_err(|_| "the list of models is too long, or broke")?.to_bytes();
+        let routes = &self.snapshot.routes;
+        let may_see = |name: &str| {
+            let models = self.live.as_ref().and_then(|live| live.key.models());
+            routes.leads_to(name, upstream, &self.upstream.name)
+                && models.is_none_or(|models| self.naming.is_allowed(models, name))
+        };
+        Ok(filtered(&list, may_see).map_err(|_| "the answer is no list of models")?.into())
+    }
+
+    fn broken(&self, reason: &'static str) -> Denial {
+        Denial::upstream_protocol(&self.upstream.name).caused_by(reason)
+    }
+}
+
+/// Removes the headers that hold for the whole list only.
+fn without_length(headers: &mut HeaderMap) {
+    for name in [CONTENT_LENGTH, ETAG, LAST_MODIFIED] {
+        headers.remove(name);
     }
 }

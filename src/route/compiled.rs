@@ -133,6 +133,11 @@ impl Route {
         bounded
     }
 
+    /// Returns this route with another upstream.
+    pub(crate) fn led_to(&self, upstream: &Arc<Upstream>) -> Self {
+        Route { upstream: upstream.clone(), ..self.clone() }
+    }
+
     /// Whether the route matches a request that names this model.
     pub(crate) fn matches_model(&self, model: &Named) -> bool {
         match (&self.model.models, model) {

@@ -138,12 +138,18 @@ impl Route {
     /// Whether this route matches all requests of the other route, if the other route's paths are
     /// written in the spelling `spelled`.
     fn takes_all(&self, other: &Route, spelled: &PathPattern) -> bool {
-        self.covers_methods_and_hosts(other) && self.paths.iter().any(|own| own.covers(spelled))
+        self.model.models.is_none()
+            && self.covers_methods_and_hosts(other)
+            && self.paths.iter().any(|own| own.covers(spelled))
     }
 
     /// Whether this route matches all requests that the later route `other` matches. Returns true
     /// only if this is certain.
     fn covers(&self, other: &Route) -> bool {
+        // A route with `models` leaves requests for all other models to later routes.
+        if self.model.models.is_some() {
+            return false;
+        }
         let is_covered = |path: &PathPattern| self.paths.iter().any(|own| own.covers(path));
         self.covers_methods_and_hosts(other) && other.written.iter().all(is_covered)
     }

@@ -11,6 +11,7 @@ use super::index::PathIndex;
 use crate::config::{Ambiguity, Config};
 use crate::cors::{CorsAnswer, CorsPolicy};
 use crate::limit::Limiter;
+use crate::model::Named;
 use crate::upstream::Upstream;
 
 /// Result of searching the route of a request.
@@ -107,6 +108,27 @@ impl RouteTable {
             }
         }
         found
+    }
+
+    /// Returns the upstreams that the routes with `models` lead to, except `own`, each once.
+    pub(crate) fn upstreams_by_model(&self, own: &Arc<Upstream>) -> Vec<Arc<Upstream>> {
+        let mut found: Vec<Arc<Upstream>> = Vec::new();
+        for route in self.routes.iter().filter(|route| route.model.models.is_some()) {
+            let is_known = |known: &Arc<Upstream>| known.name == route.upstream.name;
+            if !is_known(own) && !found.iter().any(is_known) {
+                found.push(route.upstream.clone());
+            }
+        }
+        found
+    }
+
+    /// Whether requests for a model are led to the upstream `name`. Models that no route with
+    /// `models` matches are led to `own`.
+    pub(crate) fn leads_to(&self, model: &str, name: &str, own: &str) -> bool {
+        let named = Named::Model(model.to_owned());
+        let mut by_model = self.routes.iter().filter(|route| route.model.models.is_some());
+        let leads = by_model.find(|route| route.matches_model(&named));
+        leads.map_or(own, |route| &route.upstream.name) == name
     }
 
     /// Whether some route accepts this kind of ambiguous part in paths.

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -40,6 +41,8 @@ pub(crate) struct TokenAccount {
     model: String,
     report: Arc<TokenReport>,
     removal: Removal,
+    /// Bytes of the input that passed beyond the estimate; `None` if the estimate includes all.
+    more_input: Option<Arc<AtomicU64>>,
     is_sent: bool,
     is_settled: bool,
 }
@@ -63,6 +66,7 @@ impl TokenAccount {
             model,
             report: Arc::default(),
             removal: Removal::Nothing,
+            more_input: None,
             is_sent: false,
             is_settled: false,
         }
@@ -77,6 +81,18 @@ impl TokenAccount {
     /// null` is removed from the answer, too.
     pub(crate) fn asked(&mut self, strips_null: bool) {
         self.removal = if strips_null { Removal::ChunkAndNulls } else { Removal::Chunk };
+    }
+
+    /// Adds bytes to the input that pass while the body is forwarded.
+    pub(crate) fn counts_more_input(&mut self, bytes: Arc<AtomicU64>) {
+        self.more_input = Some(bytes);
+    }
+
+    /// Returns the estimated tokens of the input, with all bytes that have passed.
+    fn estimated_input(&self) -> u64 {
+        let more = self.more_input.as_ref().map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+        let more = (more as f64 * self.learned.ratio(&self.model)).ceil() as u64;
+        u64::from(self.estimate.input).saturating_add(more)
     }
 
     /// Notes that the request may have reached the upstream.
@@ -126,17 +142,21 @@ impl TokenAccount {
 
     /// Returns what an answer used that has shown `shown`.
     fn used(&self, shown: Shown, end: BodyEnd, is_success: bool) -> Option<Tokens> {
-        let Shown { counts, content_events } = shown;
+        let Shown { counts, content_events, has_content_behind } = shown;
         let is_reported = !counts.is_empty();
         if !is_success && !is_reported {
             return None;
         }
-        let input = counts.input.unwrap_or(u64::from(self.estimate.input));
+        let input = counts.input.unwrap_or_else(|| self.estimated_input());
         let is_whole = end == BodyEnd::Complete;
         let counted = content_events.unwrap_or(0);
         let (output, by) = match (is_reported, is_whole) {
             // An answer without output, such as an embedding, reports its input alone.
             (true, true) if self.has_several => (counts.output.unwrap_or(0).max(counted), TokensBy::Reported),
+            // A usage that is not the last word of a stream, or that lacks the output.
+            (true, true) if counted > 0 && (has_content_behind || counts.output.is_none()) => {
+                (counts.output.unwrap_or(0).max(counted), TokensBy::Counted)
+            }
             (true, true) => (counts.output.unwrap_or(0), TokensBy::Reported),
             (true, false) => (counts.output.unwrap_or(0).max(counted), TokensBy::Counted),
             (false, true) if counted == 0 => (u64::from(self.estimate.output), TokensBy::Estimated),
@@ -161,7 +181,7 @@ impl TokenAccount {
 impl Drop for TokenAccount {
     fn drop(&mut self) {
         // The client left before an answer came. The upstream has read the input.
-        let input = u64::from(self.estimate.input);
+        let input = self.estimated_input();
         let used = Tokens { input, cached: None, output: 0, by: TokensBy::Estimated };
         self.settle(self.is_sent.then_some(used));
     }

@@ -35,6 +35,8 @@ pub(super) struct Shown {
     pub(super) counts: Counts,
     /// Number of events with content; `None` if the answer is no stream.
     pub(super) content_events: Option<u64>,
+    /// Whether content came after the last counts, so that the counts are not the final ones.
+    pub(super) has_content_behind: bool,
 }
 
 impl AnswerScan {
@@ -106,11 +108,15 @@ impl AnswerScan {
 
     /// Returns what the answer has shown up to now.
     pub(super) fn shown(&mut self) -> Shown {
+        let is_opaque = matches!(self, AnswerScan::Opaque(_));
         match self.scan() {
-            Scan::Document(finder) => Shown { counts: Counts::of(finder), content_events: None },
-            Scan::Events(events) => {
-                Shown { counts: events.counts, content_events: Some(events.content_events) }
-            }
+            Scan::Document(finder) => Shown { counts: Counts::of(finder), ..Shown::default() },
+            Scan::Events(events) => Shown {
+                counts: events.counts(),
+                // The events of a body that can't be read are not known.
+                content_events: (!is_opaque).then_some(events.content_events),
+                has_content_behind: events.has_content_behind,
+            },
             Scan::Nothing => Shown::default(),
         }
     }

@@ -16,10 +16,10 @@ use crate::json::{Finder, Member, Sought};
 
 /// The members that have counts.
 macro_rules! members {
-    ($($more:literal)?) => {
+    ($($more:literal),*) => {
         &[
             "usage", "timings", "prompt_eval_count", "eval_count", "tokens_evaluated", "tokens_predicted",
-            "meta_info", "details", $($more)?
+            "meta_info", "details", $($more),*
         ]
     };
 }
@@ -29,7 +29,7 @@ pub(super) const IN_DOCUMENT: Sought = Sought { members: members!(), wrappers: &
 
 /// What to look for in an event of a stream: the counts, which may be wrapped, and the choices.
 pub(super) const IN_EVENT: Sought =
-    Sought { members: members!("choices"), wrappers: &["response", "message"] };
+    Sought { members: members!("choices", "index"), wrappers: &["response", "message"] };
 
 /// Token counts, as far as they were reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Counts {
         counts
     }
 
-    fn plus(self, other: Counts) -> Counts {
+    pub(super) fn plus(self, other: Counts) -> Counts {
         let sum = |a: Option<u64>, b: Option<u64>| match (a, b) {
             (None, None) => None,
             (a, b) => Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0))),

@@ -39,12 +39,13 @@ pub(crate) struct Estimate {
 }
 
 impl Estimate {
-    /// Estimates the tokens of a request. `model`: the name under which the model's answers are
+    /// Estimates the tokens of a request. `path`: the path that it is sent to; `model`: the name under which the model's answers are
     /// remembered; `media_tokens`: the tokens of a file; `cap`: the most output tokens that the
     /// request may ask for.
     pub(crate) fn new(
         size: InputSize,
         declared: &Declared,
+        path: &str,
         learned: &Learned,
         model: &str,
         media_tokens: u32,
@@ -54,9 +55,11 @@ impl Estimate {
         let media = size.media.saturating_mul(u64::from(media_tokens));
         let input = text.saturating_add(media).saturating_add(size.token_ids);
         let times = declared.multiplier();
-        let output = match declared.greatest_output() {
-            Some(tokens) => tokens.saturating_mul(times),
-            None => u64::from(learned.usual_output(model)),
+        let declared_output = declared.greatest_output().unwrap_or(0).saturating_mul(times);
+        let output = match declared.declares_output(path) {
+            true => declared_output,
+            // A number in a spelling that the server ignores is no bound.
+            false => declared_output.max(u64::from(learned.usual_output(model))),
         };
         let cap = cap.map_or(u64::MAX, u64::from);
         Estimate { input: saturated(input), output: saturated(output.min(cap)) }

@@ -1,5 +1,6 @@
 //! The events of a stream: server-sent events (WHATWG HTML, section 9.2.6), or lines of JSON.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -10,6 +11,9 @@ use serde_json::Value;
 
 use super::counts::{Counts, IN_EVENT};
 use crate::json::Finder;
+
+/// Largest number of answers in one stream that are counted one by one.
+const MOST_ANSWERS: u64 = 8192;
 
 /// Longest event that is kept while it arrives, in bytes. A longer one is searched as it passes.
 const LONGEST_EVENT: usize = 64 * 1024;
@@ -42,7 +46,13 @@ pub(super) struct EventScan {
     pending: Vec<u8>,
     /// The search through an event that is too long to keep.
     long: Option<Finder>,
-    pub(super) counts: Counts,
+    /// Whether the line ends of a long event may follow.
+    is_behind_long: bool,
+    counts: Counts,
+    /// Counts by the index of an answer, from servers that answer several prompts in one stream.
+    by_index: BTreeMap<u64, Counts>,
+    /// Whether content came after the last counts.
+    pub(super) has_content_behind: bool,
     /// Number of events that had content of the answer.
     pub(super) content_events: u64,
     /// The sign of content that the last event with content had.
@@ -65,6 +75,9 @@ impl EventScan {
             pending: Vec::new(),
             long: None,
             counts: Counts::default(),
+            by_index: BTreeMap::new(),
+            has_content_behind: false,
+            is_behind_long: false,
             content_events: 0,
             last_sign: 0,
         }
@@ -109,7 +122,7 @@ impl EventScan {
             self.event(&rest);
         }
         if let Some(long) = self.long.take() {
-            self.counts.update(Counts::of(&long));
+            self.note_counts(&long);
         }
         match self.removal {
             Removal::Nothing => Bytes::new(),
@@ -129,6 +142,7 @@ impl EventScan {
 
     /// Scans data, and calls `pass` with each part of it that can be forwarded.
     fn scan(&mut self, data: &[u8], mut pass: impl FnMut(&[u8], Verdict)) {
+        let data = if self.is_behind_long { self.pass_line_ends(data, &mut pass) } else { data };
         if self.pending.is_empty() && self.long.is_none() {
             let rest = self.whole_events(data, 0, &mut pass);
             self.pending.extend_from_slice(rest);
@@ -168,10 +182,45 @@ impl EventScan {
             return;
         }
         if let Some(long) = self.long.take() {
-            self.counts.update(Counts::of(&long));
+            self.note_counts(&long);
         }
+        self.is_behind_long = true;
+        let rest = self.pass_line_ends(rest, pass);
         let rest = self.whole_events(rest, 0, pass);
         self.pending.extend_from_slice(rest);
+    }
+
+    /// Passes the line ends that end a long event. Returns the bytes behind them.
+    fn pass_line_ends<'d>(&mut self, data: &'d [u8], pass: &mut impl FnMut(&[u8], Verdict)) -> &'d [u8] {
+        let length = data.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+        let (line_ends, rest) = data.split_at(length);
+        pass(line_ends, Verdict::Keep);
+        self.is_behind_long = rest.is_empty();
+        rest
+    }
+
+    /// Returns the counts of the whole stream.
+    pub(super) fn counts(&self) -> Counts {
+        let of_indexes = self.by_index.values().copied().reduce(Counts::plus);
+        of_indexes.unwrap_or(self.counts)
+    }
+
+    /// Notes the counts that were found in an event. Returns them.
+    fn note_counts(&mut self, finder: &Finder) -> Counts {
+        let counts = Counts::of(finder);
+        if counts.is_empty() {
+            return counts;
+        }
+        self.has_content_behind = false;
+        self.counts.update(counts);
+        // SGLang's own API numbers the answers to a list of prompts.
+        let top =
+            |name: &str| finder.found().iter().find(|member| member.wrapper.is_none() && member.name == name);
+        let index = top("meta_info").and(top("index")).and_then(|index| index.value.as_u64());
+        if let Some(index) = index.filter(|index| *index < MOST_ANSWERS) {
+            self.by_index.insert(index, counts);
+        }
+        counts
     }
 
     /// Scans the events that `data` has completely. Returns the rest.
@@ -216,30 +265,30 @@ impl EventScan {
         if may_have_counts {
             let mut finder = Finder::new(IN_EVENT);
             data_of(event, self.framing, |data| finder.push(data));
-            let counts = Counts::of(&finder);
-            self.counts.update(counts);
-            verdict = match usage {
-                Some(at) if self.removal != Removal::Nothing => self.judge(event, at, &finder, counts),
-                _ => Verdict::Keep,
-            };
+            self.note_counts(&finder);
+            if usage.is_some() && self.removal != Removal::Nothing {
+                verdict = self.judge(event, &finder);
+            }
         }
         if verdict != Verdict::Drop && self.has_content(event) {
             self.content_events += 1;
+            self.has_content_behind = !may_have_counts || self.counts.is_empty();
         }
         verdict
     }
 
     /// Decides what is removed of an event with the member `usage`.
-    fn judge(&self, event: &[u8], at: usize, finder: &Finder, counts: Counts) -> Verdict {
+    fn judge(&self, event: &[u8], finder: &Finder) -> Verdict {
         let top = |name: &str| {
             let of_name = |member: &&crate::json::Member| member.wrapper.is_none() && member.name == name;
             finder.found().iter().find(of_name).map(|member| &member.value)
         };
         let is_extra = top("choices").and_then(Value::as_array).is_some_and(Vec::is_empty);
         match top("usage") {
-            Some(Value::Object(_)) if is_extra && !counts.is_empty() => Verdict::Drop,
+            Some(Value::Object(_)) if is_extra => Verdict::Drop,
             Some(Value::Null) if self.removal == Removal::ChunkAndNulls => {
-                null_member(event, at).map_or(Verdict::Keep, Verdict::Cut)
+                let cut = top_usage(event).and_then(|at| null_member(event, at));
+                cut.map_or(Verdict::Keep, Verdict::Cut)
             }
             _ => Verdict::Keep,
         }
@@ -269,7 +318,7 @@ static OTHER_COUNTS: LazyLock<[Needle<'static>; 4]> =
     LazyLock::new(|| ["\"timings\"", "eval_count\"", "\"meta_info\"", "\"details\""].map(Needle::new));
 
 /// The ends of members' names with which servers send pieces of an answer.
-static SIGNS_OF_CONTENT: LazyLock<[Needle<'static>; 7]> = LazyLock::new(|| {
+static SIGNS_OF_CONTENT: LazyLock<[Needle<'static>; 10]> = LazyLock::new(|| {
     [
         "content\":",
         "text\":",
@@ -278,6 +327,9 @@ static SIGNS_OF_CONTENT: LazyLock<[Needle<'static>; 7]> = LazyLock::new(|| {
         "\"partial_json\":",
         "\"arguments\":",
         "\"response\":",
+        "reasoning\":",
+        "refusal\":",
+        "text_output\":",
     ]
     .map(Needle::new)
 });
@@ -309,6 +361,41 @@ fn data_of(event: &[u8], framing: Framing, mut take: impl FnMut(&[u8])) {
 fn without_field(event: &[u8]) -> &[u8] {
     let begin = event.iter().position(|byte| matches!(byte, b'{' | b'[')).unwrap_or(event.len());
     event.get(begin..).unwrap_or_default()
+}
+
+/// Returns the position of the member `usage` of an event's object itself, not of an object in it.
+fn top_usage(event: &[u8]) -> Option<usize> {
+    let (mut depth, mut at) = (0_u32, 0);
+    while let Some(&byte) = event.get(at) {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => {
+                let end = behind_string(event, at)?;
+                let is_name = event.get(end..)?.trim_ascii_start().first() == Some(&b':');
+                if depth == 1 && is_name && event.get(at..end) == Some(USAGE.needle()) {
+                    return Some(at);
+                }
+                at = end;
+                continue;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Returns the position behind the string that begins at `at`.
+fn behind_string(event: &[u8], at: usize) -> Option<usize> {
+    let mut at = at + 1;
+    loop {
+        at += memchr2(b'"', b'\\', event.get(at..)?)?;
+        match event.get(at) {
+            Some(b'"') => return Some(at + 1),
+            _ => at += 2,
+        }
+    }
 }
 
 /// Returns the range of the member `"usage": null` at `at`, with a comma before or behind it.

@@ -6,7 +6,6 @@
 //! Invariant: no byte is lost between these readers. A prelude is replayed to the next reader, and
 //! a reader that stops early puts the unread rest back.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,8 +33,10 @@ pub(crate) struct RequestBody(Option<Arc<Mutex<Option<ReceivedBody>>>>);
 pub(crate) struct ReceivedBody {
     incoming: Incoming,
     protocol: Protocol,
-    /// Frames of a prelude that are still to be replayed, in order.
-    replay: VecDeque<Frame<Bytes>>,
+    /// Data of a prelude that is still to be replayed.
+    replay: BytesMut,
+    /// Trailers that were read with the prelude. They are replayed behind its data.
+    trailers: Option<Frame<Bytes>>,
     /// The memory of the prelude, until it was replayed.
     memory: Option<PreludePermit>,
 }
@@ -51,15 +52,25 @@ pub(crate) struct PreludeMemory {
 pub(crate) struct PreludePermit {
     memory: Arc<PreludeMemory>,
     bytes: u64,
+    limit: u64,
 }
 
 impl PreludeMemory {
-    /// Reserves memory for a prelude of up to `bytes` bytes; `None` if all preludes together would
-    /// have more than `limit` bytes.
-    pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, limit: u64) -> Option<PreludePermit> {
-        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(PreludePermit { memory: self.clone(), bytes })
+    /// Makes a permit for a prelude that has no memory yet. `limit`: the most bytes that all
+    /// preludes together may have.
+    pub(crate) fn permit(self: &Arc<Self>, limit: u64) -> PreludePermit {
+        PreludePermit { memory: self.clone(), bytes: 0, limit }
+    }
+}
+
+impl PreludePermit {
+    /// Takes memory for a prelude of `bytes` bytes. Returns whether there is room for it.
+    fn grow_to(&mut self, bytes: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let grown = |used: u64| used.checked_add(more).filter(|used| *used <= self.limit);
+        let is_granted = self.memory.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok();
+        self.bytes += if is_granted { more } else { 0 };
+        is_granted
     }
 }
 
@@ -122,10 +133,11 @@ pub(crate) struct BodyBroken;
 /// The prelude: the first frames of a request's body.
 #[derive(Debug)]
 pub(crate) struct Prelude {
-    /// Data of the frames that were read, in order.
-    pub(crate) data: Vec<Bytes>,
+    pub(crate) data: Bytes,
     /// Whether `data` is the complete body.
     pub(crate) is_whole: bool,
+    /// Whether there was memory for the whole prelude.
+    pub(crate) has_room: bool,
 }
 
 impl RequestBody {
@@ -134,7 +146,8 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return RequestBody(None);
         }
-        let received = ReceivedBody { incoming, protocol, replay: VecDeque::new(), memory: None };
+        let received =
+            ReceivedBody { incoming, protocol, replay: BytesMut::new(), trailers: None, memory: None };
         RequestBody(Some(Arc::new(Mutex::new(Some(received)))))
     }
 
@@ -196,7 +209,7 @@ impl RequestBody {
     ) -> Result<Prelude, UploadFailure> {
         let Some(received) = self.take() else {
             debug_assert!(self.is_empty(), "a body has one reader at a time");
-            return Ok(Prelude { data: Vec::new(), is_whole: true });
+            return Ok(Prelude { data: Bytes::new(), is_whole: true, has_room: true });
         };
         let mut lent = Lent { of: self, received: Some(received) };
         let Some(received) = &mut lent.received else {
@@ -226,14 +239,23 @@ impl RequestBody {
             match frame.await? {
                 Some(frame) => {
                     has_ended = frame.is_trailers() || received.incoming.is_end_stream();
-                    received.replay.push_back(frame);
+                    match frame.into_data() {
+                        // The data is copied: a client may send it in many small frames.
+                        Ok(data) => received.replay.extend_from_slice(&data),
+                        Err(trailers) => received.trailers = Some(trailers),
+                    }
+                    let replayed = received.replayed_bytes();
+                    if received.memory.as_mut().is_some_and(|memory| !memory.grow_to(replayed)) {
+                        let data = received.replay.clone().freeze();
+                        return Ok(Prelude { data, is_whole: has_ended, has_room: false });
+                    }
                 }
                 None if polls > POLLS_FOR_RECEIVED => break,
                 None => has_ended = true,
             }
         }
-        let data = received.replay.iter().filter_map(Frame::data_ref).cloned().collect();
-        Ok(Prelude { data, is_whole: has_ended })
+        let data = received.replay.clone().freeze();
+        Ok(Prelude { data, is_whole: has_ended, has_room: true })
     }
 
     /// Changes the prelude that is replayed to the next reader. `edits`: changes within the
@@ -241,14 +263,7 @@ impl RequestBody {
     pub(crate) fn edit_prelude(&self, edits: &[Edit]) {
         let mut slot = self.lock();
         let Some(received) = slot.as_mut().and_then(|slot| slot.as_mut()) else { return };
-        let mut before = BytesMut::new();
-        received.replay.retain(|frame| match frame.data_ref() {
-            Some(data) => {
-                before.extend_from_slice(data);
-                false
-            }
-            None => true,
-        });
+        let before = std::mem::take(&mut received.replay);
         let mut after = BytesMut::with_capacity(before.len() + 64);
         let mut from = 0;
         for Edit { at, length, bytes } in edits {
@@ -259,7 +274,7 @@ impl RequestBody {
             from = end;
         }
         after.extend_from_slice(before.get(from..).unwrap_or_default());
-        received.replay.push_front(Frame::data(after.freeze()));
+        received.replay = after;
     }
 
     /// Returns the number of bytes of the prelude that is replayed to the next reader.
@@ -292,7 +307,7 @@ impl Drop for Lent<'_> {
 
 impl ReceivedBody {
     fn replayed_bytes(&self) -> u64 {
-        self.replay.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum()
+        self.replay.len() as u64
     }
 
     #[inline(always)]
@@ -319,19 +334,19 @@ impl Body for ReceivedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
-        match self.replay.pop_front() {
-            Some(frame) => {
-                if self.replay.is_empty() {
-                    self.memory = None;
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
+        if !self.replay.is_empty() {
+            self.memory = None;
+            let data = std::mem::take(&mut self.replay).freeze();
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        match self.trailers.take() {
+            Some(trailers) => Poll::Ready(Some(Ok(trailers))),
             None => self.poll_incoming(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.replay.is_empty() && self.incoming.is_end_stream()
+        self.replay.is_empty() && self.trailers.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -11,7 +11,7 @@ from gateway import binary
 def steps():
     demo = subprocess.Popen([binary(), "demo", "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
     lines = []
-    while len([line for line in lines if line.startswith("curl ")]) < 9:
+    while len([line for line in lines if line.startswith("curl ")]) < 12:
         line = demo.stdout.readline()
         assert line, lines
         lines.append(line.rstrip("\n"))

@@ -143,6 +143,10 @@ async fn nothing_is_let_in_that_a_lenient_server_would_read_otherwise() {
         text(r#"{"model":"llama-3","lora_path":"other"}"#),
         text(r#"{"model":"llama-3","parameters":{"adapter_id":"other"}}"#),
         text(r#"{"model":"llama-3","fallbacks":[{"model":"gpt"}]}"#),
+        text(r#"{"model":"llama-3","tools":[{"type":"advisor","model":"gpt"}]}"#),
+        text(r#"{"model":"llama-3","models":["gpt"]}"#),
+        text(r#"{"model":"llama-3","instances":[{"model":"gpt"}]}"#),
+        text(r#"{"model\ud800":"llama-3"}"#),
         [&[0xef, 0xbb, 0xbf], good.as_bytes()].concat(),
         utf16(good),
         [&[0xff, 0xfe][..], &utf16(good)].concat(),
@@ -230,6 +234,11 @@ async fn a_form_names_its_model_in_exactly_one_field() {
         (format!("{}{file}--B--\r\n", part("name=\"model\"; filename=\"x\"", "llama-3")), kind),
         (format!("{}--B--\r\n", part("name=\"x\"; name=\"model\"", "llama-3")), kind),
         (format!("{}--B--\r\n", part("name*=utf-8''model; name=\"x\"", "llama-3")), kind),
+        (format!("{}{model}--B--\r\n", part("name=\"x\"; name*0=\"mod\"; name*1=\"el\"", "gpt")), kind),
+        (format!("{}{model}--B--\r\n", part("name=<model>", "gpt")), kind),
+        (format!("{model}--B--\r\n"), "multipart/form-data; boundary=B; boundary*0=C"),
+        (format!("{model}--B--\r\n"), "multipart/form-data; boundary*=utf-8''B"),
+        (format!("{model}--B--\r\n"), "multipart/form-data; boundary=B; charset*0=utf-7"),
         (format!("{model}--B--\r\nmore"), kind),
         (format!("preamble\r\n{model}--B--\r\n"), kind),
         (model.clone(), kind),
@@ -248,7 +257,7 @@ async fn a_form_names_its_model_in_exactly_one_field() {
 }
 
 #[tokio::test]
-async fn a_model_selects_the_route_and_a_list_shows_what_a_key_may_use() {
+async fn a_model_selects_the_route() {
     let small =
         Upstream::answering(answer_of(r#"{"object":"list","data":[{"id":"small"},{"id":"big"}]}"#)).await;
     let big = Upstream::answering(answer_of("{}")).await;
@@ -275,8 +284,49 @@ async fn a_model_selects_the_route_and_a_list_shows_what_a_key_may_use() {
     assert_eq!(chat("all", r#"{"model":"small","model":"big"}"#).await, (400, 1, 1));
     assert_eq!(chat("few", r#"{"model":"small"}"#).await, (403, 1, 1));
     assert_eq!(chat("few", r#"{"model":"big"}"#).await, (200, 1, 2));
-    let list = gateway.get("/v1/models", "few").await;
-    assert_eq!(list.body, br#"{"object":"list","data":[{"id":"big"}]}"#);
-    let list = gateway.get("/v1/models", "all").await;
-    assert_eq!(list.body, br#"{"object":"list","data":[{"id":"small"},{"id":"big"}]}"#);
+}
+
+/// Two servers with a model each: both lists are one, and each model is listed by its own server.
+#[tokio::test]
+async fn lists_of_several_upstreams_are_joined() {
+    let list = |ids: &[&str]| {
+        let ids: Vec<String> = ids.iter().map(|id| format!("{{\"id\":\"{id}\"}}")).collect();
+        answer_of(&format!("{{\"object\":\"list\",\"data\":[{}]}}", ids.join(",")))
+    };
+    let small = Upstream::answering(list(&["small", "big-1"])).await;
+    let big = Upstream::answering(list(&["big-1", "big-2", "small"])).await;
+    let start = async |big: &str| {
+        Gateway::guarding(&small)
+            .key("few", "permissions: [read], models: [big-2], max_concurrent: 1")
+            .key("all", "permissions: [read]")
+            .config(
+                "routes:
+  - {name: big, paths: [/v1/chat/completions], permission: read, model_in: body, models: ['big*'], upstream: big}
+  - {name: small, paths: [/v1/chat/completions], permission: read, model_in: body}
+  - {name: models, paths: [/v1/models], permission: read, model_in: list}",
+            )
+            .more_upstreams(&format!("  - {{name: big, endpoints: [\"{big}\"], retries: 0}}"))
+            .start()
+            .await
+    };
+    let gateway = start(&format!("http://{}", big.address)).await;
+    let listed = async |gateway: &Running, key: &str| {
+        let answer = gateway.get("/v1/models", key).await;
+        let partial = answer.header("x-bearward-partial").map(str::to_owned);
+        (answer.status, String::from_utf8(answer.body).unwrap(), partial)
+    };
+    let all = "{\"object\":\"list\",\"data\":[{\"id\":\"small\"},{\"id\":\"big-1\"},{\"id\":\"big-2\"}]}";
+    assert_eq!(listed(&gateway, "all").await, (200, all.to_owned(), None));
+    let few = "{\"object\":\"list\",\"data\":[{\"id\":\"big-2\"}]}";
+    for _ in 0..3 {
+        assert_eq!(
+            listed(&gateway, "few").await,
+            (200, few.to_owned(), None),
+            "a part takes no place of the key"
+        );
+    }
+    assert!(big.requests().iter().all(|request| request.header("authorization").is_none()));
+    let without = start("http://127.0.0.1:1").await;
+    let only = "{\"object\":\"list\",\"data\":[{\"id\":\"small\"}]}";
+    assert_eq!(listed(&without, "all").await, (200, only.to_owned(), Some("big".to_owned())));
 }

@@ -247,6 +247,27 @@ async fn answers_without_usage_are_counted_or_estimated_and_failures_are_free() 
         ("a 500 is free", error(""), 0),
         ("a 500 with usage is not", error(",\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":0}"), 4),
         ("an answer that says nothing", json_answer("{\"text\":\"a\"}"), 100),
+        ("an answer without a body", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned(), 100),
+        (
+            "a stream that ends in an error",
+            sse(&format!(
+                "data: {{\"message\":{{\"usage\":{{\"input_tokens\":0,\"output_tokens\":1}}}}}}\n\n{}event: error\ndata: {{\"error\":{{}}}}\n\n",
+                word.repeat(5)
+            )),
+            5,
+        ),
+        (
+            "a usage without output",
+            sse(&format!("{}data: {{\"usage\":{{\"prompt_tokens\":0}}}}\n\n", word.repeat(5))),
+            5,
+        ),
+        (
+            "several answers in one stream",
+            sse(
+                "data: {\"index\":0,\"meta_info\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\ndata: {\"index\":1,\"meta_info\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n",
+            ),
+            10,
+        ),
     ];
     for (name, answer, used) in cases {
         let upstream = Upstream::answering(answer).await;
@@ -278,6 +299,21 @@ async fn a_stream_is_asked_for_its_usage_and_the_client_sees_nothing_of_it() {
         let sent = String::from_utf8(upstream.only_request().body).unwrap();
         assert_eq!(sent, format!("{{\"stream_options\":{{\"include_usage\":true}},{}", &body[1..]));
         assert_eq!(10_000 - remaining(&gateway).await, 4);
+    }
+    // Words in the answer, nested members, and events that are too long to keep.
+    let word = |more: &str| {
+        format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"usage\"}},\"usage\":null}}]{more}}}\n\n")
+    };
+    let long =
+        format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(70_000));
+    let last = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":\"3\",\"completion_tokens\":1.0}}\n\n";
+    for size in [1000, 70_042, 70_043, 70_044, 70_045, 70_046, 1_000_000] {
+        let answer = chunked(&format!("{}{long}{last}data: [DONE]\n\n", word(",\"usage\":null")), size);
+        let upstream = Upstream::answering(answer).await;
+        let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
+        let answer = gateway.post("/v1/chat/completions", "ci", "{\"stream\":true}").await;
+        let seen = format!("{}{long}data: [DONE]\n\n", word(""));
+        assert!(answer.body == seen.as_bytes(), "in chunks of {size}");
     }
     // Who asks by itself, or does not stream, gets what the upstream sends.
     for body in [
@@ -383,6 +419,13 @@ async fn output_is_capped_over_all_spellings() {
         ("{\"max_tokens\":0}", false),
         ("{\"max_tokens\":null}", false),
         ("{\"max_tokens\":[5]}", false),
+        ("{\"n_predict\":5}", false),
+        ("{\"options\":{\"num_predict\":5}}", false),
+        ("{\"sampling_params\":{\"max_tokens\":5}}", false),
+        ("{\"max_tokens\":5,\"max_tokens\":null}", false),
+        ("{\"max_tokens\":0.5}", false),
+        ("{\"max_tokens\\ud800\":5}", false),
+        ("{\"max_tokens\":50,\"beam_width\":3}", false),
         ("{\"max_tokens\":4294967295}", false),
         ("{}", false),
         ("no json", false),
@@ -406,10 +449,25 @@ async fn output_is_capped_over_all_spellings() {
         ("/v1/responses", "{\"x\":1}", "{\"max_output_tokens\":100,\"x\":1}"),
         ("/api/chat", "{\"x\":1}", "{\"options\":{\"num_predict\":100},\"x\":1}"),
         ("/v1/chat/completions", "{\"max_tokens\":7}", "{\"max_tokens\":7}"),
+        ("/v1/chat/completions", "{\"n_predict\":7}", "{\"max_tokens\":100,\"n_predict\":7}"),
+        ("/v1/chat/completions", "{\"n_predict\":null}", "{\"max_tokens\":100,\"n_predict\":100}"),
     ] {
         upstream.forget();
         assert_eq!(gateway.post(path, "lower", body).await.status, 200, "{body}");
         assert_eq!(String::from_utf8(upstream.only_request().body).unwrap(), sent);
+    }
+    let digits = format!("{{\"max_tokens\":1{}}}", "0".repeat(300));
+    upstream.forget();
+    assert_eq!(gateway.post("/v1/chat/completions", "lower", &digits).await.status, 200);
+    assert_eq!(upstream.only_request().body, b"{\"max_tokens\":100}");
+    let options = "{\"options\":{\"temperature\":0}}";
+    gateway.post("/api/chat", "lower", options).await.assert_denied(400, "OUTPUT_LIMIT_EXCEEDED");
+    for ending in ["\"n\":50", "\"prompt\":[\"a\",\"b\"]", "\"max_tokens\":null"] {
+        let late = format!("{{\"max_tokens\":100,\"x\":\"{}\",{ending}}}", "x".repeat(200_000));
+        gateway
+            .post("/v1/chat/completions", "refuse", &late)
+            .await
+            .assert_denied(400, "OUTPUT_LIMIT_EXCEEDED");
     }
     let late = format!("{{\"max_tokens\":5,\"x\":\"{}\",\"n_predict\":5000}}", "x".repeat(200_000));
     gateway.post("/v1/chat/completions", "refuse", &late).await.assert_denied(400, "OUTPUT_LIMIT_EXCEEDED");
@@ -442,4 +500,42 @@ async fn a_limit_that_only_counts_refuses_nothing_and_says_so() {
     let text = String::from_utf8(metrics.body).unwrap();
     assert!(text.contains("bearward_would_refuse_total{code=\"RATE_LIMIT_EXCEEDED\"} 2"), "{text}");
     assert!(text.contains("kind=\"output\",by=\"reported\"} 3"), "{text}");
+}
+
+#[tokio::test]
+async fn a_number_that_the_server_ignores_reserves_as_much_as_none() {
+    for (body, reserved) in [
+        (json!({"n_predict": 1}), 1024),
+        (json!({"options": {"num_predict": 1}}), 1024),
+        (json!({"max_tokens": 1}), 1),
+        (json!({"max_tokens": 1, "n_predict": 1500}), 1500),
+    ] {
+        let upstream = Upstream::answering(json_answer("{}")).await;
+        let gateway = gateway(&upstream, "{output_tokens: 2000, per: 1d}").await;
+        let answer = post(&gateway, "/v1/chat/completions", &body).await;
+        let left: i64 = answer.headers()["x-ratelimit-remaining-tokens"].to_str().unwrap().parse().unwrap();
+        answer.bytes().await.unwrap();
+        assert_eq!(2000 - left, reserved, "{body}");
+    }
+}
+
+/// A body without a length, of which the prelude has only the beginning.
+#[tokio::test]
+async fn input_that_passes_behind_the_prelude_is_paid_for() {
+    let upstream = Upstream::answering(json_answer("{}")).await;
+    let gateway = gateway(&upstream, "{input_tokens: 1M, per: 1d}").await;
+    let body = format!("{{\"max_tokens\":1,\"x\":\"{}\"}}", "x".repeat(400_000));
+    let chunks: String = body
+        .as_bytes()
+        .chunks(10_000)
+        .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk)))
+        .collect();
+    let head = format!(
+        "POST /v1/x HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\ntransfer-encoding: chunked\r\n\r\n",
+        gateway.token("ci")
+    );
+    let answer = gateway.sends(format!("{head}{chunks}0\r\n\r\n")).await;
+    assert_eq!(answer.status, 200);
+    let used = 1_000_000 - remaining(&gateway).await;
+    assert!((99_000..101_000).contains(&used), "{used}");
 }

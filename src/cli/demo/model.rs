@@ -44,11 +44,12 @@ async fn answer(request: Request<IncomingBody>) -> Response<Words> {
             json!({"object": "list", "data": [{"id": "demo", "object": "model", "owned_by": "bearward"}]}),
         ),
         (&Method::POST, "/v1/chat/completions") if body.get("stream") == Some(&Value::Bool(true)) => {
-            streamed()
+            streamed(&body)
         }
         (&Method::POST, "/v1/chat/completions") => whole(json!({
             "id": "chatcmpl-demo", "object": "chat.completion", "model": "demo",
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}],
+            "usage": usage(&body),
         })),
         (&Method::POST, "/v1/files") => whole(json!({"id": "file-demo", "object": "file", "bytes": 0})),
         _ => {
@@ -63,7 +64,16 @@ fn whole(body: Value) -> Response<Words> {
     typed(Words::all_at_once(vec![format!("{body}\n")]), "application/json")
 }
 
-fn streamed() -> Response<Words> {
+/// Returns the usage of a request. A token of the demo's model is a word.
+fn usage(body: &Value) -> Value {
+    let words = |text: &str| text.split_whitespace().count();
+    let messages = body.get("messages").and_then(Value::as_array).into_iter().flatten();
+    let contents = messages.filter_map(|message| message.get("content")?.as_str());
+    let (input, output) = (contents.map(words).sum::<usize>(), words(ANSWER));
+    json!({"prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output})
+}
+
+fn streamed(body: &Value) -> Response<Words> {
     let chunk = |delta: Value| {
         let chunk = json!({
             "id": "chatcmpl-demo", "object": "chat.completion.chunk", "model": "demo",
@@ -73,6 +83,13 @@ fn streamed() -> Response<Words> {
     };
     let mut events: Vec<String> =
         ANSWER.split_inclusive(' ').map(|word| chunk(json!({"content": word}))).collect();
+    if body.pointer("/stream_options/include_usage") == Some(&Value::Bool(true)) {
+        let last = json!({
+            "id": "chatcmpl-demo", "object": "chat.completion.chunk", "model": "demo",
+            "choices": [], "usage": usage(body),
+        });
+        events.push(format!("data: {last}\n\n"));
+    }
     events.push("data: [DONE]\n\n".to_owned());
     typed(Words::one_by_one(events), "text/event-stream")
 }

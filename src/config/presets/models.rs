@@ -13,7 +13,8 @@ pub(super) fn of_route(preset: Preset, name: &str, paths: &[&str]) -> RouteModel
         (Preset::Vllm | Preset::SgLang, "realtime") => ModelIn::None,
         (_, "realtime") => ModelIn::Query,
         // The body's model is not the one that vLLM uses here.
-        (Preset::Vllm, "invocations") => ModelIn::None,
+        // TGI and SGLang read it from the instances in the body.
+        (Preset::Vllm | Preset::Tgi | Preset::SgLang, "invocations") => ModelIn::None,
         (Preset::LlamaCpp, "props" | "lora") => ModelIn::Query,
         (Preset::Triton, "infer" | "generate" | "models") if !has(&["Infer"]) => ModelIn::Path,
         (Preset::Triton, _) => ModelIn::None,
@@ -44,5 +45,9 @@ pub(super) fn of_route(preset: Preset, name: &str, paths: &[&str]) -> RouteModel
         Preset::SgLang => ModelNaming::Adapters,
         _ => ModelNaming::Exact,
     };
-    RouteModel { place, uses_tokens, naming, usage, ..RouteModel::default() }
+    let has_no_output = matches!(
+        name,
+        "embeddings" | "rerank" | "score" | "classify" | "decisions" | "encode" | "images" | "moderations"
+    ) || has(&["/speech", "/embed"]);
+    RouteModel { place, uses_tokens, has_no_output, naming, usage, ..RouteModel::default() }
 }
