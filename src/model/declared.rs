@@ -121,6 +121,10 @@ struct StringSoFar {
     has_other_bytes: bool,
 }
 
+/// Depth from which names of members count as text: the names of properties in the schemas of tools
+/// are part of the input.
+const DEPTH_OF_SCHEMAS: usize = 6;
+
 /// Longest beginning of a `data:` URL, up to its data, in bytes.
 const LONGEST_MEDIA_TYPE: usize = 128;
 
@@ -291,8 +295,7 @@ impl Visitor for Declared {
 
     fn name(&mut self, name: &Text) {
         self.has_members |= self.depth() == 1;
-        if self.depth() > 1 {
-            // Names in schemas of tools are part of the input.
+        if self.depth() >= DEPTH_OF_SCHEMAS {
             self.text_bytes += name.bytes();
         }
         self.member = member_of(name);

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::json::{Kind, Literal, Scanner, Text, Visitor};
 
-/// The list is not one that is known, so that its entries can't be told apart.
+/// The document is no list of models in a form that is known.
 #[derive(Debug)]
 pub(crate) struct UnknownList;
 

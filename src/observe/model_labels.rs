@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 
 /// Label of requests that name no model.
 pub(super) const NO_MODEL: &str = "none";
-/// Label of all models above the number of models that are told apart.
+/// Label of all models that have no label of their own.
 const OTHER_MODEL: &str = "other";
 
 /// The models with a label of their own, for all workers.
@@ -17,7 +17,7 @@ pub(crate) struct ModelLabels {
 }
 
 impl ModelLabels {
-    /// `most`: the number of models that are told apart.
+    /// `most`: the number of models with a label of their own.
     pub(super) fn new(most: usize) -> Self {
         ModelLabels { most, known: RwLock::default() }
     }

@@ -39,9 +39,9 @@ pub(crate) struct Estimate {
 }
 
 impl Estimate {
-    /// Estimates the tokens of a request. `path`: the path that it is sent to; `model`: the name under which the model's answers are
-    /// remembered; `media_tokens`: the tokens of a file; `cap`: the most output tokens that the
-    /// request may ask for.
+    /// Estimates the tokens of a request. `path`: the path that it is sent to; `model`: the name
+    /// under which the model's answers are remembered; `media_tokens`: the tokens of a file; `cap`:
+    /// the most output tokens that the request may ask for.
     pub(crate) fn new(
         size: InputSize,
         declared: &Declared,
