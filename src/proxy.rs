@@ -177,7 +177,7 @@ fn grant(
     let model = inspection.map_or(&Named::Absent, |inspection| &inspection.model);
     let grant = verdict.grant(model, parts.method.as_str(), path)?;
     state.note_grant(grant.route(), model, &parts.headers);
-    let filter = ListFilter::of(&grant, model, &parts.method, &state.snapshot);
+    let filter = ListFilter::of(&grant, &parts.method, path, &state.snapshot);
     Ok((grant, filter))
 }
 

@@ -57,12 +57,16 @@ struct Look {
 }
 
 impl Inspection {
-    /// Whether a request names a model or uses tokens.
+    /// Whether the model or the tokens of a request matter, for its decision or for its record.
     pub(super) fn is_needed(verdict: &Verdict, method: &Method, body: &RequestBody) -> bool {
         let route = verdict.route();
-        route.model.place != ModelIn::None
-            || verdict.needs_model()
-            || (route.uses_tokens(method) && !body.is_empty())
+        let has_body = || !body.is_empty();
+        match route.model.place {
+            ModelIn::Path | ModelIn::Query => true,
+            ModelIn::Body | ModelIn::Form => has_body() || verdict.needs_model(),
+            ModelIn::List => verdict.needs_model(),
+            ModelIn::None => verdict.needs_model() || (route.uses_tokens(method) && has_body()),
+        }
     }
 
     /// Reads what the decision about a request depends on. Called if that [is

@@ -69,22 +69,19 @@ struct PartOfList {
 
 impl ListFilter {
     /// Returns the filter of the answer to a granted request; `None` if the answer is forwarded as
-    /// it is. `model`: the model of which the request asks for the entry.
-    pub(super) fn of(
-        grant: &Grant,
-        model: &Named,
-        method: &Method,
-        snapshot: &Arc<Snapshot>,
-    ) -> Option<Self> {
+    /// it is.
+    pub(super) fn of(grant: &Grant, method: &Method, path: &str, snapshot: &Arc<Snapshot>) -> Option<Self> {
         let route = grant.route();
-        if route.model.place != ModelIn::List || *model != Named::Absent {
+        if route.model.place != ModelIn::List {
             return None;
         }
         let restricted = grant.principal().filter(|principal| principal.key().key.models().is_some());
         let live = restricted.map(|principal| principal.shared_key().clone());
         let is_joined =
             *method == Method::GET && !snapshot.routes.upstreams_by_model(&route.upstream).is_empty();
-        (live.is_some() || is_joined).then(|| ListFilter {
+        // A request for the entry of one model is decided by that model.
+        let is_changed = (live.is_some() || is_joined) && route.model_in_list(path) == Named::Absent;
+        is_changed.then(|| ListFilter {
             live,
             naming: route.model.naming,
             upstream: route.upstream.clone(),
