@@ -71,7 +71,10 @@ pub(crate) async fn serve(bound: Bound, admin: Admin) {
     let local = bound.local().clone();
     let admin = Arc::new(admin);
     let watched = admin.clone();
-    tokio::spawn(async move { watched.history.keep(|| watched.gateway.observers.sums()).await });
+    tokio::spawn(async move {
+        let observers = &watched.gateway.observers;
+        watched.history.keep(|| observers.sums(), || observers.token_sums()).await;
+    });
     if let Err(error) = accept_all(bound, admin).await {
         tracing::error!(listener = %local, %error, "the admin listener ended");
     }
@@ -181,6 +184,7 @@ impl Visitor {
                 claimed_key_id: None,
                 credential_id: None,
                 route: Some("admin"),
+                model: None,
             };
             refused_at_admin(self.admin.gateway.observers.logs(), denial, is_known, subject);
         }

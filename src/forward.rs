@@ -8,6 +8,7 @@
 mod answer;
 pub(crate) mod body;
 mod cutter;
+mod download;
 pub(crate) mod failure;
 pub(crate) mod headers;
 mod sending;
@@ -39,7 +40,8 @@ use crate::upstream::exchange::Answer;
 use crate::upstream::pool::{ConnectionNeeds, Lease, WorkerPool};
 use crate::upstream::upgrade::PendingUpgrade;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
-use body::{Download, ResponseBody};
+use body::ResponseBody;
+use download::Download;
 use headers::Origin;
 use sending::{Exchange, usually_has_body};
 pub(crate) use tokens::RequestTokens;

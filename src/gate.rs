@@ -124,7 +124,7 @@ fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Ver
     if by_model.is_empty() {
         authorization::authorize(principal, others.iter().chain([&*facts.route.insert(route.clone())]))?;
     }
-    Ok(Verdict { principal: principal.cloned(), route, by_model, readings: others })
+    Ok(Verdict { principal: principal.cloned(), route, by_model, readings: others, places: None })
 }
 
 fn identify(head: &Head<'_>, context: Context<'_>) -> authentication::Judged {

@@ -17,8 +17,9 @@ pub(crate) mod naming;
 pub(crate) mod observer;
 mod outcome;
 pub(crate) mod reloads;
-mod shown;
+pub(crate) mod shown;
 pub(crate) mod tally;
+pub(crate) mod token_minute;
 pub(crate) mod trace;
 pub(crate) mod usage;
 

@@ -8,8 +8,10 @@ mod caller;
 mod gateway;
 mod inspection;
 mod list;
+pub(crate) mod seen_body;
 mod state;
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,7 +30,6 @@ use crate::guard::client::{self, Client};
 use crate::hooks::Hooks;
 use crate::model::Named;
 use crate::route::Route;
-use crate::snapshot::Snapshot;
 use crate::tap::TapSlot;
 use crate::upstream::request_body::{Patience, RequestBody, UploadFailure};
 use crate::upstream::upload::{TrailerRule, Upload, UploadLimits};
@@ -82,8 +83,9 @@ async fn handle(
     if let Some(answer) = preflight(state, parts, body, is_plain) {
         return Ok(Handled::Preflight(answer));
     }
-    let (verdict, target) = decide(peer, state, parts, &client, is_plain, context)?;
-    let mut inspection = inspect(peer, &verdict, parts, target.path(), body, &snapshot).await?;
+    let (mut verdict, target) = decide(peer, state, parts, &client, is_plain, context)?;
+    let address = client.counted_at;
+    let mut inspection = inspect(peer, &mut verdict, parts, target.path(), body, address, context).await?;
     let (grant, mut filter) = grant(state, verdict, inspection.as_deref(), parts, target.path())?;
 
     // The body's declared length is checked before the limits, so that a refused request uses no
@@ -93,7 +95,7 @@ async fn handle(
     look_ahead(hooks, body, limits).await?;
     let cost = Inspection::cost(&mut inspection, peer, &grant, parts, target.path(), body)?;
     let Admitted { permit, limit_status, reservation, would_refuse } =
-        grant.admit(cost, client.counted_at, context).await?;
+        grant.admit(cost, address, context).await?;
     let begun = inspection
         .map(|seen| seen.begin(peer, permit.route(), reservation, parts, target.path(), body, &mut limits));
     let (account, guard) = begun.unwrap_or_default();
@@ -151,18 +153,20 @@ fn decide(
 /// Looks at what a request says of its model and of its tokens, if that matters for it.
 async fn inspect(
     peer: &Peer,
-    verdict: &Verdict,
+    verdict: &mut Verdict,
     parts: &Parts,
     path: &str,
     body: &RequestBody,
-    snapshot: &Snapshot,
+    address: Option<IpAddr>,
+    context: Context<'_>,
 ) -> Result<Option<Box<Inspection>>, Denial> {
-    match Inspection::is_needed(verdict, &parts.method, body) {
-        // The future is boxed: most requests name no model, and an unboxed future would enlarge the
-        // future of every request.
-        true => Box::pin(Inspection::of(peer, verdict, parts, path, body, snapshot)).await.map(Some),
-        false => Ok(None),
+    if !Inspection::is_needed(verdict, &parts.method, body) {
+        return Ok(None);
     }
+    verdict.take_places(address, context)?;
+    // The future is boxed: many requests name no model, and an unboxed future would enlarge the
+    // future of every request.
+    Box::pin(Inspection::of(peer, verdict, parts, path, body, context.snapshot)).await.map(Some)
 }
 
 /// Grants a request for its model. Returns the filter of its answer as well, if the answer is a
@@ -175,8 +179,9 @@ fn grant(
     path: &str,
 ) -> Result<(Grant, Option<ListFilter>), Denial> {
     let model = inspection.map_or(&Named::Absent, |inspection| &inspection.model);
+    state.note_model(model);
     let grant = verdict.grant(model, parts.method.as_str(), path)?;
-    state.note_grant(grant.route(), model, &parts.headers);
+    state.note_grant(grant.route(), &parts.headers);
     let filter = ListFilter::of(&grant, &parts.method, path, &state.snapshot);
     Ok((grant, filter))
 }

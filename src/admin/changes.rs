@@ -130,6 +130,7 @@ impl Change {
             claimed_key_id: None,
             credential_id: None,
             route: Some("bearward:admin"),
+            model: None,
         };
         changed(writer, change, subject, self.actor.name());
     }

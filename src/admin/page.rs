@@ -41,6 +41,8 @@ use crate::observe::history::STEPS;
 const SOURCE: &str = include_str!("page.html");
 /// Maximum number of keys on the status page. `/api/v1/keys` lists all keys.
 const KEYS: usize = 25;
+/// Maximum number of rows of the table of tokens. `/api/v1/status` has more.
+const TOKEN_ROWS: usize = 25;
 /// The challenge that makes a browser ask its user for the credential. The user enters the
 /// credential as the password (RFC 7617).
 pub(super) const BASIC: HeaderValue =
@@ -176,8 +178,13 @@ impl StatusPage {
 }
 
 fn tiles(status: &Status) -> Vec<Tile> {
-    let Trend { requests_per_second, refusals_per_second, added_p95_seconds, requests_in_flight } =
-        &status.trend;
+    let Trend {
+        requests_per_second,
+        tokens_per_minute,
+        refusals_per_second,
+        added_p95_seconds,
+        requests_in_flight,
+    } = &status.trend;
     let in_flight: Vec<f64> = requests_in_flight.iter().map(|count| *count as f64).collect();
     let added: Vec<f64> = added_p95_seconds.iter().map(|seconds| seconds.unwrap_or(0.0)).collect();
     let last_added = added_p95_seconds.iter().rev().find_map(|seconds| *seconds);
@@ -197,6 +204,7 @@ fn tiles(status: &Status) -> Vec<Tile> {
     let whole = |number: f64| count(number as u64);
     vec![
         tile("Requests", last(requests_per_second), "a second", requests_per_second, &plain),
+        tile("Tokens", last(tokens_per_minute), "a minute", tokens_per_minute, &plain),
         tile("In flight", count(status.requests_in_flight), "", &in_flight, &whole),
         tile(
             "Added by bearward, 95%",

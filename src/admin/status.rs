@@ -15,8 +15,14 @@ use crate::key_store::edit::unwritable_reason;
 use crate::observe::history::STEP;
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, Reloads, State};
+use crate::observe::shown;
 use crate::observe::tally::Refused;
+use crate::observe::token_minute::MinuteUse;
+use crate::observe::usage::KeyLabel;
 use crate::proxy::Gateway;
+
+/// Maximum number of pairs of a key and a model whose tokens the status shows.
+const TOKEN_ROWS: usize = 100;
 
 /// Whether the server is ready for requests. With `admin.ready_with_upstreams`, every upstream must
 /// have a reachable endpoint. A server with an empty key store is ready, because somebody emptied
@@ -98,6 +104,7 @@ pub(super) fn status(admin: &Admin) -> Value {
         "log_lines_dropped": lost,
         "log_lines_left_out": left_out,
         "trend": trend(admin),
+        "tokens_last_minute": tokens_last_minute(admin),
         "store": store(&gateway.snapshot.load().keys_path),
     })
 }
@@ -125,10 +132,34 @@ fn trend(admin: &Admin) -> Value {
     json!({
         "step_seconds": STEP.as_secs(),
         "requests_per_second": steps.iter().map(|step| tenths(step.requests_per_second)).collect::<Vec<_>>(),
+        "tokens_per_minute": steps.iter().map(|step| tenths(step.tokens_per_minute)).collect::<Vec<_>>(),
         "refusals_per_second": steps.iter().map(|step| tenths(step.refusals_per_second)).collect::<Vec<_>>(),
         "added_p95_seconds": steps.iter().map(|step| step.added_p95).collect::<Vec<_>>(),
         "requests_in_flight": steps.iter().map(|step| step.in_flight).collect::<Vec<_>>(),
     })
+}
+
+/// Returns the keys and models with the most tokens in the last minute.
+fn tokens_last_minute(admin: &Admin) -> Vec<Value> {
+    let Gateway { observers, usage, .. } = &*admin.gateway;
+    let key_ids = usage.labelled();
+    let uses = admin.history.tokens.uses(Instant::now(), &observers.token_sums());
+    let rows = uses.into_iter().filter_map(|MinuteUse { key, model, tokens }| {
+        let key_id = match key {
+            KeyLabel::None => "none",
+            KeyLabel::Other => "other",
+            // A key that was removed in the meantime has no label.
+            KeyLabel::Id(number) => key_ids.get(&number)?,
+        };
+        Some(json!({
+            "key_id": key_id,
+            "model": shown::visible(&model),
+            "input_tokens": tokens.input,
+            "cached_tokens": tokens.cached,
+            "output_tokens": tokens.output,
+        }))
+    });
+    rows.take(TOKEN_ROWS).collect()
 }
 
 fn tenths(number: f64) -> f64 {
@@ -180,5 +211,6 @@ pub(super) fn refusal(refused: &Refused) -> Value {
         "key_id": refused.key_id,
         "claimed_key_id": refused.claimed_key_id,
         "route": refused.route,
+        "model": refused.model,
     })
 }

@@ -8,11 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use http::Method;
 use jiff::{SignedDuration, Timestamp};
 
 use super::descriptors::carried_by_descriptors;
 use super::weakness::weakness;
-use crate::config::{Access, AgeAction, Config, Cors};
+use crate::config::{Access, AgeAction, Config, Cors, Quota, Route, Unit};
 use crate::key_cache::KeySet;
 use crate::key_store::Store;
 use crate::net::tls::ListenerTls;
@@ -45,6 +46,8 @@ pub(super) fn of(
         warnings.push("more routes shadow each other".to_owned());
     }
     warnings.extend(of_cors(config));
+    warnings.extend(of_models(config));
+    warnings.extend(of_tokens(config, set, snapshot));
     warnings.extend(of_descriptors(config));
     warnings.extend(of_keys(config, set, snapshot));
     warnings
@@ -182,6 +185,51 @@ fn of_cors(config: &Config) -> Vec<String> {
             format!("the `cors` {place} lets no page send a key: its `headers` have none of auth.headers")
         })
         .collect()
+}
+
+/// Returns warnings about rules for models by which all requests of a kind are refused.
+fn of_models(config: &Config) -> Vec<String> {
+    let memory = config.limits.model_memory;
+    let of_route = |route: &Route| {
+        Some((format!("model_prelude of the route {}", route.name), route.model.model_prelude?))
+    };
+    let preludes = config.routes.iter().filter_map(of_route);
+    let preludes = preludes.chain([("limits.model_prelude".to_owned(), config.limits.model_prelude)]);
+    let mut warnings: Vec<String> = preludes
+        .filter(|(_, prelude)| *prelude > memory)
+        .map(|(name, prelude)| {
+            let (prelude, memory) = (bytesize::ByteSize(prelude), bytesize::ByteSize(memory));
+            format!(
+                "{name} is {prelude}, more than limits.model_memory ({memory}): no body of that size passes"
+            )
+        })
+        .collect();
+    for (index, route) in config.routes.iter().enumerate().filter(|(_, route)| route.model.models.is_some()) {
+        let shares_path = |other: &&Route| {
+            let paths = &route.requests.paths;
+            other.requests.paths.iter().any(|path| paths.iter().any(|own| own.as_str() == path.as_str()))
+        };
+        let is_other = |other: &&Route| shares_path(other) && other.model.place != route.model.place;
+        if let Some(other) = config.routes.iter().skip(index + 1).find(is_other) {
+            warnings.push(format!(
+                "the routes {} and {} have paths in common and different `model_in`: such requests are refused with 400",
+                route.name, other.name
+            ));
+        }
+    }
+    warnings
+}
+
+/// Returns a warning if limits count tokens, and no route says which requests use tokens.
+fn of_tokens(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Option<String> {
+    let counts_tokens = |quotas: &[Quota]| quotas.iter().any(|quota| quota.unit != Unit::Requests);
+    let of_keys = || set.entries.iter().any(|(_, live)| live.key.rate_limits().is_some_and(counts_tokens));
+    if snapshot.routes.routes().any(|route| route.uses_tokens(&Method::POST)) {
+        return None;
+    }
+    (counts_tokens(&config.rate_limits) || of_keys()).then(|| {
+        "limits count tokens, and no route has `model_in`, which says that its requests use tokens".to_owned()
+    })
 }
 
 fn of_descriptors(config: &Config) -> Option<String> {

@@ -1,8 +1,9 @@
 //! `bearward explain`: shows how bearward would decide about a request, or what an error code
 //! means. The decision is made by the same functions that the proxy calls.
 
+use std::io::Read;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -20,14 +21,16 @@ use crate::clock::Clock;
 use crate::config::{Access, Config, ModelIn};
 use crate::denial::catalogue::{self, Entry};
 use crate::denial::{Code, Denial};
-use crate::gate::{self, Context, Decided, Head, Identity, Readings};
+use crate::gate::{self, Context, Decided, Grant, Head, Identity, Readings};
 use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
 use crate::limit::Window;
 use crate::model::{Named, in_query};
+use crate::proxy::seen_body::{HeldCap, SeenBody, caps_of, estimate, kind_of_body, learned_name};
 use crate::route::{Lookup, Route};
+use crate::tokens::Learned;
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -48,6 +51,10 @@ pub(super) struct Explain {
     /// The model that the request names in its body or form
     #[arg(long, value_name = "MODEL", requires = "path")]
     model: Option<String>,
+    /// A file with the JSON body of the request, or - for standard input: shows its model, its
+    /// output, and the tokens that it reserves
+    #[arg(long, value_name = "FILE", requires = "path", conflicts_with = "model")]
+    body: Option<PathBuf>,
     /// The configuration [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
     #[arg(long, short, value_name = "FILE", requires = "path")]
     config: Option<PathBuf>,
@@ -112,7 +119,8 @@ impl Explain {
             .and_then(|config| Prepared::of(&config, &Clock::system()))
             .map_err(|faults| Failure::InConfig(faults, file))?;
         let key = self.key.as_deref().map(|key| find_key(&prepared, key)).transpose()?;
-        let (steps, outcome) = self.decide(&prepared, &parts, key.as_ref());
+        let body = self.body.as_deref().map(read_body).transpose()?;
+        let (steps, outcome) = self.decide(&prepared, &parts, key.as_ref(), body.as_deref());
         self.print(&method, path, &steps, outcome)
     }
 
@@ -122,6 +130,7 @@ impl Explain {
         prepared: &Prepared,
         parts: &Parts,
         key: Option<&NamedKey>,
+        body: Option<&[u8]>,
     ) -> (Steps, Result<(), Denial>) {
         let (snapshot, keys, limiter) = (&prepared.snapshot, &prepared.keys, &prepared.limiter);
         let context = Context { snapshot, keys, limiter, now: Timestamp::now() };
@@ -133,21 +142,28 @@ impl Explain {
         let mut steps = explained.steps(&decided);
         let path = decided.facts.target.as_ref().map(|target| target.path()).unwrap_or_default();
         let outcome = decided.outcome.and_then(|verdict| {
-            let (model, needs_model) = (self.named(verdict.route(), parts, path), verdict.needs_model());
+            let route = verdict.route();
+            let kind = kind_of_body(route, &parts.method).filter(|_| body.is_some());
+            let seen = kind.map(|kind| SeenBody::of_whole(kind, &parts.headers, body.unwrap_or_default()));
+            let (model, needs_model) = (self.named(route, seen.as_ref(), parts, path), verdict.needs_model());
             let grant = verdict.grant(&model, parts.method.as_str(), path)?;
             explain_model(&model, needs_model, grant.route(), &mut steps);
-            Ok(())
+            let length = body.map_or(0, <[u8]>::len) as u64;
+            explain_tokens(&grant, seen.as_ref(), &model, length, parts, path, context, &mut steps)
         });
         (steps, outcome)
     }
 
     /// Returns the model that the request names.
-    fn named(&self, route: &Route, parts: &Parts, path: &str) -> Named {
+    fn named(&self, route: &Route, seen: Option<&SeenBody>, parts: &Parts, path: &str) -> Named {
         match route.model.place {
             ModelIn::Path => route.model_in_path(path),
             ModelIn::Query => in_query(parts.uri.query()),
             ModelIn::List => route.model_in_list(path),
-            ModelIn::Body | ModelIn::Form => self.model.clone().map_or(Named::Absent, Named::Model),
+            ModelIn::Body | ModelIn::Form => match seen {
+                Some(seen) => seen.named().clone(),
+                None => self.model.clone().map_or(Named::Absent, Named::Model),
+            },
             ModelIn::None => Named::Absent,
         }
     }
@@ -308,10 +324,54 @@ fn explain_model(model: &Named, needs_model: bool, route: &Route, steps: &mut St
             );
         }
     }
-    if let Some(cap) = route.model.request {
+}
+
+/// Adds steps for the output that a request may ask for, and for the tokens that it reserves.
+/// `length`: the length of the body, in bytes.
+///
+/// # Errors
+///
+/// 400 if the body asks for more output than it may, or if its input alone exceeds a limit.
+#[expect(clippy::too_many_arguments, reason = "all that an estimate depends on")]
+fn explain_tokens(
+    grant: &Grant,
+    seen: Option<&SeenBody>,
+    model: &Named,
+    length: u64,
+    parts: &Parts,
+    path: &str,
+    context: Context<'_>,
+    steps: &mut Steps,
+) -> Result<(), Denial> {
+    let (route, method) = (grant.route(), &parts.method);
+    let caps = caps_of(grant.principal(), route, method);
+    for cap in caps.clone() {
         let what = format!("at most {} tokens, else {}", cap.max_output_tokens, cap.on_excess.name());
         steps.add("output", what);
     }
+    if !route.uses_tokens(method) {
+        return Ok(());
+    }
+    let Some(seen) = seen else {
+        steps.add("tokens", "those of its input and output are reserved, see --body");
+        return Ok(());
+    };
+    let HeldCap { output, edits } = seen.hold(caps, path)?;
+    if !edits.is_empty() {
+        steps.add("lowered", format!("the body is changed to ask for {} tokens", output.unwrap_or(0)));
+    }
+    let (limits, learned) = (&context.snapshot.limits, Learned::default());
+    let name = learned_name(route, model);
+    let (estimate, size) = estimate(Some(seen), Some(length), route, path, &learned, &name, limits, output);
+    let declares = if seen.declared().declares_output(path) { "declared" } else { "of a new model" };
+    let files = if size.media > 0 { format!(" and {} files", size.media) } else { String::new() };
+    let (input, output) = (estimate.input, estimate.output);
+    let what = format!(
+        "{input} of input (estimated from {} bytes{files}) and {output} of output ({declares}) are reserved",
+        size.text_bytes
+    );
+    steps.add("tokens", what);
+    grant.check_unused(estimate.cost(), context)
 }
 
 /// Adds a step for the permission that the route needs, and a step for each other route that would
@@ -328,6 +388,18 @@ fn explain_permissions(route: &Arc<Route>, readings: &[Arc<Route>], steps: &mut 
         };
         steps.add("read as", format!("{}, too, by some servers, {needs}", reading.name));
     }
+}
+
+/// Reads the body of a request from a file; `-` stands for standard input.
+fn read_body(path: &Path) -> Result<Vec<u8>, Failure> {
+    let read = match path == Path::new("-") {
+        true => {
+            let mut body = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut body).map(|_| body)
+        }
+        false => std::fs::read(path),
+    };
+    read.map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))
 }
 
 fn find_key(prepared: &Prepared, wanted: &str) -> Result<NamedKey, Failure> {

@@ -11,7 +11,7 @@ use crate::config::header_name::{header_name, is_ordinary};
 use crate::config::host::{accepted, host};
 use crate::config::method::method;
 use crate::config::model::{ModelIn, RouteModel};
-use crate::config::quota::{Quota, rate_limits};
+use crate::config::quota::{Quota, Unit, rate_limits};
 use crate::config::section::{fields_of, nested, section};
 use crate::config::timeouts::RouteTimeouts;
 use crate::config::tree::Node;
@@ -172,6 +172,14 @@ fn check_model(d: &mut Decoder<'_>, node: &Node, route: &Route) {
             "models_free",
             "`models_free` is for routes whose requests name no model",
             "remove `model_in`",
+        );
+    }
+    let counts_tokens = |quota: &Quota| quota.unit != Unit::Requests;
+    if route.rate_limits.iter().any(counts_tokens) && !names_model {
+        refuse(
+            "rate_limits",
+            "requests of this route use no tokens, so a limit of tokens would never hold",
+            "`model_in` says where a request names its model, as in `model_in: body`",
         );
     }
     if model.request.is_some() && !matches!(model.place, ModelIn::Body | ModelIn::Path | ModelIn::Query) {

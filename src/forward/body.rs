@@ -1,34 +1,24 @@
 //! The body of an answer as it is sent to the client.
 //!
 //! hyper polls the body on the client's connection. Each frame is sent on as soon as it arrives.
-//! Invariant: the body owns the permit, the lease of the connection to upstream and the record for
-//! the access log, so each of these ends with the answer.
+//! Invariant: the body owns the download and the record for the access log, so each of these ends
+//! with the answer.
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::cutter::Cutter;
+use super::download::Download;
 use super::failure::DownloadFailure;
-use super::headers::is_harmless_answer_trailer;
-use super::tokens::AnswerTokens;
 use super::unread::{Drain, UnreadBody};
+use crate::activity::RequestInService;
 use crate::activity::blocked::{self, BlockedOn};
-use crate::activity::{ConnectionActivity, RequestInService};
-use crate::alarm::Alarm;
-use crate::gate::{Permit, Revocation};
 use crate::observe::RequestRecord;
 use crate::protocol::Protocol;
-use crate::tap::{BodyEnd, TapSlot};
-use crate::upstream::exchange;
-use crate::upstream::pool::Lease;
 use crate::upstream::request_body::RequestBody;
-use crate::upstream::stall::StallTimer;
-use crate::upstream::upload::{UploadProgress, filtered};
 
 /// The body of an answer that bearward or an upstream made. The contents are boxed, because hyper
 /// moves answers several times.
@@ -61,169 +51,9 @@ enum BodySource {
     Upstream(Download),
 }
 
-/// The body of upstream's answer while it is forwarded.
-#[derive(Debug)]
-pub(crate) struct Download {
-    incoming: exchange::Body,
-    tap: TapSlot,
-    /// Observes the tokens of the answer; `None` if the request uses none.
-    tokens: AnswerTokens,
-    /// Whether upstream's body has ended. It is not polled again.
-    is_over: bool,
-    stall: StallTimer,
-    /// Progress of the upload of the request's body. While the upload progresses, an answer without
-    /// new bytes does not count as stalled.
-    upload: UploadProgress,
-    /// Activity of the client's connection. When the answer ends, the connection gets the timer of
-    /// `stall` back for reuse.
-    activity: Arc<ConnectionActivity>,
-    /// Waiter that is ready when the key ends, or when the time of a request without a key is over.
-    /// `None` if the configuration lets answers outlast their key.
-    revocation: Option<Revocation>,
-    /// Cuts the answer at the end of the key, or of the time of a request without a key, if the
-    /// client reads nothing, because hyper does not poll the body then.
-    _cutter: Option<Cutter>,
-    lease: Option<Lease>,
-    /// Whether the client has no valid key.
-    is_unauthenticated: bool,
-    /// Permit of the request. It is dropped when upstream's answer is complete, so a slow client
-    /// that is still reading uses up no limit.
-    permit: Option<Permit>,
-}
-
 /// Largest piece of a frame on HTTP/2, in bytes: the largest frame that every client accepts. A
 /// slow client makes visible progress with each piece.
 const MAX_PIECE: usize = 16 * 1024;
-
-impl Download {
-    /// Makes a response body that passes on the upstream's answer.
-    #[expect(clippy::too_many_arguments, reason = "all values that last as long as the answer")]
-    pub(super) fn new(
-        incoming: exchange::Body,
-        (tap, tokens): (TapSlot, AnswerTokens),
-        lease: Lease,
-        permit: Permit,
-        upload: UploadProgress,
-        activity: Arc<ConnectionActivity>,
-        alarm: Alarm,
-        revocations: Option<(Revocation, Revocation)>,
-    ) -> Self {
-        let stall = StallTimer::on(alarm, permit.route().timeouts.idle);
-        let (revocation, second_waiter) = revocations.unzip();
-        let cutter = second_waiter.map(|revocation| Cutter::new(revocation, activity.clone()));
-        let mut download = Download {
-            incoming,
-            tap,
-            tokens,
-            is_over: false,
-            stall,
-            upload,
-            activity,
-            revocation,
-            _cutter: cutter,
-            lease: Some(lease),
-            is_unauthenticated: permit.principal().is_none(),
-            permit: Some(permit),
-        };
-        if download.incoming.is_end_stream() {
-            download.release();
-        }
-        download
-    }
-
-    /// Ends a complete answer: returns the connection to upstream to the pool, and drops the
-    /// request's permit.
-    fn release(&mut self) {
-        self.upload.answer_ended();
-        // The bytes that were held back have been forwarded before.
-        let _held = self.tokens.ended(BodyEnd::Complete);
-        self.tap.ended(BodyEnd::Complete);
-        self.permit = None;
-        if let Some(lease) = self.lease.take() {
-            lease.return_to_pool();
-        }
-    }
-
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, DownloadFailure>>> {
-        if let Some(revocation) = &mut self.revocation
-            && let Poll::Ready(ended) = revocation.poll(cx)
-        {
-            self.revocation = None;
-            return self.fail(ended.into());
-        }
-        if self.is_over {
-            return Poll::Ready(None);
-        }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.stall.progressed();
-                if let Some(lease) = &self.lease {
-                    lease.progressed();
-                }
-                let frame = match frame.into_trailers() {
-                    Ok(trailers) => Frame::trailers(filtered(trailers, is_harmless_answer_trailer)),
-                    Err(data) => data,
-                };
-                self.tap.frame(&frame);
-                let frame = self.tokens.observe(frame, self.incoming.is_end_stream());
-                let is_removed = frame.data_ref().is_some_and(Bytes::is_empty) && self.tokens.changes_body();
-                if is_removed && !self.incoming.is_end_stream() {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                if frame.is_trailers() {
-                    // No frame follows trailers, and hyper does not poll for another one.
-                    self.tap.ended(BodyEnd::Complete);
-                }
-                if self.incoming.is_end_stream() {
-                    self.release();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(failure))) => self.fail(DownloadFailure::of(failure)),
-            Poll::Ready(None) => {
-                self.is_over = true;
-                let rest = self.tokens.ended(BodyEnd::Complete);
-                self.release();
-                Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))))
-            }
-            Poll::Pending => {
-                ready!(self.poll_stalled(cx));
-                self.fail(DownloadFailure::Stalled)
-            }
-        }
-    }
-
-    /// Ends a broken answer, and closes its connection to upstream.
-    fn fail(&mut self, failure: DownloadFailure) -> Poll<Option<Result<Frame<Bytes>, DownloadFailure>>> {
-        self.lease = None;
-        self.tokens.ended(BodyEnd::Failed);
-        self.tap.ended(BodyEnd::Failed);
-        Poll::Ready(Some(Err(failure)))
-    }
-
-    /// Returns ready when neither the upload nor the answer has moved for the idle timeout.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut last_seen = None;
-        loop {
-            ready!(self.stall.poll_stalled(cx));
-            let Some(moved) = self.upload.last_moved() else { return Poll::Ready(()) };
-            if last_seen.replace(moved) == Some(moved) {
-                return Poll::Ready(());
-            }
-            // The next run of the loop returns, unless the upload has progressed again by then.
-            self.stall.start_no_earlier_than(moved.into());
-        }
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        self.tokens.ended(BodyEnd::Dropped);
-        self.upload.answer_ended();
-        self.activity.keep_alarm(self.stall.take_alarm());
-    }
-}
 
 impl ResponseBody {
     /// Makes the body of an answer by bearward itself.
@@ -280,7 +110,7 @@ impl Outgoing {
     /// waits for earlier answers on its connection.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let is_unauthenticated =
-            matches!(&self.source, BodySource::Upstream(download) if download.is_unauthenticated);
+            matches!(&self.source, BodySource::Upstream(download) if download.is_unauthenticated());
         match self.exchange.as_mut().filter(|_| is_unauthenticated && self.protocol.has_streams()) {
             Some((in_service, _)) => in_service.poll_room(cx),
             None => Poll::Ready(()),
@@ -321,7 +151,9 @@ impl Outgoing {
         if self.protocol.has_streams() {
             blocked::record(match &self.source {
                 BodySource::Own(_) => BlockedOn::ClientOfOurs,
-                BodySource::Upstream(download) if download.is_unauthenticated => BlockedOn::ClientWithoutKey,
+                BodySource::Upstream(download) if download.is_unauthenticated() => {
+                    BlockedOn::ClientWithoutKey
+                }
                 BodySource::Upstream(_) => BlockedOn::Client,
             });
             if let Some((in_service, _)) = &self.exchange {
@@ -425,10 +257,7 @@ impl Body for ResponseBody {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             BodySource::Upstream(download) => {
-                if download.tokens.changes_body() {
-                    return SizeHint::default();
-                }
-                let mut hint = download.incoming.size_hint();
+                let mut hint = download.size_hint();
                 let remainder = self.0.remainder.len() as u64;
                 // The upper bound of the size hint is set first, because `set_lower` panics if the
                 // lower bound exceeds the upper bound.
@@ -446,9 +275,7 @@ impl BodySource {
     fn has_ended(&self) -> bool {
         match self {
             BodySource::Own(bytes) => bytes.is_none(),
-            BodySource::Upstream(download) => {
-                (download.is_over || download.incoming.is_end_stream()) && !download.tokens.holds_bytes()
-            }
+            BodySource::Upstream(download) => download.has_ended(),
         }
     }
 }

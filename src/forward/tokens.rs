@@ -50,11 +50,7 @@ impl AnswerTokens {
                     Frame::data(kept)
                 }
             }
-            Err(trailers) => {
-                // Bytes that are held back would be lost behind trailers; model servers send none.
-                self.ended(BodyEnd::Complete);
-                trailers
-            }
+            Err(trailers) => trailers,
         }
     }
 

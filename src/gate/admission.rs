@@ -12,8 +12,8 @@ use crate::clock::Clock;
 use crate::denial::Denial;
 use crate::key_cache::{KeyCache, LiveKey};
 use crate::limit::{
-    ConcurrencyPermit, Cost, InFlightPermit, LimitStatus, Limiter, PublicInFlightPermit, Refused, Wait,
-    Window,
+    ConcurrencyPermit, Cost, InFlightPermit, KeyState, LimitStatus, Limiter, PublicInFlightPermit, Refused,
+    Wait, Window,
 };
 use crate::route::Route;
 use crate::snapshot::Snapshot;
@@ -26,6 +26,8 @@ pub(crate) struct Grant {
     pub(super) route: Arc<Route>,
     /// Routes of the other ways in which a server may read the request's path; nearly always empty.
     pub(super) readings: Vec<Arc<Route>>,
+    /// The places of the request, if it took them before its body was looked at.
+    pub(super) places: Option<Places>,
 }
 
 /// A request that may be forwarded, after its limits were charged.
@@ -47,9 +49,45 @@ pub(crate) struct Permit {
     principal: Option<Principal>,
     route: Arc<Route>,
     readings: Vec<Arc<Route>>,
+    _places: Places,
+}
+
+/// The places that a request takes among the requests in flight: of the process, and of its key or
+/// of its client's address. Dropping them gives them back.
+#[derive(Debug)]
+pub(super) struct Places {
     _in_flight: InFlightPermit,
     _public: Option<PublicInFlightPermit>,
     _of_key: Option<ConcurrencyPermit>,
+}
+
+impl Places {
+    /// Takes the places, all of them or none. `address`: the address for which a request without a
+    /// key is counted.
+    ///
+    /// # Errors
+    ///
+    /// 429 if the key has too many requests in flight, and 503 if the process has.
+    pub(super) fn take(
+        principal: Option<&Principal>,
+        address: Option<IpAddr>,
+        context: Context<'_>,
+    ) -> Result<Self, Denial> {
+        let Context { snapshot, limiter, .. } = context;
+        let all = snapshot.limits.in_flight;
+        let in_flight = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
+        let (mut public, mut of_key) = (None, None);
+        match principal.map(Principal::key) {
+            None => public = Some(limiter.enter_public(address, all).map_err(Denial::too_many_in_flight)?),
+            Some(live) => {
+                if let Some(limit) = live.key.max_concurrent().or(snapshot.default_max_concurrent) {
+                    let place = live.limits(limiter).state.enter(limit);
+                    of_key = Some(place.ok_or_else(|| Denial::concurrency(limit))?);
+                }
+            }
+        }
+        Ok(Places { _in_flight: in_flight, _public: public, _of_key: of_key })
+    }
 }
 
 impl Grant {
@@ -59,6 +97,18 @@ impl Grant {
 
     pub(crate) fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
+    }
+
+    /// Checks whether limits of which nothing is used let the request in. Nothing is charged.
+    ///
+    /// # Errors
+    ///
+    /// 400 if no wait would let the request in.
+    pub(crate) fn check_unused(&self, cost: Cost, context: Context<'_>) -> Result<(), Denial> {
+        let Some(live) = self.principal.as_ref().map(Principal::key) else { return Ok(()) };
+        let windows = windows(live, context.limiter, context.snapshot, Some(&self.route));
+        let charged = context.limiter.charge(&KeyState::default(), windows, cost);
+        charged.map(|_| ()).map_err(refusal)
     }
 
     /// Charges the limits, all of them or none, and makes the permit. `address`: the address for
@@ -78,34 +128,24 @@ impl Grant {
         address: Option<IpAddr>,
         context: Context<'_>,
     ) -> Result<Admitted, Denial> {
-        let Grant { principal, route, readings } = self;
+        let Grant { principal, route, readings, places } = self;
         let Context { snapshot, limiter, .. } = context;
-        let all = snapshot.limits.in_flight;
-        let in_flight = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
-        let (mut public, mut of_key, mut limit_status) = (None, None, None);
-        let (mut reservation, mut would_refuse) = (None, None);
-        match &principal {
-            None => public = Some(limiter.enter_public(address, all).map_err(Denial::too_many_in_flight)?),
-            Some(principal) => {
-                let live = principal.key();
-                let limits = live.limits(limiter);
-                if let Some(limit) = live.key.max_concurrent().or(snapshot.default_max_concurrent) {
-                    of_key = Some(limits.state.enter(limit).ok_or_else(|| Denial::concurrency(limit))?);
-                }
-                let windows = windows(live, limiter, snapshot, Some(&route));
-                if windows.clone().next().is_some() {
-                    let charged = limiter.charge(&limits.state, windows, cost).map_err(refusal)?;
-                    limit_status = Some(charged.status);
-                    would_refuse = charged.would_refuse.map(refusal);
-                    if !charged.of_tokens.is_empty() {
-                        let (state, windows) = (limits.state.clone(), charged.of_tokens);
-                        reservation = Some(Reservation { state, windows, cost });
-                    }
+        let places = places.map_or_else(|| Places::take(principal.as_ref(), address, context), Ok)?;
+        let (mut limit_status, mut reservation, mut would_refuse) = (None, None, None);
+        if let Some(live) = principal.as_ref().map(Principal::key) {
+            let limits = live.limits(limiter);
+            let windows = windows(live, limiter, snapshot, Some(&route));
+            if windows.clone().next().is_some() {
+                let charged = limiter.charge(&limits.state, windows, cost).map_err(refusal)?;
+                limit_status = Some(charged.status);
+                would_refuse = charged.would_refuse.map(refusal);
+                if !charged.of_tokens.is_empty() {
+                    let (state, windows) = (limits.state.clone(), charged.of_tokens);
+                    reservation = Some(Reservation { state, windows, cost });
                 }
             }
         }
-        let permit =
-            Permit { principal, route, readings, _in_flight: in_flight, _public: public, _of_key: of_key };
+        let permit = Permit { principal, route, readings, _places: places };
         Ok(Admitted { permit, limit_status, reservation, would_refuse })
     }
 }
@@ -159,15 +199,8 @@ impl Permit {
     pub(crate) fn for_part(&self, route: Arc<Route>, context: Context<'_>) -> Result<Permit, Denial> {
         let all = context.snapshot.limits.in_flight;
         let in_flight = context.limiter.enter(all).map_err(Denial::too_many_in_flight)?;
-        let principal = self.principal.clone();
-        Ok(Permit {
-            principal,
-            route,
-            readings: Vec::new(),
-            _in_flight: in_flight,
-            _public: None,
-            _of_key: None,
-        })
+        let places = Places { _in_flight: in_flight, _public: None, _of_key: None };
+        Ok(Permit { principal: self.principal.clone(), route, readings: Vec::new(), _places: places })
     }
 
     /// Returns two waiters for the end of the request's key: one for the task that reads the

@@ -1,10 +1,11 @@
 //! The last part of a decision, which depends on the model that the request names.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::admission::{Grant, windows};
+use super::admission::{Grant, Places, windows};
 use super::authorization;
 use super::context::Context;
 use super::principal::Principal;
@@ -23,6 +24,8 @@ pub(crate) struct Verdict {
     pub(super) by_model: SmallVec<[Arc<Route>; 2]>,
     /// Routes of the path's other readings; nearly always empty.
     pub(super) readings: Vec<Arc<Route>>,
+    /// The places of the request, if it took them already.
+    pub(super) places: Option<Places>,
 }
 
 impl Verdict {
@@ -39,8 +42,9 @@ impl Verdict {
     /// restricted to models.
     pub(crate) fn needs_model(&self) -> bool {
         let is_restricted =
-            self.principal.as_ref().is_some_and(|principal| principal.key().key.models().is_some());
-        !self.by_model.is_empty() || (is_restricted && !self.route.model.models_free)
+            || self.principal.as_ref().is_some_and(|principal| principal.key().key.models().is_some());
+        let are_free = || self.readings.iter().chain([&self.route]).all(|route| route.model.models_free);
+        !self.by_model.is_empty() || (is_restricted() && !are_free())
     }
 
     /// Whether a limit of the request's key or of its route counts tokens.
@@ -49,6 +53,21 @@ impl Verdict {
         let windows = windows(principal.key(), context.limiter, context.snapshot, Some(&self.route));
         windows.into_iter().any(|window| window.quota().unit != Unit::Requests)
             || self.by_model.iter().any(|route| !route.windows.is_empty())
+    }
+
+    /// Takes the places of the request among the requests in flight, before its body is looked at: a
+    /// client may take its time with the body, and the body takes memory.
+    ///
+    /// # Errors
+    ///
+    /// 429 if the key has too many requests in flight, and 503 if the process has.
+    pub(crate) fn take_places(
+        &mut self,
+        address: Option<IpAddr>,
+        context: Context<'_>,
+    ) -> Result<(), Denial> {
+        self.places = Some(Places::take(self.principal.as_ref(), address, context)?);
+        Ok(())
     }
 
     /// Grants the request, which names `model`. The value of `model` does not matter if the grant
@@ -60,13 +79,19 @@ impl Verdict {
     /// route, and 404 if no route matches the model.
     pub(crate) fn grant(self, model: &Named, method: &str, path: &str) -> Result<Grant, Denial> {
         if !self.needs_model() {
-            let Verdict { principal, route, readings, .. } = self;
-            return Ok(Grant { principal, route, readings });
+            let Verdict { principal, route, readings, places, .. } = self;
+            return Ok(Grant { principal, route, readings, places });
         }
         if *model == Named::Ambiguous {
             return Err(Denial::unclear_model());
         }
-        let Verdict { principal, route, by_model, readings } = self;
+        let Verdict { principal, route, by_model, readings, places } = self;
+        // The model was read where the first route says. If another one reads it elsewhere, a request
+        // may name two models.
+        let reads_elsewhere = |other: &Arc<Route>| other.model.place != route.model.place;
+        if by_model.iter().chain(&readings).any(reads_elsewhere) {
+            return Err(Denial::unclear_model());
+        }
         let route = match by_model.is_empty() {
             true => route,
             false => {
@@ -77,9 +102,9 @@ impl Verdict {
             }
         };
         if let Some(principal) = &principal {
-            may_use_model(principal, &route, model)?;
+            readings.iter().chain([&route]).try_for_each(|route| may_use_model(principal, route, model))?;
         }
-        Ok(Grant { principal, route, readings })
+        Ok(Grant { principal, route, readings, places })
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) struct UnknownList;
 /// The list is not one that is known.
 pub(crate) fn filtered(list: &[u8], may_see: impl Fn(&str) -> bool) -> Result<Vec<u8>, UnknownList> {
     let entries = Entries::of(list)?;
+    let is_seen = |item: &&Item| item.names.iter().any(|name| may_see(name));
     let mut out = Vec::with_capacity(list.len());
     let mut from = 0;
     let mut cut = |out: &mut Vec<u8>, range: Range<usize>, with: &[u8]| {
@@ -28,10 +29,14 @@ pub(crate) fn filtered(list: &[u8], may_see: impl Fn(&str) -> bool) -> Result<Ve
     };
     for part in &entries.lists {
         match part {
-            Part::Cursor(range, name) if !may_see(name) => cut(&mut out, range.clone(), b"null"),
-            Part::Cursor(..) => {}
+            Part::Cursor { range, name, is_first } if !may_see(name) => {
+                let mut kept = entries.items_of("data").iter().filter(is_seen);
+                let end = if *is_first { kept.next() } else { kept.next_back() };
+                let name = serde_json::Value::from(end.and_then(|item| item.names.first()).cloned());
+                cut(&mut out, range.clone(), name.to_string().as_bytes());
+            }
+            Part::Cursor { .. } => {}
             Part::List { items, .. } => {
-                let is_seen = |item: &&Item| item.names.iter().any(|name| may_see(name));
                 let kept: Vec<&[u8]> =
                     items.iter().filter(is_seen).filter_map(|item| list.get(item.range.clone())).collect();
                 let (Some(first), Some(last)) = (items.first(), items.last()) else { continue };
@@ -94,8 +99,9 @@ struct Entries {
 enum Part {
     /// A list: the name of its member, its entries, and the position of its closing bracket.
     List { member: String, items: Vec<Item>, end: usize },
-    /// The name of the first or last model, in Anthropic's lists.
-    Cursor(Range<usize>, String),
+    /// The name of the first or last model of the list `data`, in Anthropic's lists. A client asks
+    /// for the next part of the list with it.
+    Cursor { range: Range<usize>, name: String, is_first: bool },
 }
 
 #[derive(Debug, Default)]
@@ -202,7 +208,8 @@ impl Visitor for Entries {
             }
             name if is_cursor => {
                 let range = from as usize..to as usize;
-                self.lists.push(Part::Cursor(range, name.unwrap_or_default()));
+                let (name, is_first) = (name.unwrap_or_default(), self.member == "first_id");
+                self.lists.push(Part::Cursor { range, name, is_first });
             }
             _ => self.note_other(),
         }
@@ -245,7 +252,9 @@ mod tests {
         let both = r#"{"models":[{"name":"a"}],"data":[{"id":"a","aliases":["z"]}]}"#;
         assert_eq!(of(both, &["z"]).unwrap(), r#"{"models":[],"data":[{"id":"a","aliases":["z"]}]}"#);
         let anthropic = r#"{"data":[{"id":"a"},{"id":"b"}],"first_id":"a","last_id":"b"}"#;
-        assert_eq!(of(anthropic, &["b"]).unwrap(), r#"{"data":[{"id":"b"}],"first_id":null,"last_id":"b"}"#);
+        assert_eq!(of(anthropic, &["b"]).unwrap(), r#"{"data":[{"id":"b"}],"first_id":"b","last_id":"b"}"#);
+        assert_eq!(of(anthropic, &["a"]).unwrap(), r#"{"data":[{"id":"a"}],"first_id":"a","last_id":"a"}"#);
+        assert_eq!(of(anthropic, &[]).unwrap(), r#"{"data":[],"first_id":null,"last_id":null}"#);
         assert_eq!(of(r#"[{"name":"a"},{"name":"b"}]"#, &["a"]).unwrap(), r#"[{"name":"a"}]"#);
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct Subject<'a> {
     /// The id that the answer gave for the refused credential, if this id is not the id of the key.
     pub(crate) credential_id: Option<&'a str>,
     pub(crate) route: Option<&'a str>,
+    /// The model that the request names.
+    pub(crate) model: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,6 +79,8 @@ struct AuditLine<'a> {
     credential_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
 }
 
 /// Whether the caller caused the refusal, and not upstream or bearward. The audit log contains only
@@ -139,7 +143,8 @@ fn log(
     code: Option<&'static str>,
     reason: Option<String>,
 ) {
-    let Subject { request_id, client, method, path, key_id, claimed_key_id, credential_id, route } = subject;
+    let Subject { request_id, client, method, path, key_id, claimed_key_id, credential_id, route, model } =
+        subject;
     let (method, path) = (&*shown::method(method), &*shown::path(path));
     let reason = reason.map(|reason| shown::reason(&reason));
     let (timestamp, level, message) = (timestamp(), "WARN", "audit");
@@ -158,6 +163,7 @@ fn log(
         claimed_key_id,
         credential_id,
         route,
+        model,
     };
     writer.audit(&line, pretty);
 }
@@ -165,7 +171,7 @@ fn log(
 fn pretty(line: &AuditLine<'_>) -> String {
     let client = line.client.map(|client| client.to_string());
     format!(
-        "{} {:>5} audit {} {} {}{}{}{}{}{}{}{} id={}",
+        "{} {:>5} audit {} {} {}{}{}{}{}{}{}{}{} id={}",
         line.timestamp,
         line.level,
         line.event,
@@ -178,6 +184,7 @@ fn pretty(line: &AuditLine<'_>) -> String {
         optional("claimed_key", line.claimed_key_id),
         optional("credential", line.credential_id),
         optional("route", line.route),
+        optional("model", line.model.map(shown::visible).as_deref()),
         optional("client", client.as_deref()),
         line.request_id,
     )

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::histogram::Histogram;
+use super::token_minute::{TokenMinute, TokenSums};
 
 /// Interval between two samples.
 pub(crate) const STEP: Duration = Duration::from_secs(5);
@@ -17,16 +18,19 @@ pub(crate) struct Sums {
     /// Number of requests that have ended.
     pub(crate) requests: u64,
     pub(crate) refusals: u64,
+    /// Number of input and output tokens of the requests that have ended.
+    pub(crate) tokens: u64,
     /// Times that bearward added to requests.
     pub(crate) added: Histogram,
     pub(crate) in_flight: usize,
 }
 
-/// The rates of requests and refusals between two successive samples, and the requests in flight.
+/// The rates of requests, refusals and tokens between two successive samples, and the requests in flight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) requests_per_second: f64,
     pub(crate) refusals_per_second: f64,
+    pub(crate) tokens_per_minute: f64,
     /// 95th percentile of the time that bearward added to a request, in seconds, as the upper bound
     /// of its bucket. `None` if there was no request, or if the percentile is beyond all bounds.
     pub(crate) added_p95: Option<f64>,
@@ -34,23 +38,28 @@ pub(crate) struct Step {
     pub(crate) in_flight: usize,
 }
 
-/// The samples of the last five minutes, oldest first.
+/// The samples of the last five minutes, oldest first, and those of tokens.
 #[derive(Debug, Default)]
-pub(crate) struct History(Mutex<VecDeque<(Instant, Sums)>>);
+pub(crate) struct History {
+    samples: Mutex<VecDeque<(Instant, Sums)>>,
+    pub(crate) tokens: TokenMinute,
+}
 
 impl History {
     /// Adds a sample every [`STEP`] until the process ends.
-    pub(crate) async fn keep(&self, sums: impl Fn() -> Sums) {
+    pub(crate) async fn keep(&self, sums: impl Fn() -> Sums, tokens: impl Fn() -> TokenSums) {
         let mut tick = tokio::time::interval(STEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.add(Instant::now(), sums());
+            let now = Instant::now();
+            self.add(now, sums());
+            self.tokens.add(now, &tokens);
         }
     }
 
     fn add(&self, at: Instant, sums: Sums) {
-        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         // The history has one more sample than steps, because each step lies between two samples.
         if samples.len() > STEPS {
             samples.pop_front();
@@ -62,7 +71,7 @@ impl History {
     /// once it has lasted for at least a second.
     pub(crate) fn steps(&self, now: (Instant, Sums)) -> Vec<Step> {
         let mut samples: Vec<(Instant, Sums)> =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+            self.samples.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
         if samples.last().is_none_or(|(last, _)| now.0.duration_since(*last) >= Duration::from_secs(1)) {
             samples.push(now);
         }
@@ -81,6 +90,7 @@ fn step(took: Duration, before: &Sums, after: &Sums) -> Step {
     Step {
         requests_per_second: per_second(before.requests, after.requests),
         refusals_per_second: per_second(before.refusals, after.refusals),
+        tokens_per_minute: per_second(before.tokens, after.tokens) * 60.0,
         added_p95: after.added.since(&before.added).quantile(0.95),
         in_flight: after.in_flight,
     }
@@ -94,7 +104,7 @@ mod tests {
     fn sums(requests: u64, refusals: u64, added: &[f64]) -> Sums {
         let mut histogram = Histogram::new(OF_OURS);
         added.iter().for_each(|seconds| histogram.observe(Duration::from_secs_f64(*seconds)));
-        Sums { requests, refusals, added: histogram, in_flight: 3 }
+        Sums { requests, refusals, tokens: requests * 2, added: histogram, in_flight: 3 }
     }
 
     #[test]
@@ -107,6 +117,7 @@ mod tests {
         let expected = Step {
             requests_per_second: 10.0,
             refusals_per_second: 2.0,
+            tokens_per_minute: 1200.0,
             added_p95: Some(0.000_025),
             in_flight: 3,
         };

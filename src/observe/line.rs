@@ -96,6 +96,7 @@ impl AccessLine {
             key_id: self.named.key_id().map(str::to_owned),
             claimed_key_id: self.named.claimed_key_id().map(str::to_owned),
             route: self.route().map(str::to_owned),
+            model: self.model.as_deref().map(|model| shown::visible(model).into_owned()),
         }
     }
 
@@ -133,6 +134,7 @@ impl AccessLine {
             claimed_key_id: self.named.claimed_key_id(),
             credential_id: self.named.credential_id(),
             route: self.route(),
+            model: self.model.as_deref(),
         }
     }
 

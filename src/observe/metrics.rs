@@ -18,7 +18,8 @@ use prometheus_client::registry::Registry;
 
 use super::observer::Levels;
 use super::reloads::{PartState, State};
-use super::tally::{OfModel, STATUS_CLASSES, Tally};
+use super::tally::{STATUS_CLASSES, Tally};
+use super::token_minute::OfModel;
 use super::usage::KeyLabel;
 use crate::denial::Code;
 use process::Process;

@@ -2,7 +2,7 @@
 //! bounded.
 
 use std::collections::HashSet;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Label of requests that name no model.
 pub(super) const NO_MODEL: &str = "none";
@@ -13,32 +13,35 @@ const OTHER_MODEL: &str = "other";
 #[derive(Debug)]
 pub(crate) struct ModelLabels {
     most: usize,
-    known: RwLock<HashSet<Box<str>>>,
+    known: RwLock<HashSet<Arc<str>>>,
+    none: Arc<str>,
+    other: Arc<str>,
 }
 
 impl ModelLabels {
     /// `most`: the number of models with a label of their own.
     pub(super) fn new(most: usize) -> Self {
-        ModelLabels { most, known: RwLock::default() }
+        ModelLabels { most, known: RwLock::default(), none: NO_MODEL.into(), other: OTHER_MODEL.into() }
     }
 
     /// Returns the label of the model that a request names.
-    pub(super) fn of<'m>(&self, model: Option<&'m str>) -> &'m str {
-        let Some(model) = model else { return NO_MODEL };
+    pub(super) fn of(&self, model: Option<&str>) -> Arc<str> {
+        let Some(model) = model else { return self.none.clone() };
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(model) {
-            return model;
+        if let Some(label) = known.get(model) {
+            return label.clone();
         }
         if known.len() >= self.most {
-            return OTHER_MODEL;
+            return self.other.clone();
         }
         drop(known);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= self.most && !known.contains(model) {
-            return OTHER_MODEL;
+            return self.other.clone();
         }
-        known.insert(model.into());
-        model
+        let label: Arc<str> = model.into();
+        known.insert(label.clone());
+        label
     }
 }
 
@@ -49,11 +52,11 @@ mod tests {
     #[test]
     fn the_first_models_have_labels_of_their_own() {
         let labels = ModelLabels::new(2);
-        assert_eq!(labels.of(None), "none");
+        assert_eq!(&*labels.of(None), "none");
         for model in ["a", "b", "a"] {
-            assert_eq!(labels.of(Some(model)), model);
+            assert_eq!(&*labels.of(Some(model)), model);
         }
-        assert_eq!(labels.of(Some("c")), "other");
-        assert_eq!(labels.of(Some("b")), "b");
+        assert_eq!(&*labels.of(Some("c")), "other");
+        assert_eq!(&*labels.of(Some("b")), "b");
     }
 }

@@ -10,6 +10,7 @@ use super::history::Sums;
 use super::log::Logs;
 use super::model_labels::ModelLabels;
 use super::tally::{Finished, Gone, NO_ROUTE, RECENT, Refused, Tally};
+use super::token_minute::TokenSums;
 
 /// Logs and counts of one worker's requests.
 #[derive(Debug)]
@@ -188,12 +189,23 @@ impl Observers {
     /// Returns the sums of which the status page draws curves, without copying a tally.
     pub(crate) fn sums(&self) -> Sums {
         let added = Histogram::new(OF_OURS);
-        let mut sums = Sums { requests: 0, refusals: 0, added, in_flight: self.levels().in_flight };
+        let in_flight = self.levels().in_flight;
+        let mut sums = Sums { requests: 0, refusals: 0, tokens: 0, added, in_flight };
         for observer in self.all() {
             let tally = observer.tally.lock().unwrap_or_else(PoisonError::into_inner);
             sums.requests += tally.requests();
             sums.refusals += tally.refusals.values().sum::<u64>();
+            sums.tokens += tally.tokens.values().map(|of| of.input + of.output).sum::<u64>();
             sums.added.add(&tally.added);
+        }
+        sums
+    }
+
+    /// Returns the tokens since the start, by key and model.
+    pub(crate) fn token_sums(&self) -> TokenSums {
+        let mut sums = TokenSums::default();
+        for observer in self.all() {
+            observer.tally.lock().unwrap_or_else(PoisonError::into_inner).add_tokens(&mut sums);
         }
         sums
     }

@@ -91,7 +91,7 @@ fn is_hidden(c: char) -> bool {
 }
 
 /// Returns a text for people, with every hidden character escaped.
-pub(super) fn visible(text: &str) -> Cow<'_, str> {
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_hidden) {
         return Cow::Borrowed(text);
     }

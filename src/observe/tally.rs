@@ -14,6 +14,7 @@ use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
 use super::histogram::{Histogram, OF_OURS, OF_REQUESTS};
+use super::token_minute::{OfModel, TokenSums};
 use super::usage::KeyLabel;
 use crate::token_report::Tokens;
 
@@ -46,7 +47,7 @@ pub(crate) struct Tally {
     /// Numbers of requests that limits that only count would have refused, by code.
     pub(crate) would_refuse: BTreeMap<&'static str, u64>,
     /// Tokens by key, model, and how they became known.
-    pub(crate) tokens: HashMap<(KeyLabel, Box<str>, &'static str), OfModel, RandomState>,
+    pub(crate) tokens: HashMap<(KeyLabel, Arc<str>, &'static str), OfModel, RandomState>,
     /// The last refusals, oldest first.
     pub(crate) recent: VecDeque<Arc<Refused>>,
     /// The number of all refusals.
@@ -134,6 +135,7 @@ pub(crate) struct Refused {
     /// The key id in a bearward token that matches no key.
     pub(crate) claimed_key_id: Option<String>,
     pub(crate) route: Option<String>,
+    pub(crate) model: Option<String>,
 }
 
 /// A request that has ended.
@@ -149,18 +151,10 @@ pub(super) struct Finished<'a> {
     pub(super) added: Option<Duration>,
     pub(super) connect: Option<Duration>,
     pub(super) response: Option<Duration>,
-    /// The model and the tokens of the request, if it used any.
-    pub(super) tokens: Option<(&'a str, Tokens)>,
+    /// The label of the model, and the tokens of the request, if it used any.
+    pub(super) tokens: Option<(Arc<str>, Tokens)>,
     /// The code with which a limit that only counts would have refused the request.
     pub(super) would_refuse: Option<&'static str>,
-}
-
-/// Tokens of one key and one model, by how they became known.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OfModel {
-    pub(crate) input: u64,
-    pub(crate) cached: u64,
-    pub(crate) output: u64,
 }
 
 impl Tally {
@@ -183,7 +177,7 @@ impl Tally {
             finished.connect.into_iter().for_each(|connect| of_upstream.connect.observe(connect));
             finished.response.into_iter().for_each(|response| of_upstream.response.observe(response));
         }
-        if let Some((model, tokens)) = finished.tokens {
+        if let Some((model, tokens)) = &finished.tokens {
             self.count_tokens(finished.key, model, tokens);
         }
         if let Some(code) = finished.would_refuse {
@@ -192,11 +186,17 @@ impl Tally {
     }
 
     /// Counts the tokens of a request.
-    fn count_tokens(&mut self, key: KeyLabel, model: &str, tokens: Tokens) {
-        let sums = self.tokens.entry((key, model.into(), tokens.by.name())).or_default();
-        sums.input += tokens.input;
-        sums.cached += tokens.cached.unwrap_or(0);
-        sums.output += tokens.output;
+    fn count_tokens(&mut self, key: KeyLabel, model: &Arc<str>, tokens: &Tokens) {
+        let Tokens { input, cached, output, by } = *tokens;
+        let used = OfModel { input, cached: cached.unwrap_or(0), output };
+        self.tokens.entry((key, model.clone(), by.name())).or_default().add(used);
+    }
+
+    /// Adds the tokens of this worker to `sums`, by key and model.
+    pub(super) fn add_tokens(&self, sums: &mut TokenSums) {
+        for ((key, model, _), used) in &self.tokens {
+            sums.entry((*key, model.clone())).or_default().add(*used);
+        }
     }
 
     /// Counts a refusal. `policy`: the policy of the rate limit that refused the request, if one
@@ -250,10 +250,7 @@ impl Tally {
             *self.would_refuse.entry(code).or_default() += count;
         }
         for ((key, model, by), theirs) in &other.tokens {
-            let sums = self.tokens.entry((*key, model.clone(), by)).or_default();
-            sums.input += theirs.input;
-            sums.cached += theirs.cached;
-            sums.output += theirs.output;
+            self.tokens.entry((*key, model.clone(), by)).or_default().add(*theirs);
         }
     }
 
@@ -335,6 +332,7 @@ mod tests {
             key_id: None,
             claimed_key_id: None,
             route: None,
+            model: None,
         }
     }
 

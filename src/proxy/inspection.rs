@@ -12,7 +12,8 @@ use http::request::Parts;
 use jiff::Timestamp;
 
 use super::gateway::Peer;
-use crate::config::{Limits, ModelIn, OnExcess, OutputCap, Usage};
+use super::seen_body::{self, HeldCap, SeenBody, caps_of, kind_of_body, learned_name};
+use crate::config::{Limits, ModelIn, Usage};
 use crate::denial::Denial;
 use crate::gate::{Context, Grant, Verdict};
 use crate::limit::Cost;
@@ -27,10 +28,8 @@ use crate::upstream::upload::{UploadGuard, UploadLimits};
 pub(super) struct Inspection {
     /// The model that the request names.
     pub(super) model: Named,
-    /// The scan of the body; `None` if nothing was read of the body.
-    scan: Option<Box<BodyScan>>,
-    /// Whether the whole body was read.
-    is_whole: bool,
+    /// What was read of the body; `None` if nothing was read.
+    seen: Option<SeenBody>,
     /// Whether the grant depends on the model.
     needs_model: bool,
     /// Changes of the part of the body that was read.
@@ -93,8 +92,7 @@ impl Inspection {
                 ModelIn::List => route.model_in_list(path),
                 ModelIn::Body | ModelIn::Form | ModelIn::None => Named::Absent,
             },
-            scan: None,
-            is_whole: true,
+            seen: None,
             needs_model,
             edits: Vec::new(),
             output: None,
@@ -108,7 +106,7 @@ impl Inspection {
         if let Some(look) = look(verdict, &parts.method, body, context) {
             inspection.read(peer, &look, route, parts, body).await?;
             if matches!(route.model.place, ModelIn::Body | ModelIn::Form) {
-                let of_body = inspection.scan.as_ref().map_or(&Named::Absent, |scan| scan.named());
+                let of_body = inspection.seen.as_ref().map_or(&Named::Absent, SeenBody::named);
                 // Some servers take a parameter of the query before a member of the body.
                 let is_in_query = needs_model && in_query(query) != Named::Absent;
                 inspection.model = if is_in_query { Named::Ambiguous } else { of_body.clone() };
@@ -148,18 +146,23 @@ impl Inspection {
         if prelude.is_whole {
             scan.finish();
         }
-        (self.scan, self.is_whole) = (Some(scan), prelude.is_whole);
+        self.seen = Some(SeenBody { scan, is_whole: prelude.is_whole });
         Ok(())
     }
 
     /// Refuses a request whose model is needed, and is not in the part of the body that was read.
     fn refuse_late_model(&self) -> Result<(), Denial> {
-        let is_late = self.needs_model && !self.is_whole && self.model == Named::Absent;
+        let is_late = self.needs_model && !self.is_whole() && self.model == Named::Absent;
         if is_late { Err(Denial::unclear_model()) } else { Ok(()) }
     }
 
     fn declared(&self) -> Option<&Declared> {
-        self.scan.as_ref().map(|scan| scan.declared())
+        self.seen.as_ref().map(SeenBody::declared)
+    }
+
+    /// Whether the whole body was read.
+    fn is_whole(&self) -> bool {
+        self.seen.as_ref().is_none_or(|seen| seen.is_whole)
     }
 
     /// Holds the caps on output, and returns what to charge for the request.
@@ -176,7 +179,11 @@ impl Inspection {
         body: &RequestBody,
     ) -> Result<Cost, Denial> {
         let Some(inspection) = inspection else { return Ok(Cost::REQUEST) };
-        inspection.cap_output(grant, parts, path)?;
+        if let Some(seen) = &inspection.seen {
+            let caps = caps_of(grant.principal(), grant.route(), &parts.method);
+            let HeldCap { output, edits } = seen.hold(caps, path)?;
+            (inspection.output, inspection.edits) = (output, edits);
+        }
         Ok(inspection.estimate(peer, grant.route(), &parts.method, path, body))
     }
 
@@ -198,29 +205,6 @@ impl Inspection {
         (account, self.take_effect(body, limits))
     }
 
-    fn cap_output(&mut self, grant: &Grant, parts: &Parts, path: &str) -> Result<(), Denial> {
-        let route = grant.route();
-        let of_key = grant.principal().and_then(|principal| principal.key().key.output_cap());
-        let caps = [of_key, route.model.request];
-        if caps == [None, None]
-            || !route.uses_tokens(&parts.method)
-            || route.model.place == ModelIn::Form
-            || route.model.has_no_output
-        {
-            return Ok(());
-        }
-        let Some(scan) = &self.scan else { return Ok(()) };
-        for cap in caps.into_iter().flatten() {
-            let edits = capped(cap, scan, self.is_whole, path)?;
-            self.output = Some(self.output.map_or(cap.max_output_tokens, |of| of.min(cap.max_output_tokens)));
-            // The edits of a lower cap replace those of a higher one.
-            if self.edits.is_empty() || Some(cap.max_output_tokens) == self.output {
-                self.edits = if edits.is_empty() { std::mem::take(&mut self.edits) } else { edits };
-            }
-        }
-        Ok(())
-    }
-
     /// Estimates the tokens that a request may need, and returns what to charge.
     fn estimate(
         &mut self,
@@ -230,32 +214,16 @@ impl Inspection {
         path: &str,
         body: &RequestBody,
     ) -> Cost {
-        let empty = Declared::default();
         if !route.uses_tokens(method) || body.is_empty() {
             return Cost::REQUEST;
         }
-        let scanned = self.scan.as_ref().map_or(0, |scan| scan.bytes());
-        let length = body.exact_length();
-        let unread = length.unwrap_or(0).saturating_sub(scanned);
-        let declared = self.declared().unwrap_or(&empty);
-        let size = InputSize::of(declared, unread, self.is_whole);
-        let (learned, model) = (&peer.gateway.learned, self.learned_name(route));
-        let estimate =
-            Estimate::new(size, declared, path, learned, &model, self.limits.media_tokens, self.output);
-        let output = if route.model.has_no_output { 0 } else { estimate.output };
-        let estimate = Estimate { output, ..estimate };
+        let (length, model) = (body.exact_length(), learned_name(route, &self.model));
+        let (learned, seen) = (&peer.gateway.learned, self.seen.as_ref());
+        let found =
+            seen_body::estimate(seen, length, route, path, learned, &model, &self.limits, self.output);
         self.has_length = length.is_some();
-        self.estimate = Some((estimate, size));
-        estimate.cost()
-    }
-
-    /// Returns the name under which the answers of the request's model are remembered.
-    fn learned_name(&self, route: &Route) -> String {
-        let model = match &self.model {
-            Named::Model(name) => name,
-            Named::Absent | Named::Ambiguous => "",
-        };
-        format!("{}/{model}", route.upstream.name)
+        self.estimate = Some(found);
+        found.0.cost()
     }
 
     /// Asks the upstream for the usage of a stream, if that is configured and the request does not
@@ -266,9 +234,9 @@ impl Inspection {
             Usage::Ask => Asking::Ask { strips_null: true },
             Usage::AskWithNulls => Asking::Ask { strips_null: false },
         };
-        let is_clear = |scan: &&BodyScan| self.is_whole && !scan.is_faulty();
-        let insertion = self.scan.as_deref().filter(is_clear).and_then(|scan| {
-            if !route.uses_tokens(&parts.method) { None } else { asking.insertion(path, scan.declared()) }
+        let is_clear = |seen: &&SeenBody| seen.is_whole && !seen.scan.is_faulty();
+        let insertion = self.seen.as_ref().filter(is_clear).and_then(|seen| {
+            if !route.uses_tokens(&parts.method) { None } else { asking.insertion(path, seen.declared()) }
         });
         let Some(insertion) = insertion else { return Asking::Leave };
         // What comes by asking can be removed only from a body that is not compressed.
@@ -291,7 +259,7 @@ impl Inspection {
         let estimate = self.estimate?;
         let has_several = self.declared().is_some_and(|declared| declared.multiplier() > 1);
         let (limiter, learned) = (&peer.gateway.limiter, &peer.gateway.learned);
-        let model = self.learned_name(route);
+        let model = learned_name(route, &self.model);
         let mut account = TokenAccount::new(limiter, learned, reservation, estimate, has_several, model);
         if let Asking::Ask { strips_null } = asking {
             account.asked(strips_null);
@@ -312,7 +280,7 @@ impl Inspection {
             limits.bytes = limits.bytes.saturating_add(body.prelude_bytes().saturating_sub(before));
         }
         let is_checked = self.needs_model || self.output.is_some() || !self.has_length;
-        let scan = self.scan.filter(|_| !self.is_whole && is_checked)?;
+        let scan = self.seen.filter(|seen| !seen.is_whole && is_checked)?.scan;
         let (model, is_of_body) = (self.needs_model.then_some(self.model), self.is_of_body);
         let (prelude, passed) = (scan.bytes(), self.passed);
         let multiplier = scan.declared().multiplier();
@@ -335,84 +303,13 @@ fn look(verdict: &Verdict, method: &Method, body: &RequestBody, context: Context
     if body.is_empty() {
         return None;
     }
-    let of_key = verdict.principal().and_then(|principal| principal.key().key.output_cap());
-    let is_capped = route.uses_tokens(method)
-        && !route.model.has_no_output
-        && (of_key.is_some() || route.model.request.is_some());
-    let (kind, needs_model) = match route.model.place {
-        ModelIn::Form => (BodyKind::Form, verdict.needs_model()),
-        ModelIn::Body => (BodyKind::Json, verdict.needs_model()),
-        _ if route.uses_tokens(method) => (BodyKind::Json, false),
-        _ => return None,
-    };
+    let kind = kind_of_body(route, method)?;
+    let is_capped = caps_of(verdict.principal(), route, method).next().is_some();
+    let names_model = matches!(route.model.place, ModelIn::Body | ModelIn::Form);
+    let needs_model = names_model && verdict.needs_model();
     let waits = needs_model || is_capped || (route.uses_tokens(method) && verdict.has_token_limit(context));
     let must = waits;
     Some(Look { kind, must, waits })
-}
-
-/// Checks what a body asks for against a cap. Returns the changes that lower it.
-///
-/// # Errors
-///
-/// 400 if the body asks for more, and the cap does not lower it, or no change would be certain.
-fn capped(cap: OutputCap, scan: &BodyScan, is_whole: bool, path: &str) -> Result<Vec<Edit>, Denial> {
-    let (limit, declared) = (cap.max_output_tokens, scan.declared());
-    let field = declared.outputs.first().map_or("max_tokens", |output| output.field);
-    let each = u64::from(limit) / declared.multiplier();
-    let is_unclear =
-        scan.is_faulty() || declared.has_more_outputs || declared.has_repeated_output() || each == 0;
-    let declares = declared.declares_output(path);
-    let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
-    let excess = declared.outputs.iter().find(|output| !output.is_null && exceeds(output.tokens));
-    if is_unclear || (!declares && !is_whole) {
-        return Err(Denial::output_limit(field, limit));
-    }
-    match (cap.on_excess, excess, declares) {
-        (_, None, true) => Ok(Vec::new()),
-        (OnExcess::Refuse, excess, _) => {
-            Err(Denial::output_limit(excess.map_or(field, |output| output.field), limit))
-        }
-        (OnExcess::Lower, _, _) => {
-            lowered(declared, each, path).ok_or_else(|| Denial::output_limit(field, limit))
-        }
-    }
-}
-
-/// Returns the changes with which a body asks for `each` output tokens; `None` if it is not certain
-/// where the server reads the number.
-fn lowered(declared: &Declared, each: u64, path: &str) -> Option<Vec<Edit>> {
-    let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
-    let in_place = declared.outputs.iter().filter(|output| exceeds(output.tokens));
-    let edits: Vec<Edit> = in_place
-        .map(|output| Edit { at: output.from, length: output.to - output.from, bytes: each.to_string() })
-        .collect();
-    // A list or an object in place of a number has no end that is known.
-    if edits.iter().any(|edit| edit.length == 0) {
-        return None;
-    }
-    if declared.outputs.iter().any(|output| output.is_read_at(path)) {
-        return Some(edits);
-    }
-    // Servers differ on two objects of the same name.
-    if declared.has_options {
-        return None;
-    }
-    let at = declared.inside?;
-    let comma = if declared.has_members { "," } else { "" };
-    let bytes = match path {
-        path if path.ends_with("/responses") => format!("\"max_output_tokens\":{each}{comma}"),
-        path if path.ends_with("/api/chat") || path.ends_with("/api/generate") => {
-            format!("\"options\":{{\"num_predict\":{each}}}{comma}")
-        }
-        path if path.ends_with("/completion") || path.ends_with("/infill") => {
-            format!("\"n_predict\":{each}{comma}")
-        }
-        path if path.ends_with("completions") || path.ends_with("/messages") => {
-            format!("\"max_tokens\":{each}{comma}")
-        }
-        _ => return None,
-    };
-    Some(std::iter::once(Edit { at, length: 0, bytes }).chain(edits).collect())
 }
 
 /// Checks the part of a body behind its prelude.

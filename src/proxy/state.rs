@@ -138,16 +138,19 @@ impl RequestState {
         answer
     }
 
-    /// Records the route of a granted request, and the model that it names.
-    pub(super) fn note_grant(&mut self, route: &Arc<Route>, model: &Named, headers: &HeaderMap) {
+    /// Records the model that a request names, also if the request is refused for it.
+    pub(super) fn note_model(&mut self, model: &Named) {
+        if let Named::Model(name) = model {
+            self.record.model(name);
+        }
+    }
+
+    /// Records the route of a granted request, if the model has selected it.
+    pub(super) fn note_grant(&mut self, route: &Arc<Route>, headers: &HeaderMap) {
         if self.route.is_none() {
-            // The model has selected the route.
             self.record.route(&route.name, &route.upstream.name);
             self.cors = route.cors.as_ref().map(|policy| policy.answer_to(headers).clone());
             self.route = Some(route.clone());
-        }
-        if let Named::Model(name) = model {
-            self.record.model(name);
         }
     }
 

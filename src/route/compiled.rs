@@ -120,6 +120,8 @@ impl Route {
             bytes = bytes.min(other.body_bytes(limits));
             removes.extend(other.removes.iter().filter(|name| !self.removes.contains(name)).cloned());
             bounded.body_on_get &= other.body_on_get;
+            let caps = [bounded.model.request, other.model.request].into_iter().flatten();
+            bounded.model.request = caps.min_by_key(|cap| cap.max_output_tokens);
             bounded.upgrades.retain(|protocol| other.upgrades.contains(protocol));
             for window in &other.windows {
                 // A window that several of the routes have is charged only once.

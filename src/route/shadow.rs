@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use http::Method;
+
 use super::compiled::Route;
 use super::table::RouteTable;
-use crate::config::Access;
+use crate::config::{Access, OutputCap};
 use crate::path_pattern::PathPattern;
 use crate::permission::Permission;
 
@@ -128,7 +130,13 @@ impl Route {
         let quotas = |route: &'_ Route| route.windows.iter().map(|window| window.quota()).collect::<Vec<_>>();
         let is_larger = |most: u64| self.max_body.is_none_or(|own| own > most);
         let is_open_to_others = rank(self.access) == rank(other.access) && self.access != other.access;
+        let (model, of_other) = (&self.model, &other.model);
+        let has_larger_cap =
+            |cap: OutputCap| model.request.is_none_or(|own| own.max_output_tokens > cap.max_output_tokens);
         rank(self.access) < rank(other.access)
+            || of_other.request.is_some_and(has_larger_cap)
+            || (model.models_free && !of_other.models_free)
+            || (other.uses_tokens(&Method::POST) && !self.uses_tokens(&Method::POST))
             || is_open_to_others
             || !quotas(other).iter().all(|quota| quotas(self).contains(quota))
             || other.max_body.is_some_and(is_larger)

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::stall::StallTimer;
 use crate::protocol::Protocol;
@@ -96,7 +97,17 @@ impl Patience {
             Patience::UpTo(idle) => idle,
         }
     }
+
+    /// Whether `bytes` took too long to arrive.
+    fn is_over(self, elapsed: Duration, bytes: u64) -> bool {
+        let Patience::UpTo(idle) = self else { return false };
+        elapsed.saturating_sub(idle).as_secs_f64() * LEAST_RATE > bytes as f64
+    }
 }
+
+/// The least rate at which a prelude has to arrive, in bytes a second, after one idle time. A client
+/// that sends a byte now and then would hold memory for hours.
+const LEAST_RATE: f64 = 4096.0;
 
 /// Number of polls after which a body has passed on all bytes that were received with its head.
 /// hyper reads a body only after the reader has polled it once.
@@ -200,7 +211,8 @@ impl RequestBody {
     ///
     /// # Errors
     ///
-    /// Fails if the client sends nothing for longer than `patience` allows, or if the body breaks.
+    /// Fails if the client sends nothing for longer than `patience` allows, if the prelude arrives
+    /// more slowly than [`LEAST_RATE`], or if the body breaks.
     pub(crate) async fn prelude(
         &self,
         limit: u64,
@@ -217,7 +229,7 @@ impl RequestBody {
             return Err(UploadFailure::Broken);
         };
         received.memory = memory;
-        let mut stall = StallTimer::new(patience.idle());
+        let (mut stall, begun) = (StallTimer::new(patience.idle()), Instant::now());
         let mut polls = 0;
         let mut has_ended = received.incoming.is_end_stream();
         while !has_ended && received.replayed_bytes() < limit {
@@ -245,6 +257,9 @@ impl RequestBody {
                         Err(trailers) => received.trailers = Some(trailers),
                     }
                     let replayed = received.replayed_bytes();
+                    if patience.is_over(begun.elapsed(), replayed) {
+                        return Err(UploadFailure::Stalled);
+                    }
                     if received.memory.as_mut().is_some_and(|memory| !memory.grow_to(replayed)) {
                         let data = received.replay.clone().freeze();
                         return Ok(Prelude { data, is_whole: has_ended, has_room: false });
@@ -357,5 +372,20 @@ impl Body for ReceivedBody {
         }
         hint.set_lower(hint.lower() + replayed);
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prelude_has_to_arrive_at_a_least_rate_after_one_idle_time() {
+        let is_over = |seconds, bytes| {
+            Patience::UpTo(Duration::from_secs(30)).is_over(Duration::from_secs(seconds), bytes)
+        };
+        assert!(!is_over(30, 1) && is_over(31, 4095) && !is_over(31, 4096));
+        assert!(!is_over(46, 64 * 1024) && is_over(47, 64 * 1024));
+        assert!(!Patience::None.is_over(Duration::from_secs(3600), 0));
     }
 }

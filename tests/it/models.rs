@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Gateway, Running, Upstream, answer_of};
+use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, until};
 
 const ROUTES: &str = "routes:
   - {name: chat, paths: [/v1/chat/completions], permission: read, model_in: body}
@@ -329,4 +329,85 @@ async fn lists_of_several_upstreams_are_joined() {
     let without = start("http://127.0.0.1:1").await;
     let only = "{\"object\":\"list\",\"data\":[{\"id\":\"small\"}]}";
     assert_eq!(listed(&without, "all").await, (200, only.to_owned(), Some("big".to_owned())));
+}
+
+#[tokio::test]
+async fn a_request_whose_body_is_waited_for_is_in_flight() {
+    let upstream = Upstream::answering(answer_of("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("few", "permissions: [read], models: ['llama-3*'], max_concurrent: 1")
+        .config(ROUTES)
+        .start()
+        .await;
+    let body = r#"{"model": "llama-3-8b"}"#;
+    let head = |length: usize| {
+        format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\ncontent-length: {length}\r\n\r\n",
+            gateway.token("few")
+        )
+    };
+    let mut slow = gateway.raw().await;
+    slow.send(format!("{}{}", head(body.len()), &body[..10])).await;
+    let busy = async || gateway.sends(format!("{}{body}", head(body.len()))).await.status == 429;
+    until("the first request is in flight", busy).await;
+    let refused = gateway.sends(format!("{}{body}", head(body.len()))).await;
+    refused.assert_denied(429, "CONCURRENCY_LIMIT_EXCEEDED");
+    slow.send(&body[10..]).await;
+    assert_eq!(slow.answer().await.status, 200);
+    assert_eq!(gateway.sends(format!("{}{body}", head(body.len()))).await.status, 200);
+    // A request that is refused for its model gives its place back.
+    let other = r#"{"model": "gpt"}"#;
+    for _ in 0..3 {
+        gateway.sends(format!("{}{other}", head(other.len()))).await.assert_denied(403, "MODEL_NOT_ALLOWED");
+    }
+}
+
+/// Routes of one path, of which one reads the model in the body, and the other in the query.
+#[tokio::test]
+async fn a_request_that_could_name_two_models_is_refused() {
+    let upstream = Upstream::answering(answer_of("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("all", "permissions: [read]")
+        .key("few", "permissions: [read], models: ['a']")
+        .config(
+            "routes:
+  - {name: a, paths: [/v1/x], permission: read, model_in: body, models: [a]}
+  - {name: b, paths: [/v1/x], permission: read, model_in: query}
+  - {name: c, paths: ['/v1/y;*'], permission: read, models_free: true}
+  - {name: d, paths: [/v1/y], permission: read, model_in: body}",
+        )
+        .upstream("accept_in_path: [semicolon]")
+        .start()
+        .await;
+    for key in ["all", "few"] {
+        let answer = post(&gateway, key, "/v1/x?model=b", "application/json", br#"{"model": "a"}"#).await;
+        assert_eq!(code(&answer), (400, "BAD_REQUEST".to_owned()));
+    }
+    // Some servers read this path without its parameters.
+    let answer = post(&gateway, "few", "/v1/y;free", "application/json", br#"{"model": "b"}"#).await;
+    assert_eq!(code(&answer), (400, "BAD_REQUEST".to_owned()));
+    assert_eq!(upstream.requests().len(), 0);
+    assert_eq!(post(&gateway, "all", "/v1/y;free", "application/json", b"{}").await.0, 200);
+}
+
+/// A model that is refused is in the log, in the audit log and among the refusals of the status.
+#[tokio::test]
+async fn a_refused_model_is_shown() {
+    let upstream = Upstream::answering(answer_of("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("few", "permissions: [read], models: ['llama-3*']")
+        .config(ROUTES)
+        .start_binary()
+        .await;
+    let answer = gateway.post("/v1/chat/completions", "few", "{\"model\": \"gp\\u202et\"}").await;
+    answer.assert_denied(403, "MODEL_NOT_ALLOWED");
+    let lines = |message: &str| -> Vec<serde_json::Value> {
+        let all = gateway.log();
+        let parsed = all.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        parsed.filter(|line| line["message"] == message && line["code"] == "MODEL_NOT_ALLOWED").collect()
+    };
+    eventually("a line of each log", || lines("request").len() + lines("audit").len() == 2).await;
+    for message in ["request", "audit"] {
+        assert_eq!(lines(message)[0]["model"], "gp\u{202e}t", "{message}");
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::{Door, Gateway, Running, Upstream, eventually};
+use crate::harness::{Door, Gateway, Running, Upstream, bearward, eventually, until};
 
 const ROUTES: &str = "routes:
   - {name: chat, paths: ['/v1/**', '/api/**'], permission: read, model_in: body}";
@@ -331,6 +331,42 @@ async fn a_stream_is_asked_for_its_usage_and_the_client_sees_nothing_of_it() {
     }
 }
 
+/// Of an event that has not ended, the beginning is held back while the stream is asked for its usage.
+#[tokio::test]
+async fn bytes_that_were_held_back_come_before_trailers_and_before_a_break() {
+    let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choi";
+    let chunk = format!("{:x}\r\n{begun}\r\n", begun.len());
+    for (end, is_whole) in
+        [("0\r\n\r\n", true), ("0\r\nx-checksum: 7\r\n\r\n", true), ("", false), ("no chunk\r\n", false)]
+    {
+        let bytes = format!("{SSE}{chunk}{end}");
+        let upstream = Upstream::acting(move |_, mut stream| {
+            let bytes = bytes.clone();
+            async move {
+                stream.write_all(bytes.as_bytes()).await.ok()?;
+                stream.shutdown().await.ok()?;
+                None
+            }
+        })
+        .await;
+        let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
+        for is_http2 in [false, true] {
+            let request = gateway.client(is_http2).post(gateway.url("/v1/chat/completions"));
+            let request = request.header("authorization", format!("Bearer {}", gateway.token("ci")));
+            let mut answer = request.body("{\"stream\":true,\"max_tokens\":9}").send().await.unwrap();
+            let mut seen = Vec::new();
+            let has_ended = loop {
+                match answer.chunk().await {
+                    Ok(Some(data)) => seen.extend_from_slice(&data),
+                    Ok(None) => break true,
+                    Err(_) => break false,
+                }
+            };
+            assert_eq!((String::from_utf8(seen).unwrap().as_str(), has_ended), (begun, is_whole), "{end:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_hangs_up_pays_for_what_was_delivered() {
     let upstream = Upstream::acting(|_, mut stream| async move {
@@ -538,4 +574,77 @@ async fn input_that_passes_behind_the_prelude_is_paid_for() {
     assert_eq!(answer.status, 200);
     let used = 1_000_000 - remaining(&gateway).await;
     assert!((99_000..101_000).contains(&used), "{used}");
+}
+
+#[tokio::test]
+async fn the_status_has_the_tokens_of_the_last_minute() {
+    let usage = r#"{"usage":{"prompt_tokens":20,"completion_tokens":30,"prompt_tokens_details":{"cached_tokens":5}}}"#;
+    let upstream = Upstream::answering(json_answer(usage)).await;
+    let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
+    for model in ["a", "b", "a"] {
+        post(&gateway, "/v1/x", &json!({"model": model, "max_tokens": 1})).await.bytes().await.unwrap();
+    }
+    let status = async || gateway.admin("GET /api/v1/status", "Bearer the-admin-token").await.json();
+    until("all requests are counted", async || status().await["data"]["requests"] == 3).await;
+    let status = status().await;
+    let rows = status["data"]["tokens_last_minute"].as_array().unwrap().clone();
+    let of = |row: &Value| {
+        (
+            row["model"].clone(),
+            row["input_tokens"].clone(),
+            row["cached_tokens"].clone(),
+            row["output_tokens"].clone(),
+        )
+    };
+    let expected = [("a", 40, 10, 60), ("b", 20, 5, 30)];
+    let expected = expected
+        .map(|(model, input, cached, output)| (json!(model), json!(input), json!(cached), json!(output)));
+    assert_eq!(rows.iter().map(of).collect::<Vec<_>>(), expected);
+    assert!(rows.iter().all(|row| row["key_id"].as_str().unwrap().starts_with("key_")), "{rows:?}");
+    let page = gateway.admin("GET /", "Bearer the-admin-token").await;
+    let page = String::from_utf8(page.body).unwrap();
+    assert!(page.contains("<td>ci</td><td class=\"mono\">a</td><td>40</td>"), "{page}");
+}
+
+/// What `explain` says of a body is what the proxy does with it.
+#[tokio::test]
+async fn an_explained_reservation_is_the_one_that_is_made() {
+    let upstream = Upstream::answering(json_answer("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key(
+            "ci",
+            "permissions: [read], rate_limits: [{tokens: 5000, per: 1d}], request: {max_output_tokens: 600, on_excess: lower}",
+        )
+        .config(ROUTES)
+        .start_binary()
+        .await;
+    let config = gateway.directory.path().join("bearward.yaml");
+    let explained = |body: &str| {
+        let config = config.to_str().unwrap();
+        let arguments =
+            ["explain", "POST", "/v1/chat/completions", "--key", "ci", "--body", "-", "--config", config];
+        String::from_utf8(bearward(&arguments, body).stdout).unwrap()
+    };
+    let mut left = 5000;
+    for (body, output) in [
+        (
+            json!({"model": "m", "messages": [{"content": "x".repeat(400)}], "max_tokens": 50}),
+            "50 of output (declared)",
+        ),
+        (json!({"model": "m", "prompt": "x".repeat(100), "max_tokens": 900}), "600 of output (declared)"),
+        (json!({"model": "m", "prompt": "x".repeat(100)}), "600 of output (of a new model)"),
+    ] {
+        let text = explained(&body.to_string());
+        assert!(text.contains(output) && text.contains("  forwarded"), "{text}");
+        let reserved: i64 =
+            text.split("tokens     ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let output: i64 = output.split(' ').next().unwrap().parse().unwrap();
+        let answer = gateway.post("/v1/chat/completions", "ci", &body.to_string()).await;
+        left -= reserved + output;
+        assert_eq!(answer.header("x-ratelimit-remaining-tokens").unwrap(), left.to_string(), "{body}");
+    }
+    let text = explained(&json!({"model": "m", "prompt": "x".repeat(40_000), "max_tokens": 1}).to_string());
+    assert!(text.contains("400 TOKENS_EXCEED_LIMIT"), "{text}");
+    let text = explained(&json!({"model": "m", "max_tokens": 1, "options": {}, "n": 1000}).to_string());
+    assert!(text.contains("400 OUTPUT_LIMIT_EXCEEDED"), "{text}");
 }

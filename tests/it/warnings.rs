@@ -148,6 +148,17 @@ fn cases(directory: &Path) -> Vec<Case> {
             "auth: {headers: [x-api-key]}\nroutes: [{name: a, paths: [/a], public: true, cors: {origins: ['*'], headers: [x-a]}}, \
              {name: b, paths: [/b], permission: read, cors: {origins: ['*'], headers: [authorization]}}]",
         ),
+        case(&["model_prelude of the route a is 8.0 MiB, more than limits.model_memory (1.0 MiB)"]).config(
+            "limits: {model_memory: 1MiB}\n\
+             routes: [{name: a, paths: [/a], permission: read, model_in: body, model_prelude: 8MiB}]",
+        ),
+        case(&["limits.model_prelude is 1.0 MiB"]).config("limits: {model_prelude: 1MiB, model_memory: 64KiB}"),
+        case(&["the routes a and b have paths in common and different `model_in`"]).config(
+            "routes: [{name: a, paths: [/x, /y], permission: read, model_in: body, models: [m]}, \
+             {name: b, paths: [/y], permission: read, model_in: query}]",
+        ),
+        case(&["no route has `model_in`"])
+            .config("rate_limits: [{tokens: 1k, per: 1m}]\nroutes: [{name: a, paths: [/**], permission: read}]"),
         case(&["the descriptors carry"]).config("limits: {connections: 1000000000}"),
         case(&["is narrowed to the route nowhere"]).key(&astray),
         Case { keys: vec![astray.clone(); 30], ..case(&["more warnings of this kind"]) },
@@ -187,6 +198,8 @@ fn cases(directory: &Path) -> Vec<Case> {
         "permission: read, rate_limits: [{requests: 1, per: 1h}]",
         "permission: read, max_body: 1KiB",
         "permission: read, removes: [x-debug]",
+        "permission: read, model_in: body",
+        "permission: read, model_in: body, request: {max_output_tokens: 5}",
     ] {
         let wider = if narrower.contains("webhook") { "write" } else { "read" };
         let routes = format!(

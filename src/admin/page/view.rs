@@ -14,8 +14,8 @@ use crate::ago::ahead_or_ago;
 /// shows the certificate as a fault.
 const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 86_400);
 const CERTIFICATE_LATE: Duration = Duration::from_secs(7 * 86_400);
-/// Maximum number of characters that the page shows of a request's method or path. Clients choose
-/// both texts.
+/// Maximum number of characters that the page shows of a request's method, path or model. Clients
+/// choose these texts.
 const MAX_TEXT: usize = 96;
 
 /// The fields of `/api/v1/status` that the page shows.
@@ -38,6 +38,7 @@ pub(super) struct Status {
     pub(super) certificates: Vec<Certificate>,
     pub(super) log_lines_dropped: BTreeMap<String, u64>,
     pub(super) trend: Trend,
+    pub(super) tokens_last_minute: Vec<TokenUse>,
     pub(super) store: Store,
 }
 
@@ -92,9 +93,20 @@ pub(super) struct Certificate {
 #[derive(Deserialize)]
 pub(super) struct Trend {
     pub(super) requests_per_second: Vec<f64>,
+    pub(super) tokens_per_minute: Vec<f64>,
     pub(super) refusals_per_second: Vec<f64>,
     pub(super) added_p95_seconds: Vec<Option<f64>>,
     pub(super) requests_in_flight: Vec<u64>,
+}
+
+/// Tokens that one key used of one model in the last minute.
+#[derive(Deserialize)]
+pub(super) struct TokenUse {
+    pub(super) key_id: String,
+    pub(super) model: String,
+    pub(super) input_tokens: u64,
+    pub(super) cached_tokens: u64,
+    pub(super) output_tokens: u64,
 }
 
 #[derive(Deserialize)]
@@ -164,6 +176,7 @@ pub(super) struct Refusal {
     pub(super) path: String,
     pub(super) key_id: Option<String>,
     pub(super) claimed_key_id: Option<String>,
+    pub(super) model: Option<String>,
 }
 
 pub(super) struct ShownCertificate {
@@ -232,6 +245,13 @@ impl Key {
     }
 }
 
+impl TokenUse {
+    /// Returns the key's name among the shown keys, else its id.
+    pub(super) fn title<'k>(&'k self, keys: &'k [Key]) -> &'k str {
+        keys.iter().find(|key| key.id == self.key_id).map_or(&self.key_id, Key::title)
+    }
+}
+
 impl Window {
     /// Returns how many units of the burst are used.
     pub(super) fn taken(&self) -> u64 {
@@ -260,7 +280,8 @@ impl Refusal {
     }
 
     pub(super) fn what(&self) -> String {
-        format!("{} {}", shortened(&self.method), shortened(&self.path))
+        let model = self.model.as_ref().map(|model| format!(", model {}", shortened(model)));
+        format!("{} {}{}", shortened(&self.method), shortened(&self.path), model.unwrap_or_default())
     }
 }
 

@@ -1,0 +1,189 @@
+//! What was read of a request's body, and what follows from it: the model, the cap on output, and
+//! the tokens that the request may need.
+//!
+//! Nothing here reads a body or changes a limit, so `bearward explain` can call it, too.
+
+use http::{HeaderMap, Method};
+
+use crate::config::{Limits, ModelIn, OnExcess, OutputCap};
+use crate::denial::Denial;
+use crate::gate::Principal;
+use crate::model::{BodyKind, BodyScan, Declared, Named};
+use crate::route::Route;
+use crate::tokens::{Estimate, InputSize, Learned};
+use crate::upstream::request_body::Edit;
+
+/// What was read of a request's body.
+#[derive(Debug)]
+pub(crate) struct SeenBody {
+    pub(super) scan: Box<BodyScan>,
+    /// Whether the whole body was read.
+    pub(super) is_whole: bool,
+}
+
+/// The cap that a request's output has, and how its body is changed for it.
+#[derive(Debug, Default)]
+pub(crate) struct HeldCap {
+    /// The most output tokens that the request may ask for.
+    pub(crate) output: Option<u32>,
+    /// Changes of the part of the body that was read.
+    pub(crate) edits: Vec<Edit>,
+}
+
+/// Returns the form of the body in which a route's requests declare their model and their output;
+/// `None` if nothing in their bodies matters.
+pub(crate) fn kind_of_body(route: &Route, method: &Method) -> Option<BodyKind> {
+    match route.model.place {
+        ModelIn::Form => Some(BodyKind::Form),
+        ModelIn::Body => Some(BodyKind::Json),
+        _ => route.uses_tokens(method).then_some(BodyKind::Json),
+    }
+}
+
+/// Returns the caps on the output of a request: of its key, and of its route.
+pub(crate) fn caps_of(
+    principal: Option<&Principal>,
+    route: &Route,
+    method: &Method,
+) -> impl Iterator<Item = OutputCap> + Clone {
+    let of_key = principal.and_then(|principal| principal.key().key.output_cap());
+    let has_output =
+        route.uses_tokens(method) && route.model.place != ModelIn::Form && !route.model.has_no_output;
+    [of_key, route.model.request].into_iter().flatten().filter(move |_| has_output)
+}
+
+impl SeenBody {
+    /// Scans a body that is read whole.
+    pub(crate) fn of_whole(kind: BodyKind, headers: &HeaderMap, body: &[u8]) -> Self {
+        let mut scan = Box::new(BodyScan::new(kind, headers));
+        scan.push(body);
+        scan.finish();
+        SeenBody { scan, is_whole: true }
+    }
+
+    /// Returns the model that the body names, as far as it was read.
+    pub(crate) fn named(&self) -> &Named {
+        self.scan.named()
+    }
+
+    pub(crate) fn declared(&self) -> &Declared {
+        self.scan.declared()
+    }
+
+    /// Holds the body to all caps on its output.
+    ///
+    /// # Errors
+    ///
+    /// 400 if the request asks for more output than it may, or for no certain number.
+    pub(crate) fn hold(&self, caps: impl Iterator<Item = OutputCap>, path: &str) -> Result<HeldCap, Denial> {
+        let mut held = HeldCap::default();
+        for cap in caps {
+            let edits = self.capped(cap, path)?;
+            held.output = Some(held.output.map_or(cap.max_output_tokens, |of| of.min(cap.max_output_tokens)));
+            // The edits of a lower cap replace those of a higher one.
+            let is_lowest = held.edits.is_empty() || Some(cap.max_output_tokens) == held.output;
+            if is_lowest && !edits.is_empty() {
+                held.edits = edits;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Checks what a body asks for against a cap. Returns the changes that lower it.
+    ///
+    /// # Errors
+    ///
+    /// 400 if the body asks for more, and the cap does not lower it, or no change would be certain.
+    fn capped(&self, cap: OutputCap, path: &str) -> Result<Vec<Edit>, Denial> {
+        let (limit, declared) = (cap.max_output_tokens, self.declared());
+        let field = declared.outputs.first().map_or("max_tokens", |output| output.field);
+        let each = u64::from(limit) / declared.multiplier();
+        let is_unclear =
+            self.scan.is_faulty() || declared.has_more_outputs || declared.has_repeated_output() || each == 0;
+        let declares = declared.declares_output(path);
+        let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
+        let excess = declared.outputs.iter().find(|output| !output.is_null && exceeds(output.tokens));
+        if is_unclear || (!declares && !self.is_whole) {
+            return Err(Denial::output_limit(field, limit));
+        }
+        match (cap.on_excess, excess, declares) {
+            (_, None, true) => Ok(Vec::new()),
+            (OnExcess::Refuse, excess, _) => {
+                Err(Denial::output_limit(excess.map_or(field, |output| output.field), limit))
+            }
+            (OnExcess::Lower, _, _) => {
+                lowered(declared, each, path).ok_or_else(|| Denial::output_limit(field, limit))
+            }
+        }
+    }
+}
+
+/// Returns the changes with which a body asks for `each` output tokens; `None` if it is not certain
+/// where the server reads the number.
+fn lowered(declared: &Declared, each: u64, path: &str) -> Option<Vec<Edit>> {
+    let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
+    let in_place = declared.outputs.iter().filter(|output| exceeds(output.tokens));
+    let edits: Vec<Edit> = in_place
+        .map(|output| Edit { at: output.from, length: output.to - output.from, bytes: each.to_string() })
+        .collect();
+    // A list or an object in place of a number has no end that is known.
+    if edits.iter().any(|edit| edit.length == 0) {
+        return None;
+    }
+    if declared.outputs.iter().any(|output| output.is_read_at(path)) {
+        return Some(edits);
+    }
+    // Servers differ on two objects of the same name.
+    if declared.has_options {
+        return None;
+    }
+    let at = declared.inside?;
+    let comma = if declared.has_members { "," } else { "" };
+    let bytes = match path {
+        path if path.ends_with("/responses") => format!("\"max_output_tokens\":{each}{comma}"),
+        path if path.ends_with("/api/chat") || path.ends_with("/api/generate") => {
+            format!("\"options\":{{\"num_predict\":{each}}}{comma}")
+        }
+        path if path.ends_with("/completion") || path.ends_with("/infill") => {
+            format!("\"n_predict\":{each}{comma}")
+        }
+        path if path.ends_with("completions") || path.ends_with("/messages") => {
+            format!("\"max_tokens\":{each}{comma}")
+        }
+        _ => return None,
+    };
+    Some(std::iter::once(Edit { at, length: 0, bytes }).chain(edits).collect())
+}
+
+/// Estimates the tokens that a request may need, and returns the size of its input. `seen`: what was
+/// read of its body, if anything was; `length`: the length of the body, if it is known; `model`: the
+/// name under which the model's answers are remembered; `output`: the most output tokens that the
+/// request may ask for.
+#[expect(clippy::too_many_arguments, reason = "all that an estimate depends on")]
+pub(crate) fn estimate(
+    seen: Option<&SeenBody>,
+    length: Option<u64>,
+    route: &Route,
+    path: &str,
+    learned: &Learned,
+    model: &str,
+    limits: &Limits,
+    output: Option<u32>,
+) -> (Estimate, InputSize) {
+    let empty = Declared::default();
+    let (scanned, declared) = seen.map_or((0, &empty), |seen| (seen.scan.bytes(), seen.declared()));
+    let unread = length.unwrap_or(0).saturating_sub(scanned);
+    let size = InputSize::of(declared, unread, seen.is_none_or(|seen| seen.is_whole));
+    let estimate = Estimate::new(size, declared, path, learned, model, limits.media_tokens, output);
+    let output = if route.model.has_no_output { 0 } else { estimate.output };
+    (Estimate { output, ..estimate }, size)
+}
+
+/// Returns the name under which the answers of a model are remembered.
+pub(crate) fn learned_name(route: &Route, model: &Named) -> String {
+    let model = match model {
+        Named::Model(name) => name,
+        Named::Absent | Named::Ambiguous => "",
+    };
+    format!("{}/{model}", route.upstream.name)
+}
